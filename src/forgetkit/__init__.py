@@ -1,0 +1,27 @@
+"""forgetkit: train networks on data that keeps arriving, and make them forget on purpose.
+
+The public names are loaded when they are first used: importing the package costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from forgetkit._version import __version__
+from forgetkit.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from forgetkit.api import run, score, select, unlearn
+
+__all__ = ["__version__", "hookimpl", "run", "score", "select", "unlearn"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("run", "score", "select", "unlearn"):
+        return getattr(import_module("forgetkit.api"), name)
+    raise AttributeError(f"module 'forgetkit' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

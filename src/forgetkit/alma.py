@@ -1,0 +1,145 @@
+"""Anytime learning at macroscale: learn, unlearn, relearn over a stream of mega-batches.
+
+Algorithm 1 of Ramkumar et al., 2023, is :func:`_anytime`. What surrounds a run and does not change
+is in :mod:`forgetkit.session`, what changes in :mod:`forgetkit.learner`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from forgetkit import contracts
+from forgetkit.config import Plan
+from forgetkit.contracts import Checkpointed, MegaBatchEnded, MegaBatchRow, RunEnded, RunStarted
+from forgetkit.learner import Learner
+from forgetkit.record import SCHEMA, Recorder, ResumePoint, RunDirectory
+from forgetkit.session import Bus, Session, versions
+
+Checkpoint = Callable[[], None]
+
+
+def run(
+    plan: Plan,
+    *,
+    observers: Sequence[contracts.Observer] = (),
+    cache: Path,
+    resume: RunDirectory | None = None,
+) -> dict[str, Any]:
+    """Carry a plan out, or on from where it stopped; return what ``result.json`` holds.
+
+    Nothing is written before the data is loaded and found sound.
+    """
+    bus = Bus([*plan.observers, *observers])
+    with computing(plan.config.threads):
+        session = Session.prepare(plan, bus, cache)
+        if resume is None:
+            learner = Learner.new(session)
+            directory = RunDirectory.create(Path(plan.config.out), plan.config.name or _name(plan), session.manifest())
+            point = ResumePoint({}, (), 0.0)
+        else:
+            directory, found = resume, resume.resume_point()
+            session.require_same(directory.manifest, found)
+            learner = Learner.new(session) if found is None else Learner.restored(session, found.state)
+            point = found or ResumePoint({}, (), 0.0)
+        bus.recorder = Recorder(directory)
+        return _carry_on(session, learner, directory, point)
+
+
+def _carry_on(session: Session, learner: Learner, directory: RunDirectory, point: ResumePoint) -> dict[str, Any]:
+    """From where the learner stands to the result, with a state to resume from after each mega-batch."""
+    config, bus = session.plan.config, session.bus
+    began = time.perf_counter() - point.seconds
+    rows = list(point.rows)
+
+    def checkpoint() -> None:
+        seconds = time.perf_counter() - began
+        file = directory.save_resume_point(ResumePoint(learner.state(), tuple(rows), seconds))
+        bus.emit(Checkpointed(learner.mega_batch, learner.epochs_done, file.name))
+
+    bus.emit(
+        RunStarted(
+            run=directory.path.name,
+            directory=str(directory.path),
+            config=config.model_dump(mode="json"),
+            parameters=learner.parameters,
+            mega_batches=config.mega_batches,
+            epochs=config.epochs,
+            samples=tuple(size * config.epochs for size in session.sizes),
+            done=learner.mega_batch - 1,
+            done_epochs=learner.epochs_done,
+        )
+    )
+    unfinished = point.seconds - sum(row.seconds for row in rows)
+    for row in _anytime(learner, directory, checkpoint, unfinished):
+        rows.append(row)
+        bus.emit(MegaBatchEnded(row))
+        if row.index < config.mega_batches:
+            learner.advance()
+            checkpoint()
+    result = _result(session, directory, learner, rows, time.perf_counter() - began)
+    directory.finish(result)
+    bus.emit(RunEnded(result))
+    return result
+
+
+def _anytime(learner: Learner, directory: RunDirectory, checkpoint: Checkpoint, spent: float) -> Iterator[MegaBatchRow]:
+    """Algorithm 1: for each mega-batch, learn, evaluate and, while more is to come, forget."""
+    last = len(learner.stream)
+    for index in range(learner.mega_batch, last + 1):
+        began = time.perf_counter() - spent
+        spent = 0.0  # seconds that an interrupted run had given to its unfinished mega-batch
+        revealed = learner.stream.reveal(index)  # M_i, with what replay kept of the past
+        learner.learn(revealed, checkpoint)
+        row = learner.evaluate(revealed)
+        directory.save_model(index, learner.model.state_dict())
+        report = learner.unlearn(revealed) if index < last else None
+        learner.stream.retain(index)
+        yield dataclasses.replace(row, unlearn=report, seconds=time.perf_counter() - began)
+
+
+def _result(
+    session: Session, directory: RunDirectory, learner: Learner, rows: Sequence[MegaBatchRow], seconds: float
+) -> dict[str, Any]:
+    """The content of ``result.json``."""
+    own = {name.replace("-", "_"): metric.compute(rows) for name, metric in session.plan.metrics.items()}
+    return {
+        "schema": SCHEMA,
+        "run": directory.path.name,
+        "directory": str(directory.path),
+        "method": session.plan.method,
+        "config": session.plan.config.model_dump(mode="json"),
+        "versions": versions(session.plan),
+        "parameters": learner.parameters,
+        "mega_batches": [dataclasses.asdict(row) for row in rows],
+        **own,
+        "samples_seen": sum(row.samples_seen for row in rows),
+        "seconds": seconds,
+        "status": "completed",
+    }
+
+
+@contextmanager
+def computing(threads: int | None) -> Iterator[None]:
+    """``threads`` on the CPU; on CUDA the same bits each time, which the CPU gives anyway."""
+    before, cudnn = torch.get_num_threads(), torch.backends.cudnn
+    if threads is not None:
+        torch.set_num_threads(threads)
+    try:
+        with cudnn.flags(enabled=cudnn.enabled, benchmark=False, deterministic=True, allow_tf32=cudnn.allow_tf32):
+            yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _name(plan: Plan) -> str:
+    dataset = plan.config.dataset.partition(":")[0].rpartition("/")[2]
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S-%f")[:-3]  # noqa: DTZ005 - for people, in their own time
+    return f"{stamp}-{plan.method}-{dataset}-s{plan.config.seed}"

@@ -1,0 +1,109 @@
+"""The Python face: components by SPEC or as objects, in anybody's training loop."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.optim import Optimizer
+
+from forgetkit import alma, config, contracts, forgetting, registry
+from forgetkit.record import RunDirectory
+from forgetkit.seeding import Seeds
+
+Batches = Iterable[tuple[Any, Tensor]]
+Loss = Callable[[Any, Tensor], Tensor]
+
+
+def unlearn(
+    model: nn.Module,
+    batches: Batches | None = None,
+    *,
+    importance: str | contracts.Importance | None = None,
+    reinit: str | contracts.Reinit = "masked",
+    optimizer: Optimizer | None = None,
+    seed: int = 0,
+    loss: Loss = cross_entropy,
+    build: Callable[[], nn.Module] | None = None,
+) -> forgetting.UnlearnReport:
+    """Make ``model`` forget, in place, and clear the optimizer's memory of what was reset.
+
+    ``batches`` is any iterable of (inputs, targets); a DataLoader will do. Criteria take from it as
+    many samples as their options say. Components are SPECs or objects; where ``reinit`` needs scores
+    and no ``importance`` is given it is ``"snip"``. ``seed`` fixes every draw: give another one at each
+    call of a loop, or the same fresh values come again. ``loss(outputs, targets)`` is a mean over the
+    batch. Fresh values are drawn by each module's ``reset_parameters``; where a model initialises itself
+    otherwise, ``build()`` makes a new one and its values are taken.
+
+    Returns the audit. Raises a ``forgetkit.errors.ForgetkitError`` of one line where something is wrong.
+    """
+    offers = registry.load()
+    method = offers.make("reinit", reinit)[1]
+    if importance is None and getattr(method, "needs_scores", False):
+        importance = "snip"
+    return forgetting.unlearn(
+        model,
+        batches,
+        importance=None if importance is None else offers.make("importance", importance)[1],
+        reinit=method,
+        optimizer=optimizer,
+        seeds=Seeds(seed),
+        loss=loss,
+        build=build,
+    )
+
+
+def score(
+    model: nn.Module,
+    batches: Batches | None = None,
+    *,
+    importance: str | contracts.Importance = "snip",
+    seed: int = 0,
+    loss: Loss = cross_entropy,
+) -> dict[str, Tensor]:
+    """A score per entry of each trainable parameter that the loss depends on: ``{name: tensor}``, higher = keep.
+
+    The model, its gradients, its mode and the global random state are left as they were.
+    """
+    criterion = registry.load().make("importance", importance)[1]
+    return forgetting.score(model, batches, importance=criterion, seeds=Seeds(seed), loss=loss)
+
+
+def select(scores: Mapping[str, Tensor], *, fraction: float, seed: int = 0) -> dict[str, Tensor]:
+    """Masks over exactly ``floor(fraction * N)`` entries with the lowest scores: ``{name: bool}``, True = reset.
+
+    One threshold over all tensors; ties at it are drawn at random, fixed by ``seed``.
+    """
+    return forgetting.lowest(scores, fraction, Seeds(seed))[0]
+
+
+def run(
+    options: Mapping[str, Any] | None = None,
+    *,
+    observers: Sequence[contracts.Observer] = (),
+    plugins: Sequence[Path] = (),
+    resume: str | Path | None = None,
+) -> dict[str, Any]:
+    """What ``forgetkit run`` does, from Python; returns the content of ``result.json``.
+
+    ``options`` are those of the command line, with underscores. ``plugins`` are single plugin files. With
+    ``resume``, the directory of an unfinished run, its own options hold and ``options`` stays empty.
+    """
+    offers = registry.load(files=plugins)
+    if resume is None:
+        return alma.run(config.resolve(options or {}, offers), observers=observers, cache=cache_folder())
+    directory = RunDirectory.reopen(Path(resume))
+    plan = config.resolve(config.resumed(directory.manifest, options or {}, offers), offers)
+    return alma.run(plan, observers=observers, cache=cache_folder(), resume=directory)
+
+
+def cache_folder() -> Path:
+    """Where decoded data sets are kept: $FORGETKIT_CACHE, or the user's cache folder."""
+    own = os.environ.get("FORGETKIT_CACHE")
+    if own:
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "forgetkit"

@@ -1,0 +1,29 @@
+"""CIFAR-100, as torchvision keeps it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from forgetkit.builtin.datasets import _cifar
+from forgetkit.contracts import Data, LoadContext
+
+
+@dataclass(frozen=True)
+class Cifar100:
+    """CIFAR-100: 60,000 colour photographs of 32×32 pixels in 100 classes.
+
+    Inputs are ``uint8`` of shape ``(n, 3, 32, 32)``: 50,000 for training, 10,000 for testing; the
+    labels are the fine ones. Source: A. Krizhevsky, Learning Multiple Layers of Features from Tiny
+    Images, 2009.
+
+    ``path``: the folder that holds torchvision's ``cifar-100-python``; without it, the folder
+    ``torchvision`` in the cache. ``download``: fetch what is missing there (161 MiB).
+    """
+
+    path: Path | None = None
+    download: bool = False
+
+    def load(self, context: LoadContext) -> Data:
+        """Both parts; ``DataError`` where the files are missing, damaged or out of reach."""
+        return _cifar.load("CIFAR100", self.path, self.download, context)

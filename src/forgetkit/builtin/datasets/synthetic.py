@@ -1,0 +1,68 @@
+"""Made-up images, for tests and for trying things out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from forgetkit.contracts import Data, LoadContext, Part
+from forgetkit.seeding import Seeds
+
+_PIXELS_PER_UNIT = np.float32(1 / 8)
+"""How much of [0, 1] one standard deviation of the prototypes takes: four of them fit on either side."""
+
+
+@dataclass(frozen=True)
+class Synthetic:
+    """Made-up images: a random prototype per class, plus Gaussian noise.
+
+    A pixel is ``0.5 + (prototype + noise × gaussian) / 8``, clipped into [0, 1], where the prototypes
+    are standard normal: at ``noise=1`` noise and signal are equally strong. Inputs are ``float32``
+    of shape ``(n, channels, size, size)``. The classes are balanced to within one sample, in an
+    order shuffled by ``seed``; the run's own seed has no part in the data.
+
+    ``samples``, ``test``: how many for training and for testing, at least one per class each.
+    ``classes``: at least 2. ``size``: height and width in pixels. ``channels``: at least 1. ``noise``: the
+    noise's standard deviation in units of the prototypes', from 0. ``seed``: of the data.
+    """
+
+    samples: Annotated[int, Field(ge=1)] = 2000
+    test: Annotated[int, Field(ge=1)] = 500
+    classes: Annotated[int, Field(ge=2)] = 10
+    size: Annotated[int, Field(ge=1)] = 8
+    channels: Annotated[int, Field(ge=1)] = 3
+    noise: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for option in ("samples", "test"):
+            if getattr(self, option) < self.classes:
+                raise ValueError(
+                    f"{option}={getattr(self, option)} is less than classes={self.classes}, "
+                    "and every class needs a sample"
+                )
+
+    def load(self, context: LoadContext) -> Data:
+        """Both parts, drawn afresh: the same options give the same numbers."""
+        seeds = Seeds(self.seed).within("synthetic")
+        shape = (self.classes, self.channels, self.size, self.size)
+        prototypes = seeds.numpy("prototypes").standard_normal(shape, dtype=np.float32)
+        return Data(
+            # Each part has a generator of its own, so that neither's size changes the other.
+            train=self._part(self.samples, prototypes, seeds.numpy("train")),
+            test=self._part(self.test, prototypes, seeds.numpy("test")),
+            classes=tuple(str(label) for label in range(self.classes)),
+        )
+
+    def _part(self, n: int, prototypes: NDArray[np.float32], rng: np.random.Generator) -> Part:
+        labels = rng.permutation(np.arange(n, dtype=np.int64) % self.classes)
+        inputs = rng.standard_normal((n, *prototypes.shape[1:]), dtype=np.float32)
+        inputs *= np.float32(self.noise)
+        inputs += prototypes[labels]
+        inputs *= _PIXELS_PER_UNIT
+        inputs += np.float32(0.5)
+        return Part(np.clip(inputs, 0, 1, out=inputs), labels)

@@ -1,0 +1,65 @@
+"""Fisher information, its diagonal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from forgetkit.contracts import Probe
+
+
+@dataclass(frozen=True)
+class Fisher:
+    """How much the predicted distribution depends on an entry: the diagonal of the Fisher information.
+
+    variant: whose gradient is squared, averaged over the samples.
+        empirical: the loss of each sample with its own label;
+        sampled: of each sample with a label drawn from the prediction;
+        exact: of each sample with every label, weighted by its predicted probability;
+        batch: of a batch's mean loss (cheap; another quantity, not rank-equivalent).
+    samples: scoring samples at most, drawn from the finished mega-batch's training part.
+
+    Cost: one forward and one backward pass per sample (exact: per sample and class; batch: as SNIP).
+    Source: the FIM row of table 8 in Ramkumar et al., 2023, which gives no formula; the diagonal is the
+    only reading that scales.
+    """
+
+    variant: Literal["empirical", "sampled", "exact", "batch"] = "empirical"
+    samples: Annotated[int, Field(ge=1)] = 1024
+
+    def score(self, probe: Probe) -> Mapping[str, Tensor]:
+        """The mean over samples (or batches, weighted by size) of the squared gradient."""
+        total = probe.zeros()
+        seen = 0
+        for inputs, targets in probe.batches(self.samples):
+            for squares in self._squares(probe, inputs, targets):
+                for name, square in squares.items():
+                    total[name] += square
+            seen += len(targets)
+        return {name: value / seen for name, value in total.items()}
+
+    def _squares(self, probe: Probe, inputs: Tensor, targets: Tensor) -> Iterator[dict[str, Tensor]]:
+        """Squared gradients, summed over samples."""
+        if self.variant == "batch":
+            yield {name: len(targets) * grad.square() for name, grad in probe.grads(inputs, targets).items()}
+        elif self.variant == "exact":
+            probability = probe.outputs(inputs).softmax(-1)
+            for label in range(probability.shape[-1]):
+                every = torch.full_like(targets, label)
+                # The weight is squared along with the gradient, hence its root here.
+                yield from _summed(probe.sample_grads(inputs, every, probability[:, label].sqrt()))
+        else:
+            if self.variant == "sampled":
+                probability = probe.outputs(inputs).softmax(-1).cpu()
+                targets = torch.multinomial(probability, 1, generator=probe.rng).flatten().to(targets.device)
+            yield from _summed(probe.sample_grads(inputs, targets))
+
+
+def _summed(chunks: Iterator[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
+    for chunk in chunks:
+        yield {name: grads.square().sum(0) for name, grads in chunk.items()}

@@ -1,0 +1,26 @@
+"""Weight magnitude."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from forgetkit.contracts import Probe
+from forgetkit.forgetting import Lazy
+
+
+@dataclass(frozen=True)
+class Magnitude:
+    """The size of an entry, |θ|; needs no data.
+
+    Comparable within a layer only: normalisation makes the scale of a layer's weights arbitrary, so
+    one threshold over all layers favours whichever happens to be large. Source: table 8 of
+    Ramkumar et al., 2023. Cost: none.
+    """
+
+    def score(self, probe: Probe) -> Mapping[str, Tensor]:
+        """|θ|, a parameter at a time."""
+        return Lazy(probe.targets, torch.abs)

@@ -1,0 +1,26 @@
+"""The control arm."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from forgetkit.contracts import Probe
+
+
+@dataclass(frozen=True)
+class Random:
+    """A uniform number per entry: the control that every criterion has to beat.
+
+    Source: named in section A.2 of Ramkumar et al., 2023, whose table 8 has no row for it. Cost: none.
+    """
+
+    def score(self, probe: Probe) -> Mapping[str, Tensor]:
+        """U(0, 1), drawn on the CPU so that a device changes nothing."""
+        return {
+            name: torch.rand(target.shape, generator=probe.rng).to(target.device)
+            for name, target in probe.targets.items()
+        }

@@ -1,0 +1,23 @@
+"""Warm start."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from forgetkit.contracts import Change, ReinitContext
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """Warm start: forget nothing, train on from the weights at hand.
+
+    The baseline "BL" of Ramkumar et al., 2023.
+    """
+
+    changes_nothing: ClassVar[bool] = True
+
+    def propose(self, context: ReinitContext) -> Iterable[Change]:
+        """No change."""
+        return ()

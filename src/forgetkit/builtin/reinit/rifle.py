@@ -1,0 +1,28 @@
+"""RIFLE."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from forgetkit.contracts import Change, ReinitContext
+from forgetkit.errors import NothingMatchedError
+from forgetkit.forgetting import head_of
+
+
+@dataclass(frozen=True)
+class Rifle:
+    """RIFLE: draw the head anew, weight and bias.
+
+    The head is the fully connected layer that executes last, whatever it is called.
+
+    Source: Li et al., 2020; as a baseline in Ramkumar et al., 2023, once per mega-batch. Cost: none.
+    """
+
+    def propose(self, context: ReinitContext) -> Iterable[Change]:
+        """The head's weight and bias."""
+        head = head_of(context.layers)
+        if head is None:
+            raise NothingMatchedError("rifle: this model has no fully connected layer, so it has no head to draw anew")
+        for name in head.parameters:
+            yield Change(name, None, context.fresh(name))

@@ -1,0 +1,5 @@
+"""The command line: the only home of typer and rich."""
+
+from forgetkit.cli.main import main
+
+__all__ = ["main"]

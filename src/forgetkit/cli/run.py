@@ -1,0 +1,167 @@
+"""``forgetkit run``."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import signal
+import types
+import typing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from forgetkit.errors import ForgetkitError, OptionError
+
+_PANELS = {
+    "method": "Method",
+    "dataset": "Data, model and stream",
+    "epochs": "Learning",
+    "seed": "Machine and measures",
+    "out": "Record",
+}
+"""The option of the configuration that each panel of the help begins with."""
+
+_SINGULAR = {"interventions": "intervention", "metrics": "metric", "observers": "observer"}
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, taken as an interruption: the last checkpoint stays, and the user is told how to go on."""
+
+
+def command() -> Callable[..., None]:
+    """The function that typer makes the command of: its signature is the configuration's."""
+
+    def run(**given: Any) -> None:
+        _run(**given)
+
+    run.__doc__ = _run.__doc__
+    run.__signature__ = _signature()  # type: ignore[attr-defined]
+    return run
+
+
+def _run(**given: Any) -> None:
+    """Train over a stream of mega-batches, and forget between them.
+
+    Without options: LURE on scikit-learn's handwritten digits.
+
+    A SPEC is NAME or NAME:key=value,key=value; `forgetkit show` lists the names.
+
+    Exit status: 0 done, 1 failed, 2 a mistake in the command line or a file, 130 interrupted.
+    """
+    from forgetkit import api, config, registry
+    from forgetkit.alma import run
+    from forgetkit.cli import screen
+    from forgetkit.record import RunDirectory
+
+    special = {name: given.pop(name) for name in _SPECIAL}
+    offers = registry.load(without=special["no_plugin"] or (), files=special["plugin"] or ())
+    view = screen.choose(quiet=special["quiet"], as_json=special["json"])
+    for broken in offers.broken:
+        view.warn(str(broken))
+    options = _layers(special, given)
+    resume = None
+    if special["resume"] is not None:
+        resume = RunDirectory.reopen(special["resume"])
+        options = config.resumed(resume.manifest, options, offers)
+    plan = config.resolve(options, offers)
+    if special["dry_run"]:
+        from forgetkit import rehearsal
+
+        with view.following():
+            rehearsed = rehearsal.rehearse(plan, [view], api.cache_folder())
+        view.show_rehearsal(rehearsed)
+        if special["json"]:
+            print(json.dumps(rehearsed))
+        return
+    before = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        with view.following():
+            result = run(plan, observers=[view], cache=api.cache_folder(), resume=resume)
+    except (KeyboardInterrupt, ForgetkitError):
+        view.say_how_to_resume()
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    view.show_result(result)
+    if special["json"]:
+        print(json.dumps(result))
+
+
+def _layers(special: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """The TOML file's options, over them ``--set``, over them the command line's."""
+    from forgetkit import config
+
+    options = config.read_toml(special["config"]) if special["config"] is not None else {}
+    named = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
+    named = {key: value for key, value in named.items() if value not in (None, ())}
+    assigned = config.settings(special["set"] or [])
+    twice = named.keys() & assigned.keys()
+    if twice:
+        raise OptionError(f"--set {min(twice)} and --{min(twice).replace('_', '-')} are given both: leave one out")
+    return {**options, **assigned, **named}
+
+
+def _terminate(number: int, frame: types.FrameType | None) -> None:
+    raise Terminated
+
+
+def _special(flag: str, help_text: str, metavar: str | None = None) -> Any:
+    return typer.Option(flag, help=help_text, metavar=metavar, rich_help_panel="How to run it")
+
+
+_SPECIAL: dict[str, tuple[Any, Any]] = {
+    "config": (Path | None, _special("--config", "a TOML file of options, by the names above", "FILE")),
+    "set": (list[str] | None, _special("--set", "another way to give any option (repeatable)", "KEY=VALUE")),
+    "resume": (Path | None, _special("--resume", "go on with an interrupted run", "RUN_DIR")),
+    "dry_run": (bool, _special("--dry-run", "print the plan and its cost, from a timed sample; write nothing")),
+    "json": (bool, _special("--json", "print the result as one JSON object; all else goes to standard error")),
+    "quiet": (bool, _special("--quiet", "print nothing but errors")),
+    "no_plugin": (list[str] | None, _special("--no-plugin", "leave an installed plugin out (repeatable)", "NAME")),
+    "plugin": (list[Path] | None, _special("--plugin", "use a plugin that is a single file (repeatable)", "FILE.py")),
+}
+"""What is not part of a run's configuration: the type and the option of each."""
+
+
+def _signature() -> inspect.Signature:
+    """One option per field of the configuration, so that each is declared in one place only.
+
+    Values travel as text: the configuration checks them, whichever layer they come from.
+    """
+    from forgetkit.config import RunConfig
+
+    parameters = []
+    panel = ""
+    for name, field in RunConfig.model_fields.items():
+        panel = _PANELS.get(name, panel)
+        several = typing.get_origin(field.annotation) is tuple
+        flag = "--" + _SINGULAR.get(name, name).replace("_", "-")
+        shown: Any = False if field.default in (None, ()) else str(field.default)
+        option = typer.Option(
+            flag,
+            help=field.description,
+            metavar=_metavar(field.annotation),
+            rich_help_panel=panel,
+            show_default=shown,
+        )
+        kind: Any = list[str] | None if several else str | None
+        parameters.append(_parameter(name, kind, option, None))
+    for name, (kind, option) in _SPECIAL.items():
+        parameters.append(_parameter(name, kind, option, False if kind is bool else None))
+    return inspect.Signature(parameters)
+
+
+def _parameter(name: str, kind: Any, option: Any, default: Any) -> inspect.Parameter:
+    annotation = typing.Annotated[kind, option]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def _metavar(annotation: Any) -> str:
+    kinds = [kind for kind in (typing.get_args(annotation) or (annotation,)) if kind is not types.NoneType]
+    if typing.get_origin(annotation) is typing.Literal:
+        return "|".join(kinds)
+    if any(typing.get_origin(kind) is tuple for kind in kinds):
+        return "N,N"
+    return {int: "N", float: "X"}.get(kinds[0], "TEXT")

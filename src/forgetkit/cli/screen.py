@@ -1,0 +1,211 @@
+"""What a run looks like: a live view on a terminal, plain lines elsewhere, nothing where asked.
+
+All three are observers of the run's events and share one way of being told the rest.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from forgetkit.cli import tables
+from forgetkit.contracts import EpochEnded, Event, MegaBatchEnded, MegaBatchRevealed, Preparing, RunStarted, Stepped
+
+
+def choose(*, quiet: bool, as_json: bool) -> View:
+    """The view that suits: with ``--json`` standard output belongs to the object alone."""
+    console = Console(stderr=as_json, highlight=False, soft_wrap=not _is_terminal(as_json))
+    if quiet:
+        return View(console)
+    return LiveView(console) if console.is_terminal else PlainView(console)
+
+
+class View:
+    """Says nothing of a run that goes well."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._directory: str | None = None
+
+    def notify(self, event: Event) -> None:
+        """Remember where the run is recorded, to be able to say how to resume it."""
+        if isinstance(event, RunStarted):
+            self._directory = event.directory
+
+    @contextmanager
+    def following(self) -> Iterator[None]:
+        """While the run lasts."""
+        yield
+
+    def warn(self, message: str) -> None:
+        """A line on standard error."""
+        print(f"forgetkit: {message}", file=sys.stderr)
+
+    def say_how_to_resume(self) -> None:
+        """After an interruption or a failure: nothing finished is lost."""
+        if self._directory is not None:
+            print(f"to go on: forgetkit run --resume {shlex.quote(self._directory)}", file=sys.stderr)
+
+    def show_result(self, result: Mapping[str, Any]) -> None:
+        """Nothing."""
+
+    def show_rehearsal(self, rehearsal: Mapping[str, Any]) -> None:
+        """Nothing."""
+
+
+class PlainView(View):
+    """A line for each mega-batch, and one for an epoch now and then."""
+
+    _PAUSE = 10.0
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(console)
+        self._spoke = time.monotonic()
+        self._estimate = _Estimate()
+
+    def notify(self, event: Event) -> None:
+        """Print what is worth a line in a log file."""
+        super().notify(event)
+        self._estimate.notify(event)
+        match event:
+            case RunStarted():
+                self._say(tables.headline(event))
+            case MegaBatchRevealed():
+                self._say(
+                    f"mega-batch {event.mega_batch}: {event.arrived} samples arrived, training on {event.train_samples}"
+                )
+            case MegaBatchEnded():
+                self._say(tables.line(event.row))
+            case EpochEnded() if time.monotonic() - self._spoke >= self._PAUSE:
+                self._say(
+                    f"mega-batch {event.mega_batch}: epoch {event.epoch}/{event.epochs}, loss {event.loss:.4f}, "
+                    f"accuracy {event.accuracy:.1%}, about {tables.duration(self._estimate.left())} left"
+                )
+            case Preparing() if event.done == event.total or time.monotonic() - self._spoke >= self._PAUSE:
+                self._say(f"{event.what}: {event.done} of {event.total}")
+            case _:
+                pass
+
+    def show_result(self, result: Mapping[str, Any]) -> None:
+        """The table, the totals and where the record is."""
+        self.console.print(tables.mega_batches(result))
+        for text in tables.totals(result):
+            self.console.print(text)
+
+    def show_rehearsal(self, rehearsal: Mapping[str, Any]) -> None:
+        """The plan and its cost."""
+        self.console.print(tables.plan(rehearsal))
+        for text in tables.cost(rehearsal):
+            self.console.print(text)
+
+    def _say(self, text: str) -> None:
+        self.console.print(text, markup=False)
+        self._spoke = time.monotonic()
+
+
+class LiveView(PlainView):
+    """A bar for each mega-batch and one for the whole run, with loss, accuracy and the time left."""
+
+    _SHOWN = 12
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(console)
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.fields[state]}"),
+            console=console,
+            expand=True,
+        )
+        self._whole = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.percentage:>3.0f} %"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(elapsed_when_finished=False),
+            console=console,
+            expand=True,
+        )
+        self._run: TaskID | None = None
+        self._preparing: TaskID | None = None
+        self._tasks: dict[int, TaskID] = {}
+        self._samples: tuple[int, ...] = ()
+        self._epochs = 1
+
+    @contextmanager
+    def following(self) -> Iterator[None]:
+        """While the run lasts, the bars are on the screen."""
+        with Live(Group(self._bars, self._whole), console=self.console, refresh_per_second=8, transient=True):
+            yield
+
+    def notify(self, event: Event) -> None:
+        """Move the bars."""
+        View.notify(self, event)
+        match event:
+            case Preparing():
+                if self._preparing is None:
+                    self._preparing = self._whole.add_task(event.what, total=event.total)
+                self._whole.update(self._preparing, completed=event.done, total=event.total)
+                if event.done == event.total:
+                    self._whole.remove_task(self._preparing)
+                    self._preparing = None
+            case RunStarted():
+                self.console.print(tables.headline(event), markup=False)
+                self._samples, self._epochs = event.samples, event.epochs
+                done = sum(event.samples[: event.done])
+                self._run = self._whole.add_task("run", total=sum(event.samples), completed=done)
+            case MegaBatchRevealed():
+                name = f"mega-batch {event.mega_batch}/{len(self._samples)}"
+                self._tasks[event.mega_batch] = self._bars.add_task(name, total=self._epochs, state="learning")
+                if len(self._tasks) > self._SHOWN:
+                    self._bars.update(self._tasks[min(self._tasks)], visible=False)
+                    del self._tasks[min(self._tasks)]
+            case Stepped():
+                self._move(event.mega_batch, event.epoch - 1 + event.done / event.total)
+            case EpochEnded():
+                state = f"loss {event.loss:.4f}  accuracy {event.accuracy:6.1%}"
+                self._bars.update(self._tasks[event.mega_batch], state=state)
+                self._move(event.mega_batch, event.epoch)
+            case MegaBatchEnded():
+                row = event.row
+                state = f"test {row.test_accuracy:6.1%}  errors {row.test_errors}  {tables.duration(row.seconds)}"
+                self._bars.update(self._tasks[row.index], state=state)
+            case _:
+                pass
+
+    def _move(self, mega_batch: int, epochs: float) -> None:
+        self._bars.update(self._tasks[mega_batch], completed=epochs)
+        if self._run is not None:
+            before = sum(self._samples[: mega_batch - 1])
+            self._whole.update(self._run, completed=before + self._samples[mega_batch - 1] * epochs / self._epochs)
+
+
+class _Estimate:
+    """How long the rest takes, at the pace so far."""
+
+    def __init__(self) -> None:
+        self._total, self._done, self._seconds = 0, 0, 0.0
+
+    def notify(self, event: Event) -> None:
+        if isinstance(event, RunStarted):
+            share = event.done_epochs / event.epochs
+            self._total = sum(event.samples[event.done :]) - int(share * event.samples[event.done])
+        elif isinstance(event, EpochEnded):
+            self._done += event.samples
+            self._seconds += event.seconds
+
+    def left(self) -> float:
+        return self._seconds * (self._total - self._done) / self._done if self._done else 0.0
+
+
+def _is_terminal(as_json: bool) -> bool:
+    return (sys.stderr if as_json else sys.stdout).isatty()

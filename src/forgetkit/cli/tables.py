@@ -1,0 +1,115 @@
+"""Tables, lines and sparklines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from forgetkit.contracts import MegaBatchRow, RunStarted
+
+_BLOCKS = "▁▂▃▄▅▆▇█"
+
+
+def headline(event: RunStarted) -> str:
+    """What runs, in one line."""
+    config = event.config
+    parts = [
+        config["method"],
+        f"on {config['dataset'].partition(':')[0]}",
+        f"with {config['model'].partition(':')[0]} ({event.parameters:,} parameters)",
+        f"{event.mega_batches} mega-batches of {event.epochs} epochs",
+        f"replay {config['replay'].partition(':')[0]}",
+        f"seed {config['seed']}",
+        config["device"],
+    ]
+    return ", ".join(parts)
+
+
+def line(row: MegaBatchRow) -> str:
+    """A finished mega-batch in one line."""
+    forgot = "" if row.unlearn is None else f", {row.unlearn['reset']:,} entries reset"
+    return (
+        f"mega-batch {row.index}: test accuracy {row.test_accuracy:.2%}, {row.test_errors} errors"
+        f"{forgot}, {duration(row.seconds)}"
+    )
+
+
+def mega_batches(result: Mapping[str, Any]) -> Table:
+    """A row per mega-batch."""
+    table = Table(box=box.SIMPLE_HEAD)
+    for name in ("batch", "samples", "train", "val", "test", "errors", "gap", "reset", "seconds"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in result["mega_batches"]:
+        table.add_row(
+            str(row["index"]),
+            f"{row['train_samples']:,}",
+            percent(row["train_accuracy"]),
+            percent(row["val_accuracy"]),
+            Text(percent(row["test_accuracy"]), style="bold"),
+            f"{row['test_errors']:,}",
+            percent(row["generalization_gap"]),
+            "–" if row["unlearn"] is None else f"{row['unlearn']['reset']:,}",
+            f"{row['seconds']:.1f}",
+        )
+    return table
+
+
+def totals(result: Mapping[str, Any]) -> Iterator[str]:
+    """The run's own numbers, the shape of its accuracy, and where the record is."""
+    curve = [row["test_accuracy"] for row in result["mega_batches"]]
+    low, high = min(curve), max(curve)
+    yield f"anytime accuracy  {sparkline(curve)}  {low:.2%} to {high:.2%}"
+    yield (
+        f"test accuracy {percent(result['test_accuracy'])}   CER {result['cer']:,}   "
+        f"mean anytime error {percent(result['mean_anytime_error'])}   gap {percent(result['generalization_gap'])}   "
+        f"{result['samples_seen']:,} samples seen in {duration(result['seconds'])}"
+    )
+    yield f"record: {result['directory']}"
+
+
+def plan(rehearsal: Mapping[str, Any]) -> Table:
+    """The resolved configuration."""
+    table = Table(title=f"{rehearsal['method']}: what would run", box=box.SIMPLE_HEAD, title_justify="left")
+    table.add_column("option")
+    table.add_column("value", overflow="fold")
+    for key, value in rehearsal["config"].items():
+        if value not in (None, [], ()):
+            shown = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+            table.add_row(f"--{key.replace('_', '-')}", shown)
+    return table
+
+
+def cost(rehearsal: Mapping[str, Any]) -> Iterator[str]:
+    """What it will take."""
+    sizes = rehearsal["train_samples"]
+    yield f"{rehearsal['parameters']:,} parameters; training on {', '.join(f'{n:,}' for n in sizes)} samples per epoch"
+    yield f"{rehearsal['samples_to_be_seen']:,} samples to be seen"
+    yield (
+        f"about {duration(rehearsal['estimated_seconds'])} and {rehearsal['estimated_memory_bytes'] / 2**20:,.0f} MiB "
+        f"of memory, from a sample of {rehearsal['timed_steps']} steps; nothing was written"
+    )
+
+
+def sparkline(values: Sequence[float]) -> str:
+    """A block per value, the lowest low and the highest high."""
+    low, span = min(values), max(values) - min(values)
+    return "".join(_BLOCKS[round((v - low) / span * (len(_BLOCKS) - 1)) if span else 3] for v in values)
+
+
+def percent(value: float | None) -> str:
+    """A fraction as a percentage, a dash where there is none."""
+    return "–" if value is None else f"{value:.2%}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02} s"
+    return f"{minutes // 60} h {minutes % 60:02} min"

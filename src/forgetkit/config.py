@@ -1,0 +1,276 @@
+"""What a run is made of: options from four layers, resolved into components.
+
+Defaults < TOML file < command line. The resolved configuration spells every choice out, so that
+two runs of equal configuration are the same run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from forgetkit import contracts, options
+from forgetkit.errors import ConfigError, OptionError, closest
+from forgetkit.registry import Registry
+
+METHODS: Mapping[str, tuple[str | None, str]] = {
+    "warm": (None, "none"),
+    "cold": (None, "cold"),
+    "rifle": (None, "rifle"),
+    "llf": (None, "llf"),
+    "shrink-perturb": (None, "shrink-perturb"),
+    "lure": ("snip", "masked"),
+}
+"""Shorthands: the importance criterion and the reinit method of each name of the paper."""
+
+NOT_RESULTS = ("out", "name", "observers", "checkpoint_seconds")
+"""Options that cannot change a number of the result."""
+
+
+def _listed(given: Any) -> Any:
+    """``"20,40"`` or ``"none"``, as the command line and ``--set`` give it."""
+    if isinstance(given, str):
+        if given.strip().lower() == "none":
+            return []
+        return [piece for piece in given.split(",") if piece.strip()]
+    return given
+
+
+class RunConfig(BaseModel):
+    """Every option of ``forgetkit run``. Components are SPECs: ``name`` or ``name:key=value``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+    method: Annotated[str | None, Field(description="shorthand for --importance and --reinit: " + ", ".join(METHODS) + " (default: lure)")] = None  # fmt: skip
+    importance: Annotated[str | None, Field(description="importance criterion, a SPEC like snip:samples=128")] = None
+    reinit: Annotated[str | None, Field(description="what is forgotten, a SPEC like masked:fraction=0.2")] = None
+    replay: Annotated[str, Field(description="which seen samples are trained on again: full, none, last, buffer:size=186")] = "full"  # fmt: skip
+    interventions: Annotated[tuple[str, ...], Field(description="what acts while training, a SPEC (repeatable)")] = ()
+
+    dataset: Annotated[str, Field(description="where samples come from, a SPEC like folder:path=photos,size=32")] = "digits"  # fmt: skip
+    model: Annotated[str, Field(description="the network, a SPEC like resnet18 or import:package.module:callable")] = "convnet"  # fmt: skip
+    mega_batches: Annotated[int, Field(ge=1, description="in how many parts the training set arrives")] = 8
+    val_fraction: Annotated[float, Field(ge=0, lt=1, description="share of each mega-batch set apart for validation")] = 0.1  # fmt: skip
+    augment: Annotated[Literal["auto", "none", "flip", "crop", "crop-flip"], Field(description="random flip and crop of training images; auto is what suits the data set")] = "auto"  # fmt: skip
+
+    epochs: Annotated[int, Field(ge=1, description="epochs per mega-batch")] = 50
+    batch_size: Annotated[int, Field(ge=1, description="samples per optimizer step")] = 64
+    lr: Annotated[float, Field(gt=0, allow_inf_nan=False, description="learning rate at the start of each mega-batch")] = 0.1  # fmt: skip
+    milestones: Annotated[tuple[Annotated[int, Field(ge=1)], ...] | None, BeforeValidator(_listed), Field(description="epochs after which the learning rate is multiplied by gamma, like 20,40 (default: after 40 % and 80 % of the epochs; none for a constant rate)")] = None  # fmt: skip
+    gamma: Annotated[float, Field(gt=0, le=1, description="factor on the learning rate at each milestone")] = 0.1
+    momentum: Annotated[float, Field(ge=0, lt=1, description="momentum of SGD")] = 0.9
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False, description="weight decay of SGD, on all parameters")] = 1e-4  # fmt: skip
+
+    seed: Annotated[int, Field(ge=0, description="the one seed that every random stream is derived from")] = 0
+    device: Annotated[str, Field(description="auto, cpu, cuda, cuda:N or mps")] = "auto"
+    precision: Annotated[Literal["auto", "fp32", "bf16"], Field(description="auto: bf16 where CUDA has it natively, else fp32")] = "auto"  # fmt: skip
+    threads: Annotated[int | None, Field(ge=1, description="threads of torch on the CPU (default: torch's own choice)")] = None  # fmt: skip
+    metrics: Annotated[tuple[str, ...], Field(description="a metric beside the four of the paper, a SPEC (repeatable)")] = ()  # fmt: skip
+
+    out: Annotated[str, Field(description="folder that the run's directory is made in")] = "runs"
+    name: Annotated[str | None, Field(description="name of the run's directory (default: made from time, method and data)")] = None  # fmt: skip
+    observers: Annotated[tuple[str, ...], Field(description="a listener to the run's events, a SPEC (repeatable)")] = ()
+    checkpoint_seconds: Annotated[float, Field(ge=0, description="at the end of an epoch, write a state to resume from if the last is older than this; 0: each epoch")] = 10.0  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A resolved configuration and the components it names."""
+
+    config: RunConfig
+    method: str
+    importance: contracts.Importance | None
+    reinit: contracts.Reinit
+    replay: contracts.Replay
+    interventions: tuple[contracts.Intervention, ...]
+    dataset: contracts.DatasetSource
+    model: contracts.ModelBuilder
+    metrics: Mapping[str, contracts.Metric]
+    observers: tuple[contracts.Observer, ...]
+    plugins: Mapping[str, str]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of everything that can change a number of the result."""
+        content = self.config.model_dump(mode="json", exclude=set(NOT_RESULTS))
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The options in a TOML file, by their names with dashes or underscores."""
+    try:
+        with path.open("rb") as file:
+            content = tomllib.load(file)
+    except OSError as error:
+        raise ConfigError(f"--config {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--config {path}: {error}") from error
+    return {key.replace("-", "_"): value for key, value in content.items()}
+
+
+def settings(assignments: list[str]) -> dict[str, Any]:
+    """``key=value`` pairs, as ``--set`` takes them."""
+    found: dict[str, Any] = {}
+    for text in assignments:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {text}: write key=value")
+        found[key.strip().replace("-", "_")] = value.strip()
+    return found
+
+
+def resolve(given: Mapping[str, Any], registry: Registry) -> Plan:
+    """The plan of a run from the options given; what is not given takes its default.
+
+    Components may be SPECs or objects. Raises ``ConfigError`` or ``OptionError``, one line each.
+    """
+    objects = {key: value for key, value in given.items() if key in _KIND_OF and not isinstance(value, str | None)}
+    config = _validated({key: value for key, value in given.items() if key not in objects})
+    wanted = {key: objects.get(key, getattr(config, key)) for key in _KIND_OF}
+    wanted["importance"], wanted["reinit"] = _method(config.method, wanted["importance"], wanted["reinit"], registry)
+
+    spelled: dict[str, Any] = {}
+    made: dict[str, Any] = {"importance": None}
+    for key, kind in _KIND_OF.items():
+        if wanted[key] is not None:
+            spelled[key], made[key] = registry.make(kind, wanted[key])
+    several: dict[str, list[tuple[str, Any]]] = {
+        key: [registry.make(key, spec) for spec in getattr(config, key)] for key in _SEVERAL
+    }
+    needs_scores = bool(getattr(made["reinit"], "needs_scores", False))
+    if made["importance"] is not None and not needs_scores:
+        raise OptionError(
+            f"--reinit {_name(spelled['reinit'])} looks at no scores, so --importance {_name(spelled['importance'])} "
+            "would be ignored: leave it out, or use --reinit masked"
+        )
+    resolved = config.model_copy(
+        update={
+            "method": _label(spelled, registry),
+            "importance": None,
+            **spelled,
+            **{key: tuple(spec for spec, _ in parts) for key, parts in several.items()},
+            "milestones": _milestones(config),
+            "device": _device(config.device),
+        }
+    )
+    return Plan(
+        config=resolved,
+        method=str(resolved.method),
+        **made,
+        interventions=tuple(c for _, c in several["interventions"]),
+        metrics={**_builtin_metrics(registry), **{_name(spec): c for spec, c in several["metrics"]}},
+        observers=tuple(c for _, c in several["observers"]),
+        plugins=registry.plugins,
+    )
+
+
+def resumed(manifest: Mapping[str, Any], given: Mapping[str, Any], registry: Registry) -> dict[str, Any]:
+    """The options of a run that goes on: its own. One given beside them must say the same."""
+    recorded = manifest.get("config")
+    if not isinstance(recorded, Mapping):
+        raise ConfigError("the manifest of this run holds no configuration; it is damaged")
+    own = {key: value for key, value in recorded.items() if key != "method"}
+    if given:
+        overruled = ("importance", "reinit") if "method" in given else ()
+        kept = {key: value for key, value in own.items() if key not in overruled}
+        asked = resolve({**kept, **given}, registry).config.model_dump(mode="json")
+        for key in given:
+            if key not in NOT_RESULTS and asked[key] != recorded[key]:
+                raise ConfigError(
+                    f"--{key.replace('_', '-')} {given[key]}: this run was begun with {recorded[key]}; "
+                    "a resumed run keeps its configuration"
+                )
+    return own
+
+
+_KIND_OF = {
+    "importance": "importance",
+    "reinit": "reinit",
+    "replay": "replay",
+    "dataset": "datasets",
+    "model": "models",
+}
+_SEVERAL = ("interventions", "metrics", "observers")
+_OWN_METRICS = ("test-accuracy", "cer", "mean-anytime-error", "generalization-gap")
+
+
+def _validated(given: Mapping[str, Any]) -> RunConfig:
+    for key in given:
+        if key not in RunConfig.model_fields:
+            raise ConfigError(f"no option is called '{key}'; {closest(key, RunConfig.model_fields)}")
+    try:
+        return RunConfig.model_validate(dict(given))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = str(first["loc"][0])
+        message = first["msg"][0].lower() + first["msg"][1:]
+        raise ConfigError(f"--{key.replace('_', '-')} {given.get(key)}: {message}") from error
+
+
+def _method(name: str | None, importance: Any, reinit: Any, registry: Registry) -> tuple[Any, Any]:
+    """The criterion and the reinit method: a shorthand's, unless one is named itself."""
+    if name is not None and name not in METHODS:
+        raise ConfigError(f"no method is called '{name}'; {closest(name, METHODS)}")
+    if name is None and importance is None and reinit is None:
+        name = "lure"
+    base_importance, base_reinit = METHODS[name] if name is not None else ("snip", "masked")
+    reinit = reinit if reinit is not None else base_reinit
+    if importance is None:
+        needs = getattr(registry.make("reinit", reinit)[1], "needs_scores", False)
+        importance = (base_importance or "snip") if needs else None
+    return importance, reinit
+
+
+def _label(spelled: Mapping[str, str], registry: Registry) -> str:
+    """The shorthand that stands for this pair, or the names of both."""
+    pair = (spelled.get("importance"), spelled["reinit"])
+    for method, (importance, reinit) in METHODS.items():
+        spelled_pair = (
+            None if importance is None else registry.make("importance", importance)[0],
+            registry.make("reinit", reinit)[0],
+        )
+        if pair == spelled_pair:
+            return method
+    return "+".join(_name(spec) for spec in pair if spec is not None)
+
+
+def _milestones(config: RunConfig) -> tuple[int, ...]:
+    """Those given, in order, or 40 % and 80 % of the epochs: 20 and 40 of the paper's 50."""
+    if config.milestones is not None:
+        return tuple(sorted(set(config.milestones)))
+    halfway = {config.epochs * 2 // 5, config.epochs * 4 // 5}
+    return tuple(sorted(epoch for epoch in halfway if 0 < epoch < config.epochs))
+
+
+def _device(name: str) -> str:
+    import torch
+
+    if name == "auto":
+        if torch.cuda.is_available():
+            return "cuda"
+        return "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"--device {name}: not a device; use auto, cpu, cuda, cuda:N or mps") from error
+    have = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not have.get(device.type, False):
+        raise ConfigError(f"--device {name}: this machine has none; use auto or cpu")
+    if device.type == "cuda" and device.index is not None and device.index >= torch.cuda.device_count():
+        raise ConfigError(f"--device {name}: this machine has {torch.cuda.device_count()}, counted from cuda:0")
+    return name
+
+
+def _builtin_metrics(registry: Registry) -> dict[str, contracts.Metric]:
+    return {name: registry.make("metrics", name)[1] for name in _OWN_METRICS}
+
+
+def _name(spec: str) -> str:
+    return options.parse(spec).name

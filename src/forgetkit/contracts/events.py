@@ -1,0 +1,128 @@
+"""What happens in a run, as small frozen values.
+
+The engine emits them and prints nothing. The live screen, the run's record and a plugin's
+logger are observers of the same events.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Event:
+    """Base of all events."""
+
+
+@dataclass(frozen=True)
+class Preparing(Event):
+    """Something slow comes before the run: ``done`` of ``total`` units of ``what``."""
+
+    what: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class RunStarted(Event):
+    """A run begins, or goes on after ``done`` finished mega-batches and ``done_epochs`` of the next."""
+
+    run: str
+    directory: str
+    config: Mapping[str, Any]
+    parameters: int
+    mega_batches: int
+    epochs: int
+    samples: tuple[int, ...]
+    """Samples that will be seen in each mega-batch, all its epochs together."""
+    done: int = 0
+    done_epochs: int = 0
+
+
+@dataclass(frozen=True)
+class MegaBatchRevealed(Event):
+    """Mega-batch ``mega_batch`` (from 1) has arrived; ``train_samples`` will be trained on."""
+
+    mega_batch: int
+    arrived: int
+    train_samples: int
+    val_samples: int
+
+
+@dataclass(frozen=True)
+class Stepped(Event):
+    """``done`` of ``total`` optimizer steps of an epoch are made (a few times a second at most)."""
+
+    mega_batch: int
+    epoch: int
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class EpochEnded(Event):
+    """An epoch ended; loss and accuracy are means over it, while the weights were changing."""
+
+    mega_batch: int
+    epoch: int
+    epochs: int
+    loss: float
+    accuracy: float
+    lr: float
+    samples: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Unlearned(Event):
+    """The network forgot after mega-batch ``mega_batch``; ``report`` is the audit."""
+
+    mega_batch: int
+    report: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Checkpointed(Event):
+    """A state that the run can be continued from is on disk."""
+
+    mega_batch: int
+    epoch: int
+    file: str
+
+
+@dataclass(frozen=True)
+class MegaBatchRow:
+    """What a finished mega-batch amounts to: one row of the table, one entry of the result.
+
+    Accuracies and the gap are fractions of one, ``None`` where there were no validation samples.
+    """
+
+    index: int
+    train_samples: int
+    val_samples: int
+    epochs: int
+    samples_seen: int
+    train_accuracy: float
+    val_accuracy: float | None
+    generalization_gap: float | None
+    test_accuracy: float
+    test_errors: int
+    test_samples: int
+    seconds: float
+    unlearn: Mapping[str, Any] | None = field(default=None)
+
+
+@dataclass(frozen=True)
+class MegaBatchEnded(Event):
+    """Mega-batch learned, evaluated and (but for the last) forgotten."""
+
+    row: MegaBatchRow
+
+
+@dataclass(frozen=True)
+class RunEnded(Event):
+    """The run is complete; ``result`` is the content of ``result.json``."""
+
+    result: Mapping[str, Any]

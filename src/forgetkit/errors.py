@@ -1,0 +1,63 @@
+"""Every error a user can meet: one family, one line each.
+
+A message says what is wrong, where, and what to do. The command line prints it without a
+traceback; ``exit_status`` is what it then returns.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import ClassVar
+
+
+class ForgetkitError(Exception):
+    """Base of the family. Status 1: the run failed."""
+
+    exit_status: ClassVar[int] = 1
+
+
+class UsageError(ForgetkitError):
+    """The command line, a configuration or a file is wrong. Status 2."""
+
+    exit_status: ClassVar[int] = 2
+
+
+class OptionError(UsageError):
+    """A component's name or one of its options is unknown or out of range."""
+
+
+class ConfigError(UsageError):
+    """A run's configuration is wrong or contradicts itself."""
+
+
+class DataError(UsageError):
+    """A data set is missing, empty, corrupt or inconsistent."""
+
+
+class RunDirectoryError(UsageError):
+    """A run's directory cannot be made, read or continued."""
+
+
+class ComponentError(ForgetkitError):
+    """A component broke a promise of its contract."""
+
+
+class NothingMatchedError(UsageError, ComponentError):
+    """A policy matched no parameter of this model: never a silent no-op."""
+
+
+class LeakError(ForgetkitError):
+    """A sample was asked for that was not revealed, was given up, or belongs to another part."""
+
+
+class DivergedError(ForgetkitError):
+    """The loss is no longer finite."""
+
+
+def closest(name: str, known: Iterable[str]) -> str:
+    """A sentence that lists ``known`` and, where one is near, asks whether it was meant."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    listing = ", ".join(names) or "none"
+    return f"did you mean '{near[0]}'? There are: {listing}" if near else f"There are: {listing}"

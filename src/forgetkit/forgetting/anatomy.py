@@ -1,0 +1,106 @@
+"""A model's structure, from its modules and from one real batch; never from names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from forgetkit.contracts import Layer
+
+_NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.LocalResponseNorm)
+
+
+@dataclass(frozen=True)
+class Owner:
+    """The module that a parameter or buffer belongs to, and its name there."""
+
+    module: nn.Module
+    local: str
+
+
+def owners(model: nn.Module) -> dict[str, Owner]:
+    """The owner of each parameter and buffer by full name; of shared ones, the first."""
+    found: dict[str, Owner] = {}
+    seen: set[int] = set()
+    for path, module in model.named_modules():
+        own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+        for local, tensor in own:
+            if id(tensor) not in seen:
+                seen.add(id(tensor))
+                found[f"{path}.{local}" if path else local] = Owner(module, local)
+    return found
+
+
+def kind_of(module: nn.Module) -> Literal["weight", "norm", "other"]:
+    """Whether a module normalises, or holds a matrix or kernel of its own."""
+    if isinstance(module, _NORMS):
+        return "norm"
+    return "weight" if any(p.ndim >= 2 for p in module.parameters(recurse=False)) else "other"
+
+
+@contextmanager
+def recorded_order(model: nn.Module) -> Iterator[list[nn.Module]]:
+    """Modules in the order in which they are entered while the model runs inside this context."""
+    order: list[nn.Module] = []
+
+    def entered(module: nn.Module, _: object) -> None:
+        order.append(module)
+
+    handles = [module.register_forward_pre_hook(entered) for module in model.modules()]
+    try:
+        yield order
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def layers_in(model: nn.Module, order: Sequence[nn.Module], buffers: Mapping[str, Tensor]) -> tuple[Layer, ...]:
+    """The modules that own parameters, in order of execution.
+
+    A module stands where it was first entered. One that is never entered itself (a projection
+    that its parent uses directly) stands with the nearest parent that was; without one it does
+    not take part and is left out.
+    """
+    first: dict[nn.Module, int] = {}
+    for position, module in enumerate(order):
+        first.setdefault(module, position)
+    names = {module: path for path, module in model.named_modules()}
+    by_path = dict(model.named_modules())
+    held: dict[nn.Module, tuple[list[str], list[str]]] = {}
+    for name, owner in owners(model).items():
+        parameters, own_buffers = held.setdefault(owner.module, ([], []))
+        if name in buffers:
+            own_buffers.append(name)
+        elif owner.local in dict(owner.module.named_parameters(recurse=False)):
+            parameters.append(name)
+
+    def place(module: nn.Module) -> int | None:
+        path = names[module]
+        while by_path[path] not in first:
+            if not path:
+                return None
+            path = path.rpartition(".")[0]
+        return first[by_path[path]]
+
+    placed = [(at, module) for module in held if (at := place(module)) is not None]
+    return tuple(
+        Layer(
+            name=names[module],
+            kind=kind_of(module),
+            linear=isinstance(module, nn.Linear),
+            parameters=tuple(held[module][0]),
+            buffers=tuple(held[module][1]),
+        )
+        for _, module in sorted(placed, key=lambda pair: pair[0])
+        if held[module][0] or held[module][1]
+    )
+
+
+def head_of(layers: Sequence[Layer]) -> Layer | None:
+    """The head: the fully connected layer that is executed last."""
+    return next((layer for layer in reversed(layers) if layer.linear), None)

@@ -1,0 +1,84 @@
+"""Changes written in place, and the optimizer's memory of the old values cleared under the mask."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from forgetkit.contracts import Change
+from forgetkit.errors import ComponentError
+from forgetkit.forgetting.report import LayerReport
+
+
+@dataclass
+class Tally:
+    """What has been changed so far."""
+
+    layers: dict[str, LayerReport] = field(default_factory=dict)
+    buffers: list[str] = field(default_factory=list)
+    optimizer_cleared: int = 0
+
+
+@torch.no_grad()
+def apply(model: nn.Module, changes: Iterable[Change], optimizer: Optimizer | None, who: str) -> Tally:
+    """Apply each change before the next is asked for; entries outside a mask keep their bits.
+
+    Written as ``copy_(where(mask, value, old))`` on the original shape, which holds for any memory
+    format; views and ``.data`` would lose the write on channels_last weights, or bypass autograd.
+    """
+    parameters, buffers = dict(model.named_parameters()), dict(model.named_buffers())
+    tally = Tally()
+    for change in changes:
+        tensor = parameters.get(change.name, buffers.get(change.name))
+        if tensor is None:
+            raise ComponentError(f"{who} proposed a change to '{change.name}', which the model does not have")
+        if change.name in tally.layers or change.name in tally.buffers:
+            raise ComponentError(f"{who} proposed two changes to '{change.name}'")
+        value = _checked(change, tensor, who).to(device=tensor.device, dtype=tensor.dtype)
+        mask = None if change.mask is None else change.mask.to(tensor.device)
+        tensor.copy_(value if mask is None else torch.where(mask, value, tensor))
+        if change.name in buffers:
+            tally.buffers.append(change.name)
+            continue
+        count = tensor.numel() if mask is None else int(mask.sum())
+        tally.layers[change.name] = LayerReport(tensor.numel(), count)
+        if optimizer is not None:
+            tally.optimizer_cleared += clear_state(optimizer, tensor, mask)
+    return tally
+
+
+@torch.no_grad()
+def clear_state(optimizer: Optimizer, parameter: Tensor, mask: Tensor | None) -> int:
+    """Zero the per-entry state of ``parameter`` under ``mask``; return how many entries that were.
+
+    Without a mask the whole state goes, step count included, and the optimizer starts it anew.
+    Under a mask a scalar step count stays, since it belongs to the kept entries too.
+    """
+    if parameter not in optimizer.state:
+        return 0
+    per_entry = [
+        value
+        for key, value in optimizer.state[parameter].items()
+        if key != "step" and isinstance(value, Tensor) and value.shape == parameter.shape
+    ]
+    if mask is None:
+        del optimizer.state[parameter]
+        return sum(value.numel() for value in per_entry)
+    for value in per_entry:
+        value.masked_fill_(mask.to(value.device), 0)
+    return len(per_entry) * int(mask.sum())
+
+
+def _checked(change: Change, tensor: Tensor, who: str) -> Tensor:
+    shape = tuple(tensor.shape)
+    if change.mask is not None and (change.mask.dtype != torch.bool or tuple(change.mask.shape) != shape):
+        raise ComponentError(f"{who}: the mask for '{change.name}' is not a bool tensor of shape {shape}")
+    if tuple(change.value.shape) != shape:
+        raise ComponentError(f"{who}: the value for '{change.name}' has shape {tuple(change.value.shape)}, not {shape}")
+    if change.value.is_floating_point() and not bool(torch.isfinite(change.value).all()):
+        raise ComponentError(f"{who}: the value for '{change.name}' holds NaN or infinity")
+    return change.value

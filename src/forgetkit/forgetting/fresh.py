@@ -1,0 +1,89 @@
+"""Fresh values, from the distribution that a module itself starts from.
+
+Two ways, one verb. A layer at a time: a copy of the one module is initialised anew on the CPU.
+Or the whole network built again, for those whose initialisation only their constructor knows.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from forgetkit.errors import ComponentError
+from forgetkit.forgetting.anatomy import Owner, owners
+from forgetkit.seeding import Seeds, global_state
+
+Initialise = Callable[[nn.Module], None]
+Build = Callable[[], nn.Module]
+
+_RESETS = ("reset_parameters", "_reset_parameters")  # torch's convention; nn.MultiheadAttention's spelling
+
+
+class Fresh(Protocol):
+    """A source of fresh values."""
+
+    def draw(self, name: str) -> Tensor:
+        """A fresh value for a parameter or buffer, on the CPU."""
+        ...
+
+
+def can_reset(module: nn.Module) -> bool:
+    """Whether a module knows how to initialise itself."""
+    return any(hasattr(module, name) for name in _RESETS)
+
+
+def reset(module: nn.Module) -> None:
+    """Let a module initialise its own parameters, by torch's convention."""
+    for name in _RESETS:
+        if hasattr(module, name):
+            getattr(module, name)()
+            return
+    raise ComponentError(f"{type(module).__name__} has no reset_parameters()")
+
+
+class LayerFresh:
+    """Draws a layer at a time, each parameter from a stream of its own name."""
+
+    def __init__(self, model: nn.Module, initialise: Initialise | None, seeds: Seeds) -> None:
+        self._owners: Mapping[str, Owner] = owners(model)
+        self._initialise = initialise
+        self._seeds = seeds
+
+    def draw(self, name: str) -> Tensor:
+        """A fresh value for ``name``, a function of the seed and of the name alone."""
+        owner = self._owners[name]
+        if self._initialise is None and not can_reset(owner.module):
+            raise ComponentError(
+                f"no fresh value for '{name}': {type(owner.module).__name__} has no reset_parameters(); "
+                "pass build=, a function that builds the network anew"
+            )
+        shell = copy.deepcopy(owner.module).cpu().float()
+        with global_state(self._seeds.number("fresh", name)), torch.no_grad():
+            (self._initialise or reset)(shell)
+        value = getattr(shell, owner.local)
+        return value.detach()  # type: ignore[no-any-return]
+
+
+class RebuiltFresh:
+    """Takes values from the same network built again, once per event."""
+
+    def __init__(self, build: Build, seeds: Seeds) -> None:
+        self._build = build
+        self._seeds = seeds
+
+    @cached_property
+    def _values(self) -> dict[str, Tensor]:
+        with global_state(self._seeds.number("fresh")):
+            model = self._build()
+        return {name: t.detach().cpu() for name, t in [*model.named_parameters(), *model.named_buffers()]}
+
+    def draw(self, name: str) -> Tensor:
+        """The value that ``name`` has in the network built anew."""
+        if name not in self._values:
+            raise ComponentError(f"the network built anew has no '{name}': build= must give the same architecture")
+        return self._values[name]

@@ -1,0 +1,73 @@
+"""Scoring changes nothing: what a criterion may disturb is put back, what it may not is noticed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from forgetkit.errors import ComponentError
+from forgetkit.seeding import global_state
+
+_INTEGER_OF_SIZE = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+@contextmanager
+def untouched(model: nn.Module, who: str, seed: int) -> Iterator[None]:
+    """Lend ``model`` out in eval mode, without gradients in ``.grad``, outside autocast.
+
+    On leaving, buffers, training flags, ``requires_grad``, ``.grad``, hooks and the global random
+    state are as they were. Parameters are not copied (a model may be too large for that): a
+    fingerprint of their bits tells whether one was written to, which is a ``ComponentError``
+    naming ``who`` and the parameter. ``seed`` seeds the global random state meanwhile, so that a
+    shuffling DataLoader gives the same batches each time.
+    """
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    before = {name: fingerprint(p) for name, p in parameters.items()}
+    grads = {p: (p.grad, p.requires_grad) for p in parameters.values()}
+    buffers = [(b, b.clone()) for b in model.buffers()]
+    modes = [(module, module.training) for module in model.modules()]
+    hooks = [
+        (table, dict(table))
+        for module in model.modules()
+        for key, table in vars(module).items()
+        if "_hooks" in key and isinstance(table, dict)
+    ]
+    device = next((p.device.type for p in parameters.values()), "cpu")
+    for p in grads:
+        p.grad = None
+    model.eval()
+    try:
+        with (
+            global_state(seed),
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            torch.autocast(device, enabled=False),
+        ):
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        for table, entries in hooks:
+            table.clear()
+            table.update(entries)
+        with torch.no_grad():
+            for buffer, value in buffers:
+                buffer.copy_(value)
+        for p, (grad, requires_grad) in grads.items():
+            p.requires_grad_(requires_grad)
+            p.grad = grad
+    after = dict(model.named_parameters(remove_duplicate=False))
+    changed = [n for n, p in parameters.items() if after.get(n) is not p or fingerprint(p) != before[n]]
+    if changed:
+        raise ComponentError(f"{who} changed the parameter '{changed[0]}' of the model it was only to look at")
+
+
+def fingerprint(tensor: Tensor) -> tuple[int, int]:
+    """Two wrapping sums over a tensor's bits, the second weighted by position."""
+    bits = tensor.detach().contiguous().view(_INTEGER_OF_SIZE[tensor.element_size()]).flatten().to(torch.int64)
+    # An odd multiplier keeps every weight odd, so that a change of any single bit shows.
+    weights = torch.arange(bits.numel(), device=bits.device) * 0x9E3779B97F4A7C2 + 1
+    return int(bits.sum()), int((bits * weights).sum())

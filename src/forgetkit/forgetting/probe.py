@@ -1,0 +1,199 @@
+"""The guarded probe: what a criterion may ask of a model, with nothing left behind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from forgetkit.errors import ComponentError
+
+Loss = Callable[[Any, Tensor], Tensor]
+Batches = Iterable[tuple[Any, Tensor]]
+
+_SAMPLE_GRADS_BYTES = 256 * 2**20
+"""How much memory one chunk of per-sample gradients may take."""
+
+
+class ReadAgain:
+    """Batches that can be read more than once.
+
+    A list or a DataLoader is simply read again; what can be read only once (a generator) is kept
+    as far as it has been read.
+    """
+
+    def __init__(self, batches: Batches) -> None:
+        self._source = batches
+        self._pending = iter(batches) if iter(batches) is batches else None
+        self._kept: list[tuple[Any, Tensor]] = []
+
+    def __iter__(self) -> Iterator[tuple[Any, Tensor]]:
+        if self._pending is None:
+            yield from self._source
+            return
+        position = 0
+        while True:
+            if position == len(self._kept):
+                try:
+                    self._kept.append(next(self._pending))
+                except StopIteration:
+                    return
+            yield self._kept[position]
+            position += 1
+
+
+class GuardedProbe:
+    """Implements :class:`forgetkit.contracts.Probe` for any module.
+
+    Gradients are taken with respect to stand-ins for the parameters (``torch.func.functional_call``),
+    so ``.grad`` and ``requires_grad`` are never touched. The stand-ins share memory with the
+    parameters unless those are half precision, which is scored in float32.
+    """
+
+    def __init__(
+        self, model: nn.Module, batches: ReadAgain, names: Sequence[str], loss: Loss, rng: torch.Generator
+    ) -> None:
+        self._model = model
+        self._batches = batches
+        self._loss = loss
+        self._rng = rng
+        parameters = dict(model.named_parameters())
+        self._names = tuple(names)
+        floating = [p.dtype for p in parameters.values() if p.is_floating_point()]
+        self._dtype = torch.float64 if torch.float64 in floating else torch.float32
+        self._targets = {name: self._stand_in(parameters[name]) for name in self._names}
+        state = {**parameters, **dict(model.named_buffers())}
+        self._rest = {
+            name: self._stand_in(tensor)
+            for name, tensor in state.items()
+            if name not in self._targets and tensor.is_floating_point() and tensor.dtype != self._dtype
+        }
+        self._device = next(iter(parameters.values())).device
+
+    @property
+    def targets(self) -> Mapping[str, Tensor]:
+        """The parameters to score, detached, in float32 (float64 where the model is)."""
+        return self._targets
+
+    @property
+    def rng(self) -> torch.Generator:
+        """A CPU generator of the criterion's own."""
+        return self._rng
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lives."""
+        return self._device
+
+    def zeros(self) -> dict[str, Tensor]:
+        """One tensor of zeros per target."""
+        return {name: torch.zeros_like(tensor) for name, tensor in self._targets.items()}
+
+    def batches(self, samples: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches on the model's device; the last is cut so that at most ``samples`` come in all."""
+        left = samples
+        for inputs, targets in self._batches:
+            if left is not None:
+                inputs, targets = inputs[:left], targets[:left]  # noqa: PLW2901
+                left -= len(targets)
+            inputs = inputs.to(self._device)  # noqa: PLW2901
+            if inputs.is_floating_point():
+                inputs = inputs.to(self._dtype)  # noqa: PLW2901
+            if len(targets):
+                yield inputs, targets.to(self._device)
+            if left == 0:
+                return
+
+    def outputs(self, inputs: Tensor) -> Tensor:
+        """The model's outputs, without a graph."""
+        with torch.no_grad():
+            outputs: Tensor = self._call(self._targets, inputs)
+            return outputs
+
+    def grads(self, inputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """The gradient of the batch's loss with respect to each target."""
+        return {name: torch.zeros_like(self._targets[name]) if grad is None else grad
+                for name, grad in self.reached(inputs, targets).items()}  # fmt: skip
+
+    def reached(self, inputs: Tensor, targets: Tensor) -> dict[str, Tensor | None]:
+        """As :meth:`grads`, with None for a parameter that the loss does not depend on."""
+        leaves = {name: tensor.detach().requires_grad_() for name, tensor in self._targets.items()}
+        loss = self._loss(self._call(leaves, inputs), targets)
+        if loss.grad_fn is None:
+            return dict.fromkeys(self._names)
+        grads = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
+        return dict(zip(self._names, grads, strict=True))
+
+    def sample_grads(
+        self, inputs: Tensor, targets: Tensor, weights: Tensor | None = None
+    ) -> Iterator[dict[str, Tensor]]:
+        """Gradients of each sample's own loss (times its weight), in chunks that fit memory."""
+        ones = torch.ones(len(targets), dtype=self._dtype, device=self._device) if weights is None else weights
+
+        def one(leaves: dict[str, Tensor], sample: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+            return self._loss(self._call(leaves, sample.unsqueeze(0)), target.unsqueeze(0)) * weight
+
+        each = torch.func.vmap(torch.func.grad(one), in_dims=(None, 0, 0, 0))
+        bytes_per_sample = sum(t.numel() * t.element_size() for t in self._targets.values())
+        chunk = max(1, _SAMPLE_GRADS_BYTES // max(1, bytes_per_sample))
+        for start in range(0, len(targets), chunk):
+            part = slice(start, start + chunk)
+            yield each(self._targets, inputs[part], targets[part], ones[part])
+
+    def _call(self, leaves: Mapping[str, Tensor], inputs: Tensor) -> Any:
+        return functional_call(self._model, {**self._rest, **leaves}, (inputs,))
+
+    def _stand_in(self, tensor: Tensor) -> Tensor:
+        return tensor.detach().to(self._dtype) if tensor.is_floating_point() else tensor.detach()
+
+
+class Checked(Mapping[str, Tensor]):
+    """Scores as a criterion gave them, each checked when it is asked for: shape, dtype, finiteness."""
+
+    def __init__(self, scores: Mapping[str, Tensor], targets: Mapping[str, Tensor], who: str) -> None:
+        if not isinstance(scores, Mapping):
+            raise ComponentError(
+                f"{who} returned {type(scores).__name__}, not a mapping from parameter names to tensors"
+            )
+        missing, extra = set(targets) - set(scores), set(scores) - set(targets)
+        if missing or extra:
+            what = f"no score for '{min(missing)}'" if missing else f"a score for '{min(extra)}', which is no target"
+            raise ComponentError(f"{who} gave {what}")
+        self._scores, self._targets, self._who = scores, targets, who
+
+    def __getitem__(self, name: str) -> Tensor:
+        score, target = self._scores[name], self._targets[name]
+        if not isinstance(score, Tensor) or not score.is_floating_point():
+            raise ComponentError(f"{self._who}: the score of '{name}' is not a tensor of floats")
+        if score.shape != target.shape:
+            have, want = tuple(score.shape), tuple(target.shape)
+            raise ComponentError(f"{self._who}: the score of '{name}' has shape {have}, the parameter {want}")
+        score = score.detach()
+        if not bool(torch.isfinite(score).all()):
+            raise ComponentError(f"{self._who}: the score of '{name}' holds NaN or infinity")
+        return score
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._targets)
+
+    def __len__(self) -> int:
+        return len(self._targets)
+
+
+class Lazy(Mapping[str, Tensor]):
+    """Scores computed a parameter at a time, when they are asked for: for criteria that need no data."""
+
+    def __init__(self, targets: Mapping[str, Tensor], compute: Callable[[Tensor], Tensor]) -> None:
+        self._targets, self._compute = targets, compute
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._compute(self._targets[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._targets)
+
+    def __len__(self) -> int:
+        return len(self._targets)

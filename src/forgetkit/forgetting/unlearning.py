@@ -1,0 +1,206 @@
+"""Forgetting, in anybody's training loop: probe, score, select, propose, apply, report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.optim import Optimizer
+
+from forgetkit.contracts import Importance, Layer, Reinit
+from forgetkit.errors import NothingMatchedError, OptionError
+from forgetkit.forgetting import anatomy, selection
+from forgetkit.forgetting.apply import apply
+from forgetkit.forgetting.fresh import Build, Fresh, Initialise, LayerFresh, RebuiltFresh, can_reset
+from forgetkit.forgetting.guard import untouched
+from forgetkit.forgetting.probe import Batches, Checked, GuardedProbe, Loss, ReadAgain
+from forgetkit.forgetting.report import UnlearnReport
+from forgetkit.seeding import Seeds
+
+
+def unlearn(
+    model: nn.Module,
+    batches: Batches | None,
+    *,
+    importance: Importance | None,
+    reinit: Reinit,
+    optimizer: Optimizer | None = None,
+    seeds: Seeds,
+    loss: Loss = cross_entropy,
+    build: Build | None = None,
+    initialise: Initialise | None = None,
+) -> UnlearnReport:
+    """Make ``model`` forget, in place, and clear the optimizer's memory of what it forgot.
+
+    ``importance`` scores the trainable parameters on ``batches``, ``reinit`` says what changes.
+    Fresh values come from each layer's own ``reset_parameters`` unless ``initialise`` (how the model
+    initialises one module) or ``build`` (how it is built anew) says otherwise.
+
+    Raises ``OptionError`` where ``reinit`` needs scores and there is no criterion (or the other way
+    round), ``NothingMatchedError`` where no parameter was matched, ``ComponentError`` where a component
+    breaks its contract. See Algorithm 1 of Ramkumar et al., 2023, lines 8 to 11.
+    """
+    began = time.perf_counter()
+    who = type(reinit).__name__
+    needs_scores = bool(getattr(reinit, "needs_scores", False))
+    if needs_scores and importance is None:
+        raise OptionError(f"{who} resets the least important entries: give it an importance criterion")
+    if importance is not None and not needs_scores:
+        raise OptionError(f"{who} looks at no scores, so the importance criterion would be ignored: leave it out")
+
+    subject = Subject.of(model, batches, loss, seeds)
+    scores = subject.scores(importance) if importance is not None else None
+    fresh: Fresh = RebuiltFresh(build, seeds) if build is not None else LayerFresh(model, initialise, seeds)
+    context = Context(subject, scores, fresh, type(importance).__name__)
+    tally = apply(model, reinit.propose(context), optimizer, who)
+    if not tally.layers and not getattr(reinit, "changes_nothing", False):
+        raise NothingMatchedError(f"{who} matched no parameter of {type(model).__name__}; nothing would be forgotten")
+    return UnlearnReport(
+        scored=sum(p.numel() for p in subject.targets.values()) if scores is not None else 0,
+        reset=sum(layer.reset for layer in tally.layers.values()),
+        threshold=context.threshold,
+        seconds=time.perf_counter() - began,
+        layers=tally.layers,
+        optimizer_cleared=tally.optimizer_cleared,
+        buffers=tuple(tally.buffers),
+        left_out=subject.left_out,
+    )
+
+
+def score(
+    model: nn.Module,
+    batches: Batches | None,
+    *,
+    importance: Importance,
+    seeds: Seeds,
+    loss: Loss = cross_entropy,
+) -> dict[str, Tensor]:
+    """Scores of every trainable parameter that the loss depends on; higher = keep. Changes nothing."""
+    subject = Subject.of(model, batches, loss, seeds)
+    scores = subject.scores(importance)
+    with untouched(model, type(importance).__name__, seeds.number("lent")):
+        return {name: scores[name].clone() for name in scores}
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A model, examined: what can be scored and reset, and in which order it executes."""
+
+    model: nn.Module
+    batches: ReadAgain | None
+    loss: Loss
+    seeds: Seeds
+    targets: Mapping[str, Tensor]
+    left_out: Mapping[str, str]
+    buffers: Mapping[str, Tensor]
+    layers: tuple[Layer, ...] | None
+
+    @classmethod
+    def of(cls, model: nn.Module, batches: Batches | None, loss: Loss, seeds: Seeds) -> Subject:
+        """Examine ``model``; with batches, two samples show what the loss depends on and in which order."""
+        trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        left_out = {name: "frozen" for name, p in model.named_parameters() if not p.requires_grad}
+        if not trainable:
+            raise NothingMatchedError(f"{type(model).__name__} has no trainable parameter; there is nothing to forget")
+        resettable = {name: b for name, b in model.named_buffers() if can_reset(anatomy.owners(model)[name].module)}
+        again = None if batches is None else ReadAgain(batches)
+        layers = None
+        if again is not None:
+            with untouched(model, "examining", seeds.number("lent")):
+                probe = GuardedProbe(model, again, tuple(trainable), loss, seeds.torch("examine"))
+                sample = next(probe.batches(2), None)
+                if sample is None:
+                    raise OptionError("there are no batches to look at: 'batches' is empty")
+                with anatomy.recorded_order(model) as order:
+                    reached = probe.reached(*sample)
+            left_out |= {name: "unused" for name, grad in reached.items() if grad is None}
+            trainable = {name: p for name, p in trainable.items() if reached[name] is not None}
+            layers = _open_layers(anatomy.layers_in(model, order, resettable), trainable)
+        targets = {name: p.detach() for name, p in trainable.items()}
+        return cls(model, again, loss, seeds, MappingProxyType(targets), left_out, resettable, layers)
+
+    def scores(self, importance: Importance) -> Checked:
+        """Score, with the model lent out and taken back as it was."""
+        who = type(importance).__name__
+        with untouched(self.model, who, self.seeds.number("lent")):
+            probe = _Probe(self, who)
+            return Checked(importance.score(probe), probe.targets, who)
+
+
+class _Probe(GuardedProbe):
+    """The probe of a subject; one without batches says so when it is asked for them."""
+
+    def __init__(self, subject: Subject, who: str) -> None:
+        rng = subject.seeds.torch("score")
+        super().__init__(subject.model, subject.batches or ReadAgain(()), tuple(subject.targets), subject.loss, rng)
+        self._without_batches = subject.batches is None
+        self._who = who
+
+    def batches(self, samples: int | None = None) -> Any:
+        if self._without_batches:
+            raise OptionError(f"{self._who} looks at data: give it batches of (inputs, targets)")
+        return super().batches(samples)
+
+
+@dataclass(eq=False)
+class Context:
+    """Implements :class:`forgetkit.contracts.ReinitContext`."""
+
+    _subject: Subject
+    _scores: Checked | None
+    _fresh: Fresh
+    _criterion: str
+    threshold: float | None = field(default=None, init=False)
+
+    @property
+    def targets(self) -> Mapping[str, Tensor]:
+        """The trainable parameters, detached."""
+        return self._subject.targets
+
+    @property
+    def buffers(self) -> Mapping[str, Tensor]:
+        """Buffers of modules that can initialise themselves."""
+        return self._subject.buffers
+
+    @property
+    def layers(self) -> Sequence[Layer]:
+        """The layers in order of execution."""
+        if self._subject.layers is None:
+            raise OptionError("the order of execution is seen on a batch: give batches of (inputs, targets)")
+        return self._subject.layers
+
+    def lowest(self, fraction: float) -> Mapping[str, Tensor]:
+        """Masks of exactly floor(fraction x scored) entries. Ask before the first change is yielded."""
+        if self._scores is None:
+            raise OptionError("a reinit method that calls lowest() declares needs_scores = True")
+        seeds = self._subject.seeds
+        with untouched(self._subject.model, self._criterion, seeds.number("lent")):
+            masks, self.threshold = selection.lowest(self._scores, fraction, seeds)
+        return masks
+
+    def fresh(self, name: str) -> Tensor:
+        """A fresh draw, on the device and in the dtype of what it replaces."""
+        old = self._subject.targets.get(name, self._subject.buffers.get(name))
+        if old is None:
+            raise OptionError(f"'{name}' is neither a trainable parameter nor a buffer that can be drawn anew")
+        return self._fresh.draw(name).to(device=old.device, dtype=old.dtype)
+
+    def rng(self, name: str) -> torch.Generator:
+        """A CPU generator that is a function of the seed and ``name``."""
+        return self._subject.seeds.torch("reinit", name)
+
+
+def _open_layers(layers: Sequence[Layer], trainable: Mapping[str, Tensor]) -> tuple[Layer, ...]:
+    """Only what may be changed: a layer whose parameters are all frozen or unused drops out."""
+    kept = []
+    for layer in layers:
+        parameters = tuple(name for name in layer.parameters if name in trainable)
+        if parameters or not layer.parameters:
+            kept.append(Layer(layer.name, layer.kind, layer.linear, parameters, layer.buffers))
+    return tuple(kept)

@@ -1,0 +1,65 @@
+"""The network: a builder's, with the normalisation by channel inside."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from forgetkit.contracts import Inputs, ModelBuilder
+from forgetkit.errors import ComponentError
+from forgetkit.seeding import Seeds, global_state
+from forgetkit.stream.batches import Pool
+
+
+class Normalize(nn.Module):
+    """(x − mean) / std by channel. Inside the model, so that noise and attacks act on pixels in [0, 1]."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, inputs: Inputs) -> None:
+        super().__init__()
+        shape = (1, -1, *([1] * (len(inputs.shape) - 1)))
+        self.register_buffer("mean", torch.tensor(inputs.mean).view(shape))
+        self.register_buffer("std", torch.tensor(inputs.std).view(shape))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Same shape as ``x``."""
+        return (x - self.mean) / self.std
+
+
+def measured(pool: Pool, classes: int) -> Inputs:
+    """Mean and standard deviation by channel over ``pool``; a constant channel gets 1."""
+    count, total, square = 0, torch.zeros(()).double(), torch.zeros(()).double()
+    for inputs, _ in pool.in_order(1024):
+        by_channel = inputs.double().transpose(0, 1).flatten(1)
+        count += by_channel.shape[1]
+        total, square = total + by_channel.sum(1).cpu(), square + by_channel.square().sum(1).cpu()
+    mean = total / count
+    std = (square / count - mean.square()).clamp_min(0).sqrt()
+    std = torch.where(std < 1e-4, torch.ones_like(std), std)
+    return Inputs(tuple(pool.inputs.shape[1:]), classes, tuple(mean.tolist()), tuple(std.tolist()))
+
+
+def network(builder: ModelBuilder, inputs: Inputs, seeds: Seeds) -> nn.Module:
+    """Build, under the random stream ``"init"``; on the CPU, so that a device changes nothing."""
+    with global_state(seeds.number("init")):
+        model = builder.build(inputs, Normalize(inputs))
+    who = type(builder).__name__
+    if not isinstance(model, nn.Module):
+        raise ComponentError(f"{who} built {type(model).__name__}, not a torch.nn.Module")
+    was_training = model.training
+    model.eval()
+    with torch.no_grad(), global_state(0):
+        try:
+            outputs = model(torch.zeros(2, *inputs.shape))
+        except (RuntimeError, ValueError, TypeError) as error:
+            reason = str(error).splitlines()[0]
+            raise ComponentError(f"{who} cannot take samples of shape {inputs.shape}: {reason}") from error
+    model.train(was_training)
+    if tuple(outputs.shape) != (2, inputs.classes):
+        raise ComponentError(
+            f"{who} gives outputs of shape {tuple(outputs.shape[1:])} for a sample; {inputs.classes} classes need "
+            f"({inputs.classes},)"
+        )
+    return model

@@ -1,0 +1,120 @@
+"""Training for an epoch."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.optim import Optimizer
+
+from forgetkit.contracts import Intervention, Moment
+from forgetkit.contracts.data import Augmentation
+from forgetkit.errors import ConfigError, DivergedError
+from forgetkit.seeding import Seeds, global_state
+from forgetkit.stream.batches import Pool, batch_bounds, epoch_batches
+
+
+def lr_at(epoch: int, base: float, milestones: Sequence[int], gamma: float) -> float:
+    """The learning rate of ``epoch`` (from 1): a step schedule, restarted with each mega-batch.
+
+    A function of the epoch alone, so there is no scheduler whose state could be resumed wrongly.
+    """
+    return float(base * gamma ** sum(epoch > milestone for milestone in milestones))
+
+
+@dataclass(frozen=True)
+class EpochResult:
+    """Means over an epoch, while the weights were changing."""
+
+    loss: float
+    accuracy: float
+    samples: int
+    seconds: float
+
+
+@dataclass(frozen=True, eq=False)
+class Trainer:
+    """A model, its optimizer and what acts on them; trains for an epoch at a time."""
+
+    model: nn.Module
+    optimizer: Optimizer
+    batch_size: int
+    augment: Augmentation
+    interventions: Sequence[Intervention]
+    states: Sequence[dict[str, Tensor]]
+    bf16: bool = False
+
+    def begin(self, mega_batch: int, seeds: Seeds) -> None:
+        """Let the interventions prepare for a mega-batch."""
+        for number, intervention in enumerate(self.interventions):
+            intervention.begin(self._moment(number, mega_batch, 1, 0, seeds))
+
+    def epoch(
+        self,
+        pool: Pool,
+        mega_batch: int,
+        epoch: int,
+        lr: float,
+        seeds: Seeds,
+        stepped: Callable[[int, int], None] = lambda done, total: None,
+    ) -> EpochResult:
+        """Every sample of ``pool`` once. Loss and hits stay on the device until the end.
+
+        Raises ``DivergedError`` where the mean loss is not finite.
+        """
+        began = time.perf_counter()
+        seeds = seeds.within(mega_batch, epoch)
+        device = pool.labels.device
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        total = len(batch_bounds(len(pool), self.batch_size))
+        loss_sum = torch.zeros((), device=device)
+        hits = torch.zeros((), dtype=torch.int64, device=device)
+        self.model.train()
+        with global_state(seeds.number("noise")):
+            for step, (inputs, labels) in enumerate(epoch_batches(pool, self.batch_size, self.augment, seeds)):
+                with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
+                    outputs = self._forward(inputs)
+                    loss = cross_entropy(outputs, labels)
+                objective = loss
+                for number, intervention in enumerate(self.interventions):
+                    term = intervention.loss(self._moment(number, mega_batch, epoch, step, seeds))
+                    objective = objective if term is None else objective + term
+                self.optimizer.zero_grad(set_to_none=True)
+                objective.backward()
+                self.optimizer.step()
+                for number, intervention in enumerate(self.interventions):
+                    intervention.after_step(self._moment(number, mega_batch, epoch, step, seeds))
+                with torch.no_grad():
+                    loss_sum += loss.detach() * len(labels)
+                    hits += (outputs.argmax(-1) == labels).sum()
+                stepped(step + 1, total)
+            for number, intervention in enumerate(self.interventions):
+                intervention.after_epoch(self._moment(number, mega_batch, epoch, total, seeds))
+        mean = float(loss_sum) / len(pool)
+        if not math.isfinite(mean):
+            raise DivergedError(
+                f"the loss is {mean} in mega-batch {mega_batch}, epoch {epoch}, at learning rate {lr:g}: "
+                "try a smaller --lr"
+            )
+        return EpochResult(mean, int(hits) / len(pool), len(pool), time.perf_counter() - began)
+
+    def _forward(self, inputs: Tensor) -> Tensor:
+        try:
+            return self.model(inputs)  # type: ignore[no-any-return]
+        except ValueError as error:
+            if len(inputs) == 1 and "more than 1 value per channel" in str(error):
+                raise ConfigError(
+                    "a mega-batch has a single training sample, which batch normalisation cannot train on: "
+                    "use fewer --mega-batches"
+                ) from error
+            raise
+
+    def _moment(self, number: int, mega_batch: int, epoch: int, step: int, seeds: Seeds) -> Moment:
+        rng = seeds.torch("intervention", number, mega_batch, epoch, step)
+        return Moment(self.model, self.optimizer, self.states[number], rng, mega_batch, epoch, step)

@@ -1,0 +1,183 @@
+"""The network and all that changes during a run: what a checkpoint holds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from forgetkit import forgetting, learn
+from forgetkit.contracts import EpochEnded, Inputs, MegaBatchRevealed, MegaBatchRow, Stepped, Unlearned
+from forgetkit.session import Bus, Session
+from forgetkit.stream import Ledger, Pool, Revealed, Stream
+from forgetkit.stream.batches import Shuffled
+from forgetkit.stream.ledger import Role
+
+_SCORE_BATCH = 256
+
+
+@dataclass(eq=False)
+class Learner:
+    """Learns a mega-batch, counts errors, forgets; knows how to be put into a checkpoint and back."""
+
+    session: Session
+    inputs: Inputs
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    trainer: learn.Trainer
+    stream: Stream
+    mega_batch: int = 1
+    epochs_done: int = 0
+
+    @classmethod
+    def new(cls, session: Session) -> Learner:
+        """A fresh network, its normalisation measured on the first mega-batch's training part alone."""
+        first, ids = Ledger(session.data.train), session.mega_batches[0].train
+        first.reveal("train", ids)
+        seen = Pool.of(first.read("train", ids), torch.device("cpu"))
+        return cls._of(session, learn.measured(seen, len(session.data.classes)))
+
+    @classmethod
+    def restored(cls, session: Session, state: Mapping[str, Any]) -> Learner:
+        """The learner that a checkpoint holds."""
+        mean, std = tuple(state["mean"]), tuple(state["std"])
+        learner = cls._of(session, Inputs(tuple(state["shape"]), len(session.data.classes), mean, std))
+        learner.model.load_state_dict(state["model"])
+        learner.optimizer.load_state_dict(state["optimizer"])
+        for mine, saved in zip(learner.trainer.states, state["interventions"], strict=True):
+            mine.update({name: value.to(session.device) for name, value in saved.items()})
+        learner.stream.restore(state["stream"])
+        learner.mega_batch, learner.epochs_done = int(state["mega_batch"]), int(state["epochs_done"])
+        return learner
+
+    @classmethod
+    def _of(cls, session: Session, inputs: Inputs) -> Learner:
+        plan, config = session.plan, session.plan.config
+        model = learn.network(plan.model, inputs, session.seeds).to(session.device)
+        optimizer = torch.optim.SGD(
+            model.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
+        )
+        trainer = learn.Trainer(
+            model,
+            optimizer,
+            config.batch_size,
+            session.data.augment if config.augment == "auto" else config.augment,
+            plan.interventions,
+            [{} for _ in plan.interventions],
+            _bf16(config.precision, session.device),
+        )
+        flow = Stream(session.data.train, session.mega_batches, plan.replay, session.seeds)
+        return cls(session, inputs, model, optimizer, trainer, flow)
+
+    @property
+    def parameters(self) -> int:
+        """How many parameter entries the network has."""
+        return sum(p.numel() for p in self.model.parameters())
+
+    def learn(self, revealed: Revealed, checkpoint: Callable[[], None]) -> None:
+        """Train for the configured epochs on everything at hand, less those done before a resume."""
+        config, bus, t = self.session.plan.config, self.session.bus, revealed.index
+        pool = Pool.of(revealed.read("train", revealed.train), self.session.device)
+        bus.emit(MegaBatchRevealed(t, len(revealed.arrived), len(pool), len(revealed.val)))
+        last_checkpoint = time.monotonic()
+        if self.epochs_done == 0:
+            self.trainer.begin(t, self.session.seeds)
+        for epoch in range(self.epochs_done + 1, config.epochs + 1):
+            lr = learn.lr_at(epoch, config.lr, config.milestones or (), config.gamma)
+            stepped = _Throttled(bus, t, epoch)
+            ended = self.trainer.epoch(pool, t, epoch, lr, self.session.seeds, stepped)
+            self.epochs_done = epoch
+            bus.emit(EpochEnded(t, epoch, config.epochs, ended.loss, ended.accuracy, lr, ended.samples, ended.seconds))
+            if epoch < config.epochs and time.monotonic() - last_checkpoint >= config.checkpoint_seconds:
+                checkpoint()
+                last_checkpoint = time.monotonic()
+
+    def evaluate(self, revealed: Revealed) -> MegaBatchRow:
+        """Count right answers on the training, validation and test parts, at the weights carried on."""
+        train = self._fraction(revealed, "train")
+        val = self._fraction(revealed, "val") if len(revealed.val) else None
+        test = Pool.of(self.session.data.test, self.session.device)
+        right, total = learn.accuracy(self.model, test, bf16=self.trainer.bf16)
+        return MegaBatchRow(
+            index=revealed.index,
+            train_samples=len(revealed.train),
+            val_samples=len(revealed.val),
+            epochs=self.epochs_done,
+            samples_seen=self.epochs_done * len(revealed.train),
+            train_accuracy=train,
+            val_accuracy=val,
+            generalization_gap=None if val is None else train - val,
+            test_accuracy=right / total,
+            test_errors=total - right,
+            test_samples=total,
+            seconds=0.0,
+        )
+
+    def unlearn(self, revealed: Revealed) -> dict[str, Any]:
+        """Score on the training part of the mega-batch just finished, select, reset."""
+        plan, t = self.session.plan, revealed.index
+        pool = Pool.of(revealed.read("train", revealed.arrived), self.session.device)
+        seeds = self.session.seeds.within("unlearn", t)
+        initialise = getattr(plan.model, "initialise", None)
+        report = forgetting.unlearn(
+            self.model,
+            Shuffled(pool, seeds.within("score"), _SCORE_BATCH),
+            importance=plan.importance,
+            reinit=plan.reinit,
+            optimizer=self.optimizer,
+            seeds=seeds,
+            initialise=initialise,
+            build=None if initialise is not None else self._rebuilt,
+        ).as_dict()
+        self.session.bus.emit(Unlearned(t, report))
+        return report
+
+    def advance(self) -> None:
+        """On to the next mega-batch."""
+        self.mega_batch += 1
+        self.epochs_done = 0
+
+    def state(self) -> dict[str, Any]:
+        """Everything that changes, in types that load without running code."""
+        return {
+            "digest": self.session.plan.digest,
+            "mega_batch": self.mega_batch,
+            "epochs_done": self.epochs_done,
+            "shape": list(self.inputs.shape),
+            "mean": list(self.inputs.mean),
+            "std": list(self.inputs.std),
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "interventions": list(self.trainer.states),
+            "stream": self.stream.state(),
+        }
+
+    def _fraction(self, revealed: Revealed, role: Role) -> float:
+        pool = Pool.of(revealed.read(role, getattr(revealed, role)), self.session.device)
+        right, total = learn.accuracy(self.model, pool, bf16=self.trainer.bf16)
+        return right / total
+
+    def _rebuilt(self) -> nn.Module:
+        return self.session.plan.model.build(self.inputs, learn.Normalize(self.inputs))
+
+
+class _Throttled:
+    """Tells of steps a few times a second at most, so that a screen costs nothing."""
+
+    def __init__(self, bus: Bus, mega_batch: int, epoch: int) -> None:
+        self._bus, self._where, self._next = bus, (mega_batch, epoch), time.monotonic() + 0.2
+
+    def __call__(self, done: int, total: int) -> None:
+        if time.monotonic() >= self._next:
+            self._bus.emit(Stepped(*self._where, done, total))
+            self._next = time.monotonic() + 0.2
+
+
+def _bf16(precision: str, device: torch.device) -> bool:
+    if precision == "auto":
+        return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return precision == "bf16"

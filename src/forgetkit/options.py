@@ -1,0 +1,145 @@
+"""From ``"snip:samples=128"`` to a validated component, and back.
+
+A SPEC is ``name`` or ``name:key=value,key=value``. A value may hold commas and colons as long as
+what follows a comma is not ``key=``. What stands before the first ``key=`` goes to the
+component's first option: ``folder:photos,size=32`` is ``folder:path=photos,size=32``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+
+from forgetkit.errors import OptionError, closest
+
+_NEXT_OPTION = re.compile(r",(?=\s*[A-Za-z_][\w-]*\s*=)")
+_KEY = re.compile(r"\s*([A-Za-z_][\w-]*)\s*=(.*)", re.DOTALL)
+
+
+@dataclasses.dataclass(frozen=True)
+class Option:
+    """One option of a component: its name, its annotated type, its default (MISSING: required)."""
+
+    name: str
+    type: Any
+    default: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+    """A SPEC taken apart: ``name`` (perhaps ``distribution/name``), ``first`` and the named options."""
+
+    name: str
+    first: str | None
+    options: Mapping[str, str]
+
+
+def parse(text: str) -> Spec:
+    """Take a SPEC apart, without knowing the component."""
+    name, colon, rest = text.strip().partition(":")
+    if not name:
+        raise OptionError(f"'{text}' names no component; write NAME or NAME:key=value,key=value")
+    pieces = _NEXT_OPTION.split(rest) if rest else []
+    if colon and not pieces:
+        raise OptionError(f"'{text}' ends in a colon; write NAME or NAME:key=value,key=value")
+    first: str | None = None
+    options: dict[str, str] = {}
+    for position, piece in enumerate(pieces):
+        match = _KEY.fullmatch(piece)
+        if match is None:
+            if position:  # pragma: no cover - the split leaves only the first piece without a key
+                raise OptionError(f"'{piece}' in '{text}' is not key=value")
+            first = piece.strip()
+            continue
+        key = match[1].replace("-", "_")
+        if key in options:
+            raise OptionError(f"'{text}' gives the option '{match[1]}' twice")
+        options[key] = match[2].strip()
+    return Spec(name, first, options)
+
+
+def options_of(component: type) -> tuple[Option, ...]:
+    """The options of a component class, in the order of its fields."""
+    if not dataclasses.is_dataclass(component):
+        raise OptionError(f"{component.__name__} is not a dataclass; a component's fields are its options")
+    hints = get_type_hints(component, include_extras=True)
+    found = []
+    for item in dataclasses.fields(component):
+        default = item.default
+        if item.default_factory is not dataclasses.MISSING:
+            default = item.default_factory()
+        if item.init:
+            found.append(Option(item.name, hints[item.name], default))
+    return tuple(found)
+
+
+def build(name: str, component: type, spec: Spec) -> Any:
+    """The component that ``spec`` describes, every option checked against its annotated type."""
+    known = {option.name: option for option in options_of(component)}
+    given: dict[str, Any] = dict(spec.options)
+    if spec.first is not None:
+        if not known:
+            raise OptionError(f"{name} takes no options, so '{spec.first}' means nothing to it")
+        leading = next(iter(known))
+        if leading in given:
+            raise OptionError(f"{name}: '{spec.first}' and '{leading}={given[leading]}' both set '{leading}'")
+        given = {leading: spec.first, **given}
+    for key in given:
+        if key not in known:
+            raise OptionError(f"{name} has no option '{key}'; {closest(key, known)}")
+    missing = [key for key, option in known.items() if option.default is dataclasses.MISSING and key not in given]
+    if missing:
+        raise OptionError(f"{name} needs the option '{missing[0]}': write {name}:{missing[0]}=…")
+    return _construct(name, component, {key: _value(name, known[key], text) for key, text in given.items()})
+
+
+def checked(name: str, component: Any) -> Any:
+    """A component that somebody built in Python, with its values checked as a SPEC's would be."""
+    values = {}
+    for option in options_of(type(component)):
+        values[option.name] = _value(name, option, getattr(component, option.name))
+    return _construct(name, type(component), values)
+
+
+def spelled(name: str, component: Any) -> str:
+    """The SPEC of a component with every option spelled out: equal components, equal text."""
+    values = [
+        f"{option.name.replace('_', '-')}={_text(getattr(component, option.name))}"
+        for option in options_of(type(component))
+    ]
+    return f"{name}:{','.join(values)}" if values else name
+
+
+def _value(name: str, option: Option, given: Any) -> Any:
+    """The checked value. ``none`` means None where the option may be None; a path becomes absolute, so that
+    a SPEC means the same from any folder.
+    """
+    if given == "none" and type(None) in get_args(option.type):
+        return None
+    try:
+        value = TypeAdapter(option.type).validate_python(given)
+        return value.expanduser().absolute() if isinstance(value, Path) else value
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"]
+        shown = option.name.replace("_", "-")
+        raise OptionError(f"{name}: option {shown}={given}: {reason[0].lower()}{reason[1:]}") from error
+
+
+def _construct(name: str, component: type, values: Mapping[str, Any]) -> Any:
+    try:
+        return component(**values)
+    except (TypeError, ValueError) as error:
+        raise OptionError(f"{name}: {error}") from error
+
+
+def _text(value: Any) -> str:
+    return {True: "true", False: "false", None: "none"}.get(value, str(value)) if _is_word(value) else str(value)
+
+
+def _is_word(value: Any) -> bool:
+    return value is None or isinstance(value, bool)

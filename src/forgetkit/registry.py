@@ -1,0 +1,224 @@
+"""Discover, isolate, name and look up components.
+
+pluggy finds plugins once, here. Each plugin is loaded, registered and asked in its own try: one
+that fails is listed with its reason, and everything else goes on. Nothing is kept in the module:
+a registry is a value, built when it is wanted.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import inspect
+import sys
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pluggy
+
+from forgetkit import hookspecs, options
+from forgetkit.errors import OptionError, UsageError, closest
+
+GROUP = "forgetkit"
+KINDS = (
+    "importance",
+    "reinit",
+    "replay",
+    "interventions",
+    "datasets",
+    "models",
+    "metrics",
+    "observers",
+    "analyses",
+    "executors",
+    "commands",
+)
+"""Every kind of component; the hook of a kind is ``forgetkit_KIND``."""
+
+BUILTIN = "forgetkit"
+_BUILTIN_PLUGINS = (
+    "forgetkit.builtin.importance",
+    "forgetkit.builtin.reinit",
+    "forgetkit.builtin.replay",
+    "forgetkit.builtin.datasets",
+    "forgetkit.builtin.models",
+    "forgetkit.builtin.metrics",
+)
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A component class under the name it was offered, and the distribution that offers it."""
+
+    kind: str
+    name: str
+    component: Any
+    distribution: str
+
+    @property
+    def summary(self) -> str:
+        """The first line of its docstring."""
+        return (inspect.getdoc(self.component) or "").partition("\n")[0]
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A plugin that could not be used, and why."""
+
+    plugin: str
+    distribution: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"plugin '{self.plugin}' of {self.distribution} is left out: {self.reason}"
+
+
+@dataclass(frozen=True)
+class Registry:
+    """Everything on offer."""
+
+    offers: tuple[Offer, ...]
+    broken: tuple[Broken, ...]
+    plugins: Mapping[str, str]
+    """Distribution (or file) of each third-party plugin in use, and its version."""
+
+    def named(self, kind: str) -> tuple[Offer, ...]:
+        """The offers of one kind, sorted by name."""
+        return tuple(sorted((o for o in self.offers if o.kind == kind), key=lambda o: (o.name, o.distribution)))
+
+    def find(self, kind: str, name: str) -> Offer:
+        """The offer that ``name`` or ``distribution/name`` means.
+
+        A plain name means the built-in where there is one, so that no installed package can
+        change what a command line says; two strangers of one name must be told apart.
+        """
+        offers = self.named(kind)
+        distribution, slash, plain = name.rpartition("/")
+        matches = [o for o in offers if o.name == plain and (not slash or o.distribution == distribution)]
+        builtin = [o for o in matches if o.distribution == BUILTIN]
+        if len(matches) == 1 or (builtin and not slash):
+            return (builtin or matches)[0]
+        if matches:
+            who = " and ".join(f"{o.distribution}/{o.name}" for o in matches)
+            raise OptionError(f"two plugins offer the {_one(kind)} '{name}': write {who.replace(' and ', ' or ')}")
+        hint = "".join(f"; {broken}" for broken in self.broken)
+        raise OptionError(f"no {_one(kind)} is called '{name}'; {closest(name, {o.name for o in offers})}{hint}")
+
+    def make(self, kind: str, spec: str | object) -> tuple[str, Any]:
+        """The validated component of a SPEC or of an object, and the SPEC with every option spelled out."""
+        if not isinstance(spec, str):
+            name = self._name_of(kind, spec)
+            component = options.checked(name, spec)
+            return options.spelled(name, component), component
+        parsed = options.parse(spec)
+        offer = self.find(kind, parsed.name)
+        component = options.build(parsed.name, offer.component, parsed)
+        return options.spelled(parsed.name, component), component
+
+    def _name_of(self, kind: str, component: object) -> str:
+        for offer in self.named(kind):
+            if type(component) is offer.component:
+                return offer.name
+        return type(component).__name__.lower()
+
+
+def load(*, without: Collection[str] = (), files: Sequence[Path] = (), entry_points: bool = True) -> Registry:
+    """Build a registry: built-ins, then installed plugins, then single files.
+
+    ``without`` names plugins (entry points or distributions) to leave alone; one that is not
+    installed is an error, since a typing slip would silently leave it in.
+    """
+    manager = pluggy.PluginManager(hookspecs.PROJECT)
+    manager.add_hookspecs(hookspecs)
+    offers: list[Offer] = []
+    broken: list[Broken] = []
+    plugins: dict[str, str] = {}
+
+    for module in _BUILTIN_PLUGINS:
+        offers += _ask(manager, importlib.import_module(module), module, BUILTIN)
+
+    points = importlib.metadata.entry_points(group=GROUP) if entry_points else ()
+    unknown = set(without)
+    for point in points:
+        distribution = point.dist.name if point.dist else point.value
+        unknown -= {point.name, distribution}
+        if {point.name, distribution} & set(without):
+            continue
+        try:
+            offers += _ask(manager, point.load(), f"{distribution}:{point.name}", distribution)
+        except Exception as error:  # noqa: BLE001 - a stranger's code may raise anything
+            broken.append(Broken(point.name, distribution, _reason(error)))
+        else:
+            plugins[distribution] = point.dist.version if point.dist else "unknown"
+    if unknown:
+        names = {p.name for p in points}
+        raise UsageError(f"--no-plugin: no plugin '{min(unknown)}' is installed; {closest(min(unknown), names)}")
+
+    for path in files:  # asked for by name, so a failure here is the user's to know at once
+        try:
+            offers += _ask(manager, _module_of(path), str(path), path.stem)
+        except Exception as error:
+            raise UsageError(f"--plugin {path}: {_reason(error)}") from error
+        plugins[path.stem] = "file"
+    return Registry(tuple(offers), tuple(broken), plugins)
+
+
+def _ask(manager: pluggy.PluginManager, plugin: object, name: str, distribution: str) -> list[Offer]:
+    """Register one plugin and collect what it offers; on any failure it is taken out again."""
+    manager.register(plugin, name)
+    try:
+        manager.check_pending()
+        others = [p for p in manager.get_plugins() if p is not plugin]
+        return [
+            Offer(kind, key, component, distribution)
+            for kind in KINDS
+            for answer in manager.subset_hook_caller(f"forgetkit_{kind}", others)()
+            for key, component in _checked(kind, answer).items()
+        ]
+    except Exception:
+        manager.unregister(plugin)
+        raise
+
+
+def _checked(kind: str, answer: object) -> Mapping[str, Any]:
+    if not isinstance(answer, Mapping) or not all(isinstance(key, str) for key in answer):
+        raise TypeError(f"forgetkit_{kind} must return a mapping from names to classes, not {type(answer).__name__}")
+    for key, component in answer.items():
+        if kind != "commands" and not isinstance(component, type):
+            raise TypeError(f"forgetkit_{kind} offers '{key}', which is not a class")
+    return answer
+
+
+def _module_of(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise FileNotFoundError("there is no such file")
+    name = f"forgetkit_plugin_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ImportError("this is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up by name
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]
+
+
+def _one(kind: str) -> str:
+    singular = {
+        "importance": "importance criterion",
+        "reinit": "reinit method",
+        "replay": "replay strategy",
+        "analyses": "analysis",
+    }
+    return singular.get(kind, kind.removesuffix("s"))

@@ -1,0 +1,82 @@
+"""What a run would be and cost, from a timed sample; nothing is written."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from forgetkit import contracts, learn
+from forgetkit.alma import computing
+from forgetkit.config import Plan
+from forgetkit.learner import Learner
+from forgetkit.session import Bus, Session
+from forgetkit.stream import Pool, Revealed
+
+_SECONDS = 3.0
+
+
+def rehearse(plan: Plan, observers: Sequence[contracts.Observer], cache: Path) -> dict[str, Any]:
+    """Load the data, build the network, train and evaluate on a little of the first mega-batch.
+
+    Training is timed for about three seconds, at least two steps. Time is what training and
+    evaluation take at that pace (scoring and resetting cost less than an epoch); memory is this
+    process's peak so far and what the largest pool of samples will add.
+    """
+    bus = Bus([*plan.observers, *observers])
+    config = plan.config
+    with computing(config.threads):
+        session = Session.prepare(plan, bus, cache)
+        learner = Learner.new(session)
+        revealed = learner.stream.reveal(1)
+        per_sample, steps = _training_pace(learner, revealed)
+        evaluation = _evaluation_pace(learner, revealed)
+    samples = sum(session.sizes) * config.epochs
+    judged = sum(session.sizes) * (1 + config.val_fraction) + len(session.data.test) * config.mega_batches
+    one = session.data.train.inputs[0].nbytes
+    return {
+        "dry_run": True,
+        "method": plan.method,
+        "config": config.model_dump(mode="json"),
+        "parameters": learner.parameters,
+        "train_samples": session.sizes,
+        "samples_to_be_seen": samples,
+        "timed_steps": steps,
+        "estimated_seconds": samples * per_sample + judged * evaluation,
+        "estimated_memory_bytes": _peak_bytes(session.device) + max(session.sizes) * one,
+    }
+
+
+def _training_pace(learner: Learner, revealed: Revealed) -> tuple[float, int]:
+    """Seconds per training sample, and over how many steps they were measured."""
+    config, session = learner.session.plan.config, learner.session
+    few = revealed.train[: 2 * config.batch_size]
+    pool = Pool.of(revealed.read("train", few), session.device)
+    learner.trainer.begin(1, session.seeds)
+    learner.trainer.epoch(pool, 1, 1, config.lr, session.seeds)  # the first steps are slower: not timed
+    began, seen, steps = time.perf_counter(), 0, 0
+    while not seen or time.perf_counter() - began < _SECONDS:
+        learner.trainer.epoch(pool, 1, 1, config.lr, session.seeds)
+        seen += len(pool)
+        steps += -(-len(pool) // config.batch_size)
+    return (time.perf_counter() - began) / seen, steps
+
+
+def _evaluation_pace(learner: Learner, revealed: Revealed) -> float:
+    few = revealed.train[:512]
+    pool = Pool.of(revealed.read("train", few), learner.session.device)
+    began = time.perf_counter()
+    learn.accuracy(learner.model, pool, bf16=learner.trainer.bf16)
+    return (time.perf_counter() - began) / len(pool)
+
+
+def _peak_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

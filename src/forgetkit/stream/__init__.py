@@ -1,0 +1,21 @@
+"""The stream: a partition fixed by the seed, a ledger of who may see what, and batches on the device."""
+
+from forgetkit.stream.batches import Pool, epoch_batches
+from forgetkit.stream.check import check_data, label_digest
+from forgetkit.stream.ledger import Ledger
+from forgetkit.stream.partition import MegaBatch, digest, partition
+from forgetkit.stream.stream import Revealed, Stream, sizes
+
+__all__ = [
+    "Ledger",
+    "MegaBatch",
+    "Pool",
+    "Revealed",
+    "Stream",
+    "check_data",
+    "digest",
+    "epoch_batches",
+    "label_digest",
+    "partition",
+    "sizes",
+]

@@ -1,0 +1,111 @@
+"""Samples on the device, and batches of them: order and augmentation drawn once per epoch.
+
+Each image gets a crop and a flip of its own, whole batches at a time: torchvision's transforms
+draw once per call, which would give a batch one crop in common.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from forgetkit.contracts import Part
+from forgetkit.contracts.data import Augmentation
+from forgetkit.seeding import Seeds
+
+
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """Samples that live on a device, images still as ``uint8``."""
+
+    inputs: Tensor
+    labels: Tensor
+
+    @classmethod
+    def of(cls, part: Part, device: torch.device) -> Pool:
+        """Move a part to ``device``."""
+        inputs = torch.from_numpy(np.array(part.inputs))  # a copy: a memory map may be read-only
+        return cls(inputs.to(device), torch.from_numpy(np.array(part.labels)).to(device))
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def in_order(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """All samples as they stand, ``size`` at a time, as pixels in [0, 1]."""
+        for start in range(0, len(self), size):
+            yield pixels(self.inputs[start : start + size]), self.labels[start : start + size]
+
+
+@dataclass(frozen=True, eq=False)
+class Shuffled:
+    """A pool in a random order that is the same each time it is read; without augmentation."""
+
+    pool: Pool
+    seeds: Seeds
+    size: int
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        order = torch.randperm(len(self.pool), generator=self.seeds.torch("order")).to(self.pool.labels.device)
+        for ids in order.split(self.size):
+            yield pixels(self.pool.inputs[ids]), self.pool.labels[ids]
+
+
+def epoch_batches(pool: Pool, size: int, augment: Augmentation, seeds: Seeds) -> Iterator[tuple[Tensor, Tensor]]:
+    """One epoch: every sample once, in an order and with crops and flips that ``seeds`` fixes."""
+    device = pool.labels.device
+    order = torch.randperm(len(pool), generator=seeds.torch("order")).to(device)
+    draws = _Draws.of(pool, augment, seeds)
+    for start, stop in batch_bounds(len(pool), size):
+        ids = order[start:stop]
+        inputs = pool.inputs[ids]
+        yield pixels(inputs if draws is None else draws.applied(inputs, start, stop)), pool.labels[ids]
+
+
+def batch_bounds(samples: int, size: int) -> list[tuple[int, int]]:
+    """Where batches start and stop. A lone last sample joins the batch before it: batch
+    normalisation cannot work on a single one.
+    """
+    starts = list(range(0, samples, size))
+    if len(starts) > 1 and samples - starts[-1] == 1 and size > 1:
+        starts.pop()
+    return list(zip(starts, [*starts[1:], samples], strict=True))
+
+
+def pixels(inputs: Tensor) -> Tensor:
+    """``uint8`` in 0..255 becomes float32 in [0, 1]; floats stay what they are."""
+    return inputs.float() / 255 if inputs.dtype == torch.uint8 else inputs
+
+
+@dataclass(frozen=True, eq=False)
+class _Draws:
+    """Where each image of an epoch is cropped, and whether it is mirrored."""
+
+    pad: int
+    offsets: Tensor
+    flips: Tensor
+
+    @classmethod
+    def of(cls, pool: Pool, augment: Augmentation, seeds: Seeds) -> _Draws | None:
+        if augment == "none":
+            return None
+        samples, device, rng = len(pool), pool.labels.device, seeds.torch("augment")
+        pad = max(pool.inputs.shape[-2:]) // 8 if "crop" in augment else 0
+        offsets = torch.randint(0, 2 * pad + 1, (samples, 2), generator=rng)
+        flips = torch.rand(samples, generator=rng) < (0.5 if "flip" in augment else 0.0)
+        return cls(pad, offsets.to(device), flips.to(device))
+
+    def applied(self, images: Tensor, start: int, stop: int) -> Tensor:
+        """Pad with black, cut a window of the old size out of each image, mirror half of them."""
+        offsets, flips = self.offsets[start:stop], self.flips[start:stop]
+        height, width = images.shape[-2:]
+        padded = torch.nn.functional.pad(images, (self.pad,) * 4)
+        down = torch.arange(height, device=images.device)
+        across = torch.arange(width, device=images.device)
+        rows = offsets[:, :1] + down
+        columns = offsets[:, 1:] + torch.where(flips[:, None], width - 1 - across, across)
+        picked = torch.arange(len(images), device=images.device)[:, None, None]
+        return padded[picked, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)

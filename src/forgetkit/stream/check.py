@@ -1,0 +1,53 @@
+"""What every data set must satisfy, whoever wrote the source."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+
+from forgetkit.contracts import Data, Part
+from forgetkit.errors import DataError
+
+
+def check_data(data: Data, source: str) -> Data:
+    """Return ``data``; raise ``DataError`` naming what is wrong with it."""
+    classes = len(data.classes)
+    for part, name in ((data.train, "train"), (data.test, "test")):
+        _check_part(part, f"{source}: the {name} part", classes)
+    if data.train.inputs.shape[1:] != data.test.inputs.shape[1:]:
+        raise DataError(
+            f"{source}: training samples have shape {data.train.inputs.shape[1:]}, "
+            f"test samples {data.test.inputs.shape[1:]}; they must agree"
+        )
+    return data
+
+
+def _check_part(part: Part, where: str, classes: int) -> None:
+    inputs, labels = part.inputs, part.labels
+    if len(inputs) == 0:
+        raise DataError(f"{where} has no samples")
+    if inputs.dtype not in (np.uint8, np.float32) or inputs.ndim not in (2, 4):
+        raise DataError(
+            f"{where} is {inputs.dtype} of shape {inputs.shape}; expected uint8 or float32 of shape "
+            "(n, channels, height, width) or (n, features)"
+        )
+    if labels.dtype != np.int64 or labels.shape != (len(inputs),):
+        raise DataError(f"{where} has {labels.dtype} labels of shape {labels.shape}; expected int64 ({len(inputs)},)")
+    if labels.min() < 0 or labels.max() >= classes:
+        bad = int(np.flatnonzero((labels < 0) | (labels >= classes))[0])
+        raise DataError(f"{where}: sample {bad} has label {labels[bad]}, out of range 0..{classes - 1}")
+    if inputs.dtype == np.float32:
+        for start in range(0, len(inputs), 4096):  # piecewise, so that a memory map stays one
+            piece = inputs[start : start + 4096]
+            if not np.isfinite(piece).all():
+                bad = start + int(np.flatnonzero(~np.isfinite(piece).reshape(len(piece), -1).all(1))[0])
+                raise DataError(f"{where}: sample {bad} holds NaN or infinity")
+
+
+def label_digest(data: Data) -> str:
+    """A SHA-256 over the labels of both parts: enough to notice that a data set is another one."""
+    sha = hashlib.sha256()
+    for part in (data.train, data.test):
+        sha.update(len(part).to_bytes(8, "little") + part.labels.astype("<i8").tobytes())
+    return sha.hexdigest()

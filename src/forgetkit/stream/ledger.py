@@ -1,0 +1,59 @@
+"""Who may see what: the only door to the training samples."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from forgetkit.contracts import Part
+from forgetkit.errors import LeakError
+
+Role = Literal["train", "val"]
+
+
+class Ledger:
+    """Hands out training samples that are revealed and not given up, each in its own role.
+
+    A sample is read as ``train`` or as ``val``, never as both. Reading one that has not arrived,
+    that the replay strategy gave up, or that has the other role raises ``LeakError``.
+    """
+
+    def __init__(self, source: Part) -> None:
+        self._source = source
+        self._open = {role: np.zeros(len(source), dtype=bool) for role in ("train", "val")}
+
+    def reveal(self, role: Role, ids: NDArray[np.int64]) -> None:
+        """From now on ``ids`` may be read in this role."""
+        self._open[role][ids] = True
+
+    def give_up_all_but(self, role: Role, ids: NDArray[np.int64]) -> None:
+        """From now on only ``ids`` may be read in this role; none that was closed opens again."""
+        self._require(role, ids)
+        keep = np.zeros_like(self._open[role])
+        keep[ids] = True
+        self._open[role] &= keep
+
+    def labels(self, role: Role, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The labels of ``ids``."""
+        self._require(role, ids)
+        return self._source.labels[ids]
+
+    def read(self, role: Role, ids: NDArray[np.int64]) -> Part:
+        """The samples of ``ids``, in that order."""
+        self._require(role, ids)
+        return replace(self._source, inputs=self._source.inputs[ids], labels=self._source.labels[ids])
+
+    def _require(self, role: Role, ids: NDArray[np.int64]) -> None:
+        closed = ids[~self._open[role][ids]]
+        if len(closed):
+            raise LeakError(
+                f"sample {closed[0]} may not be read for {_purpose(role)}: "
+                "it has not arrived, was given up, or belongs to the other part"
+            )
+
+
+def _purpose(role: Role) -> str:
+    return "training" if role == "train" else "validation"

@@ -1,0 +1,119 @@
+"""Mega-batch after mega-batch: what arrives, what was kept, what is given up."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from forgetkit.contracts import Part, Replay, Samples
+from forgetkit.errors import ComponentError
+from forgetkit.seeding import Seeds
+from forgetkit.stream.ledger import Ledger, Role
+from forgetkit.stream.partition import MegaBatch
+
+ROLES: tuple[Role, Role] = ("train", "val")
+Kept = dict[Role, Samples]
+
+
+@dataclass(frozen=True, eq=False)
+class Revealed:
+    """What may be used while a mega-batch is the newest.
+
+    ``arrived`` are the training samples it brought, ``train`` and ``val`` those together with what
+    replay kept. All are read through the ledger.
+    """
+
+    index: int
+    arrived: NDArray[np.int64]
+    train: NDArray[np.int64]
+    val: NDArray[np.int64]
+    ledger: Ledger
+
+    def read(self, role: Role, ids: NDArray[np.int64]) -> Part:
+        """The samples of ``ids`` in a role."""
+        return self.ledger.read(role, ids)
+
+
+class Stream:
+    """Reveals mega-batches one by one and lets a replay strategy keep what it wants of the past.
+
+    Validation samples are kept by the same strategy, in an account of their own.
+    """
+
+    def __init__(self, source: Part, mega_batches: Sequence[MegaBatch], replay: Replay, seeds: Seeds) -> None:
+        self._ledger = Ledger(source)
+        self._mega_batches = mega_batches
+        self._replay = replay
+        self._seeds = seeds
+        self._kept = _nothing()
+
+    def __len__(self) -> int:
+        return len(self._mega_batches)
+
+    def reveal(self, index: int) -> Revealed:
+        """Open mega-batch ``index`` (from 1)."""
+        mega_batch = self._mega_batches[index - 1]
+        for role in ROLES:
+            self._ledger.reveal(role, getattr(mega_batch, role))
+        pools = {role: np.concatenate([self._kept[role].ids, getattr(mega_batch, role)]) for role in ROLES}
+        return Revealed(index, mega_batch.train, pools["train"], pools["val"], self._ledger)
+
+    def retain(self, index: int) -> None:
+        """Close mega-batch ``index``: the strategy keeps its choice, the rest is given up."""
+        mega_batch = self._mega_batches[index - 1]
+        for role in ROLES:
+            ids = getattr(mega_batch, role)
+            arrived = Samples(ids, self._ledger.labels(role, ids), len(ids))
+            self._kept[role] = _retained(self._replay, self._kept[role], arrived, self._seeds, index, role)
+            self._ledger.give_up_all_but(role, self._kept[role].ids)
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds of the stream: the ids kept and how many have been seen."""
+        import torch
+
+        return {
+            role: {"ids": torch.from_numpy(kept.ids.copy()), "seen": kept.seen} for role, kept in self._kept.items()
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go back to a :meth:`state`: only what had been kept is open."""
+        for role in ROLES:
+            ids = state[role]["ids"].numpy()
+            self._ledger.reveal(role, ids)
+            self._kept[role] = Samples(ids, self._ledger.labels(role, ids), int(state[role]["seen"]))
+
+
+def sizes(labels: NDArray[np.int64], mega_batches: Sequence[MegaBatch], replay: Replay, seeds: Seeds) -> list[int]:
+    """How many samples each mega-batch will train on: the strategy played through on ids alone."""
+    kept, found = _nothing()["train"], []
+    for mega_batch in mega_batches:
+        ids = mega_batch.train
+        found.append(len(kept) + len(ids))
+        kept = _retained(replay, kept, Samples(ids, labels[ids], len(ids)), seeds, mega_batch.index, "train")
+    return found
+
+
+def _nothing() -> Kept:
+    none = np.empty(0, dtype=np.int64)
+    return {role: Samples(none, none, 0) for role in ROLES}
+
+
+def _retained(replay: Replay, kept: Samples, arrived: Samples, seeds: Seeds, index: int, role: Role) -> Samples:
+    ids = np.asarray(replay.retain(kept, arrived, seeds.numpy("replay", role, index)))
+    who = type(replay).__name__
+    at_hand = np.concatenate([kept.ids, arrived.ids])
+    if ids.size == 0:
+        ids = ids.astype(np.int64)
+    if ids.ndim != 1 or ids.dtype != np.int64:
+        raise ComponentError(f"{who} kept {ids.dtype} ids of shape {ids.shape}, not int64 of one dimension")
+    if len(np.unique(ids)) != len(ids):
+        raise ComponentError(f"{who} kept a sample twice")
+    if not np.isin(ids, at_hand).all():
+        raise ComponentError(f"{who} kept sample {ids[~np.isin(ids, at_hand)][0]}, which was not at hand")
+    order = np.argsort(at_hand, kind="stable")
+    labels = np.concatenate([kept.labels, arrived.labels])[order[np.searchsorted(at_hand[order], ids)]]
+    return replace(kept, ids=ids, labels=labels, seen=kept.seen + arrived.seen)
