@@ -1,0 +1,21 @@
+"""Numbers computed from the finished mega-batches of a run."""
+
+from collections.abc import Mapping
+
+from forgetkit.builtin.metrics.accuracy import FinalAccuracy
+from forgetkit.builtin.metrics.anytime import MeanAnytimeError
+from forgetkit.builtin.metrics.cer import CumulativeErrors
+from forgetkit.builtin.metrics.gap import GeneralizationGap
+from forgetkit.contracts import Metric
+from forgetkit.hookspecs import hookimpl
+
+
+@hookimpl
+def forgetkit_metrics() -> Mapping[str, type[Metric]]:
+    """The paper's three, and its cumulative errors as a fraction."""
+    return {
+        "cer": CumulativeErrors,
+        "generalization-gap": GeneralizationGap,
+        "mean-anytime-error": MeanAnytimeError,
+        "test-accuracy": FinalAccuracy,
+    }

@@ -1,0 +1,20 @@
+"""Test accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from forgetkit.contracts import MegaBatchRow
+
+
+@dataclass(frozen=True)
+class FinalAccuracy:
+    """Accuracy on the test part after the last mega-batch.
+
+    A fraction of one. Source: Ramkumar et al., 2023, section 4.
+    """
+
+    def compute(self, rows: Sequence[MegaBatchRow]) -> float | None:
+        """The last row's; None without rows."""
+        return rows[-1].test_accuracy if rows else None

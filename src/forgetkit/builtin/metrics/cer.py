@@ -1,0 +1,21 @@
+"""Cumulative error rate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from forgetkit.contracts import MegaBatchRow
+
+
+@dataclass(frozen=True)
+class CumulativeErrors:
+    """Test errors summed over the mega-batches: the paper's cumulative error rate.
+
+    A count, whatever its name says, from 0 to mega-batches × test samples; lower is better. Source:
+    Ramkumar et al., 2023, equation 4.
+    """
+
+    def compute(self, rows: Sequence[MegaBatchRow]) -> int:
+        """The sum; 0 without rows."""
+        return sum(row.test_errors for row in rows)

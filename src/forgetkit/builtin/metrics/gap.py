@@ -1,0 +1,25 @@
+"""Generalisation gap."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from forgetkit.contracts import MegaBatchRow
+
+
+@dataclass(frozen=True)
+class GeneralizationGap:
+    """Training minus validation accuracy, averaged over the mega-batches.
+
+    In fractions of one, so in [-1, 1]. The paper defines the gap of a network and not which of a
+    run's networks its tables show; the mean lets every mega-batch count alike. Source: Ramkumar et
+    al., 2023, section 4.
+    """
+
+    def compute(self, rows: Sequence[MegaBatchRow]) -> float | None:
+        """The mean; None without rows, or where a mega-batch had no validation samples."""
+        gaps = [row.generalization_gap for row in rows]
+        known = [gap for gap in gaps if gap is not None]
+        return fmean(known) if known and len(known) == len(gaps) else None

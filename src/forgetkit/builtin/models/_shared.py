@@ -1,0 +1,47 @@
+"""What the networks share: where their values come from, and the normalisation in front."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+
+from torch import nn
+
+from forgetkit.contracts import Inputs
+from forgetkit.errors import UsageError
+
+_AS_TORCH_DRAWS = (nn.Linear, nn.BatchNorm2d, nn.LayerNorm)
+
+
+def draw(module: nn.Module) -> None:
+    """Draw one module's own values anew, in place, from the global random state.
+
+    A convolution's weights are Kaiming normal (fan-out, ReLU) and its bias is zero; a linear layer
+    is drawn as PyTorch draws it; a normalisation layer gets weight 1, bias 0 and the running
+    statistics of one that has seen nothing. Any other module is left alone. Source: the LURE
+    code's ``models/ResNet.py``.
+    """
+    if isinstance(module, nn.Conv2d):
+        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, _AS_TORCH_DRAWS):
+        module.reset_parameters()
+
+
+def image_shape(model: str, inputs: Inputs) -> tuple[int, int, int]:
+    """Channels, height and width, for a network that needs images; ``UsageError`` for anything else."""
+    if len(inputs.shape) != 3:
+        raise UsageError(
+            f"{model} needs images of shape (channels, height, width), and a sample here has the shape "
+            f"{inputs.shape}; use the model mlp"
+        )
+    channels, height, width = inputs.shape
+    return channels, height, width
+
+
+def assembled(normalize: nn.Module, initialise: Callable[[nn.Module], None], **layers: nn.Module) -> nn.Sequential:
+    """``normalize`` as it is and then the layers, each under its name and drawn by ``initialise``."""
+    for layer in layers.values():
+        layer.apply(initialise)
+    return nn.Sequential(OrderedDict(normalize=normalize, **layers))

@@ -1,0 +1,50 @@
+"""A small convolutional network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field
+from torch import nn
+
+from forgetkit.builtin.models._shared import assembled, draw, image_shape
+from forgetkit.contracts import Inputs
+
+
+@dataclass(frozen=True)
+class ConvNet:
+    """Three convolutions and a linear head: quick on a CPU, for images of any size.
+
+    Each block is a 3 × 3 convolution, batch normalisation and ReLU, and halves what is still at
+    least 4 × 4. ``width`` (from 1) is the channels of the first block; the others have twice as
+    many. The head sees the mean over the image. Source: a common pattern, not the paper's.
+    """
+
+    width: Annotated[int, Field(ge=1)] = 32
+
+    def build(self, inputs: Inputs, normalize: nn.Module) -> nn.Module:
+        """The network; ``UsageError`` where the samples are no images."""
+        channels, *sides = image_shape("convnet", inputs)
+        side = min(sides)
+        features = nn.Sequential()
+        for outputs in (self.width, 2 * self.width, 2 * self.width):
+            features.append(nn.Conv2d(channels, outputs, 3, padding=1, bias=False))
+            features.append(nn.BatchNorm2d(outputs))
+            features.append(nn.ReLU())
+            if side >= 4:  # a map of 1 × 1 would leave batch normalisation nothing to average over
+                features.append(nn.MaxPool2d(2))
+                side //= 2
+            channels = outputs
+        return assembled(
+            normalize,
+            self.initialise,
+            features=features,
+            pool=nn.AdaptiveAvgPool2d(1),
+            flatten=nn.Flatten(),
+            head=nn.Linear(channels, inputs.classes),
+        )
+
+    def initialise(self, module: nn.Module) -> None:
+        """Draw one module's own values anew, in place, from the global random state."""
+        draw(module)

@@ -1,0 +1,104 @@
+"""Anybody's own network, by the name of what makes it."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from inspect import Parameter
+from operator import attrgetter
+from pathlib import Path
+
+from torch import nn
+
+from forgetkit.contracts import Inputs
+from forgetkit.errors import OptionError, UsageError
+
+
+@dataclass(frozen=True)
+class Imported:
+    """Your own network, as import:MODULE:CALLABLE.
+
+    ``target`` names a function or class that returns a ``torch.nn.Module``; modules are looked for
+    in the current folder first. It is called with those of the keywords ``shape`` (one sample's,
+    without the batch), ``in_channels`` (``shape[0]``), ``classes`` and ``num_classes`` that its
+    signature names: one that takes ``**kwargs`` alone wants a function around it. Inputs reach the
+    module normalised. ``OptionError`` for a target that is not MODULE:CALLABLE.
+    """
+
+    target: str
+
+    def __post_init__(self) -> None:
+        module, _, path = self.target.partition(":")
+        if not all(name.isidentifier() for name in [*module.split("."), *path.split(".")]):
+            raise OptionError(
+                f"import: '{self.target}' is not MODULE:CALLABLE; write, say, import:package.module:make_net"
+            )
+
+    def build(self, inputs: Inputs, normalize: nn.Module) -> nn.Module:
+        """``normalize`` and then the module; ``UsageError`` where importing or calling goes wrong."""
+        with _current_folder_importable():
+            make = _found(*self.target.split(":"))
+            try:
+                network = make(**_wanted(make, inputs))
+            except Exception as error:
+                raise UsageError(f"import: calling {self.target} raised {_one_line(error)}") from error
+        if not isinstance(network, nn.Module):
+            kind = type(network).__name__
+            raise UsageError(f"import: {self.target} must return a torch.nn.Module, not {kind}")
+        return nn.Sequential(OrderedDict(normalize=normalize, network=network))
+
+
+@contextmanager
+def _current_folder_importable() -> Iterator[None]:
+    before = sys.path.copy()
+    sys.path.insert(0, str(Path.cwd()))
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        sys.path[:] = before
+
+
+def _found(name: str, path: str) -> Callable[..., object]:
+    try:
+        module = importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if not f"{name}.".startswith(f"{error.name}."):  # it is there, and something it imports is not
+            raise UsageError(f"import: importing {name} raised {_one_line(error)}") from error
+        where = f"neither in {Path.cwd()} nor among the installed packages"
+        raise UsageError(f"import: there is no module '{error.name}', {where}") from error
+    except (Exception, SystemExit) as error:  # a script without a main guard may well exit
+        raise UsageError(f"import: importing {name} raised {_one_line(error)}") from error
+    try:
+        found = attrgetter(path)(module)
+    except AttributeError as error:
+        raise UsageError(f"import: the module {name} has no '{path}'") from error
+    if not callable(found):
+        raise UsageError(f"import: {name}:{path} cannot be called: its type is {type(found).__name__}")
+    return found  # type: ignore[no-any-return]
+
+
+def _wanted(make: Callable[..., object], inputs: Inputs) -> Mapping[str, object]:
+    """The keywords on offer that the signature of ``make`` names."""
+    offered = {
+        "shape": inputs.shape,
+        "in_channels": inputs.shape[0],
+        "classes": inputs.classes,
+        "num_classes": inputs.classes,
+    }
+    try:
+        parameters = inspect.signature(make).parameters.values()
+    except ValueError:  # a callable written in C may not tell
+        return {}
+    by_keyword = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
+    names = {parameter.name for parameter in parameters if parameter.kind in by_keyword}
+    return {name: value for name, value in offered.items() if name in names}
+
+
+def _one_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".partition("\n")[0]

@@ -1,0 +1,91 @@
+"""Residual networks for small images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import nn
+
+from forgetkit.builtin.models._shared import draw, image_shape
+from forgetkit.contracts import Inputs
+from forgetkit.errors import UsageError
+
+
+class _ResNet:
+    """What the residual networks have in common: all but their measures."""
+
+    name: ClassVar[str]
+    bottleneck: ClassVar[bool]
+    blocks: ClassVar[tuple[int, int, int, int]]
+    base_width: ClassVar[int] = 64
+
+    def build(self, inputs: Inputs, normalize: nn.Module) -> nn.Module:
+        """The network; ``UsageError`` where the samples are no images."""
+        channels, _, _ = image_shape(self.name, inputs)
+        try:  # late: torchvision is slow to import, and fails where it does not match torch
+            from forgetkit.builtin.models._small_resnet import SmallResNet
+        except (ImportError, RuntimeError) as error:
+            reason = str(error).partition("\n")[0]
+            raise UsageError(
+                f"{self.name} needs torchvision, which fails to import ({reason}); "
+                "install torch and torchvision together, from the same index"
+            ) from error
+        network = SmallResNet(self.bottleneck, self.blocks, self.base_width, channels, inputs.classes)
+        network.apply(self.initialise)
+        network.normalize = normalize
+        return network
+
+    def initialise(self, module: nn.Module) -> None:
+        """Draw one module's own values anew, in place, from the global random state."""
+        draw(module)
+
+
+@dataclass(frozen=True)
+class ResNet18(_ResNet):
+    """ResNet-18 for small images: a 3 × 3 stem and no max-pooling.
+
+    The paper's main network: 11,173,962 parameters at ten classes. Sources: He et al., 2016;
+    Ramkumar et al., 2023, appendix A.5.
+    """
+
+    name = "resnet18"
+    bottleneck = False
+    blocks = (2, 2, 2, 2)
+
+
+@dataclass(frozen=True)
+class ResNet34(_ResNet):
+    """ResNet-34 for small images: a 3 × 3 stem and no max-pooling.
+
+    Source: He et al., 2016; the stem as in the paper's ResNet-18.
+    """
+
+    name = "resnet34"
+    bottleneck = False
+    blocks = (3, 4, 6, 3)
+
+
+@dataclass(frozen=True)
+class ResNet50(_ResNet):
+    """ResNet-50 for small images: a 3 × 3 stem and no max-pooling.
+
+    Sources: He et al., 2016; Ramkumar et al., 2023, appendix A.5.
+    """
+
+    name = "resnet50"
+    bottleneck = True
+    blocks = (3, 4, 6, 3)
+
+
+@dataclass(frozen=True)
+class WideResNet50(_ResNet):
+    """Wide ResNet-50-2 for small images: ResNet-50 with bottlenecks twice as wide.
+
+    Sources: Zagoruyko and Komodakis, 2016; Ramkumar et al., 2023, appendix A.5.
+    """
+
+    name = "wide-resnet50-2"
+    bottleneck = True
+    blocks = (3, 4, 6, 3)
+    base_width = 128

@@ -1,0 +1,57 @@
+"""VGG for small images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from forgetkit.builtin.models._shared import assembled, draw, image_shape
+from forgetkit.contracts import Inputs
+from forgetkit.errors import UsageError
+
+_STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
+_SMALLEST = 2 ** len(_STAGES)
+
+
+@dataclass(frozen=True)
+class Vgg16:
+    """VGG-16 with batch normalisation and one linear head, for images from 32 × 32.
+
+    The features are configuration D of Simonyan and Zisserman, 2015, named as torchvision's
+    ``vgg16_bn`` names them. The head sees the mean over what is left of the image; its weights are
+    drawn from N(0, 0.01²) and its bias is zero, as in the LURE code's ``models/VGG.py``.
+    """
+
+    def build(self, inputs: Inputs, normalize: nn.Module) -> nn.Module:
+        """The network; ``UsageError`` where the samples are no images of at least 32 × 32."""
+        channels, height, width = image_shape("vgg16-bn", inputs)
+        if min(height, width) < _SMALLEST:
+            raise UsageError(
+                f"vgg16-bn halves an image {len(_STAGES)} times and needs at least {_SMALLEST} × {_SMALLEST} "
+                f"pixels, not {height} × {width}; use larger images, or the model convnet or resnet18"
+            )
+        features = nn.Sequential()
+        for stage in _STAGES:
+            for outputs in stage:
+                features.append(nn.Conv2d(channels, outputs, 3, padding=1))
+                features.append(nn.BatchNorm2d(outputs))
+                features.append(nn.ReLU(inplace=True))
+                channels = outputs
+            features.append(nn.MaxPool2d(2))
+        return assembled(
+            normalize,
+            self.initialise,
+            features=features,
+            pool=nn.AdaptiveAvgPool2d(1),
+            flatten=nn.Flatten(),
+            classifier=nn.Linear(channels, inputs.classes),
+        )
+
+    def initialise(self, module: nn.Module) -> None:
+        """Draw one module's own values anew, in place, from the global random state."""
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=0.01)
+            nn.init.zeros_(module.bias)
+        else:
+            draw(module)

@@ -1,0 +1,22 @@
+"""Full replay."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from forgetkit.contracts import Samples
+
+
+@dataclass(frozen=True)
+class Full:
+    """Keep everything: each mega-batch trains on all that has arrived so far.
+
+    Source: Ramkumar et al., 2023, section 3.
+    """
+
+    def retain(self, kept: Samples, arrived: Samples, rng: np.random.Generator) -> NDArray[np.int64]:
+        """All ids, in ascending order."""
+        return np.union1d(kept.ids, arrived.ids)

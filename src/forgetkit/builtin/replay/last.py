@@ -1,0 +1,22 @@
+"""Replay of the previous mega-batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from forgetkit.contracts import Samples
+
+
+@dataclass(frozen=True)
+class Last:
+    """Keep the latest mega-batch: each trains on the previous one and its own.
+
+    Source: ``one_replay`` of the LURE code.
+    """
+
+    def retain(self, kept: Samples, arrived: Samples, rng: np.random.Generator) -> NDArray[np.int64]:
+        """The ids that arrived, in ascending order."""
+        return np.unique(arrived.ids)

@@ -1,0 +1,22 @@
+"""No replay."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from forgetkit.contracts import Samples
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """Keep nothing: each mega-batch trains on what it brings.
+
+    Source: Ramkumar et al., 2023, section 3.
+    """
+
+    def retain(self, kept: Samples, arrived: Samples, rng: np.random.Generator) -> NDArray[np.int64]:
+        """No ids."""
+        return np.empty(0, dtype=np.int64)

@@ -1,0 +1,208 @@
+"""The replay strategies, and that a reservoir is one: every possible buffer equally likely."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from itertools import combinations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from scipy.stats import chi2
+
+from forgetkit import options
+from forgetkit.builtin.replay import forgetkit_replay
+from forgetkit.builtin.replay.buffer import Buffer
+from forgetkit.builtin.replay.full import Full
+from forgetkit.builtin.replay.last import Last
+from forgetkit.builtin.replay.none import Nothing
+from forgetkit.contracts import Replay, Samples
+from forgetkit.errors import OptionError
+
+STRATEGIES = [Full(), Nothing(), Last(), Buffer(size=5), Buffer(size=5, rule="grow")]
+UNLIKELY = 1e-6
+"""The probability that a right strategy would fail a statistical test, had the seed not been fixed."""
+
+sizes_of_mega_batches = st.lists(st.integers(0, 15), min_size=1, max_size=8)
+any_strategy = st.one_of(
+    st.sampled_from([Full(), Nothing(), Last()]),
+    st.builds(Buffer, size=st.integers(1, 30), rule=st.sampled_from(["reservoir", "grow"])),
+)
+
+
+def samples(ids: NDArray[np.int64], seen: int) -> Samples:
+    return Samples(ids, ids % 3, seen)
+
+
+def stream(strategy: Replay, sizes: list[int], rng: np.random.Generator, first: int = 0) -> Iterator[tuple]:
+    """What was kept, what arrived and what is kept of both, a mega-batch at a time."""
+    ids = first + rng.permutation(sum(sizes))
+    kept = samples(ids[:0], 0)
+    for size in sizes:
+        arrived = samples(ids[kept.seen : kept.seen + size], size)
+        result = strategy.retain(kept, arrived, rng)
+        yield kept, arrived, result
+        kept = samples(result, kept.seen + size)
+
+
+def check_equally_likely(counts: Counter, outcomes: int) -> None:
+    """Pearson's chi-square test of ``outcomes`` equally likely ones."""
+    expected = counts.total() / outcomes
+    assert expected > 100
+    statistic = sum((count - expected) ** 2 / expected for count in counts.values())
+    statistic += (outcomes - len(counts)) * expected
+    assert statistic < chi2.isf(UNLIKELY, outcomes - 1)
+
+
+def test_every_strategy_is_offered_under_its_name():
+    offered = forgetkit_replay()
+    assert offered == {"buffer": Buffer, "full": Full, "last": Last, "none": Nothing}
+    assert all(isinstance(strategy(), Replay) for strategy in offered.values())
+
+
+def test_options():
+    assert Buffer() == Buffer(size=186, rule="reservoir")
+    built = options.build("buffer", Buffer, options.parse("buffer:20,rule=grow"))
+    assert built == Buffer(size=20, rule="grow")
+    for spec in ["buffer:size=0", "buffer:rule=fifo", "full:size=3"]:
+        parsed = options.parse(spec)
+        with pytest.raises(OptionError):
+            options.build(parsed.name, forgetkit_replay()[parsed.name], parsed)
+
+
+# What holds for all of them
+
+
+@given(any_strategy, sizes_of_mega_batches, st.integers(0, 2**32))
+def test_ids_are_unique_ascending_and_have_been_offered(strategy, sizes, seed):
+    for kept, arrived, result in stream(strategy, sizes, np.random.default_rng(seed), first=1000):
+        assert result.dtype == np.int64
+        assert result.ndim == 1
+        assert (np.diff(result) > 0).all()
+        assert set(result.tolist()) <= {*kept.ids.tolist(), *arrived.ids.tolist()}
+
+
+@given(any_strategy, sizes_of_mega_batches, st.integers(0, 2**32))
+def test_nothing_but_the_generator_is_drawn_from(strategy, sizes, seed):
+    before = np.random.get_state()[1].tolist()
+    runs = [
+        [result.tolist() for _, _, result in stream(strategy, sizes, np.random.default_rng(seed))] for _ in range(2)
+    ]
+    assert runs[0] == runs[1]
+    assert np.random.get_state()[1].tolist() == before
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=str)
+def test_what_is_handed_in_stays_as_it_was(strategy):
+    rng = np.random.default_rng(0)
+    kept, arrived = samples(np.array([9, 3, 5]), 3), samples(np.array([8, 2, 7, 1]), 4)
+    strategy.retain(kept, arrived, rng)
+    assert kept.ids.tolist() == [9, 3, 5]
+    assert arrived.ids.tolist() == [8, 2, 7, 1]
+
+
+# The simple ones
+
+
+@given(sizes_of_mega_batches, st.integers(0, 2**32))
+def test_full_none_and_last(sizes, seed):
+    seen: set[int] = set()
+    for _, arrived, result in stream(Full(), sizes, np.random.default_rng(seed)):
+        seen |= set(arrived.ids.tolist())
+        assert result.tolist() == sorted(seen)
+    for _, arrived, result in stream(Last(), sizes, np.random.default_rng(seed)):
+        assert result.tolist() == sorted(arrived.ids.tolist())
+    for _, _, result in stream(Nothing(), sizes, np.random.default_rng(seed)):
+        assert result.tolist() == []
+
+
+# The buffer that grows
+
+
+@given(st.integers(1, 20), sizes_of_mega_batches, st.integers(0, 2**32))
+def test_grow_keeps_what_it_has_and_adds(size, sizes, seed):
+    for kept, arrived, result in stream(Buffer(size, "grow"), sizes, np.random.default_rng(seed)):
+        added = set(result.tolist()) - set(kept.ids.tolist())
+        assert set(kept.ids.tolist()) <= set(result.tolist())
+        assert added <= set(arrived.ids.tolist())
+        assert len(added) == min(size, len(arrived))
+
+
+def test_grow_draws_every_subset_of_the_arrived_alike():
+    rng = np.random.default_rng(1)
+    kept, arrived = samples(np.array([50, 51]), 9), samples(np.arange(5), 5)
+    drawn = Counter(tuple(Buffer(2, "grow").retain(kept, arrived, rng)[:2].tolist()) for _ in range(3000))
+    assert set(drawn) == set(combinations(range(5), 2))
+    check_equally_likely(drawn, 10)
+
+
+# The reservoir
+
+
+@given(st.integers(1, 40), sizes_of_mega_batches, st.integers(0, 2**32))
+def test_the_reservoir_is_as_full_as_it_can_be(size, sizes, seed):
+    for kept, arrived, result in stream(Buffer(size), sizes, np.random.default_rng(seed)):
+        assert len(result) == min(size, kept.seen + len(arrived))
+
+
+@pytest.mark.parametrize(
+    ("size", "sizes"), [(2, [2, 3, 1]), (3, [1, 1, 1, 1, 1, 1]), (3, [7]), (2, [1, 0, 6]), (4, [2, 4, 1])], ids=str
+)
+def test_every_buffer_is_equally_likely_after_every_mega_batch(size, sizes):
+    """The definition of a uniform draw without replacement, at each point of the stream.
+
+    The ids are counted by their place in the stream, so that no permutation hides a bias for the
+    old or the new.
+    """
+    rng = np.random.default_rng(2)
+    found: list[Counter] = [Counter() for _ in sizes]
+    for _ in range(6000):
+        place: dict[int, int] = {}
+        for at, (_, arrived, result) in enumerate(stream(Buffer(size), sizes, rng)):
+            for number in arrived.ids.tolist():
+                place[number] = len(place)
+            found[at][tuple(sorted(place[number] for number in result.tolist()))] += 1
+    seen = 0
+    for arrived_count, counts in zip(sizes, found, strict=True):
+        seen += arrived_count
+        buffers = set(combinations(range(seen), min(size, seen)))
+        assert set(counts) == buffers
+        if len(buffers) > 1:
+            check_equally_likely(counts, len(buffers))
+
+
+def test_old_and_new_samples_are_kept_alike_in_a_long_stream():
+    """Inclusion of each of 400 samples after ten unequal mega-batches, against 60 / 400."""
+    rng = np.random.default_rng(3)
+    sizes, size, streams = [30, 70, 5, 95, 40, 10, 50, 1, 79, 20], 60, 1500
+    counts = np.zeros(sum(sizes))
+    order = np.arange(sum(sizes))
+    for _ in range(streams):
+        kept = samples(order[:0], 0)
+        for arrived in np.split(order, np.cumsum(sizes)[:-1]):
+            result = Buffer(size).retain(kept, samples(arrived, len(arrived)), rng)
+            kept = samples(result, kept.seen + len(arrived))
+        counts[kept.ids] += 1
+    assert counts.sum() == streams * size
+    chance = size / len(counts)
+    # Each stream keeps exactly `size`, so the counts are negatively correlated: hence n - 1, twice.
+    n = len(counts)
+    statistic = ((counts - streams * chance) ** 2).sum() / (streams * chance * (1 - chance)) * (n - 1) / n
+    assert chi2.isf(1 - UNLIKELY, n - 1) < statistic < chi2.isf(UNLIKELY, n - 1)
+
+
+def test_a_reservoir_larger_than_the_stream_keeps_everything():
+    for kept, arrived, result in stream(Buffer(), [40, 30, 20], np.random.default_rng(4)):
+        assert result.tolist() == sorted([*kept.ids.tolist(), *arrived.ids.tolist()])
+
+
+def test_a_reservoir_that_was_handed_too_little_still_gives_valid_ids():
+    """Kept is shorter than a reservoir of this size would be, as after a change of its size."""
+    rng = np.random.default_rng(5)
+    for _ in range(50):
+        result = Buffer(20).retain(samples(np.array([1, 2, 3]), 1000), samples(np.arange(10, 15), 5), rng)
+        assert len(set(result.tolist())) == len(result) <= 8
+        assert set(result.tolist()) <= {1, 2, 3, *range(10, 15)}
