@@ -7,8 +7,9 @@ is in :mod:`forgetkit.session`, what changes in :mod:`forgetkit.learner`.
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -19,6 +20,7 @@ import torch
 from forgetkit import contracts
 from forgetkit.config import Plan
 from forgetkit.contracts import Checkpointed, MegaBatchEnded, MegaBatchRow, RunEnded, RunStarted
+from forgetkit.errors import ComponentError
 from forgetkit.learner import Learner
 from forgetkit.record import SCHEMA, Recorder, ResumePoint, RunDirectory
 from forgetkit.session import Bus, Session, versions
@@ -109,7 +111,6 @@ def _result(
     session: Session, directory: RunDirectory, learner: Learner, rows: Sequence[MegaBatchRow], seconds: float
 ) -> dict[str, Any]:
     """The content of ``result.json``."""
-    own = {name.replace("-", "_"): metric.compute(rows) for name, metric in session.plan.metrics.items()}
     return {
         "schema": SCHEMA,
         "run": directory.path.name,
@@ -119,11 +120,20 @@ def _result(
         "versions": versions(session.plan),
         "parameters": learner.parameters,
         "mega_batches": [dataclasses.asdict(row) for row in rows],
-        **own,
+        **_measured(session.plan.metrics, rows),
         "samples_seen": sum(row.samples_seen for row in rows),
         "seconds": seconds,
         "status": "completed",
     }
+
+
+def _measured(metrics: Mapping[str, contracts.Metric], rows: Sequence[MegaBatchRow]) -> dict[str, float | None]:
+    """The number of each metric, by its name with underscores."""
+    numbers = {name.replace("-", "_"): metric.compute(rows) for name, metric in metrics.items()}
+    for name, number in numbers.items():
+        if number is not None and not (isinstance(number, int | float) and math.isfinite(number)):
+            raise ComponentError(f"the metric {name} gave {number!r}, which is neither a finite number nor None")
+    return numbers
 
 
 @contextmanager

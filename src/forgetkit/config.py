@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
 
 from forgetkit import contracts, options
 from forgetkit.errors import ConfigError, OptionError, closest
@@ -33,6 +34,9 @@ METHODS: Mapping[str, tuple[str | None, str]] = {
 NOT_RESULTS = ("out", "name", "observers", "checkpoint_seconds")
 """Options that cannot change a number of the result."""
 
+_MAY_CHANGE = ("observers", "checkpoint_seconds")
+"""Options that a run may go on with otherwise than it began."""
+
 
 def _listed(given: Any) -> Any:
     """``"20,40"`` or ``"none"``, as the command line and ``--set`` give it."""
@@ -41,6 +45,20 @@ def _listed(given: Any) -> Any:
             return []
         return [piece for piece in given.split(",") if piece.strip()]
     return given
+
+
+def _several(given: Any) -> Any:
+    """A single SPEC, as ``--set`` gives it, where there may be more."""
+    return (given,) if isinstance(given, str) else given
+
+
+def _plain(name: str | None) -> str | None:
+    if name is not None and (name in ("", ".", "..") or "/" in name or "\\" in name):
+        raise PydanticCustomError("plain", "a folder's name is wanted, without slashes; --out says where it is made")
+    return name
+
+
+_Specs = Annotated[tuple[str, ...], BeforeValidator(_several)]
 
 
 class RunConfig(BaseModel):
@@ -52,7 +70,7 @@ class RunConfig(BaseModel):
     importance: Annotated[str | None, Field(description="importance criterion, a SPEC like snip:samples=128")] = None
     reinit: Annotated[str | None, Field(description="what is forgotten, a SPEC like masked:fraction=0.2")] = None
     replay: Annotated[str, Field(description="which seen samples are trained on again: full, none, last, buffer:size=186")] = "full"  # fmt: skip
-    interventions: Annotated[tuple[str, ...], Field(description="what acts while training, a SPEC (repeatable)")] = ()
+    interventions: Annotated[_Specs, Field(description="what acts while training, a SPEC (repeatable)")] = ()
 
     dataset: Annotated[str, Field(description="where samples come from, a SPEC like folder:path=photos,size=32")] = "digits"  # fmt: skip
     model: Annotated[str, Field(description="the network, a SPEC like resnet18 or import:package.module:callable")] = "convnet"  # fmt: skip
@@ -72,12 +90,12 @@ class RunConfig(BaseModel):
     device: Annotated[str, Field(description="auto, cpu, cuda, cuda:N or mps")] = "auto"
     precision: Annotated[Literal["auto", "fp32", "bf16"], Field(description="auto: bf16 where CUDA has it natively, else fp32")] = "auto"  # fmt: skip
     threads: Annotated[int | None, Field(ge=1, description="threads of torch on the CPU (default: torch's own choice)")] = None  # fmt: skip
-    metrics: Annotated[tuple[str, ...], Field(description="a metric beside the four of the paper, a SPEC (repeatable)")] = ()  # fmt: skip
+    metrics: Annotated[_Specs, Field(description="a metric beside the four of the paper, a SPEC (repeatable)")] = ()  # fmt: skip
 
     out: Annotated[str, Field(description="folder that the run's directory is made in")] = "runs"
-    name: Annotated[str | None, Field(description="name of the run's directory (default: made from time, method and data)")] = None  # fmt: skip
-    observers: Annotated[tuple[str, ...], Field(description="a listener to the run's events, a SPEC (repeatable)")] = ()
-    checkpoint_seconds: Annotated[float, Field(ge=0, description="at the end of an epoch, write a state to resume from if the last is older than this; 0: each epoch")] = 10.0  # fmt: skip
+    name: Annotated[str | None, AfterValidator(_plain), Field(description="name of the run's directory (default: made from time, method and data)")] = None  # fmt: skip
+    observers: Annotated[_Specs, Field(description="a listener to the run's events, a SPEC (repeatable)")] = ()
+    checkpoint_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False, description="at the end of an epoch, write a state to resume from if the last is older than this; 0: each epoch")] = 10.0  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,8 +140,20 @@ def settings(assignments: list[str]) -> dict[str, Any]:
         key, equals, value = text.partition("=")
         if not equals:
             raise ConfigError(f"--set {text}: write key=value")
-        found[key.strip().replace("-", "_")] = value.strip()
+        key = key.strip().replace("-", "_")
+        if key in found:
+            raise ConfigError(f"--set {key} is given twice: leave one out")
+        found[key] = value.strip()
     return found
+
+
+def layered(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """Options one over the other, the last on top. A method overrules what lies below of the two it stands for."""
+    options: dict[str, Any] = {}
+    for layer in layers:
+        covered = ("importance", "reinit") if layer.get("method") is not None else ()
+        options = {**{key: value for key, value in options.items() if key not in covered}, **layer}
+    return options
 
 
 def resolve(given: Mapping[str, Any], registry: Registry) -> Plan:
@@ -172,22 +202,20 @@ def resolve(given: Mapping[str, Any], registry: Registry) -> Plan:
 
 
 def resumed(manifest: Mapping[str, Any], given: Mapping[str, Any], registry: Registry) -> dict[str, Any]:
-    """The options of a run that goes on: its own. One given beside them must say the same."""
+    """The options of a run that goes on: its own. One given beside them must say the same, or not matter."""
     recorded = manifest.get("config")
     if not isinstance(recorded, Mapping):
         raise ConfigError("the manifest of this run holds no configuration; it is damaged")
     own = {key: value for key, value in recorded.items() if key != "method"}
     if given:
-        overruled = ("importance", "reinit") if "method" in given else ()
-        kept = {key: value for key, value in own.items() if key not in overruled}
-        asked = resolve({**kept, **given}, registry).config.model_dump(mode="json")
+        asked = resolve(layered(own, given), registry).config.model_dump(mode="json")
         for key in given:
-            if key not in NOT_RESULTS and asked[key] != recorded[key]:
+            if key not in _MAY_CHANGE and asked[key] != recorded.get(key):
                 raise ConfigError(
-                    f"--{key.replace('_', '-')} {given[key]}: this run was begun with {recorded[key]}; "
+                    f"--{key.replace('_', '-')} {given[key]}: this run was begun with {recorded.get(key)}; "
                     "a resumed run keeps its configuration"
                 )
-    return own
+    return {**own, **{key: given[key] for key in _MAY_CHANGE if key in given}}
 
 
 _KIND_OF = {

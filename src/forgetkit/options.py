@@ -1,17 +1,19 @@
 """From ``"snip:samples=128"`` to a validated component, and back.
 
 A SPEC is ``name`` or ``name:key=value,key=value``. A value may hold commas and colons as long as
-what follows a comma is not ``key=``. What stands before the first ``key=`` goes to the
-component's first option: ``folder:photos,size=32`` is ``folder:path=photos,size=32``.
+what follows a comma is not ``key=``; a list is written as JSON, ``[64,64]``. What stands before the
+first ``key=`` goes to the component's first option: ``folder:photos,size=32`` is
+``folder:path=photos,size=32``.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -119,15 +121,30 @@ def _value(name: str, option: Option, given: Any) -> Any:
     """The checked value. ``none`` means None where the option may be None; a path becomes absolute, so that
     a SPEC means the same from any folder.
     """
-    if given == "none" and type(None) in get_args(option.type):
+    if given == "none" and _may_be_none(option.type):
         return None
     try:
-        value = TypeAdapter(option.type).validate_python(given)
+        value = _converted(TypeAdapter(option.type), given)
         return value.expanduser().absolute() if isinstance(value, Path) else value
     except ValidationError as error:
         reason = error.errors()[0]["msg"]
         shown = option.name.replace("_", "-")
         raise OptionError(f"{name}: option {shown}={given}: {reason[0].lower()}{reason[1:]}") from error
+
+
+def _may_be_none(kind: Any) -> bool:
+    if get_origin(kind) is Annotated:
+        return _may_be_none(get_args(kind)[0])
+    return type(None) in get_args(kind)
+
+
+def _converted(adapter: TypeAdapter[Any], given: Any) -> Any:
+    try:
+        return adapter.validate_python(given)
+    except ValidationError:
+        if isinstance(given, str) and given.startswith(("[", "{")):
+            return adapter.validate_json(given)
+        raise
 
 
 def _construct(name: str, component: type, values: Mapping[str, Any]) -> Any:
@@ -138,8 +155,8 @@ def _construct(name: str, component: type, values: Mapping[str, Any]) -> Any:
 
 
 def _text(value: Any) -> str:
-    return {True: "true", False: "false", None: "none"}.get(value, str(value)) if _is_word(value) else str(value)
-
-
-def _is_word(value: Any) -> bool:
-    return value is None or isinstance(value, bool)
+    if value is None:
+        return "none"
+    if isinstance(value, bool | list | tuple | dict):
+        return json.dumps(value, default=str)
+    return str(value)

@@ -132,56 +132,51 @@ def load(*, without: Collection[str] = (), files: Sequence[Path] = (), entry_poi
     ``without`` names plugins (entry points or distributions) to leave alone; one that is not
     installed is an error, since a typing slip would silently leave it in.
     """
-    manager = pluggy.PluginManager(hookspecs.PROJECT)
-    manager.add_hookspecs(hookspecs)
     offers: list[Offer] = []
     broken: list[Broken] = []
     plugins: dict[str, str] = {}
 
     for module in _BUILTIN_PLUGINS:
-        offers += _ask(manager, importlib.import_module(module), module, BUILTIN)
+        offers += _ask(importlib.import_module(module), BUILTIN)
 
     points = importlib.metadata.entry_points(group=GROUP) if entry_points else ()
     unknown = set(without)
     for point in points:
-        distribution = point.dist.name if point.dist else point.value
+        distribution = (point.dist and point.dist.name) or point.value  # nameless where its metadata is gone
         unknown -= {point.name, distribution}
         if {point.name, distribution} & set(without):
             continue
         try:
-            offers += _ask(manager, point.load(), f"{distribution}:{point.name}", distribution)
-        except Exception as error:  # noqa: BLE001 - a stranger's code may raise anything
+            offers += _ask(point.load(), distribution)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - a stranger's code may raise anything, or leave
             broken.append(Broken(point.name, distribution, _reason(error)))
         else:
-            plugins[distribution] = point.dist.version if point.dist else "unknown"
+            plugins[distribution] = (point.dist and point.dist.version) or "unknown"
     if unknown:
         names = {p.name for p in points}
         raise UsageError(f"--no-plugin: no plugin '{min(unknown)}' is installed; {closest(min(unknown), names)}")
 
     for path in files:  # asked for by name, so a failure here is the user's to know at once
         try:
-            offers += _ask(manager, _module_of(path), str(path), path.stem)
-        except Exception as error:
+            offers += _ask(_module_of(path), path.stem)
+        except (Exception, SystemExit) as error:
             raise UsageError(f"--plugin {path}: {_reason(error)}") from error
         plugins[path.stem] = "file"
     return Registry(tuple(offers), tuple(broken), plugins)
 
 
-def _ask(manager: pluggy.PluginManager, plugin: object, name: str, distribution: str) -> list[Offer]:
-    """Register one plugin and collect what it offers; on any failure it is taken out again."""
-    manager.register(plugin, name)
-    try:
-        manager.check_pending()
-        others = [p for p in manager.get_plugins() if p is not plugin]
-        return [
-            Offer(kind, key, component, distribution)
-            for kind in KINDS
-            for answer in manager.subset_hook_caller(f"forgetkit_{kind}", others)()
-            for key, component in _checked(kind, answer).items()
-        ]
-    except Exception:
-        manager.unregister(plugin)
-        raise
+def _ask(plugin: object, distribution: str) -> list[Offer]:
+    """Collect what one plugin offers, through a manager of its own: whatever it breaks breaks nothing else."""
+    manager = pluggy.PluginManager(hookspecs.PROJECT)
+    manager.add_hookspecs(hookspecs)
+    manager.register(plugin)
+    manager.check_pending()  # the only guard against a misspelt hook
+    return [
+        Offer(kind, key, component, distribution)
+        for kind in KINDS
+        for answer in getattr(manager.hook, f"forgetkit_{kind}")()
+        for key, component in _checked(kind, answer).items()
+    ]
 
 
 def _checked(kind: str, answer: object) -> Mapping[str, Any]:
@@ -210,7 +205,7 @@ def _module_of(path: Path) -> ModuleType:
     return module
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0]
 
 

@@ -40,7 +40,8 @@ class Bus:
                 observer.notify(event)
             except Exception as error:  # noqa: BLE001 - a stranger's code may raise anything
                 self._observers.remove(observer)
-                _log.warning("observer %s is detached: %s: %s", type(observer).__name__, type(error).__name__, error)
+                reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+                _log.warning("observer %s is detached: %s", type(observer).__name__, reason)
 
 
 @dataclass(eq=False)

@@ -85,7 +85,7 @@ def test_a_warm_run_is_a_plain_training_loop_to_the_bit(tmp_path: Path) -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
     seen = np.empty(0, dtype=np.int64)
     for t, mega_batch in enumerate(cut, 1):
-        seen = np.concatenate([seen, mega_batch.train])
+        seen = np.concatenate([np.sort(seen), mega_batch.train])  # replay keeps ids in ascending order
         x, y = torch.from_numpy(data.train.inputs[seen]), torch.from_numpy(data.train.labels[seen])
         for epoch in (1, 2, 3):
             optimizer.param_groups[0]["lr"] = {1: 0.1, 2: 0.1 * 0.1, 3: 0.1 * 0.1**2}[epoch]

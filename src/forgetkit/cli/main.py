@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -20,23 +22,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line; return its exit status: 0 done, 1 failed, 2 the user's mistake, 130 interrupted."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
+    words = [word for word in words if word != "--debug"] or ["--help"]
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal or a pipe may not know every character we print
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="forgetkit: %(message)s")
     try:
-        status = application(words)([word for word in words if word != "--debug"], standalone_mode=False)
-    except KeyboardInterrupt:
+        status = application(words)(words, standalone_mode=False)
+    except (KeyboardInterrupt, typer.Abort):
         return _say("interrupted", INTERRUPTED)
-    except BrokenPipeError:  # whoever read our output has seen enough
-        sys.stderr.close()
-        return 0
-    except Exception as error:
+    except SystemExit as leaving:  # typer and rich leave so when whoever read our output has seen enough
+        return leaving.code if isinstance(leaving.code, int) else 1
+    except Exception as error:  # noqa: BLE001 - no traceback reaches a user who did not ask for it
         if debug:
-            raise
+            traceback.print_exc()
         if isinstance(error, ForgetkitError):
             return _say(str(error), error.exit_status)
         if hasattr(error, "format_message"):  # typer's own errors; their base class is not public
             return _say(error.format_message(), 2)
         reason = str(error).strip().partition("\n")[0]
-        return _say(f"this is a defect of forgetkit: {type(error).__name__}: {reason} (--debug shows where)", 1)
+        return _say(f"unexpected {type(error).__name__} in {_place(error)}: {reason} (--debug shows the way there)", 1)
     return status if isinstance(status, int) else 0
 
 
@@ -45,7 +50,6 @@ def application(words: Sequence[str] = ()) -> typer.Typer:
     app = typer.Typer(
         name="forgetkit",
         help="Train networks on data that keeps arriving, and make them forget on purpose.",
-        no_args_is_help=True,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
@@ -59,22 +63,40 @@ def application(words: Sequence[str] = ()) -> typer.Typer:
     return app
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(__version__)
+        raise typer.Exit
+
+
 def _options(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and leave.", callback=_print_version, is_eager=True)
+    ] = False,
     debug: Annotated[
         bool, typer.Option("--debug", help="Show the traceback of an error (anywhere in the line).")
     ] = False,
 ) -> None:
-    if version:
-        print(__version__)
-        raise typer.Exit
+    pass
 
 
 def _add_commands_of_plugins(app: typer.Typer) -> None:
     from forgetkit import registry
 
-    for offer in registry.load().named("commands"):
-        app.add_typer(offer.component, name=offer.name)
+    offers = registry.load()
+    for broken in offers.broken:
+        _say(str(broken), 0)
+    for offer in offers.named("commands"):
+        if isinstance(offer.component, typer.Typer):
+            app.add_typer(offer.component, name=offer.name)
+        else:
+            _say(f"the command '{offer.name}' of {offer.distribution} is left out: it is no typer.Typer", 0)
+
+
+def _place(error: Exception) -> str:
+    """Where it was raised: in a plugin, more often than not."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{frame.filename}:{frame.lineno}"
 
 
 def _say(message: str, status: int) -> int:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
-import json
 import signal
+import sys
 import types
 import typing
 from collections.abc import Callable
@@ -13,7 +14,8 @@ from typing import Any
 
 import typer
 
-from forgetkit.errors import ForgetkitError, OptionError
+from forgetkit.cli.console import print_json
+from forgetkit.errors import OptionError, RunDirectoryError
 
 _PANELS = {
     "method": "Method",
@@ -51,12 +53,21 @@ def _run(**given: Any) -> None:
 
     Exit status: 0 done, 1 failed, 2 a mistake in the command line or a file, 130 interrupted.
     """
-    from forgetkit import api, config, registry
+    special = {name: given.pop(name) for name in _SPECIAL}
+    # A stranger's component may print; with --json standard output belongs to the object alone.
+    with contextlib.redirect_stdout(sys.stderr) if special["json"] else contextlib.nullcontext():
+        answer = _carry_out(special, given)
+    if special["json"]:
+        print_json(answer)
+
+
+def _carry_out(special: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Rehearse or run; return what ``--json`` prints."""
+    from forgetkit import api, config, registry, rehearsal
     from forgetkit.alma import run
     from forgetkit.cli import screen
     from forgetkit.record import RunDirectory
 
-    special = {name: given.pop(name) for name in _SPECIAL}
     offers = registry.load(without=special["no_plugin"] or (), files=special["plugin"] or ())
     view = screen.choose(quiet=special["quiet"], as_json=special["json"])
     for broken in offers.broken:
@@ -68,26 +79,27 @@ def _run(**given: Any) -> None:
         options = config.resumed(resume.manifest, options, offers)
     plan = config.resolve(options, offers)
     if special["dry_run"]:
-        from forgetkit import rehearsal
-
         with view.following():
             rehearsed = rehearsal.rehearse(plan, [view], api.cache_folder())
         view.show_rehearsal(rehearsed)
-        if special["json"]:
-            print(json.dumps(rehearsed))
-        return
+        return rehearsed
     before = signal.signal(signal.SIGTERM, _terminate)
     try:
         with view.following():
             result = run(plan, observers=[view], cache=api.cache_folder(), resume=resume)
-    except (KeyboardInterrupt, ForgetkitError):
-        view.say_how_to_resume()
+    except (KeyboardInterrupt, RunDirectoryError):  # a full disk can be emptied
+        view.say_how_to_resume(_plugins(special))
         raise
     finally:
         signal.signal(signal.SIGTERM, before)
     view.show_result(result)
-    if special["json"]:
-        print(json.dumps(result))
+    return result
+
+
+def _plugins(special: dict[str, Any]) -> list[str]:
+    """What a run's record does not hold of its command line, and resuming needs."""
+    files = [word for path in special["plugin"] or () for word in ("--plugin", str(path))]
+    return files + [word for name in special["no_plugin"] or () for word in ("--no-plugin", name)]
 
 
 def _layers(special: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
@@ -101,7 +113,7 @@ def _layers(special: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     twice = named.keys() & assigned.keys()
     if twice:
         raise OptionError(f"--set {min(twice)} and --{min(twice).replace('_', '-')} are given both: leave one out")
-    return {**options, **assigned, **named}
+    return config.layered(options, assigned, named)
 
 
 def _terminate(number: int, frame: types.FrameType | None) -> None:

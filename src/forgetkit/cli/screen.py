@@ -8,21 +8,22 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from forgetkit.cli import tables
+from forgetkit.cli.console import Console
 from forgetkit.contracts import EpochEnded, Event, MegaBatchEnded, MegaBatchRevealed, Preparing, RunStarted, Stepped
 
 
 def choose(*, quiet: bool, as_json: bool) -> View:
     """The view that suits: with ``--json`` standard output belongs to the object alone."""
-    console = Console(stderr=as_json, highlight=False, soft_wrap=not _is_terminal(as_json))
+    console = Console(stderr=as_json)
     if quiet:
         return View(console)
     return LiveView(console) if console.is_terminal else PlainView(console)
@@ -49,10 +50,11 @@ class View:
         """A line on standard error."""
         print(f"forgetkit: {message}", file=sys.stderr)
 
-    def say_how_to_resume(self) -> None:
-        """After an interruption or a failure: nothing finished is lost."""
+    def say_how_to_resume(self, options: Sequence[str]) -> None:
+        """After an interruption: nothing finished is lost. ``options`` are what the record does not know."""
         if self._directory is not None:
-            print(f"to go on: forgetkit run --resume {shlex.quote(self._directory)}", file=sys.stderr)
+            command = shlex.join(["forgetkit", "run", "--resume", self._directory, *options])
+            print(f"to go on: {command}", file=sys.stderr)
 
     def show_result(self, result: Mapping[str, Any]) -> None:
         """Nothing."""
@@ -98,13 +100,13 @@ class PlainView(View):
         """The table, the totals and where the record is."""
         self.console.print(tables.mega_batches(result))
         for text in tables.totals(result):
-            self.console.print(text)
+            self.console.print(text, markup=False)
 
     def show_rehearsal(self, rehearsal: Mapping[str, Any]) -> None:
         """The plan and its cost."""
         self.console.print(tables.plan(rehearsal))
         for text in tables.cost(rehearsal):
-            self.console.print(text)
+            self.console.print(text, markup=False)
 
     def _say(self, text: str) -> None:
         self.console.print(text, markup=False)
@@ -205,7 +207,3 @@ class _Estimate:
 
     def left(self) -> float:
         return self._seconds * (self._total - self._done) / self._done if self._done else 0.0
-
-
-def _is_terminal(as_json: bool) -> bool:
-    return (sys.stderr if as_json else sys.stdout).isatty()

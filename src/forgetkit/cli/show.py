@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import json as json_module
+import sys
 import typing
 from typing import Annotated, Any
 
 import typer
 from rich import box
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from forgetkit.cli.console import Console, print_json
 from forgetkit.errors import OptionError, closest
 
 
@@ -27,10 +28,12 @@ def command(
     from forgetkit import registry
 
     offers = registry.load()
+    for broken in offers.broken:
+        print(f"forgetkit: {broken}", file=sys.stderr)
     kinds = [k for k in registry.KINDS if offers.named(k)] if kind is None else [_kind(kind)]
     if name is None:
         listing = {k: {_shown(o, offers): o.summary for o in offers.named(k)} for k in kinds}
-        print(json_module.dumps(listing)) if json else _print_listing(listing)
+        print_json(listing) if json else _print_listing(listing)
         return
     offer = offers.find(kinds[0], name)
     options = _options(offer.component)
@@ -43,17 +46,17 @@ def command(
             "about": about,
             "options": options,
         }
-        print(json_module.dumps(content))
+        print_json(content)
         return
-    console = Console(highlight=False)
-    console.print(f"[bold]{offer.name}[/bold] ({offer.kind}, from {offer.distribution})\n")
+    console = Console()
+    console.print(Text.assemble((offer.name, "bold"), f" ({offer.kind}, from {offer.distribution})\n"))
     console.print(about, markup=False)
     if options:
         table = Table(box=box.SIMPLE_HEAD)
         for title in ("option", "type", "range", "default"):
             table.add_column(title)
         for option in options:
-            table.add_row(option["name"], option["type"], option["range"], option["default"])
+            table.add_row(*(Text(option[title]) for title in ("name", "type", "range", "default")))
         console.print(table)
 
 
@@ -72,13 +75,13 @@ def _shown(offer: Any, offers: Any) -> str:
 
 
 def _print_listing(listing: dict[str, dict[str, str]]) -> None:
-    console = Console(highlight=False)
+    console = Console()
     for kind, entries in listing.items():
         table = Table(title=kind, box=box.SIMPLE_HEAD, title_justify="left", show_header=False)
         table.add_column(no_wrap=True)
         table.add_column()
         for name, summary in entries.items():
-            table.add_row(name, summary)
+            table.add_row(Text(name), Text(summary))
         console.print(table)
 
 

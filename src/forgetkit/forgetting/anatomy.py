@@ -9,6 +9,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.utils.parametrize import is_parametrized
 
 from forgetkit.contracts import Layer
 
@@ -36,11 +37,23 @@ def owners(model: nn.Module) -> dict[str, Owner]:
     return found
 
 
+def frozen(module: nn.Module) -> bool:
+    """Whether a module has parameters of its own and none of them is trained."""
+    own = list(module.parameters(recurse=False))
+    return bool(own) and not any(p.requires_grad for p in own)
+
+
 def kind_of(module: nn.Module) -> Literal["weight", "norm", "other"]:
-    """Whether a module normalises, or holds a matrix or kernel of its own."""
+    """Whether a module normalises, or holds a matrix or kernel of its own, however that is parametrised."""
     if isinstance(module, _NORMS):
         return "norm"
-    return "weight" if any(p.ndim >= 2 for p in module.parameters(recurse=False)) else "other"
+    own = [*module.parameters(recurse=False), *(p for part in computing(module) for p in part.parameters())]
+    return "weight" if any(p.ndim >= 2 for p in own) else "other"
+
+
+def computing(module: nn.Module) -> list[nn.Module]:
+    """The modules that compute a parametrised weight of ``module`` (weight_norm, say); none where it has none."""
+    return list(module.get_submodule("parametrizations").children()) if is_parametrized(module) else []
 
 
 @contextmanager
@@ -64,19 +77,22 @@ def layers_in(model: nn.Module, order: Sequence[nn.Module], buffers: Mapping[str
 
     A module stands where it was first entered. One that is never entered itself (a projection
     that its parent uses directly) stands with the nearest parent that was; without one it does
-    not take part and is left out.
+    not take part and is left out. What a parametrised weight is computed from (weight_norm's
+    magnitude and direction) belongs to the layer whose weight that is.
     """
     first: dict[nn.Module, int] = {}
     for position, module in enumerate(order):
         first.setdefault(module, position)
     names = {module: path for path, module in model.named_modules()}
     by_path = dict(model.named_modules())
+    computed_for = {p: m for m in by_path.values() for part in computing(m) for p in part.modules()}
+    tensors = dict(model.named_parameters())
     held: dict[nn.Module, tuple[list[str], list[str]]] = {}
     for name, owner in owners(model).items():
-        parameters, own_buffers = held.setdefault(owner.module, ([], []))
+        parameters, own_buffers = held.setdefault(computed_for.get(owner.module, owner.module), ([], []))
         if name in buffers:
             own_buffers.append(name)
-        elif owner.local in dict(owner.module.named_parameters(recurse=False)):
+        elif name in tensors:
             parameters.append(name)
 
     def place(module: nn.Module) -> int | None:

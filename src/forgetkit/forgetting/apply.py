@@ -32,7 +32,11 @@ def apply(model: nn.Module, changes: Iterable[Change], optimizer: Optimizer | No
     """
     parameters, buffers = dict(model.named_parameters()), dict(model.named_buffers())
     tally = Tally()
+    if not isinstance(changes, Iterable):
+        raise ComponentError(f"{who} proposed {type(changes).__name__}, not changes one after the other")
     for change in changes:
+        if not isinstance(change, Change):
+            raise ComponentError(f"{who} proposed {type(change).__name__}, not a Change")
         tensor = parameters.get(change.name, buffers.get(change.name))
         if tensor is None:
             raise ComponentError(f"{who} proposed a change to '{change.name}', which the model does not have")
@@ -74,11 +78,13 @@ def clear_state(optimizer: Optimizer, parameter: Tensor, mask: Tensor | None) ->
 
 
 def _checked(change: Change, tensor: Tensor, who: str) -> Tensor:
-    shape = tuple(tensor.shape)
-    if change.mask is not None and (change.mask.dtype != torch.bool or tuple(change.mask.shape) != shape):
+    shape, mask, value = tuple(tensor.shape), change.mask, change.value
+    if mask is not None and not (isinstance(mask, Tensor) and mask.dtype == torch.bool and tuple(mask.shape) == shape):
         raise ComponentError(f"{who}: the mask for '{change.name}' is not a bool tensor of shape {shape}")
-    if tuple(change.value.shape) != shape:
-        raise ComponentError(f"{who}: the value for '{change.name}' has shape {tuple(change.value.shape)}, not {shape}")
-    if change.value.is_floating_point() and not bool(torch.isfinite(change.value).all()):
+    if not isinstance(value, Tensor):
+        raise ComponentError(f"{who}: the value for '{change.name}' is {type(value).__name__}, not a tensor")
+    if tuple(value.shape) != shape:
+        raise ComponentError(f"{who}: the value for '{change.name}' has shape {tuple(value.shape)}, not {shape}")
+    if value.is_floating_point() and not bool(torch.isfinite(value).all()):
         raise ComponentError(f"{who}: the value for '{change.name}' holds NaN or infinity")
-    return change.value
+    return value

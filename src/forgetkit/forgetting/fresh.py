@@ -22,6 +22,7 @@ Initialise = Callable[[nn.Module], None]
 Build = Callable[[], nn.Module]
 
 _RESETS = ("reset_parameters", "_reset_parameters")  # torch's convention; nn.MultiheadAttention's spelling
+_REMEDY = "pass build=, a function that builds the network anew"
 
 
 class Fresh(Protocol):
@@ -57,16 +58,19 @@ class LayerFresh:
     def draw(self, name: str) -> Tensor:
         """A fresh value for ``name``, a function of the seed and of the name alone."""
         owner = self._owners[name]
+        who = type(owner.module).__name__
         if self._initialise is None and not can_reset(owner.module):
-            raise ComponentError(
-                f"no fresh value for '{name}': {type(owner.module).__name__} has no reset_parameters(); "
-                "pass build=, a function that builds the network anew"
-            )
+            raise ComponentError(f"no fresh value for '{name}': {who} has no reset_parameters(); {_REMEDY}")
         shell = copy.deepcopy(owner.module).cpu().float()
         with global_state(self._seeds.number("fresh", name)), torch.no_grad():
+            if owner.local in dict(shell.named_parameters(recurse=False)):
+                getattr(shell, owner.local).fill_(torch.nan)  # the old value must not pass for a fresh one
             (self._initialise or reset)(shell)
-        value = getattr(shell, owner.local)
-        return value.detach()  # type: ignore[no-any-return]
+        value: Tensor = getattr(shell, owner.local).detach()
+        if bool(value.isnan().any()):
+            how = "reset_parameters()" if self._initialise is None else "the model's initialise()"
+            raise ComponentError(f"no fresh value for '{name}': {how} of {who} leaves it as it is; {_REMEDY}")
+        return value
 
 
 class RebuiltFresh:

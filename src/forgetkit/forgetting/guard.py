@@ -18,9 +18,10 @@ _INTEGER_OF_SIZE = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int6
 def untouched(model: nn.Module, who: str, seed: int) -> Iterator[None]:
     """Lend ``model`` out in eval mode, without gradients in ``.grad``, outside autocast.
 
-    On leaving, buffers, training flags, ``requires_grad``, ``.grad``, hooks and the global random
-    state are as they were. Parameters are not copied (a model may be too large for that): a
-    fingerprint of their bits tells whether one was written to, which is a ``ComponentError``
+    On leaving, buffers (those that a module puts a new tensor in place of, too), training flags,
+    ``requires_grad``, ``.grad``, hooks and the global random state are as they were. Parameters are
+    not copied (a model may be too large for that): a fingerprint of their bits tells whether one
+    was written to, which is a ``ComponentError``
     naming ``who`` and the parameter. ``seed`` seeds the global random state meanwhile, so that a
     shuffling DataLoader gives the same batches each time.
     """
@@ -29,11 +30,11 @@ def untouched(model: nn.Module, who: str, seed: int) -> Iterator[None]:
     grads = {p: (p.grad, p.requires_grad) for p in parameters.values()}
     buffers = [(b, b.clone()) for b in model.buffers()]
     modes = [(module, module.training) for module in model.modules()]
-    hooks = [
+    tables = [
         (table, dict(table))
         for module in model.modules()
         for key, table in vars(module).items()
-        if "_hooks" in key and isinstance(table, dict)
+        if (key == "_buffers" or "_hooks" in key) and isinstance(table, dict)
     ]
     device = next((p.device.type for p in parameters.values()), "cpu")
     for p in grads:
@@ -50,7 +51,7 @@ def untouched(model: nn.Module, who: str, seed: int) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
-        for table, entries in hooks:
+        for table, entries in tables:
             table.clear()
             table.update(entries)
         with torch.no_grad():
@@ -65,9 +66,13 @@ def untouched(model: nn.Module, who: str, seed: int) -> Iterator[None]:
         raise ComponentError(f"{who} changed the parameter '{changed[0]}' of the model it was only to look at")
 
 
-def fingerprint(tensor: Tensor) -> tuple[int, int]:
-    """Two wrapping sums over a tensor's bits, the second weighted by position."""
+def fingerprint(tensor: Tensor) -> int:
+    """A wrapping sum over a tensor's entries, each one's bits mixed with its position.
+
+    The mixing is one to one, so that a change of a single entry always shows, and not linear, so
+    that several changes do not cancel: the signs of (1, -1, -1, 1) turned round do not pass unseen.
+    """
     bits = tensor.detach().contiguous().view(_INTEGER_OF_SIZE[tensor.element_size()]).flatten().to(torch.int64)
-    # An odd multiplier keeps every weight odd, so that a change of any single bit shows.
-    weights = torch.arange(bits.numel(), device=bits.device) * 0x9E3779B97F4A7C2 + 1
-    return int(bits.sum()), int((bits * weights).sum())
+    mixed = (bits + torch.arange(bits.numel(), device=bits.device) * 0x1E3779B97F4A7C15) * 0x3F58476D1CE4E5B9
+    mixed ^= (mixed >> 32) & 0xFFFFFFFF
+    return int((mixed * 0x14D049BB133111EB).sum())

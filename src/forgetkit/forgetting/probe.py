@@ -27,7 +27,8 @@ class ReadAgain:
 
     def __init__(self, batches: Batches) -> None:
         self._source = batches
-        self._pending = iter(batches) if iter(batches) is batches else None
+        # Not asked of iter(): a DataLoader's draws from the global random state as soon as it is made.
+        self._pending = batches if isinstance(batches, Iterator) else None
         self._kept: list[tuple[Any, Tensor]] = []
 
     def __iter__(self) -> Iterator[tuple[Any, Tensor]]:

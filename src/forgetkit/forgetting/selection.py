@@ -2,7 +2,7 @@
 
 The bit patterns of floats sort as integers once negative ones are mirrored, so three histogram
 passes of 11, 11 and 10 bits find the k-th smallest without a sort: linear time and a few
-kilobytes of state, over any number of tensors.
+kilobytes of state, over any number of tensors. Scores in float64 take six passes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from torch import Tensor
 from forgetkit.errors import ComponentError, OptionError
 from forgetkit.seeding import Seeds
 
-_PASSES = ((21, 11), (10, 11), (0, 10))
+_INTEGER = {torch.float32: torch.int32, torch.float64: torch.int64}
+_WIDTHS = {torch.float32: (11, 11, 10), torch.float64: (11, 11, 11, 11, 10, 10)}
 _PIECE = 2**22
 
 
@@ -36,13 +37,15 @@ def lowest(scores: Mapping[str, Tensor], fraction: float, seeds: Seeds) -> tuple
     drawn at random, each set of the needed size equally likely, from the stream ``"ties"`` of
     ``seeds``. The threshold is the largest score selected, None where nothing is.
     """
-    total = sum(score.numel() for score in scores.values())
+    total, dtype = 0, torch.float32
+    for score in scores.values():
+        total, dtype = total + score.numel(), torch.promote_types(dtype, score.dtype)
     count = count_of(fraction, total)
     if count == 0:
         return {name: torch.zeros_like(score, dtype=torch.bool) for name, score in scores.items()}, None
 
-    key, below = _kth_smallest(scores, count)
-    ties = {name: sum(int((k == key).sum()) for k in _keys(score)) for name, score in scores.items()}
+    key, below = _kth_smallest(scores, count, dtype)
+    ties = {name: sum(int((k == key).sum()) for k in _keys(score, dtype)) for name, score in scores.items()}
     # A global draw over all ties, then cut per tensor: no tensor's share is rounded.
     drawn = seeds.numpy("ties").choice(sum(ties.values()), count - below, replace=False, shuffle=False)
     drawn.sort()
@@ -50,45 +53,52 @@ def lowest(scores: Mapping[str, Tensor], fraction: float, seeds: Seeds) -> tuple
     for name, score in scores.items():
         stop = start + ties[name]
         mine = drawn[np.searchsorted(drawn, start) : np.searchsorted(drawn, stop)] - start
-        masks[name] = _mask(score, key, torch.from_numpy(mine))
+        masks[name] = _mask(score, key, torch.from_numpy(mine), dtype)
         start = stop
-    return masks, _value_of(key)
+    return masks, _value_of(key, dtype)
 
 
-def _kth_smallest(scores: Mapping[str, Tensor], k: int) -> tuple[int, int]:
+def _kth_smallest(scores: Mapping[str, Tensor], k: int, dtype: torch.dtype) -> tuple[int, int]:
     """The key of the k-th smallest score (k from 1), and how many are smaller."""
-    prefix, below = 0, 0
-    for shift, width in _PASSES:
+    widths = _WIDTHS[dtype]
+    shift, below = sum(widths), 0
+    base = -(2 ** (widths[0] - 1))  # where a pass begins to count, in steps of 2**shift; at first with the lowest key
+    for width, following in zip(widths, (*widths[1:], 0), strict=True):
+        shift -= width
         histogram = torch.zeros(2**width, dtype=torch.int64)
         for score in scores.values():
-            for keys in _keys(score):
-                inside = keys[(keys >> (shift + width)) == prefix]
-                digits = (inside >> shift) & (2**width - 1)
-                histogram += torch.bincount(digits, minlength=2**width).cpu()
+            for keys in _keys(score, dtype):
+                digits = (keys >> shift) - base  # may wrap around, never into the range: the least integer is no key
+                inside = digits[(digits >= 0) & (digits < 2**width)]
+                histogram += torch.bincount(inside, minlength=2**width).cpu()
         reached = below + torch.cumsum(histogram, 0)
         digit = int(torch.searchsorted(reached, k))
         if digit == len(histogram):
             raise ComponentError("the scores changed between two passes over them")
         below = int(reached[digit] - histogram[digit])
-        prefix = (prefix << width) | digit
-    return prefix, below
+        base = (base + digit) << following
+    return base, below
 
 
-def _keys(score: Tensor) -> Iterator[Tensor]:
-    """The entries as integers in 0 .. 2**32 - 1 that sort like them, piece by piece."""
+def _keys(score: Tensor, dtype: torch.dtype) -> Iterator[Tensor]:
+    """The entries as integers that sort like them, piece by piece."""
+    integer = _INTEGER[dtype]
     for piece in score.detach().flatten().split(_PIECE):
-        bits = (piece.float() + 0.0).view(torch.int32).to(torch.int64)  # + 0.0: minus zero ties with zero
-        yield torch.where(bits < 0, -1 - bits, bits + 2**31)
+        bits = (piece.to(dtype) + 0.0).view(integer)  # + 0.0: minus zero ties with zero
+        yield torch.where(bits < 0, torch.iinfo(integer).min - bits, bits)
 
 
-def _mask(score: Tensor, key: int, chosen_ties: Tensor) -> Tensor:
+def _mask(score: Tensor, key: int, chosen_ties: Tensor, dtype: torch.dtype) -> Tensor:
     """True below the key, and at those of the entries equal to it that were drawn."""
-    mask = torch.cat([keys < key for keys in _keys(score)])
-    tied = torch.cat([keys == key for keys in _keys(score)]).nonzero().flatten()
+    keys = torch.cat(list(_keys(score, dtype)))
+    mask = keys < key
+    tied = (keys == key).nonzero().flatten()
     mask[tied[chosen_ties.to(tied.device)]] = True
     return mask.view(score.shape)
 
 
-def _value_of(key: int) -> float:
-    bits = key - 2**31 if key >= 2**31 else -1 - key
-    return float(torch.tensor(bits, dtype=torch.int64).to(torch.int32).view(torch.float32))
+def _value_of(key: int, dtype: torch.dtype) -> float:
+    """The score that has this key: mirroring negative ones twice gives their bits back."""
+    integer = _INTEGER[dtype]
+    bits = key if key >= 0 else torch.iinfo(integer).min - key
+    return float(torch.tensor(bits, dtype=integer).view(dtype))

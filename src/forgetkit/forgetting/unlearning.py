@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -108,7 +108,12 @@ class Subject:
         left_out = {name: "frozen" for name, p in model.named_parameters() if not p.requires_grad}
         if not trainable:
             raise NothingMatchedError(f"{type(model).__name__} has no trainable parameter; there is nothing to forget")
-        resettable = {name: b for name, b in model.named_buffers() if can_reset(anatomy.owners(model)[name].module)}
+        owners = anatomy.owners(model)
+        resettable = {
+            name: buffer
+            for name, buffer in model.named_buffers()
+            if can_reset(owners[name].module) and not anatomy.frozen(owners[name].module)
+        }
         again = None if batches is None else ReadAgain(batches)
         layers = None
         if again is not None:
@@ -121,7 +126,7 @@ class Subject:
                     reached = probe.reached(*sample)
             left_out |= {name: "unused" for name, grad in reached.items() if grad is None}
             trainable = {name: p for name, p in trainable.items() if reached[name] is not None}
-            layers = _open_layers(anatomy.layers_in(model, order, resettable), trainable)
+            layers = _open_layers(anatomy.layers_in(model, order, resettable), trainable, left_out)
         targets = {name: p.detach() for name, p in trainable.items()}
         return cls(model, again, loss, seeds, MappingProxyType(targets), left_out, resettable, layers)
 
@@ -196,11 +201,15 @@ class Context:
         return self._subject.seeds.torch("reinit", name)
 
 
-def _open_layers(layers: Sequence[Layer], trainable: Mapping[str, Tensor]) -> tuple[Layer, ...]:
-    """Only what may be changed: a layer whose parameters are all frozen or unused drops out."""
-    kept = []
-    for layer in layers:
-        parameters = tuple(name for name in layer.parameters if name in trainable)
-        if parameters or not layer.parameters:
-            kept.append(Layer(layer.name, layer.kind, layer.linear, parameters, layer.buffers))
-    return tuple(kept)
+def _open_layers(
+    layers: Sequence[Layer], trainable: Mapping[str, Tensor], left_out: Mapping[str, str]
+) -> tuple[Layer, ...]:
+    """Only what may be changed. A frozen layer keeps its place, without parameters: the head stays the head.
+
+    One whose parameters are all unused drops out.
+    """
+    return tuple(
+        replace(layer, parameters=tuple(name for name in layer.parameters if name in trainable))
+        for layer in layers
+        if not layer.parameters or any(left_out.get(name) != "unused" for name in layer.parameters)
+    )

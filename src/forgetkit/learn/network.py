@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from forgetkit.contracts import Inputs, ModelBuilder
-from forgetkit.errors import ComponentError
+from forgetkit.errors import ComponentError, ConfigError
 from forgetkit.seeding import Seeds, global_state
 from forgetkit.stream.batches import Pool
 
@@ -55,11 +55,11 @@ def network(builder: ModelBuilder, inputs: Inputs, seeds: Seeds) -> nn.Module:
             outputs = model(torch.zeros(2, *inputs.shape))
         except (RuntimeError, ValueError, TypeError) as error:
             reason = str(error).splitlines()[0]
-            raise ComponentError(f"{who} cannot take samples of shape {inputs.shape}: {reason}") from error
+            raise ConfigError(f"the model {who} cannot take samples of shape {inputs.shape}: {reason}") from error
     model.train(was_training)
     if tuple(outputs.shape) != (2, inputs.classes):
-        raise ComponentError(
-            f"{who} gives outputs of shape {tuple(outputs.shape[1:])} for a sample; {inputs.classes} classes need "
-            f"({inputs.classes},)"
+        raise ConfigError(
+            f"the model {who} gives outputs of shape {tuple(outputs.shape[1:])} for a sample; "
+            f"{inputs.classes} classes need ({inputs.classes},)"
         )
     return model

@@ -12,6 +12,7 @@ import numpy as np
 from forgetkit.contracts import Data, LoadContext, Part
 from forgetkit.errors import DataError
 
+
 def load(name: Literal["CIFAR10", "CIFAR100"], path: Path | None, download: bool, context: LoadContext) -> Data:
     """Both parts of the torchvision data set ``name``, as ``uint8`` of shape ``(n, 3, 32, 32)``.
 

@@ -1,0 +1,184 @@
+"""What tests of the whole program share: a tiny run, the command line, plugins made on the spot, real children."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from forgetkit.cli import main
+
+TINY = ["run", "--dataset", "synthetic:samples=60,test=20,classes=3,size=4,channels=1", "--model", "mlp:width=8", "--epochs", "1", "--mega-batches", "2", "--threads", "1"]
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a command line came to."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+@pytest.fixture
+def workdir(tmp_path, monkeypatch):
+    """An empty current folder with a cache of its own, and no terminal that the environment speaks of."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FORGETKIT_CACHE", str(tmp_path / "cache"))
+    for name in ("COLUMNS", "FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def cli(workdir, capsys):
+    """``cli("show", "--json")``: the command line, in this process."""
+
+    def call(*words: Any) -> Said:
+        capsys.readouterr()
+        status = main([str(word) for word in words])
+        said = capsys.readouterr()
+        return Said(status, said.out, said.err)
+
+    return call
+
+
+@pytest.fixture
+def tiny(cli):
+    """``tiny("--seed", 1)``: a run of a few milliseconds."""
+    return lambda *words: cli(*TINY, *words)
+
+
+@pytest.fixture
+def plugin(workdir):
+    """``plugin("mine", source)``: a plugin of a single file."""
+
+    def write(stem: str, source: str) -> Path:
+        path = workdir / f"{stem}.py"
+        path.write_text(source)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def install(workdir, monkeypatch):
+    """``install("my-dist", "entry", source)``: a distribution with an entry point, as pip would leave it."""
+    site = workdir / "site"
+    site.mkdir()
+    monkeypatch.syspath_prepend(site)
+    before = set(sys.modules)
+
+    def write(distribution: str, entry: str, source: str, version: str = "1.2") -> str:
+        module = distribution.replace("-", "_") + "_plugin"
+        (site / f"{module}.py").write_text(source)
+        info = site / f"{distribution.replace('-', '_')}-{version}.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n")
+        (info / "entry_points.txt").write_text(f"[forgetkit]\n{entry} = {module}\n")
+        return module
+
+    yield write
+    for name in set(sys.modules) - before:
+        if name.endswith("_plugin"):
+            del sys.modules[name]
+
+
+@dataclass(frozen=True)
+class Child:
+    """A command in a process of its own."""
+
+    pid: int
+    answers: Any
+
+    def wait(self) -> int:
+        """Its exit status; negative: the signal that killed it."""
+        return int(self.answers.readline())
+
+
+@pytest.fixture(scope="session")
+def nursery() -> Iterator[subprocess.Popen[str]]:
+    script = Path(__file__).parent / "faults" / "nursery.py"
+    with subprocess.Popen(
+        [sys.executable, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+    ) as process:
+        yield process
+        process.stdin.close()
+
+
+@pytest.fixture
+def start(workdir, nursery):
+    """``start(words, out=…, err=…)``: a real child, forked where torch is imported already."""
+
+    def call(words: Sequence[Any], *, out: Path | None = None, err: Path | None = None, **env: str) -> Child:
+        asked = {
+            "words": [str(word) for word in words],
+            "cwd": str(workdir),
+            "out": str(out or workdir / "stdout"),
+            "err": str(err or workdir / "stderr"),
+            "env": {"FORGETKIT_CACHE": str(workdir / "cache"), **env},
+        }
+        print(json.dumps(asked), file=nursery.stdin, flush=True)
+        return Child(int(nursery.stdout.readline()), nursery.stdout)
+
+    return call
+
+
+@pytest.fixture
+def spawn(workdir):
+    """``spawn("show")``: ``python -m forgetkit`` to its end, a few seconds a call."""
+
+    def call(*words: Any, **env: str) -> Said:
+        done = subprocess.run(
+            [sys.executable, "-m", "forgetkit", *map(str, words)],
+            capture_output=True,
+            text=True,
+            env={**os.environ, **env},
+            check=False,
+        )
+        return Said(done.returncode, done.stdout, done.stderr)
+
+    return call
+
+
+@pytest.fixture
+def substance():
+    """``substance(result)``: what two equal runs have in common, all but times and names."""
+
+    def strip(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: strip(v) for key, v in value.items() if key not in ("seconds", "run", "directory")}
+        return [strip(item) for item in value] if isinstance(value, list) else value
+
+    def call(result: dict[str, Any]) -> dict[str, Any]:
+        config = {key: value for key, value in result["config"].items() if key not in ("out", "name")}
+        return strip({**result, "config": config})
+
+    return call
+
+
+@pytest.fixture
+def digests():
+    """``digests(run)``: the SHA-256 of each evaluated model's file."""
+
+    def call(run: Path) -> dict[str, str]:
+        files = sorted((run / "checkpoints").glob("mega-batch-*.pt"))
+        return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+    return call
+
+
+def result_of(run: Path) -> dict[str, Any]:
+    return json.loads((run / "result.json").read_text())

@@ -1,0 +1,131 @@
+"""The documentation is held against the code, and every block of it is executed."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from forgetkit import hookspecs, registry
+from forgetkit.config import RunConfig
+from forgetkit.options import options_of
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+INSTALLATION = ("python -m pip install . && ", "python -m pip install nox && nox")
+
+
+def blocks(language: str) -> list[object]:
+    found = []
+    for page in PAGES:
+        for match in BLOCK.finditer(page.read_text(encoding="utf-8")):
+            if match[1] == language:
+                line = page.read_text(encoding="utf-8")[: match.start()].count("\n") + 1
+                found.append(pytest.param(page, match[2], id=f"{page.relative_to(ROOT)}:{line}"))
+    return found
+
+
+@pytest.mark.parametrize(("page", "code"), blocks("python"))
+def test_python_blocks_run(page: Path, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "block.py"
+    file.write_text(code)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    module = type(sys)("block")
+    monkeypatch.setitem(sys.modules, "block", module)  # dataclasses look their module up
+    exec(compile(code, str(file), "exec"), module.__dict__)
+    assert set(vars(module)) - {"__builtins__"}
+
+
+@pytest.mark.parametrize(("page", "code"), blocks("sh"))
+def test_shell_blocks_run(page: Path, code: str, tmp_path: Path) -> None:
+    for match in BLOCK.finditer(page.read_text(encoding="utf-8")):
+        named = re.match(r"# (\w+\.py)\n", match[2])
+        if named:
+            (tmp_path / named[1]).write_text(match[2])
+    for line in code.strip().splitlines():
+        if line == INSTALLATION[1]:
+            continue  # this very suite
+        words = shlex.split(line.removeprefix(INSTALLATION[0]))
+        assert words[0] == "forgetkit", line
+        command = [sys.executable, "-m", "forgetkit", *words[1:]]
+        run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert run.returncode == 0, f"{line}\n{run.stderr}"
+
+
+@pytest.mark.parametrize(("page", "code"), blocks("toml"))
+def test_toml_blocks_mean_something(page: Path, code: str) -> None:
+    content = tomllib.loads(code)
+    if page.name == "usage.md":
+        RunConfig.model_validate({key.replace("-", "_"): value for key, value in content.items()})
+    else:
+        assert content["project"]["entry-points"]["forgetkit"]
+
+
+def test_every_option_is_documented() -> None:
+    from forgetkit.cli.run import _signature
+
+    text = (ROOT / "docs" / "usage.md").read_text(encoding="utf-8")
+    for parameter in _signature().parameters.values():
+        (option,) = parameter.annotation.__metadata__
+        (flag,) = [name for name in (option.default, *option.param_decls) if str(name).startswith("--")]
+        assert f"| `{flag}` |" in text, f"{flag} is not documented"
+
+
+def test_documented_defaults_are_the_true_ones() -> None:
+    text = (ROOT / "docs" / "usage.md").read_text(encoding="utf-8")
+    for name, field in RunConfig.model_fields.items():
+        row = re.search(rf"^\| `--{name.replace('_', '-')}` \|.*\| (.*?) \|$", text, re.MULTILINE)
+        if field.default not in (None, ()) and row:
+            stated = row[1].strip("`")
+            assert stated == str(field.default) or float(stated) == float(field.default), name
+
+
+def test_every_command_is_documented() -> None:
+    from forgetkit.cli.main import application
+
+    text = (ROOT / "docs" / "usage.md").read_text(encoding="utf-8")
+    for command in application().registered_commands:
+        assert f"## `forgetkit {command.name}`" in text
+
+
+def test_every_hook_is_documented() -> None:
+    text = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
+    hooks = [name for name in vars(hookspecs) if name.startswith("forgetkit_")]
+    assert sorted(hooks) == sorted(f"forgetkit_{kind}" for kind in registry.KINDS)
+    for hook in hooks:
+        assert f"| `{hook}` |" in text
+        assert vars(hookspecs)[hook].__doc__
+
+
+def test_every_component_and_option_is_documented() -> None:
+    text = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+    for offer in registry.load(entry_points=False).offers:
+        assert f"`{offer.name}`" in text, f"{offer.kind} {offer.name} is not documented"
+        assert offer.summary.endswith((".", ":")) or offer.summary, offer.name
+        for option in options_of(offer.component):
+            assert f"`{option.name}`" in text, f"option {option.name} of {offer.name} is not documented"
+
+
+def test_links_lead_somewhere() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_every_public_name_has_a_docstring_and_stands_in_the_docs() -> None:
+    import forgetkit
+
+    text = (ROOT / "docs" / "usage.md").read_text(encoding="utf-8") + (ROOT / "docs" / "plugins.md").read_text(
+        encoding="utf-8"
+    )
+    for name in set(forgetkit.__all__) - {"__version__", "hookimpl"}:
+        assert getattr(forgetkit, name).__doc__
+        assert f"forgetkit.{name}(" in text
+    assert "forgetkit.hookimpl" in text
