@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -16,7 +19,19 @@ import pytest
 
 from forgetkit.cli import main
 
-TINY = ["run", "--dataset", "synthetic:samples=60,test=20,classes=3,size=4,channels=1", "--model", "mlp:width=8", "--epochs", "1", "--mega-batches", "2", "--threads", "1"]
+TINY = [
+    "run",
+    "--dataset",
+    "synthetic:samples=60,test=20,classes=3,size=4,channels=1",
+    "--model",
+    "mlp:width=8",
+    "--epochs",
+    "1",
+    "--mega-batches",
+    "2",
+    "--threads",
+    "1",
+]
 
 
 @dataclass(frozen=True)
@@ -56,8 +71,14 @@ def cli(workdir, capsys):
 
 
 @pytest.fixture
+def tiny_words():
+    """A run of a few milliseconds."""
+    return TINY
+
+
+@pytest.fixture
 def tiny(cli):
-    """``tiny("--seed", 1)``: a run of a few milliseconds."""
+    """``tiny("--seed", 1)``: that run, with more options."""
     return lambda *words: cli(*TINY, *words)
 
 
@@ -96,44 +117,67 @@ def install(workdir, monkeypatch):
             del sys.modules[name]
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Child:
     """A command in a process of its own."""
 
     pid: int
     answers: Any
+    status: int | None = None
 
     def wait(self) -> int:
         """Its exit status; negative: the signal that killed it."""
-        return int(self.answers.readline())
+        if self.status is None:
+            self.status = int(self.answers.readline())
+        return self.status
+
+
+@dataclass(frozen=True)
+class Nursery:
+    """The process that children are forked from."""
+
+    channel: socket.socket
+    answers: Any
 
 
 @pytest.fixture(scope="session")
-def nursery() -> Iterator[subprocess.Popen[str]]:
+def nursery() -> Iterator[Nursery]:
+    ours, theirs = socket.socketpair()
     script = Path(__file__).parent / "faults" / "nursery.py"
-    with subprocess.Popen(
-        [sys.executable, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
-    ) as process:
-        yield process
-        process.stdin.close()
+    with subprocess.Popen([sys.executable, script, str(theirs.fileno())], pass_fds=[theirs.fileno()]):
+        theirs.close()
+        with ours, ours.makefile() as answers:
+            yield Nursery(ours, answers)
+            ours.shutdown(socket.SHUT_RDWR)
 
 
 @pytest.fixture
 def start(workdir, nursery):
-    """``start(words, out=…, err=…)``: a real child, forked where torch is imported already."""
+    """``start(words, out=…, err=…)``: a real child, forked where torch is imported already.
 
-    def call(words: Sequence[Any], *, out: Path | None = None, err: Path | None = None, **env: str) -> Child:
+    Its output goes to the files ``stdout`` and ``stderr`` unless open ones are given, by their numbers.
+    """
+    children = []
+
+    def call(words: Sequence[Any], *, out: int | None = None, err: int | None = None, **env: str) -> Child:
         asked = {
             "words": [str(word) for word in words],
             "cwd": str(workdir),
-            "out": str(out or workdir / "stdout"),
-            "err": str(err or workdir / "stderr"),
             "env": {"FORGETKIT_CACHE": str(workdir / "cache"), **env},
         }
-        print(json.dumps(asked), file=nursery.stdin, flush=True)
-        return Child(int(nursery.stdout.readline()), nursery.stdout)
+        with (workdir / "stdout").open("ab") as here, (workdir / "stderr").open("ab") as there:
+            streams = [here.fileno() if out is None else out, there.fileno() if err is None else err]
+            socket.send_fds(nursery.channel, [json.dumps(asked).encode()], streams)
+        child = Child(int(nursery.answers.readline()), nursery.answers)
+        children.append(child)
+        return child
 
-    return call
+    yield call
+    for child in children:
+        if child.status is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child.pid, signal.SIGKILL)
+            child.wait()
 
 
 @pytest.fixture
@@ -180,5 +224,7 @@ def digests():
     return call
 
 
-def result_of(run: Path) -> dict[str, Any]:
-    return json.loads((run / "result.json").read_text())
+@pytest.fixture
+def result_of():
+    """``result_of(run)``: the content of its ``result.json``."""
+    return lambda run: json.loads((run / "result.json").read_text())

@@ -161,7 +161,7 @@ def resolve(given: Mapping[str, Any], registry: Registry) -> Plan:
 
     Components may be SPECs or objects. Raises ``ConfigError`` or ``OptionError``, one line each.
     """
-    objects = {key: value for key, value in given.items() if key in _KIND_OF and not isinstance(value, str | None)}
+    objects = {key: value for key, value in given.items() if key in _KIND_OF and not isinstance(value, _PLAIN)}
     config = _validated({key: value for key, value in given.items() if key not in objects})
     wanted = {key: objects.get(key, getattr(config, key)) for key in _KIND_OF}
     wanted["importance"], wanted["reinit"] = _method(config.method, wanted["importance"], wanted["reinit"], registry)
@@ -225,6 +225,7 @@ _KIND_OF = {
     "dataset": "datasets",
     "model": "models",
 }
+_PLAIN = str | int | float | list | dict | None  # what a TOML file can hold, and no component
 _SEVERAL = ("interventions", "metrics", "observers")
 _OWN_METRICS = ("test-accuracy", "cer", "mean-anytime-error", "generalization-gap")
 

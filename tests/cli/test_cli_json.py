@@ -187,10 +187,12 @@ def models(run):
 
 
 def equal(one, other):
-    return all(a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a) for a, b in zip(one, other, strict=True))
+    return all(
+        a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a) for a, b in zip(one, other, strict=True)
+    )
 
 
-def test_one_seed_gives_the_same_bits_and_another_does_not(tiny, spawn, workdir, substance, digests):
+def test_one_seed_gives_the_same_bits_and_another_does_not(tiny, workdir, substance, digests):
     words = ["--replay", "buffer:size=9", "--epochs", 2, "--json"]
     first = tiny(*words, "--name", "a").json
     again = tiny(*words, "--name", "b", "--out", "elsewhere").json
@@ -201,11 +203,9 @@ def test_one_seed_gives_the_same_bits_and_another_does_not(tiny, spawn, workdir,
     assert not equal(models(workdir / "runs" / "a"), models(workdir / "runs" / "c"))
 
 
-def test_another_process_gives_the_same_bits(tiny, spawn, workdir, substance, digests):
-    from conftest import TINY
-
+def test_another_process_gives_the_same_bits(tiny, tiny_words, spawn, workdir, substance, digests):
     here = tiny("--json", "--name", "here").json
-    there = spawn(*TINY, "--json", "--name", "there")
+    there = spawn(*tiny_words, "--json", "--name", "there")
     assert there.status == 0
     assert substance(here) == substance(there.json)
     assert digests(workdir / "runs" / "here") == digests(workdir / "runs" / "there")

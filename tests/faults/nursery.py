@@ -1,24 +1,43 @@
 """Forks forgetkit commands from a process that has imported torch: real children in milliseconds.
 
-A line of JSON on standard input starts one. Two lines answer: its process id and, once it has ended, its exit
-status (negative: the signal that killed it).
+Over the socket whose number is the argument comes a line of JSON with the standard output and error to use. Two
+lines answer: the child's process id and, once it has ended, its exit status (negative: the signal that killed it).
 """
 
 import json
 import os
+import socket
 import sys
 
-from forgetkit import cli
-from forgetkit.cli import screen  # noqa: F401 - imported late by the command, so here for the children
+import torch
 
-for line in sys.stdin:
-    asked = json.loads(line)
+import forgetkit.rehearsal
+from forgetkit import cli, registry
+from forgetkit.cli import screen  # noqa: F401 - what the command imports late, the children have at once
+
+registry.load()
+torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0).zero_grad()  # imports as much as torch itself
+
+channel = socket.socket(fileno=int(sys.argv[1]))
+while True:
+    line, streams, _, _ = socket.recv_fds(channel, 65536, 2)
+    if not line:
+        break
     child = os.fork()
     if child == 0:
+        asked = json.loads(line)
         os.chdir(asked["cwd"])
         os.environ.update(asked["env"])
-        for number, path in ((1, asked["out"]), (2, asked["err"])):
-            os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOCTTY, 0o644), number)
-        sys.exit(cli.main(asked["words"]))
-    print(child, flush=True)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+        for number, stream in enumerate(streams, 1):
+            os.dup2(stream, number)
+            os.close(stream)
+        channel.close()
+        # Python's own streams remember what kind of files stood behind them.
+        sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", buffering=1, closefd=False)
+        status = cli.main(asked["words"])
+        sys.stdout.flush()
+        os._exit(status)  # Python's own way out takes torch a second
+    for stream in streams:
+        os.close(stream)
+    channel.sendall(f"{child}\n".encode())
+    channel.sendall(f"{os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])}\n".encode())

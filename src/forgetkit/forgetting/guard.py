@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,27 +19,26 @@ _INTEGER_OF_SIZE = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int6
 def untouched(model: nn.Module, who: str, seed: int) -> Iterator[None]:
     """Lend ``model`` out in eval mode, without gradients in ``.grad``, outside autocast.
 
-    On leaving, buffers (those that a module puts a new tensor in place of, too), training flags,
-    ``requires_grad``, ``.grad``, hooks and the global random state are as they were. Parameters are
-    not copied (a model may be too large for that): a fingerprint of their bits tells whether one
-    was written to, which is a ``ComponentError``
-    naming ``who`` and the parameter. ``seed`` seeds the global random state meanwhile, so that a
-    shuffling DataLoader gives the same batches each time.
+    On leaving, buffers, each module's attributes (training flag, hooks, what it keeps count of),
+    ``requires_grad``, ``.grad`` and the global random state are as they were. Parameters are not
+    copied (a model may be too large for that): a fingerprint of their bits tells whether one was
+    written to, which is a ``ComponentError`` naming ``who`` and the parameter.
+
+    Meanwhile ``seed`` seeds the global random state, so that a shuffling DataLoader gives the same
+    batches each time, and backward hooks are off: they may change a gradient or keep a record of it.
     """
     parameters = dict(model.named_parameters(remove_duplicate=False))
     before = {name: fingerprint(p) for name, p in parameters.items()}
     grads = {p: (p.grad, p.requires_grad) for p in parameters.values()}
     buffers = [(b, b.clone()) for b in model.buffers()]
     modes = [(module, module.training) for module in model.modules()]
-    tables = [
-        (table, dict(table))
-        for module in model.modules()
-        for key, table in vars(module).items()
-        if (key == "_buffers" or "_hooks" in key) and isinstance(table, dict)
-    ]
+    tables = [(table, dict(table)) for module in model.modules() for table in _tables(vars(module))]
     device = next((p.device.type for p in parameters.values()), "cpu")
     for p in grads:
         p.grad = None
+    for module in model.modules():
+        module._backward_hooks.clear()
+        module._backward_pre_hooks.clear()
     model.eval()
     try:
         with (
@@ -49,21 +49,25 @@ def untouched(model: nn.Module, who: str, seed: int) -> Iterator[None]:
         ):
             yield
     finally:
-        for module, training in modes:
-            module.training = training
         for table, entries in tables:
             table.clear()
             table.update(entries)
+        for module, training in modes:
+            module.training = training
         with torch.no_grad():
             for buffer, value in buffers:
                 buffer.copy_(value)
         for p, (grad, requires_grad) in grads.items():
             p.requires_grad_(requires_grad)
             p.grad = grad
-    after = dict(model.named_parameters(remove_duplicate=False))
-    changed = [n for n, p in parameters.items() if after.get(n) is not p or fingerprint(p) != before[n]]
+    changed = [name for name, p in parameters.items() if fingerprint(p) != before[name]]
     if changed:
         raise ComponentError(f"{who} changed the parameter '{changed[0]}' of the model it was only to look at")
+
+
+def _tables(attributes: dict[str, Any]) -> list[dict[Any, Any]]:
+    """A module's attributes, and those of them that are tables themselves: of hooks, of buffers."""
+    return [attributes, *(value for value in attributes.values() if isinstance(value, dict))]
 
 
 def fingerprint(tensor: Tensor) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from forgetkit.errors import ComponentError
 
@@ -66,12 +67,9 @@ class GuardedProbe:
         floating = [p.dtype for p in parameters.values() if p.is_floating_point()]
         self._dtype = torch.float64 if torch.float64 in floating else torch.float32
         self._targets = {name: self._stand_in(parameters[name]) for name in self._names}
-        state = {**parameters, **dict(model.named_buffers())}
-        self._rest = {
-            name: self._stand_in(tensor)
-            for name, tensor in state.items()
-            if name not in self._targets and tensor.is_floating_point() and tensor.dtype != self._dtype
-        }
+        # Every buffer, so that what a forward pass puts in the place of one is gone when it returns.
+        others = [*((n, p) for n, p in parameters.items() if n not in self._targets), *model.named_buffers()]
+        self._rest = {name: self._stand_in(tensor) for name, tensor in others}
         self._device = next(iter(parameters.values())).device
 
     @property
@@ -142,7 +140,9 @@ class GuardedProbe:
         chunk = max(1, _SAMPLE_GRADS_BYTES // max(1, bytes_per_sample))
         for start in range(0, len(targets), chunk):
             part = slice(start, start + chunk)
-            yield each(self._targets, inputs[part], targets[part], ones[part])
+            with sdpa_kernel(SDPBackend.MATH):  # torch maps the other ways to attend one sample at a time
+                grads = each(self._targets, inputs[part], targets[part], ones[part])
+            yield grads
 
     def _call(self, leaves: Mapping[str, Tensor], inputs: Tensor) -> Any:
         return functional_call(self._model, {**self._rest, **leaves}, (inputs,))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -33,7 +34,7 @@ class LaterLayers:
     def propose(self, context: ReinitContext) -> Iterable[Change]:
         """The parameters of each later layer, and with ``norm=reset`` its running statistics."""
         weighted = [at for at, layer in enumerate(context.layers) if layer.kind == "weight"]
-        start = math.ceil(self.depth * len(weighted))
+        start = math.ceil(Fraction(str(self.depth)) * len(weighted))  # exact: 0.28 of 25 layers is 7, not 8
         if start >= len(weighted):
             raise NothingMatchedError(
                 f"llf: depth={self.depth} keeps all {len(weighted)} weighted layers of this model; choose a smaller one"

@@ -1,0 +1,188 @@
+"""Defaults < TOML file < ``--set`` and the command line; and which options make two runs different ones."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from forgetkit import config, registry, rehearsal
+from forgetkit.config import NOT_RESULTS, RunConfig
+from forgetkit.errors import ConfigError
+
+OFFERS = registry.load(entry_points=False)
+
+VALUES = {
+    "epochs": st.integers(1, 5),
+    "batch_size": st.integers(1, 99),
+    "lr": st.sampled_from([0.5, 0.01, 1e-3]),
+    "momentum": st.sampled_from([0.0, 0.5]),
+    "seed": st.integers(0, 2**40),
+    "val_fraction": st.sampled_from([0.0, 0.25]),
+    "replay": st.sampled_from(["none", "last", "buffer:size=7,rule=grow"]),
+    "reinit": st.sampled_from(["masked:fraction=0.5", "masked:fraction=0.0"]),
+    "augment": st.sampled_from(["none", "auto"]),
+    "out": st.sampled_from(["here", "there"]),
+}
+LAYER = st.fixed_dictionaries({}, optional=VALUES)
+
+
+def toml(options):
+    lines = [f"{key} = {f'{value!r}' if isinstance(value, str) else value}" for key, value in options.items()]
+    return "\n".join(lines)
+
+
+def flags(options):
+    return [word for key, value in options.items() for word in (f"--{key.replace('_', '-')}", str(value))]
+
+
+@given(file=LAYER, assigned=LAYER, line=LAYER)
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_the_higher_layer_wins(file, assigned, line, cli, workdir):
+    assigned = {key: value for key, value in assigned.items() if key not in line}  # both at once is refused
+    (workdir / "o.toml").write_text(toml(file))
+    words = [word for key, value in assigned.items() for word in ("--set", f"{key}={value}")]
+    data = ["--dataset", "synthetic:samples=60,test=20,classes=3,size=4,channels=1", "--model", "mlp:width=8"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rehearsal, "_SECONDS", 0.0)
+        said = cli("run", "--config", "o.toml", *words, *flags(line), *data, "--mega-batches", 2, "--dry-run", "--json")
+    assert said.status == 0, said.err
+    resolved = said.json["config"]
+    expected = {**RunConfig().model_dump(), "reinit": "masked:fraction=0.2", **file, **assigned, **line}
+    for key in VALUES:
+        assert resolved[key] == expected[key], key
+    assert not (workdir / resolved["out"]).exists()
+
+
+def resolved(*layers):
+    return config.resolve(config.layered(*layers), OFFERS)
+
+
+@pytest.mark.parametrize(
+    ("layers", "method"),
+    [
+        ([{}], "lure"),
+        ([{"reinit": "rifle"}], "rifle"),
+        ([{"reinit": "rifle"}, {"method": "lure"}], "lure"),
+        ([{"importance": "fisher", "reinit": "masked"}, {"method": "warm"}], "warm"),
+        ([{"method": "warm"}, {"reinit": "masked"}], "lure"),
+        ([{"method": "lure"}, {"reinit": "cold"}], "cold"),
+        ([{"method": "lure"}, {"importance": "fisher"}], "fisher+masked"),
+        ([{"method": "lure", "importance": "random"}], "random+masked"),
+        ([{"method": "cold"}, {"method": "llf"}], "llf"),
+    ],
+)
+def test_a_method_overrules_what_lies_below_of_its_two_parts(layers, method):
+    assert resolved(*layers).method == method
+
+
+def test_it_does_so_from_the_command_line_over_a_file(tiny, workdir):
+    (workdir / "o.toml").write_text("reinit = 'rifle'")
+    assert tiny("--config", "o.toml", "--method", "lure", "--json").json["method"] == "lure"
+
+
+def test_a_file_may_write_dashes_lists_and_single_specs(tiny, workdir):
+    (workdir / "o.toml").write_text("val-fraction = 0.25\nmilestones = [1]\nmetrics = 'cer'\n")
+    resolved = tiny("--config", "o.toml", "--epochs", 2, "--json").json["config"]
+    assert (resolved["val_fraction"], resolved["milestones"], resolved["metrics"]) == (0.25, [1], ["cer"])
+
+
+def test_an_assignment_may_give_every_option(tiny):
+    assignments = ["milestones=1,3", "metrics=cer", "val_fraction=0.5", "weight-decay=0"]
+    words = [word for text in assignments for word in ("--set", text)]
+    resolved = tiny(*words, "--json").json["config"]
+    assert resolved["milestones"] == [1, 3]
+    assert resolved["metrics"] == ["cer"]
+    assert resolved["val_fraction"] == 0.5
+    assert resolved["weight_decay"] == 0
+
+
+@pytest.mark.parametrize(
+    ("epochs", "given", "expected"),
+    [(50, None, [20, 40]), (1, None, []), (2, None, [1]), (5, "none", []), (5, "3,1,3", [1, 3]), (5, "9", [9])],
+)
+def test_milestones(epochs, given, expected):
+    options = {"epochs": epochs, **({} if given is None else {"milestones": given})}
+    assert list(config.resolve(options, OFFERS).config.milestones) == expected
+
+
+OTHERS = {
+    "method": "cold",
+    "importance": "fisher",
+    "reinit": "masked:fraction=0.3",
+    "replay": "none",
+    "dataset": "synthetic",
+    "model": "mlp",
+    "mega_batches": 7,
+    "val_fraction": 0.2,
+    "augment": "none",
+    "epochs": 51,
+    "batch_size": 65,
+    "lr": 0.2,
+    "milestones": (3,),
+    "gamma": 0.2,
+    "momentum": 0.8,
+    "weight_decay": 0.0,
+    "seed": 1,
+    "precision": "bf16",
+    "threads": 3,
+    "metrics": ("cer",),
+    "out": "elsewhere",
+    "name": "mine",
+    "checkpoint_seconds": 1.0,
+}
+
+
+def test_there_is_another_value_for_every_option():
+    # A device other than the processor is not at hand, and no built-in intervenes or listens.
+    assert OTHERS.keys() | {"device", "interventions", "observers"} == RunConfig.model_fields.keys()
+
+
+@pytest.mark.parametrize("key", OTHERS)
+def test_the_digest_changes_with_what_can_change_a_result_and_with_nothing_else(key):
+    same = resolved({}).digest == resolved({key: OTHERS[key]}).digest
+    assert same == (key in NOT_RESULTS)
+
+
+def test_the_digest_does_not_depend_on_how_it_was_said():
+    said = {"method": "lure", "importance": "snip:samples=1024", "epochs": "50", "milestones": "40,20"}
+    assert resolved(said).digest == resolved({}).digest
+
+
+def test_a_resolved_configuration_resolves_to_itself():
+    first = resolved({"model": "mlp:8", "dataset": "folder:photos"})
+    again = config.resolve(first.config.model_dump(exclude={"method"}), OFFERS)
+    assert again.config == first.config
+    assert again.digest == first.digest
+
+
+MANIFEST = {"config": resolved({"name": "mine"}).config.model_dump(mode="json")}
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{}, {"epochs": "50"}, {"method": "lure"}, {"importance": "snip"}, {"device": "auto"}, {"name": "mine"}],
+)
+def test_a_resumed_run_may_be_told_what_it_is(given):
+    options = config.resumed(MANIFEST, given, OFFERS)
+    assert config.resolve(options, OFFERS).config == resolved({"name": "mine"}).config
+
+
+@pytest.mark.parametrize(
+    "given", [{"epochs": "49"}, {"method": "cold"}, {"seed": 1}, {"threads": 1}, {"out": "x"}, {"name": "x"}]
+)
+def test_a_resumed_run_keeps_what_it_is(given):
+    key = next(iter(given))
+    with pytest.raises(ConfigError, match=f"--{key} {given[key]}: this run was begun with"):
+        config.resumed(MANIFEST, given, OFFERS)
+
+
+def test_a_resumed_run_may_write_checkpoints_more_often():
+    options = config.resumed(MANIFEST, {"checkpoint_seconds": "0"}, OFFERS)
+    assert config.resolve(options, OFFERS).config.checkpoint_seconds == 0
+
+
+@pytest.mark.parametrize("damage", [{}, {"config": 3}, {"config": {"nosuch": 1}}, {"config": {"epochs": "x"}}])
+def test_a_damaged_manifest_is_refused(damage):
+    with pytest.raises(ConfigError):
+        config.resolve(config.resumed(damage, {"epochs": 50}, OFFERS), OFFERS)

@@ -1,0 +1,211 @@
+"""From a SPEC to a component and back, for every component there is and for options of every type."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import Field
+
+from forgetkit import options, registry
+from forgetkit.errors import OptionError, UsageError
+
+OFFERS = registry.load(entry_points=False)
+COMPONENTS = [(offer.kind, offer.name) for offer in OFFERS.offers]
+
+WORD = st.text("abcXYZ019._-/", min_size=1, max_size=8)
+
+
+def values(kind):
+    """Values of an annotated type, within its bounds."""
+    if typing.get_origin(kind) is Annotated:
+        kind, field = typing.get_args(kind)
+        bounds = {
+            name: getattr(note, name)
+            for note in field.metadata
+            for name in ("ge", "gt", "le", "lt")
+            if hasattr(note, name)
+        }
+        low, high = bounds.get("ge", bounds.get("gt", 0)), bounds.get("le", bounds.get("lt", 10**6))
+        if kind is int:
+            return st.integers(low, high)
+        strict = {"exclude_min": "gt" in bounds, "exclude_max": "lt" in bounds}
+        return st.floats(low, high, **strict)
+    if typing.get_origin(kind) is Literal:
+        return st.sampled_from(typing.get_args(kind))
+    if type(None) in typing.get_args(kind):
+        return st.none() | values(next(k for k in typing.get_args(kind) if k is not type(None)))
+    return {int: st.integers(), bool: st.booleans(), str: WORD, Path: WORD.map(lambda w: Path("/") / w)}[kind]
+
+
+@st.composite
+def specs(draw):
+    """A component's kind, and a SPEC of it that gives some of its options."""
+    kind, name = draw(st.sampled_from(COMPONENTS))
+    if name == "import":
+        return kind, "import:package.module:Net.make"
+    given = {}
+    for option in options.options_of(OFFERS.find(kind, name).component):
+        if option.default is dataclasses.MISSING or draw(st.booleans()):
+            value = draw(values(option.type))
+            given[option.name] = "none" if value is None else str(value)
+    body = ",".join(f"{key.replace('_', '-')}={value}" for key, value in given.items())
+    return kind, f"{name}:{body}" if body else name
+
+
+@given(specs())
+def test_the_spelled_out_spec_means_the_same_component(drawn):
+    kind, spec = drawn
+    try:
+        spelled, component = OFFERS.make(kind, spec)
+    except OptionError as error:  # options that exclude each other
+        assert "less than classes" in str(error)
+        return
+    assert OFFERS.make(kind, spelled) == (spelled, component)
+    assert OFFERS.make(kind, component) == (spelled, component)
+    assert hash(component) == hash(OFFERS.make(kind, spelled)[1])
+
+
+@pytest.mark.parametrize(("kind", "name"), COMPONENTS)
+def test_every_component_says_what_it_is(kind, name):
+    offer = OFFERS.find(kind, name)
+    assert offer.summary.endswith(".")
+    assert offer.distribution == registry.BUILTIN
+    assert offer.component.__dataclass_params__.frozen
+
+
+NAMES = sorted({name for _, name in COMPONENTS})
+
+
+@given(
+    st.sampled_from(sorted({kind for kind, _ in COMPONENTS})),
+    st.text() | st.builds("{}:{}".format, st.sampled_from(NAMES), st.text("size=,:[]{}. 019-npath", max_size=20)),
+)
+def test_any_text_is_a_spec_or_a_usage_error(kind, text):
+    try:
+        spelled, component = OFFERS.make(kind, text)
+    except UsageError as error:
+        assert str(error)
+    else:
+        assert OFFERS.make(kind, spelled) == (spelled, component)
+
+
+KEY = st.from_regex(r"[a-z]\w{0,5}", fullmatch=True)
+
+
+@given(
+    first=st.text(st.characters(exclude_characters="=,:")).map(str.strip).filter(bool),
+    given=st.dictionaries(KEY, st.text(st.characters(exclude_characters=","))),
+)
+def test_what_is_put_together_comes_apart(first, given):
+    spec = options.parse("name:" + ",".join([first, *(f"{key}={value}" for key, value in given.items())]))
+    assert spec.name == "name"
+    assert spec.first == first
+    assert spec.options == {key: value.strip() for key, value in given.items()}
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ("a", ("a", None, {})),
+        (" a ", ("a", None, {})),
+        ("dist/a:x=1", ("dist/a", None, {"x": "1"})),
+        ("a:1", ("a", "1", {})),
+        ("a:1,x=2", ("a", "1", {"x": "2"})),
+        ("a:b:c", ("a", "b:c", {})),
+        ("a:x=b:c,y=d=e", ("a", None, {"x": "b:c", "y": "d=e"})),
+        ("a:x=1,2,y=3", ("a", None, {"x": "1,2", "y": "3"})),
+        ("a:val-fraction=1", ("a", None, {"val_fraction": "1"})),
+        ("a: x = 1 , y = 2", ("a", None, {"x": "1", "y": "2"})),
+        ("a:x=", ("a", None, {"x": ""})),
+    ],
+)
+def test_a_spec_comes_apart(spec, expected):
+    parsed = options.parse(spec)
+    assert (parsed.name, parsed.first, dict(parsed.options)) == expected
+
+
+@dataclasses.dataclass(frozen=True)
+class Rich:
+    """Options of every type that a SPEC can give."""
+
+    number: int = 1
+    maybe: int | None = None
+    bounded: Annotated[int | None, Field(ge=1)] = None
+    other: Annotated[int, Field(ge=1)] | None = 3
+    share: float = 0.1
+    flag: bool = False
+    word: str = "w"
+    choice: Literal["a", "b"] = "a"
+    where: Path | None = None
+    sizes: tuple[int, ...] = (64, 64)
+    names: tuple[str, ...] = ()
+    made: list[int] = dataclasses.field(default_factory=lambda: [1])
+
+
+RICH = st.builds(
+    Rich,
+    number=st.integers(),
+    maybe=st.none() | st.integers(),
+    bounded=st.none() | st.integers(1),
+    other=st.none() | st.integers(1),
+    share=st.floats(allow_nan=False, allow_infinity=True),
+    flag=st.booleans(),
+    word=WORD,
+    choice=st.sampled_from("ab"),
+    where=st.none() | WORD.map(lambda w: Path("/") / w),
+    sizes=st.lists(st.integers()).map(tuple),
+    names=st.lists(WORD).map(tuple),
+    made=st.lists(st.integers()),
+)
+
+
+@given(RICH)
+def test_options_of_every_type_survive_being_spelled(component):
+    spelled = options.spelled("rich", component)
+    again = options.build("rich", Rich, options.parse(spelled))
+    assert again == component
+    assert options.spelled("rich", again) == spelled
+    assert options.checked("rich", component) == component
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("rich:number=1.5", "number=1.5"),
+        ("rich:number=[1]", "number=[1]"),
+        ("rich:sizes=64", "sizes=64"),
+        ("rich:sizes=[64", "sizes=[64"),
+        ("rich:sizes=[x]", "sizes=[x]"),
+        ("rich:bounded=0", "bounded=0"),
+        ("rich:other=0", "other=0"),
+        ("rich:choice=c", "choice=c"),
+        ("rich:flag=perhaps", "flag=perhaps"),
+        ("rich:number=none", "number=none"),
+    ],
+)
+def test_a_value_of_another_type_is_refused(text, hint):
+    with pytest.raises(OptionError, match="rich: option ") as caught:
+        options.build("rich", Rich, options.parse(text))
+    assert hint in str(caught.value)
+
+
+def test_a_path_means_the_same_from_every_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "me"))
+    spelled, component = OFFERS.make("datasets", "folder:photos")
+    assert component.path == tmp_path / "photos"
+    monkeypatch.chdir("/")
+    assert OFFERS.make("datasets", spelled)[1] == component
+    assert OFFERS.make("datasets", "folder:~/photos")[1].path == tmp_path / "me" / "photos"
+
+
+def test_an_object_is_checked_as_a_spec_is():
+    masked = OFFERS.find("reinit", "masked").component
+    with pytest.raises(OptionError, match="fraction=2"):
+        OFFERS.make("reinit", masked(fraction=2))

@@ -1,0 +1,247 @@
+"""Selection, against a full sort of everything."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from decimal import Decimal
+from itertools import combinations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from scipy.stats import chi2
+from torch import Tensor
+
+import forgetkit
+from forgetkit.errors import ComponentError, OptionError
+from forgetkit.forgetting import count_of, lowest
+from forgetkit.seeding import Seeds
+
+UNLIKELY = 1e-6
+DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
+
+few_values = st.sampled_from([0.0, -0.0, 1.0, -1.0, 1e-40, -1e-40, 1e-45, 3.4e38, -3.4e38, 0.5])
+any_value = st.floats(width=32, allow_nan=False, allow_infinity=False, allow_subnormal=True)
+pools = st.lists(st.lists(st.one_of(few_values, any_value), max_size=12), min_size=1, max_size=5)
+fractions = st.one_of(st.sampled_from([0.0, 0.2, 0.29, 0.5, 1.0]), st.floats(0, 1))
+
+
+def pooled(scores: Mapping[str, Tensor]) -> Tensor:
+    return torch.cat([score.flatten() for score in scores.values()])
+
+
+def check_lowest(scores: Mapping[str, Tensor], fraction: float, seed: int = 0) -> dict[str, Tensor]:
+    """Exactly so many, and none that is left is less than one that was taken."""
+    masks, threshold = lowest(scores, fraction, Seeds(seed))
+    assert masks.keys() == scores.keys()
+    for name, mask in masks.items():
+        assert mask.dtype == torch.bool
+        assert mask.shape == scores[name].shape
+    everything, taken = pooled(scores), pooled(masks)
+    count = math.floor(Decimal(str(fraction)) * len(everything))
+    in_order = everything.double().sort().values
+    assert int(taken.sum()) == count
+    assert torch.equal(everything[taken].double().sort().values, in_order[:count])
+    assert threshold == (float(in_order[count - 1]) if count else None)
+    return masks
+
+
+@given(pools, fractions, st.sampled_from(DTYPES), st.integers(0, 5))
+@example([[0.0, -0.0, 0.0, -0.0], [-0.0]], 0.5, torch.float32, 0)
+@example([[1e-45, 0.0, -1e-45, 2e-45]], 0.5, torch.float32, 0)
+@example([[-1.0, -2.0, -3.0], [3.0, 2.0, 1.0]], 0.34, torch.float32, 0)
+@example([[], [0.0], []], 1.0, torch.float32, 0)
+@settings(max_examples=250, deadline=None)
+def test_as_a_full_sort(pool, fraction, dtype, seed):
+    tensors = [torch.tensor(values, dtype=torch.float64).to(dtype) for values in pool]
+    # 3.4e38 is more than a half precision float holds, and infinity is refused before scores come here.
+    scores = {str(at): tensor[tensor.isfinite()] for at, tensor in enumerate(tensors)}
+    check_lowest(scores, fraction, seed)
+
+
+@given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=30), fractions)
+@example([2e-50, 1e-50, 3e-50], 0.34)
+@example([1.0, 1.0 + 2**-52, 1.0 - 2**-53], 0.34)
+@example([1e300, 1e301, -1e301, 1e302], 0.5)
+@settings(max_examples=150, deadline=None)
+def test_float64_is_told_apart_to_the_last_bit(values, fraction):
+    check_lowest({"a": torch.tensor(values, dtype=torch.float64)}, fraction)
+
+
+def test_tensors_of_several_dtypes_in_one_pool():
+    rng = torch.Generator().manual_seed(0)
+    scores = {str(dtype): torch.randn(50, generator=rng).to(dtype) for dtype in DTYPES}
+    everything = torch.cat([score.double() for score in scores.values()])
+    masks, threshold = lowest(scores, 0.3, Seeds(0))
+    assert threshold == float(everything.sort().values[59])
+    assert torch.equal(everything[pooled(masks)].sort().values, everything.sort().values[:60])
+
+
+@pytest.mark.parametrize("fraction", [1e-6, 0.2, 0.9999999, 1.0])
+def test_a_million_entries(fraction):
+    rng = torch.Generator().manual_seed(0)
+    scores = {
+        "distinct": torch.randn(1000, 500, generator=rng),
+        "ties": torch.randint(-3, 3, (499_999,), generator=rng) / 2,
+        "one": torch.randn((), generator=rng),
+    }
+    check_lowest(scores, fraction)
+
+
+def test_more_entries_than_one_piece(monkeypatch):
+    monkeypatch.setattr("forgetkit.forgetting.selection._PIECE", 7)
+    rng = torch.Generator().manual_seed(0)
+    check_lowest({"a": torch.randint(5, (10, 10), generator=rng).float(), "b": torch.rand(20, generator=rng)}, 0.37)
+
+
+@pytest.mark.parametrize(
+    ("fraction", "total", "count"),
+    [
+        (0.29, 100, 29),  # 0.29 * 100 is 28.999999999999996
+        (0.57, 100, 57),
+        (0.07, 100, 7),
+        (0.2, 11_173_962, 2_234_792),
+        (1e-07, 10**7, 1),
+        (0.1, 9, 0),
+        (0, 7, 0),
+        (1, 7, 7),
+        (0.0, 0, 0),
+        (1.0, 0, 0),
+        (np.float64(0.29), 100, 29),
+        (np.float32(0.29), 100, 29),
+    ],
+)
+def test_the_count_is_exact_for_the_decimal_as_it_is_written(fraction, total, count):
+    assert count_of(fraction, total) == count
+
+
+@given(st.integers(0, 1000), st.integers(0, 10**12))
+def test_the_count_of_thousandths(thousandths, total):
+    assert count_of(thousandths / 1000, total) == thousandths * total // 1000
+
+
+@pytest.mark.parametrize("fraction", [-0.1, -1e-300, 1.0000001, 2, math.nan, math.inf, -math.inf])
+def test_a_fraction_out_of_range(fraction):
+    with pytest.raises(OptionError, match="fraction") as caught:
+        lowest({"a": torch.rand(3)}, fraction, Seeds(0))
+    assert "\n" not in str(caught.value)
+
+
+def test_nothing_and_everything():
+    scores = {"a": torch.rand(3, 4), "b": torch.rand(())}
+    nothing, threshold = lowest(scores, 0, Seeds(0))
+    assert threshold is None
+    assert not pooled(nothing).any()
+    everything, threshold = lowest(scores, 1, Seeds(0))
+    assert threshold == float(pooled(scores).max())
+    assert pooled(everything).all()
+    assert lowest({}, 0.5, Seeds(0)) == ({}, None)
+
+
+def test_ties_are_drawn_with_equal_chances():
+    """Each pair among six that tie, over three tensors of unequal size; what lies below is taken each time."""
+    scores = {
+        "a": torch.tensor([7.0]),
+        "b": torch.tensor([7.0, -1.0, 7.0]),
+        "c": torch.tensor([[9.0, 7.0], [7.0, 7.0]]),
+    }
+    sevens = (pooled(scores) == 7).nonzero().flatten().tolist()
+    draws = 1500
+    counts: Counter[tuple[int, ...]] = Counter()
+    for seed in range(draws):
+        taken = pooled(lowest(scores, 0.375, Seeds(seed))[0]).nonzero().flatten().tolist()
+        assert 2 in taken
+        counts[tuple(at for at in taken if at != 2)] += 1
+    pairs = list(combinations(sevens, 2))
+    assert set(counts) <= set(pairs)
+    expected = draws / len(pairs)
+    assert sum((counts[pair] - expected) ** 2 / expected for pair in pairs) < chi2.isf(UNLIKELY, len(pairs) - 1)
+
+
+def test_many_ties_favour_no_tensor():
+    """Of 100 000 that tie, one in five: each tensor's share lies within five standard deviations."""
+    scores = {str(size): torch.zeros(size) for size in (10, 990, 9_000, 90_000)}
+    masks = check_lowest(scores, 0.2, seed=1)
+    for name, mask in masks.items():
+        n, total = int(name), 100_000
+        spread = math.sqrt(n * 0.2 * 0.8 * (total - n) / (total - 1))
+        assert abs(int(mask.sum()) - 0.2 * n) <= 5 * spread
+
+
+def test_ties_are_a_function_of_the_seed():
+    scores = {"a": torch.zeros(50), "b": torch.zeros(50)}
+    first, again, other = (pooled(lowest(scores, 0.3, Seeds(seed))[0]) for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_the_global_random_state_is_neither_used_nor_changed():
+    scores = {"a": torch.zeros(50)}
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first = lowest(scores, 0.3, Seeds(0))[0]["a"]
+    assert torch.equal(before, torch.get_rng_state())
+    torch.manual_seed(2)
+    assert torch.equal(first, lowest(scores, 0.3, Seeds(0))[0]["a"])
+
+
+def image_like() -> Tensor:
+    return torch.randint(6, (4, 3, 5, 2), generator=torch.Generator().manual_seed(0)).float()
+
+
+@pytest.mark.parametrize(
+    "score",
+    [
+        torch.tensor(0.5),
+        torch.rand(0, 3),
+        image_like().to(memory_format=torch.channels_last),
+        image_like().transpose(0, 2),
+        image_like()[:, ::2],
+        torch.arange(4.0).unsqueeze(1).expand(4, 3),
+        image_like().requires_grad_(),
+    ],
+    ids=["0-dim", "empty", "channels_last", "transposed", "strided", "expanded", "with a gradient"],
+)
+def test_shapes_and_layouts(score):
+    scores = {"first": torch.tensor([0.0, 3.0, 3.0]), "it": score, "last": torch.tensor(2.0)}
+    plain = {name: tensor.detach().clone(memory_format=torch.contiguous_format) for name, tensor in scores.items()}
+    detached = {name: tensor.detach() for name, tensor in scores.items()}
+    for fraction in (0.0, 0.4, 1.0):
+        masks = lowest(scores, fraction, Seeds(3))[0]
+        check_lowest(detached, fraction, seed=3)
+        for name, mask in lowest(plain, fraction, Seeds(3))[0].items():
+            assert torch.equal(mask, masks[name])
+
+
+class Drifting(Mapping[str, Tensor]):
+    """Scores that are not the same each time that they are asked for."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def __getitem__(self, name: str) -> Tensor:
+        self.asked += 1
+        return torch.full((5,), 10.0**self.asked)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(["a"])
+
+    def __len__(self) -> int:
+        return 1
+
+
+def test_scores_that_change_between_two_passes():
+    with pytest.raises(ComponentError, match="changed"):
+        lowest(Drifting(), 0.5, Seeds(0))
+
+
+def test_select_is_the_same_thing():
+    scores = {"a": torch.rand(30, generator=torch.Generator().manual_seed(0)), "b": torch.zeros(20)}
+    masks = forgetkit.select(scores, fraction=0.3, seed=4)
+    expected = lowest(scores, 0.3, Seeds(4))[0]
+    assert masks.keys() == expected.keys()
+    assert all(torch.equal(mask, expected[name]) for name, mask in masks.items())

@@ -1,0 +1,244 @@
+"""Scoring leaves everything as it was, whatever the model's state and wherever it is called."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import random
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from forgetting_nets import CLASSES, Batch, images, same_bits, scrambled, together
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader, TensorDataset
+
+import forgetkit
+from forgetkit.seeding import Seeds, global_state, preserved_global_state
+
+CRITERIA = [
+    "snip",
+    "fisher",
+    "fisher:variant=sampled",
+    "fisher:variant=exact",
+    "fisher:variant=batch",
+    "magnitude",
+    "random",
+]
+DRAWING = {"random", "fisher:variant=sampled"}
+
+
+class Counting(nn.Module):
+    """Puts a new tensor in place of its buffer each time it is called, as moving averages are often written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+        self.register_buffer("average", torch.zeros(3))
+        self.register_buffer("absent", None)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        self.calls = self.calls + 1
+        self.average = 0.9 * self.average + 0.1 * inputs.detach().mean((0, 2, 3))
+        return inputs + 0.1 * self.average.view(1, -1, 1, 1)
+
+
+def built() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(2, 3, 3),
+        nn.BatchNorm2d(3),
+        nn.ReLU(inplace=True),
+        Counting(),
+        nn.Conv2d(3, 3, 2, bias=False),
+        nn.BatchNorm2d(3, momentum=None),
+        nn.Dropout(0.5),
+        nn.Flatten(),
+        nn.Linear(12, CLASSES),
+    )
+
+
+def mixed() -> nn.Module:
+    """A network in the middle of anybody's training: modes, gradients, frozen parts and hooks of its own."""
+    torch.manual_seed(0)
+    model = scrambled(built()).train()
+    model[5].eval()
+    model[0].bias.requires_grad_(False)
+    model[5].weight.requires_grad_(False)
+    inputs, labels = images(8, seed=9)[0]
+    cross_entropy(model(inputs), labels).backward()
+    model[8].bias.grad = None
+    model[4].register_forward_hook(lambda *_: None)
+    model[4].register_forward_pre_hook(lambda *_: None)
+    model[8].register_full_backward_hook(lambda *_: None)
+    model.register_state_dict_post_hook(lambda *_: None)
+    return model
+
+
+def global_random_state() -> list[Any]:
+    algorithm, keys, *rest = np.random.get_state()
+    return [torch.get_rng_state().tolist(), random.getstate(), algorithm, keys.tolist(), rest]
+
+
+class Snapshot:
+    """Everything that scoring may not change; ``check`` says what it did."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.tensors = {n: (t, t.detach().clone()) for n, t in self._state()}
+        self.grads = {n: (p.grad, None if p.grad is None else p.grad.clone()) for n, p in model.named_parameters()}
+        self.versions = {n: p._version for n, p in model.named_parameters()}
+        self.requires_grad = {n: p.requires_grad for n, p in model.named_parameters()}
+        self.modes = [module.training for module in model.modules()]
+        self.attributes = [self._plain(module) for module in model.modules()]
+        self.random = global_random_state()
+        self.context = (torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.is_autocast_enabled("cpu"))
+
+    def _state(self) -> Iterable[tuple[str, Tensor]]:
+        return [*self.model.named_parameters(), *self.model.named_buffers()]
+
+    @staticmethod
+    def _plain(module: nn.Module) -> dict[str, Any]:
+        """The module's attributes, with a copy of its tables (hooks among them)."""
+        return {key: dict(value) if isinstance(value, dict) else value for key, value in vars(module).items()}
+
+    def check(self) -> None:
+        assert global_random_state() == self.random, "global random state"
+        assert [module.training for module in self.model.modules()] == self.modes, "mode"
+        assert {n: p.requires_grad for n, p in self.model.named_parameters()} == self.requires_grad, "requires_grad"
+        now = dict(self._state())
+        assert now.keys() == self.tensors.keys()
+        for name, (tensor, value) in self.tensors.items():
+            assert now[name] is tensor, f"{name} is another tensor"
+            assert same_bits(tensor, value), f"{name} has changed"
+        for name, parameter in self.model.named_parameters():
+            grad, value = self.grads[name]
+            assert parameter.grad is grad, f"{name}.grad is another"
+            assert grad is None or same_bits(grad, value), f"{name}.grad has changed"
+            assert parameter._version == self.versions[name], f"{name} was written to"
+        for module, before in zip(self.model.modules(), self.attributes, strict=True):
+            after = self._plain(module)
+            assert after.keys() == before.keys()
+            for key, old in before.items():
+                if isinstance(old, dict):
+                    assert list(after[key].items()) == list(old.items()), key
+                else:
+                    assert after[key] is old, key
+        context = (torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.is_autocast_enabled("cpu"))
+        assert context == self.context
+
+
+def as_list(batches: list[Batch]) -> Any:
+    return batches
+
+
+def as_shuffling_loader(batches: list[Batch]) -> Any:
+    return DataLoader(TensorDataset(*together(batches)), batch_size=4, shuffle=True)
+
+
+def as_noisy_generator(batches: list[Batch]) -> Iterator[Batch]:
+    """Augments under every global random state there is."""
+    for inputs, labels in batches:
+        yield inputs + 0.1 * torch.randn_like(inputs) + random.random() * 0.1 + np.random.rand() * 0.1, labels
+
+
+@contextlib.contextmanager
+def nowhere() -> Iterator[None]:
+    yield
+
+
+PLACES: dict[str, Callable[[], Any]] = {
+    "plainly": nowhere,
+    "under no_grad": torch.no_grad,
+    "in autocast": lambda: torch.autocast("cpu", dtype=torch.bfloat16),
+    "in inference mode": torch.inference_mode,
+}
+
+
+@pytest.mark.parametrize("batching", [as_list, as_shuffling_loader, as_noisy_generator])
+@pytest.mark.parametrize("place", sorted(PLACES))
+@pytest.mark.parametrize("importance", CRITERIA)
+def test_nothing_is_touched(importance, place, batching):
+    model, batches = mixed(), images(5, 3, 1)
+    expected = forgetkit.score(model, batching(batches), importance=importance, seed=3)
+    assert all(score.isfinite().all() for score in expected.values())
+    random.seed(5), np.random.seed(6), torch.manual_seed(7)
+    given = batching(batches)
+    with PLACES[place]():
+        snapshot = Snapshot(model)
+        scores = forgetkit.score(model, given, importance=importance, seed=3)
+        snapshot.check()
+    assert scores.keys() == expected.keys() == {n for n, p in model.named_parameters() if p.requires_grad}
+    assert all(same_bits(score, expected[name]) for name, score in scores.items())
+    assert not any(score.requires_grad or score.is_inference() for score in scores.values())
+
+
+@pytest.mark.parametrize("importance", CRITERIA)
+def test_another_seed(importance):
+    """Gives other scores where something is drawn, and the same where nothing is."""
+    model, batches = mixed(), images(5, 3, 1)
+    one, two = (forgetkit.score(model, batches, importance=importance, seed=seed) for seed in (1, 2))
+    equal = [torch.equal(one[name], two[name]) for name in one]
+    assert not any(equal) if importance in DRAWING else all(equal)
+
+
+def test_a_shuffling_loader_under_another_seed():
+    """The seed decides which samples are looked at, where there are more than are wanted."""
+    model, loader = mixed(), as_shuffling_loader(images(20, 20))
+    one, again, two = (forgetkit.score(model, loader, importance="snip:samples=8", seed=seed) for seed in (1, 1, 2))
+    assert all(torch.equal(one[name], again[name]) for name in one)
+    assert not any(torch.equal(one[name], two[name]) for name in one)
+
+
+@pytest.mark.parametrize("reinit", ["masked", "cold", "llf", "rifle", "shrink-perturb", "none"])
+def test_forgetting_writes_to_parameters_and_leaves_the_rest(reinit):
+    model = mixed()
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    grads = {name: (p.grad, copy.deepcopy(p.grad)) for name, p in model.named_parameters()}
+    modes = [module.training for module in model.modules()]
+    before = global_random_state()
+    report = forgetkit.unlearn(model, as_shuffling_loader(images(5, 3)), reinit=reinit, build=built)
+    assert global_random_state() == before
+    assert [module.training for module in model.modules()] == modes
+    for name, buffer in model.named_buffers():
+        assert name in report.buffers or torch.equal(buffer, buffers[name])
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is grads[name][0]
+        assert parameter.grad is None or torch.equal(parameter.grad, grads[name][1])
+
+
+def test_the_order_of_training_data_does_not_depend_on_whether_one_scores():
+    """What a loop draws next from the global state is the same with and without."""
+    drawn = []
+    for scoring in (False, True):
+        model, loader = mixed(), as_shuffling_loader(images(8, 8))
+        torch.manual_seed(0)
+        if scoring:
+            forgetkit.score(model, loader)
+        drawn.append(torch.cat([inputs for inputs, _ in loader]))
+    assert torch.equal(*drawn)
+
+
+def test_the_random_state_is_put_back_after_an_error():
+    def draw_and_fail() -> None:
+        torch.rand(3), random.random(), np.random.rand()
+        raise ZeroDivisionError
+
+    for context in (preserved_global_state(), global_state(3)):
+        before = global_random_state()
+        with pytest.raises(ZeroDivisionError), context:
+            draw_and_fail()
+        assert global_random_state() == before
+
+
+def test_a_stream_is_a_function_of_its_names():
+    seeds = Seeds(3)
+    streams = [seeds, Seeds(4), seeds.within("a"), seeds.within("a", 1), seeds.within("a1"), seeds.within("a", "1")]
+    numbers = [stream.number(*names) for stream in streams for names in ((), ("a",), ("b",), ("a", 1))]
+    assert seeds.within("a").number(1) == seeds.number("a", 1)
+    assert len(set(numbers)) == len(numbers) - 2  # those of ("a") and ("a", 1) are named in two ways
+    assert all(0 <= number < 2**63 for number in numbers)
+    assert torch.equal(torch.rand(3, generator=seeds.torch("x")), torch.rand(3, generator=Seeds(3).torch("x")))
+    assert (seeds.numpy("x").random(3) == Seeds(3).numpy("x").random(3)).all()
