@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
+import importlib.metadata
 import json
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
+import termios
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +21,7 @@ from typing import Any
 
 import pytest
 
+from forgetkit import registry
 from forgetkit.cli import main
 
 TINY = [
@@ -49,7 +54,18 @@ class Said:
 
 @pytest.fixture
 def workdir(tmp_path, monkeypatch):
-    """An empty current folder with a cache of its own, and no terminal that the environment speaks of."""
+    """An empty current folder with a cache of its own, and no terminal that the environment speaks of.
+
+    Of the installed plugins only those count, in this process, that a test itself makes in this folder.
+    """
+
+    def entry_points(**chosen: str) -> Any:
+        if chosen.get("group") != registry.GROUP:
+            return installed(**chosen)
+        return [p for p in installed(**chosen) if Path(str(p.dist.locate_file(""))).is_relative_to(tmp_path)]
+
+    installed = importlib.metadata.entry_points
+    monkeypatch.setattr(importlib.metadata, "entry_points", entry_points)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FORGETKIT_CACHE", str(tmp_path / "cache"))
     for name in ("COLUMNS", "FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE"):
@@ -181,6 +197,30 @@ def start(workdir, nursery):
 
 
 @pytest.fixture
+def terminal(start):
+    """``terminal(words)``: on a terminal of 80 columns; the exit status, and all that was written to it."""
+
+    def call(words: Sequence[Any]) -> tuple[int, str]:
+        ours, theirs = os.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+        child = start(words, out=theirs, err=theirs, TERM="xterm-256color")
+        os.close(theirs)
+        written = b""
+        while True:
+            try:
+                piece = os.read(ours, 65536)
+            except OSError:  # how Linux says that the other side is closed
+                break
+            if not piece:
+                break
+            written += piece
+        os.close(ours)
+        return child.wait(), written.decode().replace("\r\n", "\n")
+
+    return call
+
+
+@pytest.fixture
 def spawn(workdir):
     """``spawn("show")``: ``python -m forgetkit`` to its end, a few seconds a call."""
 
@@ -199,7 +239,7 @@ def spawn(workdir):
 
 @pytest.fixture
 def substance():
-    """``substance(result)``: what two equal runs have in common, all but times and names."""
+    """``substance(result)``: what two equal runs have in common, all but times, names and unused plugins."""
 
     def strip(value: Any) -> Any:
         if isinstance(value, dict):
@@ -208,7 +248,8 @@ def substance():
 
     def call(result: dict[str, Any]) -> dict[str, Any]:
         config = {key: value for key, value in result["config"].items() if key not in ("out", "name")}
-        return strip({**result, "config": config})
+        versions = {**result["versions"], "plugins": None}  # another process may see others
+        return strip({**result, "config": config, "versions": versions})
 
     return call
 

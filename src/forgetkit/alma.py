@@ -70,6 +70,7 @@ def _carry_on(session: Session, learner: Learner, directory: RunDirectory, point
         RunStarted(
             run=directory.path.name,
             directory=str(directory.path),
+            method=session.plan.method,
             config=config.model_dump(mode="json"),
             parameters=learner.parameters,
             mega_batches=config.mega_batches,
@@ -150,6 +151,6 @@ def computing(threads: int | None) -> Iterator[None]:
 
 
 def _name(plan: Plan) -> str:
-    dataset = plan.config.dataset.partition(":")[0].rpartition("/")[2]
+    what = f"{plan.method}-{plan.config.dataset.partition(':')[0]}".replace("/", "-")  # distribution/name
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S-%f")[:-3]  # noqa: DTZ005 - for people, in their own time
-    return f"{stamp}-{plan.method}-{dataset}-s{plan.config.seed}"
+    return f"{stamp}-{what}-s{plan.config.seed}"

@@ -61,6 +61,11 @@ def _plain(name: str | None) -> str | None:
 _Specs = Annotated[tuple[str, ...], BeforeValidator(_several)]
 
 
+def _several(given: Any) -> Any:
+    """A single SPEC may stand for a list of one."""
+    return (given,) if isinstance(given, str) else given
+
+
 class RunConfig(BaseModel):
     """Every option of ``forgetkit run``. Components are SPECs: ``name`` or ``name:key=value``."""
 
@@ -161,7 +166,12 @@ def resolve(given: Mapping[str, Any], registry: Registry) -> Plan:
 
     Components may be SPECs or objects. Raises ``ConfigError`` or ``OptionError``, one line each.
     """
-    objects = {key: value for key, value in given.items() if key in _KIND_OF and not isinstance(value, _PLAIN)}
+    objects = {
+        key: value
+        for key, value in given.items()
+        if (key in _KIND_OF and not isinstance(value, _PLAIN))
+        or (key in _SEVERAL and isinstance(value, list | tuple) and not all(isinstance(part, _PLAIN) for part in value))
+    }
     config = _validated({key: value for key, value in given.items() if key not in objects})
     wanted = {key: objects.get(key, getattr(config, key)) for key in _KIND_OF}
     wanted["importance"], wanted["reinit"] = _method(config.method, wanted["importance"], wanted["reinit"], registry)
@@ -172,7 +182,7 @@ def resolve(given: Mapping[str, Any], registry: Registry) -> Plan:
         if wanted[key] is not None:
             spelled[key], made[key] = registry.make(kind, wanted[key])
     several: dict[str, list[tuple[str, Any]]] = {
-        key: [registry.make(key, spec) for spec in getattr(config, key)] for key in _SEVERAL
+        key: [registry.make(key, spec) for spec in objects.get(key, getattr(config, key))] for key in _SEVERAL
     }
     needs_scores = bool(getattr(made["reinit"], "needs_scores", False))
     if made["importance"] is not None and not needs_scores:
@@ -180,9 +190,10 @@ def resolve(given: Mapping[str, Any], registry: Registry) -> Plan:
             f"--reinit {_name(spelled['reinit'])} looks at no scores, so --importance {_name(spelled['importance'])} "
             "would be ignored: leave it out, or use --reinit masked"
         )
+    label = _label(spelled, registry)
     resolved = config.model_copy(
         update={
-            "method": _label(spelled, registry),
+            "method": label if label in METHODS else None,
             "importance": None,
             **spelled,
             **{key: tuple(spec for spec, _ in parts) for key, parts in several.items()},
@@ -192,7 +203,7 @@ def resolve(given: Mapping[str, Any], registry: Registry) -> Plan:
     )
     return Plan(
         config=resolved,
-        method=str(resolved.method),
+        method=label,
         **made,
         interventions=tuple(c for _, c in several["interventions"]),
         metrics={**_builtin_metrics(registry), **{_name(spec): c for spec, c in several["metrics"]}},
@@ -225,7 +236,7 @@ _KIND_OF = {
     "dataset": "datasets",
     "model": "models",
 }
-_PLAIN = str | int | float | list | dict | None  # what a TOML file can hold, and no component
+_PLAIN = (str, int, float, list, dict, type(None))  # what a TOML file can hold, and no component
 _SEVERAL = ("interventions", "metrics", "observers")
 _OWN_METRICS = ("test-accuracy", "cer", "mean-anytime-error", "generalization-gap")
 

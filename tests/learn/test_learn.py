@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import forgetkit
-from forgetkit import registry
+from forgetkit import config, registry
 from forgetkit.contracts import EpochEnded, Event, Inputs, Intervention, Moment, Part
 from forgetkit.errors import ComponentError, ConfigError, DivergedError
 from forgetkit.learn import Normalize, Trainer, accuracy, lr_at, measured, network
@@ -197,3 +197,20 @@ def test_builders_and_their_networks_agree_on_a_seed() -> None:
     nets = [network(builder, inputs, Seeds(seed)).state_dict() for seed in (0, 0, 1)]
     same = [all(torch.equal(a[k], b[k]) for k in a) for a, b in ((nets[0], nets[1]), (nets[0], nets[2]))]
     assert same == [True, False]
+
+
+@pytest.mark.parametrize("given", [{}, {"method": "cold"}, {"importance": "magnitude"}, {"reinit": "masked:0.5"}])
+def test_a_resolved_configuration_means_the_same_run(given: dict[str, str]) -> None:
+    offers = registry.load()
+    plan = config.resolve(given, offers)
+    again = config.resolve(plan.config.model_dump(mode="json"), offers)
+    assert again.config == plan.config
+    assert (again.digest, again.method) == (plan.digest, plan.method)
+
+
+def test_objects_and_specs_may_be_mixed(tmp_path: Path) -> None:
+    CALLS.clear()
+    options = {**SMALL, "epochs": 1, "interventions": [PullBack(0.1)], "out": str(tmp_path), "metrics": "cer"}
+    result = forgetkit.run(options)
+    assert result["config"]["interventions"] == ["pullback:strength=0.1"]
+    assert {call[0] for call in CALLS} == {"begin", "loss", "step", "epoch"}

@@ -18,7 +18,7 @@ def headline(event: RunStarted) -> str:
     """What runs, in one line."""
     config = event.config
     parts = [
-        config["method"],
+        event.method,
         f"on {config['dataset'].partition(':')[0]}",
         f"with {config['model'].partition(':')[0]} ({event.parameters:,} parameters)",
         f"{event.mega_batches} mega-batches of {event.epochs} epochs",

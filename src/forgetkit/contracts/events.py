@@ -31,6 +31,7 @@ class RunStarted(Event):
 
     run: str
     directory: str
+    method: str
     config: Mapping[str, Any]
     parameters: int
     mega_batches: int

@@ -1,0 +1,351 @@
+"""A run that is stopped anywhere, by anything, ends as if it had never been stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import forgetkit
+from forgetkit.contracts import Preparing, RunEnded, Stepped
+
+PULL = """
+import dataclasses, forgetkit, torch
+from forgetkit.contracts import Intervention
+
+@dataclasses.dataclass(frozen=True)
+class Pull(Intervention):
+    '''Pull the weights towards their running mean, and shake them: with a state and with draws of its own.'''
+
+    strength: float = 0.01
+
+    def begin(self, moment):
+        for name, p in moment.model.named_parameters():
+            moment.state.setdefault(name, p.detach().clone())
+        moment.state["begun"] = moment.state.get("begun", torch.zeros(())) + 1
+
+    def loss(self, moment):
+        return self.strength * sum((p - moment.state[n]).square().sum() for n, p in moment.model.named_parameters())
+
+    @torch.no_grad()
+    def after_step(self, moment):
+        for name, p in moment.model.named_parameters():
+            moment.state[name].lerp_(p, 0.1 / moment.state["begun"].item())
+
+    @torch.no_grad()
+    def after_epoch(self, moment):
+        for p in moment.model.parameters():
+            p.add_(torch.randn(p.shape, generator=moment.rng), alpha=1e-3)
+
+@forgetkit.hookimpl
+def forgetkit_interventions():
+    return {"pull": Pull}
+"""
+
+PLAIN = {
+    "dataset": "synthetic:samples=60,test=20,classes=3,size=4,channels=1",
+    "model": "convnet:width=4",
+    "mega_batches": 2,
+    "epochs": 3,
+    "batch_size": 8,
+    "threads": 1,
+    "augment": "crop-flip",
+    "checkpoint_seconds": 0,
+}
+STATEFUL = {
+    **PLAIN,
+    "mega_batches": 3,
+    "epochs": 2,
+    "momentum": 0.95,
+    "replay": "buffer:size=9",
+    "interventions": ["pull:strength=0.05"],
+    "importance": "fisher:variant=sampled,samples=20",
+}
+COLD = {**PLAIN, "method": "cold", "replay": "buffer:size=5,rule=grow", "epochs": 2}
+
+
+class Stop:
+    """Interrupts the run at its event ``number``, from 0; the screen's own events do not count."""
+
+    def __init__(self, number=None):
+        self.number = number
+        self.heard = []
+
+    def notify(self, event):
+        if isinstance(event, Preparing | Stepped):
+            return
+        self.heard.append(type(event).__name__)
+        if len(self.heard) - 1 == self.number:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture
+def run(plugin):
+    """Run or go on in this process."""
+    path = plugin("pull", PULL)
+
+    def call(options=None, *, stop=None, resume=None):
+        return forgetkit.run(options, observers=[stop or Stop()], plugins=[path], resume=resume)
+
+    return call
+
+
+@pytest.mark.parametrize("options", [PLAIN, STATEFUL, COLD], ids=["plain", "stateful", "cold"])
+def test_stopped_at_any_event(run, workdir, options, substance, digests, result_of):
+    stop = Stop()
+    whole = run({**options, "name": "whole"}, stop=stop)
+    events = len(stop.heard)
+    assert stop.heard[-1] == "RunEnded"
+    assert events == 2 + options["mega_batches"] * (2 + 2 * options["epochs"]) + options["mega_batches"] - 2
+    for number in range(events):
+        name = f"{number:02}"
+        folder = workdir / "runs" / name
+        with pytest.raises(KeyboardInterrupt):
+            run({**options, "name": name}, stop=Stop(number))
+        if number < events - 1:
+            assert not (folder / "result.json").exists()
+            assert substance(run(resume=folder)) == substance(whole)
+        assert substance(result_of(folder)) == substance(whole)
+        assert digests(folder) == digests(workdir / "runs" / "whole")
+
+
+@pytest.mark.parametrize("options", [PLAIN, STATEFUL], ids=["plain", "stateful"])
+def test_stopped_again_and_again(run, workdir, options, substance, digests, result_of):
+    whole = run({**options, "name": "whole"})
+    folder = workdir / "runs" / "r"
+    with pytest.raises(KeyboardInterrupt):
+        run({**options, "name": "r"}, stop=Stop(2))
+    legs = 1
+    while not (folder / "result.json").exists():
+        # Far enough to reach the next state, whether it comes after an epoch or after a mega-batch.
+        with contextlib.suppress(KeyboardInterrupt):
+            run(resume=folder, stop=Stop(5))
+        legs += 1
+    assert legs >= 4
+    assert substance(result_of(folder)) == substance(whole)
+    assert digests(folder) == digests(workdir / "runs" / "whole")
+
+
+class Killed(BaseException):
+    """What no handler catches: the closest to a kill that this process survives."""
+
+
+@pytest.mark.parametrize("moment", ["before it is renamed", "after it is renamed"])
+def test_killed_at_any_write(run, workdir, monkeypatch, substance, digests, moment):
+    options = {**STATEFUL, "mega_batches": 2}
+    rename = Path.replace
+    left = None
+
+    def replace(self, target):
+        nonlocal left
+        left -= 1
+        if left == 0 and moment.startswith("before"):
+            raise Killed
+        rename(self, target)
+        if left == 0:
+            raise Killed
+
+    whole = run({**options, "name": "whole"})
+    monkeypatch.setattr(Path, "replace", replace)
+    number, done = 0, False
+    while not done:
+        number += 1
+        folder = workdir / "runs" / str(number)
+        left = number
+        try:
+            run({**options, "name": str(number)})
+            done = True
+        except Killed:
+            left = 0
+            if not (folder / "manifest.json").exists():
+                continue  # nothing had begun
+            if not (folder / "result.json").exists():
+                assert substance(run(resume=folder)) == substance(whole)
+            assert digests(folder) == digests(workdir / "runs" / "whole")
+    # The manifest, a model for each mega-batch, a state and its note for each epoch but the last, the result.
+    assert number - 1 == 1 + 2 + 2 * (2 * 1 + 1) + 1
+
+
+WORDS = [
+    *"run --dataset synthetic:samples=90,test=20,classes=3,size=4,channels=1 --model convnet:width=4".split(),
+    *"--threads 1 --batch-size 8 --momentum 0.95 --replay buffer:size=9 --intervention pull:strength=0.05".split(),
+    *"--checkpoint-seconds 0 --name r --quiet".split(),
+]
+
+
+def wait_for(pattern, folder, seconds=60):
+    until = time.monotonic() + seconds
+    while not list(folder.glob(pattern)):
+        assert time.monotonic() < until, f"no {pattern} in {folder}"
+        time.sleep(0.002)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_killed_at_random_moments(start, plugin, cli, workdir, seed, substance, digests, result_of):
+    rng = random.Random(seed)
+    path = plugin("pull", PULL)
+    words = [*WORDS, "--plugin", path, "--epochs", 12, "--mega-batches", 3, "--seed", seed]
+    assert cli(*words, "--out", "whole").status == 0
+    run = workdir / "runs" / "r"
+    child = start(words)
+    wait_for("checkpoints/resume-*.json", run)
+    kills = 0
+    for _ in range(3):
+        time.sleep(rng.uniform(0.0, 0.4))
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child.pid, signal.SIGKILL)
+        status = child.wait()
+        assert status in (0, -signal.SIGKILL)
+        kills += status != 0
+        if (run / "result.json").exists():
+            break
+        child = start(["run", "--resume", run, "--plugin", path, "--quiet"])
+    else:
+        assert child.wait() == 0
+    assert kills >= 1
+    assert (workdir / "stderr").read_text() == ""
+    assert substance(result_of(run)) == substance(result_of(workdir / "whole" / "r"))
+    assert digests(run) == digests(workdir / "whole" / "r")
+
+
+@pytest.fixture
+def interrupted(plugin, cli, workdir, substance, digests, result_of):
+    """The words of a run to interrupt, and a check of what it says and of what it comes to when it has gone on."""
+    (workdir / "my plugins").mkdir()
+    path = plugin("my plugins/pull", PULL).relative_to(workdir)
+    words = [*map(str, WORDS), "--plugin", str(path), "--epochs", "25", "--mega-batches", "2"]
+    assert cli(*words, "--out", "whole").status == 0
+    run = workdir / "runs" / "r"
+
+    def check(status, err, go_on):
+        assert not (run / "result.json").exists()
+        assert status == 130
+        assert err == "to go on: forgetkit run --resume runs/r --plugin 'my plugins/pull.py'\n"
+        go_on(err.removeprefix("to go on: "))
+        assert substance(result_of(run)) == substance(result_of(workdir / "whole" / "r"))
+        assert digests(run) == digests(workdir / "whole" / "r")
+
+    return words, check
+
+
+def test_interrupted_from_the_keyboard(interrupted, workdir):
+    words, check = interrupted
+    with subprocess.Popen(
+        [sys.executable, "-m", "forgetkit", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell that runs the tests in the background has its children ignore SIGINT.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as child:
+        wait_for("runs/r/checkpoints/resume-*.json", workdir)
+        child.send_signal(signal.SIGINT)
+        out, err = child.communicate()
+    assert out == ""
+
+    def paste(command):
+        shell = f'forgetkit() {{ {shlex.quote(sys.executable)} -m forgetkit "$@"; }}\n{command}'
+        subprocess.run(["bash", "-c", shell], capture_output=True, check=True)
+
+    check(child.returncode, err, paste)
+
+
+def test_asked_to_end(interrupted, start, cli, workdir):
+    words, check = interrupted
+    child = start(words)
+    wait_for("runs/r/checkpoints/resume-*.json", workdir)
+    os.kill(child.pid, signal.SIGTERM)
+    status = child.wait()
+
+    def paste(command):
+        assert cli(*shlex.split(command)[1:]).status == 0
+
+    check(status, (workdir / "stderr").read_text(), paste)
+
+
+def test_interrupted_before_it_has_begun(start, workdir, plugin):
+    source = "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n"
+    child = start(["run", "--plugin", plugin("early", source), "--quiet"])
+    assert child.wait() == 130
+    assert "Traceback" not in (workdir / "stderr").read_text()
+    assert not (workdir / "runs").exists()
+
+
+def test_the_record_is_only_added_to(run, workdir):
+    folder = workdir / "runs" / "r"
+    with pytest.raises(KeyboardInterrupt):
+        run({**PLAIN, "name": "r"}, stop=Stop(5))
+    events = folder / "events.jsonl"
+    before = events.read_bytes()
+    assert before.endswith(b"\n")
+    run(resume=folder)
+    assert events.read_bytes().startswith(before)
+    lines = [json.loads(line) for line in events.read_text().splitlines()]
+    assert [line["event"] for line in lines].count("run_started") == 2
+    assert lines[-1]["event"] == "run_ended"
+    assert all(isinstance(line["time"], float) for line in lines)
+
+
+def test_a_line_cut_short_is_closed_off(run, workdir):
+    folder = workdir / "runs" / "r"
+    with pytest.raises(KeyboardInterrupt):
+        run({**PLAIN, "name": "r"}, stop=Stop(5))
+    events = folder / "events.jsonl"
+    whole = events.read_bytes()
+    cut = whole[: whole.rindex(b"{") + 17]
+    events.write_bytes(cut)
+    run(resume=folder)
+    after = events.read_bytes()
+    assert after.startswith(cut + b"\n")
+    for number, line in enumerate(after.splitlines()):
+        if number != cut.count(b"\n"):
+            json.loads(line)
+
+
+def test_a_resumed_run_tells_where_it_stands(run, workdir, cli, plugin, terminal):
+    path = plugin("pull", PULL)
+    for name in ("a", "b"):
+        with pytest.raises(KeyboardInterrupt):
+            run({**STATEFUL, "name": name}, stop=Stop(9))
+    said = cli("run", "--resume", "runs/a", "--plugin", path)
+    assert "mega-batch 1:" not in said.out
+    assert "mega-batch 2:" in said.out
+    assert len([line for line in said.out.splitlines() if line.split()[:1] in (["1"], ["2"], ["3"])]) == 3
+    status, seen = terminal(["run", "--resume", "runs/b", "--plugin", path])
+    assert status == 0
+    assert "mega-batch 2/3" in seen
+    assert "mega-batch 1/3" not in seen
+
+
+def test_time_goes_on_where_it_stopped(run, workdir):
+    class Slow(Stop):
+        def notify(self, event):
+            super().notify(event)
+            if type(event).__name__ == "EpochEnded":
+                time.sleep(0.2)
+
+    folder = workdir / "runs" / "r"
+    with pytest.raises(KeyboardInterrupt):
+        run({**PLAIN, "name": "r"}, stop=Slow(5))
+    result = run(resume=folder)
+    assert 0.4 <= result["mega_batches"][0]["seconds"] <= result["seconds"] < 20
+
+
+def test_the_last_event_holds_the_result(run):
+    class Last(Stop):
+        def notify(self, event):
+            self.last = event
+
+    stop = Last()
+    result = run({**PLAIN}, stop=stop)
+    assert isinstance(stop.last, RunEnded)
+    assert stop.last.result == result
