@@ -7,25 +7,23 @@ is in :mod:`forgetkit.session`, what changes in :mod:`forgetkit.learner`.
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from forgetkit import contracts
 from forgetkit.config import Plan
 from forgetkit.contracts import Checkpointed, MegaBatchEnded, MegaBatchRow, RunEnded, RunStarted
-from forgetkit.errors import ComponentError
 from forgetkit.learner import Learner
 from forgetkit.record import SCHEMA, Recorder, ResumePoint, RunDirectory
-from forgetkit.session import Bus, Session, versions
+from forgetkit.session import Bus, Session, computing, versions
 
 Checkpoint = Callable[[], None]
+_log = logging.getLogger("forgetkit")
 
 
 def run(
@@ -37,13 +35,14 @@ def run(
 ) -> dict[str, Any]:
     """Carry a plan out, or on from where it stopped; return what ``result.json`` holds.
 
-    Nothing is written before the data is loaded and found sound.
+    Nothing is written before the data is found sound, and learning and forgetting have been tried on a little of it.
     """
     bus = Bus([*plan.observers, *observers])
     with computing(plan.config.threads):
         session = Session.prepare(plan, bus, cache)
         if resume is None:
             learner = Learner.new(session)
+            learner.try_out()
             directory = RunDirectory.create(Path(plan.config.out), plan.config.name or _name(plan), session.manifest())
             point = ResumePoint({}, (), 0.0)
         else:
@@ -129,25 +128,18 @@ def _result(
 
 
 def _measured(metrics: Mapping[str, contracts.Metric], rows: Sequence[MegaBatchRow]) -> dict[str, float | None]:
-    """The number of each metric, by its name with underscores."""
-    numbers = {name.replace("-", "_"): metric.compute(rows) for name, metric in metrics.items()}
-    for name, number in numbers.items():
-        if number is not None and not (isinstance(number, int | float) and math.isfinite(number)):
-            raise ComponentError(f"the metric {name} gave {number!r}, which is neither a finite number nor None")
+    """The number of each metric, by its name with underscores. One that fails is null: the run is not lost for it."""
+    numbers: dict[str, float | None] = {}
+    for name, metric in metrics.items():
+        try:
+            number = metric.compute(rows)
+            if number is not None and not (isinstance(number, int | float) and math.isfinite(number)):
+                raise ValueError(f"{number!r} is neither a finite number nor None")
+        except Exception as error:  # noqa: BLE001 - a stranger's code may raise anything
+            _log.warning("the metric %s is left empty: %s", name, f"{type(error).__name__}: {error}".partition("\n")[0])
+            number = None
+        numbers[name.replace("-", "_")] = number
     return numbers
-
-
-@contextmanager
-def computing(threads: int | None) -> Iterator[None]:
-    """``threads`` on the CPU; on CUDA the same bits each time, which the CPU gives anyway."""
-    before, cudnn = torch.get_num_threads(), torch.backends.cudnn
-    if threads is not None:
-        torch.set_num_threads(threads)
-    try:
-        with cudnn.flags(enabled=cudnn.enabled, benchmark=False, deterministic=True, allow_tf32=cudnn.allow_tf32):
-            yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _name(plan: Plan) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -12,10 +13,12 @@ from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
 from forgetkit import alma, config, contracts, forgetting, registry
+from forgetkit.errors import ConfigError, OptionError
 from forgetkit.record import RunDirectory
 from forgetkit.seeding import Seeds
 
-Batches = Iterable[tuple[Any, Tensor]]
+Batches = Iterable[tuple[Tensor, Tensor]]
+_log = logging.getLogger("forgetkit")
 Loss = Callable[[Any, Tensor], Tensor]
 
 
@@ -37,7 +40,7 @@ def unlearn(
     and no ``importance`` is given it is ``"snip"``. ``seed`` fixes every draw: give another one at each
     call of a loop, or the same fresh values come again. ``loss(outputs, targets)`` is a mean over the
     batch. Fresh values are drawn by each module's ``reset_parameters``; where a model initialises itself
-    otherwise, ``build()`` makes a new one and its values are taken.
+    otherwise, ``build()`` makes a new one and its values are taken. Where something is wrong the model is as before.
 
     Returns the audit. Raises a ``forgetkit.errors.ForgetkitError`` of one line where something is wrong.
     """
@@ -78,6 +81,9 @@ def select(scores: Mapping[str, Tensor], *, fraction: float, seed: int = 0) -> d
 
     One threshold over all tensors; ties at it are drawn at random, fixed by ``seed``.
     """
+    for name, score in scores.items():
+        if not isinstance(score, Tensor) or not score.is_floating_point() or not bool(score.isfinite().all()):
+            raise OptionError(f"the score of '{name}' is not a tensor of finite floats")
     return forgetting.lowest(scores, fraction, Seeds(seed))[0]
 
 
@@ -85,7 +91,7 @@ def run(
     options: Mapping[str, Any] | None = None,
     *,
     observers: Sequence[contracts.Observer] = (),
-    plugins: Sequence[Path] = (),
+    plugins: Sequence[str | Path] = (),
     resume: str | Path | None = None,
 ) -> dict[str, Any]:
     """What ``forgetkit run`` does, from Python; returns the content of ``result.json``.
@@ -93,7 +99,11 @@ def run(
     ``options`` are those of the command line, with underscores. ``plugins`` are single plugin files. With
     ``resume``, the directory of an unfinished run, its own options hold and ``options`` stays empty.
     """
-    offers = registry.load(files=plugins)
+    if not isinstance(options, Mapping | None):
+        raise ConfigError(f"options are a mapping like {{'dataset': 'digits'}}, not {type(options).__name__}")
+    offers = registry.load(files=[Path(file) for file in plugins])
+    for broken in offers.broken:
+        _log.warning("%s", broken)
     if resume is None:
         return alma.run(config.resolve(options or {}, offers), observers=observers, cache=cache_folder())
     directory = RunDirectory.reopen(Path(resume))

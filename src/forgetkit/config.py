@@ -1,6 +1,6 @@
 """What a run is made of: options from four layers, resolved into components.
 
-Defaults < TOML file < command line. The resolved configuration spells every choice out, so that
+Defaults < TOML file < --set < command line. The resolved configuration spells every choice out, so that
 two runs of equal configuration are the same run.
 """
 
@@ -31,8 +31,8 @@ METHODS: Mapping[str, tuple[str | None, str]] = {
 }
 """Shorthands: the importance criterion and the reinit method of each name of the paper."""
 
-NOT_RESULTS = ("out", "name", "observers", "checkpoint_seconds")
-"""Options that cannot change a number of the result."""
+NOT_RESULTS = ("out", "name", "observers", "checkpoint_seconds", "device", "threads")
+"""Options that say where and how a run is carried out, not what it is."""
 
 _MAY_CHANGE = ("observers", "checkpoint_seconds")
 """Options that a run may go on with otherwise than it began."""
@@ -52,6 +52,10 @@ def _several(given: Any) -> Any:
     return (given,) if isinstance(given, str) else given
 
 
+def _text(given: Any) -> Any:
+    return str(given) if isinstance(given, Path) else given
+
+
 def _plain(name: str | None) -> str | None:
     if name is not None and (name in ("", ".", "..") or "/" in name or "\\" in name):
         raise PydanticCustomError("plain", "a folder's name is wanted, without slashes; --out says where it is made")
@@ -59,11 +63,6 @@ def _plain(name: str | None) -> str | None:
 
 
 _Specs = Annotated[tuple[str, ...], BeforeValidator(_several)]
-
-
-def _several(given: Any) -> Any:
-    """A single SPEC may stand for a list of one."""
-    return (given,) if isinstance(given, str) else given
 
 
 class RunConfig(BaseModel):
@@ -97,7 +96,9 @@ class RunConfig(BaseModel):
     threads: Annotated[int | None, Field(ge=1, description="threads of torch on the CPU (default: torch's own choice)")] = None  # fmt: skip
     metrics: Annotated[_Specs, Field(description="a metric beside the four of the paper, a SPEC (repeatable)")] = ()  # fmt: skip
 
-    out: Annotated[str, Field(description="folder that the run's directory is made in")] = "runs"
+    out: Annotated[
+        str, BeforeValidator(_text), Field(min_length=1, description="folder that the run's directory is made in")
+    ] = "runs"
     name: Annotated[str | None, AfterValidator(_plain), Field(description="name of the run's directory (default: made from time, method and data)")] = None  # fmt: skip
     observers: Annotated[_Specs, Field(description="a listener to the run's events, a SPEC (repeatable)")] = ()
     checkpoint_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False, description="at the end of an epoch, write a state to resume from if the last is older than this; 0: each epoch")] = 10.0  # fmt: skip
@@ -121,7 +122,7 @@ class Plan:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of everything that can change a number of the result."""
+        """SHA-256 of everything that says what the run is."""
         content = self.config.model_dump(mode="json", exclude=set(NOT_RESULTS))
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -199,6 +200,8 @@ def resolve(given: Mapping[str, Any], registry: Registry) -> Plan:
             **{key: tuple(spec for spec, _ in parts) for key, parts in several.items()},
             "milestones": _milestones(config),
             "device": _device(config.device),
+            "precision": _precision(config.precision, _device(config.device)),
+            "threads": config.threads or _threads(),
         }
     )
     return Plan(
@@ -206,7 +209,7 @@ def resolve(given: Mapping[str, Any], registry: Registry) -> Plan:
         method=label,
         **made,
         interventions=tuple(c for _, c in several["interventions"]),
-        metrics={**_builtin_metrics(registry), **{_name(spec): c for spec, c in several["metrics"]}},
+        metrics=_metrics(several["metrics"], registry),
         observers=tuple(c for _, c in several["observers"]),
         plugins=registry.plugins,
     )
@@ -218,6 +221,9 @@ def resumed(manifest: Mapping[str, Any], given: Mapping[str, Any], registry: Reg
     if not isinstance(recorded, Mapping):
         raise ConfigError("the manifest of this run holds no configuration; it is damaged")
     own = {key: value for key, value in recorded.items() if key != "method"}
+    for key, value in given.items():  # an object given again takes the place of its name
+        if key in _KIND_OF and not isinstance(value, _PLAIN) and registry.make(_KIND_OF[key], value)[0] == own.get(key):
+            own[key] = value
     if given:
         asked = resolve(layered(own, given), registry).config.model_dump(mode="json")
         for key in given:
@@ -238,6 +244,19 @@ _KIND_OF = {
 }
 _PLAIN = (str, int, float, list, dict, type(None))  # what a TOML file can hold, and no component
 _SEVERAL = ("interventions", "metrics", "observers")
+_RESULT_KEYS = (
+    "schema",
+    "run",
+    "directory",
+    "method",
+    "config",
+    "versions",
+    "parameters",
+    "mega_batches",
+    "samples_seen",
+    "seconds",
+    "status",
+)
 _OWN_METRICS = ("test-accuracy", "cer", "mean-anytime-error", "generalization-gap")
 
 
@@ -284,9 +303,20 @@ def _label(spelled: Mapping[str, str], registry: Registry) -> str:
 def _milestones(config: RunConfig) -> tuple[int, ...]:
     """Those given, in order, or 40 % and 80 % of the epochs: 20 and 40 of the paper's 50."""
     if config.milestones is not None:
+        if config.milestones and max(config.milestones) >= config.epochs:
+            raise ConfigError(
+                f"--milestones {max(config.milestones)}: {config.epochs} epochs never get past it, "
+                "so it would be ignored: choose smaller ones, or leave them out"
+            )
         return tuple(sorted(set(config.milestones)))
     halfway = {config.epochs * 2 // 5, config.epochs * 4 // 5}
     return tuple(sorted(epoch for epoch in halfway if 0 < epoch < config.epochs))
+
+
+def _threads() -> int:
+    import torch
+
+    return torch.get_num_threads()
 
 
 def _device(name: str) -> str:
@@ -308,8 +338,24 @@ def _device(name: str) -> str:
     return name
 
 
-def _builtin_metrics(registry: Registry) -> dict[str, contracts.Metric]:
-    return {name: registry.make("metrics", name)[1] for name in _OWN_METRICS}
+def _precision(name: str, device: str) -> str:
+    if name != "auto":
+        return name
+    import torch
+
+    native = device.startswith("cuda") and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bf16" if native else "fp32"
+
+
+def _metrics(asked: list[tuple[str, contracts.Metric]], registry: Registry) -> dict[str, contracts.Metric]:
+    """The paper's four, and those asked for; each under a key of its own in the result."""
+    metrics = {name: registry.make("metrics", name)[1] for name in _OWN_METRICS}
+    for spec, metric in asked:
+        name = _name(spec)
+        if name not in _OWN_METRICS and (name in metrics or name.replace("-", "_") in _RESULT_KEYS):
+            raise ConfigError(f"--metric {name}: the result has another entry of that name")
+        metrics[name] = metric
+    return metrics
 
 
 def _name(spec: str) -> str:

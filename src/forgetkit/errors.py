@@ -39,6 +39,10 @@ class RunDirectoryError(UsageError):
     """A run's directory cannot be made, read or continued."""
 
 
+class RecordError(ForgetkitError):
+    """A run's record can no longer be written: the disk is full, or the folder gone."""
+
+
 class ComponentError(ForgetkitError):
     """A component broke a promise of its contract."""
 

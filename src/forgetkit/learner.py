@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,12 +12,15 @@ from torch import nn
 
 from forgetkit import forgetting, learn
 from forgetkit.contracts import EpochEnded, Inputs, MegaBatchRevealed, MegaBatchRow, Stepped, Unlearned
+from forgetkit.errors import ComponentError
+from forgetkit.seeding import Seeds, preserved_global_state
 from forgetkit.session import Bus, Session
 from forgetkit.stream import Ledger, Pool, Revealed, Stream
 from forgetkit.stream.batches import Shuffled
 from forgetkit.stream.ledger import Role
 
 _SCORE_BATCH = 256
+_TRIED_LR = 1e-6  # whether the real one diverges is for the run to find
 
 
 @dataclass(eq=False)
@@ -65,10 +68,10 @@ class Learner:
             model,
             optimizer,
             config.batch_size,
-            session.data.augment if config.augment == "auto" else config.augment,
+            session.augment,
             plan.interventions,
             [{} for _ in plan.interventions],
-            _bf16(config.precision, session.device),
+            config.precision == "bf16",
         )
         flow = Stream(session.data.train, session.mega_batches, plan.replay, session.seeds)
         return cls(session, inputs, model, optimizer, trainer, flow)
@@ -77,6 +80,17 @@ class Learner:
     def parameters(self) -> int:
         """How many parameter entries the network has."""
         return sum(p.numel() for p in self.model.parameters())
+
+    def try_out(self) -> None:
+        """A step and a forgetting, on a twin that is thrown away: what cannot work is said while nothing is written."""
+        config, session = self.session.plan.config, self.session
+        twin = Learner._of(session, self.inputs)
+        twin.trainer = replace(twin.trainer, interventions=(), states=())
+        few = twin.stream.reveal(1).read("train", session.mega_batches[0].train[: config.batch_size])
+        pool = Pool.of(few, session.device)
+        twin.trainer.epoch(pool, 0, 0, _TRIED_LR, session.seeds.within("try"))
+        if config.mega_batches > 1:
+            twin.forget(Pool(pool.inputs[:2], pool.labels[:2]), session.seeds.within("try"))
 
     def learn(self, revealed: Revealed, checkpoint: Callable[[], None]) -> None:
         """Train for the configured epochs on everything at hand, less those done before a resume."""
@@ -101,7 +115,7 @@ class Learner:
         train = self._fraction(revealed, "train")
         val = self._fraction(revealed, "val") if len(revealed.val) else None
         test = Pool.of(self.session.data.test, self.session.device)
-        right, total = learn.accuracy(self.model, test, bf16=self.trainer.bf16)
+        right, total = self._count(test, revealed.index, "test")
         return MegaBatchRow(
             index=revealed.index,
             train_samples=len(revealed.train),
@@ -119,11 +133,16 @@ class Learner:
 
     def unlearn(self, revealed: Revealed) -> dict[str, Any]:
         """Score on the training part of the mega-batch just finished, select, reset."""
-        plan, t = self.session.plan, revealed.index
         pool = Pool.of(revealed.read("train", revealed.arrived), self.session.device)
-        seeds = self.session.seeds.within("unlearn", t)
+        report = self.forget(pool, self.session.seeds.within("unlearn", revealed.index)).as_dict()
+        self.session.bus.emit(Unlearned(revealed.index, report))
+        return report
+
+    def forget(self, pool: Pool, seeds: Seeds) -> forgetting.UnlearnReport:
+        """Forget what matters least to ``pool``."""
+        plan = self.session.plan
         initialise = getattr(plan.model, "initialise", None)
-        report = forgetting.unlearn(
+        return forgetting.unlearn(
             self.model,
             Shuffled(pool, seeds.within("score"), _SCORE_BATCH),
             importance=plan.importance,
@@ -131,10 +150,8 @@ class Learner:
             optimizer=self.optimizer,
             seeds=seeds,
             initialise=initialise,
-            build=None if initialise is not None else self._rebuilt,
-        ).as_dict()
-        self.session.bus.emit(Unlearned(t, report))
-        return report
+            build=None if initialise is not None else lambda: learn.built(plan.model, self.inputs),
+        )
 
     def advance(self) -> None:
         """On to the next mega-batch."""
@@ -143,6 +160,10 @@ class Learner:
 
     def state(self) -> dict[str, Any]:
         """Everything that changes, in types that load without running code."""
+        for state in self.trainer.states:
+            for name, value in state.items():
+                if not isinstance(value, torch.Tensor):
+                    raise ComponentError(f"an intervention keeps '{name}' in its state, which is no tensor")
         return {
             "digest": self.session.plan.digest,
             "mega_batch": self.mega_batch,
@@ -158,11 +179,12 @@ class Learner:
 
     def _fraction(self, revealed: Revealed, role: Role) -> float:
         pool = Pool.of(revealed.read(role, getattr(revealed, role)), self.session.device)
-        right, total = learn.accuracy(self.model, pool, bf16=self.trainer.bf16)
+        right, total = self._count(pool, revealed.index, role)
         return right / total
 
-    def _rebuilt(self) -> nn.Module:
-        return self.session.plan.model.build(self.inputs, learn.Normalize(self.inputs))
+    def _count(self, pool: Pool, mega_batch: int, what: str) -> tuple[int, int]:
+        seed = self.session.seeds.number("judge", mega_batch, what)
+        return learn.accuracy(self.model, pool, seed, bf16=self.trainer.bf16)
 
 
 class _Throttled:
@@ -173,11 +195,6 @@ class _Throttled:
 
     def __call__(self, done: int, total: int) -> None:
         if time.monotonic() >= self._next:
-            self._bus.emit(Stepped(*self._where, done, total))
+            with preserved_global_state():  # an observer that draws shifts no dropout
+                self._bus.emit(Stepped(*self._where, done, total))
             self._next = time.monotonic() + 0.2
-
-
-def _bf16(precision: str, device: torch.device) -> bool:
-    if precision == "auto":
-        return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return precision == "bf16"

@@ -9,13 +9,15 @@ first ``key=`` goes to the component's first option: ``folder:photos,size=32`` i
 from __future__ import annotations
 
 import dataclasses
+import enum
 import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.errors import PydanticSchemaGenerationError
 
 from forgetkit.errors import OptionError, closest
 
@@ -69,7 +71,12 @@ def options_of(component: type) -> tuple[Option, ...]:
     """The options of a component class, in the order of its fields."""
     if not dataclasses.is_dataclass(component):
         raise OptionError(f"{component.__name__} is not a dataclass; a component's fields are its options")
-    hints = get_type_hints(component, include_extras=True)
+    try:
+        hints = get_type_hints(component, include_extras=True)
+    except NameError as error:
+        raise OptionError(
+            f"{component.__name__}: {error}; the types of its options must be importable at run time"
+        ) from error
     found = []
     for item in dataclasses.fields(component):
         default = item.default
@@ -105,7 +112,8 @@ def checked(name: str, component: Any) -> Any:
     values = {}
     for option in options_of(type(component)):
         values[option.name] = _value(name, option, getattr(component, option.name))
-    return _construct(name, type(component), values)
+    same = all(value is getattr(component, key) or value == getattr(component, key) for key, value in values.items())
+    return component if same else _construct(name, type(component), values)
 
 
 def spelled(name: str, component: Any) -> str:
@@ -124,12 +132,19 @@ def _value(name: str, option: Option, given: Any) -> Any:
     if given == "none" and _may_be_none(option.type):
         return None
     try:
-        value = _converted(TypeAdapter(option.type), given)
+        value = _converted(_adapter(option.type), given)
         return value.expanduser().absolute() if isinstance(value, Path) else value
     except ValidationError as error:
         reason = error.errors()[0]["msg"]
         shown = option.name.replace("_", "-")
         raise OptionError(f"{name}: option {shown}={given}: {reason[0].lower()}{reason[1:]}") from error
+
+
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    try:
+        return TypeAdapter(kind)
+    except PydanticSchemaGenerationError:  # a type that pydantic knows nothing of, a tensor: checked by isinstance
+        return TypeAdapter(kind, config=ConfigDict(arbitrary_types_allowed=True))
 
 
 def _may_be_none(kind: Any) -> bool:
@@ -157,6 +172,8 @@ def _construct(name: str, component: type, values: Mapping[str, Any]) -> Any:
 def _text(value: Any) -> str:
     if value is None:
         return "none"
+    if isinstance(value, enum.Enum):
+        return str(value.value)
     if isinstance(value, bool | list | tuple | dict):
         return json.dumps(value, default=str)
     return str(value)

@@ -20,7 +20,7 @@ from typing import Any
 
 import pluggy
 
-from forgetkit import hookspecs, options
+from forgetkit import contracts, hookspecs, options
 from forgetkit.errors import OptionError, UsageError, closest
 
 GROUP = "forgetkit"
@@ -38,6 +38,31 @@ KINDS = (
     "commands",
 )
 """Every kind of component; the hook of a kind is ``forgetkit_KIND``."""
+
+_CONTRACTS: Mapping[str, type] = {
+    "importance": contracts.Importance,
+    "reinit": contracts.Reinit,
+    "replay": contracts.Replay,
+    "interventions": contracts.Intervention,
+    "datasets": contracts.DatasetSource,
+    "models": contracts.ModelBuilder,
+    "metrics": contracts.Metric,
+    "observers": contracts.Observer,
+    "analyses": contracts.Analysis,
+    "executors": contracts.Executor,
+}
+_VERBS: Mapping[str, tuple[str, ...]] = {
+    "importance": ("score",),
+    "reinit": ("propose",),
+    "replay": ("retain",),
+    "interventions": ("begin", "loss", "after_step", "after_epoch"),
+    "datasets": ("load",),
+    "models": ("build",),
+    "metrics": ("compute",),
+    "observers": ("notify",),
+    "analyses": ("analyze",),
+    "executors": ("execute",),
+}
 
 BUILTIN = "forgetkit"
 _BUILTIN_PLUGINS = (
@@ -106,6 +131,8 @@ class Registry:
             who = " and ".join(f"{o.distribution}/{o.name}" for o in matches)
             raise OptionError(f"two plugins offer the {_one(kind)} '{name}': write {who.replace(' and ', ' or ')}")
         hint = "".join(f"; {broken}" for broken in self.broken)
+        if "." in name and not slash:
+            hint = "; a name with a dot stands for an object given in Python: give it again"
         raise OptionError(f"no {_one(kind)} is called '{name}'; {closest(name, {o.name for o in offers})}{hint}")
 
     def make(self, kind: str, spec: str | object) -> tuple[str, Any]:
@@ -113,17 +140,26 @@ class Registry:
         if not isinstance(spec, str):
             name = self._name_of(kind, spec)
             component = options.checked(name, spec)
-            return options.spelled(name, component), component
-        parsed = options.parse(spec)
-        offer = self.find(kind, parsed.name)
-        component = options.build(parsed.name, offer.component, parsed)
-        return options.spelled(parsed.name, component), component
+        else:
+            parsed = options.parse(spec)
+            name = parsed.name
+            component = options.build(name, self.find(kind, name).component, parsed)
+        contract = _CONTRACTS.get(kind)
+        if contract is not None and not isinstance(component, contract):
+            verbs = " and ".join(f"{verb}()" for verb in _VERBS[kind])
+            raise OptionError(f"{name} is no {_one(kind)}: one has {verbs}")
+        return options.spelled(name, component), component
 
     def _name_of(self, kind: str, component: object) -> str:
+        """The name on offer; an object of a class that is not on offer goes by its module and class.
+
+        Such a name holds a dot, so that it can never be taken for one on offer.
+        """
         for offer in self.named(kind):
             if type(component) is offer.component:
-                return offer.name
-        return type(component).__name__.lower()
+                alike = [o for o in self.named(kind) if o.name == offer.name]
+                return offer.name if len(alike) == 1 else f"{offer.distribution}/{offer.name}"
+        return f"{type(component).__module__}.{type(component).__qualname__.replace('<locals>.', '')}"
 
 
 def load(*, without: Collection[str] = (), files: Sequence[Path] = (), entry_points: bool = True) -> Registry:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import sys
 import time
 from collections.abc import Sequence
@@ -12,30 +11,32 @@ from typing import Any
 import torch
 
 from forgetkit import contracts, learn
-from forgetkit.alma import computing
 from forgetkit.config import Plan
 from forgetkit.learner import Learner
-from forgetkit.session import Bus, Session
+from forgetkit.session import Bus, Session, computing
 from forgetkit.stream import Pool, Revealed
 
 _SECONDS = 3.0
+_LR = 1e-6  # small, so that the same few samples again and again make nothing diverge
 
 
 def rehearse(plan: Plan, observers: Sequence[contracts.Observer], cache: Path) -> dict[str, Any]:
     """Load the data, build the network, train and evaluate on a little of the first mega-batch.
 
-    Training is timed for about three seconds, at least two steps. Time is what training and
-    evaluation take at that pace (scoring and resetting cost less than an epoch); memory is this
-    process's peak so far and what the largest pool of samples will add.
+    Training is timed for about three seconds, at least two steps, evaluation and one forgetting once.
+    Time is what the run takes at that pace; memory is this process's peak so far and what the largest
+    pool of samples will add.
     """
     bus = Bus([*plan.observers, *observers])
     config = plan.config
     with computing(config.threads):
         session = Session.prepare(plan, bus, cache)
         learner = Learner.new(session)
+        learner.try_out()
         revealed = learner.stream.reveal(1)
         per_sample, steps = _training_pace(learner, revealed)
         evaluation = _evaluation_pace(learner, revealed)
+        forgetting = _forgetting_seconds(learner, revealed) if config.mega_batches > 1 else 0.0
     samples = sum(session.sizes) * config.epochs
     judged = sum(session.sizes) * (1 + config.val_fraction) + len(session.data.test) * config.mega_batches
     one = session.data.train.inputs[0].nbytes
@@ -47,7 +48,7 @@ def rehearse(plan: Plan, observers: Sequence[contracts.Observer], cache: Path) -
         "train_samples": session.sizes,
         "samples_to_be_seen": samples,
         "timed_steps": steps,
-        "estimated_seconds": samples * per_sample + judged * evaluation,
+        "estimated_seconds": samples * per_sample + judged * evaluation + (config.mega_batches - 1) * forgetting,
         "estimated_memory_bytes": _peak_bytes(session.device) + max(session.sizes) * one,
     }
 
@@ -58,10 +59,10 @@ def _training_pace(learner: Learner, revealed: Revealed) -> tuple[float, int]:
     few = revealed.train[: 2 * config.batch_size]
     pool = Pool.of(revealed.read("train", few), session.device)
     learner.trainer.begin(1, session.seeds)
-    learner.trainer.epoch(pool, 1, 1, config.lr, session.seeds)  # the first steps are slower: not timed
+    learner.trainer.epoch(pool, 1, 1, _LR, session.seeds)  # the first steps are slower: not timed
     began, seen, steps = time.perf_counter(), 0, 0
     while not seen or time.perf_counter() - began < _SECONDS:
-        learner.trainer.epoch(pool, 1, 1, config.lr, session.seeds)
+        learner.trainer.epoch(pool, 1, 1, _LR, session.seeds)
         seen += len(pool)
         steps += -(-len(pool) // config.batch_size)
     return (time.perf_counter() - began) / seen, steps
@@ -71,12 +72,21 @@ def _evaluation_pace(learner: Learner, revealed: Revealed) -> float:
     few = revealed.train[:512]
     pool = Pool.of(revealed.read("train", few), learner.session.device)
     began = time.perf_counter()
-    learn.accuracy(learner.model, pool, bf16=learner.trainer.bf16)
+    learn.accuracy(learner.model, pool, 0, bf16=learner.trainer.bf16)
     return (time.perf_counter() - began) / len(pool)
+
+
+def _forgetting_seconds(learner: Learner, revealed: Revealed) -> float:
+    pool = Pool.of(revealed.read("train", revealed.arrived), learner.session.device)
+    began = time.perf_counter()
+    learner.forget(pool, learner.session.seeds.within("rehearsal"))
+    return time.perf_counter() - began
 
 
 def _peak_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    import resource  # not there on Windows
+
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

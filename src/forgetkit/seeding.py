@@ -8,11 +8,14 @@ part of a run draws cannot shift what another part sees.
 from __future__ import annotations
 
 import hashlib
+import operator
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from forgetkit.errors import OptionError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,6 +32,12 @@ class Seeds:
 
     seed: int
     scope: tuple[str | int, ...] = ()
+
+    def __post_init__(self) -> None:
+        try:  # a NumPy integer is the number it holds
+            object.__setattr__(self, "seed", operator.index(self.seed))
+        except TypeError as error:
+            raise OptionError(f"seed={self.seed!r} is not a whole number") from error
 
     def within(self, *names: str | int) -> Seeds:
         """The same seed with ``names`` appended to the scope."""
@@ -60,12 +69,15 @@ def preserved_global_state() -> Iterator[None]:
 
     python, numpy_state = random.getstate(), np.random.get_state()
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    mps = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
     with torch.random.fork_rng(devices):
         try:
             yield
         finally:
             random.setstate(python)
             np.random.set_state(numpy_state)
+            if mps is not None:
+                torch.mps.set_rng_state(mps)
 
 
 @contextmanager
@@ -77,5 +89,10 @@ def global_state(seed: int) -> Iterator[None]:
     with preserved_global_state():
         random.seed(seed)
         np.random.seed(seed % 2**32)
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
+        # torch.manual_seed would also queue a seed for CUDA where it is not up yet, which nothing could take back.
+        if torch.cuda.is_initialized():
+            torch.cuda.manual_seed_all(seed)
+        if torch.backends.mps.is_available():
+            torch.mps.manual_seed(seed)
         yield

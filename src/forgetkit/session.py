@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from forgetkit import contracts, stream
@@ -72,6 +74,12 @@ class Session:
         sizes = stream.sizes(data.train.labels, mega_batches, plan.replay, seeds)
         return cls(plan, bus, data, mega_batches, sizes, seeds, torch.device(config.device))
 
+    @property
+    def augment(self) -> contracts.Augmentation:
+        """What is done to training images."""
+        chosen = self.plan.config.augment
+        return self.data.augment if chosen == "auto" else chosen
+
     def manifest(self) -> dict[str, Any]:
         """What is known before the first step."""
         return {
@@ -99,6 +107,12 @@ class Session:
                 f"{self.plan.config.dataset} is not what the run began with (other samples or labels), "
                 "so it cannot be resumed"
             )
+        now = versions(self.plan)
+        for what, begun in dict(manifest.get("versions", {})).items():
+            if begun != now.get(what):
+                _log.warning(
+                    "this run was begun with %s %s, not %s: its numbers may differ", what, begun, now.get(what)
+                )
 
     def _data_facts(self) -> dict[str, Any]:
         return {
@@ -106,8 +120,24 @@ class Session:
             "test": len(self.data.test),
             "shape": list(self.data.train.inputs.shape[1:]),
             "classes": list(self.data.classes),
-            "labels": stream.label_digest(self.data),
+            "augment": self.augment,
+            "content": stream.content_digest(self.data),
         }
+
+
+@contextmanager
+def computing(threads: int | None) -> Iterator[None]:
+    """``threads`` on the CPU; on CUDA the same bits each time, which the CPU gives anyway."""
+    cudnn = torch.backends.cudnn
+    before = torch.get_num_threads(), cudnn.deterministic, cudnn.benchmark
+    if threads is not None:
+        torch.set_num_threads(threads)
+    cudnn.deterministic, cudnn.benchmark = True, False
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        cudnn.deterministic, cudnn.benchmark = before[1:]
 
 
 def versions(plan: Plan) -> dict[str, Any]:
@@ -115,6 +145,7 @@ def versions(plan: Plan) -> dict[str, Any]:
     return {
         "forgetkit": __version__,
         "torch": torch.__version__,
+        "numpy": np.__version__,
         "python": platform.python_version(),
         "plugins": dict(plan.plugins),
     }

@@ -62,7 +62,10 @@ BROKEN = {
     "raises in its hook": (HOOK + "def forgetkit_models():\n    raise KeyError('why')", "KeyError: 'why'"),
     "leaves in its hook": (HOOK + "def forgetkit_models():\n    raise SystemExit(3)", "SystemExit: 3"),
     "returns a list": (HOOK + "def forgetkit_models():\n    return [int]", "must return a mapping"),
-    "offers what is no class": (HOOK + "def forgetkit_models():\n    return {'m': 3}", "offers 'm', which is not a class"),
+    "offers what is no class": (
+        HOOK + "def forgetkit_models():\n    return {'m': 3}",
+        "offers 'm', which is not a class",
+    ),
     "misspells a hook": (HOOK + "def forgetkit_model():\n    return {}", "forgetkit_model'"),
     "wants an argument": (HOOK + "def forgetkit_models(inputs):\n    return {}", "forgetkit_models"),
     "does both": (

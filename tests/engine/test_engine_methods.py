@@ -105,7 +105,7 @@ def test_forget_and_learn_again(
     else:
         assert report.reset == total
         assert {n for n, p in before.items() if p.ndim >= 2} <= touched
-    losses = train(model, optimizer, batch, 6)
+    losses = train(model, torch.optim.Adam(model.parameters(), lr=1e-3), batch, 8)
     assert losses[-1] < 0.8 * max(losses[0], math.log(CLASSES)), f"{name} does not learn again after {method}"
 
 

@@ -6,6 +6,7 @@ lines answer: the child's process id and, once it has ended, its exit status (ne
 
 import json
 import os
+import signal
 import socket
 import sys
 
@@ -34,10 +35,11 @@ while True:
             os.dup2(stream, number)
             os.close(stream)
         channel.close()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         # Python's own streams remember what kind of files stood behind them.
         encoding = asked["env"].get("PYTHONIOENCODING")
-        sys.stdout = open(1, "w", encoding=encoding, closefd=False)
-        sys.stderr = open(2, "w", encoding=encoding, closefd=False, buffering=1)
+        sys.stdout = os.fdopen(1, "w", encoding=encoding, closefd=False)
+        sys.stderr = os.fdopen(2, "w", encoding=encoding, closefd=False, buffering=1)
         status = cli.main(asked["words"])
         sys.stdout.flush()
         os._exit(status)  # Python's own way out takes torch a second

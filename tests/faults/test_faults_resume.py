@@ -175,11 +175,11 @@ def test_killed_at_any_write(run, workdir, monkeypatch, substance, digests, mome
     assert number - 1 == 1 + 2 + 2 * (2 * 1 + 1) + 1
 
 
-WORDS = [
-    *"run --dataset synthetic:samples=90,test=20,classes=3,size=4,channels=1 --model convnet:width=4".split(),
-    *"--threads 1 --batch-size 8 --momentum 0.95 --replay buffer:size=9 --intervention pull:strength=0.05".split(),
-    *"--checkpoint-seconds 0 --name r --quiet".split(),
-]
+WORDS = shlex.split(
+    "run --dataset synthetic:samples=90,test=20,classes=3,size=4,channels=1 --model convnet:width=4 --threads 1 "
+    "--batch-size 8 --momentum 0.95 --replay buffer:size=9 --intervention pull:strength=0.05 "
+    "--checkpoint-seconds 0 --name r --quiet"
+)
 
 
 def wait_for(pattern, folder, seconds=60):
@@ -222,7 +222,7 @@ def interrupted(plugin, cli, workdir, substance, digests, result_of):
     """The words of a run to interrupt, and a check of what it says and of what it comes to when it has gone on."""
     (workdir / "my plugins").mkdir()
     path = plugin("my plugins/pull", PULL).relative_to(workdir)
-    words = [*map(str, WORDS), "--plugin", str(path), "--epochs", "25", "--mega-batches", "2"]
+    words = [*WORDS, "--plugin", str(path), "--epochs", "25", "--mega-batches", "2"]
     assert cli(*words, "--out", "whole").status == 0
     run = workdir / "runs" / "r"
 
@@ -237,15 +237,18 @@ def interrupted(plugin, cli, workdir, substance, digests, result_of):
     return words, check
 
 
-def test_interrupted_from_the_keyboard(interrupted, workdir):
+@pytest.fixture
+def keyboard():
+    """A shell that runs the tests in the background has them, and their children, ignore SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_interrupted_from_the_keyboard(interrupted, workdir, keyboard):
     words, check = interrupted
     with subprocess.Popen(
-        [sys.executable, "-m", "forgetkit", *words],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        # A shell that runs the tests in the background has its children ignore SIGINT.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        [sys.executable, "-m", "forgetkit", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as child:
         wait_for("runs/r/checkpoints/resume-*.json", workdir)
         child.send_signal(signal.SIGINT)

@@ -181,6 +181,18 @@ def test_a_tied_weight_is_reset_once_and_stays_tied(reinit):
     assert changed(model, before)["table.weight"][[0, 1, 3, 4, 5, 6]].all()
 
 
+def test_a_shared_weight_stands_with_every_layer_that_holds_it():
+    """Under its one name. As the head's it is reset with it; a layer that is kept keeps it from a later one."""
+    torch.manual_seed(0)
+    model = Tied()
+    shared = [layer.name for layer in layers_of(model, WORDS) if "table.weight" in layer.parameters]
+    assert shared == ["table", "out"]
+    mix = {"mix.weight", "mix.bias"}
+    assert set(forgetkit.unlearn(model, WORDS, reinit="llf:depth=0.3").layers) == mix
+    assert set(forgetkit.unlearn(model, WORDS, reinit="llf:depth=0").layers) == {"table.weight"} | mix
+    assert set(forgetkit.unlearn(model, WORDS, reinit="rifle").layers) == {"table.weight"}
+
+
 @pytest.mark.parametrize(
     "reinit", ["masked:fraction=1", "masked:fraction=0.5", "cold", "llf:depth=0", "shrink-perturb"]
 )
@@ -299,7 +311,7 @@ def test_a_parametrised_network_is_built_anew(reinit):
     model = scrambled(normalised())
     before, old = values(model), model[2].weight.detach().clone()
     report = forgetkit.unlearn(model, vectors(3), reinit=reinit, build=normalised)
-    assert set(changed(model, before)) <= set(report.layers)
+    assert set(changed(model, before)) <= {*report.layers, *report.buffers}
     assert not torch.equal(model[2].weight, old)
     if reinit == "rifle":
         assert set(report.layers) == {n for n in before if n.startswith("2.")}

@@ -8,6 +8,7 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from forgetting_nets import CLASSES, Batch, changed, convnet, images, mlp, same_bits, together, values
@@ -169,6 +170,38 @@ def test_batches_with_nothing_in_them(reinit, batches):
     with pytest.raises(OptionError, match="empty") as caught:
         forgetkit.unlearn(convnet(), batches, reinit=reinit)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "batches",
+    [
+        [torch.zeros(2, 5)],
+        [(torch.zeros(2, 5),)],
+        [({"x": torch.zeros(2, 5)}, torch.zeros(2))],
+        [{"x": 1, "y": 2}],
+        [3],
+    ],
+    ids=["a tensor", "one", "a dictionary", "a dictionary of two", "a number"],
+)
+def test_batches_of_something_else(batches):
+    with pytest.raises(OptionError, match="batches") as caught:
+        forgetkit.score(mlp(), batches)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_loss_that_is_no_mean():
+    with pytest.raises(OptionError, match="loss") as caught:
+        forgetkit.score(
+            convnet(), images(4), loss=lambda outputs, labels: cross_entropy(outputs, labels, reduction="none")
+        )
+    assert "\n" not in str(caught.value)
+
+
+def test_a_seed_is_a_whole_number():
+    one, two = (forgetkit.score(convnet(), importance="random", seed=seed) for seed in (3, np.int64(3)))
+    assert same(one, two)
+    with pytest.raises(OptionError, match="seed"):
+        forgetkit.score(convnet(), importance="random", seed=0.5)
 
 
 def test_an_empty_batch_among_others():

@@ -18,6 +18,7 @@ import forgetkit
 from forgetkit.builtin.importance.fisher import Fisher
 from forgetkit.forgetting import probe as probing
 from forgetkit.forgetting.probe import GuardedProbe, ReadAgain
+from forgetkit.seeding import Seeds
 
 Squares = dict[str, Tensor]
 UNLIKELY = 1e-6
@@ -112,8 +113,7 @@ class Listening(GuardedProbe):
 
 def listening(model: nn.Module, batches: Any, seed: int) -> Listening:
     names = [name for name, _ in model.named_parameters()]
-    rng = torch.Generator().manual_seed(seed)
-    return Listening(model.eval(), ReadAgain(batches), names, cross_entropy, rng)
+    return Listening(model.eval(), ReadAgain(batches), names, cross_entropy, Seeds(seed))
 
 
 def test_sampled_for_the_labels_that_it_drew():
@@ -124,6 +124,12 @@ def test_sampled_for_the_labels_that_it_drew():
     check(scores, empirical(model, together(BATCHES)[0], drawn))
     assert len(set(drawn.tolist())) > 1
     assert not torch.equal(drawn, together(BATCHES)[1])
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    again = listening(model, BATCHES, seed=3)
+    Fisher(variant="sampled").score(again)
+    assert torch.equal(torch.cat(again.labels), drawn)
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_sampled_labels_follow_the_prediction():

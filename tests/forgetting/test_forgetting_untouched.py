@@ -11,12 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from forgetting_nets import CLASSES, Batch, images, same_bits, scrambled, together
+from forgetting_nets import CLASSES, Batch, convnet, images, mlp, same_bits, scrambled, together
+from scipy.stats import kstest
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
 import forgetkit
+from forgetkit import registry
+from forgetkit.forgetting.probe import GuardedProbe, ReadAgain
 from forgetkit.seeding import Seeds, global_state, preserved_global_state
 
 CRITERIA = [
@@ -182,6 +185,29 @@ def test_another_seed(importance):
     one, two = (forgetkit.score(model, batches, importance=importance, seed=seed) for seed in (1, 2))
     equal = [torch.equal(one[name], two[name]) for name in one]
     assert not any(equal) if importance in DRAWING else all(equal)
+
+
+@pytest.mark.parametrize("importance", CRITERIA)
+def test_a_criterion_draws_from_its_own_generator_alone(importance):
+    model, names = convnet().eval(), ["0.weight", "5.weight"]
+    criterion = registry.load().make("importance", importance)[1]
+    results = []
+    for state in (1, 2):
+        torch.manual_seed(state)
+        before = global_random_state()
+        scores = criterion.score(GuardedProbe(model, ReadAgain(images(5, 3)), names, cross_entropy, Seeds(0)))
+        results.append({name: scores[name] for name in names})
+        assert global_random_state() == before
+    assert all(torch.equal(results[0][name], results[1][name]) for name in names)
+
+
+def test_random_is_uniform():
+    """And no function of the parameters: two networks of the same names and shapes get the same numbers."""
+    one, two = (forgetkit.score(mlp(300, seed=seed), importance="random", seed=4) for seed in (0, 1))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    numbers = torch.cat([score.flatten() for score in one.values()])
+    assert kstest(numbers.numpy(), "uniform").pvalue > 1e-6
+    assert numbers.unique().numel() > 0.99 * numbers.numel()
 
 
 def test_a_shuffling_loader_under_another_seed():

@@ -76,7 +76,7 @@ def test_evaluation_puts_the_mode_back_and_moves_no_statistic() -> None:
     model = nn.Sequential(nn.BatchNorm1d(3), nn.Dropout(0.9), nn.Linear(3, 2)).train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     data = Pool.of(Part(np.ones((700, 3), np.float32), np.zeros(700, np.int64)), torch.device("cpu"))
-    answers = {accuracy(model, data) for _ in range(3)}
+    answers = {accuracy(model, data, 0) for _ in range(3)}
     assert len(answers) == 1  # no dropout
     assert all(module.training for module in model.modules())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
@@ -117,7 +117,7 @@ def test_a_single_sample_under_batch_normalisation() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.BatchNorm1d(3))
     trainer = Trainer(model, torch.optim.SGD(model.parameters(), lr=0.1), 8, "none", (), ())
     one = Pool.of(Part(np.ones((1, 4), np.float32), np.zeros(1, np.int64)), torch.device("cpu"))
-    with pytest.raises(ConfigError, match="a single training sample"):
+    with pytest.raises(ConfigError, match="a batch of a single sample: use fewer --mega-batches"):
         trainer.epoch(one, 1, 1, 0.1, Seeds(0))
 
 
@@ -212,5 +212,5 @@ def test_objects_and_specs_may_be_mixed(tmp_path: Path) -> None:
     CALLS.clear()
     options = {**SMALL, "epochs": 1, "interventions": [PullBack(0.1)], "out": str(tmp_path), "metrics": "cer"}
     result = forgetkit.run(options)
-    assert result["config"]["interventions"] == ["pullback:strength=0.1"]
+    assert result["config"]["interventions"] == ["test_learn.PullBack:strength=0.1"]
     assert {call[0] for call in CALLS} == {"begin", "loss", "step", "epoch"}

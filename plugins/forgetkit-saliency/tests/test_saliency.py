@@ -37,7 +37,13 @@ def test_no_more_samples_than_asked_for() -> None:
 
 @pytest.mark.parametrize("model", ["convnet:width=4", "mlp:width=8"])
 def test_it_runs(tmp_path: Path, model: str) -> None:
-    options = {"importance": "gradient:samples=64", "model": model, "epochs": 2, "mega_batches": 2, "out": str(tmp_path)}
+    options = {
+        "importance": "gradient:samples=64",
+        "model": model,
+        "epochs": 2,
+        "mega_batches": 2,
+        "out": str(tmp_path),
+    }
     result = forgetkit.run(options)
     assert result["versions"]["plugins"]["forgetkit-saliency"] == "0.1.0"
     assert result["mega_batches"][0]["unlearn"]["reset"] == result["parameters"] * 2 // 10

@@ -15,7 +15,7 @@ from typing import Any
 import typer
 
 from forgetkit.cli.console import print_json
-from forgetkit.errors import OptionError, RunDirectoryError
+from forgetkit.errors import OptionError, RecordError
 
 _PANELS = {
     "method": "Method",
@@ -63,7 +63,7 @@ def _run(**given: Any) -> None:
 
 def _carry_out(special: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     """Rehearse or run; return what ``--json`` prints."""
-    from forgetkit import api, config, registry, rehearsal
+    from forgetkit import api, config, registry
     from forgetkit.alma import run
     from forgetkit.cli import screen
     from forgetkit.record import RunDirectory
@@ -72,6 +72,8 @@ def _carry_out(special: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]
     view = screen.choose(quiet=special["quiet"], as_json=special["json"])
     for broken in offers.broken:
         view.warn(str(broken))
+    if special["resume"] is not None and special["dry_run"]:
+        raise OptionError("--dry-run plans a run from its start: leave out --resume")
     options = _layers(special, given)
     resume = None
     if special["resume"] is not None:
@@ -79,6 +81,8 @@ def _carry_out(special: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]
         options = config.resumed(resume.manifest, options, offers)
     plan = config.resolve(options, offers)
     if special["dry_run"]:
+        from forgetkit import rehearsal
+
         with view.following():
             rehearsed = rehearsal.rehearse(plan, [view], api.cache_folder())
         view.show_rehearsal(rehearsed)
@@ -87,7 +91,7 @@ def _carry_out(special: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]
     try:
         with view.following():
             result = run(plan, observers=[view], cache=api.cache_folder(), resume=resume)
-    except (KeyboardInterrupt, RunDirectoryError):  # a full disk can be emptied
+    except (KeyboardInterrupt, RecordError):  # a full disk can be emptied
         view.say_how_to_resume(_plugins(special))
         raise
     finally:

@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 import sys
 import typing
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -22,12 +23,15 @@ def command(
         str | None, typer.Argument(help="importance, reinit, replay, datasets, models, …", metavar="[KIND]")
     ] = None,
     name: Annotated[str | None, typer.Argument(help="The name of a component.", metavar="[NAME]")] = None,
+    plugin: Annotated[
+        list[Path] | None, typer.Option("--plugin", help="Look into a plugin that is a single file.", metavar="FILE.py")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print an object instead of tables.")] = False,
 ) -> None:
     """List the components there are, or one with its options."""
     from forgetkit import registry
 
-    offers = registry.load()
+    offers = registry.load(files=plugin or ())
     for broken in offers.broken:
         print(f"forgetkit: {broken}", file=sys.stderr)
     kinds = [k for k in registry.KINDS if offers.named(k)] if kind is None else [_kind(kind)]

@@ -35,6 +35,10 @@ class Probe(Protocol):
         """A CPU generator of the criterion's own."""
         ...
 
+    def rng_for(self, name: str) -> torch.Generator:
+        """Another for each ``name``: what is drawn for one parameter then shifts no other's draw."""
+        ...
+
     @property
     def device(self) -> torch.device:
         """Where the model lives."""
@@ -92,9 +96,9 @@ class Change:
 class Layer:
     """A module that owns parameters, in its place in the order of execution.
 
-    ``parameters`` and ``buffers`` are full names; ``kind`` is ``"norm"`` for a normalisation
-    layer, ``"weight"`` for a module with a matrix or kernel, else ``"other"``; ``linear`` is true for
-    a fully connected one.
+    ``parameters`` and ``buffers`` are full names; a parameter shared with another layer stands in both.
+    ``kind`` is ``"norm"`` for a normalisation layer, ``"weight"`` for a module with a matrix or kernel, else
+    ``"other"``; ``linear`` is true for a fully connected one.
     """
 
     name: str
@@ -154,7 +158,11 @@ class Replay(Protocol):
     """Which seen samples may be trained on again, beside those that arrive."""
 
     def retain(self, kept: Samples, arrived: Samples, rng: np.random.Generator) -> NDArray[np.int64]:
-        """The ids to keep once a mega-batch is done: unique, a subset of ``kept`` and ``arrived``."""
+        """The ids to keep once a mega-batch is done: unique, a subset of ``kept`` and ``arrived``.
+
+        A function of its arguments alone, without memory of its own: it is also played through on ids before a
+        run, to know its length, and again when a run is resumed. ``kept`` is always its own last answer.
+        """
         ...
 
 

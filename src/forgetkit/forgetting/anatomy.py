@@ -77,7 +77,8 @@ def layers_in(model: nn.Module, order: Sequence[nn.Module], buffers: Mapping[str
 
     A module stands where it was first entered. One that is never entered itself (a projection
     that its parent uses directly) stands with the nearest parent that was; without one it does
-    not take part and is left out. What a parametrised weight is computed from (weight_norm's
+    not take part and is left out. A shared parameter stands with every module that holds it, under
+    its one name. What a parametrised weight is computed from (weight_norm's
     magnitude and direction) belongs to the layer whose weight that is.
     """
     first: dict[nn.Module, int] = {}
@@ -86,14 +87,16 @@ def layers_in(model: nn.Module, order: Sequence[nn.Module], buffers: Mapping[str
     names = {module: path for path, module in model.named_modules()}
     by_path = dict(model.named_modules())
     computed_for = {p: m for m in by_path.values() for part in computing(m) for p in part.modules()}
-    tensors = dict(model.named_parameters())
+    named = {id(p): name for name, p in model.named_parameters()}  # a shared one under its first name
     held: dict[nn.Module, tuple[list[str], list[str]]] = {}
-    for name, owner in owners(model).items():
-        parameters, own_buffers = held.setdefault(computed_for.get(owner.module, owner.module), ([], []))
-        if name in buffers:
-            own_buffers.append(name)
-        elif name in tensors:
-            parameters.append(name)
+    for path, module in by_path.items():
+        own = [*module.parameters(recurse=False)]
+        local = [f"{path}.{b}" if path else b for b, _ in module.named_buffers(recurse=False)]
+        if own or any(name in buffers for name in local):
+            holder: nn.Module = computed_for.get(module) or module
+            parameters, own_buffers = held.setdefault(holder, ([], []))
+            parameters.extend(named[id(p)] for p in own)
+            own_buffers.extend(name for name in local if name in buffers)
 
     def place(module: nn.Module) -> int | None:
         path = names[module]

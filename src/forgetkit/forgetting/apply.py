@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
 import torch
@@ -21,17 +21,43 @@ class Tally:
     layers: dict[str, LayerReport] = field(default_factory=dict)
     buffers: list[str] = field(default_factory=list)
     optimizer_cleared: int = 0
+    undo: list[Callable[[], None]] = field(default_factory=list, repr=False)
 
 
-@torch.no_grad()
-def apply(model: nn.Module, changes: Iterable[Change], optimizer: Optimizer | None, who: str) -> Tally:
-    """Apply each change before the next is asked for; entries outside a mask keep their bits.
+def apply(
+    model: nn.Module, changes: Iterable[Change], optimizer: Optimizer | None, open_names: Collection[str], who: str
+) -> Tally:
+    """Apply each change before the next is asked for, or none at all: a failure puts back what was changed.
+
+    For that, the old values of what is overwritten are kept until the end, and no others.
+    """
+    tally = Tally()
+    try:
+        with torch.no_grad():
+            _apply(model, changes, optimizer, open_names, who, tally)
+    except BaseException:
+        with torch.no_grad():
+            for put_back in reversed(tally.undo):
+                put_back()
+        raise
+    tally.undo.clear()
+    return tally
+
+
+def _apply(
+    model: nn.Module,
+    changes: Iterable[Change],
+    optimizer: Optimizer | None,
+    open_names: Collection[str],
+    who: str,
+    tally: Tally,
+) -> None:
+    """Write the changes; entries outside a mask keep their bits.
 
     Written as ``copy_(where(mask, value, old))`` on the original shape, which holds for any memory
     format; views and ``.data`` would lose the write on channels_last weights, or bypass autograd.
     """
     parameters, buffers = dict(model.named_parameters()), dict(model.named_buffers())
-    tally = Tally()
     if not isinstance(changes, Iterable):
         raise ComponentError(f"{who} proposed {type(changes).__name__}, not changes one after the other")
     for change in changes:
@@ -40,10 +66,13 @@ def apply(model: nn.Module, changes: Iterable[Change], optimizer: Optimizer | No
         tensor = parameters.get(change.name, buffers.get(change.name))
         if tensor is None:
             raise ComponentError(f"{who} proposed a change to '{change.name}', which the model does not have")
+        if change.name not in open_names:
+            raise ComponentError(f"{who} proposed a change to '{change.name}', which is frozen or unused")
         if change.name in tally.layers or change.name in tally.buffers:
             raise ComponentError(f"{who} proposed two changes to '{change.name}'")
         value = _checked(change, tensor, who).to(device=tensor.device, dtype=tensor.dtype)
         mask = None if change.mask is None else change.mask.to(tensor.device)
+        tally.undo.append(_undo(tensor, mask))
         tensor.copy_(value if mask is None else torch.where(mask, value, tensor))
         if change.name in buffers:
             tally.buffers.append(change.name)
@@ -51,16 +80,28 @@ def apply(model: nn.Module, changes: Iterable[Change], optimizer: Optimizer | No
         count = tensor.numel() if mask is None else int(mask.sum())
         tally.layers[change.name] = LayerReport(tensor.numel(), count)
         if optimizer is not None:
-            tally.optimizer_cleared += clear_state(optimizer, tensor, mask)
-    return tally
+            tally.optimizer_cleared += clear_state(optimizer, tensor, mask, tally.undo)
 
 
-@torch.no_grad()
-def clear_state(optimizer: Optimizer, parameter: Tensor, mask: Tensor | None) -> int:
+def _undo(tensor: Tensor, mask: Tensor | None) -> Callable[[], None]:
+    """What puts back the entries of ``tensor`` under ``mask`` as they are now."""
+    old = tensor.clone() if mask is None else tensor[mask]
+
+    def put_back() -> None:
+        if mask is None:
+            tensor.copy_(old)
+        else:
+            tensor[mask] = old
+
+    return put_back
+
+
+def clear_state(optimizer: Optimizer, parameter: Tensor, mask: Tensor | None, undo: list[Callable[[], None]]) -> int:
     """Zero the per-entry state of ``parameter`` under ``mask``; return how many entries that were.
 
     Without a mask the whole state goes, step count included, and the optimizer starts it anew.
-    Under a mask a scalar step count stays, since it belongs to the kept entries too.
+    Under a mask a scalar step count stays, since it belongs to the kept entries too; so does state that is
+    not per entry (Adafactor's rows and columns).
     """
     if parameter not in optimizer.state:
         return 0
@@ -70,10 +111,13 @@ def clear_state(optimizer: Optimizer, parameter: Tensor, mask: Tensor | None) ->
         if key != "step" and isinstance(value, Tensor) and value.shape == parameter.shape
     ]
     if mask is None:
-        del optimizer.state[parameter]
+        state = optimizer.state.pop(parameter)
+        undo.append(lambda: optimizer.state.__setitem__(parameter, state))
         return sum(value.numel() for value in per_entry)
     for value in per_entry:
-        value.masked_fill_(mask.to(value.device), 0)
+        there = mask.to(value.device)
+        undo.append(_undo(value, there))
+        value.masked_fill_(there, 0)
     return len(per_entry) * int(mask.sum())
 
 

@@ -61,7 +61,10 @@ class LayerFresh:
         who = type(owner.module).__name__
         if self._initialise is None and not can_reset(owner.module):
             raise ComponentError(f"no fresh value for '{name}': {who} has no reset_parameters(); {_REMEDY}")
-        shell = copy.deepcopy(owner.module).cpu().float()
+        try:
+            shell = copy.deepcopy(owner.module).cpu().float()
+        except RuntimeError as error:  # torch's old weight_norm hangs a computed weight on the module
+            raise ComponentError(f"no fresh value for '{name}': {who} cannot be copied; {_REMEDY}") from error
         with global_state(self._seeds.number("fresh", name)), torch.no_grad():
             if owner.local in dict(shell.named_parameters(recurse=False)):
                 getattr(shell, owner.local).fill_(torch.nan)  # the old value must not pass for a fresh one

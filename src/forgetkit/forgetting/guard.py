@@ -13,6 +13,7 @@ from forgetkit.errors import ComponentError
 from forgetkit.seeding import global_state
 
 _INTEGER_OF_SIZE = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+_PIECE = 2**20
 
 
 @contextmanager
@@ -76,7 +77,13 @@ def fingerprint(tensor: Tensor) -> int:
     The mixing is one to one, so that a change of a single entry always shows, and not linear, so
     that several changes do not cancel: the signs of (1, -1, -1, 1) turned round do not pass unseen.
     """
-    bits = tensor.detach().contiguous().view(_INTEGER_OF_SIZE[tensor.element_size()]).flatten().to(torch.int64)
-    mixed = (bits + torch.arange(bits.numel(), device=bits.device) * 0x1E3779B97F4A7C15) * 0x3F58476D1CE4E5B9
-    mixed ^= (mixed >> 32) & 0xFFFFFFFF
-    return int((mixed * 0x14D049BB133111EB).sum())
+    real = torch.view_as_real(tensor.detach()) if tensor.is_complex() else tensor.detach()
+    bits = real.contiguous().view(_INTEGER_OF_SIZE[real.element_size()]).flatten()
+    total = torch.zeros((), dtype=torch.int64, device=bits.device)
+    for start in range(0, bits.numel(), _PIECE):  # in pieces, so that no second copy of a large tensor is made
+        piece = bits[start : start + _PIECE].to(torch.int64)
+        where = torch.arange(start, start + piece.numel(), device=bits.device)
+        mixed = (piece + where * 0x1E3779B97F4A7C15) * 0x3F58476D1CE4E5B9
+        mixed ^= (mixed >> 32) & 0xFFFFFFFF
+        total += (mixed * 0x14D049BB133111EB).sum()
+    return int(total)

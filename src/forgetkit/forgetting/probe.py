@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from forgetkit.errors import ComponentError
+from forgetkit.errors import ComponentError, OptionError
+from forgetkit.seeding import Seeds
 
 Loss = Callable[[Any, Tensor], Tensor]
-Batches = Iterable[tuple[Any, Tensor]]
+Batches = Iterable[tuple[Tensor, Tensor]]
 
 _SAMPLE_GRADS_BYTES = 256 * 2**20
 """How much memory one chunk of per-sample gradients may take."""
@@ -55,13 +56,12 @@ class GuardedProbe:
     parameters unless those are half precision, which is scored in float32.
     """
 
-    def __init__(
-        self, model: nn.Module, batches: ReadAgain, names: Sequence[str], loss: Loss, rng: torch.Generator
-    ) -> None:
+    def __init__(self, model: nn.Module, batches: ReadAgain, names: Sequence[str], loss: Loss, seeds: Seeds) -> None:
         self._model = model
         self._batches = batches
         self._loss = loss
-        self._rng = rng
+        self._seeds = seeds
+        self._rng = seeds.torch("score")
         parameters = dict(model.named_parameters())
         self._names = tuple(names)
         floating = [p.dtype for p in parameters.values() if p.is_floating_point()]
@@ -82,6 +82,10 @@ class GuardedProbe:
         """A CPU generator of the criterion's own."""
         return self._rng
 
+    def rng_for(self, name: str) -> torch.Generator:
+        """Another for each name."""
+        return self._seeds.torch("score", name)
+
     @property
     def device(self) -> torch.device:
         """Where the model lives."""
@@ -94,13 +98,16 @@ class GuardedProbe:
     def batches(self, samples: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches on the model's device; the last is cut so that at most ``samples`` come in all."""
         left = samples
-        for inputs, targets in self._batches:
+        for batch in self._batches:
+            if not isinstance(batch, tuple | list) or len(batch) != 2 or not all(isinstance(x, Tensor) for x in batch):
+                raise OptionError("batches hold something else than pairs of tensors, (inputs, targets)")
+            inputs, targets = batch
             if left is not None:
-                inputs, targets = inputs[:left], targets[:left]  # noqa: PLW2901
+                inputs, targets = inputs[:left], targets[:left]
                 left -= len(targets)
-            inputs = inputs.to(self._device)  # noqa: PLW2901
+            inputs = inputs.to(self._device)
             if inputs.is_floating_point():
-                inputs = inputs.to(self._dtype)  # noqa: PLW2901
+                inputs = inputs.to(self._dtype)
             if len(targets):
                 yield inputs, targets.to(self._device)
             if left == 0:
@@ -121,6 +128,8 @@ class GuardedProbe:
         """As :meth:`grads`, with None for a parameter that the loss does not depend on."""
         leaves = {name: tensor.detach().requires_grad_() for name, tensor in self._targets.items()}
         loss = self._loss(self._call(leaves, inputs), targets)
+        if loss.ndim:
+            raise OptionError(f"the loss of a batch has shape {tuple(loss.shape)}; give its mean, one number")
         if loss.grad_fn is None:
             return dict.fromkeys(self._names)
         grads = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)

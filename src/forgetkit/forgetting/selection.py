@@ -81,10 +81,10 @@ def _kth_smallest(scores: Mapping[str, Tensor], k: int, dtype: torch.dtype) -> t
 
 
 def _keys(score: Tensor, dtype: torch.dtype) -> Iterator[Tensor]:
-    """The entries as integers that sort like them, piece by piece."""
+    """The entries as integers that sort like them, piece by piece; minus zero becomes 0, as zero is."""
     integer = _INTEGER[dtype]
     for piece in score.detach().flatten().split(_PIECE):
-        bits = (piece.to(dtype) + 0.0).view(integer)  # + 0.0: minus zero ties with zero
+        bits = piece.to(dtype).view(integer)
         yield torch.where(bits < 0, torch.iinfo(integer).min - bits, bits)
 
 

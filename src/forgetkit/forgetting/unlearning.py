@@ -21,7 +21,7 @@ from forgetkit.forgetting.fresh import Build, Fresh, Initialise, LayerFresh, Reb
 from forgetkit.forgetting.guard import untouched
 from forgetkit.forgetting.probe import Batches, Checked, GuardedProbe, Loss, ReadAgain
 from forgetkit.forgetting.report import UnlearnReport
-from forgetkit.seeding import Seeds
+from forgetkit.seeding import Seeds, global_state
 
 
 def unlearn(
@@ -47,6 +47,7 @@ def unlearn(
     breaks its contract. See Algorithm 1 of Ramkumar et al., 2023, lines 8 to 11.
     """
     began = time.perf_counter()
+    model = plain(model)
     who = type(reinit).__name__
     needs_scores = bool(getattr(reinit, "needs_scores", False))
     if needs_scores and importance is None:
@@ -54,11 +55,14 @@ def unlearn(
     if importance is not None and not needs_scores:
         raise OptionError(f"{who} looks at no scores, so the importance criterion would be ignored: leave it out")
 
-    subject = Subject.of(model, batches, loss, seeds)
-    scores = subject.scores(importance) if importance is not None else None
+    criterion = "examining" if importance is None else type(importance).__name__
+    with untouched(model, criterion, seeds.number("lent")):
+        subject = Subject.of(model, batches, loss, seeds, every_buffer=build is not None)
+        scores = subject.scores(importance) if importance is not None else None
     fresh: Fresh = RebuiltFresh(build, seeds) if build is not None else LayerFresh(model, initialise, seeds)
-    context = Context(subject, scores, fresh, type(importance).__name__)
-    tally = apply(model, reinit.propose(context), optimizer, who)
+    context = Context(subject, scores, fresh, criterion)
+    with global_state(seeds.number("propose")):  # a method that draws without a generator does so from its own stream
+        tally = apply(model, reinit.propose(context), optimizer, {*subject.targets, *subject.buffers}, who)
     if not tally.layers and not getattr(reinit, "changes_nothing", False):
         raise NothingMatchedError(f"{who} matched no parameter of {type(model).__name__}; nothing would be forgotten")
     return UnlearnReport(
@@ -82,10 +86,16 @@ def score(
     loss: Loss = cross_entropy,
 ) -> dict[str, Tensor]:
     """Scores of every trainable parameter that the loss depends on; higher = keep. Changes nothing."""
-    subject = Subject.of(model, batches, loss, seeds)
-    scores = subject.scores(importance)
+    model = plain(model)
     with untouched(model, type(importance).__name__, seeds.number("lent")):
+        scores = Subject.of(model, batches, loss, seeds).scores(importance)
         return {name: scores[name].clone() for name in scores}
+
+
+def plain(model: nn.Module) -> nn.Module:
+    """The module inside what ``torch.compile`` gives: the same parameters, and nothing to trace through."""
+    inner = getattr(model, "_orig_mod", model)
+    return inner if isinstance(inner, nn.Module) else model
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,8 +112,15 @@ class Subject:
     layers: tuple[Layer, ...] | None
 
     @classmethod
-    def of(cls, model: nn.Module, batches: Batches | None, loss: Loss, seeds: Seeds) -> Subject:
-        """Examine ``model``; with batches, two samples show what the loss depends on and in which order."""
+    def of(
+        cls, model: nn.Module, batches: Batches | None, loss: Loss, seeds: Seeds, *, every_buffer: bool = False
+    ) -> Subject:
+        """Examine ``model``, which is lent out meanwhile (:func:`untouched`).
+
+        With batches, two samples show what the loss depends on and in which order the modules execute; where that
+        leaves a parameter out, the whole first batch is asked, since a model may route samples differently.
+        ``every_buffer`` opens buffers of modules that cannot reset themselves, for models that are built anew.
+        """
         trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
         left_out = {name: "frozen" for name, p in model.named_parameters() if not p.requires_grad}
         if not trainable:
@@ -112,18 +129,19 @@ class Subject:
         resettable = {
             name: buffer
             for name, buffer in model.named_buffers()
-            if can_reset(owners[name].module) and not anatomy.frozen(owners[name].module)
+            if (every_buffer or can_reset(owners[name].module)) and not anatomy.frozen(owners[name].module)
         }
         again = None if batches is None else ReadAgain(batches)
         layers = None
         if again is not None:
-            with untouched(model, "examining", seeds.number("lent")):
-                probe = GuardedProbe(model, again, tuple(trainable), loss, seeds.torch("examine"))
-                sample = next(probe.batches(2), None)
-                if sample is None:
-                    raise OptionError("there are no batches to look at: 'batches' is empty")
-                with anatomy.recorded_order(model) as order:
-                    reached = probe.reached(*sample)
+            probe = GuardedProbe(model, again, tuple(trainable), loss, seeds)
+            sample = next(probe.batches(2), None)
+            if sample is None:
+                raise OptionError("there are no batches to look at: 'batches' is empty")
+            with anatomy.recorded_order(model) as order:
+                reached = probe.reached(*sample)
+                if None in reached.values():
+                    reached = probe.reached(*next(probe.batches()))
             left_out |= {name: "unused" for name, grad in reached.items() if grad is None}
             trainable = {name: p for name, p in trainable.items() if reached[name] is not None}
             layers = _open_layers(anatomy.layers_in(model, order, resettable), trainable, left_out)
@@ -131,19 +149,18 @@ class Subject:
         return cls(model, again, loss, seeds, MappingProxyType(targets), left_out, resettable, layers)
 
     def scores(self, importance: Importance) -> Checked:
-        """Score, with the model lent out and taken back as it was."""
+        """Score, while the model is lent out."""
         who = type(importance).__name__
-        with untouched(self.model, who, self.seeds.number("lent")):
-            probe = _Probe(self, who)
-            return Checked(importance.score(probe), probe.targets, who)
+        probe = _Probe(self, who)
+        return Checked(importance.score(probe), probe.targets, who)
 
 
 class _Probe(GuardedProbe):
     """The probe of a subject; one without batches says so when it is asked for them."""
 
     def __init__(self, subject: Subject, who: str) -> None:
-        rng = subject.seeds.torch("score")
-        super().__init__(subject.model, subject.batches or ReadAgain(()), tuple(subject.targets), subject.loss, rng)
+        batches = subject.batches or ReadAgain(())
+        super().__init__(subject.model, batches, tuple(subject.targets), subject.loss, subject.seeds)
         self._without_batches = subject.batches is None
         self._who = who
 

@@ -1,7 +1,7 @@
 """Learning: the network, one epoch of training, evaluation. Knows only the samples at hand."""
 
 from forgetkit.learn.evaluation import accuracy
-from forgetkit.learn.network import Normalize, measured, network
+from forgetkit.learn.network import Normalize, built, measured, network
 from forgetkit.learn.training import EpochResult, Trainer, lr_at
 
 __all__ = [
@@ -9,6 +9,7 @@ __all__ = [
     "Normalize",
     "Trainer",
     "accuracy",
+    "built",
     "lr_at",
     "measured",
     "network",

@@ -44,22 +44,31 @@ def measured(pool: Pool, classes: int) -> Inputs:
 def network(builder: ModelBuilder, inputs: Inputs, seeds: Seeds) -> nn.Module:
     """Build, under the random stream ``"init"``; on the CPU, so that a device changes nothing."""
     with global_state(seeds.number("init")):
-        model = builder.build(inputs, Normalize(inputs))
+        return built(builder, inputs)
+
+
+def built(builder: ModelBuilder, inputs: Inputs) -> nn.Module:
+    """The builder's network, tried on two samples, which also completes lazy layers.
+
+    Draws from the global random state. Raises ``ConfigError`` where it does not fit the data.
+    """
+    model = builder.build(inputs, Normalize(inputs))
     who = type(builder).__name__
     if not isinstance(model, nn.Module):
         raise ComponentError(f"{who} built {type(model).__name__}, not a torch.nn.Module")
     was_training = model.training
     model.eval()
-    with torch.no_grad(), global_state(0):
-        try:
+    try:
+        with torch.no_grad():
             outputs = model(torch.zeros(2, *inputs.shape))
-        except (RuntimeError, ValueError, TypeError) as error:
-            reason = str(error).splitlines()[0]
-            raise ConfigError(f"the model {who} cannot take samples of shape {inputs.shape}: {reason}") from error
+    except Exception as error:  # a stranger's forward may raise anything
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ConfigError(f"the model {who} cannot take samples of shape {inputs.shape}: {reason}") from error
     model.train(was_training)
-    if tuple(outputs.shape) != (2, inputs.classes):
+    if not isinstance(outputs, Tensor) or tuple(outputs.shape) != (2, inputs.classes):
+        shape = tuple(outputs.shape[1:]) if isinstance(outputs, Tensor) else type(outputs).__name__
         raise ConfigError(
-            f"the model {who} gives outputs of shape {tuple(outputs.shape[1:])} for a sample; "
+            f"the model {who} gives outputs of shape {shape} for a sample; "
             f"{inputs.classes} classes need ({inputs.classes},)"
         )
     return model

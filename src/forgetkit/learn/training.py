@@ -51,8 +51,9 @@ class Trainer:
 
     def begin(self, mega_batch: int, seeds: Seeds) -> None:
         """Let the interventions prepare for a mega-batch."""
-        for number, intervention in enumerate(self.interventions):
-            intervention.begin(self._moment(number, mega_batch, 1, 0, seeds))
+        with global_state(seeds.number(mega_batch, "begin")):
+            for number, intervention in enumerate(self.interventions):
+                intervention.begin(self._moment("begin", number, mega_batch, 1, 0, seeds))
 
     def epoch(
         self,
@@ -83,19 +84,19 @@ class Trainer:
                     loss = cross_entropy(outputs, labels)
                 objective = loss
                 for number, intervention in enumerate(self.interventions):
-                    term = intervention.loss(self._moment(number, mega_batch, epoch, step, seeds))
+                    term = intervention.loss(self._moment("loss", number, mega_batch, epoch, step, seeds))
                     objective = objective if term is None else objective + term
                 self.optimizer.zero_grad(set_to_none=True)
                 objective.backward()
                 self.optimizer.step()
                 for number, intervention in enumerate(self.interventions):
-                    intervention.after_step(self._moment(number, mega_batch, epoch, step, seeds))
+                    intervention.after_step(self._moment("after_step", number, mega_batch, epoch, step, seeds))
                 with torch.no_grad():
                     loss_sum += loss.detach() * len(labels)
                     hits += (outputs.argmax(-1) == labels).sum()
                 stepped(step + 1, total)
             for number, intervention in enumerate(self.interventions):
-                intervention.after_epoch(self._moment(number, mega_batch, epoch, total, seeds))
+                intervention.after_epoch(self._moment("after_epoch", number, mega_batch, epoch, total, seeds))
         mean = float(loss_sum) / len(pool)
         if not math.isfinite(mean):
             raise DivergedError(
@@ -109,12 +110,12 @@ class Trainer:
             return self.model(inputs)  # type: ignore[no-any-return]
         except ValueError as error:
             if len(inputs) == 1 and "more than 1 value per channel" in str(error):
+                remedy = "a larger --batch-size" if self.batch_size == 1 else "fewer --mega-batches"
                 raise ConfigError(
-                    "a mega-batch has a single training sample, which batch normalisation cannot train on: "
-                    "use fewer --mega-batches"
+                    f"batch normalisation cannot train on a batch of a single sample: use {remedy}"
                 ) from error
             raise
 
-    def _moment(self, number: int, mega_batch: int, epoch: int, step: int, seeds: Seeds) -> Moment:
-        rng = seeds.torch("intervention", number, mega_batch, epoch, step)
+    def _moment(self, verb: str, number: int, mega_batch: int, epoch: int, step: int, seeds: Seeds) -> Moment:
+        rng = seeds.torch("intervention", verb, number, mega_batch, epoch, step)
         return Moment(self.model, self.optimizer, self.states[number], rng, mega_batch, epoch, step)

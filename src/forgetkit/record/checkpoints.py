@@ -16,11 +16,12 @@ from forgetkit.record.files import write_atomically
 def save_state(path: Path, state: dict[str, Any]) -> str:
     """Write tensors, numbers, strings and containers of them; return the file's SHA-256.
 
-    Saved to memory first: an archive written under a file's name contains that name, and two equal
-    states would then differ. The file appears complete, by rename, or not at all.
+    Tensors are moved to the CPU, so that the file loads on a machine without the device. It is made in
+    memory first: an archive written under a file's name contains that name, and two equal states would
+    then differ. The file appears complete, by rename, or not at all.
     """
     buffer = io.BytesIO()
-    torch.save(state, buffer)
+    torch.save(_on_cpu(state), buffer)
     content = buffer.getvalue()
     write_atomically(path, content)
     return hashlib.sha256(content).hexdigest()
@@ -41,3 +42,12 @@ def load_state(path: Path, sha256: str | None = None) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise RunDirectoryError(f"the checkpoint {path} is not one of forgetkit's")
     return state
+
+
+def _on_cpu(value: Any) -> Any:
+    """The same tree with its tensors on the CPU."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().cpu()
+    if isinstance(value, dict):
+        return {key: _on_cpu(item) for key, item in value.items()}
+    return type(value)(map(_on_cpu, value)) if type(value) in (list, tuple) else value

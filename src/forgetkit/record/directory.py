@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from forgetkit.contracts import MegaBatchRow
-from forgetkit.errors import RunDirectoryError
+from forgetkit.errors import RecordError, RunDirectoryError
 from forgetkit.record.checkpoints import load_state, save_state
 from forgetkit.record.files import read_json, write_json
 
@@ -98,7 +98,7 @@ class RunDirectory:
                         line = "\n" + line
                 file.write(line.encode())
         except OSError as error:
-            raise RunDirectoryError(f"cannot write {path}: {error.strerror}") from error
+            raise RecordError(f"cannot write {path}: {error.strerror}") from error
 
     def save_model(self, mega_batch: int, model: Mapping[str, Any]) -> Path:
         """Keep the model that was evaluated after a mega-batch."""

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from forgetkit.errors import RunDirectoryError
+from forgetkit.errors import RecordError, RunDirectoryError
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -21,7 +21,10 @@ def write_atomically(path: Path, content: bytes) -> None:
         temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise RunDirectoryError(f"cannot write {path}: {error.strerror}") from error
+        raise RecordError(f"cannot write {path}: {error.strerror}") from error
+    except BaseException:  # an interruption leaves nothing behind either
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def write_json(path: Path, content: Any) -> None:

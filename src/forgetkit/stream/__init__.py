@@ -1,7 +1,7 @@
 """The stream: a partition fixed by the seed, a ledger of who may see what, and batches on the device."""
 
 from forgetkit.stream.batches import Pool, epoch_batches
-from forgetkit.stream.check import check_data, label_digest
+from forgetkit.stream.check import check_data, content_digest
 from forgetkit.stream.ledger import Ledger
 from forgetkit.stream.partition import MegaBatch, digest, partition
 from forgetkit.stream.stream import Revealed, Stream, sizes
@@ -13,9 +13,9 @@ __all__ = [
     "Revealed",
     "Stream",
     "check_data",
+    "content_digest",
     "digest",
     "epoch_batches",
-    "label_digest",
     "partition",
     "sizes",
 ]

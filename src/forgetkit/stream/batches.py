@@ -28,8 +28,10 @@ class Pool:
     @classmethod
     def of(cls, part: Part, device: torch.device) -> Pool:
         """Move a part to ``device``."""
-        inputs = torch.from_numpy(np.array(part.inputs))  # a copy: a memory map may be read-only
-        return cls(inputs.to(device), torch.from_numpy(np.array(part.labels)).to(device))
+        inputs, labels = (  # a read-only memory map is copied, what was read for us is taken as it is
+            torch.from_numpy(np.require(array, requirements=["C", "W"])) for array in (part.inputs, part.labels)
+        )
+        return cls(inputs.to(device), labels.to(device))
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from typing import get_args
 
 import numpy as np
 
-from forgetkit.contracts import Data, Part
+from forgetkit.contracts import Augmentation, Data, Part
 from forgetkit.errors import DataError
 
 
@@ -20,6 +21,10 @@ def check_data(data: Data, source: str) -> Data:
             f"{source}: training samples have shape {data.train.inputs.shape[1:]}, "
             f"test samples {data.test.inputs.shape[1:]}; they must agree"
         )
+    if data.augment not in get_args(Augmentation):
+        raise DataError(f"{source}: the augmentation '{data.augment}' is none of {', '.join(get_args(Augmentation))}")
+    if data.augment != "none" and data.train.inputs.ndim != 4:
+        raise DataError(f"{source}: features cannot be augmented by {data.augment}; only images can")
     return data
 
 
@@ -45,9 +50,12 @@ def _check_part(part: Part, where: str, classes: int) -> None:
                 raise DataError(f"{where}: sample {bad} holds NaN or infinity")
 
 
-def label_digest(data: Data) -> str:
-    """A SHA-256 over the labels of both parts: enough to notice that a data set is another one."""
+def content_digest(data: Data) -> str:
+    """A SHA-256 over the samples and labels of both parts, to notice that a data set is another one."""
     sha = hashlib.sha256()
     for part in (data.train, data.test):
-        sha.update(len(part).to_bytes(8, "little") + part.labels.astype("<i8").tobytes())
+        sha.update(repr((len(part), part.inputs.dtype.str, part.inputs.shape)).encode())
+        sha.update(part.labels.tobytes())
+        for start in range(0, len(part), 4096):
+            sha.update(part.inputs[start : start + 4096].tobytes())
     return sha.hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -88,7 +89,8 @@ class Stream:
 
 
 def sizes(labels: NDArray[np.int64], mega_batches: Sequence[MegaBatch], replay: Replay, seeds: Seeds) -> list[int]:
-    """How many samples each mega-batch will train on: the strategy played through on ids alone."""
+    """How many samples each mega-batch will train on: a copy of the strategy played through on ids alone."""
+    replay = copy.deepcopy(replay)  # one that remembers, against its contract, remembers nothing of this
     kept, found = _nothing()["train"], []
     for mega_batch in mega_batches:
         ids = mega_batch.train

@@ -21,6 +21,6 @@ class Random:
     def score(self, probe: Probe) -> Mapping[str, Tensor]:
         """U(0, 1), drawn on the CPU so that a device changes nothing."""
         return {
-            name: torch.rand(target.shape, generator=probe.rng).to(target.device)
+            name: torch.rand(target.shape, generator=probe.rng_for(name)).to(target.device)
             for name, target in probe.targets.items()
         }

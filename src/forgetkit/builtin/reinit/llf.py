@@ -39,8 +39,12 @@ class LaterLayers:
             raise NothingMatchedError(
                 f"llf: depth={self.depth} keeps all {len(weighted)} weighted layers of this model; choose a smaller one"
             )
+        # What a later layer shares with a kept one is kept, and what two later ones share is drawn once.
+        settled = {name for layer in context.layers[: weighted[start]] for name in layer.parameters}
         for layer in context.layers[weighted[start] :]:
             if layer.kind == "norm" and self.norm == "keep":
                 continue
             for name in (*layer.parameters, *layer.buffers):
-                yield Change(name, None, context.fresh(name))
+                if name not in settled:
+                    settled.add(name)
+                    yield Change(name, None, context.fresh(name))
