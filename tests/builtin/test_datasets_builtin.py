@@ -80,7 +80,7 @@ def test_a_spec_spelled_out_means_the_same_component(spec):
 
 
 def test_a_spec_sets_the_options():
-    assert build("folder:photos,size=16") == OFFERED["folder"](path=Path("photos"), size=16)
+    assert build("folder:photos,size=16") == OFFERED["folder"](path=Path("photos").absolute(), size=16)
     assert build("cifar10") == OFFERED["cifar10"](path=None, download=False)
     assert build("cifar10:none,download=true") == OFFERED["cifar10"](path=None, download=True)
     assert build("npz:a.npz").layout == "auto"

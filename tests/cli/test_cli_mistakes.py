@@ -118,6 +118,7 @@ def test_an_option_of_a_component(refused, words, hint):
         ["--milestones", "0"],
         ["--milestones", "1.5"],
         ["--milestones", "1;2"],
+        ["--milestones", "9"],
         ["--seed", "-1"],
         ["--threads", "0"],
         ["--precision", "fp8"],

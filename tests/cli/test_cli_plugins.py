@@ -284,10 +284,25 @@ PROMISES = {
 
 
 @pytest.mark.parametrize("promise", PROMISES)
-def test_a_criterion_that_breaks_a_promise_stops_the_run(plugin, tiny, workdir, promise):
+def test_a_criterion_that_breaks_a_promise_is_found_out_before_anything_is_written(plugin, tiny, workdir, promise):
     body, reason = PROMISES[promise]
-    path = plugin("bad", criterion("bad", body))
-    said = tiny("--plugin", path, "--importance", "bad", "--quiet", "--name", "r")
+    said = tiny("--plugin", plugin("bad", criterion("bad", body)), "--importance", "bad", "--quiet")
+    assert (said.status, said.out) == (1, "")
+    assert said.err.count("\n") == 1
+    assert said.err.startswith("forgetkit: Criterion")
+    assert reason in said.err
+    assert not (workdir / "runs").exists()
+
+
+@pytest.mark.parametrize("promise", ["NaN", "a changed model", "too few scores"])
+def test_one_that_breaks_it_later_stops_the_run(plugin, tiny, workdir, promise):
+    body, reason = PROMISES[promise]
+    good = "return {n: t.abs() for n, t in probe.targets.items()}"
+    late = f"calls.append(1)\n        if len(calls) == 1:\n            {good}\n        {body}"
+    said = tiny(
+        *("--plugin", plugin("bad", criterion("bad", late, before="calls = []"))),
+        *("--importance", "bad", "--quiet", "--name", "r"),
+    )
     assert (said.status, said.out) == (1, "")
     assert said.err.count("\n") == 1
     assert said.err.startswith("forgetkit: Criterion")
@@ -300,10 +315,12 @@ def test_a_criterion_that_breaks_a_promise_stops_the_run(plugin, tiny, workdir, 
 
 
 def test_a_run_that_a_plugin_stopped_goes_on_once_it_is_mended(plugin, tiny, workdir, substance, digests):
-    good, bad = criterion("mine"), criterion("mine", "return {}")
-    whole = tiny("--plugin", plugin("mine", good), "--importance", "mine", "--json", "--name", "whole").json
-    assert tiny("--plugin", plugin("mine", bad), "--importance", "mine", "--name", "r").status == 1
-    said = tiny("--plugin", plugin("mine", good), "--resume", workdir / "runs" / "r", "--json")
+    good = "return {n: t.abs() for n, t in probe.targets.items()}"
+    bad = f"calls.append(1)\n        if len(calls) == 2:\n            return {{}}\n        {good}"
+    mended, broken = criterion("mine", good), criterion("mine", bad, before="calls = []")
+    whole = tiny("--plugin", plugin("mine", mended), "--importance", "mine", "--json", "--name", "whole").json
+    assert tiny("--plugin", plugin("mine", broken), "--importance", "mine", "--name", "r").status == 1
+    said = tiny("--plugin", plugin("mine", mended), "--resume", workdir / "runs" / "r", "--json")
     assert said.status == 0, said.err
     assert substance(said.json) == substance(whole)
     assert digests(workdir / "runs" / "r") == digests(workdir / "runs" / "whole")
@@ -328,10 +345,19 @@ def test_a_metric_of_ones_own(plugin, tiny, value, number):
     assert said.json["my_number"] == number
 
 
-@pytest.mark.parametrize("value", ["float('nan')", "float('inf')", "'1'", "[1]"])
-def test_a_metric_that_is_no_number_stops_the_run(plugin, tiny, value, workdir):
-    said = tiny("--plugin", plugin("m", METRIC), "--metric", f"my-number:{value}", "--quiet", "--name", "r")
-    assert said.status == 1
-    assert said.err.startswith("forgetkit: the metric my_number gave ")
-    assert said.err.count("\n") == 1
-    assert not (workdir / "runs" / "r" / "result.json").exists()
+@pytest.mark.parametrize("value", ["float('nan')", "float('inf')", "'1'", "[1]", "1 / 0"])
+def test_a_metric_that_fails_is_left_empty_and_the_run_is_not_lost(plugin, tiny, value, caplog):
+    said = tiny("--plugin", plugin("m", METRIC), "--metric", f"my-number:{value}", "--json")
+    assert said.status == 0
+    assert said.json["my_number"] is None
+    assert said.json["status"] == "completed"
+    assert caplog.text.count("the metric my-number is left empty: ") == 1
+
+
+def test_metrics_that_would_hide_something(plugin, tiny):
+    path = plugin("m", METRIC)
+    said = tiny("--plugin", path, "--metric", "my-number:1", "--metric", "my-number:2", "--quiet")
+    assert said.status == 2
+    assert "the result has another entry of that name" in said.err
+    path.write_text(METRIC.replace("my-number", "mega-batches"))
+    assert tiny("--plugin", path, "--metric", "mega-batches", "--quiet").status == 2

@@ -20,7 +20,7 @@ def plain(seen):
 
 
 def test_a_terminal_sees_bars_move_and_then_the_table(terminal, tiny_words):
-    status, seen = terminal([*tiny_words, "--epochs", 60])
+    status, seen = terminal([*tiny_words, "--epochs", 200])  # long enough to be seen learning
     assert status == 0
     assert ESCAPE in seen
     bars, _, end = plain(seen).rpartition("batch  samples")

@@ -233,6 +233,21 @@ def test_the_run_was_moved(cli, stopped, whole, substance, workdir, monkeypatch)
     assert (moved / "result.json").exists()
 
 
+def test_other_versions_are_worth_a_warning(cli, stopped, whole, substance, caplog):
+    run = stopped()
+    manifest = json.loads((run / "manifest.json").read_text())
+    manifest["versions"]["torch"] = "1.0"
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    assert substance(cli("run", "--resume", run, "--json").json) == whole
+    assert caplog.text.count("this run was begun with torch 1.0") == 1
+
+
+def test_a_rehearsal_has_nothing_to_resume(cli, stopped):
+    said = cli("run", "--resume", stopped(), "--dry-run")
+    assert (said.status, said.err.count("\n")) == (2, 1)
+    assert "leave out --resume" in said.err
+
+
 # Data that changed
 
 
@@ -264,6 +279,10 @@ def other_test_labels(content):
     content["y_test"][0] = 1
 
 
+def other_pixels(content):
+    content["x_train"][7, 0, 0] += 0.5
+
+
 def fewer_samples(content):
     content["x_train"], content["y_train"] = content["x_train"][:-3], content["y_train"][:-3]
 
@@ -272,7 +291,7 @@ def other_shape(content):
     content["x_train"], content["x_test"] = content["x_train"][:, :2], content["x_test"][:, :2]
 
 
-@pytest.mark.parametrize("change", [other_labels, other_test_labels, fewer_samples, other_shape])
+@pytest.mark.parametrize("change", [other_labels, other_test_labels, other_pixels, fewer_samples, other_shape])
 def test_data_that_changed_since(refused, stopped, arrays, change):
     run = stopped(dataset=arrays())
     arrays(change)
@@ -312,7 +331,7 @@ def test_a_full_disk_stops_the_run_and_an_emptied_one_lets_it_go_on(
         patch.setattr(Path, "replace", replace)
         said = cli("run", *words, "--name", "r", "--quiet")
     run = workdir / "runs" / "r"
-    assert said.status == 2
+    assert said.status == 1
     hint, line = said.err.splitlines()
     assert hint == "to go on: forgetkit run --resume runs/r"
     assert line.startswith("forgetkit: cannot write ")
@@ -337,5 +356,5 @@ def test_a_full_disk_under_the_events(cli, workdir, monkeypatch, tiny_words):
 
     monkeypatch.setattr(directory.RunDirectory, "append", full)
     said = cli(*tiny_words, "--name", "r", "--quiet")
-    assert said.status == 2
+    assert said.status == 1
     assert said.err.splitlines()[-1] == "forgetkit: cannot write runs/r/events.jsonl: No space left on device"

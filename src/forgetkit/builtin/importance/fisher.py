@@ -22,7 +22,7 @@ class Fisher:
         sampled: of each sample with a label drawn from the prediction;
         exact: of each sample with every label, weighted by its predicted probability;
         batch: of a batch's mean loss (cheap; another quantity, not rank-equivalent).
-    samples: scoring samples at most, drawn from the finished mega-batch's training part.
+    samples: scoring samples at most, out of those given (in a run: the training part of the finished mega-batch).
 
     Cost: one forward and one backward pass per sample (exact: per sample and class; batch: as SNIP).
     Source: the FIM row of table 8 in Ramkumar et al., 2023, which gives no formula; the diagonal is the

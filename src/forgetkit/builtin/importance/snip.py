@@ -20,7 +20,7 @@ class Snip:
     Ramkumar et al., 2023 (after Lee et al., 2019). Dividing by the sum over all parameters, as the
     paper does, changes no ranking and is left out.
 
-    samples: scoring samples at most, drawn from the finished mega-batch's training part.
+    samples: scoring samples at most, out of those given (in a run: the training part of the finished mega-batch).
 
     Cost: one forward and one backward pass over the samples.
     """
