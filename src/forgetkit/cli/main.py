@@ -42,8 +42,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _say(error.format_message(), 2)
         reason = str(error).strip().partition("\n")[0]
         return _say(f"unexpected {type(error).__name__} in {_place(error)}: {reason} (--debug shows the way there)", 1)
-    if status == INTERRUPTED:  # typer takes a Ctrl-C for its own
-        return _say("interrupted", INTERRUPTED)
     return status if isinstance(status, int) else 0
 
 

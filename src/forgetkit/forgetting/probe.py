@@ -173,8 +173,13 @@ class Checked(Mapping[str, Tensor]):
             what = f"no score for '{min(missing)}'" if missing else f"a score for '{min(extra)}', which is no target"
             raise ComponentError(f"{who} gave {what}")
         self._scores, self._targets, self._who = scores, targets, who
+        self.lazy = not isinstance(scores, dict)
+        """Whether a score is computed when it is asked for, and may come out otherwise the next time."""
+        self._sound: set[str] = set()
 
     def __getitem__(self, name: str) -> Tensor:
+        if name in self._sound:
+            return self._scores[name].detach()
         score, target = self._scores[name], self._targets[name]
         if not isinstance(score, Tensor) or not score.is_floating_point():
             raise ComponentError(f"{self._who}: the score of '{name}' is not a tensor of floats")
@@ -184,6 +189,8 @@ class Checked(Mapping[str, Tensor]):
         score = score.detach()
         if not bool(torch.isfinite(score).all()):
             raise ComponentError(f"{self._who}: the score of '{name}' holds NaN or infinity")
+        if not self.lazy:
+            self._sound.add(name)
         return score
 
     def __iter__(self) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
@@ -202,7 +203,8 @@ class Context:
         if self._scores is None:
             raise OptionError("a reinit method that calls lowest() declares needs_scores = True")
         seeds = self._subject.seeds
-        with untouched(self._subject.model, self._criterion, seeds.number("lent")):
+        model = self._subject.model
+        with untouched(model, self._criterion, seeds.number("lent")) if self._scores.lazy else nullcontext():
             masks, self.threshold = selection.lowest(self._scores, fraction, seeds)
         return masks
 
