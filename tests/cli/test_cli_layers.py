@@ -169,7 +169,7 @@ def test_a_resumed_run_may_be_told_what_it_is(given):
 
 
 @pytest.mark.parametrize(
-    "given", [{"epochs": "49"}, {"method": "cold"}, {"seed": 1}, {"threads": 1}, {"out": "x"}, {"name": "x"}]
+    "given", [{"epochs": "49"}, {"method": "cold"}, {"seed": 1}, {"threads": 97}, {"out": "x"}, {"name": "x"}]
 )
 def test_a_resumed_run_keeps_what_it_is(given):
     key = next(iter(given))
