@@ -117,6 +117,7 @@ def _result(
         "directory": str(directory.path),
         "method": session.plan.method,
         "config": session.plan.config.model_dump(mode="json"),
+        "augment": session.augment,
         "versions": versions(session.plan),
         "parameters": learner.parameters,
         "mega_batches": [dataclasses.asdict(row) for row in rows],

@@ -167,6 +167,7 @@ def resolve(given: Mapping[str, Any], registry: Registry) -> Plan:
 
     Components may be SPECs or objects. Raises ``ConfigError`` or ``OptionError``, one line each.
     """
+    given = _spelled_out(given)
     objects = {
         key: value
         for key, value in given.items()
@@ -224,6 +225,7 @@ def resumed(manifest: Mapping[str, Any], given: Mapping[str, Any], registry: Reg
     for key, value in given.items():  # an object given again takes the place of its name
         if key in _KIND_OF and not isinstance(value, _PLAIN) and registry.make(_KIND_OF[key], value)[0] == own.get(key):
             own[key] = value
+    given = _spelled_out(given)
     if given:
         asked = resolve(layered(own, given), registry).config.model_dump(mode="json")
         for key in given:
@@ -256,14 +258,25 @@ _RESULT_KEYS = (
     "samples_seen",
     "seconds",
     "status",
+    "augment",
 )
 _OWN_METRICS = ("test-accuracy", "cer", "mean-anytime-error", "generalization-gap")
 
 
+def _spelled_out(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Options under the names of the fields: dashes or underscores, and the command line's singulars, will do."""
+    found: dict[str, Any] = {}
+    for key, value in given.items():
+        name = key.replace("-", "_")
+        name = f"{name}s" if f"{name}s" in _SEVERAL else name
+        if name not in RunConfig.model_fields:
+            known = [field.removesuffix("s") if field in _SEVERAL else field for field in RunConfig.model_fields]
+            raise ConfigError(f"no option is called '{key}'; {closest(key, [k.replace('_', '-') for k in known])}")
+        found[name] = value
+    return found
+
+
 def _validated(given: Mapping[str, Any]) -> RunConfig:
-    for key in given:
-        if key not in RunConfig.model_fields:
-            raise ConfigError(f"no option is called '{key}'; {closest(key, RunConfig.model_fields)}")
     try:
         return RunConfig.model_validate(dict(given))
     except ValidationError as error:
@@ -305,7 +318,7 @@ def _milestones(config: RunConfig) -> tuple[int, ...]:
     if config.milestones is not None:
         if config.milestones and max(config.milestones) >= config.epochs:
             raise ConfigError(
-                f"--milestones {max(config.milestones)}: {config.epochs} epochs never get past it, "
+                f"--milestones {max(config.milestones)}: the run's {config.epochs} epochs end before or with it, "
                 "so it would be ignored: choose smaller ones, or leave them out"
             )
         return tuple(sorted(set(config.milestones)))

@@ -62,6 +62,8 @@ class DivergedError(ForgetkitError):
 def closest(name: str, known: Iterable[str]) -> str:
     """A sentence that lists ``known`` and, where one is near, asks whether it was meant."""
     names = sorted(known)
+    if not names:
+        return "there are none"
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    listing = ", ".join(names) or "none"
-    return f"did you mean '{near[0]}'? There are: {listing}" if near else f"There are: {listing}"
+    listing = ", ".join(names)
+    return f"did you mean '{near[0]}'? There are: {listing}" if near else f"there are: {listing}"

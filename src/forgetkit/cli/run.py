@@ -154,13 +154,13 @@ def _signature() -> inspect.Signature:
         panel = _PANELS.get(name, panel)
         several = typing.get_origin(field.annotation) is tuple
         flag = "--" + _SINGULAR.get(name, name).replace("_", "-")
-        shown: Any = False if field.default in (None, ()) else str(field.default)
+        stated = "" if field.default in (None, ()) else f" (default: {field.default})"
         option = typer.Option(
             flag,
-            help=field.description,
+            help=f"{field.description}{stated}",
             metavar=_metavar(field.annotation),
             rich_help_panel=panel,
-            show_default=shown,
+            show_default=False,
         )
         kind: Any = list[str] | None if several else str | None
         parameters.append(_parameter(name, kind, option, None))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import re
 import sys
 import typing
 from pathlib import Path
@@ -54,7 +55,7 @@ def command(
         return
     console = Console()
     console.print(Text.assemble((offer.name, "bold"), f" ({offer.kind}, from {offer.distribution})\n"))
-    console.print(about, markup=False)
+    console.print(_flowing(about), markup=False)
     if options:
         table = Table(box=box.SIMPLE_HEAD)
         for title in ("option", "type", "range", "default"):
@@ -62,6 +63,18 @@ def command(
         for option in options:
             table.add_row(*(Text(option[title]) for title in ("name", "type", "range", "default")))
         console.print(table)
+
+
+def _flowing(about: str) -> str:
+    """A docstring for a screen: paragraphs flow at its width, lists and tables keep their lines."""
+    lines: list[str] = []
+    for line in about.replace("``", "").splitlines():
+        joins = lines and lines[-1] and line and not line.startswith(" ") and not lines[-1].startswith(" ")
+        if joins and not re.match(r"[a-z_]+: ", line):
+            lines[-1] += f" {line}"
+        else:
+            lines.append(line)
+    return "\n".join(lines)
 
 
 def _kind(text: str) -> str:
@@ -81,6 +94,9 @@ def _shown(offer: Any, offers: Any) -> str:
 def _print_listing(listing: dict[str, dict[str, str]]) -> None:
     console = Console()
     for kind, entries in listing.items():
+        if not entries:
+            console.print(f"{kind}: none yet; a plugin may bring some", markup=False)
+            continue
         table = Table(title=kind, box=box.SIMPLE_HEAD, title_justify="left", show_header=False)
         table.add_column(no_wrap=True)
         table.add_column()

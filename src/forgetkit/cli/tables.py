@@ -21,7 +21,7 @@ def headline(event: RunStarted) -> str:
         event.method,
         f"on {config['dataset'].partition(':')[0]}",
         f"with {config['model'].partition(':')[0]} ({event.parameters:,} parameters)",
-        f"{event.mega_batches} mega-batches of {event.epochs} epochs",
+        f"{event.mega_batches} mega-batches of {event.epochs} epoch{'s' if event.epochs > 1 else ''}",
         f"replay {config['replay'].partition(':')[0]}",
         f"seed {config['seed']}",
         config["device"],
@@ -61,13 +61,12 @@ def mega_batches(result: Mapping[str, Any]) -> Table:
 def totals(result: Mapping[str, Any]) -> Iterator[str]:
     """The run's own numbers, the shape of its accuracy, and where the record is."""
     curve = [row["test_accuracy"] for row in result["mega_batches"]]
-    low, high = min(curve), max(curve)
-    yield f"anytime accuracy  {sparkline(curve)}  {low:.2%} to {high:.2%}"
+    yield f"anytime accuracy  {sparkline(curve)}  first {curve[0]:.2%}, last {curve[-1]:.2%}"
     yield (
         f"test accuracy {percent(result['test_accuracy'])}   CER {result['cer']:,}   "
-        f"mean anytime error {percent(result['mean_anytime_error'])}   gap {percent(result['generalization_gap'])}   "
-        f"{result['samples_seen']:,} samples seen in {duration(result['seconds'])}"
+        f"mean anytime error {percent(result['mean_anytime_error'])}   gap {percent(result['generalization_gap'])}"
     )
+    yield f"{result['samples_seen']:,} samples seen in {duration(result['seconds'])}"
     yield f"record: {result['directory']}"
 
 

@@ -127,7 +127,14 @@ class GuardedProbe:
     def reached(self, inputs: Tensor, targets: Tensor) -> dict[str, Tensor | None]:
         """As :meth:`grads`, with None for a parameter that the loss does not depend on."""
         leaves = {name: tensor.detach().requires_grad_() for name, tensor in self._targets.items()}
-        loss = self._loss(self._call(leaves, inputs), targets)
+        outputs = self._call(leaves, inputs)
+        try:
+            loss = self._loss(outputs, targets)
+        except (RuntimeError, ValueError, IndexError, TypeError) as error:
+            shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+            raise OptionError(
+                f"the loss cannot take outputs {shape} and targets {tuple(targets.shape)}: pass loss=, a function of both"
+            ) from error
         if loss.ndim:
             raise OptionError(f"the loss of a batch has shape {tuple(loss.shape)}; give its mean, one number")
         if loss.grad_fn is None:

@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
 from forgetkit.contracts import Importance, Layer, Reinit
-from forgetkit.errors import NothingMatchedError, OptionError
+from forgetkit.errors import ComponentError, ForgetkitError, NothingMatchedError, OptionError
 from forgetkit.forgetting import anatomy, selection
 from forgetkit.forgetting.apply import apply
 from forgetkit.forgetting.fresh import Build, Fresh, Initialise, LayerFresh, RebuiltFresh, can_reset
@@ -56,6 +56,8 @@ def unlearn(
     if importance is not None and not needs_scores:
         raise OptionError(f"{who} looks at no scores, so the importance criterion would be ignored: leave it out")
 
+    if optimizer is not None and not _holds_any(optimizer, model):
+        raise OptionError("the optimizer holds none of the model's parameters: give the one that trains this model")
     criterion = "examining" if importance is None else type(importance).__name__
     with untouched(model, criterion, seeds.number("lent")):
         subject = Subject.of(model, batches, loss, seeds, every_buffer=build is not None)
@@ -91,6 +93,11 @@ def score(
     with untouched(model, type(importance).__name__, seeds.number("lent")):
         scores = Subject.of(model, batches, loss, seeds).scores(importance)
         return {name: scores[name].clone() for name in scores}
+
+
+def _holds_any(optimizer: Optimizer, model: nn.Module) -> bool:
+    own = set(model.parameters())
+    return any(p in own for group in optimizer.param_groups for p in group["params"])
 
 
 def plain(model: nn.Module) -> nn.Module:
@@ -153,7 +160,14 @@ class Subject:
         """Score, while the model is lent out."""
         who = type(importance).__name__
         probe = _Probe(self, who)
-        return Checked(importance.score(probe), probe.targets, who)
+        try:
+            scores = importance.score(probe)
+        except ForgetkitError:
+            raise
+        except Exception as error:  # a stranger's code may raise anything
+            reason = (str(error).strip() or "no reason given").splitlines()[0]
+            raise ComponentError(f"the importance criterion {who} raised {type(error).__name__}: {reason}") from error
+        return Checked(scores, probe.targets, who)
 
 
 class _Probe(GuardedProbe):

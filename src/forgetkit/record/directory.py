@@ -51,9 +51,8 @@ class RunDirectory:
         except FileExistsError as error:
             if not path.exists():
                 raise RunDirectoryError(f"cannot make {path}: {out} is a file, not a folder") from error
-            raise RunDirectoryError(
-                f"{path} exists already: choose another --name, or go on with it by --resume {path}"
-            ) from error
+            remedy = "" if cls(path).finished else f", or go on with it by --resume {path}"
+            raise RunDirectoryError(f"{path} exists already: choose another --name{remedy}") from error
         except OSError as error:
             raise RunDirectoryError(
                 f"cannot make {path}: {error.strerror}; choose a folder you may write to with --out"

@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from forgetkit.contracts import Probe
+from forgetkit.errors import OptionError
 
 
 @dataclass(frozen=True)
@@ -48,16 +49,27 @@ class Fisher:
         if self.variant == "batch":
             yield {name: len(targets) * grad.square() for name, grad in probe.grads(inputs, targets).items()}
         elif self.variant == "exact":
-            probability = probe.outputs(inputs).softmax(-1)
+            probability = _probability(probe, inputs)
             for label in range(probability.shape[-1]):
                 every = torch.full_like(targets, label)
                 # The weight is squared along with the gradient, hence its root here.
                 yield from _summed(probe.sample_grads(inputs, every, probability[:, label].sqrt()))
         else:
             if self.variant == "sampled":
-                probability = probe.outputs(inputs).softmax(-1).cpu()
+                probability = _probability(probe, inputs).cpu()
                 targets = torch.multinomial(probability, 1, generator=probe.rng).flatten().to(targets.device)
             yield from _summed(probe.sample_grads(inputs, targets))
+
+
+def _probability(probe: Probe, inputs: Tensor) -> Tensor:
+    """The predicted distribution, ``(batch, classes)``."""
+    outputs = probe.outputs(inputs)
+    if outputs.ndim != 2:
+        raise OptionError(
+            f"fisher: sampled and exact need outputs of shape (batch, classes), not {tuple(outputs.shape)}: "
+            "use variant=empirical or batch"
+        )
+    return outputs.softmax(-1)
 
 
 def _summed(chunks: Iterator[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
