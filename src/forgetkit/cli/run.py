@@ -10,12 +10,15 @@ import types
 import typing
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from forgetkit.cli.console import print_json
 from forgetkit.errors import OptionError, RecordError
+
+if TYPE_CHECKING:
+    from forgetkit.cli.screen import View
 
 _PANELS = {
     "method": "Method",
@@ -62,14 +65,30 @@ def _run(**given: Any) -> None:
 
 
 def _carry_out(special: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
-    """Rehearse or run; return what ``--json`` prints."""
+    """Rehearse or run; return what ``--json`` prints. Whatever stops it, the user is told how to go on."""
+    from forgetkit.cli import screen
+
+    view = screen.choose(quiet=special["quiet"], as_json=special["json"])
+    before = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        return _answer(special, given, view)
+    except KeyboardInterrupt:
+        view.warn("interrupted")
+        view.say_how_to_resume(_plugins(special))
+        raise
+    except RecordError:  # a full disk can be emptied
+        view.say_how_to_resume(_plugins(special))
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _answer(special: dict[str, Any], given: dict[str, Any], view: View) -> dict[str, Any]:
     from forgetkit import api, config, registry
     from forgetkit.alma import run
-    from forgetkit.cli import screen
     from forgetkit.record import RunDirectory
 
     offers = registry.load(without=special["no_plugin"] or (), files=special["plugin"] or ())
-    view = screen.choose(quiet=special["quiet"], as_json=special["json"])
     for broken in offers.broken:
         view.warn(str(broken))
     if special["resume"] is not None and special["dry_run"]:
@@ -87,15 +106,8 @@ def _carry_out(special: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]
             rehearsed = rehearsal.rehearse(plan, [view], api.cache_folder())
         view.show_rehearsal(rehearsed)
         return rehearsed
-    before = signal.signal(signal.SIGTERM, _terminate)
-    try:
-        with view.following():
-            result = run(plan, observers=[view], cache=api.cache_folder(), resume=resume)
-    except (KeyboardInterrupt, RecordError):  # a full disk can be emptied
-        view.say_how_to_resume(_plugins(special))
-        raise
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    with view.following():
+        result = run(plan, observers=[view], cache=api.cache_folder(), resume=resume)
     view.show_result(result)
     return result
 

@@ -52,9 +52,7 @@ class View:
 
     def say_how_to_resume(self, options: Sequence[str]) -> None:
         """After an interruption: nothing finished is lost. ``options`` are what the record does not know."""
-        if self._directory is None:
-            self.warn("interrupted before the run began; nothing was written")
-        else:
+        if self._directory is not None:
             command = shlex.join(["forgetkit", "run", "--resume", self._directory, *options])
             print(f"to go on: {command}", file=sys.stderr)
 

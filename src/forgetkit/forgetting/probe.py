@@ -133,7 +133,7 @@ class GuardedProbe:
         except (RuntimeError, ValueError, IndexError, TypeError) as error:
             shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
             raise OptionError(
-                f"the loss cannot take outputs {shape} and targets {tuple(targets.shape)}: pass loss=, a function of both"
+                f"the loss cannot take outputs {shape} and targets {tuple(targets.shape)}: pass a loss= that can"
             ) from error
         if loss.ndim:
             raise OptionError(f"the loss of a batch has shape {tuple(loss.shape)}; give its mean, one number")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -165,8 +166,10 @@ class Subject:
         except ForgetkitError:
             raise
         except Exception as error:  # a stranger's code may raise anything
-            reason = (str(error).strip() or "no reason given").splitlines()[0]
-            raise ComponentError(f"the importance criterion {who} raised {type(error).__name__}: {reason}") from error
+            reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            where = f"{frame.filename}:{frame.lineno}"
+            raise ComponentError(f"the importance criterion {who} raised {reason} in {where}") from error
         return Checked(scores, probe.targets, who)
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +59,11 @@ class RunDirectory:
                 f"cannot make {path}: {error.strerror}; choose a folder you may write to with --out"
             ) from error
         directory = cls(path)
-        write_json(path / "manifest.json", {"schema": SCHEMA, **manifest})
+        try:
+            write_json(path / "manifest.json", {"schema": SCHEMA, **manifest})
+        except RecordError:  # a folder without a manifest is no run's
+            shutil.rmtree(path)
+            raise
         return directory
 
     @classmethod
