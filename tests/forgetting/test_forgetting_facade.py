@@ -142,7 +142,8 @@ def test_a_stream_without_an_end():
         while True:
             yield images(4)[0]
 
-    forgetkit.unlearn(convnet(), stream(), importance="snip:samples=10")
+    report = forgetkit.unlearn(convnet(), stream(), importance="snip:samples=10")
+    assert report.reset == report.scored * 2 // 10
 
 
 def test_without_batches():

@@ -60,6 +60,10 @@ class Probe(Protocol):
         """The gradient of the batch's loss (its mean) with respect to each target."""
         ...
 
+    def mean_grads(self, samples: int | None = None) -> dict[str, Tensor]:
+        """The gradient of the mean loss over all batches, ``samples`` in all at most."""
+        ...
+
     def sample_grads(
         self, inputs: Tensor, targets: Tensor, weights: Tensor | None = None
     ) -> Iterator[dict[str, Tensor]]:

@@ -124,6 +124,15 @@ class GuardedProbe:
         return {name: torch.zeros_like(self._targets[name]) if grad is None else grad
                 for name, grad in self.reached(inputs, targets).items()}  # fmt: skip
 
+    def mean_grads(self, samples: int | None = None) -> dict[str, Tensor]:
+        """The gradient of the mean loss over all batches; each counts by its size."""
+        total, seen = self.zeros(), 0
+        for inputs, targets in self.batches(samples):
+            for name, grad in self.grads(inputs, targets).items():
+                total[name] += len(targets) * grad
+            seen += len(targets)
+        return {name: gradient / seen for name, gradient in total.items()}
+
     def reached(self, inputs: Tensor, targets: Tensor) -> dict[str, Tensor | None]:
         """As :meth:`grads`, with None for a parameter that the loss does not depend on."""
         leaves = {name: tensor.detach().requires_grad_() for name, tensor in self._targets.items()}

@@ -29,10 +29,4 @@ class Snip:
 
     def score(self, probe: Probe) -> Mapping[str, Tensor]:
         """|θ g| with g the gradient of the mean loss over the samples."""
-        total = probe.zeros()
-        seen = 0
-        for inputs, targets in probe.batches(self.samples):
-            for name, grad in probe.grads(inputs, targets).items():
-                total[name] += len(targets) * grad
-            seen += len(targets)
-        return {name: (probe.targets[name] * gradient / seen).abs() for name, gradient in total.items()}
+        return {name: (probe.targets[name] * grad).abs() for name, grad in probe.mean_grads(self.samples).items()}
