@@ -13,13 +13,16 @@ from forgetkit.hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from forgetkit.api import run, score, select, unlearn
+    from forgetkit.forgetting import Aftercare, Scoring
 
-__all__ = ["__version__", "hookimpl", "run", "score", "select", "unlearn"]
+__all__ = ["Aftercare", "Scoring", "__version__", "hookimpl", "run", "score", "select", "unlearn"]
 
 
 def __getattr__(name: str) -> Any:
     if name in ("run", "score", "select", "unlearn"):
         return getattr(import_module("forgetkit.api"), name)
+    if name in ("Aftercare", "Scoring"):
+        return getattr(import_module("forgetkit.forgetting"), name)
     raise AttributeError(f"module 'forgetkit' has no attribute '{name}'")
 
 

@@ -77,6 +77,8 @@ def _carry_on(session: Session, learner: Learner, directory: RunDirectory, point
             samples=tuple(size * config.epochs for size in session.sizes),
             done=learner.mega_batch - 1,
             done_epochs=learner.epochs_done,
+            preset=config.preset,
+            departures=session.plan.departures,
         )
     )
     unfinished = point.seconds - sum(row.seconds for row in rows)
@@ -116,10 +118,13 @@ def _result(
         "run": directory.path.name,
         "directory": str(directory.path),
         "method": session.plan.method,
+        "preset": session.plan.config.preset,
+        "departures": dict(session.plan.departures),
         "config": session.plan.config.model_dump(mode="json"),
         "augment": session.augment,
         "versions": versions(session.plan),
         "parameters": learner.parameters,
+        "noisy_labels": session.noisy_labels,
         "mega_batches": [dataclasses.asdict(row) for row in rows],
         **_measured(session.plan.metrics, rows),
         "samples_seen": sum(row.samples_seen for row in rows),

@@ -6,13 +6,14 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
-from forgetkit import alma, config, contracts, forgetting, registry
+from forgetkit import alma, config, contracts, forgetting, options, registry
+from forgetkit.contracts import Rounding, Ties, Which
 from forgetkit.errors import ConfigError, OptionError
 from forgetkit.record import RunDirectory
 from forgetkit.seeding import Seeds
@@ -32,6 +33,9 @@ def unlearn(
     seed: int = 0,
     loss: Loss = cross_entropy,
     build: Callable[[], nn.Module] | None = None,
+    initial: Mapping[str, Tensor] | None = None,
+    scoring: forgetting.Scoring | None = None,
+    aftercare: forgetting.Aftercare | None = None,
 ) -> forgetting.UnlearnReport:
     """Make ``model`` forget, in place, and clear the optimizer's memory of what was reset.
 
@@ -40,7 +44,9 @@ def unlearn(
     and no ``importance`` is given it is ``"snip"``. ``seed`` fixes every draw: give another one at each
     call of a loop, or the same fresh values come again. ``loss(outputs, targets)`` is a mean over the
     batch. Fresh values are drawn by each module's ``reset_parameters``; where a model initialises itself
-    otherwise, ``build()`` makes a new one and its values are taken. Where something is wrong the model is as before.
+    otherwise, ``build()`` makes a new one and its values are taken. ``initial`` holds the values by name that
+    ``rewind`` goes back to. ``scoring`` says which parameters are scored and in which mode, ``aftercare`` what becomes
+    of the optimizer's memory and of running statistics. Where something is wrong the model is as before.
 
     Returns the audit. Raises a ``forgetkit.errors.ForgetkitError`` of one line where something is wrong.
     """
@@ -56,7 +62,9 @@ def unlearn(
         optimizer=optimizer,
         seeds=Seeds(seed),
         loss=loss,
-        build=build,
+        birth=forgetting.Birth(build, None, None if initial is None else initial.__getitem__),
+        scoring=options.checked("scoring", scoring or forgetting.Scoring()),
+        aftercare=options.checked("aftercare", aftercare or forgetting.Aftercare()),
     )
 
 
@@ -67,24 +75,38 @@ def score(
     importance: str | contracts.Importance = "snip",
     seed: int = 0,
     loss: Loss = cross_entropy,
+    scoring: forgetting.Scoring | None = None,
 ) -> dict[str, Tensor]:
     """A score per entry of each trainable parameter that the loss depends on: ``{name: tensor}``, higher = keep.
 
     The model, its gradients, its mode and the global random state are left as they were.
     """
     criterion = registry.load().make("importance", importance)[1]
-    return forgetting.score(model, batches, importance=criterion, seeds=Seeds(seed), loss=loss)
+    scoring = options.checked("scoring", scoring or forgetting.Scoring())
+    return forgetting.score(model, batches, importance=criterion, seeds=Seeds(seed), loss=loss, scoring=scoring)
 
 
-def select(scores: Mapping[str, Tensor], *, fraction: float, seed: int = 0) -> dict[str, Tensor]:
+def select(
+    scores: Mapping[str, Tensor],
+    *,
+    fraction: float,
+    which: Which = "lowest",
+    ties: Ties = "random",
+    rounding: Rounding = "down",
+    seed: int = 0,
+) -> dict[str, Tensor]:
     """Masks over exactly ``floor(fraction * N)`` entries with the lowest scores: ``{name: bool}``, True = reset.
 
-    One threshold over all tensors; ties at it are drawn at random, fixed by ``seed``.
+    One threshold over all tensors; ties at it are drawn at random, fixed by ``seed``. ``which``, ``ties`` and
+    ``rounding`` are as the options ``which``, ``ties`` and ``round`` of ``masked``.
     """
     for name, score in scores.items():
         if not isinstance(score, Tensor) or not score.is_floating_point() or not bool(score.isfinite().all()):
             raise OptionError(f"the score of '{name}' is not a tensor of finite floats")
-    return forgetting.lowest(scores, fraction, Seeds(seed))[0]
+    for name, word, words in (("which", which, Which), ("ties", ties, Ties), ("rounding", rounding, Rounding)):
+        if word not in get_args(words):
+            raise OptionError(f"{name}='{word}' is none of {', '.join(get_args(words))}")
+    return forgetting.select(scores, fraction, Seeds(seed), which=which, ties=ties, rounding=rounding)[0]
 
 
 def run(

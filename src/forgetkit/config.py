@@ -1,6 +1,6 @@
 """What a run is made of: options from four layers, resolved into components.
 
-Defaults < TOML file < --set < command line. The resolved configuration spells every choice out, so that
+Defaults < preset < TOML file < command line. The resolved configuration spells every choice out, so that
 two runs of equal configuration are the same run.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,7 +17,20 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
-from forgetkit import contracts, options
+from forgetkit import contracts, options, presets
+from forgetkit.contracts import (
+    BnStats,
+    Carry,
+    Mode,
+    NoiseDraw,
+    OptimizerName,
+    OptimizerState,
+    Sampling,
+    ScheduleKind,
+    Scope,
+    ScoreOn,
+    Split,
+)
 from forgetkit.errors import ConfigError, OptionError, closest
 from forgetkit.registry import Registry
 
@@ -31,8 +44,8 @@ METHODS: Mapping[str, tuple[str | None, str]] = {
 }
 """Shorthands: the importance criterion and the reinit method of each name of the paper."""
 
-NOT_RESULTS = ("out", "name", "observers", "checkpoint_seconds", "device", "threads")
-"""Options that say where and how a run is carried out, not what it is."""
+NOT_RESULTS = ("preset", "out", "name", "observers", "checkpoint_seconds", "device", "threads")
+"""Options that say where and how a run is carried out, or only where others come from: not what it is."""
 
 _MAY_CHANGE = ("observers", "checkpoint_seconds")
 """Options that a run may go on with otherwise than it began."""
@@ -50,6 +63,10 @@ def _listed(given: Any) -> Any:
 def _several(given: Any) -> Any:
     """A single SPEC, as ``--set`` gives it, where there may be more."""
     return (given,) if isinstance(given, str) else given
+
+
+def _none(given: Any) -> Any:
+    return None if given == "none" else given
 
 
 def _text(given: Any) -> Any:
@@ -70,25 +87,46 @@ class RunConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
+    preset: Annotated[str, Field(description="the protocol that options not given are taken from: " + ", ".join(presets.NAMES))] = presets.NAMES[0]  # fmt: skip
     method: Annotated[str | None, Field(description="shorthand for --importance and --reinit: " + ", ".join(METHODS) + " (default: lure)")] = None  # fmt: skip
     importance: Annotated[str | None, Field(description="importance criterion, a SPEC like snip:samples=128")] = None
     reinit: Annotated[str | None, Field(description="what is forgotten, a SPEC like masked:fraction=0.2")] = None
     replay: Annotated[str, Field(description="which seen samples are trained on again: full, none, last, buffer:size=186")] = "full"  # fmt: skip
     interventions: Annotated[_Specs, Field(description="what acts while training, a SPEC (repeatable)")] = ()
 
+    score_on: Annotated[ScoreOn, Field(description="the training samples to score on: of the mega-batch just learned, of the one that arrives next, of the first, or all that is trained on next")] = "finished"  # fmt: skip
+    score_sampling: Annotated[Sampling, Field(description="which of them a criterion gets: a random draw, or the first in order")] = "random"  # fmt: skip
+    score_transform: Annotated[Mode, Field(description="score on samples as they are, or augmented as for training")] = "eval"  # fmt: skip
+    score_mode: Annotated[Mode, Field(description="the network's mode while it is scored")] = "eval"
+    score_params: Annotated[Scope, Field(description="which parameters are scored, and can be selected")] = "all"
+    score_batch: Annotated[int, Field(ge=1, description="samples per batch while scoring")] = 256
+    optimizer_state: Annotated[OptimizerState, Field(description="the optimizer's memory at a forgetting: zero what was reset, keep all, or start afresh (with any method)")] = "zero"  # fmt: skip
+    bn_stats: Annotated[BnStats, Field(description="running statistics after a forgetting; recalibrate: measured again on the scoring samples")] = "keep"  # fmt: skip
+
     dataset: Annotated[str, Field(description="where samples come from, a SPEC like folder:path=photos,size=32")] = "digits"  # fmt: skip
     model: Annotated[str, Field(description="the network, a SPEC like resnet18 or import:package.module:callable")] = "convnet"  # fmt: skip
     mega_batches: Annotated[int, Field(ge=1, description="in how many parts the training set arrives")] = 8
+    split: Annotated[Split, Field(description="cut the training set at random, or in its own order")] = "random"
     val_fraction: Annotated[float, Field(ge=0, lt=1, description="share of each mega-batch set apart for validation")] = 0.1  # fmt: skip
+    val_transform: Annotated[Mode, Field(description="validate on samples as they are, or augmented as for training")] = "eval"  # fmt: skip
     augment: Annotated[Literal["auto", "none", "flip", "crop", "crop-flip"], Field(description="random flip and crop of training images; auto is what suits the data set")] = "auto"  # fmt: skip
+    shots: Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(_none), Field(description="train on that many samples of each class, drawn at random (default: on all)")] = None  # fmt: skip
+    label_noise: Annotated[float, Field(ge=0, le=1, description="share of the training labels that are redrawn at random")] = 0.0  # fmt: skip
+    label_noise_draw: Annotated[NoiseDraw, Field(description="redraw from any class, the true one included, or from the others")] = "any"  # fmt: skip
+    label_noise_val: Annotated[Literal["noisy", "clean"], Field(description="whether validation labels are noisy too")] = "noisy"  # fmt: skip
 
     epochs: Annotated[int, Field(ge=1, description="epochs per mega-batch")] = 50
     batch_size: Annotated[int, Field(ge=1, description="samples per optimizer step")] = 64
-    lr: Annotated[float, Field(gt=0, allow_inf_nan=False, description="learning rate at the start of each mega-batch")] = 0.1  # fmt: skip
+    optimizer: Annotated[OptimizerName, Field(description="what makes the steps")] = "sgd"
+    lr: Annotated[float | None, Field(gt=0, allow_inf_nan=False, description="learning rate at the start of each mega-batch (default: 0.1, with adamw 0.001)")] = None  # fmt: skip
+    schedule: Annotated[ScheduleKind, Field(description="how the rate falls in each mega-batch: at milestones, as a cosine, not at all")] = "step"  # fmt: skip
     milestones: Annotated[tuple[Annotated[int, Field(ge=1)], ...] | None, BeforeValidator(_listed), Field(description="epochs after which the learning rate is multiplied by gamma, like 20,40 (default: after 40 % and 80 % of the epochs; none for a constant rate)")] = None  # fmt: skip
     gamma: Annotated[float, Field(gt=0, le=1, description="factor on the learning rate at each milestone")] = 0.1
     momentum: Annotated[float, Field(ge=0, lt=1, description="momentum of SGD")] = 0.9
-    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False, description="weight decay of SGD, on all parameters")] = 1e-4  # fmt: skip
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False, description="weight decay, on all parameters")] = 1e-4  # fmt: skip
+    carry: Annotated[Carry, Field(description="the weights that are judged, scored and carried on: of the last epoch, or of the best on validation")] = "last"  # fmt: skip
+    patience: Annotated[int, Field(ge=0, description="end a mega-batch after that many epochs without a better validation accuracy; 0: never")] = 0  # fmt: skip
+    min_delta: Annotated[float, Field(ge=0, lt=1, description="how much better counts, as a fraction of one")] = 0.0
 
     seed: Annotated[int, Field(ge=0, description="the one seed that every random stream is derived from")] = 0
     device: Annotated[str, Field(description="auto, cpu, cuda, cuda:N or mps")] = "auto"
@@ -119,6 +157,8 @@ class Plan:
     metrics: Mapping[str, contracts.Metric]
     observers: tuple[contracts.Observer, ...]
     plugins: Mapping[str, str]
+    departures: Mapping[str, Mapping[str, Any]]
+    """Each option that is not as the preset has it: its ``value``, and the ``preset``'s."""
 
     @property
     def digest(self) -> str:
@@ -128,7 +168,7 @@ class Plan:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """The options in a TOML file, by their names with dashes or underscores."""
+    """The options in a TOML file, and in tables like ``["reinit.masked"]`` those of components."""
     try:
         with path.open("rb") as file:
             content = tomllib.load(file)
@@ -136,7 +176,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"--config {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"--config {path}: {error}") from error
-    return {key.replace("-", "_"): value for key, value in content.items()}
+    return canonical(content)
 
 
 def settings(assignments: list[str]) -> dict[str, Any]:
@@ -146,10 +186,10 @@ def settings(assignments: list[str]) -> dict[str, Any]:
         key, equals, value = text.partition("=")
         if not equals:
             raise ConfigError(f"--set {text}: write key=value")
-        key = key.strip().replace("-", "_")
+        key, value = next(iter(canonical({key.strip(): value.strip()}).items()))
         if key in found:
             raise ConfigError(f"--set {key} is given twice: leave one out")
-        found[key] = value.strip()
+        found[key] = value
     return found
 
 
@@ -163,48 +203,56 @@ def layered(*layers: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def resolve(given: Mapping[str, Any], registry: Registry) -> Plan:
-    """The plan of a run from the options given; what is not given takes its default.
+    """The plan of a run from the options given; what is not given is as the preset has it, or takes its default.
 
     Components may be SPECs or objects. Raises ``ConfigError`` or ``OptionError``, one line each.
     """
-    given = _spelled_out(given)
+    given = canonical(given)
+    protocol = canonical(presets.read(given.get("preset") or presets.NAMES[0]))
+    given = {**given, "preset": given.get("preset") or presets.NAMES[0]}
+    _check_defaults(given, registry)
+    base = _without_foreign_lr(protocol, given)
+    everything = layered(base, given)
+    make = _Workshop(registry, everything).make
+
     objects = {
         key: value
-        for key, value in given.items()
+        for key, value in everything.items()
         if (key in _KIND_OF and not isinstance(value, _PLAIN))
         or (key in _SEVERAL and isinstance(value, list | tuple) and not all(isinstance(part, _PLAIN) for part in value))
     }
-    config = _validated({key: value for key, value in given.items() if key not in objects})
+    config = _validated(everything, objects)
     wanted = {key: objects.get(key, getattr(config, key)) for key in _KIND_OF}
     wanted["importance"], wanted["reinit"] = _method(config.method, wanted["importance"], wanted["reinit"], registry)
 
     spelled: dict[str, Any] = {}
     made: dict[str, Any] = {"importance": None}
-    for key, kind in _KIND_OF.items():
+    for key in _KIND_OF:
         if wanted[key] is not None:
-            spelled[key], made[key] = registry.make(kind, wanted[key])
+            spelled[key], made[key] = make(key, wanted[key])
     several: dict[str, list[tuple[str, Any]]] = {
         key: [registry.make(key, spec) for spec in objects.get(key, getattr(config, key))] for key in _SEVERAL
     }
-    needs_scores = bool(getattr(made["reinit"], "needs_scores", False))
-    if made["importance"] is not None and not needs_scores:
+    if made["importance"] is not None and not _needs_scores(made["reinit"]):
         raise OptionError(
             f"--reinit {_name(spelled['reinit'])} looks at no scores, so --importance {_name(spelled['importance'])} "
             "would be ignored: leave it out, or use --reinit masked"
         )
-    label = _label(spelled, registry)
-    resolved = config.model_copy(
+    label = _label(spelled, make)
+    resolved = _by_rule(config).model_copy(
         update={
             "method": label if label in METHODS else None,
             "importance": None,
             **spelled,
             **{key: tuple(spec for spec, _ in parts) for key, parts in several.items()},
-            "milestones": _milestones(config),
             "device": _device(config.device),
             "precision": _precision(config.precision, _device(config.device)),
             "threads": config.threads or _threads(),
         }
     )
+    expected = _expected(base, resolved)
+    _refuse_contradictions(resolved)
+    _refuse_idle(resolved, expected, made)
     return Plan(
         config=resolved,
         method=label,
@@ -213,6 +261,7 @@ def resolve(given: Mapping[str, Any], registry: Registry) -> Plan:
         metrics=_metrics(several["metrics"], registry),
         observers=tuple(c for _, c in several["observers"]),
         plugins=registry.plugins,
+        departures=_departures(resolved, expected, spelled, _Workshop(registry, base).make),
     )
 
 
@@ -225,11 +274,11 @@ def resumed(manifest: Mapping[str, Any], given: Mapping[str, Any], registry: Reg
     for key, value in given.items():  # an object given again takes the place of its name
         if key in _KIND_OF and not isinstance(value, _PLAIN) and registry.make(_KIND_OF[key], value)[0] == own.get(key):
             own[key] = value
-    given = _spelled_out(given)
+    given = canonical(given)
     if given:
         asked = resolve(layered(own, given), registry).config.model_dump(mode="json")
         for key in given:
-            if key not in _MAY_CHANGE and asked[key] != recorded.get(key):
+            if key not in _MAY_CHANGE and ("." in key or asked[key] != recorded.get(key)):
                 raise ConfigError(
                     f"--{key.replace('_', '-')} {given[key]}: this run was begun with {recorded.get(key)}; "
                     "a resumed run keeps its configuration"
@@ -244,6 +293,12 @@ _KIND_OF = {
     "dataset": "datasets",
     "model": "models",
 }
+_NOT_PROTOCOL = (
+    *("preset", "method", "importance", "reinit", "replay", "dataset", "model", "seed"),
+    *("device", "precision", "threads", "metrics", "out", "name", "observers", "checkpoint_seconds"),
+)
+"""What is compared, with what and where, or is told apart by its options: all else is the protocol's."""
+
 _PLAIN = (str, int, float, list, dict, type(None))  # what a TOML file can hold, and no component
 _SEVERAL = ("interventions", "metrics", "observers")
 _RESULT_KEYS = (
@@ -259,14 +314,34 @@ _RESULT_KEYS = (
     "seconds",
     "status",
     "augment",
+    "preset",
+    "departures",
+    "noisy_labels",
 )
 _OWN_METRICS = ("test-accuracy", "cer", "mean-anytime-error", "generalization-gap")
 
 
-def _spelled_out(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Options under the names of the fields: dashes or underscores, and the command line's singulars, will do."""
+def canonical(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Options under one name each, whatever was written.
+
+    Those of a run by the names of their fields: dashes or underscores, and the command line's singulars, will do.
+    Those of components as ``reinit.masked.fraction``, whether written so or in a table ``reinit.masked``.
+    """
     found: dict[str, Any] = {}
     for key, value in given.items():
+        if "." in key:
+            options_there = (
+                {f"{key}.{option}": v for option, v in value.items()} if isinstance(value, Mapping) else {key: value}
+            )
+            for path, setting in options_there.items():
+                component, _, option = path.rpartition(".")
+                if component.partition(".")[0] not in _KIND_OF or "." not in component:
+                    raise ConfigError(
+                        f"'{path}' is no option of a component; write {', '.join(_KIND_OF)}, a dot, its name, a dot, "
+                        "the option: reinit.masked.fraction"
+                    )
+                found[f"{component}.{option.replace('-', '_')}"] = setting
+            continue
         name = key.replace("-", "_")
         name = f"{name}s" if f"{name}s" in _SEVERAL else name
         if name not in RunConfig.model_fields:
@@ -276,14 +351,147 @@ def _spelled_out(given: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _validated(given: Mapping[str, Any]) -> RunConfig:
+@dataclass(frozen=True, eq=False)
+class _Workshop:
+    """Makes components, with the defaults for their options that the layers hold."""
+
+    registry: Registry
+    layers: Mapping[str, Any]
+
+    def make(self, key: str, spec: Any) -> tuple[str, Any]:
+        """The SPEC of a component, spelled out, and the component."""
+        defaults: dict[str, dict[str, Any]] = {}
+        for path, value in self.layers.items():
+            component, dot, option = path.rpartition(".")
+            if dot and component.partition(".")[0] == key:
+                defaults.setdefault(component.partition(".")[2], {})[option] = value
+        return self.registry.make(_KIND_OF[key], spec, defaults)
+
+
+def _check_defaults(given: Mapping[str, Any], registry: Registry) -> None:
+    """Options given for components that may or may not take part: they must exist and hold."""
+    for path, value in given.items():
+        component, dot, option = path.rpartition(".")
+        if dot:
+            key, _, name = component.partition(".")
+            options.check_option(name, registry.find(_KIND_OF[key], name).component, option, value)
+
+
+def _validated(given: Mapping[str, Any], objects: Mapping[str, Any]) -> RunConfig:
+    plain = {key: value for key, value in given.items() if key not in objects and "." not in key}
     try:
-        return RunConfig.model_validate(dict(given))
+        return RunConfig.model_validate(plain)
     except ValidationError as error:
         first = error.errors()[0]
         key = str(first["loc"][0])
         message = first["msg"][0].lower() + first["msg"][1:]
-        raise ConfigError(f"--{key.replace('_', '-')} {given.get(key)}: {message}") from error
+        raise ConfigError(f"--{_flag(key)} {given.get(key)}: {message}") from error
+
+
+def _flag(key: str) -> str:
+    return key.replace("_", "-")
+
+
+def _without_foreign_lr(protocol: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """A preset's learning rate is meant for its optimizer: with another, that one's own default holds."""
+    if given.get("optimizer") in (None, protocol.get("optimizer", "sgd")):
+        return protocol
+    return {key: value for key, value in protocol.items() if key != "lr"}
+
+
+def _by_rule(config: RunConfig) -> RunConfig:
+    """What is left open, by its rule."""
+    lr = config.lr if config.lr is not None else {"sgd": 0.1, "adamw": 0.001}[config.optimizer]
+    return config.model_copy(update={"lr": lr, "milestones": _milestones(config)})
+
+
+def _expected(base: Mapping[str, Any], resolved: RunConfig) -> RunConfig:
+    """What the preset alone would come to; what goes by a rule follows the options that the rule looks at."""
+    preset = RunConfig.model_validate({key: value for key, value in base.items() if "." not in key})
+    followed = {key: getattr(resolved, key) for key in ("epochs", "optimizer", "schedule")}
+    ruled = _by_rule(preset.model_copy(update=followed))
+    return preset.model_copy(update={"lr": ruled.lr, "milestones": ruled.milestones})
+
+
+def _refuse_contradictions(config: RunConfig) -> None:
+    """What cannot be had together, wherever it comes from."""
+    watching = {"carry": config.carry == "best-val", "patience": config.patience > 0}
+    for key, watches in watching.items():
+        if watches and config.val_fraction == 0:
+            raise ConfigError(
+                f"--{key} {getattr(config, key)} looks at validation accuracy, and --val-fraction 0 leaves no validation "
+                "samples: leave one of them out"
+            )
+
+
+def _refuse_idle(config: RunConfig, expected: RunConfig, made: Mapping[str, Any]) -> None:
+    """An option that was given and cannot act in this run is a mistake. The preset's own are for all runs."""
+    for key, reason in _idle(config, made).items():
+        if getattr(config, key) != getattr(expected, key):
+            raise ConfigError(f"--{_flag(key)} {getattr(config, key)} would be ignored, since {reason}: leave it out")
+
+
+def _idle(config: RunConfig, made: Mapping[str, Any]) -> dict[str, str]:
+    """Options that cannot act in this run, and why."""
+    found: dict[str, str] = {}
+    method, importance = _name(str(config.reinit)), made["importance"]
+
+    def idle(reason: str, *keys: str) -> None:
+        found.update(dict.fromkeys(keys, reason))
+
+    if importance is None:
+        idle(f"{method} looks at no scores", "score_params", "score_mode", "score_sampling")
+        if config.bn_stats != "recalibrate":
+            idle(f"{method} looks at no scores", "score_on", "score_transform", "score_batch")
+    elif not getattr(importance, "needs_data", True):
+        idle(f"{_name(str(config.importance))} looks at no samples", "score_sampling", "score_mode")
+        if config.bn_stats != "recalibrate":
+            idle(f"{_name(str(config.importance))} looks at no samples", "score_on", "score_transform", "score_batch")
+    if getattr(made["reinit"], "changes_nothing", False):
+        idle(f"{method} changes nothing", "bn_stats")
+    if config.label_noise == 0:
+        idle("--label-noise is 0", "label_noise_draw", "label_noise_val")
+    if config.val_fraction == 0:
+        idle("--val-fraction is 0", "val_transform", "label_noise_val")
+    if config.patience == 0:
+        idle("--patience is 0", "min_delta")
+    if config.patience >= config.epochs:
+        idle(f"there are {config.epochs} epochs", "patience", "min_delta")
+    if config.schedule != "step":
+        idle(f"--schedule is {config.schedule}", "milestones", "gamma")
+    elif not config.milestones:
+        idle("there are no milestones", "gamma")
+    if config.optimizer != "sgd":
+        idle(f"--optimizer is {config.optimizer}", "momentum")
+    return found
+
+
+def _departures(
+    config: RunConfig, expected: RunConfig, spelled: Mapping[str, str], make: Callable[[str, Any], tuple[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """Each option of the protocol that is not as the preset has it, those of components included."""
+    ours, theirs = config.model_dump(mode="json"), expected.model_dump(mode="json")
+    found = {
+        _flag(key): {"value": ours[key], "preset": theirs[key]}
+        for key in RunConfig.model_fields
+        if key not in _NOT_PROTOCOL and ours[key] != theirs[key]
+    }
+    if _name(spelled["replay"]) != _name(expected.replay):
+        found["replay"] = {"value": _name(spelled["replay"]), "preset": _name(expected.replay)}
+    for key in ("importance", "reinit", "replay"):
+        spec = spelled.get(key)
+        if spec is None or "." in _name(spec):  # an object given in Python is nothing that a preset knows
+            continue
+        mine, preset = options.parse(spec).options, options.parse(make(key, _name(spec))[0]).options
+        for option, value in mine.items():
+            if value != preset[option]:
+                path = f"{key}.{_name(spec)}.{_flag(option)}"
+                found[path] = {"value": value, "preset": preset[option]}
+    return found
+
+
+def _needs_scores(reinit: object) -> bool:
+    return bool(getattr(reinit, "needs_scores", False))
 
 
 def _method(name: str | None, importance: Any, reinit: Any, registry: Registry) -> tuple[Any, Any]:
@@ -295,26 +503,28 @@ def _method(name: str | None, importance: Any, reinit: Any, registry: Registry) 
     base_importance, base_reinit = METHODS[name] if name is not None else ("snip", "masked")
     reinit = reinit if reinit is not None else base_reinit
     if importance is None:
-        needs = getattr(registry.make("reinit", reinit)[1], "needs_scores", False)
+        needs = _needs_scores(registry.make("reinit", reinit)[1])
         importance = (base_importance or "snip") if needs else None
     return importance, reinit
 
 
-def _label(spelled: Mapping[str, str], registry: Registry) -> str:
+def _label(spelled: Mapping[str, str], make: Callable[[str, Any], tuple[str, Any]]) -> str:
     """The shorthand that stands for this pair, or the names of both."""
     pair = (spelled.get("importance"), spelled["reinit"])
     for method, (importance, reinit) in METHODS.items():
         spelled_pair = (
-            None if importance is None else registry.make("importance", importance)[0],
-            registry.make("reinit", reinit)[0],
+            None if importance is None else make("importance", importance)[0],
+            make("reinit", reinit)[0],
         )
         if pair == spelled_pair:
             return method
     return "+".join(_name(spec) for spec in pair if spec is not None)
 
 
-def _milestones(config: RunConfig) -> tuple[int, ...]:
+def _milestones(config: RunConfig) -> tuple[int, ...] | None:
     """Those given, in order, or 40 % and 80 % of the epochs: 20 and 40 of the paper's 50."""
+    if config.schedule != "step":
+        return config.milestones
     if config.milestones is not None:
         if config.milestones and max(config.milestones) >= config.epochs:
             raise ConfigError(

@@ -5,21 +5,22 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import torch
 from torch import nn
 
 from forgetkit import forgetting, learn
-from forgetkit.contracts import EpochEnded, Inputs, MegaBatchRevealed, MegaBatchRow, Stepped, Unlearned
+from forgetkit.config import RunConfig
+from forgetkit.contracts import EpochEnded, Inputs, MegaBatchRevealed, MegaBatchRow, Role, Stepped, Unlearned
 from forgetkit.errors import ComponentError
+from forgetkit.learn import Schedule
 from forgetkit.seeding import Seeds, preserved_global_state
 from forgetkit.session import Bus, Session
 from forgetkit.stream import Ledger, Pool, Revealed, Stream
-from forgetkit.stream.batches import Shuffled
-from forgetkit.stream.ledger import Role
+from forgetkit.stream.batches import Offered
 
-_SCORE_BATCH = 256
 _TRIED_LR = 1e-6  # whether the real one diverges is for the run to find
 
 
@@ -33,8 +34,10 @@ class Learner:
     optimizer: torch.optim.Optimizer
     trainer: learn.Trainer
     stream: Stream
+    best: learn.Best
     mega_batch: int = 1
     epochs_done: int = 0
+    carried_epoch: int = 0
 
     @classmethod
     def new(cls, session: Session) -> Learner:
@@ -54,6 +57,7 @@ class Learner:
         for mine, saved in zip(learner.trainer.states, state["interventions"], strict=True):
             mine.update({name: value.to(session.device) for name, value in saved.items()})
         learner.stream.restore(state["stream"])
+        learner.best.restore(state["best"])
         learner.mega_batch, learner.epochs_done = int(state["mega_batch"]), int(state["epochs_done"])
         return learner
 
@@ -61,9 +65,7 @@ class Learner:
     def _of(cls, session: Session, inputs: Inputs) -> Learner:
         plan, config = session.plan, session.plan.config
         model = learn.network(plan.model, inputs, session.seeds).to(session.device)
-        optimizer = torch.optim.SGD(
-            model.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
-        )
+        optimizer = _optimizer(model, config)
         trainer = learn.Trainer(
             model,
             optimizer,
@@ -74,7 +76,7 @@ class Learner:
             config.precision == "bf16",
         )
         flow = Stream(session.data.train, session.mega_batches, plan.replay, session.seeds)
-        return cls(session, inputs, model, optimizer, trainer, flow)
+        return cls(session, inputs, model, optimizer, trainer, flow, _nothing_yet(config))
 
     @property
     def parameters(self) -> int:
@@ -90,7 +92,8 @@ class Learner:
         pool = Pool.of(few, session.device)
         twin.trainer.epoch(pool, 0, 0, _TRIED_LR, session.seeds.within("try"))
         if config.mega_batches > 1:
-            twin.forget(Pool(pool.inputs[:2], pool.labels[:2]), session.seeds.within("try"))
+            # A share of two samples is one, which batch normalisation cannot be measured on: all are offered.
+            twin.forget(pool, session.seeds.within("try"))
 
     def learn(self, revealed: Revealed, checkpoint: Callable[[], None]) -> None:
         """Train for the configured epochs on everything at hand, less those done before a resume."""
@@ -101,14 +104,33 @@ class Learner:
         if self.epochs_done == 0:
             self.trainer.begin(t, self.session.seeds)
         for epoch in range(self.epochs_done + 1, config.epochs + 1):
-            lr = learn.lr_at(epoch, config.lr, config.milestones or (), config.gamma)
-            stepped = _Throttled(bus, t, epoch)
-            ended = self.trainer.epoch(pool, t, epoch, lr, self.session.seeds, stepped)
+            if self.best.exhausted:
+                break
+            lr = self._schedule.at(epoch)
+            ended = self.trainer.epoch(pool, t, epoch, lr, self.session.seeds, _Throttled(bus, t, epoch))
             self.epochs_done = epoch
-            bus.emit(EpochEnded(t, epoch, config.epochs, ended.loss, ended.accuracy, lr, ended.samples, ended.seconds))
+            val = self._watched(revealed, epoch)
+            bus.emit(
+                EpochEnded(t, epoch, config.epochs, ended.loss, ended.accuracy, lr, ended.samples, ended.seconds, val)
+            )
             if epoch < config.epochs and time.monotonic() - last_checkpoint >= config.checkpoint_seconds:
                 checkpoint()
                 last_checkpoint = time.monotonic()
+        self.carried_epoch = self.best.settle(self.model, self.epochs_done)
+
+    def _watched(self, revealed: Revealed, epoch: int) -> float | None:
+        """Validation accuracy after an epoch, where something depends on it."""
+        if not self.best.watches:
+            return None
+        accuracy = self._fraction(revealed, "val", epoch)
+        self.best.note(epoch, accuracy, self.model)
+        return accuracy
+
+    @property
+    def _schedule(self) -> Schedule:
+        config = self.session.plan.config
+        lr, milestones = config.lr or 0.0, config.milestones or ()
+        return Schedule(config.schedule, lr, config.epochs, milestones, config.gamma)
 
     def evaluate(self, revealed: Revealed) -> MegaBatchRow:
         """Count right answers on the training, validation and test parts, at the weights carried on."""
@@ -129,34 +151,51 @@ class Learner:
             test_errors=total - right,
             test_samples=total,
             seconds=0.0,
+            carried_epoch=self.carried_epoch,
         )
 
     def unlearn(self, revealed: Revealed) -> dict[str, Any]:
-        """Score on the training part of the mega-batch just finished, select, reset."""
-        pool = Pool.of(revealed.read("train", revealed.arrived), self.session.device)
+        """Score on the training samples that ``--score-on`` says, select, reset."""
+        ids = self.stream.offered(self.session.plan.config.score_on, revealed.index)
+        pool = Pool.of(revealed.read("train", ids), self.session.device)
         report = self.forget(pool, self.session.seeds.within("unlearn", revealed.index)).as_dict()
         self.session.bus.emit(Unlearned(revealed.index, report))
         return report
 
     def forget(self, pool: Pool, seeds: Seeds) -> forgetting.UnlearnReport:
         """Forget what matters least to ``pool``."""
-        plan = self.session.plan
-        initialise = getattr(plan.model, "initialise", None)
+        plan, config = self.session.plan, self.session.plan.config
+        augment = self.session.augment if config.score_transform == "train" else "none"
         return forgetting.unlearn(
             self.model,
-            Shuffled(pool, seeds.within("score"), _SCORE_BATCH),
+            Offered(pool, seeds.within("score"), config.score_batch, config.score_sampling, augment),
             importance=plan.importance,
             reinit=plan.reinit,
             optimizer=self.optimizer,
             seeds=seeds,
-            initialise=initialise,
-            build=None if initialise is not None else lambda: learn.built(plan.model, self.inputs),
+            birth=self._birth,
+            scoring=forgetting.Scoring(config.score_params, config.score_mode),
+            aftercare=forgetting.Aftercare(config.optimizer_state, config.bn_stats),
         )
+
+    @property
+    def _birth(self) -> forgetting.Birth:
+        """How the network came to be; what it began with is drawn again, should anybody ask."""
+        builder, inputs, seeds = self.session.plan.model, self.inputs, self.session.seeds
+        initialise = getattr(builder, "initialise", None)
+        build = None if initialise is not None else lambda: learn.built(builder, inputs)
+
+        @cache
+        def begun() -> Mapping[str, torch.Tensor]:
+            return {**(network := learn.network(builder, inputs, seeds)).state_dict(), **dict(network.named_buffers())}
+
+        return forgetting.Birth(build, initialise, lambda name: begun()[name])
 
     def advance(self) -> None:
         """On to the next mega-batch."""
         self.mega_batch += 1
-        self.epochs_done = 0
+        self.epochs_done = self.carried_epoch = 0
+        self.best = _nothing_yet(self.session.plan.config)
 
     def state(self) -> dict[str, Any]:
         """Everything that changes, in types that load without running code."""
@@ -175,16 +214,30 @@ class Learner:
             "optimizer": self.optimizer.state_dict(),
             "interventions": list(self.trainer.states),
             "stream": self.stream.state(),
+            "best": self.best.state(),
         }
 
-    def _fraction(self, revealed: Revealed, role: Role) -> float:
+    def _fraction(self, revealed: Revealed, role: Role, *when: int) -> float:
         pool = Pool.of(revealed.read(role, getattr(revealed, role)), self.session.device)
-        right, total = self._count(pool, revealed.index, role)
+        right, total = self._count(pool, revealed.index, role, *when)
         return right / total
 
-    def _count(self, pool: Pool, mega_batch: int, what: str) -> tuple[int, int]:
-        seed = self.session.seeds.number("judge", mega_batch, what)
-        return learn.accuracy(self.model, pool, seed, bf16=self.trainer.bf16)
+    def _count(self, pool: Pool, mega_batch: int, what: str, *when: int) -> tuple[int, int]:
+        seeds = self.session.seeds.within("judge", mega_batch, what, *when)
+        augmented = what == "val" and self.session.plan.config.val_transform == "train"
+        augment = self.session.augment if augmented else "none"
+        return learn.accuracy(self.model, pool, seeds, augment=augment, bf16=self.trainer.bf16)
+
+
+def _optimizer(model: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
+    lr, decay = config.lr or 0.0, config.weight_decay
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=decay)
+    return torch.optim.SGD(model.parameters(), lr=lr, momentum=config.momentum, weight_decay=decay)
+
+
+def _nothing_yet(config: RunConfig) -> learn.Best:
+    return learn.Best(config.carry, config.patience, config.min_delta)
 
 
 class _Throttled:

@@ -14,6 +14,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -87,8 +88,11 @@ def options_of(component: type) -> tuple[Option, ...]:
     return tuple(found)
 
 
-def build(name: str, component: type, spec: Spec) -> Any:
-    """The component that ``spec`` describes, every option checked against its annotated type."""
+def build(name: str, component: type, spec: Spec, defaults: Mapping[str, Any] = MappingProxyType({})) -> Any:
+    """The component that ``spec`` describes, every option checked against its annotated type.
+
+    ``defaults`` take the place of the component's own.
+    """
     known = {option.name: option for option in options_of(component)}
     given: dict[str, Any] = dict(spec.options)
     if spec.first is not None:
@@ -98,6 +102,7 @@ def build(name: str, component: type, spec: Spec) -> Any:
         if leading in given:
             raise OptionError(f"{name}: '{spec.first}' and '{leading}={given[leading]}' both set '{leading}'")
         given = {leading: spec.first, **given}
+    given = {**defaults, **given}
     for key in given:
         if key not in known:
             raise OptionError(f"{name} has no option '{key}'; {closest(key, known)}")
@@ -105,6 +110,14 @@ def build(name: str, component: type, spec: Spec) -> Any:
     if missing:
         raise OptionError(f"{name} needs the option '{missing[0]}': write {name}:{missing[0]}=…")
     return _construct(name, component, {key: _value(name, known[key], text) for key, text in given.items()})
+
+
+def check_option(name: str, component: type, key: str, value: Any) -> None:
+    """``OptionError`` where a component has no such option, or not with this value."""
+    known = {option.name: option for option in options_of(component)}
+    if key not in known:
+        raise OptionError(f"{name} has no option '{key}'; {closest(key, known)}")
+    _value(name, known[key], value)
 
 
 def checked(name: str, component: Any) -> Any:

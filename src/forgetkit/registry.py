@@ -15,7 +15,7 @@ import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any
 
 import pluggy
@@ -135,15 +135,20 @@ class Registry:
             hint = "; a name with a dot stands for an object given in Python: give it again"
         raise OptionError(f"no {_one(kind)} is called '{name}'; {closest(name, {o.name for o in offers})}{hint}")
 
-    def make(self, kind: str, spec: str | object) -> tuple[str, Any]:
-        """The validated component of a SPEC or of an object, and the SPEC with every option spelled out."""
+    def make(
+        self, kind: str, spec: str | object, defaults: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
+    ) -> tuple[str, Any]:
+        """The validated component of a SPEC or of an object, and the SPEC with every option spelled out.
+
+        ``defaults`` are options by the name of the component, which hold where the SPEC gives none.
+        """
         if not isinstance(spec, str):
             name = self._name_of(kind, spec)
             component = options.checked(name, spec)
         else:
             parsed = options.parse(spec)
             name = parsed.name
-            component = options.build(name, self.find(kind, name).component, parsed)
+            component = options.build(name, self.find(kind, name).component, parsed, defaults.get(name, {}))
         contract = _CONTRACTS.get(kind)
         if contract is not None and not isinstance(component, contract):
             verbs = " and ".join(f"{verb}()" for verb in _VERBS[kind])

@@ -43,6 +43,8 @@ def rehearse(plan: Plan, observers: Sequence[contracts.Observer], cache: Path) -
     return {
         "dry_run": True,
         "method": plan.method,
+        "preset": config.preset,
+        "departures": dict(plan.departures),
         "config": config.model_dump(mode="json"),
         "parameters": learner.parameters,
         "train_samples": session.sizes,
@@ -72,7 +74,7 @@ def _evaluation_pace(learner: Learner, revealed: Revealed) -> float:
     few = revealed.train[:512]
     pool = Pool.of(revealed.read("train", few), learner.session.device)
     began = time.perf_counter()
-    learn.accuracy(learner.model, pool, 0, bf16=learner.trainer.bf16)
+    learn.accuracy(learner.model, pool, learner.session.seeds, bf16=learner.trainer.bf16)
     return (time.perf_counter() - began) / len(pool)
 
 

@@ -6,19 +6,20 @@ import logging
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from forgetkit import contracts, stream
 from forgetkit._version import __version__
-from forgetkit.config import Plan
+from forgetkit.config import Plan, RunConfig
 from forgetkit.contracts import Data, Event, Preparing
-from forgetkit.errors import DataError, RunDirectoryError
+from forgetkit.errors import ConfigError, DataError, RunDirectoryError
 from forgetkit.record import Recorder, ResumePoint
 from forgetkit.seeding import Seeds
 from forgetkit.stream import MegaBatch
@@ -55,6 +56,7 @@ class Session:
     data: Data
     mega_batches: tuple[MegaBatch, ...]
     sizes: list[int]
+    noisy_labels: int
     seeds: Seeds
     device: torch.device
 
@@ -70,9 +72,46 @@ class Session:
         data = stream.check_data(plan.dataset.load(contracts.LoadContext(cache, progress)), source)
         if config.augment not in ("auto", "none") and data.train.inputs.ndim != 4:
             raise DataError(f"--augment {config.augment}: {source} holds features, not images; use --augment none")
-        mega_batches = stream.partition(len(data.train), config.mega_batches, config.val_fraction, seeds)
-        sizes = stream.sizes(data.train.labels, mega_batches, plan.replay, seeds)
-        return cls(plan, bus, data, mega_batches, sizes, seeds, torch.device(config.device))
+        ids = stream.few_shots(data.train.labels, data.classes, config.shots, seeds)
+        mega_batches = stream.partition(ids, config.mega_batches, config.val_fraction, config.split, seeds)
+        data, noisy_labels = _with_noise(data, config, mega_batches, seeds)
+        trained_on = stream.played(data.train.labels, mega_batches, plan.replay, seeds)
+        session = cls(
+            plan,
+            bus,
+            data,
+            mega_batches,
+            [len(part) for part in trained_on],
+            noisy_labels,
+            seeds,
+            torch.device(config.device),
+        )
+        session._refuse_what_cannot_act(trained_on)
+        return session
+
+    def _refuse_what_cannot_act(self, trained_on: Sequence[NDArray[np.int64]]) -> None:
+        """Options that contradict the data, or would be ignored on it."""
+        config, departures = self.plan.config, self.plan.departures
+        check = getattr(self.plan.replay, "check", None)
+        if check is not None:
+            check([len(mega_batch.train) for mega_batch in self.mega_batches])
+        first = self.mega_batches[0].train
+        if config.score_on == "first" and not all(np.isin(first, ids).all() for ids in trained_on[:-1]):
+            raise ConfigError(
+                "--score-on first: the replay strategy gives the first mega-batch up; use --replay full, or score on "
+                "another"
+            )
+        if (config.carry == "best-val" or config.patience) and not len(self.mega_batches[0].val):
+            raise ConfigError(
+                f"--val-fraction {config.val_fraction} of {len(first)} samples leaves none to validate on in the first "
+                "mega-batch, and --carry best-val and --patience need one: use fewer mega-batches or a larger share"
+            )
+        for option in ("score-transform", "val-transform"):
+            if self.augment == "none" and departures.get(option, {}).get("value") == "train":
+                raise ConfigError(
+                    f"--{option} train would be ignored, since training images are not augmented: leave it "
+                    "out, or give --augment"
+                )
 
     @property
     def augment(self) -> contracts.Augmentation:
@@ -84,10 +123,13 @@ class Session:
         """What is known before the first step."""
         return {
             "method": self.plan.method,
+            "preset": self.plan.config.preset,
+            "departures": self.plan.departures,
             "config": self.plan.config.model_dump(mode="json"),
             "digest": self.plan.digest,
             "partition": stream.digest(self.mega_batches),
             "data": self._data_facts(),
+            "noisy_labels": self.noisy_labels,
             "versions": versions(self.plan),
             "created": datetime.now().astimezone().isoformat(timespec="seconds"),
         }
@@ -123,6 +165,16 @@ class Session:
             "augment": self.augment,
             "content": stream.content_digest(self.data),
         }
+
+
+def _with_noise(data: Data, config: RunConfig, mega_batches: Sequence[MegaBatch], seeds: Seeds) -> tuple[Data, int]:
+    """The data with noise on the labels of its training part, and how many of those in the stream are now others."""
+    clean = [mega_batch.val for mega_batch in mega_batches] if config.label_noise_val == "clean" else []
+    spared = np.concatenate([np.empty(0, dtype=np.int64), *clean])
+    old = data.train.labels
+    new = stream.noisy(old, len(data.classes), config.label_noise, config.label_noise_draw, spared, seeds)
+    used = np.concatenate([ids for mega_batch in mega_batches for ids in (mega_batch.train, mega_batch.val)])
+    return replace(data, train=replace(data.train, labels=new)), int((new != old)[used].sum())
 
 
 @contextmanager

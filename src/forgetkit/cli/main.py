@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from forgetkit._version import __version__
-from forgetkit.cli import run, show
+from forgetkit.cli import presets, run, show
 from forgetkit.errors import ForgetkitError
 
 INTERRUPTED = 130
@@ -57,8 +57,9 @@ def application(words: Sequence[str] = ()) -> typer.Typer:
     own = {"run": run.command(), "show": show.command}
     for name, command in own.items():
         app.command(name)(command)
+    app.add_typer(presets.application(), name="presets")
     asked = next((word for word in words if not word.startswith("-")), None)
-    if asked is not None and asked not in own:
+    if asked is not None and asked not in (*own, "presets"):
         _add_commands_of_plugins(app)
     return app
 

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from forgetkit.cli.screen import View
 
 _PANELS = {
-    "method": "Method",
+    "preset": "Protocol and method",
+    "score_on": "Scoring and what a forgetting leaves behind",
     "dataset": "Data, model and stream",
     "epochs": "Learning",
     "seed": "Machine and measures",

@@ -181,6 +181,7 @@ class LiveView(PlainView):
                 row = event.row
                 state = f"test {row.test_accuracy:6.1%}  errors {row.test_errors}  {tables.duration(row.seconds)}"
                 self._bars.update(self._tasks[row.index], state=state)
+                self._move(row.index, self._epochs)  # patience may have ended it early
             case _:
                 pass
 

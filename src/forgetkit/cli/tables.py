@@ -23,6 +23,7 @@ def headline(event: RunStarted) -> str:
         f"with {config['model'].partition(':')[0]} ({event.parameters:,} parameters)",
         f"{event.mega_batches} mega-batches of {event.epochs} epoch{'s' if event.epochs > 1 else ''}",
         f"replay {config['replay'].partition(':')[0]}",
+        f"preset {event.preset}",
         f"seed {config['seed']}",
         config["device"],
     ]
@@ -32,10 +33,25 @@ def headline(event: RunStarted) -> str:
 def line(row: MegaBatchRow) -> str:
     """A finished mega-batch in one line."""
     forgot = "" if row.unlearn is None else f", {row.unlearn['reset']:,} entries reset"
+    carried = (
+        "" if row.carried_epoch in (None, row.epochs) else f", weights of epoch {row.carried_epoch} of {row.epochs}"
+    )
     return (
         f"mega-batch {row.index}: test accuracy {row.test_accuracy:.2%}, {row.test_errors} errors"
-        f"{forgot}, {duration(row.seconds)}"
+        f"{carried}{forgot}, {duration(row.seconds)}"
     )
+
+
+def provenance(preset: str, departures: Mapping[str, Mapping[str, Any]]) -> str:
+    """The preset, and each departure from it with the preset's own value in brackets."""
+    changed = [f"{option} {_word(both['value'])} ({_word(both['preset'])})" for option, both in departures.items()]
+    return f"preset {preset}, but for " + ", ".join(changed) if changed else f"preset {preset}, no departures"
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ",".join(map(str, value)) or "none"
+    return "none" if value is None else str(value)
 
 
 def mega_batches(result: Mapping[str, Any]) -> Table:
@@ -66,8 +82,14 @@ def totals(result: Mapping[str, Any]) -> Iterator[str]:
         f"test accuracy {percent(result['test_accuracy'])}   CER {result['cer']:,}   "
         f"mean anytime error {percent(result['mean_anytime_error'])}   gap {percent(result['generalization_gap'])}"
     )
-    yield f"{result['samples_seen']:,} samples seen in {duration(result['seconds'])}"
+    yield f"{result['samples_seen']:,} samples seen in {duration(result['seconds'])}{_noise(result)}"
+    yield provenance(result["preset"], result["departures"])
     yield f"record: {result['directory']}"
+
+
+def _noise(result: Mapping[str, Any]) -> str:
+    changed = result["noisy_labels"]
+    return f"; {changed:,} labels of the stream changed by noise" if changed else ""
 
 
 def plan(rehearsal: Mapping[str, Any]) -> Table:
@@ -87,6 +109,7 @@ def cost(rehearsal: Mapping[str, Any]) -> Iterator[str]:
     sizes = rehearsal["train_samples"]
     yield f"{rehearsal['parameters']:,} parameters; training on {', '.join(f'{n:,}' for n in sizes)} samples per epoch"
     yield f"{rehearsal['samples_to_be_seen']:,} samples to be seen"
+    yield provenance(rehearsal["preset"], rehearsal["departures"])
     yield (
         f"about {duration(rehearsal['estimated_seconds'])} and {rehearsal['estimated_memory_bytes'] / 2**20:,.0f} MiB "
         f"of memory, from a sample of {rehearsal['timed_steps']} steps; nothing was written"

@@ -5,6 +5,26 @@ is its summary, and it has one verb. The protocols here are structural: a plugin
 not inherit from anything.
 """
 
+from forgetkit.contracts.amount import Amount, as_written
+from forgetkit.contracts.choices import (
+    Augmentation,
+    BnStats,
+    Carry,
+    Mode,
+    NoiseDraw,
+    OptimizerName,
+    OptimizerState,
+    Origin,
+    Role,
+    Rounding,
+    Sampling,
+    ScheduleKind,
+    Scope,
+    ScoreOn,
+    Split,
+    Ties,
+    Which,
+)
 from forgetkit.contracts.components import (
     Analysis,
     Change,
@@ -24,7 +44,7 @@ from forgetkit.contracts.components import (
     ReinitContext,
     Replay,
 )
-from forgetkit.contracts.data import Augmentation, Data, Inputs, Part, Samples
+from forgetkit.contracts.data import Data, Inputs, Part, Samples
 from forgetkit.contracts.events import (
     Checkpointed,
     EpochEnded,
@@ -40,8 +60,11 @@ from forgetkit.contracts.events import (
 )
 
 __all__ = [
+    "Amount",
     "Analysis",
     "Augmentation",
+    "BnStats",
+    "Carry",
     "Change",
     "Checkpointed",
     "Data",
@@ -58,9 +81,14 @@ __all__ = [
     "MegaBatchRevealed",
     "MegaBatchRow",
     "Metric",
+    "Mode",
     "ModelBuilder",
     "Moment",
+    "NoiseDraw",
     "Observer",
+    "OptimizerName",
+    "OptimizerState",
+    "Origin",
     "Part",
     "Preparing",
     "Probe",
@@ -68,9 +96,19 @@ __all__ = [
     "Reinit",
     "ReinitContext",
     "Replay",
+    "Role",
+    "Rounding",
     "RunEnded",
     "RunStarted",
     "Samples",
+    "Sampling",
+    "ScheduleKind",
+    "Scope",
+    "ScoreOn",
+    "Split",
     "Stepped",
+    "Ties",
     "Unlearned",
+    "Which",
+    "as_written",
 ]

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
+    from forgetkit.contracts.choices import Origin, Rounding, Scope, Ties, Which
     from forgetkit.contracts.data import Data, Inputs, Samples
     from forgetkit.contracts.events import Event, MegaBatchRow
 
@@ -48,8 +49,11 @@ class Probe(Protocol):
         """One float32 tensor of zeros per target, of its shape and on its device."""
         ...
 
-    def batches(self, samples: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches of (inputs, targets) on the model's device, ``samples`` in all at most."""
+    def batches(self, samples: int | float | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches of (inputs, targets) on the model's device.
+
+        ``samples`` in all at most: a count, a share of what there is (a float between 0 and 1), or None for all.
+        """
         ...
 
     def outputs(self, inputs: Tensor) -> Tensor:
@@ -60,8 +64,8 @@ class Probe(Protocol):
         """The gradient of the batch's loss (its mean) with respect to each target."""
         ...
 
-    def mean_grads(self, samples: int | None = None) -> dict[str, Tensor]:
-        """The gradient of the mean loss over all batches, ``samples`` in all at most."""
+    def mean_grads(self, samples: int | float | None = None) -> dict[str, Tensor]:
+        """The gradient of the mean loss over all batches, ``samples`` as in :meth:`batches`."""
         ...
 
     def sample_grads(
@@ -130,12 +134,21 @@ class ReinitContext(Protocol):
         """The layers in the order of execution, seen on a real batch."""
         ...
 
-    def lowest(self, fraction: float) -> Mapping[str, Tensor]:
-        """Masks of exactly ``floor(fraction * scored)`` entries with the least importance, ties at random."""
+    def names(self, scope: Scope | Literal["norm"]) -> tuple[str, ...]:
+        """The names in ``targets`` that are in ``scope``; ``norm``: those of normalisation layers."""
         ...
 
-    def fresh(self, name: str) -> Tensor:
-        """A fresh draw from the distribution that the module itself starts from."""
+    def select(
+        self, fraction: float, *, which: Which = "lowest", ties: Ties = "random", rounding: Rounding = "down"
+    ) -> Mapping[str, Tensor]:
+        """Masks over ``fraction`` of the scored entries, by one threshold over all of them; True = selected.
+
+        Exactly floor or ceil of fraction times the scored entries, unless ``ties="drop"`` takes all at the threshold.
+        """
+        ...
+
+    def fresh(self, name: str, origin: Origin = "original") -> Tensor:
+        """A fresh value for a parameter or buffer; see ``Origin``."""
         ...
 
     def rng(self, name: str) -> torch.Generator:
@@ -147,7 +160,7 @@ class ReinitContext(Protocol):
 class Reinit(Protocol):
     """A way of forgetting between two mega-batches.
 
-    A class attribute ``needs_scores = True`` says that it calls ``context.lowest`` and therefore
+    A class attribute ``needs_scores = True`` says that it calls ``context.select`` and therefore
     needs an importance criterion. Another, ``changes_nothing = True``, says that yielding no
     change is what it is for; everywhere else that is an error.
     """
@@ -159,10 +172,17 @@ class Reinit(Protocol):
 
 @runtime_checkable
 class Replay(Protocol):
-    """Which seen samples may be trained on again, beside those that arrive."""
+    """Which seen samples may be trained on again, beside those that arrive.
+
+    A class attribute ``may_repeat = True`` says that it keeps a sample more than once on purpose, which then counts
+    as often; everywhere else that is an error. A method ``check(arriving)`` is called before a run with the number of
+    training samples in each mega-batch, and raises ``OptionError`` where the options could not act on those.
+    """
 
     def retain(self, kept: Samples, arrived: Samples, rng: np.random.Generator) -> NDArray[np.int64]:
         """The ids to keep once a mega-batch is done: unique, a subset of ``kept`` and ``arrived``.
+
+        Called for the training and the validation samples apart; both carry their ``role``.
 
         A function of its arguments alone, without memory of its own: it is also played through on ids before a
         run, to know its length, and again when a run is resumed. ``kept`` is always its own last answer.

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-Augmentation = Literal["none", "flip", "crop", "crop-flip"]
-"""What may be done to a training image: a mirror image, a crop after padding by an eighth, both."""
+    from forgetkit.contracts.choices import Augmentation, Role
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,12 +44,14 @@ class Samples:
     """Sample ids and their labels: all that a replay strategy ever sees.
 
     ``ids`` and ``labels`` are ``int64`` of shape ``(n,)``; ``seen`` is how many samples the stream
-    has brought in all up to these (for those kept: since it began), which a reservoir needs.
+    has brought in all up to these (for those kept: since it began), which a reservoir needs; ``role`` says
+    whether they are trained on or validated on.
     """
 
     ids: NDArray[np.int64]
     labels: NDArray[np.int64]
     seen: int
+    role: Role = "train"
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -37,9 +37,12 @@ class RunStarted(Event):
     mega_batches: int
     epochs: int
     samples: tuple[int, ...]
-    """Samples that will be seen in each mega-batch, all its epochs together."""
+    """Samples that will be seen in each mega-batch, all its epochs together; with patience, at most."""
     done: int = 0
     done_epochs: int = 0
+    preset: str = ""
+    departures: Mapping[str, Any] = field(default_factory=dict)
+    """Options that differ from the preset's, and their two values."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,10 @@ class Stepped(Event):
 
 @dataclass(frozen=True)
 class EpochEnded(Event):
-    """An epoch ended; loss and accuracy are means over it, while the weights were changing."""
+    """An epoch ended; loss and accuracy are means over it, while the weights were changing.
+
+    ``val_accuracy`` is known where a run looks at it after each epoch.
+    """
 
     mega_batch: int
     epoch: int
@@ -74,6 +80,7 @@ class EpochEnded(Event):
     lr: float
     samples: int
     seconds: float
+    val_accuracy: float | None = None
 
 
 @dataclass(frozen=True)
@@ -98,6 +105,7 @@ class MegaBatchRow:
     """What a finished mega-batch amounts to: one row of the table, one entry of the result.
 
     Accuracies and the gap are fractions of one, ``None`` where there were no validation samples.
+    ``epochs`` were trained, of which the weights after ``carried_epoch`` are judged and carried on.
     """
 
     index: int
@@ -113,6 +121,7 @@ class MegaBatchRow:
     test_samples: int
     seconds: float
     unlearn: Mapping[str, Any] | None = field(default=None)
+    carried_epoch: int | None = None
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.utils.parametrize import is_parametrized
 
-from forgetkit.contracts import Layer
+from forgetkit.contracts import Layer, Scope
 
 _NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.LocalResponseNorm)
 
@@ -54,6 +54,37 @@ def kind_of(module: nn.Module) -> Literal["weight", "norm", "other"]:
 def computing(module: nn.Module) -> list[nn.Module]:
     """The modules that compute a parametrised weight of ``module`` (weight_norm, say); none where it has none."""
     return list(module.get_submodule("parametrizations").children()) if is_parametrized(module) else []
+
+
+def names_in(model: nn.Module, scope: Scope | Literal["norm"]) -> set[str]:
+    """The names of the parameters in ``scope``, by what the module that computes with each does and calls it.
+
+    What parametrises a weight (weight_norm's magnitude and direction) is that weight; a shared parameter counts
+    as that of the first module that holds it.
+    """
+    parametrised = {
+        p: (module, attribute)
+        for module in model.modules()
+        if is_parametrized(module)
+        for attribute, part in module.get_submodule("parametrizations").named_children()
+        for p in part.parameters()
+    }
+    found = set()
+    for name, owner in owners(model).items():
+        parameter = getattr(owner.module, owner.local)
+        if not isinstance(parameter, nn.Parameter):
+            continue
+        module, attribute = parametrised.get(parameter, (owner.module, owner.local))
+        kind, weight = kind_of(module), "weight" in attribute  # torch's own word: weight, in_proj_weight, weight_ih_l0
+        inside = {
+            "all": True,
+            "weights": weight,
+            "conv-linear": weight and kind == "weight" and parameter.ndim >= 2,
+            "norm": kind == "norm",
+        }
+        if inside[scope]:
+            found.add(name)
+    return found
 
 
 @contextmanager

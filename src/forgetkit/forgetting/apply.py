@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -13,6 +14,8 @@ from forgetkit.contracts import Change
 from forgetkit.errors import ComponentError
 from forgetkit.forgetting.report import LayerReport
 
+Undo = list[Callable[[], None]]
+
 
 @dataclass
 class Tally:
@@ -21,42 +24,38 @@ class Tally:
     layers: dict[str, LayerReport] = field(default_factory=dict)
     buffers: list[str] = field(default_factory=list)
     optimizer_cleared: int = 0
-    undo: list[Callable[[], None]] = field(default_factory=list, repr=False)
 
 
-def apply(
-    model: nn.Module, changes: Iterable[Change], optimizer: Optimizer | None, open_names: Collection[str], who: str
-) -> Tally:
-    """Apply each change before the next is asked for, or none at all: a failure puts back what was changed.
+@contextmanager
+def all_or_nothing() -> Iterator[Undo]:
+    """Everything that is done inside stays, or nothing does: a failure calls what the list holds, the last first.
 
     For that, the old values of what is overwritten are kept until the end, and no others.
     """
-    tally = Tally()
-    try:
-        with torch.no_grad():
-            _apply(model, changes, optimizer, open_names, who, tally)
-    except BaseException:
-        with torch.no_grad():
-            for put_back in reversed(tally.undo):
+    undo: Undo = []
+    with torch.no_grad():
+        try:
+            yield undo
+        except BaseException:
+            for put_back in reversed(undo):
                 put_back()
-        raise
-    tally.undo.clear()
-    return tally
+            raise
 
 
-def _apply(
+def apply(
     model: nn.Module,
     changes: Iterable[Change],
     optimizer: Optimizer | None,
     open_names: Collection[str],
     who: str,
-    tally: Tally,
-) -> None:
-    """Write the changes; entries outside a mask keep their bits.
+    undo: Undo,
+) -> Tally:
+    """Write each change before the next is asked for; entries outside a mask keep their bits.
 
     Written as ``copy_(where(mask, value, old))`` on the original shape, which holds for any memory
     format; views and ``.data`` would lose the write on channels_last weights, or bypass autograd.
     """
+    tally = Tally()
     parameters, buffers = dict(model.named_parameters()), dict(model.named_buffers())
     if not isinstance(changes, Iterable):
         raise ComponentError(f"{who} proposed {type(changes).__name__}, not changes one after the other")
@@ -72,7 +71,7 @@ def _apply(
             raise ComponentError(f"{who} proposed two changes to '{change.name}'")
         value = _checked(change, tensor, who).to(device=tensor.device, dtype=tensor.dtype)
         mask = None if change.mask is None else change.mask.to(tensor.device)
-        tally.undo.append(_undo(tensor, mask))
+        undo.append(_undo(tensor, mask))
         tensor.copy_(value if mask is None else torch.where(mask, value, tensor))
         if change.name in buffers:
             tally.buffers.append(change.name)
@@ -80,7 +79,8 @@ def _apply(
         count = tensor.numel() if mask is None else int(mask.sum())
         tally.layers[change.name] = LayerReport(tensor.numel(), count)
         if optimizer is not None:
-            tally.optimizer_cleared += clear_state(optimizer, tensor, mask, tally.undo)
+            tally.optimizer_cleared += clear_state(optimizer, tensor, mask, undo)
+    return tally
 
 
 def _undo(tensor: Tensor, mask: Tensor | None) -> Callable[[], None]:
@@ -96,7 +96,7 @@ def _undo(tensor: Tensor, mask: Tensor | None) -> Callable[[], None]:
     return put_back
 
 
-def clear_state(optimizer: Optimizer, parameter: Tensor, mask: Tensor | None, undo: list[Callable[[], None]]) -> int:
+def clear_state(optimizer: Optimizer, parameter: Tensor, mask: Tensor | None, undo: Undo) -> int:
     """Zero the per-entry state of ``parameter`` under ``mask``; return how many entries that were.
 
     Without a mask the whole state goes, step count included, and the optimizer starts it anew.
@@ -119,6 +119,11 @@ def clear_state(optimizer: Optimizer, parameter: Tensor, mask: Tensor | None, un
         undo.append(_undo(value, there))
         value.masked_fill_(there, 0)
     return len(per_entry) * int(mask.sum())
+
+
+def clear_all_state(optimizer: Optimizer, model: nn.Module, undo: Undo) -> int:
+    """Drop the whole state of the model's parameters, as a new optimizer would; return how many entries that were."""
+    return sum(clear_state(optimizer, parameter, None, undo) for parameter in model.parameters())
 
 
 def _checked(change: Change, tensor: Tensor, who: str) -> Tensor:

@@ -1,28 +1,44 @@
-"""Fresh values, from the distribution that a module itself starts from.
+"""Fresh values: by default from the distribution that a module itself starts from.
 
-Two ways, one verb. A layer at a time: a copy of the one module is initialised anew on the CPU.
+That in two ways, with one verb. A layer at a time: a copy of the one module is initialised anew on the CPU.
 Or the whole network built again, for those whose initialisation only their constructor knows.
 """
 
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from forgetkit.errors import ComponentError
+from forgetkit.contracts import Origin
+from forgetkit.errors import ComponentError, OptionError
 from forgetkit.forgetting.anatomy import Owner, owners
 from forgetkit.seeding import Seeds, global_state
 
 Initialise = Callable[[nn.Module], None]
 Build = Callable[[], nn.Module]
+Initial = Callable[[str], Tensor]
 
 _RESETS = ("reset_parameters", "_reset_parameters")  # torch's convention; nn.MultiheadAttention's spelling
 _REMEDY = "pass build=, a function that builds the network anew"
+
+
+@dataclass(frozen=True, eq=False)
+class Birth:
+    """How a model came to be: how it is built anew, how it initialises one module, the values that it began with."""
+
+    build: Build | None = None
+    initialise: Initialise | None = None
+    initial: Initial | None = None
+
+
+NOTHING_KNOWN = Birth()
 
 
 class Fresh(Protocol):
@@ -45,6 +61,47 @@ def reset(module: nn.Module) -> None:
             getattr(module, name)()
             return
     raise ComponentError(f"{type(module).__name__} has no reset_parameters()")
+
+
+class Origins:
+    """Fresh values by the name of where they come from; a function of seed, name and origin."""
+
+    def __init__(self, model: nn.Module, birth: Birth, seeds: Seeds) -> None:
+        self._tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        layers = LayerFresh(model, birth.initialise, seeds)
+        self._original: Fresh = layers if birth.build is None else RebuiltFresh(birth.build, seeds)
+        self._layer_default = LayerFresh(model, None, seeds)
+        self._initial = birth.initial
+        self._seeds = seeds
+
+    def draw(self, name: str, origin: Origin) -> Tensor:
+        """A fresh value for ``name``, on the CPU or where the values kept for rewinding are."""
+        match origin:
+            case "original":
+                return self._original.draw(name)
+            case "layer-default":
+                return self._layer_default.draw(name)
+            case "uniform":
+                return self._uniform(name)
+            case "rewind":
+                return self._begun(name)
+            case "zero":
+                return torch.zeros(self._tensors[name].shape)
+        raise OptionError(f"fresh values come from original, layer-default, uniform, rewind or zero, not '{origin}'")
+
+    def _uniform(self, name: str) -> Tensor:
+        """U(±1/√fan_in): Kaiming uniform with a = √5, over all dimensions but the first."""
+        shape = self._tensors[name].shape
+        bound = 1 / math.sqrt(math.prod(shape[1:]))  # of one dimension: a fan_in of 1
+        return torch.empty(shape).uniform_(-bound, bound, generator=self._seeds.torch("fresh", name))
+
+    def _begun(self, name: str) -> Tensor:
+        if self._initial is None:
+            raise OptionError("rewinding needs the values that the model began with: pass initial=")
+        try:
+            return self._initial(name)
+        except KeyError as error:
+            raise OptionError(f"initial= holds no '{name}', so it cannot be rewound") from error
 
 
 class LayerFresh:

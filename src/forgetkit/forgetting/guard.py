@@ -17,8 +17,8 @@ _PIECE = 2**20
 
 
 @contextmanager
-def untouched(model: nn.Module, who: str, seed: int) -> Iterator[None]:
-    """Lend ``model`` out in eval mode, without gradients in ``.grad``, outside autocast.
+def untouched(model: nn.Module, who: str, seed: int, *, training: bool = False) -> Iterator[None]:
+    """Lend ``model`` out in eval mode (or in training mode), without gradients in ``.grad``, outside autocast.
 
     On leaving, buffers, each module's attributes (training flag, hooks, what it keeps count of),
     ``requires_grad``, ``.grad`` and the global random state are as they were. Parameters are not
@@ -40,7 +40,7 @@ def untouched(model: nn.Module, who: str, seed: int) -> Iterator[None]:
     for module in model.modules():
         module._backward_hooks.clear()
         module._backward_pre_hooks.clear()
-    model.eval()
+    model.train() if training else model.eval()
     try:
         with (
             global_state(seed),

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from forgetkit.errors import ComponentError, OptionError
+from forgetkit.forgetting.selection import count_of
 from forgetkit.seeding import Seeds
 
 Loss = Callable[[Any, Tensor], Tensor]
@@ -32,6 +35,11 @@ class ReadAgain:
         # Not asked of iter(): a DataLoader's draws from the global random state as soon as it is made.
         self._pending = batches if isinstance(batches, Iterator) else None
         self._kept: list[tuple[Any, Tensor]] = []
+
+    @cached_property
+    def samples(self) -> int:
+        """How many samples there are; they are read once to find out."""
+        return sum(len(targets) for _, targets in self)
 
     def __iter__(self) -> Iterator[tuple[Any, Tensor]]:
         if self._pending is None:
@@ -95,9 +103,12 @@ class GuardedProbe:
         """One tensor of zeros per target."""
         return {name: torch.zeros_like(tensor) for name, tensor in self._targets.items()}
 
-    def batches(self, samples: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches on the model's device; the last is cut so that at most ``samples`` come in all."""
-        left = samples
+    def batches(self, samples: int | float | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches on the model's device; the last is cut so that at most ``samples`` come in all.
+
+        A float is a share of what there is, rounded down, but one sample at least.
+        """
+        left = max(1, count_of(samples, self._batches.samples)) if isinstance(samples, float) else samples
         for batch in self._batches:
             if not isinstance(batch, tuple | list) or len(batch) != 2 or not all(isinstance(x, Tensor) for x in batch):
                 raise OptionError("batches hold something else than pairs of tensors, (inputs, targets)")
@@ -124,7 +135,7 @@ class GuardedProbe:
         return {name: torch.zeros_like(self._targets[name]) if grad is None else grad
                 for name, grad in self.reached(inputs, targets).items()}  # fmt: skip
 
-    def mean_grads(self, samples: int | None = None) -> dict[str, Tensor]:
+    def mean_grads(self, samples: int | float | None = None) -> dict[str, Tensor]:
         """The gradient of the mean loss over all batches; each counts by its size."""
         total, seen = self.zeros(), 0
         for inputs, targets in self.batches(samples):
@@ -155,6 +166,10 @@ class GuardedProbe:
         self, inputs: Tensor, targets: Tensor, weights: Tensor | None = None
     ) -> Iterator[dict[str, Tensor]]:
         """Gradients of each sample's own loss (times its weight), in chunks that fit memory."""
+        if any(isinstance(module, _BatchNorm) and module.training for module in self._model.modules()):
+            raise OptionError(
+                "gradients of single samples need score-mode=eval: in training mode batch normalisation mixes a batch"
+            )
         ones = torch.ones(len(targets), dtype=self._dtype, device=self._device) if weights is None else weights
 
         def one(leaves: dict[str, Tensor], sample: Tensor, target: Tensor, weight: Tensor) -> Tensor:

@@ -5,25 +5,63 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
-from forgetkit.contracts import Importance, Layer, Reinit
+from forgetkit.contracts import (
+    BnStats,
+    Importance,
+    Layer,
+    Mode,
+    OptimizerState,
+    Origin,
+    Reinit,
+    Rounding,
+    Scope,
+    Ties,
+    Which,
+)
 from forgetkit.errors import ComponentError, ForgetkitError, NothingMatchedError, OptionError
 from forgetkit.forgetting import anatomy, selection
-from forgetkit.forgetting.apply import apply
-from forgetkit.forgetting.fresh import Build, Fresh, Initialise, LayerFresh, RebuiltFresh, can_reset
+from forgetkit.forgetting.apply import all_or_nothing, apply, clear_all_state
+from forgetkit.forgetting.fresh import NOTHING_KNOWN, Birth, Origins, can_reset
 from forgetkit.forgetting.guard import untouched
 from forgetkit.forgetting.probe import Batches, Checked, GuardedProbe, Loss, ReadAgain
 from forgetkit.forgetting.report import UnlearnReport
+from forgetkit.forgetting.statistics import require_statistics, settle
 from forgetkit.seeding import Seeds, global_state
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """What is scored, and how the network is run meanwhile.
+
+    params: which parameters are scored, and can be selected: all, weights, or conv-linear (see
+        :data:`forgetkit.contracts.Scope`).
+    mode: eval, or train for the statistics of each batch instead of the running ones, which are put back.
+    """
+
+    params: Scope = "all"
+    mode: Mode = "eval"
+
+
+@dataclass(frozen=True)
+class Aftercare:
+    """What is done about the traces of what was forgotten.
+
+    optimizer_state: zero the per-entry state under the mask; keep it; or start afresh, as a new optimizer would.
+    bn_stats: keep running statistics as they are, reset them, or recalibrate them on the scoring batches.
+    """
+
+    optimizer_state: OptimizerState = "zero"
+    bn_stats: BnStats = "keep"
 
 
 def unlearn(
@@ -35,14 +73,14 @@ def unlearn(
     optimizer: Optimizer | None = None,
     seeds: Seeds,
     loss: Loss = cross_entropy,
-    build: Build | None = None,
-    initialise: Initialise | None = None,
+    birth: Birth = NOTHING_KNOWN,
+    scoring: Scoring = Scoring(),
+    aftercare: Aftercare = Aftercare(),
 ) -> UnlearnReport:
     """Make ``model`` forget, in place, and clear the optimizer's memory of what it forgot.
 
     ``importance`` scores the trainable parameters on ``batches``, ``reinit`` says what changes.
-    Fresh values come from each layer's own ``reset_parameters`` unless ``initialise`` (how the model
-    initialises one module) or ``build`` (how it is built anew) says otherwise.
+    Fresh values come from each layer's own ``reset_parameters`` unless ``birth`` says otherwise.
 
     Raises ``OptionError`` where ``reinit`` needs scores and there is no criterion (or the other way
     round), ``NothingMatchedError`` where no parameter was matched, ``ComponentError`` where a component
@@ -53,24 +91,33 @@ def unlearn(
     who = type(reinit).__name__
     needs_scores = bool(getattr(reinit, "needs_scores", False))
     if needs_scores and importance is None:
-        raise OptionError(f"{who} resets the least important entries: give it an importance criterion")
+        raise OptionError(f"{who} resets entries by their importance: give it an importance criterion")
     if importance is not None and not needs_scores:
         raise OptionError(f"{who} looks at no scores, so the importance criterion would be ignored: leave it out")
-
     if optimizer is not None and not _holds_any(optimizer, model):
         raise OptionError("the optimizer holds none of the model's parameters: give the one that trains this model")
+    require_statistics(model, aftercare.bn_stats)
+
     criterion = "examining" if importance is None else type(importance).__name__
     with untouched(model, criterion, seeds.number("lent")):
-        subject = Subject.of(model, batches, loss, seeds, every_buffer=build is not None)
-        scores = subject.scores(importance) if importance is not None else None
-    fresh: Fresh = RebuiltFresh(build, seeds) if build is not None else LayerFresh(model, initialise, seeds)
-    context = Context(subject, scores, fresh, criterion)
-    with global_state(seeds.number("propose")):  # a method that draws without a generator does so from its own stream
-        tally = apply(model, reinit.propose(context), optimizer, {*subject.targets, *subject.buffers}, who)
-    if not tally.layers and not getattr(reinit, "changes_nothing", False):
-        raise NothingMatchedError(f"{who} matched no parameter of {type(model).__name__}; nothing would be forgotten")
+        subject = Subject.of(model, batches, loss, seeds, scoring, every_buffer=birth.build is not None)
+    scores = subject.scores(importance) if importance is not None else None
+    context = Context(subject, scores, Origins(model, birth, seeds), criterion)
+    # A method that draws without a generator does so from its own stream.
+    with all_or_nothing() as undo, global_state(seeds.number("propose")):
+        keeping = optimizer if aftercare.optimizer_state == "zero" else None
+        tally = apply(model, reinit.propose(context), keeping, {*subject.targets, *subject.buffers}, who, undo)
+        if not tally.layers and not getattr(reinit, "changes_nothing", False):
+            raise NothingMatchedError(
+                f"{who} matched no parameter of {type(model).__name__}; nothing would be forgotten"
+            )
+        if tally.layers:
+            settled = settle(model, aftercare.bn_stats, subject.batches, undo, seeds.number("statistics"))
+            tally.buffers.extend(name for name in settled if name not in tally.buffers)
+        if optimizer is not None and aftercare.optimizer_state == "fresh":
+            tally.optimizer_cleared += clear_all_state(optimizer, model, undo)
     return UnlearnReport(
-        scored=sum(p.numel() for p in subject.targets.values()) if scores is not None else 0,
+        scored=sum(p.numel() for p in subject.scored.values()) if scores is not None else 0,
         reset=sum(layer.reset for layer in tally.layers.values()),
         threshold=context.threshold,
         seconds=time.perf_counter() - began,
@@ -88,11 +135,15 @@ def score(
     importance: Importance,
     seeds: Seeds,
     loss: Loss = cross_entropy,
+    scoring: Scoring = Scoring(),
 ) -> dict[str, Tensor]:
-    """Scores of every trainable parameter that the loss depends on; higher = keep. Changes nothing."""
+    """Scores of the trainable parameters that the loss depends on; higher = keep. Changes nothing."""
     model = plain(model)
-    with untouched(model, type(importance).__name__, seeds.number("lent")):
-        scores = Subject.of(model, batches, loss, seeds).scores(importance)
+    who = type(importance).__name__
+    with untouched(model, who, seeds.number("lent")):
+        subject = Subject.of(model, batches, loss, seeds, scoring)
+    scores = subject.scores(importance)
+    with subject.lent(who):
         return {name: scores[name].clone() for name in scores}
 
 
@@ -115,14 +166,23 @@ class Subject:
     batches: ReadAgain | None
     loss: Loss
     seeds: Seeds
+    scoring: Scoring
     targets: Mapping[str, Tensor]
+    scored: Mapping[str, Tensor]
     left_out: Mapping[str, str]
     buffers: Mapping[str, Tensor]
     layers: tuple[Layer, ...] | None
 
     @classmethod
     def of(
-        cls, model: nn.Module, batches: Batches | None, loss: Loss, seeds: Seeds, *, every_buffer: bool = False
+        cls,
+        model: nn.Module,
+        batches: Batches | None,
+        loss: Loss,
+        seeds: Seeds,
+        scoring: Scoring,
+        *,
+        every_buffer: bool = False,
     ) -> Subject:
         """Examine ``model``, which is lent out meanwhile (:func:`untouched`).
 
@@ -155,14 +215,23 @@ class Subject:
             trainable = {name: p for name, p in trainable.items() if reached[name] is not None}
             layers = _open_layers(anatomy.layers_in(model, order, resettable), trainable, left_out)
         targets = {name: p.detach() for name, p in trainable.items()}
-        return cls(model, again, loss, seeds, MappingProxyType(targets), left_out, resettable, layers)
+        inside = anatomy.names_in(model, scoring.params)
+        scored = {name: p for name, p in targets.items() if name in inside}
+        if not scored:
+            raise NothingMatchedError(f"score-params={scoring.params}: {type(model).__name__} has no such parameter")
+        return cls(model, again, loss, seeds, scoring, MappingProxyType(targets), scored, left_out, resettable, layers)
+
+    def lent(self, who: str) -> AbstractContextManager[None]:
+        """Meanwhile the model is ``who``'s to look at, in the mode it is to be scored in."""
+        return untouched(self.model, who, self.seeds.number("lent"), training=self.scoring.mode == "train")
 
     def scores(self, importance: Importance) -> Checked:
         """Score, while the model is lent out."""
         who = type(importance).__name__
         probe = _Probe(self, who)
         try:
-            scores = importance.score(probe)
+            with self.lent(who):
+                scores = importance.score(probe)
         except ForgetkitError:
             raise
         except Exception as error:  # a stranger's code may raise anything
@@ -178,11 +247,11 @@ class _Probe(GuardedProbe):
 
     def __init__(self, subject: Subject, who: str) -> None:
         batches = subject.batches or ReadAgain(())
-        super().__init__(subject.model, batches, tuple(subject.targets), subject.loss, subject.seeds)
+        super().__init__(subject.model, batches, tuple(subject.scored), subject.loss, subject.seeds)
         self._without_batches = subject.batches is None
         self._who = who
 
-    def batches(self, samples: int | None = None) -> Any:
+    def batches(self, samples: int | float | None = None) -> Any:
         if self._without_batches:
             raise OptionError(f"{self._who} looks at data: give it batches of (inputs, targets)")
         return super().batches(samples)
@@ -194,7 +263,7 @@ class Context:
 
     _subject: Subject
     _scores: Checked | None
-    _fresh: Fresh
+    _origins: Origins
     _criterion: str
     threshold: float | None = field(default=None, init=False)
 
@@ -215,22 +284,30 @@ class Context:
             raise OptionError("the order of execution is seen on a batch: give batches of (inputs, targets)")
         return self._subject.layers
 
-    def lowest(self, fraction: float) -> Mapping[str, Tensor]:
-        """Masks of exactly floor(fraction x scored) entries. Ask before the first change is yielded."""
+    def names(self, scope: Scope | Literal["norm"]) -> tuple[str, ...]:
+        """The names in ``targets`` that are in ``scope``."""
+        inside = anatomy.names_in(self._subject.model, scope)
+        return tuple(name for name in self.targets if name in inside)
+
+    def select(
+        self, fraction: float, *, which: Which = "lowest", ties: Ties = "random", rounding: Rounding = "down"
+    ) -> Mapping[str, Tensor]:
+        """Masks over a fraction of the scored entries. Ask before the first change is yielded."""
         if self._scores is None:
-            raise OptionError("a reinit method that calls lowest() declares needs_scores = True")
+            raise OptionError("a reinit method that calls select() declares needs_scores = True")
         seeds = self._subject.seeds
-        model = self._subject.model
-        with untouched(model, self._criterion, seeds.number("lent")) if self._scores.lazy else nullcontext():
-            masks, self.threshold = selection.lowest(self._scores, fraction, seeds)
+        with self._subject.lent(self._criterion) if self._scores.lazy else nullcontext():
+            masks, self.threshold = selection.select(
+                self._scores, fraction, seeds, which=which, ties=ties, rounding=rounding
+            )
         return masks
 
-    def fresh(self, name: str) -> Tensor:
-        """A fresh draw, on the device and in the dtype of what it replaces."""
+    def fresh(self, name: str, origin: Origin = "original") -> Tensor:
+        """A fresh value, on the device and in the dtype of what it replaces."""
         old = self._subject.targets.get(name, self._subject.buffers.get(name))
         if old is None:
             raise OptionError(f"'{name}' is neither a trainable parameter nor a buffer that can be drawn anew")
-        return self._fresh.draw(name).to(device=old.device, dtype=old.dtype)
+        return self._origins.draw(name, origin).to(device=old.device, dtype=old.dtype)
 
     def rng(self, name: str) -> torch.Generator:
         """A CPU generator that is a function of the seed and ``name``."""

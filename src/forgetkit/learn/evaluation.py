@@ -5,25 +5,28 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from forgetkit.seeding import global_state
-from forgetkit.stream.batches import Pool
+from forgetkit.contracts import Augmentation
+from forgetkit.seeding import Seeds, global_state
+from forgetkit.stream.batches import Offered, Pool
 
 _BATCH = 512
 
 
 @torch.no_grad()
-def accuracy(model: nn.Module, pool: Pool, seed: int, *, bf16: bool = False) -> tuple[int, int]:
+def accuracy(
+    model: nn.Module, pool: Pool, seeds: Seeds, *, augment: Augmentation = "none", bf16: bool = False
+) -> tuple[int, int]:
     """How many of the pool's samples the model gets right, and how many there are.
 
-    Runs in eval mode without augmentation, puts the mode back, and reads the count once. A model that
-    draws even in eval mode does so from ``seed``.
+    Runs in eval mode, without augmentation unless one is asked for, puts the mode back, and reads the count once. A
+    model that draws even in eval mode does so from ``seeds``.
     """
     training = model.training
     model.eval()
     device = pool.labels.device
     correct = torch.zeros((), dtype=torch.int64, device=device)
-    with global_state(seed), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-        for inputs, labels in pool.in_order(_BATCH):
+    with global_state(seeds.number("noise")), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        for inputs, labels in Offered(pool, seeds, _BATCH, "head", augment):
             correct += (model(inputs).argmax(-1) == labels).sum()
     model.train(training)
     return int(correct), len(pool)

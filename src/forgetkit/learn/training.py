@@ -12,19 +12,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
-from forgetkit.contracts import Intervention, Moment
-from forgetkit.contracts.data import Augmentation
+from forgetkit.contracts import Augmentation, Intervention, Moment
 from forgetkit.errors import ConfigError, DivergedError
 from forgetkit.seeding import Seeds, global_state
 from forgetkit.stream.batches import Pool, batch_bounds, epoch_batches
-
-
-def lr_at(epoch: int, base: float, milestones: Sequence[int], gamma: float) -> float:
-    """The learning rate of ``epoch`` (from 1): a step schedule, restarted with each mega-batch.
-
-    A function of the epoch alone, so there is no scheduler whose state could be resumed wrongly.
-    """
-    return float(base * gamma ** sum(epoch > milestone for milestone in milestones))
 
 
 @dataclass(frozen=True)

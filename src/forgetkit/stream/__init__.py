@@ -4,7 +4,8 @@ from forgetkit.stream.batches import Pool, epoch_batches
 from forgetkit.stream.check import check_data, content_digest
 from forgetkit.stream.ledger import Ledger
 from forgetkit.stream.partition import MegaBatch, digest, partition
-from forgetkit.stream.stream import Revealed, Stream, sizes
+from forgetkit.stream.samples import few_shots, noisy
+from forgetkit.stream.stream import Revealed, Stream, played
 
 __all__ = [
     "Ledger",
@@ -16,6 +17,8 @@ __all__ = [
     "content_digest",
     "digest",
     "epoch_batches",
+    "few_shots",
+    "noisy",
     "partition",
-    "sizes",
+    "played",
 ]

@@ -13,8 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from forgetkit.contracts import Part
-from forgetkit.contracts.data import Augmentation
+from forgetkit.contracts import Augmentation, Part, Sampling
 from forgetkit.seeding import Seeds
 
 
@@ -43,23 +42,30 @@ class Pool:
 
 
 @dataclass(frozen=True, eq=False)
-class Shuffled:
-    """A pool in a random order that is the same each time it is read; without augmentation."""
+class Offered:
+    """A pool to be looked at: the same batches each time it is read, in a random order or as it stands."""
 
     pool: Pool
     seeds: Seeds
     size: int
+    sampling: Sampling = "random"
+    augment: Augmentation = "none"
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        order = torch.randperm(len(self.pool), generator=self.seeds.torch("order")).to(self.pool.labels.device)
-        for ids in order.split(self.size):
-            yield pixels(self.pool.inputs[ids]), self.pool.labels[ids]
+        if self.sampling == "random":
+            return epoch_batches(self.pool, self.size, self.augment, self.seeds)
+        return _batches(self.pool, torch.arange(len(self.pool)), self.size, self.augment, self.seeds)
 
 
 def epoch_batches(pool: Pool, size: int, augment: Augmentation, seeds: Seeds) -> Iterator[tuple[Tensor, Tensor]]:
     """One epoch: every sample once, in an order and with crops and flips that ``seeds`` fixes."""
-    device = pool.labels.device
-    order = torch.randperm(len(pool), generator=seeds.torch("order")).to(device)
+    return _batches(pool, torch.randperm(len(pool), generator=seeds.torch("order")), size, augment, seeds)
+
+
+def _batches(
+    pool: Pool, order: Tensor, size: int, augment: Augmentation, seeds: Seeds
+) -> Iterator[tuple[Tensor, Tensor]]:
+    order = order.to(pool.labels.device)
     draws = _Draws.of(pool, augment, seeds)
     for start, stop in batch_bounds(len(pool), size):
         ids = order[start:stop]

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from forgetkit.contracts import Part
+from forgetkit.contracts import Part, Role
 from forgetkit.errors import LeakError
-
-Role = Literal["train", "val"]
 
 
 class Ledger:

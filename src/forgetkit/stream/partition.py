@@ -11,6 +11,7 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
+from forgetkit.contracts import Split
 from forgetkit.errors import ConfigError
 from forgetkit.seeding import Seeds
 
@@ -24,23 +25,35 @@ class MegaBatch:
     val: NDArray[np.int64]
 
 
-def partition(samples: int, mega_batches: int, val_fraction: float, seeds: Seeds) -> tuple[MegaBatch, ...]:
-    """Cut ``samples`` ids at random into mega-batches whose sizes differ by one at most.
+def partition(
+    ids: NDArray[np.int64], mega_batches: int, val_fraction: float, split: Split, seeds: Seeds
+) -> tuple[MegaBatch, ...]:
+    """Cut ``ids`` into mega-batches whose sizes differ by one at most; labels play no part.
 
-    Inside each, floor(val_fraction · size) ids are set apart for validation (section 4 of the paper).
-    Labels play no part. Raises ``ConfigError`` where a mega-batch would have nothing to train on.
+    ``random``: at random, and inside each the last floor(val_fraction · size) ids are set apart for validation
+    (section 4 of the paper). ``contiguous``: in their own order, validation cut in the same way out of the last
+    floor(val_fraction · n) ids of all (as the LURE code does).
+    Raises ``ConfigError`` where a mega-batch would have nothing to train on.
     """
-    if mega_batches > samples:
+    if mega_batches > len(ids):
         raise ConfigError(
-            f"{mega_batches} mega-batches of {samples} training samples leave some empty: "
-            f"use --mega-batches {samples} or fewer"
+            f"{mega_batches} mega-batches of {len(ids)} training samples leave some empty: "
+            f"use --mega-batches {len(ids)} or fewer"
         )
-    pieces = np.array_split(seeds.numpy("split").permutation(samples), mega_batches)
-    cut = []
-    for index, ids in enumerate(pieces, 1):
-        val = math.floor(Fraction(str(val_fraction)) * len(ids))
-        cut.append(MegaBatch(index, ids[: len(ids) - val], ids[len(ids) - val :]))
-    return tuple(cut)
+    share = Fraction(str(val_fraction))
+    if split == "contiguous":
+        stop = len(ids) - math.floor(share * len(ids))
+        cut = list(zip(np.array_split(ids[:stop], mega_batches), np.array_split(ids[stop:], mega_batches), strict=True))
+    else:
+        pieces = np.array_split(seeds.numpy("split").permutation(ids), mega_batches)
+        stops = [len(piece) - math.floor(share * len(piece)) for piece in pieces]
+        cut = [(piece[:stop], piece[stop:]) for piece, stop in zip(pieces, stops, strict=True)]
+    if not all(len(train) for train, _ in cut):
+        raise ConfigError(
+            f"--val-fraction {val_fraction} of {len(ids)} training samples in {mega_batches} mega-batches leaves one "
+            "nothing to train on: use a smaller fraction or fewer mega-batches"
+        )
+    return tuple(MegaBatch(index, train, val) for index, (train, val) in enumerate(cut, 1))
 
 
 def digest(mega_batches: Sequence[MegaBatch]) -> str:

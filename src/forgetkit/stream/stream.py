@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from forgetkit.contracts import Part, Replay, Samples
+from forgetkit.contracts import Part, Replay, Role, Samples, ScoreOn
 from forgetkit.errors import ComponentError
 from forgetkit.seeding import Seeds
-from forgetkit.stream.ledger import Ledger, Role
+from forgetkit.stream.ledger import Ledger
 from forgetkit.stream.partition import MegaBatch
 
 ROLES: tuple[Role, Role] = ("train", "val")
@@ -63,14 +63,30 @@ class Stream:
         pools = {role: np.concatenate([self._kept[role].ids, getattr(mega_batch, role)]) for role in ROLES}
         return Revealed(index, mega_batch.train, pools["train"], pools["val"], self._ledger)
 
+    def offered(self, score_on: ScoreOn, index: int) -> NDArray[np.int64]:
+        """The training ids to score on once mega-batch ``index`` is learned and before it is closed.
+
+        Those of the mega-batch just ``finished``, of the ``first``, of the ``incoming`` one, which arrives now, or the
+        ``union`` that is trained on next: what replay keeps and then what arrives.
+        """
+        if score_on in ("finished", "first"):
+            return self._mega_batches[0 if score_on == "first" else index - 1].train
+        incoming = self._mega_batches[index].train
+        self._ledger.reveal("train", incoming)
+        if score_on == "incoming":
+            return incoming
+        return np.concatenate([self._next_kept("train", index).ids, incoming])
+
     def retain(self, index: int) -> None:
         """Close mega-batch ``index``: the strategy keeps its choice, the rest is given up."""
-        mega_batch = self._mega_batches[index - 1]
         for role in ROLES:
-            ids = getattr(mega_batch, role)
-            arrived = Samples(ids, self._ledger.labels(role, ids), len(ids))
-            self._kept[role] = _retained(self._replay, self._kept[role], arrived, self._seeds, index, role)
+            self._kept[role] = self._next_kept(role, index)
             self._ledger.give_up_all_but(role, self._kept[role].ids)
+
+    def _next_kept(self, role: Role, index: int) -> Samples:
+        ids = getattr(self._mega_batches[index - 1], role)
+        arrived = Samples(ids, self._ledger.labels(role, ids), len(ids), role)
+        return _retained(self._replay, self._kept[role], arrived, self._seeds, index)
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds of the stream: the ids kept and how many have been seen."""
@@ -85,34 +101,36 @@ class Stream:
         for role in ROLES:
             ids = state[role]["ids"].numpy()
             self._ledger.reveal(role, ids)
-            self._kept[role] = Samples(ids, self._ledger.labels(role, ids), int(state[role]["seen"]))
+            self._kept[role] = Samples(ids, self._ledger.labels(role, ids), int(state[role]["seen"]), role)
 
 
-def sizes(labels: NDArray[np.int64], mega_batches: Sequence[MegaBatch], replay: Replay, seeds: Seeds) -> list[int]:
-    """How many samples each mega-batch will train on: a copy of the strategy played through on ids alone."""
+def played(
+    labels: NDArray[np.int64], mega_batches: Sequence[MegaBatch], replay: Replay, seeds: Seeds
+) -> list[NDArray[np.int64]]:
+    """The ids that each mega-batch will train on: a copy of the strategy played through on ids alone."""
     replay = copy.deepcopy(replay)  # one that remembers, against its contract, remembers nothing of this
     kept, found = _nothing()["train"], []
     for mega_batch in mega_batches:
         ids = mega_batch.train
-        found.append(len(kept) + len(ids))
-        kept = _retained(replay, kept, Samples(ids, labels[ids], len(ids)), seeds, mega_batch.index, "train")
+        found.append(np.concatenate([kept.ids, ids]))
+        kept = _retained(replay, kept, Samples(ids, labels[ids], len(ids)), seeds, mega_batch.index)
     return found
 
 
 def _nothing() -> Kept:
     none = np.empty(0, dtype=np.int64)
-    return {role: Samples(none, none, 0) for role in ROLES}
+    return {role: Samples(none, none, 0, role) for role in ROLES}
 
 
-def _retained(replay: Replay, kept: Samples, arrived: Samples, seeds: Seeds, index: int, role: Role) -> Samples:
-    ids = np.asarray(replay.retain(kept, arrived, seeds.numpy("replay", role, index)))
+def _retained(replay: Replay, kept: Samples, arrived: Samples, seeds: Seeds, index: int) -> Samples:
+    ids = np.asarray(replay.retain(kept, arrived, seeds.numpy("replay", arrived.role, index)))
     who = type(replay).__name__
     at_hand = np.concatenate([kept.ids, arrived.ids])
     if ids.size == 0:
         ids = ids.astype(np.int64)
     if ids.ndim != 1 or ids.dtype != np.int64:
         raise ComponentError(f"{who} kept {ids.dtype} ids of shape {ids.shape}, not int64 of one dimension")
-    if len(np.unique(ids)) != len(ids):
+    if len(np.unique(ids)) != len(ids) and not getattr(replay, "may_repeat", False):
         raise ComponentError(f"{who} kept a sample twice")
     if not np.isin(ids, at_hand).all():
         raise ComponentError(f"{who} kept sample {ids[~np.isin(ids, at_hand)][0]}, which was not at hand")

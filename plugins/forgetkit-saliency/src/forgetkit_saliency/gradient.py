@@ -4,26 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated
 
-from pydantic import Field
 from torch import Tensor
 
-from forgetkit.contracts import Probe
+from forgetkit.contracts import Amount, Probe
 
 
 @dataclass(frozen=True)
 class Gradient:
-    """How strongly the loss still pulls at an entry: |∂L/∂θ|.
+    """How strongly the loss still pulls at an entry: keeps what wants to move and resets what has settled.
 
-    L is the mean loss over the scoring samples. Keeps what still wants to move and resets what has settled.
+    Formula: s = |∂L/∂θ|, with L the mean loss over the scoring samples.
 
-    samples: scoring samples at most.
+    samples: scoring samples at most, out of those offered: a count, a share of them, or none for all.
 
     Cost: one forward and one backward pass over the samples.
+
+    Source: a common control of SNIP.
     """
 
-    samples: Annotated[int, Field(ge=1)] = 1024
+    samples: Amount = 1024
 
     def score(self, probe: Probe) -> Mapping[str, Tensor]:
         """|g| with g the gradient of the mean loss over the samples."""

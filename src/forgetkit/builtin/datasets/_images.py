@@ -23,8 +23,7 @@ import PIL
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from forgetkit.contracts import Data, LoadContext, Part
-from forgetkit.contracts.data import Augmentation
+from forgetkit.contracts import Augmentation, Data, LoadContext, Part
 from forgetkit.errors import DataError
 
 _DECODING = 1

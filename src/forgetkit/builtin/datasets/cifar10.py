@@ -14,10 +14,11 @@ class Cifar10:
     """CIFAR-10: 60,000 colour photographs of 32×32 pixels in 10 classes.
 
     Inputs are ``uint8`` of shape ``(n, 3, 32, 32)``: 50,000 for training, 10,000 for testing.
-    Source: A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009.
 
-    ``path``: the folder that holds torchvision's ``cifar-10-batches-py``; without it, the folder
-    ``torchvision`` in the cache. ``download``: fetch what is missing there (163 MiB).
+    ``path``: the folder with torchvision's ``cifar-10-batches-py``; none: the folder ``torchvision`` in the cache.
+    ``download``: fetch what is missing there (163 MiB).
+
+    Source: A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009.
     """
 
     path: Path | None = None

@@ -14,11 +14,12 @@ class Cifar100:
     """CIFAR-100: 60,000 colour photographs of 32×32 pixels in 100 classes.
 
     Inputs are ``uint8`` of shape ``(n, 3, 32, 32)``: 50,000 for training, 10,000 for testing; the
-    labels are the fine ones. Source: A. Krizhevsky, Learning Multiple Layers of Features from Tiny
-    Images, 2009.
+    labels are the fine ones.
 
-    ``path``: the folder that holds torchvision's ``cifar-100-python``; without it, the folder
-    ``torchvision`` in the cache. ``download``: fetch what is missing there (161 MiB).
+    ``path``: the folder with torchvision's ``cifar-100-python``; none: the folder ``torchvision`` in the cache.
+    ``download``: fetch what is missing there (161 MiB).
+
+    Source: A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009.
     """
 
     path: Path | None = None

@@ -15,8 +15,9 @@ class Digits:
 
     Inputs are ``float32`` of shape ``(n, 1, 8, 8)`` in [0, 1] (the sixteenths of scikit-learn's
     ``load_digits``), labels 0 to 9: 1,437 for training, 360 for testing. The two parts are always the
-    same, whatever the seed of the run. Source: E. Alpaydin and C. Kaynak, Optical Recognition of
-    Handwritten Digits, UCI Machine Learning Repository, 1998. No options.
+    same, whatever the seed of the run.
+
+    Source: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning Repository, 1998.
     """
 
     def load(self, context: LoadContext) -> Data:

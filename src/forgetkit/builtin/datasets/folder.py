@@ -9,8 +9,7 @@ from typing import Annotated
 from pydantic import Field
 
 from forgetkit.builtin.datasets import _images
-from forgetkit.contracts import Data, LoadContext
-from forgetkit.contracts.data import Augmentation
+from forgetkit.contracts import Augmentation, Data, LoadContext
 from forgetkit.errors import DataError
 
 
@@ -24,9 +23,12 @@ class Folder:
     files are in the sorted order of their names. Hidden files, files that are no images by their suffix,
     and folders inside a class's folder are passed over.
 
-    ``path``: the folder that holds ``train`` and ``test``. ``size``: height and width in pixels, from 1.
-    ``grey``: one channel instead of three. ``augment``: what may be done to training images: ``none``,
-    ``flip``, ``crop`` or ``crop-flip``.
+    ``path``: the folder that holds ``train`` and ``test``.
+    ``size``: height and width in pixels.
+    ``grey``: one channel instead of three.
+    ``augment``: what may be done to training images, if the run's own augment is auto.
+
+    Source: the layout of torchvision's ``ImageFolder``.
     """
 
     path: Path

@@ -9,8 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from forgetkit.contracts import Data, LoadContext, Part
-from forgetkit.contracts.data import Augmentation
+from forgetkit.contracts import Augmentation, Data, LoadContext, Part
 from forgetkit.errors import DataError
 
 _CONVENTIONS = {
@@ -37,9 +36,12 @@ class Npz:
     Inputs of two axes are features and become ``float32``. Labels are whole numbers of shape ``(n,)`` or
     ``(n, 1)``; the classes are 0 up to the largest label, and each must occur in the training part.
 
-    ``path``: the file. ``layout``: where the channels of an image stand, ``nhwc`` (last) or ``nchw`` (first);
-    ``auto`` takes the axis that is 1, 3 or 4 long. ``augment``: what may be done to training images:
-    ``none``, ``flip``, ``crop`` or ``crop-flip``.
+    ``path``: the file.
+    ``layout``: where the channels of an image stand, last (nhwc) or first (nchw); auto takes the axis that is 1, 3 or 4
+        long.
+    ``augment``: what may be done to training images, if the run's own augment is auto.
+
+    Source: the formats of Keras' data sets and of MedMNIST (Yang et al., 2023).
     """
 
     path: Path

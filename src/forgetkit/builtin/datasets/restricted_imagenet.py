@@ -42,10 +42,12 @@ class RestrictedImagenet:
     ``val`` is the test part. A class's ImageNet index is its position among the 1,000 sorted folder names
     of ``train``. Each image is cropped to a square about its middle and resized with antialiasing, once: the
     pixels are kept in the cache. Inputs are ``uint8`` of shape ``(n, 3, size, size)``; the whole of
-    ImageNet gives 89,517 for training and 3,450 for testing. Source: the ``robustness`` package
-    (Engstrom et al., 2019), at 32×32 pixels in the LURE paper (TMLR 2023), appendix A.5.
+    ImageNet gives 89,517 for training and 3,450 for testing.
 
-    ``path``: the folder that holds ``train`` and ``val``. ``size``: height and width in pixels, from 1.
+    ``path``: the folder that holds ``train`` and ``val``.
+    ``size``: height and width in pixels.
+
+    Source: the ``robustness`` package (Engstrom et al., 2019); at 32×32 pixels in Ramkumar et al., 2023, appendix A.5.
     """
 
     path: Path

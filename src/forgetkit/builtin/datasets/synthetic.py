@@ -25,9 +25,15 @@ class Synthetic:
     of shape ``(n, channels, size, size)``. The classes are balanced to within one sample, in an
     order shuffled by ``seed``; the run's own seed has no part in the data.
 
-    ``samples``, ``test``: how many for training and for testing, at least one per class each.
-    ``classes``: at least 2. ``size``: height and width in pixels. ``channels``: at least 1. ``noise``: the
-    noise's standard deviation in units of the prototypes', from 0. ``seed``: of the data.
+    ``samples``: how many for training, at least one per class.
+    ``test``: how many for testing, at least one per class.
+    ``classes``: how many classes, and so prototypes.
+    ``size``: height and width in pixels.
+    ``channels``: how many channels, 1 for grey and 3 for colour.
+    ``noise``: the noise's standard deviation in units of the prototypes'.
+    ``seed``: the seed of the data, which is none of the run's.
+
+    Source: our own.
     """
 
     samples: Annotated[int, Field(ge=1)] = 2000

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from forgetkit.contracts import Probe
+from forgetkit.contracts import Amount, Probe
 from forgetkit.errors import OptionError
 
 
@@ -18,20 +17,23 @@ from forgetkit.errors import OptionError
 class Fisher:
     """How much the predicted distribution depends on an entry: the diagonal of the Fisher information.
 
+    Formula: s = E[(∂ log p(y | x) / ∂θ)²], the mean over the scoring samples x, with labels y as the variant says.
+
     variant: whose gradient is squared, averaged over the samples.
         empirical: the loss of each sample with its own label;
         sampled: of each sample with a label drawn from the prediction;
         exact: of each sample with every label, weighted by its predicted probability;
         batch: of a batch's mean loss (cheap; another quantity, not rank-equivalent).
-    samples: scoring samples at most, out of those given (in a run: the training part of the finished mega-batch).
+    samples: scoring samples at most, out of those offered: a count, a share of them, or none for all.
 
     Cost: one forward and one backward pass per sample (exact: per sample and class; batch: as SNIP).
+
     Source: the FIM row of table 8 in Ramkumar et al., 2023, which gives no formula; the diagonal is the
     only reading that scales.
     """
 
     variant: Literal["empirical", "sampled", "exact", "batch"] = "empirical"
-    samples: Annotated[int, Field(ge=1)] = 1024
+    samples: Amount = 1024
 
     def score(self, probe: Probe) -> Mapping[str, Tensor]:
         """The mean over samples (or batches, weighted by size) of the squared gradient."""

@@ -14,11 +14,16 @@ from forgetkit.forgetting import Lazy
 
 @dataclass(frozen=True)
 class Magnitude:
-    """The size of an entry, |θ|; needs no data.
+    """The size of an entry; needs no data.
 
     Comparable within a layer only: normalisation makes the scale of a layer's weights arbitrary, so
-    one threshold over all layers favours whichever happens to be large. Source: table 8 of
-    Ramkumar et al., 2023. Cost: none.
+    one threshold over all layers favours whichever happens to be large.
+
+    Formula: s = |θ|.
+
+    Cost: none.
+
+    Source: table 8 of Ramkumar et al., 2023.
     """
 
     def score(self, probe: Probe) -> Mapping[str, Tensor]:

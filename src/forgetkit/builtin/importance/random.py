@@ -15,7 +15,11 @@ from forgetkit.contracts import Probe
 class Random:
     """A uniform number per entry: the control that every criterion has to beat.
 
-    Source: named in section A.2 of Ramkumar et al., 2023, whose table 8 has no row for it. Cost: none.
+    Formula: s ~ U(0, 1), independently.
+
+    Cost: none.
+
+    Source: named in appendix A.2 of Ramkumar et al., 2023, whose table 8 has no row for it.
     """
 
     def score(self, probe: Probe) -> Mapping[str, Tensor]:

@@ -12,7 +12,9 @@ from forgetkit.contracts import MegaBatchRow
 class FinalAccuracy:
     """Accuracy on the test part after the last mega-batch.
 
-    A fraction of one. Source: Ramkumar et al., 2023, section 4.
+    Formula: (test samples told right after mega-batch t) / (test samples), for a stream of t mega-batches.
+
+    Source: Ramkumar et al., 2023, section 4.
     """
 
     def compute(self, rows: Sequence[MegaBatchRow]) -> float | None:

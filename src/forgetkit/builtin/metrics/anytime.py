@@ -12,8 +12,11 @@ from forgetkit.contracts import MegaBatchRow
 class MeanAnytimeError:
     """Test error averaged over the mega-batches: the cumulative error rate as a fraction.
 
-    All test errors over all test samples, in [0, 1]; unlike cer it can be compared across streams
-    and data sets. Source: equation 4 of Ramkumar et al., 2023, divided by its maximum.
+    In [0, 1]; unlike cer it can be compared across streams and data sets.
+
+    Formula: Σᵢ eᵢ / Σᵢ nᵢ, with eᵢ errors among the nᵢ test samples after mega-batch i.
+
+    Source: equation 4 of Ramkumar et al., 2023, divided by its maximum.
     """
 
     def compute(self, rows: Sequence[MegaBatchRow]) -> float | None:

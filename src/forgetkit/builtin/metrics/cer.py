@@ -12,8 +12,11 @@ from forgetkit.contracts import MegaBatchRow
 class CumulativeErrors:
     """Test errors summed over the mega-batches: the paper's cumulative error rate.
 
-    A count, whatever its name says, from 0 to mega-batches × test samples; lower is better. Source:
-    Ramkumar et al., 2023, equation 4.
+    A count, whatever its name says, from 0 to mega-batches × test samples; lower is better.
+
+    Formula: Σᵢ eᵢ, with eᵢ the test errors after mega-batch i.
+
+    Source: equation 4 of Ramkumar et al., 2023.
     """
 
     def compute(self, rows: Sequence[MegaBatchRow]) -> int:

@@ -14,8 +14,11 @@ class GeneralizationGap:
     """Training minus validation accuracy, averaged over the mega-batches.
 
     In fractions of one, so in [-1, 1]. The paper defines the gap of a network and not which of a
-    run's networks its tables show; the mean lets every mega-batch count alike. Source: Ramkumar et
-    al., 2023, section 4.
+    run's networks its tables show; the mean lets every mega-batch count alike.
+
+    Formula: (1 / t) Σᵢ (training accuracy − validation accuracy after mega-batch i), over t mega-batches.
+
+    Source: Ramkumar et al., 2023, section 4.
     """
 
     def compute(self, rows: Sequence[MegaBatchRow]) -> float | None:

@@ -17,8 +17,13 @@ class ConvNet:
     """Three convolutions and a linear head: quick on a CPU, for images of any size.
 
     Each block is a 3 × 3 convolution, batch normalisation and ReLU, and halves what is still at
-    least 4 × 4. ``width`` (from 1) is the channels of the first block; the others have twice as
-    many. The head sees the mean over the image. Source: a common pattern, not the paper's.
+    least 4 × 4. The head sees the mean over the image.
+
+    width: channels of the first block; the other two have twice as many.
+
+    Cost: 57,130 parameters for colour images and ten classes.
+
+    Source: a common pattern, not the paper's.
     """
 
     width: Annotated[int, Field(ge=1)] = 32

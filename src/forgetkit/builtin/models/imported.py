@@ -23,11 +23,13 @@ from forgetkit.errors import OptionError, UsageError
 class Imported:
     """Your own network, as import:MODULE:CALLABLE.
 
-    ``target`` names a function or class that returns a ``torch.nn.Module``; modules are looked for
-    in the current folder first. It is called with those of the keywords ``shape`` (one sample's,
-    without the batch), ``in_channels`` (``shape[0]``), ``classes`` and ``num_classes`` that its
-    signature names: one that takes ``**kwargs`` alone wants a function around it. Inputs reach the
-    module normalised. ``OptionError`` for a target that is not MODULE:CALLABLE.
+    Modules are looked for in the current folder first. What is named is called with those of the
+    keywords ``shape`` (one sample's, without the batch), ``in_channels`` (``shape[0]``), ``classes``
+    and ``num_classes`` that its signature names: one that takes ``**kwargs`` alone wants a function
+    around it. Inputs reach the module normalised. ``OptionError`` for a target that is not
+    MODULE:CALLABLE.
+
+    target: MODULE:CALLABLE, a function or class that returns a ``torch.nn.Module``.
     """
 
     target: str

@@ -17,9 +17,15 @@ from forgetkit.contracts import Inputs
 class Mlp:
     """Fully connected layers, for samples of any shape.
 
-    ``depth`` hidden layers (0, a linear model, or more) of ``width`` units (from 1), each linear,
-    layer normalisation and ReLU: without the normalisation the learning rate of 0.1 that the other
-    networks take makes it diverge on images. Source: a common pattern, not the paper's.
+    A hidden layer is linear, layer normalisation and ReLU: without the normalisation the learning
+    rate of 0.1 that the other networks take makes it diverge on images.
+
+    width: units of each hidden layer.
+    depth: hidden layers; 0 is a linear model.
+
+    Cost: 855,562 parameters for colour images of 32×32 pixels and ten classes.
+
+    Source: a common pattern, not the paper's.
     """
 
     width: Annotated[int, Field(ge=1)] = 256

@@ -18,9 +18,12 @@ _SMALLEST = 2 ** len(_STAGES)
 class Vgg16:
     """VGG-16 with batch normalisation and one linear head, for images from 32 × 32.
 
-    The features are configuration D of Simonyan and Zisserman, 2015, named as torchvision's
-    ``vgg16_bn`` names them. The head sees the mean over what is left of the image; its weights are
-    drawn from N(0, 0.01²) and its bias is zero, as in the LURE code's ``models/VGG.py``.
+    The features are named as torchvision's ``vgg16_bn`` names them. The head sees the mean over what is
+    left of the image; its weights are drawn from N(0, 0.01²) and its bias is zero.
+
+    Cost: 14,728,266 parameters for colour images and ten classes.
+
+    Source: configuration D of Simonyan and Zisserman, 2015; the head as in the LURE code's ``models/VGG.py``.
     """
 
     def build(self, inputs: Inputs, normalize: nn.Module) -> nn.Module:

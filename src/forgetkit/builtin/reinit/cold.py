@@ -4,18 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
-from forgetkit.contracts import Change, ReinitContext
+from forgetkit.contracts import Change, Origin, ReinitContext
 
 
 @dataclass(frozen=True)
 class Cold:
-    """Cold start: draw the whole network anew, running statistics and optimizer state included.
+    """Cold start: the whole network anew, running statistics and optimizer state included.
 
-    "Random init." of Ramkumar et al., 2023; a new draw each time.
+    Formula: θ ← ξ for every entry.
+
+    draw: a new draw each time, or the same network each time, the one that the run began with.
+
+    Cost: none, but what training from the start takes.
+
+    Source: "Random init." of Ramkumar et al., 2023, whose code takes the same network each time.
     """
+
+    draw: Literal["new", "same"] = "new"
 
     def propose(self, context: ReinitContext) -> Iterable[Change]:
         """Every trainable parameter and every buffer that is drawn together with them."""
+        origin: Origin = "original" if self.draw == "new" else "rewind"
         for name in (*context.targets, *context.buffers):
-            yield Change(name, None, context.fresh(name))
+            yield Change(name, None, context.fresh(name, origin))

@@ -6,45 +6,73 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator
+from pydantic_core import PydanticCustomError
 
-from forgetkit.contracts import Change, ReinitContext
+from forgetkit.contracts import Change, Origin, ReinitContext, Scope, as_written
 from forgetkit.errors import NothingMatchedError
+
+
+def _start(given: Any) -> int | float:
+    """A layer where a whole number is written, a share where a decimal one is."""
+    value = as_written(given)
+    if isinstance(value, float) and 0 <= value < 1:
+        return value
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
+        return value
+    raise PydanticCustomError(
+        "start", "write the share that is kept, from 0.0 and below 1, or the layer to begin with, from 1"
+    )
 
 
 @dataclass(frozen=True)
 class LaterLayers:
     """Later-layer forgetting (LLF): draw every layer from a depth on anew.
 
-    Depth is counted in layers with weights, in the order in which they execute; the first
-    ceil(depth · layers) are kept. At the default of 0.43 the reset starts with block 3 of 4 on
-    ResNet-18, -34 and -50, as in the paper, and with the fourth of five stages on VGG16.
+    Formula: θ ← ξ in the layers after the first ⌈start · L⌉ of the L that have weights, in the order in which they
+    execute.
 
-    depth: share of the weighted layers that is kept, from 0 up to but not including 1.
+    start: share of the weighted layers that is kept, from 0 up to but not including 1; or, as a whole number from 1,
+        the weighted layer that the reset begins with. At 0.43 it begins with block 3 of 4 on ResNet-18, -34 and -50,
+        as in the paper, and with the fourth of five stages on VGG16.
     norm: keep the scale, shift and running statistics of later normalisation layers, or reset them too.
+    params: which parameters of the later layers are reset.
+    fresh: where ξ comes from; see masked. Running statistics start at 0 and 1 whatever it says.
 
-    Source: Zhou et al., 2022; as a baseline in Ramkumar et al., 2023. Cost: none.
+    Cost: none.
+
+    Source: Zhou et al., 2022; as a baseline in Ramkumar et al., 2023.
     """
 
-    depth: Annotated[float, Field(ge=0, lt=1)] = 0.43
+    start: Annotated[int | float, BeforeValidator(_start), "0 ≤ share < 1, or a layer ≥ 1"] = 0.43
     norm: Literal["keep", "reset"] = "keep"
+    params: Scope = "all"
+    fresh: Origin = "original"
 
     def propose(self, context: ReinitContext) -> Iterable[Change]:
         """The parameters of each later layer, and with ``norm=reset`` its running statistics."""
         weighted = [at for at, layer in enumerate(context.layers) if layer.kind == "weight"]
-        start = math.ceil(Fraction(str(self.depth)) * len(weighted))  # exact: 0.28 of 25 layers is 7, not 8
-        if start >= len(weighted):
+        kept = self._kept(len(weighted))
+        if kept >= len(weighted):
             raise NothingMatchedError(
-                f"llf: depth={self.depth} keeps all {len(weighted)} weighted layers of this model; choose a smaller one"
+                f"llf: start={self.start} keeps all {len(weighted)} weighted layers of this model; choose a smaller one"
             )
+        within = {*context.names(self.params), *context.buffers}
         # What a later layer shares with a kept one is kept, and what two later ones share is drawn once.
-        settled = {name for layer in context.layers[: weighted[start]] for name in layer.parameters}
-        for layer in context.layers[weighted[start] :]:
+        settled = {name for layer in context.layers[: weighted[kept]] for name in layer.parameters}
+        for layer in context.layers[weighted[kept] :]:
             if layer.kind == "norm" and self.norm == "keep":
                 continue
             for name in (*layer.parameters, *layer.buffers):
-                if name not in settled:
+                if name in within and name not in settled:
                     settled.add(name)
-                    yield Change(name, None, context.fresh(name))
+                    origin: Origin = "original" if name in context.buffers else self.fresh
+                    yield Change(name, None, context.fresh(name, origin))
+
+    def _kept(self, layers: int) -> int:
+        """How many of the weighted layers stay as they are."""
+        if isinstance(self.start, int):
+            return self.start - 1
+        return math.ceil(Fraction(str(self.start)) * layers)  # exact: 0.28 of 25 layers is 7, not 8

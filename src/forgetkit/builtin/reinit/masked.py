@@ -4,31 +4,53 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from forgetkit.contracts import Change, ReinitContext
+from forgetkit.contracts import Change, Origin, ReinitContext, Rounding, Scope, Ties, Which
 
 
 @dataclass(frozen=True)
 class Masked:
-    """Give the least important entries fresh values: θ ← M ⊙ θ + (1 − M) ⊙ ξ.
+    """Give the least important entries fresh values.
 
-    Exactly floor(fraction · N) of the N scored entries, chosen by one threshold over all parameters;
-    ties at the threshold are drawn at random. ξ is drawn from the distribution that the entry's own
-    module starts from.
+    Formula: θ ← M ⊙ θ + (1 − M) ⊙ ξ, with M = 0 for fraction · N of the N scored entries, by one threshold over all of
+    them, and ξ fresh.
 
-    fraction: share of the entries that is reset, 0 (none) to 1 (all).
+    fraction: share of the scored entries that is selected, 0 (none) to 1 (all).
+    which: select the lowest scores, or the highest (a control: what matters most is forgotten).
+    ties: of the entries that tie at the threshold, as many as are needed at random, as many in the order of the
+        parameters (stable), or all of them, which may be far more than the fraction (drop).
+    round: fraction · N down to a whole number, or up.
+    params: which of the selected entries are reset; the others keep their values.
+    fresh: where ξ comes from: the module's own initial distribution (original), torch's reset_parameters
+        (layer-default), U(±1/√fan_in) (uniform), the value at the run's start (rewind), or zero.
+    norm: what an entry of a normalisation layer becomes: its initial 1 or 0 (ones), itself (skip), U(−1, 1) (uniform).
 
-    Source: equation 3 of Ramkumar et al., 2023. Cost: beside the criterion's, less than one epoch's step.
+    Cost: beside the criterion's, less than one epoch's step.
+
+    Source: equation 3 of Ramkumar et al., 2023.
     """
 
     fraction: Annotated[float, Field(ge=0, le=1)] = 0.2
+    which: Which = "lowest"
+    ties: Ties = "random"
+    round: Rounding = "down"
+    params: Scope = "all"
+    fresh: Origin = "original"
+    norm: Literal["ones", "skip", "uniform"] = "ones"
 
     needs_scores: ClassVar[bool] = True
 
     def propose(self, context: ReinitContext) -> Iterable[Change]:
-        """One change per scored parameter."""
-        for name, mask in context.lowest(self.fraction).items():
-            yield Change(name, mask, context.fresh(name))
+        """One change per scored parameter that may be reset."""
+        masks = context.select(self.fraction, which=self.which, ties=self.ties, rounding=self.round)
+        open_names, norms = set(context.names(self.params)), set(context.names("norm"))
+        for name, mask in masks.items():
+            if name not in open_names or (name in norms and self.norm == "skip"):
+                continue
+            origin: Origin = self.fresh
+            if name in norms:
+                origin = "original" if self.norm == "ones" else "uniform"
+            yield Change(name, mask, context.fresh(name, origin))

@@ -13,7 +13,11 @@ from forgetkit.contracts import Change, ReinitContext
 class Nothing:
     """Warm start: forget nothing, train on from the weights at hand.
 
-    The baseline "BL" of Ramkumar et al., 2023.
+    Formula: θ ← θ.
+
+    Cost: none.
+
+    Source: the baseline "BL" of Ramkumar et al., 2023.
     """
 
     changes_nothing: ClassVar[bool] = True

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from forgetkit.contracts import Change, ReinitContext
+from forgetkit.contracts import Change, Origin, ReinitContext
 from forgetkit.errors import NothingMatchedError
 from forgetkit.forgetting import head_of
 
@@ -14,10 +14,16 @@ from forgetkit.forgetting import head_of
 class Rifle:
     """RIFLE: draw the head anew, weight and bias.
 
-    The head is the fully connected layer that executes last, whatever it is called.
+    Formula: θ ← ξ in the head, the fully connected layer that executes last, whatever it is called.
 
-    Source: Li et al., 2020; as a baseline in Ramkumar et al., 2023, once per mega-batch. Cost: none.
+    fresh: where ξ comes from; see masked.
+
+    Cost: none.
+
+    Source: Li et al., 2020; as a baseline in Ramkumar et al., 2023, once per mega-batch.
     """
+
+    fresh: Origin = "original"
 
     def propose(self, context: ReinitContext) -> Iterable[Change]:
         """The head's weight and bias."""
@@ -25,4 +31,4 @@ class Rifle:
         if head is None:
             raise NothingMatchedError("rifle: this model has no fully connected layer, so it has no head to draw anew")
         for name in head.parameters:
-            yield Change(name, None, context.fresh(name))
+            yield Change(name, None, context.fresh(name, self.fresh))

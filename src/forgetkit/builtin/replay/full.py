@@ -14,6 +14,10 @@ from forgetkit.contracts import Samples
 class Full:
     """Keep everything: each mega-batch trains on all that has arrived so far.
 
+    Formula: kept ← kept ∪ arrived.
+
+    Cost: an epoch grows with the stream; t mega-batches take as long as t (t + 1) / 2 without replay.
+
     Source: Ramkumar et al., 2023, section 3.
     """
 

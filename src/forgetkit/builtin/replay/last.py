@@ -14,6 +14,10 @@ from forgetkit.contracts import Samples
 class Last:
     """Keep the latest mega-batch: each trains on the previous one and its own.
 
+    Formula: kept ← arrived.
+
+    Cost: from the second mega-batch on, an epoch is twice as long as without replay.
+
     Source: ``one_replay`` of the LURE code.
     """
 

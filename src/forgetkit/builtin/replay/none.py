@@ -14,6 +14,10 @@ from forgetkit.contracts import Samples
 class Nothing:
     """Keep nothing: each mega-batch trains on what it brings.
 
+    Formula: kept ← ∅.
+
+    Cost: none.
+
     Source: Ramkumar et al., 2023, section 3.
     """
 

@@ -1,0 +1,66 @@
+"""The best epoch so far, and when to stop waiting for a better one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from forgetkit.contracts import Carry
+
+
+@dataclass
+class Best:
+    """Follows validation accuracy through the epochs of one mega-batch.
+
+    Two questions are kept apart: which epoch was best (the highest accuracy, of equal ones the earliest), and how
+    long none has beaten the last that counted by more than ``min_delta`` (a fraction of one).
+    """
+
+    carry: Carry
+    patience: int
+    min_delta: float
+    epoch: int = 0
+    accuracy: float = -1.0
+    counted: float = -1.0
+    waited: int = 0
+    weights: dict[str, Tensor] = field(default_factory=dict, repr=False)
+
+    @property
+    def watches(self) -> bool:
+        """Whether validation accuracy is needed after each epoch."""
+        return self.carry == "best-val" or self.patience > 0
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether to stop."""
+        return 0 < self.patience <= self.waited
+
+    def note(self, epoch: int, accuracy: float, model: nn.Module) -> None:
+        """An epoch ended with this validation accuracy."""
+        if accuracy > self.accuracy:
+            self.epoch, self.accuracy = epoch, accuracy
+            if self.carry == "best-val":
+                self.weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
+        if accuracy > self.counted + self.min_delta:
+            self.counted, self.waited = accuracy, 0
+        else:
+            self.waited += 1
+
+    def settle(self, model: nn.Module, last: int) -> int:
+        """Give ``model`` the weights to carry on; return the epoch they are of."""
+        if self.carry == "last":
+            return last
+        model.load_state_dict(self.weights)
+        return self.epoch
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds of it."""
+        numbers = {"epoch": self.epoch, "accuracy": self.accuracy, "counted": self.counted, "waited": self.waited}
+        return {**numbers, "weights": self.weights}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go back to a :meth:`state`."""
+        for name, value in state.items():
+            setattr(self, name, value)
