@@ -115,7 +115,7 @@ def selection() -> Case:
         for score in scores.values():
             _ = score <= threshold
 
-    return "selection", lambda: forgetting.lowest(scores, 0.2, Seeds(0)), reference
+    return "selection", lambda: forgetting.select(scores, 0.2, Seeds(0)), reference
 
 
 def forgetting_case() -> Case:

@@ -95,7 +95,7 @@ class RunConfig(BaseModel):
     interventions: Annotated[_Specs, Field(description="what acts while training, a SPEC (repeatable)")] = ()
 
     score_on: Annotated[ScoreOn, Field(description="the training samples to score on: of the mega-batch just learned, of the one that arrives next, of the first, or all that is trained on next")] = "finished"  # fmt: skip
-    score_sampling: Annotated[Sampling, Field(description="which of them a criterion gets: a random draw, or the first in order")] = "random"  # fmt: skip
+    score_sampling: Annotated[Sampling, Field(description="which of them a criterion gets: a random draw, or the first as they stand")] = "random"  # fmt: skip
     score_transform: Annotated[Mode, Field(description="score on samples as they are, or augmented as for training")] = "eval"  # fmt: skip
     score_mode: Annotated[Mode, Field(description="the network's mode while it is scored")] = "eval"
     score_params: Annotated[Scope, Field(description="which parameters are scored, and can be selected")] = "all"
@@ -111,7 +111,7 @@ class RunConfig(BaseModel):
     val_transform: Annotated[Mode, Field(description="validate on samples as they are, or augmented as for training")] = "eval"  # fmt: skip
     augment: Annotated[Literal["auto", "none", "flip", "crop", "crop-flip"], Field(description="random flip and crop of training images; auto is what suits the data set")] = "auto"  # fmt: skip
     shots: Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(_none), Field(description="train on that many samples of each class, drawn at random (default: on all)")] = None  # fmt: skip
-    label_noise: Annotated[float, Field(ge=0, le=1, description="share of the training labels that are redrawn at random")] = 0.0  # fmt: skip
+    label_noise: Annotated[float, Field(ge=0, le=1, description="probability with which a training label is redrawn")] = 0.0  # fmt: skip
     label_noise_draw: Annotated[NoiseDraw, Field(description="redraw from any class, the true one included, or from the others")] = "any"  # fmt: skip
     label_noise_val: Annotated[Literal["noisy", "clean"], Field(description="whether validation labels are noisy too")] = "noisy"  # fmt: skip
 
@@ -453,10 +453,10 @@ def _idle(config: RunConfig, made: Mapping[str, Any]) -> dict[str, str]:
         idle("--label-noise is 0", "label_noise_draw", "label_noise_val")
     if config.val_fraction == 0:
         idle("--val-fraction is 0", "val_transform", "label_noise_val")
-    if config.patience == 0:
-        idle("--patience is 0", "min_delta")
     if config.patience >= config.epochs:
-        idle(f"there are {config.epochs} epochs", "patience", "min_delta")
+        idle(f"there are {config.epochs} epochs", "patience")
+    if config.carry == "last" and not 0 < config.patience < config.epochs:
+        idle("neither --carry best-val nor --patience looks at validation", "min_delta")
     if config.schedule != "step":
         idle(f"--schedule is {config.schedule}", "milestones", "gamma")
     elif not config.milestones:

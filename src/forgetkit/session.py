@@ -106,6 +106,13 @@ class Session:
                 f"--val-fraction {config.val_fraction} of {len(first)} samples leaves none to validate on in the first "
                 "mega-batch, and --carry best-val and --patience need one: use fewer mega-batches or a larger share"
             )
+        here, classes = len(np.unique(self.data.train.labels[first])), len(self.data.classes)
+        if config.split == "contiguous" and here < classes and len(first) >= classes:
+            _log.warning(
+                "--split contiguous: the first mega-batch holds %d of %d classes; is the training set sorted by class?",
+                here,
+                classes,
+            )
         for option in ("score-transform", "val-transform"):
             if self.augment == "none" and departures.get(option, {}).get("value") == "train":
                 raise ConfigError(

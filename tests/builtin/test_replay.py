@@ -22,14 +22,14 @@ from forgetkit.builtin.replay.none import Nothing
 from forgetkit.contracts import Replay, Samples
 from forgetkit.errors import OptionError
 
-STRATEGIES = [Full(), Nothing(), Last(), Buffer(size=5), Buffer(size=5, rule="grow")]
+STRATEGIES = [Full(), Nothing(), Last(), Buffer(size=5), Buffer(size=5, rule="per-mega-batch")]
 UNLIKELY = 1e-6
 """The probability that a right strategy would fail a statistical test, had the seed not been fixed."""
 
 sizes_of_mega_batches = st.lists(st.integers(0, 15), min_size=1, max_size=8)
 any_strategy = st.one_of(
     st.sampled_from([Full(), Nothing(), Last()]),
-    st.builds(Buffer, size=st.integers(1, 30), rule=st.sampled_from(["reservoir", "grow"])),
+    st.builds(Buffer, size=st.integers(1, 30), rule=st.sampled_from(["reservoir", "per-mega-batch"])),
 )
 
 
@@ -65,8 +65,8 @@ def test_every_strategy_is_offered_under_its_name():
 
 def test_options():
     assert Buffer() == Buffer(size=186, rule="reservoir")
-    built = options.build("buffer", Buffer, options.parse("buffer:20,rule=grow"))
-    assert built == Buffer(size=20, rule="grow")
+    built = options.build("buffer", Buffer, options.parse("buffer:20,rule=per-mega-batch"))
+    assert built == Buffer(size=20, rule="per-mega-batch")
     for spec in ["buffer:size=0", "buffer:rule=fifo", "full:size=3"]:
         parsed = options.parse(spec)
         with pytest.raises(OptionError):
@@ -123,18 +123,18 @@ def test_full_none_and_last(sizes, seed):
 
 
 @given(st.integers(1, 20), sizes_of_mega_batches, st.integers(0, 2**32))
-def test_grow_keeps_what_it_has_and_adds(size, sizes, seed):
-    for kept, arrived, result in stream(Buffer(size, "grow"), sizes, np.random.default_rng(seed)):
+def test_per_mega_batch_keeps_what_it_has_and_adds(size, sizes, seed):
+    for kept, arrived, result in stream(Buffer(size, rule="per-mega-batch"), sizes, np.random.default_rng(seed)):
         added = set(result.tolist()) - set(kept.ids.tolist())
         assert set(kept.ids.tolist()) <= set(result.tolist())
         assert added <= set(arrived.ids.tolist())
         assert len(added) == min(size, len(arrived))
 
 
-def test_grow_draws_every_subset_of_the_arrived_alike():
+def test_per_mega_batch_draws_every_subset_of_the_arrived_alike():
     rng = np.random.default_rng(1)
     kept, arrived = samples(np.array([50, 51]), 9), samples(np.arange(5), 5)
-    drawn = Counter(tuple(Buffer(2, "grow").retain(kept, arrived, rng)[:2].tolist()) for _ in range(3000))
+    drawn = Counter(tuple(Buffer(2, rule="per-mega-batch").retain(kept, arrived, rng)[:2].tolist()) for _ in range(3000))
     assert set(drawn) == set(combinations(range(5), 2))
     check_equally_likely(drawn, 10)
 

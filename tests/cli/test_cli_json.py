@@ -16,9 +16,13 @@ RESULT = {
     "run": str,
     "directory": str,
     "method": str,
+    "preset": str,
+    "departures": dict,
     "config": dict,
+    "augment": str,
     "versions": dict,
     "parameters": int,
+    "noisy_labels": int,
     "mega_batches": list,
     "test_accuracy": NUMBER,
     "cer": int,
@@ -33,6 +37,7 @@ ROW = {
     "train_samples": int,
     "val_samples": int,
     "epochs": int,
+    "carried_epoch": int,
     "samples_seen": int,
     "train_accuracy": NUMBER,
     "val_accuracy": MAYBE,
@@ -109,11 +114,16 @@ def test_every_key_has_its_type(result):
 def test_the_configuration_is_resolved(result):
     config = result.json["config"]
     assert config["method"] == result.json["method"] == "lure"
-    assert config["importance"] == "snip:samples=1024"
-    assert config["reinit"] == "masked:fraction=0.2"
+    assert config["preset"] == result.json["preset"] == "clean"
+    assert config["importance"] == "snip:samples=1024,reduce=abs-mean"
+    assert config["reinit"] == (
+        "masked:fraction=0.2,which=lowest,ties=random,round=down,params=all,fresh=original,norm=ones"
+    )
+    assert config["replay"] == "full"
     assert config["model"] == "mlp:width=8,depth=2"
     assert config["device"] == "cpu"
     assert config["epochs"] == 2
+    assert (config["lr"], config["milestones"], config["schedule"]) == (0.1, [1], "step")
 
 
 def test_the_numbers_hang_together(result):
@@ -127,7 +137,9 @@ def test_the_numbers_hang_together(result):
     assert content["generalization_gap"] == fmean(row["generalization_gap"] for row in rows)
     assert content["samples_seen"] == sum(row["samples_seen"] for row in rows)
     assert content["seconds"] >= sum(row["seconds"] for row in rows)
+    assert content["noisy_labels"] == 0
     for row in rows:
+        assert row["carried_epoch"] == row["epochs"] == 2
         assert row["test_accuracy"] == (test - row["test_errors"]) / test
         assert row["generalization_gap"] == row["train_accuracy"] - row["val_accuracy"]
         assert row["samples_seen"] == row["epochs"] * row["train_samples"]
@@ -175,6 +187,28 @@ def test_without_validation_samples_there_is_no_gap(tiny):
 )
 def test_the_method_is_named_after_what_ran(tiny, words, label):
     assert tiny(*words, "--json").json["method"] == label
+
+
+def test_departures_are_what_differs_from_the_preset(result, tiny, workdir):
+    """The result, the manifest and a rehearsal agree; what is compared, with what and where, is no departure."""
+    words = ["--preset", "paper", "--reinit", "masked:fresh=zero", "--mega-batches", 3, "--lr", 0.1, "--name", "p"]
+    content = tiny(*words, "--replay", "buffer:size=9", "--json").json
+    expected = {
+        "mega-batches": {"value": 3, "preset": 8},
+        "epochs": {"value": 1, "preset": 50},
+        "replay": {"value": "buffer", "preset": "full"},
+        "reinit.masked.fresh": {"value": "zero", "preset": "uniform"},
+        "replay.buffer.size": {"value": "9", "preset": "186"},
+    }
+    assert (content["preset"], content["departures"]) == ("paper", expected)
+    manifest = json.loads((workdir / "runs" / "p" / "manifest.json").read_text())
+    assert (manifest["preset"], manifest["departures"], manifest["noisy_labels"]) == ("paper", expected, 0)
+    assert result.json["departures"].keys() == {"mega-batches", "epochs"}
+
+
+def test_noise_is_counted_in_the_result(tiny):
+    content = tiny("--label-noise", 1, "--label-noise-draw", "other", "--label-noise-val", "clean", "--json").json
+    assert content["noisy_labels"] == 54  # every training label of the stream, and none of its six for validation
 
 
 def test_warm_start_resets_nothing(tiny):

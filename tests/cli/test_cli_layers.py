@@ -19,10 +19,19 @@ VALUES = {
     "momentum": st.sampled_from([0.0, 0.5]),
     "seed": st.integers(0, 2**40),
     "val_fraction": st.sampled_from([0.0, 0.25]),
-    "replay": st.sampled_from(["none", "last", "buffer:size=7,rule=grow"]),
+    "replay": st.sampled_from(["none", "last", "buffer:size=7,rule=per-mega-batch"]),
     "reinit": st.sampled_from(["masked:fraction=0.5", "masked:fraction=0.0"]),
     "augment": st.sampled_from(["none", "auto"]),
+    "schedule": st.sampled_from(["cosine", "constant"]),
+    "split": st.sampled_from(["contiguous", "random"]),
     "out": st.sampled_from(["here", "there"]),
+}
+BESIDE = ",which=lowest,ties=random,round=down,params=all,fresh=original,norm=ones"
+SPELLED = {
+    "masked": f"masked:fraction=0.2{BESIDE}",
+    "masked:fraction=0.5": f"masked:fraction=0.5{BESIDE}",
+    "masked:fraction=0.0": f"masked:fraction=0.0{BESIDE}",
+    "buffer:size=7,rule=per-mega-batch": "buffer:size=7,val-size=none,rule=per-mega-batch",
 }
 LAYER = st.fixed_dictionaries({}, optional=VALUES)
 
@@ -48,9 +57,9 @@ def test_the_higher_layer_wins(file, assigned, line, cli, workdir):
         said = cli("run", "--config", "o.toml", *words, *flags(line), *data, "--mega-batches", 2, "--dry-run", "--json")
     assert said.status == 0, said.err
     resolved = said.json["config"]
-    expected = {**RunConfig().model_dump(), "reinit": "masked:fraction=0.2", **file, **assigned, **line}
+    expected = {**RunConfig().model_dump(), "reinit": "masked", "lr": 0.1, **file, **assigned, **line}
     for key in VALUES:
-        assert resolved[key] == expected[key], key
+        assert resolved[key] == SPELLED.get(expected[key], expected[key]), key
     assert not (workdir / resolved["out"]).exists()
 
 
@@ -107,22 +116,42 @@ def test_milestones(epochs, given, expected):
 
 
 OTHERS = {
+    "preset": "paper",
     "method": "cold",
     "importance": "fisher",
     "reinit": "masked:fraction=0.3",
     "replay": "none",
+    "score_on": "incoming",
+    "score_sampling": "head",
+    "score_transform": "train",
+    "score_mode": "train",
+    "score_params": "weights",
+    "score_batch": 100,
+    "optimizer_state": "keep",
+    "bn_stats": "reset",
     "dataset": "synthetic",
     "model": "mlp",
     "mega_batches": 7,
+    "split": "contiguous",
     "val_fraction": 0.2,
+    "val_transform": "train",
     "augment": "none",
+    "shots": 3,
+    "label_noise": 0.3,
+    "label_noise_draw": "other",
+    "label_noise_val": "clean",
     "epochs": 51,
     "batch_size": 65,
+    "optimizer": "adamw",
     "lr": 0.2,
+    "schedule": "cosine",
     "milestones": (3,),
     "gamma": 0.2,
     "momentum": 0.8,
     "weight_decay": 0.0,
+    "carry": "best-val",
+    "patience": 3,
+    "min_delta": 0.01,
     "seed": 1,
     "precision": "bf16",
     "threads": 3,
@@ -140,8 +169,17 @@ def test_there_is_another_value_for_every_option():
 
 @pytest.mark.parametrize("key", OTHERS)
 def test_the_digest_changes_with_what_a_run_is_and_not_with_where_it_is(key):
-    same = resolved({}).digest == resolved({key: OTHERS[key]}).digest
+    beside = {"label_noise": 0.1} if key.startswith("label_noise_") else {"patience": 5} if key == "min_delta" else {}
+    same = resolved(beside).digest == resolved({**beside, key: OTHERS[key]}).digest
     assert same == (key in ("out", "name", "checkpoint_seconds", "threads"))
+
+
+def test_the_digest_is_of_what_a_preset_sets_and_not_of_its_name():
+    clean = resolved({"importance": "fisher"})
+    paper = resolved({"preset": "paper", "importance": clean.config.importance, "reinit": clean.config.reinit})
+    assert (clean.config.preset, paper.config.preset) == ("clean", "paper")
+    assert paper.digest == clean.digest
+    assert resolved({"preset": "paper"}).digest != resolved({}).digest
 
 
 def test_the_digest_does_not_depend_on_how_it_was_said():

@@ -57,7 +57,27 @@ def test_a_pipe_gets_plain_lines(tiny):
     assert lines[1] == "mega-batch 1: 27 samples arrived, training on 27"
     assert re.fullmatch(r"mega-batch 1: test accuracy [\d.]+%, \d+ errors, 50 entries reset, [\d.]+ s", lines[2])
     assert "…" not in said.out
+    assert ", preset clean, " in lines[0]
+    assert lines[-2] == "preset clean, but for mega-batches 2 (8), epochs 1 (50)"
     assert lines[-1] == "record: runs/p"
+
+
+def test_the_preset_and_its_departures_are_named(tiny):
+    words = ["--preset", "paper", "--epochs", 50, "--milestones", "none", "--reinit", "rifle:fresh=zero"]
+    for more in ([], ["--dry-run"]):
+        said = tiny(*words, "--lr", 0.1, *more)
+        changed = "mega-batches 2 (8), milestones none (20,40), reinit.rifle.fresh zero (original)"
+        assert f"preset paper, but for {changed}\n" in said.out
+    assert ", preset paper, " in tiny("--preset", "paper").out.splitlines()[0]
+    assert tables.provenance("alma", {}) == "preset alma, no departures"
+
+
+def test_an_early_end_and_the_weights_carried_on_are_said(tiny):
+    said = tiny("--carry", "best-val", "--patience", 1, "--epochs", 9, "--lr", 1e-9, "--json")
+    assert [(row["epochs"], row["carried_epoch"]) for row in said.json["mega_batches"]] == [(2, 1), (2, 1)]
+    assert said.err.count(", weights of epoch 1 of 2, ") == 2
+    plain = tiny("--label-noise", 1, "--label-noise-draw", "other")
+    assert "; 60 labels of the stream changed by noise\n" in plain.out
 
 
 def test_quiet_says_nothing(tiny):
@@ -85,7 +105,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(rehearsal, "_SECONDS", 0.01)
 
 
-@pytest.mark.parametrize("replay", ["full", "none", "last", "buffer:size=7", "buffer:size=7,rule=grow"])
+@pytest.mark.parametrize("replay", ["full", "none", "last", "buffer:size=7", "buffer:size=7,rule=per-mega-batch"])
 def test_a_rehearsal_knows_how_many_samples_will_be_seen(tiny, workdir, replay):
     words = ["--replay", replay, "--epochs", 2, "--mega-batches", 3, "--name", "same"]
     plan = tiny(*words, "--dry-run", "--json").json

@@ -21,8 +21,18 @@ COMPONENTS = [(offer.kind, offer.name) for offer in OFFERS.offers]
 WORD = st.text("abcXYZ019._-/", min_size=1, max_size=8)
 
 
+SHARE = st.floats(0, 1, exclude_min=True, exclude_max=True)
+IN_WORDS = {
+    "≥ 1, or a share < 1, or none (all)": st.none() | st.integers(1) | SHARE,
+    "0 ≤ share < 1, or a layer ≥ 1": st.just(0.0) | SHARE | st.integers(1),
+}
+"""Ranges that an annotation spells in words, since no bounds of one type say them."""
+
+
 def values(kind):
     """Values of an annotated type, within its bounds."""
+    if typing.get_origin(kind) is Annotated and typing.get_args(kind)[-1] in IN_WORDS:
+        return IN_WORDS[typing.get_args(kind)[-1]]
     if typing.get_origin(kind) is Annotated:
         kind, field = typing.get_args(kind)
         bounds = {
@@ -68,6 +78,12 @@ def test_the_spelled_out_spec_means_the_same_component(drawn):
     assert OFFERS.make(kind, spelled) == (spelled, component)
     assert OFFERS.make(kind, component) == (spelled, component)
     assert hash(component) == hash(OFFERS.make(kind, spelled)[1])
+
+
+@pytest.mark.parametrize("text", IN_WORDS)
+def test_a_range_in_words_is_that_of_an_option(text):
+    known = [option.type for offer in OFFERS.offers for option in options.options_of(offer.component)]
+    assert any(typing.get_args(kind)[-1:] == (text,) for kind in known)
 
 
 @pytest.mark.parametrize(("kind", "name"), COMPONENTS)

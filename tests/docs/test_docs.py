@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from forgetkit import hookspecs, registry
-from forgetkit.config import RunConfig
+from forgetkit.config import RunConfig, resolve
 from forgetkit.options import options_of
 
 ROOT = Path(__file__).parents[2]
@@ -63,7 +63,7 @@ def test_shell_blocks_run(page: Path, code: str, tmp_path: Path) -> None:
 def test_toml_blocks_mean_something(page: Path, code: str) -> None:
     content = tomllib.loads(code)
     if page.name == "usage.md":
-        RunConfig.model_validate({key.replace("-", "_"): value for key, value in content.items()})
+        assert resolve(content, registry.load(entry_points=False)).config
     else:
         assert content["project"]["entry-points"]["forgetkit"]
 
@@ -91,7 +91,8 @@ def test_every_command_is_documented() -> None:
     from forgetkit.cli.main import application
 
     text = (ROOT / "docs" / "usage.md").read_text(encoding="utf-8")
-    for command in application().registered_commands:
+    commands = application()
+    for command in (*commands.registered_commands, *commands.registered_groups):
         assert f"## `forgetkit {command.name}`" in text
 
 

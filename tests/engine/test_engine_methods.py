@@ -83,7 +83,7 @@ def test_forget_and_learn_again(
         reinit=offers.make("reinit", reinit)[1],
         optimizer=optimizer,
         seeds=Seeds(3),
-        initialise=builder.initialise,
+        birth=forgetting.Birth(initialise=builder.initialise),
     )
     total = sum(p.numel() for p in model.parameters())
     touched = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
@@ -118,7 +118,7 @@ def test_every_method_learns_the_digits(tmp_path: Path, method: str) -> None:
 
 
 @pytest.mark.parametrize("criterion", ["snip", "fisher", "fisher:variant=batch", "magnitude", "random"])
-@pytest.mark.parametrize("replay", ["full", "none", "last", "buffer:size=30", "buffer:size=30,rule=grow"])
+@pytest.mark.parametrize("replay", ["full", "none", "last", "buffer:size=30", "buffer:size=30,rule=per-mega-batch"])
 def test_every_criterion_with_every_replay(tmp_path: Path, criterion: str, replay: str) -> None:
     options = {
         "importance": criterion,
@@ -137,7 +137,7 @@ def test_every_criterion_with_every_replay(tmp_path: Path, criterion: str, repla
         "none": sizes,
         "last": [sizes[0], sizes[0] + sizes[1], sizes[1] + sizes[2]],
         "buffer:size=30": [sizes[0], sizes[1] + 30, sizes[2] + 30],
-        "buffer:size=30,rule=grow": [sizes[0], sizes[1] + 30, sizes[2] + 60],
+        "buffer:size=30,rule=per-mega-batch": [sizes[0], sizes[1] + 30, sizes[2] + 60],
     }[replay]
     assert [row["train_samples"] for row in result["mega_batches"]] == expected
     assert all(row["unlearn"]["reset"] == result["parameters"] * 2 // 10 for row in result["mega_batches"][:-1])

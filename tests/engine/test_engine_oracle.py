@@ -44,7 +44,7 @@ class Quarters:
         data = sample_data()
         train, test = data.train, data.test
         rng = np.random.default_rng(666)
-        for mega_batch in partition(len(train), self.parts, 0.1, Seeds(0)):
+        for mega_batch in partition(np.arange(len(train)), self.parts, 0.1, "random", Seeds(0)):
             if mega_batch.index > self.poison_after:
                 ids = np.concatenate([mega_batch.train, mega_batch.val])
                 train.inputs[ids] = rng.integers(0, 255, train.inputs[ids].shape)
@@ -74,7 +74,7 @@ def test_a_warm_run_is_a_plain_training_loop_to_the_bit(tmp_path: Path) -> None:
     result = forgetkit.run({**OPTIONS, "dataset": Quarters(), "method": "warm", "out": str(tmp_path), "seed": 7})
 
     data, seeds = sample_data(), Seeds(7)
-    cut = partition(len(data.train), 4, 0.1, seeds)
+    cut = partition(np.arange(len(data.train)), 4, 0.1, "random", seeds)
     saved = torch.load(Path(result["directory"]) / "checkpoints" / "mega-batch-004.pt", weights_only=True)["model"]
     inputs = Inputs((1, 8, 8), 4, (saved["normalize.mean"].item(),), (saved["normalize.std"].item(),))
     torch.set_num_threads(1)
@@ -147,7 +147,7 @@ def test_numbers_of_the_result_against_the_saved_models(tmp_path: Path) -> None:
     """Every accuracy is counted again, by hand, from the checkpoint of its mega-batch."""
     result = forgetkit.run({**OPTIONS, "dataset": Quarters(), "out": str(tmp_path), "method": "lure"})
     data = sample_data()
-    cut = partition(len(data.train), 4, 0.1, Seeds(0))
+    cut = partition(np.arange(len(data.train)), 4, 0.1, "random", Seeds(0))
     inputs = Inputs((1, 8, 8), 4, (0.0,), (1.0,))
     model = registry.load().make("models", "convnet:width=4")[1].build(inputs, Normalize(inputs)).eval()
     for row in result["mega_batches"]:

@@ -70,7 +70,7 @@ STATEFUL = {
     "interventions": ["pull:strength=0.05"],
     "importance": "fisher:variant=sampled,samples=20",
 }
-COLD = {**PLAIN, "method": "cold", "replay": "buffer:size=5,rule=grow", "epochs": 2}
+COLD = {**PLAIN, "method": "cold", "replay": "buffer:size=5,rule=per-mega-batch", "epochs": 2}
 
 
 class Stop:

@@ -15,7 +15,7 @@ from forgetkit.errors import ComponentError, NothingMatchedError, OptionError
 from forgetkit.forgetting import head_of
 
 WORDS = [(torch.randint(7, (9, 3), generator=torch.Generator().manual_seed(0)), torch.arange(9) % CLASSES)]
-REINITS = ["masked", "masked:fraction=1", "cold", "llf:depth=0", "rifle", "shrink-perturb"]
+REINITS = ["masked", "masked:fraction=1", "cold", "llf:start=0.0", "rifle", "shrink-perturb"]
 
 
 class Backwards(nn.Module):
@@ -50,7 +50,7 @@ def test_the_head_is_the_linear_layer_that_runs_last_whatever_it_is_called():
 def test_later_layers_are_those_that_run_later():
     model = Backwards()
     before = values(model)
-    report = forgetkit.unlearn(model, vectors(3), reinit="llf:depth=0.5")
+    report = forgetkit.unlearn(model, vectors(3), reinit="llf:start=0.5")
     assert list(report.layers) == ["conv1.weight", "conv1.bias"]  # of three weighted layers two are kept
     assert set(changed(model, before)) == set(report.layers)
 
@@ -117,7 +117,7 @@ def test_depth_counts_frozen_layers_too():
     model = mlp(6, 6, 6, 6)
     for at in (0, 2, 4):
         model[at].requires_grad_(False)
-    report = forgetkit.unlearn(model, vectors(3), reinit="llf:depth=0.4")
+    report = forgetkit.unlearn(model, vectors(3), reinit="llf:start=0.4")
     assert set(report.layers) == {"6.weight", "6.bias", "8.weight", "8.bias"}
 
 
@@ -188,13 +188,13 @@ def test_a_shared_weight_stands_with_every_layer_that_holds_it():
     shared = [layer.name for layer in layers_of(model, WORDS) if "table.weight" in layer.parameters]
     assert shared == ["table", "out"]
     mix = {"mix.weight", "mix.bias"}
-    assert set(forgetkit.unlearn(model, WORDS, reinit="llf:depth=0.3").layers) == mix
-    assert set(forgetkit.unlearn(model, WORDS, reinit="llf:depth=0").layers) == {"table.weight"} | mix
+    assert set(forgetkit.unlearn(model, WORDS, reinit="llf:start=0.3").layers) == mix
+    assert set(forgetkit.unlearn(model, WORDS, reinit="llf:start=0.0").layers) == {"table.weight"} | mix
     assert set(forgetkit.unlearn(model, WORDS, reinit="rifle").layers) == {"table.weight"}
 
 
 @pytest.mark.parametrize(
-    "reinit", ["masked:fraction=1", "masked:fraction=0.5", "cold", "llf:depth=0", "shrink-perturb"]
+    "reinit", ["masked:fraction=1", "masked:fraction=0.5", "cold", "llf:start=0.0", "shrink-perturb"]
 )
 def test_the_row_of_padding_stays_zero(reinit):
     torch.manual_seed(0)
@@ -250,7 +250,7 @@ def test_attention():
     layers = layers_of(model, vectors(4))
     assert [layer.name for layer in layers] == ["enter", "attention", "attention.out_proj", "head"]
     before = values(model)
-    report = forgetkit.unlearn(model, vectors(4), reinit="llf:depth=0.25")
+    report = forgetkit.unlearn(model, vectors(4), reinit="llf:start=0.25")
     assert set(report.layers) == {n for n, _ in model.named_parameters() if not n.startswith("enter")}
     assert set(changed(model, before)) == set(report.layers)
     bound = (6 / (8 + 24)) ** 0.5  # Xavier uniform over the three projections in one

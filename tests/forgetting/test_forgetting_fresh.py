@@ -18,6 +18,7 @@ from forgetkit.builtin.reinit.cold import Cold
 from forgetkit.builtin.reinit.masked import Masked
 from forgetkit.contracts import Change, Inputs, ReinitContext
 from forgetkit.errors import ComponentError, OptionError
+from forgetkit.forgetting import Birth
 from forgetkit.forgetting.fresh import LayerFresh
 from forgetkit.seeding import Seeds
 
@@ -169,7 +170,7 @@ def initialise(module: nn.Module) -> None:
 
 def test_initialise_is_used_where_it_is_given():
     model = mlp(6)
-    forgetting.unlearn(model, None, importance=None, reinit=Cold(), seeds=Seeds(0), initialise=initialise)
+    forgetting.unlearn(model, None, importance=None, reinit=Cold(), seeds=Seeds(0), birth=Birth(initialise=initialise))
     for at in (0, 2):
         assert (model[at].weight == 5).all()
         assert ((model[at].bias >= 1) & (model[at].bias < 2)).all()
@@ -180,7 +181,7 @@ def test_what_initialise_leaves_alone_is_not_fresh():
     """An old value does not pass for a fresh one."""
     model = nn.Sequential(nn.Linear(5, 6), nn.LayerNorm(6), nn.Linear(6, CLASSES))
     with pytest.raises(ComponentError, match=r"'1\.weight'.*initialise\(\) of LayerNorm") as caught:
-        forgetting.unlearn(model, None, importance=None, reinit=Cold(), seeds=Seeds(0), initialise=initialise)
+        forgetting.unlearn(model, None, importance=None, reinit=Cold(), seeds=Seeds(0), birth=Birth(initialise=initialise))
     assert "\n" not in str(caught.value)
 
 
@@ -263,7 +264,7 @@ class Forgetful(nn.Linear):
 
 
 @pytest.mark.parametrize(("module", "name"), [(Token(), "token"), (Forgetful(), "gain")])
-@pytest.mark.parametrize("reinit", ["masked", "cold", "shrink-perturb", "llf:depth=0"])
+@pytest.mark.parametrize("reinit", ["masked", "cold", "shrink-perturb", "llf:start=0.0"])
 def test_a_parameter_that_nobody_knows_how_to_start(module, name, reinit):
     model = nn.Sequential(module, nn.Linear(5, CLASSES))
     with pytest.raises(ComponentError, match=rf"'0\.{name}'.*build=") as caught:
@@ -280,7 +281,7 @@ def test_a_model_in_half_precision():
     model = convnet(dtype=torch.bfloat16)
     before = values(model)
     report = forgetting.unlearn(
-        model, images(4), importance=Random(), reinit=Masked(fraction=1.0), seeds=Seeds(2), initialise=None
+        model, images(4), importance=Random(), reinit=Masked(fraction=1.0), seeds=Seeds(2), birth=Birth()
     )
     fresh = drawn(convnet(), seed=2)
     assert report.reset == sum(p.numel() for p in model.parameters())
@@ -299,7 +300,7 @@ def test_a_way_of_forgetting_may_ask_for_less():
             with pytest.raises(OptionError, match=name):
                 context.fresh(name)
         with pytest.raises(OptionError, match="needs_scores"):
-            context.lowest(0.5)
+            context.select(0.5)
         yield Change("5.bias", None, 0.5 * context.fresh("5.bias"))
 
     model = convnet()

@@ -64,11 +64,11 @@ def vgg_like() -> nn.Sequential:
 
 
 @pytest.mark.parametrize("norm", ["keep", "reset"])
-@pytest.mark.parametrize("depth", [0, 0.1, 1 / 6, 0.43, 0.5, 0.83])
+@pytest.mark.parametrize("depth", [0.0, 0.1, 1 / 6, 0.43, 0.5, 0.83])
 def test_later_layers_of_a_plain_stack(depth, norm):
     model = vgg_like()
     before = values(model)
-    report = forgetkit.unlearn(model, images(4), reinit=f"llf:depth={depth},norm={norm}")
+    report = forgetkit.unlearn(model, images(4), reinit=f"llf:start={depth},norm={norm}")
     weighted = ["0", "3", "6", "9", "14", "15"]
     first = weighted[math.ceil(Decimal(str(depth)) * 6)]
     modules = {n for n in ("0", "1", "3", "4", "6", "7", "9", "10", "14", "15") if int(n) >= int(first)}
@@ -82,30 +82,31 @@ def test_later_layers_of_a_plain_stack(depth, norm):
 def test_the_depth_is_exact_for_the_decimal_as_it_is_written():
     """0.28 * 25 is 7.000000000000001, and the layers that are kept are seven."""
     model = mlp(*[3] * 24)
-    report = forgetkit.unlearn(model, vectors(3), reinit="llf:depth=0.28")
+    report = forgetkit.unlearn(model, vectors(3), reinit="llf:start=0.28")
     assert next(iter(report.layers)) == "14.weight"
 
 
-@pytest.mark.parametrize(("depth", "first"), [(0, 0), (0.43, 2), (0.5, 2), (0.51, 3), (0.75, 3)])
+@pytest.mark.parametrize(("depth", "first"), [(0.0, 0), (0.43, 2), (0.5, 2), (0.51, 3), (0.75, 3)])
 def test_later_layers_of_an_mlp(depth, first):
     model = mlp(6, 6, 6)
     before = values(model)
-    forgetkit.unlearn(model, vectors(3), reinit=f"llf:depth={depth}")
+    forgetkit.unlearn(model, vectors(3), reinit=f"llf:start={depth}")
     assert set(changed(model, before)) == {f"{2 * at}.{part}" for at in range(first, 4) for part in ("weight", "bias")}
 
 
 def test_a_depth_that_leaves_nothing_is_an_error():
     model = mlp(6, 6)
     before = values(model)
-    with pytest.raises(NothingMatchedError, match=r"depth=0\.9 keeps all 3") as caught:
-        forgetkit.unlearn(model, vectors(3), reinit="llf:depth=0.9")
+    with pytest.raises(NothingMatchedError, match=r"start=0\.9 keeps all 3") as caught:
+        forgetkit.unlearn(model, vectors(3), reinit="llf:start=0.9")
     assert "\n" not in str(caught.value)
     assert changed(model, before) == {}
 
 
 @pytest.mark.parametrize(
     "spec",
-    ["llf:depth=1", "llf:depth=-0.1", "llf:norm=both", "masked:fraction=1.1", "masked:fraction=-0.1",
+    ["llf:start=1.0", "llf:start=-0.1", "llf:start=0", "llf:start=-1", "llf:start=1.5", "llf:start=x",
+     "llf:depth=0.4", "llf:norm=both", "masked:fraction=1.1", "masked:fraction=-0.1",
      "shrink-perturb:shrink=1.1", "shrink-perturb:noise=-1", "rifle:x=1", "rifel"],
 )  # fmt: skip
 def test_options_out_of_range(spec):

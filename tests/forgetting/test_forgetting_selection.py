@@ -18,7 +18,7 @@ from torch import Tensor
 
 import forgetkit
 from forgetkit.errors import ComponentError, OptionError
-from forgetkit.forgetting import count_of, lowest
+from forgetkit.forgetting import count_of, select
 from forgetkit.seeding import Seeds
 
 UNLIKELY = 1e-6
@@ -36,7 +36,7 @@ def pooled(scores: Mapping[str, Tensor]) -> Tensor:
 
 def check_lowest(scores: Mapping[str, Tensor], fraction: float, seed: int = 0) -> dict[str, Tensor]:
     """Exactly so many, and none that is left is less than one that was taken."""
-    masks, threshold = lowest(scores, fraction, Seeds(seed))
+    masks, threshold = select(scores, fraction, Seeds(seed))
     assert masks.keys() == scores.keys()
     for name, mask in masks.items():
         assert mask.dtype == torch.bool
@@ -76,7 +76,7 @@ def test_tensors_of_several_dtypes_in_one_pool():
     rng = torch.Generator().manual_seed(0)
     scores = {str(dtype): torch.randn(50, generator=rng).to(dtype) for dtype in DTYPES}
     everything = torch.cat([score.double() for score in scores.values()])
-    masks, threshold = lowest(scores, 0.3, Seeds(0))
+    masks, threshold = select(scores, 0.3, Seeds(0))
     assert threshold == float(everything.sort().values[59])
     assert torch.equal(everything[pooled(masks)].sort().values, everything.sort().values[:60])
 
@@ -127,19 +127,19 @@ def test_the_count_of_thousandths(thousandths, total):
 @pytest.mark.parametrize("fraction", [-0.1, -1e-300, 1.0000001, 2, math.nan, math.inf, -math.inf])
 def test_a_fraction_out_of_range(fraction):
     with pytest.raises(OptionError, match="fraction") as caught:
-        lowest({"a": torch.rand(3)}, fraction, Seeds(0))
+        select({"a": torch.rand(3)}, fraction, Seeds(0))
     assert "\n" not in str(caught.value)
 
 
 def test_nothing_and_everything():
     scores = {"a": torch.rand(3, 4), "b": torch.rand(())}
-    nothing, threshold = lowest(scores, 0, Seeds(0))
+    nothing, threshold = select(scores, 0, Seeds(0))
     assert threshold is None
     assert not pooled(nothing).any()
-    everything, threshold = lowest(scores, 1, Seeds(0))
+    everything, threshold = select(scores, 1, Seeds(0))
     assert threshold == float(pooled(scores).max())
     assert pooled(everything).all()
-    assert lowest({}, 0.5, Seeds(0)) == ({}, None)
+    assert select({}, 0.5, Seeds(0)) == ({}, None)
 
 
 def test_ties_are_drawn_with_equal_chances():
@@ -153,7 +153,7 @@ def test_ties_are_drawn_with_equal_chances():
     draws = 1500
     counts: Counter[tuple[int, ...]] = Counter()
     for seed in range(draws):
-        taken = pooled(lowest(scores, 0.375, Seeds(seed))[0]).nonzero().flatten().tolist()
+        taken = pooled(select(scores, 0.375, Seeds(seed))[0]).nonzero().flatten().tolist()
         assert 2 in taken
         counts[tuple(at for at in taken if at != 2)] += 1
     pairs = list(combinations(sevens, 2))
@@ -174,7 +174,7 @@ def test_many_ties_favour_no_tensor():
 
 def test_ties_are_a_function_of_the_seed():
     scores = {"a": torch.zeros(50), "b": torch.zeros(50)}
-    first, again, other = (pooled(lowest(scores, 0.3, Seeds(seed))[0]) for seed in (1, 1, 2))
+    first, again, other = (pooled(select(scores, 0.3, Seeds(seed))[0]) for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
@@ -183,10 +183,10 @@ def test_the_global_random_state_is_neither_used_nor_changed():
     scores = {"a": torch.zeros(50)}
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    first = lowest(scores, 0.3, Seeds(0))[0]["a"]
+    first = select(scores, 0.3, Seeds(0))[0]["a"]
     assert torch.equal(before, torch.get_rng_state())
     torch.manual_seed(2)
-    assert torch.equal(first, lowest(scores, 0.3, Seeds(0))[0]["a"])
+    assert torch.equal(first, select(scores, 0.3, Seeds(0))[0]["a"])
 
 
 def image_like() -> Tensor:
@@ -211,9 +211,9 @@ def test_shapes_and_layouts(score):
     plain = {name: tensor.detach().clone(memory_format=torch.contiguous_format) for name, tensor in scores.items()}
     detached = {name: tensor.detach() for name, tensor in scores.items()}
     for fraction in (0.0, 0.4, 1.0):
-        masks = lowest(scores, fraction, Seeds(3))[0]
+        masks = select(scores, fraction, Seeds(3))[0]
         check_lowest(detached, fraction, seed=3)
-        for name, mask in lowest(plain, fraction, Seeds(3))[0].items():
+        for name, mask in select(plain, fraction, Seeds(3))[0].items():
             assert torch.equal(mask, masks[name])
 
 
@@ -236,12 +236,12 @@ class Drifting(Mapping[str, Tensor]):
 
 def test_scores_that_change_between_two_passes():
     with pytest.raises(ComponentError, match="changed"):
-        lowest(Drifting(), 0.5, Seeds(0))
+        select(Drifting(), 0.5, Seeds(0))
 
 
 def test_select_is_the_same_thing():
     scores = {"a": torch.rand(30, generator=torch.Generator().manual_seed(0)), "b": torch.zeros(20)}
     masks = forgetkit.select(scores, fraction=0.3, seed=4)
-    expected = lowest(scores, 0.3, Seeds(4))[0]
+    expected = select(scores, 0.3, Seeds(4))[0]
     assert masks.keys() == expected.keys()
     assert all(torch.equal(mask, expected[name]) for name, mask in masks.items())

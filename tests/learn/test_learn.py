@@ -1,22 +1,25 @@
-"""The schedule, the network's normalisation, evaluation, interventions."""
+"""The schedule, the best epoch, the network's normalisation, evaluation, interventions."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import forgetkit
 from forgetkit import config, registry
 from forgetkit.contracts import EpochEnded, Event, Inputs, Intervention, Moment, Part
 from forgetkit.errors import ComponentError, ConfigError, DivergedError
-from forgetkit.learn import Normalize, Trainer, accuracy, lr_at, measured, network
+from forgetkit.learn import Best, Normalize, Schedule, Trainer, accuracy, measured, network
 from forgetkit.seeding import Seeds
-from forgetkit.stream import Pool
+from forgetkit.stream import Pool, epoch_batches
 
 SMALL = {"dataset": "synthetic:samples=80,test=20,classes=4", "model": "mlp:width=8", "mega_batches": 2, "threads": 1}
 
@@ -25,10 +28,124 @@ def test_the_schedule_is_torchs_multistep() -> None:
     parameter = nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([parameter], lr=0.1)
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [20, 40], 0.1)
+    ours = Schedule("step", 0.1, 50, (20, 40), 0.1)
     for epoch in range(1, 51):
-        assert lr_at(epoch, 0.1, (20, 40), 0.1) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-12)
+        assert ours.at(epoch) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-12)
         optimizer.step()
         schedule.step()
+    assert [ours.at(epoch) for epoch in (1, 20, 21, 40, 41)] == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001])
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 7, 50])
+def test_the_cosine_is_torchs_annealing(epochs: int) -> None:
+    parameter = nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=0.3)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
+    ours = Schedule("cosine", 0.3, epochs, (1,), 0.5)
+    for epoch in range(1, epochs + 1):
+        assert ours.at(epoch) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9)
+        optimizer.step()
+        schedule.step()
+    assert ours.at(1) == 0.3
+    if epochs % 2 == 0:
+        assert ours.at(epochs // 2 + 1) == pytest.approx(0.15)  # half of it, halfway
+    assert ours.at(epochs) > 0
+
+
+def test_a_constant_rate_stays() -> None:
+    assert {Schedule("constant", 0.07, 50, (20, 40), 0.1).at(epoch) for epoch in range(1, 51)} == {0.07}
+    assert {Schedule("step", 0.07, 50).at(epoch) for epoch in range(1, 51)} == {0.07}
+
+
+@pytest.mark.parametrize("kind", ["cosine", "constant"])
+def test_a_run_follows_its_schedule(tmp_path: Path, kind: str) -> None:
+    rates = Rates([])
+    forgetkit.run({**SMALL, "epochs": 4, "lr": 0.05, "schedule": kind, "out": str(tmp_path)}, observers=[rates])
+    cosine = [0.05 / 2 * (1 + math.cos(math.pi * at / 4)) for at in range(4)]
+    assert [rate for _, _, rate in rates.seen] == pytest.approx(2 * (cosine if kind == "cosine" else [0.05] * 4))
+
+
+CURVES = st.lists(st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.5625, 0.625, 0.75, 1.0]), min_size=1, max_size=30)
+
+
+def followed(best: Best, curve: list[float]) -> tuple[nn.Module, int]:
+    """Note one accuracy after another until it is exhausted; the weights tell their epoch."""
+    model = nn.Linear(1, 1)
+    for epoch, value in enumerate(curve, 1):
+        nn.init.constant_(model.weight, epoch)
+        best.note(epoch, value, model)
+        if best.exhausted:
+            return model, epoch
+    return model, len(curve)
+
+
+@given(curve=CURVES, patience=st.integers(0, 5), min_delta=st.sampled_from([0.0, 0.0625, 0.125, 0.5]))
+def test_the_best_epoch_as_one_would_look_it_up(curve: list[float], patience: int, min_delta: float) -> None:
+    record = [1]  # the epochs that beat the last of these by more than min_delta
+    for epoch in range(2, len(curve) + 1):
+        if curve[epoch - 1] - curve[record[-1] - 1] > min_delta:
+            record.append(epoch)
+    last = len(curve)
+    for before, after in zip(record, [*record[1:], len(curve) + 1], strict=True):
+        if patience and after - before > patience:
+            last = before + patience
+            break
+    kept = max(epoch for epoch in record if epoch <= last)
+    for carry in ("last", "best-val"):
+        best = Best(carry, patience, min_delta)
+        model, stopped = followed(best, curve)
+        assert (stopped, best.epoch) == (last, kept)
+        assert best.settle(model, stopped) == (last if carry == "last" else kept)
+        assert model.weight.item() == (last if carry == "last" else kept)
+
+
+def test_of_equal_epochs_the_earliest_is_best() -> None:
+    best = Best("best-val", 0, 0.0)
+    model, stopped = followed(best, [0.5, 0.75, 0.5, 0.75, 0.25])
+    assert (stopped, best.settle(model, 5), model.weight.item()) == (5, 2, 2)
+
+
+def test_of_an_accuracy_of_zero_there_is_a_best_epoch() -> None:
+    best = Best("best-val", 0, 0.9)
+    model, _ = followed(best, [0.0, 0.0])
+    assert best.settle(model, 2) == 1
+
+
+def test_what_has_to_be_watched() -> None:
+    watching = {(carry, p): Best(carry, p, 0.0).watches for carry in ("last", "best-val") for p in (0, 1)}
+    assert watching == {("last", 0): False, ("last", 1): True, ("best-val", 0): True, ("best-val", 1): True}
+
+
+def test_the_best_epoch_survives_a_checkpoint(tmp_path: Path) -> None:
+    curve = [0.25, 0.75, 0.5, 0.5, 0.5]
+    whole = Best("best-val", 3, 0.0)
+    expected = followed(whole, curve)[1]
+    first = Best("best-val", 3, 0.0)
+    model, _ = followed(first, curve[:3])
+    torch.save(first.state(), tmp_path / "best.pt")
+    again = Best("best-val", 3, 0.0)
+    again.restore(torch.load(tmp_path / "best.pt", weights_only=True))
+    for epoch in (4, 5):
+        assert not again.exhausted
+        again.note(epoch, curve[epoch - 1], model)
+    assert again.exhausted
+    assert expected == 5
+    assert again.settle(model, 5) == 2
+    assert model.weight.item() == 2
+
+
+def test_the_weights_kept_are_a_copy() -> None:
+    """Of statistics, too: what training writes afterwards does not reach them."""
+    model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+    best = Best("best-val", 0, 0.0)
+    expected = {name: value.clone() for name, value in model.state_dict().items()}
+    best.note(1, 0.5, model)
+    model(torch.randn(8, 2))
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(1)
+    best.settle(model, 1)
+    assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items())
 
 
 @dataclass
@@ -76,10 +193,50 @@ def test_evaluation_puts_the_mode_back_and_moves_no_statistic() -> None:
     model = nn.Sequential(nn.BatchNorm1d(3), nn.Dropout(0.9), nn.Linear(3, 2)).train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     data = Pool.of(Part(np.ones((700, 3), np.float32), np.zeros(700, np.int64)), torch.device("cpu"))
-    answers = {accuracy(model, data, 0) for _ in range(3)}
+    answers = {accuracy(model, data, Seeds(seed)) for seed in range(3)}
     assert len(answers) == 1  # no dropout
     assert all(module.training for module in model.modules())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+class Shape(nn.Module):
+    """Says 1 where the first row of an image is black."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        black = (images[:, :, 0] == 0).all(-1).all(-1).float()
+        return torch.stack([1 - black, black], 1)
+
+
+def test_evaluation_on_augmented_samples() -> None:
+    """Each sample once, with crops that the seeds fix: those of an epoch's draws, in the order of the samples."""
+    images = np.random.default_rng(0).integers(1, 256, (600, 1, 8, 8), dtype=np.uint8)
+    data = Pool.of(Part(images, np.ones(600, np.int64)), torch.device("cpu"))
+    assert accuracy(Shape(), data, Seeds(0)) == (0, 600)  # nothing is cut: no row is black
+    right, total = accuracy(Shape(), data, Seeds(0), augment="crop")
+    assert total == 600
+    assert 120 < right < 280  # one crop in three moves up
+    assert accuracy(Shape(), data, Seeds(0), augment="crop") == (right, total)
+    assert accuracy(Shape(), data, Seeds(1), augment="crop") != (right, total)
+    drawn = sum(int((Shape()(x).argmax(1) == 1).sum()) for x, _ in epoch_batches(data, 64, "crop", Seeds(0)))
+    assert drawn == right
+
+
+class Noisy(nn.Module):
+    """Draws in eval mode, too."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.rand(len(x), 2)
+
+
+def test_a_model_that_draws_while_it_is_judged_draws_from_the_seeds() -> None:
+    data = Pool.of(Part(np.ones((900, 3), np.float32), np.zeros(900, np.int64)), torch.device("cpu"))
+    torch.manual_seed(0)
+    state = torch.get_rng_state()
+    first = accuracy(Noisy(), data, Seeds(0))
+    assert torch.equal(state, torch.get_rng_state())
+    torch.manual_seed(1)
+    assert accuracy(Noisy(), data, Seeds(0)) == first
+    assert accuracy(Noisy(), data, Seeds(1)) != first
 
 
 @dataclass(frozen=True)

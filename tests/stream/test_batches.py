@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from forgetkit.contracts import Part
 from forgetkit.seeding import Seeds
 from forgetkit.stream import Pool, epoch_batches
-from forgetkit.stream.batches import Shuffled, batch_bounds
+from forgetkit.stream.batches import Offered, batch_bounds
 
 
 def pool(samples: int = 50, size: int = 16) -> Pool:
@@ -76,11 +76,53 @@ def test_augmentation_does_not_shift_the_order() -> None:
     assert orders[0] == orders[1]
 
 
-def test_shuffled_reads_the_same_each_time() -> None:
-    shuffled = Shuffled(pool(), Seeds(4), 16)
-    once, twice = ([label for _, labels in shuffled for label in labels.tolist()] for _ in range(2))
+def test_offered_reads_the_same_each_time() -> None:
+    offered = Offered(pool(), Seeds(4), 16)
+    once, twice = ([label for _, labels in offered for label in labels.tolist()] for _ in range(2))
     assert once == twice
     assert sorted(once) == list(range(50))
     assert once != list(range(50))
-    (inputs, labels) = next(iter(shuffled))
+    (inputs, labels) = next(iter(offered))
     assert torch.equal(inputs, pool().inputs[labels].float() / 255)
+
+
+def test_a_random_offer_is_an_epoch() -> None:
+    """The order and the draws are those of training under the same seeds."""
+    offered, epoch = Offered(pool(), Seeds(4), 16, "random", "crop-flip"), epoch_batches(pool(), 16, "crop-flip", Seeds(4))
+    for (inputs, labels), (others, theirs) in zip(offered, epoch, strict=True):
+        assert torch.equal(inputs, others)
+        assert torch.equal(labels, theirs)
+
+
+@pytest.mark.parametrize("sampling", ["random", "head"])
+@pytest.mark.parametrize(("samples", "sizes"), [(50, [16, 16, 16, 2]), (49, [16, 16, 17]), (48, [16] * 3), (1, [1])])
+def test_a_lone_last_sample_joins_the_batch_before_it(sampling: str, samples: int, sizes: list[int]) -> None:
+    assert [len(labels) for _, labels in Offered(pool(samples), Seeds(0), 16, sampling)] == sizes
+
+
+def test_the_head_is_offered_as_it_stands() -> None:
+    source = pool()
+    batches = list(Offered(source, Seeds(4), 16, "head"))
+    assert torch.equal(torch.cat([labels for _, labels in batches]), torch.arange(50))
+    assert torch.equal(torch.cat([inputs for inputs, _ in batches]), source.inputs.float() / 255)
+    other = list(Offered(source, Seeds(5), 16, "head"))
+    assert all(torch.equal(a, b) for a, b in zip(batches[0], other[0], strict=True)), "a seed has no say in it"
+
+
+def test_the_head_may_be_augmented() -> None:
+    """In the same order; each image is a window of itself, the same each time and another under another seed."""
+    source = pool()
+
+    def images(seed: int) -> torch.Tensor:
+        batches = list(Offered(source, Seeds(seed), 16, "head", "crop-flip"))
+        assert torch.equal(torch.cat([labels for _, labels in batches]), torch.arange(50))
+        return torch.cat([inputs for inputs, _ in batches])
+
+    first = images(1)
+    assert torch.equal(first, images(1))
+    assert not torch.equal(first, images(2))
+    padded = torch.nn.functional.pad(source.inputs, (2, 2, 2, 2))
+    for image, around in zip((first * 255).round().to(torch.uint8), padded, strict=True):
+        windows = [around[:, r : r + 16, c : c + 16] for r in range(5) for c in range(5)]
+        assert any(torch.equal(image, w) or torch.equal(image, w.flip(-1)) for w in windows)
+    assert not torch.equal(first, source.inputs.float() / 255)

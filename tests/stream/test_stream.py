@@ -14,7 +14,7 @@ from forgetkit import registry
 from forgetkit.contracts import Data, Part, Samples
 from forgetkit.errors import ComponentError, ConfigError, DataError, LeakError
 from forgetkit.seeding import Seeds
-from forgetkit.stream import Ledger, Stream, check_data, digest, partition, sizes
+from forgetkit.stream import Ledger, MegaBatch, Stream, check_data, digest, few_shots, noisy, partition, played
 
 
 def part(samples: int) -> Part:
@@ -22,10 +22,15 @@ def part(samples: int) -> Part:
     return Part(ids.astype(np.float32)[:, None], (ids % 3).astype(np.int64))
 
 
+def cut_of(samples: int, count: int, val: float, seed: int) -> tuple[MegaBatch, ...]:
+    """The first ids, cut at random."""
+    return partition(np.arange(samples), count, val, "random", Seeds(seed))
+
+
 @given(samples=st.integers(1, 500), data=st.data(), val=st.sampled_from([0.0, 0.1, 0.29, 0.5, 0.9]))
 def test_the_partition_is_exact(samples: int, data: st.DataObject, val: float) -> None:
     count = data.draw(st.integers(1, samples))
-    cut = partition(samples, count, val, Seeds(data.draw(st.integers(0, 9))))
+    cut = cut_of(samples, count, val, data.draw(st.integers(0, 9)))
     every = np.concatenate([ids for m in cut for ids in (m.train, m.val)])
     lengths = [len(m.train) + len(m.val) for m in cut]
     assert sorted(every) == list(range(samples))
@@ -37,13 +42,110 @@ def test_the_partition_is_exact(samples: int, data: st.DataObject, val: float) -
 
 
 def test_the_partition_is_a_function_of_the_seed() -> None:
-    digests = [digest(partition(100, 7, 0.1, Seeds(seed))) for seed in (0, 0, 1)]
+    digests = [digest(cut_of(100, 7, 0.1, seed)) for seed in (0, 0, 1)]
     assert digests[0] == digests[1] != digests[2]
 
 
 def test_more_mega_batches_than_samples() -> None:
     with pytest.raises(ConfigError, match="11 mega-batches of 10 training samples"):
-        partition(10, 11, 0.1, Seeds(0))
+        cut_of(10, 11, 0.1, 0)
+
+
+@given(ids=st.sets(st.integers(0, 10**6), min_size=1, max_size=60), data=st.data(), val=st.sampled_from([0.0, 0.1, 0.29]))
+def test_a_contiguous_cut_keeps_the_order(ids: set[int], data: st.DataObject, val: float) -> None:
+    """The tail of all is for validation; head and tail are each cut in order, into sizes that differ by one."""
+    given_ids = np.array(data.draw(st.permutations(sorted(ids))))
+    count = data.draw(st.integers(1, len(ids)))
+    held_out = round(val * 100) * len(ids) // 100
+    if len(ids) - held_out < count:
+        with pytest.raises(ConfigError, match=f"--val-fraction {val} .*nothing to train on"):
+            partition(given_ids, count, val, "contiguous", Seeds(0))
+        return
+    cut, other = (partition(given_ids, count, val, "contiguous", Seeds(seed)) for seed in (0, 1))
+    assert digest(cut) == digest(other), "a seed has no say in it"
+    assert [m.index for m in cut] == list(range(1, count + 1))
+    stop = len(ids) - held_out
+    for role, expected in (("train", given_ids[:stop]), ("val", given_ids[stop:])):
+        pieces = [getattr(m, role) for m in cut]
+        assert np.array_equal(np.concatenate(pieces), expected)
+        lengths = [len(piece) for piece in pieces]
+        assert max(lengths) - min(lengths) <= 1
+        assert lengths == sorted(lengths, reverse=True)
+
+
+def test_a_random_cut_of_some_ids_is_of_those() -> None:
+    ids = np.array([7, 3, 100, 42, 8, 9, 5, 1])
+    cut = partition(ids, 3, 0.34, "random", Seeds(2))
+    assert sorted(np.concatenate([part for m in cut for part in (m.train, m.val)])) == sorted(ids)
+    assert [len(m.val) for m in cut] == [1, 1, 0]
+
+
+LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(4), [50, 20, 30, 25]))
+
+
+def test_few_shots_are_so_many_of_each_class() -> None:
+    ids = few_shots(LABELS, "abcd", 20, Seeds(0))
+    assert ids.tolist() == sorted(set(ids.tolist()))
+    assert np.bincount(LABELS[ids]).tolist() == [20] * 4
+    assert set(np.flatnonzero(LABELS == 1)) <= set(ids)  # of those there are no more
+    assert np.array_equal(ids, few_shots(LABELS, "abcd", 20, Seeds(0)))
+    assert not np.array_equal(ids, few_shots(LABELS, "abcd", 20, Seeds(1)))
+    assert few_shots(LABELS, "abcd", None, Seeds(0)).tolist() == list(range(len(LABELS)))
+    with pytest.raises(ConfigError, match="--shots 21: the class b has 20 training samples; use 20 or fewer"):
+        few_shots(LABELS, "abcd", 21, Seeds(0))
+
+
+def test_the_shots_of_a_class_are_its_own() -> None:
+    """Whatever the other classes hold, and each sample of it alike."""
+    fewer = np.where(LABELS == 3, 0, LABELS)  # a class less, and another larger
+    taken = [set(few_shots(labels, "abcd"[:n], 5, Seeds(7))) for labels, n in ((LABELS, 4), (fewer, 3))]
+    for label in (1, 2):
+        own = set(np.flatnonzero(LABELS == label))
+        assert taken[0] & own == taken[1] & own
+    counts = np.zeros(len(LABELS))
+    for seed in range(2000):
+        counts[few_shots(LABELS, "abcd", 5, Seeds(seed))] += 1
+    for label, size in enumerate((50, 20, 30, 25)):
+        share = 5 / size
+        spread = (2000 * share * (1 - share)) ** 0.5
+        assert np.abs(counts[LABELS == label] - 2000 * share).max() < 5 * spread
+
+
+@pytest.mark.parametrize(("draw", "wrong"), [("any", 0.3 * 0.75), ("other", 0.3)])
+def test_noise_falls_on_its_share_of_the_labels(draw: str, wrong: float) -> None:
+    """With ``any``, one draw in four falls on the true label; with ``other`` none does."""
+    labels = np.arange(40_000) % 4
+    before = labels.copy()
+    noised = noisy(labels, 4, 0.3, draw, np.empty(0, np.int64), Seeds(0))
+    assert np.array_equal(labels, before), "a copy is written to"
+    assert noised.dtype == np.int64
+    assert noised.min() >= 0
+    assert noised.max() <= 3
+    spread = (wrong * (1 - wrong) * 40_000) ** 0.5
+    assert abs(int((noised != labels).sum()) - 40_000 * wrong) < 5 * spread
+    shifts = np.bincount((noised - labels) % 4, minlength=4)[1:]  # each wrong label as often as another
+    assert np.abs(shifts - shifts.mean()).max() < 5 * shifts.mean() ** 0.5
+    assert np.array_equal(noised, noisy(labels, 4, 0.3, draw, np.empty(0, np.int64), Seeds(0)))
+    assert not np.array_equal(noised, noisy(labels, 4, 0.3, draw, np.empty(0, np.int64), Seeds(1)))
+
+
+def test_what_is_to_stay_clean_stays_and_shifts_no_other_draw() -> None:
+    labels, clean = np.arange(1000) % 5, np.arange(0, 1000, 3)
+    everywhere, spared = (noisy(labels, 5, 0.5, "other", ids, Seeds(3)) for ids in (clean[:0], clean))
+    assert np.array_equal(spared[clean], labels[clean])
+    rest = np.setdiff1d(np.arange(1000), clean)
+    assert np.array_equal(spared[rest], everywhere[rest])
+    assert (everywhere[clean] != labels[clean]).any()
+
+
+def test_noise_of_nothing_and_of_everything() -> None:
+    labels, nobody = np.arange(300) % 3, np.empty(0, np.int64)
+    assert np.array_equal(noisy(labels, 3, 0, "any", nobody, Seeds(0)), labels)
+    assert (noisy(labels, 3, 1, "other", nobody, Seeds(0)) != labels).all()
+    assert np.array_equal(noisy(labels * 0, 1, 1, "any", nobody, Seeds(0)), labels * 0)
+    with pytest.raises(ConfigError, match="no other to draw"):
+        noisy(labels * 0, 1, 0.5, "other", nobody, Seeds(0))
+    assert np.array_equal(noisy(labels, 3, 0.5, "other", np.arange(300), Seeds(0)), labels)
 
 
 def test_the_ledger_opens_and_closes() -> None:
@@ -81,7 +183,7 @@ class AnySubset:
 )
 def test_only_what_is_at_hand_can_be_read(samples: int, count: int, share: float, seed: int) -> None:
     """Whatever a strategy keeps: at every moment exactly the current pool is readable, in its role."""
-    cut = partition(samples, count, 0.2, Seeds(seed))
+    cut = cut_of(samples, count, 0.2, seed)
     stream = Stream(part(samples), cut, AnySubset(share), Seeds(seed))
     expected = {"train": set(), "val": set()}
     for index, mega_batch in enumerate(cut, 1):
@@ -103,7 +205,7 @@ def test_only_what_is_at_hand_can_be_read(samples: int, count: int, share: float
 
 
 def test_without_replay_reading_the_past_raises() -> None:
-    cut = partition(30, 3, 0.1, Seeds(0))
+    cut = cut_of(30, 3, 0.1, 0)
     stream = Stream(part(30), cut, registry.load().make("replay", "none")[1], Seeds(0))
     first = stream.reveal(1)
     assert len(first.read("train", first.train)) == 9
@@ -116,15 +218,103 @@ def test_without_replay_reading_the_past_raises() -> None:
         first.read("train", first.train)  # an old handle opens nothing either
 
 
-@pytest.mark.parametrize("spec", ["full", "none", "last", "buffer:size=7", "buffer:size=3,rule=grow"])
+def test_what_is_offered_to_score_on() -> None:
+    """Of the mega-batch finished, the first, the one to come, and all that is trained on next; nothing else opens."""
+    cut, seeds = cut_of(60, 4, 0.2, 3), Seeds(3)
+    replay = registry.load().make("replay", "buffer:size=7")[1]
+    through = Stream(part(60), cut, replay, seeds)
+    trained_on = played(part(60).labels, cut, replay, seeds)
+    for index in (1, 2, 3):
+        revealed = through.reveal(index)
+        assert through.offered("finished", index).tolist() == cut[index - 1].train.tolist()
+        assert through.offered("first", index).tolist() == cut[0].train.tolist()
+        with pytest.raises(LeakError):
+            revealed.read("train", cut[index].train)
+        assert through.offered("incoming", index).tolist() == cut[index].train.tolist()
+        union = through.offered("union", index)
+        assert union.tolist() == trained_on[index].tolist()
+        assert revealed.read("train", union).inputs.ravel().tolist() == union.tolist()
+        with pytest.raises(LeakError):
+            revealed.read("val", cut[index].val)  # what arrives is for scoring, and not yet for validation
+        for later in cut[index + 1 :]:
+            with pytest.raises(LeakError):
+                revealed.read("train", later.train)
+        through.retain(index)
+        with pytest.raises(LeakError):
+            revealed.read("train", cut[index].train)  # closed again until it is revealed
+
+
+def test_the_first_that_was_given_up_cannot_be_scored_on() -> None:
+    through = Stream(part(30), cut_of(30, 3, 0.1, 0), registry.load().make("replay", "none")[1], Seeds(0))
+    through.reveal(1)
+    through.retain(1)
+    revealed = through.reveal(2)
+    with pytest.raises(LeakError):
+        revealed.read("train", through.offered("first", 2))
+
+
+def test_looking_at_what_comes_next_changes_nothing() -> None:
+    cut, seeds = cut_of(60, 5, 0.2, 3), Seeds(3)
+    replay = registry.load().make("replay", "buffer:size=4,rule=lure")[1]
+    plain, asked = (Stream(part(60), cut, replay, seeds) for _ in range(2))
+    for index in range(1, 6):
+        one, two = plain.reveal(index), asked.reveal(index)
+        assert (one.train.tolist(), one.val.tolist()) == (two.train.tolist(), two.val.tolist())
+        if index < 5:
+            for score_on in ("union", "incoming", "finished", "first", "union"):
+                asked.offered(score_on, index)
+        plain.retain(index)
+        asked.retain(index)
+
+
+def test_samples_carry_their_role() -> None:
+    roles: list[tuple[str, str]] = []
+
+    class Watching:
+        def retain(self, kept: Samples, arrived: Samples, rng: np.random.Generator) -> np.ndarray:
+            roles.append((kept.role, arrived.role))
+            expected = {m.index: getattr(m, arrived.role).tolist() for m in cut}
+            assert arrived.ids.tolist() in expected.values()
+            return np.concatenate([kept.ids, arrived.ids])
+
+    cut = cut_of(30, 3, 0.2, 0)
+    through = Stream(part(30), cut, Watching(), Seeds(0))
+    for index in (1, 2, 3):
+        through.reveal(index)
+        through.retain(index)
+    assert roles == [("train", "train"), ("val", "val")] * 3
+
+
+@pytest.mark.parametrize("may_repeat", [True, False])
+def test_a_sample_counts_twice_only_for_who_says_so(may_repeat: bool) -> None:
+    class Repeating:
+        def retain(self, kept: Samples, arrived: Samples, rng: np.random.Generator) -> np.ndarray:
+            return np.sort(np.concatenate([kept.ids, arrived.ids, arrived.ids[:1]]))
+
+    Repeating.may_repeat = may_repeat
+    cut = cut_of(30, 3, 0.1, 0)
+    through = Stream(part(30), cut, Repeating(), Seeds(0))
+    through.reveal(1)
+    if not may_repeat:
+        with pytest.raises(ComponentError, match="kept a sample twice"):
+            through.retain(1)
+        return
+    through.retain(1)
+    revealed = through.reveal(2)
+    assert revealed.train.tolist() == sorted([*cut[0].train, cut[0].train[0]]) + cut[1].train.tolist()
+    assert revealed.read("train", revealed.train).inputs.ravel().tolist() == revealed.train.tolist()
+    assert len(played(part(30).labels, cut, Repeating(), Seeds(0))[2]) == 9 * 3 + 2
+
+
+@pytest.mark.parametrize("spec", ["full", "none", "last", "buffer:size=7", "buffer:size=3,rule=per-mega-batch", "buffer:size=4,val_size=2,rule=lure"])
 def test_a_restored_stream_goes_on_as_the_old_one(spec: str) -> None:
-    cut, seeds = partition(60, 5, 0.2, Seeds(3)), Seeds(3)
+    cut, seeds = cut_of(60, 5, 0.2, 3), Seeds(3)
     replay = registry.load().make("replay", spec)[1]
     through = Stream(part(60), cut, replay, seeds)
-    played = []
+    pools = []
     for index in range(1, 6):
         revealed = through.reveal(index)
-        played.append((revealed.train.tolist(), revealed.val.tolist()))
+        pools.append((revealed.train.tolist(), revealed.val.tolist()))
         if index == 3:
             state = through.state()  # as of the end of mega-batch 2
         through.retain(index)
@@ -132,9 +322,9 @@ def test_a_restored_stream_goes_on_as_the_old_one(spec: str) -> None:
     again.restore(state)
     for index in range(3, 6):
         revealed = again.reveal(index)
-        assert (revealed.train.tolist(), revealed.val.tolist()) == played[index - 1]
+        assert (revealed.train.tolist(), revealed.val.tolist()) == pools[index - 1]
         again.retain(index)
-    assert sizes(part(60).labels, cut, replay, seeds) == [len(train) for train, _ in played]
+    assert [ids.tolist() for ids in played(part(60).labels, cut, replay, seeds)] == [train for train, _ in pools]
 
 
 @pytest.mark.parametrize(
@@ -151,7 +341,7 @@ def test_a_strategy_that_breaks_its_promise(keep: Any, complaint: str) -> None:
         def retain(self, kept: Samples, arrived: Samples, rng: np.random.Generator) -> np.ndarray:
             return keep(kept, arrived)
 
-    stream = Stream(part(30), partition(30, 3, 0.1, Seeds(0)), Broken(), Seeds(0))
+    stream = Stream(part(30), cut_of(30, 3, 0.1, 0), Broken(), Seeds(0))
     stream.reveal(1)
     with pytest.raises(ComponentError, match=complaint):
         stream.retain(1)
@@ -165,7 +355,7 @@ def test_labels_follow_their_ids_through_replay() -> None:
             seen.append((kept, arrived))
             return np.concatenate([kept.ids, arrived.ids])[::-2].copy()
 
-    stream = Stream(part(40), partition(40, 4, 0.0, Seeds(1)), Watching(), Seeds(1))
+    stream = Stream(part(40), cut_of(40, 4, 0.0, 1), Watching(), Seeds(1))
     for index in range(1, 5):
         stream.reveal(index)
         stream.retain(index)

@@ -196,15 +196,19 @@ class _Estimate:
     """How long the rest takes, at the pace so far."""
 
     def __init__(self) -> None:
+        self._samples: tuple[int, ...] = ()
         self._total, self._done, self._seconds = 0, 0, 0.0
 
     def notify(self, event: Event) -> None:
         if isinstance(event, RunStarted):
+            self._samples = event.samples
             share = event.done_epochs / event.epochs
             self._total = sum(event.samples[event.done :]) - int(share * event.samples[event.done])
         elif isinstance(event, EpochEnded):
             self._done += event.samples
             self._seconds += event.seconds
+        elif isinstance(event, MegaBatchEnded):  # patience may have ended it before all its samples were seen
+            self._total = self._done + sum(self._samples[event.row.index :])
 
     def left(self) -> float:
         return self._seconds * (self._total - self._done) / self._done if self._done else 0.0

@@ -77,7 +77,11 @@ class Probe(Protocol):
 
 @runtime_checkable
 class Importance(Protocol):
-    """Says how much each parameter entry matters."""
+    """Says how much each parameter entry matters.
+
+    A class attribute ``needs_data = False`` says that it asks for no batches, so that options about the scoring
+    samples are refused beside it instead of being ignored.
+    """
 
     def score(self, probe: Probe) -> Mapping[str, Tensor]:
         """A tensor per name in ``probe.targets``: same shape, float32, finite; HIGHER = KEEP.

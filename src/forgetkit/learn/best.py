@@ -14,16 +14,15 @@ from forgetkit.contracts import Carry
 class Best:
     """Follows validation accuracy through the epochs of one mega-batch.
 
-    Two questions are kept apart: which epoch was best (the highest accuracy, of equal ones the earliest), and how
-    long none has beaten the last that counted by more than ``min_delta`` (a fraction of one).
+    An epoch is better where it beats the best so far by more than ``min_delta`` (a fraction of one); of equal ones
+    the earliest stays.
     """
 
     carry: Carry
     patience: int
     min_delta: float
     epoch: int = 0
-    accuracy: float = -1.0
-    counted: float = -1.0
+    accuracy: float | None = None
     waited: int = 0
     weights: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
@@ -39,14 +38,12 @@ class Best:
 
     def note(self, epoch: int, accuracy: float, model: nn.Module) -> None:
         """An epoch ended with this validation accuracy."""
-        if accuracy > self.accuracy:
-            self.epoch, self.accuracy = epoch, accuracy
-            if self.carry == "best-val":
-                self.weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
-        if accuracy > self.counted + self.min_delta:
-            self.counted, self.waited = accuracy, 0
-        else:
+        if self.accuracy is not None and accuracy <= self.accuracy + self.min_delta:
             self.waited += 1
+            return
+        self.epoch, self.accuracy, self.waited = epoch, accuracy, 0
+        if self.carry == "best-val":
+            self.weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
 
     def settle(self, model: nn.Module, last: int) -> int:
         """Give ``model`` the weights to carry on; return the epoch they are of."""
@@ -57,8 +54,7 @@ class Best:
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds of it."""
-        numbers = {"epoch": self.epoch, "accuracy": self.accuracy, "counted": self.counted, "waited": self.waited}
-        return {**numbers, "weights": self.weights}
+        return {"epoch": self.epoch, "accuracy": self.accuracy, "waited": self.waited, "weights": self.weights}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go back to a :meth:`state`."""

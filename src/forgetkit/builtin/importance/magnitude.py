@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -25,6 +26,8 @@ class Magnitude:
 
     Source: table 8 of Ramkumar et al., 2023.
     """
+
+    needs_data: ClassVar[bool] = False
 
     def score(self, probe: Probe) -> Mapping[str, Tensor]:
         """|θ|, a parameter at a time."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -21,6 +22,8 @@ class Random:
 
     Source: named in appendix A.2 of Ramkumar et al., 2023, whose table 8 has no row for it.
     """
+
+    needs_data: ClassVar[bool] = False
 
     def score(self, probe: Probe) -> Mapping[str, Tensor]:
         """U(0, 1), drawn on the CPU so that a device changes nothing."""
