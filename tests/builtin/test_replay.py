@@ -134,7 +134,9 @@ def test_per_mega_batch_keeps_what_it_has_and_adds(size, sizes, seed):
 def test_per_mega_batch_draws_every_subset_of_the_arrived_alike():
     rng = np.random.default_rng(1)
     kept, arrived = samples(np.array([50, 51]), 9), samples(np.arange(5), 5)
-    drawn = Counter(tuple(Buffer(2, rule="per-mega-batch").retain(kept, arrived, rng)[:2].tolist()) for _ in range(3000))
+    drawn = Counter(
+        tuple(Buffer(2, rule="per-mega-batch").retain(kept, arrived, rng)[:2].tolist()) for _ in range(3000)
+    )
     assert set(drawn) == set(combinations(range(5), 2))
     check_equally_likely(drawn, 10)
 

@@ -181,7 +181,9 @@ def test_what_initialise_leaves_alone_is_not_fresh():
     """An old value does not pass for a fresh one."""
     model = nn.Sequential(nn.Linear(5, 6), nn.LayerNorm(6), nn.Linear(6, CLASSES))
     with pytest.raises(ComponentError, match=r"'1\.weight'.*initialise\(\) of LayerNorm") as caught:
-        forgetting.unlearn(model, None, importance=None, reinit=Cold(), seeds=Seeds(0), birth=Birth(initialise=initialise))
+        forgetting.unlearn(
+            model, None, importance=None, reinit=Cold(), seeds=Seeds(0), birth=Birth(initialise=initialise)
+        )
     assert "\n" not in str(caught.value)
 
 

@@ -7,9 +7,10 @@ streams, where a draw has to be repeated (crops and mirrors, the random split).
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,15 @@ def require_released(before: Tensors, after: Tensors, masks: Tensors) -> None:
             require_uniform(after[name][mask], bound(old))
 
 
+def rounded(threshold: float) -> Any:
+    """A threshold in float32, give or take the roundings of |θ g|."""
+    return pytest.approx(threshold, rel=2**-22, abs=0)
+
+
+def joined(pieces: Iterable[Sequence[int]]) -> list[int]:
+    return [number for piece in pieces for number in piece]
+
+
 def reset_counts(masks: Tensors) -> dict[str, dict[str, int]]:
     """What a report says of a masked reset of weights."""
     return {name: {"size": mask.numel(), "reset": int(mask.sum())} for name, mask in masks.items() if is_weight(name)}
@@ -131,7 +141,7 @@ def norms_of(model: nn.Module) -> set[str]:
     return {f"{path}.{local}" for path, module in layers for local, _ in module.named_parameters()}
 
 
-# ------------------------------------------------------------------------------------------------- networks of the paper
+# ------------------------------------------------------------------------------------------------ networks of the paper
 
 
 @dataclass(frozen=True)
@@ -233,7 +243,7 @@ def test_lure_code_forgets_what_the_released_code_forgets(trained: dict[str, Sub
     assert report.as_dict()["layers"] == reset_counts(masks)
     assert report.reset == sum(int(mask.sum()) for mask in weights.values())
     assert report.scored == sum(mask.numel() for mask in masks.values())
-    assert report.threshold == threshold
+    assert report.threshold == rounded(threshold)
     assert report.optimizer_cleared == 0
     assert not report.buffers
     for key, value in subject.momentum.items():
@@ -241,7 +251,7 @@ def test_lure_code_forgets_what_the_released_code_forgets(trained: dict[str, Sub
     selected = sum(int(mask.sum()) for mask in masks.values())
     assert selected > report.reset, "no bias or shift was at or below the threshold, so the test shows little"
     if name == "resnet18":
-        assert selected == int(0.2 * RESNET18)
+        assert 0 <= selected - int(0.2 * RESNET18) < 10  # more than one score may be the threshold
     else:  # dead channels: far more than a fifth score exactly zero, and all of them go
         assert threshold == 0
         assert selected > 1.01 * 0.2 * report.scored
@@ -253,20 +263,20 @@ def test_lure_code_forgets_what_the_released_code_forgets(trained: dict[str, Sub
 
 
 def test_lure_code_draws_scales_from_minus_one_to_one() -> None:
-    """With nearly everything below the threshold, so that there are hundreds of scales to look at."""
+    """With everything at or below the threshold, so that there are hundreds of scales to look at."""
     subject = Subject.trained("convnet:width=128", size=8)
     before = subject.state
-    masks, _ = released_mask(subject.scores(torch.arange(100)), 0.95)
+    masks, _ = released_mask(subject.scores(torch.arange(100)), 1.0)
     offers = registry.load(entry_points=False)
-    options = {"preset": "lure-code", "model": "convnet:width=128", "reinit.masked.fraction": 0.95}
+    options = {"preset": "lure-code", "model": "convnet:width=128", "reinit.masked.fraction": 1.0}
     subject.forget(config.resolve({**options, "device": "cpu"}, offers))
     require_released(before, subject.state, masks)
     names = [name for name in norms_of(subject.model) if is_weight(name)]
     scales = torch.cat([subject.state[name][masks[name]] for name in names])
-    assert len(scales) > 200
+    assert len(scales) == 128 + 256 + 256
     require_uniform(scales, 1.0)
     assert 0.4 < float((scales < 0).float().mean()) < 0.6
-    assert float(scales.std()) == pytest.approx(1 / math.sqrt(3), rel=0.1)
+    assert float(scales.std()) == pytest.approx(1 / math.sqrt(3), rel=0.05)
 
 
 def test_paper_forgets_what_the_text_forgets_on_resnet18(
@@ -410,7 +420,7 @@ class Ran:
 
 def ran(preset: str, out: Path, data: Pictures = Pictures(), **options: Any) -> Ran:
     diary = Diary()
-    base = {"model": "convnet:width=6", "mega_batches": 3, "epochs": 2, "threads": 1, "device": "cpu", "seed": 9}
+    base = {"model": "convnet:width=6", "mega_batches": 3, "threads": 1, "device": "cpu", "seed": 9}
     given = {**base, "preset": preset, "dataset": data, "interventions": [diary], "out": str(out), **options}
     return Ran(forgetkit.run({"checkpoint_seconds": 1e6, **given}), diary, data)
 
@@ -421,7 +431,7 @@ def contiguous(samples: int, mega_batches: int) -> tuple[list[list[int]], list[l
     def cut(ids: Sequence[int]) -> list[list[int]]:
         size, more = divmod(len(ids), mega_batches)
         stops = [number * size + min(number, more) for number in range(mega_batches + 1)]
-        return [list(ids[start:stop]) for start, stop in zip(stops, stops[1:], strict=False)]
+        return [list(ids[start:stop]) for start, stop in itertools.pairwise(stops)]
 
     stop = samples - samples // 10
     return cut(range(stop)), cut(range(stop, samples))
@@ -430,7 +440,7 @@ def contiguous(samples: int, mega_batches: int) -> tuple[list[list[int]], list[l
 def scored_first(replay: str, index: int, pieces: list[list[int]]) -> list[int]:
     """What the released loader gives once mega-batch ``index`` is done: what is kept, then what arrives, in order."""
     kept = {"full": pieces[:index], "last": pieces[index - 1 : index], "none": []}[replay]
-    return [sample for piece in (*kept, pieces[index]) for sample in piece]
+    return joined([*kept, pieces[index]])
 
 
 @pytest.mark.parametrize(("samples", "mega_batches"), [(367, 3), (100, 7), (109, 4), (40, 1)])
@@ -440,12 +450,12 @@ def test_contiguous_is_the_head_for_training_and_the_tail_for_validation(samples
     train, val = contiguous(samples, mega_batches)
     assert [piece.train.tolist() for piece in cut] == train
     assert [piece.val.tolist() for piece in cut] == val
-    assert sum(train + val, []) == list(range(samples))
+    assert joined(train + val) == list(range(samples))
 
 
 @pytest.mark.parametrize(("replay", "mega_batches"), [("full", 3), ("full", 6), ("last", 3), ("none", 3), ("none", 6)])
 def test_lure_code_in_a_run_masks_what_the_released_code_masks(tmp_path: Path, replay: str, mega_batches: int) -> None:
-    run = ran("lure-code", tmp_path, replay=replay, mega_batches=mega_batches)
+    run = ran("lure-code", tmp_path, replay=replay, mega_batches=mega_batches, epochs=2)
     train, val = contiguous(run.data.train, mega_batches)
     part = run.data.parts()[0]
     for index in range(1, mega_batches):
@@ -456,7 +466,7 @@ def test_lure_code_in_a_run_masks_what_the_released_code_masks(tmp_path: Path, r
         scores = saliency(model, torch.from_numpy(part.inputs[ids]).float() / 255, torch.from_numpy(part.labels[ids]))
         masks, threshold = released_mask(scores)
         assert row["unlearn"]["layers"] == reset_counts(masks)
-        assert row["unlearn"]["threshold"] == threshold
+        assert row["unlearn"]["threshold"] == rounded(threshold)
         assert row["unlearn"]["scored"] == run.result["parameters"] == sum(mask.numel() for mask in masks.values())
         assert row["unlearn"]["optimizer_cleared"] == 0
         before, after = run.saved(index), run.diary.begun[index + 1]
@@ -467,12 +477,12 @@ def test_lure_code_in_a_run_masks_what_the_released_code_masks(tmp_path: Path, r
     for index in (mega_batches - 1, mega_batches):  # the states kept to resume from
         stream, kept = run.point(index)["stream"], {"full": slice(index - 1), "last": slice(index - 2, index - 1)}
         for role, pieces in (("train", train), ("val", val)):
-            expected = [] if replay == "none" else sum(pieces[kept[replay]], [])
+            expected = [] if replay == "none" else joined(pieces[kept[replay]])
             assert stream[role]["ids"].tolist() == expected
 
 
 def test_lure_code_scores_on_augmented_samples(tmp_path: Path) -> None:
-    run = ran("lure-code", tmp_path, augment="crop-flip", mega_batches=2)
+    run = ran("lure-code", tmp_path, augment="crop-flip", mega_batches=2, epochs=2)
     part = run.data.parts()[0]
     ids = scored_first("full", 1, contiguous(run.data.train, 2)[0])
     rng = Seeds(9).within("unlearn", 1, "score").torch("augment")
@@ -499,7 +509,7 @@ def test_lure_code_in_a_run_of_the_papers_network(tmp_path: Path) -> None:
     inputs = torch.from_numpy(part.inputs[:100]).float() / 255
     masks, threshold = released_mask(saliency(run.model(1), inputs, torch.from_numpy(part.labels[:100])))
     assert run.rows[0]["unlearn"]["layers"] == reset_counts(masks)
-    assert run.rows[0]["unlearn"]["threshold"] == threshold
+    assert run.rows[0]["unlearn"]["threshold"] == rounded(threshold)
     require_released(run.saved(1), run.point(2)["model"], masks)
 
 
@@ -517,7 +527,7 @@ def test_lure_code_carries_the_best_epoch_on(tmp_path: Path) -> None:
     for row in run.rows:
         index = row["index"]
         accuracies = run.val_accuracies(index)
-        seen = sum(val[:index], [])
+        seen = joined(val[:index])
         counted = [run.right(run.diary.ended[index, epoch].weights, part, seen) for epoch in range(1, epochs + 1)]
         assert accuracies == [right / len(seen) for right in counted]
         assert row["epochs"] == epochs
@@ -526,7 +536,7 @@ def test_lure_code_carries_the_best_epoch_on(tmp_path: Path) -> None:
         carried = run.diary.ended[index, row["carried_epoch"]].weights
         saved = run.saved(index)
         assert all(torch.equal(saved[name], value) for name, value in carried.items())
-        ids = sum(train[:index], [])
+        ids = joined(train[:index])
         assert row["train_accuracy"] == run.right(carried, part, ids) / len(ids)
         assert row["val_accuracy"] == max(accuracies)
         assert row["test_errors"] == len(test) - run.right(carried, test, slice(None))
@@ -545,7 +555,7 @@ def test_lure_code_carries_the_best_epoch_on(tmp_path: Path) -> None:
 
 
 def test_paper_in_a_run(tmp_path: Path, differentiated: list[tuple[Tensor, Tensor]]) -> None:
-    run = ran("paper", tmp_path, epochs=3, seed=4)
+    run = ran("paper", tmp_path, Pictures(train=375), epochs=3, seed=4)
     part = run.data.parts()[0]
     pieces = np.array_split(Seeds(4).numpy("split").permutation(run.data.train), 3)
     whole = {image.tobytes(): number for number, image in enumerate(part.inputs)}
@@ -585,14 +595,15 @@ def test_paper_in_a_run(tmp_path: Path, differentiated: list[tuple[Tensor, Tenso
     assert all(torch.equal(final[name], value) for name, value in run.diary.ended[3, 3].weights.items())
 
 
-def epochs_until(accuracies: Sequence[float], patience: int, min_delta: float) -> int:
-    """How many epochs there are before ``patience`` in a row have brought no gain above ``min_delta``."""
-    best, waited = -math.inf, 0
+def followed(accuracies: Sequence[float], patience: int, min_delta: float) -> tuple[int, int]:
+    """After which epoch a mega-batch ends, and which was the last to be better by more than ``min_delta``."""
+    best, better = -math.inf, 0
     for epoch, accuracy in enumerate(accuracies, 1):
-        best, waited = (accuracy, 0) if accuracy > best + min_delta else (best, waited + 1)
-        if waited == patience:
-            return epoch
-    return len(accuracies)
+        if accuracy > best + min_delta:
+            best, better = accuracy, epoch
+        if epoch - better == patience:
+            return epoch, better
+    return len(accuracies), better
 
 
 @pytest.mark.parametrize(
@@ -601,21 +612,19 @@ def epochs_until(accuracies: Sequence[float], patience: int, min_delta: float) -
     ids=["as it is", "a gain that does not count", "another patience"],
 )
 def test_alma_ends_a_mega_batch_by_its_patience(tmp_path: Path, method: str, changes: dict[str, Any]) -> None:
-    data, model = Pictures(noise=0.3), "mlp:width=8"
-    preset = {"epochs": 100, "patience": 25, "min_delta": 0.001}
-    run = ran("alma", tmp_path, data, model=model, method=method, mega_batches=3, lr=0.05, **{**preset, **changes})
-    rule = {**preset, **changes}
+    run = ran("alma", tmp_path, Pictures(noise=0.3), model="mlp:width=8", method=method, **changes)
+    rule = {"epochs": 100, "patience": 25, "min_delta": 0.001, **changes}
+    heard = {row["index"]: run.val_accuracies(row["index"]) for row in run.rows}
     for row in run.rows:
-        accuracies = run.val_accuracies(row["index"])
-        assert row["epochs"] == len(accuracies)
-        assert row["epochs"] == epochs_until(accuracies, rule["patience"], rule["min_delta"])
+        accuracies = heard[row["index"]]
+        assert len(accuracies) == row["epochs"] <= rule["epochs"]
+        assert (row["epochs"], row["carried_epoch"]) == followed(accuracies, rule["patience"], rule["min_delta"])
+        assert row["epochs"] in (rule["epochs"], row["carried_epoch"] + rule["patience"])
         assert row["samples_seen"] == row["epochs"] * row["train_samples"]
-        assert row["carried_epoch"] == earliest_best(accuracies)
         carried, saved = run.diary.ended[row["index"], row["carried_epoch"]].weights, run.saved(row["index"])
         assert all(torch.equal(saved[name], value) for name, value in carried.items())
     assert any(row["epochs"] < rule["epochs"] for row in run.rows), "patience never acted"
-    if "min_delta" in changes:
-        gains = [run.val_accuracies(row["index"]) for row in run.rows]
-        assert any(epochs_until(values, 3, 0) != len(values) or values[-1] > values[0] for values in gains)
+    if changes.get("min_delta"):
+        assert any(followed(values, 3, 0) != followed(values, 3, 0.1) for values in heard.values()), "nor did min-delta"
     assert run.diary.memory == {1: 0, 2: 0, 3: 0}
-    assert all(run.diary.ended[row["index"], 1].momentum for row in run.rows), "there was a memory to lose"
+    assert all(run.diary.ended[row["index"], 1].momentum for row in run.rows), "there was no memory to lose"

@@ -88,7 +88,10 @@ def test_offered_reads_the_same_each_time() -> None:
 
 def test_a_random_offer_is_an_epoch() -> None:
     """The order and the draws are those of training under the same seeds."""
-    offered, epoch = Offered(pool(), Seeds(4), 16, "random", "crop-flip"), epoch_batches(pool(), 16, "crop-flip", Seeds(4))
+    offered, epoch = (
+        Offered(pool(), Seeds(4), 16, "random", "crop-flip"),
+        epoch_batches(pool(), 16, "crop-flip", Seeds(4)),
+    )
     for (inputs, labels), (others, theirs) in zip(offered, epoch, strict=True):
         assert torch.equal(inputs, others)
         assert torch.equal(labels, theirs)

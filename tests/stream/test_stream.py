@@ -51,7 +51,9 @@ def test_more_mega_batches_than_samples() -> None:
         cut_of(10, 11, 0.1, 0)
 
 
-@given(ids=st.sets(st.integers(0, 10**6), min_size=1, max_size=60), data=st.data(), val=st.sampled_from([0.0, 0.1, 0.29]))
+@given(
+    ids=st.sets(st.integers(0, 10**6), min_size=1, max_size=60), data=st.data(), val=st.sampled_from([0.0, 0.1, 0.29])
+)
 def test_a_contiguous_cut_keeps_the_order(ids: set[int], data: st.DataObject, val: float) -> None:
     """The tail of all is for validation; head and tail are each cut in order, into sizes that differ by one."""
     given_ids = np.array(data.draw(st.permutations(sorted(ids))))
@@ -306,7 +308,17 @@ def test_a_sample_counts_twice_only_for_who_says_so(may_repeat: bool) -> None:
     assert len(played(part(30).labels, cut, Repeating(), Seeds(0))[2]) == 9 * 3 + 2
 
 
-@pytest.mark.parametrize("spec", ["full", "none", "last", "buffer:size=7", "buffer:size=3,rule=per-mega-batch", "buffer:size=4,val_size=2,rule=lure"])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "full",
+        "none",
+        "last",
+        "buffer:size=7",
+        "buffer:size=3,rule=per-mega-batch",
+        "buffer:size=4,val_size=2,rule=lure",
+    ],
+)
 def test_a_restored_stream_goes_on_as_the_old_one(spec: str) -> None:
     cut, seeds = cut_of(60, 5, 0.2, 3), Seeds(3)
     replay = registry.load().make("replay", spec)[1]
