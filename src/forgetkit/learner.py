@@ -187,7 +187,8 @@ class Learner:
 
         @cache
         def begun() -> Mapping[str, torch.Tensor]:
-            return {**(network := learn.network(builder, inputs, seeds)).state_dict(), **dict(network.named_buffers())}
+            network = learn.network(builder, inputs, seeds)
+            return {**network.state_dict(), **dict(network.named_buffers())}
 
         return forgetting.Birth(build, initialise, lambda name: begun()[name])
 

@@ -71,6 +71,28 @@ STATEFUL = {
     "importance": "fisher:variant=sampled,samples=20",
 }
 COLD = {**PLAIN, "method": "cold", "replay": "buffer:size=5,rule=per-mega-batch", "epochs": 2}
+CODE = {
+    **PLAIN,
+    "preset": "lure-code",
+    "mega_batches": 3,
+    "replay": "buffer:size=9",  # whose rule repeats samples
+    "reinit": "masked:fresh=rewind",
+    "label_noise": 0.2,
+    "bn_stats": "recalibrate",
+    "lr": 0.5,  # so that the best epoch is not always the last
+}
+PATIENT = {
+    **PLAIN,
+    "optimizer": "adamw",
+    "schedule": "cosine",
+    "optimizer_state": "fresh",
+    "carry": "best-val",
+    "patience": 2,
+    "val_fraction": 0.3,
+    "lr": 0.05,
+    "shots": 18,
+    "epochs": 6,
+}
 
 
 class Stop:
@@ -99,13 +121,24 @@ def run(plugin):
     return call
 
 
-@pytest.mark.parametrize("options", [PLAIN, STATEFUL, COLD], ids=["plain", "stateful", "cold"])
+@pytest.mark.parametrize(
+    "options", [PLAIN, STATEFUL, COLD, CODE, PATIENT], ids=["plain", "stateful", "cold", "code", "patient"]
+)
 def test_stopped_at_any_event(run, workdir, options, substance, digests, result_of):
     stop = Stop()
     whole = run({**options, "name": "whole"}, stop=stop)
     events = len(stop.heard)
     assert stop.heard[-1] == "RunEnded"
-    assert events == 2 + options["mega_batches"] * (2 + 2 * options["epochs"]) + options["mega_batches"] - 2
+    epochs = [row["epochs"] for row in whole["mega_batches"]]
+    if options is PATIENT:
+        assert min(epochs) < options["epochs"], "patience ends nothing, so the test shows less"
+    else:
+        assert epochs == [options["epochs"]] * options["mega_batches"]
+    if options in (CODE, PATIENT):
+        assert any(row["carried_epoch"] < row["epochs"] for row in whole["mega_batches"])
+    # Each epoch ends and, but for the last of those configured, leaves a state; each mega-batch is revealed and ends.
+    states = sum(done - (done == options["epochs"]) for done in epochs)
+    assert events == 2 + sum(epochs) + states + 4 * options["mega_batches"] - 2
     for number in range(events):
         name = f"{number:02}"
         folder = workdir / "runs" / name
