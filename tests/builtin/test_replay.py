@@ -19,10 +19,13 @@ from forgetkit.builtin.replay.buffer import Buffer
 from forgetkit.builtin.replay.full import Full
 from forgetkit.builtin.replay.last import Last
 from forgetkit.builtin.replay.none import Nothing
-from forgetkit.contracts import Replay, Samples
+from forgetkit.contracts import Replay, Role, Samples
 from forgetkit.errors import OptionError
 
-STRATEGIES = [Full(), Nothing(), Last(), Buffer(size=5), Buffer(size=5, rule="per-mega-batch")]
+STRATEGIES = [
+    *(Full(), Nothing(), Last()),
+    *(Buffer(size=5), Buffer(size=5, rule="per-mega-batch"), Buffer(size=5, rule="lure")),
+]
 UNLIKELY = 1e-6
 """The probability that a right strategy would fail a statistical test, had the seed not been fixed."""
 
@@ -33,19 +36,21 @@ any_strategy = st.one_of(
 )
 
 
-def samples(ids: NDArray[np.int64], seen: int) -> Samples:
-    return Samples(ids, ids % 3, seen)
+def samples(ids: NDArray[np.int64], seen: int, role: Role = "train") -> Samples:
+    return Samples(ids, ids % 3, seen, role)
 
 
-def stream(strategy: Replay, sizes: list[int], rng: np.random.Generator, first: int = 0) -> Iterator[tuple]:
+def stream(
+    strategy: Replay, sizes: list[int], rng: np.random.Generator, first: int = 0, role: Role = "train"
+) -> Iterator[tuple]:
     """What was kept, what arrived and what is kept of both, a mega-batch at a time."""
     ids = first + rng.permutation(sum(sizes))
-    kept = samples(ids[:0], 0)
+    kept = samples(ids[:0], 0, role)
     for size in sizes:
-        arrived = samples(ids[kept.seen : kept.seen + size], size)
+        arrived = samples(ids[kept.seen : kept.seen + size], size, role)
         result = strategy.retain(kept, arrived, rng)
         yield kept, arrived, result
-        kept = samples(result, kept.seen + size)
+        kept = samples(result, kept.seen + size, role)
 
 
 def check_equally_likely(counts: Counter, outcomes: int) -> None:
@@ -65,9 +70,13 @@ def test_every_strategy_is_offered_under_its_name():
 
 def test_options():
     assert Buffer() == Buffer(size=186, rule="reservoir")
+    assert Buffer().val_size is None
     built = options.build("buffer", Buffer, options.parse("buffer:20,rule=per-mega-batch"))
     assert built == Buffer(size=20, rule="per-mega-batch")
-    for spec in ["buffer:size=0", "buffer:rule=fifo", "full:size=3"]:
+    built = options.build("buffer", Buffer, options.parse("buffer:20,val-size=7,rule=lure"))
+    assert built == Buffer(size=20, val_size=7, rule="lure")
+    assert options.build("buffer", Buffer, options.parse("buffer:val_size=none")) == Buffer()
+    for spec in ["buffer:size=0", "buffer:val_size=0", "buffer:rule=fifo", "buffer:rule=grow", "full:size=3"]:
         parsed = options.parse(spec)
         with pytest.raises(OptionError):
             options.build(parsed.name, forgetkit_replay()[parsed.name], parsed)
@@ -139,6 +148,71 @@ def test_per_mega_batch_draws_every_subset_of_the_arrived_alike():
     )
     assert set(drawn) == set(combinations(range(5), 2))
     check_equally_likely(drawn, 10)
+
+
+# The buffer of the LURE code
+
+
+@given(st.integers(1, 20), sizes_of_mega_batches, st.integers(0, 2**32))
+def test_lure_appends_draws_from_the_mega_batch_and_itself(size, sizes, seed):
+    """What is kept stays, as often as it was; what is drawn was at hand, each copy once at most."""
+    for kept, arrived, result in stream(Buffer(size, rule="lure"), sizes, np.random.default_rng(seed)):
+        before, now = Counter(kept.ids.tolist()), Counter(result.tolist())
+        at_hand = before + Counter(arrived.ids.tolist())
+        assert result.dtype == np.int64
+        assert result.tolist() == sorted(result.tolist())
+        assert before <= now
+        assert now - before <= at_hand
+        assert len(result) - len(kept) == min(size, at_hand.total())
+
+
+def test_lure_grows_by_its_size_and_repeats():
+    """Where there is enough, so many more each time: 1,274 by the eighth mega-batch, as in the code."""
+    *before, (_, _, last) = stream(Buffer(182, rule="lure"), [5625] * 7, np.random.default_rng(0))
+    assert [len(result) for _, _, result in before] == [182 * at for at in range(1, 7)]
+    assert len(last) == 1274
+    assert len(np.unique(last)) < 1274
+    assert len(np.unique(before[0][2])) == 182
+
+
+def test_lure_draws_every_subset_of_what_is_at_hand_alike():
+    rng = np.random.default_rng(6)
+    kept, arrived = samples(np.array([50, 51]), 9), samples(np.arange(3), 3)
+    drawn: Counter = Counter()
+    for _ in range(3000):
+        result = Counter(Buffer(2, rule="lure").retain(kept, arrived, rng).tolist()) - Counter([50, 51])
+        drawn[tuple(sorted(result.elements()))] += 1
+    assert set(drawn) == set(combinations([0, 1, 2, 50, 51], 2))
+    check_equally_likely(drawn, 10)
+
+
+def test_only_lure_may_repeat():
+    repeating = {rule: Buffer(rule=rule).may_repeat for rule in ("reservoir", "per-mega-batch", "lure")}
+    assert repeating == {"reservoir": False, "per-mega-batch": False, "lure": True}
+
+
+# What holds for every rule of the buffer
+
+
+@pytest.mark.parametrize("rule", ["reservoir", "per-mega-batch", "lure"])
+@given(size=st.integers(1, 20), other=st.integers(1, 20), sizes=sizes_of_mega_batches, seed=st.integers(0, 2**32))
+def test_validation_samples_have_a_size_of_their_own(rule, size, other, sizes, seed):
+    """With ``val_size`` they are kept as a buffer of that size would keep training samples; without, as those are."""
+
+    def kept(buffer: Buffer, role: Role) -> list[list[int]]:
+        return [result.tolist() for _, _, result in stream(buffer, sizes, np.random.default_rng(seed), role=role)]
+
+    assert kept(Buffer(size, other, rule), "train") == kept(Buffer(size, None, rule), "train")
+    assert kept(Buffer(size, other, rule), "val") == kept(Buffer(other, None, rule), "train")
+    assert kept(Buffer(size, None, rule), "val") == kept(Buffer(size, None, rule), "train")
+
+
+@pytest.mark.parametrize("rule", ["reservoir", "per-mega-batch", "lure"])
+def test_a_buffer_larger_than_the_stream_is_refused(rule):
+    Buffer(90, rule=rule).check([40, 30, 20])
+    with pytest.raises(OptionError, match="buffer: size=91 is more than the 90 training samples") as caught:
+        Buffer(91, rule=rule).check([40, 30, 20])
+    assert "\n" not in str(caught.value)
 
 
 # The reservoir

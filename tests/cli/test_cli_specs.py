@@ -209,6 +209,53 @@ def test_a_value_of_another_type_is_refused(text, hint):
     assert hint in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("given", "samples"),
+    [
+        ("1", 1), ("1024", 1024), (" 7 ", 7), (5, 5),
+        ("0.2", 0.2), ("0.999", 0.999), (".5", 0.5), ("2e-1", 0.2), ("1E-9", 1e-9), (0.25, 0.25),
+        ("none", None), (None, None),
+    ],
+)  # fmt: skip
+def test_an_amount_is_a_count_or_a_share_or_all(given, samples):
+    """A whole number counts and a decimal one is a share, whichever its value: 1 is one sample."""
+    snip = OFFERS.find("importance", "snip").component
+    made = options.build("snip", snip, options.Spec("snip", None, {"samples": given}))
+    assert (made.samples, type(made.samples)) == (samples, type(samples))
+    spelled = options.spelled("snip", made)
+    assert OFFERS.make("importance", spelled) == (spelled, made)
+    assert OFFERS.make("importance", snip(samples=samples))[1] == made
+
+
+@pytest.mark.parametrize(
+    "given", ["0", "-3", "1.0", "0.0", "1.5", "-0.2", "2.", "1e3", "nan", "inf", "true", "all", "", "1/5", "20%",
+              0, -1, 1.0, 0.0, 2.5, float("nan"), True, False, [1]],
+)  # fmt: skip
+def test_what_is_no_amount_is_refused(given):
+    snip = OFFERS.find("importance", "snip").component
+    with pytest.raises(OptionError, match="a count from 1, a share between 0 and 1") as caught:
+        options.build("snip", snip, options.Spec("snip", None, {"samples": given}))
+    assert "\n" not in str(caught.value)
+    with pytest.raises(OptionError):
+        OFFERS.make("importance", snip(samples=given))
+
+
+@pytest.mark.parametrize(
+    ("given", "start"), [("1", 1), ("11", 11), ("0.0", 0.0), (".43", 0.43), ("0e1", 0.0), (3, 3), (0.0, 0.0)]
+)
+def test_a_start_is_a_layer_or_a_share(given, start):
+    llf = OFFERS.find("reinit", "llf").component
+    made = options.build("llf", llf, options.Spec("llf", None, {"start": given}))
+    assert (made.start, type(made.start)) == (start, type(start))
+
+
+@pytest.mark.parametrize("given", ["0", "-1", "1.0", "-0.1", "nan", "none", "x", 0, 1.0, True, None])
+def test_what_is_no_start_is_refused(given):
+    llf = OFFERS.find("reinit", "llf").component
+    with pytest.raises(OptionError, match="the share that is kept, from 0.0 and below 1, or the layer to begin with"):
+        options.build("llf", llf, options.Spec("llf", None, {"start": given}))
+
+
 def test_a_path_means_the_same_from_every_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "me"))

@@ -12,7 +12,8 @@ from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 import forgetkit
 from forgetkit.errors import ComponentError, NothingMatchedError, OptionError
-from forgetkit.forgetting import head_of
+from forgetkit.forgetting import Scoring, head_of
+from forgetkit.forgetting.anatomy import names_in
 
 WORDS = [(torch.randint(7, (9, 3), generator=torch.Generator().manual_seed(0)), torch.arange(9) % CLASSES)]
 REINITS = ["masked", "masked:fraction=1", "cold", "llf:start=0.0", "rifle", "shrink-perturb"]
@@ -324,6 +325,124 @@ def test_a_parametrised_network_says_that_it_must_be_built_anew(reinit):
     with pytest.raises(ComponentError, match=r"parametrizations\.weight\.original.*build=") as caught:
         forgetkit.unlearn(normalised(), vectors(3), reinit=reinit)
     assert "\n" not in str(caught.value)
+
+
+# Which parameters are in a scope
+
+
+def scopes(model: nn.Module) -> dict[str, set[str]]:
+    return {scope: names_in(model, scope) for scope in ("all", "weights", "conv-linear", "norm")}
+
+
+class Kernel(nn.Module):
+    """Has a kernel, and does not call it a weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernel, self.weight_scale = nn.Parameter(torch.ones(3, 3)), nn.Parameter(torch.ones(3))
+
+
+@pytest.mark.parametrize(
+    ("module", "weights", "kernels", "norm"),
+    [
+        (nn.Linear(3, 4), {"weight"}, {"weight"}, set()),
+        (nn.Conv2d(3, 4, 3, groups=1), {"weight"}, {"weight"}, set()),
+        (nn.ConvTranspose1d(3, 4, 3, bias=False), {"weight"}, {"weight"}, set()),
+        (nn.Embedding(5, 3), {"weight"}, {"weight"}, set()),
+        (nn.BatchNorm2d(4), {"weight"}, set(), {"weight", "bias"}),
+        (nn.GroupNorm(2, 4), {"weight"}, set(), {"weight", "bias"}),
+        (nn.LayerNorm([4, 3, 3]), {"weight"}, set(), {"weight", "bias"}),  # of three dimensions, and no kernel
+        (nn.RMSNorm([4, 3]), {"weight"}, set(), {"weight"}),
+        (nn.InstanceNorm1d(4, affine=True), {"weight"}, set(), {"weight", "bias"}),
+        (nn.BatchNorm1d(4, affine=False), set(), set(), set()),
+        (nn.PReLU(4), {"weight"}, set(), set()),
+        (
+            nn.LSTM(3, 4, proj_size=2),
+            {"weight_ih_l0", "weight_hh_l0", "weight_hr_l0"},
+            {"weight_ih_l0", "weight_hh_l0", "weight_hr_l0"},
+            set(),
+        ),
+        (
+            nn.MultiheadAttention(4, 2, add_bias_kv=True),
+            {"in_proj_weight", "out_proj.weight"},
+            {"in_proj_weight", "out_proj.weight"},
+            set(),
+        ),
+        (
+            nn.MultiheadAttention(4, 2, kdim=3, vdim=3),
+            {"q_proj_weight", "k_proj_weight", "v_proj_weight", "out_proj.weight"},
+            {"q_proj_weight", "k_proj_weight", "v_proj_weight", "out_proj.weight"},
+            set(),
+        ),
+        (Kernel(), {"weight_scale"}, set(), set()),
+    ],
+    ids=lambda value: repr(value).partition("\n")[0] if isinstance(value, nn.Module) else "",
+)
+def test_what_a_module_calls_a_weight_and_what_is_a_kernel(module, weights, kernels, norm):
+    everything = {name for name, _ in module.named_parameters()}
+    assert scopes(module) == {"all": everything, "weights": weights, "conv-linear": kernels, "norm": norm}
+    inside = scopes(nn.Sequential(nn.ReLU(), nn.Sequential(module)))  # where it stands has no say
+    assert inside["weights"] == {f"1.0.{name}" for name in weights}
+    assert inside["norm"] == {f"1.0.{name}" for name in norm}
+
+
+@pytest.mark.parametrize(
+    ("module", "weights", "kernels", "norm"),
+    [
+        (weight_norm(nn.Linear(3, 4)), {"weight.original0", "weight.original1"}, {"weight.original0", "weight.original1"}, set()),
+        (weight_norm(nn.Conv2d(3, 4, 3), dim=None), {"weight.original0", "weight.original1"}, {"weight.original1"}, set()),
+        (spectral_norm(nn.Linear(3, 4)), {"weight.original"}, {"weight.original"}, set()),
+        (weight_norm(nn.LayerNorm(4)), {"weight.original0", "weight.original1"}, set(), {"weight.original0", "weight.original1"}),
+        (weight_norm(weight_norm(nn.MultiheadAttention(4, 2), "in_proj_weight"), "in_proj_bias"),
+         {"in_proj_weight.original0", "in_proj_weight.original1"},
+         {"in_proj_weight.original0", "in_proj_weight.original1"}, set()),
+    ],
+    ids=["linear", "of no dimension", "spectral", "norm", "attention"],
+)  # fmt: skip
+def test_what_parametrises_a_weight_is_that_weight(module, weights, kernels, norm):
+    """A bias that is parametrised is none, whatever torch calls the parts; their kind is that of what computes."""
+    found = scopes(module)
+    assert found["all"] == {name for name, _ in module.named_parameters()}
+    others = {"out_proj.weight"} if isinstance(module, nn.MultiheadAttention) else set()
+    assert found["weights"] == {f"parametrizations.{name}" for name in weights} | others
+    assert found["conv-linear"] == {f"parametrizations.{name}" for name in kernels} | others
+    assert found["norm"] == {f"parametrizations.{name}" for name in norm} | ({"bias"} if norm else set())
+
+
+def test_a_shared_parameter_is_in_scope_once_under_its_first_name():
+    assert scopes(Tied()) == {
+        "all": {"table.weight", "mix.weight", "mix.bias"},
+        "weights": {"table.weight", "mix.weight"},
+        "conv-linear": {"table.weight", "mix.weight"},
+        "norm": set(),
+    }
+
+
+def test_a_name_says_nothing():
+    """Not of a module, and not of a parameter beyond its module's word for it."""
+    model = nn.Sequential()
+    model.add_module("bn_weight", nn.Linear(3, 3))
+    model.add_module("downsample", nn.BatchNorm1d(3))
+    assert scopes(model) == {
+        "all": {"bn_weight.weight", "bn_weight.bias", "downsample.weight", "downsample.bias"},
+        "weights": {"bn_weight.weight", "downsample.weight"},
+        "conv-linear": {"bn_weight.weight"},
+        "norm": {"downsample.weight", "downsample.bias"},
+    }
+
+
+def test_a_scope_that_holds_nothing_trainable():
+    model = nn.Sequential(nn.Linear(5, CLASSES), nn.LayerNorm(CLASSES))
+    model[0].weight.requires_grad_(False)
+    before = values(model)
+    with pytest.raises(NothingMatchedError, match="score-params=conv-linear: Sequential has no such parameter") as caught:
+        forgetkit.unlearn(model, vectors(3), scoring=Scoring(params="conv-linear"))
+    assert "\n" not in str(caught.value)
+    assert set(forgetkit.score(model, vectors(3), scoring=Scoring(params="weights"))) == {"1.weight"}
+    for reinit in ("masked:params=conv-linear,fraction=1", "shrink-perturb:params=conv-linear"):
+        with pytest.raises(NothingMatchedError, match="matched no parameter"):
+            forgetkit.unlearn(model, vectors(3), reinit=reinit)
+    assert changed(model, before) == {}
 
 
 def test_nothing_to_train_nothing_to_forget():

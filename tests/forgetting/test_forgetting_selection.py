@@ -172,6 +172,108 @@ def test_many_ties_favour_no_tensor():
         assert abs(int(mask.sum()) - 0.2 * n) <= 5 * spread
 
 
+@given(
+    pool=pools,
+    fraction=fractions,
+    dtype=st.sampled_from(DTYPES),
+    which=st.sampled_from(["lowest", "highest"]),
+    ties=st.sampled_from(["random", "stable", "drop"]),
+    rounding=st.sampled_from(["down", "up"]),
+)
+@example([[0.0, -0.0, 1.0], [-0.0]], 0.5, torch.float32, "highest", "stable", "down")
+@example([[0.0, -0.0, 1.0], [-0.0]], 0.5, torch.float32, "lowest", "drop", "up")
+@example([[1.0, 1.0], [1.0]], 0.2, torch.float64, "highest", "drop", "up")
+@example([[3.4e38, -3.4e38], []], 0.5, torch.float32, "highest", "random", "down")
+@settings(max_examples=300, deadline=None)
+def test_every_way_to_select_as_a_full_sort(pool, fraction, dtype, which, ties, rounding):
+    """Entries in the order of a stable sort: so many, or all down to the last of them and what equals it."""
+    tensors = [torch.tensor(values, dtype=torch.float64).to(dtype) for values in pool]
+    scores = {str(at): tensor[tensor.isfinite()] for at, tensor in enumerate(tensors)}
+    everything = [float(value) for value in pooled(scores)]
+    sign = 1 if which == "lowest" else -1
+    order = sorted(range(len(everything)), key=lambda at: sign * everything[at])
+    product = Decimal(str(fraction)) * len(everything)
+    count = math.floor(product) if rounding == "down" else math.ceil(product)
+
+    masks, threshold = select(scores, fraction, Seeds(0), which=which, ties=ties, rounding=rounding)
+    taken = pooled(masks).nonzero().flatten().tolist()
+
+    assert all(masks[name].shape == score.shape for name, score in scores.items())
+    if count == 0:
+        assert (taken, threshold) == ([], None)
+        return
+    last = everything[order[count - 1]]
+    assert threshold == last
+    if ties == "stable":
+        assert taken == sorted(order[:count])
+    elif ties == "drop":
+        assert taken == [at for at, value in enumerate(everything) if sign * value <= sign * last]
+        assert len(taken) >= count
+    else:
+        assert len(taken) == count
+        assert {at for at, value in enumerate(everything) if sign * value < sign * last} <= set(taken)
+        assert all(sign * everything[at] <= sign * last for at in taken)
+
+
+@given(
+    st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=30), fractions,
+    st.sampled_from(["stable", "drop"]),
+)  # fmt: skip
+@example([1e300, 1e301, -1e301, 1e302], 0.5, "stable")
+@example([5e-324, -5e-324, 0.0, -0.0], 0.5, "stable")
+@settings(max_examples=150, deadline=None)
+def test_the_highest_are_the_lowest_of_the_negated(values, fraction, ties):
+    score = torch.tensor(values, dtype=torch.float64)
+    masks, threshold = select({"a": score}, fraction, Seeds(0), which="highest", ties=ties)
+    others, negated = select({"a": -score}, fraction, Seeds(0), ties=ties)
+    assert torch.equal(masks["a"], others["a"])
+    assert threshold == (None if negated is None else -negated)
+
+
+@given(st.integers(0, 1000), st.integers(0, 10**12))
+def test_the_count_rounded_up(thousandths, total):
+    assert count_of(thousandths / 1000, total, "up") == -(-thousandths * total // 1000)
+
+
+def test_what_rounding_up_keeps_is_the_papers_table_10():
+    assert 11_173_962 - count_of(0.2, 11_173_962, "up") == 8_939_169
+    assert count_of(0.29, 100, "up") == 29  # though 0.29 * 100 is 28.999999999999996, and 0.07 * 100 more than 7
+    assert count_of(0.07, 100, "up") == 7
+    assert count_of(1e-9, 7, "up") == 1
+    assert count_of(0, 7, "up") == 0
+
+
+@pytest.mark.parametrize("which", ["lowest", "highest"])
+def test_a_million_entries_in_order_or_all_that_tie(which):
+    """Half a million scores are one of six values: so many of the first of them, or every one."""
+    rng = torch.Generator().manual_seed(0)
+    scores = {
+        "distinct": torch.randn(1000, 500, generator=rng),
+        "ties": torch.randint(-3, 3, (499_999,), generator=rng) / 2,
+        "one": torch.randn((), generator=rng),
+    }
+    everything = pooled(scores)
+    order = everything.sort(stable=True, descending=which == "highest").indices
+    stable, threshold = select(scores, 0.1, Seeds(0), which=which, ties="stable")
+    expected = torch.zeros(1_000_000, dtype=torch.bool)
+    expected[order[:100_000]] = True
+    assert torch.equal(pooled(stable), expected)
+    assert threshold == float(everything[order[99_999]]) == (-1.5 if which == "lowest" else 1)
+    dropped, _ = select(scores, 0.1, Seeds(0), which=which, ties="drop")
+    beyond = everything <= threshold if which == "lowest" else everything >= threshold
+    assert torch.equal(pooled(dropped), beyond)
+    assert int(beyond.sum()) > 110_000
+
+
+@pytest.mark.parametrize("which", ["lowest", "highest"])
+def test_stable_and_drop_draw_nothing(which):
+    scores = {"a": torch.zeros(50), "b": torch.zeros(50)}
+    for ties, expected in (("stable", list(range(30))), ("drop", list(range(100)))):
+        for seed in (1, 2):
+            masks = select(scores, 0.3, Seeds(seed), which=which, ties=ties)[0]
+            assert pooled(masks).nonzero().flatten().tolist() == expected
+
+
 def test_ties_are_a_function_of_the_seed():
     scores = {"a": torch.zeros(50), "b": torch.zeros(50)}
     first, again, other = (pooled(select(scores, 0.3, Seeds(seed))[0]) for seed in (1, 1, 2))
@@ -239,9 +341,23 @@ def test_scores_that_change_between_two_passes():
         select(Drifting(), 0.5, Seeds(0))
 
 
-def test_select_is_the_same_thing():
-    scores = {"a": torch.rand(30, generator=torch.Generator().manual_seed(0)), "b": torch.zeros(20)}
-    masks = forgetkit.select(scores, fraction=0.3, seed=4)
-    expected = select(scores, 0.3, Seeds(4))[0]
+@pytest.mark.parametrize(
+    "given",
+    [{}, {"which": "highest"}, {"ties": "drop"}, {"ties": "stable", "which": "highest"}, {"rounding": "up"}],
+    ids=str,
+)
+def test_select_is_the_same_thing(given):
+    scores = {"a": torch.rand(31, generator=torch.Generator().manual_seed(0)), "b": torch.zeros(20)}
+    masks = forgetkit.select(scores, fraction=0.3, seed=4, **given)
+    expected = select(scores, 0.3, Seeds(4), **given)[0]
     assert masks.keys() == expected.keys()
     assert all(torch.equal(mask, expected[name]) for name, mask in masks.items())
+    plain = forgetkit.select(scores, fraction=0.3, seed=4)
+    assert all(torch.equal(mask, plain[name]) for name, mask in masks.items()) == (not given)
+
+
+@pytest.mark.parametrize("given", [{"which": "middle"}, {"ties": "first"}, {"rounding": "nearest"}], ids=str)
+def test_a_word_that_select_does_not_know(given):
+    with pytest.raises(OptionError, match="{}='{}' is none of".format(*next(iter(given.items())))) as caught:
+        forgetkit.select({"a": torch.rand(3)}, fraction=0.5, **given)
+    assert "\n" not in str(caught.value)

@@ -19,11 +19,14 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import forgetkit
 from forgetkit import registry
+from forgetkit.forgetting import Scoring
 from forgetkit.forgetting.probe import GuardedProbe, ReadAgain
 from forgetkit.seeding import Seeds, global_state, preserved_global_state
 
 CRITERIA = [
     "snip",
+    "snip:samples=0.5,reduce=mean-abs",
+    "snip:reduce=per-sample",
     "fisher",
     "fisher:variant=sampled",
     "fisher:variant=exact",
@@ -176,6 +179,24 @@ def test_nothing_is_touched(importance, place, batching):
     assert scores.keys() == expected.keys() == {n for n, p in model.named_parameters() if p.requires_grad}
     assert all(same_bits(score, expected[name]) for name, score in scores.items())
     assert not any(score.requires_grad or score.is_inference() for score in scores.values())
+
+
+@pytest.mark.parametrize("place", sorted(PLACES))
+@pytest.mark.parametrize("importance", ["snip", "snip:reduce=mean-abs", "fisher:variant=batch", "magnitude", "random"])
+def test_nothing_is_touched_in_training_mode_either(importance, place):
+    """Statistics move while scoring, and come back; dropout draws from the seed."""
+    model, batches, scoring = mixed(), images(5, 3, 2), Scoring(mode="train")
+    expected = forgetkit.score(model, batches, importance=importance, seed=3, scoring=scoring)
+    random.seed(5), np.random.seed(6), torch.manual_seed(7)
+    with PLACES[place]():
+        snapshot = Snapshot(model)
+        scores = forgetkit.score(model, batches, importance=importance, seed=3, scoring=scoring)
+        snapshot.check()
+    assert scores.keys() == {n for n, p in model.named_parameters() if p.requires_grad}
+    assert all(same_bits(score, expected[name]) for name, score in scores.items())
+    as_always = forgetkit.score(model, batches, importance=importance, seed=3)
+    same = [torch.equal(score, as_always[name]) for name, score in scores.items()]
+    assert all(same) if importance in ("magnitude", "random") else not any(same)
 
 
 @pytest.mark.parametrize("importance", CRITERIA)

@@ -91,11 +91,6 @@ def require_released(before: Tensors, after: Tensors, masks: Tensors) -> None:
             require_uniform(after[name][mask], bound(old))
 
 
-def rounded(threshold: float) -> Any:
-    """A threshold in float32, give or take the roundings of |θ g|."""
-    return pytest.approx(threshold, rel=2**-22, abs=0)
-
-
 def joined(pieces: Iterable[Sequence[int]]) -> list[int]:
     return [number for piece in pieces for number in piece]
 
@@ -116,7 +111,7 @@ def require_paper_masks(scores: Tensors, masks: Tensors) -> None:
     keep = math.floor(0.8 * len(pooled))
     assert int(reset.sum()) == len(pooled) - keep
     threshold = pooled.kthvalue(len(pooled) - keep).values
-    near = (pooled - threshold).abs() <= threshold * 2**-22
+    near = (pooled - threshold).abs() <= threshold * 2**-24
     assert torch.equal(reset[~near], pooled[~near] < threshold)
     assert int(near.sum()) < 20, "so many ties say nothing"
 
@@ -243,7 +238,7 @@ def test_lure_code_forgets_what_the_released_code_forgets(trained: dict[str, Sub
     assert report.as_dict()["layers"] == reset_counts(masks)
     assert report.reset == sum(int(mask.sum()) for mask in weights.values())
     assert report.scored == sum(mask.numel() for mask in masks.values())
-    assert report.threshold == rounded(threshold)
+    assert report.threshold == threshold
     assert report.optimizer_cleared == 0
     assert not report.buffers
     for key, value in subject.momentum.items():
@@ -466,7 +461,7 @@ def test_lure_code_in_a_run_masks_what_the_released_code_masks(tmp_path: Path, r
         scores = saliency(model, torch.from_numpy(part.inputs[ids]).float() / 255, torch.from_numpy(part.labels[ids]))
         masks, threshold = released_mask(scores)
         assert row["unlearn"]["layers"] == reset_counts(masks)
-        assert row["unlearn"]["threshold"] == rounded(threshold)
+        assert row["unlearn"]["threshold"] == threshold
         assert row["unlearn"]["scored"] == run.result["parameters"] == sum(mask.numel() for mask in masks.values())
         assert row["unlearn"]["optimizer_cleared"] == 0
         before, after = run.saved(index), run.diary.begun[index + 1]
@@ -509,7 +504,7 @@ def test_lure_code_in_a_run_of_the_papers_network(tmp_path: Path) -> None:
     inputs = torch.from_numpy(part.inputs[:100]).float() / 255
     masks, threshold = released_mask(saliency(run.model(1), inputs, torch.from_numpy(part.labels[:100])))
     assert run.rows[0]["unlearn"]["layers"] == reset_counts(masks)
-    assert run.rows[0]["unlearn"]["threshold"] == rounded(threshold)
+    assert run.rows[0]["unlearn"]["threshold"] == threshold
     require_released(run.saved(1), run.point(2)["model"], masks)
 
 
@@ -608,7 +603,7 @@ def followed(accuracies: Sequence[float], patience: int, min_delta: float) -> tu
 
 @pytest.mark.parametrize(
     ("method", "changes"),
-    [("warm", {}), ("lure", {"patience": 3, "min_delta": 0.1}), ("cold", {"patience": 2, "epochs": 40})],
+    [("warm", {}), ("lure", {"patience": 8, "min_delta": 0.15, "lr": 0.05}), ("cold", {"patience": 2, "epochs": 40})],
     ids=["as it is", "a gain that does not count", "another patience"],
 )
 def test_alma_ends_a_mega_batch_by_its_patience(tmp_path: Path, method: str, changes: dict[str, Any]) -> None:
@@ -625,6 +620,8 @@ def test_alma_ends_a_mega_batch_by_its_patience(tmp_path: Path, method: str, cha
         assert all(torch.equal(saved[name], value) for name, value in carried.items())
     assert any(row["epochs"] < rule["epochs"] for row in run.rows), "patience never acted"
     if changes.get("min_delta"):
-        assert any(followed(values, 3, 0) != followed(values, 3, 0.1) for values in heard.values()), "nor did min-delta"
+        assert any(followed(values, 8, 0) != followed(values, 8, 0.15) for values in heard.values()), (
+            "nor did min-delta"
+        )
     assert run.diary.memory == {1: 0, 2: 0, 3: 0}
     assert all(run.diary.ended[row["index"], 1].momentum for row in run.rows), "there was no memory to lose"

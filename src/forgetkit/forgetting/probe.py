@@ -139,10 +139,10 @@ class GuardedProbe:
         """The gradient of the mean loss over all batches; each counts by its size."""
         total, seen = self.zeros(), 0
         for inputs, targets in self.batches(samples):
-            for name, grad in self.grads(inputs, targets).items():
-                total[name] += len(targets) * grad
             seen += len(targets)
-        return {name: gradient / seen for name, gradient in total.items()}
+            for name, grad in self.grads(inputs, targets).items():
+                total[name].lerp_(grad, len(targets) / seen)  # of one batch: its gradient to the bit
+        return total
 
     def reached(self, inputs: Tensor, targets: Tensor) -> dict[str, Tensor | None]:
         """As :meth:`grads`, with None for a parameter that the loss does not depend on."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -39,14 +39,19 @@ class Snip:
 
     def _mean_of_absolutes(self, probe: Probe) -> dict[str, Tensor]:
         """The mean of |g| over batches, each counted by its size, or over samples."""
-        total, seen = probe.zeros(), 0
+        mean, seen = probe.zeros(), 0
         for inputs, targets in probe.batches(self.samples):
-            if self.reduce == "mean-abs":
-                for name, gradient in probe.grads(inputs, targets).items():
-                    total[name] += len(targets) * gradient.abs()
-            else:
-                for chunk in probe.sample_grads(inputs, targets):
-                    for name, gradients in chunk.items():
-                        total[name] += gradients.abs().sum(0)
-            seen += len(targets)
-        return {name: gradient / seen for name, gradient in total.items()}
+            for count, absolutes in self._absolutes(probe, inputs, targets):
+                seen += count
+                for name, absolute in absolutes.items():
+                    mean[name].lerp_(absolute, count / seen)  # of one batch: its own to the bit
+        return mean
+
+    def _absolutes(self, probe: Probe, inputs: Tensor, targets: Tensor) -> Iterator[tuple[int, dict[str, Tensor]]]:
+        """Of so many samples, the mean |g|: the batch's gradient, or those of its samples."""
+        if self.reduce == "mean-abs":
+            yield len(targets), {name: gradient.abs() for name, gradient in probe.grads(inputs, targets).items()}
+            return
+        for chunk in probe.sample_grads(inputs, targets):
+            count = len(next(iter(chunk.values())))
+            yield count, {name: gradients.abs().mean(0) for name, gradients in chunk.items()}
