@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
+from collections import ChainMap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -223,7 +224,7 @@ def resolve(given: Mapping[str, Any], registry: Registry) -> Plan:
     }
     config = _validated(everything, objects)
     wanted = {key: objects.get(key, getattr(config, key)) for key in _KIND_OF}
-    wanted["importance"], wanted["reinit"] = _method(config.method, wanted["importance"], wanted["reinit"], registry)
+    wanted["importance"], wanted["reinit"] = _method(config.method, wanted["importance"], wanted["reinit"], make)
 
     spelled: dict[str, Any] = {}
     made: dict[str, Any] = {"importance": None}
@@ -261,7 +262,7 @@ def resolve(given: Mapping[str, Any], registry: Registry) -> Plan:
         metrics=_metrics(several["metrics"], registry),
         observers=tuple(c for _, c in several["observers"]),
         plugins=registry.plugins,
-        departures=_departures(resolved, expected, spelled, _Workshop(registry, base).make),
+        departures=_departures(resolved, expected, spelled, _Workshop(registry, base)),
     )
 
 
@@ -360,12 +361,22 @@ class _Workshop:
 
     def make(self, key: str, spec: Any) -> tuple[str, Any]:
         """The SPEC of a component, spelled out, and the component."""
-        defaults: dict[str, dict[str, Any]] = {}
+        return self.registry.make(_KIND_OF[key], spec, self._tables(key))
+
+    def spelled_defaults(self, key: str, name: str) -> dict[str, str]:
+        """The options of a component that nobody gives."""
+        offer = self.registry.find(_KIND_OF[key], name)
+        held = [t for written, t in self._tables(key).items() if self.registry.find(_KIND_OF[key], written) is offer]
+        return options.spelled_defaults(name, offer.component, ChainMap(*held))
+
+    def _tables(self, key: str) -> dict[str, dict[str, Any]]:
+        """By the name of a component, the defaults given for its options."""
+        tables: dict[str, dict[str, Any]] = {}
         for path, value in self.layers.items():
             component, dot, option = path.rpartition(".")
             if dot and component.partition(".")[0] == key:
-                defaults.setdefault(component.partition(".")[2], {})[option] = value
-        return self.registry.make(_KIND_OF[key], spec, defaults)
+                tables.setdefault(component.partition(".")[2], {})[option] = value
+        return tables
 
 
 def _check_defaults(given: Mapping[str, Any], registry: Registry) -> None:
@@ -467,7 +478,7 @@ def _idle(config: RunConfig, made: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _departures(
-    config: RunConfig, expected: RunConfig, spelled: Mapping[str, str], make: Callable[[str, Any], tuple[str, Any]]
+    config: RunConfig, expected: RunConfig, spelled: Mapping[str, str], preset: _Workshop
 ) -> dict[str, dict[str, Any]]:
     """Each option of the protocol that is not as the preset has it, those of components included."""
     ours, theirs = config.model_dump(mode="json"), expected.model_dump(mode="json")
@@ -482,11 +493,10 @@ def _departures(
         spec = spelled.get(key)
         if spec is None or "." in _name(spec):  # an object given in Python is nothing that a preset knows
             continue
-        mine, preset = options.parse(spec).options, options.parse(make(key, _name(spec))[0]).options
-        for option, value in mine.items():
-            if value != preset[option]:
-                path = f"{key}.{_name(spec)}.{_flag(option)}"
-                found[path] = {"value": value, "preset": preset[option]}
+        theirs = preset.spelled_defaults(key, _name(spec))
+        for option, value in options.parse(spec).options.items():
+            if value != theirs.get(option, value):  # an option without a default is the user's to choose
+                found[f"{key}.{_name(spec)}.{_flag(option)}"] = {"value": value, "preset": theirs[option]}
     return found
 
 
@@ -494,7 +504,9 @@ def _needs_scores(reinit: object) -> bool:
     return bool(getattr(reinit, "needs_scores", False))
 
 
-def _method(name: str | None, importance: Any, reinit: Any, registry: Registry) -> tuple[Any, Any]:
+def _method(
+    name: str | None, importance: Any, reinit: Any, make: Callable[[str, Any], tuple[str, Any]]
+) -> tuple[Any, Any]:
     """The criterion and the reinit method: a shorthand's, unless one is named itself."""
     if name is not None and name not in METHODS:
         raise ConfigError(f"no method is called '{name}'; {closest(name, METHODS)}")
@@ -503,7 +515,7 @@ def _method(name: str | None, importance: Any, reinit: Any, registry: Registry) 
     base_importance, base_reinit = METHODS[name] if name is not None else ("snip", "masked")
     reinit = reinit if reinit is not None else base_reinit
     if importance is None:
-        needs = _needs_scores(registry.make("reinit", reinit)[1])
+        needs = _needs_scores(make("reinit", reinit)[1])
         importance = (base_importance or "snip") if needs else None
     return importance, reinit
 

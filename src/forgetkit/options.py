@@ -112,6 +112,14 @@ def build(name: str, component: type, spec: Spec, defaults: Mapping[str, Any] = 
     return _construct(name, component, {key: _value(name, known[key], text) for key, text in given.items()})
 
 
+def spelled_defaults(name: str, component: type, defaults: Mapping[str, Any]) -> dict[str, str]:
+    """Each option that has a default, spelled out: that in ``defaults``, else the component's own."""
+    values = [(option, defaults.get(option.name, option.default)) for option in options_of(component)]
+    return {
+        option.name: _text(_value(name, option, value)) for option, value in values if value is not dataclasses.MISSING
+    }
+
+
 def check_option(name: str, component: type, key: str, value: Any) -> None:
     """``OptionError`` where a component has no such option, or not with this value."""
     known = {option.name: option for option in options_of(component)}

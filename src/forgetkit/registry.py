@@ -148,7 +148,9 @@ class Registry:
         else:
             parsed = options.parse(spec)
             name = parsed.name
-            component = options.build(name, self.find(kind, name).component, parsed, defaults.get(name, {}))
+            offer = self.find(kind, name)
+            held = [given for written, given in defaults.items() if self.find(kind, written) is offer]
+            component = options.build(name, offer.component, parsed, {k: v for given in held for k, v in given.items()})
         contract = _CONTRACTS.get(kind)
         if contract is not None and not isinstance(component, contract):
             verbs = " and ".join(f"{verb}()" for verb in _VERBS[kind])

@@ -252,7 +252,7 @@ def test_a_start_is_a_layer_or_a_share(given, start):
 @pytest.mark.parametrize("given", ["0", "-1", "1.0", "-0.1", "nan", "none", "x", 0, 1.0, True, None])
 def test_what_is_no_start_is_refused(given):
     llf = OFFERS.find("reinit", "llf").component
-    with pytest.raises(OptionError, match="the share that is kept, from 0.0 and below 1, or the layer to begin with"):
+    with pytest.raises(OptionError, match=r"the share that is kept, from 0\.0 and below 1, or the layer to begin with"):
         options.build("llf", llf, options.Spec("llf", None, {"start": given}))
 
 

@@ -183,6 +183,31 @@ def test_refused_before_anything_is_written(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.xfail(strict=True, raises=ValueError, reason="the first mega-batch alone is asked for validation samples")
+@pytest.mark.parametrize("watching", [{"carry": "best-val"}, {"patience": 1, "epochs": 3}], ids=str)
+@pytest.mark.parametrize(
+    "cut", [{"split": "contiguous", "mega_batches": 9}, {"val_fraction": 0.125, "mega_batches": 11}], ids=str
+)
+def test_a_later_mega_batch_without_validation_samples_is_refused_before_it_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut: dict, watching: dict
+) -> None:
+    """80 in 9 leave the last none of 8 at the end, 80 in 11 an eighth of 7; with full replay there is always one."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"--val-fraction .* none to validate on"):
+        forgetkit.run({**SMALL, **cut, **watching, "replay": "none"})
+    assert not list(tmp_path.iterdir())
+    result = forgetkit.run({**SMALL, **cut, **watching, "replay": "full"})
+    assert all(row["carried_epoch"] >= 1 for row in result["mega_batches"])
+
+
+def test_without_validation_samples_of_its_own_a_mega_batch_has_no_gap(tmp_path: Path) -> None:
+    options = {**SMALL, "split": "contiguous", "mega_batches": 9, "replay": "none", "out": tmp_path}
+    result = forgetkit.run(options)
+    assert [row["val_samples"] for row in result["mega_batches"]] == [1] * 8 + [0]
+    assert [row["val_accuracy"] is None for row in result["mega_batches"]] == [False] * 8 + [True]
+    assert result["generalization_gap"] is None
+
+
 def test_features_cannot_be_mirrored(tmp_path: Path) -> None:
     labels = np.arange(40) % 2
     arrays = {f"x_{part}": np.random.default_rng(0).random((40, 3)) for part in ("train", "test")}

@@ -365,7 +365,9 @@ def test_a_cold_start_with_the_same_network_each_time():
 
 
 @pytest.mark.parametrize(
-    "give", [lambda m: m.state_dict(), lambda m: {n: t.double() for n, t in values(m).items()}], ids=["state", "float64"]
+    "give",
+    [lambda m: m.state_dict(), lambda m: {n: t.double() for n, t in values(m).items()}],
+    ids=["state", "float64"],
 )
 def test_a_state_will_do_to_rewind_to(give: Callable[[nn.Module], dict[str, Tensor]]):
     model, start = convnet(), convnet(seed=8)

@@ -86,7 +86,10 @@ def test_a_share_of_the_samples_on_offer(share, samples):
     for given in (batches, iter(batches)):
         check(forgetkit.score(model, given, importance=f"snip:samples={share}"), expected)
     for everything in ("none", 9, 10):
-        check(forgetkit.score(model, batches, importance=f"snip:samples={everything}"), sensitivity(model, inputs, targets))
+        check(
+            forgetkit.score(model, batches, importance=f"snip:samples={everything}"),
+            sensitivity(model, inputs, targets),
+        )
 
 
 def test_the_mean_of_absolute_gradients():
@@ -136,7 +139,9 @@ def test_in_training_mode_each_batch_has_its_own_statistics():
     assert float(along.max()) < 1e-4 * float((gradient * model[0].weight.detach()).abs().max())
 
 
-@pytest.mark.parametrize("importance", ["snip:reduce=per-sample", "fisher", "fisher:variant=sampled", "fisher:variant=exact"])
+@pytest.mark.parametrize(
+    "importance", ["snip:reduce=per-sample", "fisher", "fisher:variant=sampled", "fisher:variant=exact"]
+)
 def test_single_samples_need_a_batch_of_their_own(importance):
     with pytest.raises(OptionError, match="score-mode=eval: in training mode batch normalisation mixes") as caught:
         forgetkit.score(convnet(), images(5), importance=importance, scoring=Scoring(mode="train"))
@@ -144,7 +149,6 @@ def test_single_samples_need_a_batch_of_their_own(importance):
     assert set(forgetkit.score(mlp(6), vectors(5), importance=importance, scoring=Scoring(mode="train")))
 
 
-@pytest.mark.xfail(strict=True, reason="vmap refuses what draws")
 @pytest.mark.parametrize("importance", ["snip:reduce=per-sample", "fisher"])
 def test_single_samples_under_dropout_draw_each_its_own(importance):
     """In training mode, from the seed."""

@@ -102,7 +102,7 @@ def test_the_shots_of_a_class_are_its_own() -> None:
     fewer = np.where(LABELS == 3, 0, LABELS)  # a class less, and another larger
     taken = [set(few_shots(labels, "abcd"[:n], 5, Seeds(7))) for labels, n in ((LABELS, 4), (fewer, 3))]
     for label in (1, 2):
-        own = set(np.flatnonzero(LABELS == label))
+        own = set(np.flatnonzero(label == LABELS))
         assert taken[0] & own == taken[1] & own
     counts = np.zeros(len(LABELS))
     for seed in range(2000):
@@ -110,7 +110,7 @@ def test_the_shots_of_a_class_are_its_own() -> None:
     for label, size in enumerate((50, 20, 30, 25)):
         share = 5 / size
         spread = (2000 * share * (1 - share)) ** 0.5
-        assert np.abs(counts[LABELS == label] - 2000 * share).max() < 5 * spread
+        assert np.abs(counts[label == LABELS] - 2000 * share).max() < 5 * spread
 
 
 @pytest.mark.parametrize(("draw", "wrong"), [("any", 0.3 * 0.75), ("other", 0.3)])

@@ -175,7 +175,7 @@ class GuardedProbe:
         def one(leaves: dict[str, Tensor], sample: Tensor, target: Tensor, weight: Tensor) -> Tensor:
             return self._loss(self._call(leaves, sample.unsqueeze(0)), target.unsqueeze(0)) * weight
 
-        each = torch.func.vmap(torch.func.grad(one), in_dims=(None, 0, 0, 0))
+        each = torch.func.vmap(torch.func.grad(one), in_dims=(None, 0, 0, 0), randomness="different")
         bytes_per_sample = sum(t.numel() * t.element_size() for t in self._targets.values())
         chunk = max(1, _SAMPLE_GRADS_BYTES // max(1, bytes_per_sample))
         for start in range(0, len(targets), chunk):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from torch import Tensor, nn
@@ -49,34 +49,44 @@ def settle(
         return []
     if how == "recalibrate" and batches is None:
         raise OptionError("bn-stats=recalibrate looks at data: give batches of (inputs, targets)")
-    own = {buffer for layer in layers.values() for buffer in layer.buffers()}
-    before = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    places = {(module, name) for module in layers.values() for name, _ in module.named_buffers(recurse=False)}
+    before = [(module, name, buffer, buffer.clone()) for module, name, buffer in _buffers(model)]
     undo.append(lambda: _put_back(before))
     for layer in layers.values():
         layer.reset_running_stats()
     if how == "recalibrate" and batches is not None:
-        _measure(model, layers, batches, seed)
-        _put_back((buffer, value) for buffer, value in before if buffer not in own)
+        _measure(model, batches, seed)
+        _put_back(place for place in before if place[:2] not in places)
     return [f"{name}.{local}" if name else local for name, part in layers.items() for local, _ in part.named_buffers()]
 
 
-def _measure(
-    model: nn.Module, layers: Mapping[str, _BatchNorm], batches: Iterable[tuple[Any, Tensor]], seed: int
-) -> None:
+def _measure(model: nn.Module, batches: Iterable[tuple[Any, Tensor]], seed: int) -> None:
     modes = [(module, module.training) for module in model.modules()]
-    momenta = [(layer, layer.momentum) for layer in layers.values()]
+    momenta = [(module, module.momentum) for module in model.modules() if isinstance(module, _BatchNorm)]
+    like = next(p for p in model.parameters() if p.is_floating_point())
     try:
         with global_state(seed):
-            update_bn(batches, model, next(model.parameters()).device)
+            update_bn(((_as(inputs, like), targets) for inputs, targets in batches), model)
     except ValueError as error:  # a batch of one sample
         raise OptionError(f"bn-stats=recalibrate: {error}; use larger batches") from error
     finally:  # update_bn gives every module the mode of the whole, and on a failure leaves its momentum
         for module, training in modes:
             module.training = training
-        for layer, momentum in momenta:
-            layer.momentum = momentum
+        for norm, momentum in momenta:
+            norm.momentum = momentum
 
 
-def _put_back(buffers: Iterable[tuple[Tensor, Tensor]]) -> None:
-    for buffer, value in buffers:
-        buffer.copy_(value)
+def _as(inputs: Tensor, like: Tensor) -> Tensor:
+    return inputs.to(like) if inputs.is_floating_point() else inputs.to(like.device)
+
+
+def _buffers(model: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]:
+    for module in model.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            yield module, name, buffer
+
+
+def _put_back(places: Iterable[tuple[nn.Module, str, Tensor, Tensor]]) -> None:
+    """The values of buffers, and the buffers: running may have put another tensor in the place of one."""
+    for module, name, buffer, value in places:
+        setattr(module, name, buffer.copy_(value))
