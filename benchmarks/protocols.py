@@ -43,6 +43,15 @@ DEPARTURES: Arms = {
     "val-transform train, carry best-val": {"val_transform": "train", "carry": "best-val"},
     "split contiguous": {"split": "contiguous"},
 }
+NOISE: Arms = {
+    "warm": {"method": "warm"},
+    "20 % least salient": {"reinit": "masked:fraction=0.2"},
+    "80 % least salient": {"reinit": "masked:fraction=0.8"},
+    "20 % at random": {"importance": "random", "reinit": "masked:fraction=0.2"},
+    "80 % at random": {"importance": "random", "reinit": "masked:fraction=0.8"},
+    "20 % most salient": {"reinit": "masked:fraction=0.2,which=highest"},
+    "cold": {"method": "cold"},
+}
 STUDIES: Mapping[str, tuple[Arms, Mapping[str, Any], int]] = {
     "presets": (
         {
@@ -54,19 +63,8 @@ STUDIES: Mapping[str, tuple[Arms, Mapping[str, Any], int]] = {
         3,
     ),
     "departures": (DEPARTURES, {**SMALL, "method": "lure"}, 3),
-    "label-noise": (
-        {
-            "warm": {"method": "warm"},
-            "20 % least salient": {"reinit": "masked:fraction=0.2"},
-            "80 % least salient": {"reinit": "masked:fraction=0.8"},
-            "20 % at random": {"importance": "random", "reinit": "masked:fraction=0.2"},
-            "80 % at random": {"importance": "random", "reinit": "masked:fraction=0.8"},
-            "20 % most salient": {"reinit": "masked:fraction=0.2,which=highest"},
-            "cold": {"method": "cold"},
-        },
-        {"label_noise": 0.3},
-        4,
-    ),
+    "label-noise": (NOISE, {"label_noise": 0.3, "model": "mlp", "lr": 0.01}, 4),
+    "label-noise-convnet": (NOISE, {"label_noise": 0.3}, 4),
 }
 """Arms by name, what all share, and how many seeds."""
 

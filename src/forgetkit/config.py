@@ -45,8 +45,8 @@ METHODS: Mapping[str, tuple[str | None, str]] = {
 }
 """Shorthands: the importance criterion and the reinit method of each name of the paper."""
 
-NOT_RESULTS = ("preset", "out", "name", "observers", "checkpoint_seconds", "device", "threads")
-"""Options that say where and how a run is carried out, or only where others come from: not what it is."""
+NOT_RESULTS = ("preset", "method", "out", "name", "observers", "checkpoint_seconds", "device", "threads")
+"""Options that say where and how a run is carried out, or are names for what others spell out: not what it is."""
 
 _MAY_CHANGE = ("observers", "checkpoint_seconds")
 """Options that a run may go on with otherwise than it began."""
@@ -209,8 +209,8 @@ def resolve(given: Mapping[str, Any], registry: Registry) -> Plan:
     Components may be SPECs or objects. Raises ``ConfigError`` or ``OptionError``, one line each.
     """
     given = canonical(given)
-    protocol = canonical(presets.read(given.get("preset") or presets.NAMES[0]))
-    given = {**given, "preset": given.get("preset") or presets.NAMES[0]}
+    given = {**given, "preset": _preset(given.get("preset"))}
+    protocol = canonical(presets.read(given["preset"]))
     _check_defaults(given, registry)
     base = _without_foreign_lr(protocol, given)
     everything = layered(base, given)
@@ -379,6 +379,12 @@ class _Workshop:
         return tables
 
 
+def _preset(name: Any) -> str:
+    if name is not None and not isinstance(name, str):
+        raise ConfigError(f"--preset {name}: the name of one is wanted: {', '.join(presets.NAMES)}")
+    return presets.NAMES[0] if name is None else name
+
+
 def _check_defaults(given: Mapping[str, Any], registry: Registry) -> None:
     """Options given for components that may or may not take part: they must exist and hold."""
     for path, value in given.items():
@@ -437,12 +443,12 @@ def _refuse_contradictions(config: RunConfig) -> None:
 
 def _refuse_idle(config: RunConfig, expected: RunConfig, made: Mapping[str, Any]) -> None:
     """An option that was given and cannot act in this run is a mistake. The preset's own are for all runs."""
-    for key, reason in _idle(config, made).items():
+    for key, reason in _idle(config, expected, made).items():
         if getattr(config, key) != getattr(expected, key):
             raise ConfigError(f"--{_flag(key)} {getattr(config, key)} would be ignored, since {reason}: leave it out")
 
 
-def _idle(config: RunConfig, made: Mapping[str, Any]) -> dict[str, str]:
+def _idle(config: RunConfig, expected: RunConfig, made: Mapping[str, Any]) -> dict[str, str]:
     """Options that cannot act in this run, and why."""
     found: dict[str, str] = {}
     method, importance = _name(str(config.reinit)), made["importance"]
@@ -450,23 +456,29 @@ def _idle(config: RunConfig, made: Mapping[str, Any]) -> dict[str, str]:
     def idle(reason: str, *keys: str) -> None:
         found.update(dict.fromkeys(keys, reason))
 
+    samples = ("score_on", "score_sampling", "score_transform", "score_batch")
     if importance is None:
-        idle(f"{method} looks at no scores", "score_params", "score_mode", "score_sampling")
-        if config.bn_stats != "recalibrate":
-            idle(f"{method} looks at no scores", "score_on", "score_transform", "score_batch")
-    elif not getattr(importance, "needs_data", True):
-        idle(f"{_name(str(config.importance))} looks at no samples", "score_sampling", "score_mode")
-        if config.bn_stats != "recalibrate":
-            idle(f"{_name(str(config.importance))} looks at no samples", "score_on", "score_transform", "score_batch")
+        idle(f"{method} looks at no scores", "score_params", "score_mode")
+    if importance is None or not getattr(importance, "needs_data", True):
+        looks = f"{method} looks at no scores" if importance is None else f"{config.importance} looks at no samples"
+        idle(looks, "score_mode", *(samples if config.bn_stats != "recalibrate" else ()))
     if getattr(made["reinit"], "changes_nothing", False):
         idle(f"{method} changes nothing", "bn_stats")
+        if "fresh" not in (config.optimizer_state, expected.optimizer_state):
+            idle(f"{method} changes nothing", "optimizer_state")
+    if config.mega_batches == 1:
+        idle("nothing is forgotten after the only mega-batch", "score_params", "score_mode", *samples)
+        idle("nothing is forgotten after the only mega-batch", "bn_stats", "optimizer_state")
     if config.label_noise == 0:
         idle("--label-noise is 0", "label_noise_draw", "label_noise_val")
     if config.val_fraction == 0:
         idle("--val-fraction is 0", "val_transform", "label_noise_val")
-    if config.patience >= config.epochs:
+    patient = 0 < config.patience < config.epochs - 1  # the first epoch is always the best so far
+    if not patient:
         idle(f"there are {config.epochs} epochs", "patience")
-    if config.carry == "last" and not 0 < config.patience < config.epochs:
+    if config.epochs == 1:
+        idle("there is one epoch", "carry")
+    if not patient and (config.carry == "last" or config.epochs == 1):
         idle("neither --carry best-val nor --patience looks at validation", "min_delta")
     if config.schedule != "step":
         idle(f"--schedule is {config.schedule}", "milestones", "gamma")

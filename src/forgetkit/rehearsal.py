@@ -38,7 +38,8 @@ def rehearse(plan: Plan, observers: Sequence[contracts.Observer], cache: Path) -
         evaluation = _evaluation_pace(learner, revealed)
         forgetting = _forgetting_seconds(learner, revealed) if config.mega_batches > 1 else 0.0
     samples = sum(session.sizes) * config.epochs
-    judged = sum(session.sizes) * (1 + config.val_fraction) + len(session.data.test) * config.mega_batches
+    validated = config.val_fraction * (1 + (config.epochs if learner.best.watches else 0))
+    judged = sum(session.sizes) * (1 + validated) + len(session.data.test) * config.mega_batches
     one = session.data.train.inputs[0].nbytes
     return {
         "dry_run": True,
@@ -79,7 +80,10 @@ def _evaluation_pace(learner: Learner, revealed: Revealed) -> float:
 
 
 def _forgetting_seconds(learner: Learner, revealed: Revealed) -> float:
-    pool = Pool.of(revealed.read("train", revealed.arrived), learner.session.device)
+    pool = Pool.of(
+        revealed.read("train", learner.stream.offered(learner.session.plan.config.score_on, revealed.index)),
+        learner.session.device,
+    )
     began = time.perf_counter()
     learner.forget(pool, learner.session.seeds.within("rehearsal"))
     return time.perf_counter() - began

@@ -101,10 +101,12 @@ class Session:
                 "--score-on first: the replay strategy gives the first mega-batch up; use --replay full, or score on "
                 "another"
             )
-        if (config.carry == "best-val" or config.patience) and not len(self.mega_batches[0].val):
+        validated = stream.played(self.data.train.labels, self.mega_batches, self.plan.replay, self.seeds, "val")
+        empty = next((index for index, ids in enumerate(validated, 1) if not len(ids)), None)
+        if (config.carry == "best-val" or config.patience) and empty is not None:
             raise ConfigError(
-                f"--val-fraction {config.val_fraction} of {len(first)} samples leaves none to validate on in the first "
-                "mega-batch, and --carry best-val and --patience need one: use fewer mega-batches or a larger share"
+                f"--val-fraction {config.val_fraction} leaves none to validate on in mega-batch {empty}, and --carry "
+                "best-val and --patience need one: use fewer mega-batches or a larger share"
             )
         here, classes = len(np.unique(self.data.train.labels[first])), len(self.data.classes)
         if config.split == "contiguous" and here < classes and len(first) >= classes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator
@@ -10,6 +11,8 @@ from pydantic_core import PydanticCustomError
 
 def as_written(given: Any) -> Any:
     """The number that a text spells: whole where it is written whole (``1``), else a float (``0.2``, ``1.0``)."""
+    if hasattr(given, "__index__") and not isinstance(given, bool):
+        return operator.index(given)  # a NumPy integer is the number it holds
     if not isinstance(given, str):
         return given
     try:

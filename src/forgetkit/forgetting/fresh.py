@@ -70,7 +70,7 @@ class Origins:
         self._tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
         layers = LayerFresh(model, birth.initialise, seeds)
         self._original: Fresh = layers if birth.build is None else RebuiltFresh(birth.build, seeds)
-        self._layer_default = LayerFresh(model, None, seeds)
+        self._layer_default = LayerFresh(model, None, seeds, "choose another origin than layer-default")
         self._initial = birth.initial
         self._seeds = seeds
 
@@ -92,22 +92,26 @@ class Origins:
     def _uniform(self, name: str) -> Tensor:
         """U(±1/√fan_in): Kaiming uniform with a = √5, over all dimensions but the first."""
         shape = self._tensors[name].shape
-        bound = 1 / math.sqrt(math.prod(shape[1:]))  # of one dimension: a fan_in of 1
+        bound = 1 / math.sqrt(max(1, math.prod(shape[1:])))  # of one dimension: a fan_in of 1
         return torch.empty(shape).uniform_(-bound, bound, generator=self._seeds.torch("fresh", name))
 
     def _begun(self, name: str) -> Tensor:
         if self._initial is None:
             raise OptionError("rewinding needs the values that the model began with: pass initial=")
         try:
-            return self._initial(name)
+            value = self._initial(name)
         except KeyError as error:
             raise OptionError(f"initial= holds no '{name}', so it cannot be rewound") from error
+        if not isinstance(value, Tensor):
+            raise OptionError(f"initial= holds {type(value).__name__} for '{name}', not a tensor")
+        return value
 
 
 class LayerFresh:
     """Draws a layer at a time, each parameter from a stream of its own name."""
 
-    def __init__(self, model: nn.Module, initialise: Initialise | None, seeds: Seeds) -> None:
+    def __init__(self, model: nn.Module, initialise: Initialise | None, seeds: Seeds, remedy: str = _REMEDY) -> None:
+        self._remedy = remedy
         self._owners: Mapping[str, Owner] = owners(model)
         self._initialise = initialise
         self._seeds = seeds
@@ -117,11 +121,11 @@ class LayerFresh:
         owner = self._owners[name]
         who = type(owner.module).__name__
         if self._initialise is None and not can_reset(owner.module):
-            raise ComponentError(f"no fresh value for '{name}': {who} has no reset_parameters(); {_REMEDY}")
+            raise ComponentError(f"no fresh value for '{name}': {who} has no reset_parameters(); {self._remedy}")
         try:
             shell = copy.deepcopy(owner.module).cpu().float()
         except RuntimeError as error:  # torch's old weight_norm hangs a computed weight on the module
-            raise ComponentError(f"no fresh value for '{name}': {who} cannot be copied; {_REMEDY}") from error
+            raise ComponentError(f"no fresh value for '{name}': {who} cannot be copied; {self._remedy}") from error
         with global_state(self._seeds.number("fresh", name)), torch.no_grad():
             if owner.local in dict(shell.named_parameters(recurse=False)):
                 getattr(shell, owner.local).fill_(torch.nan)  # the old value must not pass for a fresh one
@@ -129,7 +133,7 @@ class LayerFresh:
         value: Tensor = getattr(shell, owner.local).detach()
         if bool(value.isnan().any()):
             how = "reset_parameters()" if self._initialise is None else "the model's initialise()"
-            raise ComponentError(f"no fresh value for '{name}': {how} of {who} leaves it as it is; {_REMEDY}")
+            raise ComponentError(f"no fresh value for '{name}': {how} of {who} leaves it as it is; {self._remedy}")
         return value
 
 

@@ -105,15 +105,15 @@ class Stream:
 
 
 def played(
-    labels: NDArray[np.int64], mega_batches: Sequence[MegaBatch], replay: Replay, seeds: Seeds
+    labels: NDArray[np.int64], mega_batches: Sequence[MegaBatch], replay: Replay, seeds: Seeds, role: Role = "train"
 ) -> list[NDArray[np.int64]]:
-    """The ids that each mega-batch will train on: a copy of the strategy played through on ids alone."""
+    """The ids that each mega-batch will train (or validate) on: a copy of the strategy played through on ids alone."""
     replay = copy.deepcopy(replay)  # one that remembers, against its contract, remembers nothing of this
-    kept, found = _nothing()["train"], []
+    kept, found = _nothing()[role], []
     for mega_batch in mega_batches:
-        ids = mega_batch.train
+        ids = getattr(mega_batch, role)
         found.append(np.concatenate([kept.ids, ids]))
-        kept = _retained(replay, kept, Samples(ids, labels[ids], len(ids)), seeds, mega_batch.index)
+        kept = _retained(replay, kept, Samples(ids, labels[ids], len(ids), role), seeds, mega_batch.index)
     return found
 
 
