@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -19,6 +19,7 @@ from forgetkit.record import RunDirectory
 from forgetkit.seeding import Seeds
 
 Batches = Iterable[tuple[Tensor, Tensor]]
+_Kind = TypeVar("_Kind", forgetting.Scoring, forgetting.Aftercare)
 _log = logging.getLogger("forgetkit")
 Loss = Callable[[Any, Tensor], Tensor]
 
@@ -44,9 +45,10 @@ def unlearn(
     and no ``importance`` is given it is ``"snip"``. ``seed`` fixes every draw: give another one at each
     call of a loop, or the same fresh values come again. ``loss(outputs, targets)`` is a mean over the
     batch. Fresh values are drawn by each module's ``reset_parameters``; where a model initialises itself
-    otherwise, ``build()`` makes a new one and its values are taken. ``initial`` holds the values by name that
-    ``rewind`` goes back to. ``scoring`` says which parameters are scored and in which mode, ``aftercare`` what becomes
-    of the optimizer's memory and of running statistics. Where something is wrong the model is as before.
+    otherwise, ``build()`` makes a new one and its values are taken. ``initial`` holds copies of what
+    ``state_dict()`` held at the start, which ``rewind`` goes back to. ``scoring`` says which parameters are
+    scored and in which mode, ``aftercare`` what becomes of the optimizer's memory and of running statistics.
+    Where something is wrong the model is as before.
 
     Returns the audit. Raises a ``forgetkit.errors.ForgetkitError`` of one line where something is wrong.
     """
@@ -54,6 +56,11 @@ def unlearn(
     method = offers.make("reinit", reinit)[1]
     if importance is None and getattr(method, "needs_scores", False):
         importance = "snip"
+    if scoring is not None and importance is None:
+        raise OptionError(f"{type(method).__name__} looks at no scores, so scoring= would be ignored: leave it out")
+    scored, after = _checked(scoring, forgetting.Scoring), _checked(aftercare, forgetting.Aftercare)
+    if after.optimizer_state != "zero" and optimizer is None:
+        raise OptionError(f"optimizer_state={after.optimizer_state} is about an optimizer: pass optimizer=")
     return forgetting.unlearn(
         model,
         batches,
@@ -63,8 +70,8 @@ def unlearn(
         seeds=Seeds(seed),
         loss=loss,
         birth=forgetting.Birth(build, None, None if initial is None else initial.__getitem__),
-        scoring=options.checked("scoring", scoring or forgetting.Scoring()),
-        aftercare=options.checked("aftercare", aftercare or forgetting.Aftercare()),
+        scoring=scored,
+        aftercare=after,
     )
 
 
@@ -82,8 +89,8 @@ def score(
     The model, its gradients, its mode and the global random state are left as they were.
     """
     criterion = registry.load().make("importance", importance)[1]
-    scoring = options.checked("scoring", scoring or forgetting.Scoring())
-    return forgetting.score(model, batches, importance=criterion, seeds=Seeds(seed), loss=loss, scoring=scoring)
+    scored = _checked(scoring, forgetting.Scoring)
+    return forgetting.score(model, batches, importance=criterion, seeds=Seeds(seed), loss=loss, scoring=scored)
 
 
 def select(
@@ -131,6 +138,13 @@ def run(
     directory = RunDirectory.reopen(Path(resume))
     plan = config.resolve(config.resumed(directory.manifest, options or {}, offers), offers)
     return alma.run(plan, observers=observers, cache=cache_folder(), resume=directory)
+
+
+def _checked(given: _Kind | None, kind: type[_Kind]) -> _Kind:
+    if given is not None and not isinstance(given, kind):
+        raise OptionError(f"{kind.__name__.lower()}= takes a forgetkit.{kind.__name__}, not {type(given).__name__}")
+    checked: _Kind = options.checked(kind.__name__.lower(), given if given is not None else kind())
+    return checked
 
 
 def cache_folder() -> Path:

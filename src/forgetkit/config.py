@@ -10,7 +10,7 @@ import hashlib
 import json
 import tomllib
 from collections import ChainMap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -102,7 +102,7 @@ class RunConfig(BaseModel):
     score_params: Annotated[Scope, Field(description="which parameters are scored, and can be selected")] = "all"
     score_batch: Annotated[int, Field(ge=1, description="samples per batch while scoring")] = 256
     optimizer_state: Annotated[OptimizerState, Field(description="the optimizer's memory at a forgetting: zero what was reset, keep all, or start afresh (with any method)")] = "zero"  # fmt: skip
-    bn_stats: Annotated[BnStats, Field(description="running statistics after a forgetting; recalibrate: measured again on the scoring samples")] = "keep"  # fmt: skip
+    bn_stats: Annotated[BnStats, Field(description="running statistics after a forgetting; recalibrate: measured again on all the scoring samples offered")] = "keep"  # fmt: skip
 
     dataset: Annotated[str, Field(description="where samples come from, a SPEC like folder:path=photos,size=32")] = "digits"  # fmt: skip
     model: Annotated[str, Field(description="the network, a SPEC like resnet18 or import:package.module:callable")] = "convnet"  # fmt: skip
@@ -162,6 +162,11 @@ class Plan:
     """Each option that is not as the preset has it: its ``value``, and the ``preset``'s."""
 
     @property
+    def components(self) -> Mapping[str, Any]:
+        """The components that options of a run name, by the option."""
+        return {key: getattr(self, key) for key in _KIND_OF}
+
+    @property
     def digest(self) -> str:
         """SHA-256 of everything that says what the run is."""
         content = self.config.model_dump(mode="json", exclude=set(NOT_RESULTS))
@@ -200,7 +205,39 @@ def layered(*layers: Mapping[str, Any]) -> dict[str, Any]:
     for layer in layers:
         covered = ("importance", "reinit") if layer.get("method") is not None else ()
         options = {**{key: value for key, value in options.items() if key not in covered}, **layer}
+        for path in layer:
+            component, dot, option = path.rpartition(".")
+            key, _, name = component.partition(".")
+            if dot and key not in layer and isinstance(options.get(key), str):
+                options[key] = _without(options[key], name, option)
     return options
+
+
+def require_used(assigned: Mapping[str, Any], plan: Plan, registry: Registry) -> None:
+    """Options of components that were given for this very run must be those it has; else they would be ignored."""
+    for path, value in assigned.items():
+        component, dot, option = path.rpartition(".")
+        if dot:
+            key, _, name = component.partition(".")
+            spec = getattr(plan.config, key)
+            offer = registry.find(_KIND_OF[key], name)
+            if spec is None or registry.find(_KIND_OF[key], _name(spec)) is not offer:
+                raise ConfigError(
+                    f"--set {path}={value} would be ignored, since the run has --{key} {spec}: leave it out"
+                )
+            asked = options.resolved_defaults(name, offer.component, {option: value})[option]
+            if asked != getattr(plan.components[key], option):
+                raise ConfigError(f"--set {path}={value}: the run has --{key} {spec}; give the option once")
+
+
+def _without(spec: str, name: str, option: str) -> str:
+    """A SPEC less an option, where it is one of this component."""
+    parsed = options.parse(spec)
+    if parsed.name != name or option not in parsed.options:
+        return spec
+    kept = [f"{key}={value}" for key, value in parsed.options.items() if key != option]
+    pieces = ([parsed.first] if parsed.first is not None else []) + kept
+    return f"{name}:{','.join(pieces)}" if pieces else name
 
 
 def resolve(given: Mapping[str, Any], registry: Registry) -> Plan:
@@ -239,7 +276,8 @@ def resolve(given: Mapping[str, Any], registry: Registry) -> Plan:
             f"--reinit {_name(spelled['reinit'])} looks at no scores, so --importance {_name(spelled['importance'])} "
             "would be ignored: leave it out, or use --reinit masked"
         )
-    label = _label(spelled, make)
+    preset = _Workshop(registry, protocol)
+    label = _label(spelled, preset.make)
     resolved = _by_rule(config).model_copy(
         update={
             "method": label if label in METHODS else None,
@@ -251,7 +289,7 @@ def resolve(given: Mapping[str, Any], registry: Registry) -> Plan:
             "threads": config.threads or _threads(),
         }
     )
-    expected = _expected(base, resolved)
+    expected = _expected(protocol, resolved)
     _refuse_contradictions(resolved)
     _refuse_idle(resolved, expected, made)
     return Plan(
@@ -262,7 +300,7 @@ def resolve(given: Mapping[str, Any], registry: Registry) -> Plan:
         metrics=_metrics(several["metrics"], registry),
         observers=tuple(c for _, c in several["observers"]),
         plugins=registry.plugins,
-        departures=_departures(resolved, expected, spelled, _Workshop(registry, base)),
+        departures=_departures(resolved, expected, made, preset),
     )
 
 
@@ -277,9 +315,11 @@ def resumed(manifest: Mapping[str, Any], given: Mapping[str, Any], registry: Reg
             own[key] = value
     given = canonical(given)
     if given:
-        asked = resolve(layered(own, given), registry).config.model_dump(mode="json")
+        plan = resolve(layered(own, {key: value for key, value in given.items() if "." not in key}), registry)
+        asked = plan.config.model_dump(mode="json")
+        require_used(given, plan, registry)
         for key in given:
-            if key not in _MAY_CHANGE and ("." in key or asked[key] != recorded.get(key)):
+            if key not in _MAY_CHANGE and "." not in key and asked[key] != recorded.get(key):
                 raise ConfigError(
                     f"--{key.replace('_', '-')} {given[key]}: this run was begun with {recorded.get(key)}; "
                     "a resumed run keeps its configuration"
@@ -329,27 +369,39 @@ def canonical(given: Mapping[str, Any]) -> dict[str, Any]:
     Those of components as ``reinit.masked.fraction``, whether written so or in a table ``reinit.masked``.
     """
     found: dict[str, Any] = {}
+
+    def take(name: str, value: Any) -> None:
+        if name in found:
+            raise ConfigError(f"{_flag(name)} is given twice: leave one out")
+        found[name] = value
+
     for key, value in given.items():
-        if "." in key:
-            options_there = (
-                {f"{key}.{option}": v for option, v in value.items()} if isinstance(value, Mapping) else {key: value}
-            )
-            for path, setting in options_there.items():
+        if "." in key or (key in _KIND_OF and isinstance(value, Mapping)):
+            for path, setting in _flattened(key, value):
                 component, _, option = path.rpartition(".")
                 if component.partition(".")[0] not in _KIND_OF or "." not in component:
                     raise ConfigError(
                         f"'{path}' is no option of a component; write {', '.join(_KIND_OF)}, a dot, its name, a dot, "
                         "the option: reinit.masked.fraction"
                     )
-                found[f"{component}.{option.replace('-', '_')}"] = setting
+                take(f"{component}.{option.replace('-', '_')}", setting)
             continue
         name = key.replace("-", "_")
         name = f"{name}s" if f"{name}s" in _SEVERAL else name
         if name not in RunConfig.model_fields:
             known = [field.removesuffix("s") if field in _SEVERAL else field for field in RunConfig.model_fields]
             raise ConfigError(f"no option is called '{key}'; {closest(key, [k.replace('_', '-') for k in known])}")
-        found[name] = value
+        take(name, value)
     return found
+
+
+def _flattened(path: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Tables inside tables, however they are nested, as paths."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _flattened(f"{path}.{key}", inner)
+    else:
+        yield path, value
 
 
 @dataclass(frozen=True, eq=False)
@@ -363,11 +415,11 @@ class _Workshop:
         """The SPEC of a component, spelled out, and the component."""
         return self.registry.make(_KIND_OF[key], spec, self._tables(key))
 
-    def spelled_defaults(self, key: str, name: str) -> dict[str, str]:
+    def defaults(self, key: str, name: str) -> dict[str, Any]:
         """The options of a component that nobody gives."""
         offer = self.registry.find(_KIND_OF[key], name)
         held = [t for written, t in self._tables(key).items() if self.registry.find(_KIND_OF[key], written) is offer]
-        return options.spelled_defaults(name, offer.component, ChainMap(*held))
+        return options.resolved_defaults(name, offer.component, ChainMap(*held))
 
     def _tables(self, key: str) -> dict[str, dict[str, Any]]:
         """By the name of a component, the defaults given for its options."""
@@ -422,12 +474,11 @@ def _by_rule(config: RunConfig) -> RunConfig:
     return config.model_copy(update={"lr": lr, "milestones": _milestones(config)})
 
 
-def _expected(base: Mapping[str, Any], resolved: RunConfig) -> RunConfig:
-    """What the preset alone would come to; what goes by a rule follows the options that the rule looks at."""
-    preset = RunConfig.model_validate({key: value for key, value in base.items() if "." not in key})
-    followed = {key: getattr(resolved, key) for key in ("epochs", "optimizer", "schedule")}
-    ruled = _by_rule(preset.model_copy(update=followed))
-    return preset.model_copy(update={"lr": ruled.lr, "milestones": ruled.milestones})
+def _expected(protocol: Mapping[str, Any], resolved: RunConfig) -> RunConfig:
+    """What the preset alone would come to; milestones by rule follow the epochs of the run, and its schedule."""
+    preset = RunConfig.model_validate({key: value for key, value in protocol.items() if "." not in key})
+    followed = preset.model_copy(update={"epochs": resolved.epochs, "schedule": resolved.schedule})
+    return preset.model_copy(update={"lr": _by_rule(preset).lr, "milestones": _milestones(followed)})
 
 
 def _refuse_contradictions(config: RunConfig) -> None:
@@ -442,16 +493,21 @@ def _refuse_contradictions(config: RunConfig) -> None:
 
 
 def _refuse_idle(config: RunConfig, expected: RunConfig, made: Mapping[str, Any]) -> None:
-    """An option that was given and cannot act in this run is a mistake. The preset's own are for all runs."""
-    for key, reason in _idle(config, expected, made).items():
-        if getattr(config, key) != getattr(expected, key):
-            raise ConfigError(f"--{_flag(key)} {getattr(config, key)} would be ignored, since {reason}: leave it out")
+    """An option that was given and would change nothing is a mistake. The preset's own are for all runs.
+
+    One that turns something off that the preset has on does act, hence the second look, at the preset's value.
+    """
+    for key, reason in _idle(config, made).items():
+        value, preset, default = getattr(config, key), getattr(expected, key), RunConfig.model_fields[key].default
+        if value not in (preset, default) and key in _idle(config.model_copy(update={key: preset}), made):
+            shown = ",".join(map(str, value)) if isinstance(value, tuple) else value
+            raise ConfigError(f"--{_flag(key)} {shown} would be ignored, since {reason}: leave it out")
 
 
-def _idle(config: RunConfig, expected: RunConfig, made: Mapping[str, Any]) -> dict[str, str]:
+def _idle(config: RunConfig, made: Mapping[str, Any]) -> dict[str, str]:
     """Options that cannot act in this run, and why."""
     found: dict[str, str] = {}
-    method, importance = _name(str(config.reinit)), made["importance"]
+    method, importance = f"--reinit {_name(str(config.reinit))}", made["importance"]
 
     def idle(reason: str, *keys: str) -> None:
         found.update(dict.fromkeys(keys, reason))
@@ -460,11 +516,15 @@ def _idle(config: RunConfig, expected: RunConfig, made: Mapping[str, Any]) -> di
     if importance is None:
         idle(f"{method} looks at no scores", "score_params", "score_mode")
     if importance is None or not getattr(importance, "needs_data", True):
-        looks = f"{method} looks at no scores" if importance is None else f"{config.importance} looks at no samples"
+        looks = (
+            f"{method} looks at no scores"
+            if importance is None
+            else f"--importance {config.importance} looks at no samples"
+        )
         idle(looks, "score_mode", *(samples if config.bn_stats != "recalibrate" else ()))
     if getattr(made["reinit"], "changes_nothing", False):
         idle(f"{method} changes nothing", "bn_stats")
-        if "fresh" not in (config.optimizer_state, expected.optimizer_state):
+        if config.optimizer_state != "fresh":
             idle(f"{method} changes nothing", "optimizer_state")
     if config.mega_batches == 1:
         idle("nothing is forgotten after the only mega-batch", "score_params", "score_mode", *samples)
@@ -490,7 +550,7 @@ def _idle(config: RunConfig, expected: RunConfig, made: Mapping[str, Any]) -> di
 
 
 def _departures(
-    config: RunConfig, expected: RunConfig, spelled: Mapping[str, str], preset: _Workshop
+    config: RunConfig, expected: RunConfig, made: Mapping[str, Any], preset: _Workshop
 ) -> dict[str, dict[str, Any]]:
     """Each option of the protocol that is not as the preset has it, those of components included."""
     ours, theirs = config.model_dump(mode="json"), expected.model_dump(mode="json")
@@ -499,16 +559,17 @@ def _departures(
         for key in RunConfig.model_fields
         if key not in _NOT_PROTOCOL and ours[key] != theirs[key]
     }
-    if _name(spelled["replay"]) != _name(expected.replay):
-        found["replay"] = {"value": _name(spelled["replay"]), "preset": _name(expected.replay)}
+    if _name(config.replay) != _name(expected.replay):
+        found["replay"] = {"value": _name(config.replay), "preset": _name(expected.replay)}
     for key in ("importance", "reinit", "replay"):
-        spec = spelled.get(key)
-        if spec is None or "." in _name(spec):  # an object given in Python is nothing that a preset knows
+        name = _name(ours[key]) if ours[key] is not None else ""
+        if not name or ("." in name and "/" not in name):  # an object given in Python is nothing that a preset knows
             continue
-        theirs = preset.spelled_defaults(key, _name(spec))
-        for option, value in options.parse(spec).options.items():
-            if value != theirs.get(option, value):  # an option without a default is the user's to choose
-                found[f"{key}.{_name(spec)}.{_flag(option)}"] = {"value": value, "preset": theirs[option]}
+        for option, default in preset.defaults(key, name).items():  # one without a default is the user's to choose
+            value = getattr(made[key], option)
+            if value != default:
+                both = {"value": options.plain(value), "preset": options.plain(default)}
+                found[f"{key}.{name}.{_flag(option)}"] = both
     return found
 
 

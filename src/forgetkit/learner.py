@@ -188,7 +188,7 @@ class Learner:
         @cache
         def begun() -> Mapping[str, torch.Tensor]:
             network = learn.network(builder, inputs, seeds)
-            return {**network.state_dict(), **dict(network.named_buffers())}
+            return {**dict(network.named_parameters()), **dict(network.named_buffers())}
 
         return forgetting.Birth(build, initialise, lambda name: begun()[name])
 

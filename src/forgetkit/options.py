@@ -112,12 +112,15 @@ def build(name: str, component: type, spec: Spec, defaults: Mapping[str, Any] = 
     return _construct(name, component, {key: _value(name, known[key], text) for key, text in given.items()})
 
 
-def spelled_defaults(name: str, component: type, defaults: Mapping[str, Any]) -> dict[str, str]:
-    """Each option that has a default, spelled out: that in ``defaults``, else the component's own."""
+def resolved_defaults(name: str, component: type, defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The value of each option that has a default: that in ``defaults``, else the component's own."""
     values = [(option, defaults.get(option.name, option.default)) for option in options_of(component)]
-    return {
-        option.name: _text(_value(name, option, value)) for option, value in values if value is not dataclasses.MISSING
-    }
+    return {option.name: _value(name, option, value) for option, value in values if value is not dataclasses.MISSING}
+
+
+def plain(value: Any) -> Any:
+    """A value of an option as JSON can hold it."""
+    return value if isinstance(value, bool | int | float | str | None) else _text(value)
 
 
 def check_option(name: str, component: type, key: str, value: Any) -> None:

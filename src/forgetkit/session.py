@@ -98,8 +98,8 @@ class Session:
         first = self.mega_batches[0].train
         if config.score_on == "first" and not all(np.isin(first, ids).all() for ids in trained_on[:-1]):
             raise ConfigError(
-                "--score-on first: the replay strategy gives the first mega-batch up; use --replay full, or score on "
-                "another"
+                f"--score-on first: --replay {config.replay} gives the first mega-batch up; use --replay full, or "
+                "score on another"
             )
         validated = stream.played(self.data.train.labels, self.mega_batches, self.plan.replay, self.seeds, "val")
         empty = next((index for index, ids in enumerate(validated, 1) if not len(ids)), None)

@@ -198,7 +198,7 @@ def test_departures_are_what_differs_from_the_preset(result, tiny, workdir):
         "epochs": {"value": 1, "preset": 50},
         "replay": {"value": "buffer", "preset": "full"},
         "reinit.masked.fresh": {"value": "zero", "preset": "uniform"},
-        "replay.buffer.size": {"value": "9", "preset": "186"},
+        "replay.buffer.size": {"value": 9, "preset": 186},
     }
     assert (content["preset"], content["departures"]) == ("paper", expected)
     manifest = json.loads((workdir / "runs" / "p" / "manifest.json").read_text())

@@ -77,7 +77,7 @@ def test_an_early_end_and_the_weights_carried_on_are_said(tiny):
     assert [(row["epochs"], row["carried_epoch"]) for row in said.json["mega_batches"]] == [(2, 1), (2, 1)]
     assert said.err.count(", weights of epoch 1 of 2, ") == 2
     plain = tiny("--label-noise", 1, "--label-noise-draw", "other")
-    assert "; 60 labels of the stream changed by noise\n" in plain.out
+    assert "; 60 labels of the stream changed by noise, train and val counted against them\n" in plain.out
 
 
 def test_quiet_says_nothing(tiny):

@@ -129,6 +129,23 @@ def test_the_future_cannot_be_seen(tmp_path: Path, replay: str, method: str) -> 
             assert torch.equal(before["stream"][role]["ids"], after["stream"][role]["ids"])
 
 
+@pytest.mark.parametrize("score_on", ["incoming", "union"])
+def test_scoring_on_what_arrives_sees_that_and_nothing_later(tmp_path: Path, score_on: str) -> None:
+    """Mega-batches 3 and 4 are poisoned: the network forgets otherwise after mega-batch 2, and not before."""
+    states, models = [], []
+    for name, poison in (("clean", 99), ("poisoned", 2)):
+        out, kept = tmp_path / name, tmp_path / f"{name}-states"
+        kept.mkdir()
+        options = {**OPTIONS, "dataset": Quarters(poison_after=poison), "method": "lure", "score_on": score_on}
+        result = forgetkit.run({**options, "out": str(out)}, observers=[Keep(kept, out)])
+        folder = Path(result["directory"]) / "checkpoints"
+        models.append([(folder / f"mega-batch-{i:03}.pt").read_bytes() for i in (1, 2)])
+        states.append([torch.load(kept / f"resume-{i:03}-0000.pt", weights_only=True)["model"] for i in (2, 3)])
+    assert models[0] == models[1]
+    same = [all(torch.equal(a[key], b[key]) for key in a) for a, b in zip(*states, strict=True)]
+    assert same == [True, False]
+
+
 def test_the_test_part_moves_no_weight(tmp_path: Path) -> None:
     results, models = [], []
     for spoiled in (False, True):

@@ -28,7 +28,7 @@ from forgetkit import forgetting
 from forgetkit.builtin.importance.random import Random
 from forgetkit.builtin.reinit.masked import Masked
 from forgetkit.contracts import Change, ReinitContext
-from forgetkit.errors import ComponentError, OptionError
+from forgetkit.errors import OptionError
 from forgetkit.forgetting import Birth, Scoring
 from forgetkit.forgetting.fresh import NOTHING_KNOWN, LayerFresh, Origins
 from forgetkit.seeding import Seeds
@@ -156,8 +156,11 @@ def test_rewinding_needs_what_there_was():
         forgetkit.unlearn(model, images(4), reinit="masked:fresh=rewind,fraction=1", initial=some)
     assert "\n" not in str(caught.value)
     assert changed(model, before) == {}
-    with pytest.raises(ComponentError, match=r"'0\.weight' has shape"):
+    with pytest.raises(OptionError, match=r"no tensor of shape .* for '0\.weight'"):
         forgetkit.unlearn(model, images(4), reinit="masked:fresh=rewind", initial=values(mlp(3)))
+    assert changed(model, before) == {}
+    with pytest.raises(OptionError, match=r"the model's own '0\.weight'.*copies"):
+        forgetkit.unlearn(model, images(4), reinit="masked:fresh=rewind", initial=model.state_dict())
     assert changed(model, before) == {}
 
 

@@ -64,8 +64,8 @@ def test_departures_name_the_option_and_both_values() -> None:
         "epochs": {"value": 10, "preset": 50},
         "lr": {"value": 0.05, "preset": 0.1},
         "replay": {"value": "buffer", "preset": "full"},
-        "reinit.masked.fraction": {"value": "0.3", "preset": "0.2"},
-        "replay.buffer.size": {"value": "50", "preset": "186"},
+        "reinit.masked.fraction": {"value": 0.3, "preset": 0.2},
+        "replay.buffer.size": {"value": 50, "preset": 186},
     }
 
 
@@ -74,7 +74,8 @@ def test_a_learning_rate_for_sgd_is_not_taken_over_by_adamw() -> None:
     for preset in presets.NAMES:
         plan = config.resolve({"preset": preset, "optimizer": "adamw"}, offers)
         assert plan.config.lr == 0.001
-        assert set(plan.departures) == {"optimizer"}
+        assert plan.departures["lr"] == {"value": 0.001, "preset": {"alma": 0.01}.get(preset, 0.1)}
+        assert set(plan.departures) == {"optimizer", "lr"}
 
 
 def test_layers_over_a_preset(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-SIZE = "synthetic:samples=60,test=20,classes=3,size=4,channels=1"
+from forgetkit import config, presets, registry
 
 
 @pytest.mark.parametrize(
@@ -53,6 +53,9 @@ SIZE = "synthetic:samples=60,test=20,classes=3,size=4,channels=1"
         (["--set", "reinit.masked.fraction=3"], ["fraction=3"]),
         (["--set", "reinit.nothing.fraction=0.3"], ["'nothing'", "There are"]),
         (["--set", "fraction.masked=0.3"], ["'fraction.masked'", "reinit.masked.fraction"]),
+        (["--set", "reinit.llf.start=0.5"], ["reinit.llf.start=0.5 would be ignored", "--reinit masked"]),
+        (["--method", "warm", "--set", "importance.snip.samples=0.2"], ["samples=0.2 would be ignored"]),
+        (["--set", "reinit.masked.fraction=0.3", "--reinit", "masked:fraction=0.1"], ["fraction=0.3", "once"]),
         (["--importance", "snip:samples=1.5"], ["samples=1.5", "share"]),
         (["--importance", "snip:samples=0"], ["samples=0", "count from 1"]),
         (["--reinit", "llf:start=0"], ["start=0", "layer"]),
@@ -77,6 +80,45 @@ def test_refused(tiny, workdir, words, named):
 def test_what_a_preset_sets_for_others_is_no_mistake(tiny, preset, method):
     """Its choices are for every method, data set and network; one that cannot act here stands by."""
     assert tiny("--preset", preset, "--method", method).status == 0
+
+
+@pytest.mark.parametrize("preset", presets.NAMES)
+def test_what_clean_has_may_be_asked_for_under_any_preset(preset):
+    """Turning off what a preset has on is no mistake, and saying what is so anyway is none."""
+    offers = registry.load(entry_points=False)
+    clean = config.RunConfig().model_dump()
+    for key, value in clean.items():
+        if value is not None:
+            for beside in ({}, {"method": "warm"}, {"epochs": 1}, {"patience": 0, "carry": "last"}):
+                config.resolve({"preset": preset, **beside, key: value}, offers)
+
+
+def test_a_table_a_spec_and_a_resumed_run_have_one_name(tiny, cli, workdir):
+    """Three ways to say the same, and the last of several layers counts."""
+    (workdir / "mine.toml").write_text('reinit = "masked:fraction=0.5"\n')
+    (workdir / "nested.toml").write_text("[reinit.masked]\nfraction = 0.3\n")
+    said = [
+        tiny("--reinit", "masked:fraction=0.3", "--name", "a", "--json"),
+        tiny("--set", "reinit.masked.fraction=0.3", "--name", "b", "--json"),
+        tiny("--config", "mine.toml", "--set", "reinit.masked.fraction=0.3", "--name", "c", "--json"),
+        tiny("--config", "nested.toml", "--name", "d", "--json"),
+    ]
+    assert [one.status for one in said] == [0] * 4
+    for one in said:
+        assert one.json["method"] == "snip+masked"
+        assert one.json["cer"] == said[0].json["cer"]
+        assert one.json["departures"]["reinit.masked.fraction"] == {"value": 0.3, "preset": 0.2}
+    (workdir / "runs/b/result.json").unlink()
+    other = cli("run", "--resume", "runs/b", "--set", "reinit.masked.fraction=0.1")
+    assert other.status == 2
+    assert "fraction=0.3" in other.err
+    again = cli("run", "--resume", "runs/b", "--set", "reinit.masked.fraction=0.3", "--json")
+    assert again.status == 0, again.err
+    assert again.json["method"] == "snip+masked"
+    assert again.json["cer"] == said[0].json["cer"]
+    (workdir / "twice.toml").write_text("mega-batches = 3\nmega_batches = 4\n")
+    twice = tiny("--config", "twice.toml")
+    assert (twice.status, "twice" in twice.err) == (2, True)
 
 
 def test_a_contiguous_cut_of_sorted_classes_is_warned_of(cli, workdir, caplog):

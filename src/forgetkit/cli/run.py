@@ -94,12 +94,13 @@ def _answer(special: dict[str, Any], given: dict[str, Any], view: View) -> dict[
         view.warn(str(broken))
     if special["resume"] is not None and special["dry_run"]:
         raise OptionError("--dry-run plans a run from its start: leave out --resume")
-    options = _layers(special, given)
+    options, assigned = _layers(special, given)
     resume = None
     if special["resume"] is not None:
         resume = RunDirectory.reopen(special["resume"])
         options = config.resumed(resume.manifest, options, offers)
     plan = config.resolve(options, offers)
+    config.require_used(assigned, plan, offers)
     if special["dry_run"]:
         from forgetkit import rehearsal
 
@@ -119,8 +120,8 @@ def _plugins(special: dict[str, Any]) -> list[str]:
     return files + [word for name in special["no_plugin"] or () for word in ("--no-plugin", name)]
 
 
-def _layers(special: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
-    """The TOML file's options, over them ``--set``, over them the command line's."""
+def _layers(special: dict[str, Any], given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The TOML file's options, over them ``--set``, over them the command line's; and those of ``--set`` alone."""
     from forgetkit import config
 
     options = config.read_toml(special["config"]) if special["config"] is not None else {}
@@ -130,7 +131,7 @@ def _layers(special: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     twice = named.keys() & assigned.keys()
     if twice:
         raise OptionError(f"--set {min(twice)} and --{min(twice).replace('_', '-')} are given both: leave one out")
-    return config.layered(options, assigned, named)
+    return config.layered(options, {**assigned, **named}), assigned
 
 
 def _terminate(number: int, frame: types.FrameType | None) -> None:
@@ -189,6 +190,7 @@ def _parameter(name: str, kind: Any, option: Any, default: Any) -> inspect.Param
 
 def _metavar(annotation: Any) -> str:
     kinds = [kind for kind in (typing.get_args(annotation) or (annotation,)) if kind is not types.NoneType]
+    kinds = [typing.get_args(kind)[0] if typing.get_origin(kind) is typing.Annotated else kind for kind in kinds]
     if typing.get_origin(annotation) is typing.Literal:
         return "|".join(kinds)
     if any(typing.get_origin(kind) is tuple for kind in kinds):

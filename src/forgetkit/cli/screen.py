@@ -179,7 +179,10 @@ class LiveView(PlainView):
                 self._move(event.mega_batch, event.epoch)
             case MegaBatchEnded():
                 row = event.row
-                state = f"test {row.test_accuracy:6.1%}  errors {row.test_errors}  {tables.duration(row.seconds)}"
+                epoch = "" if row.carried_epoch in (None, self._epochs) else f"  epoch {row.carried_epoch}"
+                state = (
+                    f"test {row.test_accuracy:6.1%}  errors {row.test_errors}{epoch}  {tables.duration(row.seconds)}"
+                )
                 self._bars.update(self._tasks[row.index], state=state)
                 self._move(row.index, self._epochs)  # patience may have ended it early
             case _:

@@ -17,8 +17,13 @@ _BLOCKS = "▁▂▃▄▅▆▇█"
 def headline(event: RunStarted) -> str:
     """What runs, in one line."""
     config = event.config
+    apart = [
+        f"{option.rpartition('.')[2]}={_word(both['value'])}"
+        for option, both in event.departures.items()
+        if option.startswith(("importance.", "reinit."))
+    ]
     parts = [
-        event.method,
+        f"{event.method} ({', '.join(apart)})" if apart else event.method,
         f"on {config['dataset'].partition(':')[0]}",
         f"with {config['model'].partition(':')[0]} ({event.parameters:,} parameters)",
         f"{event.mega_batches} mega-batches of {event.epochs} epoch{'s' if event.epochs > 1 else ''}",
@@ -89,7 +94,10 @@ def totals(result: Mapping[str, Any]) -> Iterator[str]:
 
 def _noise(result: Mapping[str, Any]) -> str:
     changed = result["noisy_labels"]
-    return f"; {changed:,} labels of the stream changed by noise" if changed else ""
+    if not changed:
+        return ""
+    noisy = "train and val" if result["config"]["label_noise_val"] == "noisy" else "train"
+    return f"; {changed:,} labels of the stream changed by noise, {noisy} counted against them"
 
 
 def plan(rehearsal: Mapping[str, Any]) -> Table:

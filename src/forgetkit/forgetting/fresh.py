@@ -26,6 +26,7 @@ Build = Callable[[], nn.Module]
 Initial = Callable[[str], Tensor]
 
 _RESETS = ("reset_parameters", "_reset_parameters")  # torch's convention; nn.MultiheadAttention's spelling
+_COPIES = "copies of what state_dict() held at the start"
 _REMEDY = "pass build=, a function that builds the network anew"
 
 
@@ -97,13 +98,16 @@ class Origins:
 
     def _begun(self, name: str) -> Tensor:
         if self._initial is None:
-            raise OptionError("rewinding needs the values that the model began with: pass initial=")
+            raise OptionError("rewinding needs the values that the model began with: pass initial=, " + _COPIES)
         try:
             value = self._initial(name)
         except KeyError as error:
-            raise OptionError(f"initial= holds no '{name}', so it cannot be rewound") from error
-        if not isinstance(value, Tensor):
-            raise OptionError(f"initial= holds {type(value).__name__} for '{name}', not a tensor")
+            raise OptionError(f"initial= holds no '{name}', so it cannot be rewound: pass " + _COPIES) from error
+        old = self._tensors[name]
+        if not isinstance(value, Tensor) or value.shape != old.shape:
+            raise OptionError(f"initial= holds no tensor of shape {tuple(old.shape)} for '{name}': pass " + _COPIES)
+        if value.untyped_storage().data_ptr() == old.untyped_storage().data_ptr():
+            raise OptionError(f"initial= holds the model's own '{name}', which has changed with it: pass " + _COPIES)
         return value
 
 

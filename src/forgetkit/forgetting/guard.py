@@ -32,29 +32,23 @@ def untouched(model: nn.Module, who: str, seed: int, *, training: bool = False) 
     before = {name: fingerprint(p) for name, p in parameters.items()}
     grads = {p: (p.grad, p.requires_grad) for p in parameters.values()}
     buffers = [(b, b.clone()) for b in model.buffers()]
-    modes = [(module, module.training) for module in model.modules()]
-    tables = [(table, dict(table)) for module in model.modules() for table in _tables(vars(module))]
     device = next((p.device.type for p in parameters.values()), "cpu")
-    for p in grads:
-        p.grad = None
-    for module in model.modules():
-        module._backward_hooks.clear()
-        module._backward_pre_hooks.clear()
-    model.train() if training else model.eval()
     try:
         with (
+            attributes_kept(model),
             global_state(seed),
             torch.inference_mode(False),
             torch.enable_grad(),
             torch.autocast(device, enabled=False),
         ):
+            for p in grads:
+                p.grad = None
+            for module in model.modules():
+                module._backward_hooks.clear()
+                module._backward_pre_hooks.clear()
+            model.train() if training else model.eval()
             yield
     finally:
-        for table, entries in tables:
-            table.clear()
-            table.update(entries)
-        for module, training in modes:
-            module.training = training
         with torch.no_grad():
             for buffer, value in buffers:
                 buffer.copy_(value)
@@ -64,6 +58,18 @@ def untouched(model: nn.Module, who: str, seed: int, *, training: bool = False) 
     changed = [name for name, p in parameters.items() if fingerprint(p) != before[name]]
     if changed:
         raise ComponentError(f"{who} changed the parameter '{changed[0]}' of the model it was only to look at")
+
+
+@contextmanager
+def attributes_kept(model: nn.Module) -> Iterator[None]:
+    """On leaving, each module's attributes are those of before: modes, hooks, counts, which tensor is which buffer."""
+    tables = [(table, dict(table)) for module in model.modules() for table in _tables(vars(module))]
+    try:
+        yield
+    finally:
+        for table, entries in tables:
+            table.clear()
+            table.update(entries)
 
 
 def _tables(attributes: dict[str, Any]) -> list[dict[Any, Any]]:

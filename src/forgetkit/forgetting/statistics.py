@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import update_bn
@@ -12,6 +13,7 @@ from torch.optim.swa_utils import update_bn
 from forgetkit.contracts import BnStats
 from forgetkit.errors import OptionError
 from forgetkit.forgetting.anatomy import frozen
+from forgetkit.forgetting.guard import attributes_kept
 from forgetkit.seeding import global_state
 
 
@@ -49,44 +51,33 @@ def settle(
         return []
     if how == "recalibrate" and batches is None:
         raise OptionError("bn-stats=recalibrate looks at data: give batches of (inputs, targets)")
-    places = {(module, name) for module in layers.values() for name, _ in module.named_buffers(recurse=False)}
-    before = [(module, name, buffer, buffer.clone()) for module, name, buffer in _buffers(model)]
+    own = {buffer for layer in layers.values() for buffer in layer.buffers()}
+    before = [(buffer, buffer.clone()) for buffer in model.buffers()]
     undo.append(lambda: _put_back(before))
     for layer in layers.values():
         layer.reset_running_stats()
     if how == "recalibrate" and batches is not None:
         _measure(model, batches, seed)
-        _put_back(place for place in before if place[:2] not in places)
+        _put_back((buffer, value) for buffer, value in before if buffer not in own)
     return [f"{name}.{local}" if name else local for name, part in layers.items() for local, _ in part.named_buffers()]
 
 
 def _measure(model: nn.Module, batches: Iterable[tuple[Any, Tensor]], seed: int) -> None:
-    modes = [(module, module.training) for module in model.modules()]
-    momenta = [(module, module.momentum) for module in model.modules() if isinstance(module, _BatchNorm)]
+    """The whole model runs in training mode; on a failure ``update_bn`` leaves modes and momenta behind."""
     like = next(p for p in model.parameters() if p.is_floating_point())
-    try:
-        with global_state(seed):
+    with attributes_kept(model), global_state(seed), torch.autocast(like.device.type, enabled=False):
+        try:
             update_bn(((_as(inputs, like), targets) for inputs, targets in batches), model)
-    except ValueError as error:  # a batch of one sample
-        raise OptionError(f"bn-stats=recalibrate: {error}; use larger batches") from error
-    finally:  # update_bn gives every module the mode of the whole, and on a failure leaves its momentum
-        for module, training in modes:
-            module.training = training
-        for norm, momentum in momenta:
-            norm.momentum = momentum
+        except (ValueError, RuntimeError) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            remedy = "; use larger batches" if isinstance(error, ValueError) else ""  # a batch of one sample
+            raise OptionError(f"bn-stats=recalibrate: in training mode the model fails: {reason}{remedy}") from error
 
 
 def _as(inputs: Tensor, like: Tensor) -> Tensor:
     return inputs.to(like) if inputs.is_floating_point() else inputs.to(like.device)
 
 
-def _buffers(model: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]:
-    for module in model.modules():
-        for name, buffer in module.named_buffers(recurse=False):
-            yield module, name, buffer
-
-
-def _put_back(places: Iterable[tuple[nn.Module, str, Tensor, Tensor]]) -> None:
-    """The values of buffers, and the buffers: running may have put another tensor in the place of one."""
-    for module, name, buffer, value in places:
-        setattr(module, name, buffer.copy_(value))
+def _put_back(buffers: Iterable[tuple[Tensor, Tensor]]) -> None:
+    for buffer, value in buffers:
+        buffer.copy_(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,7 +44,7 @@ class Best:
             return
         self.epoch, self.accuracy, self.waited = epoch, accuracy, 0
         if self.carry == "best-val":
-            self.weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
+            self.weights = copy.deepcopy(model.state_dict())
 
     def settle(self, model: nn.Module, last: int) -> int:
         """Give ``model`` the weights to carry on; return the epoch they are of."""

@@ -11,7 +11,7 @@ from forgetkit.contracts import Change, Origin, ReinitContext
 
 @dataclass(frozen=True)
 class Cold:
-    """Cold start: the whole network anew, running statistics and optimizer state included.
+    """Cold start: the whole network anew, running statistics included.
 
     Formula: θ ← ξ for every entry.
 
