@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import forgetkit
-from forgetkit.config import _NOT_PROTOCOL, RunConfig
+from forgetkit.config import NOT_PROTOCOL, RunConfig
 from forgetkit.options import options_of
 from forgetkit.registry import load
 
@@ -202,7 +202,7 @@ def test_what_is_only_looked_at_changes_no_weight(runs: Runs, case: Case) -> Non
 
 def test_every_option_of_the_protocol_has_a_case() -> None:
     own = {case.option for case in CASES}
-    assert {key for key in RunConfig.model_fields if key not in _NOT_PROTOCOL} - own <= {"interventions"}
+    assert {key for key in RunConfig.model_fields if key not in NOT_PROTOCOL} - own <= {"interventions"}
     offers = load(entry_points=False)
     specs = [str(case.value) for case in CASES if case.option in ("importance", "reinit", "replay")]
     for kind, names in {

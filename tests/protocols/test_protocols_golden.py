@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from forgetkit import config, presets, registry
-from forgetkit.config import _NOT_PROTOCOL
+from forgetkit.config import NOT_PROTOCOL
 
 GOLDEN = json.loads((Path(__file__).parent / "golden.json").read_text(encoding="utf-8"))
 METHODS = ("lure", "llf", "rifle", "shrink-perturb", "cold", "warm")
@@ -21,7 +21,7 @@ def resolved(preset: str) -> dict[str, object]:
     """The protocol, and every component of the methods and replay strategies under it."""
     offers = registry.load(entry_points=False)
     plans = {method: config.resolve({"preset": preset, "method": method}, offers).config for method in METHODS}
-    found = {k: v for k, v in plans["lure"].model_dump(mode="json").items() if k not in _NOT_PROTOCOL}
+    found = {k: v for k, v in plans["lure"].model_dump(mode="json").items() if k not in NOT_PROTOCOL}
     found["components"] = {
         "importance": [
             config.resolve({"preset": preset, "importance": name}, offers).config.importance

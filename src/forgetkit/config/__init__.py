@@ -1,0 +1,23 @@
+"""What a run is made of: options from four layers, resolved into components.
+
+Defaults < preset < TOML file < command line. The resolved configuration spells every choice out, so that
+two runs of equal configuration are the same run.
+"""
+
+from forgetkit.config.fields import METHODS, NOT_PROTOCOL, RunConfig
+from forgetkit.config.layers import canonical, layered, read_toml, settings
+from forgetkit.config.plan import Plan, require_used, resolve, resumed
+
+__all__ = [
+    "METHODS",
+    "NOT_PROTOCOL",
+    "Plan",
+    "RunConfig",
+    "canonical",
+    "layered",
+    "read_toml",
+    "require_used",
+    "resolve",
+    "resumed",
+    "settings",
+]

@@ -1,0 +1,157 @@
+"""Every option of a run: its type, its range, its default, and the sentence that the help says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
+
+from forgetkit import options, presets
+from forgetkit.contracts import (
+    BnStats,
+    Carry,
+    Mode,
+    NoiseDraw,
+    OptimizerName,
+    OptimizerState,
+    Sampling,
+    ScheduleKind,
+    Scope,
+    ScoreOn,
+    Split,
+)
+
+METHODS: Mapping[str, tuple[str | None, str]] = {
+    "warm": (None, "none"),
+    "cold": (None, "cold"),
+    "rifle": (None, "rifle"),
+    "llf": (None, "llf"),
+    "shrink-perturb": (None, "shrink-perturb"),
+    "lure": ("snip", "masked"),
+}
+"""Shorthands: the importance criterion and the reinit method of each name of the paper."""
+
+NOT_RESULTS = ("preset", "method", "out", "name", "observers", "checkpoint_seconds", "device", "threads")
+"""Options that say where and how a run is carried out, or are names for what others spell out: not what it is."""
+
+NOT_PROTOCOL = (
+    *("preset", "method", "importance", "reinit", "replay", "dataset", "model", "seed"),
+    *("device", "precision", "threads", "metrics", "out", "name", "observers", "checkpoint_seconds"),
+)
+"""What is compared, with what and where, or is told apart by its options: all else is the protocol's."""
+
+KIND_OF = {
+    "importance": "importance",
+    "reinit": "reinit",
+    "replay": "replay",
+    "dataset": "datasets",
+    "model": "models",
+}
+
+PLAIN = (str, int, float, list, dict, type(None))  # what a TOML file can hold, and no component
+
+SEVERAL = ("interventions", "metrics", "observers")
+
+
+def _listed(given: Any) -> Any:
+    """``"20,40"`` or ``"none"``, as the command line and ``--set`` give it."""
+    if isinstance(given, str):
+        if given.strip().lower() == "none":
+            return []
+        return [piece for piece in given.split(",") if piece.strip()]
+    return given
+
+
+def _several(given: Any) -> Any:
+    """A single SPEC, as ``--set`` gives it, where there may be more."""
+    return (given,) if isinstance(given, str) else given
+
+
+def _none(given: Any) -> Any:
+    return None if given == "none" else given
+
+
+def _text(given: Any) -> Any:
+    return str(given) if isinstance(given, Path) else given
+
+
+def _plain(name: str | None) -> str | None:
+    if name is not None and (name in ("", ".", "..") or "/" in name or "\\" in name):
+        raise PydanticCustomError("plain", "a folder's name is wanted, without slashes; --out says where it is made")
+    return name
+
+
+_Specs = Annotated[tuple[str, ...], BeforeValidator(_several)]
+
+
+class RunConfig(BaseModel):
+    """Every option of ``forgetkit run``. Components are SPECs: ``name`` or ``name:key=value``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+    preset: Annotated[str, Field(description="the protocol that options not given are taken from: " + ", ".join(presets.NAMES))] = presets.NAMES[0]  # fmt: skip
+    method: Annotated[str | None, Field(description="shorthand for --importance and --reinit: " + ", ".join(METHODS) + " (default: lure)")] = None  # fmt: skip
+    importance: Annotated[str | None, Field(description="importance criterion, a SPEC like snip:samples=128")] = None
+    reinit: Annotated[str | None, Field(description="what is forgotten, a SPEC like masked:fraction=0.2")] = None
+    replay: Annotated[str, Field(description="which seen samples are trained on again: full, none, last, buffer:size=186")] = "full"  # fmt: skip
+    interventions: Annotated[_Specs, Field(description="what acts while training, a SPEC (repeatable)")] = ()
+
+    score_on: Annotated[ScoreOn, Field(description="the training samples to score on: of the mega-batch just learned, of the one that arrives next, of the first, or all that is trained on next")] = "finished"  # fmt: skip
+    score_sampling: Annotated[Sampling, Field(description="which of them a criterion gets: a random draw, or the first as they stand")] = "random"  # fmt: skip
+    score_transform: Annotated[Mode, Field(description="score on samples as they are, or augmented as for training")] = "eval"  # fmt: skip
+    score_mode: Annotated[Mode, Field(description="the network's mode while it is scored")] = "eval"
+    score_params: Annotated[Scope, Field(description="which parameters are scored, and can be selected")] = "all"
+    score_batch: Annotated[int, Field(ge=1, description="samples per batch while scoring")] = 256
+    optimizer_state: Annotated[OptimizerState, Field(description="the optimizer's memory at a forgetting: zero what was reset, keep all, or start afresh (with any method)")] = "zero"  # fmt: skip
+    bn_stats: Annotated[BnStats, Field(description="running statistics after a forgetting; recalibrate: measured again on all the scoring samples offered")] = "keep"  # fmt: skip
+
+    dataset: Annotated[str, Field(description="where samples come from, a SPEC like folder:path=photos,size=32")] = "digits"  # fmt: skip
+    model: Annotated[str, Field(description="the network, a SPEC like resnet18 or import:package.module:callable")] = "convnet"  # fmt: skip
+    mega_batches: Annotated[int, Field(ge=1, description="in how many parts the training set arrives")] = 8
+    split: Annotated[Split, Field(description="cut the training set at random, or in its own order")] = "random"
+    val_fraction: Annotated[float, Field(ge=0, lt=1, description="share of each mega-batch set apart for validation")] = 0.1  # fmt: skip
+    val_transform: Annotated[Mode, Field(description="validate on samples as they are, or augmented as for training")] = "eval"  # fmt: skip
+    augment: Annotated[Literal["auto", "none", "flip", "crop", "crop-flip"], Field(description="random flip and crop of training images; auto is what suits the data set")] = "auto"  # fmt: skip
+    shots: Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(_none), Field(description="train on that many samples of each class, drawn at random (default: on all)")] = None  # fmt: skip
+    label_noise: Annotated[float, Field(ge=0, le=1, description="probability with which a training label is redrawn")] = 0.0  # fmt: skip
+    label_noise_draw: Annotated[NoiseDraw, Field(description="redraw from any class, the true one included, or from the others")] = "any"  # fmt: skip
+    label_noise_val: Annotated[Literal["noisy", "clean"], Field(description="whether validation labels are noisy too")] = "noisy"  # fmt: skip
+
+    epochs: Annotated[int, Field(ge=1, description="epochs per mega-batch")] = 50
+    batch_size: Annotated[int, Field(ge=1, description="samples per optimizer step")] = 64
+    optimizer: Annotated[OptimizerName, Field(description="what makes the steps")] = "sgd"
+    lr: Annotated[float | None, Field(gt=0, allow_inf_nan=False, description="learning rate at the start of each mega-batch (default: 0.1, with adamw 0.001)")] = None  # fmt: skip
+    schedule: Annotated[ScheduleKind, Field(description="how the rate falls in each mega-batch: at milestones, as a cosine, not at all")] = "step"  # fmt: skip
+    milestones: Annotated[tuple[Annotated[int, Field(ge=1)], ...] | None, BeforeValidator(_listed), Field(description="epochs after which the learning rate is multiplied by gamma, like 20,40 (default: after 40 % and 80 % of the epochs; none for a constant rate)")] = None  # fmt: skip
+    gamma: Annotated[float, Field(gt=0, le=1, description="factor on the learning rate at each milestone")] = 0.1
+    momentum: Annotated[float, Field(ge=0, lt=1, description="momentum of SGD")] = 0.9
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False, description="weight decay, on all parameters")] = 1e-4  # fmt: skip
+    carry: Annotated[Carry, Field(description="the weights that are judged, scored and carried on: of the last epoch, or of the best on validation")] = "last"  # fmt: skip
+    patience: Annotated[int, Field(ge=0, description="end a mega-batch after that many epochs without a better validation accuracy; 0: never")] = 0  # fmt: skip
+    min_delta: Annotated[float, Field(ge=0, lt=1, description="how much better counts, as a fraction of one")] = 0.0
+
+    seed: Annotated[int, Field(ge=0, description="the one seed that every random stream is derived from")] = 0
+    device: Annotated[str, Field(description="auto, cpu, cuda, cuda:N or mps")] = "auto"
+    precision: Annotated[Literal["auto", "fp32", "bf16"], Field(description="auto: bf16 where CUDA has it natively, else fp32")] = "auto"  # fmt: skip
+    threads: Annotated[int | None, Field(ge=1, description="threads of torch on the CPU (default: torch's own choice)")] = None  # fmt: skip
+    metrics: Annotated[_Specs, Field(description="a metric beside the four of the paper, a SPEC (repeatable)")] = ()  # fmt: skip
+
+    out: Annotated[
+        str, BeforeValidator(_text), Field(min_length=1, description="folder that the run's directory is made in")
+    ] = "runs"
+    name: Annotated[str | None, AfterValidator(_plain), Field(description="name of the run's directory (default: made from time, method and data)")] = None  # fmt: skip
+    observers: Annotated[_Specs, Field(description="a listener to the run's events, a SPEC (repeatable)")] = ()
+    checkpoint_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False, description="at the end of an epoch, write a state to resume from if the last is older than this; 0: each epoch")] = 10.0  # fmt: skip
+
+
+def flag(key: str) -> str:
+    """An option as the command line spells it, without its dashes in front."""
+    return key.replace("_", "-")
+
+
+def name_of(spec: str) -> str:
+    """The component that a SPEC names."""
+    return options.parse(spec).name

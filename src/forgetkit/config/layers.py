@@ -1,0 +1,134 @@
+"""Options from several layers, one over the other, under one name each."""
+
+from __future__ import annotations
+
+import tomllib
+from collections import ChainMap
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from forgetkit import options
+from forgetkit.config.fields import KIND_OF, SEVERAL, RunConfig, flag
+from forgetkit.errors import ConfigError, closest
+from forgetkit.registry import Registry
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The options in a TOML file, and in tables like ``["reinit.masked"]`` those of components."""
+    try:
+        with path.open("rb") as file:
+            content = tomllib.load(file)
+    except OSError as error:
+        raise ConfigError(f"--config {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--config {path}: {error}") from error
+    return canonical(content)
+
+
+def settings(assignments: list[str]) -> dict[str, Any]:
+    """``key=value`` pairs, as ``--set`` takes them."""
+    found: dict[str, Any] = {}
+    for text in assignments:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {text}: write key=value")
+        key, value = next(iter(canonical({key.strip(): value.strip()}).items()))
+        if key in found:
+            raise ConfigError(f"--set {key} is given twice: leave one out")
+        found[key] = value
+    return found
+
+
+def canonical(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Options under one name each, whatever was written.
+
+    Those of a run by the names of their fields: dashes or underscores, and the command line's singulars, will do.
+    Those of components as ``reinit.masked.fraction``, whether written so or in a table ``reinit.masked``.
+    """
+    found: dict[str, Any] = {}
+
+    def take(name: str, value: Any) -> None:
+        if name in found:
+            raise ConfigError(f"{flag(name)} is given twice: leave one out")
+        found[name] = value
+
+    for key, value in given.items():
+        if "." in key or (key in KIND_OF and isinstance(value, Mapping)):
+            for path, setting in _flattened(key, value):
+                component, _, option = path.rpartition(".")
+                if component.partition(".")[0] not in KIND_OF or "." not in component:
+                    raise ConfigError(
+                        f"'{path}' is no option of a component; write {', '.join(KIND_OF)}, a dot, its name, a dot, "
+                        "the option: reinit.masked.fraction"
+                    )
+                take(f"{component}.{option.replace('-', '_')}", setting)
+            continue
+        name = key.replace("-", "_")
+        name = f"{name}s" if f"{name}s" in SEVERAL else name
+        if name not in RunConfig.model_fields:
+            known = [field.removesuffix("s") if field in SEVERAL else field for field in RunConfig.model_fields]
+            raise ConfigError(f"no option is called '{key}'; {closest(key, [k.replace('_', '-') for k in known])}")
+        take(name, value)
+    return found
+
+
+def _flattened(path: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Tables inside tables, however they are nested, as paths."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _flattened(f"{path}.{key}", inner)
+    else:
+        yield path, value
+
+
+def layered(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """Options one over the other, the last on top. A method overrules what lies below of the two it stands for."""
+    options: dict[str, Any] = {}
+    for layer in layers:
+        covered = ("importance", "reinit") if layer.get("method") is not None else ()
+        options = {**{key: value for key, value in options.items() if key not in covered}, **layer}
+        for path in layer:
+            component, dot, option = path.rpartition(".")
+            key, _, name = component.partition(".")
+            if dot and key not in layer and isinstance(options.get(key), str):
+                options[key] = _without(options[key], name, option)
+    return options
+
+
+def _without(spec: str, name: str, option: str) -> str:
+    """A SPEC less an option, where it is one of this component."""
+    parsed = options.parse(spec)
+    if parsed.name != name or option not in parsed.options:
+        return spec
+    kept = [f"{key}={value}" for key, value in parsed.options.items() if key != option]
+    pieces = ([parsed.first] if parsed.first is not None else []) + kept
+    return f"{name}:{','.join(pieces)}" if pieces else name
+
+
+@dataclass(frozen=True, eq=False)
+class Workshop:
+    """Makes components, with the defaults for their options that the layers hold."""
+
+    registry: Registry
+    layers: Mapping[str, Any]
+
+    def make(self, key: str, spec: Any) -> tuple[str, Any]:
+        """The SPEC of a component, spelled out, and the component."""
+        return self.registry.make(KIND_OF[key], spec, self._tables(key))
+
+    def defaults(self, key: str, name: str) -> dict[str, Any]:
+        """The options of a component that nobody gives."""
+        offer = self.registry.find(KIND_OF[key], name)
+        held = [t for written, t in self._tables(key).items() if self.registry.find(KIND_OF[key], written) is offer]
+        return options.resolved_defaults(name, offer.component, ChainMap(*held))
+
+    def _tables(self, key: str) -> dict[str, dict[str, Any]]:
+        """By the name of a component, the defaults given for its options."""
+        tables: dict[str, dict[str, Any]] = {}
+        for path, value in self.layers.items():
+            component, dot, option = path.rpartition(".")
+            if dot and component.partition(".")[0] == key:
+                tables.setdefault(component.partition(".")[2], {})[option] = value
+        return tables

@@ -1,0 +1,42 @@
+"""What the machine at hand has: device, precision, threads."""
+
+from __future__ import annotations
+
+from forgetkit.errors import ConfigError
+
+
+def threads() -> int:
+    """How many torch would take by itself."""
+    import torch
+
+    return torch.get_num_threads()
+
+
+def device(name: str) -> str:
+    """The device that ``name`` means here; ``ConfigError`` where there is none."""
+    import torch
+
+    if name == "auto":
+        if torch.cuda.is_available():
+            return "cuda"
+        return "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"--device {name}: not a device; use auto, cpu, cuda, cuda:N or mps") from error
+    have = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not have.get(device.type, False):
+        raise ConfigError(f"--device {name}: this machine has none; use auto or cpu")
+    if device.type == "cuda" and device.index is not None and device.index >= torch.cuda.device_count():
+        raise ConfigError(f"--device {name}: this machine has {torch.cuda.device_count()}, counted from cuda:0")
+    return name
+
+
+def precision(name: str, device: str) -> str:
+    """``auto`` is bf16 where CUDA has it natively."""
+    if name != "auto":
+        return name
+    import torch
+
+    native = device.startswith("cuda") and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bf16" if native else "fp32"

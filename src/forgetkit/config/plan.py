@@ -1,0 +1,282 @@
+"""A run's plan: its options resolved, and the components that they name."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from forgetkit import contracts, options, presets
+from forgetkit.config import machine
+from forgetkit.config.checks import departures_of, refuse_contradictions, refuse_idle
+from forgetkit.config.fields import KIND_OF, METHODS, NOT_RESULTS, PLAIN, SEVERAL, RunConfig, flag, name_of
+from forgetkit.config.layers import Workshop, canonical, layered
+from forgetkit.errors import ConfigError, OptionError, closest
+from forgetkit.registry import Registry
+
+_MAY_CHANGE = ("observers", "checkpoint_seconds")
+"""Options that a run may go on with otherwise than it began."""
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A resolved configuration and the components it names."""
+
+    config: RunConfig
+    method: str
+    importance: contracts.Importance | None
+    reinit: contracts.Reinit
+    replay: contracts.Replay
+    interventions: tuple[contracts.Intervention, ...]
+    dataset: contracts.DatasetSource
+    model: contracts.ModelBuilder
+    metrics: Mapping[str, contracts.Metric]
+    observers: tuple[contracts.Observer, ...]
+    plugins: Mapping[str, str]
+    departures: Mapping[str, Mapping[str, Any]]
+    """Each option that is not as the preset has it: its ``value``, and the ``preset``'s."""
+
+    @property
+    def components(self) -> Mapping[str, Any]:
+        """The components that options of a run name, by the option."""
+        return {key: getattr(self, key) for key in KIND_OF}
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of everything that says what the run is."""
+        content = self.config.model_dump(mode="json", exclude=set(NOT_RESULTS))
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def require_used(assigned: Mapping[str, Any], plan: Plan, registry: Registry) -> None:
+    """Options of components that were given for this very run must be those it has; else they would be ignored."""
+    for path, value in assigned.items():
+        component, dot, option = path.rpartition(".")
+        if dot:
+            key, _, name = component.partition(".")
+            spec = getattr(plan.config, key)
+            offer = registry.find(KIND_OF[key], name)
+            if spec is None or registry.find(KIND_OF[key], name_of(spec)) is not offer:
+                raise ConfigError(
+                    f"--set {path}={value} would be ignored, since the run has --{key} {spec}: leave it out"
+                )
+            asked = options.resolved_defaults(name, offer.component, {option: value})[option]
+            if asked != getattr(plan.components[key], option):
+                raise ConfigError(f"--set {path}={value}: the run has --{key} {spec}; give the option once")
+
+
+def resolve(given: Mapping[str, Any], registry: Registry) -> Plan:
+    """The plan of a run from the options given; what is not given is as the preset has it, or takes its default.
+
+    Components may be SPECs or objects. Raises ``ConfigError`` or ``OptionError``, one line each.
+    """
+    given = canonical(given)
+    given = {**given, "preset": _preset(given.get("preset"))}
+    protocol = canonical(presets.read(given["preset"]))
+    _check_defaults(given, registry)
+    base = _without_foreign_lr(protocol, given)
+    everything = layered(base, given)
+    make = Workshop(registry, everything).make
+
+    objects = {
+        key: value
+        for key, value in everything.items()
+        if (key in KIND_OF and not isinstance(value, PLAIN))
+        or (key in SEVERAL and isinstance(value, list | tuple) and not all(isinstance(part, PLAIN) for part in value))
+    }
+    config = _validated(everything, objects)
+    wanted = {key: objects.get(key, getattr(config, key)) for key in KIND_OF}
+    wanted["importance"], wanted["reinit"] = _method(config.method, wanted["importance"], wanted["reinit"], make)
+
+    spelled: dict[str, Any] = {}
+    made: dict[str, Any] = {"importance": None}
+    for key in KIND_OF:
+        if wanted[key] is not None:
+            spelled[key], made[key] = make(key, wanted[key])
+    several: dict[str, list[tuple[str, Any]]] = {
+        key: [registry.make(key, spec) for spec in objects.get(key, getattr(config, key))] for key in SEVERAL
+    }
+    if made["importance"] is not None and not _needs_scores(made["reinit"]):
+        raise OptionError(
+            f"--reinit {name_of(spelled['reinit'])} looks at no scores, so --importance "
+            f"{name_of(spelled['importance'])} would be ignored: leave it out, or use --reinit masked"
+        )
+    preset = Workshop(registry, protocol)
+    label = _label(spelled, preset.make)
+    resolved = _by_rule(config).model_copy(
+        update={
+            "method": label if label in METHODS else None,
+            "importance": None,
+            **spelled,
+            **{key: tuple(spec for spec, _ in parts) for key, parts in several.items()},
+            "device": machine.device(config.device),
+            "precision": machine.precision(config.precision, machine.device(config.device)),
+            "threads": config.threads or machine.threads(),
+        }
+    )
+    expected = _expected(protocol, resolved)
+    refuse_contradictions(resolved)
+    refuse_idle(resolved, expected, made)
+    return Plan(
+        config=resolved,
+        method=label,
+        **made,
+        interventions=tuple(c for _, c in several["interventions"]),
+        metrics=_metrics(several["metrics"], registry),
+        observers=tuple(c for _, c in several["observers"]),
+        plugins=registry.plugins,
+        departures=departures_of(resolved, expected, made, preset),
+    )
+
+
+def resumed(manifest: Mapping[str, Any], given: Mapping[str, Any], registry: Registry) -> dict[str, Any]:
+    """The options of a run that goes on: its own. One given beside them must say the same, or not matter."""
+    recorded = manifest.get("config")
+    if not isinstance(recorded, Mapping):
+        raise ConfigError("the manifest of this run holds no configuration; it is damaged")
+    own = {key: value for key, value in recorded.items() if key != "method"}
+    for key, value in given.items():  # an object given again takes the place of its name
+        if key in KIND_OF and not isinstance(value, PLAIN) and registry.make(KIND_OF[key], value)[0] == own.get(key):
+            own[key] = value
+    given = canonical(given)
+    if given:
+        plan = resolve(layered(own, {key: value for key, value in given.items() if "." not in key}), registry)
+        asked = plan.config.model_dump(mode="json")
+        require_used(given, plan, registry)
+        for key in given:
+            if key not in _MAY_CHANGE and "." not in key and asked[key] != recorded.get(key):
+                raise ConfigError(
+                    f"--{key.replace('_', '-')} {given[key]}: this run was begun with {recorded.get(key)}; "
+                    "a resumed run keeps its configuration"
+                )
+    return {**own, **{key: given[key] for key in _MAY_CHANGE if key in given}}
+
+
+_RESULT_KEYS = (
+    "schema",
+    "run",
+    "directory",
+    "method",
+    "config",
+    "versions",
+    "parameters",
+    "mega_batches",
+    "samples_seen",
+    "seconds",
+    "status",
+    "augment",
+    "preset",
+    "departures",
+    "noisy_labels",
+)
+
+_OWN_METRICS = ("test-accuracy", "cer", "mean-anytime-error", "generalization-gap")
+
+
+def _preset(name: Any) -> str:
+    if name is not None and not isinstance(name, str):
+        raise ConfigError(f"--preset {name}: the name of one is wanted: {', '.join(presets.NAMES)}")
+    return presets.NAMES[0] if name is None else name
+
+
+def _check_defaults(given: Mapping[str, Any], registry: Registry) -> None:
+    """Options given for components that may or may not take part: they must exist and hold."""
+    for path, value in given.items():
+        component, dot, option = path.rpartition(".")
+        if dot:
+            key, _, name = component.partition(".")
+            options.check_option(name, registry.find(KIND_OF[key], name).component, option, value)
+
+
+def _validated(given: Mapping[str, Any], objects: Mapping[str, Any]) -> RunConfig:
+    plain = {key: value for key, value in given.items() if key not in objects and "." not in key}
+    try:
+        return RunConfig.model_validate(plain)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = str(first["loc"][0])
+        message = first["msg"][0].lower() + first["msg"][1:]
+        raise ConfigError(f"--{flag(key)} {given.get(key)}: {message}") from error
+
+
+def _without_foreign_lr(protocol: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """A preset's learning rate is meant for its optimizer: with another, that one's own default holds."""
+    if given.get("optimizer") in (None, protocol.get("optimizer", "sgd")):
+        return protocol
+    return {key: value for key, value in protocol.items() if key != "lr"}
+
+
+def _by_rule(config: RunConfig) -> RunConfig:
+    """What is left open, by its rule."""
+    lr = config.lr if config.lr is not None else {"sgd": 0.1, "adamw": 0.001}[config.optimizer]
+    return config.model_copy(update={"lr": lr, "milestones": _milestones(config)})
+
+
+def _expected(protocol: Mapping[str, Any], resolved: RunConfig) -> RunConfig:
+    """What the preset alone would come to; milestones by rule follow the epochs of the run, and its schedule."""
+    preset = RunConfig.model_validate({key: value for key, value in protocol.items() if "." not in key})
+    followed = preset.model_copy(update={"epochs": resolved.epochs, "schedule": resolved.schedule})
+    return preset.model_copy(update={"lr": _by_rule(preset).lr, "milestones": _milestones(followed)})
+
+
+def _needs_scores(reinit: object) -> bool:
+    return bool(getattr(reinit, "needs_scores", False))
+
+
+def _method(
+    name: str | None, importance: Any, reinit: Any, make: Callable[[str, Any], tuple[str, Any]]
+) -> tuple[Any, Any]:
+    """The criterion and the reinit method: a shorthand's, unless one is named itself."""
+    if name is not None and name not in METHODS:
+        raise ConfigError(f"no method is called '{name}'; {closest(name, METHODS)}")
+    if name is None and importance is None and reinit is None:
+        name = "lure"
+    base_importance, base_reinit = METHODS[name] if name is not None else ("snip", "masked")
+    reinit = reinit if reinit is not None else base_reinit
+    if importance is None:
+        needs = _needs_scores(make("reinit", reinit)[1])
+        importance = (base_importance or "snip") if needs else None
+    return importance, reinit
+
+
+def _label(spelled: Mapping[str, str], make: Callable[[str, Any], tuple[str, Any]]) -> str:
+    """The shorthand that stands for this pair, or the names of both."""
+    pair = (spelled.get("importance"), spelled["reinit"])
+    for method, (importance, reinit) in METHODS.items():
+        spelled_pair = (
+            None if importance is None else make("importance", importance)[0],
+            make("reinit", reinit)[0],
+        )
+        if pair == spelled_pair:
+            return method
+    return "+".join(name_of(spec) for spec in pair if spec is not None)
+
+
+def _milestones(config: RunConfig) -> tuple[int, ...] | None:
+    """Those given, in order, or 40 % and 80 % of the epochs: 20 and 40 of the paper's 50."""
+    if config.schedule != "step":
+        return config.milestones
+    if config.milestones is not None:
+        if config.milestones and max(config.milestones) >= config.epochs:
+            raise ConfigError(
+                f"--milestones {max(config.milestones)}: the run's {config.epochs} epochs end before or with it, "
+                "so it would be ignored: choose smaller ones, or leave them out"
+            )
+        return tuple(sorted(set(config.milestones)))
+    halfway = {config.epochs * 2 // 5, config.epochs * 4 // 5}
+    return tuple(sorted(epoch for epoch in halfway if 0 < epoch < config.epochs))
+
+
+def _metrics(asked: list[tuple[str, contracts.Metric]], registry: Registry) -> dict[str, contracts.Metric]:
+    """The paper's four, and those asked for; each under a key of its own in the result."""
+    metrics = {name: registry.make("metrics", name)[1] for name in _OWN_METRICS}
+    for spec, metric in asked:
+        name = name_of(spec)
+        if name not in _OWN_METRICS and (name in metrics or name.replace("-", "_") in _RESULT_KEYS):
+            raise ConfigError(f"--metric {name}: the result has another entry of that name")
+        metrics[name] = metric
+    return metrics
