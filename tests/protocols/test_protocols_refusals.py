@@ -90,7 +90,9 @@ def test_what_clean_has_may_be_asked_for_under_any_preset(preset):
     for key, value in clean.items():
         if value is not None:
             for beside in ({}, {"method": "warm"}, {"epochs": 1}, {"patience": 0, "carry": "last"}):
-                config.resolve({"preset": preset, **beside, key: value}, offers)
+                plan = config.resolve({"preset": preset, **beside, key: value}, offers)
+                if value != "auto":  # which a machine answers
+                    assert str(getattr(plan.config, key)).partition(":")[0] == str(value)
 
 
 def test_a_table_a_spec_and_a_resumed_run_have_one_name(tiny, cli, workdir):
