@@ -15,6 +15,7 @@ from forgetkit.contracts.choices import (
     OptimizerName,
     OptimizerState,
     Origin,
+    Reference,
     Role,
     Rounding,
     Sampling,
@@ -23,6 +24,7 @@ from forgetkit.contracts.choices import (
     ScoreOn,
     Split,
     Ties,
+    Touch,
     Which,
 )
 from forgetkit.contracts.components import (
@@ -58,6 +60,7 @@ from forgetkit.contracts.events import (
     Stepped,
     Unlearned,
 )
+from forgetkit.contracts.units import Share, UnitGroup
 
 __all__ = [
     "Amount",
@@ -93,6 +96,7 @@ __all__ = [
     "Preparing",
     "Probe",
     "ProgressReport",
+    "Reference",
     "Reinit",
     "ReinitContext",
     "Replay",
@@ -105,9 +109,12 @@ __all__ = [
     "ScheduleKind",
     "Scope",
     "ScoreOn",
+    "Share",
     "Split",
     "Stepped",
     "Ties",
+    "Touch",
+    "UnitGroup",
     "Unlearned",
     "Which",
     "as_written",

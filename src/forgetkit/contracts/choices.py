@@ -41,3 +41,12 @@ BnStats = Literal["keep", "reset", "recalibrate"]
 OptimizerName = Literal["sgd", "adamw"]
 ScheduleKind = Literal["step", "cosine", "constant"]
 Carry = Literal["last", "best-val"]
+
+Touch = Literal["weights", "biases", "norm", "stats", "optimizer", "loss", "gradients"]
+"""What a way of forgetting or an intervention writes to. ``weights``: matrices and kernels of layers that do not
+normalise; ``biases``: their other parameters; ``norm``: parameters of normalisation layers; ``stats``: buffers, running
+statistics; ``optimizer``: the optimizer's state, beside what the host clears under a mask; ``loss``: a term is added;
+``gradients``: what the optimizer will step by."""
+
+Reference = Literal["initial", "previous"]
+"""Weights of the past: those that the run began with, or those at the end of the mega-batch before."""
