@@ -21,8 +21,8 @@ from typing import Any
 
 import pytest
 
-from forgetkit import registry
 from forgetkit.cli import main
+from forgetkit.installed import GROUP
 
 TINY = [
     "run",
@@ -60,7 +60,7 @@ def workdir(tmp_path, monkeypatch):
     """
 
     def entry_points(**chosen: str) -> Any:
-        if chosen.get("group") != registry.GROUP:
+        if chosen.get("group") != GROUP:
             return installed(**chosen)
         return [p for p in installed(**chosen) if Path(str(p.dist.locate_file(""))).is_relative_to(tmp_path)]
 

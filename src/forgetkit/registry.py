@@ -1,18 +1,22 @@
 """Discover, isolate, name and look up components.
 
 pluggy finds plugins once, here. Each plugin is loaded, registered and asked in its own try: one
-that fails is listed with its reason, and everything else goes on. Nothing is kept in the module:
-a registry is a value, built when it is wanted.
+that fails is listed with its reason, and everything else goes on. What it prints goes to standard
+error, what it draws from the global random state is put back. Nothing is kept in the module: a
+registry is a value, built when it is wanted.
 """
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import importlib
-import importlib.metadata
 import importlib.util
 import inspect
+import re
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType, ModuleType
@@ -20,10 +24,12 @@ from typing import Any
 
 import pluggy
 
-from forgetkit import contracts, hookspecs, options
-from forgetkit.errors import OptionError, UsageError, closest
+from forgetkit import contracts, hookspecs, installed, options
+from forgetkit._version import __version__
+from forgetkit.errors import ComponentError, ForgetkitError, OptionError, UsageError, closest
+from forgetkit.installed import DISABLE, Installed
+from forgetkit.seeding import preserved_global_state
 
-GROUP = "forgetkit"
 KINDS = (
     "importance",
     "reinit",
@@ -55,7 +61,9 @@ _VERBS: Mapping[str, tuple[str, ...]] = {
     "importance": ("score",),
     "reinit": ("propose",),
     "replay": ("retain",),
-    "interventions": ("begin", "loss", "after_step", "after_epoch"),
+    "interventions": tuple(
+        name for name, value in vars(contracts.Intervention).items() if inspect.isfunction(value) and name[0] != "_"
+    ),
     "datasets": ("load",),
     "models": ("build",),
     "metrics": ("compute",),
@@ -63,6 +71,9 @@ _VERBS: Mapping[str, tuple[str, ...]] = {
     "analyses": ("analyze",),
     "executors": ("execute",),
 }
+
+_Found = tuple[str, str, Any]
+"""A kind, a name and a component class."""
 
 BUILTIN = "forgetkit"
 _BUILTIN_PLUGINS = (
@@ -77,12 +88,14 @@ _BUILTIN_PLUGINS = (
 
 @dataclass(frozen=True)
 class Offer:
-    """A component class under the name it was offered, and the distribution that offers it."""
+    """A component class under the name it was offered, and the plugin that offers it."""
 
     kind: str
     name: str
     component: Any
     distribution: str
+    plugin: str = ""
+    version: str = ""
 
     @property
     def summary(self) -> str:
@@ -110,6 +123,8 @@ class Registry:
     broken: tuple[Broken, ...]
     plugins: Mapping[str, str]
     """Distribution (or file) of each third-party plugin in use, and its version."""
+    left_alone: tuple[Installed, ...] = ()
+    """Installed plugins that somebody asked not to be used."""
 
     def named(self, kind: str) -> tuple[Offer, ...]:
         """The offers of one kind, sorted by name."""
@@ -128,25 +143,47 @@ class Registry:
         if len(matches) == 1 or (builtin and not slash):
             return (builtin or matches)[0]
         if matches:
-            who = " and ".join(f"{o.distribution}/{o.name}" for o in matches)
-            raise OptionError(f"two plugins offer the {_one(kind)} '{name}': write {who.replace(' and ', ' or ')}")
-        hint = "".join(f"; {broken}" for broken in self.broken)
-        if "." in name and not slash:
+            who = " or ".join(f"{o.distribution}/{o.name}" for o in matches)
+            raise OptionError(f"two plugins offer the {one(kind)} '{name}': write {who}")
+        hint = "".join(f"; {reason}" for reason in self._absences(distribution))
+        if "." in plain:
             hint = "; a name with a dot stands for an object given in Python: give it again"
-        raise OptionError(f"no {_one(kind)} is called '{name}'; {closest(name, {o.name for o in offers})}{hint}")
+        raise OptionError(f"no {one(kind)} is called '{name}'; {closest(name, {o.name for o in offers})}{hint}")
+
+    def _absences(self, distribution: str) -> Iterable[str]:
+        """Why a name may not be on offer: the plugins that are not in use, or those of the distribution it names."""
+        why = [(broken.distribution, str(broken)) for broken in self.broken]
+        for point in self.left_alone:
+            asked = f"plugin '{point.plugin}' of {point.distribution} is left alone, as --no-plugin or {DISABLE} asks"
+            why.append((point.distribution, asked))
+        return [reason for who, reason in why if who == distribution] or [reason for _, reason in why]
+
+    def label(self, offer: Offer) -> str:
+        """The shortest name that means ``offer``."""
+        alike = [o for o in self.named(offer.kind) if o.name == offer.name]
+        alone = len(alike) == 1 or offer.distribution == BUILTIN
+        return offer.name if alone else f"{offer.distribution}/{offer.name}"
+
+    def require_whole(self) -> None:
+        """``UsageError`` where a plugin is left out."""
+        if self.broken:
+            raise UsageError(f"--strict-plugins: {'; '.join(map(str, self.broken))}")
 
     def make(
-        self, kind: str, spec: str | object, defaults: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
+        self,
+        kind: str,
+        spec: str | options.Spec | object,
+        defaults: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
     ) -> tuple[str, Any]:
         """The validated component of a SPEC or of an object, and the SPEC with every option spelled out.
 
         ``defaults`` are options by the name of the component, which hold where the SPEC gives none.
         """
-        if not isinstance(spec, str):
+        if not isinstance(spec, str | options.Spec):
             name = self._name_of(kind, spec)
             component = options.checked(name, spec)
         else:
-            parsed = options.parse(spec)
+            parsed = options.parse(spec) if isinstance(spec, str) else spec
             name = parsed.name
             offer = self.find(kind, name)
             held = [given for written, given in defaults.items() if self.find(kind, written) is offer]
@@ -154,7 +191,7 @@ class Registry:
         contract = _CONTRACTS.get(kind)
         if contract is not None and not isinstance(component, contract):
             verbs = " and ".join(f"{verb}()" for verb in _VERBS[kind])
-            raise OptionError(f"{name} is no {_one(kind)}: one has {verbs}")
+            raise OptionError(f"{name} is no {one(kind)}: one has {verbs}")
         return options.spelled(name, component), component
 
     def _name_of(self, kind: str, component: object) -> str:
@@ -164,9 +201,27 @@ class Registry:
         """
         for offer in self.named(kind):
             if type(component) is offer.component:
-                alike = [o for o in self.named(kind) if o.name == offer.name]
-                return offer.name if len(alike) == 1 else f"{offer.distribution}/{offer.name}"
+                return self.label(offer)
         return f"{type(component).__module__}.{type(component).__qualname__.replace('<locals>.', '')}"
+
+
+def kind_called(text: str) -> str:
+    """The kind that a user means by ``model`` or ``models``."""
+    for kind in KINDS:
+        if text in (kind, kind.removesuffix("s"), one(kind)):
+            return kind
+    raise OptionError(f"no kind of component is called '{text}'; {closest(text, KINDS)}")
+
+
+def one(kind: str) -> str:
+    """What a component of a kind is called."""
+    singular = {
+        "importance": "importance criterion",
+        "reinit": "reinit method",
+        "replay": "replay strategy",
+        "analyses": "analysis",
+    }
+    return singular.get(kind, kind.removesuffix("s"))
 
 
 def load(*, without: Collection[str] = (), files: Sequence[Path] = (), entry_points: bool = True) -> Registry:
@@ -175,60 +230,152 @@ def load(*, without: Collection[str] = (), files: Sequence[Path] = (), entry_poi
     ``without`` names plugins (entry points or distributions) to leave alone; one that is not
     installed is an error, since a typing slip would silently leave it in.
     """
-    offers: list[Offer] = []
+    offers = [
+        Offer(kind, name, component, BUILTIN, version=__version__)
+        for module in _BUILTIN_PLUGINS
+        for kind, name, component in _ask(importlib.import_module(module))
+    ]
+    points = installed.plugins() if entry_points else ()
+    unknown = {name for name in without if not any(point.is_one_of({name}) for point in points)}
+    if unknown:
+        names = {point.plugin for point in points}
+        raise UsageError(f"--no-plugin: no plugin '{min(unknown)}' is installed; {closest(min(unknown), names)}")
+    left_alone = tuple(point for point in points if point.disabled or point.is_one_of(without))
+    in_use = [point for point in points if point not in left_alone]
+    _require_apart(files, {point.distribution for point in in_use})
+
     broken: list[Broken] = []
     plugins: dict[str, str] = {}
-
-    for module in _BUILTIN_PLUGINS:
-        offers += _ask(importlib.import_module(module), BUILTIN)
-
-    points = importlib.metadata.entry_points(group=GROUP) if entry_points else ()
-    unknown = set(without)
-    for point in points:
-        distribution = (point.dist and point.dist.name) or point.value  # nameless where its metadata is gone
-        unknown -= {point.name, distribution}
-        if {point.name, distribution} & set(without):
-            continue
+    for point in in_use:
         try:
-            offers += _ask(point.load(), distribution)
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - a stranger's code may raise anything, or leave
-            broken.append(Broken(point.name, distribution, _reason(error)))
+            with _strangers_at_work():
+                found = _ask(_not_ours(point).load())
+            _require_new(found, point.distribution, offers)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001 - a stranger's code may raise anything, or leave
+            broken.append(Broken(point.plugin, point.distribution, _reason(error)))
         else:
-            plugins[distribution] = (point.dist and point.dist.version) or "unknown"
-    if unknown:
-        names = {p.name for p in points}
-        raise UsageError(f"--no-plugin: no plugin '{min(unknown)}' is installed; {closest(min(unknown), names)}")
+            offers += [Offer(*offer, point.distribution, point.plugin, point.version) for offer in found]
+            plugins[point.distribution] = point.version
 
     for path in files:  # asked for by name, so a failure here is the user's to know at once
         try:
-            offers += _ask(_module_of(path), path.stem)
-        except (Exception, SystemExit) as error:
+            with _strangers_at_work():
+                found = _ask(_module_of(path))
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             raise UsageError(f"--plugin {path}: {_reason(error)}") from error
+        offers += [Offer(*offer, path.stem, path.stem, "file") for offer in found]
         plugins[path.stem] = "file"
-    return Registry(tuple(offers), tuple(broken), plugins)
+    return Registry(tuple(offers), tuple(broken), plugins, left_alone)
 
 
-def _ask(plugin: object, distribution: str) -> list[Offer]:
+@contextmanager
+def _strangers_at_work() -> Iterator[None]:
+    """Standard output belongs to who asked for something, the global random state to who draws from it."""
+    with contextlib.redirect_stdout(sys.stderr), preserved_global_state():
+        yield
+
+
+def _require_apart(files: Sequence[Path], distributions: Collection[str]) -> None:
+    """``distribution/name`` must mean one thing: a file goes by its stem."""
+    seen: dict[str, Path] = {}
+    for path in files:
+        if path.stem == BUILTIN:
+            raise UsageError(f"--plugin {path}: {BUILTIN}/NAME is a built-in: give the file another name")
+        if path.stem in distributions:
+            raise UsageError(
+                f"--plugin {path}: {path.stem}/NAME would mean the installed distribution too: give the file another "
+                f"name, or leave the other out with --no-plugin {path.stem}"
+            )
+        if path.stem in seen:
+            raise UsageError(f"--plugin {path}: {path.stem}/NAME would mean {seen[path.stem]} too: leave out or rename")
+        seen[path.stem] = path
+
+
+def _not_ours(point: Installed) -> Installed:
+    if re.sub(r"[-_.]+", "-", point.distribution).lower() == BUILTIN:
+        raise ComponentError(f"its distribution calls itself {BUILTIN}, as only the built-ins may")
+    return point
+
+
+def _require_new(found: Iterable[_Found], distribution: str, offers: Iterable[Offer]) -> None:
+    """Within one distribution nothing could tell two components of a name apart."""
+    taken = {(o.kind, o.name): o.plugin for o in offers if o.distribution == distribution}
+    for kind, name, _ in found:
+        if (kind, name) in taken:
+            other = taken[kind, name]
+            raise ComponentError(f"it offers the {one(kind)} '{name}', as plugin '{other}' of {distribution} does")
+
+
+def _ask(plugin: object) -> list[_Found]:
     """Collect what one plugin offers, through a manager of its own: whatever it breaks breaks nothing else."""
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
-    manager.register(plugin)
-    manager.check_pending()  # the only guard against a misspelt hook
+    try:
+        manager.register(plugin)
+    except pluggy.PluginValidationError as error:  # its reason stands on its last line
+        raise ComponentError(" ".join(str(error).split())) from error
+    _require_hooks(plugin, manager)
     return [
-        Offer(kind, key, component, distribution)
+        (kind, key, component)
         for kind in KINDS
-        for answer in getattr(manager.hook, f"forgetkit_{kind}")()
-        for key, component in _checked(kind, answer).items()
+        for key, component in _collected(kind, getattr(manager.hook, f"forgetkit_{kind}")).items()
     ]
 
 
-def _checked(kind: str, answer: object) -> Mapping[str, Any]:
+def _require_hooks(plugin: object, manager: pluggy.PluginManager) -> None:
+    """A hook that is misspelt or lacks its marker would be silently ignored, and a plugin without hooks as well."""
+    known = [f"forgetkit_{kind}" for kind in KINDS]
+    callers = manager.get_hookcallers(plugin) or []
+    for caller in callers:
+        if not caller.has_spec():
+            raise ComponentError(f"no hook is called '{caller.name}'; {closest(caller.name, known)}")
+    for name in dir(plugin):
+        if name not in known and (callers or not name.startswith("forgetkit_")):
+            continue
+        if inspect.isroutine(getattr(plugin, name)) and manager.parse_hookimpl_opts(plugin, name) is None:
+            raise ComponentError(f"{name} lacks its marker: write @forgetkit.hookimpl above it")
+    if not callers:
+        raise ComponentError("it has no hook: a function like forgetkit_importance, under @forgetkit.hookimpl")
+
+
+def _collected(kind: str, hook: pluggy.HookCaller) -> dict[str, Any]:
+    """The components by name that a hook answers with, where there is one."""
+    answers = hook()
+    if hook.get_hookimpls() and not answers:  # pluggy drops the answer None
+        raise ComponentError(f"forgetkit_{kind} returned nothing; it returns a mapping from names to classes")
+    return {key: component for answer in answers for key, component in _checked(kind, answer).items()}
+
+
+def _checked(kind: str, answer: object) -> dict[str, Any]:
+    hook = f"forgetkit_{kind}"
     if not isinstance(answer, Mapping) or not all(isinstance(key, str) for key in answer):
-        raise TypeError(f"forgetkit_{kind} must return a mapping from names to classes, not {type(answer).__name__}")
-    for key, component in answer.items():
-        if kind != "commands" and not isinstance(component, type):
-            raise TypeError(f"forgetkit_{kind} offers '{key}', which is not a class")
-    return answer
+        raise ComponentError(f"{hook} must return a mapping from names to classes, not {type(answer).__name__}")
+    offered = dict(answer)
+    for key, component in offered.items():
+        if not re.fullmatch(r"\w[\w-]*", key):  # a dot, a slash and a colon mean something in a SPEC
+            raise ComponentError(f"{hook} offers '{key}'; a name consists of letters, digits, - and _")
+        if kind != "commands":
+            fault = _fault(kind, component)
+            if fault:
+                raise ComponentError(f"{hook} offers '{key}', which {fault}")
+    return offered
+
+
+def _fault(kind: str, component: Any) -> str:
+    """What can be seen of a component class without making one."""
+    if not isinstance(component, type):
+        return "is not a class"
+    if not dataclasses.is_dataclass(component):
+        return f"is no dataclass: write @dataclass(frozen=True) above class {component.__name__}"
+    if kind == "interventions":
+        inherits = issubclass(component, contracts.Intervention)
+        return "" if inherits else f"is none: let class {component.__name__} inherit forgetkit.contracts.Intervention"
+    lacking = [verb for verb in _VERBS[kind] if not callable(getattr(component, verb, None))]
+    return f"is no {one(kind)}: class {component.__name__} has no {lacking[0]}()" if lacking else ""
 
 
 def _module_of(path: Path) -> ModuleType:
@@ -249,14 +396,6 @@ def _module_of(path: Path) -> ModuleType:
 
 
 def _reason(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0]
-
-
-def _one(kind: str) -> str:
-    singular = {
-        "importance": "importance criterion",
-        "reinit": "reinit method",
-        "replay": "replay strategy",
-        "analyses": "analysis",
-    }
-    return singular.get(kind, kind.removesuffix("s"))
+    """One line. Our own errors say what is wrong; a stranger's begins with its type."""
+    text = str(error) if isinstance(error, ForgetkitError) else f"{type(error).__name__}: {error}"
+    return text.splitlines()[0]

@@ -1,0 +1,54 @@
+"""Which plugins are installed: read from their distributions' metadata, without importing any of them."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+
+GROUP = "forgetkit"
+"""The entry-point group that plugins declare themselves under."""
+
+DISABLE = "FORGETKIT_DISABLE_PLUGINS"
+"""The environment variable that leaves plugins alone: ``1`` or ``all``, or names of entry points or distributions."""
+
+
+@dataclass(frozen=True)
+class Installed:
+    """An entry point of the group: one plugin."""
+
+    plugin: str
+    distribution: str
+    version: str
+    module: str
+    point: importlib.metadata.EntryPoint
+
+    def is_one_of(self, names: Collection[str]) -> bool:
+        """Whether it, or the distribution that brings it, is named."""
+        return self.plugin in names or self.distribution in names
+
+    @property
+    def disabled(self) -> bool:
+        """Whether the environment says to leave it alone. A name that is not installed is no mistake there: a variable
+        is set once, for places that have different plugins.
+        """
+        said = {word.strip() for word in os.environ.get(DISABLE, "").split(",")}
+        return bool(said & {"1", "all"}) or self.is_one_of(said)
+
+    def load(self) -> object:
+        """Import it."""
+        return self.point.load()
+
+
+def plugins() -> tuple[Installed, ...]:
+    """Every plugin that is installed, by the names of distribution and entry point."""
+    return tuple(sorted(_found(), key=lambda one: (one.distribution, one.plugin)))
+
+
+def _found() -> Iterator[Installed]:
+    for point in importlib.metadata.entry_points(group=GROUP):
+        module = point.value.partition(":")[0].strip()
+        distribution = point.dist and point.dist.name
+        version = point.dist and point.dist.version
+        yield Installed(point.name, distribution or module, version or "unknown", module, point)  # metadata may be gone
