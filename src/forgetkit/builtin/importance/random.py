@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import ClassVar
 
 import torch
@@ -24,6 +25,7 @@ class Random:
     """
 
     needs_data: ClassVar[bool] = False
+    expected_failures: ClassVar[Mapping[str, str]] = MappingProxyType({"higher-is-keep": "its scores mean nothing"})
 
     def score(self, probe: Probe) -> Mapping[str, Tensor]:
         """U(0, 1), drawn on the CPU so that a device changes nothing."""

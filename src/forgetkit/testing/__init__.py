@@ -1,0 +1,17 @@
+"""The conformance kit: what a plugin's author runs to see whether a component keeps its contract."""
+
+from forgetkit.testing.checks import check_importance
+from forgetkit.testing.examination import check, examine, promises
+from forgetkit.testing.promise import BrokenPromise, Promise, Verdict
+from forgetkit.testing.suite import parametrize
+
+__all__ = [
+    "BrokenPromise",
+    "Promise",
+    "Verdict",
+    "check",
+    "check_importance",
+    "examine",
+    "parametrize",
+    "promises",
+]

@@ -1,0 +1,17 @@
+"""One function per kind, for a test of a single line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from forgetkit.testing.examination import NONE_EXPECTED, require
+from forgetkit.testing.importance import Oracle
+from forgetkit.testing.promise import Verdict
+
+
+def check_importance(
+    component: Any, *, expected_failures: Mapping[str, str] = NONE_EXPECTED, oracle: Oracle | None = None
+) -> tuple[Verdict, ...]:
+    """Raise :class:`BrokenPromise` at the first promise that a criterion breaks; see :func:`examine`."""
+    return require("importance", component, expected_failures, oracle)

@@ -1,0 +1,161 @@
+"""Examining a component: every promise of its kind, one after the other."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+from forgetkit import registry
+from forgetkit.errors import OptionError, UsageError, closest
+from forgetkit.testing import common, importance
+from forgetkit.testing.comparing import raised
+from forgetkit.testing.importance import ImportanceCase, Oracle
+from forgetkit.testing.promise import Broken, BrokenPromise, NotApplicable, Promise, Status, Verdict
+
+_IDLE: Status = "not applicable"
+NONE_EXPECTED: Mapping[str, str] = MappingProxyType({})
+
+_CASES: Mapping[str, type[common.Case]] = MappingProxyType({"importance": ImportanceCase})
+_PROMISES = MappingProxyType({"importance": importance.promises})
+
+
+def promises(kind: str) -> tuple[Promise, ...]:
+    """What components of ``kind`` promise, in the order in which it is looked at; nothing is asked of commands."""
+    if kind not in registry.KINDS:
+        raise OptionError(f"there is no kind '{kind}' of components; {closest(kind, registry.KINDS)}")
+    if kind not in _PROMISES:
+        return ()
+    return (*common.promises(kind), *_PROMISES[kind]())
+
+
+def examine(
+    kind: str,
+    component: Any,
+    *,
+    expected_failures: Mapping[str, str] = NONE_EXPECTED,
+    oracle: Oracle | None = None,
+) -> tuple[Verdict, ...]:
+    """A verdict on each promise of ``kind``.
+
+    ``component`` is an object, a class whose options all have defaults, or a SPEC. ``expected_failures`` names
+    promises that it is known to break, each with the reason; what the class itself says in ``expected_failures`` is
+    added. One that is kept after all counts as broken. ``oracle(model, inputs, targets)`` gives the
+    scores of a criterion in closed form for a linear network, a tensor for each name.
+    """
+    made = _made(kind, component)
+    expected = _expected(kind, made, expected_failures)
+    case = _case(kind, made, oracle)
+    return tuple(_verdicts(promises(kind), case, expected))
+
+
+def check(
+    component: Any,
+    promise: Promise,
+    *,
+    expected_failures: Mapping[str, str] = NONE_EXPECTED,
+    oracle: Oracle | None = None,
+) -> Verdict:
+    """The verdict on one promise; raises :class:`BrokenPromise` where it is broken."""
+    made = _made(promise.kind, component)
+    expected = _expected(promise.kind, made, expected_failures)
+    case = _case(promise.kind, made, oracle)
+    needed = [p for p in promises(promise.kind) if p == promise or p.name == "runs"]
+    verdict = next(v for v in _verdicts(needed, case, expected) if v.promise == promise)
+    _require_kept(made, [verdict])
+    return verdict
+
+
+def require(
+    kind: str, component: Any, expected_failures: Mapping[str, str], oracle: Oracle | None = None
+) -> tuple[Verdict, ...]:
+    """As :func:`examine`; raises :class:`BrokenPromise` at the first that is broken."""
+    verdicts = examine(kind, component, expected_failures=expected_failures, oracle=oracle)
+    _require_kept(_made(kind, component), verdicts)
+    return verdicts
+
+
+def require_known(kind: str, names: Iterable[str]) -> None:
+    """``OptionError`` where a name is none of the promises of ``kind``."""
+    known = [promise.name for promise in promises(kind)]
+    for name in names:
+        if name not in known:
+            raise OptionError(f"expected_failures: {kind} promises no '{name}'; {closest(name, known)}")
+
+
+def _require_kept(component: Any, verdicts: Iterable[Verdict]) -> None:
+    for verdict in verdicts:
+        if verdict.status == "broken":
+            promise = verdict.promise
+            raise BrokenPromise(
+                f"{type(component).__name__} breaks the promise '{promise.name}' of {promise.kind}: {verdict.reason}; "
+                f"what is promised: {promise.text} Mend it, or name it in expected_failures with the reason"
+            )
+
+
+def _made(kind: str, component: Any) -> Any:
+    """The component as an object. One that is given as an object stays as it is: its faults are told one by one."""
+    if isinstance(component, str):
+        return registry.load().make(kind, component)[1]
+    if not inspect.isclass(component):
+        return component
+    try:
+        return component()
+    except (TypeError, ValueError, UsageError) as error:
+        raise OptionError(
+            f"{component.__name__} cannot be made without options ({error}): give an object or a SPEC"
+        ) from error
+
+
+def _expected(kind: str, component: Any, given: Mapping[str, str]) -> Mapping[str, str]:
+    """Those given and those that the class names itself."""
+    expected = {**getattr(component, "expected_failures", {}), **given}
+    require_known(kind, expected)
+    return expected
+
+
+def _case(kind: str, component: Any, oracle: Oracle | None) -> common.Case:
+    if kind == "importance":
+        return ImportanceCase(component, oracle)
+    if oracle is not None:
+        raise OptionError(f"oracle= is about the scores of a criterion; for {kind} leave it out")
+    return _CASES.get(kind, common.Case)(component)
+
+
+def _verdicts(wanted: Sequence[Promise], case: common.Case, expected: Mapping[str, str]) -> Iterator[Verdict]:
+    """One after the other; what a component that does not run promises beside its form is not looked at."""
+    formal = {promise.name for promise in common.promises("")}
+    idle = ""
+    for promise in wanted:
+        status, reason = _outcome(promise, case) if not idle or promise.name in formal else (_IDLE, idle)
+        if promise.name == "runs" and status != "kept":
+            idle = "it does not run" if status == "broken" else reason
+        yield _weighed(promise, status, reason, expected.get(promise.name))
+
+
+def _outcome(promise: Promise, case: common.Case) -> tuple[Status, str]:
+    try:
+        promise.verify(case)
+    except Broken as broken:
+        return "broken", str(broken)
+    except NotApplicable as reason:
+        return "not applicable", str(reason)
+    except UsageError as refusal:  # a component may say that it is not for such a network
+        return "not applicable", f"it refuses: {refusal}"
+    except Exception as error:  # noqa: BLE001 - a stranger's code may raise anything
+        return "broken", raised(error)
+    return "kept", ""
+
+
+def _weighed(promise: Promise, status: Status, reason: str, excuse: str | None) -> Verdict:
+    """With the excuse, if there is one: what was expected to be broken must be."""
+    if excuse is None:
+        return Verdict(promise, status, reason)
+    if status == "broken":
+        return Verdict(promise, "expected", f"{excuse} ({reason})")
+    return Verdict(promise, "broken", f"it is among the expected failures, but {_but(status)}: take it out of them")
+
+
+def _but(status: Status) -> str:
+    return "is kept" if status == "kept" else "does not apply"

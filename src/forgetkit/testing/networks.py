@@ -1,0 +1,170 @@
+"""Networks of a few hundred parameters, one for each circumstance that a component must get along with."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from forgetkit.seeding import global_state
+
+CLASSES = 3
+
+
+@dataclass(frozen=True, eq=False)
+class Situation:
+    """A network, and the batches that it is looked at on."""
+
+    model: nn.Module
+    batches: list[tuple[Tensor, Tensor]]
+
+    @property
+    def samples(self) -> int:
+        """How many samples there are."""
+        return sum(len(targets) for _, targets in self.batches)
+
+
+def _batches(shape: tuple[int, ...], *sizes: int) -> list[tuple[Tensor, Tensor]]:
+    """Standard normal inputs, labels in turn."""
+    rng = torch.Generator().manual_seed(20230101)
+    return [(torch.randn(size, *shape, generator=rng), torch.arange(size) % CLASSES) for size in sizes]
+
+
+IMAGES, FEATURES = (2, 4, 4), (6,)
+
+
+def _convolutional(*between: nn.Module, act: type[nn.Module] = nn.Tanh) -> nn.Sequential:
+    """Convolution, what stands ``between``, and two linear layers; Tanh, so that every entry has a gradient."""
+    layers = [nn.Conv2d(2, 4, 3), *between, act(), nn.Flatten(), nn.Linear(16, 5), act(), nn.Linear(5, CLASSES)]
+    return nn.Sequential(*layers)
+
+
+def plain() -> Situation:
+    """A small convolutional network."""
+    with global_state(1):
+        return Situation(_convolutional(), _batches(IMAGES, 4, 4))
+
+
+def frozen() -> Situation:
+    """Its convolution is not trained."""
+    with global_state(1):
+        model = _convolutional()
+    for parameter in model[0].parameters():
+        parameter.requires_grad_(False)
+    return Situation(model, _batches(IMAGES, 4, 4))
+
+
+def tied() -> Situation:
+    """Two layers share one matrix."""
+    with global_state(2):
+        first, again, head = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, CLASSES)
+    again.weight = first.weight
+    return Situation(
+        nn.Sequential(OrderedDict(first=first, act=nn.Tanh(), again=again, head=head)), _batches(FEATURES, 4, 4)
+    )
+
+
+class Spare(nn.Module):
+    """A network with a layer that takes no part."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.spare = nn.Linear(6, 2)
+        self.body = nn.Linear(6, 5)
+        self.head = nn.Linear(5, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Past the spare layer."""
+        return self.head(torch.tanh(self.body(x)))  # type: ignore[no-any-return]
+
+
+def unused() -> Situation:
+    """The loss does not depend on one of the layers."""
+    with global_state(3):
+        return Situation(Spare(), _batches(FEATURES, 4, 4))
+
+
+def batch_norm() -> Situation:
+    """Batch normalisation with running statistics that are not the batch's, and a batch of a single sample."""
+    with global_state(4):
+        norm = nn.BatchNorm2d(4)
+        torch.nn.init.uniform_(norm.weight, 0.5, 1.5)
+        torch.nn.init.normal_(norm.bias)
+        model = _convolutional(norm)
+    with torch.no_grad():
+        for at, buffer in enumerate(b for b in norm.buffers() if b.is_floating_point()):
+            buffer.copy_(torch.tensor([0.5, 1.5, 0.7, 1.1]) + at)
+    return Situation(model, _batches(IMAGES, 4, 3, 1))
+
+
+def dropout() -> Situation:
+    """Dropout, which draws in training mode."""
+    with global_state(5):
+        return Situation(_convolutional(nn.Dropout(0.5)), _batches(IMAGES, 4, 4))
+
+
+class Scaled(nn.Module):
+    """A network with a parameter of no dimension, and one of one that is no bias."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(0.7))
+        self.gate = nn.Parameter(torch.linspace(0.5, 1.5, 6))
+        self.head = nn.Linear(6, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Each input times its gate, and all times the scale."""
+        return self.head(torch.tanh(x * self.gate) * self.scale)  # type: ignore[no-any-return]
+
+
+def scalars() -> Situation:
+    """Parameters without a dimension and with one."""
+    with global_state(6):
+        return Situation(Scaled(), _batches(FEATURES, 4, 4))
+
+
+def channels_last() -> Situation:
+    """The plain network in the other memory format."""
+    same = plain()
+    batches = [(inputs.to(memory_format=torch.channels_last), targets) for inputs, targets in same.batches]
+    return Situation(same.model.to(memory_format=torch.channels_last), batches)
+
+
+def half_precision() -> Situation:
+    """The plain network with weights in bfloat16."""
+    return Situation(plain().model.to(torch.bfloat16), plain().batches)
+
+
+def dead_units() -> Situation:
+    """Two channels and a neuron that never fire."""
+    with global_state(7):
+        model = _convolutional(act=nn.ReLU)
+    values = model.state_dict()
+    values["0.bias"][:2] = -100.0
+    values["3.bias"][0] = -100.0
+    return Situation(model, _batches(IMAGES, 4, 4))
+
+
+DEAD = 4
+"""How many of the ten hidden units of :func:`useless` have no part in anything."""
+
+
+def useless() -> Situation:
+    """The first hidden units have weights of zero on both sides; all the others matter."""
+    with global_state(8):
+        body, head = nn.Linear(6, 10), nn.Linear(10, CLASSES)
+        nn.init.normal_(body.weight, std=0.5)
+        nn.init.normal_(head.weight, std=0.5)
+    with torch.no_grad():
+        body.weight[:DEAD] = 0
+        body.bias[:DEAD] = 0
+        head.weight[:, :DEAD] = 0
+    return Situation(nn.Sequential(OrderedDict(body=body, act=nn.Tanh(), head=head)), _batches(FEATURES, 8, 8))
+
+
+def linear() -> Situation:
+    """A single linear layer, whose gradients can be written down; batches of unequal size."""
+    with global_state(9):
+        return Situation(nn.Linear(6, CLASSES), _batches(FEATURES, 5, 3))
