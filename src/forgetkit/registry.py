@@ -99,8 +99,9 @@ class Offer:
 
     @property
     def summary(self) -> str:
-        """The first line of its docstring."""
-        return (inspect.getdoc(self.component) or "").partition("\n")[0]
+        """The first line of its docstring; a dataclass that has none is given its signature for one."""
+        text = inspect.getdoc(self.component) or ""
+        return "" if text.startswith(f"{getattr(self.component, '__name__', '')}(") else text.partition("\n")[0]
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,13 @@ import io
 import logging
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Annotated
 
 import typer
 
 from forgetkit._version import __version__
-from forgetkit.cli import presets, run, show
+from forgetkit.cli import plugins, presets, run, show
 from forgetkit.errors import ForgetkitError
 
 INTERRUPTED = 130
@@ -50,17 +50,19 @@ def application(words: Sequence[str] = ()) -> typer.Typer:
     app = typer.Typer(
         name="forgetkit",
         help="Train networks on data that keeps arriving, and make them forget on purpose.",
+        epilog="Plugins may bring more commands: forgetkit show commands.",
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_options)
-    own = {"run": run.command(), "show": show.command}
-    for name, command in own.items():
-        app.command(name)(command)
-    app.add_typer(presets.application(), name="presets")
     asked = next((word for word in words if not word.startswith("-")), None)
-    if asked is not None and asked not in (*own, "presets"):
-        _add_commands_of_plugins(app)
+    app.command("run")(run.command(with_options=asked == "run"))
+    app.command("show")(show.command)
+    app.add_typer(plugins.application(), name="plugins")
+    app.add_typer(presets.application(), name="presets")
+    own = {command.name for command in (*app.registered_commands, *app.registered_groups)}
+    if asked is not None and asked not in own:
+        _add_commands_of_plugins(app, own, asked)
     return app
 
 
@@ -81,17 +83,20 @@ def _options(
     pass
 
 
-def _add_commands_of_plugins(app: typer.Typer) -> None:
+def _add_commands_of_plugins(app: typer.Typer, own: Collection[str | None], asked: str) -> None:
     from forgetkit import registry
 
     offers = registry.load()
     for broken in offers.broken:
         _say(str(broken), 0)
     for offer in offers.named("commands"):
+        apart = f"{offer.distribution}/{offer.name}"
         if isinstance(offer.component, typer.Typer):
-            app.add_typer(offer.component, name=offer.name)
+            app.add_typer(offer.component, name=apart if asked == apart or offer.name in own else offers.label(offer))
         else:
             _say(f"the command '{offer.name}' of {offer.distribution} is left out: it is no typer.Typer", 0)
+    if any(asked == offer.name for offer in offers.named("commands")):
+        offers.find("commands", asked)  # says so where two plugins offer it
 
 
 def _place(error: Exception) -> str:

@@ -37,14 +37,17 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM, taken as an interruption: the last checkpoint stays, and the user is told how to go on."""
 
 
-def command() -> Callable[..., None]:
-    """The function that typer makes the command of: its signature is the configuration's."""
+def command(*, with_options: bool = True) -> Callable[..., None]:
+    """The function that typer makes the command of: its signature is the configuration's.
+
+    Reading that takes as long as the rest of the help of ``forgetkit``, which has no use for it.
+    """
 
     def run(**given: Any) -> None:
         _run(**given)
 
     run.__doc__ = _run.__doc__
-    run.__signature__ = _signature()  # type: ignore[attr-defined]
+    run.__signature__ = _signature() if with_options else inspect.Signature()  # type: ignore[attr-defined]
     return run
 
 
@@ -90,6 +93,8 @@ def _answer(special: dict[str, Any], given: dict[str, Any], view: View) -> dict[
     from forgetkit.record import RunDirectory
 
     offers = registry.load(without=special["no_plugin"] or (), files=special["plugin"] or ())
+    if special["strict_plugins"]:
+        offers.require_whole()
     for broken in offers.broken:
         view.warn(str(broken))
     if special["resume"] is not None and special["dry_run"]:
@@ -117,7 +122,8 @@ def _answer(special: dict[str, Any], given: dict[str, Any], view: View) -> dict[
 def _plugins(special: dict[str, Any]) -> list[str]:
     """What a run's record does not hold of its command line, and resuming needs."""
     files = [word for path in special["plugin"] or () for word in ("--plugin", str(path))]
-    return files + [word for name in special["no_plugin"] or () for word in ("--no-plugin", name)]
+    without = [word for name in special["no_plugin"] or () for word in ("--no-plugin", name)]
+    return files + without + ["--strict-plugins"] * special["strict_plugins"]
 
 
 def _layers(special: dict[str, Any], given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -151,6 +157,7 @@ _SPECIAL: dict[str, tuple[Any, Any]] = {
     "quiet": (bool, _special("--quiet", "print nothing but errors")),
     "no_plugin": (list[str] | None, _special("--no-plugin", "leave an installed plugin out (repeatable)", "NAME")),
     "plugin": (list[Path] | None, _special("--plugin", "use a plugin that is a single file (repeatable)", "FILE.py")),
+    "strict_plugins": (bool, _special("--strict-plugins", "fail where an installed plugin is left out")),
 }
 """What is not part of a run's configuration: the type and the option of each."""
 

@@ -1,0 +1,298 @@
+"""``forgetkit plugins``: what is installed, what it offers, whether it keeps its promises, and a new one."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import sys
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from forgetkit import installed
+from forgetkit.cli.console import Console, print_json
+from forgetkit.cli.show import AsJson, Files, loaded
+from forgetkit.errors import OptionError, closest
+
+if TYPE_CHECKING:
+    from forgetkit.options import Spec
+    from forgetkit.registry import Offer, Registry
+    from forgetkit.testing import Verdict
+
+_Kind = Annotated[str | None, typer.Option("--kind", help="importance, reinit, replay, …", metavar="KIND")]
+
+
+def application() -> typer.Typer:
+    """The commands below ``forgetkit plugins``."""
+    app = typer.Typer(help="What is installed, what it offers, whether it keeps its promises, and a new one.")
+    app.callback(invoke_without_command=True)(_without_command)
+    app.command("list")(_list)
+    app.command("show")(_show)
+    app.command("check")(_check)
+    app.command("new")(_new)
+    return app
+
+
+def _without_command(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        _list()
+
+
+def _list(
+    load: Annotated[bool, typer.Option("--load", help="Import each: what it offers, or why it is left out.")] = False,
+    json: AsJson = False,
+) -> None:
+    """List the installed plugins, from their metadata alone."""
+    entries = _loaded_entries() if load else [_entry(point) for point in installed.plugins()]
+    if json:
+        print_json({"plugins": entries})
+        return
+    console = Console()
+    if not entries:
+        console.print("no plugin is installed; forgetkit plugins new NAME --kind KIND begins one", markup=False)
+        return
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for title in ("plugin", "distribution", "version", "module", "offers" if load else ""):
+        table.add_column(title)
+    for entry in entries:
+        cells = [entry[key] for key in ("plugin", "distribution", "version", "module")]
+        table.add_row(*(Text(cell) for cell in (*cells, _remark(entry))))
+    console.print(table)
+
+
+def _entry(point: installed.Installed) -> dict[str, Any]:
+    return {
+        "plugin": point.plugin,
+        "distribution": point.distribution,
+        "version": point.version,
+        "module": point.module,
+        "disabled": point.disabled,
+    }
+
+
+def _loaded_entries() -> list[dict[str, Any]]:
+    from forgetkit import registry
+
+    offers = registry.load()
+    reasons = {(broken.distribution, broken.plugin): broken.reason for broken in offers.broken}
+    return [
+        _entry(point)
+        | {
+            "offers": [
+                {"kind": offer.kind, "name": offers.label(offer)}
+                for offer in offers.offers
+                if (offer.distribution, offer.plugin) == (point.distribution, point.plugin)
+            ],
+            "left_out": reasons.get((point.distribution, point.plugin)),
+        }
+        for point in installed.plugins()
+    ]
+
+
+def _remark(entry: Mapping[str, Any]) -> str:
+    if entry["disabled"]:
+        return f"disabled by {installed.DISABLE}"
+    if entry.get("left_out"):
+        return f"left out: {entry['left_out']}"
+    return ", ".join(f"{offer['name']} ({offer['kind']})" for offer in entry.get("offers", ()))
+
+
+def _show(
+    name: Annotated[str, typer.Argument(help="A component, a plugin or a distribution.", metavar="NAME")],
+    kind: _Kind = None,
+    plugin: Files = None,
+    json: AsJson = False,
+) -> None:
+    """Show a component, or all that a plugin offers."""
+    from forgetkit.cli import described
+
+    offers = loaded(plugin)
+    chosen, whole = _meant(offers, name, kind)
+    contents = [described.described(offer) for offer in chosen]
+    if json:
+        print_json({"name": name, "components": contents} if whole else contents[0])
+        return
+    for content in contents:
+        described.print_described(content)
+        if content is not contents[-1]:
+            print()
+
+
+def _meant(offers: Registry, name: str, kind: str | None) -> tuple[Sequence[Offer], bool]:
+    """The component of that name, or else all of the plugin or distribution of that name; and whether it is the latter.
+
+    A component's own mistakes of naming (two plugins offer it) are said as everywhere.
+    """
+    from forgetkit import registry
+
+    kinds = registry.KINDS if kind is None else (registry.kind_called(kind),)
+    plain = name.rpartition("/")[2]
+    having = [k for k in kinds if any(name in (o.name, f"{o.distribution}/{o.name}") for o in offers.named(k))]
+    if len(having) > 1:
+        raise OptionError(f"'{name}' is a name in several kinds: write --kind {' or --kind '.join(having)}")
+    if having:
+        return [offers.find(having[0], name)], False
+    whole = [o for o in offers.offers if o.kind in kinds and name in (o.plugin, o.distribution)]
+    if whole:
+        return whole, True
+    for broken in offers.broken:
+        if name in (broken.plugin, broken.distribution):
+            raise OptionError(str(broken))
+    for point in offers.left_alone:
+        if point.is_one_of({name}):
+            raise OptionError(f"plugin '{point.plugin}' of {point.distribution} is disabled by {installed.DISABLE}")
+    if kind is not None:
+        offers.find(kinds[0], name)  # says what is near, and which plugin may have brought it
+    known = {o.name for o in offers.offers} | {o.distribution for o in offers.offers}
+    raise OptionError(f"no component and no plugin is called '{name}'; {closest(plain, known)}")
+
+
+def _check(
+    name: Annotated[
+        str, typer.Argument(help="A component as NAME or SPEC, a plugin or a distribution.", metavar="NAME")
+    ],
+    kind: _Kind = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--option", help="An option of the component (repeatable).", metavar="KEY=VALUE"),
+    ] = None,
+    expect: Annotated[
+        list[str] | None,
+        typer.Option("--expect", help="A promise that is known to be broken (repeatable).", metavar="PROMISE"),
+    ] = None,
+    plugin: Files = None,
+    json: AsJson = False,
+) -> None:
+    """Hold a component, or all that a plugin offers, to the promises of its kind.
+
+    Exit status: 0 all are kept, 1 one is broken, 2 a mistake in the command line.
+    """
+    # A stranger's component may print; with --json standard output belongs to the object alone.
+    with contextlib.redirect_stdout(sys.stderr) if json else contextlib.nullcontext():
+        examined = _examined(loaded(plugin), name, kind, option or (), expect or ())
+        if not json:
+            for one in examined:
+                _print_examined(one)
+    counts = Counter(promise["status"] for one in examined for promise in one["promises"])
+    counts["not checked"] = sum(one["not_checked"] is not None for one in examined)
+    if json:
+        print_json({"components": examined, "counts": dict(counts)})
+    else:
+        print(", ".join(f"{counts[status]} {status}" for status in (*_STATUSES, "not checked") if counts[status]))
+    if counts["broken"]:
+        raise typer.Exit(1)
+
+
+_STATUSES = ("kept", "broken", "expected", "not applicable")
+
+
+def _examined(
+    offers: Registry, name: str, kind: str | None, given: Iterable[str], expected: Sequence[str]
+) -> list[dict[str, Any]]:
+    """What became of each promise of each component."""
+    from forgetkit import options
+
+    spec = options.parse(name)
+    spec = dataclasses.replace(spec, options={**spec.options, **_pairs(given, spec)})
+    chosen, whole = _meant(offers, spec.name, kind)
+    if whole and (spec.first is not None or spec.options):
+        raise OptionError(f"'{spec.name}' is a plugin: options are given to one of its components")
+    found = [_examine(offers, offer, dataclasses.replace(spec, name=offers.label(offer)), expected) for offer in chosen]
+    known = {promise["promise"] for one in found for promise in one["promises"]}
+    for promise in expected:
+        if promise not in known:
+            raise OptionError(f"--expect: no promise is called '{promise}'; {closest(promise, known)}")
+    return found
+
+
+def _pairs(given: Iterable[str], spec: Spec) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for text in given:
+        key, equals, value = text.partition("=")
+        key = key.strip().replace("-", "_")
+        if not equals:
+            raise OptionError(f"--option {text}: write KEY=VALUE")
+        if key in found or key in spec.options:
+            raise OptionError(f"the option '{key}' is given twice")
+        found[key] = value.strip()
+    return found
+
+
+def _examine(offers: Registry, offer: Offer, spec: Spec, expected: Sequence[str]) -> dict[str, Any]:
+    """One component. One that cannot be made without options is not checked where it was not asked for by itself."""
+    from forgetkit import options, testing
+    from forgetkit.registry import KINDS
+
+    about = {"kind": offer.kind, "name": spec.name, "spec": spec.name, "promises": [], "not_checked": None}
+    if offer.kind not in KINDS or offer.kind == "commands":
+        return about | {"not_checked": f"{offer.kind} make no promises"}
+    required = [o.name for o in options.options_of(offer.component) if o.default is dataclasses.MISSING]
+    lacking = [key for key in required if key not in spec.options]
+    if lacking and not (spec.first is not None and lacking == required[:1]):
+        return about | {"not_checked": f"it needs the option '{lacking[0]}': add --option {lacking[0]}=…"}
+    written, component = offers.make(offer.kind, spec)
+    promises = {promise.name for promise in testing.promises(offer.kind)}
+    if not promises:
+        return about | {"spec": written, "not_checked": f"{offer.kind} make no promises"}
+    if sys.stderr.isatty():
+        print(f"forgetkit: examining {written} …", file=sys.stderr)
+    reasons = {name: "as --expect says" for name in expected if name in promises}
+    verdicts = testing.examine(offer.kind, component, expected_failures=reasons)
+    return about | {"spec": written, "promises": [_verdict(verdict) for verdict in verdicts]}
+
+
+def _verdict(verdict: Verdict) -> dict[str, str]:
+    return {
+        "promise": verdict.promise.name,
+        "text": verdict.promise.text,
+        "status": verdict.status,
+        "reason": verdict.reason,
+    }
+
+
+def _print_examined(one: Mapping[str, Any]) -> None:
+    console = Console()
+    console.print(Text.assemble((one["spec"], "bold"), f" ({one['kind']})"))
+    if one["not_checked"]:
+        console.print(f"  not checked: {one['not_checked']}", markup=False)
+    for promise in one["promises"]:
+        said = promise["reason"] or promise["text"]
+        line = f"  {promise['status']:<14}  {promise['promise']}: {said}"
+        console.print(Text(line, "bold red" if promise["status"] == "broken" else ""))
+
+
+def _new(
+    name: Annotated[str, typer.Argument(help="The distribution's name, like forgetkit-mine.", metavar="NAME")],
+    kind: Annotated[str, typer.Option("--kind", help="What it offers: importance, reinit, …", metavar="KIND")],
+    out: Annotated[Path, typer.Option("--out", help="The folder to make its folder in.", metavar="DIR")] = Path(),
+    json: AsJson = False,
+) -> None:
+    """Write a package with a working component, its tests and its entry point."""
+    from forgetkit import registry, scaffold
+
+    kind = registry.kind_called(kind)
+    taken = {offer.name for offer in registry.load(entry_points=False).named(kind)}
+    written = scaffold.write(name, kind, out, taken)
+    if json:
+        print_json(
+            {
+                "directory": str(written.directory),
+                "kind": kind,
+                "component": written.component,
+                "module": written.module,
+                "files": [str(file) for file in written.files],
+            }
+        )
+        return
+    console = Console()
+    for file in written.files:
+        console.print(str(written.directory / file), markup=False)
+    console.print(f"\nnext: python -m pip install -e '{written.directory}[dev]'", markup=False)
+    console.print(f"      python -m pytest {written.directory}", markup=False)
+    console.print(f"      forgetkit plugins check {written.component} --kind {kind}", markup=False)
