@@ -12,14 +12,14 @@ from forgetkit._version import __version__
 from forgetkit.hookspecs import hookimpl
 
 if TYPE_CHECKING:
-    from forgetkit.api import run, score, select, unlearn
+    from forgetkit.api import attach, run, score, select, unlearn
     from forgetkit.forgetting import Aftercare, Scoring
 
-__all__ = ["Aftercare", "Scoring", "__version__", "hookimpl", "run", "score", "select", "unlearn"]
+__all__ = ["Aftercare", "Scoring", "__version__", "attach", "hookimpl", "run", "score", "select", "unlearn"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("run", "score", "select", "unlearn"):
+    if name in ("attach", "run", "score", "select", "unlearn"):
         return getattr(import_module("forgetkit.api"), name)
     if name in ("Aftercare", "Scoring"):
         return getattr(import_module("forgetkit.forgetting"), name)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -37,6 +38,8 @@ def unlearn(
     initial: Mapping[str, Tensor] | None = None,
     scoring: forgetting.Scoring | None = None,
     aftercare: forgetting.Aftercare | None = None,
+    previous: Mapping[str, Tensor] | None = None,
+    memory: forgetting.Memory | None = None,
 ) -> forgetting.UnlearnReport:
     """Make ``model`` forget, in place, and clear the optimizer's memory of what was reset.
 
@@ -46,9 +49,10 @@ def unlearn(
     call of a loop, or the same fresh values come again. ``loss(outputs, targets)`` is a mean over the
     batch. Fresh values are drawn by each module's ``reset_parameters``; where a model initialises itself
     otherwise, ``build()`` makes a new one and its values are taken. ``initial`` holds copies of what
-    ``state_dict()`` held at the start, which ``rewind`` goes back to. ``scoring`` says which parameters are
-    scored and in which mode, ``aftercare`` what becomes of the optimizer's memory and of running statistics.
-    Where something is wrong the model is as before.
+    ``state_dict()`` held at the start, which ``rewind`` goes back to, ``previous`` of what it held when you last
+    forgot; ``memory`` is that of :func:`attach`, for components that watch the training. ``scoring`` says which
+    parameters are scored and in which mode, ``aftercare`` what becomes of the optimizer's memory and of running
+    statistics. Where something is wrong the model is as before.
 
     Returns the audit. Raises a ``forgetkit.errors.ForgetkitError`` of one line where something is wrong.
     """
@@ -69,7 +73,7 @@ def unlearn(
         optimizer=optimizer,
         seeds=Seeds(seed),
         loss=loss,
-        birth=forgetting.Birth(build, None, None if initial is None else initial.__getitem__),
+        past=_past(build, initial, previous, memory),
         scoring=scored,
         aftercare=after,
     )
@@ -82,15 +86,92 @@ def score(
     importance: str | contracts.Importance = "snip",
     seed: int = 0,
     loss: Loss = cross_entropy,
+    build: Callable[[], nn.Module] | None = None,
+    initial: Mapping[str, Tensor] | None = None,
     scoring: forgetting.Scoring | None = None,
+    previous: Mapping[str, Tensor] | None = None,
+    memory: forgetting.Memory | None = None,
 ) -> dict[str, Tensor]:
     """A score per entry of each trainable parameter that the loss depends on: ``{name: tensor}``, higher = keep.
 
-    The model, its gradients, its mode and the global random state are left as they were.
+    The model, its gradients, its mode and the global random state are left as they were. The rest is as for
+    :func:`unlearn`; a criterion that looks at fresh values sees those of the reset with that ``seed`` and ``build``.
     """
     criterion = registry.load().make("importance", importance)[1]
-    scored = _checked(scoring, forgetting.Scoring)
-    return forgetting.score(model, batches, importance=criterion, seeds=Seeds(seed), loss=loss, scoring=scored)
+    past, scored = _past(build, initial, previous, memory), _checked(scoring, forgetting.Scoring)
+    return forgetting.score(
+        model, batches, importance=criterion, seeds=Seeds(seed), loss=loss, past=past, scoring=scored
+    )
+
+
+def attach(
+    model: nn.Module,
+    optimizer: Optimizer,
+    components: Sequence[str | contracts.Intervention],
+    *,
+    seed: int = 0,
+    loss: Loss = cross_entropy,
+    build: Callable[[], nn.Module] | None = None,
+    initial: Mapping[str, Tensor] | None = None,
+) -> Attached:
+    """Interventions in a training loop of your own.
+
+    ``components`` are SPECs of interventions, or objects: a criterion or reinit method that watches the training is one
+    too. Around each training step::
+
+        with attached.step(inputs, targets) as step:
+            loss = criterion(model(inputs), targets) + step.loss()
+            optimizer.zero_grad()
+            loss.backward()
+            step.before()
+            optimizer.step()
+
+    Call ``attached.begin(inputs, targets)`` with any two samples or more before each mega-batch and
+    ``attached.after_epoch()`` after each epoch. ``attached.memory`` is what :func:`unlearn` takes as ``memory``.
+    """
+    offers = registry.load()
+    made = [offers.make("interventions", component)[1] for component in components]
+    past = _past(build, initial, None, None)
+    return Attached(forgetting.Acting(model, optimizer, made, Seeds(seed), past, loss))
+
+
+class Attached:
+    """Interventions attached to a loop: counts its mega-batches, epochs and steps."""
+
+    def __init__(self, acting: forgetting.Acting) -> None:
+        self._acting = acting
+        self._mega_batch, self._epoch, self._step = 1, 1, 0
+
+    def begin(self, inputs: Tensor, targets: Tensor) -> None:
+        """Before the first step of a mega-batch; a few samples show how the network is made."""
+        if (self._epoch, self._step) != (1, 0):
+            self._mega_batch, self._epoch, self._step = self._mega_batch + 1, 1, 0
+        self._acting.begin(self._place, inputs, targets)
+
+    @contextmanager
+    def step(self, inputs: Tensor, targets: Tensor) -> Iterator[forgetting.Step]:
+        """Around one training step, from its forward pass until the optimizer has stepped."""
+        with self._acting.step(self._place, inputs, targets) as step:
+            yield step
+        self._step += 1
+
+    def after_epoch(self) -> None:
+        """After the last step of an epoch."""
+        self._acting.after_epoch(self._place)
+        self._epoch, self._step = self._epoch + 1, 0
+
+    def memory(self, component: object) -> Mapping[str, Tensor]:
+        """What ``component`` kept while it watched; nothing where it was not attached."""
+        return self._acting.memory(component)
+
+    @property
+    def states(self) -> list[dict[str, Tensor]]:
+        """What each component keeps, for your checkpoints; update these to restore it."""
+        return self._acting.states
+
+    @property
+    def _place(self) -> forgetting.Place:
+        return forgetting.Place(self._mega_batch, self._epoch, self._step)
 
 
 def select(
@@ -138,6 +219,20 @@ def run(
     directory = RunDirectory.reopen(Path(resume))
     plan = config.resolve(config.resumed(directory.manifest, options or {}, offers), offers)
     return alma.run(plan, observers=observers, cache=cache_folder(), resume=directory)
+
+
+def _past(
+    build: Callable[[], nn.Module] | None,
+    initial: Mapping[str, Tensor] | None,
+    previous: Mapping[str, Tensor] | None,
+    memory: forgetting.Memory | None,
+) -> forgetting.Past:
+    return forgetting.Past(
+        build=build,
+        initial=None if initial is None else initial.__getitem__,
+        previous=None if previous is None else previous.__getitem__,
+        memory=memory or forgetting.NOTHING_KNOWN.memory,
+    )
 
 
 def _checked(given: _Kind | None, kind: type[_Kind]) -> _Kind:

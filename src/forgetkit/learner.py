@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -13,7 +13,16 @@ from torch import nn
 
 from forgetkit import forgetting, learn
 from forgetkit.config import RunConfig
-from forgetkit.contracts import EpochEnded, Inputs, MegaBatchRevealed, MegaBatchRow, Role, Stepped, Unlearned
+from forgetkit.contracts import (
+    EpochEnded,
+    Inputs,
+    Intervention,
+    MegaBatchRevealed,
+    MegaBatchRow,
+    Role,
+    Stepped,
+    Unlearned,
+)
 from forgetkit.errors import ComponentError
 from forgetkit.learn import Schedule
 from forgetkit.seeding import Seeds, preserved_global_state
@@ -38,6 +47,8 @@ class Learner:
     mega_batch: int = 1
     epochs_done: int = 0
     carried_epoch: int = 0
+    previous: dict[str, torch.Tensor] = field(default_factory=dict)
+    """The weights at the end of the mega-batch before, where a component asks for them."""
 
     @classmethod
     def new(cls, session: Session) -> Learner:
@@ -54,8 +65,9 @@ class Learner:
         learner = cls._of(session, Inputs(tuple(state["shape"]), len(session.data.classes), mean, std))
         learner.model.load_state_dict(state["model"])
         learner.optimizer.load_state_dict(state["optimizer"])
-        for mine, saved in zip(learner.trainer.states, state["interventions"], strict=True):
+        for mine, saved in zip(learner.trainer.acting.states, state["interventions"], strict=True):
             mine.update({name: value.to(session.device) for name, value in saved.items()})
+        learner.previous.update({name: value.to(session.device) for name, value in state["previous"].items()})
         learner.stream.restore(state["stream"])
         learner.best.restore(state["best"])
         learner.mega_batch, learner.epochs_done = int(state["mega_batch"]), int(state["epochs_done"])
@@ -66,17 +78,16 @@ class Learner:
         plan, config = session.plan, session.plan.config
         model = learn.network(plan.model, inputs, session.seeds).to(session.device)
         optimizer = _optimizer(model, config)
+        # A criterion or a method that must watch the training acts in it, after those that were asked for.
+        watching: list[Any] = [c for c in (plan.importance, plan.reinit) if isinstance(c, Intervention)]
+        acting = forgetting.Acting(model, optimizer, [*plan.interventions, *watching], session.seeds)
         trainer = learn.Trainer(
-            model,
-            optimizer,
-            config.batch_size,
-            session.augment,
-            plan.interventions,
-            [{} for _ in plan.interventions],
-            config.precision == "bf16",
+            model, optimizer, config.batch_size, session.augment, acting, config.precision == "bf16"
         )
         flow = Stream(session.data.train, session.mega_batches, plan.replay, session.seeds)
-        return cls(session, inputs, model, optimizer, trainer, flow, _nothing_yet(config))
+        learner = cls(session, inputs, model, optimizer, trainer, flow, _nothing_yet(config))
+        acting.past = learner._past
+        return learner
 
     @property
     def parameters(self) -> int:
@@ -87,10 +98,11 @@ class Learner:
         """A step and a forgetting, on a twin that is thrown away: what cannot work is said while nothing is written."""
         config, session = self.session.plan.config, self.session
         twin = Learner._of(session, self.inputs)
-        twin.trainer = replace(twin.trainer, interventions=(), states=())
+        twin.trainer.acting.seeds = session.seeds.within("try")
         few = twin.stream.reveal(1).read("train", session.mega_batches[0].train[: config.batch_size])
         pool = Pool.of(few, session.device)
-        twin.trainer.epoch(pool, 0, 0, _TRIED_LR, session.seeds.within("try"))
+        twin.trainer.begin(pool, 1, session.seeds.within("try"))
+        twin.trainer.epoch(pool, 1, 1, _TRIED_LR, session.seeds.within("try"))
         if config.mega_batches > 1:
             # A share of two samples is one, which batch normalisation cannot be measured on: all are offered.
             twin.forget(pool, session.seeds.within("try"))
@@ -102,7 +114,7 @@ class Learner:
         bus.emit(MegaBatchRevealed(t, len(revealed.arrived), len(pool), len(revealed.val)))
         last_checkpoint = time.monotonic()
         if self.epochs_done == 0:
-            self.trainer.begin(t, self.session.seeds)
+            self.trainer.begin(pool, t, self.session.seeds)
         for epoch in range(self.epochs_done + 1, config.epochs + 1):
             if self.best.exhausted:
                 break
@@ -158,7 +170,9 @@ class Learner:
         """Score on the training samples that ``--score-on`` says, select, reset."""
         ids = self.stream.offered(self.session.plan.config.score_on, revealed.index)
         pool = Pool.of(revealed.read("train", ids), self.session.device)
+        finished = self._copied() if self._looks_back else {}
         report = self.forget(pool, self.session.seeds.within("unlearn", revealed.index)).as_dict()
+        self.previous.update(finished)
         self.session.bus.emit(Unlearned(revealed.index, report))
         return report
 
@@ -173,13 +187,13 @@ class Learner:
             reinit=plan.reinit,
             optimizer=self.optimizer,
             seeds=seeds,
-            birth=self._birth,
+            past=self._past,
             scoring=forgetting.Scoring(config.score_params, config.score_mode),
             aftercare=forgetting.Aftercare(config.optimizer_state, config.bn_stats),
         )
 
     @property
-    def _birth(self) -> forgetting.Birth:
+    def _past(self) -> forgetting.Past:
         """How the network came to be; what it began with is drawn again, should anybody ask."""
         builder, inputs, seeds = self.session.plan.model, self.inputs, self.session.seeds
         initialise = getattr(builder, "initialise", None)
@@ -190,7 +204,27 @@ class Learner:
             network = learn.network(builder, inputs, seeds)
             return {**dict(network.named_parameters()), **dict(network.named_buffers())}
 
-        return forgetting.Birth(build, initialise, lambda name: begun()[name])
+        def before(name: str) -> torch.Tensor:
+            """At the end of the first mega-batch: what it began with."""
+            return self.previous[name] if self.previous else begun()[name]
+
+        return forgetting.Past(
+            build=build,
+            initialise=initialise,
+            initial=lambda name: begun()[name],
+            previous=before if self._looks_back else None,
+            memory=self.trainer.acting.memory,
+            seeds=seeds,
+        )
+
+    @property
+    def _looks_back(self) -> bool:
+        plan = self.session.plan
+        components = (plan.importance, plan.reinit, *plan.interventions)
+        return any(getattr(component, "needs_previous", False) for component in components)
+
+    def _copied(self) -> dict[str, torch.Tensor]:
+        return {name: p.detach().clone() for name, p in self.model.named_parameters()}
 
     def advance(self) -> None:
         """On to the next mega-batch."""
@@ -200,7 +234,7 @@ class Learner:
 
     def state(self) -> dict[str, Any]:
         """Everything that changes, in types that load without running code."""
-        for state in self.trainer.states:
+        for state in self.trainer.acting.states:
             for name, value in state.items():
                 if not isinstance(value, torch.Tensor):
                     raise ComponentError(f"an intervention keeps '{name}' in its state, which is no tensor")
@@ -213,7 +247,8 @@ class Learner:
             "std": list(self.inputs.std),
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "interventions": list(self.trainer.states),
+            "interventions": list(self.trainer.acting.states),
+            "previous": dict(self.previous),
             "stream": self.stream.state(),
             "best": self.best.state(),
         }

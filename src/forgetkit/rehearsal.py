@@ -61,7 +61,7 @@ def _training_pace(learner: Learner, revealed: Revealed) -> tuple[float, int]:
     config, session = learner.session.plan.config, learner.session
     few = revealed.train[: 2 * config.batch_size]
     pool = Pool.of(revealed.read("train", few), session.device)
-    learner.trainer.begin(1, session.seeds)
+    learner.trainer.begin(pool, 1, session.seeds)
     learner.trainer.epoch(pool, 1, 1, _LR, session.seeds)  # the first steps are slower: not timed
     began, seen, steps = time.perf_counter(), 0, 0
     while not seen or time.perf_counter() - began < _SECONDS:

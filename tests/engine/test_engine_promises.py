@@ -114,7 +114,7 @@ def test_no_two_moments_draw_the_same(tmp_path: Path) -> None:
     SEEN.clear()
     forgetkit.run({**SMALL, "interventions": [Noting()], "out": str(tmp_path)})
     drawn = [number for numbers in SEEN.values() for number in numbers]
-    assert len(SEEN["loss"]) == len(SEEN["after_step"]) == 8  # one, one and two steps an epoch
+    assert len(SEEN["loss"]) == len(SEEN["after_step"]) == 9  # the one tried out, then one, one and two steps an epoch
     assert len(set(drawn)) == len(drawn)
 
 

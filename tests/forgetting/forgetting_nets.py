@@ -12,8 +12,8 @@ from torch.nn.functional import cross_entropy
 
 from forgetkit import forgetting
 from forgetkit.contracts import Change, Layer, ReinitContext
-from forgetkit.forgetting import Scoring, UnlearnReport
-from forgetkit.forgetting.unlearning import Subject
+from forgetkit.forgetting import Past, Scoring, UnlearnReport
+from forgetkit.forgetting.subject import Subject
 from forgetkit.seeding import Seeds
 
 CLASSES = 4
@@ -95,7 +95,7 @@ def changed(model: nn.Module, before: Mapping[str, Tensor]) -> dict[str, Tensor]
 
 def layers_of(model: nn.Module, batches: Iterable[Batch]) -> list[Layer]:
     """The layers as a way of forgetting sees them."""
-    layers = Subject.of(model, batches, cross_entropy, Seeds(0), Scoring()).layers
+    layers = Subject.of(model, batches, cross_entropy, Seeds(0), Scoring(), Past()).layers
     assert layers is not None
     return list(layers)
 

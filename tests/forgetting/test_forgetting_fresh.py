@@ -18,7 +18,7 @@ from forgetkit.builtin.reinit.cold import Cold
 from forgetkit.builtin.reinit.masked import Masked
 from forgetkit.contracts import Change, Inputs, ReinitContext
 from forgetkit.errors import ComponentError, OptionError
-from forgetkit.forgetting import Birth
+from forgetkit.forgetting import Past
 from forgetkit.forgetting.fresh import LayerFresh
 from forgetkit.seeding import Seeds
 
@@ -170,7 +170,7 @@ def initialise(module: nn.Module) -> None:
 
 def test_initialise_is_used_where_it_is_given():
     model = mlp(6)
-    forgetting.unlearn(model, None, importance=None, reinit=Cold(), seeds=Seeds(0), birth=Birth(initialise=initialise))
+    forgetting.unlearn(model, None, importance=None, reinit=Cold(), seeds=Seeds(0), past=Past(initialise=initialise))
     for at in (0, 2):
         assert (model[at].weight == 5).all()
         assert ((model[at].bias >= 1) & (model[at].bias < 2)).all()
@@ -182,7 +182,7 @@ def test_what_initialise_leaves_alone_is_not_fresh():
     model = nn.Sequential(nn.Linear(5, 6), nn.LayerNorm(6), nn.Linear(6, CLASSES))
     with pytest.raises(ComponentError, match=r"'1\.weight'.*initialise\(\) of LayerNorm") as caught:
         forgetting.unlearn(
-            model, None, importance=None, reinit=Cold(), seeds=Seeds(0), birth=Birth(initialise=initialise)
+            model, None, importance=None, reinit=Cold(), seeds=Seeds(0), past=Past(initialise=initialise)
         )
     assert "\n" not in str(caught.value)
 
@@ -283,7 +283,7 @@ def test_a_model_in_half_precision():
     model = convnet(dtype=torch.bfloat16)
     before = values(model)
     report = forgetting.unlearn(
-        model, images(4), importance=Random(), reinit=Masked(fraction=1.0), seeds=Seeds(2), birth=Birth()
+        model, images(4), importance=Random(), reinit=Masked(fraction=1.0), seeds=Seeds(2), past=Past()
     )
     fresh = drawn(convnet(), seed=2)
     assert report.reset == sum(p.numel() for p in model.parameters())

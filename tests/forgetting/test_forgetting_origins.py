@@ -29,7 +29,7 @@ from forgetkit.builtin.importance.random import Random
 from forgetkit.builtin.reinit.masked import Masked
 from forgetkit.contracts import Change, ReinitContext
 from forgetkit.errors import OptionError
-from forgetkit.forgetting import Birth, Scoring
+from forgetkit.forgetting import Past, Scoring
 from forgetkit.forgetting.fresh import NOTHING_KNOWN, LayerFresh, Origins
 from forgetkit.seeding import Seeds
 
@@ -109,7 +109,7 @@ def initialise(module: nn.Module) -> None:
 
 def test_original_is_the_network_s_own_and_layer_default_is_torch_s():
     model = mlp(300)
-    origins = Origins(model, Birth(initialise=initialise), Seeds(0))
+    origins = Origins(model, Past(initialise=initialise), Seeds(0))
     own = origins.draw("0.weight", "original")
     assert kstest(own.flatten().numpy(), norm(0, 3).cdf).pvalue > UNLIKELY
     assert (origins.draw("0.bias", "original") == 7).all()
@@ -126,7 +126,7 @@ def test_layer_default_does_not_build_anew():
         nn.init.constant_(model[5].weight, 9.0)
         return model
 
-    origins = Origins(convnet(), Birth(build=build), Seeds(0))
+    origins = Origins(convnet(), Past(build=build), Seeds(0))
     assert (origins.draw("5.weight", "original") == 9).all()
     assert torch.equal(
         origins.draw("5.weight", "layer-default"), LayerFresh(convnet(), None, Seeds(0)).draw("5.weight")
@@ -137,7 +137,7 @@ def test_layer_default_does_not_build_anew():
 def test_rewind_and_zero():
     model = convnet()
     began = values(convnet(seed=4))
-    origins = Origins(model, Birth(initial=began.__getitem__), Seeds(0))
+    origins = Origins(model, Past(initial=began.__getitem__), Seeds(0))
     for name, value in began.items():
         assert same_bits(origins.draw(name, "rewind"), value)
         zero = origins.draw(name, "zero")
@@ -181,9 +181,9 @@ def test_a_context_gives_them_in_the_dtype_of_what_they_replace(origin, dtype):
         seen.update({name: context.fresh(name, origin) for name in context.targets})
         return [Change("5.bias", None, context.fresh("5.bias", origin))]
 
-    birth = Birth(initial=began.__getitem__)
-    unlearn_with(propose, model, birth=birth)
-    origins = Origins(model, birth, Seeds(0))
+    past = Past(initial=began.__getitem__)
+    unlearn_with(propose, model, past=past)
+    origins = Origins(model, past, Seeds(0))
     for name, value in seen.items():
         assert value.dtype == dtype
         assert torch.equal(value, origins.draw(name, origin).to(dtype))
@@ -204,7 +204,7 @@ def test_masked_writes_what_its_options_say(origin, norm_option):
     assert all(bool(masks[name].any()) for name in NORM)
     spec = f"masked:fraction=0.6,fresh={origin},norm={norm_option}"
     report = forgetkit.unlearn(model, importance="random", reinit=spec, seed=5, initial=began)
-    origins = Origins(model, Birth(initial=began.__getitem__), Seeds(5))
+    origins = Origins(model, Past(initial=began.__getitem__), Seeds(5))
     for name, parameter in model.named_parameters():
         source = origin if name not in NORM else {"ones": "original", "uniform": "uniform", "skip": None}[norm_option]
         mask = masks[name] if source is not None else torch.zeros_like(masks[name])
@@ -275,7 +275,7 @@ def test_rifle_and_llf_write_what_their_options_say(spec, origin):
     """Running statistics start at 0 and 1, whatever the parameters do."""
     model, began = convnet(), values(convnet(seed=1))
     report = forgetkit.unlearn(model, images(6), reinit=spec.format(origin), seed=5, initial=began)
-    origins = Origins(model, Birth(initial=began.__getitem__), Seeds(5))
+    origins = Origins(model, Past(initial=began.__getitem__), Seeds(5))
     assert set(report.layers) >= {"5.weight", "5.bias"}
     assert ("0.weight" in report.layers) == ("start=1" in spec)
     for name in report.layers:
@@ -316,7 +316,7 @@ def test_shrink_perturb_draws_as_it_says(draw):
     before = values(model)
     spec = f"shrink-perturb:shrink=0.5,noise=0.25,draw={draw}"
     forgetkit.unlearn(model, reinit=spec, seed=5, initial=began)
-    origins = Origins(model, Birth(initial=began.__getitem__), Seeds(5))
+    origins = Origins(model, Past(initial=began.__getitem__), Seeds(5))
     for name, parameter in model.named_parameters():
         noise = (parameter.detach() - 0.5 * before[name]) / 0.25
         if draw != "gaussian":
@@ -381,12 +381,12 @@ def test_a_state_will_do_to_rewind_to(give: Callable[[nn.Module], dict[str, Tens
 
 
 def test_what_the_functions_below_take():
-    """``forgetting.unlearn`` with a birth is ``forgetkit.unlearn`` with its parts."""
+    """``forgetting.unlearn`` with a past is ``forgetkit.unlearn`` with its parts."""
     one, two, began = convnet(), convnet(), values(convnet(seed=1))
     given = {"fraction": 0.5, "fresh": "rewind"}
     forgetting.unlearn(
         one, images(4), importance=Random(), reinit=Masked(**given), seeds=Seeds(3),
-        birth=Birth(initial=began.__getitem__),
+        past=Past(initial=began.__getitem__),
     )  # fmt: skip
     forgetkit.unlearn(two, images(4), importance=Random(), reinit=Masked(**given), seed=3, initial=began)
     assert changed(one, values(two)) == {}

@@ -17,6 +17,7 @@ import forgetkit
 from forgetkit import config, registry
 from forgetkit.contracts import EpochEnded, Event, Inputs, Intervention, Moment, Part
 from forgetkit.errors import ComponentError, ConfigError, DivergedError
+from forgetkit.forgetting import Acting
 from forgetkit.learn import Best, Normalize, Schedule, Trainer, accuracy, measured, network
 from forgetkit.seeding import Seeds
 from forgetkit.stream import Pool, epoch_batches
@@ -272,12 +273,13 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
 
 def test_a_single_sample_under_batch_normalisation() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.BatchNorm1d(3))
-    trainer = Trainer(model, torch.optim.SGD(model.parameters(), lr=0.1), 8, "none", (), ())
+    trainer = Trainer(model, torch.optim.SGD(model.parameters(), lr=0.1), 8, "none", NOBODY)
     one = Pool.of(Part(np.ones((1, 4), np.float32), np.zeros(1, np.int64)), torch.device("cpu"))
     with pytest.raises(ConfigError, match="a batch of a single sample: use fewer --mega-batches"):
         trainer.epoch(one, 1, 1, 0.1, Seeds(0))
 
 
+NOBODY = Acting(nn.Identity(), None, (), Seeds(0))
 CALLS: list[tuple[str, int, int, int]] = []
 
 
@@ -318,10 +320,9 @@ def test_an_intervention_acts_at_its_moments_and_on_the_loss() -> None:
             torch.optim.SGD(model.parameters(), lr=0.01),
             2,
             "none",
-            interventions,
-            [{} for _ in interventions],
+            Acting(model, None, interventions, Seeds(0)),
         )
-        trainer.begin(3, Seeds(0))
+        trainer.begin(data, 3, Seeds(0))
         for epoch in (1, 2):
             trainer.epoch(data, 3, epoch, 0.01, Seeds(0))
         moved.append(float((model.weight.detach() - start).norm()))
@@ -339,7 +340,7 @@ def test_dropout_is_fixed_by_the_seed_and_leaves_the_global_state_alone() -> Non
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(6, 16), nn.Dropout(0.5), nn.Linear(16, 3))
         state = torch.get_rng_state()
-        trainer = Trainer(model, torch.optim.SGD(model.parameters(), lr=0.1), 8, "none", (), ())
+        trainer = Trainer(model, torch.optim.SGD(model.parameters(), lr=0.1), 8, "none", NOBODY)
         trainer.epoch(data, 1, 1, 0.1, Seeds(seed))
         assert torch.equal(state, torch.get_rng_state())
         return model[0].weight.detach().clone()

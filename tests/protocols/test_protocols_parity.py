@@ -190,7 +190,7 @@ class Subject:
             reinit=plan.reinit,
             optimizer=self.optimizer,
             seeds=Seeds(6),
-            birth=forgetting.Birth(None, plan.model.initialise),
+            past=forgetting.Past(None, plan.model.initialise),
             scoring=forgetting.Scoring(chosen.score_params, chosen.score_mode),
             aftercare=forgetting.Aftercare(chosen.optimizer_state, chosen.bn_stats),
         )

@@ -44,8 +44,10 @@ def _idle(config: RunConfig, made: Mapping[str, Any]) -> dict[str, str]:
 
     samples = ("score_on", "score_sampling", "score_transform", "score_batch")
     if importance is None:
-        idle(f"{method} looks at no scores", "score_params", "score_mode")
-    if importance is None or not getattr(importance, "needs_data", True):
+        idle(f"{method} looks at no scores", "score_params")
+    if (importance is None or not getattr(importance, "needs_data", True)) and not getattr(
+        made["reinit"], "needs_data", False
+    ):
         looks = (
             f"{method} looks at no scores"
             if importance is None

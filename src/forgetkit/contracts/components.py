@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
@@ -14,9 +15,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
-    from forgetkit.contracts.choices import Origin, Rounding, Scope, Ties, Which
+    from forgetkit.contracts.choices import Origin, Reference, Rounding, Scope, Ties, Which
     from forgetkit.contracts.data import Data, Inputs, Samples
     from forgetkit.contracts.events import Event, MegaBatchRow
+    from forgetkit.contracts.units import UnitGroup
+
+    Loss = Callable[[Any, Tensor], Tensor]
 
 
 class Probe(Protocol):
@@ -24,6 +28,9 @@ class Probe(Protocol):
 
     The model is in eval mode, in float32, outside autocast; gradients never land in ``.grad``.
     Only samples that have been revealed come out of :meth:`batches`.
+
+    Where a method takes ``loss``, it is a function of (outputs, targets) that gives one number, in place of the
+    run's own. Where it takes ``at``, that maps names of parameters or buffers to values that stand in for theirs.
     """
 
     @property
@@ -45,6 +52,24 @@ class Probe(Protocol):
         """Where the model lives."""
         ...
 
+    @property
+    def layers(self) -> Sequence[Layer]:
+        """The layers in the order of execution, seen on a real batch."""
+        ...
+
+    @property
+    def units(self) -> Sequence[UnitGroup]:
+        """Neurons and channels with all that belongs to them, on a traced graph; see ``UnitGroup``."""
+        ...
+
+    def names(self, scope: Scope | Literal["norm"]) -> tuple[str, ...]:
+        """The names in ``targets`` that are in ``scope``; ``norm``: those of normalisation layers."""
+        ...
+
+    def module(self, name: str) -> nn.Module:
+        """A module by its name: to ask for its stride, or to hang a hook on, which is taken off afterwards."""
+        ...
+
     def zeros(self) -> dict[str, Tensor]:
         """One float32 tensor of zeros per target, of its shape and on its device."""
         ...
@@ -56,11 +81,13 @@ class Probe(Protocol):
         """
         ...
 
-    def outputs(self, inputs: Tensor) -> Tensor:
+    def outputs(self, inputs: Tensor, *, at: Mapping[str, Tensor] | None = None) -> Tensor:
         """The model's outputs, without a graph."""
         ...
 
-    def grads(self, inputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    def grads(
+        self, inputs: Tensor, targets: Tensor, *, loss: Loss | None = None, at: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
         """The gradient of the batch's loss (its mean) with respect to each target."""
         ...
 
@@ -69,9 +96,39 @@ class Probe(Protocol):
         ...
 
     def sample_grads(
-        self, inputs: Tensor, targets: Tensor, weights: Tensor | None = None
+        self, inputs: Tensor, targets: Tensor, weights: Tensor | None = None, *, loss: Loss | None = None
     ) -> Iterator[dict[str, Tensor]]:
         """Gradients of each sample's own loss, ``(chunk, *shape)`` per target, in chunks that fit memory."""
+        ...
+
+    def hvp(
+        self, inputs: Tensor, targets: Tensor, vector: Mapping[str, Tensor], *, loss: Loss | None = None
+    ) -> dict[str, Tensor]:
+        """The Hessian of the batch's loss with respect to the targets, times ``vector``, which has them all."""
+        ...
+
+    def layer_inputs(self, inputs: Tensor) -> dict[str, Tensor]:
+        """What each layer that runs was given, by its name, in the order of execution; without a graph."""
+        ...
+
+    def unit_activity(self, inputs: Tensor) -> dict[str, Tensor]:
+        """What each group's readers see of it, ``(batch, size, positions)``, by the group's name; without a graph."""
+        ...
+
+    def reference(self, which: Reference) -> Mapping[str, Tensor]:
+        """Weights of the past, for each target, in its dtype; ``OptionError`` where the host does not know them.
+
+        A criterion that asks for the previous ones says so with a class attribute ``needs_previous = True``.
+        """
+        ...
+
+    def fresh(self, name: str, origin: Origin = "original") -> Tensor:
+        """The very value that ``context.fresh(name, origin)`` gives in the forgetting that the scores are for."""
+        ...
+
+    @property
+    def memory(self) -> Mapping[str, Tensor]:
+        """What the criterion kept in ``moment.state`` while training, where it is an :class:`Intervention` too."""
         ...
 
 
@@ -80,7 +137,8 @@ class Importance(Protocol):
     """Says how much each parameter entry matters.
 
     A class attribute ``needs_data = False`` says that it asks for no batches, so that options about the scoring
-    samples are refused beside it instead of being ignored.
+    samples are refused beside it instead of being ignored. One that must watch the training is an
+    :class:`Intervention` too; what it keeps in ``moment.state`` is then its ``probe.memory``.
     """
 
     def score(self, probe: Probe) -> Mapping[str, Tensor]:
@@ -155,8 +213,34 @@ class ReinitContext(Protocol):
         """A fresh value for a parameter or buffer; see ``Origin``."""
         ...
 
-    def rng(self, name: str) -> torch.Generator:
-        """A CPU generator for whatever else is drawn for ``name``."""
+    def rng(self, name: str, *, lasting: bool = False) -> torch.Generator:
+        """A CPU generator for what else is drawn for ``name``; ``lasting``: the same at each forgetting of a run."""
+        ...
+
+    @property
+    def units(self) -> Sequence[UnitGroup]:
+        """Neurons and channels with all that belongs to them, on a traced graph; see ``UnitGroup``."""
+        ...
+
+    def reset_units(self, chosen: Mapping[str, Tensor]) -> Iterator[Change]:
+        """Changes that start the ``chosen`` units anew and silence them: a bool ``(size,)`` by the group's name.
+
+        Incoming weights, normalisation and statistics become fresh, biases and outgoing weights zero, one change per
+        parameter; right afterwards such a unit has no effect on the output whatever it computes.
+        """
+        ...
+
+    def reference(self, which: Reference) -> Mapping[str, Tensor]:
+        """Weights of the past, as :meth:`Probe.reference`."""
+        ...
+
+    @property
+    def memory(self) -> Mapping[str, Tensor]:
+        """What the method kept in ``moment.state`` while training, where it is an :class:`Intervention` too."""
+        ...
+
+    def lent(self) -> AbstractContextManager[Probe]:
+        """The model, lent to be measured: ``with context.lent() as probe``. Leave it before you yield a change."""
         ...
 
 
@@ -166,7 +250,9 @@ class Reinit(Protocol):
 
     A class attribute ``needs_scores = True`` says that it calls ``context.select`` and therefore
     needs an importance criterion. Another, ``changes_nothing = True``, says that yielding no
-    change is what it is for; everywhere else that is an error.
+    change is what it is for; everywhere else that is an error. ``needs_data = True`` says that it looks at samples
+    through ``context.lent``; ``touches``, a frozenset of ``Touch``, what it writes to. One that must watch the
+    training is an :class:`Intervention` too.
     """
 
     def propose(self, context: ReinitContext) -> Iterable[Change]:
@@ -200,6 +286,13 @@ class Moment:
 
     ``state`` belongs to the intervention: tensors it wants to find again, which the host keeps
     and writes into checkpoints. ``mega_batch`` and ``epoch`` count from 1, ``step`` from 0 in the epoch.
+    ``inputs`` and ``targets`` are the step's batch, None where there is no step. ``activity`` is what the readers of
+    each group of units saw of it in the step's own forward pass, ``(batch, size, positions)`` by the group's name,
+    for a class with ``needs_activity = True``; empty for others.
+
+    ``context`` is what a reinit method may look at, at this moment, but for ``select``. ``apply`` writes changes as
+    those of a reinit method are written, with the optimizer's state cleared under their masks, and returns how many
+    parameter entries that were.
     """
 
     model: nn.Module
@@ -209,10 +302,29 @@ class Moment:
     mega_batch: int
     epoch: int
     step: int
+    inputs: Tensor | None
+    targets: Tensor | None
+    look: Callable[[], ReinitContext]
+    see: Callable[[], Mapping[str, Tensor]]
+    apply: Callable[[Iterable[Change]], int]
+
+    @property
+    def context(self) -> ReinitContext:
+        """What a reinit method may look at; made when it is asked for, since it costs a pass over two samples once."""
+        return self.look()
+
+    @property
+    def activity(self) -> Mapping[str, Tensor]:
+        """What the readers of each group of units saw in this step."""
+        return self.see()
 
 
 class Intervention:
-    """What acts while training. Override what you need; each method is called at its moment."""
+    """What acts while training. Override what you need; each method is called at its moment.
+
+    A class attribute ``touches``, a frozenset of ``Touch``, says what it writes to; ``needs_activity = True`` that it
+    looks at ``moment.activity``. When it acts is read off the methods that it overrides.
+    """
 
     def begin(self, moment: Moment) -> None:
         """Before the first step of each mega-batch."""
@@ -220,6 +332,9 @@ class Intervention:
     def loss(self, moment: Moment) -> Tensor | None:
         """A term added to the loss of a step, or None."""
         return None
+
+    def before_step(self, moment: Moment) -> None:
+        """With the gradients in ``.grad``, before the optimizer steps."""
 
     def after_step(self, moment: Moment) -> None:
         """After each optimizer step."""

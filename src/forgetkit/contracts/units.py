@@ -28,7 +28,7 @@ class Share:
         return own.reshape(size, -1)
 
     def mask(self, tensor: Tensor, chosen: Tensor) -> Tensor:
-        """A bool tensor of ``tensor``'s shape, True at the entries of the units that are ``chosen``, a bool ``(size,)``."""
+        """A bool tensor of ``tensor``'s shape, True at the entries of the ``chosen`` units, a bool ``(size,)``."""
         along = chosen.new_zeros(tensor.shape[self.dim])
         along[self.start : self.start + len(chosen) * self.repeat] = chosen.repeat_interleave(self.repeat)
         shape = [1] * tensor.ndim

@@ -1,21 +1,29 @@
 """Forgetting, for any ``nn.Module`` in anybody's loop. Knows nothing of streams, runs or plugins."""
 
+from forgetkit.forgetting.acting import Acting, Place, Step, moments_of
 from forgetkit.forgetting.anatomy import head_of
-from forgetkit.forgetting.fresh import Birth
+from forgetkit.forgetting.fresh import NOTHING_KNOWN, Memory, Past
 from forgetkit.forgetting.probe import Lazy
 from forgetkit.forgetting.report import LayerReport, UnlearnReport
 from forgetkit.forgetting.selection import count_of, select
-from forgetkit.forgetting.unlearning import Aftercare, Scoring, score, unlearn
+from forgetkit.forgetting.subject import Scoring
+from forgetkit.forgetting.unlearning import Aftercare, score, unlearn
 
 __all__ = [
+    "NOTHING_KNOWN",
+    "Acting",
     "Aftercare",
-    "Birth",
     "LayerReport",
     "Lazy",
+    "Memory",
+    "Past",
+    "Place",
     "Scoring",
+    "Step",
     "UnlearnReport",
     "count_of",
     "head_of",
+    "moments_of",
     "score",
     "select",
     "unlearn",

@@ -23,23 +23,36 @@ from forgetkit.seeding import Seeds, global_state
 
 Initialise = Callable[[nn.Module], None]
 Build = Callable[[], nn.Module]
-Initial = Callable[[str], Tensor]
+Lookup = Callable[[str], Tensor]
+Memory = Callable[[object], Mapping[str, Tensor]]
 
 _RESETS = ("reset_parameters", "_reset_parameters")  # torch's convention; nn.MultiheadAttention's spelling
 _COPIES = "copies of what state_dict() held at the start"
 _REMEDY = "pass build=, a function that builds the network anew"
 
 
+def _nothing_kept(component: object) -> Mapping[str, Tensor]:
+    return {}
+
+
 @dataclass(frozen=True, eq=False)
-class Birth:
-    """How a model came to be: how it is built anew, how it initialises one module, the values that it began with."""
+class Past:
+    """What is known of a model's past.
+
+    ``build`` makes it anew, ``initialise`` draws one of its modules; ``initial`` and ``previous`` give the values that
+    it began with and those at the end of the mega-batch before, by name; ``memory`` what a component kept while it
+    watched the training; ``seeds`` are those of the whole run, for draws that last.
+    """
 
     build: Build | None = None
     initialise: Initialise | None = None
-    initial: Initial | None = None
+    initial: Lookup | None = None
+    previous: Lookup | None = None
+    memory: Memory = _nothing_kept
+    seeds: Seeds | None = None
 
 
-NOTHING_KNOWN = Birth()
+NOTHING_KNOWN = Past()
 
 
 class Fresh(Protocol):
@@ -67,12 +80,12 @@ def reset(module: nn.Module) -> None:
 class Origins:
     """Fresh values by the name of where they come from; a function of seed, name and origin."""
 
-    def __init__(self, model: nn.Module, birth: Birth, seeds: Seeds) -> None:
+    def __init__(self, model: nn.Module, past: Past, seeds: Seeds) -> None:
         self._tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-        layers = LayerFresh(model, birth.initialise, seeds)
-        self._original: Fresh = layers if birth.build is None else RebuiltFresh(birth.build, seeds)
+        layers = LayerFresh(model, past.initialise, seeds)
+        self._original: Fresh = layers if past.build is None else RebuiltFresh(past.build, seeds)
         self._layer_default = LayerFresh(model, None, seeds, "choose another origin than layer-default")
-        self._initial = birth.initial
+        self._initial = past.initial
         self._seeds = seeds
 
     def draw(self, name: str, origin: Origin) -> Tensor:

@@ -124,16 +124,25 @@ class GuardedProbe:
             if left == 0:
                 return
 
-    def outputs(self, inputs: Tensor) -> Tensor:
+    def module(self, name: str) -> nn.Module:
+        """A module by its name."""
+        try:
+            return self._model.get_submodule(name)
+        except AttributeError as error:
+            raise OptionError(f"{type(self._model).__name__} has no module '{name}'") from error
+
+    def outputs(self, inputs: Tensor, *, at: Mapping[str, Tensor] | None = None) -> Tensor:
         """The model's outputs, without a graph."""
         with torch.no_grad():
-            outputs: Tensor = self._call(self._targets, inputs)
+            outputs: Tensor = self._call({**self._targets, **(at or {})}, inputs)
             return outputs
 
-    def grads(self, inputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    def grads(
+        self, inputs: Tensor, targets: Tensor, *, loss: Loss | None = None, at: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
         """The gradient of the batch's loss with respect to each target."""
         return {name: torch.zeros_like(self._targets[name]) if grad is None else grad
-                for name, grad in self.reached(inputs, targets).items()}  # fmt: skip
+                for name, grad in self.reached(inputs, targets, loss=loss, at=at).items()}  # fmt: skip
 
     def mean_grads(self, samples: int | float | None = None) -> dict[str, Tensor]:
         """The gradient of the mean loss over all batches; each counts by its size."""
@@ -144,26 +153,58 @@ class GuardedProbe:
                 total[name].lerp_(grad, len(targets) / seen)  # of one batch: its gradient to the bit
         return total
 
-    def reached(self, inputs: Tensor, targets: Tensor) -> dict[str, Tensor | None]:
+    def reached(
+        self, inputs: Tensor, targets: Tensor, *, loss: Loss | None = None, at: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor | None]:
         """As :meth:`grads`, with None for a parameter that the loss does not depend on."""
-        leaves = {name: tensor.detach().requires_grad_() for name, tensor in self._targets.items()}
-        outputs = self._call(leaves, inputs)
+        leaves, number = self._number(inputs, targets, loss, at or {})
+        if number.grad_fn is None:
+            return dict.fromkeys(self._names)
+        grads = torch.autograd.grad(number, list(leaves.values()), allow_unused=True)
+        return dict(zip(self._names, grads, strict=True))
+
+    def hvp(
+        self, inputs: Tensor, targets: Tensor, vector: Mapping[str, Tensor], *, loss: Loss | None = None
+    ) -> dict[str, Tensor]:
+        """The Hessian times a vector: the gradient of the gradient's product with it."""
+        if set(vector) != set(self._names):
+            raise OptionError("hvp() takes a vector with a tensor for each of the targets")
+        with sdpa_kernel(SDPBackend.MATH):  # the other ways to attend have no second derivative
+            leaves, number = self._number(inputs, targets, loss, {})
+            places = list(leaves.values())
+            grads = torch.autograd.grad(number, places, create_graph=True, allow_unused=True)
+            pairs = [(g * vector[name]).sum() for name, g in zip(self._names, grads, strict=True) if g is not None]
+            product = torch.stack(pairs).sum() if pairs else number
+            if product.grad_fn is None:  # a loss that is linear in the parameters
+                return self.zeros()
+            again = torch.autograd.grad(product, places, allow_unused=True)
+        return {
+            name: torch.zeros_like(self._targets[name]) if g is None else g.detach()
+            for name, g in zip(self._names, again, strict=True)
+        }
+
+    def _number(
+        self, inputs: Tensor, targets: Tensor, loss: Loss | None, at: Mapping[str, Tensor]
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Leaves in place of the targets, and the loss as a function of them."""
+        unknown = set(at) - set(self._targets) - set(self._rest)
+        if unknown:
+            raise OptionError(f"at= holds '{min(unknown)}', which the model does not have")
+        leaves = {name: at.get(name, tensor).detach().requires_grad_() for name, tensor in self._targets.items()}
+        outputs = self._call({**at, **leaves}, inputs)
         try:
-            loss = self._loss(outputs, targets)
+            number = (loss or self._loss)(outputs, targets)
         except (RuntimeError, ValueError, IndexError, TypeError) as error:
             shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
             raise OptionError(
                 f"the loss cannot take outputs {shape} and targets {tuple(targets.shape)}: pass a loss= that can"
             ) from error
-        if loss.ndim:
-            raise OptionError(f"the loss of a batch has shape {tuple(loss.shape)}; give its mean, one number")
-        if loss.grad_fn is None:
-            return dict.fromkeys(self._names)
-        grads = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
-        return dict(zip(self._names, grads, strict=True))
+        if number.ndim:
+            raise OptionError(f"the loss of a batch has shape {tuple(number.shape)}; give its mean, one number")
+        return leaves, number
 
     def sample_grads(
-        self, inputs: Tensor, targets: Tensor, weights: Tensor | None = None
+        self, inputs: Tensor, targets: Tensor, weights: Tensor | None = None, *, loss: Loss | None = None
     ) -> Iterator[dict[str, Tensor]]:
         """Gradients of each sample's own loss (times its weight), in chunks that fit memory."""
         if any(isinstance(module, _BatchNorm) and module.training for module in self._model.modules()):
@@ -171,9 +212,10 @@ class GuardedProbe:
                 "gradients of single samples need score-mode=eval: in training mode batch normalisation mixes a batch"
             )
         ones = torch.ones(len(targets), dtype=self._dtype, device=self._device) if weights is None else weights
+        own = loss or self._loss
 
         def one(leaves: dict[str, Tensor], sample: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-            return self._loss(self._call(leaves, sample.unsqueeze(0)), target.unsqueeze(0)) * weight
+            return own(self._call(leaves, sample.unsqueeze(0)), target.unsqueeze(0)) * weight
 
         each = torch.func.vmap(torch.func.grad(one), in_dims=(None, 0, 0, 0), randomness="different")
         bytes_per_sample = sum(t.numel() * t.element_size() for t in self._targets.values())

@@ -8,7 +8,6 @@ attention, an operation not known here) closes the groups it touches: they are n
 
 from __future__ import annotations
 
-import copy
 import math
 import operator
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -24,19 +23,23 @@ from forgetkit.contracts import Change, Share, UnitGroup
 from forgetkit.errors import OptionError
 from forgetkit.forgetting.anatomy import owners
 
-_KEEPING = frozenset(
-    "abs alias avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d "
-    "adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d celu clamp clone contiguous detach detach_ dropout "
-    "feature_dropout alpha_dropout elu gelu hardsigmoid hardswish hardtanh leaky_relu log_sigmoid max_pool1d max_pool2d "
-    "max_pool3d max_pool2d_with_indices mish neg relu relu6 rrelu selu sigmoid silu softplus softsign square tanh to "
-    "_to_copy upsample_nearest1d upsample_nearest2d upsample_bilinear2d upsample_bicubic2d".split()
-)
+# fmt: off
+_KEEPING = frozenset({
+    "abs", "alias", "avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d",
+    "adaptive_avg_pool3d", "adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d", "alpha_dropout",
+    "celu", "clamp", "clone", "contiguous", "detach", "detach_", "dropout", "elu", "feature_dropout", "gelu",
+    "hardsigmoid", "hardswish", "hardtanh", "leaky_relu", "log_sigmoid", "max_pool1d", "max_pool2d",
+    "max_pool2d_with_indices", "max_pool3d", "mish", "neg", "relu", "relu6", "rrelu", "selu", "sigmoid", "silu",
+    "softplus", "softsign", "square", "tanh", "to", "_to_copy", "upsample_bicubic2d", "upsample_bilinear2d",
+    "upsample_nearest1d", "upsample_nearest2d",
+})
+# fmt: on
 """Operations by element, or within a channel: each channel stays where it is."""
 
-_RESHAPING = frozenset("flatten reshape view _unsafe_view squeeze unsqueeze unflatten".split())
-_COUPLING = frozenset("add sub mul div maximum minimum".split())
-_REDUCING = frozenset("mean sum amax amin".split())
-_CONVOLUTIONS = frozenset("conv1d conv2d conv3d".split())
+_RESHAPING = frozenset(["flatten", "reshape", "view", "_unsafe_view", "squeeze", "unsqueeze", "unflatten"])
+_COUPLING = frozenset(["add", "sub", "mul", "div", "maximum", "minimum"])
+_REDUCING = frozenset(["mean", "sum", "amax", "amin"])
+_CONVOLUTIONS = frozenset(["conv1d", "conv2d", "conv3d"])
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ def units_of(model: nn.Module, inputs: Tensor, open_names: Collection[str]) -> t
             traced = torch.export.export(model, (example,), strict=False)
     except Exception as error:  # what a stranger's forward does under a tracer is anybody's guess
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise OptionError(f"the units of {type(model).__name__} cannot be found, since tracing it fails: {reason}") from error
+        raise OptionError(f"the units of {type(model).__name__} cannot be found: tracing it fails: {reason}") from error
     known = owners(model)
     first = {id(getattr(owner.module, owner.local)): name for name, owner in known.items()}
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}

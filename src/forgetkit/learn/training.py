@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
-from forgetkit.contracts import Augmentation, Intervention, Moment
+from forgetkit.contracts import Augmentation
 from forgetkit.errors import ConfigError, DivergedError
+from forgetkit.forgetting import Acting, Place
 from forgetkit.seeding import Seeds, global_state
 from forgetkit.stream.batches import Pool, batch_bounds, epoch_batches
 
@@ -36,15 +37,13 @@ class Trainer:
     optimizer: Optimizer
     batch_size: int
     augment: Augmentation
-    interventions: Sequence[Intervention]
-    states: Sequence[dict[str, Tensor]]
+    acting: Acting
     bf16: bool = False
 
-    def begin(self, mega_batch: int, seeds: Seeds) -> None:
+    def begin(self, pool: Pool, mega_batch: int, seeds: Seeds) -> None:
         """Let the interventions prepare for a mega-batch."""
         with global_state(seeds.number(mega_batch, "begin")):
-            for number, intervention in enumerate(self.interventions):
-                intervention.begin(self._moment("begin", number, mega_batch, 1, 0, seeds))
+            self.acting.begin(Place(mega_batch), *next(pool.in_order(2)))
 
     def epoch(
         self,
@@ -70,24 +69,19 @@ class Trainer:
         self.model.train()
         with global_state(seeds.number("noise")):
             for step, (inputs, labels) in enumerate(epoch_batches(pool, self.batch_size, self.augment, seeds)):
-                with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
-                    outputs = self._forward(inputs)
-                    loss = cross_entropy(outputs, labels)
-                objective = loss
-                for number, intervention in enumerate(self.interventions):
-                    term = intervention.loss(self._moment("loss", number, mega_batch, epoch, step, seeds))
-                    objective = objective if term is None else objective + term
-                self.optimizer.zero_grad(set_to_none=True)
-                objective.backward()
-                self.optimizer.step()
-                for number, intervention in enumerate(self.interventions):
-                    intervention.after_step(self._moment("after_step", number, mega_batch, epoch, step, seeds))
+                with self.acting.step(Place(mega_batch, epoch, step), inputs, labels) as acting:
+                    with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
+                        outputs = self._forward(inputs)
+                        loss = cross_entropy(outputs, labels)
+                    self.optimizer.zero_grad(set_to_none=True)
+                    (loss + acting.loss()).backward()
+                    acting.before()
+                    self.optimizer.step()
                 with torch.no_grad():
                     loss_sum += loss.detach() * len(labels)
                     hits += (outputs.argmax(-1) == labels).sum()
                 stepped(step + 1, total)
-            for number, intervention in enumerate(self.interventions):
-                intervention.after_epoch(self._moment("after_epoch", number, mega_batch, epoch, total, seeds))
+            self.acting.after_epoch(Place(mega_batch, epoch, total))
         mean = float(loss_sum) / len(pool)
         if not math.isfinite(mean):
             raise DivergedError(
@@ -106,7 +100,3 @@ class Trainer:
                     f"batch normalisation cannot train on a batch of a single sample: use {remedy}"
                 ) from error
             raise
-
-    def _moment(self, verb: str, number: int, mega_batch: int, epoch: int, step: int, seeds: Seeds) -> Moment:
-        rng = seeds.torch("intervention", verb, number, mega_batch, epoch, step)
-        return Moment(self.model, self.optimizer, self.states[number], rng, mega_batch, epoch, step)

@@ -1,0 +1,98 @@
+"""What a way of forgetting may look at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from forgetkit.contracts import Change, Layer, Origin, Probe, Reference, Rounding, Scope, Ties, UnitGroup, Which
+from forgetkit.errors import OptionError
+from forgetkit.forgetting import selection
+from forgetkit.forgetting.fresh import Origins
+from forgetkit.forgetting.probe import Checked
+from forgetkit.forgetting.subject import Subject
+from forgetkit.forgetting.units import reset_changes
+from forgetkit.seeding import Seeds
+
+
+@dataclass(eq=False)
+class Context:
+    """Implements :class:`forgetkit.contracts.ReinitContext` for ``who``, with the scores of ``criterion``, if any."""
+
+    subject: Subject
+    seeds: Seeds
+    who: str
+    memory: Mapping[str, Tensor]
+    scores: Checked | None = None
+    criterion: str = ""
+    threshold: float | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        self._origins = Origins(self.subject.model, self.subject.past, self.seeds)
+
+    @property
+    def targets(self) -> Mapping[str, Tensor]:
+        """The trainable parameters, detached."""
+        return self.subject.targets
+
+    @property
+    def buffers(self) -> Mapping[str, Tensor]:
+        """Buffers of modules that can initialise themselves."""
+        return self.subject.buffers
+
+    @property
+    def layers(self) -> Sequence[Layer]:
+        """The layers in order of execution."""
+        return self.subject.layers
+
+    @property
+    def units(self) -> Sequence[UnitGroup]:
+        """The groups of units."""
+        return self.subject.units
+
+    def names(self, scope: Scope | Literal["norm"]) -> tuple[str, ...]:
+        """The names in ``targets`` that are in ``scope``."""
+        return self.subject.names(scope, self.targets)
+
+    def select(
+        self, fraction: float, *, which: Which = "lowest", ties: Ties = "random", rounding: Rounding = "down"
+    ) -> Mapping[str, Tensor]:
+        """Masks over a fraction of the scored entries. Ask before the first change is yielded."""
+        if self.scores is None:
+            raise OptionError("a reinit method that calls select() declares needs_scores = True")
+        with self.subject.lent(self.criterion) if self.scores.lazy else nullcontext():
+            masks, self.threshold = selection.select(
+                self.scores, fraction, self.seeds, which=which, ties=ties, rounding=rounding
+            )
+        return masks
+
+    def fresh(self, name: str, origin: Origin = "original") -> Tensor:
+        """A fresh value, on the device and in the dtype of what it replaces."""
+        old = self.targets.get(name, self.buffers.get(name))
+        if old is None:
+            raise OptionError(f"'{name}' is neither a trainable parameter nor a buffer that can be drawn anew")
+        return self._origins.draw(name, origin).to(device=old.device, dtype=old.dtype)
+
+    def rng(self, name: str, *, lasting: bool = False) -> torch.Generator:
+        """A CPU generator that is a function of the seed and ``name``."""
+        seeds = self.subject.past.seeds if lasting and self.subject.past.seeds is not None else self.seeds
+        return seeds.torch("reinit", name)
+
+    def reset_units(self, chosen: Mapping[str, Tensor]) -> Iterator[Change]:
+        """Changes that start units anew and silence them."""
+        return reset_changes(self.units, chosen, {**self.targets, **self.buffers}, self.fresh)
+
+    def reference(self, which: Reference) -> Mapping[str, Tensor]:
+        """Weights of the past."""
+        return self.subject.reference(which)
+
+    @contextmanager
+    def lent(self) -> Iterator[Probe]:
+        """The model, lent to be measured."""
+        with self.subject.lent(self.who):
+            yield self.subject.probe(self.who, self.memory)

@@ -1,0 +1,264 @@
+"""A model, examined: what can be scored and reset, in which order it executes, and the probe a criterion gets."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from forgetkit.contracts import Importance, Layer, Mode, Origin, Reference, Scope, UnitGroup
+from forgetkit.errors import ComponentError, ForgetkitError, NothingMatchedError, OptionError
+from forgetkit.forgetting import anatomy
+from forgetkit.forgetting.fresh import Lookup, Origins, Past, can_reset
+from forgetkit.forgetting.guard import untouched
+from forgetkit.forgetting.probe import Batches, Checked, GuardedProbe, Loss, ReadAgain
+from forgetkit.forgetting.units import activity_in, inputs_seen, units_of
+from forgetkit.seeding import Seeds
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """What is scored, and how the network is run meanwhile.
+
+    params: which parameters are scored, and can be selected: all, weights, or conv-linear (see
+        :data:`forgetkit.contracts.Scope`).
+    mode: eval, or train for the statistics of each batch instead of the running ones, which are put back.
+    """
+
+    params: Scope = "all"
+    mode: Mode = "eval"
+
+
+AS_USUAL = Scoring()
+
+
+@dataclass(eq=False)
+class Structure:
+    """What is traced once, when somebody asks: the groups of units."""
+
+    units: tuple[UnitGroup, ...] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A model, examined: what can be scored and reset, and in which order it executes."""
+
+    model: nn.Module
+    batches: ReadAgain | None
+    loss: Loss
+    seeds: Seeds
+    scoring: Scoring
+    past: Past
+    targets: Mapping[str, Tensor]
+    scored: Mapping[str, Tensor]
+    left_out: Mapping[str, str]
+    buffers: Mapping[str, Tensor]
+    order: tuple[Layer, ...] | None
+    structure: Structure = field(default_factory=Structure)
+
+    @classmethod
+    def of(
+        cls,
+        model: nn.Module,
+        batches: Batches | None,
+        loss: Loss,
+        seeds: Seeds,
+        scoring: Scoring,
+        past: Past,
+    ) -> Subject:
+        """Examine ``model``, which is lent out meanwhile (:func:`untouched`).
+
+        With batches, two samples show what the loss depends on and in which order the modules execute; where that
+        leaves a parameter out, the whole first batch is asked, since a model may route samples differently.
+        Of a model that is built anew every buffer is open, of others those of modules that can reset themselves.
+        """
+        trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        left_out = {name: "frozen" for name, p in model.named_parameters() if not p.requires_grad}
+        if not trainable:
+            raise NothingMatchedError(f"{type(model).__name__} has no trainable parameter; there is nothing to forget")
+        owners = anatomy.owners(model)
+        resettable = {
+            name: buffer
+            for name, buffer in model.named_buffers()
+            if (past.build is not None or can_reset(owners[name].module)) and not anatomy.frozen(owners[name].module)
+        }
+        again = None if batches is None else ReadAgain(batches)
+        layers = None
+        if again is not None:
+            probe = GuardedProbe(model, again, tuple(trainable), loss, seeds)
+            sample = next(probe.batches(2), None)
+            if sample is None:
+                raise OptionError("there are no batches to look at: 'batches' is empty")
+            with anatomy.recorded_order(model) as order:
+                reached = probe.reached(*sample)
+                if None in reached.values():
+                    reached = probe.reached(*next(probe.batches()))
+            left_out |= {name: "unused" for name, grad in reached.items() if grad is None}
+            trainable = {name: p for name, p in trainable.items() if reached[name] is not None}
+            layers = _open_layers(anatomy.layers_in(model, order, resettable), trainable, left_out)
+        targets = {name: p.detach() for name, p in trainable.items()}
+        inside = anatomy.names_in(model, scoring.params)
+        scored = {name: p for name, p in targets.items() if name in inside}
+        if not scored:
+            raise NothingMatchedError(f"score-params={scoring.params}: {type(model).__name__} has no such parameter")
+        return cls(
+            model, again, loss, seeds, scoring, past, MappingProxyType(targets), scored, left_out, resettable, layers
+        )
+
+    def lent(self, who: str) -> AbstractContextManager[None]:
+        """Meanwhile the model is ``who``'s to look at, in the mode it is to be scored in."""
+        return untouched(self.model, who, self.seeds.number("lent"), training=self.scoring.mode == "train")
+
+    def scores(self, importance: Importance) -> Checked:
+        """Score, while the model is lent out."""
+        who = type(importance).__name__
+        with self.lent(who):
+            probe = self.probe(who, self.past.memory(importance))
+            try:
+                scores = importance.score(probe)
+            except ForgetkitError:
+                raise
+            except Exception as error:  # a stranger's code may raise anything
+                reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+                frame = traceback.extract_tb(error.__traceback__)[-1]
+                where = f"{frame.filename}:{frame.lineno}"
+                raise ComponentError(f"the importance criterion {who} raised {reason} in {where}") from error
+        return Checked(scores, probe.targets, who)
+
+    def probe(self, who: str, memory: Mapping[str, Tensor]) -> SubjectProbe:
+        """The probe that ``who`` may ask, while the model is lent out."""
+        return SubjectProbe(self, who, memory)
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The layers in order of execution."""
+        if self.order is None:
+            raise OptionError("the order of execution is seen on a batch: give batches of (inputs, targets)")
+        return self.order
+
+    @property
+    def units(self) -> tuple[UnitGroup, ...]:
+        """The groups of units, traced once."""
+        if self.structure.units is None:
+            if self.batches is None:
+                raise OptionError("units are found by tracing a batch: give batches of (inputs, targets)")
+            with self.lent("tracing"):
+                inputs = next(GuardedProbe(self.model, self.batches, (), self.loss, self.seeds).batches(2))[0]
+                self.structure.units = units_of(self.model, inputs, self.targets)
+        return self.structure.units
+
+    def names(self, scope: Scope | Literal["norm"], of: Mapping[str, Tensor]) -> tuple[str, ...]:
+        """The names in ``of`` that are in ``scope``."""
+        inside = anatomy.names_in(self.model, scope)
+        return tuple(name for name in of if name in inside)
+
+    def reference(self, which: Reference) -> Mapping[str, Tensor]:
+        """Weights of the past, each in the dtype and on the device of today's."""
+        values = {"initial": self.past.initial, "previous": self.past.previous}.get(which)
+        if values is None:
+            if which not in ("initial", "previous"):
+                raise OptionError(f"reference weights are initial or previous, not '{which}'")
+            raise OptionError(f"the {which} weights are not known here: pass {which}=, copies of state_dict()")
+        return Remembered(values, self.targets)
+
+
+class Remembered(Mapping[str, Tensor]):
+    """Weights of the past, looked up when they are asked for, on the device and in the dtype of today's."""
+
+    def __init__(self, values: Lookup, today: Mapping[str, Tensor]) -> None:
+        self._values, self._today = values, today
+
+    def __getitem__(self, name: str) -> Tensor:
+        today = self._today[name]
+        try:
+            value = self._values(name)
+        except KeyError as error:
+            raise OptionError(f"the weights of the past hold no '{name}': pass all of state_dict()") from error
+        if value.shape != today.shape:
+            raise OptionError(f"the weights of the past hold '{name}' in another shape than {tuple(today.shape)}")
+        if value.untyped_storage().data_ptr() == today.untyped_storage().data_ptr():
+            raise OptionError(f"the weights of the past hold the model's own '{name}', which has changed: pass copies")
+        return value.detach().to(today)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._today)
+
+    def __len__(self) -> int:
+        return len(self._today)
+
+
+class SubjectProbe(GuardedProbe):
+    """The probe of a subject. One without batches says so when it is asked for them."""
+
+    def __init__(self, subject: Subject, who: str, memory: Mapping[str, Tensor]) -> None:
+        batches = subject.batches or ReadAgain(())
+        super().__init__(subject.model, batches, tuple(subject.scored), subject.loss, subject.seeds)
+        self._subject, self._who, self._memory = subject, who, memory
+        self._origins = Origins(subject.model, subject.past, subject.seeds)
+
+    def batches(self, samples: int | float | None = None) -> Any:
+        """As those of any probe."""
+        if self._subject.batches is None:
+            raise OptionError(f"{self._who} looks at data: give it batches of (inputs, targets)")
+        return super().batches(samples)
+
+    @property
+    def layers(self) -> Sequence[Layer]:
+        """The layers in order of execution."""
+        return self._subject.layers
+
+    @property
+    def units(self) -> Sequence[UnitGroup]:
+        """The groups of units."""
+        return self._subject.units
+
+    @property
+    def memory(self) -> Mapping[str, Tensor]:
+        """What the component kept while training."""
+        return self._memory
+
+    def names(self, scope: Scope | Literal["norm"]) -> tuple[str, ...]:
+        """The names in ``targets`` that are in ``scope``."""
+        return self._subject.names(scope, self.targets)
+
+    def layer_inputs(self, inputs: Tensor) -> dict[str, Tensor]:
+        """What each layer that runs was given."""
+        names = [layer.name for layer in self.layers]
+        with inputs_seen(self._model, names) as seen:
+            self.outputs(inputs)
+        return {name: seen[name] for name in names if name in seen}
+
+    def unit_activity(self, inputs: Tensor) -> dict[str, Tensor]:
+        """What each group's readers see of it."""
+        with inputs_seen(self._model, [reader for group in self.units for reader in group.readers]) as seen:
+            self.outputs(inputs)
+        return activity_in(self.units, self._model, seen)
+
+    def reference(self, which: Reference) -> Mapping[str, Tensor]:
+        """Weights of the past."""
+        return self._subject.reference(which)
+
+    def fresh(self, name: str, origin: Origin = "original") -> Tensor:
+        """The value that the reset will give."""
+        if name not in self.targets:
+            raise OptionError(f"'{name}' is no parameter to score, so it gets no fresh value")
+        return self._origins.draw(name, origin).to(self.targets[name])
+
+
+def _open_layers(
+    layers: Sequence[Layer], trainable: Mapping[str, Tensor], left_out: Mapping[str, str]
+) -> tuple[Layer, ...]:
+    """Only what may be changed. A frozen layer keeps its place, without parameters: the head stays the head.
+
+    One whose parameters are all unused drops out.
+    """
+    return tuple(
+        replace(layer, parameters=tuple(name for name in layer.parameters if name in trainable))
+        for layer in layers
+        if not layer.parameters or any(left_out.get(name) != "unused" for name in layer.parameters)
+    )
