@@ -60,7 +60,7 @@ def application(words: Sequence[str] = ()) -> typer.Typer:
     app.command("show")(show.command)
     app.add_typer(plugins.application(), name="plugins")
     app.add_typer(presets.application(), name="presets")
-    own = {command.name for command in (*app.registered_commands, *app.registered_groups)}
+    own = {command.name for command in app.registered_commands} | {group.name for group in app.registered_groups}
     if asked is not None and asked not in own:
         _add_commands_of_plugins(app, own, asked)
     return app

@@ -229,7 +229,13 @@ def _examine(offers: Registry, offer: Offer, spec: Spec, expected: Sequence[str]
     from forgetkit import options, testing
     from forgetkit.registry import KINDS
 
-    about = {"kind": offer.kind, "name": spec.name, "spec": spec.name, "promises": [], "not_checked": None}
+    about: dict[str, Any] = {
+        "kind": offer.kind,
+        "name": spec.name,
+        "spec": spec.name,
+        "promises": [],
+        "not_checked": None,
+    }
     if offer.kind not in KINDS or offer.kind == "commands":
         return about | {"not_checked": f"{offer.kind} make no promises"}
     required = [o.name for o in options.options_of(offer.component) if o.default is dataclasses.MISSING]
