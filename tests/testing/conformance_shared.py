@@ -19,3 +19,7 @@ def cases(broken: Mapping[str, tuple[type, ...]]) -> list[object]:
 
 def broken_in(verdicts: Iterable[Verdict]) -> list[str]:
     return [verdict.promise.name for verdict in verdicts if verdict.status == "broken"]
+
+
+OF_EVERY_KIND = ("summary", "frozen-dataclass", "described", "defaults", "spelling", "pickles")
+"""Broken among the criteria, once for all kinds."""

@@ -15,3 +15,8 @@ def check_importance(
 ) -> tuple[Verdict, ...]:
     """Raise :class:`BrokenPromise` at the first promise that a criterion breaks; see :func:`examine`."""
     return require("importance", component, expected_failures, oracle)
+
+
+def check_replay(component: Any, *, expected_failures: Mapping[str, str] = NONE_EXPECTED) -> tuple[Verdict, ...]:
+    """Raise :class:`BrokenPromise` at the first promise that a replay strategy breaks; see :func:`examine`."""
+    return require("replay", component, expected_failures)

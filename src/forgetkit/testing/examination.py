@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 from forgetkit import registry
 from forgetkit.errors import OptionError, UsageError, closest
-from forgetkit.testing import common, importance
+from forgetkit.testing import common, importance, replay
 from forgetkit.testing.comparing import raised
 from forgetkit.testing.importance import ImportanceCase, Oracle
 from forgetkit.testing.promise import Broken, BrokenPromise, NotApplicable, Promise, Status, Verdict
@@ -17,8 +17,12 @@ from forgetkit.testing.promise import Broken, BrokenPromise, NotApplicable, Prom
 _IDLE: Status = "not applicable"
 NONE_EXPECTED: Mapping[str, str] = MappingProxyType({})
 
-_CASES: Mapping[str, type[common.Case]] = MappingProxyType({"importance": ImportanceCase})
-_PROMISES = MappingProxyType({"importance": importance.promises})
+_PROMISES: Mapping[str, Callable[[], tuple[Promise, ...]]] = MappingProxyType(
+    {
+        "importance": importance.promises,
+        "replay": replay.promises,
+    }
+)
 
 
 def promises(kind: str) -> tuple[Promise, ...]:
@@ -120,7 +124,7 @@ def _case(kind: str, component: Any, oracle: Oracle | None) -> common.Case:
         return ImportanceCase(component, oracle)
     if oracle is not None:
         raise OptionError(f"oracle= is about the scores of a criterion; for {kind} leave it out")
-    return _CASES.get(kind, common.Case)(component)
+    return common.Case(component)
 
 
 def _verdicts(wanted: Sequence[Promise], case: common.Case, expected: Mapping[str, str]) -> Iterator[Verdict]:

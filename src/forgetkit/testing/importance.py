@@ -7,7 +7,7 @@ is what is looked for.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -318,7 +318,7 @@ def oracle(case: ImportanceCase) -> None:
             raise Broken(f"the scores of '{name}' are not those of the closed form")
 
 
-def promises() -> Iterator[Promise]:
+def promises() -> tuple[Promise, ...]:
     """In the order in which they are looked at."""
     checks = (
         *(runs, keys, shapes, floats, finite, deterministic, own_randomness, sample_budget),
@@ -326,4 +326,4 @@ def promises() -> Iterator[Promise]:
         *(frozen, tied, unused, batch_norm, dropout, scalars, dead_units, channels_last, half_precision),
         *(higher_is_keep, oracle),
     )
-    yield from stated("importance", *checks)
+    return stated("importance", *checks)

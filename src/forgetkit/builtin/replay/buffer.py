@@ -43,6 +43,16 @@ class Buffer:
         """Whether a sample may be kept twice on purpose."""
         return self.rule == "lure"
 
+    @property
+    def uniform(self) -> bool:
+        """Whether each sample seen so far is kept with the same probability."""
+        return self.rule == "reservoir"
+
+    @property
+    def capacity(self) -> int | None:
+        """How many training samples are kept at most; the other rules keep more with each mega-batch."""
+        return self.size if self.rule == "reservoir" else None
+
     def check(self, arriving: Sequence[int]) -> None:
         """``OptionError`` where the buffer would hold more than ever arrives."""
         if self.size > sum(arriving):

@@ -1,0 +1,161 @@
+"""Replay strategies that each break one promise, and no other."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from forgetkit.contracts import Samples
+
+
+@dataclass(frozen=True)
+class Good:
+    """A uniform draw from everything seen.
+
+    size: how many.
+    """
+
+    size: int = 20
+    uniform = True
+
+    @property
+    def capacity(self) -> int:
+        return self.size
+
+    def retain(self, kept: Samples, arrived: Samples, rng: np.random.Generator) -> Any:
+        old = len(kept)
+        if kept.seen + len(arrived) > self.size:
+            old = int(rng.hypergeometric(kept.seen, len(arrived), self.size))
+        new = min(len(arrived), self.size - min(old, self.size))
+        chosen = [rng.permutation(kept.ids)[:old], rng.permutation(arrived.ids)[:new]]
+        return np.concatenate(chosen)
+
+
+class Runs(Good):
+    """Raises."""
+
+    def retain(self, kept: Samples, arrived: Samples, rng: np.random.Generator) -> Any:
+        raise RuntimeError("out of order")
+
+
+class Types(Good):
+    """Gives a list."""
+
+    def retain(self, kept: Samples, arrived: Samples, rng: np.random.Generator) -> Any:
+        return super().retain(kept, arrived, rng).tolist()
+
+
+class NarrowTypes(Good):
+    """Gives narrow integers."""
+
+    def retain(self, kept: Samples, arrived: Samples, rng: np.random.Generator) -> Any:
+        return super().retain(kept, arrived, rng).astype(np.int32)
+
+
+class Subset(Good):
+    """Counts from one."""
+
+    def retain(self, kept: Samples, arrived: Samples, rng: np.random.Generator) -> Any:
+        ids = super().retain(kept, arrived, rng)
+        return np.append(ids[1:], 10**6) if len(ids) else ids
+
+
+class Unique(Good):
+    """Keeps one twice."""
+
+    def retain(self, kept: Samples, arrived: Samples, rng: np.random.Generator) -> Any:
+        ids = super().retain(kept, arrived, rng)
+        return np.append(ids[1:], ids[-1:])
+
+
+class Capacity(Good):
+    """Keeps more than it says."""
+
+    @property
+    def capacity(self) -> int:
+        return self.size - 1
+
+
+class Roles(Good):
+    """Knows no validation samples."""
+
+    def retain(self, kept: Samples, arrived: Samples, rng: np.random.Generator) -> Any:
+        ids = super().retain(kept, arrived, rng)
+        return ids if arrived.role == "train" or not len(ids) else ids - 451
+
+
+class Empty(Good):
+    """Goes class by class."""
+
+    def retain(self, kept: Samples, arrived: Samples, rng: np.random.Generator) -> Any:
+        np.concatenate([arrived.ids[arrived.labels == label] for label in np.unique(arrived.labels)])
+        return super().retain(kept, arrived, rng)
+
+
+class LeavesArguments(Good):
+    """Shuffles in place."""
+
+    def retain(self, kept: Samples, arrived: Samples, rng: np.random.Generator) -> Any:
+        rng.shuffle(arrived.ids)
+        return super().retain(kept, arrived, rng)
+
+
+class Deterministic(Good):
+    """Seeds itself from the operating system."""
+
+    def retain(self, kept: Samples, arrived: Samples, rng: np.random.Generator) -> Any:
+        return super().retain(kept, arrived, np.random.default_rng(list(os.urandom(4))))
+
+
+class OwnRandomness(Good):
+    """Draws from the global random state."""
+
+    def retain(self, kept: Samples, arrived: Samples, rng: np.random.Generator) -> Any:
+        return super().retain(kept, arrived, np.random.default_rng(np.random.randint(2**31)))
+
+
+class Memoryless(Good):
+    """Counts how often it was asked."""
+
+    def retain(self, kept: Samples, arrived: Samples, rng: np.random.Generator) -> Any:
+        times = vars(self).get("times", 0) + 1
+        object.__setattr__(self, "times", times)
+        rng.random(times)
+        return super().retain(kept, arrived, rng)
+
+
+class Uniform(Good):
+    """Prefers the newest."""
+
+    def retain(self, kept: Samples, arrived: Samples, rng: np.random.Generator) -> Any:
+        return np.concatenate([kept.ids, rng.permutation(arrived.ids)])[-self.size :]
+
+
+class UniformWithin(Good):
+    """Takes its share of the arrived from the front."""
+
+    def retain(self, kept: Samples, arrived: Samples, rng: np.random.Generator) -> Any:
+        ids = super().retain(kept, arrived, rng)
+        new = int(np.isin(ids, arrived.ids).sum())
+        return np.concatenate([ids[: len(ids) - new], arrived.ids[:new]])
+
+
+BROKEN: Mapping[str, tuple[type, ...]] = {
+    "runs": (Runs,),
+    "types": (Types, NarrowTypes),
+    "subset": (Subset,),
+    "unique": (Unique,),
+    "capacity": (Capacity,),
+    "roles": (Roles,),
+    "empty": (Empty,),
+    "leaves-arguments": (LeavesArguments,),
+    "deterministic": (Deterministic,),
+    "own-randomness": (OwnRandomness,),
+    "memoryless": (Memoryless,),
+    "uniform": (Uniform, UniformWithin),
+}
+"""By the promise that each breaks."""
