@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
-from forgetkit.contracts import Change, Origin, ReinitContext
+from forgetkit.contracts import Change, Origin, ReinitContext, Touch
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,8 @@ class Cold:
     """
 
     draw: Literal["new", "same"] = "new"
+
+    touches: ClassVar[frozenset[Touch]] = frozenset({"weights", "biases", "norm", "stats"})
 
     def propose(self, context: ReinitContext) -> Iterable[Change]:
         """Every trainable parameter and every buffer that is drawn together with them."""

@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator
 from pydantic_core import PydanticCustomError
 
-from forgetkit.contracts import Change, Origin, ReinitContext, Scope, as_written
+from forgetkit.builtin.reinit._touched import touched_by
+from forgetkit.contracts import Change, Origin, ReinitContext, Scope, Touch, as_written
 from forgetkit.errors import NothingMatchedError
 
 
@@ -50,6 +51,12 @@ class LaterLayers:
     norm: Literal["keep", "reset"] = "keep"
     params: Scope = "all"
     fresh: Origin = "original"
+
+    @property
+    def touches(self) -> frozenset[Touch]:
+        """What it writes to."""
+        touched = touched_by(self.params)
+        return touched - {"norm"} if self.norm == "keep" else touched | {"stats"}
 
     def propose(self, context: ReinitContext) -> Iterable[Change]:
         """The parameters of each later layer, and with ``norm=reset`` its running statistics."""

@@ -8,7 +8,8 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from forgetkit.contracts import Change, Origin, ReinitContext, Rounding, Scope, Ties, Which
+from forgetkit.builtin.reinit._touched import touched_by
+from forgetkit.contracts import Change, Origin, ReinitContext, Rounding, Scope, Ties, Touch, Which
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,12 @@ class Masked:
     norm: Literal["ones", "skip", "uniform"] = "ones"
 
     needs_scores: ClassVar[bool] = True
+
+    @property
+    def touches(self) -> frozenset[Touch]:
+        """What it writes to."""
+        touched = touched_by(self.params)
+        return touched - {"norm"} if self.norm == "skip" else touched
 
     def propose(self, context: ReinitContext) -> Iterable[Change]:
         """One change per scored parameter that may be reset."""

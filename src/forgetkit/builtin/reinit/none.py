@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from forgetkit.contracts import Change, ReinitContext
+from forgetkit.contracts import Change, ReinitContext, Touch
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,7 @@ class Nothing:
     """
 
     changes_nothing: ClassVar[bool] = True
+    touches: ClassVar[frozenset[Touch]] = frozenset()
 
     def propose(self, context: ReinitContext) -> Iterable[Change]:
         """No change."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import ClassVar
 
-from forgetkit.contracts import Change, Origin, ReinitContext
+from forgetkit.contracts import Change, Origin, ReinitContext, Touch
 from forgetkit.errors import NothingMatchedError
 from forgetkit.forgetting import head_of
 
@@ -24,6 +25,8 @@ class Rifle:
     """
 
     fresh: Origin = "original"
+
+    touches: ClassVar[frozenset[Touch]] = frozenset({"weights", "biases"})
 
     def propose(self, context: ReinitContext) -> Iterable[Change]:
         """The head's weight and bias."""

@@ -10,7 +10,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from forgetkit.contracts import Change, ReinitContext, Scope
+from forgetkit.builtin.reinit._touched import touched_by
+from forgetkit.contracts import Change, ReinitContext, Scope, Touch
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,11 @@ class ShrinkPerturb:
     draw: Literal["original", "layer-default", "uniform", "rewind", "gaussian"] = "original"
     params: Scope = "all"
     stats: Literal["keep", "reset"] = "keep"
+
+    @property
+    def touches(self) -> frozenset[Touch]:
+        """What it writes to."""
+        return touched_by(self.params) | ({"stats"} if self.stats == "reset" else set())
 
     def propose(self, context: ReinitContext) -> Iterable[Change]:
         """Every trainable parameter in scope, and with ``stats=reset`` the running statistics."""
