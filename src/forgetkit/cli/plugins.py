@@ -180,7 +180,7 @@ def _check(
             for one in examined:
                 _print_examined(one)
     counts = Counter(promise["status"] for one in examined for promise in one["promises"])
-    counts["not checked"] = sum(one["not_checked"] is not None for one in examined)
+    counts["not checked"] = sum(bool(one["not_checked"]) for one in examined)
     if json:
         print_json({"components": examined, "counts": dict(counts)})
     else:
@@ -203,7 +203,10 @@ def _examined(
     chosen, whole = _meant(offers, spec.name, kind)
     if whole and (spec.first is not None or spec.options):
         raise OptionError(f"'{spec.name}' is a plugin: options are given to one of its components")
-    found = [_examine(offers, offer, dataclasses.replace(spec, name=offers.label(offer)), expected) for offer in chosen]
+    found = [
+        _examined_one(offers, offer, dataclasses.replace(spec, name=offers.label(offer)), expected, alone=not whole)
+        for offer in chosen
+    ]
     known = {promise["promise"] for one in found for promise in one["promises"]}
     for promise in expected:
         if promise not in known:
@@ -224,33 +227,25 @@ def _pairs(given: Iterable[str], spec: Spec) -> dict[str, str]:
     return found
 
 
-def _examine(offers: Registry, offer: Offer, spec: Spec, expected: Sequence[str]) -> dict[str, Any]:
-    """One component. One that cannot be made without options is not checked where it was not asked for by itself."""
+def _examined_one(
+    offers: Registry, offer: Offer, spec: Spec, expected: Sequence[str], *, alone: bool
+) -> dict[str, Any]:
+    """One component. Of several, those that cannot be made without options are left for a check of their own."""
     from forgetkit import options, testing
-    from forgetkit.registry import KINDS
 
-    about: dict[str, Any] = {
-        "kind": offer.kind,
-        "name": spec.name,
-        "spec": spec.name,
-        "promises": [],
-        "not_checked": None,
-    }
-    if offer.kind not in KINDS or offer.kind == "commands":
-        return about | {"not_checked": f"{offer.kind} make no promises"}
-    required = [o.name for o in options.options_of(offer.component) if o.default is dataclasses.MISSING]
-    lacking = [key for key in required if key not in spec.options]
-    if lacking and not (spec.first is not None and lacking == required[:1]):
-        return about | {"not_checked": f"it needs the option '{lacking[0]}': add --option {lacking[0]}=…"}
-    written, component = offers.make(offer.kind, spec)
+    about: dict[str, Any] = {"kind": offer.kind, "name": spec.name, "spec": spec.name}
     promises = {promise.name for promise in testing.promises(offer.kind)}
     if not promises:
-        return about | {"spec": written, "not_checked": f"{offer.kind} make no promises"}
+        return about | {"not_checked": f"{offer.kind} make no promises", "promises": []}
+    required = [o.name for o in options.options_of(offer.component) if o.default is dataclasses.MISSING]
+    if required and not alone:
+        return about | {"not_checked": f"it needs the option '{required[0]}': check it by itself", "promises": []}
+    written, component = offers.make(offer.kind, spec)
     if sys.stderr.isatty():
         print(f"forgetkit: examining {written} …", file=sys.stderr)
     reasons = {name: "as --expect says" for name in expected if name in promises}
     verdicts = testing.examine(offer.kind, component, expected_failures=reasons)
-    return about | {"spec": written, "promises": [_verdict(verdict) for verdict in verdicts]}
+    return about | {"spec": written, "not_checked": None, "promises": [_verdict(verdict) for verdict in verdicts]}
 
 
 def _verdict(verdict: Verdict) -> dict[str, str]:
