@@ -87,6 +87,15 @@ class OnceOnly(Good):
         return super().score(probe)
 
 
+class Entropy(Good):
+    """Draws from the operating system."""
+
+    def score(self, probe: Probe) -> Mapping[str, Tensor]:
+        rng = torch.Generator()
+        rng.seed()
+        return {name: s * torch.rand(s.shape, generator=rng) for name, s in super().score(probe).items()}
+
+
 class OwnRandomness(Good):
     """Draws from the global random state."""
 
@@ -115,6 +124,30 @@ class SampleBudget(Good):
 
     def score(self, probe: Probe) -> Mapping[str, Tensor]:
         return {name: (g * probe.targets[name]).abs() for name, g in probe.mean_grads().items()}
+
+
+@dataclass(frozen=True)
+class NeedsData:
+    """Says that it needs no data."""
+
+    needs_data = False
+
+    def score(self, probe: Probe) -> Mapping[str, Tensor]:
+        return Good().score(probe)
+
+
+class NeedsPrevious(Good):
+    """Looks at how far a weight has moved, unasked."""
+
+    def score(self, probe: Probe) -> Mapping[str, Tensor]:
+        before = probe.reference("previous")
+        return {name: (target - before[name]).abs() for name, target in probe.targets.items()}
+
+
+class NeedsPreviousForNothing(Good):
+    """Has the previous weights kept for nothing."""
+
+    needs_previous = True
 
 
 class LeavesParameters(Good):
@@ -368,9 +401,11 @@ BROKEN: Mapping[str, tuple[type, ...]] = {
     "shapes": (Shapes,),
     "floats": (Floats,),
     "finite": (Finite,),
-    "deterministic": (Deterministic, OnceOnly),
+    "deterministic": (Deterministic, OnceOnly, Entropy),
     "own-randomness": (OwnRandomness, Reseeds, PythonsRandomness),
     "sample-budget": (SampleBudget,),
+    "needs-data": (NeedsData,),
+    "needs-previous": (NeedsPrevious, NeedsPreviousForNothing),
     "leaves-parameters": (LeavesParameters,),
     "leaves-buffers": (LeavesBuffers,),
     "leaves-gradients": (LeavesGradients, LeavesRequiresGrad),

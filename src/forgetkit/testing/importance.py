@@ -21,7 +21,7 @@ from forgetkit.testing import comparing, networks
 from forgetkit.testing.common import Case
 from forgetkit.testing.networks import Situation
 from forgetkit.testing.promise import Broken, NotApplicable, Promise, stated
-from forgetkit.testing.stage import scoring_stage
+from forgetkit.testing.stage import Asked, scoring_stage
 
 Oracle = Callable[[nn.Module, Tensor, Tensor], Mapping[str, Tensor]]
 """The scores that a criterion must give a linear network, in closed form, from the network and all its samples."""
@@ -33,8 +33,7 @@ class Scored:
 
     scores: Mapping[str, Any]
     targets: Mapping[str, Tensor]
-    drawn: int
-    """How many different samples it drew."""
+    asked: Asked
 
     @property
     def faults(self) -> Mapping[str, str]:
@@ -58,12 +57,13 @@ class ImportanceCase(Case):
     def scored(self, situation: Situation, *, component: Any = None, seed: int = 0) -> Scored:
         """What a copy that was never asked before says; ``seed`` is that of the global random state."""
         criterion = component if component is not None else self.another()
-        with scoring_stage(situation, criterion) as probe, global_state(seed):
+        asked = Asked()
+        with scoring_stage(situation, criterion, asked) as probe, global_state(seed):
             targets = {name: target.detach().clone() for name, target in probe.targets.items()}
             answer = criterion.score(probe)
             if not isinstance(answer, Mapping):
                 raise Broken(f"score() returned {type(answer).__name__}, not a mapping from parameter names to tensors")
-            return Scored({name: answer[name] for name in answer}, targets, probe.drawn)
+            return Scored({name: answer[name] for name in answer}, targets, asked)
 
     def borrowed(self, situation: Situation, **how: Any) -> Scored:
         """As :meth:`scored`, for a promise that is not about whether the criterion copes with the network."""
@@ -80,6 +80,12 @@ class ImportanceCase(Case):
         for name in scored.faults:
             raise NotApplicable(f"the promise '{name}' is broken")
         return scored.scores
+
+    def require_repeatable(self) -> None:
+        """:class:`NotApplicable` where two copies disagree anyway."""
+        one, other = self.borrowed(networks.plain()), self.borrowed(networks.plain())
+        if comparing.differing(one.scores, other.scores):
+            raise NotApplicable("the promise 'deterministic' is broken")
 
     def copes(self, situation: Situation) -> None:
         """:class:`Broken` where the answer has a fault that it has not on the plain network."""
@@ -164,10 +170,11 @@ def deterministic(case: ImportanceCase) -> None:
 
 def own_randomness(case: ImportanceCase) -> None:
     """The global random state has no part in the scores and is left as it was."""
+    case.require_repeatable()
     if _heeds_global_state(case, networks.plain):
         raise Broken("the scores change with the global random state; draw from probe.rng or probe.rng_for(name)")
     situation, criterion = networks.plain(), case.another()
-    with scoring_stage(situation, criterion) as probe, comparing.random_state_watched():
+    with scoring_stage(situation, criterion, Asked()) as probe, comparing.random_state_watched():
         answer = criterion.score(probe)
         for name in answer:
             answer[name]
@@ -185,9 +192,33 @@ def sample_budget(case: ImportanceCase) -> None:
     situation = networks.plain()
     for samples, most in ((3, 3), (0.5, situation.samples // 2)):
         limited = case.with_options(samples=samples)
-        drawn = case.borrowed(situation, component=limited).drawn
+        drawn = len(case.borrowed(situation, component=limited).asked.samples)
         if drawn > most:
             raise Broken(f"with samples={samples} it draws {drawn} of {situation.samples} samples; {most} are allowed")
+
+
+def needs_data(case: ImportanceCase) -> None:
+    """A class that says `needs_data = False` draws no samples."""
+    if getattr(case.component, "needs_data", True):
+        raise NotApplicable("it says that it looks at samples, or says nothing")
+    if case.borrowed(networks.plain()).asked.samples:
+        raise Broken("it draws samples; take out needs_data = False")
+
+
+def needs_previous(case: ImportanceCase) -> None:
+    """A class that asks for the weights of the mega-batch before says `needs_previous = True`."""
+    require_said_previous(case.component, case.borrowed(networks.plain()).asked)
+
+
+def require_said_previous(component: Any, asked: Asked) -> None:
+    """:class:`Broken` where the previous weights are asked for and it is not said, or the other way round."""
+    said = bool(getattr(component, "needs_previous", False))
+    if said != ("previous" in asked.references):
+        raise Broken(
+            "it says needs_previous = True and never asks reference('previous')"
+            if said
+            else "it asks reference('previous'); say needs_previous = True, so that the host keeps those weights"
+        )
 
 
 def _left_alone(case: ImportanceCase, situation: Situation) -> tuple[comparing.Snapshot, comparing.Snapshot]:
@@ -261,6 +292,7 @@ def batch_norm(case: ImportanceCase) -> None:
 def dropout(case: ImportanceCase) -> None:
     """Dropout has no part in the scores: the network is in eval mode and stays in it."""
     case.copes(networks.dropout())
+    case.require_repeatable()
     if _heeds_global_state(case, networks.plain):
         raise NotApplicable("the promise 'own-randomness' is broken")
     if _heeds_global_state(case, networks.dropout):
@@ -280,6 +312,7 @@ def dead_units(case: ImportanceCase) -> None:
 def channels_last(case: ImportanceCase) -> None:
     """The memory format changes no score by more than rounding."""
     case.copes(networks.channels_last())
+    case.require_repeatable()
     usual, other = case.sound(networks.plain()), case.sound(networks.channels_last())
     for name, score in usual.items():
         if not comparing.nearly(other[name], score):
@@ -321,7 +354,8 @@ def oracle(case: ImportanceCase) -> None:
 def promises() -> tuple[Promise, ...]:
     """In the order in which they are looked at."""
     checks = (
-        *(runs, keys, shapes, floats, finite, deterministic, own_randomness, sample_budget),
+        *(runs, keys, shapes, floats, finite, deterministic, own_randomness),
+        *(sample_budget, needs_data, needs_previous),
         *(leaves_parameters, leaves_buffers, leaves_gradients, leaves_modes, leaves_hooks),
         *(frozen, tied, unused, batch_norm, dropout, scalars, dead_units, channels_last, half_precision),
         *(higher_is_keep, oracle),

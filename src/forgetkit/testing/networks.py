@@ -168,3 +168,37 @@ def linear() -> Situation:
     """A single linear layer, whose gradients can be written down; batches of unequal size."""
     with global_state(9):
         return Situation(nn.Linear(6, CLASSES), _batches(FEATURES, 5, 3))
+
+
+def normalised() -> Situation:
+    """Wide layers between normalisation layers of two kinds, so that every kind of parameter has many entries."""
+    with global_state(10):
+        layers: list[nn.Module] = [nn.Conv2d(2, 16, 3), nn.BatchNorm2d(16), nn.Tanh(), nn.Flatten()]
+        layers += [nn.Linear(64, 8), nn.LayerNorm(8), nn.Tanh(), nn.Linear(8, CLASSES)]
+        model = nn.Sequential(*layers)
+        for name, parameter in model.named_parameters():
+            if name.startswith(("1.", "5.")):
+                nn.init.normal_(parameter, std=0.1)
+    model(_batches(IMAGES, 8)[0][0])  # in training mode: its running statistics are no longer 0 and 1
+    return Situation(model, _batches(IMAGES, 4, 4))
+
+
+class Unusual(nn.Linear):
+    """A linear layer that starts from N(3, 1/10), its bias from -2."""
+
+    def reset_parameters(self) -> None:
+        """Draw anew, in place."""
+        nn.init.normal_(self.weight, UNUSUAL_MEAN, UNUSUAL_STD)
+        nn.init.constant_(self.bias, UNUSUAL_BIAS)
+
+
+UNUSUAL_MEAN, UNUSUAL_STD, UNUSUAL_BIAS = 3.0, 0.1, -2.0
+
+
+def unusual() -> Situation:
+    """Layers whose initial distribution is their own, trained until nothing of it is left."""
+    with global_state(11):
+        model = nn.Sequential(Unusual(6, 40), nn.Tanh(), Unusual(40, CLASSES))
+        for parameter in model.parameters():
+            nn.init.normal_(parameter)
+    return Situation(model, _batches(FEATURES, 4, 4))

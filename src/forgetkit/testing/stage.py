@@ -2,39 +2,92 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import copy
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from forgetkit.contracts import Intervention, Probe, Reference, Rounding, Ties, Which
 from forgetkit.forgetting import Past, Scoring
+from forgetkit.forgetting.acting import Acting, Place
+from forgetkit.forgetting.context import Context
 from forgetkit.forgetting.subject import Subject, SubjectProbe
-from forgetkit.seeding import Seeds
+from forgetkit.seeding import Seeds, global_state
 from forgetkit.testing.networks import Situation
 
 SEEDS = Seeds(20230101).within("conformance")
 
 
+@dataclass(eq=False)
+class Asked:
+    """What a component has asked for so far."""
+
+    samples: set[bytes] = field(default_factory=set)
+    references: set[str] = field(default_factory=set)
+    selections: int = 0
+
+
 class WatchedProbe(SubjectProbe):
-    """A probe that takes note of which samples are drawn."""
+    """A probe that takes note of what it is asked for."""
 
-    def __init__(self, subject: Subject, who: str, memory: Mapping[str, Tensor]) -> None:
+    def __init__(self, subject: Subject, who: str, memory: Mapping[str, Tensor], asked: Asked) -> None:
         super().__init__(subject, who, memory)
-        self._drawn: set[bytes] = set()
-
-    @property
-    def drawn(self) -> int:
-        """How many different samples have been drawn."""
-        return len(self._drawn)
+        self._asked = asked
 
     def batches(self, samples: int | float | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """Those of the subject."""
         for inputs, targets in super().batches(samples):
-            self._drawn.update(sample.contiguous().numpy().tobytes() for sample in inputs)
+            self._asked.samples.update(sample.contiguous().numpy().tobytes() for sample in inputs)
             yield inputs, targets
+
+    def reference(self, which: Reference) -> Mapping[str, Tensor]:
+        """That of the subject."""
+        self._asked.references.add(which)
+        return super().reference(which)
+
+
+@dataclass(eq=False)
+class WatchedContext(Context):
+    """A context that takes note of what it is asked for, and when."""
+
+    asked: Asked = field(default_factory=Asked)
+    under_way: bool = False
+    """Whether a change has been yielded."""
+    out: int = 0
+    """How many probes are lent out."""
+
+    def select(
+        self, fraction: float, *, which: Which = "lowest", ties: Ties = "random", rounding: Rounding = "down"
+    ) -> Mapping[str, Tensor]:
+        """That of any context."""
+        self.asked.selections += 1
+        if self.under_way:
+            raise AskedLate("it asks select() after its first change; the scores are then those of another network")
+        return super().select(fraction, which=which, ties=ties, rounding=rounding)
+
+    def reference(self, which: Reference) -> Mapping[str, Tensor]:
+        """That of any context."""
+        self.asked.references.add(which)
+        return super().reference(which)
+
+    @contextmanager
+    def lent(self) -> Iterator[Probe]:
+        """That of any context, watched."""
+        with super().lent():
+            self.out += 1
+            try:
+                yield WatchedProbe(self.subject, self.who, self.memory, self.asked)
+            finally:
+                self.out -= 1
+
+
+class AskedLate(Exception):  # noqa: N818 - never leaves this room
+    """``select`` was asked when the network had been changed already."""
 
 
 def subject_of(situation: Situation) -> Subject:
@@ -48,8 +101,40 @@ def subject_of(situation: Situation) -> Subject:
     return Subject.of(model, situation.batches, cross_entropy, SEEDS, Scoring(), past)
 
 
+def memory_of(situation: Situation, component: Any) -> Mapping[str, Tensor]:
+    """What a component that watches the training too has kept after a few steps with a copy of the network."""
+    if not isinstance(component, Intervention):
+        return {}
+    model = copy.deepcopy(situation.model).train()
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.05, momentum=0.9)
+    acting = Acting(model, optimizer, [component], SEEDS)
+    train(acting, situation.batches, mega_batches=1, epochs=1)
+    return acting.memory(component)
+
+
+def train(
+    acting: Acting, batches: Sequence[tuple[Tensor, Tensor]], *, mega_batches: int, epochs: int, first: int = 1
+) -> None:
+    """An ordinary training loop, with what acts at its moments; ``first`` is the number of its first mega-batch."""
+    model, optimizer = acting.model, acting.optimizer
+    for mega_batch in range(first, first + mega_batches):
+        with global_state(SEEDS.number("begin", mega_batch)):
+            acting.begin(Place(mega_batch), *batches[0])
+        for epoch in range(1, epochs + 1):
+            with global_state(SEEDS.number("noise", mega_batch, epoch)):
+                for number, (inputs, targets) in enumerate(batches):
+                    with acting.step(Place(mega_batch, epoch, number), inputs, targets) as step:
+                        loss = cross_entropy(model(inputs), targets) + step.loss()
+                        optimizer.zero_grad()
+                        loss.backward()
+                        step.before()
+                        optimizer.step()
+                acting.after_epoch(Place(mega_batch, epoch, len(batches)))
+
+
 @contextmanager
-def scoring_stage(situation: Situation, criterion: Any) -> Iterator[WatchedProbe]:
+def scoring_stage(situation: Situation, criterion: Any, asked: Asked) -> Iterator[WatchedProbe]:
     """The probe that ``criterion`` would get; what it leaves behind stays."""
+    memory = memory_of(situation, criterion)
     with torch.inference_mode(False), torch.enable_grad():
-        yield WatchedProbe(subject_of(situation), type(criterion).__name__, {})
+        yield WatchedProbe(subject_of(situation), type(criterion).__name__, memory, asked)
