@@ -155,7 +155,8 @@ class Registry:
         """Why a name may not be on offer: the plugins that are not in use, or those of the distribution it names."""
         why = [(broken.distribution, str(broken)) for broken in self.broken]
         for point in self.left_alone:
-            asked = f"plugin '{point.plugin}' of {point.distribution} is left alone, as --no-plugin or {DISABLE} asks"
+            asker = DISABLE if point.disabled else "--no-plugin"
+            asked = f"plugin '{point.plugin}' of {point.distribution} is left alone, as {asker} asks"
             why.append((point.distribution, asked))
         return [reason for who, reason in why if who == distribution] or [reason for _, reason in why]
 
@@ -398,5 +399,11 @@ def _module_of(path: Path) -> ModuleType:
 
 def _reason(error: BaseException) -> str:
     """One line. Our own errors say what is wrong; a stranger's begins with its type."""
-    text = str(error) if isinstance(error, ForgetkitError) else f"{type(error).__name__}: {error}"
-    return text.splitlines()[0]
+    who = type(error).__name__
+    try:
+        text = str(error).strip().partition("\n")[0]
+    except Exception:  # noqa: BLE001 - a stranger's error may not even be able to say what it is
+        text = ""
+    if not text:
+        return f"{who}, which does not say why"
+    return text if isinstance(error, ForgetkitError) else f"{who}: {text}"
