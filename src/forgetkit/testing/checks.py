@@ -17,6 +17,11 @@ def check_importance(
     return require("importance", component, expected_failures, oracle)
 
 
+def check_reinit(component: Any, *, expected_failures: Mapping[str, str] = NONE_EXPECTED) -> tuple[Verdict, ...]:
+    """Raise :class:`BrokenPromise` at the first promise that a way of forgetting breaks; see :func:`examine`."""
+    return require("reinit", component, expected_failures)
+
+
 def check_replay(component: Any, *, expected_failures: Mapping[str, str] = NONE_EXPECTED) -> tuple[Verdict, ...]:
     """Raise :class:`BrokenPromise` at the first promise that a replay strategy breaks; see :func:`examine`."""
     return require("replay", component, expected_failures)

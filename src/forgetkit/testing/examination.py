@@ -9,10 +9,11 @@ from typing import Any
 
 from forgetkit import registry
 from forgetkit.errors import OptionError, UsageError, closest
-from forgetkit.testing import common, importance, replay
+from forgetkit.testing import common, importance, reinit, replay
 from forgetkit.testing.comparing import raised
 from forgetkit.testing.importance import ImportanceCase, Oracle
 from forgetkit.testing.promise import Broken, BrokenPromise, NotApplicable, Promise, Status, Verdict
+from forgetkit.testing.reinit import ReinitCase
 
 _IDLE: Status = "not applicable"
 NONE_EXPECTED: Mapping[str, str] = MappingProxyType({})
@@ -20,9 +21,12 @@ NONE_EXPECTED: Mapping[str, str] = MappingProxyType({})
 _PROMISES: Mapping[str, Callable[[], tuple[Promise, ...]]] = MappingProxyType(
     {
         "importance": importance.promises,
+        "reinit": reinit.promises,
         "replay": replay.promises,
     }
 )
+
+_CASES: Mapping[str, type[common.Case]] = MappingProxyType({"reinit": ReinitCase})
 
 
 def promises(kind: str) -> tuple[Promise, ...]:
@@ -124,7 +128,7 @@ def _case(kind: str, component: Any, oracle: Oracle | None) -> common.Case:
         return ImportanceCase(component, oracle)
     if oracle is not None:
         raise OptionError(f"oracle= is about the scores of a criterion; for {kind} leave it out")
-    return common.Case(component)
+    return _CASES.get(kind, common.Case)(component)
 
 
 def _verdicts(wanted: Sequence[Promise], case: common.Case, expected: Mapping[str, str]) -> Iterator[Verdict]:

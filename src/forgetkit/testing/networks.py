@@ -110,9 +110,15 @@ class Scaled(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.scale = nn.Parameter(torch.tensor(0.7))
-        self.gate = nn.Parameter(torch.linspace(0.5, 1.5, 6))
+        self.scale = nn.Parameter(torch.empty(()))
+        self.gate = nn.Parameter(torch.empty(6))
         self.head = nn.Linear(6, CLASSES)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw scale and gate anew, in place."""
+        nn.init.uniform_(self.scale, 0.5, 1.5)
+        nn.init.uniform_(self.gate, 0.5, 1.5)
 
     def forward(self, x: Tensor) -> Tensor:
         """Each input times its gate, and all times the scale."""
@@ -198,7 +204,7 @@ UNUSUAL_MEAN, UNUSUAL_STD, UNUSUAL_BIAS = 3.0, 0.1, -2.0
 def unusual() -> Situation:
     """Layers whose initial distribution is their own, trained until nothing of it is left."""
     with global_state(11):
-        model = nn.Sequential(Unusual(6, 40), nn.Tanh(), Unusual(40, CLASSES))
+        model = nn.Sequential(Unusual(6, 300), nn.Tanh(), Unusual(300, CLASSES))
         for parameter in model.parameters():
             nn.init.normal_(parameter)
     return Situation(model, _batches(FEATURES, 4, 4))

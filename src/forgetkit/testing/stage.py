@@ -138,3 +138,39 @@ def scoring_stage(situation: Situation, criterion: Any, asked: Asked) -> Iterato
     memory = memory_of(situation, criterion)
     with torch.inference_mode(False), torch.enable_grad():
         yield WatchedProbe(subject_of(situation), type(criterion).__name__, memory, asked)
+
+
+@dataclass(frozen=True)
+class Size:
+    """Entries by their size, or shuffled."""
+
+    shuffled: bool = False
+
+    def score(self, probe: Probe) -> Mapping[str, Tensor]:
+        """|θ|, or a number drawn for each entry."""
+        if self.shuffled:
+            return {name: torch.rand(t.shape, generator=probe.rng_for(name)) for name, t in probe.targets.items()}
+        return {name: target.abs() for name, target in probe.targets.items()}
+
+
+@contextmanager
+def proposing_stage(
+    situation: Situation, method: Any, *, shuffled: bool = False
+) -> Iterator[tuple[WatchedContext, torch.optim.Optimizer]]:
+    """The context that ``method`` would get, and the optimizer that has trained the network."""
+    memory = memory_of(situation, method)
+    subject, who = subject_of(situation), type(method).__name__
+    optimizer = _used_optimizer(situation)
+    scores = subject.scores(Size(shuffled))
+    yield WatchedContext(subject, SEEDS, who, memory, scores, "Size"), optimizer
+
+
+def _used_optimizer(situation: Situation) -> torch.optim.Optimizer:
+    """Momentum as one gives it that has made a step with gradients of one."""
+    parameters = [p for p in situation.model.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(parameters, lr=0.0, momentum=0.9)
+    for parameter in parameters:
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    optimizer.zero_grad()
+    return optimizer

@@ -1,0 +1,47 @@
+"""Each broken method breaks one promise and no other; the built-ins keep them all."""
+
+from __future__ import annotations
+
+import pytest
+from broken_reinit import BROKEN, Good
+from conformance_shared import OF_EVERY_KIND, broken_in, cases
+
+from forgetkit import testing
+from forgetkit.testing import examine, promises
+
+SPECS: dict[str, dict[str, str]] = {
+    "masked": {},
+    "masked:fresh=uniform": {},
+    "masked:fresh=rewind": {},
+    "masked:round=up": {},
+    "masked:ties=drop": {},
+    "masked:norm=skip": {},
+    "masked:params=conv-linear": {"exact-fraction": "of the selected entries only matrices and kernels are reset"},
+    "llf": {},
+    "llf:start=1": {},
+    "llf:start=1,norm=reset": {},
+    "rifle": {},
+    "cold": {},
+    "cold:draw=same": {},
+    "shrink-perturb": {},
+    "shrink-perturb:stats=reset": {},
+    "none": {},
+}
+
+
+@pytest.mark.parametrize(("promise", "component"), cases(BROKEN))
+def test_each_breaks_one_promise(promise: str, component: type) -> None:
+    assert broken_in(examine("reinit", component)) == [promise]
+
+
+def test_there_is_a_broken_one_for_each_promise() -> None:
+    assert {*BROKEN, *OF_EVERY_KIND} == {promise.name for promise in promises("reinit")}
+
+
+def test_a_sound_one_breaks_none() -> None:
+    assert {verdict.status for verdict in examine("reinit", Good)} == {"kept"}
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_the_built_ins_keep_them_all(spec: str) -> None:
+    testing.check_reinit(spec, expected_failures=SPECS[spec])
