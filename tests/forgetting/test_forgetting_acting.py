@@ -1,0 +1,345 @@
+"""Interventions: called at their moments, in a run and in a loop of one's own; and components that watch the training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+import forgetkit
+from forgetkit.contracts import Change, Intervention, Moment, Probe
+from forgetkit.errors import ComponentError, OptionError
+from forgetkit.forgetting import moments_of
+
+FEW = {"dataset": "synthetic:samples=90,test=20,classes=3", "model": "convnet:width=4", "epochs": 2, "threads": 1}
+
+
+def net() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3))
+
+
+def data(batches: int = 3) -> list[tuple[Tensor, Tensor]]:
+    torch.manual_seed(1)
+    return [(torch.randn(6, 5), torch.arange(6) % 3) for _ in range(batches)]
+
+
+def trained(model: nn.Module, optimizer: torch.optim.Optimizer, attached: Any, epochs: int = 2) -> None:
+    """The loop of the documentation."""
+    attached.begin(*data()[0])
+    for _ in range(epochs):
+        for inputs, targets in data():
+            with attached.step(inputs, targets) as step:
+                loss = cross_entropy(model(inputs), targets) + step.loss()
+                optimizer.zero_grad()
+                loss.backward()
+                step.before()
+                optimizer.step()
+        attached.after_epoch()
+
+
+@dataclass(frozen=True)
+class Notes(Intervention):
+    """Write down where it is called."""
+
+    calls: list = None  # type: ignore[assignment]
+
+    def _note(self, verb: str, moment: Moment) -> None:
+        with_batch = moment.inputs is not None and moment.targets is not None
+        self.calls.append((verb, moment.mega_batch, moment.epoch, moment.step, with_batch))
+
+    def begin(self, moment: Moment) -> None:
+        self._note("begin", moment)
+
+    def loss(self, moment: Moment) -> Tensor | None:
+        self._note("loss", moment)
+        return None
+
+    def before_step(self, moment: Moment) -> None:
+        assert all(p.grad is not None for p in moment.model.parameters())
+        self._note("before", moment)
+
+    def after_step(self, moment: Moment) -> None:
+        self._note("after", moment)
+
+    def after_epoch(self, moment: Moment) -> None:
+        self._note("epoch", moment)
+
+
+def test_the_moments_of_a_loop_of_ones_own() -> None:
+    notes, model = Notes([]), net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    attached = forgetkit.attach(model, optimizer, [notes])
+    for mega_batch in (1, 2):
+        notes.calls.clear()
+        trained(model, optimizer, attached)
+        steps = [(e, s) for e in (1, 2) for s in range(3)]
+        expected = [("begin", mega_batch, 1, 0, False)]
+        for epoch, step in steps:
+            expected += [(verb, mega_batch, epoch, step, True) for verb in ("loss", "before", "after")]
+            expected += [("epoch", mega_batch, epoch, 3, False)] if step == 2 else []
+        assert notes.calls == expected
+
+
+def test_when_it_acts_is_read_off_what_it_overrides() -> None:
+    class Some(Intervention):
+        def after_step(self, moment: Moment) -> None:
+            pass
+
+    assert moments_of(Notes) == ("begin", "loss", "before_step", "after_step", "after_epoch")
+    assert moments_of(Some) == ("after_step",)
+    assert moments_of(Intervention) == ()
+
+
+@dataclass(frozen=True)
+class Pull(Intervention):
+    """Pull weights to zero."""
+
+    strength: float = 0.5
+
+    def loss(self, moment: Moment) -> Tensor:
+        return self.strength / 2 * sum(p.square().sum() for p in moment.model.parameters())
+
+
+def test_a_term_of_the_loss_is_weight_decay_by_another_name() -> None:
+    one, other = net(), net()
+    decayed = torch.optim.SGD(one.parameters(), lr=0.1, weight_decay=0.5)
+    trained(one, decayed, forgetkit.attach(one, decayed, []))
+    plain = torch.optim.SGD(other.parameters(), lr=0.1)
+    trained(other, plain, forgetkit.attach(other, plain, [Pull(0.2), Pull(0.3)]))
+    torch.testing.assert_close(dict(one.named_parameters()), dict(other.named_parameters()))
+
+
+@dataclass(frozen=True)
+class Doubles(Intervention):
+    """Take steps twice as long."""
+
+    def before_step(self, moment: Moment) -> None:
+        for p in moment.model.parameters():
+            p.grad.mul_(2)
+
+
+def test_what_is_done_to_gradients_is_what_the_optimizer_steps_by() -> None:
+    one, other = net(), net()
+    long, short = torch.optim.SGD(one.parameters(), lr=0.2), torch.optim.SGD(other.parameters(), lr=0.1)
+    trained(one, long, forgetkit.attach(one, long, []))
+    trained(other, short, forgetkit.attach(other, short, [Doubles()]))
+    torch.testing.assert_close(dict(one.named_parameters()), dict(other.named_parameters()))
+
+
+@dataclass(frozen=True)
+class Sees(Intervention):
+    """Look at the units of the step's own forward pass, and reset one."""
+
+    seen: list = None  # type: ignore[assignment]
+    needs_activity: ClassVar[bool] = True
+
+    def after_step(self, moment: Moment) -> None:
+        self.seen.append(dict(moment.activity))
+        if moment.epoch == 2 and moment.step == 2:
+            chosen = {"0": torch.tensor([True, False, False, False])}
+            self.seen.append(moment.apply(moment.context.reset_units(chosen)))
+
+
+def test_activity_and_a_reset_in_the_middle_of_training() -> None:
+    model, sees, hidden = net(), Sees([]), []
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    attached = forgetkit.attach(model, optimizer, [sees])
+    model[1].register_forward_hook(lambda module, inputs, outputs: hidden.append(outputs.detach()))
+    trained(model, optimizer, attached)
+    *seen, reset = sees.seen
+    assert len(seen) == 6
+    hidden = [h for h in hidden if len(h) == 6]  # two samples showed how the network is made
+    for activity, outputs in zip(seen, hidden, strict=True):
+        assert torch.equal(activity["0"], outputs[..., None])
+    # A row of five, a bias, and the weights of three outputs.
+    assert reset == 5 + 1 + 3
+    assert not model[2].weight[:, 0].any()
+    assert float(model[0].bias[0].detach()) == 0
+    for parameter, gone in ((model[0].weight, (0, slice(None))), (model[2].weight, (slice(None), 0))):
+        memory = optimizer.state[parameter]["momentum_buffer"]
+        assert not memory[gone].any()
+        assert memory.any()
+    assert all(not module._forward_pre_hooks for module in model.modules())
+
+
+def test_who_does_not_ask_sees_nothing() -> None:
+    model, seen = net(), []
+
+    @dataclass(frozen=True)
+    class Blind(Intervention):
+        """Look without having asked."""
+
+        def after_step(self, moment: Moment) -> None:
+            seen.append(dict(moment.activity))
+
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    trained(model, optimizer, forgetkit.attach(model, optimizer, [Blind(), Sees([])]))
+    assert seen == [{}] * 6
+
+
+def test_changes_at_a_moment_are_all_or_nothing() -> None:
+    model = net()
+
+    @dataclass(frozen=True)
+    class Spoils(Intervention):
+        """Propose something good, then something bad."""
+
+        def after_epoch(self, moment: Moment) -> None:
+            bad = torch.full((3, 4), torch.nan)
+            moment.apply([Change("0.weight", None, torch.zeros(4, 5)), Change("2.weight", None, bad)])
+
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(ComponentError, match="Spoils: the value for '2.weight' holds NaN"):
+        trained(model, optimizer, forgetkit.attach(model, optimizer, [Spoils()]))
+    assert model[0].weight.any()
+
+
+def test_an_intervention_looks_at_the_network_and_leaves_it_as_it_was() -> None:
+    model, found = net(), []
+    begun = {name: value.clone() for name, value in model.state_dict().items()}
+
+    @dataclass(frozen=True)
+    class Looks(Intervention):
+        """Look at everything."""
+
+        def after_step(self, moment: Moment) -> None:
+            context = moment.context
+            with context.lent() as probe:
+                grads = probe.mean_grads()
+            found.append((context.names("conv-linear"), dict(context.reference("initial")), grads))
+            with pytest.raises(OptionError, match="needs_scores"):
+                context.select(0.5)
+
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    attached = forgetkit.attach(model, optimizer, [Looks()], initial=begun)
+    (inputs, targets), *_ = data()
+    with attached.step(inputs, targets) as step:
+        loss = cross_entropy(model(inputs), targets) + step.loss()
+        loss.backward()
+        step.before()
+        optimizer.step()
+    assert model.training
+    ((names, reference, grads),) = found
+    assert names == ("0.weight", "2.weight")
+    torch.testing.assert_close(reference, begun)
+    fresh = net()
+    fresh.load_state_dict(model.state_dict())
+    cross_entropy(fresh(inputs), targets).backward()
+    torch.testing.assert_close(grads, {name: p.grad for name, p in fresh.named_parameters()})
+
+
+@dataclass(frozen=True)
+class Steps(Intervention):
+    """How far an entry has moved in all: the sum of the steps' sizes."""
+
+    def begin(self, moment: Moment) -> None:
+        for name, p in moment.model.named_parameters():
+            moment.state[f"moved.{name}"] = torch.zeros_like(p)
+            moment.state[f"before.{name}"] = p.detach().clone()
+
+    def after_step(self, moment: Moment) -> None:
+        for name, p in moment.model.named_parameters():
+            moment.state[f"moved.{name}"] += (p.detach() - moment.state[f"before.{name}"]).abs()
+            moment.state[f"before.{name}"].copy_(p.detach())
+
+    def score(self, probe: Probe) -> Mapping[str, Tensor]:
+        if not probe.memory:
+            raise OptionError("steps: it watches the training: attach it")
+        return {name: probe.memory[f"moved.{name}"] for name in probe.targets}
+
+
+def test_a_criterion_that_watches_the_training_in_a_loop_of_ones_own() -> None:
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    attached = forgetkit.attach(model, optimizer, [Steps()])
+    trained(model, optimizer, attached)
+    scores = forgetkit.score(model, data(), importance=Steps(), memory=attached.memory)
+    assert all(bool((score > 0).any()) for score in scores.values())
+    torch.testing.assert_close(scores["0.weight"], attached.states[0]["moved.0.weight"])
+    with pytest.raises(OptionError, match="attach it"):
+        forgetkit.score(model, data(), importance=Steps())
+
+
+class Interrupted(Exception):
+    pass
+
+
+def test_a_run_attaches_it_by_itself_and_resumes_to_the_bit(tmp_path: Path) -> None:
+    class Stops:
+        def notify(self, event: object) -> None:
+            if type(event).__name__ == "EpochEnded" and (event.mega_batch, event.epoch) == (2, 1):  # type: ignore[attr-defined]
+                raise KeyboardInterrupt
+
+    options = {**FEW, "importance": Steps(), "mega_batches": 3, "out": str(tmp_path)}
+    whole = forgetkit.run({**options, "name": "whole"})
+    with pytest.raises(KeyboardInterrupt):
+        forgetkit.run({**options, "name": "cut", "checkpoint_seconds": 0}, observers=[Stops()])
+    again = forgetkit.run({"importance": Steps()}, resume=tmp_path / "cut")
+    for one, other in zip(whole["mega_batches"], again["mega_batches"], strict=True):
+        assert {**one, "seconds": 0, "unlearn": None} == {**other, "seconds": 0, "unlearn": None}
+        if one["unlearn"]:
+            assert one["unlearn"]["layers"] == other["unlearn"]["layers"]
+            assert one["unlearn"]["threshold"] == other["unlearn"]["threshold"] > 0
+
+
+def test_the_previous_weights_are_those_at_the_end_of_the_mega_batch_before(tmp_path: Path) -> None:
+    asked: list[dict[str, Tensor]] = []
+
+    @dataclass(frozen=True)
+    class Drift:
+        """How far an entry is from where it was."""
+
+        needs_data: ClassVar[bool] = False
+        needs_previous: ClassVar[bool] = True
+
+        def score(self, probe: Probe) -> Mapping[str, Tensor]:
+            asked.append({name: value.clone() for name, value in probe.reference("previous").items()})
+            return {name: (value - probe.reference("previous")[name]).abs() for name, value in probe.targets.items()}
+
+    forgetkit.run({**FEW, "importance": Drift(), "mega_batches": 4, "out": str(tmp_path), "name": "r"})
+    _tried, first, second, third = asked
+    began = forgetkit.run(
+        {**FEW, "reinit": "cold:draw=same", "mega_batches": 2, "out": str(tmp_path), "lr": 1e-30, "name": "b"}
+    )
+    assert began["status"] == "completed"
+    start = torch.load(tmp_path / "b" / "checkpoints" / "mega-batch-001.pt", weights_only=True)["model"]
+    for name, value in first.items():
+        torch.testing.assert_close(value, start[name], rtol=0, atol=1e-12)
+    for number, found in ((1, second), (2, third)):
+        saved = torch.load(tmp_path / "r" / "checkpoints" / f"mega-batch-{number:03}.pt", weights_only=True)["model"]
+        for name, value in found.items():
+            assert torch.equal(value, saved[name])
+
+
+def test_looking_changes_nothing(tmp_path: Path) -> None:
+    """An intervention that looks at everything changes nothing: the run is that without it."""
+
+    @dataclass(frozen=True)
+    class OnlyLooks(Intervention):
+        """Look at everything, and draw."""
+
+        needs_activity: ClassVar[bool] = True
+
+        def after_step(self, moment: Moment) -> None:
+            assert moment.activity.keys() == {group.name for group in moment.context.units}
+            torch.rand((), generator=moment.rng)
+            with moment.context.lent() as probe:
+                probe.mean_grads()
+
+    options = {**FEW, "mega_batches": 2, "out": str(tmp_path)}
+    plain = forgetkit.run({**options, "name": "plain"})
+    looked = forgetkit.run({**options, "name": "looked", "interventions": [OnlyLooks()]})
+    for number in (1, 2):
+        one, other = (
+            torch.load(tmp_path / name / "checkpoints" / f"mega-batch-{number:03}.pt", weights_only=True)["model"]
+            for name in ("plain", "looked")
+        )
+        assert all(torch.equal(one[name], other[name]) for name in one)
+    assert plain["cer"] == looked["cer"]
