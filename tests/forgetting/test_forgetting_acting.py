@@ -1,4 +1,4 @@
-"""Interventions: called at their moments, in a run and in a loop of one's own; and components that watch the training."""
+"""Interventions: called at their moments, in a run and in one's own loop; components that watch the training."""
 
 from __future__ import annotations
 
@@ -196,7 +196,7 @@ def test_changes_at_a_moment_are_all_or_nothing() -> None:
             moment.apply([Change("0.weight", None, torch.zeros(4, 5)), Change("2.weight", None, bad)])
 
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    with pytest.raises(ComponentError, match="Spoils: the value for '2.weight' holds NaN"):
+    with pytest.raises(ComponentError, match=r"Spoils: the value for '2\.weight' holds NaN"):
         trained(model, optimizer, forgetkit.attach(model, optimizer, [Spoils()]))
     assert model[0].weight.any()
 
@@ -265,10 +265,6 @@ def test_a_criterion_that_watches_the_training_in_a_loop_of_ones_own() -> None:
     torch.testing.assert_close(scores["0.weight"], attached.states[0]["moved.0.weight"])
     with pytest.raises(OptionError, match="attach it"):
         forgetkit.score(model, data(), importance=Steps())
-
-
-class Interrupted(Exception):
-    pass
 
 
 def test_a_run_attaches_it_by_itself_and_resumes_to_the_bit(tmp_path: Path) -> None:

@@ -170,7 +170,7 @@ def test_writing_to_a_module_that_was_lent_is_noticed(write: Callable[[Tensor], 
         with torch.no_grad():
             write(probe.module("0").weight)
 
-    with pytest.raises(ComponentError, match="changed the parameter '0.weight'"):
+    with pytest.raises(ComponentError, match=r"changed the parameter '0\.weight'"):
         asked(model, spoil)
 
 
@@ -187,7 +187,7 @@ def test_weights_of_the_past() -> None:
             asked(model, lambda probe, w=which: probe.reference(w))
     with pytest.raises(OptionError, match=r"hold no '0\.weight'"):
         asked(model, lambda probe: probe.reference("initial")["0.weight"], initial={})
-    with pytest.raises(OptionError, match="the model's own '0.weight', which has changed"):
+    with pytest.raises(OptionError, match=r"the model's own '0\.weight', which has changed"):
         asked(model, lambda probe: probe.reference("initial")["0.weight"], initial=model.state_dict())
     with pytest.raises(OptionError, match="initial or previous, not 'next'"):
         asked(model, lambda probe: probe.reference("next"))
@@ -244,4 +244,4 @@ def test_the_seed_that_lasts(tmp_path: Path) -> None:
     assert (len(set(passing)), len(set(lasting))) == (
         4,
         1,
-    )  # the one that is tried out, then one after each but the last
+    )  # the one tried out, then one after each but the last
