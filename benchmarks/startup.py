@@ -1,0 +1,87 @@
+"""How long ``forgetkit --help`` takes, with no plugin installed and with many: medians over interleaved repetitions.
+
+The plugins are small distributions in a temporary folder on the path, each with an entry point. Those of the
+environment itself count on both sides.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+COMMANDS = (("--help",), ("plugins", "list"))
+SOURCE = '''
+import torch
+from dataclasses import dataclass
+import forgetkit
+
+@dataclass(frozen=True)
+class Criterion:
+    """A criterion."""
+
+    def score(self, probe):
+        return probe.zeros()
+
+@forgetkit.hookimpl
+def forgetkit_importance():
+    return {"criterion": Criterion}
+'''
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--plugins", type=int, default=20)
+    parser.add_argument("--repetitions", type=int, default=15)
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        install(Path(folder), arguments.plugins)
+        rows = [measured(command, folder, arguments.repetitions) for command in COMMANDS]
+    if arguments.json:
+        print(json.dumps({"plugins": arguments.plugins, "repetitions": arguments.repetitions, "commands": rows}))
+        return
+    for row in rows:
+        print(
+            f"forgetkit {row['command']:14} {row['without']:7.3f} s, with {arguments.plugins} plugins "
+            f"{row['with']:7.3f} s, ratio {row['ratio']:5.2f}"
+        )
+
+
+def install(site: Path, count: int) -> None:
+    """What an installer would leave behind."""
+    for number in range(count):
+        (site / f"startup_{number}.py").write_text(SOURCE)
+        info = site / f"startup_{number}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: startup-{number}\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(f"[forgetkit]\nstartup-{number} = startup_{number}\n")
+
+
+def measured(command: tuple[str, ...], site: str, repetitions: int) -> dict[str, object]:
+    """Both in turn, after one call each that does not count."""
+    times: dict[str, list[float]] = {"without": [], "with": []}
+    for repetition in range(repetitions + 1):
+        for key, path in (("without", ""), ("with", site)):
+            seconds = timed(command, path)
+            if repetition:
+                times[key].append(seconds)
+    medians = {key: statistics.median(values) for key, values in times.items()}
+    return {"command": " ".join(command), **medians, "ratio": medians["with"] / medians["without"]}
+
+
+def timed(command: tuple[str, ...], path: str) -> float:
+    environment = {**os.environ, "PYTHONPATH": path}
+    began = time.perf_counter()
+    subprocess.run([sys.executable, "-m", "forgetkit", *command], env=environment, check=True, capture_output=True)
+    return time.perf_counter() - began
+
+
+if __name__ == "__main__":
+    main()
