@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
@@ -45,18 +46,33 @@ def test_python_blocks_run(page: Path, code: str, tmp_path: Path, monkeypatch: p
 
 @pytest.mark.parametrize(("page", "code"), blocks("sh"))
 def test_shell_blocks_run(page: Path, code: str, tmp_path: Path) -> None:
+    """Each block in a folder of its own, with the files that the page shows; what it installs goes into another."""
     for match in BLOCK.finditer(page.read_text(encoding="utf-8")):
-        named = re.match(r"# (\w+\.py)\n", match[2])
+        named = re.match(r"# ([\w/.-]+\.\w+)\n", match[2])
         if named:
-            (tmp_path / named[1]).write_text(match[2])
+            file = tmp_path / named[1]
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(match[2])
+    site = tmp_path / "site"
     for line in code.strip().splitlines():
         if line == INSTALLATION[1]:
             continue  # this very suite
         words = shlex.split(line.removeprefix(INSTALLATION[0]))
-        assert words[0] == "forgetkit", line
-        command = [sys.executable, "-m", "forgetkit", *words[1:]]
-        run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-        assert run.returncode == 0, f"{line}\n{run.stderr}"
+        if words[:4] == ["python", "-m", "pip", "install"]:
+            words[4:4] = ["--quiet", "--no-deps", "--no-build-isolation", "--target", str(site)]
+        if words[0] == "forgetkit":
+            words = ["python", "-m", *words]
+        assert words[:2] == ["python", "-m"], line
+        paths = os.pathsep.join(filter(None, [str(site), os.environ.get("PYTHONPATH")]))
+        run = subprocess.run(
+            [sys.executable, *words[1:]],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": paths},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert run.returncode == 0, f"{line}\n{run.stdout}\n{run.stderr}"
 
 
 @pytest.mark.parametrize(("page", "code"), blocks("toml"))
@@ -103,6 +119,13 @@ def test_every_hook_is_documented() -> None:
     for hook in hooks:
         assert f"| `{hook}` |" in text
         assert vars(hookspecs)[hook].__doc__
+
+
+def test_every_hook_is_tested() -> None:
+    here = Path(__file__)
+    sources = [p.read_text(encoding="utf-8") for p in (ROOT / "tests").rglob("*.py") if p != here]
+    for kind in registry.KINDS:
+        assert any(f"def forgetkit_{kind}(" in source for source in sources), f"no test offers {kind}"
 
 
 def test_every_component_and_option_is_documented() -> None:
