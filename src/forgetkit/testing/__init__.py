@@ -1,6 +1,6 @@
 """The conformance kit: what a plugin's author runs to see whether a component keeps its contract."""
 
-from forgetkit.testing.checks import check_importance, check_reinit, check_replay
+from forgetkit.testing.checks import check_importance, check_intervention, check_reinit, check_replay
 from forgetkit.testing.examination import check, examine, promises
 from forgetkit.testing.promise import BrokenPromise, Promise, Verdict
 from forgetkit.testing.suite import parametrize
@@ -11,6 +11,7 @@ __all__ = [
     "Verdict",
     "check",
     "check_importance",
+    "check_intervention",
     "check_reinit",
     "check_replay",
     "examine",

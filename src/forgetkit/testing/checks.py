@@ -25,3 +25,8 @@ def check_reinit(component: Any, *, expected_failures: Mapping[str, str] = NONE_
 def check_replay(component: Any, *, expected_failures: Mapping[str, str] = NONE_EXPECTED) -> tuple[Verdict, ...]:
     """Raise :class:`BrokenPromise` at the first promise that a replay strategy breaks; see :func:`examine`."""
     return require("replay", component, expected_failures)
+
+
+def check_intervention(component: Any, *, expected_failures: Mapping[str, str] = NONE_EXPECTED) -> tuple[Verdict, ...]:
+    """Raise :class:`BrokenPromise` at the first promise that an intervention breaks; see :func:`examine`."""
+    return require("interventions", component, expected_failures)

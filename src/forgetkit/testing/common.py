@@ -39,8 +39,14 @@ class Case:
             raise NotApplicable("the promise 'frozen-dataclass' is broken")
 
     def another(self) -> Any:
-        """A copy that nobody has asked anything."""
-        return copy.deepcopy(self.component)
+        """A copy that nobody has asked anything, with the options that its class wants to be examined with."""
+        fresh = copy.deepcopy(self.component)
+        wanted = getattr(self.component, "examined_with", None)
+        if not wanted:
+            return fresh
+        standard = {option.name: option.default for option in self.options}
+        usual = {name: value for name, value in wanted.items() if getattr(fresh, name) == standard.get(name)}
+        return dataclasses.replace(fresh, **usual)
 
     def with_options(self, **values: Any) -> Any:
         """A copy with other values for some options."""

@@ -9,9 +9,10 @@ from typing import Any
 
 from forgetkit import registry
 from forgetkit.errors import OptionError, UsageError, closest
-from forgetkit.testing import common, importance, reinit, replay
+from forgetkit.testing import common, importance, interventions, reinit, replay
 from forgetkit.testing.comparing import raised
 from forgetkit.testing.importance import ImportanceCase, Oracle
+from forgetkit.testing.interventions import InterventionCase
 from forgetkit.testing.promise import Broken, BrokenPromise, NotApplicable, Promise, Status, Verdict
 from forgetkit.testing.reinit import ReinitCase
 
@@ -23,10 +24,11 @@ _PROMISES: Mapping[str, Callable[[], tuple[Promise, ...]]] = MappingProxyType(
         "importance": importance.promises,
         "reinit": reinit.promises,
         "replay": replay.promises,
+        "interventions": interventions.promises,
     }
 )
 
-_CASES: Mapping[str, type[common.Case]] = MappingProxyType({"reinit": ReinitCase})
+_CASES: Mapping[str, type[common.Case]] = MappingProxyType({"reinit": ReinitCase, "interventions": InterventionCase})
 
 
 def promises(kind: str) -> tuple[Promise, ...]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from forgetkit.contracts import Intervention, Probe, Reference, Rounding, Ties, Which
@@ -90,46 +90,65 @@ class AskedLate(Exception):  # noqa: N818 - never leaves this room
     """``select`` was asked when the network had been changed already."""
 
 
-def subject_of(situation: Situation) -> Subject:
-    """The network, examined, in eval mode; its weights were twice as large once, and a little smaller a while ago."""
-    model = situation.model.eval()
+def past_of(model: nn.Module, asked: Asked | None = None) -> Past:
+    """A past in which the weights were twice as large once, and a little smaller a while ago."""
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     initial, previous = (
         {name: (t.detach() * factor).to(t.dtype) for name, t in tensors.items()} for factor in (2.0, 0.9)
     )
-    past = Past(initial=initial.__getitem__, previous=previous.__getitem__)
-    return Subject.of(model, situation.batches, cross_entropy, SEEDS, Scoring(), past)
+
+    def noted(name: str) -> Tensor:
+        if asked is not None:
+            asked.references.add("previous")
+        return previous[name]
+
+    return Past(initial=initial.__getitem__, previous=noted)
+
+
+def subject_of(situation: Situation) -> Subject:
+    """The network, examined, in eval mode."""
+    model = situation.model.eval()
+    return Subject.of(model, situation.batches, cross_entropy, SEEDS, Scoring(), past_of(model))
 
 
 def memory_of(situation: Situation, component: Any) -> Mapping[str, Tensor]:
     """What a component that watches the training too has kept after a few steps with a copy of the network."""
     if not isinstance(component, Intervention):
         return {}
-    model = copy.deepcopy(situation.model).train()
-    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.05, momentum=0.9)
-    acting = Acting(model, optimizer, [component], SEEDS)
-    train(acting, situation.batches, mega_batches=1, epochs=1)
+    acting = acting_on(Situation(copy.deepcopy(situation.model), situation.batches), component)
+    train(acting, situation.batches, [(1, 1)])
     return acting.memory(component)
 
 
+def acting_on(situation: Situation, component: Intervention, past: Past | None = None) -> Acting:
+    """``component`` at work on the network, with an optimizer that has momentum."""
+    parameters = [p for p in situation.model.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(parameters, lr=0.05, momentum=0.9)
+    return Acting(situation.model, optimizer, [component], SEEDS, past or past_of(situation.model))
+
+
 def train(
-    acting: Acting, batches: Sequence[tuple[Tensor, Tensor]], *, mega_batches: int, epochs: int, first: int = 1
+    acting: Acting, batches: Sequence[tuple[Tensor, Tensor]], epochs: Sequence[tuple[int, int]], noise: int | None = 0
 ) -> None:
-    """An ordinary training loop, with what acts at its moments; ``first`` is the number of its first mega-batch."""
+    """An ordinary training loop, with what acts at its moments, over ``epochs``: (mega-batch, epoch), both from 1.
+
+    ``noise`` has a part in the global random state that everything runs under; None leaves that as it is.
+    """
     model, optimizer = acting.model, acting.optimizer
-    for mega_batch in range(first, first + mega_batches):
-        with global_state(SEEDS.number("begin", mega_batch)):
-            acting.begin(Place(mega_batch), *batches[0])
-        for epoch in range(1, epochs + 1):
-            with global_state(SEEDS.number("noise", mega_batch, epoch)):
-                for number, (inputs, targets) in enumerate(batches):
-                    with acting.step(Place(mega_batch, epoch, number), inputs, targets) as step:
-                        loss = cross_entropy(model(inputs), targets) + step.loss()
-                        optimizer.zero_grad()
-                        loss.backward()
-                        step.before()
-                        optimizer.step()
-                acting.after_epoch(Place(mega_batch, epoch, len(batches)))
+    for mega_batch, epoch in epochs:
+        model.train()
+        seeded = nullcontext() if noise is None else global_state(SEEDS.number("noise", mega_batch, epoch, noise))
+        with seeded:
+            if epoch == 1:
+                acting.begin(Place(mega_batch), *batches[0])
+            for number, (inputs, targets) in enumerate(batches):
+                with acting.step(Place(mega_batch, epoch, number), inputs, targets) as step:
+                    loss = cross_entropy(model(inputs), targets) + step.loss()
+                    optimizer.zero_grad()
+                    loss.backward()
+                    step.before()
+                    optimizer.step()
+            acting.after_epoch(Place(mega_batch, epoch, len(batches)))
 
 
 @contextmanager

@@ -1,0 +1,330 @@
+"""What an intervention promises, on a training of a few steps."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from forgetkit.contracts import Change, Intervention, Moment, Touch
+from forgetkit.errors import UsageError
+from forgetkit.forgetting.acting import VERBS, moments_of
+from forgetkit.testing import comparing, networks
+from forgetkit.testing.common import Case
+from forgetkit.testing.networks import Situation
+from forgetkit.testing.promise import Broken, NotApplicable, Promise, stated
+from forgetkit.testing.reinit import kind_of
+from forgetkit.testing.stage import Asked, acting_on, past_of, train
+
+EPOCHS = ((1, 1), (1, 2), (2, 1), (2, 2))
+"""The training that an intervention is seen in: two mega-batches of two epochs."""
+
+
+@dataclass(eq=False)
+class Seen:
+    """What an intervention has been seen to do, over all its moments."""
+
+    touched: set[Touch] = field(default_factory=set)
+    modes_changed: set[str] = field(default_factory=set)
+    looked: bool = False
+    """Whether it looked at the activity of units."""
+
+
+@dataclass(eq=False)
+class Watched(Intervention):
+    """Stands for an intervention and looks at the network before and after each of its moments."""
+
+    inner: Intervention
+    seen: Seen
+
+    @property
+    def needs_activity(self) -> bool:
+        """As the intervention says."""
+        return bool(getattr(self.inner, "needs_activity", False))
+
+    def begin(self, moment: Moment) -> None:
+        """That of the intervention."""
+        self._at("begin", moment)
+
+    def loss(self, moment: Moment) -> Tensor | None:
+        """That of the intervention."""
+        term: Tensor | None = self._at("loss", moment)
+        if term is not None:
+            self.seen.touched.add("loss")
+        return term
+
+    def before_step(self, moment: Moment) -> None:
+        """That of the intervention."""
+        self._at("before_step", moment)
+
+    def after_step(self, moment: Moment) -> None:
+        """That of the intervention."""
+        self._at("after_step", moment)
+
+    def after_epoch(self, moment: Moment) -> None:
+        """That of the intervention."""
+        self._at("after_epoch", moment)
+
+    def _at(self, verb: str, moment: Moment) -> Any:
+        model, optimizer = moment.model, moment.optimizer
+        before, kept = comparing.Snapshot.of(model), [_optimizer_of(optimizer)]
+
+        def applied(changes: Iterable[Change]) -> int:
+            self._note_optimizer(kept[0], optimizer)
+            count = moment.apply(changes)
+            kept[0] = _optimizer_of(optimizer)  # what the host clears under a mask does not count
+            return count
+
+        def looked() -> Mapping[str, Tensor]:
+            self.seen.looked = True
+            return moment.activity
+
+        answer = getattr(self.inner, verb)(replace(moment, apply=applied, see=looked))
+        after = comparing.Snapshot.of(model)
+        self._note_optimizer(kept[0], optimizer)
+        written = comparing.differing(before.parameters, after.parameters)
+        written += comparing.differing(before.buffers, after.buffers)
+        self.seen.touched.update(kind_of(model, name) for name in written)
+        if comparing.differing(before.gradients, after.gradients):
+            self.seen.touched.add("gradients")
+        self.seen.modes_changed.update(comparing.differing(before.modes, after.modes))
+        return answer
+
+    def _note_optimizer(self, before: Any, optimizer: torch.optim.Optimizer) -> None:
+        if not comparing.same_bits(before, _optimizer_of(optimizer)):
+            self.seen.touched.add("optimizer")
+
+
+def _optimizer_of(optimizer: torch.optim.Optimizer) -> Any:
+    """What an optimizer remembers and is set to."""
+    settings = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+    state = [
+        {
+            key: value.clone() if isinstance(value, Tensor) else value
+            for key, value in optimizer.state.get(p, {}).items()
+        }
+        for group in optimizer.param_groups
+        for p in group["params"]
+    ]
+    return settings, state
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A training that is over."""
+
+    model: nn.Module
+    state: Mapping[str, Any]
+    seen: Seen
+    asked: Asked
+
+    @property
+    def weights(self) -> Mapping[str, Tensor]:
+        """Parameters and buffers."""
+        return {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
+
+
+@dataclass(frozen=True, eq=False)
+class InterventionCase(Case):
+    """An intervention under examination."""
+
+    def trained(self, situation: Situation, *, component: Any = None, noise: int = 0) -> Trained:
+        """A training with a copy that was never used before."""
+        inner = component if component is not None else self.another()
+        if not isinstance(inner, Intervention):
+            raise Broken(f"{type(inner).__name__} is no forgetkit.contracts.Intervention; inherit from that class")
+        seen, asked = Seen(), Asked()
+        acting = acting_on(situation, Watched(inner, seen), past_of(situation.model, asked))
+        train(acting, situation.batches, EPOCHS, noise)
+        return Trained(situation.model, acting.states[0], seen, asked)
+
+    def borrowed(self, situation: Situation, **how: Any) -> Trained:
+        """As :meth:`trained`, for a promise that is not about whether the intervention copes with the network."""
+        try:
+            return self.trained(situation, **how)
+        except UsageError:
+            raise
+        except Exception as error:
+            raise NotApplicable(f"on this network {comparing.raised(error)}") from error
+
+    def require_repeatable(self) -> None:
+        """:class:`NotApplicable` where two copies train to other weights anyway."""
+        one, other = self.borrowed(networks.plain()), self.borrowed(networks.plain())
+        if comparing.differing(one.weights, other.weights):
+            raise NotApplicable("the promise 'deterministic' is broken")
+
+
+def runs(case: InterventionCase) -> None:
+    """A small convolutional network is trained with it for two mega-batches of two epochs."""
+    try:
+        case.trained(networks.plain())
+    except UsageError as error:
+        raise Broken(f"it refuses a small convolutional network: {error}") from error
+
+
+def acts(case: InterventionCase) -> None:
+    """It overrides at least one of the moments."""
+    if not moments_of(type(case.component)):
+        raise Broken(f"it overrides none of {', '.join(VERBS)}, so it never acts")
+
+
+def finite(case: InterventionCase) -> None:
+    """No parameter or buffer becomes NaN or infinite."""
+    for name, value in case.borrowed(networks.plain()).weights.items():
+        if not bool(value.isfinite().all()):
+            raise Broken(f"after a few steps at a learning rate of 0.05 '{name}' holds NaN or infinity")
+
+
+def state_tensors(case: InterventionCase) -> None:
+    """What it keeps in `moment.state` are tensors under names, since that is what a checkpoint can hold."""
+    for name, value in case.borrowed(networks.plain()).state.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise Broken(f"moment.state[{name!r}] is {type(value).__name__}, not a tensor under a name")
+
+
+def deterministic(case: InterventionCase) -> None:
+    """Two trainings under one seed, with one object, end with the same weights to the bit."""
+    component = case.another()
+    once = case.borrowed(networks.plain(), component=component).weights
+    for name in sorted(comparing.differing(once, case.trained(networks.plain(), component=component).weights)):
+        raise Broken(f"trained again under the same seed, '{name}' is another; remember nothing, draw from moment.rng")
+
+
+def own_randomness(case: InterventionCase) -> None:
+    """The global random state has no part in what it does and is left as it was, so that no other draw shifts."""
+    case.require_repeatable()
+    one, other = (case.borrowed(networks.plain(), noise=noise).weights for noise in (1, 2))
+    if comparing.differing(one, other):
+        raise Broken("the weights vary with the global random state; draw from moment.rng")
+    situation = networks.plain()
+    acting = acting_on(situation, case.another())
+    with comparing.random_state_watched():
+        train(acting, situation.batches, EPOCHS[:1], noise=None)
+
+
+def resumes(case: InterventionCase) -> None:
+    """A training that is broken off after an epoch and taken up by a new process ends with the same weights."""
+    case.require_repeatable()
+    whole = case.borrowed(networks.normalised())
+    for done in (1, 2, 3):
+        situation = networks.normalised()
+        past = past_of(situation.model)
+        first = acting_on(situation, case.another(), past)
+        train(first, situation.batches, EPOCHS[:done])
+        saved = _through_a_file(
+            {"model": situation.model.state_dict(), "optimizer": first.optimizer.state_dict(), "state": first.states[0]}
+        )
+        taken_up = networks.normalised()
+        second = acting_on(taken_up, case.another(), past)
+        second.model.load_state_dict(saved["model"])
+        second.optimizer.load_state_dict(saved["optimizer"])
+        second.states[0].update(saved["state"])
+        train(second, taken_up.batches, EPOCHS[done:])
+        after = Trained(taken_up.model, {}, Seen(), Asked()).weights
+        for name in sorted(comparing.differing(whole.weights, after)):
+            taken = f"taken up after {done} of {len(EPOCHS)} epochs"
+            raise Broken(f"{taken}, '{name}' is another; what is to be found again belongs in moment.state")
+
+
+def _through_a_file(content: dict[str, Any]) -> dict[str, Any]:
+    file = io.BytesIO()
+    torch.save(content, file)
+    file.seek(0)
+    try:
+        loaded: dict[str, Any] = torch.load(file, weights_only=True)
+    except Exception as error:
+        raise NotApplicable("the promise 'state-tensors' is broken") from error
+    return loaded
+
+
+def touches(case: InterventionCase) -> None:
+    """What it writes to is what `touches` says, no less and no more."""
+    declared = getattr(case.component, "touches", None)
+    if declared is None:
+        raise NotApplicable("it does not say what it touches")
+    touched: set[Touch] = set()
+    for network in (networks.plain, networks.normalised, networks.dead_units):
+        touched |= case.borrowed(network()).seen.touched
+    for kind in sorted(touched - declared):
+        raise Broken(f"it writes to {kind}, which touches does not name")
+    for kind in sorted(declared - touched):
+        raise Broken(f"touches names {kind}, which it writes to on no network with these options")
+
+
+def leaves_modes(case: InterventionCase) -> None:
+    """After each of its moments every module is in the mode that it was in."""
+    changed = case.borrowed(networks.normalised()).seen.modes_changed
+    if changed:
+        raise Broken(f"it leaves the module '{min(changed)}' in another mode, eval or train")
+
+
+def leaves_hooks(case: InterventionCase) -> None:
+    """After an epoch the network has the hooks that it had before."""
+    situation = networks.plain()
+    before = comparing.Snapshot.of(situation.model).hooks
+    case.borrowed(situation)
+    comparing.require_same(before, comparing.Snapshot.of(situation.model).hooks, "the hooks of the module")
+
+
+def needs_activity(case: InterventionCase) -> None:
+    """A class looks at `moment.activity` if and only if it says `needs_activity = True`."""
+    said = bool(getattr(case.component, "needs_activity", False))
+    looked = case.borrowed(networks.plain()).seen.looked
+    if said and not looked:
+        raise Broken("it says needs_activity = True and never looks at moment.activity, which slows each step")
+    if looked and not said:
+        raise Broken("it looks at moment.activity, which is empty; say needs_activity = True")
+
+
+def needs_previous(case: InterventionCase) -> None:
+    """A class that asks for the weights of the mega-batch before says `needs_previous = True`."""
+    said = bool(getattr(case.component, "needs_previous", False))
+    if "previous" in case.borrowed(networks.plain()).asked.references and not said:
+        raise Broken("it asks reference('previous'); say needs_previous = True, so that the host keeps those weights")
+
+
+def frozen(case: InterventionCase) -> None:
+    """A parameter that is frozen keeps its bits."""
+    situation = networks.frozen()
+    fixed = {name: p.detach().clone() for name, p in situation.model.named_parameters() if not p.requires_grad}
+    weights = case.trained(situation).weights
+    comparing.require_same(fixed, {name: weights[name].detach() for name in fixed}, "the frozen parameter")
+
+
+def tied(case: InterventionCase) -> None:
+    """A network in which two layers share a parameter is dealt with."""
+    case.trained(networks.tied())
+
+
+def unused(case: InterventionCase) -> None:
+    """A network with a layer that the loss does not depend on, which gets no gradient, is dealt with."""
+    case.trained(networks.unused())
+
+
+def batch_norm(case: InterventionCase) -> None:
+    """A network with batch normalisation is dealt with."""
+    case.trained(networks.normalised())
+
+
+def scalars(case: InterventionCase) -> None:
+    """Parameters without a dimension, and with one that are no biases, are dealt with."""
+    case.trained(networks.scalars())
+
+
+def channels_last(case: InterventionCase) -> None:
+    """A network in the other memory format is dealt with."""
+    case.trained(networks.channels_last())
+
+
+def promises() -> tuple[Promise, ...]:
+    """In the order in which they are looked at."""
+    return stated(
+        "interventions",
+        *(runs, acts, finite, state_tensors, deterministic, own_randomness, resumes, touches),
+        *(leaves_modes, leaves_hooks, needs_activity, needs_previous),
+        *(frozen, tied, unused, batch_norm, scalars, channels_last),
+    )
