@@ -9,7 +9,7 @@ nox.options.error_on_missing_interpreters = True
 @nox.session
 def check(session: nox.Session) -> None:
     """Style, types, walls and the whole test suite, in one environment: torch is large."""
-    session.install(".[dev]", "./plugins/forgetkit-saliency")
+    session.install(".[dev]", "./plugins/forgetkit-saliency", "./plugins/forgetkit-plasticity")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     session.run("mypy")

@@ -1,0 +1,71 @@
+"""Hare and tortoise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from forgetkit.contracts import Intervention, Moment, Touch
+
+_SLOW = "slow "
+
+
+@dataclass(frozen=True)
+class HareTortoise(Intervention):
+    """A slow average follows the network, and now and then the network goes back to it.
+
+    Formula: slow ← momentum · slow + (1 − momentum) · θ at each step, and θ ← slow every so many epochs; the same for
+    running statistics.
+
+    momentum: of the slow average.
+    every: epochs from one return to the next, counted over the whole run.
+
+    Cost: at each step, a pass over the parameters; a copy of them.
+
+    Source: Lee et al., 2024.
+    """
+
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    every: Annotated[int, Field(ge=1)] = 10
+
+    touches: ClassVar[frozenset[Touch]] = frozenset({"weights", "biases", "norm", "stats"})
+
+    def begin(self, moment: Moment) -> None:
+        """The first time, the slow average sets out where the network stands."""
+        if not moment.state:
+            context = moment.context
+            for name, value in {**context.targets, **context.buffers}.items():
+                if value.is_floating_point():  # no counters
+                    moment.state[_SLOW + name] = _copy(value)
+
+    @torch.no_grad()
+    def after_step(self, moment: Moment) -> None:
+        """The slow average follows."""
+        for name, value in _tensors(moment.model).items():
+            slow = moment.state.get(_SLOW + name)
+            if slow is not None:
+                slow.lerp_(value.to(slow.dtype), 1 - self.momentum)
+
+    @torch.no_grad()
+    def after_epoch(self, moment: Moment) -> None:
+        """At every so many epochs, the return: a copy, so that each goes on by itself."""
+        epochs = moment.state.setdefault("epochs", torch.zeros((), dtype=torch.int64))
+        epochs += 1
+        if int(epochs) % self.every == 0:
+            for name, value in _tensors(moment.model).items():
+                slow = moment.state.get(_SLOW + name)
+                if slow is not None:
+                    value.copy_(slow)
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+def _copy(value: Tensor) -> Tensor:
+    """In single precision at least: in half, a thousandth of a difference would be rounded away."""
+    return value.detach().to(torch.promote_types(value.dtype, torch.float32), copy=True)

@@ -1,0 +1,76 @@
+"""Knowledge evolution."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from forgetkit.contracts import Change, Origin, ReinitContext, Touch
+from forgetkit.errors import NothingMatchedError
+
+
+@dataclass(frozen=True)
+class KnowledgeEvolution:
+    """Keep one and the same part of the network, the fit hypothesis, and draw the rest anew each time.
+
+    Formula: θ ← M ⊙ θ + (1 − M) ⊙ ξ in all layers that do not normalise, with M the same at each forgetting of a run.
+
+    mask: what M keeps.
+        wels: ⌈split · n⌉ of the n entries of each parameter, drawn once;
+        kels: weights and biases between the first ⌈split · n⌉ of the n units of each layer: a slimmer network.
+    split: share that is kept.
+    fresh: where ξ comes from: torch's reset_parameters (layer-default), the module's own initial distribution
+        (original), U(±1/√fan_in) (uniform, with a fan_in of 1 for biases), the value at the run's start (rewind), or
+        zero.
+
+    Cost: none.
+
+    Source: Taha et al., 2021.
+    """
+
+    mask: Literal["wels", "kels"] = "wels"
+    split: Annotated[float, Field(gt=0, lt=1)] = 0.8
+    fresh: Origin = "layer-default"
+
+    touches: ClassVar[frozenset[Touch]] = frozenset({"weights", "biases"})
+
+    def propose(self, context: ReinitContext) -> Iterable[Change]:
+        """A change for each parameter that is not kept whole."""
+        masks = dict(self._scattered(context) if self.mask == "wels" else self._beyond(context))
+        if not masks:
+            raise NothingMatchedError(
+                f"knowledge-evolution: mask={self.mask}, split={self.split} keeps all of this network"
+            )
+        for name, redrawn in masks.items():
+            yield Change(name, redrawn, context.fresh(name, self.fresh))
+
+    def _scattered(self, context: ReinitContext) -> Iterator[tuple[str, Tensor]]:
+        """Of each parameter the entries that are not kept, drawn from a stream that lasts for the run."""
+        norms = set(context.names("norm"))
+        for name in context.names("all"):
+            old = context.targets[name]
+            kept = self._kept(old.numel())
+            if name not in norms and kept < old.numel():
+                order = torch.randperm(old.numel(), generator=context.rng(name, lasting=True))
+                redrawn = torch.zeros(old.numel(), dtype=torch.bool).index_fill(0, order[kept:], True)
+                yield name, redrawn.view(old.shape).to(old.device)
+
+    def _beyond(self, context: ReinitContext) -> Iterator[tuple[str, Tensor]]:
+        """All that computes or reads a unit beyond the first, by parameter."""
+        found: dict[str, Tensor] = {}
+        for group in context.units:
+            beyond = torch.arange(group.size) >= self._kept(group.size)
+            for share in (*group.incoming, *group.bias, *group.outgoing) if bool(beyond.any()) else ():
+                mask = share.mask(context.targets[share.name], beyond.to(context.targets[share.name].device))
+                found[share.name] = found[share.name] | mask if share.name in found else mask
+        yield from found.items()
+
+    def _kept(self, count: int) -> int:
+        return math.ceil(Fraction(str(self.split)) * count)  # exact: 0.28 of 25 is 7, not 8

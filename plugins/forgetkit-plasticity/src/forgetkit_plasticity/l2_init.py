@@ -1,0 +1,52 @@
+"""L2 Init: regularisation towards the initial weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from forgetkit.contracts import Intervention, Moment, Touch
+from forgetkit.errors import NothingMatchedError
+
+
+@dataclass(frozen=True)
+class L2Init(Intervention):
+    """A penalty on how far the weights have gone from where they began.
+
+    Formula: L + strength / 2 · Σ ‖θ − θ₀‖², over all parameters but those of normalisation layers, with θ₀ their values
+    before the first step of the first mega-batch.
+
+    strength: of the penalty. It takes the place of weight decay, which pulls to zero.
+
+    Cost: at each step, a pass over the parameters; a copy of them.
+
+    Source: Kumar et al., 2023.
+    """
+
+    strength: Annotated[float, Field(ge=0)] = 1e-3
+
+    touches: ClassVar[frozenset[Touch]] = frozenset({"loss"})
+
+    def begin(self, moment: Moment) -> None:
+        """The first time, what the weights are."""
+        if not moment.state:
+            context = moment.context
+            norms = set(context.names("norm"))
+            for name in context.names("all"):
+                if name not in norms:
+                    moment.state[name] = context.targets[name].clone()
+            if not moment.state:
+                raise NothingMatchedError("l2-init: this network has no parameter outside of normalisation layers")
+
+    def loss(self, moment: Moment) -> Tensor:
+        """The penalty."""
+        parameters = dict(moment.model.named_parameters())
+        return self.strength / 2 * torch.stack([_distance(parameters[n], v) for n, v in moment.state.items()]).sum()
+
+
+def _distance(value: Tensor, begun: Tensor) -> Tensor:
+    return (value - begun).float().square().sum()

@@ -1,0 +1,118 @@
+"""Self-normalized resets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from forgetkit.contracts import Intervention, Moment, Touch
+from forgetkit_plasticity._units import RESETTING, Coupled, open_groups
+
+_PER_OCTAVE = 8
+"""Streaks are counted up to edges that lie so close: every length to 11, and then within 9 %."""
+
+
+@dataclass(frozen=True)
+class SelfNormalizedResets(Intervention):
+    """Restart a unit once it has been silent for longer than it usually is.
+
+    Formula: unit i is restarted when its silent streak, the samples since it last fired, exceeds t_i. At each refresh
+    t_i becomes the given quantile of its finished streaks, one that ended in a restart counting as endless; where that
+    is not finite, or no streak has ended, 2 · t_i. At least the batch, at most limit, with which it begins.
+
+    quantile: of a unit's own streaks.
+    limit: longest silence that is borne, in samples.
+    refresh: epochs from one look at the streaks to the next.
+    coupled: leave out the units that several layers write into, as a residual stream's, or include them.
+
+    Cost: at each step, a pass over the activities; for each unit, a table of some hundred counts.
+
+    Source: Farias and Jozefiak, 2025.
+    """
+
+    quantile: Annotated[float, Field(gt=0, le=1)] = 0.95
+    limit: Annotated[int, Field(ge=1)] = 20_000
+    refresh: Annotated[int, Field(ge=1)] = 16
+    coupled: Coupled = "skip"
+
+    needs_activity: ClassVar[bool] = True
+    touches: ClassVar[frozenset[Touch]] = RESETTING
+
+    def begin(self, moment: Moment) -> None:
+        """Says at once where there is nothing to reset."""
+        open_groups(moment.context, self.coupled, "self-normalized-resets")
+
+    @torch.no_grad()
+    def after_step(self, moment: Moment) -> None:
+        """Streaks grow or end; those that are too long end in a restart."""
+        context, edges = moment.context, _edges(self.limit)
+        chosen = {}
+        for group in open_groups(context, self.coupled, "self-normalized-resets"):
+            activity = moment.activity.get(group.name)
+            if activity is None:  # its readers were not called in this step
+                continue
+            fired = (activity > 0).any(2)
+            silent, counts, bound = self._kept(moment.state, group.name, fired, len(edges) + 1)
+            _count(fired, silent, counts, edges.to(fired.device))
+            units = silent > bound.clamp_min(len(fired))
+            counts[units, -1] += 1
+            silent[units] = 0
+            chosen[group.name] = units
+        moment.apply(context.reset_units(chosen))
+
+    def after_epoch(self, moment: Moment) -> None:
+        """At every so many epochs, new bounds."""
+        epochs = moment.state.setdefault("epochs", torch.zeros((), dtype=torch.int64))
+        epochs += 1
+        if int(epochs) % self.refresh == 0:
+            for key in [key for key in moment.state if key.startswith("bound of ")]:
+                bound, counts = moment.state[key], moment.state[key.replace("bound of ", "counts of ", 1)]
+                bound.copy_(self._renewed(bound, counts))
+
+    def _renewed(self, bound: Tensor, counts: Tensor) -> Tensor:
+        """The first edge that so many streaks of a unit do not exceed, or twice what it has."""
+        edges = _edges(self.limit).to(bound.device)
+        total = counts.sum(1)
+        enough = counts.cumsum(1)[:, :-1] >= self.quantile * total[:, None]
+        known = enough.any(1) & (total > 0)
+        at = enough.to(torch.uint8).argmax(1)
+        return torch.where(known, edges[at], 2 * bound).clamp_max(self.limit)
+
+    def _kept(self, state: dict[str, Tensor], name: str, fired: Tensor, bins: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Silent streaks under way, counts of finished ones by length, and bounds; tensors of the state."""
+        size = fired.shape[1]
+        silent = torch.zeros(size, dtype=torch.int64, device=fired.device)
+        return (
+            state.setdefault(f"silent of {name}", silent),
+            state.setdefault(f"counts of {name}", silent.new_zeros(size, bins)),
+            state.setdefault(f"bound of {name}", torch.full_like(silent, self.limit)),
+        )
+
+
+def _edges(limit: int) -> Tensor:
+    """Lengths, in increasing order, that streaks are counted up to; the last is ``limit``."""
+    lengths = {0, limit}
+    power = 0
+    while (length := int(2 ** (power / _PER_OCTAVE))) < limit:
+        lengths.add(length)
+        power += 1
+    return torch.tensor(sorted(lengths))
+
+
+def _count(fired: Tensor, silent: Tensor, counts: Tensor, edges: Tensor) -> None:
+    """Follow the streaks through a batch, ``fired`` being ``(batch, size)``: those that end are counted.
+
+    The samples of the batch are numbered from 1, so that a unit silent for s samples fired last at -s.
+    """
+    batch, size = fired.shape
+    number = torch.arange(1, batch + 1, device=fired.device)[:, None]
+    last = torch.where(fired, number, -silent).cummax(0).values
+    before = torch.cat([-silent[None], last[:-1]])
+    streaks = number - before - 1
+    at = torch.arange(size, device=fired.device) * counts.shape[1] + torch.bucketize(streaks, edges)
+    counts += torch.bincount(at[fired], minlength=counts.numel()).view_as(counts)
+    silent.copy_(batch - last[-1])
