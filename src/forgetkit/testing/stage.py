@@ -135,6 +135,7 @@ def train(
     ``noise`` has a part in the global random state that everything runs under; None leaves that as it is.
     """
     model, optimizer = acting.model, acting.optimizer
+    dtype = next(model.parameters()).dtype  # a network in half precision takes no other inputs
     for mega_batch, epoch in epochs:
         model.train()
         seeded = nullcontext() if noise is None else global_state(SEEDS.number("noise", mega_batch, epoch, noise))
@@ -143,7 +144,7 @@ def train(
                 acting.begin(Place(mega_batch), *batches[0])
             for number, (inputs, targets) in enumerate(batches):
                 with acting.step(Place(mega_batch, epoch, number), inputs, targets) as step:
-                    loss = cross_entropy(model(inputs), targets) + step.loss()
+                    loss = cross_entropy(model(inputs.to(dtype)), targets) + step.loss()
                     optimizer.zero_grad()
                     loss.backward()
                     step.before()
