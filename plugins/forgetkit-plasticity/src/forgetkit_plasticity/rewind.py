@@ -18,10 +18,10 @@ from forgetkit.errors import OptionError
 class Rewind(Intervention):
     """Rewinding: what matters least goes to zero, and everything else back to an early point of the run.
 
-    Formula: θ ← M ⊙ θ_k + (1 − M) ⊙ θ_low, with M = 0 for fraction · N of the N scored entries, θ_k the weights at the
+    Formula: θ ← M ⊙ θ_k + (1 − M) ⊙ θ_low, with M = 0 for share · N of the N scored entries, θ_k the weights at the
     end of epoch k of the first mega-batch, and θ_low zero or the weights at the run's start.
 
-    fraction: share of the scored entries that is selected.
+    share: of the scored entries, those that are selected.
     lowest: what a selected entry becomes: zero, or its value at the run's start (initial).
     epoch: k, or the last epoch of the first mega-batch where that comes sooner; 0: the weights at the run's start.
     params: which of the selected entries become that; the others go back with the rest.
@@ -31,7 +31,7 @@ class Rewind(Intervention):
     Source: Frankle and Carbin, 2019; Frankle et al., 2020; as a way of forgetting in Zhou et al., 2022.
     """
 
-    fraction: Annotated[float, Field(ge=0, le=1)] = 0.2
+    share: Annotated[float, Field(ge=0, le=1)] = 0.2
     lowest: Literal["zero", "initial"] = "zero"
     epoch: Annotated[int, Field(ge=0)] = 0
     params: Scope = "conv-linear"
@@ -55,7 +55,7 @@ class Rewind(Intervention):
 
     def propose(self, context: ReinitContext) -> Iterable[Change]:
         """Every trainable parameter."""
-        masks = context.select(self.fraction)
+        masks = context.select(self.share)
         begun = self._early(context)
         dropped = set(context.names(self.params)) & set(masks)
         for name in context.targets:
