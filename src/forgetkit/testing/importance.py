@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -65,6 +66,11 @@ class ImportanceCase(Case):
                 raise Broken(f"score() returned {type(answer).__name__}, not a mapping from parameter names to tensors")
             return Scored({name: answer[name] for name in answer}, targets, asked)
 
+    @cached_property
+    def usual(self) -> Scored:
+        """What comes of a small convolutional network, for every promise that is about that."""
+        return self.borrowed(networks.plain())
+
     def borrowed(self, situation: Situation, **how: Any) -> Scored:
         """As :meth:`scored`, for a promise that is not about whether the criterion copes with the network."""
         try:
@@ -81,15 +87,19 @@ class ImportanceCase(Case):
             raise NotApplicable(f"the promise '{name}' is broken")
         return scored.scores
 
+    @cached_property
+    def repeats(self) -> bool:
+        """Whether two copies agree."""
+        return not comparing.differing(self.usual.scores, self.borrowed(networks.plain()).scores)
+
     def require_repeatable(self) -> None:
         """:class:`NotApplicable` where two copies disagree anyway."""
-        one, other = self.borrowed(networks.plain()), self.borrowed(networks.plain())
-        if comparing.differing(one.scores, other.scores):
+        if not self.repeats:
             raise NotApplicable("the promise 'deterministic' is broken")
 
     def copes(self, situation: Situation) -> None:
         """:class:`Broken` where the answer has a fault that it has not on the plain network."""
-        usual = self.borrowed(networks.plain()).faults
+        usual = self.usual.faults
         for name, reason in self.scored(situation).faults.items():
             if name not in usual:
                 raise Broken(reason)
@@ -141,22 +151,22 @@ _LOOKS: Mapping[str, Callable[[Scored], None]] = {
 
 def keys(case: ImportanceCase) -> None:
     """There is a score for each name in `probe.targets` and no other."""
-    _keys(case.borrowed(networks.plain()))
+    _keys(case.usual)
 
 
 def shapes(case: ImportanceCase) -> None:
     """Each score has the shape of its parameter."""
-    _shapes(case.borrowed(networks.plain()))
+    _shapes(case.usual)
 
 
 def floats(case: ImportanceCase) -> None:
     """Each score is a float32 tensor."""
-    _floats(case.borrowed(networks.plain()))
+    _floats(case.usual)
 
 
 def finite(case: ImportanceCase) -> None:
     """No score is NaN or infinite."""
-    _finite(case.borrowed(networks.plain()))
+    _finite(case.usual)
 
 
 def deterministic(case: ImportanceCase) -> None:
@@ -201,13 +211,13 @@ def needs_data(case: ImportanceCase) -> None:
     """A class that says `needs_data = False` draws no samples."""
     if getattr(case.component, "needs_data", True):
         raise NotApplicable("it says that it looks at samples, or says nothing")
-    if case.borrowed(networks.plain()).asked.samples:
+    if case.usual.asked.samples:
         raise Broken("it draws samples; take out needs_data = False")
 
 
 def needs_previous(case: ImportanceCase) -> None:
     """A class that asks for the weights of the mega-batch before says `needs_previous = True`."""
-    require_said_previous(case.component, case.borrowed(networks.plain()).asked)
+    require_said_previous(case.component, case.usual.asked)
 
 
 def require_said_previous(component: Any, asked: Asked) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -142,6 +143,11 @@ class InterventionCase(Case):
         train(acting, situation.batches, EPOCHS, noise)
         return Trained(situation.model, acting.states[0], seen, asked)
 
+    @cached_property
+    def usual(self) -> Trained:
+        """What comes of a small convolutional network, for every promise that is about that."""
+        return self.borrowed(networks.plain())
+
     def borrowed(self, situation: Situation, **how: Any) -> Trained:
         """As :meth:`trained`, for a promise that is not about whether the intervention copes with the network."""
         try:
@@ -151,10 +157,14 @@ class InterventionCase(Case):
         except Exception as error:
             raise NotApplicable(f"on this network {comparing.raised(error)}") from error
 
+    @cached_property
+    def repeats(self) -> bool:
+        """Whether two copies agree."""
+        return not comparing.differing(self.usual.weights, self.borrowed(networks.plain()).weights)
+
     def require_repeatable(self) -> None:
-        """:class:`NotApplicable` where two copies train to other weights anyway."""
-        one, other = self.borrowed(networks.plain()), self.borrowed(networks.plain())
-        if comparing.differing(one.weights, other.weights):
+        """:class:`NotApplicable` where two copies disagree anyway."""
+        if not self.repeats:
             raise NotApplicable("the promise 'deterministic' is broken")
 
 
@@ -174,14 +184,14 @@ def acts(case: InterventionCase) -> None:
 
 def finite(case: InterventionCase) -> None:
     """No parameter or buffer becomes NaN or infinite."""
-    for name, value in case.borrowed(networks.plain()).weights.items():
+    for name, value in case.usual.weights.items():
         if not bool(value.isfinite().all()):
             raise Broken(f"after a few steps at a learning rate of 0.05 '{name}' holds NaN or infinity")
 
 
 def state_tensors(case: InterventionCase) -> None:
     """What it keeps in `moment.state` are tensors under names, since that is what a checkpoint can hold."""
-    for name, value in case.borrowed(networks.plain()).state.items():
+    for name, value in case.usual.state.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise Broken(f"moment.state[{name!r}] is {type(value).__name__}, not a tensor under a name")
 
@@ -273,7 +283,7 @@ def leaves_hooks(case: InterventionCase) -> None:
 def needs_activity(case: InterventionCase) -> None:
     """A class looks at `moment.activity` if and only if it says `needs_activity = True`."""
     said = bool(getattr(case.component, "needs_activity", False))
-    looked = case.borrowed(networks.plain()).seen.looked
+    looked = case.usual.seen.looked
     if said and not looked:
         raise Broken("it says needs_activity = True and never looks at moment.activity, which slows each step")
     if looked and not said:
@@ -283,7 +293,7 @@ def needs_activity(case: InterventionCase) -> None:
 def needs_previous(case: InterventionCase) -> None:
     """A class that asks for the weights of the mega-batch before says `needs_previous = True`."""
     said = bool(getattr(case.component, "needs_previous", False))
-    if "previous" in case.borrowed(networks.plain()).asked.references and not said:
+    if "previous" in case.usual.asked.references and not said:
         raise Broken("it asks reference('previous'); say needs_previous = True, so that the host keeps those weights")
 
 

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -26,6 +27,8 @@ from forgetkit.testing.importance import require_said_previous
 from forgetkit.testing.networks import Situation
 from forgetkit.testing.promise import Broken, NotApplicable, Promise, stated
 from forgetkit.testing.stage import Asked, AskedLate, WatchedContext, proposing_stage
+
+_DIFFERENT = (networks.plain, networks.normalised, networks.dead_units)
 
 _KS_LIMIT = 2.7
 """Kolmogorov's statistic times the root of the count stays below it but once in a million draws."""
@@ -105,6 +108,16 @@ class ReinitCase(Case):
                 kept_out=kept_out,
             )
 
+    @cached_property
+    def usual(self) -> Forgotten:
+        """What comes of a small convolutional network, for every promise that is about that."""
+        return self.borrowed(networks.plain())
+
+    @cached_property
+    def several(self) -> tuple[Forgotten, ...]:
+        """What comes of networks that differ in what there is to forget."""
+        return tuple(self.borrowed(network()) for network in _DIFFERENT)
+
     def borrowed(self, situation: Situation, **how: Any) -> Forgotten:
         """As :meth:`forgotten`, for a promise that is not about whether the method copes with the network."""
         try:
@@ -123,14 +136,19 @@ class ReinitCase(Case):
 
     def copes(self, situation: Situation) -> None:
         """:class:`Broken` where the changes have a fault that they have not on the plain network."""
-        usual = self.borrowed(networks.plain()).faults
+        usual = self.usual.faults
         for name, reason in self.forgotten(situation).faults.items():
             if name not in usual:
                 raise Broken(reason)
 
+    @cached_property
+    def repeats(self) -> bool:
+        """Whether two copies agree."""
+        return _same(self.usual.changes, self.borrowed(networks.plain()).changes)
+
     def require_repeatable(self) -> None:
         """:class:`NotApplicable` where two copies disagree anyway."""
-        if not _same(self.borrowed(networks.plain()).changes, self.borrowed(networks.plain()).changes):
+        if not self.repeats:
             raise NotApplicable("the promise 'deterministic' is broken")
 
 
@@ -259,36 +277,32 @@ def runs(case: ReinitCase) -> None:
 
 def changes(case: ReinitCase) -> None:
     """Each thing that is yielded is a `Change`."""
-    _changes(case.borrowed(networks.plain()))
+    _changes(case.usual)
 
 
 def names(case: ReinitCase) -> None:
     """Each change is to a parameter in `context.targets` or a buffer in `context.buffers`, and to each once."""
-    _names(case.borrowed(networks.plain()))
+    _names(case.usual)
 
 
 def masks(case: ReinitCase) -> None:
     """Each mask is None or a bool tensor of the parameter's shape."""
-    _masks(case.borrowed(networks.plain()))
+    _masks(case.usual)
 
 
 def values(case: ReinitCase) -> None:
     """Each value is a tensor of the parameter's shape."""
-    _values(case.borrowed(networks.plain()))
+    _values(case.usual)
 
 
 def finite(case: ReinitCase) -> None:
     """No value is NaN or infinite."""
-    _finite(case.borrowed(networks.plain()))
-
-
-_DIFFERENT = (networks.plain, networks.normalised, networks.dead_units)
-"""Networks that differ in what there is to forget."""
+    _finite(case.usual)
 
 
 def acts(case: ReinitCase) -> None:
     """Something is changed; a class that says `changes_nothing = True` changes nothing."""
-    changed = any(case.borrowed(network()).changes for network in _DIFFERENT)
+    changed = any(forgotten.changes for forgotten in case.several)
     said = bool(getattr(case.component, "changes_nothing", False))
     if said and changed:
         raise Broken("it says changes_nothing = True and changes something")
@@ -313,7 +327,7 @@ def unmasked_kept(case: ReinitCase) -> None:
 
 def leaves_gradients(case: ReinitCase) -> None:
     """Nothing is left in `.grad`, and `requires_grad` is as it was."""
-    forgotten = case.borrowed(networks.plain())
+    forgotten = case.usual
     comparing.require_same(forgotten.before.gradients, forgotten.after.gradients, "afterwards, the gradient of")
 
 
@@ -325,7 +339,7 @@ def leaves_modes(case: ReinitCase) -> None:
 
 def leaves_optimizer(case: ReinitCase) -> None:
     """The optimizer's state is as it was: the host clears it under the masks."""
-    forgotten = case.borrowed(networks.plain())
+    forgotten = case.usual
     what = "afterwards, the optimizer's state of"
     comparing.require_same(forgotten.optimizer_before, forgotten.optimizer_after, what)
 
@@ -333,7 +347,7 @@ def leaves_optimizer(case: ReinitCase) -> None:
 def needs_scores(case: ReinitCase) -> None:
     """A class asks `context.select` if and only if it says `needs_scores = True`."""
     said = bool(getattr(case.component, "needs_scores", False))
-    asked = sum(case.borrowed(network()).asked.selections for network in _DIFFERENT)
+    asked = sum(forgotten.asked.selections for forgotten in case.several)
     if said and not asked:
         raise Broken("it says needs_scores = True and never asks select(), so that a criterion would be ignored")
     if asked and not said:
@@ -351,7 +365,7 @@ def selects_first(case: ReinitCase) -> None:
 def needs_data(case: ReinitCase) -> None:
     """A class draws samples if and only if it says `needs_data = True`."""
     said = bool(getattr(case.component, "needs_data", False))
-    drawn = any(case.borrowed(network()).asked.samples for network in _DIFFERENT)
+    drawn = any(forgotten.asked.samples for forgotten in case.several)
     if said and not drawn:
         raise Broken("it says needs_data = True and draws no samples")
     if drawn and not said:
@@ -360,12 +374,12 @@ def needs_data(case: ReinitCase) -> None:
 
 def needs_previous(case: ReinitCase) -> None:
     """A class that asks for the weights of the mega-batch before says `needs_previous = True`."""
-    require_said_previous(case.component, case.borrowed(networks.plain()).asked)
+    require_said_previous(case.component, case.usual.asked)
 
 
 def gives_back(case: ReinitCase) -> None:
     """A probe from `context.lent()` is given back before the next change is yielded."""
-    forgotten = case.borrowed(networks.plain())
+    forgotten = case.usual
     if forgotten.kept_out:
         raise Broken(f"the change to '{forgotten.kept_out}' is yielded while a probe is out: leave 'with' first")
 
