@@ -245,3 +245,7 @@ def test_the_seed_that_lasts(tmp_path: Path) -> None:
         4,
         1,
     )  # the one tried out, then one after each but the last
+
+
+def test_the_shape_of_a_sample() -> None:
+    assert asked(small(), lambda probe: probe.input_shape) == (5,)

@@ -53,6 +53,11 @@ class Probe(Protocol):
         ...
 
     @property
+    def input_shape(self) -> tuple[int, ...]:
+        """The shape of one sample, without the batch; for those that look at no samples."""
+        ...
+
+    @property
     def layers(self) -> Sequence[Layer]:
         """The layers in the order of execution, seen on a real batch."""
         ...

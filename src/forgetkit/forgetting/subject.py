@@ -208,6 +208,12 @@ class SubjectProbe(GuardedProbe):
         return super().batches(samples)
 
     @property
+    def input_shape(self) -> tuple[int, ...]:
+        """The shape of one sample."""
+        inputs, _ = next(SubjectProbe.batches(self, 1))
+        return tuple(inputs.shape[1:])
+
+    @property
     def layers(self) -> Sequence[Layer]:
         """The layers in order of execution."""
         return self._subject.layers

@@ -1,0 +1,60 @@
+"""GraSP: gradient signal preservation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from forgetkit.contracts import Amount, Probe
+from forgetkit_saliency.averages import mean_of
+
+
+@dataclass(frozen=True)
+class Grasp:
+    """How much the gradient's length would fall if an entry became zero: keeps what keeps the network learning.
+
+    Signed: an entry below zero stands in the way of learning, and is the first to be reset.
+
+    Formula: s = θ · (H g), with g the gradient and H the Hessian of the mean loss L over the scoring samples.
+
+    temperature: L is the cross-entropy of the outputs divided by this; none for the loss that is trained on.
+    samples: scoring samples at most, out of those offered: a count, a share of them, or none for all.
+
+    Cost: three forward and three backward passes over the samples.
+
+    Source: Wang et al., 2020, whose score for removal is the negative.
+    """
+
+    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = 200.0
+    samples: Amount = 256
+
+    expected_failures: ClassVar[Mapping[str, str]] = MappingProxyType(
+        {"higher-is-keep": "signed: an entry without effect scores zero, above those that hinder learning"}
+    )
+
+    def score(self, probe: Probe) -> Mapping[str, Tensor]:
+        """θ times the mean over batches of H g, g the gradient over all of them."""
+        gradients = (
+            (len(targets), probe.grads(inputs, targets, loss=self._loss))
+            for inputs, targets in probe.batches(self.samples)
+        )
+        vector = mean_of(probe.zeros(), gradients)
+        products = (
+            (len(targets), probe.hvp(inputs, targets, vector, loss=self._loss))
+            for inputs, targets in probe.batches(self.samples)
+        )
+        return {name: probe.targets[name] * value for name, value in mean_of(probe.zeros(), products).items()}
+
+    @property
+    def _loss(self) -> Callable[[Tensor, Tensor], Tensor] | None:
+        """None: that of the run."""
+        temperature = self.temperature
+        if temperature is None:
+            return None
+        return lambda outputs, targets: cross_entropy(outputs / temperature, targets)

@@ -1,0 +1,63 @@
+"""Gradient times displacement."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from forgetkit.contracts import Amount, Origin, Probe
+from forgetkit.errors import ComponentError, OptionError
+
+
+@dataclass(frozen=True)
+class Gxd:
+    """How much the loss changes, to first order, by the reset that follows, to the very values that will be drawn.
+
+    Formula: s = |g · (ξ − θ)|, with g = ∂L/∂θ of the mean loss L over the scoring samples and ξ what the entry would
+    become.
+
+    reference: what ξ is: the value that a reset by ``masked`` will draw (draw), the value at the run's start (init),
+        or zero, which is SNIP.
+    origin: where a draw comes from, as the option ``fresh`` of ``masked``: original (which none means), layer-default
+        or uniform. Only with reference=draw.
+    samples: scoring samples at most, out of those offered: a count, a share of them, or none for all.
+
+    Cost: one forward and one backward pass over the samples, and a draw for every parameter.
+
+    Source: arXiv 2605.06834, of which the abstract alone was at hand; SNIP is the case ξ = 0.
+    """
+
+    reference: Literal["draw", "init", "zero"] = "draw"
+    origin: Literal["original", "layer-default", "uniform"] | None = None
+    samples: Amount = 1024
+
+    def __post_init__(self) -> None:
+        if self.origin is not None and self.reference != "draw":
+            raise OptionError(f"gxd: origin={self.origin} is about a draw, and reference is {self.reference}: leave it")
+
+    def score(self, probe: Probe) -> Mapping[str, Tensor]:
+        """|g (ξ − θ)|, a parameter at a time."""
+        reset = self._reset(probe)
+        return {
+            name: (gradient * (reset(name) - probe.targets[name])).abs()
+            for name, gradient in probe.mean_grads(self.samples).items()
+        }
+
+    def _reset(self, probe: Probe) -> Callable[[str], Tensor | float]:
+        """What an entry would become."""
+        if self.reference == "zero":
+            return lambda name: 0.0
+        if self.reference == "init":
+            return probe.reference("initial").__getitem__
+        origin: Origin = self.origin or "original"
+
+        def drawn(name: str) -> Tensor:
+            try:
+                return probe.fresh(name, origin)
+            except ComponentError as error:
+                raise OptionError(f"gxd: {error}, or choose reference=zero or init") from error
+
+        return drawn

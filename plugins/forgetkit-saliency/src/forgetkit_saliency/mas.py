@@ -1,0 +1,49 @@
+"""Memory aware synapses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from forgetkit.contracts import Amount, Probe
+from forgetkit_saliency.averages import absolutes, mean_of
+
+
+@dataclass(frozen=True)
+class Mas:
+    """How much the outputs' length depends on an entry; looks at no labels.
+
+    Formula: s = E[|∂‖f(x)‖² / ∂θ|], the mean over the scoring samples x, with f the outputs (logits).
+
+    variant: whose gradient's magnitude is averaged.
+        per-sample: that of each sample;
+        batch: of a batch's mean ‖f‖² (cheap; gradients of different sign cancel).
+    samples: scoring samples at most, out of those offered: a count, a share of them, or none for all.
+
+    Cost: one forward and one backward pass per sample; batch: per batch.
+
+    Source: Aljundi et al., 2018, with the squared length of all outputs.
+    """
+
+    variant: Literal["per-sample", "batch"] = "per-sample"
+    samples: Amount = 1024
+
+    def score(self, probe: Probe) -> Mapping[str, Tensor]:
+        """The mean of |∂‖f‖²/∂θ|."""
+        return mean_of(probe.zeros(), self._parts(probe))
+
+    def _parts(self, probe: Probe) -> Iterator[tuple[int, Mapping[str, Tensor]]]:
+        for inputs, targets in probe.batches(self.samples):
+            if self.variant == "per-sample":
+                yield from absolutes(probe.sample_grads(inputs, targets, loss=_length))
+            else:
+                grads = probe.grads(inputs, targets, loss=_length)
+                yield len(targets), {name: grad.abs() for name, grad in grads.items()}
+
+
+def _length(outputs: Tensor, targets: Tensor) -> Tensor:
+    """The mean squared length of the outputs."""
+    return outputs.square().sum() / len(outputs)

@@ -1,0 +1,48 @@
+"""Movement."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import ClassVar
+
+from torch import Tensor
+
+from forgetkit.contracts import Intervention, Moment, Probe, Touch
+from forgetkit_saliency.watched import kept, watched
+
+
+@dataclass(frozen=True)
+class Movement(Intervention):
+    """How steadily an entry was driven away from zero in the mega-batch; watches the training.
+
+    Signed: a large entry that shrinks scores below zero and is reset before a small one that grows.
+
+    Formula: s = −Σ g · θ over the steps of the mega-batch, with g the gradient that the optimizer was given and θ the
+    value that it was taken at.
+
+    Cost: a copy of the parameters; no pass over data.
+
+    Source: Sanh et al., 2020, whose scores are learned beside the weights; this is their sum over plain training.
+    """
+
+    needs_data: ClassVar[bool] = False
+    touches: ClassVar[frozenset[Touch]] = frozenset()
+    expected_failures: ClassVar[Mapping[str, str]] = MappingProxyType(
+        {"higher-is-keep": "signed: an entry without effect scores zero, above those that shrink"}
+    )
+
+    def begin(self, moment: Moment) -> None:
+        """Nothing of the mega-batch before counts."""
+        moment.state.clear()
+
+    def before_step(self, moment: Moment) -> None:
+        """Add what the gradient asks of each weight."""
+        for name, parameter, gradient in watched(moment.model):
+            asked = -gradient * parameter.detach().float()
+            moment.state[f"sum {name}"] = moment.state.get(f"sum {name}", 0.0) + asked
+
+    def score(self, probe: Probe) -> Mapping[str, Tensor]:
+        """The sums."""
+        return kept(probe, "sum", "movement")

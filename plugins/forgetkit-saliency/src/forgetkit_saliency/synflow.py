@@ -1,0 +1,140 @@
+"""SynFlow: synaptic flow."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from forgetkit.contracts import Probe
+from forgetkit.errors import OptionError
+
+_NORMS_OF_CHANNELS = (
+    nn.BatchNorm1d,
+    nn.BatchNorm2d,
+    nn.BatchNorm3d,
+    nn.SyncBatchNorm,
+    nn.InstanceNorm1d,
+    nn.InstanceNorm2d,
+    nn.InstanceNorm3d,
+    nn.GroupNorm,
+    nn.LocalResponseNorm,
+)
+_NORMS_OF_FEATURES = (nn.LayerNorm, nn.RMSNorm)
+
+
+@dataclass(frozen=True)
+class Synflow:
+    """The share of the network's flow that passes through an entry; needs no data.
+
+    Formula: s = |θ| · ∂R/∂|θ| / R, with R the sum of the outputs where every parameter is replaced by its magnitude,
+    normalisation passes on what it gets, and the first layer reads ones. Without biases, in a network of ReLUs, the
+    scores of each layer that all flow passes through sum to one. An entry of a normalisation layer scores the flow
+    through its channel.
+
+    rounds: how often it is scored. Before each round but the first the entries that scored lowest are taken out, an
+        equal share of those left each time; s is then an entry's place in the order in which they went.
+    keep: the share of entries that would be left after the last round, one minus the share to be reset; from two
+        rounds on.
+
+    Cost: one forward and one backward pass over two samples, in float64, for each round.
+
+    Source: Tanaka et al., 2020, who take 100 rounds.
+    """
+
+    rounds: Annotated[int, Field(ge=1)] = 1
+    keep: Annotated[float, Field(gt=0, lt=1)] | None = None
+
+    needs_data: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if self.rounds == 1 and self.keep is not None:
+            raise OptionError(f"synflow: keep={self.keep} would be ignored in a single round: leave it out")
+        if self.rounds > 1 and self.keep is None:
+            raise OptionError(f"synflow: {self.rounds} rounds need the share that is left after them: keep=0.8, say")
+
+    def score(self, probe: Probe) -> Mapping[str, Tensor]:
+        """The share of the flow, or the place in the order of removal."""
+        with _positive(probe) as positive:
+            if self.keep is None:
+                return _flow(probe, positive)
+            return _split(self._places(probe, positive, self.keep).to(torch.float32), probe.targets)
+
+    def _places(self, probe: Probe, positive: Mapping[str, Tensor], keep: float) -> Tensor:
+        """Each entry's place, from zero: first by the round that it goes in, then by its flow there."""
+        flow = _vector(_flow(probe, positive))
+        goes = torch.full_like(flow, self.rounds, dtype=torch.int64)
+        for number in range(1, self.rounds):
+            gone = len(goes) - round(len(goes) * keep ** (number / self.rounds))
+            ascending = torch.where(goes == self.rounds, flow, torch.inf).sort(stable=True).indices
+            goes[ascending[: gone - int((goes < self.rounds).sum())]] = number
+            left = goes == self.rounds
+            thinned = {name: positive[name] * mask for name, mask in _split(left, probe.targets).items()}
+            flow = torch.where(left, _vector(_flow(probe, {**positive, **thinned})), flow)
+        by_flow = flow.unique(return_inverse=True)[1]
+        places: Tensor = (goes * len(goes) + by_flow).unique(return_inverse=True)[1]
+        return places
+
+
+def _flow(probe: Probe, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Each entry's share of the flow, with ``values`` in place of the network's own."""
+    blank = torch.zeros(2, *probe.input_shape, dtype=torch.float64, device=probe.device)  # the hook makes ones of it
+    total = float(probe.outputs(blank, at=values).sum())
+    if not 0 <= total < math.inf:
+        raise OptionError(f"synflow: the flow through this network is {total}, no finite number above zero")
+    slopes = probe.grads(blank, blank, loss=_sum, at=values)
+    return {
+        name: (values[name] * slope / (total or 1.0)).to(target)
+        for (name, slope), target in zip(slopes.items(), probe.targets.values(), strict=True)
+    }
+
+
+def _sum(outputs: Tensor, targets: Tensor) -> Tensor:
+    return outputs.sum()
+
+
+@contextmanager
+def _positive(probe: Probe) -> Iterator[dict[str, Tensor]]:
+    """Hooks that make the network the one that flow is measured in, and the magnitudes of all it holds, in float64."""
+    model = probe.module("")
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    values = {name: t.detach().abs().double() for name, t in tensors if t.is_floating_point()}
+    handles = [probe.module(probe.layers[0].name).register_forward_pre_hook(_reads_ones)]
+    for path, module in model.named_modules():
+        if isinstance(module, _NORMS_OF_CHANNELS + _NORMS_OF_FEATURES):
+            handles.append(module.register_forward_hook(_passes_on))
+            own = [f"{path}.{name}" if path else name for name, _ in module.named_parameters(recurse=False)]
+            values.update({name: torch.ones_like(values[name]) for name in own if name in values})
+    try:
+        yield values
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _reads_ones(module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    return (torch.ones_like(arguments[0]), *arguments[1:])
+
+
+def _passes_on(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> Tensor:
+    """What the module got, times its scale and its shift, which are ones: their slopes are then the channel's flow."""
+    value: Tensor = arguments[0]
+    positions = value.ndim - 2 if isinstance(module, _NORMS_OF_CHANNELS) else 0
+    for factor in module.parameters(recurse=False):
+        value = value * factor.view(*factor.shape, *[1] * positions)
+    return value
+
+
+def _vector(tensors: Mapping[str, Tensor]) -> Tensor:
+    return torch.cat([tensor.flatten() for tensor in tensors.values()])
+
+
+def _split(vector: Tensor, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    parts = vector.split([tensor.numel() for tensor in like.values()])
+    return {name: part.view(tensor.shape) for (name, tensor), part in zip(like.items(), parts, strict=True)}

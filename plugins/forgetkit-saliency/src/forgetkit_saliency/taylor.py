@@ -1,0 +1,66 @@
+"""First-order Taylor expansion, per weight or per unit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from forgetkit.contracts import Amount, Probe, Share, UnitGroup
+
+
+@dataclass(frozen=True)
+class Taylor:
+    """How much the loss changes, to first order, as an entry or a whole filter is set to zero.
+
+    Formula: s = |θ · g| per weight; per filter, each of the n weights that compute a unit gets Σ |θ · g| / n or
+    (Σ θ · g)² / n, the sum over the n, with g = ∂L/∂θ of the mean loss L over the scoring samples.
+
+    per: what is judged as a whole.
+        weight: each entry by itself, which is SNIP;
+        filter: the weights that compute a neuron or a channel, by the sum of their magnitudes;
+        filter-squared: the same by their signed sum, squared, in which weights of one filter may cancel.
+    samples: scoring samples at most, out of those offered: a count, a share of them, or none for all.
+
+    Cost: one forward and one backward pass over the samples; per filter the network is traced once.
+
+    Source: Molchanov et al., 2019.
+    """
+
+    per: Literal["weight", "filter", "filter-squared"] = "weight"
+    samples: Amount = 1024
+
+    def score(self, probe: Probe) -> Mapping[str, Tensor]:
+        """θ g, as magnitudes or summed over units."""
+        changes = {name: probe.targets[name] * grad for name, grad in probe.mean_grads(self.samples).items()}
+        scores = {name: self._magnitude(change) for name, change in changes.items()}
+        if self.per == "weight":
+            return scores
+        for group in probe.units:
+            incoming = [share for share in group.incoming if share.name in changes]
+            if incoming:
+                each = torch.cat([share.per_unit(changes[share.name], group.size) for share in incoming], 1)
+                self._spread(scores, group, self._of_units(each) / each.shape[1])
+        return scores
+
+    def _magnitude(self, change: Tensor) -> Tensor:
+        """Of what belongs to no unit: a filter of one weight."""
+        return change.square() if self.per == "filter-squared" else change.abs()
+
+    def _of_units(self, each: Tensor) -> Tensor:
+        return each.sum(1).square() if self.per == "filter-squared" else each.abs().sum(1)
+
+    def _spread(self, scores: Mapping[str, Tensor], group: UnitGroup, values: Tensor) -> None:
+        """Biases and normalisation get what their unit's weights get, so that a unit is kept or reset as a whole."""
+        for share in (*group.incoming, *group.bias, *group.norm):
+            if share.name in scores:
+                _assign(share, scores[share.name], values)
+
+
+def _assign(share: Share, tensor: Tensor, values: Tensor) -> None:
+    """Write one value per unit to all of the unit's entries."""
+    own = tensor.movedim(share.dim, 0)[share.start : share.start + len(values) * share.repeat]
+    own[:] = values.repeat_interleave(share.repeat).view(-1, *[1] * (own.ndim - 1))

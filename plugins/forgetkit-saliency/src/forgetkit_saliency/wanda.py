@@ -1,0 +1,81 @@
+"""Weights and activations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from forgetkit.contracts import Amount, Probe
+
+
+@dataclass(frozen=True)
+class Wanda:
+    """The size of a weight times that of the input it reads; needs no gradient.
+
+    Formula: s = |W_ij| · ‖X_j‖, with ‖X_j‖ the Euclidean length of the layer's input j (a feature, or a channel at all
+    its positions) over all scoring samples. Whatever is no matrix of a fully connected layer or kernel of a convolution
+    (biases, normalisation) reads an input that is one, wherever the layer looks.
+
+    compare: what the scores are comparable with.
+        row: s becomes the share of its output row that scores lower, so that one threshold takes the same share of
+            each row; a tensor of one dimension is one row;
+        raw: s as it is, between all layers.
+    samples: scoring samples at most, out of those offered: a count, a share of them, or none for all.
+
+    Cost: one forward pass over the samples.
+
+    Source: Sun et al., 2024, who compare within rows.
+    """
+
+    compare: Literal["row", "raw"] = "row"
+    samples: Amount = 1024
+
+    def score(self, probe: Probe) -> Mapping[str, Tensor]:
+        """|W| ‖X‖, perhaps as a rank within the row."""
+        lengths = {name: square.sqrt() for name, square in self._squares(probe).items()}
+        scores = {name: target.abs() * lengths[name].to(target) for name, target in probe.targets.items()}
+        return scores if self.compare == "raw" else {name: _ranks(score) for name, score in scores.items()}
+
+    def _squares(self, probe: Probe) -> dict[str, Tensor]:
+        """The squared length of what each entry reads, summed over the samples; it can be multiplied with the entry."""
+        squares: dict[str, Tensor] = {}
+        for inputs, _ in probe.batches(self.samples):
+            seen = probe.layer_inputs(inputs)
+            read = {name: _ones(probe.targets[name], len(inputs)) for name in probe.targets}
+            for layer in probe.layers:
+                if layer.name in seen:
+                    module, value = probe.module(layer.name), seen[layer.name].double()
+                    own = [name for name in layer.parameters if name in read]
+                    read.update({name: _read(module, probe.targets[name], value) for name in own})
+            for name, square in read.items():
+                squares[name] = squares[name] + square if name in squares else square
+        return squares
+
+
+def _ones(target: Tensor, places: int) -> Tensor:
+    """The squared length of an input that is one at so many places."""
+    return torch.tensor(float(places), dtype=torch.float64, device=target.device)
+
+
+def _read(module: nn.Module, target: Tensor, value: Tensor) -> Tensor:
+    """Of ``value``, the layer's input, the squared length of what each entry of one of its parameters reads."""
+    convolves = isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d)
+    if convolves:
+        value = value.movedim(1, -1)
+    channels = value.flatten(0, -2)
+    if not (convolves or isinstance(module, nn.Linear)) or target.shape != module.weight.shape:
+        return _ones(target, len(channels))
+    by_group = channels.square().sum(0).view(-1, target.shape[1])
+    by_row = by_group.repeat_interleave(len(target) // len(by_group), 0)
+    return by_row.view(*target.shape[:2], *[1] * (target.ndim - 2))
+
+
+def _ranks(score: Tensor) -> Tensor:
+    """The share of an entry's row that scores lower."""
+    rows = score.reshape(len(score) if score.ndim > 1 else 1, -1)
+    ascending = rows.sort(1).values
+    return (torch.searchsorted(ascending, rows) / rows.shape[1]).view(score.shape).to(score)
