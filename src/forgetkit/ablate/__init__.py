@@ -1,0 +1,1 @@
+"""Grids of runs: which cells there are, how they are carried out, what they come to."""

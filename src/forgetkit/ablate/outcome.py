@@ -1,0 +1,50 @@
+"""What became of the cells of a grid."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Status = Literal["completed", "failed", "diverged", "missing"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One cell: an arm at one seed.
+
+    ``arm`` has a value per axis, as it is shown (``{"importance": "snip", "replay": "full"}``). ``result`` is the content
+    of ``result.json`` where the cell is completed, else None, and ``reason`` says why in one line.
+    """
+
+    arm: Mapping[str, str]
+    seed: int
+    digest: str
+    status: Status
+    result: Mapping[str, Any] | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """Everything that a table, a plot or a report is made from.
+
+    ``axes`` are in the order in which they are shown; ``cells`` in the order of the grid: arm by arm, seed by seed.
+    ``baseline`` is the arm that others are compared with, None where none was named.
+    """
+
+    title: str
+    axes: tuple[str, ...]
+    cells: tuple[Outcome, ...]
+    baseline: Mapping[str, str] | None = None
+
+    def arms(self) -> tuple[Mapping[str, str], ...]:
+        """Each arm once, in the order of the grid."""
+        found: dict[tuple[str, ...], Mapping[str, str]] = {}
+        for cell in self.cells:
+            found.setdefault(tuple(cell.arm[axis] for axis in self.axes), cell.arm)
+        return tuple(found.values())
+
+    def of(self, arm: Mapping[str, str]) -> tuple[Outcome, ...]:
+        """The cells of one arm, by seed."""
+        return tuple(sorted((cell for cell in self.cells if cell.arm == arm), key=lambda cell: cell.seed))
