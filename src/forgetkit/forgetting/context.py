@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -32,8 +33,9 @@ class Context:
     criterion: str = ""
     threshold: float | None = field(default=None, init=False)
 
-    def __post_init__(self) -> None:
-        self._origins = Origins(self.subject.model, self.subject.past, self.seeds)
+    @cached_property
+    def _origins(self) -> Origins:
+        return Origins(self.subject.model, self.subject.past, self.seeds)
 
     @property
     def targets(self) -> Mapping[str, Tensor]:

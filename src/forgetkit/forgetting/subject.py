@@ -6,6 +6,7 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -199,7 +200,10 @@ class SubjectProbe(GuardedProbe):
         batches = subject.batches or ReadAgain(())
         super().__init__(subject.model, batches, tuple(subject.scored), subject.loss, subject.seeds)
         self._subject, self._who, self._memory = subject, who, memory
-        self._origins = Origins(subject.model, subject.past, subject.seeds)
+
+    @cached_property
+    def _origins(self) -> Origins:
+        return Origins(self._subject.model, self._subject.past, self._subject.seeds)
 
     def batches(self, samples: int | float | None = None) -> Any:
         """As those of any probe."""
