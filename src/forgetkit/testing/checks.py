@@ -30,3 +30,33 @@ def check_replay(component: Any, *, expected_failures: Mapping[str, str] = NONE_
 def check_intervention(component: Any, *, expected_failures: Mapping[str, str] = NONE_EXPECTED) -> tuple[Verdict, ...]:
     """Raise :class:`BrokenPromise` at the first promise that an intervention breaks; see :func:`examine`."""
     return require("interventions", component, expected_failures)
+
+
+def check_dataset(component: Any, *, expected_failures: Mapping[str, str] = NONE_EXPECTED) -> tuple[Verdict, ...]:
+    """Raise :class:`BrokenPromise` at the first promise that a data set breaks; see :func:`examine`."""
+    return require("datasets", component, expected_failures)
+
+
+def check_model(component: Any, *, expected_failures: Mapping[str, str] = NONE_EXPECTED) -> tuple[Verdict, ...]:
+    """Raise :class:`BrokenPromise` at the first promise that a builder of networks breaks; see :func:`examine`."""
+    return require("models", component, expected_failures)
+
+
+def check_metric(component: Any, *, expected_failures: Mapping[str, str] = NONE_EXPECTED) -> tuple[Verdict, ...]:
+    """Raise :class:`BrokenPromise` at the first promise that a metric breaks; see :func:`examine`."""
+    return require("metrics", component, expected_failures)
+
+
+def check_observer(component: Any, *, expected_failures: Mapping[str, str] = NONE_EXPECTED) -> tuple[Verdict, ...]:
+    """Raise :class:`BrokenPromise` at the first promise that an observer breaks; see :func:`examine`."""
+    return require("observers", component, expected_failures)
+
+
+def check_analysis(component: Any, *, expected_failures: Mapping[str, str] = NONE_EXPECTED) -> tuple[Verdict, ...]:
+    """Raise :class:`BrokenPromise` at the first promise that an analysis breaks; see :func:`examine`."""
+    return require("analyses", component, expected_failures)
+
+
+def check_executor(component: Any, *, expected_failures: Mapping[str, str] = NONE_EXPECTED) -> tuple[Verdict, ...]:
+    """Raise :class:`BrokenPromise` at the first promise that an executor breaks; see :func:`examine`."""
+    return require("executors", component, expected_failures)

@@ -31,7 +31,7 @@ def same_bits(one: Any, other: Any) -> bool:
         return one.keys() == other.keys() and all(same_bits(one[key], other[key]) for key in one)
     if isinstance(one, list | tuple) and isinstance(other, list | tuple):
         return len(one) == len(other) and all(map(same_bits, one, other))
-    return type(one) is type(other) and bool(one == other)
+    return type(one) is type(other) and bool(one == other or (one != one and other != other))
 
 
 def nearly(one: Tensor, other: Tensor) -> bool:

@@ -9,10 +9,25 @@ from typing import Any
 
 from forgetkit import registry
 from forgetkit.errors import OptionError, UsageError, closest
-from forgetkit.testing import common, importance, interventions, reinit, replay
+from forgetkit.testing import (
+    analyses,
+    common,
+    datasets,
+    executors,
+    importance,
+    interventions,
+    metrics,
+    models,
+    observers,
+    reinit,
+    replay,
+)
+from forgetkit.testing.analyses import AnalysisCase
 from forgetkit.testing.comparing import raised
+from forgetkit.testing.executors import ExecutorCase
 from forgetkit.testing.importance import ImportanceCase, Oracle
 from forgetkit.testing.interventions import InterventionCase
+from forgetkit.testing.models import ModelCase
 from forgetkit.testing.promise import Broken, BrokenPromise, NotApplicable, Promise, Status, Verdict
 from forgetkit.testing.reinit import ReinitCase
 
@@ -25,10 +40,24 @@ _PROMISES: Mapping[str, Callable[[], tuple[Promise, ...]]] = MappingProxyType(
         "reinit": reinit.promises,
         "replay": replay.promises,
         "interventions": interventions.promises,
+        "datasets": datasets.promises,
+        "models": models.promises,
+        "metrics": metrics.promises,
+        "observers": observers.promises,
+        "analyses": analyses.promises,
+        "executors": executors.promises,
     }
 )
 
-_CASES: Mapping[str, type[common.Case]] = MappingProxyType({"reinit": ReinitCase, "interventions": InterventionCase})
+_CASES: Mapping[str, type[common.Case]] = MappingProxyType(
+    {
+        "reinit": ReinitCase,
+        "interventions": InterventionCase,
+        "models": ModelCase,
+        "analyses": AnalysisCase,
+        "executors": ExecutorCase,
+    }
+)
 
 
 def promises(kind: str) -> tuple[Promise, ...]:

@@ -1,0 +1,133 @@
+"""What a metric promises."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from forgetkit.contracts import MegaBatchRow
+from forgetkit.seeding import global_state
+from forgetkit.testing import comparing
+from forgetkit.testing.common import Case
+from forgetkit.testing.promise import Broken, NotApplicable, Promise, stated
+
+
+def row(index: int, errors: int, *, validated: bool = True) -> MegaBatchRow:
+    """A finished mega-batch with so many errors on forty test samples."""
+    gap = 0.01 * errors
+    return MegaBatchRow(
+        index=index,
+        train_samples=90,
+        val_samples=10 if validated else 0,
+        epochs=2,
+        samples_seen=180,
+        train_accuracy=0.9,
+        val_accuracy=0.9 - gap if validated else None,
+        generalization_gap=gap if validated else None,
+        test_accuracy=1 - errors / 40,
+        test_errors=errors,
+        test_samples=40,
+        seconds=1.5,
+        unlearn={"scored": 100, "reset": 20, "seconds": 0.1, "layers": {}},
+        carried_epoch=2,
+    )
+
+
+_RUN = (row(1, 20), row(2, 13), row(3, 8))
+
+
+def _computed(case: Case, rows: tuple[MegaBatchRow, ...], seed: int = 0, component: Any = None) -> Any:
+    metric = component if component is not None else case.another()
+    with global_state(seed):
+        return metric.compute(list(rows))
+
+
+def _fault(value: Any) -> str:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+        return f"compute() returned {type(value).__name__}, not a number or None"
+    return ""
+
+
+def _infinite(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
+
+
+def runs(case: Case) -> None:
+    """`compute(rows)` answers for a run of three mega-batches."""
+    _computed(case, _RUN)
+
+
+def number(case: Case) -> None:
+    """The answer is a number of Python's own, or None."""
+    fault = _fault(_computed(case, _RUN))
+    if fault:
+        raise Broken(fault)
+
+
+def finite(case: Case) -> None:
+    """The answer is not NaN or infinite; where there is none, it is None."""
+    value = _computed(case, _RUN)
+    if _infinite(value):
+        raise Broken(f"compute() returned {value}; where the number is not defined, return None")
+
+
+def _copes(case: Case, rows: tuple[MegaBatchRow, ...]) -> None:
+    usual, value = _computed(case, _RUN), _computed(case, rows)
+    if _fault(value) and not _fault(usual):
+        raise Broken(_fault(value))
+    if _infinite(value) and not _infinite(usual):
+        raise Broken(f"compute() returned {value}; where the number is not defined, return None")
+
+
+def empty(case: Case) -> None:
+    """A run without a finished mega-batch is answered."""
+    _copes(case, ())
+
+
+def single(case: Case) -> None:
+    """A run of a single mega-batch is answered."""
+    _copes(case, (row(1, 20),))
+
+
+def faultless(case: Case) -> None:
+    """A run without a single error is answered."""
+    _copes(case, (row(1, 0), row(2, 0)))
+
+
+def unvalidated(case: Case) -> None:
+    """A run without validation samples, whose rows hold None in their place, is answered."""
+    _copes(case, (row(1, 20, validated=False), row(2, 13, validated=False)))
+
+
+def deterministic(case: Case) -> None:
+    """Asked twice, a metric gives the same answer."""
+    metric = case.another()
+    if not comparing.same_bits(_computed(case, _RUN, component=metric), _computed(case, _RUN, component=metric)):
+        raise Broken("asked again, it gives another answer")
+
+
+def own_randomness(case: Case) -> None:
+    """The global random state has no part in the answer and is left as it was."""
+    if not comparing.same_bits(_computed(case, _RUN), _computed(case, _RUN)):
+        raise NotApplicable("the promise 'deterministic' is broken")
+    if not comparing.same_bits(_computed(case, _RUN, 1), _computed(case, _RUN, 2)):
+        raise Broken("the answer varies with the global random state")
+    with comparing.random_state_watched():
+        case.another().compute(list(_RUN))
+
+
+def leaves_rows(case: Case) -> None:
+    """The rows are as before, and in the same order."""
+    rows = [row(1, 20), row(2, 13), row(3, 8)]
+    case.another().compute(rows)
+    if rows != list(_RUN):
+        raise Broken("it changes the rows that it is handed")
+
+
+def promises() -> tuple[Promise, ...]:
+    """In the order in which they are looked at."""
+    return stated(
+        "metrics",
+        *(runs, number, finite, empty, single, faultless, unvalidated),
+        *(deterministic, own_randomness, leaves_rows),
+    )

@@ -1,0 +1,258 @@
+"""What a builder of networks promises."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from forgetkit.contracts import Inputs
+from forgetkit.errors import UsageError
+from forgetkit.learn import Normalize
+from forgetkit.seeding import global_state
+from forgetkit.testing import comparing
+from forgetkit.testing.common import Case
+from forgetkit.testing.promise import Broken, NotApplicable, Promise, stated
+
+SHAPES = ((1, 8, 8), (3, 16, 16), (3, 32, 32), (12,))
+"""One sample's shape; the first that a builder takes is the one it is looked at with."""
+
+_MANY = 256
+"""From so many entries on a parameter's mean and spread tell something."""
+
+_SIGMAS = 7.0
+
+
+class Recorded(Normalize):
+    """The normalisation, which remembers what it was given, and may give zeros."""
+
+    def __init__(self, inputs: Inputs) -> None:
+        super().__init__(inputs)
+        self.seen: list[Tensor] = []
+        self.silent = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As any normalisation, or nothing."""
+        self.seen.append(x.detach().clone())
+        return torch.zeros_like(x) if self.silent else super().forward(x)
+
+
+def _inputs(shape: tuple[int, ...], classes: int) -> Inputs:
+    return Inputs(shape, classes, tuple([0.4] * shape[0]), tuple([0.3] * shape[0]))
+
+
+def _samples(inputs: Inputs, count: int) -> Tensor:
+    return torch.rand(count, *inputs.shape, generator=torch.Generator().manual_seed(20230101))
+
+
+@dataclass(frozen=True, eq=False)
+class ModelCase(Case):
+    """A builder under examination."""
+
+    @cached_property
+    def shape(self) -> tuple[int, ...]:
+        """The first shape of samples that it takes."""
+        refusals = []
+        for shape in SHAPES:
+            try:
+                self._build(shape, 5, 0)
+            except UsageError as refusal:
+                refusals.append(str(refusal))
+            else:
+                return shape
+        raise NotApplicable(f"it takes none of the shapes {', '.join(map(str, SHAPES))}: {refusals[0]}")
+
+    def built(self, classes: int = 5, seed: int = 0) -> tuple[nn.Module, Recorded, Inputs]:
+        """The network, the normalisation that it was given, and what it was built for."""
+        return self._build(self.shape, classes, seed)
+
+    def _build(self, shape: tuple[int, ...], classes: int, seed: int) -> tuple[nn.Module, Recorded, Inputs]:
+        inputs = _inputs(shape, classes)
+        normalize = Recorded(inputs)
+        with global_state(seed):
+            model = self.another().build(inputs, normalize)
+        if not isinstance(model, nn.Module):
+            raise Broken(f"build() returned {type(model).__name__}, not a torch.nn.Module")
+        with torch.no_grad():
+            model.eval()(_samples(inputs, 2))  # completes lazy layers
+        normalize.seen.clear()
+        return model, normalize, inputs
+
+    @cached_property
+    def usual(self) -> tuple[nn.Module, Recorded, Inputs]:
+        """A network that is only looked at."""
+        return self.built()
+
+    @property
+    def initialise(self) -> Any:
+        """How it draws one module anew."""
+        if not hasattr(self.component, "initialise"):
+            raise NotApplicable("it has no initialise()")
+        return self.component.initialise
+
+
+def runs(case: ModelCase) -> None:
+    """`build(inputs, normalize)` returns a network for one of a few shapes of samples, and that takes two of them."""
+    case.usual  # noqa: B018 - asking is building
+
+
+def outputs(case: ModelCase) -> None:
+    """The outputs have the shape (batch, classes), for any number of classes, and are finite."""
+    for classes in (5, 2):
+        model, _, inputs = case.usual if classes == 5 else case.built(classes)
+        with torch.no_grad():
+            found = model.eval()(_samples(inputs, 3))
+        if not isinstance(found, Tensor) or tuple(found.shape) != (3, classes):
+            shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            raise Broken(f"for three samples and {classes} classes the outputs are {shape}, not (3, {classes})")
+        if not bool(found.isfinite().all()):
+            raise Broken("the outputs of a network just built hold NaN or infinity")
+
+
+def normalizes_first(case: ModelCase) -> None:
+    """`normalize` gets the samples as they are, once, and what it gives is all that goes on."""
+    model, normalize, inputs = case.built()
+    samples = _samples(inputs, 3)
+    with torch.no_grad():
+        model.eval()(samples)
+        if len(normalize.seen) != 1 or not comparing.same_bits(normalize.seen[0], samples):
+            raise Broken("normalize is not called once with the samples as they are; put it first")
+        normalize.silent = True
+        silenced = model(samples)
+    if isinstance(silenced, Tensor) and not comparing.nearly(silenced[:1].expand_as(silenced), silenced):
+        raise Broken("the outputs depend on the samples past what normalize gives")
+
+
+def deterministic(case: ModelCase) -> None:
+    """Built twice under one global random state, a network has the same values to the bit."""
+    one, other = (_values(case.built()[0]) for _ in range(2))
+    if comparing.differing(one, other):
+        raise Broken("built again under the same seed, it has other values; draw from torch's global random state")
+
+
+def follows_seed(case: ModelCase) -> None:
+    """Built under another global random state, a network has other values."""
+    one, other = (_values(case.built(seed=seed)[0]) for seed in (1, 2))
+    if not comparing.differing(one, other):
+        raise Broken("it has the same values whatever the seed; do not seed, and draw from the global random state")
+
+
+def _values(model: nn.Module) -> Mapping[str, Tensor]:
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+def trains(case: ModelCase) -> None:
+    """In training mode the loss has a gradient for every parameter."""
+    model, _, inputs = case.built()
+    model.train()
+    found = model(_samples(inputs, 6))
+    if not isinstance(found, Tensor) or found.ndim != 2:
+        raise NotApplicable("the promise 'outputs' is broken")
+    cross_entropy(found, torch.arange(6) % min(2, found.shape[1])).backward()
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and parameter.grad is None:
+            raise Broken(f"the loss does not depend on '{name}'")
+
+
+def batch_independent(case: ModelCase) -> None:
+    """In eval mode the outputs for a sample do not depend on the samples beside it."""
+    model, _, inputs = case.usual
+    samples = _samples(inputs, 4)
+    model.eval()
+    with torch.no_grad():
+        together = model(samples)
+        if not isinstance(together, Tensor) or not len(together) == 4:
+            raise NotApplicable("the promise 'outputs' is broken")
+        alone = torch.cat([model(sample[None]) for sample in samples])
+    if not comparing.nearly(alone, together):
+        raise Broken("in eval mode a sample alone gets other outputs than in a batch")
+
+
+def quiet_eval(case: ModelCase) -> None:
+    """In eval mode nothing is drawn: the global random state has no part in the outputs and is left as it was."""
+    model, _, inputs = case.usual
+    samples = _samples(inputs, 2)
+    model.eval()
+    with torch.no_grad(), comparing.random_state_watched():
+        model(samples)
+
+
+def keeps_eval(case: ModelCase) -> None:
+    """In eval mode a forward pass writes to no buffer."""
+    model, _, inputs = case.built()
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    with torch.no_grad():
+        model.eval()(_samples(inputs, 4))
+    comparing.require_same(before, dict(model.named_buffers()), "in eval mode, the buffer")
+
+
+def initialises_one(case: ModelCase) -> None:
+    """`initialise(module)` draws the parameters of that module, all of them, in place, and touches no other."""
+    initialise = case.initialise
+    model, _, _ = case.built()
+    for name, module in _leaves(model):
+        own = {id(t) for t in (*module.parameters(), *module.buffers())}
+        others = {n: (t, t._version) for n, t in _values(model).items() if id(t) not in own}
+        parameters = dict(module.named_parameters())
+        with torch.no_grad():
+            for parameter in parameters.values():
+                parameter.fill_(torch.nan)
+        with global_state(0):
+            initialise(module)
+        for local, parameter in module.named_parameters():
+            if parameter is not parameters.get(local):
+                raise Broken(f"initialise() puts a new tensor in the place of '{name}.{local}'; write in place")
+            if bool(parameter.isnan().any()):
+                raise Broken(f"initialise() leaves '{name}.{local}' as it was")
+        now = _values(model)
+        for other, (tensor, version) in others.items():
+            if now.get(other) is not tensor or tensor._version != version:
+                raise Broken(f"initialise() of '{name}' writes to '{other}'")
+
+
+def initialises_alike(case: ModelCase) -> None:
+    """`initialise(module)` draws from the distribution that `build` draws from."""
+    initialise = case.initialise
+    model, _, _ = case.built()
+    for name, module in _leaves(model):
+        before = {local: p.detach().clone() for local, p in module.named_parameters()}
+        with global_state(1):
+            initialise(module)
+        for local, parameter in module.named_parameters():
+            if not _alike(before[local], parameter.detach()):
+                raise Broken(
+                    f"the values that initialise() draws for '{name}.{local}' are of another kind than build()'s"
+                )
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    """Whether mean and spread agree as far as the number of entries can tell; constants must be the same."""
+    if one.numel() < 2 or float(one.std()) == 0 or float(other.std()) == 0:
+        return bool((one == other).all()) if one.numel() > 1 else True
+    if one.numel() < _MANY:
+        return True
+    root, spread = math.sqrt(one.numel()), float(one.std())
+    means_agree = abs(float(one.mean() - other.mean())) < _SIGMAS * math.sqrt(2) * spread / root
+    return means_agree and abs(math.log(float(other.std()) / spread)) < _SIGMAS * math.sqrt(2) / root
+
+
+def _leaves(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Modules without parts that have parameters."""
+    for name, module in model.named_modules():
+        if not any(module.children()) and any(True for _ in module.parameters()):
+            yield name, module
+
+
+def promises() -> tuple[Promise, ...]:
+    """In the order in which they are looked at."""
+    return stated(
+        "models",
+        *(runs, outputs, normalizes_first, deterministic, follows_seed, trains),
+        *(batch_independent, quiet_eval, keeps_eval, initialises_one, initialises_alike),
+    )

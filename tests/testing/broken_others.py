@@ -1,0 +1,753 @@
+"""Data sets, networks, metrics, observers, analyses and executors that each break one promise, and no other."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import forgetkit
+from forgetkit.contracts import (
+    Data,
+    EpochEnded,
+    Event,
+    Inputs,
+    LoadContext,
+    MegaBatchEnded,
+    MegaBatchRevealed,
+    Part,
+    RunEnded,
+    RunStarted,
+)
+from forgetkit.errors import UsageError
+
+# Data sets
+
+
+@dataclass(frozen=True)
+class Dots:
+    """Twelve grey images of noise.
+
+    seed: of the noise.
+    """
+
+    seed: int = 0
+
+    def load(self, context: LoadContext) -> Any:
+        rng = np.random.default_rng(self.seed)
+        train, test = (rng.random((n, 1, 4, 4), dtype=np.float32) for n in (9, 3))
+        labels = [np.arange(n, dtype=np.int64) % 3 for n in (9, 3)]
+        return Data(Part(train, labels[0]), Part(test, labels[1]), ("a", "b", "c"), "flip")
+
+
+def other_train(data: Data, **parts: Any) -> Data:
+    return replace(data, train=replace(data.train, **parts))
+
+
+class DataRuns(Dots):
+    """Returns a pair."""
+
+    def load(self, context: LoadContext) -> Any:
+        data = super().load(context)
+        return data.train, data.test
+
+
+class DataParts(Dots):
+    """In double precision."""
+
+    def load(self, context: LoadContext) -> Any:
+        data = super().load(context)
+        return other_train(data, inputs=data.train.inputs.astype(np.float64))
+
+
+class DataPartsLabels(Dots):
+    """One label too few."""
+
+    def load(self, context: LoadContext) -> Any:
+        data = super().load(context)
+        return other_train(data, labels=data.train.labels[1:])
+
+
+class DataPartsEmpty(Dots):
+    """Nothing to test on."""
+
+    def load(self, context: LoadContext) -> Any:
+        data = super().load(context)
+        return replace(data, test=Part(data.test.inputs[:0], data.test.labels[:0]))
+
+
+class DataAlike(Dots):
+    """Larger test images."""
+
+    def load(self, context: LoadContext) -> Any:
+        data = super().load(context)
+        return replace(data, test=replace(data.test, inputs=np.zeros((3, 1, 5, 5), np.float32)))
+
+
+class DataClasses(Dots):
+    """Two classes of one name."""
+
+    def load(self, context: LoadContext) -> Any:
+        return replace(super().load(context), classes=("a", "b", "b"))
+
+
+class DataLabels(Dots):
+    """Counts classes from one."""
+
+    def load(self, context: LoadContext) -> Any:
+        data = super().load(context)
+        return other_train(data, labels=data.train.labels + 1)
+
+
+class DataFinite(Dots):
+    """A missing pixel."""
+
+    def load(self, context: LoadContext) -> Any:
+        data = super().load(context)
+        data.train.inputs[3, 0, 1, 1] = np.nan
+        return data
+
+
+class DataAugment(Dots):
+    """An augmentation of its own."""
+
+    def load(self, context: LoadContext) -> Any:
+        return replace(super().load(context), augment="rotate")
+
+
+class DataAugmentFeatures(Dots):
+    """Features that can be mirrored."""
+
+    def load(self, context: LoadContext) -> Any:
+        data = super().load(context)
+        flat = [replace(part, inputs=part.inputs.reshape(len(part), -1)) for part in (data.train, data.test)]
+        return Data(flat[0], flat[1], data.classes, "flip")
+
+
+class DataDeterministic(Dots):
+    """Another order each time."""
+
+    def load(self, context: LoadContext) -> Any:
+        data = super().load(context)
+        order = np.random.default_rng(list(os.urandom(4))).permutation(9)
+        return replace(data, train=Part(data.train.inputs[order], data.train.labels[order]))
+
+
+class DataCache(Dots):
+    """Turned round when it comes from the cache."""
+
+    def load(self, context: LoadContext) -> Any:
+        data, file = super().load(context), context.cache / "dots"
+        if file.exists():
+            return replace(data, train=Part(data.train.inputs[::-1], data.train.labels[::-1]))
+        file.touch()
+        return data
+
+
+class DataOwnRandomness(Dots):
+    """Another order for each seed of somebody else."""
+
+    def load(self, context: LoadContext) -> Any:
+        data = super().load(context)
+        order = np.random.permutation(9)
+        return replace(data, train=Part(data.train.inputs[order], data.train.labels[order]))
+
+
+DATASETS: Mapping[str, tuple[type, ...]] = {
+    "runs": (DataRuns,),
+    "parts": (DataParts, DataPartsLabels, DataPartsEmpty),
+    "alike": (DataAlike,),
+    "classes": (DataClasses,),
+    "labels": (DataLabels,),
+    "finite": (DataFinite,),
+    "augment": (DataAugment, DataAugmentFeatures),
+    "deterministic": (DataDeterministic, DataCache),
+    "own-randomness": (DataOwnRandomness,),
+}
+
+# Networks
+
+
+@dataclass(frozen=True)
+class Layers:
+    """Two layers and something between them.
+
+    width: units of the hidden layer.
+    """
+
+    width: int = 40
+
+    def build(self, inputs: Inputs, normalize: nn.Module) -> Any:
+        size = int(np.prod(inputs.shape))
+        hidden, head = nn.Linear(size, self.width), nn.Linear(self.width, inputs.classes)
+        return nn.Sequential(normalize, nn.Flatten(), hidden, self.between(), head)
+
+    def between(self) -> nn.Module:
+        return nn.Tanh()
+
+    def initialise(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Linear | nn.BatchNorm1d):
+            module.reset_parameters()
+
+
+class ModelRuns(Layers):
+    """Raises."""
+
+    def build(self, inputs: Inputs, normalize: nn.Module) -> Any:
+        raise RuntimeError("out of order")
+
+
+class ModelOutputs(Layers):
+    """Always ten classes."""
+
+    def build(self, inputs: Inputs, normalize: nn.Module) -> Any:
+        return super().build(replace(inputs, classes=10), normalize)
+
+
+class ModelNormalizesFirst(Layers):
+    """Leaves the normalisation out."""
+
+    def build(self, inputs: Inputs, normalize: nn.Module) -> Any:
+        return super().build(inputs, nn.Identity())
+
+
+class Past(nn.Module):
+    def __init__(self, normalize: nn.Module, rest: nn.Module) -> None:
+        super().__init__()
+        self.normalize, self.rest = normalize, rest
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.rest(x + 0 * self.normalize(x))  # type: ignore[no-any-return]
+
+
+class ModelNormalizesForNothing(Layers):
+    """Does not use what was normalised."""
+
+    def build(self, inputs: Inputs, normalize: nn.Module) -> Any:
+        return Past(normalize, super().build(inputs, nn.Identity()))
+
+
+class ModelDeterministic(Layers):
+    """Draws from the operating system."""
+
+    def build(self, inputs: Inputs, normalize: nn.Module) -> Any:
+        model = super().build(inputs, normalize)
+        rng = torch.Generator()
+        rng.seed()
+        with torch.no_grad():
+            model[-1].bias.add_(torch.randn(inputs.classes, generator=rng))
+        return model
+
+
+class ModelFollowsSeed(Layers):
+    """Seeds itself."""
+
+    def build(self, inputs: Inputs, normalize: nn.Module) -> Any:
+        torch.manual_seed(0)
+        return super().build(inputs, normalize)
+
+
+class ModelTrains(Layers):
+    """Keeps a layer for later."""
+
+    def build(self, inputs: Inputs, normalize: nn.Module) -> Any:
+        model = super().build(inputs, normalize)
+        model[1].spare = nn.Linear(3, 3)
+        return model
+
+
+class Crowd(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x - x.mean(0)
+
+
+class ModelBatchIndependent(Layers):
+    """Measures against the batch."""
+
+    def between(self) -> nn.Module:
+        return Crowd()
+
+
+class Noise(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        torch.rand(1)
+        return x.tanh()
+
+
+class ModelQuietEval(Layers):
+    """Draws in eval mode."""
+
+    def between(self) -> nn.Module:
+        return Noise()
+
+
+class Counter(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("count", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.count += 1
+        return x.tanh()
+
+
+class ModelKeepsEval(Layers):
+    """Counts in eval mode."""
+
+    def between(self) -> nn.Module:
+        return Counter()
+
+
+class ModelInitialisesLess(Layers):
+    """Draws the bias only."""
+
+    def initialise(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Linear):
+            nn.init.uniform_(module.bias, -0.1, 0.1)
+
+
+class ModelInitialisesAnother(Layers):
+    """Puts a new tensor there."""
+
+    def initialise(self, module: nn.Module) -> None:
+        super().initialise(module)
+        if isinstance(module, nn.Linear):
+            module.bias = nn.Parameter(module.bias.detach().clone())
+
+
+class ModelInitialisesAlike(Layers):
+    """Draws what it builds otherwise anew."""
+
+    def build(self, inputs: Inputs, normalize: nn.Module) -> Any:
+        model = super().build(inputs, normalize)
+        nn.init.kaiming_normal_(model[2].weight)
+        return model
+
+
+class ModelInitialisesZero(Layers):
+    """Starts from biases of zero, the first time."""
+
+    def build(self, inputs: Inputs, normalize: nn.Module) -> Any:
+        model = super().build(inputs, normalize)
+        nn.init.zeros_(model[2].bias)
+        return model
+
+
+class ModelRefuses(Layers):
+    """Is for sounds."""
+
+    def build(self, inputs: Inputs, normalize: nn.Module) -> Any:
+        raise UsageError("this network hears")
+
+
+MODELS: Mapping[str, tuple[type, ...]] = {
+    "runs": (ModelRuns,),
+    "outputs": (ModelOutputs,),
+    "normalizes-first": (ModelNormalizesFirst, ModelNormalizesForNothing),
+    "deterministic": (ModelDeterministic,),
+    "follows-seed": (ModelFollowsSeed,),
+    "trains": (ModelTrains,),
+    "batch-independent": (ModelBatchIndependent,),
+    "quiet-eval": (ModelQuietEval,),
+    "keeps-eval": (ModelKeepsEval,),
+    "initialises-one": (ModelInitialisesLess, ModelInitialisesAnother),
+    "initialises-alike": (ModelInitialisesAlike, ModelInitialisesZero),
+}
+
+# Metrics
+
+
+@dataclass(frozen=True)
+class Last:
+    """The last error."""
+
+    def compute(self, rows: Any) -> Any:
+        return rows[-1].test_errors / rows[-1].test_samples if rows else None
+
+
+class MetricRuns(Last):
+    """Raises."""
+
+    def compute(self, rows: Any) -> Any:
+        raise RuntimeError("out of order")
+
+
+class MetricNumber(Last):
+    """A text."""
+
+    def compute(self, rows: Any) -> Any:
+        return f"{super().compute(rows)}"
+
+
+class MetricNumpy(Last):
+    """A number of NumPy's."""
+
+    def compute(self, rows: Any) -> Any:
+        return np.float32(len(rows))
+
+
+class MetricFinite(Last):
+    """NaN for what it does not know."""
+
+    def compute(self, rows: Any) -> Any:
+        return float("nan")
+
+
+class MetricEmpty(Last):
+    """Wants a row."""
+
+    def compute(self, rows: Any) -> Any:
+        return rows[-1].test_accuracy
+
+
+class MetricSingle(Last):
+    """How much was won in the last mega-batch."""
+
+    def compute(self, rows: Any) -> Any:
+        return rows[-2].test_accuracy - rows[-1].test_accuracy if rows else None
+
+
+class MetricFaultless(Last):
+    """Divides by errors."""
+
+    def compute(self, rows: Any) -> Any:
+        return 1 / rows[-1].test_errors if rows else None
+
+
+class MetricUnvalidated(Last):
+    """Wants validation samples."""
+
+    def compute(self, rows: Any) -> Any:
+        return sum(row.val_accuracy for row in rows)
+
+
+class MetricDeterministic(Last):
+    """Counts how often it was asked."""
+
+    def compute(self, rows: Any) -> Any:
+        times = vars(self).get("times", 0) + 1
+        object.__setattr__(self, "times", times)
+        return times
+
+
+class MetricOwnRandomness(Last):
+    """Draws a number."""
+
+    def compute(self, rows: Any) -> Any:
+        return float(np.random.rand())
+
+
+class MetricLeavesRows(Last):
+    """Turns the rows round."""
+
+    def compute(self, rows: Any) -> Any:
+        rows.reverse()
+        return 1.0
+
+
+METRICS: Mapping[str, tuple[type, ...]] = {
+    "runs": (MetricRuns,),
+    "number": (MetricNumber, MetricNumpy),
+    "finite": (MetricFinite,),
+    "empty": (MetricEmpty,),
+    "single": (MetricSingle,),
+    "faultless": (MetricFaultless,),
+    "unvalidated": (MetricUnvalidated,),
+    "deterministic": (MetricDeterministic,),
+    "own-randomness": (MetricOwnRandomness,),
+    "leaves-rows": (MetricLeavesRows,),
+}
+
+# Observers
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Collects the test accuracies.
+
+    points: those so far.
+    """
+
+    points: list[float] = field(default_factory=list)
+
+    def notify(self, event: Event) -> None:
+        if isinstance(event, MegaBatchEnded):
+            self.points.append(event.row.test_accuracy)
+
+
+class ObserverRuns(Curve):
+    """Wants a validation accuracy of each epoch."""
+
+    def notify(self, event: Event) -> None:
+        if isinstance(event, EpochEnded) and event.mega_batch == 1:
+            raise RuntimeError("out of order")
+
+
+class ObserverUnknown(Curve):
+    """Knows all events there are."""
+
+    def notify(self, event: Event) -> None:
+        if type(event).__module__ != Event.__module__:
+            raise TypeError(f"what is {type(event).__name__}")
+
+
+class ObserverResumed(Curve):
+    """Wants to have seen the first mega-batch."""
+
+    def notify(self, event: Event) -> None:
+        if isinstance(event, RunStarted) and not event.done:
+            self.points.append(0.0)
+        if isinstance(event, MegaBatchEnded):
+            self.points[-1] = event.row.test_accuracy
+
+
+class ObserverLeavesEvents(Curve):
+    """Takes the configuration out of the result."""
+
+    def notify(self, event: Event) -> None:
+        if isinstance(event, RunEnded):
+            event.result.pop("config")  # type: ignore[attr-defined]
+
+
+class ObserverOwnRandomness(Curve):
+    """Makes up a name for each mega-batch."""
+
+    def notify(self, event: Event) -> None:
+        if isinstance(event, MegaBatchRevealed):
+            np.random.rand()
+
+
+OBSERVERS: Mapping[str, tuple[type, ...]] = {
+    "runs": (ObserverRuns,),
+    "unknown-events": (ObserverUnknown,),
+    "resumed": (ObserverResumed,),
+    "leaves-events": (ObserverLeavesEvents,),
+    "own-randomness": (ObserverOwnRandomness,),
+}
+
+# Analyses
+
+
+@dataclass(frozen=True)
+class Hits:
+    """How many it gets right under a little noise.
+
+    spread: of the noise.
+    """
+
+    spread: float = 0.1
+
+    def analyze(self, model: nn.Module, inputs: Tensor, labels: Tensor, rng: torch.Generator) -> Any:
+        with torch.no_grad():
+            outputs = model(inputs + self.spread * torch.randn(inputs.shape, generator=rng))
+        return {"hits": int((outputs.argmax(-1) == labels).sum()), "mean": float(outputs.mean())}
+
+
+class AnalysisRuns(Hits):
+    """Returns a number."""
+
+    def analyze(self, model: nn.Module, inputs: Tensor, labels: Tensor, rng: torch.Generator) -> Any:
+        return super().analyze(model, inputs, labels, rng)["hits"]
+
+
+class AnalysisJson(Hits):
+    """Returns a tensor."""
+
+    def analyze(self, model: nn.Module, inputs: Tensor, labels: Tensor, rng: torch.Generator) -> Any:
+        return {"labels": labels}
+
+
+class AnalysisJsonKeys(Hits):
+    """By label."""
+
+    def analyze(self, model: nn.Module, inputs: Tensor, labels: Tensor, rng: torch.Generator) -> Any:
+        return {0: 0.5, 1: 0.5}
+
+
+class AnalysisJsonNan(Hits):
+    """Holds NaN."""
+
+    def analyze(self, model: nn.Module, inputs: Tensor, labels: Tensor, rng: torch.Generator) -> Any:
+        return {"mean": float("nan")}
+
+
+class AnalysisParameters(Hits):
+    """Prunes while it looks."""
+
+    def analyze(self, model: nn.Module, inputs: Tensor, labels: Tensor, rng: torch.Generator) -> Any:
+        with torch.no_grad():
+            next(model.parameters()).mul_(0.5)
+        return super().analyze(model, inputs, labels, rng)
+
+
+class AnalysisBuffers(Hits):
+    """Measures in training mode."""
+
+    def analyze(self, model: nn.Module, inputs: Tensor, labels: Tensor, rng: torch.Generator) -> Any:
+        model.train()
+        answer = super().analyze(model, inputs, labels, rng)
+        model.eval()
+        return answer
+
+
+class AnalysisGradients(Hits):
+    """Leaves gradients."""
+
+    def analyze(self, model: nn.Module, inputs: Tensor, labels: Tensor, rng: torch.Generator) -> Any:
+        model(inputs).sum().backward()
+        return super().analyze(model, inputs, labels, rng)
+
+
+class AnalysisModes(Hits):
+    """Ends in training mode."""
+
+    def analyze(self, model: nn.Module, inputs: Tensor, labels: Tensor, rng: torch.Generator) -> Any:
+        answer = super().analyze(model, inputs, labels, rng)
+        model.train()
+        return answer
+
+
+class AnalysisHooks(Hits):
+    """Leaves a hook."""
+
+    def analyze(self, model: nn.Module, inputs: Tensor, labels: Tensor, rng: torch.Generator) -> Any:
+        model.register_forward_hook(lambda module, args, output: None)
+        return super().analyze(model, inputs, labels, rng)
+
+
+class AnalysisSamples(Hits):
+    """Adds noise in place."""
+
+    def analyze(self, model: nn.Module, inputs: Tensor, labels: Tensor, rng: torch.Generator) -> Any:
+        inputs += self.spread
+        return super().analyze(model, inputs, labels, rng)
+
+
+class AnalysisDeterministic(Hits):
+    """Remembers how often it was asked."""
+
+    def analyze(self, model: nn.Module, inputs: Tensor, labels: Tensor, rng: torch.Generator) -> Any:
+        times = vars(self).get("times", 0) + 1
+        object.__setattr__(self, "times", times)
+        return {"times": times}
+
+
+class AnalysisOwnRandomness(Hits):
+    """Draws noise from the global random state."""
+
+    def analyze(self, model: nn.Module, inputs: Tensor, labels: Tensor, rng: torch.Generator) -> Any:
+        return super().analyze(model, inputs + torch.randn(inputs.shape), labels, rng)
+
+
+ANALYSES: Mapping[str, tuple[type, ...]] = {
+    "runs": (AnalysisRuns,),
+    "json-values": (AnalysisJson, AnalysisJsonKeys, AnalysisJsonNan),
+    "leaves-parameters": (AnalysisParameters,),
+    "leaves-buffers": (AnalysisBuffers,),
+    "leaves-gradients": (AnalysisGradients,),
+    "leaves-modes": (AnalysisModes,),
+    "leaves-hooks": (AnalysisHooks,),
+    "leaves-samples": (AnalysisSamples,),
+    "deterministic": (AnalysisDeterministic,),
+    "own-randomness": (AnalysisOwnRandomness,),
+}
+
+# Executors
+
+
+@dataclass(frozen=True)
+class Backwards:
+    """One after the other, the last first."""
+
+    def execute(self, configs: Any) -> Any:
+        for position in reversed(range(len(configs))):
+            yield position, self.ran(configs[position])
+
+    def ran(self, config: Mapping[str, Any]) -> Any:
+        return forgetkit.run(config)
+
+
+class ExecutorRuns(Backwards):
+    """Raises."""
+
+    def ran(self, config: Mapping[str, Any]) -> Any:
+        raise RuntimeError("out of order")
+
+
+class ExecutorPairs(Backwards):
+    """Results alone."""
+
+    def execute(self, configs: Any) -> Any:
+        return (result for _, result in super().execute(configs))
+
+
+class ExecutorPairsOfTexts(Backwards):
+    """Positions as texts."""
+
+    def execute(self, configs: Any) -> Any:
+        return ((str(position), result) for position, result in super().execute(configs))
+
+
+class ExecutorComplete(Backwards):
+    """Leaves one out."""
+
+    def execute(self, configs: Any) -> Any:
+        yield from list(super().execute(configs))[:-1]
+
+
+class ExecutorResults(Backwards):
+    """Counts as they finish."""
+
+    def execute(self, configs: Any) -> Any:
+        return ((count, result) for count, (_, result) in enumerate(super().execute(configs)))
+
+
+class ExecutorEmpty(Backwards):
+    """Wants something to do."""
+
+    def execute(self, configs: Any) -> Any:
+        configs[0]
+        return super().execute(configs)
+
+
+class ExecutorConfigurations(Backwards):
+    """Uses the configurations up."""
+
+    def execute(self, configs: Any) -> Any:
+        yield from super().execute([dict(config) for config in configs])
+        for config in configs:
+            config.clear()
+
+
+EXECUTORS: Mapping[str, tuple[type, ...]] = {
+    "runs": (ExecutorRuns,),
+    "pairs": (ExecutorPairs, ExecutorPairsOfTexts),
+    "complete": (ExecutorComplete,),
+    "results": (ExecutorResults,),
+    "empty": (ExecutorEmpty,),
+    "leaves-configurations": (ExecutorConfigurations,),
+}
+
+BROKEN: Mapping[str, Mapping[str, tuple[type, ...]]] = {
+    "datasets": DATASETS,
+    "models": MODELS,
+    "metrics": METRICS,
+    "observers": OBSERVERS,
+    "analyses": ANALYSES,
+    "executors": EXECUTORS,
+}
+"""By kind, and by the promise that each breaks."""
+
+GOOD: Mapping[str, type] = {
+    "datasets": Dots,
+    "models": Layers,
+    "metrics": Last,
+    "observers": Curve,
+    "analyses": Hits,
+    "executors": Backwards,
+}
