@@ -21,7 +21,7 @@ def open_groups(context: ReinitContext, coupled: Coupled, who: str) -> tuple[Uni
         remedy = (
             "all of them are coupled by residual additions: write coupled=include"
             if context.units
-            else "layer normalisation and attention mix them: use a network with batch normalisation or without"
+            else "it needs hidden layers, and layer normalisation or attention between them mixes what they compute"
         )
-        raise NothingMatchedError(f"{who}: this network has no units that could be reset alone; {remedy}")
+        raise NothingMatchedError(f"{who}: this network has no units that could be reset by themselves; {remedy}")
     return groups
