@@ -7,6 +7,8 @@ import os
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
+from forgetkit.errors import ComponentError
+
 GROUP = "forgetkit"
 """The entry-point group that plugins declare themselves under."""
 
@@ -33,11 +35,13 @@ class Installed:
         """Whether the environment says to leave it alone. A name that is not installed is no mistake there: a variable
         is set once, for places that have different plugins.
         """
-        said = {word.strip() for word in os.environ.get(DISABLE, "").split(",")}
+        said = {word.strip() for word in os.environ.get(DISABLE, "").split(",")} - {""}
         return bool(said & {"1", "all"}) or self.is_one_of(said)
 
     def load(self) -> object:
         """Import it."""
+        if not all(part.isidentifier() for part in self.module.split(".")):
+            raise ComponentError(f"its entry point names no module: '{self.plugin} = {self.point.value}'")
         return self.point.load()
 
 

@@ -152,6 +152,8 @@ def test_an_entry_point_that_leads_nowhere(install, workdir) -> None:
     add_entry(workdir, "a-dist", "c", "not a module")
     offers = registry.load()
     assert [broken.plugin for broken in offers.broken] == ["b", "c"]
+    assert offers.broken[0].reason == "AttributeError: module 'a_dist_plugin' has no attribute 'nothing'"
+    assert offers.broken[1].reason == "its entry point names no module: 'c = not a module'"
     assert offers.plugins == {"a-dist": "1.2"}
 
 
