@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from forgetkit import options
-from forgetkit.errors import OptionError
+from forgetkit.errors import OptionError, closest
 from forgetkit.options import Option, options_of
 from forgetkit.testing.promise import Broken, NotApplicable, Promise, stated
 
@@ -45,8 +45,12 @@ class Case:
         if not wanted:
             return fresh
         standard = {option.name: option.default for option in self.options}
-        usual = {name: value for name, value in wanted.items() if getattr(fresh, name) == standard.get(name)}
-        return dataclasses.replace(fresh, **usual)
+        for name in wanted:
+            if name not in standard:
+                raise OptionError(f"examined_with names '{name}'; {closest(name, standard)}")
+        # Whoever gave an option another value than the usual one means that value.
+        untouched = {name: value for name, value in wanted.items() if getattr(fresh, name) == standard[name]}
+        return dataclasses.replace(fresh, **untouched)
 
     def with_options(self, **values: Any) -> Any:
         """A copy with other values for some options."""

@@ -18,7 +18,7 @@ from forgetkit.testing import comparing, networks
 from forgetkit.testing.common import Case
 from forgetkit.testing.networks import Situation
 from forgetkit.testing.promise import Broken, NotApplicable, Promise, stated
-from forgetkit.testing.reinit import kind_of
+from forgetkit.testing.reinit import kind_of, require_declared
 from forgetkit.testing.stage import Asked, acting_on, past_of, train
 
 EPOCHS = ((1, 1), (1, 2), (2, 1), (2, 2))
@@ -257,12 +257,9 @@ def touches(case: InterventionCase) -> None:
     if declared is None:
         raise NotApplicable("it does not say what it touches")
     touched: set[Touch] = set()
-    for network in (networks.plain, networks.normalised, networks.dead_units):
+    for network in (networks.plain, networks.normalised, networks.dead_and_normalised):
         touched |= case.borrowed(network()).seen.touched
-    for kind in sorted(touched - declared):
-        raise Broken(f"it writes to {kind}, which touches does not name")
-    for kind in sorted(declared - touched):
-        raise Broken(f"touches names {kind}, which it writes to on no network with these options")
+    require_declared(touched, declared)
 
 
 def leaves_modes(case: InterventionCase) -> None:
@@ -285,7 +282,10 @@ def needs_activity(case: InterventionCase) -> None:
     said = bool(getattr(case.component, "needs_activity", False))
     looked = case.usual.seen.looked
     if said and not looked:
-        raise Broken("it says needs_activity = True and never looks at moment.activity, which slows each step")
+        raise Broken(
+            "it says needs_activity = True and never looks at moment.activity; where it looks too seldom to be seen, "
+            "name other options in examined_with"
+        )
     if looked and not said:
         raise Broken("it looks at moment.activity, which is empty; say needs_activity = True")
 

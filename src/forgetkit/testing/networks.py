@@ -189,6 +189,20 @@ def normalised() -> Situation:
     return Situation(model, _batches(IMAGES, 4, 4))
 
 
+def dead_and_normalised() -> Situation:
+    """Channels that normalisation silences, in training mode too, and a neuron that never fires."""
+    with global_state(12):
+        layers: list[nn.Module] = [nn.Conv2d(2, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten()]
+        layers += [nn.Linear(32, 8), nn.ReLU(), nn.Linear(8, CLASSES)]
+        model = nn.Sequential(*layers)
+    values = model.state_dict()
+    values["1.weight"][:3] = 0.0
+    values["1.bias"][:3] = -1.0
+    values["4.bias"][0] = -100.0
+    model(_batches(IMAGES, 8)[0][0])
+    return Situation(model, _batches(IMAGES, 4, 4))
+
+
 class Unusual(nn.Linear):
     """A linear layer that starts from N(3, 1/10), its bias from -2."""
 

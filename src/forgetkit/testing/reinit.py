@@ -7,7 +7,7 @@ a fault are noted and not written.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -408,17 +408,27 @@ def touches(case: ReinitCase) -> None:
     if declared is None:
         raise NotApplicable("it does not say what it touches")
     touched: set[Touch] = set()
-    for network in (*_DIFFERENT, networks.batch_norm, networks.scalars):
+    for network in (*_DIFFERENT, networks.dead_and_normalised, networks.scalars):
         try:
             touched |= _touched(network(), case)
         except UsageError:
             continue
-    for kind in sorted(touched - declared):
-        raise Broken(f"it writes to {kind}, which touches does not name")
-    if isinstance(case.component, Intervention):
-        return  # the rest may be touched while training
-    for kind in sorted(declared - touched):
-        raise Broken(f"touches names {kind}, which it writes to on no network with these options")
+    require_declared(touched, declared, partly=isinstance(case.component, Intervention))
+
+
+def require_declared(touched: Set[Touch], declared: Set[Touch], *, partly: bool = False) -> None:
+    """:class:`Broken` where the two differ; ``partly``: the rest may be touched elsewhere."""
+    if touched - declared:
+        raise Broken(f"it writes to {_listed(touched - declared)}, which touches does not name")
+    if declared - touched and not partly:
+        raise Broken(
+            f"touches names {_listed(declared - touched)}, which it writes to on no network with these options; where "
+            "it acts too seldom to be seen, name other options in examined_with"
+        )
+
+
+def _listed(kinds: Set[Touch]) -> str:
+    return ", ".join(sorted(kinds))
 
 
 def _touched(situation: Situation, case: ReinitCase) -> set[Touch]:

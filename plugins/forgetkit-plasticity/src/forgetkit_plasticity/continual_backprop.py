@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from types import MappingProxyType
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -84,6 +85,7 @@ class ContinualBackprop(Intervention):
 
     needs_activity: ClassVar[bool] = True
     touches: ClassVar[frozenset[Touch]] = RESETTING
+    examined_with: ClassVar[Mapping[str, Any]] = MappingProxyType({"rate": 0.5, "maturity": 1})
 
     def begin(self, moment: Moment) -> None:
         """Says at once where there is nothing to reset."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from types import MappingProxyType
+from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -33,6 +35,7 @@ class HareTortoise(Intervention):
     every: Annotated[int, Field(ge=1)] = 10
 
     touches: ClassVar[frozenset[Touch]] = frozenset({"weights", "biases", "norm", "stats"})
+    examined_with: ClassVar[Mapping[str, Any]] = MappingProxyType({"every": 3})
 
     def begin(self, moment: Moment) -> None:
         """The first time, the slow average sets out where the network stands."""

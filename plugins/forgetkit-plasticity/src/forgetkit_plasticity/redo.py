@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from types import MappingProxyType
+from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -82,6 +83,7 @@ class RedoWhileTraining(Intervention):
 
     needs_activity: ClassVar[bool] = True
     touches: ClassVar[frozenset[Touch]] = RESETTING
+    examined_with: ClassVar[Mapping[str, Any]] = MappingProxyType({"every": 2})
 
     def begin(self, moment: Moment) -> None:
         """Says at once where there is nothing to reset."""

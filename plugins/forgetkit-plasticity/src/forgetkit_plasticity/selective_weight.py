@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from types import MappingProxyType
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -46,6 +47,8 @@ class SelectiveWeight(Intervention):
     decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
     params: Scope = "all"
     fresh: Origin = "original"
+
+    examined_with: ClassVar[Mapping[str, Any]] = MappingProxyType({"amount": 0.5})
 
     def __post_init__(self) -> None:
         if self.choose == "share" and self.amount > 1:

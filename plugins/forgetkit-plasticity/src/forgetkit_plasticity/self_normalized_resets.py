@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from types import MappingProxyType
+from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -41,6 +43,7 @@ class SelfNormalizedResets(Intervention):
 
     needs_activity: ClassVar[bool] = True
     touches: ClassVar[frozenset[Touch]] = RESETTING
+    examined_with: ClassVar[Mapping[str, Any]] = MappingProxyType({"limit": 2, "refresh": 1})
 
     def begin(self, moment: Moment) -> None:
         """Says at once where there is nothing to reset."""
