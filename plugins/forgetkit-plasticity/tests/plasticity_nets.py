@@ -112,9 +112,14 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Watch(Intervention):
-    """Keeps a snapshot after each step, as the interventions before it left the network."""
+    """Keeps θ and g before the optimizer steps, and a snapshot after those interventions that come before it."""
 
     seen: list[Snapshot] = field(default_factory=list)
+    gradients: list[dict[str, Batch]] = field(default_factory=list)
+
+    def before_step(self, moment: Moment) -> None:
+        own = moment.model.named_parameters()
+        self.gradients.append({n: (p.detach().clone(), p.grad.clone()) for n, p in own if p.grad is not None})
 
     def after_step(self, moment: Moment) -> None:
         self.seen.append(Snapshot.of(moment.model, moment.optimizer))

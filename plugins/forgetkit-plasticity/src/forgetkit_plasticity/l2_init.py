@@ -45,8 +45,10 @@ class L2Init(Intervention):
     def loss(self, moment: Moment) -> Tensor:
         """The penalty."""
         parameters = dict(moment.model.named_parameters())
-        return self.strength / 2 * torch.stack([_distance(parameters[n], v) for n, v in moment.state.items()]).sum()
+        terms = [_squared_distance(parameters[name], begun) for name, begun in moment.state.items()]
+        return self.strength / 2 * sum(terms[1:], terms[0])
 
 
-def _distance(value: Tensor, begun: Tensor) -> Tensor:
-    return (value - begun).float().square().sum()
+def _squared_distance(value: Tensor, begun: Tensor) -> Tensor:
+    """In single precision at least: a sum of so many would stop growing in half."""
+    return (value - begun).to(torch.promote_types(value.dtype, torch.float32)).square().sum()
