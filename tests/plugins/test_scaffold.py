@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -40,6 +41,16 @@ def registered(package: Path) -> Path:
     return package / "src"
 
 
+def test_the_packages_pass_their_own_tests(tmp_path) -> None:
+    written = [scaffold.write(f"forgetkit-own-{kind}", kind, tmp_path, ()) for kind in KINDS]
+    path = os.pathsep.join(str(one.directory / "src") for one in written)  # one child, since it has torch to import
+    tests = python("-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", folder=tmp_path, PYTHONPATH=path)
+    assert tests.returncode == 0, tests.stdout
+    passed = re.search(r"^(\d+) passed", tests.stdout, re.MULTILINE)
+    assert passed
+    assert int(passed[1]) >= 2 * len(KINDS)  # the promises, and something of its own
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_package_works_as_it_was_written(cli, workdir, monkeypatch, kind) -> None:
     name = f"forgetkit-mine-{kind}"
@@ -49,8 +60,6 @@ def test_a_package_works_as_it_was_written(cli, workdir, monkeypatch, kind) -> N
     assert said.json["component"] == f"mine-{kind}"
     package = workdir / name
     assert sorted(said.json["files"]) == sorted(str(f.relative_to(package)) for f in package.rglob("*") if f.is_file())
-    tests = python("-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", folder=package, PYTHONPATH="src")
-    assert tests.returncode == 0, tests.stdout
     monkeypatch.syspath_prepend(registered(package))
     offer = registry.load().find(kind, f"mine-{kind}")
     assert (offer.distribution, offer.version) == (name, "0.1.0")
