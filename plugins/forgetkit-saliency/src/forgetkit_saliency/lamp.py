@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from forgetkit.contracts import Probe
-from forgetkit.forgetting import Lazy
 
 
 @dataclass(frozen=True)
@@ -29,8 +28,8 @@ class Lamp:
     needs_data: ClassVar[bool] = False
 
     def score(self, probe: Probe) -> Mapping[str, Tensor]:
-        """A parameter at a time."""
-        return Lazy(probe.targets, _shares)
+        """All at once: whoever selects looks at the scores several times, and sorting is not cheap."""
+        return {name: _shares(target) for name, target in probe.targets.items()}
 
 
 def _shares(tensor: Tensor) -> Tensor:

@@ -42,36 +42,38 @@ class Wanda:
 
     def _squares(self, probe: Probe) -> dict[str, Tensor]:
         """The squared length of what each entry reads, summed over the samples; it can be multiplied with the entry."""
-        squares: dict[str, Tensor] = {}
+        total = dict.fromkeys(probe.targets, torch.zeros((), dtype=torch.float64, device=probe.device))
         for inputs, _ in probe.batches(self.samples):
             seen = probe.layer_inputs(inputs)
-            read = {name: _ones(probe.targets[name], len(inputs)) for name in probe.targets}
+            alone = set(total)
             for layer in probe.layers:
-                if layer.name in seen:
+                for name in total.keys() & set(layer.parameters if layer.name in seen else ()):
                     module, value = probe.module(layer.name), seen[layer.name].double()
-                    own = [name for name in layer.parameters if name in read]
-                    read.update({name: _read(module, probe.targets[name], value) for name in own})
-            for name, square in read.items():
-                squares[name] = squares[name] + square if name in squares else square
-        return squares
+                    total[name] = total[name] + _read(module, layer.kind == "norm", probe.targets[name], value)
+                    alone.discard(name)
+            for name in alone:
+                total[name] = total[name] + len(inputs)
+        return total
 
 
-def _ones(target: Tensor, places: int) -> Tensor:
-    """The squared length of an input that is one at so many places."""
-    return torch.tensor(float(places), dtype=torch.float64, device=target.device)
-
-
-def _read(module: nn.Module, target: Tensor, value: Tensor) -> Tensor:
+def _read(module: nn.Module, normalises: bool, target: Tensor, value: Tensor) -> Tensor:
     """Of ``value``, the layer's input, the squared length of what each entry of one of its parameters reads."""
+    if normalises:
+        return _ones(value.numel() // target.numel(), value)
     convolves = isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d)
-    if convolves:
-        value = value.movedim(1, -1)
-    channels = value.flatten(0, -2)
-    if not (convolves or isinstance(module, nn.Linear)) or target.shape != module.weight.shape:
-        return _ones(target, len(channels))
+    if not convolves and not isinstance(module, nn.Linear):
+        return _ones(len(value), value)
+    channels = (value.movedim(1, -1) if convolves else value).flatten(0, -2)
+    if target.shape != module.weight.shape:
+        return _ones(len(channels), value)
     by_group = channels.square().sum(0).view(-1, target.shape[1])
     by_row = by_group.repeat_interleave(len(target) // len(by_group), 0)
     return by_row.view(*target.shape[:2], *[1] * (target.ndim - 2))
+
+
+def _ones(places: int, like: Tensor) -> Tensor:
+    """The squared length of an input that is one at so many places."""
+    return like.new_full((), float(places))
 
 
 def _ranks(score: Tensor) -> Tensor:

@@ -1,0 +1,272 @@
+"""Criteria made of weights, activations and the way through the network."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from forgetkit_saliency.synflow import Synflow
+from saliency_nets import batches, convnet, flat, mlp, parameters, residual, together
+from torch import Tensor, nn
+
+import forgetkit
+from forgetkit.errors import OptionError
+
+IMAGES = (2, 5, 5)
+close = torch.testing.assert_close
+
+
+def test_lamp_in_loops() -> None:
+    model = convnet()
+    with torch.no_grad():
+        model[0].weight[0, 0, 0] = 0.25  # ties
+        model[0].weight[1, 1, 1] = 0.0
+    scores = forgetkit.score(model, importance="lamp")
+    for name, value in parameters(model).items():
+        entries = value.flatten().tolist()
+        expected = [x * x / sum(y * y for y in entries if y * y >= x * x) if x else 0.0 for x in entries]
+        close(scores[name].flatten(), torch.tensor(expected, dtype=torch.float64))
+
+
+def test_lamp_is_fair_between_layers() -> None:
+    model = mlp()
+    scores = forgetkit.score(model, importance="lamp")
+    for name, value in parameters(model).items():
+        assert 0 < float(scores[name].min()) < float(scores[name].max()) == 1
+        close(scores[name].min(), value.square().min() / value.square().sum())
+        assert torch.equal(scores[name].flatten().argsort(), value.abs().flatten().argsort())
+    with torch.no_grad():
+        model[0].weight *= 1e-3
+    close(forgetkit.score(model, importance="lamp"), scores)
+
+
+def test_lamp_of_small_weights_in_single_precision() -> None:
+    model = nn.Linear(40, 40)
+    usual = forgetkit.score(model, importance="lamp")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(2.0**-80)  # whose squares single precision cannot hold
+    close(forgetkit.score(model, importance="lamp"), usual, rtol=0, atol=0)
+    assert usual["weight"].dtype == torch.float32
+
+
+def test_wanda_in_loops() -> None:
+    model, data = convnet(groups=2), batches(5, 4, shape=IMAGES)
+    scores = forgetkit.score(model, data, importance="wanda:compare=raw")
+    inputs, _ = together(data)
+    with torch.no_grad():
+        first = model[2](model[1](model[0](inputs)))
+        second = model[5](model[4](model[3](first)))
+        third = model[7](model[6](second))
+    weights = parameters(model)
+    for o in range(4):
+        for i in range(2):
+            close(scores["0.weight"][o, i], weights["0.weight"][o, i].abs() * inputs[:, i].norm())
+    for o in range(6):
+        for i in range(2):  # the first three outputs read the first two channels
+            close(scores["3.weight"][o, i], weights["3.weight"][o, i].abs() * first[:, 2 * (o // 3) + i].norm())
+    close(scores["6.weight"], weights["6.weight"].abs() * second.square().sum(0).sqrt())
+    close(scores["8.weight"], weights["8.weight"].abs() * third.square().sum(0).sqrt())
+    places = {"0.bias": 9 * 25, "1.weight": 9 * 9, "1.bias": 9 * 9, "3.bias": 9 * 9, "6.bias": 9, "8.bias": 9}
+    for name, count in places.items():
+        close(scores[name], weights[name].abs() * math.sqrt(count))
+
+
+class Gated(nn.Module):
+    """A parameter that belongs to no layer with an input of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = nn.Parameter(torch.rand(5, dtype=torch.float64))
+        self.scale = nn.Parameter(torch.tensor(0.5, dtype=torch.float64))
+        self.head = nn.Linear(5, 3).double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(x * self.gate * self.scale)
+
+
+def test_wanda_of_what_reads_nothing() -> None:
+    model, data = Gated(), batches(4, 2)
+    scores = forgetkit.score(model, data, importance="wanda:compare=raw")
+    close(scores["gate"], model.gate.detach() * math.sqrt(6))
+    ranks = forgetkit.score(model, data, importance="wanda")
+    assert sorted(ranks["gate"].tolist()) == pytest.approx([0, 0.2, 0.4, 0.6, 0.8])
+    assert ranks["scale"] == 0
+
+
+def test_wanda_ranks_within_each_row() -> None:
+    model, data = convnet(groups=2), batches(5, 4, shape=IMAGES)
+    raw, ranks = (forgetkit.score(model, data, importance=f"wanda:compare={how}") for how in ("raw", "row"))
+    for name, score in raw.items():
+        rows = score.flatten(1) if score.ndim > 1 else score[None]
+        for row, found in zip(rows.tolist(), ranks[name].reshape(rows.shape).tolist(), strict=True):
+            assert found == pytest.approx([sum(other < one for other in row) / len(row) for one in row])
+
+
+def test_one_threshold_then_takes_the_same_share_of_each_row() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(10, 6, bias=False), nn.ReLU(), nn.Linear(6, 3, bias=False))
+    with torch.no_grad():
+        model[0].weight *= 100
+    data = [(torch.randn(20, 10), torch.randint(3, (20,)))]
+    scores = forgetkit.score(model, data, importance="wanda")
+    masks = forgetkit.select(scores, fraction=0.5)
+    assert masks["0.weight"].sum(1).tolist() == [5] * 6
+    assert masks["2.weight"].sum(1).tolist() == [3] * 3
+
+
+def chain(*widths: int, seed: int = 0) -> nn.Sequential:
+    """ReLUs between linear layers without biases."""
+    torch.manual_seed(seed)
+    layers: list[nn.Module] = []
+    for before, after in pairwise(widths):
+        layers += [nn.Linear(before, after, bias=False), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+def test_synflow_in_closed_form() -> None:
+    model, data = chain(5, 4, 3).double(), batches(2)
+    scores = forgetkit.score(model, data, importance="synflow")
+    first, second = model[0].weight.detach().abs(), model[2].weight.detach().abs()
+    total = float((second @ first).sum())
+    close(scores["0.weight"], first * second.sum(0)[:, None] / total)
+    close(scores["2.weight"], second * first.sum(1)[None, :] / total)
+
+
+def test_synflow_looks_at_no_data() -> None:
+    model = convnet()
+    close(
+        forgetkit.score(model, batches(2, shape=IMAGES, seed=1), importance="synflow"),
+        forgetkit.score(model, batches(3, shape=IMAGES, seed=2), importance="synflow"),
+        rtol=0,
+        atol=0,
+    )
+
+
+def test_synflow_is_kept_from_layer_to_layer() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        *(nn.Conv2d(2, 4, 3, padding=1, bias=False), nn.ReLU(), nn.Conv2d(4, 6, 3, stride=2, groups=2, bias=False)),
+        *(
+            nn.ReLU(),
+            nn.AvgPool2d(2),
+            nn.Flatten(),
+            nn.Linear(6, 5, bias=False),
+            nn.ReLU(),
+            nn.Linear(5, 3, bias=False),
+        ),
+    )
+    data = [(torch.randn(2, 2, 5, 5), torch.zeros(2, dtype=torch.int64))]
+    scores = forgetkit.score(model, data, importance="synflow")
+    assert len(scores) == 4
+    for score in scores.values():
+        assert bool((score > 0).all())
+        assert float(score.double().sum()) == pytest.approx(1, rel=1e-5)
+
+
+def test_synflow_of_a_network_that_single_precision_cannot_hold() -> None:
+    model = chain(*[32] * 50, 3)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(100)
+    data = [(torch.randn(2, 32), torch.zeros(2, dtype=torch.int64))]
+    flow = torch.ones(32)
+    for layer in model[::2]:
+        flow = layer.weight.detach().abs() @ flow
+    assert not bool(flow.isfinite().any())
+    for score in forgetkit.score(model, data, importance="synflow").values():
+        assert score.dtype == torch.float32
+        assert float(score.double().sum()) == pytest.approx(1, rel=1e-5)
+
+
+def test_synflow_says_where_even_double_precision_ends() -> None:
+    model = chain(*[32] * 50, 3)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1e10)
+    with pytest.raises(OptionError, match="the flow through this network is inf"):
+        forgetkit.score(model, [(torch.randn(2, 32), torch.zeros(2, dtype=torch.int64))], importance="synflow")
+
+
+def test_synflow_passes_normalisation_by() -> None:
+    torch.manual_seed(0)
+    data = batches(2, shape=IMAGES)
+    convolution, head = nn.Conv2d(2, 4, 3, bias=False), nn.Linear(36, 3, bias=False)
+    bare = nn.Sequential(convolution, nn.ReLU(), nn.Flatten(), head).double()
+    expected = forgetkit.score(bare, data, importance="synflow")
+    for norm in (nn.BatchNorm2d(4), nn.GroupNorm(2, 4), nn.InstanceNorm2d(4, affine=True), nn.LayerNorm([4, 3, 3])):
+        nn.init.normal_(norm.weight, -1)
+        nn.init.normal_(norm.bias)
+        model = nn.Sequential(convolution, norm, nn.ReLU(), nn.Flatten(), head).double()
+        scores = forgetkit.score(model, data, importance="synflow")
+        close(scores["0.weight"], expected["0.weight"])
+        close(scores["4.weight"], expected["3.weight"])
+        through = expected["0.weight"].sum((1, 2, 3))
+        for name in ("1.weight", "1.bias"):
+            by_channel = scores[name].sum((1, 2)) if isinstance(norm, nn.LayerNorm) else scores[name]
+            close(by_channel, through)
+
+
+def test_synflow_through_a_residual_network() -> None:
+    model = residual()
+    nn.init.zeros_(model.head.bias)
+    scores = forgetkit.score(model, batches(2, shape=IMAGES), importance="synflow")
+    whole = {name: float(score.sum()) for name, score in scores.items()}
+    assert whole["stem.weight"] == whole["norm.weight"] == whole["head.weight"] == pytest.approx(1)
+    assert whole["inside.weight"] == pytest.approx(whole["back.weight"])
+    assert 0.01 < whole["back.weight"] < 0.99
+    assert whole["wide.weight"] + whole["short.weight"] == pytest.approx(1)
+
+
+def test_synflow_leaves_no_hook_behind() -> None:
+    model = convnet()
+    forgetkit.score(model, batches(2, shape=IMAGES), importance="synflow")
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def removed_in_rounds(model: nn.Sequential, rounds: int, keep: float) -> Tensor:
+    """Which entries of two linear layers are left, by the formula, in a loop."""
+    first, second = (layer.weight.detach().abs() for layer in model[::2])
+    left = torch.ones(first.numel() + second.numel(), dtype=torch.bool)
+    for number in range(1, rounds + 1):
+        a = first * left[: first.numel()].view(first.shape)
+        b = second * left[first.numel() :].view(second.shape)
+        flow = torch.cat([(a * b.sum(0)[:, None]).flatten(), (b * a.sum(1)).flatten()])
+        flow[~left] = -1
+        count = round(len(left) * keep ** (number / rounds))
+        left = torch.zeros_like(left)
+        left[flow.argsort(descending=True)[:count]] = True
+    return left
+
+
+@pytest.mark.parametrize(("rounds", "keep"), [(2, 0.5), (7, 0.5), (7, 0.4), (30, 0.6)])
+def test_synflow_in_rounds(rounds: int, keep: float) -> None:
+    model, data = chain(5, 3, 20).double(), batches(2)  # few units, so that none is left with a single way through
+    scores = forgetkit.score(model, data, importance=f"synflow:rounds={rounds},keep={keep}")
+    left = removed_in_rounds(model, rounds, keep)
+    gone = len(left) - int(left.sum())
+    assert flat(scores).sort().values.tolist() == list(range(len(left)))
+    assert torch.equal(flat(scores) >= gone, left)
+    once = flat(forgetkit.score(model, data, importance="synflow"))
+    if rounds > 2:
+        assert not torch.equal(once >= once.sort().values[gone], left)
+
+
+def test_synflow_knows_which_options_fit() -> None:
+    with pytest.raises(OptionError, match="would be ignored in a single round"):
+        Synflow(keep=0.5)
+    with pytest.raises(OptionError, match="need the share that is left"):
+        Synflow(rounds=3)
+
+
+def test_wanda_of_a_matrix_that_two_layers_share() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 5, bias=False), nn.ReLU(), nn.Linear(5, 5, bias=False), nn.Linear(5, 3)).double()
+    model[2].weight = model[0].weight
+    data = batches(4, 2)
+    scores = forgetkit.score(model, data, importance="wanda:compare=raw")
+    inputs, _ = together(data)
+    both = torch.cat([inputs, model[0](inputs).relu().detach()])
+    close(scores["0.weight"], model[0].weight.detach().abs() * both.norm(dim=0))
