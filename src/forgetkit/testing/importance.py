@@ -216,7 +216,7 @@ def needs_data(case: ImportanceCase) -> None:
 
 
 def needs_previous(case: ImportanceCase) -> None:
-    """A class that asks for the weights of the mega-batch before says `needs_previous = True`."""
+    """A class asks for the weights of the mega-batch before if and only if it says `needs_previous = True`."""
     require_said_previous(case.component, case.usual.asked)
 
 
