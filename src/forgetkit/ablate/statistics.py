@@ -1,0 +1,176 @@
+"""Means, paired comparisons and what may be concluded from them. The only module that needs scipy.
+
+What few seeds come to:
+
+- no seed: no mean, no comparison, "too few seeds";
+- one seed: a mean without a standard deviation, a difference without an interval, p = 1;
+- two seeds: a standard deviation and an interval, p = 1/2 or 1;
+- a seed that only one of two arms has takes no part in their comparison;
+- differences that are all zero: p = 1, "not distinguishable" where there are seeds enough.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+from typing import Literal
+
+import numpy as np
+from scipy.special import stdtrit
+
+from forgetkit.seeding import Seeds
+
+Verdict = Literal["better", "worse", "not distinguishable", "too few seeds"]
+
+ALPHA = 0.05
+CONFIDENCE = 0.95
+EXACT_UP_TO = 40
+"""Seeds up to which all sign assignments are counted; of more, ``DRAWS`` assignments are drawn."""
+DRAWS = 2**17 - 1
+
+
+@dataclass(frozen=True)
+class Summary:
+    """``n`` values: their mean (None of none) and their sample standard deviation (None of fewer than two)."""
+
+    n: int
+    mean: float | None
+    std: float | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Ours minus the other over the ``n`` seeds that both have.
+
+    ``low`` and ``high`` bound the mean difference with 95 % confidence by Student's t; ``p`` is that of the two-sided
+    sign-flip test: the share of all 2ⁿ assignments of signs to the differences whose sum is at least as far from zero
+    as the one observed. ``exact`` is False where assignments were drawn and not counted.
+    """
+
+    n: int
+    difference: float | None
+    low: float | None
+    high: float | None
+    p: float | None
+    exact: bool = True
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A comparison among others: its p value corrected for their number, and what may be said."""
+
+    comparison: Comparison
+    adjusted: float | None
+    verdict: Verdict
+
+
+def summary(values: Iterable[float]) -> Summary:
+    """The same for every order of the values, to the bit."""
+    known = list(values)
+    return Summary(len(known), fmean(known) if known else None, stdev(known) if len(known) > 1 else None)
+
+
+def compare(ours: Mapping[int, float], other: Mapping[int, float]) -> Comparison:
+    """Two arms, each with a value per seed, paired by seed."""
+    seeds = sorted(ours.keys() & other.keys())
+    differences = [ours[seed] - other[seed] for seed in seeds]
+    across = summary(differences)
+    if across.mean is None:
+        return Comparison(0, None, None, None, None)
+    steps = _in_steps(differences, max(abs(arm[seed]) for arm in (ours, other) for seed in seeds))
+    exact = across.n <= EXACT_UP_TO
+    p = _counted(steps) if exact else _drawn(steps)
+    if across.std is None:
+        return Comparison(across.n, across.mean, None, None, p, exact)
+    half = float(stdtrit(across.n - 1, (1 + CONFIDENCE) / 2)) * across.std / math.sqrt(across.n)
+    return Comparison(across.n, across.mean, across.mean - half, across.mean + half, p, exact)
+
+
+def smallest(n: int) -> float:
+    """The smallest p value that ``n`` seeds can give."""
+    return min(1.0, 2.0 ** (1 - n)) if n <= EXACT_UP_TO else 1 / (1 + DRAWS)
+
+
+def enough(comparisons: int, alpha: float = ALPHA) -> int:
+    """How many seeds each of so many comparisons needs, for the smallest of their p values to count."""
+    return next(n for n in range(1, EXACT_UP_TO + 1) if comparisons * smallest(n) < alpha)
+
+
+def holm(values: Sequence[float | None]) -> tuple[float | None, ...]:
+    """p values corrected for their number by Holm's method; None is no comparison and stays None."""
+    known = sorted((p, place) for place, p in enumerate(values) if p is not None)
+    adjusted: list[float | None] = [None] * len(values)
+    highest = 0.0
+    for rank, (p, place) in enumerate(known):
+        highest = max(highest, min(1.0, (len(known) - rank) * p))
+        adjusted[place] = highest
+    return tuple(adjusted)
+
+
+def verdicts(
+    comparisons: Sequence[Comparison], higher_is_better: Sequence[bool], alpha: float = ALPHA
+) -> tuple[Judgement, ...]:
+    """What may be said of each comparison of a table, the p values corrected for all of them together.
+
+    "too few seeds" is said where p could not have come below ``alpha`` whatever the values, with every other p
+    value of the table as small as its own seeds allow.
+    """
+    adjusted = holm([comparison.p for comparison in comparisons])
+    attainable = holm([smallest(comparison.n) if comparison.n else None for comparison in comparisons])
+    judged = []
+    for comparison, higher, p, least in zip(comparisons, higher_is_better, adjusted, attainable, strict=True):
+        verdict: Verdict = "not distinguishable"
+        if least is None or least >= alpha:
+            verdict = "too few seeds"
+        elif p is not None and p < alpha and comparison.difference is not None:
+            verdict = "better" if (comparison.difference > 0) == higher else "worse"
+        judged.append(Judgement(comparison, p, verdict))
+    return tuple(judged)
+
+
+def _in_steps(differences: Sequence[float], largest: float) -> np.ndarray:
+    """The differences as whole multiples of 2⁻⁴⁰ of the largest value, so that sums are exact and ties stay ties.
+
+    0.93 − 0.92 and 0.92 − 0.91 are one hundredth each, and differ in the last bits as floats.
+    """
+    exponent = math.frexp(largest)[1]
+    return np.array([round(math.ldexp(difference, 40 - exponent)) for difference in differences], dtype=np.int64)
+
+
+def _threshold(steps: np.ndarray) -> int:
+    """From where on a sum counts as no smaller than the observed one: each step may be off by one."""
+    return abs(int(steps.sum())) - len(steps)
+
+
+def _counted(steps: np.ndarray) -> float:
+    """Meet in the middle: 2ⁿ sums are pairs of 2ⁿᐟ² from either half, and a sorted half is counted by bisection."""
+    threshold = _threshold(steps)
+    if threshold <= 0:
+        return 1.0
+    half = len(steps) // 2
+    left, right = _sums(steps[:half]), _sums(steps[half:])
+    reached = len(left) * len(right) - int(np.searchsorted(right, threshold - left).sum())
+    return math.ldexp(reached, 1 - len(steps))  # twice, for either tail
+
+
+def _sums(steps: np.ndarray) -> np.ndarray:
+    """The sums under all assignments of signs, in order."""
+    sums = np.zeros(1, dtype=np.int64)
+    for step in steps:
+        sums = np.concatenate([sums + step, sums - step])
+    return np.sort(sums)
+
+
+def _drawn(steps: np.ndarray) -> float:
+    """The observed assignment and ``DRAWS`` others, from a stream that is always the same."""
+    threshold = _threshold(steps)
+    rng = Seeds(0).numpy("sign-flips", len(steps))
+    reached, left = 1, DRAWS
+    while left:
+        count = min(left, 2**14)
+        sums = rng.choice(np.array([-1, 1]), size=(count, len(steps))) @ steps
+        reached += int((np.abs(sums) >= threshold).sum())
+        left -= count
+    return reached / (1 + DRAWS)
