@@ -162,6 +162,19 @@ def test_hooks_that_a_criterion_hangs_on_a_module_are_taken_off() -> None:
     assert all(not module._forward_hooks for module in model.modules())
 
 
+def test_writing_to_a_batch_writes_to_nobody_s_data() -> None:
+    before = INPUTS.clone(), TARGETS.clone()
+
+    def spoil(probe: Probe) -> None:
+        for inputs, targets in probe.batches():
+            inputs.zero_()
+            targets.zero_()
+
+    asked(small(torch.float32), spoil)
+    assert torch.equal(INPUTS, before[0])
+    assert torch.equal(TARGETS, before[1])
+
+
 @pytest.mark.parametrize("write", [lambda w: w.add_(1), lambda w: setattr(w, "data", w.data + 1)])
 def test_writing_to_a_module_that_was_lent_is_noticed(write: Callable[[Tensor], None]) -> None:
     model = small()

@@ -187,10 +187,9 @@ def test_each_kind_is_found_and_takes_part(install, cli, workdir):
     listing = cli("show", "--json").json
     for kind, name in NAMES.items():
         assert name in listing[kind], kind
-    words = (
-        "--importance biggest --reinit halve --replay newest --intervention count --dataset corners --model straight"
-    )
-    said = cli("run", *words.split(), *"--metric rows --observer last --epochs 2 --mega-batches 3 --json".split())
+    method = ["--importance", "biggest", "--reinit", "halve", "--replay", "newest", "--intervention", "count"]
+    rest = ["--dataset", "corners", "--model", "straight", "--metric", "rows", "--observer", "last"]
+    said = cli("run", *method, *rest, "--epochs", 2, "--mega-batches", 3, "--json")
     assert said.status == 0, said.err
     assert said.json["rows"] == 3
     assert said.json["versions"]["plugins"] == {"everything": "1.2"}

@@ -116,11 +116,11 @@ class GuardedProbe:
             if left is not None:
                 inputs, targets = inputs[:left], targets[:left]
                 left -= len(targets)
-            inputs = inputs.to(self._device)
+            inputs = inputs.to(self._device, copy=True)  # whoever writes to it writes to nobody's data
             if inputs.is_floating_point():
                 inputs = inputs.to(self._dtype)
             if len(targets):
-                yield inputs, targets.to(self._device)
+                yield inputs, targets.to(self._device, copy=True)
             if left == 0:
                 return
 
