@@ -136,6 +136,19 @@ class NeedsData:
         return Good().score(probe)
 
 
+@dataclass(frozen=True)
+class CountedSampleBudget(Good):
+    """Takes a sample more than it may.
+
+    samples: how many are looked at.
+    """
+
+    samples: int = 64  # type: ignore[assignment]
+
+    def score(self, probe: Probe) -> Mapping[str, Tensor]:
+        return Good(self.samples + 1).score(probe)
+
+
 class NeedsPrevious(Good):
     """Looks at how far a weight has moved, unasked."""
 
@@ -403,7 +416,7 @@ BROKEN: Mapping[str, tuple[type, ...]] = {
     "finite": (Finite,),
     "deterministic": (Deterministic, OnceOnly, Entropy),
     "own-randomness": (OwnRandomness, Reseeds, PythonsRandomness),
-    "sample-budget": (SampleBudget,),
+    "sample-budget": (SampleBudget, CountedSampleBudget),
     "needs-data": (NeedsData,),
     "needs-previous": (NeedsPrevious, NeedsPreviousForNothing),
     "leaves-parameters": (LeavesParameters,),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from forgetkit.contracts import Samples
+from forgetkit.errors import OptionError
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,10 @@ class Good:
     @property
     def capacity(self) -> int:
         return self.size
+
+    def check(self, arriving: Sequence[int]) -> None:
+        if self.size > sum(arriving):
+            raise OptionError(f"size={self.size} is too much")
 
     def retain(self, kept: Samples, arrived: Samples, rng: np.random.Generator) -> Any:
         old = len(kept)
@@ -104,6 +109,21 @@ class LeavesArguments(Good):
         return super().retain(kept, arrived, rng)
 
 
+class Checks(Good):
+    """Wants something to arrive."""
+
+    def check(self, arriving: Sequence[int]) -> None:
+        if self.size > max(arriving):
+            raise OptionError(f"size={self.size} is too much")
+
+
+class ChecksInPlace(Good):
+    """Sorts what it is handed."""
+
+    def check(self, arriving: Sequence[int]) -> None:
+        arriving.sort()  # type: ignore[attr-defined]
+
+
 class Deterministic(Good):
     """Seeds itself from the operating system."""
 
@@ -153,6 +173,7 @@ BROKEN: Mapping[str, tuple[type, ...]] = {
     "roles": (Roles,),
     "empty": (Empty,),
     "leaves-arguments": (LeavesArguments,),
+    "checks": (Checks, ChecksInPlace),
     "deterministic": (Deterministic,),
     "own-randomness": (OwnRandomness,),
     "memoryless": (Memoryless,),

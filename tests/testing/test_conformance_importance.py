@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from forgetkit import testing
+from forgetkit.contracts import Intervention, Moment, Probe
 from forgetkit.testing import BrokenPromise, examine, promises
 
 
@@ -95,6 +97,37 @@ def test_a_sound_one_breaks_none() -> None:
 @pytest.mark.parametrize("spec", ORACLES)
 def test_the_built_ins_keep_them_all(spec: str) -> None:
     testing.check_importance(spec, oracle=ORACLES[spec])
+
+
+@dataclass(frozen=True)
+class Path(Intervention):
+    """How far each entry has come while it was watched."""
+
+    @torch.no_grad()
+    def after_step(self, moment: Moment) -> None:
+        for name, parameter in moment.model.named_parameters():
+            if parameter.requires_grad:
+                last = moment.state.setdefault(f"last {name}", parameter.detach().clone())
+                length = moment.state.setdefault(f"length {name}", torch.zeros_like(parameter))
+                length.add_((parameter - last).abs())
+                last.copy_(parameter)
+
+    def score(self, probe: Probe) -> Mapping[str, Tensor]:
+        return {name: probe.memory[f"length {name}"].float() for name in probe.targets}
+
+
+class Reckless(Path):
+    """Never forgets to count."""
+
+    def score(self, probe: Probe) -> Mapping[str, Tensor]:
+        object.__setattr__(self, "asked", 1 + vars(self).get("asked", 0))
+        return {name: score * vars(self)["asked"] for name, score in super().score(probe).items()}
+
+
+def test_one_that_watches_the_training_has_watched_some() -> None:
+    assert broken_in(examine("importance", Path)) == []
+    assert broken_in(examine("importance", Reckless)) == ["deterministic"]
+    assert broken_in(examine("interventions", Path)) == []
 
 
 def test_an_oracle_that_is_wrong_shows() -> None:

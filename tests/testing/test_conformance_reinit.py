@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Annotated, Any
+
 import pytest
 from broken_reinit import BROKEN, Good
 from conformance_shared import OF_EVERY_KIND, broken_in, cases
+from pydantic import Field
 
 from forgetkit import testing
+from forgetkit.contracts import ReinitContext
 from forgetkit.testing import examine, promises
 
 SPECS: dict[str, dict[str, str]] = {
@@ -40,6 +46,23 @@ def test_there_is_a_broken_one_for_each_promise() -> None:
 
 def test_a_sound_one_breaks_none() -> None:
     assert {verdict.status for verdict in examine("reinit", Good)} == {"kept"}
+
+
+@dataclass(frozen=True)
+class Some(Good):
+    """Needs something to forget."""
+
+    fraction: Annotated[float, Field(gt=0)] = 0.3
+
+    def propose(self, context: ReinitContext) -> Iterable[Any]:
+        if not self.fraction:
+            raise RuntimeError("nobody can give this")
+        return super().propose(context)
+
+
+def test_a_fraction_that_nobody_can_give_is_not_tried() -> None:
+    statuses = {verdict.promise.name: verdict.status for verdict in examine("reinit", Some)}
+    assert statuses["exact-fraction"] == "kept"
 
 
 @pytest.mark.parametrize("spec", SPECS)

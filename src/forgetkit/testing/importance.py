@@ -197,10 +197,14 @@ def _heeds_global_state(case: ImportanceCase, network: Callable[[], Situation]) 
 
 def sample_budget(case: ImportanceCase) -> None:
     """With `samples=k` no more than k different samples are drawn, with a share no more than that share."""
-    if not any(option.name == "samples" and option.type == Amount for option in case.options):
-        raise NotApplicable("it has no option samples of the type Amount")
+    option = next((option for option in case.options if option.name == "samples"), None)
+    if option is None:
+        raise NotApplicable("it has no option samples")
     situation = networks.plain()
-    for samples, most in ((3, 3), (0.5, situation.samples // 2)):
+    amounts: dict[int | float, int] = {3: 3, 0.5: situation.samples // 2}
+    for samples, most in amounts.items():
+        if isinstance(samples, float) and option.type != Amount:
+            continue  # an option of another type takes no shares
         limited = case.with_options(samples=samples)
         drawn = len(case.borrowed(situation, component=limited).asked.samples)
         if drawn > most:

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from forgetkit.contracts import Change, Intervention, Touch
-from forgetkit.errors import UsageError
+from forgetkit.errors import OptionError, UsageError
 from forgetkit.forgetting import anatomy
 from forgetkit.forgetting.selection import count_of
+from forgetkit.options import check_option
 from forgetkit.seeding import global_state
 from forgetkit.testing import comparing, networks
 from forgetkit.testing.common import Case
@@ -386,10 +387,14 @@ def gives_back(case: ReinitCase) -> None:
 
 def exact_fraction(case: ReinitCase) -> None:
     """With scores and an option `fraction`, exactly that share of the scored entries is under the masks."""
-    options = {option.name for option in case.options}
-    if "fraction" not in options or not getattr(case.component, "needs_scores", False):
+    option = next((option for option in case.options if option.name == "fraction"), None)
+    if option is None or not getattr(case.component, "needs_scores", False):
         raise NotApplicable("it has no option fraction, or looks at no scores")
     for fraction in (0.0, 0.29, 1.0):
+        try:
+            check_option(case.name, type(case.component), "fraction", fraction)
+        except OptionError:
+            continue  # nobody can give it that
         component = case.with_options(fraction=fraction)
         forgotten = case.sound(networks.plain(), component=component)
         wanted = count_of(fraction, forgotten.scored, getattr(component, "round", "down"))

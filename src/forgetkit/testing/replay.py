@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import pickle
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from forgetkit.contracts import Role, Samples
-from forgetkit.errors import UsageError
+from forgetkit.errors import OptionError, UsageError
 from forgetkit.seeding import global_state
 from forgetkit.testing import comparing
 from forgetkit.testing.common import Case
@@ -186,6 +187,18 @@ def leaves_arguments(case: Case) -> None:
         raise Broken("it writes into the ids or labels that it is handed; copy them first")
 
 
+def checks(case: Case) -> None:
+    """Where there is a `check(arriving)`, it returns, or raises `OptionError`, whatever arrives."""
+    if not hasattr(case.component, "check"):
+        raise NotApplicable("it has no check()")
+    for arriving in (ARRIVING["train"], (1,), ()):
+        sizes = list(arriving)
+        with suppress(OptionError):
+            case.another().check(sizes)
+        if sizes != list(arriving):
+            raise Broken("check() changes the sizes that it is handed")
+
+
 def deterministic(case: Case) -> None:
     """Two copies that are asked the same under the same `rng` give the same answers."""
     if not _repeats(case):
@@ -253,6 +266,6 @@ def promises() -> tuple[Promise, ...]:
     """In the order in which they are looked at."""
     return stated(
         "replay",
-        *(runs, types, subset, unique, capacity, roles, empty, leaves_arguments),
+        *(runs, types, subset, unique, capacity, roles, empty, leaves_arguments, checks),
         *(deterministic, own_randomness, memoryless, uniform),
     )
