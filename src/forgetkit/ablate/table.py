@@ -1,0 +1,273 @@
+"""The table of an ablation: a row per arm, a column per number, and what may be said of them.
+
+A mean is taken over the seeds that are completed and have the number, so it flatters an arm whose other seeds
+diverged; such seeds are named in the row's note, and an arm without any number shows what became of it instead.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import Any, Literal
+
+from forgetkit.ablate.outcome import Outcome, Outcomes, Status
+from forgetkit.ablate.statistics import Judgement, Summary, compare, summary, verdicts
+from forgetkit.errors import ConfigError, OptionError, closest
+
+Result = Mapping[str, Any]
+Unit = Literal["fraction", "count", "seconds", "number"]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A number of a finished run. ``higher_is_better`` is None for a cost, which is shown and not compared."""
+
+    key: str
+    title: str
+    of: Callable[[Result], float | None]
+    higher_is_better: bool | None = None
+    unit: Unit = "number"
+
+
+def _column(key: str, title: str, higher_is_better: bool | None, unit: Unit) -> Column:
+    return Column(key, title, lambda result: result.get(key), higher_is_better, unit)
+
+
+STANDARD = (
+    _column("test_accuracy", "test accuracy", True, "fraction"),
+    _column("cer", "CER", False, "count"),
+    _column("generalization_gap", "generalisation gap", False, "fraction"),
+    _column("mean_anytime_error", "mean anytime error", False, "fraction"),
+    _column("samples_seen", "samples seen", None, "count"),
+    _column("seconds", "seconds", None, "seconds"),
+)
+DEFAULT = tuple(column for column in STANDARD if column.key != "seconds")
+"""Without seconds, so that cells that are run again give the same table to the byte."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A run, or what became of it; ``values`` has a number or None per column."""
+
+    seed: int
+    status: Status
+    reason: str
+    digest: str
+    values: tuple[float | None, ...]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A column's number of an arm.
+
+    ``to_baseline`` and ``to_best`` compare it with the baseline's and with the best mean of its column: None where it
+    is that one itself, and where there is none or the column is not compared.
+    """
+
+    summary: Summary
+    to_baseline: Judgement | None
+    to_best: Judgement | None
+    best: bool
+
+
+@dataclass(frozen=True)
+class Row:
+    """An arm. Of its ``labels``, a value per axis, the first ``repeats`` are those of the row above."""
+
+    labels: tuple[str, ...]
+    repeats: int
+    baseline: bool
+    cells: tuple[Cell, ...]
+    entries: tuple[Entry, ...]
+
+    @property
+    def unfinished(self) -> dict[Status, list[int]]:
+        """The seeds without a result, by what became of them."""
+        statuses: tuple[Status, ...] = ("diverged", "failed", "missing")
+        seeds = {status: [cell.seed for cell in self.cells if cell.status == status] for status in statuses}
+        return {status: found for status, found in seeds.items() if found}
+
+    @property
+    def note(self) -> str:
+        """``2 of 5 seeds: seed 1 diverged, seeds 3, 4 missing``; empty where all are completed."""
+        lost = self.unfinished
+        if not lost:
+            return ""
+        completed = len(self.cells) - sum(map(len, lost.values()))
+        named = [f"{_seeds(len(seeds))} {', '.join(map(str, seeds))} {status}" for status, seeds in lost.items()]
+        return f"{completed} of {len(self.cells)} {_seeds(len(self.cells))}: {', '.join(named)}"
+
+
+def _seeds(count: int) -> str:
+    return "seed" if count == 1 else "seeds"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Everything that a rendering says."""
+
+    title: str
+    axes: tuple[str, ...]
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+
+    @property
+    def baseline(self) -> Row | None:
+        """The row that others are compared with."""
+        return next((row for row in self.rows if row.baseline), None)
+
+    def named(self, row: Row) -> str:
+        """``importance=snip, replay=full``."""
+        return _named(self.axes, row.labels)
+
+
+def columns(keys: Iterable[str]) -> tuple[Column, ...]:
+    """Standard columns by their keys."""
+    known = {column.key: column for column in STANDARD}
+    chosen = list(keys)
+    for key in chosen:
+        if key not in known:
+            raise OptionError(f"there is no column '{key}'; {closest(key, known)}")
+    return tuple(known[key] for key in chosen)
+
+
+def make(
+    outcomes: Outcomes,
+    columns: Sequence[Column] = DEFAULT,
+    baseline: Mapping[str, str] | None = None,
+    order: str | None = None,
+) -> Table:
+    """A row per arm of ``outcomes``.
+
+    ``baseline`` replaces that of the grid. ``order`` is the key of a column by which rows are sorted, best first (the
+    smallest first where no direction is better, arms without a number last); None keeps the grid's order, with arms of
+    equal leading values side by side.
+    """
+    _check(columns, order)
+    arms = _grouped([_Arm.of(outcomes, arm, columns) for arm in outcomes.arms()])
+    named = outcomes.baseline if baseline is None else baseline
+    reference = None if named is None else _place(outcomes.axes, arms, named)
+    leaders = [_leader([arm.summaries[place].mean for arm in arms], column) for place, column in enumerate(columns)]
+    to_baseline = _judged(arms, columns, [reference] * len(columns))
+    to_best = _judged(arms, columns, leaders)
+    rows = []
+    for row, arm in enumerate(arms):
+        entries = []
+        for place, (own, leader) in enumerate(zip(arm.summaries, leaders, strict=True)):
+            judged = to_best.get((row, place))
+            best = leader is not None and _keeps_up(own, arms[leader].summaries[place], judged)
+            entries.append(Entry(own, to_baseline.get((row, place)), judged, best))
+        repeats = _common(arms[row - 1].labels, arm.labels) if row and order is None else 0
+        rows.append(Row(arm.labels, repeats, row == reference, arm.cells, tuple(entries)))
+    rows = rows if order is None else _ranked(rows, columns, order)
+    return Table(outcomes.title, outcomes.axes, tuple(columns), tuple(rows))
+
+
+@dataclass(frozen=True)
+class _Arm:
+    """An arm before it is compared with others; values and summaries by the place of their column."""
+
+    labels: tuple[str, ...]
+    cells: tuple[Cell, ...]
+    values: tuple[Mapping[int, float], ...]
+    summaries: tuple[Summary, ...]
+
+    @classmethod
+    def of(cls, outcomes: Outcomes, arm: Mapping[str, str], columns: Sequence[Column]) -> _Arm:
+        labels = tuple(arm[axis] for axis in outcomes.axes)
+        cells = tuple(_cell(cell, columns) for cell in outcomes.of(arm))
+        if len({cell.seed for cell in cells}) < len(cells):
+            raise ConfigError(f"{_named(outcomes.axes, labels)} has two cells of one seed; a grid has one of each")
+        values = tuple(
+            {cell.seed: value for cell in cells if (value := cell.values[place]) is not None}
+            for place in range(len(columns))
+        )
+        return cls(labels, cells, values, tuple(summary(by_seed.values()) for by_seed in values))
+
+
+def _check(columns: Sequence[Column], order: str | None) -> None:
+    keys = [column.key for column in columns]
+    twice = next((key for key in keys if keys.count(key) > 1), None)
+    if twice is not None:
+        raise OptionError(f"the column '{twice}' is asked for twice")
+    if order is not None and order not in keys:
+        raise OptionError(f"the table has no column '{order}' to be ordered by; {closest(order, keys)}")
+
+
+def _cell(outcome: Outcome, columns: Sequence[Column]) -> Cell:
+    result = outcome.result if outcome.status == "completed" else None
+    found = [None if result is None else column.of(result) for column in columns]
+    values = tuple(value if value is not None and math.isfinite(value) else None for value in found)
+    return Cell(outcome.seed, outcome.status, outcome.reason, outcome.digest, values)
+
+
+def _grouped(arms: Sequence[_Arm]) -> list[_Arm]:
+    """Arms that share their leading values side by side, each group where its first arm was."""
+    first: dict[tuple[str, ...], int] = {}
+    for place, arm in enumerate(arms):
+        for depth in range(len(arm.labels)):
+            first.setdefault(arm.labels[: depth + 1], place)
+    return sorted(arms, key=lambda arm: [first[arm.labels[: depth + 1]] for depth in range(len(arm.labels))])
+
+
+def _ranked(rows: Sequence[Row], columns: Sequence[Column], order: str) -> list[Row]:
+    """Best first; where no direction is better, the smallest; rows without a number last."""
+    place, column = next((place, column) for place, column in enumerate(columns) if column.key == order)
+
+    def rank(row: Row) -> tuple[bool, float]:
+        mean = row.entries[place].summary.mean
+        return (mean is None, 0.0 if mean is None else -mean if column.higher_is_better else mean)
+
+    return sorted(rows, key=rank)
+
+
+def _place(axes: Sequence[str], arms: Sequence[_Arm], named: Mapping[str, str]) -> int:
+    """Where the baseline is."""
+    for place, arm in enumerate(arms):
+        if dict(zip(axes, arm.labels, strict=True)) == dict(named):
+            return place
+    name = _named(tuple(named), tuple(named.values()))
+    raise OptionError(f"the baseline {name} is no arm; {closest(name, [_named(axes, arm.labels) for arm in arms])}")
+
+
+def _leader(means: Sequence[float | None], column: Column) -> int | None:
+    """Where the best mean is, the first of equals; None where nothing is compared."""
+    known = {place: mean for place, mean in enumerate(means) if mean is not None}
+    if column.higher_is_better is None or len(known) < 2:
+        return None
+    return (max if column.higher_is_better else min)(known, key=known.__getitem__)
+
+
+def _keeps_up(own: Summary, leader: Summary, judged: Judgement | None) -> bool:
+    """Whether a mean is its column's best, or was held against that on seeds enough and not found worse."""
+    if own.mean is None or leader.mean is None:
+        return False
+    if math.isclose(own.mean, leader.mean):
+        return True
+    return judged is not None and judged.verdict in ("not distinguishable", "better")
+
+
+def _judged(
+    arms: Sequence[_Arm], columns: Sequence[Column], references: Sequence[int | None]
+) -> dict[tuple[int, int], Judgement]:
+    """Each arm against its column's reference, the p values corrected over the whole table, by row and column."""
+    comparisons, directions = {}, []
+    for place, (column, reference) in enumerate(zip(columns, references, strict=True)):
+        if reference is None or column.higher_is_better is None:
+            continue
+        for row, arm in enumerate(arms):
+            if row != reference:
+                comparisons[row, place] = compare(arm.values[place], arms[reference].values[place])
+                directions.append(column.higher_is_better)
+    return dict(zip(comparisons, verdicts(list(comparisons.values()), directions), strict=True))
+
+
+def _common(above: Sequence[str], labels: Sequence[str]) -> int:
+    """How many leading labels two rows share."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(above, labels, strict=True)))
+
+
+def _named(axes: Sequence[str], labels: Sequence[str]) -> str:
+    return ", ".join(f"{axis}={label}" for axis, label in zip(axes, labels, strict=True))

@@ -1,0 +1,237 @@
+"""Tables of arms: grids made by hand whose every number is known."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from forgetkit.ablate.outcome import Outcome, Outcomes
+from forgetkit.ablate.statistics import compare, holm, summary
+from forgetkit.ablate.table import DEFAULT, STANDARD, Column, Row, columns, make
+from forgetkit.errors import ConfigError, OptionError
+
+LEVEL = Column("level", "level", lambda result: result["level"], True)
+ERRORS = Column("errors", "errors", lambda result: result.get("errors"), False)
+COST = Column("cost", "cost", lambda result: result.get("cost"))
+SEEDS = range(8)  # two to the seventh: the smallest p is 1/128, enough for six comparisons
+
+
+def cell(arm: Mapping[str, str], seed: int, status: str = "completed", **result: Any) -> Outcome:
+    return Outcome(arm, seed, f"{'-'.join(arm.values())}@{seed}", status, result if status == "completed" else None)
+
+
+def grid(levels: Mapping[str, Any], baseline: str | None = None) -> Outcomes:
+    """An arm per name, with a level (or a whole result, or a status) per seed."""
+    cells = []
+    for name, by_seed in levels.items():
+        for seed, found in enumerate(by_seed):
+            arm = {"arm": name}
+            if isinstance(found, str):
+                cells.append(cell(arm, seed, found))
+            elif isinstance(found, dict):
+                cells.append(cell(arm, seed, **found))
+            else:
+                cells.append(cell(arm, seed, level=found))
+    return Outcomes("a grid", ("arm",), tuple(cells), None if baseline is None else {"arm": baseline})
+
+
+def row(table, *labels: str) -> Row:
+    return next(one for one in table.rows if one.labels == labels)
+
+
+def bold(table, place: int = 0) -> set[str]:
+    return {one.labels[0] for one in table.rows if one.entries[place].best}
+
+
+def test_means_and_spreads_are_those_of_the_completed_seeds() -> None:
+    table = make(grid({"a": [1.0, 3.0, "diverged", "missing"], "b": [5.0], "c": ["failed", "failed"]}), [LEVEL])
+    assert [one.entries[0].summary for one in table.rows] == [summary([1.0, 3.0]), summary([5.0]), summary([])]
+
+
+def test_notes_by_hand() -> None:
+    table = make(
+        grid({"a": [1.0, "diverged", 2.0, "missing", "missing"], "b": [1.0], "c": ["failed"], "d": ["failed", 1.0]}),
+        [LEVEL],
+    )
+    assert [one.note for one in table.rows] == [
+        "2 of 5 seeds: seed 1 diverged, seeds 3, 4 missing",
+        "",
+        "0 of 1 seed: seed 0 failed",
+        "1 of 2 seeds: seed 0 failed",
+    ]
+
+
+def test_a_number_of_a_diverged_cell_is_not_shown() -> None:
+    arm = {"arm": "a"}
+    lost = Outcome(arm, 0, "d", "diverged", {"level": 0.1}, "the loss is not finite")
+    table = make(Outcomes("", ("arm",), (lost, cell(arm, 1, level=0.5))), [LEVEL])
+    assert table.rows[0].entries[0].summary == summary([0.5])
+    assert table.rows[0].cells[0].values == (None,)
+    assert (table.rows[0].cells[0].reason, table.rows[0].unfinished) == ("the loss is not finite", {"diverged": [0]})
+
+
+@pytest.mark.parametrize("nothing", [None, math.nan, math.inf])
+def test_a_result_without_the_number_counts_for_the_other_columns_alone(nothing) -> None:
+    results = [{"level": 1.0, "errors": 3}, {"level": 2.0, "errors": nothing}]
+    table = make(grid({"a": results}), [LEVEL, ERRORS])
+    assert [entry.summary.n for entry in table.rows[0].entries] == [2, 1]
+    assert table.rows[0].note == ""
+
+
+def test_each_arm_is_compared_with_the_baseline_seed_by_seed() -> None:
+    levels = {"a": [0.5, 0.7, 0.9], "b": [0.4, 0.9, 0.6], "c": ["missing", 0.2, 0.3]}
+    table = make(grid(levels, "a"), [LEVEL])
+    assert [one.baseline for one in table.rows] == [True, False, False]
+    assert table.baseline.labels == ("a",)
+    own, b, c = (one.entries[0].to_baseline for one in table.rows)
+    assert own is None
+    assert b.comparison == compare(dict(enumerate(levels["b"])), dict(enumerate(levels["a"])))
+    assert c.comparison == compare({1: 0.2, 2: 0.3}, {1: 0.7, 2: 0.9})
+    assert (b.adjusted, c.adjusted) == holm([b.comparison.p, c.comparison.p])
+
+
+def test_p_values_are_corrected_over_all_columns_that_are_compared() -> None:
+    base = [{"level": 0.5, "errors": 9, "cost": 1.0} for _ in SEEDS]
+    good = [{"level": 0.5 + 0.1 * (seed + 1), "errors": 9, "cost": 2.0} for seed in SEEDS]
+    table = make(grid({"a": base, "b": good}, "a"), [LEVEL, ERRORS, COST])
+    level, errors, cost = (entry.to_baseline for entry in row(table, "b").entries)
+    assert (level.adjusted, level.verdict) == (2 / 128, "better")
+    assert (errors.adjusted, errors.verdict) == (1.0, "not distinguishable")
+    assert cost is None
+    assert row(table, "b").entries[2].to_best is None
+    assert bold(table, 2) == set()
+
+
+def test_lower_errors_are_better() -> None:
+    few, many = [{"errors": 2} for _ in SEEDS], [{"errors": 3} for _ in SEEDS]
+    table = make(grid({"few": few, "many": many}, "few"), [ERRORS])
+    assert row(table, "many").entries[0].to_baseline.verdict == "worse"
+    assert bold(table) == {"few"}
+    back = make(grid({"few": few, "many": many}), [ERRORS], baseline={"arm": "many"})
+    assert row(back, "few").entries[0].to_baseline.verdict == "better"
+
+
+def test_bold_is_the_best_and_what_cannot_be_told_from_it() -> None:
+    best = [0.9] * 8
+    alike = [0.9 + 0.01 * (-1) ** seed - 0.001 for seed in SEEDS]
+    table = make(grid({"worse": [0.8] * 8, "best": best, "alike": alike}), [LEVEL])
+    assert bold(table) == {"best", "alike"}
+    assert row(table, "worse").entries[0].to_best.verdict == "worse"
+    assert row(table, "best").entries[0].to_best is None
+
+
+def test_with_too_few_seeds_the_best_mean_alone_is_bold_and_its_equals() -> None:
+    table = make(grid({"a": [0.8, 0.9], "b": [0.9, 0.9], "c": [0.85, 0.95], "d": [0.1 + 0.2 + 0.6, 0.9]}), [LEVEL])
+    assert bold(table) == {"b", "c", "d"}
+    assert row(table, "a").entries[0].to_best.verdict == "too few seeds"
+
+
+def test_what_is_better_than_the_best_mean_on_common_seeds_is_bold_too() -> None:
+    # Where 'paired' has a seed it is ahead of 'lucky', whose mean is lifted by a seed that 'paired' lost.
+    table = make(grid({"lucky": [*[0.5] * 8, 9.0], "paired": [*[0.6] * 8, "failed"]}), [LEVEL])
+    assert row(table, "paired").entries[0].to_best.verdict == "better"
+    assert bold(table) == {"lucky", "paired"}
+
+
+def test_nothing_is_bold_where_there_is_nothing_to_be_better_than() -> None:
+    assert bold(make(grid({"a": [0.5, 0.6], "b": ["missing", "missing"]}), [LEVEL])) == set()
+
+
+def test_an_arm_without_numbers_has_no_comparison() -> None:
+    table = make(grid({"a": [0.5] * 8, "b": ["diverged"] * 8, "c": [0.4] * 8}, "a"), [LEVEL])
+    lost, worse = row(table, "b").entries[0], row(table, "c").entries[0]
+    assert (lost.to_baseline.verdict, lost.to_baseline.adjusted, lost.best) == ("too few seeds", None, False)
+    assert (worse.to_baseline.verdict, worse.to_baseline.adjusted) == ("worse", 1 / 128)
+
+
+def test_a_baseline_without_numbers_leaves_nothing_to_say() -> None:
+    table = make(grid({"a": ["diverged"] * 8, "b": [0.5] * 8}, "a"), [LEVEL])
+    assert row(table, "b").entries[0].to_baseline.verdict == "too few seeds"
+
+
+def two_axes(order: list[tuple[str, str]]) -> Outcomes:
+    levels = {("snip", "full"): 3.0, ("snip", "none"): 1.0, ("fisher", "full"): 4.0, ("fisher", "none"): 2.0}
+    cells = tuple(cell({"importance": one, "replay": two}, 0, level=levels[one, two]) for one, two in order)
+    return Outcomes("", ("importance", "replay"), cells)
+
+
+def test_arms_of_equal_leading_values_stand_together_and_repeat_nothing() -> None:
+    mixed = two_axes([("snip", "full"), ("fisher", "full"), ("snip", "none"), ("fisher", "none")])
+    table = make(mixed, [LEVEL])
+    assert [(one.labels, one.repeats) for one in table.rows] == [
+        (("snip", "full"), 0),
+        (("snip", "none"), 1),
+        (("fisher", "full"), 0),
+        (("fisher", "none"), 1),
+    ]
+
+
+def test_ordered_by_a_column_rows_name_all_their_values() -> None:
+    table = make(
+        two_axes([("snip", "full"), ("snip", "none"), ("fisher", "full"), ("fisher", "none")]), [LEVEL], None, "level"
+    )
+    assert [one.entries[0].summary.mean for one in table.rows] == [4.0, 3.0, 2.0, 1.0]
+    assert {one.repeats for one in table.rows} == {0}
+
+
+@pytest.mark.parametrize(("key", "expected"), [("level", "bac"), ("errors", "abc"), ("cost", "abc")])
+def test_order_is_best_first_and_what_has_no_number_last(key, expected) -> None:
+    results = {
+        "c": ["failed"],
+        "b": [{"level": 2, "errors": 2, "cost": 2}],
+        "a": [{"level": 1, "errors": 1, "cost": 1}],
+    }
+    table = make(grid(results), [LEVEL, ERRORS, COST], order=key)
+    assert "".join(one.labels[0] for one in table.rows) == expected
+
+
+@given(st.lists(st.lists(st.integers(0, 5), min_size=7, max_size=7), min_size=1, max_size=4))
+def test_order_changes_the_order_alone(levels) -> None:
+    made = grid({str(arm): values for arm, values in enumerate(levels)}, "0")
+    plain, ordered = make(made, [LEVEL]), make(made, [LEVEL], order="level")
+    assert {one.labels: (one.cells, one.entries, one.baseline) for one in plain.rows} == {
+        one.labels: (one.cells, one.entries, one.baseline) for one in ordered.rows
+    }
+
+
+def test_standard_columns_read_a_result() -> None:
+    result = {
+        "test_accuracy": 0.9,
+        "cer": 120,
+        "generalization_gap": None,
+        "mean_anytime_error": 0.2,
+        "samples_seen": 5000,
+        "seconds": 1.5,
+    }
+    assert [column.of(result) for column in STANDARD] == [0.9, 120, None, 0.2, 5000, 1.5]
+    assert [column.key for column in STANDARD] == list(result)
+    assert [column.higher_is_better for column in STANDARD] == [True, False, False, False, None, None]
+    assert {column.key for column in STANDARD} - {column.key for column in DEFAULT} == {"seconds"}
+    assert all(column.of({}) is None for column in STANDARD)
+    assert columns(["seconds", "cer"]) == (STANDARD[5], STANDARD[1])
+
+
+def test_mistakes_are_said() -> None:
+    made = grid({"a": [1.0], "b": [2.0]})
+    with pytest.raises(OptionError, match="no column 'secnds'; did you mean 'seconds'"):
+        columns(["secnds"])
+    with pytest.raises(OptionError, match="no column 'cer' to be ordered by"):
+        make(made, [LEVEL], order="cer")
+    with pytest.raises(OptionError, match="column 'level' is asked for twice"):
+        make(made, [LEVEL, LEVEL])
+    with pytest.raises(OptionError, match="the baseline arm=c is no arm; did you mean"):
+        make(made, [LEVEL], baseline={"arm": "c"})
+    with pytest.raises(OptionError, match="the baseline replay=a is no arm"):
+        make(made, [LEVEL], baseline={"replay": "a"})
+    twice = (cell({"arm": "a"}, 1, level=1.0), cell({"arm": "a"}, 1, level=2.0))
+    with pytest.raises(ConfigError, match="arm=a has two cells of one seed"):
+        make(Outcomes("", ("arm",), twice), [LEVEL])
+
+
+def test_a_grid_without_cells_is_a_table_without_rows() -> None:
+    assert make(Outcomes("", ("arm",), ())).rows == ()
