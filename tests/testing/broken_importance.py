@@ -361,7 +361,10 @@ class Undecorated:
 
 @dataclass(frozen=True)
 class Described(Good):
-    """Does not say what one of its options means."""
+    """Does not say what one of its options means.
+
+    Cost: none.
+    """
 
     power: int = 1
 

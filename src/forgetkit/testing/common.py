@@ -76,8 +76,10 @@ def frozen_dataclass(case: Case) -> None:
 
 
 def described(case: Case) -> None:
-    """The docstring, or that of the class which an option is inherited from, has a line `option: what it means`."""
-    text = "\n".join(_docstring(kind) for kind in type(case.component).__mro__)
+    """A docstring that goes past its summary has a line `option: what it means` for each option."""
+    text = "\n".join(_docstring(kind) for kind in type(case.component).__mro__ if dataclasses.is_dataclass(kind))
+    if case.options and "\n" not in _docstring(type(case.component)).strip():
+        raise NotApplicable("the docstring is a summary alone")
     for option in case.options:
         if not re.search(rf"^\s*`*{option.name}`*:", text, re.MULTILINE):
             raise Broken(f"the docstring does not describe the option '{option.name}': write a line '{option.name}: …'")
@@ -112,6 +114,8 @@ def spelling(case: Case) -> None:
 def pickles(case: Case) -> None:
     """A pickled copy is equal, so that it can be sent to another process."""
     case.require_dataclass()
+    if "<locals>" in type(case.component).__qualname__:
+        raise NotApplicable("its class is defined inside a function, where no other process can find it")
     try:
         again = pickle.loads(pickle.dumps(case.component))
     except Exception as error:  # a stranger's __reduce__ may raise anything

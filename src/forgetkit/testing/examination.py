@@ -31,7 +31,6 @@ from forgetkit.testing.models import ModelCase
 from forgetkit.testing.promise import Broken, BrokenPromise, NotApplicable, Promise, Status, Verdict
 from forgetkit.testing.reinit import ReinitCase
 
-_IDLE: Status = "not applicable"
 NONE_EXPECTED: Mapping[str, str] = MappingProxyType({})
 
 _PROMISES: Mapping[str, Callable[[], tuple[Promise, ...]]] = MappingProxyType(
@@ -66,7 +65,7 @@ def promises(kind: str) -> tuple[Promise, ...]:
         raise OptionError(f"there is no kind '{kind}' of components; {closest(kind, registry.KINDS)}")
     if kind not in _PROMISES:
         return ()
-    return (*common.promises(kind), *_PROMISES[kind]())
+    return (*_PROMISES[kind](), *common.promises(kind))
 
 
 def examine(
@@ -109,7 +108,7 @@ def check(
 def require(
     kind: str, component: Any, expected_failures: Mapping[str, str], oracle: Oracle | None = None
 ) -> tuple[Verdict, ...]:
-    """As :func:`examine`; raises :class:`BrokenPromise` at the first that is broken."""
+    """As :func:`examine`; raises :class:`BrokenPromise` where one is broken."""
     verdicts = examine(kind, component, expected_failures=expected_failures, oracle=oracle)
     _require_kept(_made(kind, component), verdicts)
     return verdicts
@@ -124,13 +123,15 @@ def require_known(kind: str, names: Iterable[str]) -> None:
 
 
 def _require_kept(component: Any, verdicts: Iterable[Verdict]) -> None:
-    for verdict in verdicts:
-        if verdict.status == "broken":
-            promise = verdict.promise
-            raise BrokenPromise(
-                f"{type(component).__name__} breaks the promise '{promise.name}' of {promise.kind}: {verdict.reason}; "
-                f"what is promised: {promise.text} Mend it, or name it in expected_failures with the reason"
-            )
+    broken = [verdict for verdict in verdicts if verdict.status == "broken"]
+    if not broken:
+        return
+    promise, reason = broken[0].promise, broken[0].reason
+    others = f"; broken as well: {', '.join(v.promise.name for v in broken[1:])}" if broken[1:] else ""
+    raise BrokenPromise(
+        f"{type(component).__name__} breaks the promise '{promise.name}' of {promise.kind}: {reason}{others}; "
+        f"what is promised: {promise.text} Mend it, or name it in expected_failures with the reason"
+    )
 
 
 def _made(kind: str, component: Any) -> Any:
@@ -167,13 +168,15 @@ def _verdicts(wanted: Sequence[Promise], case: common.Case, expected: Mapping[st
     formal = {promise.name for promise in common.promises("")}
     idle = ""
     for promise in wanted:
-        status, reason = _outcome(promise, case) if not idle or promise.name in formal else (_IDLE, idle)
+        status, reason = _outcome(promise, case, "" if promise.name in formal else idle)
         if promise.name == "runs" and status != "kept":
             idle = "it does not run" if status == "broken" else reason
         yield _weighed(promise, status, reason, expected.get(promise.name))
 
 
-def _outcome(promise: Promise, case: common.Case) -> tuple[Status, str]:
+def _outcome(promise: Promise, case: common.Case, idle: str) -> tuple[Status, str]:
+    if idle:
+        return "not applicable", idle
     try:
         promise.verify(case)
     except Broken as broken:

@@ -39,13 +39,12 @@ class Scored:
     @property
     def faults(self) -> Mapping[str, str]:
         """The promises about the form of the answer that are broken, and how."""
-        looks = (keys, shapes, floats, finite)
         found = {}
-        for look in looks:
+        for name, look in _LOOKS.items():
             try:
-                _LOOKS[look.__name__](self)
+                look(self)
             except Broken as broken:
-                found[look.__name__] = str(broken)
+                found[name] = str(broken)
         return found
 
 

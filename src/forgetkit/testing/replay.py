@@ -230,8 +230,8 @@ def memoryless(case: Case) -> None:
         raise Broken("after another stream it gives other answers: it remembers what it was asked")
     try:
         copied = pickle.loads(pickle.dumps(strategy))
-    except Exception as error:
-        raise NotApplicable("the promise 'pickles' is broken") from error
+    except Exception:  # noqa: BLE001 - whether it can be copied is another promise
+        return
     if not comparing.same_bits(_answers(copied), new):
         raise Broken("a pickled copy gives other answers")
 
