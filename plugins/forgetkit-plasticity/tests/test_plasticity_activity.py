@@ -63,6 +63,28 @@ def test_redo_looks_at_no_more_samples_than_it_was_told() -> None:
     assert units_reset(model) == expected
 
 
+def test_every_sample_counts_once_however_they_are_cut_into_batches() -> None:
+    few, one = images(9)[0], images(1)[0]
+    batches = [few, (one[0] * 5, one[1])]
+    for tau in (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2):
+        model = flat()
+        expected = dormant_by_hand(model.eval(), torch.cat([inputs for inputs, _ in batches]), tau)
+        forgetkit.unlearn(model, batches, reinit=Redo(tau))
+        assert units_reset(model) == expected
+
+
+def test_activity_below_zero_is_activity() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 12), nn.Tanh(), nn.Linear(12, 3))
+    (batch,) = vectors(9)
+    h = torch.tanh(batch[0] @ model[0].weight.detach().T + model[0].bias.detach())
+    sizes = [sum(abs(v) for v in h[:, unit].tolist()) for unit in range(12)]
+    expected = [size <= 0.9 * sum(sizes) / 12 for size in sizes]
+    assert 0 < sum(expected) < 12
+    forgetkit.unlearn(model, [batch], reinit=Redo(0.9))
+    assert (model[2].weight == 0).all(0).tolist() == expected
+
+
 def test_a_group_that_is_silent_altogether_is_dormant() -> None:
     model = flat()
     with torch.no_grad():
