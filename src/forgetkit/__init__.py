@@ -12,6 +12,7 @@ from forgetkit._version import __version__
 from forgetkit.hookspecs import hookimpl
 
 if TYPE_CHECKING:
+    from forgetkit import testing as testing
     from forgetkit.api import attach, run, score, select, unlearn
     from forgetkit.forgetting import Aftercare, Scoring
 
@@ -23,6 +24,8 @@ def __getattr__(name: str) -> Any:
         return getattr(import_module("forgetkit.api"), name)
     if name in ("Aftercare", "Scoring"):
         return getattr(import_module("forgetkit.forgetting"), name)
+    if name == "testing":
+        return import_module("forgetkit.testing")
     raise AttributeError(f"module 'forgetkit' has no attribute '{name}'")
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -206,6 +208,14 @@ def test_every_promise_is_documented_as_it_is() -> None:
     for kind in registry.KINDS:
         own = [(p.name, p.text) for p in promises(kind) if (p.name, p.text) not in common]
         assert rows.get(HEADINGS.get(kind, kind.capitalize()), []) == own
+
+
+def test_it_is_there_without_an_import_of_its_own_and_costs_nothing_until_it_is_used() -> None:
+    code = (
+        "import forgetkit, sys; assert 'torch' not in sys.modules and 'pytest' not in sys.modules; "
+        "assert forgetkit.testing.promises('metrics'); assert 'pytest' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_every_function_is_documented() -> None:
