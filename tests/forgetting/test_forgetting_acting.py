@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import forgetkit
-from forgetkit.contracts import Change, Intervention, Moment, Probe
+from forgetkit.contracts import Change, Intervention, Moment, Probe, ReinitContext
 from forgetkit.errors import ComponentError, OptionError
 from forgetkit.forgetting import moments_of
 
@@ -199,6 +199,26 @@ def test_changes_at_a_moment_are_all_or_nothing() -> None:
     with pytest.raises(ComponentError, match=r"Spoils: the value for '2\.weight' holds NaN"):
         trained(model, optimizer, forgetkit.attach(model, optimizer, [Spoils()]))
     assert model[0].weight.any()
+
+
+def test_what_a_method_holds_open_is_given_back_when_it_fails() -> None:
+    model = net()
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+
+    @dataclass(frozen=True)
+    class HoldsOn:
+        """Yield while the model is lent."""
+
+        def propose(self, context: ReinitContext) -> Iterable[Change]:
+            with context.lent():
+                yield Change("0.weight", None, torch.zeros(4, 5))
+                yield Change("2.weight", None, torch.zeros(1))
+
+    with pytest.raises(ComponentError, match=r"HoldsOn proposes a change while the model is lent to it: leave"):
+        forgetkit.unlearn(model, data(), reinit=HoldsOn())
+    assert torch.is_grad_enabled()
+    assert model.training
+    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
 
 
 def test_an_intervention_looks_at_the_network_and_leaves_it_as_it_was() -> None:

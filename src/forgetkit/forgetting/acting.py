@@ -141,7 +141,7 @@ class Acting:
         subject = self._subject
         with all_or_nothing() as undo:
             names = {*subject.targets, *subject.buffers}
-            tally = apply(self.model, changes, self.optimizer, names, who, undo)
+            tally = apply(self.model, changes, self.optimizer, names, who, undo, partial(subject.require_back, who))
         return sum(layer.reset for layer in tally.layers.values())
 
 

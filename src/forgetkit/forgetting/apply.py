@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -49,6 +49,7 @@ def apply(
     open_names: Collection[str],
     who: str,
     undo: Undo,
+    require_ready: Callable[[], None] = lambda: None,
 ) -> Tally:
     """Write each change before the next is asked for; entries outside a mask keep their bits.
 
@@ -59,28 +60,38 @@ def apply(
     parameters, buffers = dict(model.named_parameters()), dict(model.named_buffers())
     if not isinstance(changes, Iterable):
         raise ComponentError(f"{who} proposed {type(changes).__name__}, not changes one after the other")
-    for change in changes:
-        if not isinstance(change, Change):
-            raise ComponentError(f"{who} proposed {type(change).__name__}, not a Change")
-        tensor = parameters.get(change.name, buffers.get(change.name))
-        if tensor is None:
-            raise ComponentError(f"{who} proposed a change to '{change.name}', which the model does not have")
-        if change.name not in open_names:
-            raise ComponentError(f"{who} proposed a change to '{change.name}', which is frozen or unused")
-        if change.name in tally.layers or change.name in tally.buffers:
-            raise ComponentError(f"{who} proposed two changes to '{change.name}'")
-        value = _checked(change, tensor, who).to(device=tensor.device, dtype=tensor.dtype)
-        mask = None if change.mask is None else change.mask.to(tensor.device)
-        undo.append(_undo(tensor, mask))
-        tensor.copy_(value if mask is None else torch.where(mask, value, tensor))
-        if change.name in buffers:
-            tally.buffers.append(change.name)
-            continue
-        count = tensor.numel() if mask is None else int(mask.sum())
-        tally.layers[change.name] = LayerReport(tensor.numel(), count)
-        if optimizer is not None:
-            tally.optimizer_cleared += clear_state(optimizer, tensor, mask, undo)
+    with _given_back(changes) as one_by_one:
+        for change in one_by_one:
+            require_ready()
+            if not isinstance(change, Change):
+                raise ComponentError(f"{who} proposed {type(change).__name__}, not a Change")
+            tensor = parameters.get(change.name, buffers.get(change.name))
+            if tensor is None:
+                raise ComponentError(f"{who} proposed a change to '{change.name}', which the model does not have")
+            if change.name not in open_names:
+                raise ComponentError(f"{who} proposed a change to '{change.name}', which is frozen or unused")
+            if change.name in tally.layers or change.name in tally.buffers:
+                raise ComponentError(f"{who} proposed two changes to '{change.name}'")
+            value = _checked(change, tensor, who).to(device=tensor.device, dtype=tensor.dtype)
+            mask = None if change.mask is None else change.mask.to(tensor.device)
+            undo.append(_undo(tensor, mask))
+            tensor.copy_(value if mask is None else torch.where(mask, value, tensor))
+            if change.name in buffers:
+                tally.buffers.append(change.name)
+                continue
+            count = tensor.numel() if mask is None else int(mask.sum())
+            tally.layers[change.name] = LayerReport(tensor.numel(), count)
+            if optimizer is not None:
+                tally.optimizer_cleared += clear_state(optimizer, tensor, mask, undo)
     return tally
+
+
+@contextmanager
+def _given_back(changes: Iterable[Change]) -> Iterator[Iterator[Change]]:
+    """The changes one by one. What a generator holds open (the lent model) is given back before anything is undone."""
+    one_by_one = iter(changes)
+    with closing(one_by_one) if isinstance(one_by_one, Generator) else nullcontext():
+        yield one_by_one
 
 
 def _undo(tensor: Tensor, mask: Tensor | None) -> Callable[[], None]:

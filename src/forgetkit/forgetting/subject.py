@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MappingProxyType
@@ -39,9 +39,10 @@ AS_USUAL = Scoring()
 
 
 @dataclass(eq=False)
-class Structure:
-    """What is traced once, when somebody asks: the groups of units."""
+class Standing:
+    """What changes about a subject: whether it is lent out, and its units, which are traced when asked for."""
 
+    lent: bool = False
     units: tuple[UnitGroup, ...] | None = None
 
 
@@ -60,7 +61,7 @@ class Subject:
     left_out: Mapping[str, str]
     buffers: Mapping[str, Tensor]
     order: tuple[Layer, ...] | None
-    structure: Structure = field(default_factory=Structure)
+    standing: Standing = field(default_factory=Standing)
 
     @classmethod
     def of(
@@ -111,9 +112,20 @@ class Subject:
             model, again, loss, seeds, scoring, past, MappingProxyType(targets), scored, left_out, resettable, layers
         )
 
-    def lent(self, who: str) -> AbstractContextManager[None]:
+    @contextmanager
+    def lent(self, who: str) -> Iterator[None]:
         """Meanwhile the model is ``who``'s to look at, in the mode it is to be scored in."""
-        return untouched(self.model, who, self.seeds.number("lent"), training=self.scoring.mode == "train")
+        before, self.standing.lent = self.standing.lent, True
+        try:
+            with untouched(self.model, who, self.seeds.number("lent"), training=self.scoring.mode == "train"):
+                yield
+        finally:
+            self.standing.lent = before
+
+    def require_back(self, who: str) -> None:
+        """``ComponentError`` where ``who`` has the model lent while it is to be written to."""
+        if self.standing.lent:
+            raise ComponentError(f"{who} proposes a change while the model is lent to it: leave context.lent() first")
 
     def scores(self, importance: Importance) -> Checked:
         """Score, while the model is lent out."""
@@ -145,13 +157,13 @@ class Subject:
     @property
     def units(self) -> tuple[UnitGroup, ...]:
         """The groups of units, traced once."""
-        if self.structure.units is None:
+        if self.standing.units is None:
             if self.batches is None:
                 raise OptionError("units are found by tracing a batch: give batches of (inputs, targets)")
             with self.lent("tracing"):
                 inputs = next(GuardedProbe(self.model, self.batches, (), self.loss, self.seeds).batches(2))[0]
-                self.structure.units = units_of(self.model, inputs, self.targets)
-        return self.structure.units
+                self.standing.units = units_of(self.model, inputs, self.targets)
+        return self.standing.units
 
     def names(self, scope: Scope | Literal["norm"], of: Mapping[str, Tensor]) -> tuple[str, ...]:
         """The names in ``of`` that are in ``scope``."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -76,7 +77,8 @@ def unlearn(
     # A method that draws without a generator does so from its own stream.
     with all_or_nothing() as undo, global_state(seeds.number("propose")):
         keeping = optimizer if aftercare.optimizer_state == "zero" else None
-        tally = apply(model, reinit.propose(context), keeping, {*subject.targets, *subject.buffers}, who, undo)
+        names, ready = {*subject.targets, *subject.buffers}, partial(subject.require_back, who)
+        tally = apply(model, reinit.propose(context), keeping, names, who, undo, ready)
         if not tally.layers and not getattr(reinit, "changes_nothing", False):
             raise NothingMatchedError(
                 f"{who} matched no parameter of {type(model).__name__}; nothing would be forgotten"
