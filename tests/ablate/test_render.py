@@ -1,0 +1,482 @@
+"""Rendered tables, read back: by csv, json, html.parser, a Markdown parser, a reader of escaped TeX and TeX itself."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import random
+import re
+import shutil
+import subprocess
+import unicodedata
+from dataclasses import dataclass, field
+from html.parser import HTMLParser
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+
+from forgetkit.ablate.outcome import Outcome, Outcomes
+from forgetkit.ablate.render import FORMATS, render
+from forgetkit.ablate.render.latex import escaped
+from forgetkit.ablate.render.words import figure, plain
+from forgetkit.ablate.table import STANDARD, Column, Table, make
+from forgetkit.errors import OptionError
+
+ACCURACY = Column("accuracy", "accuracy", lambda result: result["accuracy"], True, "fraction")
+ERRORS = Column("errors", "errors", lambda result: result.get("errors"), False, "count")
+HOSTILE = [
+    "a & b_c % $x$ #1 ~ ^",
+    "<script>alert('x')</script>",
+    "a|b \\| c\\",
+    "two\nlines\r\n\tand \x00 \x1b[31m",
+    "Grüße, naïve 学习 Σ ± 🙂 \u202eback",
+    "**bold** _it_ `code` [link](x) ![image](y) ~~gone~~ &amp; &#60;",
+    "[optional] *star \\input{x} \\end{tabular} {",
+    "\"quoted\", 'single' ``tick`` --- -- x",
+    "- item",
+    "# head",
+    "=1+1",
+    "",
+]
+texts = st.text(max_size=12) | st.sampled_from(HOSTILE)
+
+
+def table_of(arms: dict[tuple[str, ...], list], axes=("importance", "replay"), baseline=None, **options) -> Table:
+    """Cells of accuracies, of (accuracy, errors), or of words that say what became of them."""
+    cells = []
+    for labels, by_seed in arms.items():
+        arm = dict(zip(axes, labels, strict=True))
+        for seed, found in enumerate(by_seed):
+            digest = f"{'/'.join(labels)}@{seed}"
+            if isinstance(found, str):
+                cells.append(Outcome(arm, seed, digest, found, None, f"it {found}"))
+            else:
+                accuracy, errors = found if isinstance(found, tuple) else (found, None)
+                cells.append(Outcome(arm, seed, digest, "completed", {"accuracy": accuracy, "errors": errors}))
+    named = None if baseline is None else dict(zip(axes, baseline, strict=True))
+    columns = options.pop("columns", [ACCURACY])
+    return make(Outcomes(options.pop("title", "A title"), axes, tuple(cells), named), columns, **options)
+
+
+def example() -> Table:
+    """Eight seeds, one comparison significant, one not, an arm that lost a seed, one that lost all."""
+    alike = [0.9 + 0.01 * (-1) ** seed for seed in range(8)]
+    return table_of(
+        {
+            ("snip", "full"): [0.9] * 8,
+            ("snip", "none"): [0.8] * 8,
+            ("fisher", "full"): alike,
+            ("fisher", "none"): [*alike[:7], "diverged"],
+            ("random", "none"): ["failed", *["missing"] * 7],
+        },
+        baseline=("snip", "full"),
+        title="Criteria",
+    )
+
+
+def cells_of(table: Table, form: str) -> list[list[str]]:
+    """What a reader of the format finds in the rows of the table, heads first."""
+    text = render(table, form)
+    if form == "html":
+        return read_html(text).rows
+    if form == "markdown":
+        parser = MarkdownIt("commonmark").enable(["table", "strikethrough"])
+        return read_html(parser.render(text)).rows
+    body = text.partition("\\toprule\n")[2].partition("\\bottomrule")[0]
+    lines = [line for line in body.splitlines() if line not in ("\\midrule", "\\addlinespace")]
+    return [[read_tex(cell.strip()) for cell in line.removesuffix(" \\\\").split(" & ")] for line in lines]
+
+
+@dataclass
+class Page(HTMLParser):
+    """Rows of texts, attributes of cells, and every tag; tags must close in order."""
+
+    rows: list[list[str]] = field(default_factory=list)
+    attributes: list[list[dict[str, str]]] = field(default_factory=list)
+    tags: set[str] = field(default_factory=set)
+    open: list[str] = field(default_factory=list)
+    outside: str = ""
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def handle_starttag(self, tag, attrs) -> None:
+        self.tags.add(tag)
+        if tag == "br":
+            return
+        self.open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+            self.attributes.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+            self.attributes[-1].append(dict(attrs))
+
+    def handle_endtag(self, tag) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data) -> None:
+        if {"td", "th"} & set(self.open):
+            self.rows[-1][-1] += data
+        else:
+            self.outside += data
+
+
+def read_html(text: str) -> Page:
+    page = Page()
+    page.feed(text)
+    page.close()
+    assert page.open == []
+    return page
+
+
+SYMBOLS = {
+    "textbackslash": "\\",
+    "textasciitilde": "~",
+    "textasciicircum": "^",
+    "textless": "<",
+    "textgreater": ">",
+    "textbar": "|",
+    "textasciigrave": "`",
+    "textendash": "–",
+    "textemdash": "—",
+    "ss": "ß",
+    "ae": "æ",
+    "AE": "Æ",
+    "oe": "œ",
+    "OE": "Œ",
+    "o": "ø",
+    "O": "Ø",
+    "l": "ł",
+    "L": "Ł",
+}
+MATHS = {r"\pm": "±", r"\times": "×", r"\uparrow": "↑", r"\downarrow": "↓", "-": "-", "^{*}": "*"}
+COMBINING = dict(
+    zip("`'^~=u.\"rHvc", map(chr, (768, 769, 770, 771, 772, 774, 775, 776, 778, 779, 780, 807)), strict=True)
+)
+
+
+def read_tex(source: str) -> str:
+    """What TeX would set, for the commands that a table may use; anything else that TeX would act on is an error."""
+    rules = [
+        (r"\\ifdefined\\Umathchar (.)\\else U\+([0-9A-F]{4,6})\\fi\{\}", lambda m: unicode_or_code(m[1], m[2])),
+        (r"\\symbol\{34\}", lambda m: '"'),
+        (r"\\textbf\{((?:[^{}]|\{[^{}]*\})*)\}", lambda m: read_tex(m[1])),
+        (r"\$([^$]*)\$", lambda m: MATHS[m[1]]),
+        (r"\\([`'^~=u.\"rHvc])\{([A-Za-z])\}", lambda m: unicodedata.normalize("NFC", m[2] + COMBINING[m[1]])),
+        (r"\\([A-Za-z]+)\{\}", lambda m: SYMBOLS[m[1]]),
+        (r"\\([{}$&#%_])", lambda m: m[1]),
+        (r"\{([\[\]*]?)\}", lambda m: m[1]),
+        (r"-(?!-)", lambda m: "-"),
+        (r"[A-Za-z0-9 !'()+,./:;=?@]", lambda m: m[0]),
+    ]
+    text, place = "", 0
+    while place < len(source):
+        found = next(((m, said) for rule, said in rules if (m := re.compile(rule).match(source, place))), None)
+        assert found is not None, f"TeX would act on {source[place:]!r}"
+        text += found[1](found[0])
+        place = found[0].end()
+    return text
+
+
+def unicode_or_code(letter: str, code: str) -> str:
+    assert chr(int(code, 16)) == letter
+    return letter
+
+
+def nfc(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
+
+
+def test_markdown_by_hand() -> None:
+    assert render(example(), "markdown") == (
+        "**Criteria**\n"
+        "\n"
+        "| importance | replay | accuracy (%) ↑ |\n"
+        "| :-- | :-- | --: |\n"
+        "| snip | full | **90.00 ± 0.00** |\n"
+        "|  | none | 80.00 ± 0.00\\* |\n"
+        "| fisher | full | **90.00 ± 1.07** |\n"
+        "|  | none | **90.14 ± 1.07 (n=7)** |\n"
+        "| random | none | failed, missing |\n"
+        "\n"
+        "Mean ± standard deviation over 8 seeds, or as many as n says.\n"
+        "Bold: the best mean of its column, and what an exact paired sign-flip test, Holm-corrected over 3 comparisons,"
+        " does not find worse at p \\< 0.05.\n"
+        "\\* better or worse than the baseline importance=snip, replay=full by an exact paired sign-flip test, "
+        "Holm-corrected over 3 comparisons, at p \\< 0.05.\n"
+        "\n"
+        "- importance=fisher, replay=none: 7 of 8 seeds: seed 7 diverged\n"
+        "- importance=random, replay=none: 0 of 8 seeds: seed 0 failed, seeds 1, 2, 3, 4, 5, 6, 7 missing\n"
+    )
+
+
+def test_latex_by_hand() -> None:
+    made = table_of(
+        {("a_1", "x"): [(-0.001, 3)], ("a_1", "y"): [(0.5, None)], ("b", "x"): [("missing")]},
+        columns=[ACCURACY, ERRORS],
+    )
+    assert render(made, "latex") == "\n".join(
+        [
+            "% A title",
+            r"% Needs \usepackage{booktabs}.",
+            r"\begin{tabular}{@{}llrr@{}}",
+            r"\toprule",
+            r"importance & replay & accuracy (\%) $\uparrow$ & errors $\downarrow$ \\",
+            r"\midrule",
+            r"a\_1 & x & $-$0.10 & 3 \\",
+            r" & y & \textbf{50.00} & \textendash{} \\",
+            r"\addlinespace",
+            r"b & x & missing & missing \\",
+            r"\bottomrule",
+            r"\end{tabular}",
+            "",
+            r"\smallskip",
+            r"{\footnotesize",
+            r"One seed each.\par",
+            r"Bold: the best mean of its column; too few seeds to say which others may be as good.\par",
+            r"importance=b, replay=x: 0 of 1 seed: seed 0 missing\par",
+            "}",
+            "",
+        ]
+    )
+
+
+@pytest.mark.parametrize("form", ["markdown", "latex", "html"])
+def test_every_reader_finds_the_same_entries(form) -> None:
+    found = cells_of(example(), form)
+    assert found[0] == ["importance", "replay", "accuracy (%) ↑"]
+    assert [one[2] for one in found[1:]] == [
+        "90.00 ± 0.00",
+        "80.00 ± 0.00*",
+        "90.00 ± 1.07",
+        "90.14 ± 1.07 (n=7)",
+        "failed, missing",
+    ]
+    names = ["snip", "snip", "fisher", "fisher", "random"] if form == "html" else ["snip", "", "fisher", "", "random"]
+    assert [one[0] for one in found[1:]] == names
+
+
+def test_html_carries_the_values_to_sort_by() -> None:
+    made = example()
+    page = read_html(render(made, "html"))
+    assert page.tags == {"table", "caption", "thead", "tbody", "tr", "th", "td", "p", "ul", "li", "strong", "sup"}
+    for row, attributes in zip(made.rows, page.attributes[1:], strict=True):
+        assert [one["data-value"] for one in attributes[:2]] == list(row.labels)
+        mean = row.entries[0].summary.mean
+        assert attributes[2]["data-value"] == ("" if mean is None else repr(mean))
+    assert page.attributes[0][2] == {"scope": "col", "data-key": "accuracy"}
+    assert [one[2].get("title") for one in page.attributes[1:]] == [
+        None,
+        "-10.00 [-10.00, -10.00], p = 0.0078, corrected 0.023: worse",
+        "+0.00 [-0.89, 0.89], p = 1, corrected 1: not distinguishable",
+        "+0.14 [-0.85, 1.13], p = 1, corrected 1: not distinguishable",
+        "no common seed: too few seeds",
+    ]
+    assert "Mean ± standard deviation" in page.outside
+    assert "importance=fisher, replay=none: 7 of 8 seeds: seed 7 diverged" in page.outside
+
+
+def test_csv_has_every_cell_at_full_precision() -> None:
+    made = table_of(
+        {("a", "x"): [(0.1 + 0.2, 12), "diverged"], ("b", "x"): [(1 / 3, None)]}, columns=[ACCURACY, ERRORS]
+    )
+    rows = list(csv.DictReader(io.StringIO(render(made, "csv"), newline="")))
+    assert [(one["importance"], one["replay"], one["seed"], one["status"], one["reason"]) for one in rows] == [
+        ("a", "x", "0", "completed", ""),
+        ("a", "x", "1", "diverged", "it diverged"),
+        ("b", "x", "0", "completed", ""),
+    ]
+    assert [one["digest"] for one in rows] == ["a/x@0", "a/x@1", "b/x@0"]
+    assert [one["accuracy"] for one in rows] == [repr(0.1 + 0.2), "", repr(1 / 3)]
+    assert [one["errors"] for one in rows] == ["12", "", ""]
+
+
+def test_json_has_every_number() -> None:
+    made = example()
+    content = json.loads(render(made, "json"))
+    assert content["baseline"] == {"importance": "snip", "replay": "full"}
+    assert content["columns"] == [
+        {"key": "accuracy", "title": "accuracy", "unit": "fraction", "higher_is_better": True}
+    ]
+    assert (content["schema"], content["title"], content["alpha"], content["confidence"]) == (1, "Criteria", 0.05, 0.95)
+    for row, said in zip(made.rows, content["rows"], strict=True):
+        assert tuple(said["arm"].values()) == row.labels
+        assert said["note"] == row.note
+        entry, numbers = row.entries[0], said["entries"]["accuracy"]
+        own = entry.summary
+        assert (numbers["n"], numbers["mean"], numbers["std"], numbers["best"]) == (
+            own.n,
+            own.mean,
+            own.std,
+            entry.best,
+        )
+        for judged, judgement in ((entry.to_baseline, numbers["to_baseline"]), (entry.to_best, numbers["to_best"])):
+            if judged is None:
+                assert judgement is None
+                continue
+            c = judged.comparison
+            assert judgement == {
+                "n": c.n,
+                "difference": c.difference,
+                "low": c.low,
+                "high": c.high,
+                "p": c.p,
+                "exact": True,
+                "adjusted": judged.adjusted,
+                "verdict": judged.verdict,
+            }
+        assert [(one["seed"], one["status"], one["reason"], one["digest"]) for one in said["cells"]] == [
+            (cell.seed, cell.status, cell.reason, cell.digest) for cell in row.cells
+        ]
+        assert [one["values"]["accuracy"] for one in said["cells"]] == [cell.values[0] for cell in row.cells]
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_the_same_outcomes_give_the_same_bytes_in_whatever_order_their_seeds_come(form) -> None:
+    rng = random.Random(0)
+    arm = {"arm": "a"}
+    cells = [Outcome(arm, seed, str(seed), "completed", {"accuracy": rng.random()}) for seed in range(20)]
+    texts = set()
+    for _ in range(5):
+        rng.shuffle(cells)
+        texts.add(render(make(Outcomes("t", ("arm",), tuple(cells)), [ACCURACY]), form))
+    assert len(texts) == 1
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.lists(st.tuples(texts, texts), min_size=1, max_size=3, unique=True), texts, texts)
+def test_what_a_user_typed_is_read_back_in_every_format(arms, title, axis) -> None:
+    axes = (f"{axis}?", "replay")
+    made = table_of({labels: [0.5, "failed"] for labels in arms}, axes=axes, title=title)
+    rows = [row.labels for row in made.rows]
+
+    content = json.loads(render(made, "json"))
+    assert content["title"] == title
+    assert [tuple(one["arm"][axis] for axis in axes) for one in content["rows"]] == rows
+    lines = list(csv.reader(io.StringIO(render(made, "csv"), newline="")))
+    assert tuple(lines[0][:2]) == axes
+    assert [tuple(one[:2]) for one in lines[1::2]] == rows
+
+    shown = [["" if place < row.repeats else plain(one) for place, one in enumerate(row.labels)] for row in made.rows]
+    for form in ("html", "markdown", "latex"):
+        found = cells_of(made, form)
+        assert nfc(found[0][0]) == nfc(plain(axes[0]))
+        expected = [[plain(one) for one in labels] for labels in rows] if form == "html" else shown
+        assert [[nfc(one) for one in cells[:2]] for cells in found[1:]] == [[nfc(x) for x in one] for one in expected]
+        assert {len(cells) for cells in found} == {3}
+    page = read_html(render(made, "html"))
+    assert page.tags <= {"table", "caption", "thead", "tbody", "tr", "th", "td", "p", "ul", "li", "strong", "sup"}
+    assert plain(title) in page.outside
+
+
+@given(st.text() | st.sampled_from(HOSTILE))
+def test_escaped_tex_sets_the_text(text) -> None:
+    assert nfc(read_tex(escaped(plain(text)))) == nfc(plain(text))
+
+
+def test_markdown_around_the_table_is_text_too() -> None:
+    made = table_of({("a*b*", "<i>x"): [0.5, "failed"]}, title="*t* <b>", axes=("- one", "# two"))
+    page = read_html(MarkdownIt("commonmark").enable("table").render(render(made, "markdown")))
+    assert {"em", "b", "i", "h1"}.isdisjoint(page.tags)
+    assert "*t* <b>" in page.outside
+    assert "- one=a*b*, # two=<i>x: 1 of 2 seeds: seed 1 failed" in page.outside
+
+
+def engines() -> list[str]:
+    return [engine for engine in ("pdflatex", "xelatex", "lualatex") if shutil.which(engine)]
+
+
+@pytest.mark.skipif(not engines(), reason="there is no TeX on this machine")
+@pytest.mark.parametrize("engine", engines())
+@pytest.mark.parametrize("document", ["{article}", "[varwidth]{standalone}"])
+def test_tex_compiles_it(engine, document, tmp_path) -> None:
+    if "standalone" in document and not has_standalone():
+        pytest.skip("this TeX has no standalone class")
+    arms = {(label, str(place)): [0.5, "failed"] for place, label in enumerate([*HOSTILE, "ěščřžýáíé ßæøł"])}
+    (tmp_path / "table.tex").write_text(render(table_of(arms, axes=("a_b", "[*]"), title="% \\"), "latex"), "utf-8")
+    (tmp_path / "paper.tex").write_text(
+        f"\\documentclass{document}\n\\usepackage{{booktabs}}\n\\begin{{document}}\n\\input{{table}}\n\\end{{document}}\n"
+    )
+    done = subprocess.run(
+        [engine, "-interaction=nonstopmode", "-halt-on-error", "paper.tex"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert (tmp_path / "paper.pdf").stat().st_size > 1000
+
+
+def has_standalone() -> bool:
+    return bool(subprocess.run(["kpsewhich", "standalone.cls"], capture_output=True, check=False).stdout)
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "expected"),
+    [
+        (0.93317, "fraction", "93.32"),
+        (-0.00001, "fraction", "0.00"),
+        (9621.6, "count", "9622"),
+        (-0.2, "count", "0"),
+        (12.34, "seconds", "12.3"),
+        (0.0123456, "number", "0.01235"),
+        (-0.0, "number", "0"),
+    ],
+)
+def test_figures(value, unit, expected) -> None:
+    assert figure(value, unit) == expected
+
+
+def legend(table: Table) -> list[str]:
+    return json.loads(render(table, "json"))["legend"]
+
+
+def test_the_legend_says_what_the_seeds_cannot_show() -> None:
+    two = table_of({("a", "x"): [0.5, 0.6], ("b", "x"): [0.4, 0.5], ("c", "x"): [0.3, 0.2]}, baseline=("b", "x"))
+    assert legend(two) == [
+        "Mean ± standard deviation over 2 seeds.",
+        "Bold: the best mean of its column; too few seeds to say which others may be as good.",
+        "* better or worse than the baseline importance=b, replay=x by an exact paired sign-flip test, "
+        "Holm-corrected over 2 comparisons, at p < 0.05.",
+        "Too few seeds for a star in 2 of 2 comparisons: 7 each would do.",
+    ]
+    one = table_of({("a", "x"): [0.5] * 6, ("b", "x"): [0.4] * 6}, baseline=("b", "x"))
+    assert legend(one)[1:] == [
+        "Bold: the best mean of its column, and what an exact paired sign-flip test, Holm-corrected over 1 comparison, "
+        "does not find worse at p < 0.05.",
+        "* better or worse than the baseline importance=b, replay=x by an exact paired sign-flip test, "
+        "Holm-corrected over 1 comparison, at p < 0.05.",
+    ]
+    lost = table_of({("a", "x"): ["missing"], ("b", "x"): ["missing"]}, baseline=("b", "x"))
+    assert legend(lost) == [
+        "There are no numbers yet.",
+        "Nothing can be compared with the baseline importance=b, replay=x.",
+    ]
+    many = table_of({("a", "x"): [0.5] * 50, ("b", "x"): [0.4] * 50})
+    assert "a paired sign-flip test (131,071 draws where there are more than 40 seeds)" in legend(many)[1]
+
+
+def test_headings_say_unit_and_direction() -> None:
+    result = {column.key: 1.0 for column in STANDARD}
+    made = make(Outcomes("", ("arm",), (Outcome({"arm": "a"}, 0, "", "completed", result),)), STANDARD)
+    assert cells_of(made, "markdown")[0] == [
+        "arm",
+        "test accuracy (%) ↑",
+        "CER ↓",
+        "generalisation gap (%) ↓",
+        "mean anytime error (%) ↓",
+        "samples seen",
+        "time (s)",
+    ]
+    assert render(made, "markdown").startswith("| arm |")
+
+
+def test_an_unknown_format_is_said() -> None:
+    with pytest.raises(OptionError, match="no format 'markdwon'; did you mean 'markdown'"):
+        render(example(), "markdwon")
