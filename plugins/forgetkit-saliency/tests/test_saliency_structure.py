@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import pairwise
 
 import pytest
@@ -12,6 +14,7 @@ from saliency_nets import batches, convnet, flat, mlp, parameters, residual, tog
 from torch import Tensor, nn
 
 import forgetkit
+from forgetkit.contracts import Probe
 from forgetkit.errors import OptionError
 
 IMAGES = (2, 5, 5)
@@ -94,6 +97,23 @@ def test_wanda_of_what_reads_nothing() -> None:
     ranks = forgetkit.score(model, data, importance="wanda")
     assert sorted(ranks["gate"].tolist()) == pytest.approx([0, 0.2, 0.4, 0.6, 0.8])
     assert ranks["scale"] == 0
+
+
+class Named(nn.Module):
+    """Calls its layer in a way that hides what it was given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(5, 3).double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(input=x)
+
+
+def test_wanda_of_what_was_not_seen() -> None:
+    model = Named()
+    scores = forgetkit.score(model, batches(4, 2), importance="wanda:compare=raw")
+    close(scores["head.weight"], model.head.weight.detach().abs() * math.sqrt(6))
 
 
 def test_wanda_ranks_within_each_row() -> None:
@@ -220,10 +240,42 @@ def test_synflow_through_a_residual_network() -> None:
     assert whole["wide.weight"] + whole["short.weight"] == pytest.approx(1)
 
 
-def test_synflow_leaves_no_hook_behind() -> None:
+class Normalised(nn.Module):
+    """What comes in is centred first, as in a run's networks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.full((5,), 3.0, dtype=torch.float64))
+        self.head = nn.Linear(5, 3).double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(x - self.mean)
+
+
+def test_synflow_begins_with_ones_at_the_first_layer() -> None:
+    model = Normalised()
+    scores = forgetkit.score(model, batches(2), importance="synflow")
+    weight, bias = model.head.weight.detach().abs(), model.head.bias.detach().abs()
+    total = weight.sum() + bias.sum()
+    close(scores, {"head.weight": weight / total, "head.bias": bias / total})
+
+
+def test_synflow_takes_its_hooks_off() -> None:
     model = convnet()
-    forgetkit.score(model, batches(2, shape=IMAGES), importance="synflow")
-    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    left: list[bool] = []
+
+    @dataclass(frozen=True)
+    class Looks:
+        """SynFlow, and a look at what it leaves before the host does."""
+
+        def score(self, probe: Probe) -> Mapping[str, Tensor]:
+            scores = Synflow().score(probe)
+            left.extend(bool(m._forward_hooks or m._forward_pre_hooks) for m in model.modules())
+            return scores
+
+    forgetkit.score(model, batches(2, shape=IMAGES), importance=Looks())
+    assert left
+    assert not any(left)
 
 
 def removed_in_rounds(model: nn.Sequential, rounds: int, keep: float) -> Tensor:

@@ -33,8 +33,9 @@ class Lamp:
 
 
 def _shares(tensor: Tensor) -> Tensor:
-    square = tensor.double().square()  # in float64, which a sum of many small squares needs
-    ascending = square.flatten().sort().values
-    from_here = ascending.flip(0).cumsum(0).flip(0)
-    first = torch.searchsorted(ascending, square.flatten()).view(square.shape)  # the first of those that tie
-    return torch.where(square > 0, square / from_here[first], 0.0).to(tensor)
+    ascending, order = tensor.abs().flatten().sort()
+    square = ascending.double().square()  # in float64, which a sum of many small squares needs
+    from_here = square.flip(0).cumsum(0).flip(0)
+    first = torch.searchsorted(ascending, ascending)  # of those that tie
+    shares = torch.where(square > 0, square / from_here[first], 0.0).to(tensor)
+    return torch.empty_like(shares).scatter_(0, order, shares).view(tensor.shape)
