@@ -40,6 +40,7 @@ def unlearn(
     aftercare: forgetting.Aftercare | None = None,
     previous: Mapping[str, Tensor] | None = None,
     memory: forgetting.Memory | None = None,
+    run_seed: int | None = None,
 ) -> forgetting.UnlearnReport:
     """Make ``model`` forget, in place, and clear the optimizer's memory of what was reset.
 
@@ -50,7 +51,8 @@ def unlearn(
     batch. Fresh values are drawn by each module's ``reset_parameters``; where a model initialises itself
     otherwise, ``build()`` makes a new one and its values are taken. ``initial`` holds copies of what
     ``state_dict()`` held at the start, which ``rewind`` goes back to, ``previous`` of what it held when you last
-    forgot; ``memory`` is that of :func:`attach`, for components that watch the training. ``scoring`` says which
+    forgot; ``memory`` is that of :func:`attach`, for components that watch the training; ``run_seed`` stays the same
+    at each call, for those that draw once for a whole run. ``scoring`` says which
     parameters are scored and in which mode, ``aftercare`` what becomes of the optimizer's memory and of running
     statistics. Where something is wrong the model is as before.
 
@@ -60,7 +62,7 @@ def unlearn(
     method = offers.make("reinit", reinit)[1]
     if importance is None and getattr(method, "needs_scores", False):
         importance = "snip"
-    if scoring is not None and importance is None:
+    if scoring is not None and importance is None and not getattr(method, "needs_data", False):
         raise OptionError(f"{type(method).__name__} looks at no scores, so scoring= would be ignored: leave it out")
     scored, after = _checked(scoring, forgetting.Scoring), _checked(aftercare, forgetting.Aftercare)
     if after.optimizer_state != "zero" and optimizer is None:
@@ -73,7 +75,7 @@ def unlearn(
         optimizer=optimizer,
         seeds=Seeds(seed),
         loss=loss,
-        past=_past(build, initial, previous, memory),
+        past=_past(build, initial, previous, memory, run_seed),
         scoring=scored,
         aftercare=after,
     )
@@ -98,7 +100,7 @@ def score(
     :func:`unlearn`; a criterion that looks at fresh values sees those of the reset with that ``seed`` and ``build``.
     """
     criterion = registry.load().make("importance", importance)[1]
-    past, scored = _past(build, initial, previous, memory), _checked(scoring, forgetting.Scoring)
+    past, scored = _past(build, initial, previous, memory, None), _checked(scoring, forgetting.Scoring)
     return forgetting.score(
         model, batches, importance=criterion, seeds=Seeds(seed), loss=loss, past=past, scoring=scored
     )
@@ -113,6 +115,7 @@ def attach(
     loss: Loss = cross_entropy,
     build: Callable[[], nn.Module] | None = None,
     initial: Mapping[str, Tensor] | None = None,
+    previous: Mapping[str, Tensor] | None = None,
 ) -> Attached:
     """Interventions in a training loop of your own.
 
@@ -127,12 +130,18 @@ def attach(
             optimizer.step()
 
     Call ``attached.begin(inputs, targets)`` with any two samples or more before each mega-batch and
-    ``attached.after_epoch()`` after each epoch. ``attached.memory`` is what :func:`unlearn` takes as ``memory``.
+    ``attached.after_epoch()`` after each epoch. ``attached.memory`` is what :func:`unlearn` takes as ``memory``;
+    ``attached.state_dict()`` belongs into your checkpoints. A step left by ``continue`` still ends with what acts after
+    it; of several forward passes in one step, activity is that of the first.
     """
+    if isinstance(components, str) or not isinstance(components, Sequence):
+        raise OptionError("attach takes a list of interventions: forgetkit.attach(model, optimizer, ['redo'])")
     offers = registry.load()
     made = [offers.make("interventions", component)[1] for component in components]
-    past = _past(build, initial, None, None)
-    return Attached(forgetting.Acting(model, optimizer, made, Seeds(seed), past, loss))
+    past = _past(build, initial, previous, None, seed)
+    inner = forgetting.plain(model)
+    forgetting.require_trained_by(optimizer, inner)
+    return Attached(forgetting.Acting(inner, optimizer, made, Seeds(seed), past, loss))
 
 
 class Attached:
@@ -164,10 +173,20 @@ class Attached:
         """What ``component`` kept while it watched; nothing where it was not attached."""
         return self._acting.memory(component)
 
-    @property
-    def states(self) -> list[dict[str, Tensor]]:
-        """What each component keeps, for your checkpoints; update these to restore it."""
-        return self._acting.states
+    def state_dict(self) -> dict[str, Any]:
+        """Where training stands and what each component keeps, in types that load without running code."""
+        self._acting.require_tensors()
+        place = [self._mega_batch, self._epoch, self._step]
+        return {"place": place, "components": [dict(state) for state in self._acting.states]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there, with the same components in the same order."""
+        if len(state["components"]) != len(self._acting.states):
+            raise OptionError("this state is of other components: attach the same ones in the same order")
+        self._mega_batch, self._epoch, self._step = (int(number) for number in state["place"])
+        for mine, kept in zip(self._acting.states, state["components"], strict=True):
+            mine.clear()
+            mine.update(kept)
 
     @property
     def _place(self) -> forgetting.Place:
@@ -226,12 +245,16 @@ def _past(
     initial: Mapping[str, Tensor] | None,
     previous: Mapping[str, Tensor] | None,
     memory: forgetting.Memory | None,
+    run_seed: int | None,
 ) -> forgetting.Past:
+    if memory is not None and not callable(memory):
+        raise OptionError(f"memory= takes the method attached.memory, not {type(memory).__name__}")
     return forgetting.Past(
         build=build,
         initial=None if initial is None else initial.__getitem__,
         previous=None if previous is None else previous.__getitem__,
         memory=memory or forgetting.NOTHING_KNOWN.memory,
+        seeds=None if run_seed is None else Seeds(run_seed),
     )
 
 

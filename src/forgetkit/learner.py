@@ -23,7 +23,6 @@ from forgetkit.contracts import (
     Stepped,
     Unlearned,
 )
-from forgetkit.errors import ComponentError
 from forgetkit.learn import Schedule
 from forgetkit.seeding import Seeds, preserved_global_state
 from forgetkit.session import Bus, Session
@@ -79,8 +78,9 @@ class Learner:
         model = learn.network(plan.model, inputs, session.seeds).to(session.device)
         optimizer = _optimizer(model, config)
         # A criterion or a method that must watch the training acts in it, after those that were asked for.
-        watching: list[Any] = [c for c in (plan.importance, plan.reinit) if isinstance(c, Intervention)]
-        acting = forgetting.Acting(model, optimizer, [*plan.interventions, *watching], session.seeds)
+        asked: list[Any] = [*plan.interventions, plan.importance, plan.reinit]
+        watching = {id(c): c for c in asked if isinstance(c, Intervention)}  # each object once
+        acting = forgetting.Acting(model, optimizer, list(watching.values()), session.seeds)
         trainer = learn.Trainer(
             model, optimizer, config.batch_size, session.augment, acting, config.precision == "bf16"
         )
@@ -98,11 +98,12 @@ class Learner:
         """A step and a forgetting, on a twin that is thrown away: what cannot work is said while nothing is written."""
         config, session = self.session.plan.config, self.session
         twin = Learner._of(session, self.inputs)
-        twin.trainer.acting.seeds = session.seeds.within("try")
+        twin.trainer.acting.seeds, twin.trainer.acting.trying = session.seeds.within("try"), True
         few = twin.stream.reveal(1).read("train", session.mega_batches[0].train[: config.batch_size])
         pool = Pool.of(few, session.device)
         twin.trainer.begin(pool, 1, session.seeds.within("try"))
         twin.trainer.epoch(pool, 1, 1, _TRIED_LR, session.seeds.within("try"))
+        twin.trainer.acting.require_tensors()
         if config.mega_batches > 1:
             # A share of two samples is one, which batch normalisation cannot be measured on: all are offered.
             twin.forget(pool, session.seeds.within("try"))
@@ -234,10 +235,7 @@ class Learner:
 
     def state(self) -> dict[str, Any]:
         """Everything that changes, in types that load without running code."""
-        for state in self.trainer.acting.states:
-            for name, value in state.items():
-                if not isinstance(value, torch.Tensor):
-                    raise ComponentError(f"an intervention keeps '{name}' in its state, which is no tensor")
+        self.trainer.acting.require_tensors()
         return {
             "digest": self.session.plan.digest,
             "mega_batch": self.mega_batch,

@@ -282,7 +282,7 @@ def test_a_criterion_that_watches_the_training_in_a_loop_of_ones_own() -> None:
     trained(model, optimizer, attached)
     scores = forgetkit.score(model, data(), importance=Steps(), memory=attached.memory)
     assert all(bool((score > 0).any()) for score in scores.values())
-    torch.testing.assert_close(scores["0.weight"], attached.states[0]["moved.0.weight"])
+    torch.testing.assert_close(scores["0.weight"], attached.state_dict()["components"][0]["moved.0.weight"])
     with pytest.raises(OptionError, match="attach it"):
         forgetkit.score(model, data(), importance=Steps())
 
@@ -359,3 +359,267 @@ def test_looking_changes_nothing(tmp_path: Path) -> None:
         )
         assert all(torch.equal(one[name], other[name]) for name in one)
     assert plain["cer"] == looked["cer"]
+
+
+class Normed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside, self.norm, self.head = nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.relu(self.norm(self.inside(x))))
+
+
+@dataclass(frozen=True)
+class LooksEverywhere(Intervention):
+    """Ask for everything in each moment, and remember what came."""
+
+    found: list = None  # type: ignore[assignment]
+
+    def _look(self, verb: str, moment: Moment) -> None:
+        context = moment.context
+        with context.lent() as probe:
+            inputs, _ = next(probe.batches())
+            probe.mean_grads()
+            self.found.append((verb, inputs.clone(), probe.rng.initial_seed(), probe.fresh("inside.weight").clone()))
+        assert torch.equal(self.found[-1][3], context.fresh("inside.weight"))
+        assert moment.context is context
+
+    def begin(self, moment: Moment) -> None:
+        self._look("begin", moment)
+
+    def loss(self, moment: Moment) -> Tensor:
+        self._look("loss", moment)
+        return moment.model.head.weight.square().sum() * 0
+
+    def before_step(self, moment: Moment) -> None:
+        self._look("before", moment)
+
+    def after_step(self, moment: Moment) -> None:
+        self._look("after", moment)
+
+    def after_epoch(self, moment: Moment) -> None:
+        self._look("epoch", moment)
+
+
+def normed(interventions: list[Intervention]) -> tuple[nn.Module, Any]:
+    torch.manual_seed(0)
+    model = Normed()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    attached = forgetkit.attach(model, optimizer, interventions)
+    for _ in range(2):
+        trained(model, optimizer, attached, epochs=1)
+    return model, attached
+
+
+def test_looking_in_every_moment_on_batch_normalisation() -> None:
+    looks = LooksEverywhere([])
+    watched, _ = normed([looks])
+    plain, _ = normed([])
+    assert all(
+        torch.equal(a, b) for a, b in zip(watched.state_dict().values(), plain.state_dict().values(), strict=True)
+    )
+    assert len({seed for _, _, seed, _ in looks.found}) == len(looks.found) == 2 * (1 + 3 * 3 + 1)
+    batches = [inputs for inputs, _ in data()]
+    for verb, inputs, _, _ in looks.found:
+        assert any(torch.equal(inputs, batch) for batch in batches), verb
+
+
+@dataclass(frozen=True)
+class Draws(Intervention):
+    """Draw from the global state."""
+
+    def after_step(self, moment: Moment) -> None:
+        torch.rand(3)
+
+
+def test_what_an_intervention_draws_shifts_nobody() -> None:
+    def drops(interventions: list[Intervention]) -> Tensor:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(5, 8), nn.Dropout(0.5), nn.Linear(8, 3))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        trained(model, optimizer, forgetkit.attach(model, optimizer, interventions))
+        return model[0].weight.detach()
+
+    assert torch.equal(drops([]), drops([Draws()]))
+
+
+class Routed(nn.Module):
+    """Which of two layers a sample goes through is said by its first feature."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Linear(5, 3), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        goes = x[:, :1] > 0
+        return torch.where(goes, self.left(x), self.right(x)) if goes.any() else self.right(x)
+
+
+@dataclass(frozen=True)
+class Zeroes(Intervention):
+    """Set a weight to zero."""
+
+    name: str
+
+    def after_step(self, moment: Moment) -> None:
+        moment.apply([Change(self.name, None, torch.zeros(3, 5))])
+
+
+def test_a_layer_that_the_first_samples_miss_is_open_too() -> None:
+    model = Routed()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    attached = forgetkit.attach(model, optimizer, [Zeroes("left.weight")])
+    attached.begin(-torch.ones(2, 5), torch.tensor([0, 1]))
+    with attached.step(torch.ones(2, 5), torch.tensor([0, 1])):
+        pass
+    assert not model.left.weight.any()
+    model.left.weight.requires_grad_(False)
+    with pytest.raises(ComponentError, match="which is frozen"), attached.step(torch.ones(2, 5), torch.tensor([0, 1])):
+        pass
+
+
+@dataclass(frozen=True)
+class Bad(Intervention):
+    """Do something wrong in a term of the loss."""
+
+    what: object
+
+    def loss(self, moment: Moment) -> Any:
+        if isinstance(self.what, str):
+            moment.state["kept"] = self.what  # type: ignore[assignment]
+            return None
+        return self.what() if callable(self.what) else self.what
+
+
+def raises() -> None:
+    raise KeyError("nothing")
+
+
+BAD = {
+    "a vector": (torch.ones(3), r"Bad: a term of the loss is .* one number, not a tensor of shape \(3,\)"),
+    "a number": (1.0, r"Bad: a term of the loss is .* one number, not float"),
+    "an error": (raises, r"the intervention Bad raised KeyError: 'nothing' in .*test_forgetting_acting.py:\d+"),
+    "not a number": (torch.tensor(torch.nan), "Bad: its term of the loss is nan"),
+    "a text in the state": ("text", "Bad keeps 'kept' in its state, str and no tensor"),
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_a_fault_of_an_intervention_is_named_before_anything_is_written(tmp_path: Path, what: str) -> None:
+    value, words = BAD[what]
+    with pytest.raises(ComponentError, match=words) as caught:
+        forgetkit.run({**FEW, "interventions": [Bad(value)], "mega_batches": 2, "out": str(tmp_path)})
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_one_object_in_three_places_acts_once(tmp_path: Path) -> None:
+    calls: list[int] = []
+
+    @dataclass(frozen=True)
+    class Everything(Intervention):
+        """Act, score and forget."""
+
+        needs_scores: ClassVar[bool] = True
+        needs_data: ClassVar[bool] = False
+
+        def after_step(self, moment: Moment) -> None:
+            calls.append(moment.step)
+            moment.state["steps"] = moment.state.get("steps", torch.zeros(())) + 1
+
+        def score(self, probe: Probe) -> Mapping[str, Tensor]:
+            assert int(probe.memory["steps"]) == 1  # of the try, and then of the first mega-batch
+            return {name: target.abs() for name, target in probe.targets.items()}
+
+        def propose(self, context: ReinitContext) -> Iterable[Change]:
+            for name, mask in context.select(0.1).items():
+                yield Change(name, mask, torch.zeros_like(context.targets[name]))
+
+    one = Everything()
+    asked = {"importance": one, "reinit": one, "interventions": [one], "mega_batches": 2, "epochs": 1}
+    forgetkit.run({**FEW, **asked, "out": str(tmp_path)})
+    assert len(calls) == 1 + 1 + 2  # tried once, then batches of 64 out of 40 and of 80
+
+
+def test_a_loop_is_taken_up_where_it_was_left() -> None:
+    def run(stop: int | None) -> Tensor:
+        torch.manual_seed(0)
+        model = net()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+        @dataclass(frozen=True)
+        class Shakes(Intervention):
+            """Move each weight by a draw, and more from step to step."""
+
+            def after_step(self, moment: Moment) -> None:
+                moment.state["steps"] = moment.state.get("steps", torch.zeros(())) + 1
+                with torch.no_grad():
+                    for p in moment.model.parameters():
+                        p.add_(0.01 * moment.state["steps"] * torch.randn(p.shape, generator=moment.rng))
+
+        attached = forgetkit.attach(model, optimizer, [Shakes()], seed=4)
+        attached.begin(*data()[0])
+        for number in range(8):
+            if number == stop:
+                kept = attached.state_dict()
+                attached = forgetkit.attach(model, optimizer, [Shakes()], seed=4)
+                attached.load_state_dict(kept)
+            inputs, targets = data()[number % 3]
+            with attached.step(inputs, targets) as step:
+                optimizer.zero_grad()
+                (cross_entropy(model(inputs), targets) + step.loss()).backward()
+                optimizer.step()
+            if number == 3:
+                attached.after_epoch()
+        return model[0].weight.detach()
+
+    whole = run(None)
+    assert all(torch.equal(run(stop), whole) for stop in (2, 4, 6))
+
+
+def test_mistakes_in_attaching_are_said() -> None:
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(OptionError, match="takes a list of interventions"):
+        forgetkit.attach(model, optimizer, "redo")  # type: ignore[arg-type]
+    with pytest.raises(OptionError, match="holds none of the model's parameters"):
+        forgetkit.attach(net(), optimizer, [])
+    attached = forgetkit.attach(model, optimizer, [Draws()])
+    with pytest.raises(OptionError, match=r"takes the method attached\.memory"):
+        forgetkit.unlearn(model, data(), memory=attached)  # type: ignore[arg-type]
+    with pytest.raises(OptionError, match="of other components"):
+        attached.load_state_dict({"place": [1, 1, 0], "components": []})
+
+
+def test_a_compiled_model_is_seen_through() -> None:
+    seen: list[dict[str, Tensor]] = []
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    attached = forgetkit.attach(torch.compile(model, backend="eager"), optimizer, [Sees(seen)])
+    with attached.step(*data()[0]):
+        model(data()[0][0])
+    assert list(seen[0]) == ["0"]
+    with pytest.raises(OptionError, match="no layer was seen at work"), attached.step(*data()[0]):
+        pass
+
+
+def test_a_draw_that_lasts_needs_the_seed_of_the_run() -> None:
+    drawn = []
+
+    @dataclass(frozen=True)
+    class Lasts:
+        """Draw once for the run."""
+
+        changes_nothing: ClassVar[bool] = True
+
+        def propose(self, context: ReinitContext) -> Iterable[Change]:
+            drawn.append(torch.rand((), generator=context.rng("a", lasting=True)).item())
+            return ()
+
+    with pytest.raises(OptionError, match="pass run_seed="):
+        forgetkit.unlearn(net(), data(), reinit=Lasts())
+    for seed in range(3):
+        forgetkit.unlearn(net(), data(), reinit=Lasts(), seed=seed, run_seed=7)
+    forgetkit.unlearn(net(), data(), reinit=Lasts(), seed=0, run_seed=8)
+    assert (len(set(drawn[:3])), len(set(drawn))) == (1, 2)

@@ -19,7 +19,7 @@ from forgetkit.contracts import Change, Inputs, ReinitContext, Share, UnitGroup
 from forgetkit.errors import OptionError
 from forgetkit.forgetting import Past, Scoring
 from forgetkit.forgetting.subject import Subject
-from forgetkit.forgetting.units import units_of
+from forgetkit.forgetting.units import activity_in, inputs_seen, units_of
 from forgetkit.learn import network
 from forgetkit.seeding import Seeds
 
@@ -215,10 +215,137 @@ class Shown(nn.Module):
         return self.head(hidden), hidden
 
 
-@pytest.mark.parametrize(("build", "shape"), [(Scaled, (2, 2, 4, 4)), (ReadByHand, (2, 2, 4, 4)), (Shown, (2, 4))])
+class PooledAcross(nn.Module):
+    """Pooling over what counts the units: a linear layer of (batch, time, units), read by a pool over its last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside, self.head = nn.Linear(4, 6), nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(nn.functional.max_pool1d(self.inside(x), 2).mean(1))
+
+
+class AcrossTime(nn.Module):
+    """A kernel for each time, which mixes the units."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside, self.times, self.head = nn.Linear(4, 6), nn.Conv1d(5, 5, 3, groups=5), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.times(self.inside(x)).mean(1))
+
+
+class HeardElsewhere(nn.Module):
+    """A weight that is read by hand, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside, self.head = nn.Linear(4, 4), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.inside(x).relu()) + (x @ self.inside.weight).sum(1, keepdim=True)
+
+
+class TiedToWords(nn.Module):
+    """A head that is an embedding, too, and is registered first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(4, 3, bias=False)
+        self.words, self.inside = nn.Embedding(3, 4), nn.Linear(4, 4)
+        self.words.weight = self.head.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.inside(self.words((x > 0).sum(1) % 3)).relu())
+
+
+class Overlapping(nn.Module):
+    """One layer reads two groups, in overlapping columns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.other, self.reads = nn.Linear(4, 3), nn.Linear(4, 5), nn.Linear(7, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = torch.cat([x, self.one(x).relu()], 1)
+        second = torch.cat([self.other(x).relu(), x[:, :2]], 1)
+        return self.reads(first) + self.reads(second)
+
+
+class Divided(nn.Module):
+    """One map divided by another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.above, self.below, self.head = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.above(x) / self.below(x))
+
+
+ELSEWHERE = [
+    (Scaled, (2, 2, 4, 4)),
+    (ReadByHand, (2, 2, 4, 4)),
+    (Shown, (2, 4)),
+    (PooledAcross, (2, 5, 4)),
+    (AcrossTime, (2, 5, 4)),
+    (HeardElsewhere, (2, 4)),
+    (TiedToWords, (2, 4)),
+    (Overlapping, (2, 4)),
+    (Divided, (2, 4)),
+]
+
+
+@pytest.mark.parametrize(("build", "shape"), ELSEWHERE)
 def test_units_that_belong_elsewhere_too_are_not_offered(build: type[nn.Module], shape: tuple[int, ...]) -> None:
     model = build()
     assert units_of(model, torch.rand(shape), dict(model.named_parameters())) == ()
+
+
+def test_one_module_with_two_weights_has_two_names() -> None:
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.other = nn.Parameter(torch.rand(4, 4)), nn.Parameter(torch.rand(5, 4))
+            self.reads, self.head = nn.Linear(4, 4), nn.Linear(5, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.reads(nn.functional.linear(x, self.one).relu())
+            return self.head(nn.functional.linear(x, self.other))
+
+    model = Both()
+    found = units_of(model, torch.rand(2, 4), dict(model.named_parameters()))
+    assert [group.name for group in found] == ["one", "other"]
+
+
+def test_statistics_that_nothing_can_reset_close_their_units() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 3)).eval()
+    names = set(dict(model.named_parameters()))
+    assert units_of(model, torch.rand(2, 4), names) == ()
+    assert len(units_of(model, torch.rand(2, 4), names | set(dict(model.named_buffers())))) == 1
+
+
+def test_activity_of_readers_that_see_time_apart_or_are_called_by_keyword() -> None:
+    class Reads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inside, self.first, self.second = nn.Linear(4, 6), nn.Linear(6, 3), nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            hidden = self.inside(x).relu()
+            by_row = self.second(input=hidden.flatten(0, 1)).view(len(x), -1, 3)
+            return (self.first(hidden) + by_row).mean(1)
+
+    torch.manual_seed(0)
+    model, x = Reads(), torch.rand(3, 5, 4)
+    (group,) = units_of(model, x, dict(model.named_parameters()))
+    with inputs_seen(model, group.readers) as seen:
+        model(x)
+    activity = activity_in([group], model, seen, 3)["inside"]
+    hidden = model.inside(x).relu().detach().transpose(1, 2)
+    torch.testing.assert_close(activity, torch.cat([hidden, hidden], 2))
 
 
 @dataclass(frozen=True)

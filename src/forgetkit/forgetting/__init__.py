@@ -7,7 +7,7 @@ from forgetkit.forgetting.probe import Lazy
 from forgetkit.forgetting.report import LayerReport, UnlearnReport
 from forgetkit.forgetting.selection import count_of, select
 from forgetkit.forgetting.subject import Scoring
-from forgetkit.forgetting.unlearning import Aftercare, score, unlearn
+from forgetkit.forgetting.unlearning import Aftercare, plain, require_trained_by, score, unlearn
 
 __all__ = [
     "NOTHING_KNOWN",
@@ -24,6 +24,8 @@ __all__ = [
     "count_of",
     "head_of",
     "moments_of",
+    "plain",
+    "require_trained_by",
     "score",
     "select",
     "unlearn",

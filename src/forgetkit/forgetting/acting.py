@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,18 +15,19 @@ from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
 from forgetkit.contracts import Change, Intervention, Moment
-from forgetkit.errors import OptionError
+from forgetkit.errors import ComponentError, ForgetkitError, OptionError
 from forgetkit.forgetting.apply import all_or_nothing, apply
 from forgetkit.forgetting.context import Context
 from forgetkit.forgetting.fresh import NOTHING_KNOWN, Past
-from forgetkit.forgetting.guard import untouched
 from forgetkit.forgetting.probe import Loss, ReadAgain
-from forgetkit.forgetting.subject import Scoring, Subject
+from forgetkit.forgetting.subject import AS_USUAL, Subject
 from forgetkit.forgetting.units import activity_in, inputs_seen
-from forgetkit.seeding import Seeds
+from forgetkit.seeding import Seeds, global_state
 
 VERBS = ("begin", "loss", "before_step", "after_step", "after_epoch")
 """The moments at which an intervention may act, by the method it overrides."""
+
+Batch = tuple[Tensor, Tensor]
 
 
 def moments_of(component: type) -> tuple[str, ...]:
@@ -43,7 +46,10 @@ class Place:
 
 @dataclass(eq=False)
 class Acting:
-    """The interventions of a training, what they keep, and the moments at which each acts."""
+    """The interventions of a training, what they keep, and the moments at which each acts.
+
+    ``trying`` looks at more than a training can afford to: whether a term of the loss is finite.
+    """
 
     model: nn.Module
     optimizer: Optimizer
@@ -51,8 +57,10 @@ class Acting:
     seeds: Seeds
     past: Past = NOTHING_KNOWN
     loss: Loss = cross_entropy
+    trying: bool = False
     states: list[dict[str, Tensor]] = field(init=False)
-    _sample: tuple[Tensor, Tensor] | None = field(default=None, init=False)
+    _batch: Batch | None = field(default=None, init=False)
+    _examined: tuple[tuple[str, ...], Subject] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self.states = [{} for _ in self.interventions]
@@ -62,25 +70,21 @@ class Acting:
         self._watching = any(getattr(one, "needs_activity", False) for one in self.interventions)
 
     def begin(self, place: Place, inputs: Tensor, targets: Tensor) -> None:
-        """Before the first step of a mega-batch; two of its samples show how the network is made."""
-        self._note(inputs, targets)
+        """Before the first step of a mega-batch; a few of its samples show how the network is made."""
+        self._batch = inputs, targets
         self._tell("begin", place)
 
     @contextmanager
     def step(self, place: Place, inputs: Tensor, targets: Tensor) -> Iterator[Step]:
         """Around one training step, from its forward pass until the optimizer has stepped."""
         if not self.interventions:
-            yield Step(self, place, None, None, {})
+            yield Step(self, place, None, {})
             return
-        self._note(inputs, targets)
-        if not self._watching:
-            step = Step(self, place, inputs, targets, {})
+        self._batch = inputs, targets
+        readers = [reader for group in self._subject().units for reader in group.readers] if self._watching else []
+        with inputs_seen(self.model, readers) as seen:
+            step = Step(self, place, (inputs, targets), seen)
             yield step
-        else:
-            units = self._subject.units
-            with inputs_seen(self.model, [reader for group in units for reader in group.readers]) as seen:
-                step = Step(self, place, inputs, targets, seen)
-                yield step
         self._tell("after_step", place, step)
 
     def after_epoch(self, place: Place) -> None:
@@ -94,54 +98,89 @@ class Acting:
                 return state
         return {}
 
-    def _note(self, inputs: Tensor, targets: Tensor) -> None:
-        if self._sample is None:
-            self._sample = inputs[:2].detach(), targets[:2]
+    def require_tensors(self) -> None:
+        """``ComponentError`` where an intervention keeps what no checkpoint can hold."""
+        for one, state in zip(self.interventions, self.states, strict=True):
+            kept: Mapping[str, object] = state
+            for name, value in kept.items():
+                if not isinstance(value, Tensor):
+                    kind = type(value).__name__
+                    raise ComponentError(f"{type(one).__name__} keeps '{name}' in its state, {kind} and no tensor")
+
+    def terms(self, step: Step) -> Tensor | float:
+        """The sum of what interventions add to the loss of a step."""
+        terms = []
+        for number in self._at["loss"]:
+            term = self._called("loss", number, step.place, step)
+            if term is None:
+                continue
+            who = type(self.interventions[number]).__name__
+            if not isinstance(term, Tensor) or term.ndim:
+                what = f"a tensor of shape {tuple(term.shape)}" if isinstance(term, Tensor) else type(term).__name__
+                raise ComponentError(f"{who}: a term of the loss is a tensor with one number, not {what}")
+            if self.trying and not bool(term.isfinite()):
+                raise ComponentError(f"{who}: its term of the loss is {float(term)}")
+            terms.append(term)
+        return sum(terms[1:], terms[0]) if terms else 0.0
 
     def _tell(self, verb: str, place: Place, step: Step | None = None) -> None:
         for number in self._at[verb]:
-            getattr(self.interventions[number], verb)(self.moment(verb, number, place, step))
+            self._called(verb, number, place, step)
 
-    def moment(self, verb: str, number: int, place: Place, step: Step | None) -> Moment:
-        """What an intervention is told at its moment."""
+    def _called(self, verb: str, number: int, place: Place, step: Step | None) -> Any:
+        """One intervention, at its moment; what it draws from the global random state shifts nobody else's draws."""
         component = self.interventions[number]
         seeds = self.seeds.within(place.mega_batch, place.epoch, "intervention", verb, number, place.step)
-        inputs, targets = (None, None) if step is None else (step.inputs, step.targets)
+        moment = self._moment(component, self.states[number], seeds, place, step)
+        try:
+            with global_state(seeds.number("global")):
+                return getattr(component, verb)(moment)
+        except ForgetkitError:
+            raise
+        except Exception as error:  # a stranger's code may raise anything
+            reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            raise ComponentError(
+                f"the intervention {type(component).__name__} raised {reason} in {frame.filename}:{frame.lineno}"
+            ) from error
+
+    def _moment(
+        self, component: Intervention, state: dict[str, Tensor], seeds: Seeds, place: Place, step: Step | None
+    ) -> Moment:
+        inputs, targets = (None, None) if step is None or step.batch is None else step.batch
+        watches = step is not None and getattr(component, "needs_activity", False)
         return Moment(
             model=self.model,
             optimizer=self.optimizer,
-            state=self.states[number],
+            state=state,
             rng=seeds.torch("rng"),
             mega_batch=place.mega_batch,
             epoch=place.epoch,
             step=place.step,
             inputs=inputs,
             targets=targets,
-            look=partial(self._context, component, number, seeds, inputs, targets),
-            see=dict if step is None or not getattr(component, "needs_activity", False) else step.activity,
+            look=cache(partial(self._context, component, state, seeds)),
+            see=step.activity if watches and step is not None else dict,
             apply=partial(self._apply, type(component).__name__),
         )
 
-    @cached_property
     def _subject(self) -> Subject:
-        if self._sample is None:
+        """The model as it is now. What is found on a batch is kept until other parameters are trained."""
+        if self._batch is None:
             raise OptionError("an intervention asks how the network is made before any sample has come: begin() first")
-        with untouched(self.model, "examining", self.seeds.number("lent")):
-            return Subject.of(self.model, [self._sample], self.loss, self.seeds, Scoring(), self.past)
+        trained = tuple(name for name, p in self.model.named_parameters() if p.requires_grad)
+        if self._examined is None or self._examined[0] != trained:
+            self._examined = trained, Subject.of(self.model, None, self.loss, self.seeds, AS_USUAL, self.past)
+        return replace(self._examined[1], batches=ReadAgain([self._batch]))
 
-    def _context(
-        self, component: Intervention, number: int, seeds: Seeds, inputs: Tensor | None, targets: Tensor | None
-    ) -> Context:
-        subject = self._subject
-        if inputs is not None and targets is not None:
-            subject = replace(subject, batches=ReadAgain([(inputs, targets)]))
-        return Context(subject, seeds, type(component).__name__, self.states[number])
+    def _context(self, component: Intervention, state: dict[str, Tensor], seeds: Seeds) -> Context:
+        return Context(replace(self._subject(), seeds=seeds), seeds, type(component).__name__, state)
 
     def _apply(self, who: str, changes: Iterable[Change]) -> int:
-        subject = self._subject
+        subject = self._subject()
+        names, ready = {*subject.targets, *subject.buffers}, partial(subject.require_back, who)
         with all_or_nothing() as undo:
-            names = {*subject.targets, *subject.buffers}
-            tally = apply(self.model, changes, self.optimizer, names, who, undo, partial(subject.require_back, who))
+            tally = apply(self.model, changes, self.optimizer, names, who, undo, ready)
         return sum(layer.reset for layer in tally.layers.values())
 
 
@@ -151,19 +190,12 @@ class Step:
 
     acting: Acting
     place: Place
-    inputs: Tensor | None
-    targets: Tensor | None
+    batch: Batch | None
     seen: Mapping[str, Tensor]
 
     def loss(self) -> Tensor | float:
         """The sum of the terms that interventions add to the loss; ask once, after the forward pass."""
-        acting = self.acting
-        terms = [
-            term
-            for number in acting._at["loss"]
-            if (term := acting.interventions[number].loss(acting.moment("loss", number, self.place, self))) is not None
-        ]
-        return sum(terms[1:], terms[0]) if terms else 0.0
+        return self.acting.terms(self)
 
     def before(self) -> None:
         """With the gradients in ``.grad``, before the optimizer steps."""
@@ -175,5 +207,11 @@ class Step:
 
     @cached_property
     def _activity(self) -> Mapping[str, Tensor]:
+        units = self.acting._subject().units
+        if units and not self.seen:
+            raise OptionError(
+                "no layer was seen at work in this step: run the forward pass inside it, and of a model not compiled"
+            )
+        batch = 0 if self.batch is None else len(self.batch[0])
         with torch.no_grad():
-            return activity_in(self.acting._subject.units, self.acting.model, self.seen)
+            return activity_in(units, self.acting.model, self.seen, batch)

@@ -16,7 +16,7 @@ from forgetkit.errors import OptionError
 from forgetkit.forgetting import selection
 from forgetkit.forgetting.fresh import Origins
 from forgetkit.forgetting.probe import Checked
-from forgetkit.forgetting.subject import Subject
+from forgetkit.forgetting.subject import Subject, SubjectProbe
 from forgetkit.forgetting.units import reset_changes
 from forgetkit.seeding import Seeds
 
@@ -82,8 +82,11 @@ class Context:
 
     def rng(self, name: str, *, lasting: bool = False) -> torch.Generator:
         """A CPU generator that is a function of the seed and ``name``."""
-        seeds = self.subject.past.seeds if lasting and self.subject.past.seeds is not None else self.seeds
-        return seeds.torch("reinit", name)
+        if not lasting:
+            return self.seeds.torch("reinit", name)
+        if self.subject.past.seeds is None:
+            raise OptionError(f"{self.who} draws once for a whole run and needs the seed of it: pass run_seed=")
+        return self.subject.past.seeds.torch("lasting", self.who, name)
 
     def reset_units(self, chosen: Mapping[str, Tensor]) -> Iterator[Change]:
         """Changes that start units anew and silence them."""
@@ -91,10 +94,10 @@ class Context:
 
     def reference(self, which: Reference) -> Mapping[str, Tensor]:
         """Weights of the past."""
-        return self.subject.reference(which)
+        return self.subject.reference(which, self.targets)
 
     @contextmanager
     def lent(self) -> Iterator[Probe]:
         """The model, lent to be measured."""
         with self.subject.lent(self.who):
-            yield self.subject.probe(self.who, self.memory)
+            yield SubjectProbe(self.subject, self.who, self.memory, self.targets)

@@ -51,7 +51,8 @@ def untouched(model: nn.Module, who: str, seed: int, *, training: bool = False) 
     finally:
         with torch.no_grad():
             for buffer, value in buffers:
-                buffer.copy_(value)
+                if not _same_bits(buffer, value):  # a write, even of the same, would spoil a backward pass under way
+                    buffer.copy_(value)
         for p, (grad, requires_grad) in grads.items():
             p.requires_grad_(requires_grad)
             p.grad = grad
@@ -77,14 +78,23 @@ def _tables(attributes: dict[str, Any]) -> list[dict[Any, Any]]:
     return [attributes, *(value for value in attributes.values() if isinstance(value, dict))]
 
 
+def _same_bits(one: Tensor, other: Tensor) -> bool:
+    return torch.equal(_bits(one), _bits(other))
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    """A tensor's entries as integers, so that signs of zero and NaN count."""
+    real = torch.view_as_real(tensor.detach()) if tensor.is_complex() else tensor.detach()
+    return real.contiguous().view(_INTEGER_OF_SIZE[real.element_size()])
+
+
 def fingerprint(tensor: Tensor) -> int:
     """A wrapping sum over a tensor's entries, each one's bits mixed with its position.
 
     The mixing is one to one, so that a change of a single entry always shows, and not linear, so
     that several changes do not cancel: the signs of (1, -1, -1, 1) turned round do not pass unseen.
     """
-    real = torch.view_as_real(tensor.detach()) if tensor.is_complex() else tensor.detach()
-    bits = real.contiguous().view(_INTEGER_OF_SIZE[real.element_size()]).flatten()
+    bits = _bits(tensor).flatten()
     total = torch.zeros((), dtype=torch.int64, device=bits.device)
     for start in range(0, bits.numel(), _PIECE):  # in pieces, so that no second copy of a large tensor is made
         piece = bits[start : start + _PIECE].to(torch.int64)

@@ -134,7 +134,7 @@ class GuardedProbe:
     def outputs(self, inputs: Tensor, *, at: Mapping[str, Tensor] | None = None) -> Tensor:
         """The model's outputs, without a graph."""
         with torch.no_grad():
-            outputs: Tensor = self._call({**self._targets, **(at or {})}, inputs)
+            outputs: Tensor = self._call({**self._targets, **self._known(at)}, inputs)
             return outputs
 
     def grads(
@@ -157,7 +157,7 @@ class GuardedProbe:
         self, inputs: Tensor, targets: Tensor, *, loss: Loss | None = None, at: Mapping[str, Tensor] | None = None
     ) -> dict[str, Tensor | None]:
         """As :meth:`grads`, with None for a parameter that the loss does not depend on."""
-        leaves, number = self._number(inputs, targets, loss, at or {})
+        leaves, number = self._number(inputs, targets, loss, self._known(at))
         if number.grad_fn is None:
             return dict.fromkeys(self._names)
         grads = torch.autograd.grad(number, list(leaves.values()), allow_unused=True)
@@ -183,13 +183,16 @@ class GuardedProbe:
             for name, g in zip(self._names, again, strict=True)
         }
 
+    def _known(self, at: Mapping[str, Tensor] | None) -> Mapping[str, Tensor]:
+        unknown = set(at or ()) - set(self._targets) - set(self._rest)
+        if unknown:
+            raise OptionError(f"at= holds '{min(unknown)}', which the model does not have")
+        return at or {}
+
     def _number(
         self, inputs: Tensor, targets: Tensor, loss: Loss | None, at: Mapping[str, Tensor]
     ) -> tuple[dict[str, Tensor], Tensor]:
         """Leaves in place of the targets, and the loss as a function of them."""
-        unknown = set(at) - set(self._targets) - set(self._rest)
-        if unknown:
-            raise OptionError(f"at= holds '{min(unknown)}', which the model does not have")
         leaves = {name: at.get(name, tensor).detach().requires_grad_() for name, tensor in self._targets.items()}
         outputs = self._call({**at, **leaves}, inputs)
         try:

@@ -40,9 +40,10 @@ AS_USUAL = Scoring()
 
 @dataclass(eq=False)
 class Standing:
-    """What changes about a subject: whether it is lent out, and its units, which are traced when asked for."""
+    """What changes about a subject: whether it is lent out; what is found on a batch, once somebody asks."""
 
     lent: bool = False
+    layers: tuple[Layer, ...] | None = None
     units: tuple[UnitGroup, ...] | None = None
 
 
@@ -60,7 +61,6 @@ class Subject:
     scored: Mapping[str, Tensor]
     left_out: Mapping[str, str]
     buffers: Mapping[str, Tensor]
-    order: tuple[Layer, ...] | None
     standing: Standing = field(default_factory=Standing)
 
     @classmethod
@@ -90,7 +90,7 @@ class Subject:
             if (past.build is not None or can_reset(owners[name].module)) and not anatomy.frozen(owners[name].module)
         }
         again = None if batches is None else ReadAgain(batches)
-        layers = None
+        standing = Standing()
         if again is not None:
             probe = GuardedProbe(model, again, tuple(trainable), loss, seeds)
             sample = next(probe.batches(2), None)
@@ -102,14 +102,14 @@ class Subject:
                     reached = probe.reached(*next(probe.batches()))
             left_out |= {name: "unused" for name, grad in reached.items() if grad is None}
             trainable = {name: p for name, p in trainable.items() if reached[name] is not None}
-            layers = _open_layers(anatomy.layers_in(model, order, resettable), trainable, left_out)
+            standing.layers = _open_layers(anatomy.layers_in(model, order, resettable), trainable, left_out)
         targets = {name: p.detach() for name, p in trainable.items()}
         inside = anatomy.names_in(model, scoring.params)
         scored = {name: p for name, p in targets.items() if name in inside}
         if not scored:
             raise NothingMatchedError(f"score-params={scoring.params}: {type(model).__name__} has no such parameter")
         return cls(
-            model, again, loss, seeds, scoring, past, MappingProxyType(targets), scored, left_out, resettable, layers
+            model, again, loss, seeds, scoring, past, MappingProxyType(targets), scored, left_out, resettable, standing
         )
 
     @contextmanager
@@ -131,7 +131,7 @@ class Subject:
         """Score, while the model is lent out."""
         who = type(importance).__name__
         with self.lent(who):
-            probe = self.probe(who, self.past.memory(importance))
+            probe = SubjectProbe(self, who, self.past.memory(importance))
             try:
                 scores = importance.score(probe)
             except ForgetkitError:
@@ -143,41 +143,47 @@ class Subject:
                 raise ComponentError(f"the importance criterion {who} raised {reason} in {where}") from error
         return Checked(scores, probe.targets, who)
 
-    def probe(self, who: str, memory: Mapping[str, Tensor]) -> SubjectProbe:
-        """The probe that ``who`` may ask, while the model is lent out."""
-        return SubjectProbe(self, who, memory)
-
     @property
     def layers(self) -> tuple[Layer, ...]:
         """The layers in order of execution."""
-        if self.order is None:
-            raise OptionError("the order of execution is seen on a batch: give batches of (inputs, targets)")
-        return self.order
+        if self.standing.layers is None:
+            with self._shown("the order of execution is seen on") as (probe, inputs):
+                with anatomy.recorded_order(self.model) as order:
+                    probe.outputs(inputs)
+                layers = anatomy.layers_in(self.model, order, self.buffers)
+                self.standing.layers = _open_layers(layers, self.targets, self.left_out)
+        return self.standing.layers
 
     @property
     def units(self) -> tuple[UnitGroup, ...]:
         """The groups of units, traced once."""
         if self.standing.units is None:
-            if self.batches is None:
-                raise OptionError("units are found by tracing a batch: give batches of (inputs, targets)")
-            with self.lent("tracing"):
-                inputs = next(GuardedProbe(self.model, self.batches, (), self.loss, self.seeds).batches(2))[0]
-                self.standing.units = units_of(self.model, inputs, self.targets)
+            with self._shown("units are found by tracing") as (_, inputs):
+                self.standing.units = units_of(self.model, inputs, {*self.targets, *self.buffers})
         return self.standing.units
+
+    @contextmanager
+    def _shown(self, what: str) -> Iterator[tuple[GuardedProbe, Tensor]]:
+        """Two samples, and the model to run on them."""
+        if self.batches is None:
+            raise OptionError(f"{what} a batch: give batches of (inputs, targets)")
+        with self.lent("examining"):
+            probe = GuardedProbe(self.model, self.batches, (), self.loss, self.seeds)
+            yield probe, next(probe.batches(2))[0]
 
     def names(self, scope: Scope | Literal["norm"], of: Mapping[str, Tensor]) -> tuple[str, ...]:
         """The names in ``of`` that are in ``scope``."""
         inside = anatomy.names_in(self.model, scope)
         return tuple(name for name in of if name in inside)
 
-    def reference(self, which: Reference) -> Mapping[str, Tensor]:
-        """Weights of the past, each in the dtype and on the device of today's."""
+    def reference(self, which: Reference, today: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Weights of the past, each in the dtype and on the device of what it stands beside."""
         values = {"initial": self.past.initial, "previous": self.past.previous}.get(which)
         if values is None:
             if which not in ("initial", "previous"):
                 raise OptionError(f"reference weights are initial or previous, not '{which}'")
             raise OptionError(f"the {which} weights are not known here: pass {which}=, copies of state_dict()")
-        return Remembered(values, self.targets)
+        return Remembered(values, today)
 
 
 class Remembered(Mapping[str, Tensor]):
@@ -208,9 +214,11 @@ class Remembered(Mapping[str, Tensor]):
 class SubjectProbe(GuardedProbe):
     """The probe of a subject. One without batches says so when it is asked for them."""
 
-    def __init__(self, subject: Subject, who: str, memory: Mapping[str, Tensor]) -> None:
-        batches = subject.batches or ReadAgain(())
-        super().__init__(subject.model, batches, tuple(subject.scored), subject.loss, subject.seeds)
+    def __init__(
+        self, subject: Subject, who: str, memory: Mapping[str, Tensor], targets: Mapping[str, Tensor] | None = None
+    ) -> None:
+        batches, names = subject.batches or ReadAgain(()), tuple(subject.scored if targets is None else targets)
+        super().__init__(subject.model, batches, names, subject.loss, subject.seeds)
         self._subject, self._who, self._memory = subject, who, memory
 
     @cached_property
@@ -259,17 +267,18 @@ class SubjectProbe(GuardedProbe):
         """What each group's readers see of it."""
         with inputs_seen(self._model, [reader for group in self.units for reader in group.readers]) as seen:
             self.outputs(inputs)
-        return activity_in(self.units, self._model, seen)
+        return activity_in(self.units, self._model, seen, len(inputs))
 
     def reference(self, which: Reference) -> Mapping[str, Tensor]:
         """Weights of the past."""
-        return self._subject.reference(which)
+        return self._subject.reference(which, self.targets)
 
     def fresh(self, name: str, origin: Origin = "original") -> Tensor:
         """The value that the reset will give."""
         if name not in self.targets:
             raise OptionError(f"'{name}' is no parameter to score, so it gets no fresh value")
-        return self._origins.draw(name, origin).to(self.targets[name])
+        written = self._origins.draw(name, origin).to(self._subject.targets[name])  # as the parameter's dtype holds it
+        return written.to(self.targets[name])
 
 
 def _open_layers(

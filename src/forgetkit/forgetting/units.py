@@ -8,8 +8,11 @@ attention, an operation not known here) closes the groups it touches: they are n
 
 from __future__ import annotations
 
+import itertools
 import math
 import operator
+import re
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -27,9 +30,9 @@ from forgetkit.forgetting.anatomy import owners
 _KEEPING = frozenset({
     "abs", "alias", "avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d",
     "adaptive_avg_pool3d", "adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d", "alpha_dropout",
-    "celu", "clamp", "clone", "contiguous", "detach", "detach_", "dropout", "elu", "feature_dropout", "gelu",
+    "celu", "clamp", "clone", "contiguous", "detach", "dropout", "elu", "feature_dropout", "gelu",
     "hardsigmoid", "hardswish", "hardtanh", "leaky_relu", "log_sigmoid", "max_pool1d", "max_pool2d",
-    "max_pool2d_with_indices", "max_pool3d", "mish", "neg", "relu", "relu6", "rrelu", "selu", "sigmoid", "silu",
+    "max_pool2d_with_indices", "max_pool3d", "mish", "neg", "relu", "relu6", "rrelu", "rsub", "selu", "sigmoid", "silu",
     "softplus", "softsign", "square", "tanh", "to", "_to_copy", "upsample_bicubic2d", "upsample_bilinear2d",
     "upsample_nearest1d", "upsample_nearest2d",
 })
@@ -40,6 +43,9 @@ _RESHAPING = frozenset(["flatten", "reshape", "view", "_unsafe_view", "squeeze",
 _COUPLING = frozenset(["add", "sub", "mul", "div", "maximum", "minimum"])
 _REDUCING = frozenset(["mean", "sum", "amax", "amin"])
 _CONVOLUTIONS = frozenset(["conv1d", "conv2d", "conv3d"])
+
+
+_KINDS = ("incoming", "bias", "norm", "stats", "outgoing")
 
 
 @dataclass(frozen=True)
@@ -76,12 +82,17 @@ class _Draft:
         """Take in a group that turned out to be the same."""
         self.writers += other.writers
         self.closed |= other.closed
-        for kind in ("incoming", "bias", "norm", "stats", "outgoing"):
+        for kind in _KINDS:
             getattr(self, kind).extend(getattr(other, kind))
+
+    def shares(self) -> Iterator[Share]:
+        """All of them."""
+        for kind in _KINDS:
+            yield from getattr(self, kind)
 
 
 def units_of(model: nn.Module, inputs: Tensor, open_names: Collection[str]) -> tuple[UnitGroup, ...]:
-    """The groups of ``model``, all of whose parameters are in ``open_names``, in the order in which they are computed.
+    """The groups of ``model``, all of whose tensors are in ``open_names``, in the order in which they are computed.
 
     ``inputs`` is a batch that the model can take. Raises ``OptionError`` where its graph cannot be traced.
     """
@@ -106,7 +117,7 @@ def units_of(model: nn.Module, inputs: Tensor, open_names: Collection[str]) -> t
     return tuple(
         group
         for group in walk.groups()
-        if all(share.name in open_names for share in group.parameters)
+        if all(share.name in open_names for share in (*group.parameters, *group.stats))
         and all(isinstance(known[share.name].module, nn.Linear | _ConvNd) for share in group.outgoing)
     )
 
@@ -125,10 +136,15 @@ class _Walk:
         self._tags: dict[fx.Node, _Tag] = {}
         self._drafts: list[_Draft] = []
         self._same: list[int] = []
+        self._held: list[fx.Node] = []
+        self._explained: set[tuple[fx.Node | None, fx.Node]] = set()
+        """Uses of a parameter, by what uses it, that are recorded as a group's shares."""
 
     def visit(self, node: fx.Node) -> None:
         """Take note of what one node does to channels."""
-        if node.op == "output":
+        if node.op == "placeholder" and node.name in self._names:
+            self._held.append(node)
+        elif node.op == "output":
             self._close(node.all_input_nodes)
         elif node.op == "call_function" and _shape(node) is not None:
             tag = self._followed(node)
@@ -136,25 +152,27 @@ class _Walk:
                 self._tags[node] = tag
         elif node.op not in ("placeholder", "get_attr"):
             tensors = [n for n in node.all_input_nodes if _shape(n) is not None]
-            if not isinstance(node.meta.get("val"), int | float | bool | torch.SymInt) and node.op != "call_module":
+            if not isinstance(node.meta.get("val"), int | float | bool | torch.SymInt):
                 self._close(tensors)
 
     def groups(self) -> Iterator[UnitGroup]:
         """What was found: groups that something writes and something reads, and nothing mixes."""
         drafts = {root: self._drafts[root] for root in map(self._root, range(len(self._drafts)))}
         self._close_shared(drafts.values())
-        for _, draft in sorted(drafts.items()):
-            if draft.closed or not draft.incoming or not draft.outgoing:
-                continue
+        self._close_used_otherwise(drafts.values())
+        found = [d for _, d in sorted(drafts.items()) if not d.closed and d.incoming and d.outgoing]
+        modules = Counter(_owner(draft.incoming[0]) for draft in found)
+        for draft in found:
+            weight = draft.incoming[0]
             yield UnitGroup(
-                name=draft.incoming[0].name.rpartition(".")[0],
+                name=_owner(weight) if modules[_owner(weight)] == 1 else weight.name,
                 size=draft.size,
                 incoming=tuple(draft.incoming),
                 bias=tuple(draft.bias),
                 norm=tuple(draft.norm),
                 stats=tuple(draft.stats),
                 outgoing=tuple(draft.outgoing),
-                readers=tuple(share.name.rpartition(".")[0] for share in draft.outgoing),
+                readers=tuple(map(_owner, draft.outgoing)),
                 coupled=draft.writers > 1,
             )
 
@@ -172,7 +190,7 @@ class _Walk:
         if kind == "batch_norm":
             return self._batch_norm(node)
         if kind in _KEEPING and len(tagged) == 1:
-            return self._tags[tagged[0]]
+            return self._kept(node, tagged[0])
         if kind == "getitem" and _operation(tagged[0]) in _KEEPING and node.args[1] == 0:
             return self._tags[tagged[0]]
         handler: Callable[[fx.Node, _Tag], _Tag | None] | None = None
@@ -193,11 +211,21 @@ class _Walk:
             self._close(tagged)
         return tag
 
+    def _kept(self, node: fx.Node, source: fx.Node) -> _Tag | None:
+        """Each channel stays where it is, unless what is pooled or resized is the dimension that counts them."""
+        tag = self._tags[source]
+        spatial = re.search(r"([123])d", _operation(node))
+        if spatial is not None and tag.dim >= len(_shape(source) or ()) - int(spatial[1]):
+            self._close([source])
+            return None
+        return tag
+
     def _linear(self, node: fx.Node) -> _Tag | None:
         value, weight, bias = _arguments(node, 3)
-        if weight.name not in self._names or weight.name in self._tags:
+        if weight.name not in self._names:
             self._close(node.all_input_nodes)
             return None
+        self._explained.update((parameter, node) for parameter in (weight, bias))
         self._read(value, weight, dim=len(_shape(value) or ()) - 1)
         return self._written(weight, bias, dim=len(_shape(node) or ()) - 1)
 
@@ -207,6 +235,7 @@ class _Walk:
         if weight.name not in self._names:
             self._close(node.all_input_nodes)
             return None
+        self._explained.update((parameter, node) for parameter in (weight, bias))
         channels = (_shape(value) or ())[1]
         if groups == 1:
             self._read(value, weight, dim=1)
@@ -219,7 +248,11 @@ class _Walk:
     def _by_channel(self, value: fx.Node, weight: fx.Node, bias: fx.Node | None) -> _Tag | None:
         """A kernel for each channel (depthwise): the units stay apart, and so do their kernels."""
         tag = self._tags[value]
-        times = self._tensors[self._names[weight.name]].shape[0] // sum(s.size * s.repeat for s in tag.segments)
+        rows, channels = self._tensors[self._names[weight.name]].shape[0], sum(s.size * s.repeat for s in tag.segments)
+        if tag.dim != 1 or rows % channels:
+            self._close([value])
+            return None
+        times = rows // channels
         wider = tuple(replace(s, repeat=s.repeat * times) for s in tag.segments)
         self._attach(wider, weight, "incoming")
         if bias is not None:
@@ -232,6 +265,7 @@ class _Walk:
         if tag is None or tag.dim != 1:
             self._close(node.all_input_nodes)
             return None
+        self._explained.update((parameter, node) for parameter in (weight, bias, mean, variance))
         for parameter in (weight, bias):
             if parameter is not None:
                 self._attach(tag.segments, parameter, "norm")
@@ -247,6 +281,9 @@ class _Walk:
             self._close(tagged)
             return None
         first, *rest = tagged
+        if _operation(node) == "div" and (rest or node.args[0] is not first):
+            self._close(tagged)  # a silent unit would be divided by: zero over zero is no number
+            return None
         tag = self._tags[first]
         for other in rest:
             if not self._alike(first, other):
@@ -372,17 +409,24 @@ class _Walk:
                     self._drafts[self._root(segment.group)].closed = True
 
     def _close_shared(self, drafts: Collection[_Draft]) -> None:
-        """Groups that use one tensor in two places at once: what is done to one unit would be done to another."""
-        uses: dict[tuple[str, int], list[tuple[_Draft, int]]] = {}
+        """Groups that use entries of one tensor twice: what is done to one unit would be done to another."""
+        uses: dict[tuple[str, int], list[tuple[int, int, _Draft]]] = {}
         for draft in drafts:
-            for kind in ("incoming", "bias", "norm", "stats", "outgoing"):
-                for share in getattr(draft, kind):
-                    uses.setdefault((share.name, share.dim), []).append((draft, share.start))
+            for share in draft.shares():
+                end = share.start + draft.size * share.repeat
+                uses.setdefault((share.name, share.dim), []).append((share.start, end, draft))
         for places in uses.values():
-            starts = [start for _, start in places]
-            if len(set(starts)) < len(starts):
-                for draft, _ in places:
-                    draft.closed = True
+            for (start, end, one), (other_start, other_end, other) in itertools.combinations(places, 2):
+                if start < other_end and other_start < end:
+                    one.closed = other.closed = True
+
+    def _close_used_otherwise(self, drafts: Collection[_Draft]) -> None:
+        """Groups with a tensor that something else uses too: it would be heard there."""
+        used = {
+            self._names[node.name] for node in self._held for user in node.users if (node, user) not in self._explained
+        }
+        for draft in drafts:
+            draft.closed |= any(share.name in used for share in draft.shares())
 
 
 def _operation(node: fx.Node) -> str:
@@ -390,7 +434,12 @@ def _operation(node: fx.Node) -> str:
     if node.target is operator.getitem:
         return "getitem"
     name = getattr(getattr(node.target, "overloadpacket", node.target), "__name__", str(node.target))
-    return name if name == "detach_" else name.removesuffix("_")
+    return name.removesuffix("_")
+
+
+def _owner(share: Share) -> str:
+    """The module that holds the share's tensor."""
+    return share.name.rpartition(".")[0]
 
 
 def _shape(node: fx.Node) -> tuple[int, ...] | None:
@@ -414,14 +463,16 @@ def inputs_seen(model: nn.Module, names: Collection[str]) -> Iterator[dict[str, 
     """What each of these modules was first given while the model runs inside this context, by the module's name."""
     seen: dict[str, Tensor] = {}
 
-    def saw(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-        def hook(_: nn.Module, arguments: tuple[Any, ...]) -> None:
-            if arguments and isinstance(arguments[0], Tensor):
-                seen.setdefault(name, arguments[0].detach())
+    def saw(name: str) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
+        def hook(_: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+            first = next(iter((*arguments, *named.values())), None)
+            if isinstance(first, Tensor):
+                seen.setdefault(name, first.detach())
 
         return hook
 
-    handles = [model.get_submodule(name).register_forward_pre_hook(saw(name)) for name in dict.fromkeys(names)]
+    modules = [(name, model.get_submodule(name)) for name in dict.fromkeys(names)]
+    handles = [module.register_forward_pre_hook(saw(name), with_kwargs=True) for name, module in modules]
     try:
         yield seen
     finally:
@@ -429,17 +480,24 @@ def inputs_seen(model: nn.Module, names: Collection[str]) -> Iterator[dict[str, 
             handle.remove()
 
 
-def activity_in(groups: Sequence[UnitGroup], model: nn.Module, seen: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What the readers of each group saw of it, ``(batch, size, positions)`` in float32, by the group's name."""
+def activity_in(
+    groups: Sequence[UnitGroup], model: nn.Module, seen: Mapping[str, Tensor], batch: int
+) -> dict[str, Tensor]:
+    """What the readers of each group saw of it, ``(batch, size, positions)`` in float32, by the group's name.
+
+    A reader that was not called, or saw something else than a multiple of ``batch``, has no part.
+    """
     found = {}
     for group in groups:
         views = []
         for share, reader in zip(group.outgoing, group.readers, strict=True):
-            if reader in seen:
-                dim = -1 if isinstance(model.get_submodule(reader), nn.Linear) else 1
-                value = seen[reader].movedim(dim, 1)
-                own = value[:, share.start : share.start + group.size * share.repeat]
-                views.append(own.reshape(len(value), group.size, -1).float())
+            value = seen.get(reader)
+            dim = -1 if isinstance(model.get_submodule(reader), nn.Linear) else 1
+            if value is None or value.numel() % (batch * value.shape[dim]) or len(value) % batch:
+                continue
+            own = value.movedim(dim, -1)[..., share.start : share.start + group.size * share.repeat]
+            by_sample = own.reshape(batch, -1, group.size, share.repeat)
+            views.append(by_sample.transpose(1, 2).flatten(2).float())
         if views:
             found[group.name] = torch.cat(views, dim=2)
     return found

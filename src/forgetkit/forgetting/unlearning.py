@@ -65,8 +65,8 @@ def unlearn(
         raise OptionError(f"{who} resets entries by their importance: give it an importance criterion")
     if importance is not None and not needs_scores:
         raise OptionError(f"{who} looks at no scores, so the importance criterion would be ignored: leave it out")
-    if optimizer is not None and not _holds_any(optimizer, model):
-        raise OptionError("the optimizer holds none of the model's parameters: give the one that trains this model")
+    if optimizer is not None:
+        require_trained_by(optimizer, model)
     require_statistics(model, aftercare.bn_stats)
 
     criterion = "examining" if importance is None else type(importance).__name__
@@ -120,9 +120,11 @@ def score(
         return {name: scores[name].clone() for name in scores}
 
 
-def _holds_any(optimizer: Optimizer, model: nn.Module) -> bool:
+def require_trained_by(optimizer: Optimizer, model: nn.Module) -> None:
+    """``OptionError`` where the optimizer holds none of the model's parameters."""
     own = set(model.parameters())
-    return any(p in own for group in optimizer.param_groups for p in group["params"])
+    if not any(p in own for group in optimizer.param_groups for p in group["params"]):
+        raise OptionError("the optimizer holds none of the model's parameters: give the one that trains this model")
 
 
 def plain(model: nn.Module) -> nn.Module:

@@ -18,7 +18,9 @@ from forgetkit.forgetting.acting import Acting, Place
 from forgetkit.forgetting.context import Context
 from forgetkit.forgetting.subject import Subject, SubjectProbe
 from forgetkit.seeding import Seeds, global_state
+from forgetkit.testing.comparing import raised
 from forgetkit.testing.networks import Situation
+from forgetkit.testing.promise import NotApplicable
 
 SEEDS = Seeds(20230101).within("conformance")
 
@@ -35,8 +37,8 @@ class Asked:
 class WatchedProbe(SubjectProbe):
     """A probe that takes note of what it is asked for."""
 
-    def __init__(self, subject: Subject, who: str, memory: Mapping[str, Tensor], asked: Asked) -> None:
-        super().__init__(subject, who, memory)
+    def __init__(self, asked: Asked, *lent: Any) -> None:
+        super().__init__(*lent)
         self._asked = asked
 
     def batches(self, samples: int | float | None = None) -> Iterator[tuple[Tensor, Tensor]]:
@@ -81,7 +83,7 @@ class WatchedContext(Context):
         with super().lent():
             self.out += 1
             try:
-                yield WatchedProbe(self.subject, self.who, self.memory, self.asked)
+                yield WatchedProbe(self.asked, self.subject, self.who, self.memory, self.targets)
             finally:
                 self.out -= 1
 
@@ -102,7 +104,7 @@ def past_of(model: nn.Module, asked: Asked | None = None) -> Past:
             asked.references.add("previous")
         return previous[name]
 
-    return Past(initial=initial.__getitem__, previous=noted)
+    return Past(initial=initial.__getitem__, previous=noted, seeds=SEEDS)
 
 
 def subject_of(situation: Situation) -> Subject:
@@ -116,7 +118,10 @@ def memory_of(situation: Situation, component: Any) -> Mapping[str, Tensor]:
     if not isinstance(component, Intervention):
         return {}
     acting = acting_on(Situation(copy.deepcopy(situation.model), situation.batches), component)
-    train(acting, situation.batches, [(1, 1)])
+    try:
+        train(acting, situation.batches, [(1, 1)])
+    except Exception as error:  # what it does in a training is the subject of promises of its own
+        raise NotApplicable(f"while it watches the training of this network {raised(error)}") from error
     return acting.memory(component)
 
 
@@ -157,7 +162,7 @@ def scoring_stage(situation: Situation, criterion: Any, asked: Asked) -> Iterato
     """The probe that ``criterion`` would get; what it leaves behind stays."""
     memory = memory_of(situation, criterion)
     with torch.inference_mode(False), torch.enable_grad():
-        yield WatchedProbe(subject_of(situation), type(criterion).__name__, memory, asked)
+        yield WatchedProbe(asked, subject_of(situation), type(criterion).__name__, memory)
 
 
 @dataclass(frozen=True)
