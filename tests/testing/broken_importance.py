@@ -137,6 +137,14 @@ class NeedsData:
 
 
 @dataclass(frozen=True)
+class NeedsNoData:
+    """Does not say that it needs no data."""
+
+    def score(self, probe: Probe) -> Mapping[str, Tensor]:
+        return {name: target.abs() for name, target in probe.targets.items()}
+
+
+@dataclass(frozen=True)
 class CountedSampleBudget(Good):
     """Takes a sample more than it may.
 
@@ -154,7 +162,7 @@ class NeedsPrevious(Good):
 
     def score(self, probe: Probe) -> Mapping[str, Tensor]:
         before = probe.reference("previous")
-        return {name: (target - before[name]).abs() for name, target in probe.targets.items()}
+        return {name: s * (probe.targets[name] - before[name]).abs() for name, s in super().score(probe).items()}
 
 
 class NeedsPreviousForNothing(Good):
@@ -420,7 +428,7 @@ BROKEN: Mapping[str, tuple[type, ...]] = {
     "deterministic": (Deterministic, OnceOnly, Entropy),
     "own-randomness": (OwnRandomness, Reseeds, PythonsRandomness),
     "sample-budget": (SampleBudget, CountedSampleBudget),
-    "needs-data": (NeedsData,),
+    "needs-data": (NeedsData, NeedsNoData),
     "needs-previous": (NeedsPrevious, NeedsPreviousForNothing),
     "leaves-parameters": (LeavesParameters,),
     "leaves-buffers": (LeavesBuffers,),

@@ -118,6 +118,30 @@ class DrawsForNothing(Good):
         torch.rand(1)
 
 
+class DrawsLate(Good):
+    """Draws for nothing at the very end."""
+
+    def after_epoch(self, moment: Moment) -> None:
+        if (moment.mega_batch, moment.epoch) == (2, 2):
+            torch.rand(1)
+
+
+class RemembersByChance(Good):
+    """Keeps a number from the global random state that nobody looks at."""
+
+    def after_epoch(self, moment: Moment) -> None:
+        moment.state["chance"] = torch.rand(())
+
+
+class Wavers(Good):
+    """Keeps a number that nobody can draw again."""
+
+    def after_epoch(self, moment: Moment) -> None:
+        rng = torch.Generator()
+        rng.seed()
+        moment.state["chance"] = torch.rand((), generator=rng)
+
+
 class Resumes(Good):
     """Remembers by itself what it was told at the beginning."""
 
@@ -271,8 +295,8 @@ BROKEN: Mapping[str, tuple[type, ...]] = {
     "acts": (Acts,),
     "finite": (Finite,),
     "state-tensors": (StateTensors,),
-    "deterministic": (Deterministic, Entropy),
-    "own-randomness": (OwnRandomness, DrawsForNothing),
+    "deterministic": (Deterministic, Entropy, Wavers),
+    "own-randomness": (OwnRandomness, DrawsForNothing, DrawsLate, RemembersByChance),
     "resumes": (Resumes,),
     "touches": (TouchesBiases, TouchesGradients, TouchesOptimizer, TouchesStatistics, TouchesLess),
     "leaves-modes": (LeavesModes,),

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 import pytest
 
-from forgetkit.testing import Verdict
+from forgetkit.testing import Verdict, promises
 
 
 def cases(broken: Mapping[str, tuple[type, ...]]) -> list[object]:
@@ -15,6 +15,11 @@ def cases(broken: Mapping[str, tuple[type, ...]]) -> list[object]:
         for promise, components in broken.items()
         for component in components
     ]
+
+
+def own(kind: str) -> list[str]:
+    """The promises of ``kind``, without those that its components make as interventions."""
+    return [promise.name for promise in promises(kind) if not promise.name.startswith("while-training-")]
 
 
 def broken_in(verdicts: Iterable[Verdict]) -> list[str]:

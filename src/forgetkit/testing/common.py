@@ -132,4 +132,4 @@ def _docstring(kind: type) -> str:
 
 def promises(kind: str) -> tuple[Promise, ...]:
     """Those of every kind, for ``kind``."""
-    return stated(kind, summary, frozen_dataclass, described, defaults, spelling, pickles)
+    return stated(kind, summary, frozen_dataclass, described, defaults, spelling, pickles, needs="")

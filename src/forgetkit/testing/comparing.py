@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import hashlib
 import random
 import traceback
 from collections.abc import Iterator, Mapping
@@ -15,23 +13,29 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from forgetkit.errors import ComponentError
 from forgetkit.seeding import global_state
 from forgetkit.testing.promise import Broken
 
 
 def same_bits(one: Any, other: Any) -> bool:
-    """Whether two values are equal to the bit, NaN like NaN: tensors, arrays, or mappings and sequences of them."""
+    """Whether two values are equal to the bit, the sign of a zero too: tensors, arrays, mappings and sequences."""
     if isinstance(one, Tensor) and isinstance(other, Tensor):
-        if one.shape != other.shape or one.dtype != other.dtype:
-            return False
-        return bool(((one == other) | ((one != one) & (other != other))).all())  # NaN alone is not itself
+        return one.dtype == other.dtype and one.shape == other.shape and torch.equal(_bits(one), _bits(other))
     if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
         return one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()
     if isinstance(one, Mapping) and isinstance(other, Mapping):
         return one.keys() == other.keys() and all(same_bits(one[key], other[key]) for key in one)
     if isinstance(one, list | tuple) and isinstance(other, list | tuple):
         return len(one) == len(other) and all(map(same_bits, one, other))
-    return type(one) is type(other) and bool(one == other or (one != one and other != other))
+    if isinstance(one, float) and isinstance(other, float):
+        return type(one) is type(other) and one.hex() == other.hex()
+    return type(one) is type(other) and bool(one == other)
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    """A tensor's bytes, which tell zeros by their sign and are equal to themselves where they mean NaN."""
+    return tensor.detach().resolve_conj().resolve_neg().contiguous().flatten().view(torch.uint8)
 
 
 def nearly(one: Tensor, other: Tensor) -> bool:
@@ -42,11 +46,10 @@ def nearly(one: Tensor, other: Tensor) -> bool:
     return torch.allclose(one.double(), other.double(), rtol=1e-4, atol=1e-5 * scale, equal_nan=True)
 
 
-def random_state() -> str:
-    """A digest of the global random state of Python, NumPy and torch."""
+def random_state() -> tuple[Any, ...]:
+    """The global random state of Python, NumPy and torch, to be compared."""
     numpy_state: Any = np.random.get_state()
-    parts = (random.getstate(), numpy_state[1].tobytes(), numpy_state[2:], torch.get_rng_state().numpy().tobytes())
-    return hashlib.sha256(repr(parts).encode()).hexdigest()
+    return random.getstate(), numpy_state[1].tobytes(), numpy_state[2:], torch.get_rng_state().numpy().tobytes()
 
 
 @contextmanager
@@ -62,7 +65,9 @@ def random_state_watched() -> Iterator[None]:
 
 
 def raised(error: BaseException) -> str:
-    """What was raised and where, in one line."""
+    """What was raised and where, in one line; where a host has named the one who raised it, what that one raised."""
+    if isinstance(error, ComponentError) and error.__cause__ is not None:
+        error = error.__cause__
     frame = traceback.extract_tb(error.__traceback__)[-1]
     text = f"{type(error).__name__}: {error}".strip().splitlines()[0]
     return f"it raised {text} in {frame.filename}:{frame.lineno}"
@@ -84,7 +89,10 @@ class Snapshot:
         return cls(
             parameters={name: p.detach().clone() for name, p in model.named_parameters()},
             buffers={name: b.detach().clone() for name, b in model.named_buffers()},
-            gradients={name: (p.requires_grad, copy.deepcopy(p.grad)) for name, p in model.named_parameters()},
+            gradients={
+                name: (p.requires_grad, None if p.grad is None else p.grad.clone())
+                for name, p in model.named_parameters()
+            },
             modes={name: module.training for name, module in model.named_modules()},
             hooks={name: _hooks(module) for name, module in model.named_modules()},
         )

@@ -21,6 +21,7 @@ from forgetkit.testing import (
     observers,
     reinit,
     replay,
+    watching,
 )
 from forgetkit.testing.analyses import AnalysisCase
 from forgetkit.testing.comparing import raised
@@ -48,6 +49,9 @@ _PROMISES: Mapping[str, Callable[[], tuple[Promise, ...]]] = MappingProxyType(
     }
 )
 
+_WATCHING = ("importance", "reinit")
+"""The kinds whose components may be interventions too."""
+
 _CASES: Mapping[str, type[common.Case]] = MappingProxyType(
     {
         "reinit": ReinitCase,
@@ -65,7 +69,8 @@ def promises(kind: str) -> tuple[Promise, ...]:
         raise OptionError(f"there is no kind '{kind}' of components; {closest(kind, registry.KINDS)}")
     if kind not in _PROMISES:
         return ()
-    return (*_PROMISES[kind](), *common.promises(kind))
+    beside = watching.promises(kind) if kind in _WATCHING else ()
+    return (*_PROMISES[kind](), *beside, *common.promises(kind))
 
 
 def examine(
@@ -99,7 +104,7 @@ def check(
     made = _made(promise.kind, component)
     expected = _expected(promise.kind, made, expected_failures)
     case = _case(promise.kind, made, oracle)
-    needed = [p for p in promises(promise.kind) if p == promise or p.name == "runs"]
+    needed = [p for p in promises(promise.kind) if p == promise or p.name == promise.needs]
     verdict = next(v for v in _verdicts(needed, case, expected) if v.promise == promise)
     _require_kept(made, [verdict])
     return verdict
@@ -165,12 +170,11 @@ def _case(kind: str, component: Any, oracle: Oracle | None) -> common.Case:
 
 def _verdicts(wanted: Sequence[Promise], case: common.Case, expected: Mapping[str, str]) -> Iterator[Verdict]:
     """One after the other; what a component that does not run promises beside its form is not looked at."""
-    formal = {promise.name for promise in common.promises("")}
-    idle = ""
+    idle: dict[str, str] = {}
     for promise in wanted:
-        status, reason = _outcome(promise, case, "" if promise.name in formal else idle)
-        if promise.name == "runs" and status != "kept":
-            idle = "it does not run" if status == "broken" else reason
+        status, reason = _outcome(promise, case, idle.get(promise.needs, ""))
+        if status != "kept":
+            idle[promise.name] = "it does not run" if status == "broken" else reason
         yield _weighed(promise, status, reason, expected.get(promise.name))
 
 

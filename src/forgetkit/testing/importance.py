@@ -15,14 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from forgetkit.contracts import Amount
+from forgetkit.contracts import Amount, Intervention
 from forgetkit.errors import UsageError
 from forgetkit.seeding import global_state
 from forgetkit.testing import comparing, networks
-from forgetkit.testing.common import Case
 from forgetkit.testing.networks import Situation
 from forgetkit.testing.promise import Broken, NotApplicable, Promise, stated
 from forgetkit.testing.stage import Asked, scoring_stage
+from forgetkit.testing.watching import WatchingCase, require_same_memory
 
 Oracle = Callable[[nn.Module, Tensor, Tensor], Mapping[str, Tensor]]
 """The scores that a criterion must give a linear network, in closed form, from the network and all its samples."""
@@ -34,6 +34,8 @@ class Scored:
 
     scores: Mapping[str, Any]
     targets: Mapping[str, Tensor]
+    memory: Mapping[str, Any]
+    """What it had kept in a training before, where it has a part in that."""
     asked: Asked
 
     @property
@@ -49,7 +51,7 @@ class Scored:
 
 
 @dataclass(frozen=True, eq=False)
-class ImportanceCase(Case):
+class ImportanceCase(WatchingCase):
     """A criterion under examination."""
 
     oracle: Oracle | None = None
@@ -60,21 +62,27 @@ class ImportanceCase(Case):
         asked = Asked()
         with scoring_stage(situation, criterion, asked) as probe, global_state(seed):
             targets = {name: target.detach().clone() for name, target in probe.targets.items()}
+            memory = copy.deepcopy(dict(probe.memory))
             answer = criterion.score(probe)
             if not isinstance(answer, Mapping):
                 raise Broken(f"score() returned {type(answer).__name__}, not a mapping from parameter names to tensors")
-            return Scored({name: answer[name] for name in answer}, targets, asked)
+            return Scored({name: answer[name] for name in answer}, targets, memory, asked)
 
     @cached_property
     def usual(self) -> Scored:
         """What comes of a small convolutional network, for every promise that is about that."""
         return self.borrowed(networks.plain())
 
+    @cached_property
+    def several(self) -> tuple[Scored, ...]:
+        """What comes of networks that differ in what there is to look at."""
+        return tuple(self.borrowed(network()) for network in (networks.plain, networks.normalised, networks.dead_units))
+
     def borrowed(self, situation: Situation, **how: Any) -> Scored:
         """As :meth:`scored`, for a promise that is not about whether the criterion copes with the network."""
         try:
             return self.scored(situation, **how)
-        except UsageError:
+        except (UsageError, NotApplicable):
             raise
         except Exception as error:
             raise NotApplicable(f"on this network {comparing.raised(error)}") from error
@@ -173,6 +181,7 @@ def deterministic(case: ImportanceCase) -> None:
     criterion = case.another()
     once = case.borrowed(networks.plain(), component=criterion)
     again = case.scored(networks.plain(), component=criterion)
+    require_same_memory(once.memory, again.memory)
     if comparing.differing(once.scores, again.scores):
         raise Broken("asked again, it gives other scores; it must remember nothing and draw from probe.rng alone")
 
@@ -211,22 +220,26 @@ def sample_budget(case: ImportanceCase) -> None:
 
 
 def needs_data(case: ImportanceCase) -> None:
-    """A class that says `needs_data = False` draws no samples."""
-    if getattr(case.component, "needs_data", True):
-        raise NotApplicable("it says that it looks at samples, or says nothing")
-    if case.usual.asked.samples:
+    """A class draws no samples if and only if it says `needs_data = False`."""
+    said = bool(getattr(case.component, "needs_data", True))
+    drawn = any(scored.asked.samples for scored in case.several)
+    if drawn and not said:
         raise Broken("it draws samples; take out needs_data = False")
+    if said and not drawn:
+        raise Broken("it draws no samples; say needs_data = False, so that options about them are not ignored")
 
 
 def needs_previous(case: ImportanceCase) -> None:
     """A class asks for the weights of the mega-batch before if and only if it says `needs_previous = True`."""
-    require_said_previous(case.component, case.usual.asked)
+    require_said_previous(case, case.usual.asked)
 
 
-def require_said_previous(component: Any, asked: Asked) -> None:
+def require_said_previous(case: WatchingCase, asked: Asked) -> None:
     """:class:`Broken` where the previous weights are asked for and it is not said, or the other way round."""
-    said = bool(getattr(component, "needs_previous", False))
-    if said != ("previous" in asked.references):
+    said, found = bool(getattr(case.component, "needs_previous", False)), "previous" in asked.references
+    if said and not found and isinstance(case.component, Intervention):
+        found = "previous" in case.watching.usual.asked.references
+    if said != found:
         raise Broken(
             "it says needs_previous = True and never asks reference('previous')"
             if said

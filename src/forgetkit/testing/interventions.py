@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -13,13 +13,15 @@ from torch import Tensor, nn
 
 from forgetkit.contracts import Change, Intervention, Moment, Touch
 from forgetkit.errors import UsageError
-from forgetkit.forgetting.acting import VERBS, moments_of
+from forgetkit.forgetting import Past
+from forgetkit.forgetting.acting import VERBS, Acting, moments_of
+from forgetkit.seeding import global_state
 from forgetkit.testing import comparing, networks
 from forgetkit.testing.common import Case
 from forgetkit.testing.networks import Situation
 from forgetkit.testing.promise import Broken, NotApplicable, Promise, stated
-from forgetkit.testing.reinit import kind_of, require_declared
-from forgetkit.testing.stage import Asked, acting_on, past_of, train
+from forgetkit.testing.stage import SEEDS, Asked, acting_on, past_of, train
+from forgetkit.testing.touching import kind_of, require_no_less, require_no_more
 
 EPOCHS = ((1, 1), (1, 2), (2, 1), (2, 2))
 """The training that an intervention is seen in: two mega-batches of two epochs."""
@@ -33,6 +35,8 @@ class Seen:
     modes_changed: set[str] = field(default_factory=set)
     looked: bool = False
     """Whether it looked at the activity of units."""
+    drew: str = ""
+    """The moment at which it left the global random state another than before; empty where it never did."""
 
 
 @dataclass(eq=False)
@@ -41,6 +45,13 @@ class Watched(Intervention):
 
     inner: Intervention
     seen: Seen
+    noise: int
+
+    @classmethod
+    def of(cls, inner: Intervention, seen: Seen, noise: int) -> Watched:
+        """One of a class of the intervention's own name, which the host tells it and draws by."""
+        named: type[Watched] = type(type(inner).__name__, (cls,), {})
+        return named(inner, seen, noise)
 
     @property
     def needs_activity(self) -> bool:
@@ -71,6 +82,8 @@ class Watched(Intervention):
         self._at("after_epoch", moment)
 
     def _at(self, verb: str, moment: Moment) -> Any:
+        if verb not in moments_of(type(self.inner)):
+            return None
         model, optimizer = moment.model, moment.optimizer
         before, kept = comparing.Snapshot.of(model), [_optimizer_of(optimizer)]
 
@@ -84,7 +97,11 @@ class Watched(Intervention):
             self.seen.looked = True
             return moment.activity
 
-        answer = getattr(self.inner, verb)(replace(moment, apply=applied, see=looked))
+        with global_state(SEEDS.number(verb, moment.mega_batch, moment.epoch, moment.step, self.noise)):
+            state = comparing.random_state()
+            answer = getattr(self.inner, verb)(replace(moment, apply=applied, see=looked))
+            if comparing.random_state() != state:
+                self.seen.drew = verb
         after = comparing.Snapshot.of(model)
         self._note_optimizer(kept[0], optimizer)
         written = comparing.differing(before.parameters, after.parameters)
@@ -128,20 +145,32 @@ class Trained:
         """Parameters and buffers."""
         return {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
 
+    @property
+    def outcome(self) -> Mapping[str, Any]:
+        """The weights, and what the intervention keeps."""
+        return {**self.weights, **{f"moment.state[{name!r}]": value for name, value in self.state.items()}}
+
 
 @dataclass(frozen=True, eq=False)
 class InterventionCase(Case):
     """An intervention under examination."""
 
+    elsewhere: Callable[[], Set[Touch]] = frozenset
+    """What it writes to outside the training, where it is a component of another kind too."""
+
     def trained(self, situation: Situation, *, component: Any = None, noise: int = 0) -> Trained:
         """A training with a copy that was never used before."""
-        inner = component if component is not None else self.another()
-        if not isinstance(inner, Intervention):
-            raise Broken(f"{type(inner).__name__} is no forgetkit.contracts.Intervention; inherit from that class")
-        seen, asked = Seen(), Asked()
-        acting = acting_on(situation, Watched(inner, seen), past_of(situation.model, asked))
+        asked = Asked()
+        acting, seen = self.acting(situation, past_of(situation.model, asked), component, noise)
         train(acting, situation.batches, EPOCHS, noise)
         return Trained(situation.model, acting.states[0], seen, asked)
+
+    def acting(self, situation: Situation, past: Past, component: Any = None, noise: int = 0) -> tuple[Acting, Seen]:
+        """A copy at work on the network, and what it will be seen to do."""
+        inner, seen = component if component is not None else self.another(), Seen()
+        if not isinstance(inner, Intervention):
+            raise Broken(f"{type(inner).__name__} is no forgetkit.contracts.Intervention; inherit from that class")
+        return acting_on(situation, Watched.of(inner, seen, noise), past), seen
 
     @cached_property
     def usual(self) -> Trained:
@@ -152,7 +181,7 @@ class InterventionCase(Case):
         """As :meth:`trained`, for a promise that is not about whether the intervention copes with the network."""
         try:
             return self.trained(situation, **how)
-        except UsageError:
+        except (UsageError, NotApplicable):
             raise
         except Exception as error:
             raise NotApplicable(f"on this network {comparing.raised(error)}") from error
@@ -160,7 +189,7 @@ class InterventionCase(Case):
     @cached_property
     def repeats(self) -> bool:
         """Whether two copies agree."""
-        return not comparing.differing(self.usual.weights, self.borrowed(networks.plain()).weights)
+        return not comparing.differing(self.usual.outcome, self.borrowed(networks.plain()).outcome)
 
     def require_repeatable(self) -> None:
         """:class:`NotApplicable` where two copies disagree anyway."""
@@ -197,47 +226,46 @@ def state_tensors(case: InterventionCase) -> None:
 
 
 def deterministic(case: InterventionCase) -> None:
-    """Two trainings under one seed, with one object, end with the same weights to the bit."""
+    """Two trainings under one seed, with one object, end with the same weights and `moment.state` to the bit."""
     component = case.another()
-    once = case.borrowed(networks.plain(), component=component).weights
-    for name in sorted(comparing.differing(once, case.trained(networks.plain(), component=component).weights)):
-        raise Broken(f"trained again under the same seed, '{name}' is another; remember nothing, draw from moment.rng")
+    once = case.borrowed(networks.plain(), component=component).outcome
+    for name in sorted(comparing.differing(once, case.trained(networks.plain(), component=component).outcome)):
+        raise Broken(f"trained again under the same seed, {name} is another; remember nothing, draw from moment.rng")
 
 
 def own_randomness(case: InterventionCase) -> None:
     """The global random state has no part in what it does and is left as it was, so that no other draw shifts."""
     case.require_repeatable()
-    one, other = (case.borrowed(networks.plain(), noise=noise).weights for noise in (1, 2))
-    if comparing.differing(one, other):
-        raise Broken("the weights vary with the global random state; draw from moment.rng")
-    situation = networks.plain()
-    acting = acting_on(situation, case.another())
-    with comparing.random_state_watched():
-        train(acting, situation.batches, EPOCHS[:1], noise=None)
+    one, other = (case.borrowed(networks.plain(), noise=noise).outcome for noise in (1, 2))
+    for name in sorted(comparing.differing(one, other)):
+        raise Broken(f"{name} varies with the global random state; draw from moment.rng")
+    drew = case.usual.seen.drew
+    if drew:
+        raise Broken(f"in {drew} it draws from (or seeds) the global random state; draw from moment.rng")
 
 
 def resumes(case: InterventionCase) -> None:
-    """A training that is broken off after an epoch and taken up by a new process ends with the same weights."""
+    """A training that a new process takes up after an epoch ends with the same weights and `moment.state`."""
     case.require_repeatable()
     whole = case.borrowed(networks.normalised())
     for done in (1, 2, 3):
         situation = networks.normalised()
         past = past_of(situation.model)
-        first = acting_on(situation, case.another(), past)
+        first, _ = case.acting(situation, past)
         train(first, situation.batches, EPOCHS[:done])
         saved = _through_a_file(
             {"model": situation.model.state_dict(), "optimizer": first.optimizer.state_dict(), "state": first.states[0]}
         )
         taken_up = networks.normalised()
-        second = acting_on(taken_up, case.another(), past)
+        second, _ = case.acting(taken_up, past)
         second.model.load_state_dict(saved["model"])
         second.optimizer.load_state_dict(saved["optimizer"])
         second.states[0].update(saved["state"])
         train(second, taken_up.batches, EPOCHS[done:])
-        after = Trained(taken_up.model, {}, Seen(), Asked()).weights
-        for name in sorted(comparing.differing(whole.weights, after)):
+        after = Trained(taken_up.model, second.states[0], Seen(), Asked()).outcome
+        for name in sorted(comparing.differing(whole.outcome, after)):
             taken = f"taken up after {done} of {len(EPOCHS)} epochs"
-            raise Broken(f"{taken}, '{name}' is another; what is to be found again belongs in moment.state")
+            raise Broken(f"{taken}, {name} is another; what is to be found again belongs in moment.state")
 
 
 def _through_a_file(content: dict[str, Any]) -> dict[str, Any]:
@@ -259,7 +287,8 @@ def touches(case: InterventionCase) -> None:
     touched: set[Touch] = set()
     for network in (networks.plain, networks.normalised, networks.dead_and_normalised):
         touched |= case.borrowed(network()).seen.touched
-    require_declared(touched, declared)
+    require_no_more(touched, declared)
+    require_no_less(touched | case.elsewhere(), declared)
 
 
 def leaves_modes(case: InterventionCase) -> None:

@@ -20,6 +20,8 @@ class Promise:
     text: str
     verify: Callable[[Any], None] = field(repr=False, compare=False)
     """Looks at a case of the kind; raises :class:`Broken` or :class:`NotApplicable`, or returns."""
+    needs: str = field(default="runs", repr=False, compare=False)
+    """The promise without which this one is not looked at; empty where there is none."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +45,9 @@ class NotApplicable(Exception):  # noqa: N818 - never leaves this room
     """The promise says nothing about this component, or another that is broken hides it."""
 
 
-def stated(kind: str, *checks: Callable[[Any], None]) -> tuple[Promise, ...]:
+def stated(kind: str, *checks: Callable[[Any], None], needs: str = "runs") -> tuple[Promise, ...]:
     """The promises that ``checks`` look at: a function's name is the promise's, its docstring what it says."""
     return tuple(
-        Promise(kind, check.__name__.replace("_", "-"), " ".join((check.__doc__ or "").split()), check)
+        Promise(kind, check.__name__.replace("_", "-"), " ".join((check.__doc__ or "").split()), check, needs)
         for check in checks
     )

@@ -6,9 +6,10 @@ a fault are noted and not written.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Set
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -18,16 +19,16 @@ from torch import Tensor, nn
 
 from forgetkit.contracts import Change, Intervention, Touch
 from forgetkit.errors import OptionError, UsageError
-from forgetkit.forgetting import anatomy
 from forgetkit.forgetting.selection import count_of
 from forgetkit.options import check_option
 from forgetkit.seeding import global_state
 from forgetkit.testing import comparing, networks
-from forgetkit.testing.common import Case
 from forgetkit.testing.importance import require_said_previous
 from forgetkit.testing.networks import Situation
 from forgetkit.testing.promise import Broken, NotApplicable, Promise, stated
 from forgetkit.testing.stage import Asked, AskedLate, WatchedContext, proposing_stage
+from forgetkit.testing.touching import kind_of, require_no_less, require_no_more
+from forgetkit.testing.watching import WatchingCase, require_same_memory
 
 _DIFFERENT = (networks.plain, networks.normalised, networks.dead_units)
 
@@ -48,6 +49,8 @@ class Forgotten:
     after: comparing.Snapshot
     optimizer_before: Mapping[str, Any]
     optimizer_after: Mapping[str, Any]
+    memory: Mapping[str, Any]
+    """What it had kept in a training before, where it has a part in that."""
     asked: Asked
     kept_out: str
     """The name before whose change a lent probe was still out; empty where none was."""
@@ -81,7 +84,7 @@ def _writable(change: Any, open_shapes: Mapping[str, tuple[int, ...]]) -> bool:
 
 
 @dataclass(frozen=True, eq=False)
-class ReinitCase(Case):
+class ReinitCase(WatchingCase):
     """A way of forgetting under examination."""
 
     def forgotten(
@@ -95,6 +98,7 @@ class ReinitCase(Case):
         with proposing_stage(situation, method, shuffled=shuffled) as (context, optimizer):
             model, targets = context.subject.model, context.targets
             before, optimizer_before = comparing.Snapshot.of(model), _state_of(optimizer, model)
+            memory = copy.deepcopy(dict(context.memory))
             with global_state(seed):
                 changes, kept_out = _written(model, method, context)
             return Forgotten(
@@ -105,6 +109,7 @@ class ReinitCase(Case):
                 after=comparing.Snapshot.of(model),
                 optimizer_before=optimizer_before,
                 optimizer_after=_state_of(optimizer, model),
+                memory=memory,
                 asked=context.asked,
                 kept_out=kept_out,
             )
@@ -119,11 +124,22 @@ class ReinitCase(Case):
         """What comes of networks that differ in what there is to forget."""
         return tuple(self.borrowed(network()) for network in _DIFFERENT)
 
+    def touched(self) -> Set[Touch]:
+        """What is written to, over networks that differ and with scores at random."""
+        found: set[Touch] = set()
+        for network in (*_DIFFERENT, networks.dead_and_normalised, networks.scalars):
+            situation = network()
+            with suppress(UsageError):
+                changes = self.sound(situation, shuffled=True).sound
+                written = [change.name for change in changes if change.mask is None or bool(change.mask.any())]
+                found.update(kind_of(situation.model, name) for name in written)
+        return found
+
     def borrowed(self, situation: Situation, **how: Any) -> Forgotten:
         """As :meth:`forgotten`, for a promise that is not about whether the method copes with the network."""
         try:
             return self.forgotten(situation, **how)
-        except UsageError:
+        except (UsageError, NotApplicable):
             raise
         except Exception as error:
             raise NotApplicable(f"on this network {comparing.raised(error)}") from error
@@ -375,7 +391,7 @@ def needs_data(case: ReinitCase) -> None:
 
 def needs_previous(case: ReinitCase) -> None:
     """A class asks for the weights of the mega-batch before if and only if it says `needs_previous = True`."""
-    require_said_previous(case.component, case.usual.asked)
+    require_said_previous(case, case.usual.asked)
 
 
 def gives_back(case: ReinitCase) -> None:
@@ -412,45 +428,10 @@ def touches(case: ReinitCase) -> None:
     declared = getattr(case.component, "touches", None)
     if declared is None:
         raise NotApplicable("it does not say what it touches")
-    touched: set[Touch] = set()
-    for network in (*_DIFFERENT, networks.dead_and_normalised, networks.scalars):
-        try:
-            touched |= _touched(network(), case)
-        except UsageError:
-            continue
-    require_declared(touched, declared, partly=isinstance(case.component, Intervention))
-
-
-def require_declared(touched: Set[Touch], declared: Set[Touch], *, partly: bool = False) -> None:
-    """:class:`Broken` where the two differ; ``partly``: the rest may be touched elsewhere."""
-    if touched - declared:
-        raise Broken(f"it writes to {_listed(touched - declared)}, which touches does not name")
-    if declared - touched and not partly:
-        raise Broken(
-            f"touches names {_listed(declared - touched)}, which it writes to on no network with these options; where "
-            "it acts too seldom to be seen, name other options in examined_with"
-        )
-
-
-def _listed(kinds: Set[Touch]) -> str:
-    return ", ".join(sorted(kinds))
-
-
-def _touched(situation: Situation, case: ReinitCase) -> set[Touch]:
-    forgotten = case.sound(situation, shuffled=True)
-    written = [change.name for change in forgotten.sound if change.mask is None or bool(change.mask.any())]
-    return {kind_of(situation.model, name) for name in written}
-
-
-def kind_of(model: nn.Module, name: str) -> Touch:
-    """What a parameter or buffer counts as among the things that are touched."""
-    owner = anatomy.owners(model)[name]
-    tensor = getattr(owner.module, owner.local)
-    if not isinstance(tensor, nn.Parameter):
-        return "stats"
-    if anatomy.kind_of(owner.module) == "norm":
-        return "norm"
-    return "weights" if tensor.ndim >= 2 else "biases"
+    touched = case.touched()
+    require_no_more(touched, declared)
+    if not isinstance(case.component, Intervention):  # the rest may be touched in the training
+        require_no_less(touched, declared)
 
 
 def fresh_distribution(case: ReinitCase) -> None:
@@ -482,7 +463,9 @@ def deterministic(case: ReinitCase) -> None:
     """Asked twice for the same network under the same seeds, a method proposes the same to the bit."""
     method = case.another()
     once = case.borrowed(networks.plain(), component=method)
-    if not _same(once.changes, case.forgotten(networks.plain(), component=method).changes):
+    again = case.forgotten(networks.plain(), component=method)
+    require_same_memory(once.memory, again.memory)
+    if not _same(once.changes, again.changes):
         raise Broken("asked again, it proposes other changes; it must remember nothing and draw from context.rng")
 
 

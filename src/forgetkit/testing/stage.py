@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -133,18 +133,17 @@ def acting_on(situation: Situation, component: Intervention, past: Past | None =
 
 
 def train(
-    acting: Acting, batches: Sequence[tuple[Tensor, Tensor]], epochs: Sequence[tuple[int, int]], noise: int | None = 0
+    acting: Acting, batches: Sequence[tuple[Tensor, Tensor]], epochs: Sequence[tuple[int, int]], noise: int = 0
 ) -> None:
     """An ordinary training loop, with what acts at its moments, over ``epochs``: (mega-batch, epoch), both from 1.
 
-    ``noise`` has a part in the global random state that everything runs under; None leaves that as it is.
+    ``noise`` has a part in the global random state that everything runs under.
     """
     model, optimizer = acting.model, acting.optimizer
     dtype = next(model.parameters()).dtype  # a network in half precision takes no other inputs
     for mega_batch, epoch in epochs:
         model.train()
-        seeded = nullcontext() if noise is None else global_state(SEEDS.number("noise", mega_batch, epoch, noise))
-        with seeded:
+        with global_state(SEEDS.number("noise", mega_batch, epoch, noise)):
             if epoch == 1:
                 acting.begin(Place(mega_batch), *batches[0])
             for number, (inputs, targets) in enumerate(batches):
