@@ -33,10 +33,9 @@ def beside(kind: type, promise: str) -> type:
     """The first intervention that breaks ``promise``, as a component of another kind as well."""
     one = broken.BROKEN[promise][0]
     name = f"{one.__name__}{kind.__name__}"
-    globals()[name] = type(
-        name, (kind, one), {"__doc__": one.__doc__, "__module__": __name__}
-    )  # as pickles look for it
-    return globals()[name]
+    made = type(name, (kind, one), {"__doc__": one.__doc__, "__module__": __name__})
+    globals()[name] = made  # where pickles look for it
+    return made
 
 
 @dataclass(frozen=True)

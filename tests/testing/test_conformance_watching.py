@@ -37,9 +37,9 @@ def test_there_is_a_broken_one_for_each_promise() -> None:
 
 @pytest.mark.parametrize(("kind", "component"), [("importance", Remembers), ("reinit", Tidies)])
 def test_a_sound_one_breaks_none(kind: str, component: type) -> None:
-    verdicts = [verdict for verdict in examine(kind, component) if verdict.promise.name.startswith("while-training-")]
-    assert {verdict.status for verdict in verdicts} == {"kept"}
-    assert broken_in(examine(kind, component)) == []
+    verdicts = examine(kind, component)
+    assert {v.status for v in verdicts if v.promise.name.startswith("while-training-")} == {"kept"}
+    assert broken_in(verdicts) == []
 
 
 @pytest.mark.parametrize(

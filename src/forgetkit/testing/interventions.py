@@ -23,6 +23,8 @@ from forgetkit.testing.promise import Broken, NotApplicable, Promise, stated
 from forgetkit.testing.stage import SEEDS, Asked, acting_on, past_of, train
 from forgetkit.testing.touching import kind_of, require_no_less, require_no_more
 
+Network = Callable[[], Situation]
+
 EPOCHS = ((1, 1), (1, 2), (2, 1), (2, 2))
 """The training that an intervention is seen in: two mega-batches of two epochs."""
 
@@ -135,6 +137,7 @@ def _optimizer_of(optimizer: torch.optim.Optimizer) -> Any:
 class Trained:
     """A training that is over."""
 
+    before: comparing.Snapshot
     model: nn.Module
     state: Mapping[str, Any]
     seen: Seen
@@ -143,12 +146,22 @@ class Trained:
     @property
     def weights(self) -> Mapping[str, Tensor]:
         """Parameters and buffers."""
-        return {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
+        return weights_of(self.model)
 
     @property
     def outcome(self) -> Mapping[str, Any]:
         """The weights, and what the intervention keeps."""
-        return {**self.weights, **{f"moment.state[{name!r}]": value for name, value in self.state.items()}}
+        return outcome_of(self.model, self.state)
+
+
+def weights_of(model: nn.Module) -> Mapping[str, Tensor]:
+    """Parameters and buffers."""
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+def outcome_of(model: nn.Module, state: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The weights, and what an intervention keeps."""
+    return {**weights_of(model), **{f"moment.state[{name!r}]": value for name, value in state.items()}}
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,29 +171,40 @@ class InterventionCase(Case):
     elsewhere: Callable[[], Set[Touch]] = frozenset
     """What it writes to outside the training, where it is a component of another kind too."""
 
-    def trained(self, situation: Situation, *, component: Any = None, noise: int = 0) -> Trained:
-        """A training with a copy that was never used before."""
-        asked = Asked()
+    @cached_property
+    def _kept(self) -> dict[tuple[Network, int], Trained]:
+        return {}
+
+    def trained(self, network: Network, noise: int = 0) -> Trained:
+        """A training with a copy that was never used before; asked for again, the same one."""
+        if (network, noise) not in self._kept:
+            self._kept[network, noise] = self.anew(network, self.another(), noise)
+        return self._kept[network, noise]
+
+    def anew(self, network: Network, component: Any, noise: int = 0) -> Trained:
+        """A training of its own."""
+        situation, asked = network(), Asked()
+        before = comparing.Snapshot.of(situation.model)
         acting, seen = self.acting(situation, past_of(situation.model, asked), component, noise)
         train(acting, situation.batches, EPOCHS, noise)
-        return Trained(situation.model, acting.states[0], seen, asked)
+        return Trained(before, situation.model, acting.states[0], seen, asked)
 
-    def acting(self, situation: Situation, past: Past, component: Any = None, noise: int = 0) -> tuple[Acting, Seen]:
-        """A copy at work on the network, and what it will be seen to do."""
-        inner, seen = component if component is not None else self.another(), Seen()
-        if not isinstance(inner, Intervention):
-            raise Broken(f"{type(inner).__name__} is no forgetkit.contracts.Intervention; inherit from that class")
-        return acting_on(situation, Watched.of(inner, seen, noise), past), seen
+    def acting(self, situation: Situation, past: Past, component: Any, noise: int = 0) -> tuple[Acting, Seen]:
+        """``component`` at work on the network, and what it will be seen to do."""
+        if not isinstance(component, Intervention):
+            raise Broken(f"{type(component).__name__} is no forgetkit.contracts.Intervention; inherit from that class")
+        seen = Seen()
+        return acting_on(situation, Watched.of(component, seen, noise), past), seen
 
-    @cached_property
+    @property
     def usual(self) -> Trained:
         """What comes of a small convolutional network, for every promise that is about that."""
-        return self.borrowed(networks.plain())
+        return self.borrowed(networks.plain)
 
-    def borrowed(self, situation: Situation, **how: Any) -> Trained:
+    def borrowed(self, network: Network, noise: int = 0) -> Trained:
         """As :meth:`trained`, for a promise that is not about whether the intervention copes with the network."""
         try:
-            return self.trained(situation, **how)
+            return self.trained(network, noise)
         except (UsageError, NotApplicable):
             raise
         except Exception as error:
@@ -189,7 +213,8 @@ class InterventionCase(Case):
     @cached_property
     def repeats(self) -> bool:
         """Whether two copies agree."""
-        return not comparing.differing(self.usual.outcome, self.borrowed(networks.plain()).outcome)
+        once = self.usual.outcome
+        return not comparing.differing(once, self.anew(networks.plain, self.another()).outcome)
 
     def require_repeatable(self) -> None:
         """:class:`NotApplicable` where two copies disagree anyway."""
@@ -200,7 +225,7 @@ class InterventionCase(Case):
 def runs(case: InterventionCase) -> None:
     """A small convolutional network is trained with it for two mega-batches of two epochs."""
     try:
-        case.trained(networks.plain())
+        case.trained(networks.plain)
     except UsageError as error:
         raise Broken(f"it refuses a small convolutional network: {error}") from error
 
@@ -228,16 +253,15 @@ def state_tensors(case: InterventionCase) -> None:
 def deterministic(case: InterventionCase) -> None:
     """Two trainings under one seed, with one object, end with the same weights and `moment.state` to the bit."""
     component = case.another()
-    once = case.borrowed(networks.plain(), component=component).outcome
-    for name in sorted(comparing.differing(once, case.trained(networks.plain(), component=component).outcome)):
+    once, again = (case.anew(networks.plain, component).outcome for _ in range(2))
+    for name in sorted(comparing.differing(once, again)):
         raise Broken(f"trained again under the same seed, {name} is another; remember nothing, draw from moment.rng")
 
 
 def own_randomness(case: InterventionCase) -> None:
     """The global random state has no part in what it does and is left as it was, so that no other draw shifts."""
     case.require_repeatable()
-    one, other = (case.borrowed(networks.plain(), noise=noise).outcome for noise in (1, 2))
-    for name in sorted(comparing.differing(one, other)):
+    for name in sorted(comparing.differing(case.usual.outcome, case.borrowed(networks.plain, noise=1).outcome)):
         raise Broken(f"{name} varies with the global random state; draw from moment.rng")
     drew = case.usual.seen.drew
     if drew:
@@ -247,23 +271,22 @@ def own_randomness(case: InterventionCase) -> None:
 def resumes(case: InterventionCase) -> None:
     """A training that a new process takes up after an epoch ends with the same weights and `moment.state`."""
     case.require_repeatable()
-    whole = case.borrowed(networks.normalised())
+    whole = case.borrowed(networks.normalised).outcome
     for done in (1, 2, 3):
         situation = networks.normalised()
         past = past_of(situation.model)
-        first, _ = case.acting(situation, past)
+        first, _ = case.acting(situation, past, case.another())
         train(first, situation.batches, EPOCHS[:done])
         saved = _through_a_file(
             {"model": situation.model.state_dict(), "optimizer": first.optimizer.state_dict(), "state": first.states[0]}
         )
         taken_up = networks.normalised()
-        second, _ = case.acting(taken_up, past)
+        second, _ = case.acting(taken_up, past, case.another())
         second.model.load_state_dict(saved["model"])
         second.optimizer.load_state_dict(saved["optimizer"])
         second.states[0].update(saved["state"])
         train(second, taken_up.batches, EPOCHS[done:])
-        after = Trained(taken_up.model, second.states[0], Seen(), Asked()).outcome
-        for name in sorted(comparing.differing(whole.outcome, after)):
+        for name in sorted(comparing.differing(whole, outcome_of(taken_up.model, second.states[0]))):
             taken = f"taken up after {done} of {len(EPOCHS)} epochs"
             raise Broken(f"{taken}, {name} is another; what is to be found again belongs in moment.state")
 
@@ -286,24 +309,22 @@ def touches(case: InterventionCase) -> None:
         raise NotApplicable("it does not say what it touches")
     touched: set[Touch] = set()
     for network in (networks.plain, networks.normalised, networks.dead_and_normalised):
-        touched |= case.borrowed(network()).seen.touched
+        touched |= case.borrowed(network).seen.touched
     require_no_more(touched, declared)
     require_no_less(touched | case.elsewhere(), declared)
 
 
 def leaves_modes(case: InterventionCase) -> None:
     """After each of its moments every module is in the mode that it was in."""
-    changed = case.borrowed(networks.normalised()).seen.modes_changed
+    changed = case.borrowed(networks.normalised).seen.modes_changed
     if changed:
         raise Broken(f"it leaves the module '{min(changed)}' in another mode, eval or train")
 
 
 def leaves_hooks(case: InterventionCase) -> None:
     """After an epoch the network has the hooks that it had before."""
-    situation = networks.plain()
-    before = comparing.Snapshot.of(situation.model).hooks
-    case.borrowed(situation)
-    comparing.require_same(before, comparing.Snapshot.of(situation.model).hooks, "the hooks of the module")
+    usual = case.usual
+    comparing.require_same(usual.before.hooks, comparing.Snapshot.of(usual.model).hooks, "the hooks of the module")
 
 
 def needs_activity(case: InterventionCase) -> None:
@@ -328,35 +349,35 @@ def needs_previous(case: InterventionCase) -> None:
 
 def frozen(case: InterventionCase) -> None:
     """A parameter that is frozen keeps its bits."""
-    situation = networks.frozen()
-    fixed = {name: p.detach().clone() for name, p in situation.model.named_parameters() if not p.requires_grad}
-    weights = case.trained(situation).weights
+    trained = case.trained(networks.frozen)
+    before, weights = trained.before, trained.weights
+    fixed = {name: value for name, value in before.parameters.items() if not before.gradients[name][0]}
     comparing.require_same(fixed, {name: weights[name].detach() for name in fixed}, "the frozen parameter")
 
 
 def tied(case: InterventionCase) -> None:
     """A network in which two layers share a parameter is dealt with."""
-    case.trained(networks.tied())
+    case.trained(networks.tied)
 
 
 def unused(case: InterventionCase) -> None:
     """A network with a layer that the loss does not depend on, which gets no gradient, is dealt with."""
-    case.trained(networks.unused())
+    case.trained(networks.unused)
 
 
 def batch_norm(case: InterventionCase) -> None:
     """A network with batch normalisation is dealt with."""
-    case.trained(networks.normalised())
+    case.trained(networks.normalised)
 
 
 def scalars(case: InterventionCase) -> None:
     """Parameters without a dimension, and with one that are no biases, are dealt with."""
-    case.trained(networks.scalars())
+    case.trained(networks.scalars)
 
 
 def channels_last(case: InterventionCase) -> None:
     """A network in the other memory format is dealt with."""
-    case.trained(networks.channels_last())
+    case.trained(networks.channels_last)
 
 
 def promises() -> tuple[Promise, ...]:
