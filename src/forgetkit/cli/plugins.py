@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -262,10 +263,15 @@ def _print_examined(one: Mapping[str, Any]) -> None:
     console.print(Text.assemble((one["spec"], "bold"), f" ({one['kind']})"))
     if one["not_checked"]:
         console.print(f"  not checked: {one['not_checked']}", markup=False)
-    for promise in one["promises"]:
-        said = promise["reason"] or promise["text"]
-        line = f"  {promise['status']:<14}  {promise['promise']}: {said}"
-        console.print(Text(line, "bold red" if promise["status"] == "broken" else ""))
+    for (status, reason), alike in itertools.groupby(one["promises"], lambda p: (p["status"], p["reason"])):
+        promises = list(alike)
+        if status == "not applicable" and len(promises) > 2:  # all for one reason: a criterion that does not watch, say
+            first, last = promises[0]["promise"], promises[-1]["promise"]
+            console.print(f"  {status:<14}  {first} to {last}, {len(promises)} promises: {reason}", markup=False)
+            continue
+        for promise in promises:
+            line = f"  {status:<14}  {promise['promise']}: {reason or promise['text']}"
+            console.print(Text(line, "bold red" if status == "broken" else ""))
 
 
 def _new(
