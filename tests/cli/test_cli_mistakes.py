@@ -405,7 +405,7 @@ def test_a_plugin_file_that_is_missing(refused, workdir):
 
 def test_a_component_that_is_no_dataclass(refused, plugin):
     source = "import forgetkit\n@forgetkit.hookimpl\ndef forgetkit_importance():\n    return {'plain': int}"
-    assert "is not a dataclass" in refused("--plugin", plugin("plain", source), "--importance", "plain")
+    assert "is no dataclass" in refused("--plugin", plugin("plain", source), "--importance", "plain")
 
 
 def test_leaving_out_a_plugin_that_is_not_installed(refused):

@@ -70,8 +70,9 @@ def test_a_grid_of_rates_and_decays_acts_in_every_mega_batch(
     watch = Watch([])
     options = {"preset": preset, "epochs": 5, "mega_batches": 4, "lr": lr, "weight_decay": decay}
     run(workdir, interventions=[watch], **options)
-    assert {t for t, *_ in watch.rates} == {1, 2, 3, 4}
-    for _, epoch, rate, given in watch.rates:
+    _tried_out, *steps = watch.rates
+    assert {t for t, *_ in steps} == {1, 2, 3, 4}
+    for _, epoch, rate, given in steps:
         assert rate == pytest.approx(lr * 0.1 ** ((epoch > 2) + (epoch > 4)), rel=1e-12)
         assert given == decay
 
