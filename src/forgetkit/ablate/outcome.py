@@ -13,8 +13,8 @@ Status = Literal["completed", "failed", "diverged", "missing"]
 class Outcome:
     """One cell: an arm at one seed.
 
-    ``arm`` has a value per axis, as it is shown (``{"importance": "snip", "replay": "full"}``). ``result`` is the content
-    of ``result.json`` where the cell is completed, else None, and ``reason`` says why in one line.
+    ``arm`` has a value per axis, as it is shown (``{"importance": "snip", "replay": "full"}``). ``result`` is what
+    ``result.json`` holds where the cell is completed, else None, and ``reason`` says why in one line.
     """
 
     arm: Mapping[str, str]

@@ -1,0 +1,87 @@
+"""One cell carried out, wherever an executor puts it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from forgetkit import api, config, registry
+from forgetkit.ablate.outcome import Status
+from forgetkit.ablate.pool import Pool
+from forgetkit.alma import run
+from forgetkit.errors import DivergedError, ForgetkitError, RecordError
+
+Keep = Literal["all", "last", "none"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """All that a process on this machine or another needs to carry a cell out; it can be pickled."""
+
+    folder: str
+    digest: str
+    options: Mapping[str, Any]
+    plugins: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
+    keep: Keep = "last"
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What came of a task."""
+
+    status: Status
+    reason: str = ""
+
+
+def carry_out(task: Task) -> Ended:
+    """Run a cell, or go on with it, or find that it is done. Only an interruption or a full disk is raised."""
+    pool = Pool(Path(task.folder))
+    with pool.lock(task.digest):  # where another process has the cell, wait for it
+        if pool.find(task.digest).status == "completed":
+            return Ended("completed")
+        try:
+            _carry_on(pool, task)
+        except RecordError:
+            raise
+        except ForgetkitError as error:
+            status: Status = "diverged" if isinstance(error, DivergedError) else "failed"
+            pool.fail(task.digest, status, str(error))
+            return Ended(status, str(error))
+        except Exception as error:  # noqa: BLE001 - a component of a stranger may raise anything; the other cells go on
+            reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+            pool.fail(task.digest, "failed", reason)
+            return Ended("failed", reason)
+        return Ended("completed")
+
+
+def _carry_on(pool: Pool, task: Task) -> None:
+    offers = registry.load(without=task.without, files=[Path(file) for file in task.plugins])
+    path = pool.directory(task.digest)
+    unfinished = pool.reopened(task.digest)
+    own = {"out": str(path.parent), "name": path.name}
+    plan = config.resolve({**task.options, **own}, offers)
+    try:
+        run(plan, cache=api.cache_folder(), resume=unfinished)
+    except (DivergedError, RecordError):
+        raise
+    except ForgetkitError:
+        if unfinished is None:
+            raise
+        pool.discard(task.digest)  # what cannot be gone on with is begun again
+        run(plan, cache=api.cache_folder())
+    pool.seal(task.digest)
+    for checkpoint in _superfluous(path / "checkpoints", task.keep):
+        with contextlib.suppress(FileNotFoundError):
+            checkpoint.unlink()
+
+
+def _superfluous(folder: Path, keep: Keep) -> Iterator[Path]:
+    """Checkpoints that a finished cell needs no more."""
+    yield from folder.glob("resume-*")
+    models = sorted(folder.glob("mega-batch-*.pt"))
+    if keep != "all":
+        yield from models if keep == "none" else models[:-1]

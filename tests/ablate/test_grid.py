@@ -1,0 +1,175 @@
+"""Which cells a grid has: against the product written out, and every mistake in one line."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from forgetkit import registry
+from forgetkit.ablate import grid
+from forgetkit.ablate.grid import Grid
+from forgetkit.errors import ConfigError
+
+OFFERS = registry.load(entry_points=False)
+
+
+def test_the_values_of_an_axis() -> None:
+    assert grid.axis_of("importance=snip,fisher") == ("importance", ("snip", "fisher"))
+    assert grid.axis_of("importance=snip:samples=64,reduce=mean-abs,fisher:variant=batch,random")[1] == (
+        "snip:samples=64,reduce=mean-abs",
+        "fisher:variant=batch",
+        "random",
+    )
+    assert grid.axis_of("model=mlp:widths=[8,8],convnet")[1] == ("mlp:widths=[8,8]", "convnet")
+    assert grid.axis_of("mega-batches=2,4") == ("mega_batches", ("2", "4"))
+    assert grid.axis_of("reinit.masked.fraction=0.1,0.2")[0] == "reinit.masked.fraction"
+
+
+@given(
+    st.lists(st.sampled_from(["snip", "snip:samples=3", "buffer:size=2,rule=lure", "none"]), min_size=1, unique=True)
+)
+def test_values_come_back_as_they_were_joined(values: list[str]) -> None:
+    assert grid.axis_of("importance=" + ",".join(values))[1] == tuple(values)
+
+
+@pytest.mark.parametrize(
+    ("text", "seeds"), [("0", (0,)), ("0-4", (0, 1, 2, 3, 4)), ("3,0-1,7", (3, 0, 1, 7)), (" 2 , 4-5", (2, 4, 5))]
+)
+def test_seeds(text: str, seeds: tuple[int, ...]) -> None:
+    assert grid.seeds_of(text) == seeds
+
+
+@pytest.mark.parametrize("text", ["", "a", "4-2", "1,1", "0-2,1", "-1", "1.5", "1,,2"])
+def test_seeds_that_are_none(text: str) -> None:
+    with pytest.raises(ConfigError, match="--seeds"):
+        grid.seeds_of(text)
+
+
+def test_every_combination_at_every_seed_arm_by_arm() -> None:
+    asked = grid.extended(None, ["importance=snip,fisher,random", "replay=full,none"], "0-1", {"epochs": "2"}, None)
+    expected = [
+        (importance, replay, seed)
+        for (importance, replay), seed in itertools.product(
+            itertools.product(["snip", "fisher", "random"], ["full", "none"]), [0, 1]
+        )
+    ]
+    assert [(c.arm["importance"], c.arm["replay"], c.seed) for c in asked.cells()] == expected
+    plans = list(grid.resolved(asked.cells(), OFFERS))
+    assert len({plan.digest for plan in plans}) == 12
+    assert {(p.config.epochs, p.config.seed) for p in plans} == {(2, 0), (2, 1)}
+    assert [p.config.replay for p in plans[:4]] == ["full", "full", "none", "none"]
+
+
+FILE = """
+title = "What is forgotten"
+seeds = "0-2"
+baseline = "warm"
+[base]
+epochs = 3
+preset = "paper"
+[axes]
+replay = ["full", "none"]
+[arms.warm]
+method = "warm"
+[arms.lure]
+importance = "snip"
+reinit = "masked:fraction=0.1"
+[[exclude]]
+arm = "warm"
+replay = "none"
+[[include]]
+arm = "warm"
+replay = "last"
+"""
+
+
+def test_a_file_with_named_arms_and_combinations_left_out_and_added(tmp_path: Path) -> None:
+    file = tmp_path / "question.toml"
+    file.write_text(FILE)
+    with pytest.raises(ConfigError, match="arm=warm means 2 arms: give a value on each axis") as caught:
+        grid.read(file)
+    assert str(caught.value).startswith(f"{file}: baseline")
+    file.write_text(FILE.replace('baseline = "warm"', 'baseline = { arm = "warm", replay = "full" }'))
+    asked = grid.read(file)
+    arms = [tuple(arm.values()) for arm in asked.combinations()]
+    assert arms == [("warm", "full"), ("lure", "full"), ("lure", "none"), ("warm", "last")]
+    assert asked.reference() == {"arm": "warm", "replay": "full"}
+    assert (asked.title, asked.seeds, len(asked.cells())) == ("What is forgotten", (0, 1, 2), 12)
+    plans = {tuple(c.arm.values()): p for c, p in zip(asked.cells(), grid.resolved(asked.cells(), OFFERS), strict=True)}
+    assert plans["lure", "none"].config.reinit.startswith("masked:fraction=0.1,")
+    assert plans["warm", "last"].importance is None
+    assert {plan.config.preset for plan in plans.values()} == {"paper"}
+
+
+MISTAKES = {
+    "nothing differs": ("seeds = '0'", "needs something that differs"),
+    "an unknown entry": ("axis = {}", "no entry 'axis'"),
+    "an unknown option": ("[axes]\nimportanc = ['snip']", "no option is called 'importanc'; did you mean 'importance'"),
+    "no list": ("[axes]\nreplay = 'full'", "replay needs a list of values"),
+    "a value twice": ("[axes]\nreplay = ['full', 'full']", "replay has a value twice"),
+    "an axis of arms": ("[axes]\narm = ['a']", r"arms are given in tables, \[arms.NAME\]"),
+    "excluded and not there": (
+        "[axes]\nreplay = ['full']\n[[exclude]]\nreplay = 'none'",
+        "'none' is no value of replay",
+    ),
+    "an unknown axis": ("[axes]\nreplay = ['full']\n[[exclude]]\nepochs = 2", "no axis 'epochs'"),
+    "all excluded": ("[axes]\nreplay = ['full']\n[[exclude]]\nreplay = 'full'", "exclude leaves no combination"),
+    "included in part": (
+        "[axes]\nreplay = ['full']\nepochs = [1]\n[[include]]\nreplay = 'none'",
+        "needs a value on each axis: replay, epochs",
+    ),
+    "seeds that are none": ("seeds = [1, 1]\n[axes]\nreplay = ['full']", "a list of different whole numbers"),
+    "no TOML": ("[axes", "Expected"),
+}
+
+
+@pytest.mark.parametrize("what", MISTAKES)
+def test_mistakes_in_a_file(tmp_path: Path, what: str) -> None:
+    content, words = MISTAKES[what]
+    file = tmp_path / "g.toml"
+    file.write_text(content)
+    with pytest.raises(ConfigError, match=words) as caught:
+        grid.read(file).combinations()
+    if what not in ("all excluded", "nothing differs"):
+        assert str(caught.value).startswith(f"{file}: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_cell_whose_options_do_not_go_together_is_named() -> None:
+    asked = grid.extended(None, ["importance=snip,fisher", "reinit=masked,cold"], "0", {}, None)
+    with pytest.raises(ConfigError, match="the cell importance=snip, reinit=cold: .*ignored.*exclude it"):
+        list(grid.resolved(asked.cells(), OFFERS))
+
+
+def test_the_command_line_over_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "g.toml"
+    file.write_text("seeds = '0-4'\n[base]\nepochs = 5\n[axes]\nreplay = ['full', 'none']\n")
+    asked = grid.extended(grid.read(file), ["replay=last", "lr=0.1,0.2"], "7", {"epochs": "2"}, "lr=0.2")
+    assert asked.axes == {"replay": ("last",), "lr": ("0.1", "0.2")}
+    assert (asked.seeds, asked.base["epochs"], asked.reference()) == ((7,), "2", {"replay": "last", "lr": "0.2"})
+    with pytest.raises(ConfigError, match="--replay and --over replay are given both"):
+        grid.extended(grid.read(file), [], None, {"replay": "full"}, None)
+    with pytest.raises(ConfigError, match="--over lr is given twice"):
+        grid.extended(None, ["lr=0.1", "lr=0.2"], None, {}, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("random", {"importance": "random"}),
+        ("importance=random,replay=none", {"importance": "random", "replay": "none"}),
+        (
+            "importance=snip:samples=2,reduce=mean-abs,replay=full",
+            {"importance": "snip:samples=2,reduce=mean-abs", "replay": "full"},
+        ),
+    ],
+)
+def test_the_baseline_of_a_command_line(text: str, found: dict[str, str]) -> None:
+    asked = Grid("", {"importance": ("random", "snip:samples=2,reduce=mean-abs"), "replay": ("full", "none")}, (0,))
+    assert grid.baseline_of(text, asked) == found
+    with pytest.raises(ConfigError, match="write AXIS=VALUE, with axes importance, replay"):
+        grid.baseline_of("nobody", asked)

@@ -1,0 +1,127 @@
+"""A folder of cells: carried out once, taken up, told when damaged, never a wrong number."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from forgetkit import config, registry
+from forgetkit.ablate.pool import Pool
+from forgetkit.ablate.work import Ended, Task, carry_out
+from forgetkit.errors import RunDirectoryError
+
+TINY = {
+    "dataset": "synthetic:samples=60,test=20,classes=3,size=4,channels=1",
+    "model": "mlp:width=8",
+    "epochs": 2,
+    "mega_batches": 2,
+    "threads": 1,
+}
+
+
+def task(folder: Path, **options: object) -> Task:
+    asked = {**TINY, **options}
+    digest = config.resolve(asked, registry.load(entry_points=False)).digest
+    return Task(str(folder), digest, asked)
+
+
+def result(folder: Path, digest: str) -> dict[str, object]:
+    content = json.loads((Pool(folder).directory(digest) / "result.json").read_text())
+    rows = [{**row, "seconds": 0} for row in content["mega_batches"]]
+    for row in rows:
+        if row["unlearn"]:
+            row["unlearn"] = {**row["unlearn"], "seconds": 0}
+    return {"cer": content["cer"], "rows": rows}
+
+
+def test_a_cell_is_carried_out_once(tmp_path: Path) -> None:
+    asked, pool = task(tmp_path), Pool(tmp_path)
+    assert pool.find(asked.digest).status == "missing"
+    assert carry_out(asked) == Ended("completed")
+    found = pool.find(asked.digest)
+    assert (found.status, found.remark) == ("completed", "")
+    before = (pool.directory(asked.digest) / "result.json").stat().st_mtime_ns
+    assert carry_out(asked) == Ended("completed")
+    assert (pool.directory(asked.digest) / "result.json").stat().st_mtime_ns == before
+    left = sorted(file.name for file in (pool.directory(asked.digest) / "checkpoints").iterdir())
+    assert left == ["mega-batch-002.pt"]
+
+
+def test_what_a_cell_keeps(tmp_path: Path) -> None:
+    for keep, count in (("all", 2), ("none", 0)):
+        asked = Task(str(tmp_path / keep), task(tmp_path).digest, TINY, keep=keep)  # type: ignore[arg-type]
+        carry_out(asked)
+        assert len(list((Pool(tmp_path / keep).directory(asked.digest) / "checkpoints").iterdir())) == count
+
+
+def flip(path: Path) -> None:
+    content = bytearray((path / "result.json").read_bytes())
+    content[len(content) // 2] ^= 1
+    (path / "result.json").write_bytes(content)
+
+
+def cut(path: Path) -> None:
+    content = (path / "result.json").read_bytes()
+    (path / "result.json").write_bytes(content[: len(content) // 2])
+
+
+def unseal(path: Path) -> None:
+    (path / "seal.json").unlink()
+
+
+def spoil(path: Path) -> None:
+    (path / "manifest.json").write_text("{")
+    unseal(path)
+
+
+@pytest.mark.parametrize("damage", [flip, cut, unseal, spoil])
+def test_a_damaged_result_is_told_and_made_again(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+    asked, pool = task(tmp_path), Pool(tmp_path)
+    carry_out(asked)
+    whole = result(tmp_path, asked.digest)
+    damage(pool.directory(asked.digest))
+    found = pool.find(asked.digest)
+    assert (found.status, found.result) == ("missing", None)
+    assert "made again" in found.remark
+    assert carry_out(asked) == Ended("completed")
+    assert result(tmp_path, asked.digest) == whole
+
+
+def test_a_result_of_another_cell_does_not_count(tmp_path: Path) -> None:
+    one, other, pool = task(tmp_path), task(tmp_path, seed=1), Pool(tmp_path)
+    carry_out(one)
+    pool.directory(one.digest).rename(pool.directory(other.digest))
+    assert "belongs to another cell" in pool.find(other.digest).remark
+    assert carry_out(other) == Ended("completed")
+    assert (pool.find(other.digest).result or {})["config"]["seed"] == 1
+
+
+def test_a_cell_that_fails_or_diverges_is_recorded_and_tried_again(tmp_path: Path) -> None:
+    wild, pool = task(tmp_path, lr=1e30, milestones=()), Pool(tmp_path)
+    ended = carry_out(wild)
+    assert ended.status == pool.find(wild.digest).status == "diverged"
+    assert "the loss is" in pool.find(wild.digest).reason
+    missing = task(tmp_path, shots=500)
+    assert carry_out(missing).status == pool.find(missing.digest).status == "failed"
+    # The same cell with a remedy of what was outside of it: its record goes.
+    pool.fail(task(tmp_path).digest, "failed", "the folder was not there")
+    assert carry_out(task(tmp_path)) == Ended("completed")
+    assert not list(tmp_path.glob("cells/*" + task(tmp_path).digest[:16] + "*.failed.json"))
+
+
+def test_the_outcomes_of_a_grid(tmp_path: Path) -> None:
+    pool, done, never = Pool(tmp_path), task(tmp_path), task(tmp_path, seed=1)
+    carry_out(done)
+    cells = [{"arm": {"replay": "full"}, "seed": s, "digest": t.digest} for s, t in ((0, done), (1, never))]
+    pool.note("first", "A question", ["replay"], cells, {"replay": "full"})
+    found = pool.outcomes()
+    assert (found.title, found.axes, found.baseline) == ("A question", ("replay",), {"replay": "full"})
+    assert [(c.seed, c.status, c.reason) for c in found.cells] == [(0, "completed", ""), (1, "missing", "not run yet")]
+    assert found.arms() == ({"replay": "full"},)
+    with pytest.raises(RunDirectoryError, match="no grid 'second'; there are first"):
+        pool.outcomes("second")
+    with pytest.raises(RunDirectoryError, match="not the folder of an ablation"):
+        Pool(tmp_path / "elsewhere").outcomes()
