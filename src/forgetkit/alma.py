@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from forgetkit import contracts
-from forgetkit.config import Plan
+from forgetkit.config import Plan, name_of
 from forgetkit.contracts import Checkpointed, MegaBatchEnded, MegaBatchRow, RunEnded, RunStarted
 from forgetkit.learner import Learner
 from forgetkit.record import SCHEMA, Recorder, ResumePoint, RunDirectory
@@ -149,6 +149,7 @@ def _measured(metrics: Mapping[str, contracts.Metric], rows: Sequence[MegaBatchR
 
 
 def _name(plan: Plan) -> str:
-    what = f"{plan.method}-{plan.config.dataset.partition(':')[0]}".replace("/", "-")  # distribution/name
+    method = "+".join([plan.method, *map(name_of, plan.config.interventions)])
+    what = f"{method}-{plan.config.dataset.partition(':')[0]}".replace("/", "-")  # distribution/name
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S-%f")[:-3]  # noqa: DTZ005 - for people, in their own time
-    return f"{stamp}-{what}-s{plan.config.seed}"
+    return f"{stamp}-{what[:100]}-s{plan.config.seed}"

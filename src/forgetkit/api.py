@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -137,11 +138,25 @@ def attach(
     if isinstance(components, str) or not isinstance(components, Sequence):
         raise OptionError("attach takes a list of interventions: forgetkit.attach(model, optimizer, ['redo'])")
     offers = registry.load()
-    made = [offers.make("interventions", component)[1] for component in components]
+    made = [_acting(offers, component) for component in components]
     past = _past(build, initial, previous, None, seed)
     inner = forgetting.plain(model)
     forgetting.require_trained_by(optimizer, inner)
     return Attached(forgetting.Acting(inner, optimizer, made, Seeds(seed), past, loss))
+
+
+def _acting(offers: registry.Registry, component: str | contracts.Intervention) -> contracts.Intervention:
+    """An intervention, by its SPEC or as an object; or a criterion or method that is one too."""
+    try:
+        made: contracts.Intervention = offers.make("interventions", component)[1]
+        return made
+    except OptionError:
+        for kind in ("importance", "reinit") if isinstance(component, str) else ():
+            with contextlib.suppress(OptionError):
+                other = offers.make(kind, component)[1]
+                if isinstance(other, contracts.Intervention):
+                    return other
+        raise
 
 
 class Attached:
@@ -230,6 +245,8 @@ def run(
     """
     if not isinstance(options, Mapping | None):
         raise ConfigError(f"options are a mapping like {{'dataset': 'digits'}}, not {type(options).__name__}")
+    if isinstance(plugins, str | Path):
+        raise ConfigError(f"plugins is a list of files: plugins=['{plugins}']")
     offers = registry.load(files=[Path(file) for file in plugins])
     for broken in offers.broken:
         _log.warning("%s", broken)

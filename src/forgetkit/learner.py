@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from forgetkit import forgetting, learn
-from forgetkit.config import RunConfig
+from forgetkit.config import RunConfig, name_of
 from forgetkit.contracts import (
     EpochEnded,
     Inputs,
@@ -23,6 +23,7 @@ from forgetkit.contracts import (
     Stepped,
     Unlearned,
 )
+from forgetkit.errors import DivergedError
 from forgetkit.learn import Schedule
 from forgetkit.seeding import Seeds, preserved_global_state
 from forgetkit.session import Bus, Session
@@ -66,6 +67,7 @@ class Learner:
         learner.optimizer.load_state_dict(state["optimizer"])
         for mine, saved in zip(learner.trainer.acting.states, state["interventions"], strict=True):
             mine.update({name: value.to(session.device) for name, value in saved.items()})
+        learner.trainer.acting.resets = [int(count) for count in state["resets"]]
         learner.previous.update({name: value.to(session.device) for name, value in state["previous"].items()})
         learner.stream.restore(state["stream"])
         learner.best.restore(state["best"])
@@ -104,6 +106,11 @@ class Learner:
         twin.trainer.begin(pool, 1, session.seeds.within("try"))
         twin.trainer.epoch(pool, 1, 1, _TRIED_LR, session.seeds.within("try"))
         twin.trainer.acting.require_tensors()
+        for name, p in twin.model.named_parameters():
+            if not bool(torch.isfinite(p).all()):
+                acting = " and ".join(type(one).__name__ for one in twin.trainer.acting.interventions)
+                blame = f"; look at {acting}" if acting else ""
+                raise DivergedError(f"after a single step, tried out, '{name}' holds NaN or infinity{blame}")
         if config.mega_batches > 1:
             # A share of two samples is one, which batch normalisation cannot be measured on: all are offered.
             twin.forget(pool, session.seeds.within("try"))
@@ -165,7 +172,18 @@ class Learner:
             test_samples=total,
             seconds=0.0,
             carried_epoch=self.carried_epoch,
+            interventions=self._resets(),
         )
+
+    def _resets(self) -> dict[str, int]:
+        """How many entries each intervention that was asked for has reset in this mega-batch."""
+        plan, acting = self.session.plan, self.trainer.acting
+        counts = dict(zip(map(id, acting.interventions), acting.resets, strict=True))
+        found: dict[str, int] = {}
+        for one, spec in zip(plan.interventions, plan.config.interventions, strict=True):
+            name = name_of(spec)
+            found[name] = found.get(name, 0) + counts[id(one)]
+        return found
 
     def unlearn(self, revealed: Revealed) -> dict[str, Any]:
         """Score on the training samples that ``--score-on`` says, select, reset."""
@@ -246,6 +264,7 @@ class Learner:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "interventions": list(self.trainer.acting.states),
+            "resets": list(self.trainer.acting.resets),
             "previous": dict(self.previous),
             "stream": self.stream.state(),
             "best": self.best.state(),

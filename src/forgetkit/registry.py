@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import importlib
 import importlib.util
 import inspect
@@ -270,7 +271,7 @@ def load(*, without: Collection[str] = (), files: Sequence[Path] = (), entry_poi
         except BaseException as error:
             raise UsageError(f"--plugin {path}: {_reason(error)}") from error
         offers += [Offer(*offer, path.stem, path.stem, "file") for offer in found]
-        plugins[path.stem] = "file"
+        plugins[path.stem] = f"file {hashlib.sha256(path.read_bytes()).hexdigest()[:12]}"
     return Registry(tuple(offers), tuple(broken), plugins, left_alone)
 
 
@@ -318,8 +319,11 @@ def _ask(plugin: object) -> list[_Found]:
     manager.add_hookspecs(hookspecs)
     try:
         manager.register(plugin)
-    except pluggy.PluginValidationError as error:  # its reason stands on its last line
-        raise ComponentError(" ".join(str(error).split())) from error
+    except pluggy.PluginValidationError as error:
+        hook = re.search(r"forgetkit_\w+", str(error).partition("for hook")[2])
+        if hook is None or "Argument" not in str(error):
+            raise ComponentError(" ".join(str(error).split())) from error
+        raise ComponentError(f"a hook takes nothing: write def {hook[0]}():") from error
     _require_hooks(plugin, manager)
     return [
         (kind, key, component)
@@ -374,8 +378,10 @@ def _fault(kind: str, component: Any) -> str:
     if not dataclasses.is_dataclass(component):
         return f"is no dataclass: write @dataclass(frozen=True) above class {component.__name__}"
     if kind == "interventions":
-        inherits = issubclass(component, contracts.Intervention)
-        return "" if inherits else f"is none: let class {component.__name__} inherit forgetkit.contracts.Intervention"
+        if not issubclass(component, contracts.Intervention):
+            return f"is no intervention: let class {component.__name__} inherit forgetkit.contracts.Intervention"
+        acts = any(getattr(component, verb) is not getattr(contracts.Intervention, verb) for verb in _VERBS[kind])
+        return "" if acts else f"never acts: class {component.__name__} has none of {', '.join(_VERBS[kind])}"
     lacking = [verb for verb in _VERBS[kind] if not callable(getattr(component, verb, None))]
     return f"is no {one(kind)}: class {component.__name__} has no {lacking[0]}()" if lacking else ""
 

@@ -46,6 +46,7 @@ ROW = {
     "test_errors": int,
     "seconds": NUMBER,
     "unlearn": (dict, type(None)),
+    "interventions": dict,
 }
 UNLEARN = {"scored": int, "reset": int, "seconds": NUMBER, "layers": dict}
 

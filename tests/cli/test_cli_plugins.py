@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 import pytest
@@ -158,9 +159,10 @@ def test_leaving_out_one_that_is_not_installed_names_those_that_are(install, tin
     assert "did you mean 'good'?" in said.err
 
 
-def test_a_file_is_a_plugin_too(plugin, tiny):
+def test_a_file_is_a_plugin_too(plugin, tiny, workdir):
     said = tiny("--plugin", plugin("mine", criterion("size")), "--importance", "mine/size", "--json")
-    assert said.json["versions"]["plugins"] == {"mine": "file"}
+    digest = hashlib.sha256((workdir / "mine.py").read_bytes()).hexdigest()[:12]
+    assert said.json["versions"]["plugins"] == {"mine": f"file {digest}"}
 
 
 def test_one_broken_plugin_does_not_spoil_the_next(install):
@@ -361,3 +363,86 @@ def test_metrics_that_would_hide_something(plugin, tiny):
     assert "the result has another entry of that name" in said.err
     path.write_text(METRIC.replace("my-number", "mega-batches"))
     assert tiny("--plugin", path, "--metric", "mega-batches", "--quiet").status == 2
+
+
+def test_a_file_that_offers_the_name_of_a_built_in_is_told_who_is_meant(plugin, tiny):
+    said = tiny("--plugin", plugin("mine", criterion("snip")), "--importance", "snip")
+    assert said.status == 0
+    assert "'snip' means the built-in; write mine/snip for the file's" in said.err
+
+
+RESETS = """
+import dataclasses, forgetkit, torch
+from forgetkit.contracts import Change, Intervention
+@dataclasses.dataclass(frozen=True)
+class Zero(Intervention):
+    "Zero three weights at the end of each epoch."
+    def after_epoch(self, moment):
+        name, weight = next(iter(moment.context.targets.items()))
+        mask = torch.zeros_like(weight, dtype=torch.bool)
+        mask.view(-1)[:3] = True
+        moment.apply([Change(name, mask, torch.zeros_like(weight))])
+@forgetkit.hookimpl
+def forgetkit_interventions():
+    return {"zero": Zero}
+"""
+
+
+def test_what_an_intervention_resets_is_recorded(plugin, cli, tiny_words):
+    words = [w if w != "1" else "2" for w in tiny_words]  # two epochs, two threads
+    said = cli(*words, "--plugin", plugin("z", RESETS), "--method", "warm", "--intervention", "zero", "--json")
+    assert said.status == 0, said.err
+    assert [row["interventions"] for row in said.json["mega_batches"]] == [{"zero": 6}, {"zero": 6}]
+    assert "warm+zero" in said.json["run"]
+    text = cli(*words, "--plugin", "z.py", "--method", "warm", "--intervention", "zero")
+    assert "warm with zero, on synthetic" in text.out + text.err
+    assert "6 by zero meanwhile" in text.out + text.err
+
+
+FAULTS = {
+    "raises in propose": (
+        "def propose(self, context):\n        raise KeyError('late')\n        yield",
+        1,
+        "R raised KeyError: 'late' in",
+    ),
+    "raises at once": (
+        "def propose(self, context):\n        raise KeyError('now')",
+        1,
+        "method R raised KeyError: 'now' in",
+    ),
+    "leaves": ("def propose(self, context):\n        raise SystemExit(7)", 1, "method R raised SystemExit: 7 in"),
+    "yields nothing it should": (
+        "def propose(self, context):\n        yield None",
+        1,
+        "R proposed NoneType, not a Change",
+    ),
+    "chooses with a list": (
+        "def propose(self, context):\n        return context.reset_units({context.units[0].name: [0]})",
+        2,
+        "is said by a bool tensor",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_of_a_method_is_one_line_that_names_it(plugin, cli, fault):
+    body, status, words = FAULTS[fault]
+    source = (
+        "import dataclasses, forgetkit\n@dataclasses.dataclass(frozen=True)\nclass R:\n    'A method.'\n"
+        f"    {body}\n@forgetkit.hookimpl\ndef forgetkit_reinit():\n    return {{'r': R}}\n"
+    )
+    data = ["--dataset", "synthetic:samples=60,test=20,size=8", "--model", "convnet:width=4", "--epochs", "1"]
+    said = cli("run", *data, "--mega-batches", "2", "--plugin", plugin("r", source), "--reinit", "r", "--quiet")
+    assert (said.status, said.err.count("\n")) == (status, 1)
+    assert words in said.err
+
+
+def test_a_hook_that_asks_for_something_is_told_that_it_gets_nothing(install, tiny):
+    install("asks", "asks", "import forgetkit\n@forgetkit.hookimpl\ndef forgetkit_importance(config):\n    return {}")
+    assert "is left out: a hook takes nothing: write def forgetkit_importance():" in tiny().err
+
+
+def test_an_intervention_that_never_acts_is_left_out(install, tiny):
+    source = RESETS.replace("after_epoch", "after_epochs")
+    install("idle", "idle", source)
+    assert "never acts: class Zero has none of begin, loss, before_step, after_step, after_epoch" in tiny().err

@@ -185,7 +185,9 @@ def _check(
     if json:
         print_json({"components": examined, "counts": dict(counts)})
     else:
-        print(", ".join(f"{counts[status]} {status}" for status in (*_STATUSES, "not checked") if counts[status]))
+        broken = [p["promise"] for one in examined for p in one["promises"] if p["status"] == "broken"]
+        said = ", ".join(f"{counts[status]} {status}" for status in (*_STATUSES, "not checked") if counts[status])
+        print(f"{said}; broken: {', '.join(dict.fromkeys(broken))}" if broken else said)
     if counts["broken"]:
         raise typer.Exit(1)
 

@@ -8,7 +8,7 @@ import signal
 import sys
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from forgetkit.errors import OptionError, RecordError
 
 if TYPE_CHECKING:
     from forgetkit.cli.screen import View
+    from forgetkit.registry import Registry
 
 _PANELS = {
     "preset": "Protocol and method",
@@ -97,6 +98,8 @@ def _answer(special: dict[str, Any], given: dict[str, Any], view: View) -> dict[
         offers.require_whole()
     for broken in offers.broken:
         view.warn(str(broken))
+    for warning in _overshadowed(special["plugin"] or (), offers):
+        view.warn(warning)
     if special["resume"] is not None and special["dry_run"]:
         raise OptionError("--dry-run plans a run from its start: leave out --resume")
     options, assigned = _layers(special, given)
@@ -117,6 +120,14 @@ def _answer(special: dict[str, Any], given: dict[str, Any], view: View) -> dict[
         result = run(plan, observers=[view], cache=api.cache_folder(), resume=resume)
     view.show_result(result)
     return result
+
+
+def _overshadowed(files: Sequence[Path], offers: Registry) -> Iterator[str]:
+    """What a file offers under the name of a built-in, which the plain name goes on to mean."""
+    for path in files:
+        for offer in offers.offers:
+            if offer.distribution == path.stem and offers.find(offer.kind, offer.name) is not offer:
+                yield f"--plugin {path}: '{offer.name}' means the built-in; write {offers.label(offer)} for the file's"
 
 
 def _plugins(special: dict[str, Any]) -> list[str]:

@@ -22,8 +22,9 @@ def headline(event: RunStarted) -> str:
         for option, both in event.departures.items()
         if option.startswith(("importance.", "reinit."))
     ]
+    acting = [spec.partition(":")[0] for spec in config["interventions"]]
     parts = [
-        f"{event.method} ({', '.join(apart)})" if apart else event.method,
+        " with ".join([f"{event.method} ({', '.join(apart)})" if apart else event.method, *acting]),
         f"on {config['dataset'].partition(':')[0]}",
         f"with {config['model'].partition(':')[0]} ({event.parameters:,} parameters)",
         f"{event.mega_batches} mega-batches of {event.epochs} epoch{'s' if event.epochs > 1 else ''}",
@@ -37,7 +38,8 @@ def headline(event: RunStarted) -> str:
 
 def line(row: MegaBatchRow) -> str:
     """A finished mega-batch in one line."""
-    forgot = "" if row.unlearn is None else f", {row.unlearn['reset']:,} entries reset"
+    meanwhile = "".join(f", {count:,} by {name} meanwhile" for name, count in row.interventions.items() if count)
+    forgot = meanwhile if row.unlearn is None else f", {row.unlearn['reset']:,} entries reset{meanwhile}"
     carried = (
         "" if row.carried_epoch in (None, row.epochs) else f", weights of epoch {row.carried_epoch} of {row.epochs}"
     )

@@ -4,7 +4,7 @@ Defaults < preset < TOML file < command line. The resolved configuration spells 
 two runs of equal configuration are the same run.
 """
 
-from forgetkit.config.fields import METHODS, NOT_PROTOCOL, RunConfig
+from forgetkit.config.fields import METHODS, NOT_PROTOCOL, RunConfig, name_of
 from forgetkit.config.layers import canonical, layered, read_toml, settings
 from forgetkit.config.plan import Plan, require_used, resolve, resumed
 
@@ -15,6 +15,7 @@ __all__ = [
     "RunConfig",
     "canonical",
     "layered",
+    "name_of",
     "read_toml",
     "require_used",
     "resolve",

@@ -149,7 +149,7 @@ class RunConfig(BaseModel):
 
 def flag(key: str) -> str:
     """An option as the command line spells it, without its dashes in front."""
-    return key.replace("_", "-")
+    return (key.removesuffix("s") if key in SEVERAL else key).replace("_", "-")
 
 
 def name_of(spec: str) -> str:

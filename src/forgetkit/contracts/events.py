@@ -105,7 +105,8 @@ class MegaBatchRow:
     """What a finished mega-batch amounts to: one row of the table, one entry of the result.
 
     Accuracies and the gap are fractions of one, ``None`` where there were no validation samples.
-    ``epochs`` were trained, of which the weights after ``carried_epoch`` are judged and carried on.
+    ``epochs`` were trained, of which the weights after ``carried_epoch`` are judged and carried on. ``interventions``
+    says how many entries each of them has reset meanwhile, by name; 0 for one that resets none.
     """
 
     index: int
@@ -122,6 +123,7 @@ class MegaBatchRow:
     seconds: float
     unlearn: Mapping[str, Any] | None = field(default=None)
     carried_epoch: int | None = None
+    interventions: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

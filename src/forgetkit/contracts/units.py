@@ -23,7 +23,7 @@ class Share:
     repeat: int = 1
 
     def per_unit(self, tensor: Tensor, size: int) -> Tensor:
-        """Each unit's entries in ``tensor``, ``(size, entries)``."""
+        """Each unit's entries in ``tensor``, ``(size, entries)``, to be read: a write may or may not reach it."""
         own = tensor.movedim(self.dim, 0)[self.start : self.start + size * self.repeat]
         return own.reshape(size, -1)
 

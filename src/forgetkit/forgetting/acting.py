@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -15,10 +14,11 @@ from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
 from forgetkit.contracts import Change, Intervention, Moment
-from forgetkit.errors import ComponentError, ForgetkitError, OptionError
+from forgetkit.errors import ComponentError, OptionError
 from forgetkit.forgetting.apply import all_or_nothing, apply
 from forgetkit.forgetting.context import Context
 from forgetkit.forgetting.fresh import NOTHING_KNOWN, Past
+from forgetkit.forgetting.guard import blamed
 from forgetkit.forgetting.probe import Loss, ReadAgain
 from forgetkit.forgetting.subject import AS_USUAL, Subject
 from forgetkit.forgetting.units import activity_in, inputs_seen
@@ -59,11 +59,14 @@ class Acting:
     loss: Loss = cross_entropy
     trying: bool = False
     states: list[dict[str, Tensor]] = field(init=False)
+    resets: list[int] = field(init=False)
+    """How many entries each has reset in this mega-batch through ``moment.apply``."""
     _batch: Batch | None = field(default=None, init=False)
     _examined: tuple[tuple[str, ...], Subject] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self.states = [{} for _ in self.interventions]
+        self.resets = [0 for _ in self.interventions]
         self._at = {
             verb: [n for n, one in enumerate(self.interventions) if verb in moments_of(type(one))] for verb in VERBS
         }
@@ -72,6 +75,7 @@ class Acting:
     def begin(self, place: Place, inputs: Tensor, targets: Tensor) -> None:
         """Before the first step of a mega-batch; a few of its samples show how the network is made."""
         self._batch = inputs, targets
+        self.resets = [0 for _ in self.interventions]
         self._tell("begin", place)
 
     @contextmanager
@@ -131,22 +135,12 @@ class Acting:
         """One intervention, at its moment; what it draws from the global random state shifts nobody else's draws."""
         component = self.interventions[number]
         seeds = self.seeds.within(place.mega_batch, place.epoch, "intervention", verb, number, place.step)
-        moment = self._moment(component, self.states[number], seeds, place, step)
-        try:
-            with global_state(seeds.number("global")):
-                return getattr(component, verb)(moment)
-        except ForgetkitError:
-            raise
-        except Exception as error:  # a stranger's code may raise anything
-            reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]
-            frame = traceback.extract_tb(error.__traceback__)[-1]
-            raise ComponentError(
-                f"the intervention {type(component).__name__} raised {reason} in {frame.filename}:{frame.lineno}"
-            ) from error
+        moment = self._moment(number, seeds, place, step)
+        with blamed(f"the intervention {type(component).__name__}"), global_state(seeds.number("global")):
+            return getattr(component, verb)(moment)
 
-    def _moment(
-        self, component: Intervention, state: dict[str, Tensor], seeds: Seeds, place: Place, step: Step | None
-    ) -> Moment:
+    def _moment(self, number: int, seeds: Seeds, place: Place, step: Step | None) -> Moment:
+        component, state = self.interventions[number], self.states[number]
         inputs, targets = (None, None) if step is None or step.batch is None else step.batch
         watches = step is not None and getattr(component, "needs_activity", False)
         return Moment(
@@ -161,7 +155,7 @@ class Acting:
             targets=targets,
             look=cache(partial(self._context, component, state, seeds)),
             see=step.activity if watches and step is not None else dict,
-            apply=partial(self._apply, type(component).__name__),
+            apply=partial(self._apply, number),
         )
 
     def _subject(self) -> Subject:
@@ -176,12 +170,14 @@ class Acting:
     def _context(self, component: Intervention, state: dict[str, Tensor], seeds: Seeds) -> Context:
         return Context(replace(self._subject(), seeds=seeds), seeds, type(component).__name__, state)
 
-    def _apply(self, who: str, changes: Iterable[Change]) -> int:
-        subject = self._subject()
+    def _apply(self, number: int, changes: Iterable[Change]) -> int:
+        subject, who = self._subject(), type(self.interventions[number]).__name__
         names, ready = {*subject.targets, *subject.buffers}, partial(subject.require_back, who)
         with all_or_nothing() as undo:
             tally = apply(self.model, changes, self.optimizer, names, who, undo, ready)
-        return sum(layer.reset for layer in tally.layers.values())
+        reset = sum(layer.reset for layer in tally.layers.values())
+        self.resets[number] += reset
+        return reset
 
 
 @dataclass(eq=False)

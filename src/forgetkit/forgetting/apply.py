@@ -12,9 +12,11 @@ from torch.optim import Optimizer
 
 from forgetkit.contracts import Change
 from forgetkit.errors import ComponentError
+from forgetkit.forgetting.guard import blamed
 from forgetkit.forgetting.report import LayerReport
 
 Undo = list[Callable[[], None]]
+_END = object()
 
 
 @dataclass
@@ -61,7 +63,11 @@ def apply(
     if not isinstance(changes, Iterable):
         raise ComponentError(f"{who} proposed {type(changes).__name__}, not changes one after the other")
     with _given_back(changes) as one_by_one:
-        for change in one_by_one:
+        while True:
+            with blamed(who):
+                change = next(one_by_one, _END)
+            if change is _END:
+                break
             require_ready()
             if not isinstance(change, Change):
                 raise ComponentError(f"{who} proposed {type(change).__name__}, not a Change")

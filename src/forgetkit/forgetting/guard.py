@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from forgetkit.errors import ComponentError
+from forgetkit.errors import ComponentError, ForgetkitError
 from forgetkit.seeding import global_state
 
 _INTEGER_OF_SIZE = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -59,6 +60,19 @@ def untouched(model: nn.Module, who: str, seed: int, *, training: bool = False) 
     changed = [name for name, p in parameters.items() if fingerprint(p) != before[name]]
     if changed:
         raise ComponentError(f"{who} changed the parameter '{changed[0]}' of the model it was only to look at")
+
+
+@contextmanager
+def blamed(who: str) -> Iterator[None]:
+    """What a stranger's code raises becomes a ``ComponentError`` of one line that names ``who`` and the place."""
+    try:
+        yield
+    except ForgetkitError:
+        raise
+    except (Exception, SystemExit) as error:  # a stranger's code may raise anything, or leave
+        reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        raise ComponentError(f"{who} raised {reason} in {frame.filename}:{frame.lineno}") from error
 
 
 @contextmanager

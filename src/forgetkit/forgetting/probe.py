@@ -246,8 +246,9 @@ class Checked(Mapping[str, Tensor]):
             )
         missing, extra = set(targets) - set(scores), set(scores) - set(targets)
         if missing or extra:
-            what = f"no score for '{min(missing)}'" if missing else f"a score for '{min(extra)}', which is no target"
-            raise ComponentError(f"{who} gave {what}")
+            what = [f"no score for '{min(missing)}'"] if missing else []
+            what += [f"a score for '{min(extra)}', which is no target"] if extra else []
+            raise ComponentError(f"{who} gave {' and '.join(what)}")
         self._scores, self._targets, self._who = scores, targets, who
         self.lazy = not isinstance(scores, dict)
         """Whether a score is computed when it is asked for, and may come out otherwise the next time."""

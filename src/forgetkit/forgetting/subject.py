@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -13,10 +12,10 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from forgetkit.contracts import Importance, Layer, Mode, Origin, Reference, Scope, UnitGroup
-from forgetkit.errors import ComponentError, ForgetkitError, NothingMatchedError, OptionError
+from forgetkit.errors import ComponentError, NothingMatchedError, OptionError
 from forgetkit.forgetting import anatomy
 from forgetkit.forgetting.fresh import Lookup, Origins, Past, can_reset
-from forgetkit.forgetting.guard import untouched
+from forgetkit.forgetting.guard import blamed, untouched
 from forgetkit.forgetting.probe import Batches, Checked, GuardedProbe, Loss, ReadAgain
 from forgetkit.forgetting.units import activity_in, inputs_seen, units_of
 from forgetkit.seeding import Seeds
@@ -132,15 +131,8 @@ class Subject:
         who = type(importance).__name__
         with self.lent(who):
             probe = SubjectProbe(self, who, self.past.memory(importance))
-            try:
+            with blamed(f"the importance criterion {who}"):
                 scores = importance.score(probe)
-            except ForgetkitError:
-                raise
-            except Exception as error:  # a stranger's code may raise anything
-                reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]
-                frame = traceback.extract_tb(error.__traceback__)[-1]
-                where = f"{frame.filename}:{frame.lineno}"
-                raise ComponentError(f"the importance criterion {who} raised {reason} in {where}") from error
         return Checked(scores, probe.targets, who)
 
     @property

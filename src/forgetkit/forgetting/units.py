@@ -522,7 +522,7 @@ def reset_changes(
     silenced: dict[str, Tensor] = {}
     for name, units in chosen.items():
         group = by_name[name]
-        if units.dtype != torch.bool or tuple(units.shape) != (group.size,):
+        if not isinstance(units, Tensor) or units.dtype != torch.bool or tuple(units.shape) != (group.size,):
             raise OptionError(f"which units of '{name}' are reset is said by a bool tensor of shape ({group.size},)")
         if not bool(units.any()):
             continue

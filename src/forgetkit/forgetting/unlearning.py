@@ -15,7 +15,7 @@ from forgetkit.errors import NothingMatchedError, OptionError
 from forgetkit.forgetting.apply import all_or_nothing, apply, clear_all_state
 from forgetkit.forgetting.context import Context
 from forgetkit.forgetting.fresh import NOTHING_KNOWN, Past
-from forgetkit.forgetting.guard import untouched
+from forgetkit.forgetting.guard import blamed, untouched
 from forgetkit.forgetting.probe import Batches, Loss
 from forgetkit.forgetting.report import UnlearnReport
 from forgetkit.forgetting.statistics import require_statistics, settle
@@ -78,7 +78,9 @@ def unlearn(
     with all_or_nothing() as undo, global_state(seeds.number("propose")):
         keeping = optimizer if aftercare.optimizer_state == "zero" else None
         names, ready = {*subject.targets, *subject.buffers}, partial(subject.require_back, who)
-        tally = apply(model, reinit.propose(context), keeping, names, who, undo, ready)
+        with blamed(f"the reinit method {who}"):
+            changes = reinit.propose(context)
+        tally = apply(model, changes, keeping, names, who, undo, ready)
         if not tally.layers and not getattr(reinit, "changes_nothing", False):
             raise NothingMatchedError(
                 f"{who} matched no parameter of {type(model).__name__}; nothing would be forgotten"
