@@ -70,7 +70,8 @@ FAULTS = {
     "no intervention": (
         f"{HEAD}@dataclass\nclass C:\n    def after_step(self, moment): pass\n"
         "@forgetkit.hookimpl\ndef forgetkit_interventions():\n    return {'a': C}",
-        "forgetkit_interventions offers 'a', which is no intervention: let class C inherit forgetkit.contracts",
+        "forgetkit_interventions offers 'a', which is no intervention: "
+        "let class C inherit forgetkit.contracts.Intervention",
     ),
     "one bad among good": (
         f"{HEAD}{CRITERION}{HOOK}return {{'a': C, 'b': int}}",
