@@ -174,7 +174,8 @@ class Subject:
         if values is None:
             if which not in ("initial", "previous"):
                 raise OptionError(f"reference weights are initial or previous, not '{which}'")
-            raise OptionError(f"the {which} weights are not known here: pass {which}=, copies of state_dict()")
+            remedy = "; in a run, its class says needs_previous = True" if which == "previous" else ""
+            raise OptionError(f"the {which} weights are not known here: pass {which}=, copies of state_dict(){remedy}")
         return Remembered(values, today)
 
 
