@@ -336,7 +336,7 @@ def test_a_name_that_is_taken(tiny, workdir):
         ("epochs = 'many'", "--epochs many: "),
         ("batch-size = [1]", "--batch-size [1]: "),
         ("dataset = 3", "--dataset 3: "),
-        ("metrics = 3", "--metrics 3: "),
+        ("metrics = 3", "--metric 3: "),
         ("\xff".encode("latin-1"), "--config bad.toml: "),
     ],
 )

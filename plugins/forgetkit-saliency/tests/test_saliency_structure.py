@@ -99,19 +99,28 @@ def test_wanda_of_what_reads_nothing() -> None:
     assert ranks["scale"] == 0
 
 
-class Named(nn.Module):
-    """Calls its layer in a way that hides what it was given."""
+class Reads(nn.Module):
+    """Calls its layer by keyword, or uses its weight past it, which hides what it was given."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, hidden: bool) -> None:
         super().__init__()
-        self.head = nn.Linear(5, 3).double()
+        self.head, self.hidden = nn.Linear(5, 3).double(), hidden
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.hidden:
+            return nn.functional.linear(x, self.head.weight, self.head.bias)
         return self.head(input=x)
 
 
+def test_wanda_of_a_layer_that_is_called_by_keyword() -> None:
+    model, data = Reads(hidden=False), batches(4, 2)
+    scores = forgetkit.score(model, data, importance="wanda:compare=raw")
+    lengths = torch.cat([inputs for inputs, _ in data]).square().sum(0).sqrt()
+    close(scores["head.weight"], model.head.weight.detach().abs() * lengths)
+
+
 def test_wanda_of_what_was_not_seen() -> None:
-    model = Named()
+    model = Reads(hidden=True)
     scores = forgetkit.score(model, batches(4, 2), importance="wanda:compare=raw")
     close(scores["head.weight"], model.head.weight.detach().abs() * math.sqrt(6))
 
