@@ -68,7 +68,7 @@ def forgetkit_analyses() -> Mapping[str, type[contracts.Analysis]]:  # type: ign
 
 @hookspec
 def forgetkit_executors() -> Mapping[str, type[contracts.Executor]]:  # type: ignore[empty-body]
-    """Offer ways to execute many runs."""
+    """Offer ways to do many tasks: in other processes, on other machines."""
 
 
 @hookspec

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
@@ -417,10 +417,24 @@ class Analysis(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Lost:
+    """What an executor yields in place of an answer where the worker died over the task; ``reason`` is one line."""
+
+    reason: str
+
+
 @runtime_checkable
 class Executor(Protocol):
-    """A way to execute many runs."""
+    """A way to do many tasks: in this process, in others, on other machines."""
 
-    def execute(self, configs: Sequence[Mapping[str, Any]]) -> Iterator[tuple[int, Mapping[str, Any]]]:
-        """Run each configuration; yield its position and its result as they finish."""
+    def execute(self, work: Callable[[Any], Any], tasks: Sequence[Any]) -> Generator[tuple[int, Any], None, None]:
+        """Yield (position, ``work(tasks[position])``) as they finish, in any order, each position once.
+
+        ``work`` is a function of a module, so that it can be pickled by name; tasks and answers can be pickled too.
+        Where the worker of a task dies without an answer, :class:`Lost` stands in its place and the others go on.
+
+        What ``work`` raises is raised here, and no more tasks are done. However this ends, exhausted, with an exception
+        or by ``close()``, nothing that it started goes on once it has ended.
+        """
         ...
