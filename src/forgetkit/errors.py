@@ -31,6 +31,14 @@ class ConfigError(UsageError):
     """A run's configuration is wrong or contradicts itself."""
 
 
+class IdleOptionError(ConfigError):
+    """An option was given that could not act in this run; ``option`` is its name."""
+
+    def __init__(self, option: str, message: str) -> None:
+        super().__init__(message)
+        self.option = option
+
+
 class DataError(UsageError):
     """A data set is missing, empty, corrupt or inconsistent."""
 

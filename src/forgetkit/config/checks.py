@@ -8,7 +8,7 @@ from typing import Any
 from forgetkit import options
 from forgetkit.config.fields import NOT_PROTOCOL, RunConfig, flag, name_of
 from forgetkit.config.layers import Workshop
-from forgetkit.errors import ConfigError
+from forgetkit.errors import ConfigError, IdleOptionError
 
 
 def refuse_contradictions(config: RunConfig) -> None:
@@ -31,7 +31,7 @@ def refuse_idle(config: RunConfig, expected: RunConfig, made: Mapping[str, Any])
         value, preset, default = getattr(config, key), getattr(expected, key), RunConfig.model_fields[key].default
         if value not in (preset, default) and key in _idle(config.model_copy(update={key: preset}), made):
             shown = ",".join(map(str, value)) if isinstance(value, tuple) else value
-            raise ConfigError(f"--{flag(key)} {shown} would be ignored, since {reason}: leave it out")
+            raise IdleOptionError(key, f"--{flag(key)} {shown} would be ignored, since {reason}: leave it out")
 
 
 def _idle(config: RunConfig, made: Mapping[str, Any]) -> dict[str, str]:
