@@ -173,3 +173,42 @@ def test_the_baseline_of_a_command_line(text: str, found: dict[str, str]) -> Non
     assert grid.baseline_of(text, asked) == found
     with pytest.raises(ConfigError, match="write AXIS=VALUE, with axes importance, replay"):
         grid.baseline_of("nobody", asked)
+
+
+def test_what_all_cells_share_need_not_act_in_each() -> None:
+    """A warm start looks at no scores, so that arm goes without the option that LURE needs it for."""
+    asked = grid.extended(None, ["method=warm,lure"], "0,1", {"score_mode": "train", "epochs": 2}, None)
+    plain = grid.extended(None, ["method=warm,lure"], "0,1", {"epochs": 2}, None)
+    pairs, bare = grid.planned(asked.cells(), OFFERS), grid.planned(plain.cells(), OFFERS)
+    assert [plan.digest == other.digest for (_, plan), (_, other) in zip(pairs, bare, strict=True)] == [
+        *(True, True),
+        *(False, False),
+    ]
+    assert ["score_mode" in cell.options for cell, _ in pairs] == [False, False, True, True]
+    with pytest.raises(ConfigError, match="--score-mode would be ignored in each cell"):
+        grid.planned(grid.extended(None, ["method=warm,cold"], "0", {"score_mode": "train"}, None).cells(), OFFERS)
+
+
+def test_an_axis_that_cannot_act_is_refused() -> None:
+    asked = grid.extended(None, ["score_mode=train,eval"], "0", {"method": "warm"}, None)
+    with pytest.raises(ConfigError, match=r"the cell score_mode=train: --score-mode train would be ignored"):
+        grid.planned(asked.cells(), OFFERS)
+
+
+def test_combinations_left_out_on_the_command_line() -> None:
+    over = ["importance=snip:samples=8,batch=4,fisher", "reinit=masked,cold"]
+    left = grid.extended(None, over, "0", {}, None, ["importance=snip:samples=8,batch=4,reinit=cold"])
+    assert len(left.combinations()) == 3
+    assert len(grid.extended(None, over, "0", {}, None, ["reinit=cold"]).combinations()) == 2
+    for text in ("reinit", "reinit=", "depth=3", "reinit=cold,", "x"):
+        with pytest.raises(ConfigError):
+            grid.extended(None, over, "0", {}, None, [text])
+
+
+@pytest.mark.parametrize("option", ["seed", "out", "name"])
+def test_what_the_ablation_itself_decides_is_no_option_of_a_cell(option: str) -> None:
+    for asked in ({"axes": {option: ("1", "2")}}, {"axes": {"epochs": ("1",)}, "base": {option: "1"}}):
+        with pytest.raises(ConfigError, match=f"{option}.*--"):
+            Grid("t", seeds=(0,), **asked)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=f"{option}.*--"):
+        Grid("t", {"arm": ("a",)}, (0,), arms={"a": {option: 1}})

@@ -12,7 +12,7 @@ from typing import Any
 
 from forgetkit import config
 from forgetkit.config import Plan
-from forgetkit.errors import ConfigError, ForgetkitError
+from forgetkit.errors import ConfigError, ForgetkitError, IdleOptionError
 from forgetkit.registry import Registry
 
 ARM = "arm"
@@ -20,6 +20,7 @@ ARM = "arm"
 
 _OPTION = re.compile(r"\s*[A-Za-z_][\w-]*\s*=")
 _RANGE = re.compile(r"(\d+)(?:-(\d+))?")
+_ITS_OWN = {"seed": "--seeds", "out": "--out of the ablation", "name": "--name of the ablation"}
 _KEYS = ("title", "seeds", "baseline", "base", "axes", "arms", "exclude", "include")
 
 
@@ -31,6 +32,8 @@ class Cell:
     seed: int
     options: Mapping[str, Any]
     """What ``config.resolve`` takes."""
+    shared: frozenset[str] = frozenset()
+    """Options that all cells share and this one's arm does not set."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,9 @@ class Grid:
             raise ConfigError("an ablation needs something that differs: --over importance=snip,fisher, or a grid file")
         if not self.seeds:
             raise ConfigError("an ablation needs a seed: --seeds 0-4")
+        for option, remedy in _ITS_OWN.items():
+            if any(option in options for options in (self.axes, self.base, *self.arms.values())):
+                raise ConfigError(f"'{option}' is no option that cells share or differ in: use {remedy}")
         for what, combinations in (("exclude", self.exclude), ("include", self.include)):
             for combination in combinations:
                 self._require_known(what, combination)
@@ -78,7 +84,12 @@ class Grid:
 
     def cells(self) -> tuple[Cell, ...]:
         """Arm by arm, seed by seed."""
-        return tuple(Cell(arm, seed, self._options(arm, seed)) for arm in self.combinations() for seed in self.seeds)
+        shared = frozenset(config.canonical(self.base))
+        return tuple(
+            Cell(arm, seed, self._options(arm, seed), shared - self._of_the_arm(arm).keys())
+            for arm in self.combinations()
+            for seed in self.seeds
+        )
 
     def reference(self) -> dict[str, str] | None:
         """The arm that others are compared with, its value on each axis."""
@@ -89,10 +100,12 @@ class Grid:
             yield dict(zip(self.axes, values, strict=True))
 
     def _options(self, arm: Mapping[str, str], seed: int) -> dict[str, Any]:
+        return config.layered(config.canonical(self.base), self._of_the_arm(arm), {"seed": seed})
+
+    def _of_the_arm(self, arm: Mapping[str, str]) -> dict[str, Any]:
         own = {axis: value for axis, value in arm.items() if axis != ARM}
         named = self.arms[arm[ARM]] if ARM in arm else {}
-        layers = (config.canonical(options) for options in (self.base, named, own))
-        return config.layered(*layers, {"seed": seed})
+        return config.layered(config.canonical(named), config.canonical(own))
 
     def _require_known(self, what: str, combination: Mapping[str, str]) -> None:
         for axis, value in combination.items():
@@ -113,13 +126,34 @@ class Grid:
         return found[0]
 
 
+def planned(cells: Sequence[Cell], registry: Registry) -> tuple[tuple[Cell, Plan], ...]:
+    """Each cell with its plan.
+
+    What all cells share need not act in each of them, so a cell where it cannot goes without it; an option that acts
+    in no cell is a mistake. A ``ConfigError`` names the cell whose options do not go together.
+    """
+    pairs = tuple(_planned(cell, registry) for cell in cells)
+    for option in sorted(frozenset().union(*(cell.shared for cell in cells))):
+        if not any(option in cell.options for cell, _ in pairs):
+            raise ConfigError(f"--{option.replace('_', '-')} would be ignored in each cell of the grid: leave it out")
+    return pairs
+
+
+def _planned(cell: Cell, registry: Registry) -> tuple[Cell, Plan]:
+    try:
+        return cell, config.resolve(cell.options, registry)
+    except IdleOptionError as error:
+        if error.option not in cell.shared or error.option not in cell.options:
+            raise ConfigError(f"the cell {_said(cell.arm)}: {error}") from error
+        left = {option: value for option, value in cell.options.items() if option != error.option}
+        return _planned(replace(cell, options=left), registry)
+    except ForgetkitError as error:
+        raise ConfigError(f"the cell {_said(cell.arm)}: {error}; exclude it, or change the grid") from error
+
+
 def resolved(cells: Sequence[Cell], registry: Registry) -> Iterator[Plan]:
-    """The plan of each cell. A ``ConfigError`` names the cell whose options do not go together."""
-    for cell in cells:
-        try:
-            yield config.resolve(cell.options, registry)
-        except ForgetkitError as error:
-            raise ConfigError(f"the cell {_said(cell.arm)}: {error}; exclude it, or change the grid") from error
+    """The plan of each cell."""
+    return (plan for _, plan in planned(cells, registry))
 
 
 def read(path: Path) -> Grid:
@@ -137,7 +171,12 @@ def read(path: Path) -> Grid:
 
 
 def extended(
-    grid: Grid | None, over: Iterable[str], seeds: str | None, base: Mapping[str, Any], baseline: str | None
+    grid: Grid | None,
+    over: Iterable[str],
+    seeds: str | None,
+    base: Mapping[str, Any],
+    baseline: str | None,
+    exclude: Iterable[str] = (),
 ) -> Grid:
     """The grid of a command line: axes, seeds and shared options beside those of a file, or without one."""
     axes: dict[str, tuple[str, ...]] = dict(grid.axes) if grid is not None else {}
@@ -154,8 +193,9 @@ def extended(
     for axis in grid.axes:
         if axis in base:
             raise ConfigError(f"--{axis.replace('_', '-')} and --over {axis} are given both: leave one out")
+    left_out = (*grid.exclude, *(_combination_of(text, grid) for text in exclude))
     chosen = grid.baseline if baseline is None else baseline_of(baseline, grid)
-    return replace(grid, base=shared, baseline=chosen)
+    return replace(grid, base=shared, exclude=left_out, baseline=chosen)
 
 
 def axis_of(text: str) -> tuple[str, tuple[str, ...]]:
@@ -205,6 +245,14 @@ def baseline_of(text: str, grid: Grid) -> dict[str, str]:
     if not found:
         raise ConfigError(f"--baseline {text}: write AXIS=VALUE, with axes {', '.join(grid.axes)}")
     return found
+
+
+def _combination_of(text: str, grid: Grid) -> dict[str, str]:
+    """``importance=fisher,reinit=cold``."""
+    pairs = dict(piece.split("=", 1) for piece in _joined(text, grid) if piece)
+    if not pairs or ",".join(f"{axis}={value}" for axis, value in pairs.items()) != text:
+        raise ConfigError(f"--exclude {text}: write AXIS=VALUE,AXIS=VALUE, with axes {_list(grid.axes)}")
+    return pairs
 
 
 def _joined(text: str, grid: Grid) -> tuple[str, ...]:
