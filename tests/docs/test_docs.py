@@ -85,10 +85,10 @@ def test_toml_blocks_mean_something(page: Path, code: str) -> None:
 
 
 def test_every_option_is_documented() -> None:
-    from forgetkit.cli.run import _signature
+    from forgetkit.cli import options, run
 
     text = (ROOT / "docs" / "usage.md").read_text(encoding="utf-8")
-    for parameter in _signature().parameters.values():
+    for parameter in options.signature(run.SPECIAL).parameters.values():
         (option,) = parameter.annotation.__metadata__
         (flag,) = [name for name in (option.default, *option.param_decls) if str(name).startswith("--")]
         assert f"| `{flag}` |" in text, f"{flag} is not documented"

@@ -1,0 +1,149 @@
+"""The options of a run on the command line: one for each field of the configuration, declared there alone."""
+
+from __future__ import annotations
+
+import inspect
+import signal
+import types
+import typing
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from forgetkit.errors import OptionError
+
+if TYPE_CHECKING:
+    from forgetkit.registry import Registry
+
+Special = Mapping[str, tuple[Any, Any]]
+"""What is not part of a run's configuration: the type and the option of each, by the name of the parameter."""
+
+_PANELS = {
+    "preset": "Protocol and method",
+    "score_on": "Scoring and what a forgetting leaves behind",
+    "dataset": "Data, model and stream",
+    "epochs": "Learning",
+    "seed": "Machine and measures",
+    "out": "Record",
+}
+"""The option of the configuration that each panel of the help begins with."""
+
+_SINGULAR = {"interventions": "intervention", "metrics": "metric", "observers": "observer"}
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, taken as an interruption: the last checkpoint stays, and the user is told how to go on."""
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """While SIGTERM is taken as an interruption."""
+    before = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _terminate(number: int, frame: types.FrameType | None) -> None:
+    raise Terminated
+
+
+def special(flag: str, help_text: str, metavar: str | None = None) -> Any:
+    """An option that says how something is carried out."""
+    return typer.Option(flag, help=help_text, metavar=metavar, rich_help_panel="How to run it")
+
+
+CONFIG = (Path | None, special("--config", "a TOML file of options, by the names above", "FILE"))
+SET = (list[str] | None, special("--set", "another way to give any option (repeatable)", "KEY=VALUE"))
+JSON = (bool, special("--json", "print the result as one JSON object; all else goes to standard error"))
+QUIET = (bool, special("--quiet", "print nothing but errors"))
+PLUGINS: Special = {
+    "no_plugin": (list[str] | None, special("--no-plugin", "leave an installed plugin out (repeatable)", "NAME")),
+    "plugin": (list[Path] | None, special("--plugin", "use a plugin that is a single file (repeatable)", "FILE.py")),
+    "strict_plugins": (bool, special("--strict-plugins", "fail where an installed plugin is left out")),
+}
+
+
+def offers(given: Mapping[str, Any], warn: Callable[[str], None]) -> Registry:
+    """The components that a command line may name; what is wrong with plugins is said, or fails where that is asked."""
+    from forgetkit import registry
+
+    found = registry.load(without=given["no_plugin"] or (), files=given["plugin"] or ())
+    if given["strict_plugins"]:
+        found.require_whole()
+    for broken in found.broken:
+        warn(str(broken))
+    for warning in _overshadowed(given["plugin"] or (), found):
+        warn(warning)
+    return found
+
+
+def _overshadowed(files: Sequence[Path], found: Registry) -> Iterator[str]:
+    """What a file offers under the name of a built-in, which the plain name goes on to mean."""
+    for path in files:
+        for offer in found.offers:
+            if offer.distribution == path.stem and found.find(offer.kind, offer.name) is not offer:
+                yield f"--plugin {path}: '{offer.name}' means the built-in; write {found.label(offer)} for the file's"
+
+
+def layers(given: Mapping[str, Any], options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The TOML file's options, over them ``--set``, over them the command line's; and those of ``--set`` alone."""
+    from forgetkit import config
+
+    below = config.read_toml(given["config"]) if given["config"] is not None else {}
+    named = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
+    named = {key: value for key, value in named.items() if value not in (None, ())}
+    assigned = config.settings(given["set"] or [])
+    twice = named.keys() & assigned.keys()
+    if twice:
+        raise OptionError(f"--set {min(twice)} and --{min(twice).replace('_', '-')} are given both: leave one out")
+    return config.layered(below, {**assigned, **named}), assigned
+
+
+def signature(own: Special, *, without: Collection[str] = (), first: Sequence[inspect.Parameter] = ()) -> Any:
+    """What typer makes a command of: ``first``, an option per field of the configuration, ``own``.
+
+    Values travel as text: the configuration checks them, whichever layer they come from.
+    """
+    from forgetkit.config import RunConfig
+
+    parameters = list(first)
+    panel = ""
+    for name, field in RunConfig.model_fields.items():
+        panel = _PANELS.get(name, panel)
+        if name in without:
+            continue
+        several = typing.get_origin(field.annotation) is tuple
+        flag = "--" + _SINGULAR.get(name, name).replace("_", "-")
+        stated = "" if field.default in (None, ()) else f" (default: {field.default})"
+        option = typer.Option(
+            flag,
+            help=f"{field.description}{stated}",
+            metavar=_metavar(field.annotation),
+            rich_help_panel=panel,
+            show_default=False,
+        )
+        kind: Any = list[str] | None if several else str | None
+        parameters.append(_parameter(name, kind, option, None))
+    for name, (kind, option) in own.items():
+        parameters.append(_parameter(name, kind, option, False if kind is bool else None))
+    return inspect.Signature(parameters)
+
+
+def _parameter(name: str, kind: Any, option: Any, default: Any) -> inspect.Parameter:
+    annotation = typing.Annotated[kind, option]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def _metavar(annotation: Any) -> str:
+    kinds = [kind for kind in (typing.get_args(annotation) or (annotation,)) if kind is not types.NoneType]
+    kinds = [typing.get_args(kind)[0] if typing.get_origin(kind) is typing.Annotated else kind for kind in kinds]
+    if typing.get_origin(annotation) is typing.Literal:
+        return "|".join(kinds)
+    if any(typing.get_origin(kind) is tuple for kind in kinds):
+        return "N,N"
+    return {int: "N", float: "X"}.get(kinds[0], "TEXT")
