@@ -83,7 +83,14 @@ def test_every_network_is_offered_under_its_name():
 
 
 def test_options_are_checked():
-    for spec in ["convnet:width=0", "mlp:width=0", "mlp:depth=-1", "resnet18:width=3"]:
+    for spec in [
+        "convnet:width=0",
+        "mlp:width=0",
+        "mlp:depth=-1",
+        "resnet18:width=0",
+        "vgg16-bn:width=0",
+        "resnet18:depth=3",
+    ]:
         parsed = options.parse(spec)
         with pytest.raises(OptionError):
             options.build(parsed.name, forgetkit_models()[parsed.name], parsed)
@@ -104,10 +111,10 @@ def test_a_broken_torchvision_is_explained(monkeypatch):
 # Sizes and names
 
 
-def basic_parameters(blocks: tuple[int, ...], classes: int) -> int:
-    total, inside = 3 * 64 * 9 + 2 * 64, 64
+def basic_parameters(blocks: tuple[int, ...], classes: int, width: int = 64) -> int:
+    total, inside = 3 * width * 9 + 2 * width, width
     for stage, count in enumerate(blocks):
-        out = 64 * 2**stage
+        out = width * 2**stage
         for block in range(count):
             total += 9 * inside * out + 9 * out * out + 2 * 2 * out
             if block == 0 and inside != out:
@@ -116,10 +123,10 @@ def basic_parameters(blocks: tuple[int, ...], classes: int) -> int:
     return total + inside * classes + classes
 
 
-def bottleneck_parameters(widening: int, classes: int) -> int:
-    total, inside = 3 * 64 * 9 + 2 * 64, 64
+def bottleneck_parameters(widening: int, classes: int, width: int = 64) -> int:
+    total, inside = 3 * width * 9 + 2 * width, width
     for stage, count in enumerate((3, 4, 6, 3)):
-        narrow, out = 64 * widening * 2**stage, 4 * 64 * 2**stage
+        narrow, out = width * widening * 2**stage, 4 * width * 2**stage
         for block in range(count):
             total += inside * narrow + 9 * narrow * narrow + narrow * out + 2 * (narrow + narrow + out)
             if block == 0:
@@ -128,9 +135,9 @@ def bottleneck_parameters(widening: int, classes: int) -> int:
     return total + inside * classes + classes
 
 
-def vgg_parameters(classes: int) -> int:
+def vgg_parameters(classes: int, width: int = 64) -> int:
     total, inside = 0, 3
-    for out in [64] * 2 + [128] * 2 + [256] * 3 + [512] * 6:
+    for out in [width] * 2 + [2 * width] * 2 + [4 * width] * 3 + [8 * width] * 6:
         total += 9 * inside * out + 3 * out
         inside = out
     return total + inside * classes + classes
@@ -152,6 +159,27 @@ def vgg_parameters(classes: int) -> int:
 )
 def test_number_of_parameters(name, expected):
     assert sum(p.numel() for p in built(name, RGB).parameters()) == expected
+
+
+@pytest.mark.parametrize(
+    ("builder", "expected"),
+    [
+        (ResNet18(width=5), basic_parameters((2, 2, 2, 2), 7, 5)),
+        (ResNet34(width=3), basic_parameters((3, 4, 6, 3), 7, 3)),
+        (ResNet50(width=4), bottleneck_parameters(1, 7, 4)),
+        (WideResNet50(width=4), bottleneck_parameters(2, 7, 4)),
+        (ResNet18(width=96), basic_parameters((2, 2, 2, 2), 7, 96)),
+        (Vgg16(width=3), vgg_parameters(7, 3)),
+    ],
+    ids=repr,
+)
+def test_narrow_and_wide_ones_are_the_same_networks_otherwise(builder, expected):
+    network = builder.build(inputs_of(RGB, 7), nn.Identity()).eval()
+    assert sum(p.numel() for p in network.parameters()) == expected
+    usual = type(builder)().build(inputs_of(RGB, 7), nn.Identity())
+    assert list(network.state_dict()) == list(usual.state_dict())
+    with torch.no_grad():
+        assert network(torch.rand(2, *RGB)).shape == (2, 7)
 
 
 @pytest.mark.parametrize("name", [name for name in BUILDERS if "resnet" in name])

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
+from pydantic import Field
 from torch import nn
 
 from forgetkit.builtin.models._shared import draw, image_shape
@@ -12,17 +13,20 @@ from forgetkit.contracts import Inputs
 from forgetkit.errors import UsageError
 
 
+@dataclass(frozen=True)
 class _ResNet:
     """What the residual networks have in common: all but their measures."""
+
+    width: Annotated[int, Field(ge=1)] = 64
 
     name: ClassVar[str]
     bottleneck: ClassVar[bool]
     blocks: ClassVar[tuple[int, int, int, int]]
-    base_width: ClassVar[int] = 64
+    widening: ClassVar[int] = 1
 
     def build(self, inputs: Inputs, normalize: nn.Module) -> nn.Module:
         """The network; ``UsageError`` where the samples are no images."""
-        channels, _, _ = image_shape(self.name, inputs)
+        image_shape(self.name, inputs)
         try:  # late: torchvision is slow to import, and fails where it does not match torch
             from forgetkit.builtin.models._small_resnet import SmallResNet
         except (ImportError, RuntimeError) as error:
@@ -31,7 +35,7 @@ class _ResNet:
                 f"{self.name} needs torchvision, which fails to import ({reason}); "
                 "install torch and torchvision together, from the same index"
             ) from error
-        network = SmallResNet(self.bottleneck, self.blocks, self.base_width, channels, inputs.classes)
+        network = SmallResNet(self.bottleneck, self.blocks, self.width, self.widening, inputs.shape[0], inputs.classes)
         network.apply(self.initialise)
         network.normalize = normalize
         return network
@@ -47,6 +51,8 @@ class ResNet18(_ResNet):
 
     The paper's main network.
 
+    width: channels of the first stage; the other three have 2, 4 and 8 times as many.
+
     Cost: 11,173,962 parameters for colour images and ten classes.
 
     Source: He et al., 2016; Ramkumar et al., 2023, appendix A.5.
@@ -60,6 +66,8 @@ class ResNet18(_ResNet):
 @dataclass(frozen=True)
 class ResNet34(_ResNet):
     """ResNet-34 for small images: a 3 × 3 stem and no max-pooling.
+
+    width: channels of the first stage; the other three have 2, 4 and 8 times as many.
 
     Cost: 21,282,122 parameters for colour images and ten classes.
 
@@ -75,6 +83,8 @@ class ResNet34(_ResNet):
 class ResNet50(_ResNet):
     """ResNet-50 for small images: a 3 × 3 stem and no max-pooling.
 
+    width: channels of the first stage; the other three have 2, 4 and 8 times as many.
+
     Cost: 23,520,842 parameters for colour images and ten classes.
 
     Source: He et al., 2016; Ramkumar et al., 2023, appendix A.5.
@@ -89,6 +99,8 @@ class ResNet50(_ResNet):
 class WideResNet50(_ResNet):
     """Wide ResNet-50-2 for small images: ResNet-50 with bottlenecks twice as wide.
 
+    width: channels of the first stage; the other three have 2, 4 and 8 times as many.
+
     Cost: 66,847,050 parameters for colour images and ten classes.
 
     Source: Zagoruyko and Komodakis, 2016; Ramkumar et al., 2023, appendix A.5.
@@ -97,4 +109,4 @@ class WideResNet50(_ResNet):
     name = "wide-resnet50-2"
     bottleneck = True
     blocks = (3, 4, 6, 3)
-    base_width = 128
+    widening = 2

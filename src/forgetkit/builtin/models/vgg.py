@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
+from pydantic import Field
 from torch import nn
 
 from forgetkit.builtin.models._shared import assembled, draw, image_shape
 from forgetkit.contracts import Inputs
 from forgetkit.errors import UsageError
 
-_STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
+_STAGES = ((1, 1), (2, 2), (4, 4, 4), (8, 8, 8), (8, 8, 8))
+"""A convolution's channels, in units of the first one's."""
 _SMALLEST = 2 ** len(_STAGES)
 
 
@@ -21,10 +24,14 @@ class Vgg16:
     The features are named as torchvision's ``vgg16_bn`` names them. The head sees the mean over what is
     left of the image; its weights are drawn from N(0, 0.01²) and its bias is zero.
 
+    width: channels of the first stage; the others have 2, 4, 8 and 8 times as many.
+
     Cost: 14,728,266 parameters for colour images and ten classes.
 
     Source: configuration D of Simonyan and Zisserman, 2015; the head as in the LURE code's ``models/VGG.py``.
     """
+
+    width: Annotated[int, Field(ge=1)] = 64
 
     def build(self, inputs: Inputs, normalize: nn.Module) -> nn.Module:
         """The network; ``UsageError`` where the samples are no images of at least 32 × 32."""
@@ -36,7 +43,8 @@ class Vgg16:
             )
         features = nn.Sequential()
         for stage in _STAGES:
-            for outputs in stage:
+            for factor in stage:
+                outputs = factor * self.width
                 features.append(nn.Conv2d(channels, outputs, 3, padding=1))
                 features.append(nn.BatchNorm2d(outputs))
                 features.append(nn.ReLU(inplace=True))
