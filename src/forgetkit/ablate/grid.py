@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from forgetkit import config
+from forgetkit.ablate.arm import asked_baseline, matches, said, the_baseline
 from forgetkit.config import Plan
 from forgetkit.errors import ConfigError, ForgetkitError, IdleOptionError
 from forgetkit.registry import Registry
@@ -66,17 +67,17 @@ class Grid:
             for combination in combinations:
                 self._require_known(what, combination)
                 if what == "include" and set(combination) != set(self.axes):
-                    raise ConfigError(f"include: {_said(combination)} needs a value on each axis: {_list(self.axes)}")
+                    raise ConfigError(f"include: {said(combination)} needs a value on each axis: {_list(self.axes)}")
         for combination in self.exclude:
-            if not any(_matches(arm, combination) for arm in self._product()):
-                raise ConfigError(f"exclude: {_said(combination)} matches no combination, so it would be ignored")
+            if not any(matches(arm, combination) for arm in self._product()):
+                raise ConfigError(f"exclude: {said(combination)} matches no combination, so it would be ignored")
         if self.baseline is not None:
             self._require_known("baseline", self.baseline)
             self._the_baseline()
 
     def combinations(self) -> tuple[dict[str, str], ...]:
         """The arms, in the order of the axes' values; included ones last."""
-        found = [arm for arm in self._product() if not any(_matches(arm, gone) for gone in self.exclude)]
+        found = [arm for arm in self._product() if not any(matches(arm, gone) for gone in self.exclude)]
         found += [dict(arm) for arm in self.include if arm not in found]
         if not found:
             raise ConfigError("exclude leaves no combination: the grid is empty")
@@ -118,12 +119,7 @@ class Grid:
                 raise ConfigError(f"{what}: no arm is called '{value}'; there are {_list(self.arms)}")
 
     def _the_baseline(self) -> dict[str, str]:
-        wanted = self.baseline or {}
-        found = [arm for arm in self.combinations() if _matches(arm, wanted)]
-        if len(found) != 1:
-            which = "no arm" if not found else f"{len(found)} arms"
-            raise ConfigError(f"baseline: {_said(wanted)} means {which}: give a value on each axis that differs")
-        return found[0]
+        return the_baseline(self.combinations(), self.baseline or {})
 
 
 def planned(cells: Sequence[Cell], registry: Registry) -> tuple[tuple[Cell, Plan], ...]:
@@ -144,11 +140,11 @@ def _planned(cell: Cell, registry: Registry) -> tuple[Cell, Plan]:
         return cell, config.resolve(cell.options, registry)
     except IdleOptionError as error:
         if error.option not in cell.shared or error.option not in cell.options:
-            raise ConfigError(f"the cell {_said(cell.arm)}: {error}") from error
+            raise ConfigError(f"the cell {said(cell.arm)}: {error}") from error
         left = {option: value for option, value in cell.options.items() if option != error.option}
         return _planned(replace(cell, options=left), registry)
     except ForgetkitError as error:
-        raise ConfigError(f"the cell {_said(cell.arm)}: {error}; exclude it, or change the grid") from error
+        raise ConfigError(f"the cell {said(cell.arm)}: {error}; exclude it, or change the grid") from error
 
 
 def resolved(cells: Sequence[Cell], registry: Registry) -> Iterator[Plan]:
@@ -233,18 +229,7 @@ def seeds_of(text: str) -> tuple[int, ...]:
 
 def baseline_of(text: str, grid: Grid) -> dict[str, str]:
     """``importance=random,replay=full``, or one axis's value alone where no other axis has it."""
-    if text in grid.arms:
-        return {ARM: text}
-    found: dict[str, str] = {}
-    for axis, values in grid.axes.items():
-        for value in values:
-            if text == value or f"{axis}={value}" in _joined(text, grid):
-                if found.get(axis, value) != value:
-                    raise ConfigError(f"--baseline {text}: {axis} has two values there")
-                found[axis] = value
-    if not found:
-        raise ConfigError(f"--baseline {text}: write AXIS=VALUE, with axes {', '.join(grid.axes)}")
-    return found
+    return asked_baseline(text, grid.axes)
 
 
 def _combination_of(text: str, grid: Grid) -> dict[str, str]:
@@ -343,13 +328,5 @@ def _pieces(text: str) -> list[str]:
     return pieces
 
 
-def _matches(arm: Mapping[str, str], combination: Mapping[str, str]) -> bool:
-    return all(arm.get(axis) == value for axis, value in combination.items())
-
-
 def _list(words: Iterable[str]) -> str:
     return ", ".join(words)
-
-
-def _said(arm: Mapping[str, str]) -> str:
-    return ", ".join(f"{axis}={value}" for axis, value in arm.items())
