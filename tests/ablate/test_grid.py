@@ -212,3 +212,35 @@ def test_what_the_ablation_itself_decides_is_no_option_of_a_cell(option: str) ->
             Grid("t", seeds=(0,), **asked)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=f"{option}.*--"):
         Grid("t", {"arm": ("a",)}, (0,), arms={"a": {option: 1}})
+
+
+def test_names_for_sets_of_options_on_any_axis() -> None:
+    """Layered in the order of the axes: what an arm sets goes over what a part sets, which goes over the shared."""
+    asked = Grid(
+        "parts by arms",
+        {"part": ("short", "long"), grid.ARM: ("warm", "own")},
+        (0,),
+        base={"epochs": 3},
+        sets={"part": {"short": {"mega-batches": 2, "epochs": 4}, "long": {"mega-batches": 5, "lr": 0.2}}},
+        arms={"warm": {"method": "warm"}, "own": {"method": "cold", "lr": 0.3}},
+        baseline={"part": "long", grid.ARM: "warm"},
+    )
+    assert [tuple(cell.arm.values()) for cell in asked.cells()] == [
+        ("short", "warm"),
+        ("short", "own"),
+        ("long", "warm"),
+        ("long", "own"),
+    ]
+    configs = [plan.config for _, plan in grid.planned(asked.cells(), OFFERS)]
+    assert [(c.mega_batches, c.epochs, c.lr, c.method) for c in configs] == [
+        (2, 4, 0.1, "warm"),
+        (2, 4, 0.3, "cold"),
+        (5, 3, 0.2, "warm"),
+        (5, 3, 0.3, "cold"),
+    ]
+    with pytest.raises(ConfigError, match="exclude: 'medium' is no value of part; it has short, long"):
+        Grid("", asked.axes, (0,), sets=asked.sets, arms=asked.arms, exclude=({"part": "medium"},))
+    with pytest.raises(ConfigError, match="include: no part is called 'medium'; there are short, long"):
+        Grid("", asked.axes, (0,), sets=asked.sets, arms=asked.arms, include=({"part": "medium", "arm": "warm"},))
+    with pytest.raises(ConfigError, match="'seed' is no option that cells share or differ in: use --seeds"):
+        Grid("", asked.axes, (0,), sets={"part": {"short": {"seed": 1}, "long": {}}}, arms=asked.arms)

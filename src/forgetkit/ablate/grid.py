@@ -42,8 +42,9 @@ class Grid:
     """A question: axes and their values, combinations left out or added, seeds, and what all cells share.
 
     ``axes`` maps an option of a run (``importance``, ``reinit.masked.fraction``) to its values, as a command line has
-    them; the axis ``arm`` has the names in ``arms``, which map to sets of options. ``exclude`` and ``include`` are
-    combinations: one that is excluded need not name every axis, one that is included must.
+    them; the axis ``arm`` has the names in ``arms``, which map to sets of options, and ``sets`` has such names for
+    further axes. ``exclude`` and ``include`` are combinations: one that is excluded need not name every axis, one that
+    is included must.
     """
 
     title: str
@@ -54,6 +55,7 @@ class Grid:
     exclude: tuple[Mapping[str, str], ...] = ()
     include: tuple[Mapping[str, str], ...] = ()
     baseline: Mapping[str, str] | None = None
+    sets: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.axes:
@@ -61,7 +63,8 @@ class Grid:
         if not self.seeds:
             raise ConfigError("an ablation needs a seed: --seeds 0-4")
         for option, remedy in _ITS_OWN.items():
-            if any(option in options for options in (self.axes, self.base, *self.arms.values())):
+            sets = (options for named in self._named.values() for options in named.values())
+            if any(option in options for options in (self.axes, self.base, *sets)):
                 raise ConfigError(f"'{option}' is no option that cells share or differ in: use {remedy}")
         for what, combinations in (("exclude", self.exclude), ("include", self.include)):
             for combination in combinations:
@@ -104,19 +107,24 @@ class Grid:
         return config.layered(config.canonical(self.base), self._of_the_arm(arm), {"seed": seed})
 
     def _of_the_arm(self, arm: Mapping[str, str]) -> dict[str, Any]:
-        own = {axis: value for axis, value in arm.items() if axis != ARM}
-        named = self.arms[arm[ARM]] if ARM in arm else {}
-        return config.layered(config.canonical(named), config.canonical(own))
+        own = {axis: value for axis, value in arm.items() if axis not in self._named}
+        sets = (self._named[axis][value] for axis, value in arm.items() if axis in self._named)
+        return config.layered(*map(config.canonical, (*sets, own)))
+
+    @property
+    def _named(self) -> dict[str, Mapping[str, Mapping[str, Any]]]:
+        """The axes whose values are names of sets of options."""
+        return {**self.sets, ARM: self.arms}
 
     def _require_known(self, what: str, combination: Mapping[str, str]) -> None:
         for axis, value in combination.items():
             if axis not in self.axes:
                 raise ConfigError(f"{what}: the grid has no axis '{axis}'; it has {_list(self.axes)}")
-            known = self.arms if axis == ARM else self.axes[axis]
+            known = self._named.get(axis, self.axes[axis])
             if what != "include" and value not in known:
                 raise ConfigError(f"{what}: '{value}' is no value of {axis}; it has {_list(known)}")
-            if axis == ARM and value not in self.arms:
-                raise ConfigError(f"{what}: no arm is called '{value}'; there are {_list(self.arms)}")
+            if axis in self._named and value not in known:
+                raise ConfigError(f"{what}: no {axis} is called '{value}'; there are {_list(known)}")
 
     def _the_baseline(self) -> dict[str, str]:
         return the_baseline(self.combinations(), self.baseline or {})
