@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from filelock import Timeout
+
 from forgetkit import api, config, registry
 from forgetkit.ablate.outcome import Status
 from forgetkit.ablate.pool import Pool
@@ -27,6 +29,8 @@ class Task:
     plugins: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
     keep: Keep = "last"
+    patient: bool = False
+    """Wait where another process has the cell in hand."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +41,17 @@ class Ended:
     reason: str = ""
 
 
-def carry_out(task: Task) -> Ended:
-    """Run a cell, or go on with it, or find that it is done. Only an interruption or a full disk is raised."""
+def carry_out(task: Task) -> Ended | None:
+    """Run a cell, or go on with it, or find that it is done; None where another process has it and we do not wait.
+
+    Only an interruption or a full disk is raised.
+    """
     pool = Pool(Path(task.folder))
-    with pool.lock(task.digest):  # where another process has the cell, wait for it
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(pool.lock(task.digest).acquire(timeout=-1 if task.patient else 0))
+        except Timeout:
+            return None
         if pool.find(task.digest).status == "completed":
             return Ended("completed")
         try:

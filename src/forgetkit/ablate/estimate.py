@@ -1,0 +1,43 @@
+"""What the rest of an ablation will take, from a timed sample."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from forgetkit import contracts, rehearsal
+from forgetkit.config import Plan
+
+_DECIDES = (
+    *("dataset", "model", "replay", "interventions", "mega_batches", "val_fraction", "shots", "epochs", "samples"),
+    *("batch_size", "augment", "optimizer", "precision", "carry", "patience", "device", "threads"),
+)
+"""Options that decide what training costs. A criterion or a seed changes little."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """``seconds`` with ``jobs`` cells at a time, ``memory_bytes`` of them together, ``timed`` cells were tried."""
+
+    seconds: float
+    memory_bytes: int
+    timed: int
+
+
+def estimate(
+    plans: Iterable[Plan], jobs: int, threads: int, observers: Sequence[contracts.Observer], cache: Path
+) -> Estimate:
+    """One of each kind of plan is tried for a few seconds, on ``threads`` threads, and counts for all of its kind."""
+    kinds: dict[str, list[Plan]] = {}
+    for plan in plans:
+        kinds.setdefault(str([getattr(plan.config, option, None) for option in _DECIDES]), []).append(plan)
+    seconds, largest = 0.0, 0
+    for alike in kinds.values():
+        config = alike[0].config.model_copy(update={"threads": min(threads, alike[0].config.threads or threads)})
+        tried = rehearsal.rehearse(dataclasses.replace(alike[0], config=config), observers, cache)
+        seconds += len(alike) * tried["estimated_seconds"]
+        largest = max(largest, tried["estimated_memory_bytes"])
+    count = sum(map(len, kinds.values()))
+    return Estimate(seconds / jobs, largest * min(jobs, count), len(kinds))

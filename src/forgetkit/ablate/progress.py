@@ -1,0 +1,115 @@
+"""How far the cells of a grid are, read from what their runs record."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from forgetkit.ablate.pool import Pool
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A cell that is being carried out: how much of it is done, a fraction of one, and where it is."""
+
+    share: float
+    mega_batch: int
+    epoch: int
+    epochs: int
+
+
+@dataclass(eq=False)
+class Follower:
+    """Reads on in the records of cells. What stood there before it began is of an earlier process, and is passed over.
+
+    It writes nothing, and a record that is gone or half written tells it nothing.
+    """
+
+    pool: Pool
+    digests: Sequence[str]
+    _read: dict[str, int] = field(default_factory=dict)
+    _samples: dict[str, Sequence[int]] = field(default_factory=dict)
+    _standing: dict[str, Standing] = field(default_factory=dict)
+    _began: dict[str, float] = field(default_factory=dict)
+    _ended: set[str] = field(default_factory=set)
+    _seconds: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        for digest in self.digests:
+            self._read[digest] = self._size(self._path(digest))
+
+    def end(self, digest: str) -> None:
+        """A cell came to its end."""
+        self._ended.add(digest)
+
+    def standing(self) -> Mapping[str, Standing]:
+        """The cells that are being carried out, by digest, in the order of the grid."""
+        running = [digest for digest in self.digests if digest not in self._ended]
+        for digest in running:
+            for event in self._news(digest):
+                self._note(digest, event)
+        return {digest: self._standing[digest] for digest in running if digest in self._standing}
+
+    def share(self) -> float:
+        """How much of all the cells is done, a fraction of one."""
+        begun = sum(standing.share for standing in self.standing().values())
+        return (len(self._ended) + begun) / len(self.digests) if self.digests else 1.0
+
+    def left(self) -> float | None:
+        """Seconds that the rest takes at the pace so far; None before there is one."""
+        begun = {d: s.share - self._began.get(d, 0.0) for d, s in self.standing().items()}
+        done = sum(1 - self._began.get(digest, 0.0) for digest in self._ended) + sum(begun.values())
+        rest = len(self.digests) * (1 - self.share())
+        return (time.monotonic() - self._seconds) / done * rest if done else None
+
+    def _note(self, digest: str, event: Mapping[str, Any]) -> None:
+        if event.get("event") == "run_started":
+            self._samples[digest] = event["samples"]
+            self._move(digest, event["done"] + 1, event["done_epochs"], event["epochs"])
+            self._began.setdefault(digest, self._standing[digest].share)
+        elif event.get("event") == "epoch_ended" and digest in self._samples:
+            self._move(digest, event["mega_batch"], event["epoch"], event["epochs"])
+        elif event.get("event") == "mega_batch_ended" and digest in self._samples:
+            row = event["row"]
+            self._move(digest, row["index"], row["epochs"], row["epochs"])  # patience may have ended it early
+
+    def _move(self, digest: str, mega_batch: int, epoch: int, epochs: int) -> None:
+        samples = self._samples[digest]
+        done = sum(samples[: mega_batch - 1]) + samples[mega_batch - 1] * epoch / epochs
+        self._standing[digest] = Standing(done / sum(samples), mega_batch, epoch, epochs)
+
+    def _news(self, digest: str) -> list[Mapping[str, Any]]:
+        """The whole lines that were added since the last look."""
+        path, place = self._path(digest), self._read[digest]
+        if self._size(path) < place:  # the run was begun again
+            place = 0
+        try:
+            with path.open("rb") as file:
+                file.seek(place)
+                text = file.read()
+        except OSError:
+            return []
+        whole = text[: text.rfind(b"\n") + 1]
+        self._read[digest] = place + len(whole)
+        return [event for line in whole.splitlines() if isinstance(event := _parsed(line), dict)]
+
+    def _path(self, digest: str) -> Path:
+        return self.pool.directory(digest) / "events.jsonl"
+
+    @staticmethod
+    def _size(path: Path) -> int:
+        try:
+            return path.stat().st_size
+        except OSError:
+            return 0
+
+
+def _parsed(line: bytes) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None

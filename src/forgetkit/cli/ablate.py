@@ -1,0 +1,275 @@
+"""``forgetkit ablate``, and what carries out the cells of any grid."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import json
+import shlex
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from forgetkit.cli import options
+from forgetkit.cli.console import print_json
+from forgetkit.errors import ConfigError, OptionError, RecordError
+
+if TYPE_CHECKING:
+    from forgetkit.ablate.ablation import Ablation
+    from forgetkit.ablate.outcome import Outcomes
+    from forgetkit.ablate.work import Keep
+    from forgetkit.cli.cells import View
+    from forgetkit.contracts import Executor
+    from forgetkit.registry import Registry
+
+OUT = "ablations"
+_NOT_SHARED = ("seed", "out", "name")
+"""Options of a run that an ablation gives its cells itself."""
+
+
+def _option(kind: Any, flag: str, help_text: str, metavar: str | None = None) -> tuple[Any, Any]:
+    return kind, options.special(flag, help_text, metavar)
+
+
+CARRYING_OUT: options.Special = {
+    "jobs": _option(int | None, "--jobs", "cells carried out at once, each in a process of its own (default: 1)", "N"),
+    "executor": _option(str | None, "--executor", "what carries them out, a SPEC (default: local)", "SPEC"),
+    "keep": _option(
+        str | None,
+        "--keep",
+        "models that finished cells keep: all, the last, none (default: last)",
+        "WHICH",
+    ),
+    "dry_run": _option(bool, "--dry-run", "list the cells, and what the rest will take, from a timed sample"),
+    "json": _option(bool, "--json", "print the table as one JSON object; all else goes to standard error"),
+    "quiet": options.QUIET,
+    **options.PLUGINS,
+}
+"""How the cells of a grid are carried out."""
+
+SPECIAL: options.Special = {
+    "over": _option(
+        list[str] | None,
+        "--over",
+        "an option and its values; a comma before key= belongs to the SPEC in front of it (repeatable)",
+        "KEY=VALUE,VALUE",
+    ),
+    "exclude": _option(list[str] | None, "--exclude", "a combination to leave out (repeatable)", "KEY=VALUE,KEY=VALUE"),
+    "seeds": _option(str | None, "--seeds", "the seeds of each arm, like 0-4 or 0,2,7 (default: 0)", "A-B"),
+    "baseline": _option(str | None, "--baseline", "the arm that others are compared with", "KEY=VALUE,KEY=VALUE"),
+    "match": _option(str | None, "--match", "compare at equal numbers of training samples, not epochs", "samples"),
+    "out": _option(
+        Path | None, "--out", f"folder of the cells; grids in one folder share them (default: {OUT})", "DIR"
+    ),
+    "name": _option(str | None, "--name", "name of the grid in that folder (default: from its title)", "NAME"),
+    "config": options.CONFIG,
+    "set": options.SET,
+    **CARRYING_OUT,
+}
+
+
+@dataclass(frozen=True)
+class Means:
+    """With what the cells of a grid are carried out."""
+
+    offers: Registry
+    executor: Executor
+    keep: Keep
+    plugins: tuple[Path, ...]
+    without: tuple[str, ...]
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any], view: View) -> Means:
+        """As the options in ``CARRYING_OUT`` say."""
+        offers = options.offers(given, view.warn)
+        if given["jobs"] is not None and given["executor"] is not None:
+            raise OptionError(f"--jobs {given['jobs']} is short for --executor local:jobs={given['jobs']}: give one")
+        spec = given["executor"] or f"local:jobs={1 if given['jobs'] is None else given['jobs']}"
+        keep: Any = given["keep"] or "last"
+        if keep not in ("all", "last", "none"):
+            raise OptionError(f"--keep {keep}: write all, last or none")
+        executor: Executor = offers.make("executors", spec)[1]
+        return cls(offers, executor, keep, tuple(given["plugin"] or ()), tuple(given["no_plugin"] or ()))
+
+
+def command(*, with_options: bool = True) -> Callable[..., None]:
+    """The function that typer makes the command of; its options are those of a run, and its own."""
+
+    def ablate(**given: Any) -> None:
+        _ablate(**given)
+
+    ablate.__doc__ = _ablate.__doc__
+    file = inspect.Parameter(
+        "file",
+        inspect.Parameter.POSITIONAL_OR_KEYWORD,
+        default=None,
+        annotation=Annotated[Path | None, typer.Argument(help="A grid in a file.", metavar="[GRID.toml]")],
+    )
+    signature = options.signature(SPECIAL, without=_NOT_SHARED, first=[file]) if with_options else inspect.Signature()
+    ablate.__signature__ = signature  # type: ignore[attr-defined]
+    return ablate
+
+
+def _ablate(**given: Any) -> None:
+    """Compare components over a grid of runs, and end in a table.
+
+    What is there of the cells is kept: the same command again runs what is missing or failed.
+
+    Exit status: 0 done, 1 a cell failed, 2 a mistake in the command line or a file, 130 interrupted.
+    """
+    special = {name: given.pop(name) for name in SPECIAL}
+    file = given.pop("file")
+
+    def planned(means: Means) -> Ablation:
+        return _planned(file, special, given, means.offers)
+
+    conclude(special, planned, _show)
+
+
+def _planned(file: Path | None, special: Mapping[str, Any], given: Mapping[str, Any], offers: Registry) -> Ablation:
+    from forgetkit import api
+    from forgetkit.ablate import grid
+    from forgetkit.ablate.ablation import Ablation
+
+    shared, _ = options.layers(special, given)
+    asked = grid.extended(
+        grid.read(file) if file is not None else None,
+        special["over"] or (),
+        special["seeds"],
+        shared,
+        special["baseline"],
+        special["exclude"] or (),
+    )
+    name = special["name"]
+    if name is not None and (not name or Path(name).name != name):
+        raise ConfigError(f"--name {name}: a plain name is wanted, without slashes")
+    ablation = Ablation.of(asked, special["out"] or Path(OUT), offers, name=name)
+    if special["match"] is None:
+        return ablation
+    if special["match"] != "samples":
+        raise OptionError(f"--match {special['match']}: there is --match samples")
+    return ablation.matched(offers, api.cache_folder())
+
+
+Show = Callable[["View", "Outcomes", Mapping[str, Any]], dict[str, Any]]
+"""Shows what became of a grid, unless the view is quiet, and returns what ``--json`` prints."""
+
+
+def conclude(special: Mapping[str, Any], plan: Callable[[Means], Ablation], show: Show) -> None:
+    """Plan a grid, carry it out or say what that would take, and show what came of it.
+
+    ``special`` holds at least what ``CARRYING_OUT`` names. Leaves with status 1 where a cell failed.
+    """
+    from forgetkit.cli import cells
+
+    view = cells.choose(quiet=special["quiet"], as_json=special["json"])
+    try:
+        with (
+            options.terminable(),
+            contextlib.redirect_stdout(sys.stderr) if special["json"] else contextlib.nullcontext(),
+        ):
+            means = Means.of(special, view)
+            ablation = plan(means)
+            if special["dry_run"]:
+                answer, failed = _rehearsed(ablation, means, view), 0
+            else:
+                outcomes = carry_out(ablation, means, view)
+                failed = sum(cell.status == "failed" for cell in outcomes.cells)
+                answer = show(view, outcomes, special)
+    except (KeyboardInterrupt, RecordError) as error:
+        if isinstance(error, KeyboardInterrupt):
+            view.warn("interrupted")
+        print(f"to go on: {shlex.join(['forgetkit', *sys.argv[1:]])}", file=sys.stderr)
+        raise
+    if special["json"]:
+        print_json(answer)
+    if failed:
+        raise typer.Exit(1)
+
+
+def carry_out(ablation: Ablation, means: Means, view: View) -> Outcomes:
+    """Run what is missing of a grid or failed; what became of all its cells."""
+    from forgetkit.ablate.ablation import ended
+    from forgetkit.ablate.progress import Follower
+
+    found = ablation.found()
+    for remark in dict.fromkeys(state.remark for state in found.values() if state.remark):
+        view.warn(remark)
+    places = ablation.open(found)
+    view.say(_standing_in_words(ablation, found, places))
+    ablation.note()
+    tasks = ablation.tasks(places, keep=means.keep, plugins=means.plugins, without=means.without)
+    names = {ablation.digests[place]: _named(ablation, place) for place in places}
+    follower = Follower(ablation.pool, [task.digest for task in tasks])
+    with view.following(ablation, follower), contextlib.closing(ended(tasks, means.executor)) as answers:
+        for task, end in answers:
+            follower.end(task.digest)
+            result = ablation.pool.find(task.digest).result if end.status == "completed" else None
+            view.ended(names[task.digest], task, end, result or {})
+    return ablation.outcomes()
+
+
+def _standing_in_words(ablation: Ablation, found: Mapping[str, Any], places: tuple[int, ...]) -> str:
+    grid = ablation.grid
+    arms, seeds = len(grid.combinations()), len(grid.seeds)
+    kept = sum(state.status in ("completed", "diverged") for state in found.values())
+    cells = f"{len(ablation.cells)} cells: {arms} arm{'s' * (arms > 1)} at {seeds} seed{'s' * (seeds > 1)}"
+    same = len(ablation.cells) - len(found)
+    alike = f", of which {same} come to the same as others" if same else ""
+    return f"{grid.title}: {cells}{alike}; {kept} there already, {len(places)} to run, in {ablation.pool.path}"
+
+
+def _named(ablation: Ablation, place: int) -> str:
+    cell = ablation.cells[place]
+    return f"{', '.join(f'{axis}={value}' for axis, value in cell.arm.items())}, seed {cell.seed}"
+
+
+def _rehearsed(ablation: Ablation, means: Means, view: View) -> dict[str, Any]:
+    """What ``--dry-run`` shows."""
+    from forgetkit import api
+    from forgetkit.ablate.estimate import estimate
+    from forgetkit.cli import cells, tables
+
+    found = ablation.found()
+    places = ablation.open(found)
+    jobs, threads = getattr(means.executor, "jobs", 1), getattr(means.executor, "threads_each", 1)
+    cost = estimate([ablation.plans[place] for place in places], jobs, threads, (), api.cache_folder())
+    states = [found[digest].status for digest in ablation.digests]
+    view.say(_standing_in_words(ablation, found, places))
+    if view.shows:
+        cells.standing(view.console, ablation, states)
+    view.say(
+        f"about {tables.duration(cost.seconds)} with {jobs} at a time and {cost.memory_bytes / 2**20:,.0f} MiB of "
+        f"memory, from a sample of {cost.timed}; nothing was written"
+    )
+    return {
+        "dry_run": True,
+        "title": ablation.grid.title,
+        "directory": str(ablation.pool.path),
+        "cells": [
+            {"arm": dict(cell.arm), "seed": cell.seed, "digest": digest, "status": state}
+            for cell, digest, state in zip(ablation.cells, ablation.digests, states, strict=True)
+        ],
+        "to_run": len(places),
+        "estimated_seconds": cost.seconds,
+        "estimated_memory_bytes": cost.memory_bytes,
+    }
+
+
+def _show(view: View, outcomes: Outcomes, special: Mapping[str, Any]) -> dict[str, Any]:
+    """The table, and as an object what ``forgetkit table --json`` gives."""
+    from forgetkit.ablate import render, table
+
+    made = table.make(outcomes)
+    if view.shows:
+        from forgetkit.cli import grids
+
+        grids.show(view.console, made, outcomes)
+        folder = shlex.quote(str(special["out"] or OUT))
+        view.say(f"more: forgetkit table {folder} --format latex, forgetkit report {folder}")
+    answer: dict[str, Any] = json.loads(render.render(made, "json"))
+    return answer

@@ -1,0 +1,167 @@
+"""What is seen while the cells of a grid are carried out."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from forgetkit.cli import tables
+from forgetkit.cli.console import Console
+
+if TYPE_CHECKING:
+    from forgetkit.ablate.ablation import Ablation
+    from forgetkit.ablate.progress import Follower
+    from forgetkit.ablate.work import Ended, Task
+
+_RUNNING_SHOWN = 16
+
+
+def choose(*, quiet: bool, as_json: bool) -> View:
+    """The view that suits: with ``--json`` standard output belongs to the object alone."""
+    console = Console(stderr=as_json)
+    if quiet:
+        return View(console)
+    return LiveView(console) if console.is_terminal else PlainView(console)
+
+
+class View:
+    """Says nothing of cells that go well."""
+
+    shows = False
+    """Whether tables are shown."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+
+    @contextmanager
+    def following(self, ablation: Ablation, follower: Follower) -> Iterator[None]:
+        """While cells are carried out."""
+        yield
+
+    def say(self, text: str) -> None:
+        """A line that is no warning."""
+
+    def warn(self, message: str) -> None:
+        """A line on standard error."""
+        print(f"forgetkit: {message}", file=sys.stderr)
+
+    def ended(self, name: str, task: Task, ended: Ended, numbers: Mapping[str, float]) -> None:
+        """A cell came to its end; one that failed is worth a line in any case."""
+        if ended.status != "completed":
+            self.warn(f"{name} {'diverged' if ended.status == 'diverged' else 'failed'}: {ended.reason}")
+
+
+class PlainView(View):
+    """A line for each cell."""
+
+    shows = True
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(console)
+        self._follower: Follower | None = None
+        self._total, self._done = 0, 0
+
+    @contextmanager
+    def following(self, ablation: Ablation, follower: Follower) -> Iterator[None]:
+        """While cells are carried out."""
+        self._follower, self._total, self._done = follower, len(follower.digests), 0
+        yield
+
+    def say(self, text: str) -> None:
+        """A line."""
+        self.console.print(text, markup=False)
+
+    def ended(self, name: str, task: Task, ended: Ended, numbers: Mapping[str, float]) -> None:
+        """Which cell, what it came to, and what is left."""
+        self._done += 1
+        place = f"[{self._done}/{self._total}]"
+        super().ended(f"{place} {name}", task, ended, numbers)
+        if ended.status == "completed":
+            self.say(f"{place} {name}: {_told(numbers)}{self._left()}")
+
+    def _left(self) -> str:
+        left = None if self._follower is None or self._done == self._total else self._follower.left()
+        return "" if left is None else f", about {tables.duration(left)} left"
+
+
+class LiveView(PlainView):
+    """A bar for all cells and one for each that is being carried out; those that end leave a line."""
+
+    @contextmanager
+    def following(self, ablation: Ablation, follower: Follower) -> Iterator[None]:
+        """While cells are carried out, the bars are on the screen."""
+        names = {
+            digest: _named(cell.arm, cell.seed) for cell, digest in zip(ablation.cells, ablation.digests, strict=True)
+        }
+
+        def bars() -> RenderableType:
+            running = list(follower.standing().items())
+            grid = Table.grid(padding=(0, 1, 0, 0), expand=True)
+            grid.add_column(overflow="ellipsis", no_wrap=True, ratio=2)
+            grid.add_column(ratio=3)
+            grid.add_column(no_wrap=True, justify="right")
+            for digest, standing in running[:_RUNNING_SHOWN]:
+                place = f"mega-batch {standing.mega_batch}, epoch {standing.epoch}/{standing.epochs}"
+                grid.add_row(Text(names[digest]), ProgressBar(total=1, completed=standing.share), place)
+            left = follower.left()
+            rest = "" if left is None else f", {tables.duration(left)} left"
+            whole = Text(f"{self._done} of {self._total} cells", style="bold")
+            share = follower.share()
+            grid.add_row(whole, ProgressBar(total=1, completed=share), f"{share:.0%}{rest}")
+            return Group(grid)
+
+        with (
+            super().following(ablation, follower),
+            Live(get_renderable=bars, console=self.console, refresh_per_second=4, transient=True),
+        ):
+            yield
+
+    def warn(self, message: str) -> None:
+        """Above the bars."""
+        self.console.print(Text(f"forgetkit: {message}", style="red"))
+
+    def _left(self) -> str:
+        return ""
+
+
+def _named(arm: Mapping[str, str], seed: int) -> str:
+    return f"{', '.join(f'{axis}={value}' for axis, value in arm.items())}, seed {seed}"
+
+
+def _told(numbers: Mapping[str, float]) -> str:
+    return (
+        f"test accuracy {tables.percent(numbers['test_accuracy'])}, CER {numbers['cer']:,}, "
+        f"{tables.duration(numbers['seconds'])}"
+    )
+
+
+def standing(console: Console, ablation: Ablation, states: Sequence[str]) -> None:
+    """A row per arm: which of its seeds are done, and which are not."""
+    axes = list(ablation.grid.axes)
+    table = Table(box=None, pad_edge=False)
+    for heading in (*axes, "seeds done", "to run"):
+        table.add_column(heading, overflow="fold")
+    arms: dict[tuple[str, ...], dict[str, list[int]]] = {}
+    for cell, state in zip(ablation.cells, states, strict=True):
+        arms.setdefault(tuple(cell.arm.values()), {}).setdefault(state, []).append(cell.seed)
+    for labels, seeds in arms.items():
+        done = _seeds({state: s for state, s in seeds.items() if state in ("completed", "diverged")}, "completed")
+        rest = _seeds({state: s for state, s in seeds.items() if state in ("missing", "failed")}, "missing")
+        table.add_row(*map(Text, labels), done, rest)
+    console.print(table)
+
+
+def _seeds(by_state: Mapping[str, Sequence[int]], unsaid: str) -> str:
+    """``0, 1, 2 (failed)``."""
+    words = [
+        f"{seed}" + ("" if state == unsaid else f" ({state})") for state, seeds in by_state.items() for seed in seeds
+    ]
+    return ", ".join(words) or "–"
