@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from forgetkit import hookspecs, registry
+from forgetkit.ablate import grid
 from forgetkit.config import RunConfig, resolve
 from forgetkit.options import options_of
 
@@ -76,10 +77,13 @@ def test_shell_blocks_run(page: Path, code: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("page", "code"), blocks("toml"))
-def test_toml_blocks_mean_something(page: Path, code: str) -> None:
+def test_toml_blocks_mean_something(page: Path, code: str, tmp_path: Path) -> None:
     content = tomllib.loads(code)
     if page.name == "usage.md":
         assert resolve(content, registry.load(entry_points=False)).config
+    elif page.name == "ablation.md":
+        (tmp_path / "grid.toml").write_text(code)
+        assert grid.planned(grid.read(tmp_path / "grid.toml").cells(), registry.load(entry_points=False))
     else:
         assert content["project"]["entry-points"]["forgetkit"]
 
@@ -92,6 +96,14 @@ def test_every_option_is_documented() -> None:
         (option,) = parameter.annotation.__metadata__
         (flag,) = [name for name in (option.default, *option.param_decls) if str(name).startswith("--")]
         assert f"| `{flag}` |" in text, f"{flag} is not documented"
+
+
+def test_every_option_of_an_ablation_is_documented() -> None:
+    from forgetkit.cli import ablate
+
+    text = (ROOT / "docs" / "ablation.md").read_text(encoding="utf-8")
+    for _, option in ablate.SPECIAL.values():
+        assert re.search(rf"^\| .*`{option.default}`.* \|", text, re.MULTILINE), f"{option.default} is not documented"
 
 
 def test_documented_defaults_are_the_true_ones() -> None:
