@@ -239,11 +239,12 @@ def spawn(workdir):
 
 @pytest.fixture
 def substance():
-    """``substance(result)``: what two equal runs have in common, all but times, names and unused plugins."""
+    """``substance(result)``: what two equal runs have in common, all but times, memory, names and unused plugins."""
 
     def strip(value: Any) -> Any:
         if isinstance(value, dict):
-            return {key: strip(v) for key, v in value.items() if key not in ("seconds", "run", "directory")}
+            measured = ("seconds", "peak_memory_bytes", "run", "directory")
+            return {key: strip(v) for key, v in value.items() if key not in measured}
         return [strip(item) for item in value] if isinstance(value, list) else value
 
     def call(result: dict[str, Any]) -> dict[str, Any]:

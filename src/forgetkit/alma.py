@@ -73,10 +73,11 @@ def _carry_on(session: Session, learner: Learner, directory: RunDirectory, point
             config=config.model_dump(mode="json"),
             parameters=learner.parameters,
             mega_batches=config.mega_batches,
-            epochs=config.epochs,
-            samples=tuple(size * config.epochs for size in session.sizes),
+            epochs=config.epochs if config.samples is None else None,
+            samples=tuple(sum(session.epochs(index)) for index in range(1, config.mega_batches + 1)),
             done=learner.mega_batch - 1,
             done_epochs=learner.epochs_done,
+            done_samples=learner.samples_done,
             preset=config.preset,
             departures=session.plan.departures,
         )
@@ -106,7 +107,13 @@ def _anytime(learner: Learner, directory: RunDirectory, checkpoint: Checkpoint, 
         directory.save_model(index, learner.model.state_dict())
         report = learner.unlearn(revealed) if index < last else None
         learner.stream.retain(index)
-        yield dataclasses.replace(row, unlearn=report, seconds=time.perf_counter() - began)
+        yield dataclasses.replace(
+            row,
+            unlearn=report,
+            forward_passes=learner.passes.forward,
+            backward_passes=learner.passes.backward,
+            seconds=time.perf_counter() - began,
+        )
 
 
 def _result(
@@ -128,7 +135,10 @@ def _result(
         "mega_batches": [dataclasses.asdict(row) for row in rows],
         **_measured(session.plan.metrics, rows),
         "samples_seen": sum(row.samples_seen for row in rows),
+        "forward_passes": sum(row.forward_passes for row in rows),
+        "backward_passes": sum(row.backward_passes for row in rows),
         "seconds": seconds,
+        "peak_memory_bytes": session.peak_memory(),
         "status": "completed",
     }
 

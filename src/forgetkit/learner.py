@@ -24,7 +24,7 @@ from forgetkit.contracts import (
     Unlearned,
 )
 from forgetkit.errors import DivergedError
-from forgetkit.learn import Schedule
+from forgetkit.learn import Rate, Schedule
 from forgetkit.seeding import Seeds, preserved_global_state
 from forgetkit.session import Bus, Session
 from forgetkit.stream import Ledger, Pool, Revealed, Stream
@@ -44,6 +44,8 @@ class Learner:
     trainer: learn.Trainer
     stream: Stream
     best: learn.Best
+    passes: forgetting.Passes
+    """The samples run through the network in this mega-batch, but for judging it."""
     mega_batch: int = 1
     epochs_done: int = 0
     carried_epoch: int = 0
@@ -72,6 +74,7 @@ class Learner:
         learner.stream.restore(state["stream"])
         learner.best.restore(state["best"])
         learner.mega_batch, learner.epochs_done = int(state["mega_batch"]), int(state["epochs_done"])
+        learner.passes.add(*(int(count) for count in state["passes"]))
         return learner
 
     @classmethod
@@ -82,12 +85,13 @@ class Learner:
         # A criterion or a method that must watch the training acts in it, after those that were asked for.
         asked: list[Any] = [*plan.interventions, plan.importance, plan.reinit]
         watching = {id(c): c for c in asked if isinstance(c, Intervention)}  # each object once
-        acting = forgetting.Acting(model, optimizer, list(watching.values()), session.seeds)
+        passes = forgetting.Passes()
+        acting = forgetting.Acting(model, optimizer, list(watching.values()), session.seeds, passes=passes)
         trainer = learn.Trainer(
-            model, optimizer, config.batch_size, session.augment, acting, config.precision == "bf16"
+            model, optimizer, config.batch_size, session.augment, acting, config.precision == "bf16", passes
         )
         flow = Stream(session.data.train, session.mega_batches, plan.replay, session.seeds)
-        learner = cls(session, inputs, model, optimizer, trainer, flow, _nothing_yet(config))
+        learner = cls(session, inputs, model, optimizer, trainer, flow, _nothing_yet(config), passes)
         acting.past = learner._past
         return learner
 
@@ -95,6 +99,11 @@ class Learner:
     def parameters(self) -> int:
         """How many parameter entries the network has."""
         return sum(p.numel() for p in self.model.parameters())
+
+    @property
+    def samples_done(self) -> int:
+        """How many samples the epochs of this mega-batch have trained on so far."""
+        return sum(self.session.epochs(self.mega_batch)[: self.epochs_done])
 
     def try_out(self) -> None:
         """A step and a forgetting, on a twin that is thrown away: what cannot work is said while nothing is written."""
@@ -116,24 +125,23 @@ class Learner:
             twin.forget(pool, session.seeds.within("try"))
 
     def learn(self, revealed: Revealed, checkpoint: Callable[[], None]) -> None:
-        """Train for the configured epochs on everything at hand, less those done before a resume."""
+        """Train for the epochs or samples given out on everything at hand, less what was done before a resume."""
         config, bus, t = self.session.plan.config, self.session.bus, revealed.index
         pool = Pool.of(revealed.read("train", revealed.train), self.session.device)
         bus.emit(MegaBatchRevealed(t, len(revealed.arrived), len(pool), len(revealed.val)))
-        last_checkpoint = time.monotonic()
+        sizes, last_checkpoint = self.session.epochs(t), time.monotonic()
         if self.epochs_done == 0:
             self.trainer.begin(pool, t, self.session.seeds)
-        for epoch in range(self.epochs_done + 1, config.epochs + 1):
+        for epoch in range(self.epochs_done + 1, len(sizes) + 1):
             if self.best.exhausted:
                 break
-            lr = self._schedule.at(epoch)
-            ended = self.trainer.epoch(pool, t, epoch, lr, self.session.seeds, _Throttled(bus, t, epoch))
+            rate, told = self._rate(epoch, sum(sizes[: epoch - 1])), _Throttled(bus, t, epoch)
+            ended = self.trainer.epoch(pool, t, epoch, rate, self.session.seeds, told, sizes[epoch - 1])
             self.epochs_done = epoch
             val = self._watched(revealed, epoch)
-            bus.emit(
-                EpochEnded(t, epoch, config.epochs, ended.loss, ended.accuracy, lr, ended.samples, ended.seconds, val)
-            )
-            if epoch < config.epochs and time.monotonic() - last_checkpoint >= config.checkpoint_seconds:
+            seen, seconds = ended.samples, ended.seconds
+            bus.emit(EpochEnded(t, epoch, len(sizes), ended.loss, ended.accuracy, rate(0), seen, seconds, val))
+            if epoch < len(sizes) and time.monotonic() - last_checkpoint >= config.checkpoint_seconds:
                 checkpoint()
                 last_checkpoint = time.monotonic()
         self.carried_epoch = self.best.settle(self.model, self.epochs_done)
@@ -146,11 +154,16 @@ class Learner:
         self.best.note(epoch, accuracy, self.model)
         return accuracy
 
-    @property
-    def _schedule(self) -> Schedule:
+    def _rate(self, epoch: int, before: int) -> Rate:
+        """The learning rate in an epoch after ``before`` samples: the same throughout, unless samples are given out."""
         config = self.session.plan.config
-        lr, milestones = config.lr or 0.0, config.milestones or ()
-        return Schedule(config.schedule, lr, config.epochs, milestones, config.gamma)
+        lr, milestones = config.lr or 0.0, config.milestones
+        if config.samples is None:
+            rate = Schedule(config.schedule, lr, config.epochs, milestones or (), config.gamma).at(epoch)
+            return lambda done: rate
+        milestones = learn.by_share(config.samples) if milestones is None else milestones
+        schedule = Schedule(config.schedule, lr, config.samples, milestones, config.gamma)
+        return lambda done: schedule.after(before + done)
 
     def evaluate(self, revealed: Revealed) -> MegaBatchRow:
         """Count right answers on the training, validation and test parts, at the weights carried on."""
@@ -163,13 +176,15 @@ class Learner:
             train_samples=len(revealed.train),
             val_samples=len(revealed.val),
             epochs=self.epochs_done,
-            samples_seen=self.epochs_done * len(revealed.train),
+            samples_seen=self.samples_done,
             train_accuracy=train,
             val_accuracy=val,
             generalization_gap=None if val is None else train - val,
             test_accuracy=right / total,
             test_errors=total - right,
             test_samples=total,
+            forward_passes=self.passes.forward,
+            backward_passes=self.passes.backward,
             seconds=0.0,
             carried_epoch=self.carried_epoch,
             interventions=self._resets(),
@@ -190,7 +205,9 @@ class Learner:
         ids = self.stream.offered(self.session.plan.config.score_on, revealed.index)
         pool = Pool.of(revealed.read("train", ids), self.session.device)
         finished = self._copied() if self._looks_back else {}
-        report = self.forget(pool, self.session.seeds.within("unlearn", revealed.index)).as_dict()
+        forgotten = self.forget(pool, self.session.seeds.within("unlearn", revealed.index))
+        self.passes.add(forgotten.forward_passes, forgotten.backward_passes)
+        report = forgotten.as_dict()
         self.previous.update(finished)
         self.session.bus.emit(Unlearned(revealed.index, report))
         return report
@@ -249,6 +266,7 @@ class Learner:
         """On to the next mega-batch."""
         self.mega_batch += 1
         self.epochs_done = self.carried_epoch = 0
+        self.passes.forward = self.passes.backward = 0
         self.best = _nothing_yet(self.session.plan.config)
 
     def state(self) -> dict[str, Any]:
@@ -265,6 +283,7 @@ class Learner:
             "optimizer": self.optimizer.state_dict(),
             "interventions": list(self.trainer.acting.states),
             "resets": list(self.trainer.acting.resets),
+            "passes": [self.passes.forward, self.passes.backward],
             "previous": dict(self.previous),
             "stream": self.stream.state(),
             "best": self.best.state(),

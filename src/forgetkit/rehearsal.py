@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from forgetkit import contracts, learn
 from forgetkit.config import Plan
@@ -24,8 +21,8 @@ def rehearse(plan: Plan, observers: Sequence[contracts.Observer], cache: Path) -
     """Load the data, build the network, train and evaluate on a little of the first mega-batch.
 
     Training is timed for about three seconds, at least two steps, evaluation and one forgetting once.
-    Time is what the run takes at that pace; memory is this process's peak so far and what the largest
-    pool of samples will add.
+    Time is what the run takes at that pace; memory is the most that this took and what the largest pool of samples
+    will add, None where the system does not say.
     """
     bus = Bus([*plan.observers, *observers])
     config = plan.config
@@ -37,10 +34,12 @@ def rehearse(plan: Plan, observers: Sequence[contracts.Observer], cache: Path) -
         per_sample, steps = _training_pace(learner, revealed)
         evaluation = _evaluation_pace(learner, revealed)
         forgetting = _forgetting_seconds(learner, revealed) if config.mega_batches > 1 else 0.0
-    samples = sum(session.sizes) * config.epochs
-    validated = config.val_fraction * (1 + (config.epochs if learner.best.watches else 0))
-    judged = sum(session.sizes) * (1 + validated) + len(session.data.test) * config.mega_batches
-    one = session.data.train.inputs[0].nbytes
+    epochs = [session.epochs(index) for index in range(1, config.mega_batches + 1)]
+    samples = sum(map(sum, epochs))
+    looks = [1 + (len(sizes) if learner.best.watches else 0) for sizes in epochs]
+    validated = config.val_fraction * sum(size * look for size, look in zip(session.sizes, looks, strict=True))
+    judged = sum(session.sizes) + validated + len(session.data.test) * config.mega_batches
+    memory, largest = session.peak_memory(), max(session.sizes) * session.data.train.inputs[0].nbytes
     return {
         "dry_run": True,
         "method": plan.method,
@@ -52,7 +51,7 @@ def rehearse(plan: Plan, observers: Sequence[contracts.Observer], cache: Path) -
         "samples_to_be_seen": samples,
         "timed_steps": steps,
         "estimated_seconds": samples * per_sample + judged * evaluation + (config.mega_batches - 1) * forgetting,
-        "estimated_memory_bytes": _peak_bytes(session.device) + max(session.sizes) * one,
+        "estimated_memory_bytes": None if memory is None else memory + largest,
     }
 
 
@@ -87,12 +86,3 @@ def _forgetting_seconds(learner: Learner, revealed: Revealed) -> float:
     began = time.perf_counter()
     learner.forget(pool, learner.session.seeds.within("rehearsal"))
     return time.perf_counter() - began
-
-
-def _peak_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    import resource  # not there on Windows
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from forgetkit import contracts, stream
+from forgetkit import contracts, learn, peak, stream
 from forgetkit._version import __version__
 from forgetkit.config import Plan, RunConfig
 from forgetkit.contracts import Data, Event, Preparing
@@ -59,11 +59,15 @@ class Session:
     noisy_labels: int
     seeds: Seeds
     device: torch.device
+    peak_memory: peak.Peak
+    """The most memory in use since the data was loaded, in bytes, where that can be known."""
 
     @classmethod
     def prepare(cls, plan: Plan, bus: Bus, cache: Path) -> Session:
         """Load the data and cut the stream; nothing is written yet."""
         config, seeds = plan.config, Seeds(plan.config.seed)
+        device = torch.device(config.device)
+        memory = peak.watched(device)
 
         def progress(what: str, done: int, total: int) -> None:
             bus.emit(Preparing(what, done, total))
@@ -84,10 +88,16 @@ class Session:
             [len(part) for part in trained_on],
             noisy_labels,
             seeds,
-            torch.device(config.device),
+            device,
+            memory,
         )
         session._refuse_what_cannot_act(trained_on)
         return session
+
+    def epochs(self, mega_batch: int) -> tuple[int, ...]:
+        """How many samples each epoch of a mega-batch (from 1) trains on; with patience, some may not be begun."""
+        config = self.plan.config
+        return learn.epoch_sizes(self.sizes[mega_batch - 1], config.epochs, config.samples)
 
     def _refuse_what_cannot_act(self, trained_on: Sequence[NDArray[np.int64]]) -> None:
         """Options that contradict the data, or would be ignored on it."""

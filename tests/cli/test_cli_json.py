@@ -29,7 +29,10 @@ RESULT = {
     "mean_anytime_error": NUMBER,
     "generalization_gap": MAYBE,
     "samples_seen": int,
+    "forward_passes": int,
+    "backward_passes": int,
     "seconds": NUMBER,
+    "peak_memory_bytes": (int, type(None)),
     "status": str,
 }
 ROW = {
@@ -39,6 +42,8 @@ ROW = {
     "epochs": int,
     "carried_epoch": int,
     "samples_seen": int,
+    "forward_passes": int,
+    "backward_passes": int,
     "train_accuracy": NUMBER,
     "val_accuracy": MAYBE,
     "generalization_gap": MAYBE,
@@ -48,7 +53,14 @@ ROW = {
     "unlearn": (dict, type(None)),
     "interventions": dict,
 }
-UNLEARN = {"scored": int, "reset": int, "seconds": NUMBER, "layers": dict}
+UNLEARN = {
+    "scored": int,
+    "reset": int,
+    "seconds": NUMBER,
+    "forward_passes": int,
+    "backward_passes": int,
+    "layers": dict,
+}
 
 
 def require(content, schema):
@@ -137,6 +149,9 @@ def test_the_numbers_hang_together(result):
     assert content["mean_anytime_error"] == content["cer"] / (len(rows) * test)
     assert content["generalization_gap"] == fmean(row["generalization_gap"] for row in rows)
     assert content["samples_seen"] == sum(row["samples_seen"] for row in rows)
+    for way in ("forward_passes", "backward_passes"):
+        assert content[way] == sum(row[way] for row in rows)
+        assert all(row[way] == row["samples_seen"] + (row["unlearn"] or {way: 0})[way] for row in rows)
     assert content["seconds"] >= sum(row["seconds"] for row in rows)
     assert content["noisy_labels"] == 0
     for row in rows:

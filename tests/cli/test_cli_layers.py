@@ -254,6 +254,7 @@ OTHERS = {
     "label_noise_draw": "other",
     "label_noise_val": "clean",
     "epochs": 51,
+    "samples": 400,
     "batch_size": 65,
     "optimizer": "adamw",
     "lr": 0.2,

@@ -18,7 +18,7 @@ NOT_PROTOCOL = {
 }
 """What is compared under a protocol, and where and how a run is carried out."""
 
-BY_RULE = {"lr", "milestones", "shots"}
+BY_RULE = {"lr", "milestones", "samples", "shots"}
 """Options whose default is none of their values."""
 
 SOURCES = {

@@ -109,6 +109,7 @@ CASES = [
     Case("replay", "buffer:size=20,val_size=3", ("judged", 2), {"replay": "buffer:size=20"}),
     # Learning.
     Case("epochs", 5, ("epoch", 1, 2)),  # the second milestone moves, and with it the rate
+    Case("samples", 60, ("epoch", 1, 2), {"epochs": 50, "mega_batches": 1, "shots": 10}),  # of 24, two and a half times
     Case("batch_size", 32, FIRST_EPOCH),
     Case("optimizer", "adamw", FIRST_EPOCH, {"lr": 0.01}),
     Case("lr", 0.05, FIRST_EPOCH),
@@ -163,7 +164,8 @@ def _trace(directory: Path, result: Mapping[str, Any]) -> dict[tuple[Any, ...], 
             index = row["index"]
             report = row["unlearn"] and {k: v for k, v in row["unlearn"].items() if k != "seconds"}
             file = directory / "checkpoints" / f"mega-batch-{index:03}.pt"
-            judged = {key: row[key] for key in row if key not in ("seconds", "unlearn", "epochs")}
+            apart = ("seconds", "unlearn", "epochs", "forward_passes", "backward_passes")  # of the forgetting, too
+            judged = {key: row[key] for key in row if key not in apart}
             found["judged", index] = (judged, hashlib.sha256(file.read_bytes()).hexdigest())
             found["forgotten", index] = report
     return found

@@ -141,7 +141,7 @@ class LiveView(PlainView):
         self._preparing: TaskID | None = None
         self._tasks: dict[int, TaskID] = {}
         self._samples: tuple[int, ...] = ()
-        self._epochs = 1
+        self._pool = 1
 
     @contextmanager
     def following(self) -> Iterator[None]:
@@ -162,37 +162,42 @@ class LiveView(PlainView):
                     self._preparing = None
             case RunStarted():
                 self.console.print(tables.headline(event), markup=False)
-                self._samples, self._epochs = event.samples, event.epochs
-                done = sum(event.samples[: event.done])
+                self._samples = event.samples
+                done = sum(event.samples[: event.done]) + event.done_samples
                 self._run = self._whole.add_task("run", total=sum(event.samples), completed=done)
             case MegaBatchRevealed():
                 name = f"mega-batch {event.mega_batch}/{len(self._samples)}"
-                self._tasks[event.mega_batch] = self._bars.add_task(name, total=self._epochs, state="learning")
+                self._pool, total = event.train_samples, self._samples[event.mega_batch - 1]
+                self._tasks[event.mega_batch] = self._bars.add_task(name, total=total, state="learning")
                 if len(self._tasks) > self._SHOWN:
                     self._bars.update(self._tasks[min(self._tasks)], visible=False)
                     del self._tasks[min(self._tasks)]
             case Stepped():
-                self._move(event.mega_batch, event.epoch - 1 + event.done / event.total)
+                self._move(event.mega_batch, event.epoch - 1, event.done / event.total)
             case EpochEnded():
                 state = f"loss {event.loss:.4f}  accuracy {event.accuracy:6.1%}"
                 self._bars.update(self._tasks[event.mega_batch], state=state)
                 self._move(event.mega_batch, event.epoch)
             case MegaBatchEnded():
                 row = event.row
-                epoch = "" if row.carried_epoch in (None, self._epochs) else f"  epoch {row.carried_epoch}"
+                epochs = -(-self._samples[row.index - 1] // row.train_samples)
+                epoch = "" if row.carried_epoch in (None, epochs) else f"  epoch {row.carried_epoch}"
                 state = (
                     f"test {row.test_accuracy:6.1%}  errors {row.test_errors}{epoch}  {tables.duration(row.seconds)}"
                 )
                 self._bars.update(self._tasks[row.index], state=state)
-                self._move(row.index, self._epochs)  # patience may have ended it early
+                self._move(row.index, epochs)  # patience may have ended it early
             case _:
                 pass
 
-    def _move(self, mega_batch: int, epochs: float) -> None:
-        self._bars.update(self._tasks[mega_batch], completed=epochs)
+    def _move(self, mega_batch: int, epochs: int, share: float = 0.0) -> None:
+        """So many epochs of a mega-batch are done, and a share of the next; the last may be shorter than others."""
+        total = self._samples[mega_batch - 1]
+        whole = min(epochs * self._pool, total)
+        done = whole + share * min(self._pool, total - whole)
+        self._bars.update(self._tasks[mega_batch], completed=done)
         if self._run is not None:
-            before = sum(self._samples[: mega_batch - 1])
-            self._whole.update(self._run, completed=before + self._samples[mega_batch - 1] * epochs / self._epochs)
+            self._whole.update(self._run, completed=sum(self._samples[: mega_batch - 1]) + done)
 
 
 class _Estimate:
@@ -205,8 +210,7 @@ class _Estimate:
     def notify(self, event: Event) -> None:
         if isinstance(event, RunStarted):
             self._samples = event.samples
-            share = event.done_epochs / event.epochs
-            self._total = sum(event.samples[event.done :]) - int(share * event.samples[event.done])
+            self._total = sum(event.samples[event.done :]) - event.done_samples
         elif isinstance(event, EpochEnded):
             self._done += event.samples
             self._seconds += event.seconds

@@ -27,13 +27,20 @@ def headline(event: RunStarted) -> str:
         " with ".join([f"{event.method} ({', '.join(apart)})" if apart else event.method, *acting]),
         f"on {config['dataset'].partition(':')[0]}",
         f"with {config['model'].partition(':')[0]} ({event.parameters:,} parameters)",
-        f"{event.mega_batches} mega-batches of {event.epochs} epoch{'s' if event.epochs > 1 else ''}",
+        f"{event.mega_batches} mega-batches of {_length(event)}",
         f"replay {config['replay'].partition(':')[0]}",
         f"preset {event.preset}",
         f"seed {config['seed']}",
         config["device"],
     ]
     return ", ".join(parts)
+
+
+def _length(event: RunStarted) -> str:
+    """How long each mega-batch is trained."""
+    if event.epochs is None:
+        return f"{event.samples[0]:,} samples"
+    return f"{event.epochs} epoch{'s' if event.epochs > 1 else ''}"
 
 
 def line(row: MegaBatchRow) -> str:
@@ -108,7 +115,7 @@ def plan(rehearsal: Mapping[str, Any]) -> Table:
     table.add_column("option")
     table.add_column("value", overflow="fold")
     for key, value in rehearsal["config"].items():
-        if value not in (None, [], ()):
+        if value not in (None, [], ()) and not (key == "epochs" and rehearsal["config"]["samples"]):
             shown = ",".join(map(str, value)) if isinstance(value, list) else str(value)
             table.add_row(f"--{key.replace('_', '-')}", Text(shown))
     return table
@@ -120,15 +127,18 @@ def cost(rehearsal: Mapping[str, Any]) -> Iterator[str]:
     yield f"{rehearsal['parameters']:,} parameters; training on {', '.join(f'{n:,}' for n in sizes)} samples per epoch"
     yield f"{rehearsal['samples_to_be_seen']:,} samples to be seen"
     yield provenance(rehearsal["preset"], rehearsal["departures"])
+    memory = rehearsal["estimated_memory_bytes"]
+    taken = "" if memory is None else f" and {memory / 2**20:,.0f} MiB of memory"
     yield (
-        f"about {duration(rehearsal['estimated_seconds'])} and {rehearsal['estimated_memory_bytes'] / 2**20:,.0f} MiB "
-        f"of memory, from a sample of {rehearsal['timed_steps']} steps; nothing was written"
+        f"about {duration(rehearsal['estimated_seconds'])}{taken}, "
+        f"from a sample of {rehearsal['timed_steps']} steps; nothing was written"
     )
 
 
-def sparkline(values: Sequence[float]) -> str:
-    """A block per value, the lowest low and the highest high."""
-    low, span = min(values), max(values) - min(values)
+def sparkline(values: Sequence[float], among: Sequence[float] = ()) -> str:
+    """A block per value, the lowest low and the highest high, of these values or of all ``among`` which they are."""
+    low, high = min(among or values), max(among or values)
+    span = high - low
     return "".join(_BLOCKS[round((v - low) / span * (len(_BLOCKS) - 1)) if span else 3] for v in values)
 
 

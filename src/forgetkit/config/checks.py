@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -65,16 +66,19 @@ def _idle(config: RunConfig, made: Mapping[str, Any]) -> dict[str, str]:
         idle("--label-noise is 0", "label_noise_draw", "label_noise_val")
     if config.val_fraction == 0:
         idle("--val-fraction is 0", "val_transform", "label_noise_val")
-    patient = 0 < config.patience < config.epochs - 1  # the first epoch is always the best so far
+    epochs = config.epochs if config.samples is None else math.inf  # how many, depends on the mega-batch
+    patient = 0 < config.patience < epochs - 1  # the first epoch is always the best so far
+    if config.samples is not None:
+        idle("--samples says how long a mega-batch is trained", "epochs")
     if not patient:
         idle(f"there are {config.epochs} epochs", "patience")
-    if config.epochs == 1:
+    if epochs == 1:
         idle("there is one epoch", "carry")
-    if not patient and (config.carry == "last" or config.epochs == 1):
+    if not patient and (config.carry == "last" or epochs == 1):
         idle("neither --carry best-val nor --patience looks at validation", "min_delta")
     if config.schedule != "step":
         idle(f"--schedule is {config.schedule}", "milestones", "gamma")
-    elif not config.milestones:
+    elif not (config.milestones or (config.milestones is None and config.samples is not None)):
         idle("there are no milestones", "gamma")
     if config.optimizer != "sgd":
         idle(f"--optimizer is {config.optimizer}", "momentum")

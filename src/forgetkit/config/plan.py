@@ -166,7 +166,10 @@ _RESULT_KEYS = (
     "parameters",
     "mega_batches",
     "samples_seen",
+    "forward_passes",
+    "backward_passes",
     "seconds",
+    "peak_memory_bytes",
     "status",
     "augment",
     "preset",
@@ -217,9 +220,9 @@ def _by_rule(config: RunConfig) -> RunConfig:
 
 
 def _expected(protocol: Mapping[str, Any], resolved: RunConfig) -> RunConfig:
-    """What the preset alone would come to; milestones by rule follow the epochs of the run, and its schedule."""
+    """What the preset alone would come to; milestones by rule follow the run's epochs or samples, and its schedule."""
     preset = RunConfig.model_validate({key: value for key, value in protocol.items() if "." not in key})
-    followed = preset.model_copy(update={"epochs": resolved.epochs, "schedule": resolved.schedule})
+    followed = preset.model_copy(update={key: getattr(resolved, key) for key in ("epochs", "samples", "schedule")})
     return preset.model_copy(update={"lr": _by_rule(preset).lr, "milestones": _milestones(followed)})
 
 
@@ -257,8 +260,15 @@ def _label(spelled: Mapping[str, str], make: Callable[[str, Any], tuple[str, Any
 
 
 def _milestones(config: RunConfig) -> tuple[int, ...] | None:
-    """Those given, in order, or 40 % and 80 % of the epochs: 20 and 40 of the paper's 50."""
+    """Those given, in order, or 40 % and 80 % of the epochs: 20 and 40 of the paper's 50; of samples, by themselves."""
     if config.schedule != "step":
+        return config.milestones
+    if config.samples is not None:
+        if config.milestones:
+            raise ConfigError(
+                f"--milestones {','.join(map(str, config.milestones))}: they count epochs, and --samples gives out "
+                "samples, so that the rate falls after 40 % and 80 % of them: leave one of both out"
+            )
         return config.milestones
     if config.milestones is not None:
         if config.milestones and max(config.milestones) >= config.epochs:

@@ -35,11 +35,14 @@ class RunStarted(Event):
     config: Mapping[str, Any]
     parameters: int
     mega_batches: int
-    epochs: int
+    epochs: int | None
+    """Epochs of each mega-batch; None where a number of samples is given out instead."""
     samples: tuple[int, ...]
     """Samples that will be seen in each mega-batch, all its epochs together; with patience, at most."""
     done: int = 0
     done_epochs: int = 0
+    done_samples: int = 0
+    """Samples that those epochs have seen."""
     preset: str = ""
     departures: Mapping[str, Any] = field(default_factory=dict)
     """Options that differ from the preset's, and their two values."""
@@ -105,8 +108,10 @@ class MegaBatchRow:
     """What a finished mega-batch amounts to: one row of the table, one entry of the result.
 
     Accuracies and the gap are fractions of one, ``None`` where there were no validation samples.
-    ``epochs`` were trained, of which the weights after ``carried_epoch`` are judged and carried on. ``interventions``
-    says how many entries each of them has reset meanwhile, by name; 0 for one that resets none.
+    ``epochs`` were begun, of which the weights after ``carried_epoch`` are judged and carried on. ``forward_passes``
+    and ``backward_passes`` count the samples that training, interventions and the forgetting after it ran through
+    the network, not those that it was judged on. ``interventions`` says how many entries each of them has
+    reset meanwhile, by name; 0 for one that resets none.
     """
 
     index: int
@@ -120,6 +125,8 @@ class MegaBatchRow:
     test_accuracy: float
     test_errors: int
     test_samples: int
+    forward_passes: int
+    backward_passes: int
     seconds: float
     unlearn: Mapping[str, Any] | None = field(default=None)
     carried_epoch: int | None = None

@@ -3,6 +3,7 @@
 from forgetkit.forgetting.acting import Acting, Place, Step, moments_of
 from forgetkit.forgetting.anatomy import head_of
 from forgetkit.forgetting.fresh import NOTHING_KNOWN, Memory, Past
+from forgetkit.forgetting.passes import Passes
 from forgetkit.forgetting.probe import Lazy
 from forgetkit.forgetting.report import LayerReport, UnlearnReport
 from forgetkit.forgetting.selection import count_of, select
@@ -16,6 +17,7 @@ __all__ = [
     "LayerReport",
     "Lazy",
     "Memory",
+    "Passes",
     "Past",
     "Place",
     "Scoring",

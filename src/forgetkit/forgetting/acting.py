@@ -19,6 +19,7 @@ from forgetkit.forgetting.apply import all_or_nothing, apply
 from forgetkit.forgetting.context import Context
 from forgetkit.forgetting.fresh import NOTHING_KNOWN, Past
 from forgetkit.forgetting.guard import blamed
+from forgetkit.forgetting.passes import Passes
 from forgetkit.forgetting.probe import Loss, ReadAgain
 from forgetkit.forgetting.subject import AS_USUAL, Subject
 from forgetkit.forgetting.units import activity_in, inputs_seen
@@ -48,7 +49,8 @@ class Place:
 class Acting:
     """The interventions of a training, what they keep, and the moments at which each acts.
 
-    ``trying`` looks at more than a training can afford to: whether a term of the loss is finite.
+    ``trying`` looks at more than a training can afford to: whether a term of the loss is finite. ``passes`` counts the
+    samples that interventions run through the model beside the training.
     """
 
     model: nn.Module
@@ -58,6 +60,7 @@ class Acting:
     past: Past = NOTHING_KNOWN
     loss: Loss = cross_entropy
     trying: bool = False
+    passes: Passes = field(default_factory=Passes)
     states: list[dict[str, Tensor]] = field(init=False)
     resets: list[int] = field(init=False)
     """How many entries each has reset in this mega-batch through ``moment.apply``."""
@@ -165,7 +168,7 @@ class Acting:
         trained = tuple(name for name, p in self.model.named_parameters() if p.requires_grad)
         if self._examined is None or self._examined[0] != trained:
             self._examined = trained, Subject.of(self.model, None, self.loss, self.seeds, AS_USUAL, self.past)
-        return replace(self._examined[1], batches=ReadAgain([self._batch]))
+        return replace(self._examined[1], batches=ReadAgain([self._batch]), passes=self.passes)
 
     def _context(self, component: Intervention, state: dict[str, Tensor], seeds: Seeds) -> Context:
         return Context(replace(self._subject(), seeds=seeds), seeds, type(component).__name__, state)

@@ -13,6 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from forgetkit.errors import ComponentError, OptionError
+from forgetkit.forgetting.passes import Passes
 from forgetkit.forgetting.selection import count_of
 from forgetkit.seeding import Seeds
 
@@ -62,6 +63,9 @@ class GuardedProbe:
     Gradients are taken with respect to stand-ins for the parameters (``torch.func.functional_call``),
     so ``.grad`` and ``requires_grad`` are never touched. The stand-ins share memory with the
     parameters unless those are half precision, which is scored in float32.
+
+    Each sample that is run through the model is counted in ``passes``; a sample's gradient is a pass backward, a
+    product with the Hessian two.
     """
 
     def __init__(self, model: nn.Module, batches: ReadAgain, names: Sequence[str], loss: Loss, seeds: Seeds) -> None:
@@ -69,6 +73,7 @@ class GuardedProbe:
         self._batches = batches
         self._loss = loss
         self._seeds = seeds
+        self.passes = Passes()
         self._rng = seeds.torch("score")
         parameters = dict(model.named_parameters())
         self._names = tuple(names)
@@ -133,6 +138,7 @@ class GuardedProbe:
 
     def outputs(self, inputs: Tensor, *, at: Mapping[str, Tensor] | None = None) -> Tensor:
         """The model's outputs, without a graph."""
+        self.passes.add(forward=len(inputs))
         with torch.no_grad():
             outputs: Tensor = self._call({**self._targets, **self._known(at)}, inputs)
             return outputs
@@ -160,6 +166,7 @@ class GuardedProbe:
         leaves, number = self._number(inputs, targets, loss, self._known(at))
         if number.grad_fn is None:
             return dict.fromkeys(self._names)
+        self.passes.add(backward=len(inputs))
         grads = torch.autograd.grad(number, list(leaves.values()), allow_unused=True)
         return dict(zip(self._names, grads, strict=True))
 
@@ -172,11 +179,13 @@ class GuardedProbe:
         with sdpa_kernel(SDPBackend.MATH):  # the other ways to attend have no second derivative
             leaves, number = self._number(inputs, targets, loss, {})
             places = list(leaves.values())
+            self.passes.add(backward=len(inputs))
             grads = torch.autograd.grad(number, places, create_graph=True, allow_unused=True)
             pairs = [(g * vector[name]).sum() for name, g in zip(self._names, grads, strict=True) if g is not None]
             product = torch.stack(pairs).sum() if pairs else number
             if product.grad_fn is None:  # a loss that is linear in the parameters
                 return self.zeros()
+            self.passes.add(backward=len(inputs))
             again = torch.autograd.grad(product, places, allow_unused=True)
         return {
             name: torch.zeros_like(self._targets[name]) if g is None else g.detach()
@@ -193,6 +202,7 @@ class GuardedProbe:
         self, inputs: Tensor, targets: Tensor, loss: Loss | None, at: Mapping[str, Tensor]
     ) -> tuple[dict[str, Tensor], Tensor]:
         """Leaves in place of the targets, and the loss as a function of them."""
+        self.passes.add(forward=len(inputs))
         leaves = {name: at.get(name, tensor).detach().requires_grad_() for name, tensor in self._targets.items()}
         outputs = self._call({**at, **leaves}, inputs)
         try:
@@ -225,6 +235,7 @@ class GuardedProbe:
         chunk = max(1, _SAMPLE_GRADS_BYTES // max(1, bytes_per_sample))
         for start in range(0, len(targets), chunk):
             part = slice(start, start + chunk)
+            self.passes.add(forward=len(targets[part]), backward=len(targets[part]))
             with sdpa_kernel(SDPBackend.MATH):  # torch maps the other ways to attend one sample at a time
                 grads = each(self._targets, inputs[part], targets[part], ones[part])
             yield grads

@@ -21,15 +21,18 @@ class UnlearnReport:
 
     ``scored`` counts the entries that took part in the selection (0 where none was needed),
     ``reset`` the parameter entries that got a value, ``threshold`` is the largest score among the
-    selected. ``layers`` has an entry per parameter that a change was proposed for;
-    ``optimizer_cleared`` counts entries of the optimizer's state set to zero or dropped, ``buffers`` names the
-    buffers written to, ``left_out`` the parameters that did not take part, each with its reason.
+    selected. ``forward_passes`` and ``backward_passes`` count the samples that scoring, the reinit method and
+    the recalibration of statistics ran through the model. ``layers`` has an entry per parameter that a change was
+    proposed for; ``optimizer_cleared`` counts entries of the optimizer's state set to zero or dropped, ``buffers``
+    names the buffers written to, ``left_out`` the parameters that did not take part, each with its reason.
     """
 
     scored: int
     reset: int
     threshold: float | None
     seconds: float
+    forward_passes: int
+    backward_passes: int
     layers: Mapping[str, LayerReport]
     optimizer_cleared: int = 0
     buffers: tuple[str, ...] = ()

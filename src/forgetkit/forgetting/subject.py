@@ -16,6 +16,7 @@ from forgetkit.errors import ComponentError, NothingMatchedError, OptionError
 from forgetkit.forgetting import anatomy
 from forgetkit.forgetting.fresh import Lookup, Origins, Past, can_reset
 from forgetkit.forgetting.guard import blamed, untouched
+from forgetkit.forgetting.passes import Passes
 from forgetkit.forgetting.probe import Batches, Checked, GuardedProbe, Loss, ReadAgain
 from forgetkit.forgetting.units import activity_in, inputs_seen, units_of
 from forgetkit.seeding import Seeds
@@ -48,7 +49,10 @@ class Standing:
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """A model, examined: what can be scored and reset, and in which order it executes."""
+    """A model, examined: what can be scored and reset, and in which order it executes.
+
+    ``passes`` counts the samples that components run through it; the few that show how it is made are not among them.
+    """
 
     model: nn.Module
     batches: ReadAgain | None
@@ -61,6 +65,7 @@ class Subject:
     left_out: Mapping[str, str]
     buffers: Mapping[str, Tensor]
     standing: Standing = field(default_factory=Standing)
+    passes: Passes = field(default_factory=Passes)
 
     @classmethod
     def of(
@@ -213,6 +218,7 @@ class SubjectProbe(GuardedProbe):
         batches, names = subject.batches or ReadAgain(()), tuple(subject.scored if targets is None else targets)
         super().__init__(subject.model, batches, names, subject.loss, subject.seeds)
         self._subject, self._who, self._memory = subject, who, memory
+        self.passes = subject.passes
 
     @cached_property
     def _origins(self) -> Origins:

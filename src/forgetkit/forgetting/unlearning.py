@@ -86,7 +86,8 @@ def unlearn(
                 f"{who} matched no parameter of {type(model).__name__}; nothing would be forgotten"
             )
         if tally.layers:
-            settled = settle(model, aftercare.bn_stats, subject.batches, undo, seeds.number("statistics"))
+            looked_at = None if subject.batches is None else subject.passes.going_forward(subject.batches)
+            settled = settle(model, aftercare.bn_stats, looked_at, undo, seeds.number("statistics"))
             tally.buffers.extend(name for name in settled if name not in tally.buffers)
         if optimizer is not None and aftercare.optimizer_state == "fresh":
             tally.optimizer_cleared += clear_all_state(optimizer, model, undo)
@@ -95,6 +96,8 @@ def unlearn(
         reset=sum(layer.reset for layer in tally.layers.values()),
         threshold=context.threshold,
         seconds=time.perf_counter() - began,
+        forward_passes=subject.passes.forward,
+        backward_passes=subject.passes.backward,
         layers=tally.layers,
         optimizer_cleared=tally.optimizer_cleared,
         buffers=tuple(tally.buffers),

@@ -57,9 +57,12 @@ class Offered:
         return _batches(self.pool, torch.arange(len(self.pool)), self.size, self.augment, self.seeds)
 
 
-def epoch_batches(pool: Pool, size: int, augment: Augmentation, seeds: Seeds) -> Iterator[tuple[Tensor, Tensor]]:
-    """One epoch: every sample once, in an order and with crops and flips that ``seeds`` fixes."""
-    return _batches(pool, torch.randperm(len(pool), generator=seeds.torch("order")), size, augment, seeds)
+def epoch_batches(
+    pool: Pool, size: int, augment: Augmentation, seeds: Seeds, samples: int | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """One epoch: every sample once, in an order and with crops and flips that ``seeds`` fixes; or ``samples`` of it."""
+    order = torch.randperm(len(pool), generator=seeds.torch("order"))
+    return _batches(pool, order[:samples], size, augment, seeds)
 
 
 def _batches(
@@ -67,7 +70,7 @@ def _batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     order = order.to(pool.labels.device)
     draws = _Draws.of(pool, augment, seeds)
-    for start, stop in batch_bounds(len(pool), size):
+    for start, stop in batch_bounds(len(order), size):
         ids = order[start:stop]
         inputs = pool.inputs[ids]
         yield pixels(inputs if draws is None else draws.applied(inputs, start, stop)), pool.labels[ids]
