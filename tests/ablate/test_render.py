@@ -428,15 +428,24 @@ def has_standalone() -> bool:
     [
         (0.93317, "fraction", "93.32"),
         (-0.00001, "fraction", "0.00"),
-        (9621.6, "count", "9622"),
+        (9621.6, "count", "9,622"),
         (-0.2, "count", "0"),
         (12.34, "seconds", "12.3"),
         (0.0123456, "number", "0.01235"),
+        (999.94, "number", "999.9"),
+        (11173962.4, "number", "11,173,962"),
+        (1e20, "number", "1e+20"),
         (-0.0, "number", "0"),
     ],
 )
 def test_figures(value, unit, expected) -> None:
     assert figure(value, unit) == expected
+
+
+def test_a_cost_that_every_seed_shares_has_no_deviation() -> None:
+    cost = Column("cost", "cost", lambda result: result["errors"], None, "count")
+    made = table_of({("a", "x"): [(0.5, 1200), (0.5, 1200)], ("b", "x"): [(0.4, 1000), (0.4, 2000)]}, columns=[cost])
+    assert [row[2] for row in cells_of(made, "markdown")[1:]] == ["1,200", "1,500 ± 707"]
 
 
 def legend(table: Table) -> list[str]:

@@ -30,8 +30,13 @@ class Console(console.Console):
 
 def print_json(content: Mapping[str, Any]) -> None:
     """One object on standard output."""
+    print_text(json.dumps(content) + "\n")
+
+
+def print_text(text: str) -> None:
+    """Text as it is, to its own end, on standard output."""
     try:
-        print(json.dumps(content), flush=True)
+        print(text, end="", flush=True)
     except BrokenPipeError:
         silence(sys.stdout)
 

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from forgetkit._version import __version__
-from forgetkit.cli import ablate, plugins, presets, run, show
+from forgetkit.cli import ablate, plugins, presets, run, show, table
 from forgetkit.errors import ForgetkitError
 
 INTERRUPTED = 130
@@ -58,6 +58,7 @@ def application(words: Sequence[str] = ()) -> typer.Typer:
     asked = next((word for word in words if not word.startswith("-")), None)
     app.command("run")(run.command(with_options=asked == "run"))
     app.command("ablate")(ablate.command(with_options=asked == "ablate"))
+    app.command("table")(table.command)
     app.command("show")(show.command)
     app.add_typer(plugins.application(), name="plugins")
     app.add_typer(presets.application(), name="presets")

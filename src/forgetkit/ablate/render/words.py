@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ from forgetkit.ablate.statistics import ALPHA, DRAWS, EXACT_UP_TO, Judgement, en
 from forgetkit.ablate.table import Column, Entry, Row, Table, Unit
 
 STAR = "*"
+_MANY = 1e15
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,16 @@ class Shown:
 def plain(text: str) -> str:
     """One line without control characters, whatever a user has typed."""
     return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
+
+
+def broken(text: str, width: int) -> list[str]:
+    """Lines of ``width`` letters where spaces, commas and colons allow it; joined again they are the text."""
+    lines = [""]
+    for piece in re.split(r"(?<=[ ,:])", text):
+        if lines[-1] and len(lines[-1]) + len(piece.rstrip()) > width:
+            lines.append("")
+        lines[-1] += piece
+    return lines
 
 
 def heading(column: Column) -> str:
@@ -43,29 +55,31 @@ def named(table: Table, row: Row) -> str:
 
 
 def figure(value: float, unit: Unit) -> str:
-    """Percent with two digits, whole counts, tenths of seconds, four digits of anything else."""
-    digits = {"fraction": "z.2f", "count": "z.0f", "seconds": "z.1f", "number": "z.4g"}[unit]
+    """Percent with two digits, whole counts, tenths of seconds, of anything else four digits or what is whole."""
+    number = "z,.0f" if 1000 <= abs(value) < _MANY else "z.4g"
+    digits = {"fraction": "z.2f", "count": "z,.0f", "seconds": "z,.1f", "number": number}[unit]
     return format(100 * value if unit == "fraction" else value, digits)
 
 
 def shown(table: Table) -> list[list[Shown]]:
     """The entries of each row: ``93.32 ± 0.21 (n=3)``, with n where others have more.
 
+    A cost that is the same for every seed stands without its deviation of zero.
     An arm without a number shows what became of its seeds, and a dash where they are completed.
     """
     most = _most_seeds(table)
 
-    def one(row: Row, entry: Entry, unit: Unit) -> Shown:
+    def one(row: Row, entry: Entry, column: Column) -> Shown:
+        unit, cost = column.unit, column.higher_is_better is None
         mean, std, n = entry.summary.mean, entry.summary.std, entry.summary.n
         if mean is None:
             return Shown(", ".join(row.unfinished) or "–", bold=False, star=False)
-        spread = "" if std is None else f" ± {figure(std, unit)}"
+        spread = "" if std is None or (cost and std == 0) else f" ± {figure(std, unit)}"
         seeds = f" (n={n})" if n < most else ""
         star = entry.to_baseline is not None and entry.to_baseline.verdict in ("better", "worse")
         return Shown(f"{figure(mean, unit)}{spread}{seeds}", entry.best, star)
 
-    units = [column.unit for column in table.columns]
-    return [[one(row, *pair) for pair in zip(row.entries, units, strict=True)] for row in table.rows]
+    return [[one(row, *pair) for pair in zip(row.entries, table.columns, strict=True)] for row in table.rows]
 
 
 def against(judgement: Judgement, unit: Unit) -> str:
@@ -90,9 +104,9 @@ def notes(table: Table) -> list[str]:
     return [f"{named(table, row)}: {row.note}" for row in table.rows if row.note]
 
 
-def legend(table: Table) -> list[str]:
-    """What ±, bold and star mean in this table, and what its seeds cannot show."""
-    return [*_spread(table), *_bold(table), *_stars(table)]
+def legend(table: Table, bold: str = "Bold:") -> list[str]:
+    """What ±, bold (or what stands in its place) and star mean in this table, and what its seeds cannot show."""
+    return [*_spread(table), *_bold(table, bold), *_stars(table)]
 
 
 def _most_seeds(table: Table) -> int:
@@ -110,15 +124,15 @@ def _spread(table: Table) -> Iterator[str]:
         yield f"Mean ± standard deviation over {most} seeds{', or as many as n says' if fewer else ''}."
 
 
-def _bold(table: Table) -> Iterator[str]:
+def _bold(table: Table, bold: str) -> Iterator[str]:
     entries = [entry for row in table.rows for entry in row.entries]
     judged = [entry.to_best for entry in entries if entry.to_best is not None and entry.to_best.comparison.n]
     if not any(entry.best for entry in entries):
         return
     if all(one.verdict == "too few seeds" for one in judged):
-        yield "Bold: the best mean of its column; too few seeds to say which others may be as good."
+        yield f"{bold} the best mean of its column; too few seeds to say which others may be as good."
     else:
-        yield f"Bold: the best mean of its column, and what {_test(judged)} does not find worse at p < {ALPHA}."
+        yield f"{bold} the best mean of its column, and what {_test(judged)} does not find worse at p < {ALPHA}."
 
 
 def _stars(table: Table) -> Iterator[str]:

@@ -1,0 +1,209 @@
+"""The table of an ablation for a screen: as wide as that is, or whole in a pipe."""
+
+from __future__ import annotations
+
+import textwrap
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from rich import box
+from rich.cells import cell_len
+from rich.table import Table as Screen
+from rich.text import Text
+
+from forgetkit.ablate.outcome import Outcomes
+from forgetkit.ablate.plots import reading
+from forgetkit.ablate.render import words
+from forgetkit.ablate.table import Row, Table
+from forgetkit.cli import tables
+from forgetkit.cli.console import Console
+
+_BASELINE = "▸ "
+_BEST = "†"
+"""In place of bold, where nothing can be bold."""
+_GAP = 2
+_NARROW = 14
+"""Letters that are left to a label, however little room there is."""
+_REASONS = 5
+
+
+@dataclass(frozen=True)
+class _Strip:
+    """A column of the screen: a heading, and a text per row."""
+
+    name: str
+    texts: tuple[Text, ...]
+    justify: Literal["left", "right"] = "right"
+
+    @property
+    def heading(self) -> list[str]:
+        """The name in lines, broken where it is wider than what stands below it."""
+        return [line.rstrip() for line in words.broken(self.name, _widest(self.texts))]
+
+    @property
+    def width(self) -> int:
+        """Letters of its longest line."""
+        return max(_widest(self.texts), *map(cell_len, self.heading))
+
+    def folded(self, width: int) -> _Strip:
+        """In lines of ``width`` letters, where the texts can be broken."""
+        lines = ([line.rstrip() for line in words.broken(text.plain, width)] for text in self.texts)
+        return _Strip(self.name, tuple(Text("\n".join(text)) for text in lines), self.justify)
+
+
+def show(console: Console, table: Table, outcomes: Outcomes) -> None:
+    """Print ``table``, beside it each arm's accuracy over the mega-batches, and below what it says in words.
+
+    What a terminal has no room for is left out, the accuracies first, then columns from the right, and named.
+    """
+    curves = _curves(outcomes, table.axes)
+    marked = console.color_system is None
+    figures = [*_seeds(table), *_figures(table, marked), *_anytime(table, curves)]
+    labels, kept = _fitted(_labels(table), figures, console.width - (len(_BASELINE) if table.baseline else 0))
+    if title := words.plain(table.title):
+        console.print(Text(title, "bold"))
+    console.print(_screen(table, [*labels, *kept]))
+    console.print()
+    drawn = curves if len(kept) == len(figures) else {}
+    for line in [*words.legend(table, _BEST if marked else "Bold:"), *_own_legend(table, drawn)]:
+        console.print(Text(line, "dim"))
+    for line in [*words.notes(table), *_reasons(table)]:
+        lines = textwrap.wrap(line, console.width, initial_indent="- ", subsequent_indent="  ", break_on_hyphens=False)
+        console.print(Text("\n".join(lines)))
+    if left_out := ", ".join(strip.name for strip in figures[len(kept) :]):
+        console.print(Text(f"No room for {left_out}: widen the terminal, choose --columns, or read it from a pipe."))
+
+
+def _widest(texts: Sequence[Text]) -> int:
+    return max((cell_len(line) for text in texts for line in text.plain.splitlines()), default=0)
+
+
+def _labels(table: Table) -> list[_Strip]:
+    rows = [words.labels(row) for row in table.rows]
+    return [
+        _Strip(words.plain(axis), tuple(Text(row[place]) for row in rows), "left")
+        for place, axis in enumerate(table.axes)
+    ]
+
+
+def _seeds(table: Table) -> Iterator[_Strip]:
+    """How many seeds a row has, where rows differ in that."""
+    counts = [_count(row) for row in table.rows]
+    if len({count for count in counts if count}) > 1:
+        yield _Strip("n", tuple(Text(str(count)) for count in counts))
+
+
+def _figures(table: Table, marked: bool) -> Iterator[_Strip]:
+    shown = words.shown(table)
+    for place, column in enumerate(table.columns):
+        own = [row[place] for row in shown]
+        marks = [_BEST * (one.bold and marked) + words.STAR * one.star for one in own]
+        room = max(map(len, marks), default=0)
+        texts = (
+            _figure(row, place, one).append(mark.ljust(room), "bold")
+            for row, one, mark in zip(table.rows, own, marks, strict=True)
+        )
+        yield _Strip(words.heading(column), tuple(texts))
+
+
+def _figure(row: Row, place: int, shown: words.Shown) -> Text:
+    """The mean, bold where it is among the best, and its deviation in the background."""
+    entry = row.entries[place]
+    if entry.summary.mean is None:
+        return Text(shown.text if _count(row) or place == 0 else "–", "red" if row.unfinished else "")
+    text = shown.text.removesuffix(f" (n={entry.summary.n})") if entry.summary.n == _count(row) else shown.text
+    mean, sign, spread = text.partition(" ±")
+    return Text(mean, "bold" if shown.bold else "").append(sign + spread, "dim")
+
+
+def _count(row: Row) -> int:
+    return max((entry.summary.n for entry in row.entries), default=0)
+
+
+Curves = Mapping[tuple[str, ...], Sequence[float]]
+
+
+def _curves(outcomes: Outcomes, axes: Sequence[str]) -> Curves:
+    """Mean test accuracy after each mega-batch, by the labels of the arm."""
+    return {
+        tuple(curve.arm[axis] for axis in axes): [at.mean for at in curve.at.values() if at.mean is not None]
+        for curve in reading.accuracies(outcomes)
+    }
+
+
+def _anytime(table: Table, curves: Curves) -> Iterator[_Strip]:
+    """All curves on one scale."""
+    among = [value for curve in curves.values() for value in curve]
+    if among:
+        found = (curves.get(row.labels) for row in table.rows)
+        texts = (Text(tables.sparkline(curve, among) if curve else "–") for curve in found)
+        yield _Strip("anytime", tuple(texts), "left")
+
+
+def _fitted(labels: Sequence[_Strip], figures: Sequence[_Strip], room: int) -> tuple[list[_Strip], list[_Strip]]:
+    """Labels, folded where they must be, and the first of the figures: as much as there is room for."""
+    kept, widths = list(figures), [label.width for label in labels]
+
+    def over(widths: Sequence[int]) -> bool:
+        own = [*widths, *(strip.width for strip in kept)]
+        return sum(own) + _GAP * (len(own) - 1) > room
+
+    if kept and kept[-1].justify == "left" and over(widths):
+        kept.pop()
+    narrow = [min(label.width, label.folded(_NARROW).width) for label in labels]
+    while len(kept) > 1 and over(narrow):
+        kept.pop()
+    while over(widths) and widths != narrow:
+        wide = [place for place, least in enumerate(narrow) if widths[place] > least]
+        widths[max(wide, key=widths.__getitem__)] -= 1
+    return [label.folded(width) for label, width in zip(labels, widths, strict=True)], kept
+
+
+def _screen(table: Table, strips: Sequence[_Strip]) -> Screen:
+    screen = Screen(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, _GAP - 1, 0, 0), pad_edge=False)
+    depth = max(len(strip.heading) for strip in strips)
+    strips = _pointed(table, strips) if table.baseline else strips
+    for strip in strips:
+        heading = "\n" * (depth - len(strip.heading)) + "\n".join(strip.heading)
+        screen.add_column(Text(heading), justify=strip.justify, overflow="fold", width=strip.width)
+    grouped = any(row.repeats for row in table.rows)
+    for place, row in enumerate(table.rows):
+        if grouped and place and row.repeats == 0:
+            screen.add_section()
+        screen.add_row(*(strip.texts[place] for strip in strips))
+    return screen
+
+
+def _pointed(table: Table, strips: Sequence[_Strip]) -> list[_Strip]:
+    """The first column indented, but for the mark of the baseline."""
+    indent = " " * len(_BASELINE)
+    first = strips[0]
+    texts = (text.plain.replace("\n", f"\n{indent}") for text in first.texts)
+    marks = (_BASELINE if row.baseline else indent for row in table.rows)
+    pointed = tuple(Text(mark + text) for mark, text in zip(marks, texts, strict=True))
+    return [_Strip(indent + first.name, pointed, first.justify), *strips[1:]]
+
+
+def _own_legend(table: Table, curves: Curves) -> Iterator[str]:
+    if table.baseline:
+        yield f"{_BASELINE}the baseline."
+    among = [value for curve in curves.values() for value in curve]
+    if among:
+        low, high = (words.figure(value, "fraction") for value in (min(among), max(among)))
+        yield f"anytime: mean test accuracy after each mega-batch, from {low} % (lowest) to {high} % (highest)."
+
+
+def _reasons(table: Table) -> Iterator[str]:
+    """Why cells came to nothing, the most frequent reasons first."""
+    lost = Counter(
+        (cell.status, words.plain(cell.reason))
+        for row in table.rows
+        for cell in row.cells
+        if cell.status in ("failed", "diverged") and cell.reason
+    )
+    for (status, reason), count in lost.most_common(_REASONS):
+        yield f"{status}: {reason}{f' ({count} cells)' if count > 1 else ''}"
+    if len(lost) > _REASONS:
+        yield f"{len(lost) - _REASONS} more reasons: --format csv has them all"

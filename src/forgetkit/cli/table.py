@@ -1,0 +1,79 @@
+"""``forgetkit table``: what the cells of an ablation come to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from forgetkit.cli.console import Console, print_text
+from forgetkit.errors import OptionError, closest
+
+if TYPE_CHECKING:
+    from forgetkit.ablate.outcome import Outcomes
+
+_SCREEN = "rich"
+
+
+def command(
+    folder: Annotated[Path, typer.Argument(help="The folder of an ablation.", metavar="DIR")],
+    grid: Annotated[
+        str | None, typer.Option("--grid", help="Which grid, where the folder holds several.", metavar="NAME")
+    ] = None,
+    form: Annotated[
+        str | None, typer.Option("--format", help="rich, markdown, latex, csv, json or html.", metavar="FORMAT")
+    ] = None,
+    columns: Annotated[
+        str | None,
+        typer.Option("--columns", help="Numbers of a result; NAME:higher says which is better.", metavar="NAME,NAME"),
+    ] = None,
+    order: Annotated[
+        str | None, typer.Option("--order", help="The column that rows are sorted by, best first.", metavar="COLUMN")
+    ] = None,
+    baseline: Annotated[
+        str | None, typer.Option("--baseline", help="The arm that others are compared with.", metavar="AXIS=VALUE")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
+) -> None:
+    """Print the table of an ablation: a row per arm, mean and standard deviation over its seeds."""
+    from forgetkit.ablate.columns import chosen, key_of
+    from forgetkit.ablate.pool import Pool
+    from forgetkit.ablate.render import render
+    from forgetkit.ablate.table import DEFAULT, make
+    from forgetkit.cli import grids
+
+    form = _format(form, json)
+    pool = Pool(folder)
+    outcomes = pool.outcomes(grid)
+    asked = DEFAULT if columns is None else chosen(columns, outcomes)
+    table = make(outcomes, asked, _baseline(baseline, outcomes), None if order is None else key_of(order))
+    if form != _SCREEN:
+        print_text(render(table, form))
+        return
+    console = Console()
+    grids.show(console, table, outcomes)
+    if grid is None and (older := pool.grids()[1:]):
+        console.print(f"The newest grid of this folder; --grid shows {', '.join(older)}.", markup=False)
+
+
+def _format(asked: str | None, json: bool) -> str:
+    from forgetkit.ablate.render import FORMATS
+
+    known = (_SCREEN, *FORMATS)
+    if asked is not None and asked not in known:
+        raise OptionError(f"there is no format '{asked}'; {closest(asked, known)}")
+    if json and asked not in (None, "json"):
+        raise OptionError(f"--json and --format {asked} contradict each other: leave one out")
+    return "json" if json else asked or _SCREEN
+
+
+def _baseline(text: str | None, outcomes: Outcomes) -> dict[str, str] | None:
+    """The arm that is meant; None leaves it to the grid."""
+    from forgetkit.ablate.arm import asked_baseline, the_baseline
+
+    if text is None:
+        return None
+    arms = outcomes.arms()
+    axes = {axis: list(dict.fromkeys(arm[axis] for arm in arms)) for axis in outcomes.axes}
+    return the_baseline(arms, asked_baseline(text, axes))
