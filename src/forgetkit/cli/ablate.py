@@ -232,11 +232,13 @@ def _rehearsed(ablation: Ablation, means: Means, view: View) -> dict[str, Any]:
     """What ``--dry-run`` shows."""
     from forgetkit import api
     from forgetkit.ablate.estimate import estimate
+    from forgetkit.config import machine
     from forgetkit.cli import cells, tables
 
     found = ablation.found()
     places = ablation.open(found)
-    jobs, threads = getattr(means.executor, "jobs", 1), getattr(means.executor, "threads_each", 1)
+    jobs = getattr(means.executor, "jobs", 1)
+    threads = getattr(means.executor, "threads", None) or max(1, machine.threads() // jobs)
     cost = estimate([ablation.plans[place] for place in places], jobs, threads, (), api.cache_folder())
     states = [found[digest].status for digest in ablation.digests]
     view.say(_standing_in_words(ablation, found, places))
