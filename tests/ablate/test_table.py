@@ -206,14 +206,17 @@ def test_standard_columns_read_a_result() -> None:
         "generalization_gap": None,
         "mean_anytime_error": 0.2,
         "samples_seen": 5000,
+        "forward_passes": 7000,
+        "backward_passes": 6000,
         "seconds": 1.5,
+        "peak_memory_bytes": 2**30,
     }
-    assert [column.of(result) for column in STANDARD] == [0.9, 120, None, 0.2, 5000, 1.5]
+    assert [column.of(result) for column in STANDARD] == [0.9, 120, None, 0.2, 5000, 7000, 6000, 1.5, 2**30]
     assert [column.key for column in STANDARD] == list(result)
-    assert [column.higher_is_better for column in STANDARD] == [True, False, False, False, None, None]
-    assert {column.key for column in STANDARD} - {column.key for column in DEFAULT} == {"seconds", "mean_anytime_error"}
+    assert [column.higher_is_better for column in STANDARD] == [True, *[False] * 3, *[None] * 5]
+    assert [column.key for column in DEFAULT] == ["test_accuracy", "cer", "generalization_gap", "samples_seen"]
     assert all(column.of({}) is None for column in STANDARD)
-    assert columns(["seconds", "cer"]) == (STANDARD[5], STANDARD[1])
+    assert columns(["seconds", "cer"]) == (STANDARD[7], STANDARD[1])
 
 
 def test_mistakes_are_said() -> None:

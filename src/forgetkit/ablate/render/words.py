@@ -39,7 +39,7 @@ def broken(text: str, width: int) -> list[str]:
 
 def heading(column: Column) -> str:
     """``test accuracy (%) ↑``: title, unit, the direction that is better."""
-    unit = {"fraction": " (%)", "seconds": " (s)", "count": "", "number": ""}[column.unit]
+    unit = {"fraction": " (%)", "seconds": " (s)", "bytes": " (MiB)"}.get(column.unit, "")
     better = {True: " ↑", False: " ↓", None: ""}[column.higher_is_better]
     return f"{plain(column.title)}{unit}{better}"
 
@@ -55,10 +55,10 @@ def named(table: Table, row: Row) -> str:
 
 
 def figure(value: float, unit: Unit) -> str:
-    """Percent with two digits, whole counts, tenths of seconds, of anything else four digits or what is whole."""
+    """Percent with two digits, whole counts, tenths of seconds and MiB, of anything else four digits or what is whole."""
     number = "z,.0f" if 1000 <= abs(value) < _MANY else "z.4g"
-    digits = {"fraction": "z.2f", "count": "z,.0f", "seconds": "z,.1f", "number": number}[unit]
-    return format(100 * value if unit == "fraction" else value, digits)
+    digits = {"fraction": "z.2f", "count": "z,.0f", "seconds": "z,.1f", "bytes": "z,.1f", "number": number}[unit]
+    return format(value * {"fraction": 100, "bytes": 2**-20}.get(unit, 1), digits)
 
 
 def shown(table: Table) -> list[list[Shown]]:
