@@ -164,6 +164,10 @@ def read_tex(source: str) -> str:
     rules = [
         (r"\\ifdefined\\Umathchar (.)\\else U\+([0-9A-F]{4,6})\\fi\{\}", lambda m: unicode_or_code(m[1], m[2])),
         (r"\\symbol\{34\}", lambda m: '"'),
+        (
+            r"\\begin\{tabular\}\[[tb]\]\{@\{\}[lr]@\{\}\}(.*?)\\end\{tabular\}",
+            lambda m: "".join(map(read_tex, m[1].split(r"\\"))),
+        ),
         (r"\\textbf\{((?:[^{}]|\{[^{}]*\})*)\}", lambda m: read_tex(m[1])),
         (r"\$([^$]*)\$", lambda m: MATHS[m[1]]),
         (r"\\([`'^~=u.\"rHvc])\{([A-Za-z])\}", lambda m: unicodedata.normalize("NFC", m[2] + COMBINING[m[1]])),
@@ -222,7 +226,8 @@ def test_latex_by_hand() -> None:
     assert render(made, "latex") == "\n".join(
         [
             "% A title",
-            r"% Needs \usepackage{booktabs}.",
+            r"% Needs \usepackage{booktabs,graphicx}.",
+            r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
             r"\begin{tabular}{@{}llrr@{}}",
             r"\toprule",
             r"importance & replay & accuracy (\%) $\uparrow$ & errors $\downarrow$ \\",
@@ -232,10 +237,10 @@ def test_latex_by_hand() -> None:
             r"\addlinespace",
             r"b & x & missing & missing \\",
             r"\bottomrule",
-            r"\end{tabular}",
+            r"\end{tabular}}",
             "",
             r"\smallskip",
-            r"{\footnotesize",
+            r"{\footnotesize\raggedright",
             r"One seed each.\par",
             r"Bold: the best mean of its column; too few seeds to say which others may be as good.\par",
             r"importance=b, replay=x: 0 of 1 seed: seed 0 missing\par",
@@ -405,7 +410,7 @@ def test_tex_compiles_it(engine, document, tmp_path) -> None:
     arms = {(label, str(place)): [0.5, "failed"] for place, label in enumerate([*HOSTILE, "ěščřžýáíé ßæøł"])}
     (tmp_path / "table.tex").write_text(render(table_of(arms, axes=("a_b", "[*]"), title="% \\"), "latex"), "utf-8")
     (tmp_path / "paper.tex").write_text(
-        f"\\documentclass{document}\n\\usepackage{{booktabs}}\n\\begin{{document}}\n\\input{{table}}\n\\end{{document}}\n"
+        f"\\documentclass{document}\n\\usepackage{{booktabs,graphicx}}\n\\begin{{document}}\n\\input{{table}}\n\\end{{document}}\n"
     )
     done = subprocess.run(
         [engine, "-interaction=nonstopmode", "-halt-on-error", "paper.tex"],
@@ -488,7 +493,10 @@ def test_headings_say_unit_and_direction() -> None:
         "generalisation gap (%) ↓",
         "mean anytime error (%) ↓",
         "samples seen",
+        "forward passes",
+        "backward passes",
         "time (s)",
+        "peak memory (MiB)",
     ]
     assert render(made, "markdown").startswith("| arm |")
 

@@ -50,7 +50,7 @@ DEFAULT = tuple(
     column for column in STANDARD if column.key in ("test_accuracy", "cer", "generalization_gap", "samples_seen")
 )
 """Without what is measured, so that cells that are run again give the same table to the byte; without the mean anytime
-error, which is CER over again and would have every p value corrected for it twice; of the costs, the one to look for."""
+error, which is CER over again and would have every p value corrected for it twice; of the costs one alone."""
 
 
 @dataclass(frozen=True)

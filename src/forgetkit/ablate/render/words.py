@@ -55,7 +55,7 @@ def named(table: Table, row: Row) -> str:
 
 
 def figure(value: float, unit: Unit) -> str:
-    """Percent with two digits, whole counts, tenths of seconds and MiB, of anything else four digits or what is whole."""
+    """Percent with two digits, whole counts, tenths of seconds and MiB, of all else four digits or what is whole."""
     number = "z,.0f" if 1000 <= abs(value) < _MANY else "z.4g"
     digits = {"fraction": "z.2f", "count": "z,.0f", "seconds": "z,.1f", "bytes": "z,.1f", "number": number}[unit]
     return format(value * {"fraction": 100, "bytes": 2**-20}.get(unit, 1), digits)
