@@ -77,9 +77,9 @@ def test_one_kind(cli, kind, name):
 
 
 def test_a_kind_that_nobody_offers_is_empty(cli):
-    said = cli("show", "executors", "--json")
-    assert (said.status, said.json) == (0, {"executors": {}})
-    assert cli("show", "executors").status == 0
+    said = cli("show", "analyses", "--json")
+    assert (said.status, said.json) == (0, {"analyses": {}})
+    assert cli("show", "analyses").status == 0
 
 
 def test_one_component(cli):

@@ -96,11 +96,11 @@ class Norm:
 
 @dataclass(frozen=True)
 class OneByOne:
-    """One run after the other."""
+    """One task after the other."""
 
-    def execute(self, configs):
-        for position, config in enumerate(configs):
-            yield position, forgetkit.run(config)
+    def execute(self, work, tasks):
+        for position, task in enumerate(tasks):
+            yield position, work(task)
 
 
 app = typer.Typer()

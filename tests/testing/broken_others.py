@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,20 +12,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-import forgetkit
+from forgetkit.builtin.executors.local import Local
 from forgetkit.contracts import (
     Data,
     EpochEnded,
     Event,
     Inputs,
     LoadContext,
+    Lost,
     MegaBatchEnded,
     MegaBatchRevealed,
     Part,
     RunEnded,
     RunStarted,
 )
-from forgetkit.errors import UsageError
+from forgetkit.errors import ForgetkitError, UsageError
 
 # Data sets
 
@@ -662,75 +664,143 @@ ANALYSES: Mapping[str, tuple[type, ...]] = {
 
 @dataclass(frozen=True)
 class Backwards:
-    """One after the other, the last first."""
+    """One after the other, in this process, the last first."""
 
-    def execute(self, configs: Any) -> Any:
-        for position in reversed(range(len(configs))):
-            yield position, self.ran(configs[position])
+    def execute(self, work: Any, tasks: Any) -> Any:
+        for position in reversed(range(len(tasks))):
+            yield position, self.done(work, tasks[position])
 
-    def ran(self, config: Mapping[str, Any]) -> Any:
-        return forgetkit.run(config)
+    def done(self, work: Any, task: Any) -> Any:
+        return work(task)
 
 
 class ExecutorRuns(Backwards):
     """Raises."""
 
-    def ran(self, config: Mapping[str, Any]) -> Any:
+    def done(self, work: Any, task: Any) -> Any:
         raise RuntimeError("out of order")
 
 
 class ExecutorPairs(Backwards):
-    """Results alone."""
+    """Answers alone."""
 
-    def execute(self, configs: Any) -> Any:
-        return (result for _, result in super().execute(configs))
+    def execute(self, work: Any, tasks: Any) -> Any:
+        return (answer for _, answer in super().execute(work, tasks))
 
 
 class ExecutorPairsOfTexts(Backwards):
     """Positions as texts."""
 
-    def execute(self, configs: Any) -> Any:
-        return ((str(position), result) for position, result in super().execute(configs))
+    def execute(self, work: Any, tasks: Any) -> Any:
+        return ((str(position), answer) for position, answer in super().execute(work, tasks))
 
 
 class ExecutorComplete(Backwards):
     """Leaves one out."""
 
-    def execute(self, configs: Any) -> Any:
-        yield from list(super().execute(configs))[:-1]
+    def execute(self, work: Any, tasks: Any) -> Any:
+        yield from super().execute(work, tasks[:-1])
 
 
-class ExecutorResults(Backwards):
+class ExecutorRepeats(Backwards):
+    """Yields one twice."""
+
+    def execute(self, work: Any, tasks: Any) -> Any:
+        for each in super().execute(work, tasks):
+            yield each
+            if each[0] == 1:
+                yield each
+
+
+class ExecutorAnswers(Backwards):
     """Counts as they finish."""
 
-    def execute(self, configs: Any) -> Any:
-        return ((count, result) for count, (_, result) in enumerate(super().execute(configs)))
+    def execute(self, work: Any, tasks: Any) -> Any:
+        return ((count, answer) for count, (_, answer) in enumerate(super().execute(work, tasks)))
 
 
 class ExecutorEmpty(Backwards):
     """Wants something to do."""
 
-    def execute(self, configs: Any) -> Any:
-        configs[0]
-        return super().execute(configs)
+    def execute(self, work: Any, tasks: Any) -> Any:
+        tasks[0]
+        return super().execute(work, tasks)
 
 
-class ExecutorConfigurations(Backwards):
-    """Uses the configurations up."""
+class ExecutorTasks(Backwards):
+    """Uses the tasks up."""
 
-    def execute(self, configs: Any) -> Any:
-        yield from super().execute([dict(config) for config in configs])
-        for config in configs:
-            config.clear()
+    def execute(self, work: Any, tasks: Any) -> Any:
+        yield from super().execute(work, [dict(task) for task in tasks])
+        for task in tasks:
+            task.clear()
+
+
+class ExecutorRaises(Backwards):
+    """Takes an exception for an answer."""
+
+    def done(self, work: Any, task: Any) -> Any:
+        try:
+            return work(task)
+        except ForgetkitError as error:
+            return error
+
+
+class ExecutorRaisesAnother(Backwards):
+    """Says that something went wrong."""
+
+    def done(self, work: Any, task: Any) -> Any:
+        try:
+            return work(task)
+        except ForgetkitError as error:
+            raise RuntimeError("a task failed") from error
+
+
+class ExecutorLost(Local):
+    """Takes a lost worker for one that has nothing to say."""
+
+    def execute(self, work: Any, tasks: Any) -> Any:
+        for position, answer in super().execute(work, tasks):
+            yield position, None if isinstance(answer, Lost) else answer
+
+
+class ExecutorLosesOthers(Local):
+    """Gives up when a worker is lost."""
+
+    def execute(self, work: Any, tasks: Any) -> Any:
+        last: Any = None
+        for position, answer in super().execute(work, tasks):
+            last = answer if isinstance(answer, Lost) else last
+            yield position, last or answer
+
+
+class ExecutorCloses(Backwards):
+    """Threads that nobody stops."""
+
+    def execute(self, work: Any, tasks: Any) -> Any:
+        pool = ThreadPoolExecutor(max(len(tasks), 1))
+        positions = {pool.submit(work, task): position for position, task in enumerate(tasks)}
+        pool.shutdown(wait=False)
+        yield from ((positions[done], done.result()) for done in as_completed(positions))
+
+
+class ExecutorClosesNothing(Backwards):
+    """A list, which cannot be closed."""
+
+    def execute(self, work: Any, tasks: Any) -> Any:
+        return [(position, work(task)) for position, task in enumerate(tasks) if "folder" not in task]
 
 
 EXECUTORS: Mapping[str, tuple[type, ...]] = {
     "runs": (ExecutorRuns,),
     "pairs": (ExecutorPairs, ExecutorPairsOfTexts),
-    "complete": (ExecutorComplete,),
-    "results": (ExecutorResults,),
+    "complete": (ExecutorComplete, ExecutorRepeats),
+    "answers": (ExecutorAnswers,),
     "empty": (ExecutorEmpty,),
-    "leaves-configurations": (ExecutorConfigurations,),
+    "leaves-tasks": (ExecutorTasks,),
+    "raises": (ExecutorRaises, ExecutorRaisesAnother),
+    "lost": (ExecutorLost, ExecutorLosesOthers),
+    "closes": (ExecutorCloses, ExecutorClosesNothing),
 }
 
 BROKEN: Mapping[str, Mapping[str, tuple[type, ...]]] = {
@@ -749,5 +819,5 @@ GOOD: Mapping[str, type] = {
     "metrics": Last,
     "observers": Curve,
     "analyses": Hits,
-    "executors": Backwards,
+    "executors": Local,
 }

@@ -1,20 +1,29 @@
-"""The conformance kit: what a plugin's author runs to see whether a component keeps its contract."""
+"""The conformance kit: what a plugin's author runs to see whether a component keeps its contract.
 
-from forgetkit.testing.checks import (
-    check_analysis,
-    check_dataset,
-    check_executor,
-    check_importance,
-    check_intervention,
-    check_metric,
-    check_model,
-    check_observer,
-    check_reinit,
-    check_replay,
-)
-from forgetkit.testing.examination import check, examine, promises
-from forgetkit.testing.promise import BrokenPromise, Promise, Verdict
-from forgetkit.testing.suite import parametrize
+The public names are loaded when they are first used: to do the kit's tasks, a worker of an executor needs no torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from forgetkit.testing.checks import (
+        check_analysis,
+        check_dataset,
+        check_executor,
+        check_importance,
+        check_intervention,
+        check_metric,
+        check_model,
+        check_observer,
+        check_reinit,
+        check_replay,
+    )
+    from forgetkit.testing.examination import check, examine, promises
+    from forgetkit.testing.promise import BrokenPromise, Promise, Verdict
+    from forgetkit.testing.suite import parametrize
 
 __all__ = [
     "BrokenPromise",
@@ -35,3 +44,16 @@ __all__ = [
     "parametrize",
     "promises",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        for module in ("checks", "examination", "promise", "suite"):
+            found = vars(import_module(f"{__name__}.{module}"))
+            if name in found:
+                return found[name]
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,30 +1,73 @@
-"""What an executor promises, on real runs of a few milliseconds."""
+"""What an executor promises, on small tasks that import no torch where they are done."""
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import os
 import tempfile
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
+from forgetkit.contracts import Lost
+from forgetkit.errors import RecordError
 from forgetkit.testing.common import Case
 from forgetkit.testing.promise import Broken, NotApplicable, Promise, stated
 
+_LINGERS = 2.0
+"""Seconds for which a task goes on that nobody ends."""
+_BEGINS = 0.25
+"""Seconds in which what goes on after the end has begun its next task."""
+_HERE = "in the examiner's own process"
 
-def configurations(folder: str, count: int = 3) -> list[dict[str, Any]]:
-    """Runs that differ in their seed."""
-    shared = {
-        "dataset": "synthetic:samples=40,test=20,classes=2,size=4,channels=1",
-        "model": "mlp:width=4,depth=1",
-        "reinit": "none",
-        "mega_batches": 2,
-        "epochs": 1,
-        "threads": 1,
-        "device": "cpu",
-        "out": folder,
-    }
+
+def double(task: Mapping[str, int]) -> dict[str, int]:
+    """Work that has an answer."""
+    return {"seed": task["seed"], "double": 2 * task["seed"]}
+
+
+def refuse(task: Mapping[str, int]) -> dict[str, int]:
+    """Work that raises on the second task, as a run does on a full disk."""
+    if task["seed"] == 8:
+        raise RecordError("the disk is full")
+    return double(task)
+
+
+def perish(task: Mapping[str, int]) -> dict[str, int] | str:
+    """Work that ends its worker's process on the second task, but for that of the examiner."""
+    if task["examiner"] == os.getpid():
+        return _HERE
+    if task["seed"] == 8:
+        os._exit(3)
+    return double(task)
+
+
+def linger(task: Mapping[str, Any]) -> int:
+    """Work that has a file locked until somebody takes its folder away, but for whichever task comes first."""
+    folder, seed = Path(task["folder"]), int(task["seed"])
+    with contextlib.suppress(OSError):
+        try:
+            (folder / "first").touch(exist_ok=False)
+        except FileExistsError:
+            _hold(folder, seed)
+    return seed
+
+
+def _hold(folder: Path, seed: int) -> None:
+    until = time.monotonic() + _LINGERS
+    with FileLock(folder / str(seed)):
+        while folder.exists() and time.monotonic() < until:
+            time.sleep(0.01)
+
+
+def tasks(count: int, **shared: Any) -> list[dict[str, Any]]:
+    """Tasks that differ in their seed."""
     return [{**shared, "seed": 7 + position} for position in range(count)]
 
 
@@ -37,20 +80,27 @@ class Executed:
     after: list[dict[str, Any]]
 
     @property
-    def pairs(self) -> tuple[tuple[int, Mapping[str, Any]], ...]:
+    def pairs(self) -> tuple[tuple[int, Any], ...]:
         """What it yielded, for a promise that is not about the form of that."""
         for each in self.yielded:
             if _fault(each):
                 raise NotApplicable("the promise 'pairs' is broken")
         return self.yielded
 
+    @property
+    def answers(self) -> dict[int, Any]:
+        """The answers by their positions, for a promise that is not about which there are."""
+        answers = dict(self.pairs)
+        if sorted(position for position, _ in self.pairs) != list(range(len(self.given))):
+            raise NotApplicable("the promise 'complete' is broken")
+        return answers
+
 
 def _fault(each: Any) -> str:
     if not isinstance(each, tuple) or len(each) != 2:
-        return f"it yields {type(each).__name__}, not a pair of a position and a result"
-    position, result = each
-    if isinstance(position, bool) or not isinstance(position, int) or not isinstance(result, Mapping):
-        return f"it yields a pair of {type(position).__name__} and {type(result).__name__}, not of int and mapping"
+        return f"it yields {type(each).__name__}, not a pair of a position and an answer"
+    if isinstance(each[0], bool) or not isinstance(each[0], int):
+        return f"it yields a pair that begins with {type(each[0]).__name__}, not with a position"
     return ""
 
 
@@ -58,26 +108,25 @@ def _fault(each: Any) -> str:
 class ExecutorCase(Case):
     """An executor under examination."""
 
-    def executed(self, count: int) -> Executed:
-        """So many runs."""
-        with tempfile.TemporaryDirectory() as folder:
-            configs = configurations(folder, count)
-            given = copy.deepcopy(configs)
-            return Executed(tuple(self.another().execute(configs)), given, configs)
+    def executed(self, work: Callable[[Any], Any], some: Sequence[dict[str, Any]]) -> Executed:
+        """``work`` on some tasks, to the end."""
+        handed = [dict(task) for task in some]
+        given = copy.deepcopy(handed)
+        return Executed(tuple(self.another().execute(work, handed)), given, handed)
 
     @cached_property
     def usual(self) -> Executed:
-        """Three runs, for every promise that is about those."""
-        return self.executed(3)
+        """Three tasks, for every promise that is about those."""
+        return self.executed(double, tasks(3))
 
 
 def runs(case: ExecutorCase) -> None:
-    """`execute(configs)` comes to its end for three runs."""
+    """`execute(work, tasks)` comes to its end for three tasks."""
     case.usual.yielded  # noqa: B018 - asking is running
 
 
 def pairs(case: ExecutorCase) -> None:
-    """Each thing that is yielded is a position among the configurations and the result of that run."""
+    """Each thing that is yielded is the position of a task and the answer to it."""
     for each in case.usual.yielded:
         fault = _fault(each)
         if fault:
@@ -85,34 +134,75 @@ def pairs(case: ExecutorCase) -> None:
 
 
 def complete(case: ExecutorCase) -> None:
-    """Each configuration is run, and each once."""
+    """Each task is done, and yielded once."""
     positions = sorted(position for position, _ in case.usual.pairs)
     if positions != [0, 1, 2]:
-        raise Broken(f"of three configurations it yields the positions {positions}")
+        raise Broken(f"of three tasks it yields the positions {positions}")
 
 
-def results(case: ExecutorCase) -> None:
-    """The result that stands beside a position is that of the configuration there."""
-    for position, result in case.usual.pairs:
-        if not 0 <= position < 3:
-            raise NotApplicable("the promise 'complete' is broken")
-        asked, ran = case.usual.given[position]["seed"], result.get("config", {}).get("seed")
-        if asked != ran:
-            raise Broken(f"the result beside position {position} is of a run with seed {ran}, not {asked}")
+def answers(case: ExecutorCase) -> None:
+    """The answer that stands beside a position is what `work` returned for the task there."""
+    for position, answer in case.usual.answers.items():
+        expected = double(case.usual.given[position])
+        if answer != expected:
+            raise Broken(f"beside position {position} stands {answer!r}, where the answer is {expected!r}")
 
 
 def empty(case: ExecutorCase) -> None:
-    """Without configurations nothing is yielded."""
-    if case.executed(0).yielded:
-        raise Broken("it yields a result without a configuration")
+    """Without tasks nothing is yielded."""
+    if case.executed(double, []).yielded:
+        raise Broken("it yields an answer without a task")
 
 
-def leaves_configurations(case: ExecutorCase) -> None:
-    """The configurations are as before."""
+def leaves_tasks(case: ExecutorCase) -> None:
+    """The tasks are as before."""
     if case.usual.given != case.usual.after:
-        raise Broken("it changes the configurations that it is handed")
+        raise Broken("it changes the tasks that it is handed")
+
+
+def raises(case: ExecutorCase) -> None:
+    """What `work` raises reaches the caller, as the exception that it is."""
+    try:
+        case.executed(refuse, tasks(3))
+    except RecordError:
+        return
+    except Exception as error:
+        raise Broken(f"work raised RecordError, and the caller sees {type(error).__name__}: {error}") from error
+    raise Broken("work raised RecordError, and the caller sees nothing of it")
+
+
+def lost(case: ExecutorCase) -> None:
+    """Where a worker dies over a task, `Lost` with a reason in one line stands for the answer, and the others go on."""
+    done = case.executed(perish, tasks(3, examiner=os.getpid()))
+    if _HERE in (answer for _, answer in done.pairs):
+        raise NotApplicable("it works in the process of whoever asks, and dies with that")
+    found = done.answers
+    if not isinstance(found[1], Lost) or len(str(found[1].reason).splitlines()) != 1:
+        raise Broken(f"the worker of a task died, and beside its position stands {found[1]!r}, not Lost with a reason")
+    for position in (0, 2):
+        if found[position] != double(done.given[position]):
+            raise Broken(f"the worker of a task died, and beside another's position stands {found[position]!r}")
+
+
+def closes(case: ExecutorCase) -> None:
+    """Closed after its first answer, it leaves no work going on, as far as this machine can see."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        under_way = case.another().execute(linger, tasks(3, folder=folder))
+        if not isinstance(under_way, Generator):
+            raise Broken(
+                f"execute() returns {type(under_way).__name__}, which cannot be closed; write it as a generator"
+            )
+        next(under_way)
+        under_way.close()
+        time.sleep(_BEGINS)
+        for task in tasks(3):
+            try:
+                with FileLock(Path(folder, str(task["seed"])), timeout=0):
+                    pass
+            except Timeout as held:
+                raise Broken("a task goes on after close()") from held
 
 
 def promises() -> tuple[Promise, ...]:
     """In the order in which they are looked at."""
-    return stated("executors", runs, pairs, complete, results, empty, leaves_configurations)
+    return stated("executors", runs, pairs, complete, answers, empty, leaves_tasks, raises, lost, closes)
