@@ -115,11 +115,7 @@ class Learner:
         twin.trainer.begin(pool, 1, session.seeds.within("try"))
         twin.trainer.epoch(pool, 1, 1, _TRIED_LR, session.seeds.within("try"))
         twin.trainer.acting.require_tensors()
-        for name, p in twin.model.named_parameters():
-            if not bool(torch.isfinite(p).all()):
-                acting = " and ".join(type(one).__name__ for one in twin.trainer.acting.interventions)
-                blame = f"; look at {acting}" if acting else ""
-                raise DivergedError(f"after a single step, tried out, '{name}' holds NaN or infinity{blame}")
+        twin._require_finite("after a single step, tried out")
         if config.mega_batches > 1:
             # A share of two samples is one, which batch normalisation cannot be measured on: all are offered.
             twin.forget(pool, session.seeds.within("try"))
@@ -145,6 +141,14 @@ class Learner:
                 checkpoint()
                 last_checkpoint = time.monotonic()
         self.carried_epoch = self.best.settle(self.model, self.epochs_done)
+        self._require_finite(f"after mega-batch {t}")  # the last step may have been the one that went too far
+
+    def _require_finite(self, when: str) -> None:
+        for name, p in self.model.named_parameters():
+            if not bool(torch.isfinite(p).all()):
+                acting = " and ".join(type(one).__name__ for one in self.trainer.acting.interventions)
+                remedy = f"look at {acting}" if acting else "lower the learning rate"
+                raise DivergedError(f"{when}, '{name}' holds NaN or infinity; {remedy}")
 
     def _watched(self, revealed: Revealed, epoch: int) -> float | None:
         """Validation accuracy after an epoch, where something depends on it."""

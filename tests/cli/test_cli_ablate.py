@@ -112,8 +112,10 @@ def test_what_fails_is_told_and_tried_again(ablate):
     assert None not in table(again)[("snip",)]
 
 
-def test_a_run_that_diverges_is_an_outcome(ablate):
-    words = ("--over", "lr=0.1,1e30", "--batch-size", "8", "--json")
+@pytest.mark.parametrize("size", [27, 8])
+def test_a_run_that_diverges_is_an_outcome(ablate, size):
+    """In its only step, so that the outputs tell, or in an earlier one, so that the loss does."""
+    words = ("--over", "lr=0.1,1e30", "--batch-size", size, "--json")
     said = ablate(*words)
     assert said.status == 0
     assert [row["cells"][0]["status"] for row in said.json["rows"]] == ["completed", "diverged"]
