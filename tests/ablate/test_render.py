@@ -408,7 +408,19 @@ def test_tex_compiles_it(engine, document, tmp_path) -> None:
     if "standalone" in document and not has_standalone():
         pytest.skip("this TeX has no standalone class")
     arms = {(label, str(place)): [0.5, "failed"] for place, label in enumerate([*HOSTILE, "ěščřžýáíé ßæøł"])}
-    (tmp_path / "table.tex").write_text(render(table_of(arms, axes=("a_b", "[*]"), title="% \\"), "latex"), "utf-8")
+    typeset(table_of(arms, axes=("a_b", "[*]"), title="% \\"), engine, document, tmp_path)
+
+
+@pytest.mark.skipif(not engines(), reason="there is no TeX on this machine")
+def test_tex_keeps_a_wide_table_within_the_line(tmp_path) -> None:
+    long = "masked:fraction=0.2,fresh=uniform,share=layer"
+    made = table_of({(long, long): [0.5, 0.6]}, columns=[ACCURACY, *STANDARD])
+    assert "Overfull" not in typeset(made, engines()[0], "{article}", tmp_path)
+
+
+def typeset(table, engine, document, tmp_path) -> str:
+    """What TeX says."""
+    (tmp_path / "table.tex").write_text(render(table, "latex"), "utf-8")
     (tmp_path / "paper.tex").write_text(
         f"\\documentclass{document}\n\\usepackage{{booktabs,graphicx}}\n\\begin{{document}}\n\\input{{table}}\n\\end{{document}}\n"
     )
@@ -422,6 +434,7 @@ def test_tex_compiles_it(engine, document, tmp_path) -> None:
     )
     assert done.returncode == 0, done.stdout[-3000:]
     assert (tmp_path / "paper.pdf").stat().st_size > 1000
+    return done.stdout
 
 
 def has_standalone() -> bool:

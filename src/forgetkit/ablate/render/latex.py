@@ -63,22 +63,32 @@ _ACCENTS = {
 }
 
 
+_HEAD = 14
+_LABEL = 24
+"""Letters to a line of a heading and of a label."""
+
+
 def render(table: Table) -> str:
-    """A tabular with a little space between groups, then the legend and the notes in small print."""
-    heads = [*map(words.plain, table.axes), *map(words.heading, table.columns)]
+    """A tabular with a little space between groups, then the legend and the notes in small print.
+
+    Headings and labels are broken where they are long; a table that is still wider than the line is made smaller.
+    """
+    axes = [escaped(words.plain(axis)) for axis in table.axes]
+    heads = [_stacked(words.heading(column), _HEAD, "b", "r") for column in table.columns]
     lines = [
         f"% {words.plain(table.title)}",
-        r"% Needs \usepackage{booktabs}.",
+        r"% Needs \usepackage{booktabs,graphicx}.",
+        r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
         rf"\begin{{tabular}}{{@{{}}{'l' * len(table.axes)}{'r' * len(table.columns)}@{{}}}}",
         r"\toprule",
-        _line([escaped(head) for head in heads]),
+        _line([*axes, *heads]),
         r"\midrule",
         *_body(table),
         r"\bottomrule",
-        r"\end{tabular}",
+        r"\end{tabular}}",
         "",
         r"\smallskip",
-        r"{\footnotesize",
+        r"{\footnotesize\raggedright",
         *(rf"{escaped(line)}\par" for line in [*words.legend(table), *words.notes(table)]),
         "}",
     ]
@@ -90,7 +100,15 @@ def _body(table: Table) -> Iterator[str]:
     for place, (row, entries) in enumerate(zip(table.rows, words.shown(table), strict=True)):
         if grouped and place and row.repeats == 0:
             yield r"\addlinespace"
-        yield _line([*map(escaped, words.labels(row)), *map(_figure, entries)])
+        labels = [_stacked(label, _LABEL, "t", "l") for label in words.labels(row)]
+        yield _line([*labels, *map(_figure, entries)])
+
+
+def _stacked(text: str, width: int, place: str, side: str) -> str:
+    """Text in lines, set as a small tabular where it takes more than one."""
+    lines = [escaped(line) for line in words.broken(text, width)]
+    stack = r"\\".join(lines)
+    return stack if len(lines) == 1 else rf"\begin{{tabular}}[{place}]{{@{{}}{side}@{{}}}}{stack}\end{{tabular}}"
 
 
 def _line(cells: Sequence[str]) -> str:
