@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 from forgetkit.ablate.outcome import Outcomes
-from forgetkit.ablate.table import STANDARD, Column, Result
+from forgetkit.ablate.table import STANDARD, Column, number
 from forgetkit.errors import OptionError, closest
 
 _BETTER = {"higher": True, "lower": False}
@@ -27,7 +26,7 @@ def others(outcomes: Outcomes) -> tuple[Column, ...]:
     """A column for each number that results have beside the standard ones: those of more metrics, of plugins too."""
     standard = {column.key for column in STANDARD}
     keys = {
-        key: None for cell in outcomes.cells for key in cell.result or {} if _number(cell.result or {}, key) is not None
+        key: None for cell in outcomes.cells for key in cell.result or {} if number(cell.result or {}, key) is not None
     }
     return tuple(_other(key) for key in keys if key not in standard and key not in _NO_NUMBER)
 
@@ -48,9 +47,4 @@ def key_of(name: str) -> str:
 
 
 def _other(key: str) -> Column:
-    return Column(key, key.replace("_", " "), lambda result: _number(result, key))
-
-
-def _number(result: Result, key: str) -> float | None:
-    value: Any = result.get(key)
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+    return Column(key, key.replace("_", " "), lambda result: number(result, key))

@@ -32,7 +32,13 @@ class Column:
 
 
 def _column(key: str, title: str, higher_is_better: bool | None, unit: Unit) -> Column:
-    return Column(key, title, lambda result: result.get(key), higher_is_better, unit)
+    return Column(key, title, lambda result: number(result, key), higher_is_better, unit)
+
+
+def number(result: Result, key: str) -> float | None:
+    """A number of a result; None where it is missing, or something else stands in its place."""
+    value = result.get(key)
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 STANDARD = (

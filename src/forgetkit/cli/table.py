@@ -12,6 +12,7 @@ from forgetkit.errors import OptionError, closest
 
 if TYPE_CHECKING:
     from forgetkit.ablate.outcome import Outcomes
+    from forgetkit.ablate.table import Table
 
 _SCREEN = "rich"
 
@@ -37,17 +38,14 @@ def command(
     json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
 ) -> None:
     """Print the table of an ablation: a row per arm, mean and standard deviation over its seeds."""
-    from forgetkit.ablate.columns import chosen, key_of
     from forgetkit.ablate.pool import Pool
     from forgetkit.ablate.render import render
-    from forgetkit.ablate.table import DEFAULT, make
     from forgetkit.cli import grids
 
     form = _format(form, json)
     pool = Pool(folder)
     outcomes = pool.outcomes(grid)
-    asked = DEFAULT if columns is None else chosen(columns, outcomes)
-    table = make(outcomes, asked, _baseline(baseline, outcomes), None if order is None else key_of(order))
+    table = made(outcomes, columns, order, baseline)
     if form != _SCREEN:
         print_text(render(table, form))
         return
@@ -55,6 +53,15 @@ def command(
     grids.show(console, table, outcomes)
     if grid is None and (older := pool.grids()[1:]):
         console.print(f"The newest grid of this folder; --grid shows {', '.join(older)}.", markup=False)
+
+
+def made(outcomes: Outcomes, columns: str | None, order: str | None, baseline: str | None) -> Table:
+    """The table that is asked for by the words of a command line."""
+    from forgetkit.ablate.columns import chosen, key_of
+    from forgetkit.ablate.table import DEFAULT, make
+
+    asked = DEFAULT if columns is None else chosen(columns, outcomes)
+    return make(outcomes, asked, _baseline(baseline, outcomes), None if order is None else key_of(order))
 
 
 def _format(asked: str | None, json: bool) -> str:

@@ -10,7 +10,12 @@ from forgetkit.ablate.table import Row, Table
 
 
 def render(table: Table) -> str:
-    """The table, a paragraph per line of the legend, a list of notes.
+    """The table, a paragraph per line of the legend, a list of notes."""
+    return grid(table) + remarks(table)
+
+
+def grid(table: Table) -> str:
+    """The table alone.
 
     ``data-value`` is a number at full precision, a label, or empty where there is no number; each row has all its
     labels, so that it still says what it is once rows are sorted. An entry's ``title`` compares it with the baseline.
@@ -24,11 +29,16 @@ def render(table: Table) -> str:
     lines += ["</tr>", "</thead>", "<tbody>"]
     for row, entries in zip(table.rows, words.shown(table), strict=True):
         lines += ['<tr class="baseline">' if row.baseline else "<tr>", *_cells(table, row, entries), "</tr>"]
-    lines += ["</tbody>", "</table>", *(f'<p class="legend">{escape(line)}</p>' for line in words.legend(table))]
+    return "\n".join([*lines, "</tbody>", "</table>"]) + "\n"
+
+
+def remarks(table: Table) -> str:
+    """What stands below the table."""
+    lines = [f'<p class="legend">{escape(line)}</p>' for line in words.legend(table)]
     notes = words.notes(table)
     if notes:
         lines += ['<ul class="notes">', *(f"<li>{escape(note)}</li>" for note in notes), "</ul>"]
-    return "\n".join(lines) + "\n"
+    return "".join(f"{line}\n" for line in lines)
 
 
 def _cells(table: Table, row: Row, entries: Sequence[words.Shown]) -> Iterator[str]:

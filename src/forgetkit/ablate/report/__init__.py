@@ -1,0 +1,76 @@
+"""An ablation as one page of HTML that needs nothing else: no network, no other file, and no script to be read."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import TYPE_CHECKING
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from forgetkit.ablate import plots
+from forgetkit.ablate.outcome import Outcomes
+from forgetkit.ablate.render import html
+from forgetkit.ablate.report.facts import gather
+from forgetkit.ablate.table import Table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["page"]
+
+
+def page(outcomes: Outcomes, table: Table, figures: Mapping[str, Figure] | None, command: str = "") -> str:
+    """The page: summary, table, pictures, configurations, departures, provenance.
+
+    ``figures`` are ``plots.pictures(outcomes)``, None where matplotlib is missing; the page then says how to get them.
+    ``command`` is the one that makes the cells again, where it is known. The same input gives the same bytes; whatever
+    users, plugins and exceptions have written is shown as text.
+    """
+    style, script = _part("page.css"), _part("page.js")
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string(_part("page.html")).render(
+        facts=gather(outcomes),
+        table=Markup(html.grid(table)),
+        remarks=Markup(html.remarks(table)),
+        pictures=None if figures is None else _pictures(figures),
+        missing=plots.MISSING,
+        command=command,
+        style=Markup(style),
+        script=Markup(script),
+        style_digest=_digest(style),
+        script_digest=_digest(script),
+    )
+
+
+@dataclass(frozen=True)
+class _Picture:
+    name: str
+    drawing: Markup
+    caption: str
+    wide: bool
+
+
+def _pictures(figures: Mapping[str, Figure]) -> list[_Picture]:
+    return [
+        _Picture(
+            name,
+            Markup(plots.svg(figure, name, plots.CAPTIONS[name])),
+            plots.CAPTIONS[name],
+            figure.get_figwidth() > 1.4 * plots.WIDTH,
+        )
+        for name, figure in figures.items()
+    ]
+
+
+def _part(name: str) -> str:
+    return files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+def _digest(text: str) -> str:
+    """What the page's policy allows to act, and nothing else."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"

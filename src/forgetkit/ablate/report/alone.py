@@ -1,0 +1,28 @@
+"""A finished run by itself, as an ablation of one cell."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from forgetkit.ablate.outcome import Outcome, Outcomes
+from forgetkit.ablate.render.words import plain
+from forgetkit.errors import RunDirectoryError
+from forgetkit.record import read_json
+
+
+def is_run(path: Path) -> bool:
+    """Whether ``path`` is the directory of a run, finished or not."""
+    return (path / "manifest.json").exists() or (path / "result.json").exists()
+
+
+def outcomes(path: Path) -> Outcomes:
+    """The run in ``path``; ``RunDirectoryError`` where it is not finished or its result is damaged."""
+    if not (path / "result.json").exists():
+        raise RunDirectoryError(f"{path} is not finished: go on with forgetkit run --resume {path}")
+    result = read_json(path / "result.json")
+    config = result.get("config")
+    seed = config.get("seed") if isinstance(config, dict) else None
+    arm = {"method": plain(str(result.get("method", ""))) or "unknown"}
+    title = plain(str(result.get("run", ""))) or path.resolve().name
+    cell = Outcome(arm, seed if isinstance(seed, int) else 0, "", "completed", result)
+    return Outcomes(title, ("method",), (cell,))

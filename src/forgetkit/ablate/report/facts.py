@@ -1,0 +1,169 @@
+"""What a page says beside its table and pictures: counts, losses, configurations, departures, provenance."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from forgetkit.ablate.outcome import Outcomes, Status
+from forgetkit.ablate.plots import reading
+from forgetkit.ablate.plots.looks import names
+from forgetkit.ablate.render.words import plain
+
+_OWN = ("seed", "out", "name")
+"""Options in which every cell differs from every other."""
+_STATUSES: tuple[Status, ...] = ("completed", "failed", "diverged", "missing")
+
+
+@dataclass(frozen=True)
+class Lost:
+    """Cells of one arm that have no result for one reason."""
+
+    arm: str
+    seeds: str
+    status: Status
+    reason: str
+
+
+@dataclass(frozen=True)
+class Options:
+    """Entries of a configuration: those in which arms differ, a column each, and those that all share.
+
+    An arm with several values, one seed unlike another, has them all; a dash stands for what is not known.
+    """
+
+    differ: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[str, ...]], ...]
+    shared: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Made:
+    """One cell, and how to find it again."""
+
+    arm: str
+    seed: int
+    status: Status
+    digest: str
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All of it, every text one line without control characters."""
+
+    title: str
+    baseline: str
+    arms: int
+    seeds: tuple[int, ...]
+    counts: tuple[tuple[Status, int], ...]
+    lost: tuple[Lost, ...]
+    config: Options
+    presets: str
+    departures: Options
+    versions: tuple[tuple[str, str], ...]
+    cells: tuple[Made, ...]
+
+
+def gather(outcomes: Outcomes) -> Facts:
+    """Read it off the outcomes; what a result lacks or has in another form is left out."""
+    called = {_key(outcomes, arm): name for arm, name in zip(outcomes.arms(), names(outcomes).values(), strict=True)}
+    found = [cell.status for cell in outcomes.cells]
+    baseline = outcomes.baseline or {}
+    return Facts(
+        title=plain(outcomes.title) or "An ablation",
+        baseline=plain(", ".join(f"{axis}={value}" for axis, value in baseline.items())),
+        arms=len(called),
+        seeds=tuple(sorted({cell.seed for cell in outcomes.cells})),
+        counts=tuple((status, found.count(status)) for status in _STATUSES if status in found),
+        lost=_lost(outcomes, called),
+        config=_compared(outcomes, called, _config),
+        presets=" | ".join(dict.fromkeys(said(r["preset"]) for r in _results(outcomes) if r.get("preset"))),
+        departures=_compared(outcomes, called, _departures),
+        versions=_versions(outcomes),
+        cells=tuple(
+            Made(called[_key(outcomes, cell.arm)], cell.seed, cell.status, plain(cell.digest)[:16])
+            for cell in outcomes.cells
+        ),
+    )
+
+
+def said(value: Any) -> str:
+    """A value of a configuration as one line."""
+    if isinstance(value, list | tuple):
+        return ", ".join(map(said, value)) or "none"
+    if isinstance(value, Mapping):
+        return plain(json.dumps(value, sort_keys=True, ensure_ascii=False, default=str))
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "none" if value is None else plain(str(value))
+
+
+def _key(outcomes: Outcomes, arm: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(arm[axis] for axis in outcomes.axes)
+
+
+def _results(outcomes: Outcomes) -> list[Mapping[str, Any]]:
+    return [result for arm in outcomes.arms() for result in reading.results(outcomes, arm)]
+
+
+def _lost(outcomes: Outcomes, called: Mapping[tuple[str, ...], str]) -> tuple[Lost, ...]:
+    seeds: dict[tuple[str, Status, str], list[int]] = {}
+    for cell in outcomes.cells:
+        if cell.status != "completed":
+            seeds.setdefault((called[_key(outcomes, cell.arm)], cell.status, plain(cell.reason)), []).append(cell.seed)
+    return tuple(
+        Lost(arm, ", ".join(map(str, sorted(own))), status, reason) for (arm, status, reason), own in seeds.items()
+    )
+
+
+def _compared(
+    outcomes: Outcomes,
+    called: Mapping[tuple[str, ...], str],
+    entries: Callable[[Mapping[str, Any]], Mapping[str, str]],
+) -> Options:
+    """What ``entries`` finds in each result, told apart by whether all arms agree."""
+    by_arm: list[tuple[str, dict[str, str]]] = []
+    for arm in outcomes.arms():
+        found = [entries(result) for result in reading.results(outcomes, arm)]
+        if found:
+            options = dict.fromkeys(option for one in found for option in one)
+            own = {option: " | ".join(dict.fromkeys(one.get(option, "–") for one in found)) for option in options}
+            by_arm.append((called[_key(outcomes, arm)], own))
+    options = dict.fromkeys(option for _, own in by_arm for option in own)
+    values = {option: [own.get(option, "–") for _, own in by_arm] for option in options}
+    differ = tuple(option for option, known in values.items() if len(set(known)) > 1)
+    rows = tuple((arm, tuple(own.get(option, "–") for option in differ)) for arm, own in by_arm)
+    shared = tuple((option, known[0]) for option, known in values.items() if option not in differ)
+    return Options(differ, rows if differ else (), shared)
+
+
+def _config(result: Mapping[str, Any]) -> dict[str, str]:
+    config = result.get("config")
+    if not isinstance(config, Mapping):
+        return {}
+    return {plain(str(option)): said(value) for option, value in config.items() if option not in _OWN}
+
+
+def _departures(result: Mapping[str, Any]) -> dict[str, str]:
+    """Each departure from the preset, with the preset's own value in brackets."""
+    departures = result.get("departures")
+    if not isinstance(departures, Mapping):
+        return {}
+    return {
+        plain(str(option)): f"{said(both.get('value'))} ({said(both.get('preset'))})"
+        for option, both in departures.items()
+        if isinstance(both, Mapping)
+    }
+
+
+def _versions(outcomes: Outcomes) -> tuple[tuple[str, str], ...]:
+    found: dict[str, dict[str, None]] = {}
+    for result in _results(outcomes):
+        versions = result.get("versions")
+        for name, version in versions.items() if isinstance(versions, Mapping) else ():
+            own = version.items() if isinstance(version, Mapping) else [(name, version)]
+            for distribution, number in own:
+                found.setdefault(plain(str(distribution)), {})[said(number)] = None
+    return tuple((name, " | ".join(numbers)) for name, numbers in found.items())

@@ -1,0 +1,100 @@
+"""``forgetkit report``: an ablation as one page that needs nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from forgetkit.cli.console import print_json, print_text
+from forgetkit.errors import OptionError, RunDirectoryError, UsageError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from forgetkit.ablate.outcome import Outcomes
+
+
+def command(
+    folder: Annotated[Path, typer.Argument(help="The folder of an ablation, or a run's directory.", metavar="DIR")],
+    grid: Annotated[
+        str | None, typer.Option("--grid", help="Which grid, where the folder holds several.", metavar="NAME")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The page (default: report.html in DIR).", metavar="FILE")
+    ] = None,
+    pictures: Annotated[
+        Path | None, typer.Option("--pictures", help="Write the pictures there too, as SVG and PNG.", metavar="FOLDER")
+    ] = None,
+    columns: Annotated[
+        str | None,
+        typer.Option("--columns", help="Numbers of a result; NAME:higher says which is better.", metavar="NAME,NAME"),
+    ] = None,
+    order: Annotated[
+        str | None, typer.Option("--order", help="The column that rows are sorted by, best first.", metavar="COLUMN")
+    ] = None,
+    baseline: Annotated[
+        str | None, typer.Option("--baseline", help="The arm that others are compared with.", metavar="AXIS=VALUE")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print an object that says what was written.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
+) -> None:
+    """Write one HTML page with the table, pictures, configurations and provenance of an ablation or a run."""
+    from forgetkit.ablate import plots
+    from forgetkit.ablate.report import page
+    from forgetkit.cli.table import made
+    from forgetkit.record import write_atomically
+
+    if pictures is not None and not plots.available():
+        raise UsageError(f"--pictures: {plots.MISSING}")
+    outcomes = _outcomes(folder, grid)
+    table = made(outcomes, columns, order, baseline)
+    figures = plots.pictures(outcomes) if plots.available() else None
+    target = folder / "report.html" if out is None else out
+    _make(target.parent)
+    write_atomically(target, page(outcomes, table, figures).encode())
+    written = [] if pictures is None else _drawn(figures or {}, pictures)
+    if json:
+        print_json({"report": str(target), "pictures": [str(file) for file in written], **_counts(outcomes)})
+    elif not quiet:
+        print_text("".join(f"{file}\n" for file in (target, *written)))
+        if figures is None:
+            print_text(f"without pictures: {plots.MISSING}\n")
+
+
+def _outcomes(folder: Path, grid: str | None) -> Outcomes:
+    """What became of the cells, of a grid or of a run by itself."""
+    from forgetkit.ablate.pool import Pool
+    from forgetkit.ablate.report import alone
+
+    if not folder.is_dir():
+        raise RunDirectoryError(f"{folder} is no folder: report takes that of an ablation or of a run")
+    if not alone.is_run(folder):
+        return Pool(folder).outcomes(grid)
+    if grid is not None:
+        raise OptionError(f"--grid {grid}: {folder} is the directory of a single run; leave it out")
+    return alone.outcomes(folder)
+
+
+def _drawn(figures: dict[str, Figure], folder: Path) -> list[Path]:
+    """Each picture in both forms."""
+    from forgetkit.ablate import plots
+
+    _make(folder)
+    files = [folder / f"{name}.{form}" for name in figures for form in ("svg", "png")]
+    for file in files:
+        plots.save(figures[file.stem], file)
+    return files
+
+
+def _counts(outcomes: Outcomes) -> dict[str, Any]:
+    statuses = [cell.status for cell in outcomes.cells]
+    return {"title": outcomes.title, "cells": {status: statuses.count(status) for status in dict.fromkeys(statuses)}}
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunDirectoryError(f"cannot make {folder}: {error.strerror}; choose another place") from error
