@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from forgetkit._version import __version__
-from forgetkit.cli import ablate, plugins, presets, report, run, show, table
+from forgetkit.cli import ablate, plugins, presets, report, reproduce, run, show, table
 from forgetkit.errors import ForgetkitError
 
 INTERRUPTED = 130
@@ -60,6 +60,7 @@ def application(words: Sequence[str] = ()) -> typer.Typer:
     app.command("ablate")(ablate.command(with_options=asked == "ablate"))
     app.command("table")(table.command)
     app.command("report")(report.command)
+    app.command("reproduce")(reproduce.command(with_options=asked == "reproduce"))
     app.command("show")(show.command)
     app.add_typer(plugins.application(), name="plugins")
     app.add_typer(presets.application(), name="presets")

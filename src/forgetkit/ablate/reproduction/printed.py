@@ -1,0 +1,173 @@
+"""A table of the paper as data: what it was made with, its figures, and what speaks against them.
+
+One TOML file per table in ``forgetkit/presets/tables``; ``shared.toml`` holds what they have in common.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+from forgetkit.ablate.grid import seeds_of
+from forgetkit.ablate.table import STANDARD, Column
+from forgetkit.config import canonical
+from forgetkit.errors import OptionError, closest
+
+SCALES = ("smoke", "cpu", "full")
+_COLUMNS = ("test_accuracy", "cer", "generalization_gap")
+_FOLDER = ("presets", "tables")
+_SHARED = "shared"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A number of the paper and its standard deviation where one is printed, in the unit of a run's result."""
+
+    value: float
+    std: float | None = None
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """A reason to take figures with care. ``None`` is all parts, all arms, all columns.
+
+    ``source`` is a row of docs/reproducibility.md, or where in the paper to look.
+    """
+
+    says: str
+    source: str
+    part: str | None = None
+    arm: str | None = None
+    column: str | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is about the table and no place in it."""
+        return self.part is None and self.arm is None and self.column is None
+
+
+@dataclass(frozen=True)
+class Part:
+    """A block of rows: the data set, by the paper's name, and the options that are its own."""
+
+    data: str
+    options: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A size to run a table at. Options replace the paper's; so do networks and data sets, by the paper's names."""
+
+    name: str
+    says: str
+    seeds: tuple[int, ...]
+    data: Mapping[str, str]
+    models: Mapping[str, str]
+    options: Mapping[str, Any]
+    parts: Mapping[str, Mapping[str, Any]]
+    arms: Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class PrintedTable:
+    """A table of the paper.
+
+    ``part`` and ``arm`` say what parts and arms are ("data set", "method"). ``ours`` are arms that the paper does not
+    have, and ``printed`` holds figures by part, arm and column; all are missing where the paper prints none.
+    """
+
+    name: str
+    title: str
+    part: str
+    arm: str
+    columns: tuple[Column, ...]
+    base: Mapping[str, Any]
+    parts: Mapping[str, Part]
+    arms: Mapping[str, Mapping[str, Any]]
+    ours: tuple[str, ...]
+    baseline: str
+    printed: Mapping[str, Mapping[str, Mapping[str, Figure]]]
+    doubts: tuple[Doubt, ...]
+    scales: Mapping[str, Scale]
+
+    def figure(self, part: str, arm: str, column: str) -> Figure | None:
+        """What the paper has there."""
+        return self.printed.get(part, {}).get(arm, {}).get(column)
+
+
+def tables() -> tuple[str, ...]:
+    """The tables and figures there are."""
+    files = (entry.name for entry in resources.files("forgetkit").joinpath(*_FOLDER).iterdir())
+    return tuple(sorted(name.removesuffix(".toml") for name in files if name.endswith(".toml") and _SHARED not in name))
+
+
+def titles() -> dict[str, str]:
+    """The title of each table, by name."""
+    return {name: str(_content(name)["title"]) for name in tables()}
+
+
+def read(name: str) -> PrintedTable:
+    """A table by its name; ``OptionError`` where there is none."""
+    if name not in tables():
+        raise OptionError(f"there is no '{name}' to reproduce; {closest(name, tables())}")
+    own, shared = _content(name), _content(_SHARED)
+    sizes, resized = shared["scales"], own.get("scales", {})
+    parts = {key: Part(part["data"], canonical(part.get("options", {}))) for key, part in own["parts"].items()}
+    arms = {key: canonical(options) for key, options in own["arms"].items()}
+    return PrintedTable(
+        name=name,
+        title=own["title"],
+        part=own.get("part", "part"),
+        arm=own["arm"],
+        columns=tuple(column for column in STANDARD if column.key in own.get("columns", _COLUMNS)),
+        base=canonical({**shared["base"], **own["base"]}),
+        parts=parts,
+        arms=arms,
+        ours=tuple(own.get("ours", ())),
+        baseline=own["baseline"],
+        printed={
+            part: {arm: _figures(row) for arm, row in rows.items()} for part, rows in own.get("printed", {}).items()
+        },
+        doubts=tuple(_doubts([*own.get("doubts", ()), *shared["doubts"]], arms, own.get("columns", _COLUMNS))),
+        scales={scale: _scale(scale, sizes[scale], resized.get(scale, {})) for scale in SCALES},
+    )
+
+
+def _content(stem: str) -> dict[str, Any]:
+    file = resources.files("forgetkit").joinpath(*_FOLDER, f"{stem}.toml")
+    return tomllib.loads(file.read_text(encoding="utf-8"))
+
+
+def _figures(row: Mapping[str, float]) -> dict[str, Figure]:
+    """Per cent become fractions; a count stays what it is."""
+    found = {}
+    for key in _COLUMNS:
+        if key in row:
+            percent = 1 if key == "cer" else 100
+            std = row.get("std") if key == "test_accuracy" else None
+            found[key] = Figure(row[key] / percent, None if std is None else std / percent)
+    return found
+
+
+def _doubts(given: Iterable[Mapping[str, str]], arms: Iterable[str], keys: Iterable[str]) -> Iterable[Doubt]:
+    """Those of the table first, then those of all that it has a place for."""
+    for entry in given:
+        doubt = Doubt(**entry)
+        if doubt.arm in (None, *arms) and doubt.column in (None, *keys):
+            yield doubt
+
+
+def _scale(name: str, shared: Mapping[str, Any], own: Mapping[str, Any]) -> Scale:
+    return Scale(
+        name=name,
+        says=shared["says"],
+        seeds=seeds_of(own.get("seeds", shared["seeds"])),
+        data={**shared["data"], **own.get("data", {})},
+        models={**shared.get("models", {}), **own.get("models", {})},
+        options={**canonical(shared.get("options", {})), **canonical(own.get("options", {}))},
+        parts={part: canonical(options) for part, options in own.get("parts", {}).items()},
+        arms={arm: canonical(options) for arm, options in own.get("arms", {}).items()},
+    )

@@ -1,0 +1,186 @@
+"""A table of the paper at a scale: the grid of its runs, and what was changed to make it so small."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from forgetkit import config, presets
+from forgetkit.ablate.grid import Grid
+from forgetkit.ablate.reproduction.printed import SCALES, PrintedTable, Scale, read
+from forgetkit.config import RunConfig
+from forgetkit.errors import OptionError, closest
+
+Options = Mapping[str, Any]
+
+_SAID = {
+    "model": "network {} → {}",
+    "mega_batches": "{} → {} mega-batches",
+    "epochs": "{} → {} epochs",
+    "shots": "{} → {} training images of each class",
+    "batch_size": "batches of {} → {}",
+    "replay.buffer.size": "buffer of {} → {}",
+}
+"""How a changed option is said; any other goes by its name."""
+_MACHINE = ("device", "threads", "checkpoint_seconds", "observers")
+_EXAMPLES = {
+    "CIFAR10": "cifar10",
+    "CIFAR100": "cifar100",
+    "Restricted ImageNet": "restricted-imagenet:path=FOLDER",
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A table, the parts of it that are run, and with what.
+
+    ``data`` has a SPEC for each data set of these parts, ``given`` names those that the user chose it for, and
+    ``changes`` are options the user sets for all runs.
+    """
+
+    table: PrintedTable
+    scale: Scale
+    parts: tuple[str, ...]
+    seeds: tuple[int, ...]
+    data: Mapping[str, str]
+    given: frozenset[str] = frozenset()
+    changes: Options = field(default_factory=dict)
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """What rows are told apart by; parts only where the table has several."""
+        return (self.table.part, self.table.arm) if len(self.table.parts) > 1 else (self.table.arm,)
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """Parts of the table that are not run."""
+        return tuple(part for part in self.table.parts if part not in self.parts)
+
+    def grid(self) -> Grid:
+        """Every part with every arm at every seed."""
+        several = len(self.axes) > 1
+        values = {self.table.part: self.parts, self.table.arm: tuple(self.table.arms)}
+        parts = {part: {key: v for key, v in self._run(part).items() if key not in self.changes} for part in self.parts}
+        sets = {self.table.part: parts, self.table.arm: {arm: self._arm(arm) for arm in self.table.arms}}
+        return Grid(
+            title=f"{self.table.title}, scale {self.scale.name}",
+            axes={axis: values[axis] for axis in self.axes},
+            seeds=self.seeds,
+            base=config.layered({} if several else parts[self.parts[0]], self.changes),
+            sets={axis: sets[axis] for axis in self.axes},
+            baseline=None if several else {self.table.arm: self.table.baseline},
+        )
+
+    def counts_alike(self, part: str) -> bool:
+        """Whether a count of errors has the paper's test set and number of mega-batches behind it."""
+        ours, theirs = self._run(part), self._printed(part)
+        name = self.table.parts[part].data
+        same = ours["dataset"] == self.table.scales["full"].data.get(name)
+        return (same or self._chosen(part)) and str(ours["mega_batches"]) == str(theirs["mega_batches"])
+
+    def shrunk(self) -> tuple[str, ...]:
+        """Everything in which these runs differ from the paper's, in words: what all parts share comes first."""
+        by_part = {part: list(_changes(self._printed(part), self._run(part))) for part in self.parts}
+        shared = [said for said in by_part[self.parts[0]] if all(said in others for others in by_part.values())]
+        own: dict[str, list[str]] = {}
+        for part, said in by_part.items():
+            if rest := ", ".join(one for one in said if one not in shared):
+                own.setdefault(rest, []).append(part)
+        arms = (
+            f"{arm}: {', '.join(said)}"
+            for arm, options in self.table.arms.items()
+            if (said := list(_changes(options, self._arm(arm))))
+        )
+        parts = (f"{' and '.join(parts)}: {said}" for said, parts in own.items())
+        return (*dict.fromkeys(self._sources()), *shared, *parts, *arms)
+
+    def _printed(self, part: str) -> dict[str, Any]:
+        """What the paper's runs of a part share, but for the data set."""
+        return config.layered(self.table.base, self.table.parts[part].options)
+
+    def _run(self, part: str) -> dict[str, Any]:
+        """The same of ours."""
+        own = self._printed(part)
+        data = {"dataset": self.data[self.table.parts[part].data]}
+        model = {"model": self.scale.models.get(own["model"], own["model"])}
+        return config.layered(own, data, model, self.scale.options, self.scale.parts.get(part, {}), self.changes)
+
+    def _arm(self, arm: str) -> dict[str, Any]:
+        return config.layered(self.table.arms[arm], self.scale.arms.get(arm, {}))
+
+    def _chosen(self, part: str) -> bool:
+        """Whether the data of a part is what the user gave for its data set."""
+        name = self.table.parts[part].data
+        return name in self.given and self._run(part)["dataset"] == self.data[name]
+
+    def _sources(self) -> Iterator[str]:
+        usual = self.table.scales["full"].data
+        for part in self.parts:
+            name, used = self.table.parts[part].data, str(self._run(part)["dataset"])
+            if self._chosen(part):
+                yield f"{name} from {used}"
+            elif used != usual.get(name):
+                yield f"{name} → {used}"
+
+
+def setting(
+    name: str,
+    scale: str,
+    parts: Sequence[str] = (),
+    data: Mapping[str, str] | None = None,
+    seeds: Sequence[int] | None = None,
+    changes: Options | None = None,
+) -> Setting:
+    """How a table is to be run.
+
+    Without ``parts``, all that there is data for. ``data`` maps the paper's names of data sets to SPECs. Raises
+    ``OptionError`` where a name is unknown, something given would be ignored, or a part has no data.
+    """
+    table = read(name)
+    if scale not in SCALES:
+        raise OptionError(f"--scale {scale}: {closest(scale, SCALES)}")
+    size = table.scales[scale]
+    asked = [_known("--part", part, tuple(table.parts)) for part in parts]
+    sets = tuple(dict.fromkeys(part.data for part in table.parts.values()))
+    given = {_known("--data", key, sets): spec for key, spec in (data or {}).items()}
+    specs = {**size.data, **given}
+    chosen = tuple(part for part in table.parts if part in asked or (not asked and table.parts[part].data in specs))
+    needed = sets if not chosen else tuple(table.parts[part].data for part in chosen)
+    lacking = next((key for key in needed if key not in specs), None)
+    if lacking is not None:
+        raise OptionError(f"{name} at scale {scale} needs data: --data '{lacking}={_EXAMPLES[lacking]}'")
+    idle = next((key for key in given if key not in needed), None)
+    if idle is not None:
+        raise OptionError(f"--data {idle} would be ignored: no part that is run has that data")
+    return Setting(
+        table=table,
+        scale=size,
+        parts=chosen,
+        seeds=tuple(size.seeds if seeds is None else seeds),
+        data={key: specs[key] for key in needed},
+        given=frozenset(given),
+        changes=config.canonical(changes or {}),
+    )
+
+
+def _known(flag: str, asked: str, names: Sequence[str]) -> str:
+    """A name as the paper has it, however it is written: ``restricted-imagenet`` will do."""
+    plain = {"".join(filter(str.isalnum, name)).lower(): name for name in names}
+    found = plain.get("".join(filter(str.isalnum, asked)).lower())
+    if found is None:
+        raise OptionError(f"{flag} {asked}: {closest(asked, names)}")
+    return found
+
+
+def _changes(printed: Options, run: Options) -> Iterator[str]:
+    """In what two sets of options differ, in words; the data set apart."""
+    usual = config.canonical(presets.flat(str(run.get("preset", "paper"))))
+    for key, value in run.items():
+        if key == "dataset" or key in _MACHINE:
+            continue
+        fallback = RunConfig.model_fields[key].default if key in RunConfig.model_fields else None
+        before = printed.get(key, usual.get(key, fallback))
+        if str(before) != str(value):
+            pattern = _SAID.get(key, f"{key.replace('_', '-')} {{}} → {{}}")
+            yield pattern.format("all" if before is None else before, value)

@@ -1,0 +1,326 @@
+"""A comparison with the paper as text: the same comparison always the same bytes."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from forgetkit.ablate.render import words
+from forgetkit.ablate.render.latex import escaped
+from forgetkit.ablate.reproduction.compared import Comparison, Entry, Row
+from forgetkit.ablate.reproduction.printed import Doubt
+from forgetkit.ablate.statistics import ALPHA, CONFIDENCE, EXACT_UP_TO, enough
+from forgetkit.ablate.table import Column, Unit
+from forgetkit.errors import OptionError, closest
+
+FORMATS = ("markdown", "latex", "csv", "json")
+SCHEMA = 1
+_NONE = "–"
+_PAGE = "docs/reproducibility.md"
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """One block of a comparison: a heading per column, and rows of text whose first ``labels`` name them."""
+
+    title: str
+    labels: int
+    heads: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def render(comparison: Comparison, form: str) -> str:
+    """``comparison`` in one of ``FORMATS``, with a newline at the end."""
+    renderers = {"markdown": _markdown, "latex": _latex, "csv": _csv, "json": _json}
+    if form not in renderers:
+        raise OptionError(f"there is no format '{form}'; {closest(form, FORMATS)}")
+    return renderers[form](comparison)
+
+
+def sheets(comparison: Comparison) -> tuple[Sheet, ...]:
+    """Paper beside measured, and both against the baseline."""
+    return (_beside(comparison), _against(comparison))
+
+
+def caption(comparison: Comparison) -> tuple[str, ...]:
+    """At what scale, what was changed for it, what was not run, and how to read the rest."""
+    return tuple(_caption(comparison))
+
+
+def doubts(comparison: Comparison) -> tuple[str, ...]:
+    """Those with a letter, those about the whole table, and rows that lost seeds."""
+    lettered = (f"({letter}) {_concerning(doubt)}{_cited(doubt)}" for letter, doubt in comparison.marked.items())
+    lost = (f"{_named(comparison, row)}: {row.note}." for row in comparison.rows if row.note)
+    return (*lettered, *map(_cited, comparison.doubts), *lost)
+
+
+def _beside(comparison: Comparison) -> Sheet:
+    shown = [column for column in range(len(comparison.columns)) if _has_figures(comparison, column)]
+    heads: list[str] = []
+    for place, column in enumerate(comparison.columns):
+        head = f"{words.heading(column)}{_letters(comparison.column_marks[place])}"
+        heads += [f"{head}: paper", "measured", "difference"] if place in shown else [f"{head}: measured"]
+    rows = []
+    for above, row in _with_above(comparison.rows):
+        cells: list[str] = []
+        for place, (entry, column) in enumerate(zip(row.entries, comparison.columns, strict=True)):
+            measured = _spread(entry.measured.mean, entry.measured.std, column.unit)
+            if place in shown:
+                cells += [_printed(entry, column.unit), measured, _signed(entry.difference, column.unit)]
+            else:
+                cells.append(measured)
+        rows.append((*_labels(comparison, above, row), *cells))
+    axes = comparison.setting.axes
+    return Sheet("", len(axes), (*axes, *heads), tuple(rows))
+
+
+def _against(comparison: Comparison) -> Sheet:
+    baseline = comparison.setting.table.baseline
+    heads: list[str] = []
+    for place, column in enumerate(comparison.columns):
+        head = words.heading(column)
+        both = [f"{head}: paper", "measured"] if _has_figures(comparison, place) else [f"{head}: measured"]
+        heads += [*both, "verdict"]
+    rows = []
+    for above, row in _with_above([row for row in comparison.rows if row.arm != baseline]):
+        cells: list[str] = []
+        for place, (entry, column) in enumerate(zip(row.entries, comparison.columns, strict=True)):
+            if entry.against is None:
+                continue
+            if _has_figures(comparison, place):
+                cells.append(_signed(entry.against.printed, column.unit))
+            cells += [_interval(entry, column.unit), entry.against.measured.verdict]
+        rows.append((*_labels(comparison, above, row), *cells))
+    axes = comparison.setting.axes
+    return Sheet(f"Less {baseline}", len(axes), (*axes, *heads), tuple(rows))
+
+
+def _has_figures(comparison: Comparison, place: int) -> bool:
+    return any(row.entries[place].printed is not None for row in comparison.rows)
+
+
+def _with_above(rows: Sequence[Row]) -> Iterator[tuple[Row | None, Row]]:
+    return zip((None, *rows), rows, strict=False)
+
+
+def _labels(comparison: Comparison, above: Row | None, row: Row) -> list[str]:
+    """A part is named in its first row alone."""
+    part = "" if above is not None and above.part == row.part else f"{row.part}{_letters(row.part_marks)}"
+    arm = f"{row.arm}{_letters(row.marks)}"
+    return [part, arm] if len(comparison.setting.axes) > 1 else [arm]
+
+
+def _letters(marks: str) -> str:
+    return f" ({', '.join(marks)})" if marks else ""
+
+
+def _printed(entry: Entry, unit: Unit) -> str:
+    figure = entry.printed
+    if figure is None:
+        return _NONE
+    return f"{_spread(figure.value, figure.std, unit)}{_letters(entry.marks)}"
+
+
+def _spread(mean: float | None, std: float | None, unit: Unit) -> str:
+    if mean is None:
+        return _NONE
+    return words.figure(mean, unit) + ("" if std is None else f" ± {words.figure(std, unit)}")
+
+
+def _signed(value: float | None, unit: Unit) -> str:
+    if value is None:
+        return _NONE
+    text = words.figure(value, unit)
+    return text if text.startswith("-") else f"+{text}"
+
+
+def _interval(entry: Entry, unit: Unit) -> str:
+    if entry.against is None:
+        return _NONE
+    found = entry.against.measured.comparison
+    bounds = ""
+    if found.low is not None and found.high is not None:
+        bounds = f" [{words.figure(found.low, unit)}, {words.figure(found.high, unit)}]"
+    return f"{_signed(found.difference, unit)}{bounds}"
+
+
+def _caption(comparison: Comparison) -> Iterator[str]:
+    setting = comparison.setting
+    yield f"Scale {setting.scale.name}: {setting.scale.says}."
+    changed = setting.shrunk()
+    yield f"Not as in the paper: {'; '.join(changed)}." if changed else "Sizes as in the paper."
+    if setting.left_out:
+        yield f"Not run: {', '.join(setting.left_out)}."
+    seeds = len(setting.seeds)
+    yield f"Measured: mean ± standard deviation over {seeds} seeds." if seeds > 1 else "Measured: one seed."
+    if any(column.unit == "count" for column in comparison.columns) and not all(
+        map(setting.counts_alike, setting.parts)
+    ):
+        yield "CER counts errors over other test images or mega-batches than in the paper, hence no difference there."
+    yield from _tested(comparison)
+    if setting.table.ours:
+        yield f"Ours and not in the paper: {', '.join(setting.table.ours)}."
+
+
+def _tested(comparison: Comparison) -> Iterator[str]:
+    judged = [e.against.measured for row in comparison.rows for e in row.entries if e.against is not None]
+    count = sum(one.comparison.n > 0 for one in judged)
+    if not count:
+        return
+    kind = "an exact" if all(one.comparison.exact for one in judged) else f"beyond {EXACT_UP_TO} seeds a sampled"
+    yield (
+        f"Verdicts by {kind} paired sign-flip test, Holm-corrected over {count} comparisons, at p < {ALPHA}; "
+        f"in brackets {CONFIDENCE:.0%} intervals."
+    )
+    few = sum(one.verdict == "too few seeds" for one in judged)
+    if few:
+        yield f"Too few seeds for a verdict in {few} of {len(judged)} comparisons: {enough(count)} each would do."
+
+
+def _concerning(doubt: Doubt) -> str:
+    named = [doubt.part, doubt.arm]
+    return ", ".join(filter(None, named)) + ": " if any(named) else ""
+
+
+def _cited(doubt: Doubt) -> str:
+    where = f"{_PAGE}, {doubt.source}" if doubt.source.startswith("row") else doubt.source
+    return f"{doubt.says} [{where}]"
+
+
+def _named(comparison: Comparison, row: Row) -> str:
+    return f"{row.part}, {row.arm}" if len(comparison.setting.axes) > 1 else row.arm
+
+
+def _markdown(comparison: Comparison) -> str:
+    lines = [f"**{_plain(comparison.setting.table.title)}**", ""]
+    for sheet in sheets(comparison):
+        if sheet.title:
+            lines += [f"{_plain(sheet.title)}:", ""]
+        lines.append(_line(map(_plain, sheet.heads)))
+        lines.append(_line([":--"] * sheet.labels + ["--:"] * (len(sheet.heads) - sheet.labels)))
+        lines += [_line(map(_plain, row)) for row in sheet.rows]
+        lines.append("")
+    lines += [*map(_plain, caption(comparison)), "", *(f"- {_plain(doubt)}" for doubt in doubts(comparison))]
+    return "\n".join(lines) + "\n"
+
+
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _plain(text: str) -> str:
+    """Nothing in it is markup."""
+    return re.sub(r"[\\`*_\[\]<>|~&$#]", r"\\\g<0>", text)
+
+
+def _latex(comparison: Comparison) -> str:
+    lines = [f"% {comparison.setting.table.title}", r"% Needs \usepackage{booktabs}."]
+    for sheet in sheets(comparison):
+        if sheet.title:
+            lines += ["", r"\medskip", rf"{escaped(sheet.title)}:\par"]
+        shape = "l" * sheet.labels + "r" * (len(sheet.heads) - sheet.labels)
+        lines += [rf"\begin{{tabular}}{{@{{}}{shape}@{{}}}}", r"\toprule", _tex_line(sheet.heads), r"\midrule"]
+        lines += [*map(_tex_line, sheet.rows), r"\bottomrule", r"\end{tabular}"]
+    small = [*caption(comparison), *doubts(comparison)]
+    lines += ["", r"\smallskip", r"{\footnotesize", *(rf"{escaped(line)}\par" for line in small), "}"]
+    return "\n".join(lines) + "\n"
+
+
+def _tex_line(cells: Iterable[str]) -> str:
+    return rf"{' & '.join(re.sub(r'-(?=[0-9])', '$-$', escaped(cell)) for cell in cells)} \\"
+
+
+_CSV = (
+    *("part", "arm", "column", "paper", "paper_std", "n", "measured", "std", "difference"),
+    *("paper_against", "against", "low", "high", "p", "adjusted", "verdict", "doubts"),
+)
+
+
+def _csv(comparison: Comparison) -> str:
+    """A line per row and column, every number at full precision; fractions stay fractions."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
+    writer.writerow(_CSV)
+    for row in comparison.rows:
+        for place, (entry, column) in enumerate(zip(row.entries, comparison.columns, strict=True)):
+            marks = "".join(sorted({*row.part_marks, *row.marks, *entry.marks, *comparison.column_marks[place]}))
+            figure, own = entry.printed, entry.measured
+            numbers = [None, None] if figure is None else [figure.value, figure.std]
+            numbers += [own.n, own.mean, own.std, entry.difference]
+            writer.writerow([row.part, row.arm, column.key, *numbers, *_numbers_against(entry), marks])
+    return text.getvalue()
+
+
+def _numbers_against(entry: Entry) -> list[Any]:
+    if entry.against is None:
+        return [None] * 7
+    judged = entry.against.measured
+    found = judged.comparison
+    return [entry.against.printed, found.difference, found.low, found.high, found.p, judged.adjusted, judged.verdict]
+
+
+def _json(comparison: Comparison) -> str:
+    return json.dumps(content(comparison), indent=2, allow_nan=False) + "\n"
+
+
+def content(comparison: Comparison) -> dict[str, Any]:
+    """Everything, for other programs: fractions stay fractions, null is what is not there."""
+    setting = comparison.setting
+    return {
+        "schema": SCHEMA,
+        "table": setting.table.name,
+        "title": setting.table.title,
+        "scale": setting.scale.name,
+        "seeds": list(setting.seeds),
+        "baseline": setting.table.baseline,
+        "changed": list(setting.shrunk()),
+        "not_run": list(setting.left_out),
+        "caption": list(caption(comparison)),
+        "columns": [_described(column) for column in comparison.columns],
+        "rows": [
+            {
+                "part": row.part,
+                "arm": row.arm,
+                "in_paper": not row.ours,
+                "doubts": sorted({*row.part_marks, *row.marks}),
+                "note": row.note,
+                "entries": {
+                    column.key: _entry(entry) for column, entry in zip(comparison.columns, row.entries, strict=True)
+                },
+            }
+            for row in comparison.rows
+        ],
+        "doubts": [
+            {"letter": letter, **dataclasses.asdict(doubt)}
+            for letter, doubt in [*comparison.marked.items(), *((None, doubt) for doubt in comparison.doubts)]
+        ],
+    }
+
+
+def _described(column: Column) -> dict[str, Any]:
+    return {"key": column.key, "title": column.title, "unit": column.unit, "higher_is_better": column.higher_is_better}
+
+
+def _entry(entry: Entry) -> dict[str, Any]:
+    against = None
+    if entry.against is not None:
+        judged = entry.against.measured
+        against = {
+            "paper": entry.against.printed,
+            **dataclasses.asdict(judged.comparison),
+            "adjusted": judged.adjusted,
+            "verdict": judged.verdict,
+        }
+    return {
+        "paper": None if entry.printed is None else dataclasses.asdict(entry.printed),
+        "measured": dataclasses.asdict(entry.measured),
+        "difference": entry.difference,
+        "against": against,
+        "doubts": list(entry.marks),
+    }

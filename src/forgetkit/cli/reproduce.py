@@ -1,0 +1,182 @@
+"""``forgetkit reproduce``: the paper's tables, printed beside measured."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from forgetkit.cli import options
+from forgetkit.cli.ablate import CARRYING_OUT, Means, conclude
+from forgetkit.cli.console import Console, print_json, print_text
+from forgetkit.errors import OptionError, closest
+
+if TYPE_CHECKING:
+    from forgetkit.ablate.ablation import Ablation
+    from forgetkit.ablate.outcome import Outcomes
+    from forgetkit.ablate.reproduction.setting import Setting
+    from forgetkit.cli.cells import View
+
+OUT = "reproductions"
+_SCREEN = "rich"
+
+_OWN: options.Special = {
+    "scale": (str | None, options.special("--scale", "smoke, cpu or full (default: smoke)", "SCALE")),
+    "part": (list[str] | None, options.special("--part", "a part of the table instead of all (repeatable)", "NAME")),
+    "data": (
+        list[str] | None,
+        options.special("--data", "where a data set of the paper comes from (repeatable)", "NAME=SPEC"),
+    ),
+    "seeds": (str | None, options.special("--seeds", "the seeds of each row, like 0-4 (default: the scale's)", "A-B")),
+    "set": (
+        list[str] | None,
+        options.special("--set", "an option of all runs, like device=cuda (repeatable)", "KEY=VALUE"),
+    ),
+    "out": (Path | None, options.special("--out", f"folder of the runs (default: {OUT}/NAME-SCALE)", "DIR")),
+    "form": (str | None, options.special("--format", "rich, markdown, latex, csv or json", "FORMAT")),
+    **CARRYING_OUT,
+}
+
+
+def command(*, with_options: bool = True) -> Callable[..., None]:
+    """The function that typer makes the command of."""
+
+    def reproduce(**given: Any) -> None:
+        _reproduce(**given)
+
+    reproduce.__doc__ = _reproduce.__doc__
+    name = inspect.Parameter(
+        "name",
+        inspect.Parameter.POSITIONAL_OR_KEYWORD,
+        default=None,
+        annotation=Annotated[str | None, typer.Argument(help="table1 to table9, or figure11.", metavar="[NAME]")],
+    )
+    reproduce.__signature__ = _signature(name) if with_options else inspect.Signature()  # type: ignore[attr-defined]
+    return reproduce
+
+
+def _signature(name: inspect.Parameter) -> Any:
+    from forgetkit.config import RunConfig
+
+    return options.signature(_OWN, without=RunConfig.model_fields.keys(), first=[name])
+
+
+def _reproduce(**given: Any) -> None:
+    """Run a table of the paper, and print it beside what was measured.
+
+    Without a name: what there is. What is there of the runs is kept: the same command again runs the rest.
+
+    Exit status: 0 done, 1 a run failed, 2 a mistake in the command line, 130 interrupted.
+    """
+    form = _format(given["form"], as_json=given["json"])
+    given = {**given, "json": form == "json"}
+    if given["name"] is None:
+        _list(as_json=given["json"])
+        return
+    from forgetkit.ablate.reproduction import compared, written
+
+    setting = _setting(given)
+    own = form not in (_SCREEN, "json")
+    texts: list[str] = []
+
+    def plan(means: Means) -> Ablation:
+        from forgetkit.ablate.ablation import Ablation
+
+        name = f"{setting.table.name}-{setting.scale.name}"
+        return Ablation.of(setting.grid(), given["out"] or Path(OUT) / name, means.offers, name=name)
+
+    def show(view: View, outcomes: Outcomes, special: Mapping[str, Any]) -> dict[str, Any]:
+        comparison = compared.compared(setting, outcomes)
+        if own:
+            texts.append(written.render(comparison, form))
+        elif view.shows and form == _SCREEN:
+            _print(view.console, comparison)
+        return written.content(comparison)
+
+    try:
+        # Standard output belongs to the text alone.
+        with contextlib.redirect_stdout(sys.stderr) if own else contextlib.nullcontext():
+            conclude(given, plan, show)
+    finally:
+        for text in texts:
+            print_text(text)
+
+
+def _format(asked: str | None, *, as_json: bool) -> str:
+    if asked is None:
+        return "json" if as_json else _SCREEN
+    from forgetkit.ablate.reproduction.written import FORMATS
+
+    known = (_SCREEN, *FORMATS)
+    if asked not in known:
+        raise OptionError(f"there is no format '{asked}'; {closest(asked, known)}")
+    if as_json and asked != "json":
+        raise OptionError(f"--json and --format {asked} contradict each other: leave one out")
+    return asked
+
+
+def _setting(given: Mapping[str, Any]) -> Setting:
+    from forgetkit import config
+    from forgetkit.ablate.grid import seeds_of
+    from forgetkit.ablate.reproduction.setting import setting
+
+    return setting(
+        given["name"],
+        given["scale"] or "smoke",
+        given["part"] or (),
+        _pairs(given["data"] or ()),
+        None if given["seeds"] is None else seeds_of(given["seeds"]),
+        config.settings(given["set"] or []),
+    )
+
+
+def _pairs(texts: Any) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for text in texts:
+        name, equals, spec = text.partition("=")
+        if not equals or not spec.strip():
+            raise OptionError(f"--data {text}: write NAME=SPEC, like CIFAR10=folder:path=photos,size=32")
+        if name in found:
+            raise OptionError(f"--data {name} is given twice: leave one out")
+        found[name.strip()] = spec.strip()
+    return found
+
+
+def _list(*, as_json: bool) -> None:
+    from forgetkit.ablate.reproduction import printed
+
+    titles = printed.titles()
+    if as_json:
+        print_json({"tables": titles, "scales": list(printed.SCALES)})
+        return
+    console = Console()
+    width = max(map(len, titles)) + 2
+    for name, title in titles.items():
+        console.print(f"{name:{width}}{title}", markup=False)
+    console.print("forgetkit reproduce NAME --scale smoke|cpu|full", markup=False)
+
+
+def _print(console: Console, comparison: Any) -> None:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    from forgetkit.ablate.reproduction import written
+
+    console.print(Text(comparison.setting.table.title, "bold"))
+    for line in written.caption(comparison):
+        console.print(Text(line))
+    for sheet in written.sheets(comparison):
+        screen = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=sheet.title or None, title_justify="left")
+        for place, head in enumerate(sheet.heads):
+            screen.add_column(Text(head), justify="left" if place < sheet.labels else "right", overflow="fold")
+        for row in sheet.rows:
+            screen.add_row(*map(Text, row))
+        console.print(screen)
+    for line in written.doubts(comparison):
+        console.print(Text(f"- {line}", "dim"))
