@@ -227,7 +227,7 @@ def test_latex_by_hand() -> None:
         [
             "% A title",
             r"% Needs \usepackage{booktabs,graphicx}.",
-            r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
+            r"\noindent\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
             r"\begin{tabular}{@{}llrr@{}}",
             r"\toprule",
             r"importance & replay & accuracy (\%) $\uparrow$ & errors $\downarrow$ \\",

@@ -112,7 +112,8 @@ def _figure(row: Row, place: int, shown: words.Shown) -> Text:
     """The mean, bold where it is among the best, and its deviation in the background."""
     entry = row.entries[place]
     if entry.summary.mean is None:
-        return Text(shown.text if _count(row) or place == 0 else "–", "red" if row.unfinished else "")
+        nothing = place == 0 and not _count(row)
+        return Text(shown.text if nothing else "–", "red" if nothing and row.unfinished else "")
     text = shown.text.removesuffix(f" (n={entry.summary.n})") if entry.summary.n == _count(row) else shown.text
     mean, sign, spread = text.partition(" ±")
     return Text(mean, "bold" if shown.bold else "").append(sign + spread, "dim")

@@ -78,7 +78,7 @@ def render(table: Table) -> str:
     lines = [
         f"% {words.plain(table.title)}",
         r"% Needs \usepackage{booktabs,graphicx}.",
-        r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
+        r"\noindent\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
         rf"\begin{{tabular}}{{@{{}}{'l' * len(table.axes)}{'r' * len(table.columns)}@{{}}}}",
         r"\toprule",
         _line([*axes, *heads]),
