@@ -139,8 +139,24 @@ class Acting:
         component = self.interventions[number]
         seeds = self.seeds.within(place.mega_batch, place.epoch, "intervention", verb, number, place.step)
         moment = self._moment(number, seeds, place, step)
-        with blamed(f"the intervention {type(component).__name__}"), global_state(seeds.number("global")):
+        who = f"the intervention {type(component).__name__}"
+        with blamed(who), global_state(seeds.number("global")), self._counting():
             return getattr(component, verb)(moment)
+
+    @contextmanager
+    def _counting(self) -> Iterator[None]:
+        """What is run on the model itself counts, backward too where it can be; a probe counts for itself."""
+
+        def ran(_: nn.Module, __: Any, outputs: Any) -> None:
+            lent = self._examined is not None and self._examined[1].standing.lent
+            if not lent and isinstance(outputs, Tensor) and outputs.ndim:
+                self.passes.add(len(outputs), len(outputs) if outputs.requires_grad else 0)
+
+        handle = self.model.register_forward_hook(ran)
+        try:
+            yield
+        finally:
+            handle.remove()
 
     def _moment(self, number: int, seeds: Seeds, place: Place, step: Step | None) -> Moment:
         component, state = self.interventions[number], self.states[number]
