@@ -13,6 +13,7 @@ import enum
 import json
 import re
 from collections.abc import Mapping
+from functools import cached_property, lru_cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
@@ -33,6 +34,14 @@ class Option:
     name: str
     type: Any
     default: Any
+
+    @cached_property
+    def adapter(self) -> TypeAdapter[Any]:
+        """What checks a value."""
+        try:
+            return TypeAdapter(self.type)
+        except PydanticSchemaGenerationError:  # a type that pydantic does not know, a tensor: checked by isinstance
+            return TypeAdapter(self.type, config=ConfigDict(arbitrary_types_allowed=True))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +77,7 @@ def parse(text: str) -> Spec:
     return Spec(name, first, options)
 
 
+@lru_cache(maxsize=512)  # asked a thousand times when a grid is planned
 def options_of(component: type) -> tuple[Option, ...]:
     """The options of a component class, in the order of its fields."""
     if not dataclasses.is_dataclass(component):
@@ -156,19 +166,12 @@ def _value(name: str, option: Option, given: Any) -> Any:
     if given == "none" and _may_be_none(option.type):
         return None
     try:
-        value = _converted(_adapter(option.type), given)
+        value = _converted(option.adapter, given)
         return value.expanduser().absolute() if isinstance(value, Path) else value
     except ValidationError as error:
         reason = error.errors()[0]["msg"]
         shown = option.name.replace("_", "-")
         raise OptionError(f"{name}: option {shown}={given}: {reason[0].lower()}{reason[1:]}") from error
-
-
-def _adapter(kind: Any) -> TypeAdapter[Any]:
-    try:
-        return TypeAdapter(kind)
-    except PydanticSchemaGenerationError:  # a type that pydantic knows nothing of, a tensor: checked by isinstance
-        return TypeAdapter(kind, config=ConfigDict(arbitrary_types_allowed=True))
 
 
 def _may_be_none(kind: Any) -> bool:
