@@ -48,6 +48,8 @@ def run(
         else:
             directory, found = resume, resume.resume_point()
             session.require_same(directory.manifest, found)
+            if found is not None and found.damage:
+                _log.warning("%s; the run goes on from the state before it", found.damage)
             learner = Learner.new(session) if found is None else Learner.restored(session, found.state)
             point = found or ResumePoint({}, (), 0.0)
         bus.recorder = Recorder(directory)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from forgetkit import config, registry
 from forgetkit.ablate.pool import Pool
+from forgetkit.ablate.progress import Follower
 from forgetkit.ablate.work import Ended, Task, carry_out
 from forgetkit.errors import RunDirectoryError
 
@@ -23,7 +26,7 @@ TINY = {
 
 
 def task(folder: Path, **options: object) -> Task:
-    asked = {**TINY, **options}
+    asked = {key: value for key, value in {**TINY, **options}.items() if value is not None}
     digest = config.resolve(asked, registry.load(entry_points=False)).digest
     return Task(str(folder), digest, asked)
 
@@ -107,9 +110,99 @@ def test_a_cell_that_fails_or_diverges_is_recorded_and_tried_again(tmp_path: Pat
     missing = task(tmp_path, shots=500)
     assert carry_out(missing).status == pool.find(missing.digest).status == "failed"
     # The same cell with a remedy of what was outside of it: its record goes.
-    pool.fail(task(tmp_path).digest, "failed", "the folder was not there")
-    assert carry_out(task(tmp_path)) == Ended("completed")
-    assert not list(tmp_path.glob("cells/*" + task(tmp_path).digest[:16] + "*.failed.json"))
+    asked = task(tmp_path)
+    pool.fail(asked.digest, "failed", "the folder was not there")
+    again = replace(asked, failed_at=pool.find(asked.digest).failed_at)
+    assert carry_out(again) == Ended("completed")
+    assert not list(tmp_path.glob("cells/*" + asked.digest[:16] + "*.failed.json"))
+
+
+def test_a_failure_that_is_news_is_the_answer(tmp_path: Path) -> None:
+    """Two commands planned the same cells, and the other has tried this one while ours had others in hand."""
+    asked, pool = task(tmp_path), Pool(tmp_path)
+    pool.fail(asked.digest, "failed", "the first reason")
+    known = replace(asked, failed_at=pool.find(asked.digest).failed_at)
+    pool.fail(asked.digest, "failed", "the second reason")
+    assert carry_out(known) == carry_out(asked) == Ended("failed", "the second reason")
+    assert not pool.directory(asked.digest).exists()
+
+
+def nudge(note: Path) -> None:
+    note.write_text(note.read_text().replace('"seed": 0', '"seed": 1'))
+
+
+@pytest.mark.parametrize("damage", [nudge, Path.unlink, lambda note: note.write_text("{")])
+def test_a_note_that_is_damaged_makes_no_table(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+    pool = Pool(tmp_path)
+    pool.note("g", "A question", ["replay"], [{"arm": {"replay": "full"}, "seed": 0, "digest": "0" * 64}], None)
+    damage(tmp_path / "grids" / "g.json")
+    with pytest.raises(RunDirectoryError, match=r"damaged|holds no grid"):
+        pool.outcomes("g")
+
+
+def file_in_place_of_a_folder(path: Path) -> None:
+    shutil.rmtree(path)
+    path.write_text("")
+
+
+def folder_in_place_of(name: str) -> Callable[[Path], None]:
+    def damage(path: Path) -> None:
+        file = path / name if "{}" not in name else path.parent / name.format(path.name)
+        if file.exists():
+            file.unlink()
+        (file / "below").mkdir(parents=True)
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        file_in_place_of_a_folder,
+        lambda path: shutil.rmtree(path / "checkpoints"),
+        *map(folder_in_place_of, ("result.json", "seal.json", "manifest.json", "events.jsonl")),
+        *map(folder_in_place_of, ("{}.lock", "{}.failed.json", "checkpoints/mega-batch-001.pt")),
+    ],
+)
+def test_what_stands_in_the_way_is_taken_away(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+    asked, pool = task(tmp_path, epochs=1), Pool(tmp_path)
+    carry_out(asked)
+    whole = result(tmp_path, asked.digest)
+    unseal(pool.directory(asked.digest))
+    damage(pool.directory(asked.digest))
+    assert pool.find(asked.digest).status == "missing"
+    assert carry_out(asked) == Ended("completed")
+    assert result(tmp_path, asked.digest) == whole
+
+
+def test_what_a_killed_process_left_half_written_goes(tmp_path: Path) -> None:
+    asked, pool = task(tmp_path, epochs=1), Pool(tmp_path)
+    path = pool.directory(asked.digest)
+    carry_out(asked)
+    unseal(path)
+    for file in (path / ".result.json.7.tmp", path / "checkpoints" / ".resume-001-0001.pt.7.tmp"):
+        file.write_text("half")
+    carry_out(asked)
+    assert not list(path.rglob("*.tmp"))
+
+
+def test_a_result_that_is_not_sealed_yet_is_no_damage_while_its_cell_is_in_hand(tmp_path: Path) -> None:
+    asked, pool = task(tmp_path, epochs=1), Pool(tmp_path)
+    carry_out(asked)
+    unseal(pool.directory(asked.digest))
+    with pool.lock(asked.digest):
+        assert (pool.find(asked.digest).status, pool.find(asked.digest).remark) == ("missing", "")
+    assert pool.find(asked.digest).remark
+
+
+def test_matched_cells_are_followed_by_their_samples(tmp_path: Path) -> None:
+    """Their mega-batches have no number of epochs in common."""
+    asked = task(tmp_path, epochs=None, samples=100)
+    follower = Follower(Pool(tmp_path), [asked.digest])
+    assert carry_out(asked) == Ended("completed")
+    standing = follower.standing()[asked.digest]
+    assert (standing.share, standing.mega_batch) == (1.0, 2)
+    assert (follower.left() or 0) < 1e-9
 
 
 def test_the_outcomes_of_a_grid(tmp_path: Path) -> None:

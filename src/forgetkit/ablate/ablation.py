@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -10,8 +10,8 @@ from pathlib import Path
 
 from forgetkit.ablate.grid import Cell, Grid, planned
 from forgetkit.ablate.outcome import Outcomes
-from forgetkit.ablate.pool import Found, Pool
-from forgetkit.ablate.work import Ended, Keep, Task, carry_out
+from forgetkit.ablate.pool import Found, Keep, Pool
+from forgetkit.ablate.work import Ended, Task, carry_out
 from forgetkit.config import Plan
 from forgetkit.contracts import Executor, Lost
 from forgetkit.registry import Registry
@@ -68,9 +68,14 @@ class Ablation:
         self.pool.note(self.name, self.grid.title, tuple(self.grid.axes), cells, self.grid.reference())
 
     def tasks(
-        self, places: Iterable[int], *, keep: Keep = "last", plugins: Sequence[Path] = (), without: Sequence[str] = ()
+        self,
+        found: Mapping[str, Found],
+        *,
+        keep: Keep = "last",
+        plugins: Sequence[Path] = (),
+        without: Sequence[str] = (),
     ) -> tuple[Task, ...]:
-        """What an executor is handed for the cells in these places.
+        """What an executor is handed for the cells that are open.
 
         A state to go on from is written after each epoch unless the options say otherwise, so that no more than the
         epoch in flight is lost.
@@ -84,8 +89,9 @@ class Ablation:
                 plugins=files,
                 without=tuple(without),
                 keep=keep,
+                failed_at=found[self.digests[place]].failed_at,
             )
-            for place in places
+            for place in self.open(found)
         )
 
     def outcomes(self) -> Outcomes:

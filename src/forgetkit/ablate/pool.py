@@ -3,26 +3,35 @@
 cells/0123456789abcdef/               the run's own directory; with seal.json, the digest of its result, it is complete
 cells/0123456789abcdef.failed.json    why a cell came to nothing, until it is tried again
 cells/0123456789abcdef.lock           held by the process that carries the cell out
-grids/NAME.json                       the cells of a grid, in its order
+grids/NAME.json                       the cells of a grid, in its order, with a digest of all that it says
+
+Whatever else lies under one of these names, a folder in place of a file say, is damage: it is taken away.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import logging
+import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from forgetkit.ablate.outcome import Outcome, Outcomes, Status
 from forgetkit.errors import RecordError, RunDirectoryError
 from forgetkit.record import RunDirectory, read_json, write_json
 
 _SHORT = 16
+_log = logging.getLogger("forgetkit")
+
+Keep = Literal["all", "last", "none"]
+"""The models of a finished cell that are kept."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +43,8 @@ class Found:
     reason: str = ""
     remark: str = ""
     """What was found damaged, in one line."""
+    failed_at: int = 0
+    """When the failure on record was written, so that another one can be told from it."""
 
 
 @dataclass(frozen=True)
@@ -48,87 +59,111 @@ class Pool:
 
     def lock(self, digest: str) -> FileLock:
         """Held while a cell is carried out; the system lets go of it when its holder dies."""
-        cells = self.path / "cells"
-        try:
-            cells.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise RunDirectoryError(f"cannot make {cells}: {error.strerror}; choose another --out") from error
-        return FileLock(cells / f"{digest[:_SHORT]}.lock")
+        path = self._folder("cells") / f"{digest[:_SHORT]}.lock"
+        if path.is_dir():
+            _take_away(path)
+        return FileLock(path)
 
     def find(self, digest: str) -> Found:
         """What became of a cell so far. Changes nothing."""
-        path = self.directory(digest)
+        path, failure = self.directory(digest), self._failure(digest)
         if (path / "result.json").exists():
-            return self._judged(path, digest)
-        failure = self._failure(digest)
-        if failure.exists():
-            try:
-                content = read_json(failure)
-                status: Status = "diverged" if content.get("status") == "diverged" else "failed"
-                return Found(status, reason=str(content.get("reason", "")))
-            except RunDirectoryError as error:
-                return Found("missing", reason="not run yet", remark=str(error))
-        return Found("missing", reason="not finished" if path.exists() else "not run yet")
+            found = self._judged(path, digest)
+            return replace(found, remark="") if found.remark and self._in_hand(digest) else found
+        unfinished = "not finished" if path.exists() else "not run yet"
+        try:
+            failed_at = failure.stat().st_mtime_ns
+            content = read_json(failure)
+        except (FileNotFoundError, NotADirectoryError):
+            return Found("missing", reason=unfinished)
+        except (OSError, RunDirectoryError) as error:
+            return Found("missing", reason=unfinished, remark=f"{error}, so the cell is tried again")
+        status: Status = "diverged" if content.get("status") == "diverged" else "failed"
+        return Found(status, reason=str(content.get("reason", "")), failed_at=failed_at)
 
     def _judged(self, path: Path, digest: str) -> Found:
         """A result counts where its seal says that these are its bytes."""
         try:
             content = (path / "result.json").read_bytes()
-            sealed = read_json(path / "seal.json").get("sha256")
+            seal = read_json(path / "seal.json")
         except (OSError, RunDirectoryError):
             return Found("missing", reason="not finished", remark=f"{path} has no seal, so its result is made again")
-        if hashlib.sha256(content).hexdigest() != sealed:
+        if seal.get("sha256") != hashlib.sha256(content).hexdigest():
             return Found("missing", reason="damaged", remark=f"{path}: the result is damaged and made again")
-        result: dict[str, Any] = json.loads(content)
-        if read_json(path / "seal.json").get("digest") != digest:
+        if seal.get("digest") != digest:
             return Found("missing", reason="damaged", remark=f"{path} belongs to another cell, so it is made again")
+        result: dict[str, Any] = json.loads(content)
         return Found("completed", result)
+
+    def _in_hand(self, digest: str) -> bool:
+        """Whether a process carries the cell out, so that what it has not written yet is no damage."""
+        path = self.path / "cells" / f"{digest[:_SHORT]}.lock"
+        if not path.is_file():
+            return False
+        try:
+            with FileLock(path, timeout=0):
+                return False
+        except Timeout:
+            return True
+        except OSError:  # a folder that may not be written to has nobody at work
+            return False
 
     def seal(self, digest: str) -> None:
         """Say that the result of a cell is whole, and forget that it ever failed."""
         path = self.directory(digest)
         content = (path / "result.json").read_bytes()
         write_json(path / "seal.json", {"digest": digest, "sha256": hashlib.sha256(content).hexdigest()})
-        self._failure(digest).unlink(missing_ok=True)
+        _take_away(self._failure(digest))
 
     def fail(self, digest: str, status: Status, reason: str) -> None:
         """Record why a cell came to nothing."""
-        self.path.joinpath("cells").mkdir(parents=True, exist_ok=True)
-        write_json(self._failure(digest), {"status": status, "reason": reason})
+        self._folder("cells")
+        _write(self._failure(digest), {"status": status, "reason": reason})
 
     def reopened(self, digest: str) -> RunDirectory | None:
         """The unfinished run of a cell, less a result that does not count; None where nothing is to go on from."""
         path = self.directory(digest)
         if not path.exists():
             return None
-        for name in ("result.json", "seal.json"):
-            (path / name).unlink(missing_ok=True)
+        if path.is_dir():
+            for name in ("result.json", "seal.json"):
+                _take_away(path / name)
         try:
             run = RunDirectory.reopen(path)
             run.manifest, run.resume_point()
-        except RunDirectoryError:
-            self.discard(digest)
+            _require_files(path)
+        except RunDirectoryError as error:
+            self.discard(digest, error)
             return None
         return run
 
-    def discard(self, digest: str) -> None:
-        """Take away what cannot be gone on with."""
-        try:
-            shutil.rmtree(self.directory(digest))
-        except OSError as error:
-            raise RecordError(f"cannot take away {self.directory(digest)}: {error.strerror}") from error
+    def discard(self, digest: str, reason: Exception) -> None:
+        """Take away what cannot be gone on with, and say why."""
+        _log.warning("%s is begun again: %s", self.directory(digest), reason)
+        _take_away(self.directory(digest))
+
+    def tidy(self, digest: str, keep: Keep) -> None:
+        """Take away what a finished cell needs no more, and what a killed process left half written."""
+        checkpoints = self.directory(digest) / "checkpoints"
+        models = sorted(checkpoints.glob("mega-batch-*.pt"))
+        kept = {"all": models, "last": models[-1:], "none": []}[keep]
+        half_written = [*checkpoints.glob(".*.tmp"), *self.directory(digest).glob(".*.tmp")]
+        for file in {*models, *checkpoints.glob("resume-*"), *half_written} - {*kept}:
+            with contextlib.suppress(OSError):
+                file.unlink()
 
     def note(
         self, name: str, title: str, axes: Sequence[str], cells: Sequence[Mapping[str, Any]], baseline: Any
     ) -> None:
         """Write down which cells a grid has: ``arm``, ``seed`` and ``digest`` of each."""
-        folder = self.path / "grids"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise RunDirectoryError(f"cannot make {folder}: {error.strerror}; choose another --out") from error
+        path = self._folder("grids") / f"{name}.json"
+        if path.exists():
+            try:
+                _noted(path)
+            except RunDirectoryError as error:
+                _log.warning("%s", error)
         content = {"schema": 1, "title": title, "axes": list(axes), "baseline": baseline, "cells": list(cells)}
-        write_json(folder / f"{name}.json", content)
+        _write(path, {**content, "sha256": _digest(content)})
 
     def grids(self) -> tuple[str, ...]:
         """The names of the grids in this folder, the newest first."""
@@ -142,13 +177,9 @@ class Pool:
             raise RunDirectoryError(f"{self.path} holds no grid: it is not the folder of an ablation")
         if name is not None and name not in known:
             raise RunDirectoryError(f"{self.path} holds no grid '{name}'; there are {', '.join(known)}")
-        note = self.path / "grids" / f"{name or known[0]}.json"
-        content = read_json(note)
-        try:
-            cells = tuple(self._outcome(cell) for cell in content["cells"])
-            return Outcomes(str(content["title"]), tuple(content["axes"]), cells, content["baseline"])
-        except (KeyError, TypeError) as error:
-            raise RunDirectoryError(f"{note} is damaged: {error!r}; run forgetkit ablate again") from error
+        content = _noted(self.path / "grids" / f"{name or known[0]}.json")
+        cells = tuple(self._outcome(cell) for cell in content["cells"])
+        return Outcomes(content["title"], tuple(content["axes"]), cells, content["baseline"])
 
     def _outcome(self, cell: Mapping[str, Any]) -> Outcome:
         found = self.find(cell["digest"])
@@ -156,3 +187,56 @@ class Pool:
 
     def _failure(self, digest: str) -> Path:
         return self.path / "cells" / f"{digest[:_SHORT]}.failed.json"
+
+    def _folder(self, name: str) -> Path:
+        """A folder of this one, there and open to us."""
+        folder = self.path / name
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunDirectoryError(f"cannot make {folder}: {error.strerror}; choose another --out") from error
+        if not os.access(folder, os.W_OK):
+            raise RunDirectoryError(f"{folder} may not be written to; choose another --out")
+        return folder
+
+
+def _noted(path: Path) -> dict[str, Any]:
+    """What was written down of a grid; the names of arms in it come from nowhere else, so no byte may be another."""
+    try:
+        content = read_json(path)
+    except RunDirectoryError as error:
+        raise RunDirectoryError(f"{error}; forgetkit ablate makes it again") from error
+    if content.pop("sha256", None) != _digest(content):
+        raise RunDirectoryError(f"{path} is damaged: not what its digest says; forgetkit ablate makes it again")
+    return content
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _require_files(run: Path) -> None:
+    """Where a folder stands in place of a file of ours, or a file in place of a folder, no writing on would help."""
+    checkpoints = run / "checkpoints"
+    if not checkpoints.is_dir():
+        raise RunDirectoryError(f"{checkpoints} is no folder")
+    for file in (run / "events.jsonl", *sorted(checkpoints.iterdir())):
+        if file.exists() and not file.is_file():
+            raise RunDirectoryError(f"{file} is no file")
+
+
+def _write(path: Path, content: Mapping[str, Any]) -> None:
+    if path.is_dir():
+        _take_away(path)
+    write_json(path, content)
+
+
+def _take_away(path: Path) -> None:
+    """A file or a folder, where there is one."""
+    try:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise RecordError(f"cannot take away {path}: {error.strerror}") from error

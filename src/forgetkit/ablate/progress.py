@@ -14,12 +14,15 @@ from forgetkit.ablate.pool import Pool
 
 @dataclass(frozen=True)
 class Standing:
-    """A cell that is being carried out: how much of it is done, a fraction of one, and where it is."""
+    """A cell that is being carried out: how much of it is done, a fraction of one, and where it is.
+
+    ``epochs`` is None until the first has ended, where each mega-batch has a number of its own.
+    """
 
     share: float
     mega_batch: int
     epoch: int
-    epochs: int
+    epochs: int | None
 
 
 @dataclass(eq=False)
@@ -33,6 +36,7 @@ class Follower:
     digests: Sequence[str]
     _read: dict[str, int] = field(default_factory=dict)
     _samples: dict[str, Sequence[int]] = field(default_factory=dict)
+    _seen: dict[str, int] = field(default_factory=dict)
     _standing: dict[str, Standing] = field(default_factory=dict)
     _began: dict[str, float] = field(default_factory=dict)
     _ended: set[str] = field(default_factory=set)
@@ -64,23 +68,25 @@ class Follower:
         begun = {d: s.share - self._began.get(d, 0.0) for d, s in self.standing().items()}
         done = sum(1 - self._began.get(digest, 0.0) for digest in self._ended) + sum(begun.values())
         rest = len(self.digests) * (1 - self.share())
-        return (time.monotonic() - self._seconds) / done * rest if done else None
+        return (time.monotonic() - self._seconds) / done * rest if done > 0 else None
 
     def _note(self, digest: str, event: Mapping[str, Any]) -> None:
         if event.get("event") == "run_started":
             self._samples[digest] = event["samples"]
+            self._seen[digest] = sum(event["samples"][: event["done"]]) + event["done_samples"]
             self._move(digest, event["done"] + 1, event["done_epochs"], event["epochs"])
-            self._began.setdefault(digest, self._standing[digest].share)
+            self._began[digest] = self._standing[digest].share
         elif event.get("event") == "epoch_ended" and digest in self._samples:
+            self._seen[digest] += event["samples"]
             self._move(digest, event["mega_batch"], event["epoch"], event["epochs"])
         elif event.get("event") == "mega_batch_ended" and digest in self._samples:
             row = event["row"]
-            self._move(digest, row["index"], row["epochs"], row["epochs"])  # patience may have ended it early
+            self._seen[digest] = sum(self._samples[digest][: row["index"]])  # patience may have ended it early
+            self._move(digest, row["index"], row["epochs"], row["epochs"])
 
-    def _move(self, digest: str, mega_batch: int, epoch: int, epochs: int) -> None:
-        samples = self._samples[digest]
-        done = sum(samples[: mega_batch - 1]) + samples[mega_batch - 1] * epoch / epochs
-        self._standing[digest] = Standing(done / sum(samples), mega_batch, epoch, epochs)
+    def _move(self, digest: str, mega_batch: int, epoch: int, epochs: int | None) -> None:
+        share = self._seen[digest] / sum(self._samples[digest])
+        self._standing[digest] = Standing(share, mega_batch, epoch, epochs)
 
     def _news(self, digest: str) -> list[Mapping[str, Any]]:
         """The whole lines that were added since the last look."""

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from filelock import Timeout
 
 from forgetkit import api, config, registry
 from forgetkit.ablate.outcome import Status
-from forgetkit.ablate.pool import Pool
+from forgetkit.ablate.pool import Keep, Pool
 from forgetkit.alma import run
-from forgetkit.errors import DivergedError, ForgetkitError, RecordError
-
-Keep = Literal["all", "last", "none"]
+from forgetkit.errors import DivergedError, ForgetkitError, RecordError, RunDirectoryError
 
 
 @dataclass(frozen=True)
@@ -31,6 +29,8 @@ class Task:
     keep: Keep = "last"
     patient: bool = False
     """Wait where another process has the cell in hand."""
+    failed_at: int = 0
+    """When the failure was written that the cell is tried again for; another one is another process's answer."""
 
 
 @dataclass(frozen=True)
@@ -44,16 +44,20 @@ class Ended:
 def carry_out(task: Task) -> Ended | None:
     """Run a cell, or go on with it, or find that it is done; None where another process has it and we do not wait.
 
-    Only an interruption or a full disk is raised.
+    Only an interruption and a folder that cannot be written to are raised.
     """
     pool = Pool(Path(task.folder))
     with contextlib.ExitStack() as held:
+        lock = pool.lock(task.digest)
         try:
-            held.enter_context(pool.lock(task.digest).acquire(timeout=-1 if task.patient else 0))
+            held.enter_context(lock.acquire(timeout=-1 if task.patient else 0))
         except Timeout:
             return None
-        if pool.find(task.digest).status == "completed":
-            return Ended("completed")
+        except OSError as error:
+            raise RecordError(f"cannot write {lock.lock_file}: {error.strerror}") from error
+        found = pool.find(task.digest)
+        if found.status in ("completed", "diverged") or found.failed_at not in (0, task.failed_at):
+            return Ended(found.status, found.reason)
         try:
             _carry_on(pool, task)
         except RecordError:
@@ -77,22 +81,10 @@ def _carry_on(pool: Pool, task: Task) -> None:
     plan = config.resolve({**task.options, **own}, offers)
     try:
         run(plan, cache=api.cache_folder(), resume=unfinished)
-    except (DivergedError, RecordError):
-        raise
-    except ForgetkitError:
+    except RunDirectoryError as error:
         if unfinished is None:
             raise
-        pool.discard(task.digest)  # what cannot be gone on with is begun again
+        pool.discard(task.digest, error)  # its data changed, or its state is another's
         run(plan, cache=api.cache_folder())
     pool.seal(task.digest)
-    for checkpoint in _superfluous(path / "checkpoints", task.keep):
-        with contextlib.suppress(FileNotFoundError):
-            checkpoint.unlink()
-
-
-def _superfluous(folder: Path, keep: Keep) -> Iterator[Path]:
-    """Checkpoints that a finished cell needs no more."""
-    yield from folder.glob("resume-*")
-    models = sorted(folder.glob("mega-batch-*.pt"))
-    if keep != "all":
-        yield from models if keep == "none" else models[:-1]
+    pool.tidy(task.digest, task.keep)

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from forgetkit.cli import options
-from forgetkit.cli.console import print_json
+from forgetkit.cli.console import print_error, print_json
 from forgetkit.errors import ConfigError, OptionError, RecordError
 
 if TYPE_CHECKING:
     from forgetkit.ablate.ablation import Ablation
     from forgetkit.ablate.outcome import Outcomes
-    from forgetkit.ablate.work import Keep
+    from forgetkit.ablate.pool import Keep
     from forgetkit.cli.cells import View
     from forgetkit.contracts import Executor
     from forgetkit.registry import Registry
@@ -183,7 +183,7 @@ def conclude(special: Mapping[str, Any], plan: Callable[[Means], Ablation], show
     except (KeyboardInterrupt, RecordError) as error:
         if isinstance(error, KeyboardInterrupt):
             view.warn("interrupted")
-        print(f"to go on: {shlex.join(['forgetkit', *sys.argv[1:]])}", file=sys.stderr)
+        print_error(f"to go on: {shlex.join(['forgetkit', *sys.argv[1:]])}")
         raise
     if special["json"]:
         print_json(answer)
@@ -202,7 +202,7 @@ def carry_out(ablation: Ablation, means: Means, view: View) -> Outcomes:
     places = ablation.open(found)
     view.say(_standing_in_words(ablation, found, places))
     ablation.note()
-    tasks = ablation.tasks(places, keep=means.keep, plugins=means.plugins, without=means.without)
+    tasks = ablation.tasks(found, keep=means.keep, plugins=means.plugins, without=means.without)
     names = {ablation.digests[place]: _named(ablation, place) for place in places}
     follower = Follower(ablation.pool, [task.digest for task in tasks])
     with view.following(ablation, follower), contextlib.closing(ended(tasks, means.executor)) as answers:
@@ -232,8 +232,8 @@ def _rehearsed(ablation: Ablation, means: Means, view: View) -> dict[str, Any]:
     """What ``--dry-run`` shows."""
     from forgetkit import api
     from forgetkit.ablate.estimate import estimate
-    from forgetkit.config import machine
     from forgetkit.cli import cells, tables
+    from forgetkit.config import machine
 
     found = ablation.found()
     places = ablation.open(found)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -14,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from forgetkit.cli import tables
-from forgetkit.cli.console import Console
+from forgetkit.cli.console import Console, print_error
 
 if TYPE_CHECKING:
     from forgetkit.ablate.ablation import Ablation
@@ -51,7 +50,7 @@ class View:
 
     def warn(self, message: str) -> None:
         """A line on standard error."""
-        print(f"forgetkit: {message}", file=sys.stderr)
+        print_error(f"forgetkit: {message}")
 
     def ended(self, name: str, task: Task, ended: Ended, numbers: Mapping[str, float]) -> None:
         """A cell came to its end; one that failed is worth a line in any case."""
@@ -109,7 +108,8 @@ class LiveView(PlainView):
             grid.add_column(ratio=3)
             grid.add_column(no_wrap=True, justify="right")
             for digest, standing in running[:_RUNNING_SHOWN]:
-                place = f"mega-batch {standing.mega_batch}, epoch {standing.epoch}/{standing.epochs}"
+                epoch = f", epoch {standing.epoch}/{standing.epochs}" if standing.epochs else ""
+                place = f"mega-batch {standing.mega_batch}{epoch}"
                 grid.add_row(Text(names[digest]), ProgressBar(total=1, completed=standing.share), place)
             left = follower.left()
             rest = "" if left is None else f", {tables.duration(left)} left"

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping
-from typing import IO, Any
+from typing import IO, Any, TextIO
 
 from rich import console
 
@@ -35,10 +35,19 @@ def print_json(content: Mapping[str, Any]) -> None:
 
 def print_text(text: str) -> None:
     """Text as it is, to its own end, on standard output."""
+    _print(text, sys.stdout)
+
+
+def print_error(line: str) -> None:
+    """A line on standard error."""
+    _print(f"{line}\n", sys.stderr)
+
+
+def _print(text: str, stream: TextIO) -> None:
     try:
-        print(text, end="", flush=True)
+        print(text, end="", file=stream, flush=True)
     except BrokenPipeError:
-        silence(sys.stdout)
+        silence(stream)
 
 
 def silence(stream: IO[str]) -> None:

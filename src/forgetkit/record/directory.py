@@ -28,11 +28,15 @@ SCHEMA = 1
 
 @dataclass(frozen=True, eq=False)
 class ResumePoint:
-    """Where a run can go on: the state, the finished rows, the seconds spent on them and on the unfinished one."""
+    """Where a run can go on: the state, the finished rows, the seconds spent on them and on the unfinished one.
+
+    ``damage`` says what was wrong with a newer state that was passed over.
+    """
 
     state: dict[str, Any]
     rows: tuple[MegaBatchRow, ...]
     seconds: float
+    damage: str = ""
 
 
 @dataclass(frozen=True)
@@ -134,7 +138,7 @@ class RunDirectory:
                 content = read_json(note)
                 state = load_state(note.with_suffix(".pt"), str(content.get("sha256")))
                 rows = tuple(MegaBatchRow(**row) for row in content["rows"])
-                return ResumePoint(state, rows, float(content["seconds"]))
+                return ResumePoint(state, rows, float(content["seconds"]), str(damage or ""))
             except (KeyError, TypeError, ValueError) as error:
                 damage = RunDirectoryError(f"{note} is damaged: {error!r}")
             except RunDirectoryError as error:
