@@ -109,6 +109,12 @@ def outcomes(
     return Outcomes(title, tuple(axes), tuple(cells), baseline)
 
 
+def missing(axes: Mapping[str, Sequence[str]]) -> tuple[Outcome, ...]:
+    """A cell per combination, none of them run."""
+    arms = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+    return tuple(Outcome(arm, 0, "", "missing", None, "not run yet") for arm in arms)
+
+
 THREE = {"importance": ("snip", "fisher", "random")}
 MANY = {
     "importance": ("snip", "fisher", "magnitude", "random"),

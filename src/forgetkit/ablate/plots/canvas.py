@@ -59,6 +59,13 @@ def figure(looks: Looks | None = None, width: float = WIDTH, height: float = 3.1
     return made, made.add_subplot()
 
 
+def settled(made: Figure) -> Figure:
+    """Lay it out once and for all: every layout starts from the one before, and would change a file written later."""
+    made.draw_without_rendering()
+    made.set_layout_engine("none")
+    return made
+
+
 def points(axes: Axes, look: Look, at: Sequence[tuple[float, float]], size: float, alpha: float = 1.0) -> None:
     """Points of one arm; ``size`` in points across."""
     style = {"color": look.colour, "marker": look.marker, "fillstyle": look.fill, "linestyle": "none"}
@@ -94,7 +101,7 @@ def curves(outcomes: Outcomes, found: Sequence[Curve], label: str, factor: float
             if place + 2 >= len(panels):
                 axes.set_xlabel("mega-batch")
                 axes.tick_params(labelbottom=True)
-        return made
+        return settled(made)
 
 
 def _plot(axes: Axes, looks: Looks, found: Sequence[Curve], factor: float) -> None:
@@ -105,8 +112,10 @@ def _plot(axes: Axes, looks: Looks, found: Sequence[Curve], factor: float) -> No
         look = looks.of(curve.arm)
         middle = {x: factor * s.mean for x, s in curve.at.items() if s.mean is not None}
         spread = {x: factor * s.std for x, s in curve.at.items() if s.std is not None}
-        low, high = ([middle[x] + sign * std for x, std in spread.items()] for sign in (-1, 1))
-        axes.fill_between(list(spread), low, high, color=look.colour, alpha=0.06 if crowded else 0.16, linewidth=0)
+        if spread:
+            low, high = ([middle[x] + sign * std for x, std in spread.items()] for sign in (-1, 1))
+            alpha = 0.06 if crowded else 0.16
+            axes.fill_between(list(spread), low, high, color=look.colour, alpha=alpha, linewidth=0)
         line = {"linestyle": look.dash, "linewidth": 1.0 if crowded else 1.5}
         axes.plot(list(middle), list(middle.values()), color=look.colour, **line)
         points(axes, look, list(middle.items()), 3.0 if crowded else 4.5)

@@ -35,4 +35,4 @@ def draw(outcomes: Outcomes) -> Figure | None:
         axes.set_ylabel("test accuracy (%)")
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.xaxis.set_major_locator(MaxNLocator(6))
-        return made
+        return canvas.settled(made)

@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 
 from forgetkit.ablate.plots.canvas import styled
 from forgetkit.ablate.plots.looks import INK
+from forgetkit.ablate.render.words import plain
 from forgetkit.errors import OptionError
 from forgetkit.record import write_atomically
 
@@ -66,7 +67,7 @@ def _tree(figure: Figure, name: str, label: str) -> ElementTree.Element:
             element.attrib.update(_attributes(_local(key), value, name))
     root.attrib.update({"xmlns": _SVG, "role": "img", "stroke-linejoin": "round"})
     if label:
-        root.set("aria-label", label)
+        root.set("aria-label", plain(label))
     for key in ("width", "height"):  # viewBox says the shape, the page the size
         root.attrib.pop(key, None)
     return root
@@ -88,8 +89,8 @@ def _attributes(key: str, value: str, name: str) -> dict[str, str]:
         return {}  # the page's own
     if key == "id":
         return {key: f"{name}-{value}"}
-    if key == "href":
-        return {key: value.replace("#", f"#{name}-", 1)}
+    if key == "href" and value.startswith("#"):
+        return {key: f"#{name}-{value[1:]}"}
     if value == INK:
         return {key: "currentColor"}
     return {key: value.replace("url(#", f"url(#{name}-")}

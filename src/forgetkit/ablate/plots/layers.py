@@ -55,7 +55,7 @@ def draw(outcomes: Outcomes) -> Figure | None:
         bar = made.colorbar(painted, ax=axes, location="bottom", aspect=40, pad=0.02, shrink=0.8)
         bar.set_label("share that is reset (%)")
         bar.outline.set_visible(False)
-        return made
+        return canvas.settled(made)
 
 
 def _write(axes: Axes, shares: list[list[float]]) -> None:

@@ -1,0 +1,232 @@
+"""Pictures: their numbers against hand-computed ones, what is drawn against the numbers, the files read back."""
+
+from __future__ import annotations
+
+import math
+import re
+import sys
+from xml.etree import ElementTree
+
+import plausible
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from forgetkit.ablate import plots
+from forgetkit.ablate.outcome import Outcome, Outcomes
+from forgetkit.ablate.plots import anytime, canvas, cost, layers, looks, reading
+from forgetkit.errors import OptionError, UsageError
+
+HOSTILE = '<script>alert(1)</script> & "q" \'a\' $x^2$ _u \x00\n学习 id="x" url(#x)'
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=8,
+)
+rows = st.fixed_dictionaries(
+    {}, optional=dict.fromkeys(("index", "test_accuracy", "test_errors", "samples_seen", "unlearn"), values)
+)
+oddities = st.fixed_dictionaries(
+    {},
+    optional={
+        "mega_batches": values | st.lists(rows, max_size=3),
+        **dict.fromkeys(("test_accuracy", "samples_seen", "forward_passes", "backward_passes"), values),
+        **dict.fromkeys(("cer", "config", "departures", "versions", "preset"), values),
+    },
+)
+
+
+def made(arms: dict[str, list[dict]]) -> Outcomes:
+    """Completed cells of one axis, seed by seed."""
+    cells = [
+        Outcome({"method": arm}, seed, f"{arm}{seed}", "completed", result)
+        for arm, results in arms.items()
+        for seed, result in enumerate(results)
+    ]
+    return Outcomes("A title", ("method",), tuple(cells))
+
+
+def stream(*accuracies: float, of: int = 100) -> dict:
+    found = [
+        {"index": index, "test_accuracy": accuracy, "test_errors": round(of * (1 - accuracy))}
+        for index, accuracy in enumerate(accuracies, 1)
+    ]
+    return {"mega_batches": found, "test_accuracy": accuracies[-1], "samples_seen": 10 * len(accuracies)}
+
+
+def unlearned(*shares: dict[str, tuple[int, int]]) -> dict:
+    found = [{"layers": {name: {"size": s, "reset": r} for name, (s, r) in one.items()}} for one in shares]
+    return {"mega_batches": [{"index": place, "unlearn": one} for place, one in enumerate([*found, None], 1)]}
+
+
+def test_a_curve_is_the_mean_and_the_deviation_over_seeds():
+    (curve,) = reading.accuracies(made({"warm": [stream(0.5, 0.75), stream(0.75, 0.75)]}))
+    assert curve.at[1].mean == 0.625
+    assert curve.at[1].std == pytest.approx(0.25 / math.sqrt(2))
+    assert (curve.at[2].mean, curve.at[2].std, curve.at[2].n) == (0.75, 0.0, 2)
+
+
+def test_seeds_of_different_length_count_where_they_are():
+    (curve,) = reading.accuracies(made({"warm": [stream(0.5), stream(0.7, 0.9)]}))
+    assert [curve.at[index].n for index in (1, 2)] == [2, 1]
+    assert (curve.at[2].mean, curve.at[2].std) == (0.9, None)
+
+
+def test_errors_add_up_until_they_are_not_known():
+    known = stream(0.5, 0.75, 0.9)
+    broken = stream(0.5, 0.75, 0.9)
+    broken["mega_batches"][1]["test_errors"] = "many"
+    whole, cut = reading.errors(made({"known": [known], "broken": [broken]}))
+    assert [whole.at[index].mean for index in (1, 2, 3)] == [50, 75, 85]
+    assert {index: summary.mean for index, summary in cut.at.items()} == {1: 50}
+
+
+def test_cost_is_passes_where_each_result_counts_them():
+    counted = [{**stream(0.5), "forward_passes": 7 + seed, "backward_passes": 3} for seed in range(2)]
+    found = reading.costs(made({"warm": counted}))
+    assert found.measure == "forward and backward passes"
+    assert found.spots[0].runs == ((10, 0.5), (11, 0.5))
+    assert found.spots[0].mean == (10.5, 0.5)
+    mixed = reading.costs(made({"warm": counted, "cold": [stream(0.5, 0.6)]}))
+    assert mixed.measure == "samples seen"
+    assert [spot.mean for spot in mixed.spots] == [(10, 0.5), (20, 0.6)]
+
+
+def test_shares_are_means_over_mega_batches_then_seeds_in_the_order_of_execution():
+    first = unlearned({"z": (10, 1), "a": (4, 0)}, {"z": (10, 3), "a": (4, 0)})
+    second = unlearned({"z": (10, 6), "a": (4, 2)})
+    found = reading.resets(made({"lure": [first, second], "warm": [unlearned({"z": (10, 0)})], "cold": [stream(0.5)]}))
+    assert found.layers == ("z", "a")
+    assert [(arm["method"], shares) for arm, shares in found.arms] == [("lure", (pytest.approx(0.4), 0.25))]
+
+
+def test_only_completed_cells_count():
+    lost = Outcome({"method": "warm"}, 1, "x", "failed", stream(0.1), "no")
+    outcomes = made({"warm": [stream(0.5)]})
+    (curve,) = reading.accuracies(Outcomes("t", outcomes.axes, (*outcomes.cells, lost)))
+    assert curve.at[1].n == 1
+
+
+@given(st.lists(oddities, min_size=1, max_size=2))
+@settings(max_examples=60, deadline=None)
+def test_odd_results_are_read_as_far_as_they_can_be(results):
+    outcomes = made({"warm": [stream(0.5)], "odd": results})
+    for read in (reading.accuracies, reading.errors):
+        assert read(outcomes)[0].arm == {"method": "warm"}
+    reading.costs(outcomes)
+    for _, shares in reading.resets(outcomes).arms:
+        assert all(share is None or math.isfinite(share) for share in shares)
+
+
+@given(st.lists(st.integers(1, 6), min_size=1, max_size=4))
+@settings(max_examples=30, deadline=None)
+def test_every_arm_looks_unlike_every_other(sizes):
+    axes = {f"axis{place}": [f"v{value}" for value in range(size)] for place, size in enumerate(sizes)}
+    outcomes = Outcomes("t", tuple(axes), plausible.missing(axes))
+    told = looks.looks(outcomes)
+    found = [(look.colour, look.dash, look.marker) for look in map(told.of, outcomes.arms())]
+    assert len(set(found)) == min(len(found), 280)  # 7 colours, 5 line styles, 8 markers: periods without a factor
+
+
+def test_what_is_drawn_is_what_was_read():
+    figure = anytime.draw(made({"one": [stream(0.5, 0.75)], "two": [stream(0.2, 0.4), stream(0.4, 0.8)]}))
+    axes = figure.axes[0]
+    lines = {tuple(round(y, 6) for y in line.get_ydata()) for line in axes.lines}
+    assert lines == {(50.0, 75.0), (30.0, 60.0)}
+    (band,) = axes.collections  # the arm with one seed has a line alone
+    ends = {round(y, 6) for x, y in band.get_paths()[0].vertices if x == 2}
+    half = 100 * 0.4 / math.sqrt(2)
+    assert ends == {round(60 - half, 6), round(60 + half, 6)}
+
+
+def test_a_crowd_is_parted_by_its_first_axis():
+    figure = anytime.draw(plausible.outcomes(plausible.MANY, seeds=1))
+    assert [axes.get_title() for axes in figure.axes] == [f"importance {v}" for v in plausible.MANY["importance"]]
+    assert {len(axes.lines) for axes in figure.axes} == {18}  # nine arms, each a line and its points
+
+
+def test_the_map_has_a_field_per_layer_and_arm():
+    figure = layers.draw(made({"a": [unlearned({"x": (10, 1), "y": (4, 1)})], "b": [unlearned({"y": (4, 2)})]}))
+    axes = figure.axes[0]
+    assert axes.collections[0].get_array().tolist() == [[10.0, 0.0], [25.0, 50.0]]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["a", "b"]
+
+
+def test_nothing_to_draw_is_no_picture():
+    assert plots.pictures(made({"warm": [{}]})) == {}
+    assert set(plots.pictures(made({"warm": [stream(0.5)]}))) == {"anytime", "errors", "cost"}
+
+
+@pytest.fixture(scope="module")
+def figures():
+    axes = {"arm": ("plain", HOSTILE, "_hidden")}
+    return plots.pictures(plausible.outcomes(axes, seeds=2, title=HOSTILE))
+
+
+def test_svg_is_whole_and_stands_beside_others(figures):
+    roots = [ElementTree.fromstring(plots.svg(figure, name, HOSTILE)) for name, figure in figures.items()]
+    assert len(roots) == 4
+    elements = [element for root in roots for element in root.iter()]
+    ids = [element.get("id") for element in elements if element.get("id")]
+    assert len(set(ids)) == len(ids)
+    wanted = [e.get("href")[1:] for e in elements if e.get("href", "").startswith("#")]
+    wanted += [target for e in elements for v in e.attrib.values() for target in re.findall(r"^url\(#(.*)\)$", v)]
+    assert wanted
+    assert set(wanted) <= set(ids)
+    others = {e.get("href").partition(";")[0] for e in elements if e.get("href")} - {f"#{one}" for one in wanted}
+    assert others == {"data:image/png"}  # the colours beside the map
+    kinds = {element.tag.rpartition("}")[2] for element in elements}
+    assert kinds <= {"svg", "g", "path", "use", "text", "tspan", "defs", "clipPath", "rect", "polygon", "image"}
+    assert not any(key in ("style", "class") or key.startswith("on") for e in elements for key in e.attrib)
+
+
+def test_svg_keeps_text_as_it_was_typed_and_ink_as_the_page_has_it(figures):
+    text = plots.svg(figures["anytime"], "anytime")
+    shown = {element.text for element in ElementTree.fromstring(text).iter() if element.text}
+    assert {"mega-batch", "test accuracy (%)", "plain", "_hidden"} <= shown
+    assert any(line.startswith("<script>alert(1)") for line in shown)
+    assert "<script" not in text
+    assert looks.INK not in text
+    assert "currentColor" in text
+
+
+def test_files_are_valid_and_the_same_every_time(figures, tmp_path):
+    import matplotlib as mpl
+
+    again = plots.pictures(plausible.outcomes({"arm": ("plain", HOSTILE, "_hidden")}, seeds=2, title=HOSTILE))
+    for folder, drawn in (("a", figures), ("b", again)):
+        (tmp_path / folder).mkdir()
+        with mpl.rc_context({"font.size": 30 if folder == "b" else 10, "lines.linewidth": 9}):
+            for name, form in [(name, form) for name in drawn for form in ("svg", "png")]:
+                plots.save(drawn[name], tmp_path / folder / f"{name}.{form}")
+            assert mpl.rcParams["lines.linewidth"] == 9
+    for file in sorted((tmp_path / "a").iterdir()):
+        content = file.read_bytes()
+        assert content == (tmp_path / "b" / file.name).read_bytes()
+        if file.suffix == ".png":
+            with Image.open(file) as image:
+                image.load()
+                assert image.width >= 200 * canvas.WIDTH - 1
+                assert image.convert("RGBA").getpixel((0, 0)) == (255, 255, 255, 255)
+        else:
+            assert b"prefers-color-scheme:dark" in content
+            assert ElementTree.fromstring(content).tag.endswith("svg")
+    with pytest.raises(OptionError, match=r"\.svg or \.png"):
+        plots.save(figures["cost"], tmp_path / "cost.pdf")
+
+
+def test_drawing_looks_neither_at_the_users_style_nor_at_pyplot(monkeypatch):
+    import matplotlib as mpl
+
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
+    outcomes = made({"warm": [stream(0.5)]})
+    ours = plots.svg(cost.draw(outcomes), "cost")
+    with mpl.rc_context({"axes.facecolor": "red", "font.size": 22, "figure.dpi": 300}):
+        assert plots.svg(cost.draw(outcomes), "cost") == ours
+
+
+def test_without_matplotlib_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(UsageError, match=r"pip install 'forgetkit\[plot\]'"):
+        plots.pictures(made({"warm": [stream(0.5)]}))
