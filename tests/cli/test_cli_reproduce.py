@@ -1,0 +1,120 @@
+"""``forgetkit reproduce``: what there is, one small table from end to end, and mistakes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+HERE = """
+from dataclasses import dataclass
+
+import forgetkit
+
+
+@dataclass(frozen=True)
+class Here:
+    \"\"\"In this process.\"\"\"
+
+    def execute(self, work, tasks):
+        for position, task in enumerate(tasks):
+            with open("tasks", "a") as file:
+                print(task.digest, file=file)
+            yield position, work(task)
+
+
+@forgetkit.hookimpl
+def forgetkit_executors():
+    return {"here": Here}
+"""
+SMALL = ("--seeds", "0", "--set", "epochs=1", "--set", "threads=1")
+
+
+@pytest.fixture
+def reproduce(cli, plugin):
+    """``reproduce("table9")``, without workers and as small as can be."""
+    file = plugin("here", HERE)
+    return lambda *words: cli("reproduce", "--plugin", file, "--executor", "here", *SMALL, *words)
+
+
+def carried_out() -> int:
+    """How many runs there were since the last look."""
+    file = Path("tasks")
+    count = len(file.read_text().split()) if file.exists() else 0
+    file.unlink(missing_ok=True)
+    return count
+
+
+def test_without_a_name_it_lists_what_there_is(cli):
+    said = cli("reproduce")
+    names = [f"table{n}" for n in range(1, 10)]
+    assert [line.split()[0] for line in said.out.splitlines()[:-1]] == ["figure11", *names]
+    assert set(cli("reproduce", "--json").json["tables"]) == {"figure11", *names}
+
+
+def test_paper_and_measured_side_by_side_and_the_same_again_runs_nothing(reproduce):
+    said = reproduce("table9", "--json")
+    assert said.status == 0, said.err
+    assert carried_out() == 2
+    content = said.json
+    assert (content["table"], content["scale"], content["seeds"]) == ("table9", "smoke", [0])
+    assert "50 → 1 epochs" in content["changed"]
+    for row in content["rows"]:
+        entry = row["entries"]["test_accuracy"]
+        assert entry["paper"]["value"] == pytest.approx({"0.2 |M|": 0.9373, "128": 0.9362}[row["arm"]])
+        assert entry["difference"] == pytest.approx(entry["measured"]["mean"] - entry["paper"]["value"])
+        assert 0 <= entry["measured"]["mean"] <= 1
+    again = reproduce("table9", "--json")
+    assert (carried_out(), again.out) == (0, said.out)
+    cells = {file.name for file in Path("reproductions/table9-smoke/cells").glob("*") if file.is_dir()}
+    assert len(cells) == 2
+
+    screen = reproduce("table9")
+    assert "Table 9" in screen.out
+    assert "93.73" in screen.out
+    for form in ("markdown", "latex", "csv"):
+        text = reproduce("table9", "--format", form)
+        assert text.out == reproduce("table9", "--format", form).out
+        assert "there already" in text.err
+        assert "there already" not in text.out
+    assert carried_out() == 0
+
+
+def test_a_dry_run_writes_nothing(reproduce):
+    said = reproduce("table9", "--dry-run", "--json")
+    assert said.status == 0, said.err
+    assert (said.json["to_run"], carried_out()) == (2, 0)
+    assert not Path("reproductions").exists()
+
+
+MISTAKES = {
+    "a name": (("table12",), "there is no 'table12' to reproduce; did you mean 'table"),
+    "a scale": (("table9", "--scale", "big"), "--scale big"),
+    "a part": (("table1", "--part", "MNIST"), "--part MNIST"),
+    "data without a SPEC": (("table1", "--data", "CIFAR10"), "--data CIFAR10: write NAME=SPEC"),
+    "data twice": (("table9", "--data", "CIFAR10=digits", "--data", "CIFAR10=digits"), "--data CIFAR10 is given twice"),
+    "data that is not used": (("table5", "--data", "CIFAR10=digits"), "--data CIFAR10"),
+    "a format": (("table9", "--format", "html"), "there is no format 'html'"),
+    "two formats": (("table9", "--format", "csv", "--json"), "contradict each other"),
+    "an option": (("table9", "--set", "epoch=1"), "no option is called 'epoch'"),
+    "no data": (("table5", "--scale", "full"), "table5 at scale full needs data"),
+}
+
+
+@pytest.mark.parametrize("what", MISTAKES)
+def test_mistakes(cli, what):
+    words, message = MISTAKES[what]
+    said = cli("reproduce", *words)
+    assert said.status == 2
+    assert message in said.err
+    assert said.err.count("\n") == 1
+    assert not Path("reproductions").exists()
+
+
+def test_in_a_process_of_its_own_with_a_worker(start):
+    """As a user has it."""
+    child = start(["reproduce", "table9", *SMALL, "--jobs", "1", "--json"])
+    assert child.wait() == 0, Path("stderr").read_text()
+    rows = json.loads(Path("stdout").read_text())["rows"]
+    assert [row["entries"]["test_accuracy"]["measured"]["n"] for row in rows] == [1, 1]
