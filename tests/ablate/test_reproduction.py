@@ -249,6 +249,13 @@ def test_what_a_user_sets_rules_over_the_scale() -> None:
     assert "network resnet18 → mlp:width=8" in chosen.shrunk()
 
 
+def test_what_a_user_sets_need_not_act_in_every_row() -> None:
+    chosen = setting.setting("table1", "smoke", parts=["CIFAR10", "CIFAR100"], changes={"score-params": "conv-linear"})
+    scopes = {cell.arm["method"]: plan.config.score_params for cell, plan in planned(chosen.grid().cells(), OFFERS)}
+    assert (scopes["BL"], scopes["LURE"]) == ("all", "conv-linear")
+    assert "score-params all → conv-linear" in chosen.shrunk()
+
+
 MISTAKES = {
     "a scale": ({"scale": "huge"}, "--scale huge"),
     "a part": ({"parts": ["MNIST"]}, "--part MNIST: .*CIFAR10"),
@@ -355,6 +362,10 @@ def test_each_part_has_a_baseline_of_its_own() -> None:
             assert row.entries[0].against is not None
             assert row.entries[0].against.measured.comparison.difference == pytest.approx(0.1)
         assert (row.entries[0].against is None) == (row.arm == "BL")
+    for sheet in written.sheets(made):
+        shown = [row[0] for row in sheet.rows]
+        count = len(shown) // 2
+        assert shown == ["CIFAR10", *[""] * (count - 1), "CIFAR100", *[""] * (count - 1)]
 
 
 def test_counts_of_errors_are_compared_only_where_they_could_be_equal() -> None:

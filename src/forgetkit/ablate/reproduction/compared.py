@@ -140,6 +140,5 @@ def _marks(marked: Mapping[str, Doubt], part: str | None, arm: str | None, colum
     return "".join(
         letter
         for letter, doubt in marked.items()
-        if (doubt.arm, doubt.column) == (arm, column)
-        and (doubt.part == part or (doubt.part is None and arm is not None))
+        if (doubt.arm, doubt.column) == (arm, column) and doubt.part in (None, part)
     )
