@@ -153,6 +153,14 @@ def test_the_map_has_a_field_per_layer_and_arm():
     assert [label.get_text() for label in axes.get_xticklabels()] == ["a", "b"]
 
 
+def test_the_map_of_a_deep_network_names_some_of_its_layers():
+    found = made({"a": [unlearned({f"layer{place}": (10, 1) for place in range(161)})]})
+    figure = layers.draw(found)
+    assert len(figure.axes[0].get_yticklabels()) == 54
+    assert not figure.axes[0].texts
+    assert figure.get_figheight() < 15
+
+
 def test_nothing_to_draw_is_no_picture():
     assert plots.pictures(made({"warm": [{}]})) == {}
     assert set(plots.pictures(made({"warm": [stream(0.5)]}))) == {"anytime", "errors", "cost"}

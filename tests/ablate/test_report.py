@@ -181,6 +181,12 @@ def test_arms_whose_names_look_alike_stay_apart():
     assert gather(made(arms)).config.rows == (("a b", ("1",)), ("a b", ("2",)))
 
 
+def test_a_number_beyond_every_float_is_none():
+    shown = read(made({"odd": [{"test_accuracy": 10**400, "cer": -(10**400), "samples_seen": float("nan")}]}))
+    assert "One seed each." not in shown.texts["results"]
+    assert "There is nothing to draw yet: no cell has a result." in shown.texts["pictures"]
+
+
 @given(st.lists(oddities, min_size=1, max_size=2))
 @settings(max_examples=25, deadline=None)
 def test_odd_results_do_not_break_the_page(results):

@@ -7,6 +7,7 @@ diverged; such seeds are named in the row's note, and an arm without any number 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
@@ -36,9 +37,11 @@ def _column(key: str, title: str, higher_is_better: bool | None, unit: Unit) -> 
 
 
 def number(result: Result, key: str) -> float | None:
-    """A number of a result; None where it is missing, or something else stands in its place."""
+    """A finite number of a result; None where it is missing, or something else stands in its place."""
     value = result.get(key)
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return value if abs(value) <= sys.float_info.max else None
 
 
 STANDARD = (

@@ -33,13 +33,13 @@ def draw(outcomes: Outcomes) -> Figure | None:
         called = names(outcomes)
         heads = [shortened(called[tuple(arm[axis] for axis in outcomes.axes)], 34) for arm, _ in found.arms]
         tilted = sum(len(head) + 3 for head in heads) > 40
-        height = 1.2 + 0.2 * rows + (0.085 * max(map(len, heads)) if tilted else 0.2)
+        every = -(-rows // _LABELS)
+        height = 1.2 + 0.2 * rows / every + (0.085 * max(map(len, heads)) if tilted else 0.2)
         made, axes = canvas.figure(width=max(canvas.WIDTH, 2.6 + 0.2 * columns), height=height)
         shares = [[100 * (arm[row] or 0.0) for _, arm in found.arms] for row in range(rows)]
         painted = axes.pcolormesh(shares, cmap="cividis", vmin=0.0, edgecolors="none")
         axes.invert_yaxis()
         axes.grid(visible=False)
-        every = -(-rows // _LABELS)
         axes.set_yticks(
             [row + 0.5 for row in range(0, rows, every)],
             [shortened(plain(layer), 34) for layer in found.layers[::every]],
@@ -50,7 +50,7 @@ def draw(outcomes: Outcomes) -> Figure | None:
         axes.xaxis.tick_top()
         for spine in axes.spines.values():
             spine.set_visible(False)
-        if columns <= _FIGURES_UP_TO:
+        if columns <= _FIGURES_UP_TO and every == 1:
             _write(axes, shares)
         bar = made.colorbar(painted, ax=axes, location="bottom", aspect=40, pad=0.02, shrink=0.8)
         bar.set_label("share that is reset (%)")
