@@ -55,7 +55,10 @@ def await_each_other(task: tuple[str, str]) -> str:
 def die(task: str) -> str:
     if task == "SIGKILL":
         os.kill(os.getpid(), signal.SIGKILL)
+    if task == "SIGINT":
+        os.kill(os.getpid(), signal.SIGINT)
     if task == "status":
+        print("last words")
         os._exit(3)
     if task == "exit":
         sys.exit(4)
@@ -87,3 +90,10 @@ def hang(task: str) -> int:
         (folder / f"{child.pid}.new").rename(folder / f"{child.pid}.pid")
         child.wait()
     return os.getpid()
+
+
+def die_over_a_child(task: str) -> None:
+    """Leave the id of a child in a folder, and the child behind."""
+    child = subprocess.Popen(["sleep", "600"])
+    Path(task, f"{child.pid}.pid").touch()
+    os._exit(3)
