@@ -40,21 +40,20 @@ def save(figure: Figure, path: Path) -> None:
         root.insert(0, own)
         write_atomically(path, ElementTree.tostring(root, encoding="utf-8", xml_declaration=True))
     elif path.suffix == ".png":
-        write_atomically(path, _saved(figure, "png", dpi=200, facecolor="white"))
+        write_atomically(path, _saved(figure, "png", dpi=200, facecolor="white", metadata={"Software": None}))
     else:
         raise OptionError(f"{path}: a picture is written as .svg or .png")
 
 
 def _saved(figure: Figure, form: str, **options: Any) -> bytes:
     file = io.BytesIO()
-    metadata = {"Date": None, "Creator": None} if form == "svg" else {"Software": None}
     with styled():
-        figure.savefig(file, format=form, metadata=metadata, **options)
+        figure.savefig(file, format=form, **options)
     return file.getvalue()
 
 
 def _tree(figure: Figure, name: str, label: str) -> ElementTree.Element:
-    """matplotlib's SVG without namespaces, metadata and styles, its ids made those of this picture."""
+    """matplotlib's SVG without namespaces, styles and metadata (its date too), its ids made those of this picture."""
     root = ElementTree.fromstring(_saved(figure, "svg", transparent=True))
     for parent in list(root.iter()):
         for child in list(parent):
