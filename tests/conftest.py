@@ -133,21 +133,6 @@ def install(workdir, monkeypatch):
             del sys.modules[name]
 
 
-@dataclass(eq=False)
-class Child:
-    """A command in a process of its own."""
-
-    pid: int
-    answers: Any
-    status: int | None = None
-
-    def wait(self) -> int:
-        """Its exit status; negative: the signal that killed it."""
-        if self.status is None:
-            self.status = int(self.answers.readline())
-        return self.status
-
-
 @dataclass(frozen=True)
 class Nursery:
     """The process that children are forked from."""
@@ -155,11 +140,31 @@ class Nursery:
     channel: socket.socket
     answers: Any
 
+    def ask(self, request: dict[str, Any], streams: Sequence[int] = ()) -> int:
+        """The answer to a request."""
+        socket.send_fds(self.channel, [json.dumps(request).encode()], streams)
+        return int(self.answers.readline())
+
+
+@dataclass(eq=False)
+class Child:
+    """A command in a process of its own."""
+
+    pid: int
+    nursery: Nursery
+    status: int | None = None
+
+    def wait(self) -> int:
+        """Its exit status; negative: the signal that killed it."""
+        if self.status is None:
+            self.status = self.nursery.ask({"wait": self.pid})
+        return self.status
+
 
 @pytest.fixture(scope="session")
 def nursery() -> Iterator[Nursery]:
     ours, theirs = socket.socketpair()
-    script = Path(__file__).parent / "faults" / "nursery.py"
+    script = Path(__file__).parent / "nursery.py"
     with subprocess.Popen([sys.executable, script, str(theirs.fileno())], pass_fds=[theirs.fileno()]):
         theirs.close()
         with ours, ours.makefile() as answers:
@@ -183,8 +188,7 @@ def start(workdir, nursery):
         }
         with (workdir / "stdout").open("ab") as here, (workdir / "stderr").open("ab") as there:
             streams = [here.fileno() if out is None else out, there.fileno() if err is None else err]
-            socket.send_fds(nursery.channel, [json.dumps(asked).encode()], streams)
-        child = Child(int(nursery.answers.readline()), nursery.answers)
+            child = Child(nursery.ask(asked, streams), nursery)
         children.append(child)
         return child
 

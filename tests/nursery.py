@@ -1,0 +1,100 @@
+"""Forks forgetkit commands from a process that has imported torch: real children in milliseconds.
+
+Requests come over the socket whose number is the argument, a line of JSON each. One with ``words``, and with the
+standard output and error to use, starts a child; its process id is the answer. One with ``wait``, a process id, is
+answered once that child has ended, by its exit status (negative: the signal that killed it).
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import types
+
+import torch
+
+import forgetkit.rehearsal
+from forgetkit import cli, registry
+from forgetkit.ablate import ablation  # noqa: F401 - what the commands import late, the children have at once
+from forgetkit.builtin.executors import local
+from forgetkit.cli import cells, grids, screen  # noqa: F401
+
+
+class Worker:
+    """As the executor ``local`` would start a worker with ``subprocess.Popen``, but forked too."""
+
+    def __init__(self, command, *, env, stdin, stdout, pass_fds, start_new_session):
+        assert (stdin, stdout, start_new_session) == (subprocess.DEVNULL, 2, True)
+        self.returncode = None
+        sys.stdout.flush()
+        self.pid = os.fork()
+        if self.pid == 0:
+            os.setsid()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, signal.SIG_DFL)
+            os.environ.clear()
+            os.environ.update(env)
+            os.dup2(2, 1)
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+            [kept] = pass_fds
+            os.closerange(3, kept)
+            os.closerange(kept + 1, 1024)
+            exec(command[2], {})
+            os._exit(0)
+
+    def wait(self, timeout=None):
+        until = None if timeout is None else time.monotonic() + timeout
+        while self.returncode is None:
+            pid, status = os.waitpid(self.pid, 0 if until is None else os.WNOHANG)
+            if pid:
+                self.returncode = os.waitstatus_to_exitcode(status)
+            elif time.monotonic() > until:
+                raise subprocess.TimeoutExpired("worker", timeout)
+            else:
+                time.sleep(0.002)
+        return self.returncode
+
+
+def carry_out(asked, streams):
+    """In a process of its own: the command, to the end of that process."""
+    os.chdir(asked["cwd"])
+    os.environ.update(asked["env"])
+    for number, stream in enumerate(streams, 1):
+        os.dup2(stream, number)
+        os.close(stream)
+    channel.close()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    # Python's own streams remember what kind of files stood behind them.
+    encoding = asked["env"].get("PYTHONIOENCODING")
+    sys.stdout = os.fdopen(1, "w", encoding=encoding, closefd=False)
+    sys.stderr = os.fdopen(2, "w", encoding=encoding, closefd=False, buffering=1)
+    sys.argv[1:] = asked["words"]
+    status = cli.main(asked["words"])
+    sys.stdout.flush()
+    os._exit(status)  # Python's own way out takes torch a second
+
+
+registry.load()
+torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0).zero_grad()  # imports as much as torch itself
+
+forgetkit.rehearsal._SECONDS = 0.1  # no test asks how good the estimate is
+local.subprocess = types.SimpleNamespace(**{**vars(subprocess), "Popen": Worker})
+
+channel = socket.socket(fileno=int(sys.argv[1]))
+while True:
+    line, streams, _, _ = socket.recv_fds(channel, 65536, 2)
+    if not line:
+        break
+    asked = json.loads(line)
+    if "wait" in asked:
+        answer = os.waitstatus_to_exitcode(os.waitpid(asked["wait"], 0)[1])
+    else:
+        answer = os.fork()
+        if answer == 0:
+            carry_out(asked, streams)
+        for stream in streams:
+            os.close(stream)
+    channel.sendall(f"{answer}\n".encode())
