@@ -77,9 +77,13 @@ def parse(text: str) -> Spec:
     return Spec(name, first, options)
 
 
-@lru_cache(maxsize=512)  # asked a thousand times when a grid is planned
 def options_of(component: type) -> tuple[Option, ...]:
     """The options of a component class, in the order of its fields."""
+    return _options_of(component)
+
+
+@lru_cache(maxsize=512)  # asked a thousand times when a grid is planned
+def _options_of(component: type) -> tuple[Option, ...]:
     if not dataclasses.is_dataclass(component):
         raise OptionError(f"{component.__name__} is not a dataclass; a component's fields are its options")
     try:

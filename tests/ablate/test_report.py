@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import plausible
@@ -60,8 +61,8 @@ class Page(HTMLParser):
             self.inside.setdefault(self.open[-1], []).append(data)
 
 
-def read(outcomes: Outcomes, *, drawn: bool = True, **more) -> Page:
-    return Page(page(outcomes, make(outcomes), plots.pictures(outcomes) if drawn else None, **more))
+def read(outcomes: Outcomes, *, drawn: bool = True) -> Page:
+    return Page(page(outcomes, make(outcomes), plots.pictures(outcomes) if drawn else None))
 
 
 @pytest.fixture(scope="module")
@@ -131,8 +132,8 @@ def test_cells_of_different_versions_are_told():
 def test_the_same_outcomes_are_the_same_bytes_and_no_path_of_the_machine():
     texts = []
     for _ in range(2):
-        outcomes = plausible.outcomes(plausible.THREE, seeds=2)
-        texts.append(page(outcomes, make(outcomes), plots.pictures(outcomes), "forgetkit ablate grid.toml"))
+        outcomes = replace(plausible.outcomes(plausible.THREE, seeds=2), command="forgetkit ablate grid.toml")
+        texts.append(page(outcomes, make(outcomes), plots.pictures(outcomes)))
     assert texts[0] == texts[1]
     assert "/secret" not in texts[0]
     assert "forgetkit ablate grid.toml" in texts[0]
@@ -154,7 +155,7 @@ def test_what_is_written_by_others_is_text():
         Outcome(arms[1], 0, "", "completed", other),
         Outcome(arms[1], 1, "", "failed", None, HOSTILE),
     )
-    shown = read(Outcomes(HOSTILE, (HOSTILE, "x"), cells, arms[0]), command=HOSTILE)
+    shown = read(Outcomes(HOSTILE, (HOSTILE, "x"), cells, arms[0], HOSTILE))
     assert [tag for tag, _ in shown.elements if tag == "script"] == ["script"]
     assert not any(tag == "x" or "alert(1)" in tag for tag, _ in shown.elements)
     one_line = plain(HOSTILE)

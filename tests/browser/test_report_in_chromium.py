@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import plausible
@@ -115,7 +115,7 @@ def pages(tmp_path_factory) -> dict[str, Path]:
         "hostile": plausible.outcomes({HOSTILE: (HOSTILE, "a" * 200, '" onload="alert(1)')}, lost=lost, title=HOSTILE),
     }
     for name, outcomes in made.items():
-        text = page(outcomes, make(outcomes), plots.pictures(outcomes), HOSTILE)
+        text = page(replace(outcomes, command=HOSTILE), make(outcomes), plots.pictures(outcomes))
         (folder / f"{name}.html").write_text(text, encoding="utf-8")
     return {name: folder / f"{name}.html" for name in made}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from pathlib import Path
 from threading import Event, Thread, Timer
 
@@ -225,3 +226,10 @@ def test_a_cell_that_another_has_in_hand_is_waited_for_at_the_end(ablate):
     thread.join()
     assert said.status == 0, said.err
     assert carried_out() == [digests[1], digests[0], digests[1]]
+
+
+def test_the_report_says_which_command_carries_the_cells_out(ablate, cli, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["forgetkit", "ablate", "--over", "importance=snip,random"])
+    ablate("--over", "importance=snip,random")
+    assert cli("report", "ablations").status == 0
+    assert "forgetkit ablate --over importance=snip,random" in Path("ablations/report.html").read_text()

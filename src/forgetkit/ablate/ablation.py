@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from forgetkit.ablate.grid import Cell, Grid, planned
+from forgetkit.ablate.matching import matched
 from forgetkit.ablate.outcome import Outcomes
 from forgetkit.ablate.pool import Found, Keep, Pool
 from forgetkit.ablate.work import Ended, Task, carry_out
@@ -35,8 +36,6 @@ class Ablation:
 
     def matched(self, offers: Registry, cache: Path) -> Ablation:
         """The same cells at equal numbers of training samples."""
-        from forgetkit.ablate.matching import matched
-
         cells = matched(self.plans, self.cells, offers, cache)
         cells, plans = zip(*planned(cells, offers), strict=True)
         return replace(self, cells=cells, plans=plans)
@@ -59,13 +58,14 @@ class Ablation:
             if first[digest] == place and found[digest].status in ("missing", "failed")
         )
 
-    def note(self) -> None:
-        """Write down which cells there are, so that tables can be made of them."""
+    def note(self, command: str = "") -> None:
+        """Write down which cells there are, so that tables can be made of them, and the ``command`` that runs them."""
         cells = [
             {"arm": dict(cell.arm), "seed": cell.seed, "digest": digest}
             for cell, digest in zip(self.cells, self.digests, strict=True)
         ]
-        self.pool.note(self.name, self.grid.title, tuple(self.grid.axes), cells, self.grid.reference())
+        grid = self.grid
+        self.pool.note(self.name, grid.title, tuple(grid.axes), cells, grid.reference(), command)
 
     def tasks(
         self,

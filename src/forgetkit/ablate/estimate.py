@@ -19,10 +19,13 @@ _DECIDES = (
 
 @dataclass(frozen=True)
 class Estimate:
-    """``seconds`` with ``jobs`` cells at a time, ``memory_bytes`` of them together, ``timed`` cells were tried."""
+    """``seconds`` with ``jobs`` cells at a time, ``memory_bytes`` of them together, ``timed`` cells were tried.
+
+    ``memory_bytes`` is None where the system does not tell.
+    """
 
     seconds: float
-    memory_bytes: int
+    memory_bytes: int | None
     timed: int
 
 
@@ -32,12 +35,15 @@ def estimate(
     """One of each kind of plan is tried for a few seconds, on ``threads`` threads, and counts for all of its kind."""
     kinds: dict[str, list[Plan]] = {}
     for plan in plans:
-        kinds.setdefault(str([getattr(plan.config, option, None) for option in _DECIDES]), []).append(plan)
-    seconds, largest = 0.0, 0
+        kinds.setdefault(str([getattr(plan.config, option) for option in _DECIDES]), []).append(plan)
+    seconds = 0.0
+    peaks: list[int | None] = []
     for alike in kinds.values():
         config = alike[0].config.model_copy(update={"threads": min(threads, alike[0].config.threads or threads)})
         tried = rehearsal.rehearse(dataclasses.replace(alike[0], config=config), observers, cache)
         seconds += len(alike) * tried["estimated_seconds"]
-        largest = max(largest, tried["estimated_memory_bytes"])
-    count = sum(map(len, kinds.values()))
-    return Estimate(seconds / jobs, largest * min(jobs, count), len(kinds))
+        peaks.append(tried["estimated_memory_bytes"])
+    known = [peak for peak in peaks if peak is not None]
+    together = min(jobs, sum(map(len, kinds.values())))
+    memory = None if len(known) < len(peaks) else max(known, default=0) * together
+    return Estimate(seconds / jobs, memory, len(kinds))

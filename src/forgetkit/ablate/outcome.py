@@ -30,13 +30,15 @@ class Outcomes:
     """Everything that a table, a plot or a report is made from.
 
     ``axes`` are in the order in which they are shown; ``cells`` in the order of the grid: arm by arm, seed by seed.
-    ``baseline`` is the arm that others are compared with, None where none was named.
+    ``baseline`` is the arm that others are compared with, None where none was named, and ``command`` the line that
+    carries the cells out.
     """
 
     title: str
     axes: tuple[str, ...]
     cells: tuple[Outcome, ...]
     baseline: Mapping[str, str] | None = None
+    command: str = ""
 
     def arms(self) -> tuple[Mapping[str, str], ...]:
         """Each arm once, in the order of the grid."""

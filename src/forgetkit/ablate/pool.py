@@ -153,16 +153,29 @@ class Pool:
                 file.unlink()
 
     def note(
-        self, name: str, title: str, axes: Sequence[str], cells: Sequence[Mapping[str, Any]], baseline: Any
+        self,
+        name: str,
+        title: str,
+        axes: Sequence[str],
+        cells: Sequence[Mapping[str, Any]],
+        baseline: Mapping[str, str] | None,
+        command: str = "",
     ) -> None:
-        """Write down which cells a grid has: ``arm``, ``seed`` and ``digest`` of each."""
+        """Write down which cells a grid has, ``arm``, ``seed`` and ``digest`` of each, and what command runs them."""
         path = self._folder("grids") / f"{name}.json"
         if path.exists():
             try:
                 _noted(path)
             except RunDirectoryError as error:
                 _log.warning("%s", error)
-        content = {"schema": 1, "title": title, "axes": list(axes), "baseline": baseline, "cells": list(cells)}
+        content = {
+            "schema": 1,
+            "title": title,
+            "axes": list(axes),
+            "baseline": baseline,
+            "command": command,
+            "cells": list(cells),
+        }
         _write(path, {**content, "sha256": _digest(content)})
 
     def grids(self) -> tuple[str, ...]:
@@ -179,7 +192,7 @@ class Pool:
             raise RunDirectoryError(f"{self.path} holds no grid '{name}'; there are {', '.join(known)}")
         content = _noted(self.path / "grids" / f"{name or known[0]}.json")
         cells = tuple(self._outcome(cell) for cell in content["cells"])
-        return Outcomes(content["title"], tuple(content["axes"]), cells, content["baseline"])
+        return Outcomes(content["title"], tuple(content["axes"]), cells, content["baseline"], content["command"])
 
     def _outcome(self, cell: Mapping[str, Any]) -> Outcome:
         found = self.find(cell["digest"])

@@ -183,7 +183,7 @@ def conclude(special: Mapping[str, Any], plan: Callable[[Means], Ablation], show
     except (KeyboardInterrupt, RecordError) as error:
         if isinstance(error, KeyboardInterrupt):
             view.warn("interrupted")
-        print_error(f"to go on: {shlex.join(['forgetkit', *sys.argv[1:]])}")
+        print_error(f"to go on: {_this_command()}")
         raise
     if special["json"]:
         print_json(answer)
@@ -201,7 +201,7 @@ def carry_out(ablation: Ablation, means: Means, view: View) -> Outcomes:
         view.warn(remark)
     places = ablation.open(found)
     view.say(_standing_in_words(ablation, found, places))
-    ablation.note()
+    ablation.note(_this_command())
     tasks = ablation.tasks(found, keep=means.keep, plugins=means.plugins, without=means.without)
     names = {ablation.digests[place]: _named(ablation, place) for place in places}
     follower = Follower(ablation.pool, [task.digest for task in tasks])
@@ -211,6 +211,10 @@ def carry_out(ablation: Ablation, means: Means, view: View) -> Outcomes:
             result = ablation.pool.find(task.digest).result if end.status == "completed" else None
             view.ended(names[task.digest], task, end, result or {})
     return ablation.outcomes()
+
+
+def _this_command() -> str:
+    return shlex.join(["forgetkit", *sys.argv[1:]])
 
 
 def _standing_in_words(ablation: Ablation, found: Mapping[str, Any], places: tuple[int, ...]) -> str:
@@ -244,9 +248,10 @@ def _rehearsed(ablation: Ablation, means: Means, view: View) -> dict[str, Any]:
     view.say(_standing_in_words(ablation, found, places))
     if view.shows:
         cells.standing(view.console, ablation, states)
+    memory = "" if cost.memory_bytes is None else f" and {cost.memory_bytes / 2**20:,.0f} MiB of memory"
     view.say(
-        f"about {tables.duration(cost.seconds)} with {jobs} at a time and {cost.memory_bytes / 2**20:,.0f} MiB of "
-        f"memory, from a sample of {cost.timed}; nothing was written"
+        f"about {tables.duration(cost.seconds)} with {jobs} at a time{memory}, from a sample of {cost.timed}; "
+        "nothing was written"
     )
     return {
         "dry_run": True,

@@ -20,8 +20,8 @@ def accuracy(
     """How many of the pool's samples the model gets right, and how many there are.
 
     Runs in eval mode, without augmentation unless one is asked for, puts the mode back, and reads the count once. A
-    model that draws even in eval mode does so from ``seeds``. Raises ``DivergedError`` where an output is NaN, which would
-    count as an answer.
+    model that draws even in eval mode does so from ``seeds``. Raises ``DivergedError`` where an output is NaN, which
+    would count as an answer.
     """
     training = model.training
     model.eval()

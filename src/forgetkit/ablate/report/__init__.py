@@ -24,12 +24,11 @@ if TYPE_CHECKING:
 __all__ = ["page"]
 
 
-def page(outcomes: Outcomes, table: Table, figures: Mapping[str, Figure] | None, command: str = "") -> str:
+def page(outcomes: Outcomes, table: Table, figures: Mapping[str, Figure] | None) -> str:
     """The page: summary, table, pictures, configurations, departures, provenance.
 
     ``figures`` are ``plots.pictures(outcomes)``, None where matplotlib is missing; the page then says how to get them.
-    ``command`` is the one that makes the cells again, where it is known. The same input gives the same bytes; whatever
-    users, plugins and exceptions have written is shown as text.
+    The same input gives the same bytes; whatever users, plugins and exceptions have written is shown as text.
     """
     style, script = _part("page.css"), _part("page.js")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
@@ -39,7 +38,7 @@ def page(outcomes: Outcomes, table: Table, figures: Mapping[str, Figure] | None,
         remarks=Markup(html.remarks(table)),
         pictures=None if figures is None else _pictures(figures),
         missing=plots.MISSING,
-        command=command,
+        command=outcomes.command,
         style=Markup(style),
         script=Markup(script),
         style_digest=_digest(style),
