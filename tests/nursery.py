@@ -30,20 +30,24 @@ class Worker:
         assert (stdin, stdout, start_new_session) == (subprocess.DEVNULL, 2, True)
         self.returncode = None
         sys.stdout.flush()
+        signals = (signal.SIGTERM, signal.SIGINT)
+        signal.pthread_sigmask(signal.SIG_BLOCK, signals)  # what a handler raises amid Python's own work here is lost
         self.pid = os.fork()
         if self.pid == 0:
             os.setsid()
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in signals:
                 signal.signal(number, signal.SIG_DFL)
             os.environ.clear()
             os.environ.update(env)
             os.dup2(2, 1)
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
             [kept] = pass_fds
             os.closerange(3, kept)
             os.closerange(kept + 1, 1024)
             exec(command[2], {})
             os._exit(0)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
 
     def wait(self, timeout=None):
         until = None if timeout is None else time.monotonic() + timeout
