@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import json
 import shlex
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -98,20 +97,9 @@ class Means:
 
 def command(*, with_options: bool = True) -> Callable[..., None]:
     """The function that typer makes the command of; its options are those of a run, and its own."""
-
-    def ablate(**given: Any) -> None:
-        _ablate(**given)
-
-    ablate.__doc__ = _ablate.__doc__
-    file = inspect.Parameter(
-        "file",
-        inspect.Parameter.POSITIONAL_OR_KEYWORD,
-        default=None,
-        annotation=Annotated[Path | None, typer.Argument(help="A grid in a file.", metavar="[GRID.toml]")],
-    )
-    signature = options.signature(SPECIAL, without=_NOT_SHARED, first=[file]) if with_options else inspect.Signature()
-    ablate.__signature__ = signature  # type: ignore[attr-defined]
-    return ablate
+    file = options.argument("file", Path | None, "A grid in a file.", "[GRID.toml]")
+    signature = options.signature(SPECIAL, without=_NOT_SHARED, first=[file]) if with_options else None
+    return options.command(_ablate, signature)
 
 
 def _ablate(**given: Any) -> None:

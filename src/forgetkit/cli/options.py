@@ -104,8 +104,30 @@ def layers(given: Mapping[str, Any], options: Mapping[str, Any]) -> tuple[dict[s
     return config.layered(below, {**assigned, **named}), assigned
 
 
-def signature(own: Special, *, without: Collection[str] = (), first: Sequence[inspect.Parameter] = ()) -> Any:
-    """What typer makes a command of: ``first``, an option per field of the configuration, ``own``.
+def command(function: Callable[..., None], signature: inspect.Signature | None) -> Callable[..., None]:
+    """What typer makes a command of: ``function`` with a signature that is put together; None is no options at all.
+
+    Where the help of another command is asked for, nothing needs the options, and they take long to put together.
+    """
+
+    def carried_out(**given: Any) -> None:
+        function(**given)
+
+    carried_out.__doc__ = function.__doc__
+    carried_out.__signature__ = signature or inspect.Signature()  # type: ignore[attr-defined]
+    return carried_out
+
+
+def argument(name: str, kind: Any, help_text: str, metavar: str) -> inspect.Parameter:
+    """A word without a flag, which may be left out."""
+    annotation = typing.Annotated[kind, typer.Argument(help=help_text, metavar=metavar)]
+    return inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation=annotation)
+
+
+def signature(
+    own: Special, *, without: Collection[str] = (), first: Sequence[inspect.Parameter] = ()
+) -> inspect.Signature:
+    """The signature of a command: ``first``, an option per field of the configuration, ``own``.
 
     Values travel as text: the configuration checks them, whichever layer they come from.
     """

@@ -7,9 +7,7 @@ import inspect
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from forgetkit.cli import options
 from forgetkit.cli.ablate import CARRYING_OUT, Means, conclude
@@ -45,24 +43,13 @@ _OWN: options.Special = {
 
 def command(*, with_options: bool = True) -> Callable[..., None]:
     """The function that typer makes the command of."""
-
-    def reproduce(**given: Any) -> None:
-        _reproduce(**given)
-
-    reproduce.__doc__ = _reproduce.__doc__
-    name = inspect.Parameter(
-        "name",
-        inspect.Parameter.POSITIONAL_OR_KEYWORD,
-        default=None,
-        annotation=Annotated[str | None, typer.Argument(help="table1 to table9, or figure11.", metavar="[NAME]")],
-    )
-    reproduce.__signature__ = _signature(name) if with_options else inspect.Signature()  # type: ignore[attr-defined]
-    return reproduce
+    return options.command(_reproduce, _signature() if with_options else None)
 
 
-def _signature(name: inspect.Parameter) -> Any:
+def _signature() -> inspect.Signature:
     from forgetkit.config import RunConfig
 
+    name = options.argument("name", str | None, "table1 to table9, or figure11.", "[NAME]")
     return options.signature(_OWN, without=RunConfig.model_fields.keys(), first=[name])
 
 

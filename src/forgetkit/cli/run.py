@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -28,17 +27,8 @@ SPECIAL: options.Special = {
 
 
 def command(*, with_options: bool = True) -> Callable[..., None]:
-    """The function that typer makes the command of: its signature is the configuration's.
-
-    Reading that takes as long as the rest of the help of ``forgetkit``, which has no use for it.
-    """
-
-    def run(**given: Any) -> None:
-        _run(**given)
-
-    run.__doc__ = _run.__doc__
-    run.__signature__ = options.signature(SPECIAL) if with_options else inspect.Signature()  # type: ignore[attr-defined]
-    return run
+    """The function that typer makes the command of: its signature is the configuration's."""
+    return options.command(_run, options.signature(SPECIAL) if with_options else None)
 
 
 def _run(**given: Any) -> None:
