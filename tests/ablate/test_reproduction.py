@@ -7,6 +7,7 @@ import dataclasses
 import io
 import json
 import re
+import string
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from forgetkit import config, registry
 from forgetkit.ablate.grid import planned
 from forgetkit.ablate.outcome import Outcome, Outcomes
 from forgetkit.ablate.reproduction import compared, printed, setting, written
-from forgetkit.ablate.reproduction.printed import SCALES, Figure
+from forgetkit.ablate.reproduction.printed import SCALES, Doubt, Figure
 from forgetkit.ablate.statistics import enough
 from forgetkit.errors import OptionError
 
@@ -397,6 +398,21 @@ def test_doubts_stand_where_they_apply() -> None:
     assert not any("94.32" in doubt.says for doubt in alone.marked.values())
 
 
+def test_each_doubt_has_a_letter_of_its_own() -> None:
+    chosen = setting.setting("table9", "smoke", seeds=[0])
+    made_up = outcomes(chosen, {(arm,): [result(0.5)] for arm in chosen.table.arms})
+
+    def with_doubts(count: int) -> compared.Comparison:
+        doubts = tuple(Doubt(f"Reason {n}.", "table 9", arm="128") for n in range(count))
+        return compared.compared(
+            dataclasses.replace(chosen, table=dataclasses.replace(chosen.table, doubts=doubts)), made_up
+        )
+
+    assert [row.marks for row in with_doubts(26).rows] == ["", string.ascii_lowercase]
+    with pytest.raises(ValueError, match="zip"):
+        with_doubts(27)
+
+
 # As text
 
 
@@ -413,6 +429,14 @@ def test_markdown_by_hand(eighth: compared.Comparison) -> None:
     assert any(line.startswith("- Weight Magnitude: 1 of 10 seeds") for line in lines)
     table = [line for line in lines if line.startswith("|")]
     assert {re.sub(r"\\.", "", line).count("|") for line in table[: len(table) // 2]} == {11}
+
+
+def test_markdown_escapes_a_sign_that_would_begin_a_list(eighth: compared.Comparison) -> None:
+    rows = tuple(dataclasses.replace(row, arm=f"- {row.arm}", note="") for row in eighth.rows)
+    lines = written.render(dataclasses.replace(eighth, rows=rows), "markdown").splitlines()
+    shown = [line.split(" | ")[0] for line in lines if line.startswith("| \\-")]
+    assert shown[:2] == ["| \\- BL (d)", "| \\- FIM (a)"]
+    assert len(shown) == 2 * len(rows)
 
 
 def test_csv_and_json_have_every_number(eighth: compared.Comparison) -> None:

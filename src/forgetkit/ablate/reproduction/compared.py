@@ -70,39 +70,56 @@ def compared(setting: Setting, outcomes: Outcomes) -> Comparison:
     Every arm is compared with the baseline of its own part over common seeds; p values are corrected over the table.
     """
     printed = setting.table
-    made = table.make(outcomes, printed.columns)
-    cells = {_place(setting, row.labels): row for row in made.rows}
-    against = _against(setting, cells)
+    measured = {_place(setting, row.labels): row for row in table.make(outcomes, printed.columns).rows}
     relevant = [doubt for doubt in printed.doubts if doubt.part in (None, *setting.parts)]
-    marked = dict(zip(string.ascii_lowercase, (doubt for doubt in relevant if not doubt.whole), strict=False))
-    rows = []
-    for (part, arm), row in cells.items():
-        entries = []
-        for position, (entry, column) in enumerate(zip(row.entries, printed.columns, strict=True)):
-            figure = printed.figure(part, arm, column.key)
-            mean = entry.summary.mean
-            alike = column.unit != "count" or setting.counts_alike(part)
-            entries.append(
-                Entry(
-                    printed=figure,
-                    measured=entry.summary,
-                    difference=None if figure is None or mean is None or not alike else mean - figure.value,
-                    against=against.get((part, arm, position)),
-                    marks=_marks(marked, part, arm, column.key),
-                )
-            )
-        marks = _marks(marked, part, arm, None)
-        rows.append(
-            Row(part, arm, arm in printed.ours, tuple(entries), marks, _marks(marked, part, None, None), row.note)
-        )
+    marked = _lettered([doubt for doubt in relevant if not doubt.whole])
+    beside = _Beside(setting, marked, _against(setting, measured))
     return Comparison(
         setting=setting,
         columns=printed.columns,
         column_marks=tuple(_marks(marked, None, None, column.key) for column in printed.columns),
-        rows=tuple(rows),
+        rows=tuple(beside.row(*place, row) for place, row in measured.items()),
         marked=marked,
         doubts=tuple(doubt for doubt in relevant if doubt.whole),
     )
+
+
+@dataclass(frozen=True)
+class _Beside:
+    """Sets what was measured beside the paper's. ``against`` goes by part, arm and position of the column."""
+
+    setting: Setting
+    marked: Mapping[str, Doubt]
+    against: Mapping[tuple[str, str, int], Against]
+
+    def row(self, part: str, arm: str, measured: table.Row) -> Row:
+        """One arm of a part."""
+        return Row(
+            part=part,
+            arm=arm,
+            ours=arm in self.setting.table.ours,
+            entries=tuple(self._entry(part, arm, place, entry) for place, entry in enumerate(measured.entries)),
+            marks=_marks(self.marked, part, arm, None),
+            part_marks=_marks(self.marked, part, None, None),
+            note=measured.note,
+        )
+
+    def _entry(self, part: str, arm: str, position: int, measured: table.Entry) -> Entry:
+        column = self.setting.table.columns[position]
+        figure, mean = self.setting.table.figure(part, arm, column.key), measured.summary.mean
+        alike = column.unit != "count" or self.setting.counts_alike(part)
+        return Entry(
+            printed=figure,
+            measured=measured.summary,
+            difference=None if figure is None or mean is None or not alike else mean - figure.value,
+            against=self.against.get((part, arm, position)),
+            marks=_marks(self.marked, part, arm, column.key),
+        )
+
+
+def _lettered(doubts: Sequence[Doubt]) -> dict[str, Doubt]:
+    """A letter for each; ``ValueError`` where a table has more doubts than there are letters, so that none is lost."""
+    return dict(zip(string.ascii_lowercase[: len(doubts)], doubts, strict=True))
 
 
 def _place(setting: Setting, labels: Sequence[str]) -> tuple[str, str]:

@@ -11,8 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from forgetkit.ablate.render import words
-from forgetkit.ablate.render.latex import escaped
+from forgetkit.ablate.render import latex, markdown, words
 from forgetkit.ablate.reproduction.compared import Comparison, Entry, Row
 from forgetkit.ablate.reproduction.printed import Doubt
 from forgetkit.ablate.statistics import ALPHA, CONFIDENCE, EXACT_UP_TO, enough
@@ -198,42 +197,33 @@ def _named(comparison: Comparison, row: Row) -> str:
 
 
 def _markdown(comparison: Comparison) -> str:
-    lines = [f"**{_plain(comparison.setting.table.title)}**", ""]
+    escaped = markdown.escaped
+    lines = [f"**{escaped(comparison.setting.table.title)}**", ""]
     for sheet in sheets(comparison):
         if sheet.title:
-            lines += [f"{_plain(sheet.title)}:", ""]
-        lines.append(_line(map(_plain, sheet.heads)))
-        lines.append(_line([":--"] * sheet.labels + ["--:"] * (len(sheet.heads) - sheet.labels)))
-        lines += [_line(map(_plain, row)) for row in sheet.rows]
+            lines += [f"{escaped(sheet.title)}:", ""]
+        lines += markdown.head(sheet.heads, sheet.labels)
+        lines += [markdown.line(map(escaped, row)) for row in sheet.rows]
         lines.append("")
-    lines += [*map(_plain, caption(comparison)), "", *(f"- {_plain(doubt)}" for doubt in doubts(comparison))]
+    lines += [*map(escaped, caption(comparison)), "", *(f"- {escaped(doubt)}" for doubt in doubts(comparison))]
     return "\n".join(lines) + "\n"
-
-
-def _line(cells: Iterable[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def _plain(text: str) -> str:
-    """Nothing in it is markup."""
-    return re.sub(r"[\\`*_\[\]<>|~&$#]", r"\\\g<0>", text)
 
 
 def _latex(comparison: Comparison) -> str:
     lines = [f"% {comparison.setting.table.title}", r"% Needs \usepackage{booktabs}."]
     for sheet in sheets(comparison):
         if sheet.title:
-            lines += ["", r"\medskip", rf"{escaped(sheet.title)}:\par"]
+            lines += ["", r"\medskip", rf"{latex.escaped(sheet.title)}:\par"]
         shape = "l" * sheet.labels + "r" * (len(sheet.heads) - sheet.labels)
         lines += [rf"\begin{{tabular}}{{@{{}}{shape}@{{}}}}", r"\toprule", _tex_line(sheet.heads), r"\midrule"]
         lines += [*map(_tex_line, sheet.rows), r"\bottomrule", r"\end{tabular}"]
     small = [*caption(comparison), *doubts(comparison)]
-    lines += ["", r"\smallskip", r"{\footnotesize", *(rf"{escaped(line)}\par" for line in small), "}"]
+    lines += ["", r"\smallskip", r"{\footnotesize", *(rf"{latex.escaped(line)}\par" for line in small), "}"]
     return "\n".join(lines) + "\n"
 
 
 def _tex_line(cells: Iterable[str]) -> str:
-    return rf"{' & '.join(re.sub(r'-(?=[0-9])', '$-$', escaped(cell)) for cell in cells)} \\"
+    return rf"{' & '.join(re.sub(r'-(?=[0-9])', '$-$', latex.escaped(cell)) for cell in cells)} \\"
 
 
 _CSV = (
