@@ -24,6 +24,7 @@ def watched(device: torch.device) -> Peak:
     system does not forget an earlier peak, since the process began.
     """
     if device.type == "cuda":
+        torch.cuda.init()  # a device with an index can be reset only then
         torch.cuda.reset_peak_memory_stats(device)
         return lambda: torch.cuda.max_memory_allocated(device)
     with contextlib.suppress(OSError):
