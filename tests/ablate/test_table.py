@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from forgetkit.ablate.outcome import Outcome, Outcomes
+from forgetkit.ablate.render import render
 from forgetkit.ablate.statistics import compare, holm, summary
-from forgetkit.ablate.table import DEFAULT, STANDARD, Column, Row, columns, make
+from forgetkit.ablate.table import DEFAULT, STANDARD, Column, Row, columns, make, number
 from forgetkit.errors import ConfigError, OptionError
 
 LEVEL = Column("level", "level", lambda result: result["level"], True)
@@ -81,6 +84,22 @@ def test_a_result_without_the_number_counts_for_the_other_columns_alone(nothing)
     table = make(grid({"a": results}), [LEVEL, ERRORS])
     assert [entry.summary.n for entry in table.rows[0].entries] == [2, 1]
     assert table.rows[0].note == ""
+
+
+@pytest.mark.parametrize("huge", [1.7e308, -1.7e308, 10**160, 1.1e150])
+def test_a_number_too_large_for_statistics_is_none(huge: float) -> None:
+    metric = replace(LEVEL, of=lambda result: number(result, "level"))
+    table = make(grid({"a": [{"level": huge}] * 2, "b": [{"level": -huge}, {"level": 0.0}]}, "b"), [metric])
+    assert [one.entries[0].summary for one in table.rows] == [summary([]), summary([0.0])]
+
+
+@given(st.lists(st.floats(-1e150, 1e150), min_size=4, max_size=4))
+def test_of_numbers_that_count_every_statistic_is_finite(levels: list[float]) -> None:
+    metric = replace(LEVEL, of=lambda result: number(result, "level"))
+    by_arm = {"a": levels[:2], "b": levels[2:]}
+    table = make(grid({arm: [{"level": one} for one in found] for arm, found in by_arm.items()}, "b"), [metric])
+    json.loads(render(table, "json"))  # which has none for infinity
+    assert all(one.entries[0].summary.n == 2 for one in table.rows)
 
 
 def test_each_arm_is_compared_with_the_baseline_seed_by_seed() -> None:

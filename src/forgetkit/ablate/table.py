@@ -7,7 +7,6 @@ diverged; such seeds are named in the row's note, and an arm without any number 
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
@@ -19,6 +18,9 @@ from forgetkit.errors import ConfigError, OptionError, closest
 
 Result = Mapping[str, Any]
 Unit = Literal["fraction", "count", "seconds", "bytes", "number"]
+
+LARGEST = 1e150
+"""Up to here a number counts: deviations and intervals of such numbers are floats still."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +39,14 @@ def _column(key: str, title: str, higher_is_better: bool | None, unit: Unit) -> 
 
 
 def number(result: Result, key: str) -> float | None:
-    """A finite number of a result; None where it is missing, or something else stands in its place."""
+    """A number of a result; None where it is missing, or something else stands in its place.
+
+    Infinity is none, and neither is what lies beyond ``LARGEST``.
+    """
     value = result.get(key)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return value if abs(value) <= sys.float_info.max else None
+    return value if abs(value) <= LARGEST else None
 
 
 STANDARD = (

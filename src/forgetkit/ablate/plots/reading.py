@@ -5,7 +5,6 @@ A result that lacks a number, or has something else in its place, adds nothing; 
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -13,6 +12,7 @@ from typing import Any
 
 from forgetkit.ablate.outcome import Outcomes
 from forgetkit.ablate.statistics import Summary, summary
+from forgetkit.ablate.table import LARGEST
 
 Arm = Mapping[str, str]
 Result = Mapping[str, Any]
@@ -60,10 +60,10 @@ class Resets:
 
 
 def number(value: Any) -> float | None:
-    """A finite number, else None."""
+    """A number that counts in tables too, else None."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value) if abs(value) <= sys.float_info.max else None
+    return float(value) if abs(value) <= LARGEST else None
 
 
 def results(outcomes: Outcomes, arm: Arm) -> list[Result]:
