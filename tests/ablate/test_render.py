@@ -44,6 +44,11 @@ HOSTILE = [
 texts = st.text(max_size=12) | st.sampled_from(HOSTILE)
 
 
+def as_typed(cell: str) -> str:
+    """A text of a CSV without the apostrophe that keeps it from being a formula."""
+    return cell[1:] if re.match(r"'[=+\-@\t\r\n]", cell) else cell
+
+
 def table_of(arms: dict[tuple[str, ...], list], axes=("importance", "replay"), baseline=None, **options) -> Table:
     """Cells of accuracies, of (accuracy, errors), or of words that say what became of them."""
     cells = []
@@ -300,6 +305,24 @@ def test_csv_has_every_cell_at_full_precision() -> None:
     assert [one["errors"] for one in rows] == ["12", "", ""]
 
 
+@pytest.mark.parametrize("label", ["=cmd|' /C calc'!A0", "+1+1", "-1+1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "- item"])
+def test_csv_holds_no_formula(label: str) -> None:
+    """Of labels, axes, reasons: what begins like one is a text to a spreadsheet."""
+    made = table_of({(label, "x"): ["failed"]}, axes=(label, "replay"))
+    broken = Outcomes("t", ("arm",), (Outcome({"arm": "a"}, 0, "d", "failed", None, label),))
+    heads, cells = csv.reader(io.StringIO(render(made, "csv"), newline=""))
+    assert (heads[0], cells[0]) == (f"'{label}", f"'{label}")
+    failed = next(csv.DictReader(io.StringIO(render(make(broken, [ACCURACY]), "csv"), newline="")))
+    assert failed["reason"] == f"'{label}"
+
+
+@pytest.mark.parametrize("label", ["-1", "+0.5", "-1e-3"])
+def test_csv_leaves_numbers_alone(label: str) -> None:
+    made = table_of({(label, "x"): [-0.5]})
+    cells = list(csv.reader(io.StringIO(render(made, "csv"), newline="")))[1]
+    assert (cells[0], cells[-1]) == (label, "-0.5")
+
+
 def test_json_has_every_number() -> None:
     made = example()
     content = json.loads(render(made, "json"))
@@ -363,8 +386,8 @@ def test_what_a_user_typed_is_read_back_in_every_format(arms, title, axis) -> No
     assert content["title"] == title
     assert [tuple(one["arm"][axis] for axis in axes) for one in content["rows"]] == rows
     lines = list(csv.reader(io.StringIO(render(made, "csv"), newline="")))
-    assert tuple(lines[0][:2]) == axes
-    assert [tuple(one[:2]) for one in lines[1::2]] == rows
+    found = [lines[0][:2], *(line[:2] for line in lines[1::2])]
+    assert [[*map(as_typed, line)] for line in found] == [[*map(as_typed, line)] for line in (axes, *rows)]
 
     shown = [["" if place < row.repeats else plain(one) for place, one in enumerate(row.labels)] for row in made.rows]
     for form in ("html", "markdown", "latex"):

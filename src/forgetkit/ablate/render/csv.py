@@ -7,14 +7,32 @@ import io
 
 from forgetkit.ablate.table import Table
 
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+
 
 def render(table: Table) -> str:
-    """The axes, then seed, status, reason and digest, then a number per column; what is not there is empty."""
+    """The axes, then seed, status, reason and digest, then a number per column; what is not there is empty.
+
+    An apostrophe stands in front of a text that a spreadsheet would take for a formula.
+    """
     text = io.StringIO()
     # Texts in quotes: a lone carriage return in one would else break the line.
     writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
-    writer.writerow([*table.axes, "seed", "status", "reason", "digest", *(column.key for column in table.columns)])
+    heads = [*table.axes, "seed", "status", "reason", "digest", *(column.key for column in table.columns)]
+    writer.writerow(map(_inert, heads))
     for row in table.rows:
         for cell in row.cells:
-            writer.writerow([*row.labels, cell.seed, cell.status, cell.reason, cell.digest, *cell.values])
+            said = cell.seed, cell.status, _inert(cell.reason), cell.digest
+            writer.writerow([*map(_inert, row.labels), *said, *cell.values])
     return text.getvalue()
+
+
+def _inert(text: str) -> str:
+    """So that no spreadsheet calculates with it; a number, like ``-1``, is left as it is."""
+    if not text.startswith(_FORMULA):
+        return text
+    try:
+        float(text)
+    except ValueError:
+        return f"'{text}"
+    return text
