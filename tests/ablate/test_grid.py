@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from forgetkit import registry
-from forgetkit.ablate import grid
+from forgetkit.ablate import arm, grid
 from forgetkit.ablate.grid import Grid
+from forgetkit.config import Plan
 from forgetkit.errors import ConfigError
 
 OFFERS = registry.load(entry_points=False)
+
+
+def plans_of(asked: Grid) -> list[Plan]:
+    return [plan for _, plan in grid.planned(asked.cells(), OFFERS)]
 
 
 def test_the_values_of_an_axis() -> None:
@@ -58,7 +64,7 @@ def test_every_combination_at_every_seed_arm_by_arm() -> None:
         )
     ]
     assert [(c.arm["importance"], c.arm["replay"], c.seed) for c in asked.cells()] == expected
-    plans = list(grid.resolved(asked.cells(), OFFERS))
+    plans = list(plans_of(asked))
     assert len({plan.digest for plan in plans}) == 12
     assert {(p.config.epochs, p.config.seed) for p in plans} == {(2, 0), (2, 1)}
     assert [p.config.replay for p in plans[:4]] == ["full", "full", "none", "none"]
@@ -99,7 +105,7 @@ def test_a_file_with_named_arms_and_combinations_left_out_and_added(tmp_path: Pa
     assert arms == [("warm", "full"), ("lure", "full"), ("lure", "none"), ("warm", "last")]
     assert asked.reference() == {"arm": "warm", "replay": "full"}
     assert (asked.title, asked.seeds, len(asked.cells())) == ("What is forgotten", (0, 1, 2), 12)
-    plans = {tuple(c.arm.values()): p for c, p in zip(asked.cells(), grid.resolved(asked.cells(), OFFERS), strict=True)}
+    plans = {tuple(c.arm.values()): p for c, p in zip(asked.cells(), plans_of(asked), strict=True)}
     assert plans["lure", "none"].config.reinit.startswith("masked:fraction=0.1,")
     assert plans["warm", "last"].importance is None
     assert {plan.config.preset for plan in plans.values()} == {"paper"}
@@ -142,7 +148,7 @@ def test_mistakes_in_a_file(tmp_path: Path, what: str) -> None:
 def test_a_cell_whose_options_do_not_go_together_is_named() -> None:
     asked = grid.extended(None, ["importance=snip,fisher", "reinit=masked,cold"], "0", {}, None)
     with pytest.raises(ConfigError, match=r"the cell importance=snip, reinit=cold: .*ignored.*exclude it"):
-        list(grid.resolved(asked.cells(), OFFERS))
+        list(plans_of(asked))
 
 
 def test_the_command_line_over_a_file(tmp_path: Path) -> None:
@@ -170,9 +176,9 @@ def test_the_command_line_over_a_file(tmp_path: Path) -> None:
 )
 def test_the_baseline_of_a_command_line(text: str, found: dict[str, str]) -> None:
     asked = Grid("", {"importance": ("random", "snip:samples=2,reduce=mean-abs"), "replay": ("full", "none")}, (0,))
-    assert grid.baseline_of(text, asked) == found
+    assert arm.asked("--baseline", text, asked.axes) == found
     with pytest.raises(ConfigError, match="write AXIS=VALUE, with axes importance, replay"):
-        grid.baseline_of("nobody", asked)
+        arm.asked("--baseline", "nobody", asked.axes)
 
 
 def test_what_all_cells_share_need_not_act_in_each() -> None:
@@ -185,7 +191,7 @@ def test_what_all_cells_share_need_not_act_in_each() -> None:
         *(False, False),
     ]
     assert ["score_mode" in cell.options for cell, _ in pairs] == [False, False, True, True]
-    with pytest.raises(ConfigError, match="--score-mode would be ignored in each cell"):
+    with pytest.raises(ConfigError, match="--score-mode train would be ignored in each cell"):
         grid.planned(grid.extended(None, ["method=warm,cold"], "0", {"score_mode": "train"}, None).cells(), OFFERS)
 
 
@@ -244,3 +250,60 @@ def test_names_for_sets_of_options_on_any_axis() -> None:
         Grid("", asked.axes, (0,), sets=asked.sets, arms=asked.arms, include=({"part": "medium", "arm": "warm"},))
     with pytest.raises(ConfigError, match="'seed' is no option that cells share or differ in: use --seeds"):
         Grid("", asked.axes, (0,), sets={"part": {"short": {"seed": 1}, "long": {}}}, arms=asked.arms)
+
+
+@pytest.mark.parametrize(
+    ("over", "base", "says"),
+    [
+        (
+            ["reinit=masked:0.1,masked:0.3"],
+            {"reinit.masked.fraction": 0.8},
+            "--set reinit.masked.fraction=0.8 .*ignored",
+        ),
+        (["reinit=cold,none"], {"reinit.masked.fraction": 0.8}, "--set reinit.masked.fraction=0.8 would be ignored"),
+        (["importance=snip,random"], {"importance.fisher.samples": 3}, "--set importance.fisher.samples=3 would be"),
+        (["method=warm,lure"], {"importance": "fisher"}, "--importance fisher .* since each arm's method decides it"),
+    ],
+)
+def test_what_no_cell_uses_is_refused(over: list[str], base: dict[str, object], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        grid.planned(grid.extended(None, over, "0", base, None).cells(), OFFERS)
+
+
+def test_what_every_arm_of_a_file_sets_cannot_be_given_beside(tmp_path: Path) -> None:
+    file = tmp_path / "g.toml"
+    file.write_text("[base]\nepochs = 9\n[arms.a]\nepochs = 1\n[arms.b]\nmethod = 'warm'\n")
+    given = grid.extended(grid.read(file), [], None, {"epochs": "7"}, None)
+    assert [plan.config.epochs for _, plan in grid.planned(given.cells(), OFFERS)] == [1, 7]
+    over = grid.extended(grid.read(file), ["epochs=2,3"], None, {}, None)  # the line comes on top of the file
+    assert {plan.config.epochs for _, plan in grid.planned(over.cells(), OFFERS)} == {2, 3}
+    file.write_text("[arms.a]\nepochs = 1\n[arms.b]\nepochs = 3\n")
+    with pytest.raises(ConfigError, match="--epochs 7 would be ignored .* since each arm sets it"):
+        grid.planned(grid.extended(grid.read(file), [], None, {"epochs": "7"}, None).cells(), OFFERS)
+    file.write_text("[base]\nimportance = 'fisher'\n[axes]\nimportance = ['snip', 'random']\n")
+    with pytest.raises(ConfigError, match="since each arm sets it"):
+        grid.planned(grid.read(file).cells(), OFFERS)
+
+
+@pytest.mark.parametrize("option", ["threads", "device", "checkpoint_seconds", "observers"])
+def test_how_a_run_is_carried_out_tells_no_arms_apart(option: str) -> None:
+    for asked in ({"axes": {option: ("1", "2")}}, {"axes": {"arm": ("a",)}, "arms": {"a": {option: "1"}}}):
+        with pytest.raises(ConfigError, match=f"'{option}' says how a run is carried out"):
+            Grid("t", seeds=(0,), **asked)  # type: ignore[arg-type]
+    assert Grid("t", {"epochs": ("1", "2")}, (0,), {option: "1"})
+
+
+@pytest.mark.parametrize(
+    "entry", ["baseline = 0", "baseline = false", "exclude = 5", "include = true", "[exclude]\na=1"]
+)
+def test_odd_entries_of_a_file_are_told(tmp_path: Path, entry: str) -> None:
+    file = tmp_path / "g.toml"
+    rest = "[axes]\nreplay = ['full', 'none']\n"
+    file.write_text(f"{rest}{entry}\n" if entry.startswith("[") else f"{entry}\n{rest}")
+    with pytest.raises(ConfigError, match=f"g.toml: {re.sub(r'[^a-z].*', '', entry.strip('['))}"):
+        grid.read(file)
+
+
+def test_no_command_line_asks_for_a_billion_seeds() -> None:
+    with pytest.raises(ConfigError, match="more than 10,000 seeds"):
+        grid.seeds_of("0-1000000000")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from forgetkit import config, registry
-from forgetkit.ablate.pool import Pool
+from forgetkit.ablate.pool import Note, Pool
 from forgetkit.ablate.progress import Follower
 from forgetkit.ablate.work import Ended, Task, carry_out
 from forgetkit.errors import RunDirectoryError
@@ -134,7 +135,7 @@ def nudge(note: Path) -> None:
 @pytest.mark.parametrize("damage", [nudge, Path.unlink, lambda note: note.write_text("{")])
 def test_a_note_that_is_damaged_makes_no_table(tmp_path: Path, damage: Callable[[Path], None]) -> None:
     pool = Pool(tmp_path)
-    pool.note("g", "A question", ["replay"], [{"arm": {"replay": "full"}, "seed": 0, "digest": "0" * 64}], None)
+    pool.note("g", Note("A question", ("replay",), ({"arm": {"replay": "full"}, "seed": 0, "digest": "0" * 64},)))
     damage(tmp_path / "grids" / "g.json")
     with pytest.raises(RunDirectoryError, match=r"damaged|holds no grid"):
         pool.outcomes("g")
@@ -209,7 +210,7 @@ def test_the_outcomes_of_a_grid(tmp_path: Path) -> None:
     pool, done, never = Pool(tmp_path), task(tmp_path), task(tmp_path, seed=1)
     carry_out(done)
     cells = [{"arm": {"replay": "full"}, "seed": s, "digest": t.digest} for s, t in ((0, done), (1, never))]
-    pool.note("first", "A question", ["replay"], cells, {"replay": "full"})
+    pool.note("first", Note("A question", ("replay",), tuple(cells), {"replay": "full"}))
     found = pool.outcomes()
     assert (found.title, found.axes, found.baseline) == ("A question", ("replay",), {"replay": "full"})
     assert [(c.seed, c.status, c.reason) for c in found.cells] == [(0, "completed", ""), (1, "missing", "not run yet")]
@@ -218,3 +219,44 @@ def test_the_outcomes_of_a_grid(tmp_path: Path) -> None:
         pool.outcomes("second")
     with pytest.raises(RunDirectoryError, match="not the folder of an ablation"):
         Pool(tmp_path / "elsewhere").outcomes()
+
+
+def noted(seeds: range, *, title: str = "A question", digit: str = "0", axis: str = "replay") -> Note:
+    cells = ({"arm": {axis: "full"}, "seed": seed, "digest": f"{seed:x}{digit * 63}"} for seed in seeds)
+    return Note(title, (axis,), tuple(cells))
+
+
+def test_a_note_gives_way_to_the_same_question_alone(tmp_path: Path) -> None:
+    """More seeds or fewer are the same question; another cell for the same seed, or another axis, is another."""
+    pool = Pool(tmp_path)
+    assert pool.name_for(noted(range(3)), "g") == "g"
+    pool.note("g", noted(range(3)))
+    assert [pool.name_for(noted(range(n)), "g") for n in (1, 3, 5)] == ["g"] * 3
+    others = [noted(range(3), digit="1"), noted(range(3), axis="reinit"), noted(range(2, 4))]
+    assert [pool.name_for(other, "g") for other in others] == ["g-2"] * 3
+    pool.note("g-2", others[0])
+    assert [pool.name_for(other, "g") for other in others] == ["g-2", "g-3", "g-3"]
+    assert [pool.may_take("g", note) for note in (noted(range(9)), others[0])] == [True, False]
+    (tmp_path / "grids" / "g.json").write_text("{")
+    assert pool.name_for(others[1], "g") == "g"
+
+
+@pytest.mark.parametrize("digest", ["../../../etc/passwd", "", "0" * 63, "g" * 64])
+def test_a_note_leads_nowhere_else(tmp_path: Path, digest: str) -> None:
+    """Whoever made it up: its seal is right, and it is no way out of the folder."""
+    pool = Pool(tmp_path)
+    pool.note("g", Note("A question", ("replay",), ({"arm": {"replay": "full"}, "seed": 0, "digest": digest},)))
+    with pytest.raises(RunDirectoryError, match="g.json is damaged"):
+        pool.outcomes("g")
+
+
+def test_a_note_of_another_version_is_told(tmp_path: Path) -> None:
+    pool = Pool(tmp_path)
+    pool.note("g", noted(range(1)))
+    path = tmp_path / "grids" / "g.json"
+    content = json.loads(path.read_text())
+    content = {key: value for key, value in {**content, "schema": 1}.items() if key not in ("command", "sha256")}
+    seal = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    path.write_text(json.dumps({**content, "sha256": seal}))
+    with pytest.raises(RunDirectoryError, match="another version of forgetkit; forgetkit ablate makes it again"):
+        pool.outcomes("g")

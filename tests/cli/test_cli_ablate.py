@@ -233,3 +233,92 @@ def test_the_report_says_which_command_carries_the_cells_out(ablate, cli, monkey
     ablate("--over", "importance=snip,random")
     assert cli("report", "ablations").status == 0
     assert "forgetkit ablate --over importance=snip,random" in Path("ablations/report.html").read_text()
+
+
+def test_another_question_on_the_same_axes_has_a_name_of_its_own(ablate, cli):
+    for words in ((), ("--batch-size", "8"), ("--match", "samples"), ("--seeds", "0-1")):
+        assert ablate("--over", "replay=full,none", *words).status == 0
+    names = {note.stem for note in Path("ablations/grids").iterdir()}
+    assert names == {"replay", "replay-2", "replay-equal-samples"}
+    seeds = [
+        len(cli("table", "ablations", "--grid", name, "--json").json["rows"][0]["cells"]) for name in sorted(names)
+    ]
+    assert seeds == [2, 1, 1]
+    assert "at equal numbers of training samples" in cli("table", "ablations", "--grid", "replay-equal-samples").out
+    said = ablate("--over", "replay=full,none", "--batch-size", "9", "--name", "replay")
+    assert (said.status, said.out) == (2, "")
+    assert "--name replay: in ablations that is the name of a grid with other cells: choose another" in said.err
+
+
+def test_the_table_is_of_the_cells_that_were_asked_for(cli, plugin):
+    """Another command takes the grid's name while this one runs: what is shown in the end is our own."""
+    source = HERE.replace(
+        "yield position",
+        "import forgetkit.ablate.pool as pool; p = pool.Pool(pool.Path(task.folder)); "
+        'p.note("replay", pool.Note("another", ("replay",), ())); yield position',
+    )
+    said = cli(
+        "ablate",
+        "--plugin",
+        plugin("here", source),
+        "--executor",
+        "here",
+        *SHARED,
+        "--over",
+        "replay=full,none",
+        "--json",
+    )
+    assert said.status == 0, said.err
+    assert (said.json["title"], len(table(said))) == ("replay", 2)
+
+
+CRITERION = """
+from dataclasses import dataclass
+
+import forgetkit
+
+
+@dataclass(frozen=True)
+class Mine:
+    \"\"\"A criterion.\"\"\"
+
+    def score(self, probe):
+        return {{name: {sign}p.abs() for name, p in probe.targets.items()}}
+
+
+@forgetkit.hookimpl
+def forgetkit_importance():
+    return {{"mine": Mine}}
+"""
+
+
+def test_another_version_of_a_plugin_makes_other_cells(ablate, plugin):
+    """Those that do not use it stay what they are."""
+    tables = []
+    for sign in ("", "-"):
+        file = plugin("mine", CRITERION.format(sign=sign))
+        tables.append(
+            table(ablate("--over", "importance=mine,magnitude", "--plugin", file, "--seeds", "0-2", "--json"))
+        )
+        assert len(carried_out()) == (3 if sign else 6)
+    assert tables[0]["magnitude",] == tables[1]["magnitude",] == tables[0]["mine",]
+    assert tables[1]["mine",] != tables[0]["mine",]
+
+
+def test_cells_made_with_another_library_are_said(ablate):
+    words = ("--over", "importance=snip,random")
+    ablate(*words)
+    for file in Path("ablations/cells").glob("*/result.json"):
+        file.write_text(json.dumps({**json.loads(file.read_text()), "versions": {"forgetkit": "0.0", "torch": "1.0"}}))
+        seal = json.loads((file.parent / "seal.json").read_text())
+        Pool(Path("ablations")).seal(seal["digest"])
+    said = ablate(*words)
+    assert "forgetkit: 2 of 2 cells were made with torch 1.0, not " in said.err
+
+
+def test_a_data_set_that_is_missing_is_said_before_anything_runs(cli):
+    said = cli("ablate", "--over", "dataset=digits,folder:path=/nowhere/at/all", "--epochs", "1")
+    assert (said.status, said.out) == (2, "")
+    assert len(said.err.splitlines()) == 1
+    assert "/nowhere/at/all" in said.err
+    assert not Path("ablations").exists()

@@ -8,7 +8,7 @@ import sys
 import plausible
 import pytest
 
-from forgetkit.ablate.pool import Pool
+from forgetkit.ablate.pool import Note, Pool
 
 AXES = {"importance": ("snip", "random")}
 
@@ -28,7 +28,7 @@ def folder(workdir):
         pool.directory(digest).mkdir(parents=True)
         (pool.directory(digest) / "result.json").write_text(json.dumps(cell.result))
         pool.seal(digest)
-    pool.note("criteria", outcomes.title, outcomes.axes, cells, None)
+    pool.note("criteria", Note(outcomes.title, outcomes.axes, tuple(cells)))
     return pool.path
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from forgetkit.ablate.pool import Pool
+from forgetkit.ablate.pool import Note, Pool
 from forgetkit.ablate.render import FORMATS
 from forgetkit.record import write_json
 
@@ -37,7 +37,7 @@ def store(workdir):
             elif status != "missing":
                 pool.fail(digest, status, "the loss is nan")
             cells.append({"arm": dict(zip(axes, labels, strict=True)), "seed": seed, "digest": digest})
-        pool.note(name, f"The {name} question", list(axes), cells, baseline)
+        pool.note(name, Note(f"The {name} question", tuple(axes), tuple(cells), baseline))
         return pool
 
     return call
@@ -274,7 +274,7 @@ def test_on_a_terminal_the_curves_go_first_then_labels_fold_then_columns_go(term
 def test_hostile_names_are_text(cli, workdir) -> None:
     pool = Pool(workdir / "odd")
     cells = [{"arm": {"[b]axis": "[red]x[/red]\x1b[31m"}, "seed": 0, "digest": "0" * 64}]
-    pool.note("g", "[bold]t\x1b[2J", ["[b]axis"], cells, None)
+    pool.note("g", Note("[bold]t\x1b[2J", ("[b]axis",), tuple(cells)))
     pool.fail("0" * 64, "failed", "[link]\x1b[31m broken")
     out = cli("table", "odd").out
     assert out.startswith("[bold]t [2J\n")

@@ -2,52 +2,78 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+import hashlib
+import json
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 
 from forgetkit.ablate.grid import Cell, Grid, planned
 from forgetkit.ablate.matching import matched
 from forgetkit.ablate.outcome import Outcomes
-from forgetkit.ablate.pool import Found, Keep, Pool
+from forgetkit.ablate.pool import Found, Keep, Note, Pool
 from forgetkit.ablate.work import Ended, Task, carry_out
-from forgetkit.config import Plan
-from forgetkit.contracts import Executor, Lost
+from forgetkit.config import KIND_OF, SEVERAL, Plan, name_of
+from forgetkit.contracts import Executor, Lost, Observer
+from forgetkit.errors import ConfigError
 from forgetkit.registry import Registry
+from forgetkit.session import Bus, Session, versions
 
 
 @dataclass(frozen=True, eq=False)
 class Ablation:
-    """The cells of a grid, each with its plan, and the folder that they are recorded in."""
+    """The cells of a grid, each with its plan and the digest it is known by, and the folder they are recorded in.
 
-    name: str
+    Cells whose options come to the same share a digest, and are carried out once. ``stem`` is what the grid's name
+    begins with, ``name`` the whole of it where somebody chose one.
+    """
+
     grid: Grid
     pool: Pool
+    stem: str
+    name: str | None
     cells: tuple[Cell, ...]
     plans: tuple[Plan, ...]
+    digests: tuple[str, ...]
 
     @classmethod
-    def of(cls, grid: Grid, folder: Path, offers: Registry, *, name: str | None = None) -> Ablation:
+    def of(
+        cls, grid: Grid, folder: Path, offers: Registry, *, name: str | None = None, stem: str | None = None
+    ) -> Ablation:
         """Nothing is written. Raises ``ConfigError`` where options of a cell do not go together."""
-        cells, plans = zip(*planned(grid.cells(), offers), strict=True)
-        return cls(name or _plain(grid.title), grid, Pool(folder), cells, plans)
+        pairs = planned(grid.cells(), offers)
+        return cls(grid, Pool(folder), stem or _plain(grid.title), name, *_columns(pairs, offers))
 
     def matched(self, offers: Registry, cache: Path) -> Ablation:
         """The same cells at equal numbers of training samples."""
-        cells = matched(self.plans, self.cells, offers, cache)
-        cells, plans = zip(*planned(cells, offers), strict=True)
-        return replace(self, cells=cells, plans=plans)
+        pairs = planned(matched(self.plans, self.cells, offers, cache), offers)
+        cells, plans, digests = _columns(pairs, offers)
+        grid = replace(self.grid, title=f"{self.grid.title}, at equal numbers of training samples")
+        return replace(self, grid=grid, stem=f"{self.stem}-equal-samples", cells=cells, plans=plans, digests=digests)
 
-    @cached_property
-    def digests(self) -> tuple[str, ...]:
-        """What each cell is known by. Cells whose options come to the same share one, and are carried out once."""
-        return tuple(plan.digest for plan in self.plans)
+    def require_data(self, places: Iterable[int], observers: Sequence[Observer], cache: Path) -> None:
+        """Load each data set once: one that is missing is said before anything runs, one to decode is decoded once."""
+        one_of_each = {self.plans[place].config.dataset: self.plans[place] for place in reversed(tuple(places))}
+        for plan in one_of_each.values():
+            on_cpu = replace(plan, config=plan.config.model_copy(update={"device": "cpu"}))
+            Session.prepare(on_cpu, Bus(observers), cache)
 
     def found(self) -> dict[str, Found]:
         """What is there, by digest."""
         return {digest: self.pool.find(digest) for digest in self.digests}
+
+    def made_otherwise(self, found: Mapping[str, Found]) -> Iterator[str]:
+        """In a line each, which library the finished cells were made with another version of."""
+        now = versions(self.plans[0])
+        for what in ("forgetkit", "torch"):
+            then = [result["versions"].get(what) for one in found.values() if (result := one.result) is not None]
+            others = [version for version in then if version != now[what]]
+            if others:
+                yield (
+                    f"{len(others)} of {len(found)} cells were made with {what} {', '.join(sorted(set(others)))}, not "
+                    f"{now[what]}: their numbers may differ"
+                )
 
     def open(self, found: Mapping[str, Found]) -> tuple[int, ...]:
         """The places of the cells that are still to be carried out, failed ones again, each digest once."""
@@ -58,14 +84,23 @@ class Ablation:
             if first[digest] == place and found[digest].status in ("missing", "failed")
         )
 
-    def note(self, command: str = "") -> None:
-        """Write down which cells there are, so that tables can be made of them, and the ``command`` that runs them."""
-        cells = [
+    def note(self, command: str = "") -> Note:
+        """The grid as it is written down, with the ``command`` that carries it out."""
+        cells = tuple(
             {"arm": dict(cell.arm), "seed": cell.seed, "digest": digest}
             for cell, digest in zip(self.cells, self.digests, strict=True)
-        ]
-        grid = self.grid
-        self.pool.note(self.name, grid.title, tuple(grid.axes), cells, grid.reference(), command)
+        )
+        return Note(self.grid.title, tuple(self.grid.axes), cells, self.grid.reference(), command)
+
+    def named(self) -> str:
+        """The grid's name in its folder; ``ConfigError`` where the one that was chosen is another question's."""
+        if self.name is None:
+            return self.pool.name_for(self.note(), self.stem)
+        if not self.pool.may_take(self.name, self.note()):
+            raise ConfigError(
+                f"--name {self.name}: in {self.pool.path} that is the name of a grid with other cells: choose another"
+            )
+        return self.name
 
     def tasks(
         self,
@@ -94,9 +129,9 @@ class Ablation:
             for place in self.open(found)
         )
 
-    def outcomes(self) -> Outcomes:
+    def outcomes(self, command: str = "") -> Outcomes:
         """What became of the cells."""
-        return self.pool.outcomes(self.name)
+        return self.pool.gathered(self.note(command))
 
 
 def ended(tasks: Sequence[Task], executor: Executor) -> Generator[tuple[Task, Ended], None, None]:
@@ -128,6 +163,26 @@ def _lost(task: Task, lost: Lost) -> Ended:
         return Ended("completed")
     pool.fail(task.digest, "failed", lost.reason)
     return Ended("failed", lost.reason)
+
+
+def _columns(
+    pairs: Sequence[tuple[Cell, Plan]], offers: Registry
+) -> tuple[tuple[Cell, ...], tuple[Plan, ...], tuple[str, ...]]:
+    cells, plans = zip(*pairs, strict=True)
+    return cells, plans, tuple(_known_by(plan, offers) for plan in plans)
+
+
+def _known_by(plan: Plan, offers: Registry) -> str:
+    """The digest of a plan, and of the versions of the plugins whose components it uses: other code, another cell."""
+    if not offers.plugins:
+        return plan.digest
+    asked = [(KIND_OF[key], spec) for key in KIND_OF if (spec := getattr(plan.config, key)) is not None]
+    asked += [(key, spec) for key in SEVERAL if key != "observers" for spec in getattr(plan.config, key)]
+    makers = {offers.find(kind, name_of(spec)).distribution for kind, spec in asked}
+    versions = {maker: version for maker, version in offers.plugins.items() if maker in makers}
+    if not versions:
+        return plan.digest
+    return hashlib.sha256(json.dumps([plan.digest, versions], sort_keys=True).encode()).hexdigest()
 
 
 def _plain(title: str) -> str:

@@ -30,30 +30,30 @@ def the_baseline(arms: Iterable[Arm], combination: Arm) -> dict[str, str]:
     return dict(found[0])
 
 
-def asked_baseline(text: str, axes: Axes) -> dict[str, str]:
-    """``importance=random,replay=full``, or one axis's value alone where no other axis has it.
+def asked(option: str, text: str, axes: Axes) -> dict[str, str]:
+    """``importance=random,replay=full``, or one axis's value alone where no other axis has it; ``option`` asks for it.
 
     A comma parts values only where an axis and ``=`` follow, so that a value may be a SPEC with options.
     """
     having = [axis for axis, values in axes.items() if text in values]
     if len(having) > 1:
-        raise ConfigError(f"--baseline {text}: {', '.join(having)} have that value; write AXIS=VALUE")
+        raise ConfigError(f"{option} {text}: {', '.join(having)} have that value; write AXIS=VALUE")
     if having:
         return {having[0]: text}
     found: dict[str, str] = {}
-    for axis, value in _pieces(text, axes):
+    for axis, value in _pieces(option, text, axes):
         if value not in axes[axis]:
-            raise ConfigError(f"--baseline {text}: '{value}' is no value of {axis}; {closest(value, axes[axis])}")
+            raise ConfigError(f"{option} {text}: '{value}' is no value of {axis}; {closest(value, axes[axis])}")
         if found.setdefault(axis, value) != value:
-            raise ConfigError(f"--baseline {text}: {axis} has two values there")
+            raise ConfigError(f"{option} {text}: {axis} has two values there")
     return found
 
 
-def _pieces(text: str, axes: Axes) -> list[tuple[str, str]]:
+def _pieces(option: str, text: str, axes: Axes) -> list[tuple[str, str]]:
     """Axes and the values that are given for them."""
     heads = list(re.finditer(rf"(?:^|,)\s*({'|'.join(map(re.escape, axes))})=", text))
     if not heads or heads[0].start() > 0:
         values = {value for values in axes.values() for value in values}
-        raise ConfigError(f"--baseline {text}: write AXIS=VALUE, with axes {', '.join(axes)}; {closest(text, values)}")
+        raise ConfigError(f"{option} {text}: write AXIS=VALUE, with axes {', '.join(axes)}; {closest(text, values)}")
     ends = [*(head.start() for head in heads[1:]), len(text)]
     return [(head[1], text[head.end() : end].strip()) for head, end in zip(heads, ends, strict=True)]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from forgetkit import config
-from forgetkit.ablate.arm import asked_baseline, matches, said, the_baseline
+from forgetkit.ablate.arm import asked, matches, said, the_baseline
 from forgetkit.config import Plan
 from forgetkit.errors import ConfigError, ForgetkitError, IdleOptionError
 from forgetkit.registry import Registry
@@ -22,6 +22,9 @@ ARM = "arm"
 _OPTION = re.compile(r"\s*[A-Za-z_][\w-]*\s*=")
 _RANGE = re.compile(r"(\d+)(?:-(\d+))?")
 _ITS_OWN = {"seed": "--seeds", "out": "--out of the ablation", "name": "--name of the ablation"}
+_NO_AXES = ("observers", "checkpoint_seconds", "device", "threads")
+"""Options that say how a run is carried out and not what it is, so that runs that differ in them are one cell."""
+_MOST_SEEDS = 10_000
 _KEYS = ("title", "seeds", "baseline", "base", "axes", "arms", "exclude", "include")
 
 
@@ -33,8 +36,13 @@ class Cell:
     seed: int
     options: Mapping[str, Any]
     """What ``config.resolve`` takes."""
-    shared: frozenset[str] = frozenset()
-    """Options that all cells share and this one's arm does not set."""
+    shared: Mapping[str, Any] = field(default_factory=dict)
+    """Those among them that all cells share."""
+    own: frozenset[str] = frozenset()
+    """The names of those that its arm sets, whether shared ones or others."""
+
+    def __str__(self) -> str:
+        return f"{said(self.arm)}, seed {self.seed}"
 
 
 @dataclass(frozen=True)
@@ -62,10 +70,16 @@ class Grid:
             raise ConfigError("an ablation needs something that differs: --over importance=snip,fisher, or a grid file")
         if not self.seeds:
             raise ConfigError("an ablation needs a seed: --seeds 0-4")
+        differing = (self.axes, *(options for named in self._named.values() for options in named.values()))
         for option, remedy in _ITS_OWN.items():
-            sets = (options for named in self._named.values() for options in named.values())
-            if any(option in options for options in (self.axes, self.base, *sets)):
+            if any(option in options for options in (self.base, *differing)):
                 raise ConfigError(f"'{option}' is no option that cells share or differ in: use {remedy}")
+        for option in _NO_AXES:
+            if any(option in options for options in differing):
+                raise ConfigError(
+                    f"'{option}' says how a run is carried out and not what it is, so it tells no arms apart: give it "
+                    "for all cells"
+                )
         for what, combinations in (("exclude", self.exclude), ("include", self.include)):
             for combination in combinations:
                 self._require_known(what, combination)
@@ -88,9 +102,9 @@ class Grid:
 
     def cells(self) -> tuple[Cell, ...]:
         """Arm by arm, seed by seed."""
-        shared = frozenset(config.canonical(self.base))
+        shared = config.canonical(self.base)
         return tuple(
-            Cell(arm, seed, self._options(arm, seed), shared - self._of_the_arm(arm).keys())
+            Cell(arm, seed, self._options(arm, seed), shared, frozenset(self._of_the_arm(arm)))
             for arm in self.combinations()
             for seed in self.seeds
         )
@@ -137,27 +151,42 @@ def planned(cells: Sequence[Cell], registry: Registry) -> tuple[tuple[Cell, Plan
     in no cell is a mistake. A ``ConfigError`` names the cell whose options do not go together.
     """
     pairs = tuple(_planned(cell, registry) for cell in cells)
-    for option in sorted(frozenset().union(*(cell.shared for cell in cells))):
-        if not any(option in cell.options for cell, _ in pairs):
-            raise ConfigError(f"--{option.replace('_', '-')} would be ignored in each cell of the grid: leave it out")
+    for option, value in (cells[0].shared if cells else {}).items():
+        if not any(_acts(option, value, cell, plan, registry) for cell, plan in pairs):
+            said_as = f"--set {option}={value}" if "." in option else f"--{config.flag(option)} {value}"
+            raise ConfigError(f"{said_as} would be ignored {_why(option, [cell for cell, _ in pairs])}")
     return pairs
+
+
+def _acts(option: str, value: Any, cell: Cell, plan: Plan, registry: Registry) -> bool:
+    """Whether what all cells share has a say in this one."""
+    if option in cell.own or option not in cell.options:
+        return False
+    try:
+        config.require_used({option: value}, plan, registry)
+    except ConfigError:
+        return False
+    return True
+
+
+def _why(option: str, cells: Sequence[Cell]) -> str:
+    if all(option in cell.own for cell in cells):
+        return "in each cell of the grid, since each arm sets it: leave one of both out"
+    if option in ("importance", "reinit") and all("method" in cell.own for cell in cells):
+        return "in each cell of the grid, since each arm's method decides it: name both in arms, in a grid file"
+    return "in each cell of the grid: leave it out"
 
 
 def _planned(cell: Cell, registry: Registry) -> tuple[Cell, Plan]:
     try:
         return cell, config.resolve(cell.options, registry)
     except IdleOptionError as error:
-        if error.option not in cell.shared or error.option not in cell.options:
+        if error.option not in cell.shared or error.option in cell.own or error.option not in cell.options:
             raise ConfigError(f"the cell {said(cell.arm)}: {error}") from error
         left = {option: value for option, value in cell.options.items() if option != error.option}
         return _planned(replace(cell, options=left), registry)
     except ForgetkitError as error:
         raise ConfigError(f"the cell {said(cell.arm)}: {error}; exclude it, or change the grid") from error
-
-
-def resolved(cells: Sequence[Cell], registry: Registry) -> Iterator[Plan]:
-    """The plan of each cell."""
-    return (plan for _, plan in planned(cells, registry))
 
 
 def read(path: Path) -> Grid:
@@ -183,22 +212,24 @@ def extended(
     exclude: Iterable[str] = (),
 ) -> Grid:
     """The grid of a command line: axes, seeds and shared options beside those of a file, or without one."""
-    axes: dict[str, tuple[str, ...]] = dict(grid.axes) if grid is not None else {}
+    new: dict[str, tuple[str, ...]] = {}
     for text in over:
         axis, values = axis_of(text)
-        if axis in axes and (grid is None or axis not in grid.axes):
+        if axis in new:
             raise ConfigError(f"--over {axis} is given twice: give its values once, with commas")
-        axes[axis] = values
+        new[axis] = values
+    axes = {**(grid.axes if grid is not None else {}), **new}
     if grid is None:
         grid = Grid(" by ".join(axes), axes, seeds_of(seeds or "0"))
     else:
         grid = replace(grid, axes=axes, seeds=grid.seeds if seeds is None else seeds_of(seeds))
-    shared = config.layered(config.canonical(grid.base), base)
     for axis in grid.axes:
         if axis in base:
             raise ConfigError(f"--{axis.replace('_', '-')} and --over {axis} are given both: leave one out")
-    left_out = (*grid.exclude, *(_combination_of(text, grid) for text in exclude))
-    chosen = grid.baseline if baseline is None else baseline_of(baseline, grid)
+    below = {option: value for option, value in config.canonical(grid.base).items() if option not in new}
+    shared = config.layered(below, base)
+    left_out = (*grid.exclude, *(asked("--exclude", text, grid.axes) for text in exclude))
+    chosen = grid.baseline if baseline is None else asked("--baseline", baseline, grid.axes)
     return replace(grid, base=shared, exclude=left_out, baseline=chosen)
 
 
@@ -217,8 +248,9 @@ def axis_of(text: str) -> tuple[str, tuple[str, ...]]:
         else:
             values.append(piece)
     values = [value.strip() for value in values]
-    if "" in values or len(set(values)) < len(values):
-        raise ConfigError(f"--over {text}: a value is empty or given twice")
+    twice = next((value for value in values if values.count(value) > 1 or not value), None)
+    if twice is not None:
+        raise ConfigError(f"--over {text}: " + (f"'{twice}' is given twice" if twice else "a value is empty"))
     return _axis(key.strip()), tuple(values)
 
 
@@ -229,30 +261,13 @@ def seeds_of(text: str) -> tuple[int, ...]:
         match = _RANGE.fullmatch(piece.strip())
         if match is None or int(match[2] or match[1]) < int(match[1]):
             raise ConfigError(f"--seeds {text}: write 0-4, or 0,2,7")
-        found += range(int(match[1]), int(match[2] or match[1]) + 1)
+        several = range(int(match[1]), int(match[2] or match[1]) + 1)
+        if len(found) + len(several) > _MOST_SEEDS:
+            raise ConfigError(f"--seeds {text}: these are more than {_MOST_SEEDS:,} seeds")
+        found += several
     if len(set(found)) < len(found):
         raise ConfigError(f"--seeds {text}: a seed is given twice")
     return tuple(found)
-
-
-def baseline_of(text: str, grid: Grid) -> dict[str, str]:
-    """``importance=random,replay=full``, or one axis's value alone where no other axis has it."""
-    return asked_baseline(text, grid.axes)
-
-
-def _combination_of(text: str, grid: Grid) -> dict[str, str]:
-    """``importance=fisher,reinit=cold``."""
-    pairs = dict(piece.split("=", 1) for piece in _joined(text, grid) if piece)
-    if not pairs or ",".join(f"{axis}={value}" for axis, value in pairs.items()) != text:
-        raise ConfigError(f"--exclude {text}: write AXIS=VALUE,AXIS=VALUE, with axes {_list(grid.axes)}")
-    return pairs
-
-
-def _joined(text: str, grid: Grid) -> tuple[str, ...]:
-    """A baseline's pieces: a comma that is followed by ``axis=`` parts them."""
-    starts = [m.start() for axis in grid.axes for m in re.finditer(rf"(?:^|,){re.escape(axis)}=", text)]
-    bounds = [*sorted(starts), len(text)]
-    return tuple(text[a:b].strip(",") for a, b in itertools.pairwise(bounds))
 
 
 def _made(content: Mapping[str, Any], stem: str) -> Grid:
@@ -266,16 +281,15 @@ def _made(content: Mapping[str, Any], stem: str) -> Grid:
         raise ConfigError("axes: arms are given in tables, [arms.NAME]")
     if arms:
         axes = {ARM: tuple(arms), **axes}
-    baseline = content.get("baseline")
     return Grid(
         title=str(content.get("title", stem)),
         axes=axes,
         seeds=seeds_of(seeds) if isinstance(seeds, str) else _whole(seeds),
         base=_table("base", content.get("base", {})),
         arms=arms,
-        exclude=tuple(_combination("exclude", c) for c in content.get("exclude", ())),
-        include=tuple(_combination("include", c) for c in content.get("include", ())),
-        baseline={ARM: baseline} if isinstance(baseline, str) else baseline and _combination("baseline", baseline),
+        exclude=_combinations("exclude", content.get("exclude", [])),
+        include=_combinations("include", content.get("include", [])),
+        baseline=_named_baseline(content.get("baseline")),
     )
 
 
@@ -291,16 +305,28 @@ def _axis(key: str) -> str:
 
 def _values(key: str, values: Any) -> tuple[str, ...]:
     if not isinstance(values, list) or not values:
-        raise ConfigError(f"axes: {key} needs a list of values")
+        raise ConfigError(f'axes: {key} needs a list of values, like ["full", "none"]')
     found = tuple(_word(value) for value in values)
     if len(set(found)) < len(found):
         raise ConfigError(f"axes: {key} has a value twice")
     return found
 
 
+def _named_baseline(given: Any) -> dict[str, str] | None:
+    if given is None:
+        return None
+    return {ARM: given} if isinstance(given, str) else _combination("baseline", given)
+
+
+def _combinations(what: str, given: Any) -> tuple[dict[str, str], ...]:
+    if not isinstance(given, list):
+        raise ConfigError(f"{what}: write [[{what}]] above each combination, or a list of tables")
+    return tuple(_combination(what, one) for one in given)
+
+
 def _combination(what: str, given: Any) -> dict[str, str]:
     if not isinstance(given, Mapping) or not given:
-        raise ConfigError(f"{what}: write a table of axes and values")
+        raise ConfigError(f'{what}: write axes and values, like {{ replay = "none" }}')
     return {_axis(key): _word(value) for key, value in given.items()}
 
 

@@ -75,7 +75,7 @@ def _require_epochs(plan: Plan, cell: Cell, registry: Registry) -> None:
 def _given(cell: Cell, plan: Plan, samples: int) -> Cell:
     gone = _GIVEN_OUT if plan.config.milestones else ("epochs",)
     options = {**_without(cell.options, *gone), "samples": samples}
-    return replace(cell, options=options, shared=cell.shared.difference(gone))
+    return replace(cell, options=options, shared=_without(cell.shared, *gone))
 
 
 def _without(options: Mapping[str, Any], *gone: str) -> dict[str, Any]:

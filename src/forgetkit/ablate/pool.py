@@ -11,12 +11,15 @@ Whatever else lies under one of these names, a folder in place of a file say, is
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
+import itertools
 import json
 import logging
 import os
+import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -27,7 +30,9 @@ from forgetkit.ablate.outcome import Outcome, Outcomes, Status
 from forgetkit.errors import RecordError, RunDirectoryError
 from forgetkit.record import RunDirectory, read_json, write_json
 
+SCHEMA = 2
 _SHORT = 16
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 _log = logging.getLogger("forgetkit")
 
 Keep = Literal["all", "last", "none"]
@@ -45,6 +50,26 @@ class Found:
     """What was found damaged, in one line."""
     failed_at: int = 0
     """When the failure on record was written, so that another one can be told from it."""
+
+
+@dataclass(frozen=True)
+class Note:
+    """A grid as it is written down; its cells have ``arm``, ``seed`` and ``digest`` each."""
+
+    title: str
+    axes: tuple[str, ...]
+    cells: tuple[Mapping[str, Any], ...]
+    baseline: Mapping[str, str] | None = None
+    command: str = ""
+
+    def goes_with(self, other: Note) -> bool:
+        """Whether one of both has all cells of the other: the same question, with more or fewer arms or seeds."""
+        mine, theirs = self._digests, other._digests
+        return self.axes == other.axes and (mine.items() <= theirs.items() or theirs.items() <= mine.items())
+
+    @property
+    def _digests(self) -> dict[tuple[str, ...], str]:
+        return {(*(cell["arm"][axis] for axis in self.axes), str(cell["seed"])): cell["digest"] for cell in self.cells}
 
 
 @dataclass(frozen=True)
@@ -152,30 +177,28 @@ class Pool:
             with contextlib.suppress(OSError):
                 file.unlink()
 
-    def note(
-        self,
-        name: str,
-        title: str,
-        axes: Sequence[str],
-        cells: Sequence[Mapping[str, Any]],
-        baseline: Mapping[str, str] | None,
-        command: str = "",
-    ) -> None:
-        """Write down which cells a grid has, ``arm``, ``seed`` and ``digest`` of each, and what command runs them."""
+    def name_for(self, note: Note, stem: str) -> str:
+        """``stem``, or the first of ``stem-2``, ``stem-3`` that no other question has."""
+        names = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
+        return next(name for name in names if self.may_take(name, note))
+
+    def may_take(self, name: str, note: Note) -> bool:
+        """Whether a note of that name may be replaced by this one, or there is none that could be read."""
+        path = self._note(name)
+        try:
+            return not path.exists() or _noted(path).goes_with(note)
+        except RunDirectoryError:
+            return True
+
+    def note(self, name: str, note: Note) -> None:
+        """Write a grid down. A note that was there is said where it is damaged."""
         path = self._folder("grids") / f"{name}.json"
         if path.exists():
             try:
                 _noted(path)
             except RunDirectoryError as error:
                 _log.warning("%s", error)
-        content = {
-            "schema": 1,
-            "title": title,
-            "axes": list(axes),
-            "baseline": baseline,
-            "command": command,
-            "cells": list(cells),
-        }
+        content = {"schema": SCHEMA, **dataclasses.asdict(note)}
         _write(path, {**content, "sha256": _digest(content)})
 
     def grids(self) -> tuple[str, ...]:
@@ -190,9 +213,16 @@ class Pool:
             raise RunDirectoryError(f"{self.path} holds no grid: it is not the folder of an ablation")
         if name is not None and name not in known:
             raise RunDirectoryError(f"{self.path} holds no grid '{name}'; there are {', '.join(known)}")
-        content = _noted(self.path / "grids" / f"{name or known[0]}.json")
-        cells = tuple(self._outcome(cell) for cell in content["cells"])
-        return Outcomes(content["title"], tuple(content["axes"]), cells, content["baseline"], content["command"])
+        return self.gathered(_noted(self._note(name or known[0])))
+
+    def gathered(self, note: Note) -> Outcomes:
+        """What became of the cells of a grid."""
+        return Outcomes(
+            note.title, note.axes, tuple(self._outcome(cell) for cell in note.cells), note.baseline, note.command
+        )
+
+    def _note(self, name: str) -> Path:
+        return self.path / "grids" / f"{name}.json"
 
     def _outcome(self, cell: Mapping[str, Any]) -> Outcome:
         found = self.find(cell["digest"])
@@ -213,7 +243,7 @@ class Pool:
         return folder
 
 
-def _noted(path: Path) -> dict[str, Any]:
+def _noted(path: Path) -> Note:
     """What was written down of a grid; the names of arms in it come from nowhere else, so no byte may be another."""
     try:
         content = read_json(path)
@@ -221,7 +251,15 @@ def _noted(path: Path) -> dict[str, Any]:
         raise RunDirectoryError(f"{error}; forgetkit ablate makes it again") from error
     if content.pop("sha256", None) != _digest(content):
         raise RunDirectoryError(f"{path} is damaged: not what its digest says; forgetkit ablate makes it again")
-    return content
+    if content.pop("schema", None) != SCHEMA:
+        raise RunDirectoryError(f"{path} is of another version of forgetkit; forgetkit ablate makes it again")
+    try:
+        note = Note(**{**content, "axes": tuple(content["axes"]), "cells": tuple(content["cells"])})
+        if not all(_DIGEST.fullmatch(digest) for digest in note._digests.values()):
+            raise ValueError("a cell's digest is none")
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise RunDirectoryError(f"{path} is damaged ({error!r}); forgetkit ablate makes it again") from error
+    return note
 
 
 def _digest(content: Mapping[str, Any]) -> str:

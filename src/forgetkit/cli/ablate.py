@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from forgetkit.registry import Registry
 
 OUT = "ablations"
+_LONGEST = 80
 _NOT_SHARED = ("seed", "out", "name")
 """Options of a run that an ablation gives its cells itself."""
 
@@ -133,8 +134,8 @@ def _planned(file: Path | None, special: Mapping[str, Any], given: Mapping[str, 
         special["exclude"] or (),
     )
     name = special["name"]
-    if name is not None and (not name or Path(name).name != name):
-        raise ConfigError(f"--name {name}: a plain name is wanted, without slashes")
+    if name is not None and (name in ("", ".", "..") or len(name) > _LONGEST or set(name) & set("/\\")):
+        raise ConfigError(f"--name {name}: a plain name is wanted, without slashes, of {_LONGEST} letters at most")
     ablation = Ablation.of(asked, special["out"] or Path(OUT), offers, name=name)
     if special["match"] is None:
         return ablation
@@ -165,7 +166,7 @@ def conclude(special: Mapping[str, Any], plan: Callable[[Means], Ablation], show
             if special["dry_run"]:
                 answer, failed = _rehearsed(ablation, means, view), 0
             else:
-                outcomes = carry_out(ablation, means, view)
+                outcomes = carry_out(ablation, means, view, special)
                 failed = sum(cell.status == "failed" for cell in outcomes.cells)
                 answer = show(view, outcomes, special)
     except (KeyboardInterrupt, RecordError) as error:
@@ -179,26 +180,33 @@ def conclude(special: Mapping[str, Any], plan: Callable[[Means], Ablation], show
         raise typer.Exit(1)
 
 
-def carry_out(ablation: Ablation, means: Means, view: View) -> Outcomes:
+def carry_out(ablation: Ablation, means: Means, view: View, special: Mapping[str, Any]) -> Outcomes:
     """Run what is missing of a grid or failed; what became of all its cells."""
+    from forgetkit import api
     from forgetkit.ablate.ablation import ended
     from forgetkit.ablate.progress import Follower
+    from forgetkit.cli import screen
 
-    found = ablation.found()
+    found, name = ablation.found(), ablation.named()
     for remark in dict.fromkeys(state.remark for state in found.values() if state.remark):
         view.warn(remark)
+    for remark in ablation.made_otherwise(found):
+        view.warn(remark)
     places = ablation.open(found)
+    loading = screen.choose(quiet=special["quiet"], as_json=special["json"])
+    with loading.following():
+        ablation.require_data(places, [loading], api.cache_folder())
     view.say(_standing_in_words(ablation, found, places))
-    ablation.note(_this_command())
+    ablation.pool.note(name, ablation.note(_this_command()))
     tasks = ablation.tasks(found, keep=means.keep, plugins=means.plugins, without=means.without)
-    names = {ablation.digests[place]: _named(ablation, place) for place in places}
+    names = {ablation.digests[place]: str(ablation.cells[place]) for place in places}
     follower = Follower(ablation.pool, [task.digest for task in tasks])
     with view.following(ablation, follower), contextlib.closing(ended(tasks, means.executor)) as answers:
         for task, end in answers:
             follower.end(task.digest)
             result = ablation.pool.find(task.digest).result if end.status == "completed" else None
             view.ended(names[task.digest], task, end, result or {})
-    return ablation.outcomes()
+    return ablation.outcomes(_this_command())
 
 
 def _this_command() -> str:
@@ -211,13 +219,10 @@ def _standing_in_words(ablation: Ablation, found: Mapping[str, Any], places: tup
     kept = sum(state.status in ("completed", "diverged") for state in found.values())
     cells = f"{len(ablation.cells)} cells: {arms} arm{'s' * (arms > 1)} at {seeds} seed{'s' * (seeds > 1)}"
     same = len(ablation.cells) - len(found)
-    alike = f", of which {same} come to the same as others" if same else ""
-    return f"{grid.title}: {cells}{alike}; {kept} there already, {len(places)} to run, in {ablation.pool.path}"
-
-
-def _named(ablation: Ablation, place: int) -> str:
-    cell = ablation.cells[place]
-    return f"{', '.join(f'{axis}={value}' for axis, value in cell.arm.items())}, seed {cell.seed}"
+    alike = f", of which {same} {'comes' if same == 1 else 'come'} to the same as others" if same else ""
+    begun = sum(ablation.pool.directory(ablation.digests[place]).exists() for place in places)
+    rest = f"{len(places)} to run" + (f" ({begun} of them begun)" if begun else "")
+    return f"{grid.title}: {cells}{alike}; {kept} there already, {rest}, in {ablation.pool.path}"
 
 
 def _rehearsed(ablation: Ablation, means: Means, view: View) -> dict[str, Any]:

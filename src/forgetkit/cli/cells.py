@@ -97,15 +97,13 @@ class LiveView(PlainView):
     @contextmanager
     def following(self, ablation: Ablation, follower: Follower) -> Iterator[None]:
         """While cells are carried out, the bars are on the screen."""
-        names = {
-            digest: _named(cell.arm, cell.seed) for cell, digest in zip(ablation.cells, ablation.digests, strict=True)
-        }
+        names = dict(zip(ablation.digests, map(str, ablation.cells), strict=True))
 
         def bars() -> RenderableType:
             running = list(follower.standing().items())
             grid = Table.grid(padding=(0, 1, 0, 0), expand=True)
-            grid.add_column(overflow="ellipsis", no_wrap=True, ratio=2)
-            grid.add_column(ratio=3)
+            grid.add_column(overflow="fold", ratio=3)
+            grid.add_column(ratio=2)
             grid.add_column(no_wrap=True, justify="right")
             for digest, standing in running[:_RUNNING_SHOWN]:
                 epoch = f", epoch {standing.epoch}/{standing.epochs}" if standing.epochs else ""
@@ -130,10 +128,6 @@ class LiveView(PlainView):
 
     def _left(self) -> str:
         return ""
-
-
-def _named(arm: Mapping[str, str], seed: int) -> str:
-    return f"{', '.join(f'{axis}={value}' for axis, value in arm.items())}, seed {seed}"
 
 
 def _told(numbers: Mapping[str, float]) -> str:

@@ -77,10 +77,10 @@ def _format(asked: str | None, json: bool) -> str:
 
 def _baseline(text: str | None, outcomes: Outcomes) -> dict[str, str] | None:
     """The arm that is meant; None leaves it to the grid."""
-    from forgetkit.ablate.arm import asked_baseline, the_baseline
+    from forgetkit.ablate.arm import asked, the_baseline
 
     if text is None:
         return None
     arms = outcomes.arms()
     axes = {axis: list(dict.fromkeys(arm[axis] for arm in arms)) for axis in outcomes.axes}
-    return the_baseline(arms, asked_baseline(text, axes))
+    return the_baseline(arms, asked("--baseline", text, axes))

@@ -4,16 +4,19 @@ Defaults < preset < TOML file < command line. The resolved configuration spells 
 two runs of equal configuration are the same run.
 """
 
-from forgetkit.config.fields import METHODS, NOT_PROTOCOL, RunConfig, name_of
+from forgetkit.config.fields import KIND_OF, METHODS, NOT_PROTOCOL, SEVERAL, RunConfig, flag, name_of
 from forgetkit.config.layers import canonical, layered, read_toml, settings
 from forgetkit.config.plan import Plan, require_used, resolve, resumed
 
 __all__ = [
+    "KIND_OF",
     "METHODS",
     "NOT_PROTOCOL",
+    "SEVERAL",
     "Plan",
     "RunConfig",
     "canonical",
+    "flag",
     "layered",
     "name_of",
     "read_toml",
