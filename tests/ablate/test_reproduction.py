@@ -257,6 +257,99 @@ def test_what_a_user_sets_need_not_act_in_every_row() -> None:
     assert "score-params all → conv-linear" in chosen.shrunk()
 
 
+METHOD = {"method", "importance", "reinit"}
+ROWS_DECIDE = {
+    **dict.fromkeys(TABLES, METHOD),
+    "table7": METHOD | {"reinit.masked.fraction"},
+    "table8": METHOD | {"importance.snip.samples"},
+    "table9": METHOD | {"importance.snip.samples"},
+}
+CHANGES = {
+    "method": "lure",
+    "importance": "magnitude",
+    "reinit": "masked:fraction=0.3",
+    "reinit.masked.fraction": "0.3",
+    "importance.snip.samples": "3",
+    "importance.snip.reduce": "mean-abs",
+    "score-params": "conv-linear",
+}
+
+
+@every_table
+@pytest.mark.parametrize("option", CHANGES)
+def test_what_a_user_sets_acts_in_every_row_that_has_it_or_is_refused(name: str, option: str) -> None:
+    value = CHANGES[option]
+    if option in ROWS_DECIDE[name]:
+        with pytest.raises(
+            OptionError, match=rf"^--set {option} would be ignored: the row '.*' of {name} is .*; leave"
+        ):
+            setting.setting(name, "smoke", changes={option: value})
+        return
+    part = next(iter(printed.read(name).parts))
+    chosen = setting.setting(name, "smoke", parts=[part], seeds=[0], changes={option: value})
+    kind, _, rest = option.partition(".")
+    component, _, inner = rest.partition(".")
+    plans = [plan for _, plan in planned(chosen.grid().cells(), OFFERS)]
+    if component:
+        specs = [spec for plan in plans if (spec := getattr(plan.config, kind)) and config.name_of(spec) == component]
+        assert specs
+        assert all(f"{inner}={value}" in spec for spec in specs), specs
+    else:
+        assert {plan.config.score_params for plan in plans if plan.importance is not None} == {value}
+    assert any(said.startswith(option) and said.endswith(f"→ {value}") for said in chosen.shrunk())
+
+
+def test_which_row_decides_an_option() -> None:
+    with pytest.raises(OptionError) as caught:
+        setting.setting("table8", "smoke", changes={"importance.builtin/snip.samples": "3"})
+    assert str(caught.value) == (
+        "--set importance.builtin/snip.samples would be ignored: the row 'SNIP' of table8 is "
+        "importance=snip:samples=0.2, reinit=masked; leave it out, or compare with forgetkit ablate"
+    )
+    twice = {"replay": "buffer:size=3", "replay.buffer.size": "2"}
+    with pytest.raises(
+        OptionError, match=r"--set replay\.buffer\.size and --set replay=buffer:size=3 say the same twice"
+    ):
+        setting.setting("table2", "smoke", changes=twice)
+
+
+def test_a_spec_of_the_user_rules_over_what_the_scale_says_of_its_options() -> None:
+    chosen = setting.setting("table2", "smoke", parts=["CIFAR10"], seeds=[0], changes={"replay": "buffer:size=3"})
+    assert {plan.replay.size for _, plan in planned(chosen.grid().cells(), OFFERS)} == {3}  # type: ignore[attr-defined]
+    said = chosen.shrunk()
+    assert "replay buffer → buffer:size=3" in said
+    assert not any("buffer of" in one for one in said)
+
+
+SAYS = {
+    "milestones unset → 1": ("table9", {"milestones": "1"}),
+    "samples unset → 50": ("table9", {"samples": "50"}),
+    "metrics none → calibration": ("table9", {"metrics": "calibration"}),
+    "model.convnet.width unset → 9": ("table9", {"model.convnet.width": "9"}),
+    "all → 9 training images of each class": ("table9", {"shots": "9"}),
+    "270 → all training images of each class": ("table5", {"shots": "none"}),
+}
+
+
+@pytest.mark.parametrize("says", SAYS)
+def test_an_option_that_the_paper_leaves_open_is_said_in_its_own_words(says: str) -> None:
+    name, changes = SAYS[says]
+    assert says in setting.setting(name, "smoke", changes=changes).shrunk()
+
+
+def test_an_option_that_is_taken_back_is_not_said() -> None:
+    said = "; ".join(setting.setting("table9", "smoke", changes={"shots": "none"}).shrunk())
+    assert "training images" not in said
+
+
+def test_samples_stand_for_the_epochs_of_the_scale() -> None:
+    chosen = setting.setting("table9", "smoke", seeds=[0], changes={"samples": "50"})
+    configs = [plan.config for _, plan in planned(chosen.grid().cells(), OFFERS)]
+    assert {c.samples for c in configs} == {50}
+    assert not any("epochs" in one for one in chosen.shrunk())
+    assert any("epochs" in one for one in setting.setting("table9", "smoke", changes={"samples": "none"}).shrunk())
+
+
 MISTAKES = {
     "a scale": ({"scale": "huge"}, "--scale huge"),
     "a part": ({"parts": ["MNIST"]}, "--part MNIST: .*CIFAR10"),

@@ -11,6 +11,7 @@ from forgetkit.ablate.grid import Grid
 from forgetkit.ablate.reproduction.printed import SCALES, PrintedTable, Scale, read
 from forgetkit.config import RunConfig
 from forgetkit.errors import OptionError, closest
+from forgetkit.options import parse
 
 Options = Mapping[str, Any]
 
@@ -23,6 +24,14 @@ _SAID = {
     "replay.buffer.size": "buffer of {} → {}",
 }
 """How a changed option is said; any other goes by its name."""
+_UNSET = {"shots": "all", "interventions": "none", "metrics": "none"}
+"""How an option that nothing sets is said; any other is unset."""
+_FAMILY = {
+    "method": {"method", "importance", "reinit"},
+    "importance": {"importance", "method"},
+    "reinit": {"reinit", "method"},
+}
+"""By which options one may be decided, where not by itself alone."""
 _MACHINE = ("device", "threads", "checkpoint_seconds", "observers")
 _EXAMPLES = {
     "CIFAR10": "cifar10",
@@ -62,7 +71,7 @@ class Setting:
         several = len(self.axes) > 1
         values = {self.table.part: self.parts, self.table.arm: tuple(self.table.arms)}
         parts = {part: {key: v for key, v in self._run(part).items() if key not in self.changes} for part in self.parts}
-        sets = {self.table.part: parts, self.table.arm: {arm: self._arm(arm) for arm in self.table.arms}}
+        sets = {self.table.part: parts, self.table.arm: {arm: self.arm(arm) for arm in self.table.arms}}
         return Grid(
             title=f"{self.table.title}, scale {self.scale.name}",
             axes={axis: values[axis] for axis in self.axes},
@@ -90,7 +99,7 @@ class Setting:
         arms = (
             f"{arm}: {', '.join(said)}"
             for arm, options in self.table.arms.items()
-            if (said := list(_changes(options, self._arm(arm))))
+            if (said := list(_changes(options, self.arm(arm))))
         )
         parts = (f"{' and '.join(parts)}: {said}" for said, parts in own.items())
         return (*dict.fromkeys(self._sources()), *shared, *parts, *arms)
@@ -104,9 +113,17 @@ class Setting:
         own = self._printed(part)
         data = {"dataset": self.data[self.table.parts[part].data]}
         model = {"model": self.scale.models.get(own["model"], own["model"])}
-        return config.layered(own, data, model, self.scale.options, self.scale.parts.get(part, {}), self.changes)
+        run = config.layered(own, data, model, self.scale.options, self.scale.parts.get(part, {}), self.changes)
+        return {key: value for key, value in run.items() if not self._overruled(key)}
 
-    def _arm(self, arm: str) -> dict[str, Any]:
+    def _overruled(self, key: str) -> bool:
+        """Whether a change stands in an option's place: a SPEC that spells it, samples for epochs."""
+        if key == "epochs" and key not in self.changes:
+            return not _is_nothing("samples", self.changes.get("samples"))
+        return _spelled(self.changes, key)
+
+    def arm(self, arm: str) -> dict[str, Any]:
+        """The options that a row has of its own."""
         return config.layered(self.table.arms[arm], self.scale.arms.get(arm, {}))
 
     def _chosen(self, part: str) -> bool:
@@ -153,7 +170,7 @@ def setting(
     idle = next((key for key in given if key not in needed), None)
     if idle is not None:
         raise OptionError(f"--data {idle} would be ignored: no part that is run has that data")
-    return Setting(
+    made = Setting(
         table=table,
         scale=size,
         parts=chosen,
@@ -162,6 +179,42 @@ def setting(
         given=frozenset(given),
         changes=config.canonical(changes or {}),
     )
+    _require_acting(made)
+    return made
+
+
+def _require_acting(made: Setting) -> None:
+    """``OptionError`` where a row of the table, or another change, leaves nothing to a change."""
+    for key in made.changes:
+        name = key.replace("_", "-")
+        if _spelled(made.changes, key):
+            kind = key.partition(".")[0]
+            raise OptionError(f"--set {name} and --set {kind}={made.changes[kind]} say the same twice: leave one out")
+        for arm in made.table.arms:
+            own = made.arm(arm)
+            if _decides(own, key):
+                said = ", ".join(f"{option}={value}" for option, value in own.items())
+                raise OptionError(
+                    f"--set {name} would be ignored: the row '{arm}' of {made.table.name} is {said}; leave it out, or "
+                    "compare with forgetkit ablate"
+                )
+
+
+def _decides(arm: Options, key: str) -> bool:
+    """Whether the options of an arm leave nothing to an option that all runs are given."""
+    if "." in key:
+        return key in arm or _spelled(arm, key)
+    return not _FAMILY.get(key, {key}).isdisjoint(path.partition(".")[0] for path in arm)
+
+
+def _spelled(given: Options, path: str) -> bool:
+    """Whether a SPEC among options sets ``reinit.masked.fraction`` itself."""
+    component, dot, option = path.rpartition(".")
+    kind, _, name = component.partition(".")
+    if not dot or not isinstance(given.get(kind), str):
+        return False
+    spec = parse(given[kind])
+    return option in spec.options and spec.name.rpartition("/")[2] == name.rpartition("/")[2]
 
 
 def _known(flag: str, asked: str, names: Sequence[str]) -> str:
@@ -180,7 +233,14 @@ def _changes(printed: Options, run: Options) -> Iterator[str]:
         if key == "dataset" or key in _MACHINE:
             continue
         fallback = RunConfig.model_fields[key].default if key in RunConfig.model_fields else None
-        before = printed.get(key, usual.get(key, fallback))
-        if str(before) != str(value):
-            pattern = _SAID.get(key, f"{key.replace('_', '-')} {{}} → {{}}")
-            yield pattern.format("all" if before is None else before, value)
+        before, after = (_said(key, one) for one in (printed.get(key, usual.get(key, fallback)), value))
+        if before != after:
+            yield _SAID.get(key, f"{key.replace('_', '-')} {{}} → {{}}").format(before, after)
+
+
+def _said(key: str, value: Any) -> str:
+    return _UNSET.get(key, "unset") if _is_nothing(key, value) else str(value)
+
+
+def _is_nothing(key: str, value: Any) -> bool:
+    return value in (None, ()) or (key in ("shots", "samples") and value == "none")
