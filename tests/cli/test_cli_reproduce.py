@@ -88,6 +88,29 @@ def test_a_dry_run_writes_nothing(reproduce):
     assert not Path("reproductions").exists()
 
 
+def test_the_list_as_an_object_or_on_the_screen(cli):
+    assert cli("reproduce", "--format", "json").out == cli("reproduce", "--json").out
+    assert cli("reproduce", "--format", "rich").out == cli("reproduce").out
+
+
+def test_another_question_in_the_same_folder_leaves_the_note_of_the_first(reproduce):
+    notes = Path("reproductions/table9-smoke/grids")
+
+    def said(*words):
+        result = reproduce("table9", *words, "--json")
+        assert result.status == 0, result.err
+        return result.json["rows"], {file.name: file.read_bytes() for file in notes.glob("*.json")}
+
+    rows, first = said()
+    others, both = said("--set", "lr=0.01")
+    assert rows != others
+    assert list(first) == ["table9-smoke.json"]
+    assert sorted(both) == ["table9-smoke-2.json", "table9-smoke.json"]
+    assert both["table9-smoke.json"] == first["table9-smoke.json"]
+    assert said() == (rows, both)
+    assert carried_out() == 4
+
+
 MISTAKES = {
     "a name": (("table12",), "there is no 'table12' to reproduce; did you mean 'table"),
     "a scale": (("table9", "--scale", "big"), "--scale big"),
@@ -98,6 +121,17 @@ MISTAKES = {
     "a format": (("table9", "--format", "html"), "there is no format 'html'"),
     "two formats": (("table9", "--format", "csv", "--json"), "contradict each other"),
     "an option": (("table9", "--set", "epoch=1"), "no option is called 'epoch'"),
+    "an option that rows decide": (
+        ("table7", "--set", "reinit.masked.fraction=0.3"),
+        "the row '5' of table7 is importance=snip, reinit=masked:fraction=0.05; leave it out",
+    ),
+    "a dry run as a text": (("table9", "--dry-run", "--format", "latex"), "--dry-run has no table to print as latex"),
+    "no name and a format": (("--format", "csv"), "--format is for a table and none is named"),
+    "no name and a scale": (("--scale", "cpu"), "--scale is for a table"),
+    "no name and no jobs": (("--jobs", "0", "--json"), "--jobs is for a table"),
+    "no name and parts": (("--part", "CIFAR10"), "--part is for a table"),
+    "no name and a dry run": (("--dry-run",), "--dry-run is for a table"),
+    "no name and a plugin": (("--no-plugin", "x"), "--no-plugin is for a table"),
     "no data": (("table5", "--scale", "full"), "table5 at scale full needs data"),
 }
 

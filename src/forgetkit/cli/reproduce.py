@@ -36,7 +36,7 @@ _OWN: options.Special = {
         options.special("--set", "an option of all runs, like device=cuda (repeatable)", "KEY=VALUE"),
     ),
     "out": (Path | None, options.special("--out", f"folder of the runs (default: {OUT}/NAME-SCALE)", "DIR")),
-    "form": (str | None, options.special("--format", "rich, markdown, latex, csv or json", "FORMAT")),
+    "format": (str | None, options.special("--format", "rich, markdown, latex, csv or json", "FORMAT")),
     **CARRYING_OUT,
 }
 
@@ -60,22 +60,25 @@ def _reproduce(**given: Any) -> None:
 
     Exit status: 0 done, 1 a run failed, 2 a mistake in the command line, 130 interrupted.
     """
-    form = _format(given["form"], as_json=given["json"])
+    form = _format(given["format"], as_json=given["json"])
     given = {**given, "json": form == "json"}
+    own = form not in (_SCREEN, "json")
     if given["name"] is None:
+        _require_alone(given, form if own else None)
         _list(as_json=given["json"])
         return
+    if own and given["dry_run"]:
+        raise OptionError(f"--dry-run has no table to print as {form}: leave out --format {form}, or use --format json")
     from forgetkit.ablate.reproduction import compared, written
 
     setting = _setting(given)
-    own = form not in (_SCREEN, "json")
     texts: list[str] = []
 
     def plan(means: Means) -> Ablation:
         from forgetkit.ablate.ablation import Ablation
 
         name = f"{setting.table.name}-{setting.scale.name}"
-        return Ablation.of(setting.grid(), given["out"] or Path(OUT) / name, means.offers, name=name)
+        return Ablation.of(setting.grid(), given["out"] or Path(OUT) / name, means.offers, stem=name)
 
     def show(view: View, outcomes: Outcomes, special: Mapping[str, Any]) -> dict[str, Any]:
         comparison = compared.compared(setting, outcomes)
@@ -105,6 +108,15 @@ def _format(asked: str | None, *, as_json: bool) -> str:
     if as_json and asked != "json":
         raise OptionError(f"--json and --format {asked} contradict each other: leave one out")
     return asked
+
+
+def _require_alone(given: Mapping[str, Any], form: str | None) -> None:
+    """``OptionError`` where the list of tables is asked for, and options that mean nothing to it."""
+    beside = {option: given[option] for option in _OWN if option not in ("format", "json")} | {"format": form}
+    for option, value in beside.items():
+        if value is not None and value is not False and value != []:
+            flag = f"--{option.replace('_', '-')}"
+            raise OptionError(f"{flag} is for a table and none is named: name one that forgetkit reproduce lists")
 
 
 def _setting(given: Mapping[str, Any]) -> Setting:
