@@ -177,6 +177,7 @@ def test_a_grid_in_a_file_with_more_on_the_command_line(ablate):
         ((), "an ablation needs something that differs: --over"),
         (("--over", "importance=snip,fishe"), "the cell importance=fishe: .*did you mean 'fisher'"),
         (("--over", "importance=snip", "--jobs", "2"), "--jobs 2 is short for --executor local:jobs=2: give one"),
+        (("--over", "importance=snip", "--jobs", "0"), "--jobs 0 is short for|--jobs 0: at least one is needed"),
         (("--over", "importance=snip", "--keep", "some"), "--keep some: write all, last or none"),
         (("--over", "importance=snip", "--seeds", "4-1"), "--seeds 4-1: write 0-4"),
         (("--over", "importance=snip", "--baseline", "x"), "--baseline x"),

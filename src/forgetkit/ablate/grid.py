@@ -186,7 +186,8 @@ def _planned(cell: Cell, registry: Registry) -> tuple[Cell, Plan]:
         left = {option: value for option, value in cell.options.items() if option != error.option}
         return _planned(replace(cell, options=left), registry)
     except ForgetkitError as error:
-        raise ConfigError(f"the cell {said(cell.arm)}: {error}; exclude it, or change the grid") from error
+        remedy = "; --exclude leaves a combination out" if len(cell.arm) > 1 else ""
+        raise ConfigError(f"the cell {said(cell.arm)}: {error}{remedy}") from error
 
 
 def read(path: Path) -> Grid:

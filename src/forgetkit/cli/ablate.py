@@ -88,6 +88,8 @@ class Means:
         offers = options.offers(given, view.warn)
         if given["jobs"] is not None and given["executor"] is not None:
             raise OptionError(f"--jobs {given['jobs']} is short for --executor local:jobs={given['jobs']}: give one")
+        if given["jobs"] is not None and given["jobs"] < 1:
+            raise OptionError(f"--jobs {given['jobs']}: at least one is needed")
         spec = given["executor"] or f"local:jobs={1 if given['jobs'] is None else given['jobs']}"
         keep: Any = given["keep"] or "last"
         if keep not in ("all", "last", "none"):
