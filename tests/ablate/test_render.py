@@ -21,7 +21,7 @@ from markdown_it import MarkdownIt
 from forgetkit.ablate.outcome import Outcome, Outcomes
 from forgetkit.ablate.render import FORMATS, render
 from forgetkit.ablate.render.latex import escaped
-from forgetkit.ablate.render.words import figure, plain
+from forgetkit.ablate.render.words import figure, figures, plain
 from forgetkit.ablate.table import STANDARD, Column, Table, make
 from forgetkit.errors import OptionError
 
@@ -82,15 +82,15 @@ def example() -> Table:
     )
 
 
-def cells_of(table: Table, form: str) -> list[list[str]]:
-    """What a reader of the format finds in the rows of the table, heads first."""
+def cells_of(table: Table, form: str, place: int = 0) -> list[list[str]]:
+    """What a reader of the format finds in the rows of the table, heads first; ``place`` 1 are the differences."""
     text = render(table, form)
     if form == "html":
-        return read_html(text).rows
+        return read_html(text).tables[place]
     if form == "markdown":
         parser = MarkdownIt("commonmark").enable(["table", "strikethrough"])
-        return read_html(parser.render(text)).rows
-    body = text.partition("\\toprule\n")[2].partition("\\bottomrule")[0]
+        return read_html(parser.render(text)).tables[place]
+    body = text.split("\\toprule\n")[place + 1].partition("\\bottomrule")[0]
     lines = [line for line in body.splitlines() if line not in ("\\midrule", "\\addlinespace")]
     return [[read_tex(cell.strip()) for cell in line.removesuffix(" \\\\").split(" & ")] for line in lines]
 
@@ -99,7 +99,7 @@ def cells_of(table: Table, form: str) -> list[list[str]]:
 class Page(HTMLParser):
     """Rows of texts, attributes of cells, and every tag; tags must close in order."""
 
-    rows: list[list[str]] = field(default_factory=list)
+    tables: list[list[list[str]]] = field(default_factory=list)
     attributes: list[list[dict[str, str]]] = field(default_factory=list)
     tags: set[str] = field(default_factory=set)
     open: list[str] = field(default_factory=list)
@@ -113,11 +113,13 @@ class Page(HTMLParser):
         if tag == "br":
             return
         self.open.append(tag)
+        if tag == "table":
+            self.tables.append([])
         if tag == "tr":
-            self.rows.append([])
+            self.tables[-1].append([])
             self.attributes.append([])
         if tag in ("td", "th"):
-            self.rows[-1].append("")
+            self.tables[-1][-1].append("")
             self.attributes[-1].append(dict(attrs))
 
     def handle_endtag(self, tag) -> None:
@@ -125,7 +127,7 @@ class Page(HTMLParser):
 
     def handle_data(self, data) -> None:
         if {"td", "th"} & set(self.open):
-            self.rows[-1][-1] += data
+            self.tables[-1][-1][-1] += data
         else:
             self.outside += data
 
@@ -220,6 +222,15 @@ def test_markdown_by_hand() -> None:
         "\n"
         "- importance=fisher, replay=none: 7 of 8 seeds: seed 7 diverged\n"
         "- importance=random, replay=none: 0 of 8 seeds: seed 0 failed, seeds 1, 2, 3, 4, 5, 6, 7 missing\n"
+        "\n"
+        "**Difference to importance=snip, replay=full**\n"
+        "\n"
+        "| importance | replay | number | difference \\[95 % interval\\] | corrected p | verdict |\n"
+        "| :-- | :-- | :-- | --: | --: | --: |\n"
+        "| snip | none | accuracy (%) ↑ | -10.00 \\[-10.00, -10.00\\] | 0.023 | worse |\n"
+        "| fisher | full | accuracy (%) ↑ | +0.00 \\[-0.89, 0.89\\] | 1 | not distinguishable |\n"
+        "| fisher | none | accuracy (%) ↑ | +0.14 \\[-0.85, 1.13\\] | 1 | not distinguishable |\n"
+        "| random | none | accuracy (%) ↑ | no common seed | – | too few seeds |\n"
     )
 
 
@@ -274,12 +285,13 @@ def test_html_carries_the_values_to_sort_by() -> None:
     made = example()
     page = read_html(render(made, "html"))
     assert page.tags == {"table", "caption", "thead", "tbody", "tr", "th", "td", "p", "ul", "li", "strong", "sup"}
-    for row, attributes in zip(made.rows, page.attributes[1:], strict=True):
+    own = page.attributes[1 : 1 + len(made.rows)]
+    for row, attributes in zip(made.rows, own, strict=True):
         assert [one["data-value"] for one in attributes[:2]] == list(row.labels)
         mean = row.entries[0].summary.mean
         assert attributes[2]["data-value"] == ("" if mean is None else repr(mean))
     assert page.attributes[0][2] == {"scope": "col", "data-key": "accuracy"}
-    assert [one[2].get("title") for one in page.attributes[1:]] == [
+    assert [one[2].get("title") for one in own] == [
         None,
         "-10.00 [-10.00, -10.00], p = 0.0078, corrected 0.023: worse",
         "+0.00 [-0.89, 0.89], p = 1, corrected 1: not distinguishable",
@@ -288,6 +300,33 @@ def test_html_carries_the_values_to_sort_by() -> None:
     ]
     assert "Mean ± standard deviation" in page.outside
     assert "importance=fisher, replay=none: 7 of 8 seeds: seed 7 diverged" in page.outside
+
+
+@pytest.mark.parametrize("form", ["markdown", "latex", "html"])
+def test_every_reader_finds_the_same_differences(form) -> None:
+    """Each of two arms in each of two columns; the cost is not compared."""
+    cost = Column("cost", "cost", lambda result: 1.0)
+    seeds = [(0.5 + 0.001 * seed, 10) for seed in range(9)]
+    arms = {("a", "x"): seeds, ("b", "x"): [(0.5125 + 0.001 * seed, 8) for seed in range(9)], ("b_", "y"): seeds[:1]}
+    made = table_of(arms, columns=[ACCURACY, ERRORS, cost], baseline=("a", "x"))
+    heads, *found = cells_of(made, form, 1)
+    assert heads == ["importance", "replay", "number", "difference [95 % interval]", "corrected p", "verdict"]
+    assert [row[2:] for row in found] == [
+        ["accuracy (%) ↑", "+1.25 [1.25, 1.25]", "0.016", "better"],
+        ["errors ↓", "-2 [-2, -2]", "0.016", "better"],
+        ["accuracy (%) ↑", "+0.00", "–", "too few seeds"],
+        ["errors ↓", "+0", "–", "too few seeds"],
+    ]
+    again = [["b", "x"], ["b_", "y"]] if form == "html" else [["", ""], ["", ""]]
+    assert [row[:2] for row in found] == [["b", "x"], again[0], ["b_", "y"], again[1]]
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("arms", [{("a", "x"): [0.5]}, {("a", "x"): ["missing"], ("b", "x"): [0.5]}])
+def test_nothing_to_compare_is_no_block(form, arms) -> None:
+    """The baseline alone, or one without a number."""
+    assert "Difference to" not in render(table_of(arms, baseline=("a", "x")), form)
+    assert "Difference to" not in render(table_of({("a", "x"): [0.5], ("b", "x"): [0.6]}), form)
 
 
 def test_csv_has_every_cell_at_full_precision() -> None:
@@ -379,7 +418,7 @@ def test_the_same_outcomes_give_the_same_bytes_in_whatever_order_their_seeds_com
 @given(st.lists(st.tuples(texts, texts), min_size=1, max_size=3, unique=True), texts, texts)
 def test_what_a_user_typed_is_read_back_in_every_format(arms, title, axis) -> None:
     axes = (f"{axis}?", "replay")
-    made = table_of({labels: [0.5, "failed"] for labels in arms}, axes=axes, title=title)
+    made = table_of({labels: [0.5, "failed"] for labels in arms}, axes=axes, title=title, baseline=arms[0])
     rows = [row.labels for row in made.rows]
 
     content = json.loads(render(made, "json"))
@@ -396,10 +435,13 @@ def test_what_a_user_typed_is_read_back_in_every_format(arms, title, axis) -> No
         expected = [[plain(one) for one in labels] for labels in rows] if form == "html" else shown
         assert [[nfc(one) for one in cells[:2]] for cells in found[1:]] == [[nfc(x) for x in one] for one in expected]
         assert {len(cells) for cells in found} == {3}
+        others = [[plain(one) for one in row.labels] for row in made.rows if not row.baseline]
+        compared = cells_of(made, form, 1)[1:] if others else []
+        assert [[nfc(one) for one in cells[:2]] for cells in compared] == [[nfc(x) for x in one] for one in others]
     page = read_html(render(made, "html"))
     assert page.tags <= {"table", "caption", "thead", "tbody", "tr", "th", "td", "p", "ul", "li", "strong", "sup"}
     assert plain(title) in page.outside
-    assert [[one["data-value"] for one in cells[:2]] for cells in page.attributes[1:]] == [
+    assert [[one["data-value"] for one in cells[:2]] for cells in page.attributes[1 : 1 + len(rows)]] == [
         [plain(one) for one in labels] for labels in rows
     ]
 
@@ -431,13 +473,15 @@ def test_tex_compiles_it(engine, document, tmp_path) -> None:
     if "standalone" in document and not has_standalone(engine):
         pytest.skip(f"this TeX has no standalone class, or not what {engine} needs for it")
     arms = {(label, str(place)): [0.5, "failed"] for place, label in enumerate([*HOSTILE, "ěščřžýáíé ßæøł"])}
-    typeset(table_of(arms, axes=("a_b", "[*]"), title="% \\"), engine, document, tmp_path)
+    made = table_of(arms, axes=("a_b", "[*]"), title="% \\", baseline=next(iter(arms)))
+    typeset(made, engine, document, tmp_path)
 
 
 @pytest.mark.skipif(not engines(), reason="there is no TeX on this machine")
 def test_tex_keeps_a_wide_table_within_the_line(tmp_path) -> None:
     long = "masked:fraction=0.2,fresh=uniform,share=layer"
-    made = table_of({(long, long): [0.5, 0.6]}, columns=[ACCURACY, *STANDARD])
+    arms = {(long, long): [0.5, 0.6], (long, "x"): [0.5, 0.6]}
+    made = table_of(arms, columns=[ACCURACY, *STANDARD], baseline=(long, "x"))
     assert "Overfull" not in typeset(made, engines()[0], "{article}", tmp_path)
 
 
@@ -484,6 +528,24 @@ def has_standalone(engine: str) -> bool:
 )
 def test_figures(value, unit, expected) -> None:
     assert figure(value, unit) == expected
+
+
+@pytest.mark.parametrize(
+    ("values", "unit", "expected"),
+    [
+        ([0.8208, 0.017684], "number", ["0.8208", "0.0177"]),
+        ([0.82, 0.31], "number", ["0.8200", "0.3100"]),
+        ([9.5, 12.25], "number", ["9.50", "12.25"]),
+        ([12345.6, 7.25], "number", ["12,346", "7"]),
+        ([5, 1.0], "number", ["5", "1"]),
+        ([0, 0.0], "number", ["0", "0"]),
+        ([1.5e-6, 2e-7], "number", ["1.5e-06", "2e-07"]),
+        ([-1e-9, 0.25], "number", ["0.0000", "0.2500"]),
+        ([0.5, 0.00123], "fraction", ["50.00", "0.12"]),
+    ],
+)
+def test_figures_that_belong_together_have_the_same_decimals(values, unit, expected) -> None:
+    assert figures(values, unit) == expected
 
 
 def test_a_cost_that_every_seed_shares_has_no_deviation() -> None:

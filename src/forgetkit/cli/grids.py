@@ -6,10 +6,12 @@ import textwrap
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal
 
 from rich import box
 from rich.cells import cell_len
+from rich.padding import Padding
 from rich.table import Table as Screen
 from rich.text import Text
 
@@ -56,7 +58,8 @@ class _Strip:
 def show(console: Console, table: Table, outcomes: Outcomes) -> None:
     """Print ``table``, beside it each arm's accuracy over the mega-batches, and below what it says in words.
 
-    What a terminal has no room for is left out, the accuracies first, then columns from the right, and named.
+    What a terminal has no room for is left out, the accuracies first, then columns from the right, and named. Where
+    there is a baseline, the differences to it come last, each on a line of its own.
     """
     curves = _curves(outcomes, table.axes)
     marked = console.color_system is None
@@ -74,6 +77,8 @@ def show(console: Console, table: Table, outcomes: Outcomes) -> None:
         console.print(Text("\n".join(lines)))
     if left_out := ", ".join(strip.name for strip in figures[len(kept) :]):
         console.print(Text(f"No room for {left_out}: widen the terminal, choose --columns, or read it from a pipe."))
+    for part in _differences(table, console.width):
+        console.print(part)
 
 
 def _widest(texts: Sequence[Text]) -> int:
@@ -163,18 +168,54 @@ def _fitted(labels: Sequence[_Strip], figures: Sequence[_Strip], room: int) -> t
 
 
 def _screen(table: Table, strips: Sequence[_Strip]) -> Screen:
-    screen = Screen(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, _GAP - 1, 0, 0), pad_edge=False)
-    depth = max(len(strip.heading) for strip in strips)
     strips = _pointed(table, strips) if table.baseline else strips
-    for strip in strips:
-        heading = "\n" * (depth - len(strip.heading)) + "\n".join(strip.heading)
-        screen.add_column(Text(heading), justify=strip.justify, overflow="fold", width=strip.width)
+    screen = _headed(strips)
     grouped = any(row.repeats for row in table.rows)
     for place, row in enumerate(table.rows):
         if grouped and place and row.repeats == 0:
             screen.add_section()
         screen.add_row(*(strip.texts[place] for strip in strips))
     return screen
+
+
+def _headed(strips: Sequence[_Strip], *, head: bool = True) -> Screen:
+    """A table without a row yet."""
+    screen = Screen(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, _GAP - 1, 0, 0), pad_edge=False, show_header=head)
+    depth = max(len(strip.heading) for strip in strips)
+    for strip in strips:
+        heading = "\n" * (depth - len(strip.heading)) + "\n".join(strip.heading)
+        screen.add_column(Text(heading), justify=strip.justify, overflow="fold", width=strip.width)
+    return screen
+
+
+def _differences(table: Table, room: int) -> Iterator[Text | Padding]:
+    """Each arm less the baseline: its name on a line of its own, and below that a line per number."""
+    compared = words.differences(table)
+    if not compared:
+        return
+    indent = len(_BASELINE)
+    strips = _difference_strips([one for _, numbers in compared for one in numbers], room - indent)
+    lines = zip(*(strip.texts for strip in strips), strict=True)
+    yield Text(f"\n{words.differences_title(table)}", "bold")
+    yield Padding(_headed(strips), (0, 0, 0, indent), expand=False)
+    for row, numbers in compared:
+        yield Text("\n".join(line.rstrip() for line in words.broken(words.named(table, row), room)))
+        screen = _headed(strips, head=False)
+        for line in islice(lines, len(numbers)):
+            screen.add_row(*line)
+        yield Padding(screen, (0, 0, 0, indent), expand=False)
+
+
+def _difference_strips(differences: Sequence[words.Difference], room: int) -> list[_Strip]:
+    """What can be broken, the number's name and then the verdict, is folded where there is no room; figures never."""
+    rows = [(one.number, *one.said) for one in differences]
+    texts = [tuple(map(Text, column)) for column in zip(*rows, strict=True)]
+    number, (difference, p, verdict) = _Strip("number", texts[0], "left"), words.DIFFERENCE
+    strips = [number, _Strip(difference, texts[1]), _Strip(p, texts[2]), _Strip(verdict, texts[3], "left")]
+    for place in (0, -1):
+        if sum(strip.width for strip in strips) + _GAP * (len(strips) - 1) > room:
+            strips[place] = strips[place].folded(_NARROW)
+    return strips
 
 
 def _pointed(table: Table, strips: Sequence[_Strip]) -> list[_Strip]:

@@ -10,8 +10,8 @@ from forgetkit.ablate.table import Row, Table
 
 
 def render(table: Table) -> str:
-    """The table, a paragraph per line of the legend, a list of notes."""
-    return grid(table) + remarks(table)
+    """The table, a paragraph per line of the legend, a list of notes, the differences to the baseline."""
+    return grid(table) + remarks(table) + differences(table)
 
 
 def grid(table: Table) -> str:
@@ -21,14 +21,32 @@ def grid(table: Table) -> str:
     labels, so that it still says what it is once rows are sorted. An entry's ``title`` compares it with the baseline.
     """
     lines = ['<table class="ablation">', f"<caption>{escape(words.plain(table.title))}</caption>", "<thead>", "<tr>"]
-    lines += [f'<th scope="col">{escape(words.plain(axis))}</th>' for axis in table.axes]
+    lines += _axes(table)
     lines += [
         f'<th scope="col" data-key="{escape(column.key)}">{escape(words.heading(column))}</th>'
         for column in table.columns
     ]
     lines += ["</tr>", "</thead>", "<tbody>"]
     for row, entries in zip(table.rows, words.shown(table), strict=True):
-        lines += ['<tr class="baseline">' if row.baseline else "<tr>", *_cells(table, row, entries), "</tr>"]
+        cells = [*_labels(row), *_cells(table, row, entries)]
+        lines += ['<tr class="baseline">' if row.baseline else "<tr>", *cells, "</tr>"]
+    return "\n".join([*lines, "</tbody>", "</table>"]) + "\n"
+
+
+def differences(table: Table) -> str:
+    """A table with a row per arm and number that is compared with the baseline; empty where there is none."""
+    compared = words.differences(table)
+    if not compared:
+        return ""
+    title = escape(words.differences_title(table))
+    lines = ['<table class="ablation differences">', f"<caption>{title}</caption>", "<thead>", "<tr>"]
+    lines += [*_axes(table), '<th scope="col">number</th>']
+    lines += [f'<th scope="col">{escape(head)}</th>' for head in words.DIFFERENCE]
+    lines += ["</tr>", "</thead>", "<tbody>"]
+    for row, numbers in compared:
+        for one in numbers:
+            cells = [f'<th scope="row">{escape(one.number)}</th>', *(f"<td>{escape(said)}</td>" for said in one.said)]
+            lines += ["<tr>", *_labels(row), *cells, "</tr>"]
     return "\n".join([*lines, "</tbody>", "</table>"]) + "\n"
 
 
@@ -41,9 +59,16 @@ def remarks(table: Table) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
+def _axes(table: Table) -> list[str]:
+    return [f'<th scope="col">{escape(words.plain(axis))}</th>' for axis in table.axes]
+
+
+def _labels(row: Row) -> list[str]:
+    labels = [escape(words.plain(label)) for label in row.labels]
+    return [f'<th scope="row" data-value="{label}">{label}</th>' for label in labels]
+
+
 def _cells(table: Table, row: Row, entries: Sequence[words.Shown]) -> Iterator[str]:
-    for label in map(words.plain, row.labels):
-        yield f'<th scope="row" data-value="{escape(label)}">{escape(label)}</th>'
     for entry, column, shown in zip(row.entries, table.columns, entries, strict=True):
         text = f"<strong>{escape(shown.text)}</strong>" if shown.bold else escape(shown.text)
         star = f"<sup>{words.STAR}</sup>" if shown.star else ""

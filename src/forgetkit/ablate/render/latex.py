@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from forgetkit.ablate.render import words
-from forgetkit.ablate.table import Table
+from forgetkit.ablate.table import Row, Table
 
 _LETTERS = {
     # What TeX would act on. Brackets and stars could be taken for an option of the \\ before them.
@@ -73,26 +73,31 @@ def render(table: Table) -> str:
 
     Headings and labels are broken where they are long; a table that is still wider than the line is made smaller.
     """
-    axes = [escaped(words.plain(axis)) for axis in table.axes]
     heads = [_stacked(words.heading(column), _HEAD, "b", "r") for column in table.columns]
     lines = [
         f"% {words.plain(table.title)}",
         r"% Needs \usepackage{booktabs,graphicx}.",
-        r"\noindent\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
-        rf"\begin{{tabular}}{{@{{}}{'l' * len(table.axes)}{'r' * len(table.columns)}@{{}}}}",
-        r"\toprule",
-        _line([*axes, *heads]),
-        r"\midrule",
-        *_body(table),
-        r"\bottomrule",
-        r"\end{tabular}}",
+        *_tabular(table, "r" * len(heads), heads, _body(table)),
         "",
         r"\smallskip",
         r"{\footnotesize\raggedright",
         *(rf"{escaped(line)}\par" for line in [*words.legend(table), *words.notes(table)]),
         "}",
+        *_differences(table),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _tabular(table: Table, shape: str, heads: Sequence[str], body: Iterable[str]) -> Iterator[str]:
+    """Lines of a tabular whose first columns are the axes; ``shape`` is that of the others."""
+    yield r"\noindent\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"
+    yield rf"\begin{{tabular}}{{@{{}}{'l' * len(table.axes)}{shape}@{{}}}}"
+    yield r"\toprule"
+    yield _line([*(escaped(words.plain(axis)) for axis in table.axes), *heads])
+    yield r"\midrule"
+    yield from body
+    yield r"\bottomrule"
+    yield r"\end{tabular}}"
 
 
 def _body(table: Table) -> Iterator[str]:
@@ -100,8 +105,30 @@ def _body(table: Table) -> Iterator[str]:
     for place, (row, entries) in enumerate(zip(table.rows, words.shown(table), strict=True)):
         if grouped and place and row.repeats == 0:
             yield r"\addlinespace"
-        labels = [_stacked(label, _LABEL, "t", "l") for label in words.labels(row)]
-        yield _line([*labels, *map(_figure, entries)])
+        yield _line([*_labels(words.labels(row)), *map(_figure, entries)])
+
+
+def _differences(table: Table) -> Iterator[str]:
+    """A paragraph that says from what, then a tabular with a line per arm and number."""
+    compared = words.differences(table)
+    if not compared:
+        return
+    yield from ("", r"\medskip", rf"\noindent {escaped(words.differences_title(table))}\par\smallskip")
+    yield from _tabular(table, "lrrl", list(map(escaped, ("number", *words.DIFFERENCE))), _lines(compared))
+
+
+def _lines(compared: Sequence[tuple[Row, Sequence[words.Difference]]]) -> Iterator[str]:
+    for place, (row, numbers) in enumerate(compared):
+        if place:
+            yield r"\addlinespace"
+        labels = [words.plain(label) for label in row.labels]
+        for one in numbers:
+            yield _line([*_labels(labels), _stacked(one.number, _LABEL, "t", "l"), *map(_signed, one.said)])
+            labels = [""] * len(labels)
+
+
+def _labels(labels: Iterable[str]) -> list[str]:
+    return [_stacked(label, _LABEL, "t", "l") for label in labels]
 
 
 def _stacked(text: str, width: int, place: str, side: str) -> str:
@@ -116,8 +143,13 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def _figure(shown: words.Shown) -> str:
-    text = re.sub(r"-(?=\d)", "$-$", escaped(shown.text))
+    text = _signed(shown.text)
     return (rf"\textbf{{{text}}}" if shown.bold else text) + (rf"$^{{{words.STAR}}}$" if shown.star else "")
+
+
+def _signed(text: str) -> str:
+    """Escaped, with minus signs in place of hyphens before figures."""
+    return re.sub(r"-(?=\d)", "$-$", escaped(text))
 
 
 def escaped(text: str) -> str:

@@ -10,7 +10,7 @@ from forgetkit.ablate.table import Table
 
 
 def render(table: Table) -> str:
-    """Title, table, legend, a list of notes."""
+    """Title, table, legend, a list of notes, the differences to the baseline."""
     heads = [*map(words.plain, table.axes), *map(words.heading, table.columns)]
     lines = [f"**{escaped(words.plain(table.title))}**", ""] if words.plain(table.title) else []
     lines += head(heads, len(table.axes))
@@ -20,7 +20,22 @@ def render(table: Table) -> str:
     notes = words.notes(table)
     if notes:
         lines += ["", *(f"- {escaped(note)}" for note in notes)]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *_differences(table)]) + "\n"
+
+
+def _differences(table: Table) -> list[str]:
+    """A title, and a table with a line per arm and number; nothing where nothing is compared."""
+    compared = words.differences(table)
+    if not compared:
+        return []
+    heads = [*map(words.plain, table.axes), "number", *words.DIFFERENCE]
+    lines = ["", f"**{escaped(words.differences_title(table))}**", "", *head(heads, len(table.axes) + 1)]
+    for row, numbers in compared:
+        labels = [words.plain(label) for label in row.labels]
+        for one in numbers:
+            lines.append(line(map(escaped, [*labels, one.number, *one.said])))
+            labels = [""] * len(labels)
+    return lines
 
 
 def head(heads: Sequence[str], labels: int) -> list[str]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from forgetkit.ablate.statistics import ALPHA, DRAWS, EXACT_UP_TO, Judgement, enough
 from forgetkit.ablate.table import Column, Entry, Row, Table, Unit
 
 STAR = "*"
-_MANY = 1e15
+DIFFERENCE = ("difference [95 % interval]", "corrected p", "verdict")
+"""What is said of each difference."""
+_FEW, _MANY = 1e-4, 1e15
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,14 @@ class Shown:
     text: str
     bold: bool
     star: bool
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A number of an arm less the baseline's, as it is read; ``said`` goes with ``DIFFERENCE``."""
+
+    number: str
+    said: tuple[str, str, str]
 
 
 def plain(text: str) -> str:
@@ -61,6 +72,16 @@ def figure(value: float, unit: Unit) -> str:
     return format(value * {"fraction": 100, "bytes": 2**-20}.get(unit, 1), digits)
 
 
+def figures(values: Sequence[float], unit: Unit) -> list[str]:
+    """Figures that belong together, with the decimals that give the largest of them four digits."""
+    largest = max(map(abs, values))
+    whole = all(float(value).is_integer() for value in values)
+    if unit != "number" or whole or not _FEW <= largest < _MANY:
+        return [figure(value, unit) for value in values]
+    decimals = max(0, 3 - math.floor(math.log10(largest)))
+    return [format(value, f"z,.{decimals}f") for value in values]
+
+
 def shown(table: Table) -> list[list[Shown]]:
     """The entries of each row: ``93.32 ± 0.21 (n=3)``, with n where others have more.
 
@@ -74,10 +95,10 @@ def shown(table: Table) -> list[list[Shown]]:
         mean, std, n = entry.summary.mean, entry.summary.std, entry.summary.n
         if mean is None:
             return Shown(", ".join(row.unfinished) or "–", bold=False, star=False)
-        spread = "" if std is None or (cost and std == 0) else f" ± {figure(std, unit)}"
+        spread = [] if std is None or (cost and std == 0) else [std]
         seeds = f" (n={n})" if n < most else ""
         star = entry.to_baseline is not None and entry.to_baseline.verdict in ("better", "worse")
-        return Shown(f"{figure(mean, unit)}{spread}{seeds}", entry.best, star)
+        return Shown(f"{' ± '.join(figures([mean, *spread], unit))}{seeds}", entry.best, star)
 
     return [[one(row, *pair) for pair in zip(row.entries, table.columns, strict=True)] for row in table.rows]
 
@@ -87,16 +108,42 @@ def against(judgement: Judgement, unit: Unit) -> str:
     compared = judgement.comparison
     if compared.difference is None or compared.p is None or judgement.adjusted is None:
         return f"no common seed: {judgement.verdict}"
-    sign = "" if compared.difference < 0 else "+"
-    bounds = (
-        ""
-        if compared.low is None or compared.high is None
-        else f" [{figure(compared.low, unit)}, {figure(compared.high, unit)}]"
-    )
-    return (
-        f"{sign}{figure(compared.difference, unit)}{bounds}, "
-        f"p = {compared.p:.2g}, corrected {judgement.adjusted:.2g}: {judgement.verdict}"
-    )
+    p = f"p = {compared.p:.2g}, corrected {judgement.adjusted:.2g}"
+    return f"{_difference(judgement, unit)}, {p}: {judgement.verdict}"
+
+
+def differences(table: Table) -> list[tuple[Row, list[Difference]]]:
+    """Each arm that is compared with the baseline, and its numbers; none where there is nothing to compare."""
+    found = []
+    for row in table.rows:
+        pairs = zip(row.entries, table.columns, strict=True)
+        said = [_said(entry.to_baseline, column) for entry, column in pairs if entry.to_baseline]
+        found += [(row, said)] if said else []
+    judged = [entry.to_baseline for row in table.rows for entry in row.entries if entry.to_baseline]
+    return found if any(one.comparison.n for one in judged) else []
+
+
+def differences_title(table: Table) -> str:
+    """``Difference to importance=random``."""
+    return f"Difference to {named(table, table.baseline)}" if table.baseline else ""
+
+
+def _said(judgement: Judgement, column: Column) -> Difference:
+    """Where seeds are too few for a verdict, p says nothing and is left out."""
+    few = judgement.verdict == "too few seeds" or judgement.adjusted is None
+    p = "–" if few else f"{judgement.adjusted:.2g}"
+    return Difference(heading(column), (_difference(judgement, column.unit), p, judgement.verdict))
+
+
+def _difference(judgement: Judgement, unit: Unit) -> str:
+    """``+1.25 [0.50, 2.00]``, without an interval where one seed gives none."""
+    compared = judgement.comparison
+    if compared.difference is None:
+        return "no common seed"
+    bounds = [] if compared.low is None or compared.high is None else [compared.low, compared.high]
+    difference, *interval = figures([compared.difference, *bounds], unit)
+    sign = "" if difference.startswith("-") else "+"
+    return f"{sign}{difference}" + (f" [{', '.join(interval)}]" if interval else "")
 
 
 def notes(table: Table) -> list[str]:
@@ -147,15 +194,16 @@ def _stars(table: Table) -> Iterator[str]:
     yield f"{STAR} better or worse than the baseline {name} by {_test(judged)} at p < {ALPHA}."
     few = sum(one.verdict == "too few seeds" for one in judged)
     if few:
-        yield f"Too few seeds for a star in {few} of {_comparisons(len(judged))}: {enough(len(judged))} each would do."
+        yield f"Too few seeds for a star in {few} of {comparisons(len(judged))}: {enough(len(judged))} each would do."
 
 
 def _test(judged: list[Judgement]) -> str:
     kind = "an exact paired sign-flip test"
     if not all(one.comparison.exact for one in judged):
         kind = f"a paired sign-flip test ({DRAWS:,} draws where there are more than {EXACT_UP_TO} seeds)"
-    return f"{kind}, Holm-corrected over {_comparisons(len(judged))},"
+    return f"{kind}, Holm-corrected over {comparisons(len(judged))},"
 
 
-def _comparisons(count: int) -> str:
+def comparisons(count: int) -> str:
+    """``1 comparison``, ``2 comparisons``."""
     return f"{count} comparison{'s' if count > 1 else ''}"

@@ -174,12 +174,13 @@ def _tested(comparison: Comparison) -> Iterator[str]:
         return
     kind = "an exact" if all(one.comparison.exact for one in judged) else f"beyond {EXACT_UP_TO} seeds a sampled"
     yield (
-        f"Verdicts by {kind} paired sign-flip test, Holm-corrected over {count} comparisons, at p < {ALPHA}; "
+        f"Verdicts by {kind} paired sign-flip test, Holm-corrected over {words.comparisons(count)}, at p < {ALPHA}; "
         f"in brackets {CONFIDENCE:.0%} intervals."
     )
     few = sum(one.verdict == "too few seeds" for one in judged)
     if few:
-        yield f"Too few seeds for a verdict in {few} of {len(judged)} comparisons: {enough(count)} each would do."
+        of = words.comparisons(len(judged))
+        yield f"Too few seeds for a verdict in {few} of {of}: {enough(count)} each would do."
 
 
 def _concerning(doubt: Doubt) -> str:
