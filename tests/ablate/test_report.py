@@ -23,7 +23,7 @@ from forgetkit.ablate.report.facts import gather
 from forgetkit.ablate.table import make
 from forgetkit.errors import RunDirectoryError
 
-VOID = {"meta", "link", "br"}
+VOID = {"meta", "link", "br", "wbr"}
 
 
 class Page(HTMLParser):
@@ -34,6 +34,7 @@ class Page(HTMLParser):
         self.elements: list[tuple[str, dict[str, str | None]]] = []
         self.open: list[str] = []
         self.section = ""
+        self.goes_on = False
         self.texts: dict[str, list[str]] = {}
         self.inside: dict[str, list[str]] = {}
         self.feed(text)
@@ -42,6 +43,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.elements.append((tag, dict(attrs)))
+        self.goes_on = tag == "wbr"
         if tag == "section":
             self.section = dict(attrs)["id"]
         if tag not in VOID:
@@ -57,7 +59,10 @@ class Page(HTMLParser):
 
     def handle_data(self, data):
         if data.strip():
-            self.texts.setdefault(self.section, []).append(" ".join(data.split()))
+            texts = self.texts.setdefault(self.section, [])
+            before = texts.pop() if self.goes_on else ""
+            texts.append(before + " ".join(data.split()))
+            self.goes_on = False
             self.inside.setdefault(self.open[-1], []).append(data)
 
 
@@ -118,6 +123,51 @@ def test_options_are_told_apart_by_whether_arms_agree():
     assert shared == {"preset": "clean", "method": "lure", "epochs": "10", "milestones": "4, 8", "shots": "none"}
     assert facts.departures.shared == (("epochs", "10 (50)"),)
     assert facts.departures.rows[0] == ("snip", ("snip (none)",))
+
+
+def configured(**options: list) -> Outcomes:
+    """An arm per value."""
+    arms = [dict(zip(options, values, strict=True)) for values in zip(*options.values(), strict=True)]
+    return made({f"arm {place}": [{"method": "label", "config": own}] for place, own in enumerate(arms)})
+
+
+def test_of_components_that_differ_only_the_options_that_differ_are_shown():
+    masked = "masked:fraction={},which={},fresh=original"
+    found = [masked.format(0.2, "lowest"), masked.format(0.5, "lowest"), "shrink-perturb:shrink=0.4,noise=0.1", "none"]
+    facts = gather(configured(reinit=found, replay=["buffer:size=5,of=all"] * 4))
+    shown = ["masked:fraction=0.2", "masked:fraction=0.5", "shrink-perturb", "none"]
+    assert [values for _, values in facts.config.rows] == [(one,) for one in shown]
+    assert facts.config.shared == (("replay", "buffer:size=5,of=all"),)
+
+
+@pytest.mark.parametrize(
+    "found", [["m:a=1", "m:a=1 "], ["m:a=1,b=2", "m:b=2,a=1"], ["cuda:0", "cuda:1"], ["", "m:"], ["a,b", "a:"]]
+)
+def test_values_that_differ_never_look_alike(found):
+    rows = gather(configured(option=found)).config.rows
+    assert len({values for _, values in rows}) == len({plain(one) for one in found}) or not rows
+
+
+@given(st.lists(st.from_regex(r"[ab](:([xy]=[12],)?z=[12])?", fullmatch=True), min_size=2, max_size=4, unique=True))
+@settings(max_examples=50, deadline=None)
+def test_shortened_values_tell_arms_apart(found):
+    rows = gather(configured(option=found)).config.rows
+    assert len({values for _, values in rows}) == len(found)
+    assert all(
+        set(re.split("[:,]", short)) <= set(re.split("[:,]", full))
+        for full, (_, (short,)) in zip(found, rows, strict=True)
+    )
+
+
+def test_a_method_without_a_name_of_its_own_has_the_results_label():
+    facts = gather(configured(method=["lure", None], importance=["snip", "fisher"]))
+    assert [values for _, values in facts.config.rows] == [("lure", "snip"), ("label", "fisher")]
+
+
+def test_the_differences_are_on_the_page(ordinary):
+    text = " ".join(ordinary.texts["results"])
+    assert "Difference to importance=random" in text
+    assert text.count("– too few seeds") == 6  # two arms by three numbers
 
 
 def test_cells_of_different_versions_are_told():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
@@ -32,10 +33,12 @@ def page(outcomes: Outcomes, table: Table, figures: Mapping[str, Figure] | None)
     """
     style, script = _part("page.css"), _part("page.js")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["breakable"] = _breakable
     return environment.from_string(_part("page.html")).render(
         facts=gather(outcomes),
         table=Markup(html.grid(table)),
         remarks=Markup(html.remarks(table)),
+        differences=Markup(html.differences(table)),
         pictures=None if figures is None else _pictures(figures),
         missing=plots.MISSING,
         command=outcomes.command,
@@ -44,6 +47,11 @@ def page(outcomes: Outcomes, table: Table, figures: Mapping[str, Figure] | None)
         style_digest=_digest(style),
         script_digest=_digest(script),
     )
+
+
+def _breakable(text: str) -> Markup:
+    """A text that may go on in the next line after a comma, a colon or a slash, and not within a word."""
+    return Markup("<wbr>").join(re.split(r"(?<=[,:/])(?=\S)", text))
 
 
 @dataclass(frozen=True)

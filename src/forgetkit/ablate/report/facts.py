@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,8 @@ from forgetkit.ablate.outcome import Outcomes, Status
 from forgetkit.ablate.plots import reading
 from forgetkit.ablate.plots.looks import names
 from forgetkit.ablate.render.words import plain
+from forgetkit.errors import OptionError
+from forgetkit.options import parse
 
 _OWN = ("seed", "out", "name")
 """Options in which every cell differs from every other."""
@@ -31,7 +34,8 @@ class Lost:
 class Options:
     """Entries of a configuration: those in which arms differ, a column each, and those that all share.
 
-    An arm with several values, one seed unlike another, has them all; a dash stands for what is not known.
+    An arm with several values, one seed unlike another, has them all; a dash stands for what is not known. Where arms
+    differ, a component is written with those of its options in which others of its name differ from it.
     """
 
     differ: tuple[str, ...]
@@ -118,41 +122,78 @@ def _lost(outcomes: Outcomes, called: Mapping[tuple[str, ...], str]) -> tuple[Lo
     )
 
 
+@dataclass(frozen=True)
+class _Value:
+    """An option of one result: a text that may be a SPEC, and what stands behind it."""
+
+    text: str
+    behind: str = ""
+
+
+_UNKNOWN = _Value("–")
+
+
 def _compared(
     outcomes: Outcomes,
     called: Mapping[tuple[str, ...], str],
-    entries: Callable[[Mapping[str, Any]], Mapping[str, str]],
+    entries: Callable[[Mapping[str, Any]], Mapping[str, _Value]],
 ) -> Options:
     """What ``entries`` finds in each result, told apart by whether all arms agree."""
-    by_arm: list[tuple[str, dict[str, str]]] = []
+    by_arm: list[tuple[str, list[Mapping[str, _Value]]]] = []
     for arm in outcomes.arms():
         found = [entries(result) for result in reading.results(outcomes, arm)]
         if found:
-            options = dict.fromkeys(option for one in found for option in one)
-            own = {option: " | ".join(dict.fromkeys(one.get(option, "–") for one in found)) for option in options}
-            by_arm.append((called[_key(outcomes, arm)], own))
-    options = dict.fromkeys(option for _, own in by_arm for option in own)
-    values = {option: [own.get(option, "–") for _, own in by_arm] for option in options}
-    differ = tuple(option for option, known in values.items() if len(set(known)) > 1)
-    rows = tuple((arm, tuple(own.get(option, "–") for option in differ)) for arm, own in by_arm)
-    shared = tuple((option, known[0]) for option, known in values.items() if option not in differ)
-    return Options(differ, rows if differ else (), shared)
+            by_arm.append((called[_key(outcomes, arm)], found))
+    shared, columns = [], {}
+    for option in dict.fromkeys(option for _, found in by_arm for one in found for option in one):
+        values = [list(dict.fromkeys(one.get(option, _UNKNOWN) for one in found)) for _, found in by_arm]
+        if all(own == values[0] for own in values):
+            shared.append((option, _joined(values[0], {})))
+        else:
+            short = _told_apart({value.text for own in values for value in own})
+            columns[option] = [_joined(own, short) for own in values]
+    rows = tuple((arm, tuple(own[place] for own in columns.values())) for place, (arm, _) in enumerate(by_arm))
+    return Options(tuple(columns), rows if columns else (), tuple(shared))
 
 
-def _config(result: Mapping[str, Any]) -> dict[str, str]:
+def _joined(values: Iterable[_Value], short: Mapping[str, str]) -> str:
+    """``snip | fisher``: the values that one arm has at different seeds."""
+    return " | ".join(dict.fromkeys(short.get(value.text, value.text) + value.behind for value in values))
+
+
+def _told_apart(texts: Collection[str]) -> dict[str, str]:
+    """Each SPEC with no more of its options than those in which it differs from others of that name."""
+    specs = {}
+    for text in texts:
+        with contextlib.suppress(OptionError):
+            specs[text] = parse(text)
+    short = {}
+    for text, spec in specs.items():
+        alike = [other for other in specs.values() if other.name == spec.name]
+        if all(other.first is None for other in alike):
+            own = {key: v for key, v in spec.options.items() if any(one.options.get(key) != v for one in alike)}
+            short[text] = ":".join([spec.name, *filter(None, [",".join(f"{key}={v}" for key, v in own.items())])])
+    return short if len({short.get(text, text) for text in texts}) == len(texts) else {}
+
+
+def _config(result: Mapping[str, Any]) -> dict[str, _Value]:
+    """A method that is no shorthand is known by the label of criterion and reset that the result has."""
     config = result.get("config")
     if not isinstance(config, Mapping):
         return {}
-    return {plain(str(option)): said(value) for option, value in config.items() if option not in _OWN}
+    own = {option: value for option, value in config.items() if option not in _OWN}
+    if "method" in own and own["method"] is None:
+        own["method"] = result.get("method")
+    return {plain(str(option)): _Value(said(value)) for option, value in own.items()}
 
 
-def _departures(result: Mapping[str, Any]) -> dict[str, str]:
+def _departures(result: Mapping[str, Any]) -> dict[str, _Value]:
     """Each departure from the preset, with the preset's own value in brackets."""
     departures = result.get("departures")
     if not isinstance(departures, Mapping):
         return {}
     return {
-        plain(str(option)): f"{said(both.get('value'))} ({said(both.get('preset'))})"
+        plain(str(option)): _Value(said(both.get("value")), f" ({said(both.get('preset'))})")
         for option, both in departures.items()
         if isinstance(both, Mapping)
     }
