@@ -169,11 +169,15 @@ def test_a_value_of_two_axes_is_no_baseline(cli, store) -> None:
     assert said.err == "forgetkit: --baseline none: reinit, replay have that value; write AXIS=VALUE\n"
 
 
-@pytest.mark.parametrize("folder", ["nowhere", "."])
-def test_a_folder_that_is_no_ablations(cli, folder) -> None:
-    said = cli("table", folder)
+def test_a_folder_that_is_no_ablations(cli, store) -> None:
+    assert cli("table", "nowhere").err == "forgetkit: nowhere is no folder: table takes that of an ablation\n"
+    said = cli("table", ".")
     assert (said.status, said.out) == (2, "")
     assert "holds no grid: it is not the folder of an ablation" in said.err
+    store()
+    for command in ("table", "report"):
+        said = cli(command, ".")
+        assert (said.status, said.err) == (2, "forgetkit: . holds no grid; did you mean here?\n")
 
 
 def test_what_became_of_cells_is_said(cli, store) -> None:
@@ -269,6 +273,40 @@ def test_on_a_terminal_the_curves_go_first_then_labels_fold_then_columns_go(term
     lines = plain(seen)
     assert max(map(len, lines)) <= 80
     assert re.search(r"No room for .*mean anytime error \(%\) ↓, anytime: widen", " ".join(lines))
+
+
+def test_differences_to_the_baseline_are_whole_on_a_terminal(terminal, store) -> None:
+    axes = {"importance": ("snip:samples=64,reduce=mean-abs", "random"), "replay": ("full", "none")}
+    arms = list(itertools.product(*axes.values()))
+    store(
+        axes=axes,
+        final=dict(zip(arms, (0.9, 0.8, 0.7, 0.6), strict=True)),
+        baseline=dict(zip(axes, arms[2], strict=True)),
+        seeds=9,
+    )
+    status, seen = terminal(["table", "here", "--columns", "test-accuracy,cer,generalization-gap,samples-seen"])
+    lines = plain(seen)
+    start = lines.index("Difference to importance=random, replay=full")
+    block = lines[start:]
+    assert status == 0
+    assert max(map(len, map(str.rstrip, block))) <= 80
+    assert sum(line.startswith("importance=") for line in block) == 3
+    shown = [re.search(r"([+-]\S+ \[.*?\])\s+(\S+)\s+(better|worse)", line) for line in block]
+    assert [found.groups() for found in shown if found] == [
+        ("+20.00 [20.00, 20.00]", "0.023", "better"),
+        ("-200 [-200, -200]", "0.023", "better"),
+        ("+10.00 [10.00, 10.00]", "0.023", "better"),
+        ("-100 [-100, -100]", "0.023", "better"),
+        ("-10.00 [-10.00, -10.00]", "0.023", "worse"),
+        ("+100 [100, 100]", "0.023", "worse"),
+    ]
+
+
+def test_without_a_baseline_there_is_no_difference(cli, store) -> None:
+    store()
+    assert "Difference" not in cli("table", "here").out
+    said = cli("table", "here", "--baseline", "importance=snip,replay=full").out
+    assert re.search(r"-10\.00 \[-10\.00, -10\.00\] +–  too few seeds", said)
 
 
 def test_hostile_names_are_text(cli, workdir) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from forgetkit.cli.console import print_json, print_text
-from forgetkit.errors import OptionError, RunDirectoryError, UsageError
+from forgetkit.errors import OptionError, RecordError, RunDirectoryError, UsageError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -53,7 +56,8 @@ def command(
     figures = plots.pictures(outcomes) if plots.available() else None
     target = folder / "report.html" if out is None else out
     _make(target.parent)
-    write_atomically(target, page(outcomes, table, figures).encode())
+    with _writing("--out"):
+        write_atomically(target, page(outcomes, table, figures).encode())
     written = [] if pictures is None else _drawn(figures or {}, pictures)
     if json:
         print_json({"report": str(target), "pictures": [str(file) for file in written], **_counts(outcomes)})
@@ -65,13 +69,11 @@ def command(
 
 def _outcomes(folder: Path, grid: str | None) -> Outcomes:
     """What became of the cells, of a grid or of a run by itself."""
-    from forgetkit.ablate.pool import Pool
     from forgetkit.ablate.report import alone
+    from forgetkit.cli.table import opened
 
-    if not folder.is_dir():
-        raise RunDirectoryError(f"{folder} is no folder: report takes that of an ablation or of a run")
     if not alone.is_run(folder):
-        return Pool(folder).outcomes(grid)
+        return opened(folder, "report takes that of an ablation or of a run").outcomes(grid)
     if grid is not None:
         raise OptionError(f"--grid {grid}: {folder} is the directory of a single run; leave it out")
     return alone.outcomes(folder)
@@ -83,14 +85,26 @@ def _drawn(figures: dict[str, Figure], folder: Path) -> list[Path]:
 
     _make(folder)
     files = [folder / f"{name}.{form}" for name in figures for form in ("svg", "png")]
-    for file in files:
-        plots.save(figures[file.stem], file)
+    with _writing("--pictures"):
+        for file in files:
+            plots.save(figures[file.stem], file)
     return files
 
 
 def _counts(outcomes: Outcomes) -> dict[str, Any]:
     statuses = [cell.status for cell in outcomes.cells]
     return {"title": outcomes.title, "cells": {status: statuses.count(status) for status in dict.fromkeys(statuses)}}
+
+
+@contextlib.contextmanager
+def _writing(option: str) -> Iterator[None]:
+    """A place that nothing can be written to is a mistake in ``option``; a full disk is none."""
+    try:
+        yield
+    except RecordError as error:
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise RunDirectoryError(f"{error}; choose another {option}") from error
 
 
 def _make(folder: Path) -> None:

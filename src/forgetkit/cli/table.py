@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from forgetkit.cli.console import Console, print_text
-from forgetkit.errors import OptionError, closest
+from forgetkit.errors import OptionError, RunDirectoryError, closest
 
 if TYPE_CHECKING:
     from forgetkit.ablate.outcome import Outcomes
+    from forgetkit.ablate.pool import Pool
     from forgetkit.ablate.table import Table
 
 _SCREEN = "rich"
@@ -38,12 +39,11 @@ def command(
     json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
 ) -> None:
     """Print the table of an ablation: a row per arm, mean and standard deviation over its seeds."""
-    from forgetkit.ablate.pool import Pool
     from forgetkit.ablate.render import render
     from forgetkit.cli import grids
 
     form = _format(form, json)
-    pool = Pool(folder)
+    pool = opened(folder, "table takes that of an ablation")
     outcomes = pool.outcomes(grid)
     table = made(outcomes, columns, order, baseline)
     if form != _SCREEN:
@@ -53,6 +53,19 @@ def command(
     grids.show(console, table, outcomes)
     if grid is None and (older := pool.grids()[1:]):
         console.print(f"The newest grid of this folder; --grid shows {', '.join(older)}.", markup=False)
+
+
+def opened(folder: Path, takes: str) -> Pool:
+    """The folder of an ablation; ``takes`` is said where there is no folder, and the folder below where it is that."""
+    from forgetkit.ablate.pool import Pool
+
+    if not folder.is_dir():
+        raise RunDirectoryError(f"{folder} is no folder: {takes}")
+    pool = Pool(folder)
+    below = sorted({str(note.parents[1]) for note in folder.glob("*/grids/*.json")})
+    if below and not pool.grids():
+        raise RunDirectoryError(f"{folder} holds no grid; did you mean {' or '.join(below[:3])}?")
+    return pool
 
 
 def made(outcomes: Outcomes, columns: str | None, order: str | None, baseline: str | None) -> Table:
