@@ -301,9 +301,9 @@ def test_what_a_user_sets_acts_in_every_row_that_has_it_or_is_refused(name: str,
 
 def test_which_row_decides_an_option() -> None:
     with pytest.raises(OptionError) as caught:
-        setting.setting("table8", "smoke", changes={"importance.builtin/snip.samples": "3"})
+        setting.setting("table8", "smoke", changes={"importance.forgetkit/snip.samples": "3"})
     assert str(caught.value) == (
-        "--set importance.builtin/snip.samples would be ignored: the row 'SNIP' of table8 is "
+        "--set importance.forgetkit/snip.samples would be ignored: the row 'SNIP' of table8 is "
         "importance=snip:samples=0.2, reinit=masked; leave it out, or compare with forgetkit ablate"
     )
     twice = {"replay": "buffer:size=3", "replay.buffer.size": "2"}
@@ -313,11 +313,12 @@ def test_which_row_decides_an_option() -> None:
         setting.setting("table2", "smoke", changes=twice)
 
 
-def test_a_spec_of_the_user_rules_over_what_the_scale_says_of_its_options() -> None:
-    chosen = setting.setting("table2", "smoke", parts=["CIFAR10"], seeds=[0], changes={"replay": "buffer:size=3"})
+@pytest.mark.parametrize("spec", ["buffer:size=3", "forgetkit/buffer:size=3"])
+def test_a_spec_of_the_user_rules_over_what_the_scale_says_of_its_options(spec: str) -> None:
+    chosen = setting.setting("table2", "smoke", parts=["CIFAR10"], seeds=[0], changes={"replay": spec})
     assert {plan.replay.size for _, plan in planned(chosen.grid().cells(), OFFERS)} == {3}  # type: ignore[attr-defined]
     said = chosen.shrunk()
-    assert "replay buffer → buffer:size=3" in said
+    assert f"replay buffer → {spec}" in said
     assert not any("buffer of" in one for one in said)
 
 
