@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,7 +30,7 @@ class Standing:
 class Follower:
     """Reads on in the records of cells. What stood there before it began is of an earlier process, and is passed over.
 
-    It writes nothing, and a record that is gone or half written tells it nothing.
+    It writes nothing, and a record that is gone or half written tells it nothing. Threads may share it.
     """
 
     pool: Pool
@@ -41,6 +42,7 @@ class Follower:
     _began: dict[str, float] = field(default_factory=dict)
     _ended: set[str] = field(default_factory=set)
     _seconds: float = field(default_factory=time.monotonic)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
         for digest in self.digests:
@@ -48,27 +50,45 @@ class Follower:
 
     def end(self, digest: str) -> None:
         """A cell came to its end."""
-        self._ended.add(digest)
+        with self._lock:
+            self._read_on(digest)  # it may have begun since the last look
+            self._ended.add(digest)
 
     def standing(self) -> Mapping[str, Standing]:
         """The cells that are being carried out, by digest, in the order of the grid."""
-        running = [digest for digest in self.digests if digest not in self._ended]
-        for digest in running:
-            for event in self._news(digest):
-                self._note(digest, event)
-        return {digest: self._standing[digest] for digest in running if digest in self._standing}
+        with self._lock:
+            return self._running()
 
     def share(self) -> float:
         """How much of all the cells is done, a fraction of one."""
-        begun = sum(standing.share for standing in self.standing().values())
-        return (len(self._ended) + begun) / len(self.digests) if self.digests else 1.0
+        with self._lock:
+            return self._share(self._running())
 
     def left(self) -> float | None:
-        """Seconds that the rest takes at the pace so far; None before there is one."""
-        begun = {d: s.share - self._began.get(d, 0.0) for d, s in self.standing().items()}
-        done = sum(1 - self._began.get(digest, 0.0) for digest in self._ended) + sum(begun.values())
-        rest = len(self.digests) * (1 - self.share())
-        return (time.monotonic() - self._seconds) / done * rest if done > 0 else None
+        """Seconds that the rest takes at the pace so far; None before there is one.
+
+        Cells that were seen to begin make the pace, and no others: another process may have finished some before.
+        """
+        with self._lock:
+            running = self._running()
+            done = sum(running[digest].share if digest in running else 1.0 for digest in self._began)
+            done -= sum(self._began.values())
+            rest = len(self.digests) * (1 - self._share(running))
+            return (time.monotonic() - self._seconds) / done * rest if done > 0 else None
+
+    def _running(self) -> dict[str, Standing]:
+        running = [digest for digest in self.digests if digest not in self._ended]
+        for digest in running:
+            self._read_on(digest)
+        return {digest: self._standing[digest] for digest in running if digest in self._standing}
+
+    def _share(self, running: Mapping[str, Standing]) -> float:
+        begun = sum(standing.share for standing in running.values())
+        return (len(self._ended) + begun) / len(self.digests) if self.digests else 1.0
+
+    def _read_on(self, digest: str) -> None:
+        for event in self._news(digest):
+            self._note(digest, event)
 
     def _note(self, digest: str, event: Mapping[str, Any]) -> None:
         if event.get("event") == "run_started":
