@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from forgetkit.errors import ConfigError
 
 
@@ -28,8 +30,18 @@ def device(name: str) -> str:
     if not have.get(device.type, False):
         raise ConfigError(f"--device {name}: this machine has none; use auto or cpu")
     if device.type == "cuda" and device.index is not None and device.index >= torch.cuda.device_count():
-        raise ConfigError(f"--device {name}: this machine has {torch.cuda.device_count()}, counted from cuda:0")
+        raise ConfigError(f"--device {name}: {_shown(torch.cuda.device_count())}")
     return name
+
+
+def _shown(count: int) -> str:
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return f"this machine has {count}, counted from cuda:0"
+    return (
+        f"CUDA_VISIBLE_DEVICES={visible} shows {count}, counted from cuda:0; a worker of --jobs is shown its own "
+        "alone: use --device cuda, or --executor local:jobs=N,devices=none"
+    )
 
 
 def precision(name: str, device: str) -> str:
