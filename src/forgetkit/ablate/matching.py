@@ -42,7 +42,7 @@ def matched(plans: Sequence[Plan], cells: Sequence[Cell], registry: Registry, ca
         _require_epochs(plan, cell, registry)
         key = tuple(getattr(plan.config, option) for option in _THE_STREAM_IS_OF)
         if key not in sizes:
-            sizes[key] = Session.prepare(plan, Bus([]), cache).sizes
+            sizes[key] = Session.prepare(on_cpu(plan), Bus([]), cache).sizes
         totals.append(plan.config.epochs * sum(sizes[key]))
     counts = [plan.config.mega_batches for plan in plans]
     each = min(totals, default=0) // math.lcm(*counts) * math.lcm(*counts)
@@ -51,6 +51,11 @@ def matched(plans: Sequence[Plan], cells: Sequence[Cell], registry: Registry, ca
     found = tuple(_given(cell, plan, each // plan.config.mega_batches) for cell, plan in zip(cells, plans, strict=True))
     _require_different(cells, found)
     return found
+
+
+def on_cpu(plan: Plan) -> Plan:
+    """For a look at the data: whoever carries cells out may need the device for them alone."""
+    return replace(plan, config=plan.config.model_copy(update={"device": "cpu"}))
 
 
 def _require_epochs(plan: Plan, cell: Cell, registry: Registry) -> None:
