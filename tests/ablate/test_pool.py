@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from forgetkit import config, registry
+from forgetkit.ablate.ablation import Ablation
+from forgetkit.ablate.grid import Grid
 from forgetkit.ablate.pool import Note, Pool
 from forgetkit.ablate.progress import Follower
 from forgetkit.ablate.work import Ended, Task, carry_out
@@ -25,10 +27,12 @@ TINY = {
     "threads": 1,
 }
 
+OFFERS = registry.load(entry_points=False)
+
 
 def task(folder: Path, **options: object) -> Task:
     asked = {key: value for key, value in {**TINY, **options}.items() if value is not None}
-    digest = config.resolve(asked, registry.load(entry_points=False)).digest
+    digest = config.resolve(asked, OFFERS).digest
     return Task(str(folder), digest, asked)
 
 
@@ -59,6 +63,49 @@ def test_what_a_cell_keeps(tmp_path: Path) -> None:
         asked = Task(str(tmp_path / keep), task(tmp_path).digest, TINY, keep=keep)  # type: ignore[arg-type]
         carry_out(asked)
         assert len(list((Pool(tmp_path / keep).directory(asked.digest) / "checkpoints").iterdir())) == count
+
+
+def ablation(folder: Path, **options: object) -> Ablation:
+    return Ablation.of(Grid("", {"reinit": ("cold",)}, (0,), {**TINY, **options}), folder, OFFERS)
+
+
+def left(pool: Pool, digest: str) -> list[str]:
+    return sorted(file.name for file in (pool.directory(digest) / "checkpoints").iterdir())
+
+
+def test_a_cell_that_was_finished_before_is_tidied(tmp_path: Path) -> None:
+    """By a command that asks for less; one that says nothing takes away what a killed process would have."""
+    asked = ablation(tmp_path)
+    (first,) = asked.tasks(asked.found(), keep="all")
+    carry_out(first)
+    asked.tidy(asked.found(), None)
+    assert left(asked.pool, first.digest) == ["mega-batch-001.pt", "mega-batch-002.pt"]
+    for end in ("pt", "json"):
+        (asked.pool.directory(first.digest) / "checkpoints" / f"resume-002-0002.{end}").touch()
+    asked.tidy(asked.found(), None)
+    assert left(asked.pool, first.digest) == ["mega-batch-002.pt"]
+    asked.tidy(asked.found(), "none")
+    assert left(asked.pool, first.digest) == []
+    assert asked.found()[first.digest].status == "completed"
+
+
+def test_an_unfinished_cell_is_not_tidied(tmp_path: Path) -> None:
+    asked = ablation(tmp_path)
+    (first,) = asked.tasks(asked.found(), keep="all")
+    carry_out(first)
+    unseal(asked.pool.directory(first.digest))
+    asked.tidy(asked.found(), "none")
+    assert left(asked.pool, first.digest) == ["mega-batch-001.pt", "mega-batch-002.pt"]
+
+
+def test_a_diverged_cell_keeps_no_states_and_can_be_run_again(tmp_path: Path) -> None:
+    asked = ablation(tmp_path, lr=1e6, milestones=(), epochs=6)
+    (first,) = asked.tasks(asked.found())
+    assert "epoch 3" in carry_out(first).reason
+    assert left(asked.pool, first.digest) == []
+    (failure,) = tmp_path.glob("cells/*.failed.json")
+    failure.unlink()
+    assert carry_out(first).status == "diverged"
 
 
 def flip(path: Path) -> None:
@@ -246,7 +293,7 @@ def test_a_note_leads_nowhere_else(tmp_path: Path, digest: str) -> None:
     """Whoever made it up: its seal is right, and it is no way out of the folder."""
     pool = Pool(tmp_path)
     pool.note("g", Note("A question", ("replay",), ({"arm": {"replay": "full"}, "seed": 0, "digest": digest},)))
-    with pytest.raises(RunDirectoryError, match="g.json is damaged"):
+    with pytest.raises(RunDirectoryError, match=r"g\.json is damaged"):
         pool.outcomes("g")
 
 

@@ -100,6 +100,23 @@ def test_cells_that_come_to_the_same_are_run_once(ablate):
     assert len({tuple(values) for values in table(said).values()}) == 1
 
 
+def test_models_of_finished_cells_go_when_they_are_not_wanted_any_more(ablate):
+    def kept() -> int:
+        return len(list(Path("ablations").glob("cells/*/checkpoints/*.pt")))
+
+    words = ("--over", "importance=snip,random")
+    ablate(*words, "--keep", "all")
+    assert (len(carried_out()), kept()) == (2, 4)
+    for wish, count in (
+        (("--keep", "none", "--dry-run"), 4),
+        ((), 4),
+        (("--keep", "last"), 2),
+        (("--keep", "none"), 0),
+    ):
+        assert ablate(*words, *wish).status == 0
+        assert (carried_out(), kept()) == ([], count)
+
+
 def test_what_fails_is_told_and_tried_again(ablate):
     words = ("--over", "importance=snip,random", "--seeds", "0-1")
     said = ablate(*words, "--json", executor="here:loses=1")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from forgetkit.ablate.grid import Cell, Grid, planned
-from forgetkit.ablate.matching import matched
+from forgetkit.ablate.matching import matched, on_cpu
 from forgetkit.ablate.outcome import Outcomes
 from forgetkit.ablate.pool import Found, Keep, Note, Pool
 from forgetkit.ablate.work import Ended, Task, carry_out
@@ -56,8 +56,7 @@ class Ablation:
         """Load each data set once: one that is missing is said before anything runs, one to decode is decoded once."""
         one_of_each = {self.plans[place].config.dataset: self.plans[place] for place in reversed(tuple(places))}
         for plan in one_of_each.values():
-            on_cpu = replace(plan, config=plan.config.model_copy(update={"device": "cpu"}))
-            Session.prepare(on_cpu, Bus(observers), cache)
+            Session.prepare(on_cpu(plan), Bus(observers), cache)
 
     def found(self) -> dict[str, Found]:
         """What is there, by digest."""
@@ -129,6 +128,15 @@ class Ablation:
             for place in self.open(found)
         )
 
+    def tidy(self, found: Mapping[str, Found], keep: Keep | None) -> None:
+        """Take away what cells that came to their end before need no more.
+
+        Models go where ``keep`` says so; where it is None, those alone that a process left which died as it tidied up.
+        """
+        for digest, state in found.items():
+            if state.status in ("completed", "diverged") and (keep is not None or self.pool.untidy(digest)):
+                self.pool.tidy(digest, keep or "last")
+
     def outcomes(self, command: str = "") -> Outcomes:
         """What became of the cells."""
         return self.pool.gathered(self.note(command))
@@ -159,8 +167,9 @@ def _answers(tasks: Sequence[Task], executor: Executor) -> Generator[tuple[Task,
 
 def _lost(task: Task, lost: Lost) -> Ended:
     pool = Pool(Path(task.folder))
-    if pool.find(task.digest).status == "completed":
-        return Ended("completed")
+    found = pool.find(task.digest)
+    if found.status == "completed" or found.failed_at not in (0, task.failed_at):
+        return Ended(found.status, found.reason)  # it was written down before the worker left
     pool.fail(task.digest, "failed", lost.reason)
     return Ended("failed", lost.reason)
 

@@ -167,13 +167,21 @@ class Pool:
         _log.warning("%s is begun again: %s", self.directory(digest), reason)
         _take_away(self.directory(digest))
 
+    def untidy(self, digest: str) -> bool:
+        """Whether what came to its end here still has what only an unfinished cell needs."""
+        return bool(self._resume_points(digest))
+
+    def _resume_points(self, digest: str) -> list[Path]:
+        return sorted((self.directory(digest) / "checkpoints").glob("resume-*"))
+
     def tidy(self, digest: str, keep: Keep) -> None:
         """Take away what a finished cell needs no more, and what a killed process left half written."""
         checkpoints = self.directory(digest) / "checkpoints"
         models = sorted(checkpoints.glob("mega-batch-*.pt"))
         kept = {"all": models, "last": models[-1:], "none": []}[keep]
         half_written = [*checkpoints.glob(".*.tmp"), *self.directory(digest).glob(".*.tmp")]
-        for file in {*models, *checkpoints.glob("resume-*"), *half_written} - {*kept}:
+        gone = [model for model in models if model not in kept]
+        for file in (*gone, *half_written, *self._resume_points(digest)):  # the last ones say that this is to be done
             with contextlib.suppress(OSError):
                 file.unlink()
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from filelock import Timeout
 
 from forgetkit import api, config, registry
@@ -44,8 +46,30 @@ class Ended:
 def carry_out(task: Task) -> Ended | None:
     """Run a cell, or go on with it, or find that it is done; None where another process has it and we do not wait.
 
-    Only an interruption and a folder that cannot be written to are raised.
+    Only an interruption and a folder that cannot be written to are raised, and ``SystemExit`` where this process can
+    use CUDA no more: what came of the cell is written down by then.
     """
+    ended = _in_turn(task)
+    if torch.cuda.is_initialized() and not _still_fit(str(task.options.get("device"))):
+        raise SystemExit("forgetkit: after a fault of CUDA this process ends, since nothing could run in it any more")
+    return ended
+
+
+def _still_fit(device: str) -> bool:
+    """Whether CUDA answers: after a fault in a kernel every call fails, whatever became of the one that met it first.
+
+    What is held and not needed goes back to the device, where other workers may want it.
+    """
+    gc.collect()
+    try:
+        torch.cuda.synchronize(device if device.startswith("cuda") else None)
+        torch.cuda.empty_cache()
+    except RuntimeError:
+        return False
+    return True
+
+
+def _in_turn(task: Task) -> Ended | None:
     pool = Pool(Path(task.folder))
     with contextlib.ExitStack() as held:
         lock = pool.lock(task.digest)
@@ -62,10 +86,13 @@ def carry_out(task: Task) -> Ended | None:
             _carry_on(pool, task)
         except RecordError:
             raise
+        except DivergedError as error:
+            pool.fail(task.digest, "diverged", str(error))
+            pool.tidy(task.digest, task.keep)  # it is not gone on with
+            return Ended("diverged", str(error))
         except ForgetkitError as error:
-            status: Status = "diverged" if isinstance(error, DivergedError) else "failed"
-            pool.fail(task.digest, status, str(error))
-            return Ended(status, str(error))
+            pool.fail(task.digest, "failed", str(error))
+            return Ended("failed", str(error))
         except Exception as error:  # noqa: BLE001 - a component of a stranger may raise anything; the other cells go on
             reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]
             pool.fail(task.digest, "failed", reason)

@@ -200,6 +200,7 @@ def carry_out(ablation: Ablation, means: Means, view: View, special: Mapping[str
         ablation.require_data(places, [loading], api.cache_folder())
     view.say(_standing_in_words(ablation, found, places))
     ablation.pool.note(name, ablation.note(_this_command()))
+    ablation.tidy(found, special["keep"])
     tasks = ablation.tasks(found, keep=means.keep, plugins=means.plugins, without=means.without)
     names = {ablation.digests[place]: str(ablation.cells[place]) for place in places}
     follower = Follower(ablation.pool, [task.digest for task in tasks])
