@@ -78,9 +78,8 @@ class Browser:
 
     def column(self, place: int) -> list[str]:
         """What the rows of the table of results have there, from above."""
-        return self.ask(
-            f"[...document.querySelectorAll('.ablation tbody tr')].map(row => row.cells[{place}].dataset.value)"
-        )
+        rows = "document.querySelectorAll('.ablation:not(.differences) tbody tr')"
+        return self.ask(f"[...{rows}].map(row => row.cells[{place}].dataset.value)")
 
     def press(self, place: int) -> str | None:
         """Click on a head of that table; which way it sorts then."""
