@@ -11,8 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from forgetkit.ablate.columns import chosen
 from forgetkit.ablate.pool import Note, Pool
 from forgetkit.ablate.render import FORMATS
+from forgetkit.ablate.table import make
+from forgetkit.cli import grids
+from forgetkit.cli.console import Console
 from forgetkit.record import write_json
 
 AXES = {"importance": ("snip", "fisher"), "replay": ("full", "none")}
@@ -300,6 +304,18 @@ def test_differences_to_the_baseline_are_whole_on_a_terminal(terminal, store) ->
         ("-10.00 [-10.00, -10.00]", "0.023", "worse"),
         ("+100 [100, 100]", "0.023", "worse"),
     ]
+
+
+def test_where_there_is_less_room_names_are_folded_and_no_figure(store, capsys) -> None:
+    outcomes = store(seeds=9).outcomes()
+    columns = chosen("test-accuracy,cer", outcomes)
+    console = Console()
+    console.width, console.soft_wrap = 60, False
+    grids.show(console, make(outcomes, columns, {"importance": "snip", "replay": "none"}), outcomes)
+    block = capsys.readouterr().out.partition("Difference to ")[2].splitlines()
+    assert max(len(line.rstrip()) for line in block) <= 60
+    assert any(re.search(r"^  test accuracy +\+10.00 \[10.00, 10.00\] +0.023  better", line) for line in block)
+    assert any(line.rstrip() == "  (%) ↑" for line in block)
 
 
 def test_without_a_baseline_there_is_no_difference(cli, store) -> None:
