@@ -147,7 +147,7 @@ def test_mistakes_in_a_file(tmp_path: Path, what: str) -> None:
 
 def test_a_cell_whose_options_do_not_go_together_is_named() -> None:
     asked = grid.extended(None, ["importance=snip,fisher", "reinit=masked,cold"], "0", {}, None)
-    with pytest.raises(ConfigError, match=r"the cell importance=snip, reinit=cold: .*ignored.*--exclude leaves a combination out"):
+    with pytest.raises(ConfigError, match=r"the cell importance=snip, reinit=cold: .*ignored.*; --exclude leaves"):
         list(plans_of(asked))
 
 
@@ -278,7 +278,7 @@ def test_what_every_arm_of_a_file_sets_cannot_be_given_beside(tmp_path: Path) ->
     over = grid.extended(grid.read(file), ["epochs=2,3"], None, {}, None)  # the line comes on top of the file
     assert {plan.config.epochs for _, plan in grid.planned(over.cells(), OFFERS)} == {2, 3}
     file.write_text("[arms.a]\nepochs = 1\n[arms.b]\nepochs = 3\n")
-    with pytest.raises(ConfigError, match="--epochs 7 would be ignored .* since each arm sets it"):
+    with pytest.raises(ConfigError, match=r"--epochs 7 would be ignored .* since each arm sets it"):
         grid.planned(grid.extended(grid.read(file), [], None, {"epochs": "7"}, None).cells(), OFFERS)
     file.write_text("[base]\nimportance = 'fisher'\n[axes]\nimportance = ['snip', 'random']\n")
     with pytest.raises(ConfigError, match="since each arm sets it"):

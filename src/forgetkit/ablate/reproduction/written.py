@@ -97,7 +97,7 @@ def _against(comparison: Comparison) -> Sheet:
             cells += [_interval(entry, column.unit), entry.against.measured.verdict]
         rows.append((*_labels(comparison, above, row), *cells))
     axes = comparison.setting.axes
-    return Sheet(f"Less {baseline}", len(axes), (*axes, *heads), tuple(rows))
+    return Sheet(f"Difference to {baseline}", len(axes), (*axes, *heads), tuple(rows))
 
 
 def _has_figures(comparison: Comparison, place: int) -> bool:
