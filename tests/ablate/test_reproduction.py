@@ -461,6 +461,15 @@ def test_each_part_has_a_baseline_of_its_own() -> None:
         shown = [row[0] for row in sheet.rows]
         count = len(shown) // 2
         assert shown == ["CIFAR10", *[""] * (count - 1), "CIFAR100", *[""] * (count - 1)]
+        parts = list(sheet.apart())
+        assert [part.title for part in parts] == [
+            ": ".join(filter(None, (sheet.title, number))) for number, _ in sheet.numbers
+        ]
+        assert all(part.rows[0][:2] == sheet.rows[0][:2] for part in parts)
+        assert [sum((part.rows[place][2:] for part in parts), ()) for place in range(len(sheet.rows))] == [
+            row[2:] for row in sheet.rows
+        ]
+        assert sum((part.heads[2:] for part in parts), ()) == tuple(h.rpartition(": ")[2] for h in sheet.heads[2:])
 
 
 def test_counts_of_errors_are_compared_only_where_they_could_be_equal() -> None:

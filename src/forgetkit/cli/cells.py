@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
@@ -116,10 +116,8 @@ class LiveView(PlainView):
             grid.add_row(whole, ProgressBar(total=1, completed=share), f"{share:.0%}{rest}")
             return Group(grid)
 
-        with (
-            super().following(ablation, follower),
-            Live(get_renderable=bars, console=self.console, refresh_per_second=4, transient=True),
-        ):
+        live = Live(get_renderable=bars, console=self.console, refresh_per_second=4, transient=True)
+        with super().following(ablation, follower), live if follower.digests else nullcontext():
             yield
 
     def warn(self, message: str) -> None:

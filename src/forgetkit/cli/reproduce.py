@@ -15,9 +15,12 @@ from forgetkit.cli.console import Console, print_json, print_text
 from forgetkit.errors import OptionError, closest
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from forgetkit.ablate.ablation import Ablation
     from forgetkit.ablate.outcome import Outcomes
     from forgetkit.ablate.reproduction.setting import Setting
+    from forgetkit.ablate.reproduction.written import Sheet
     from forgetkit.cli.cells import View
 
 OUT = "reproductions"
@@ -160,9 +163,30 @@ def _list(*, as_json: bool) -> None:
     console.print("forgetkit reproduce NAME --scale smoke|cpu|full", markup=False)
 
 
-def _print(console: Console, comparison: Any) -> None:
+def _width(sheet: Sheet) -> int:
+    columns = zip(sheet.heads, *sheet.rows, strict=True)
+    return sum(max(map(len, column)) + 2 for column in columns)
+
+
+def _screen(sheet: Sheet, labels: int) -> Table:
     from rich import box
     from rich.table import Table
+    from rich.text import Text
+
+    screen = Table(
+        box=box.SIMPLE_HEAD, pad_edge=False, title=Text(sheet.title) if sheet.title else None, title_justify="left"
+    )
+    for place, head in enumerate(sheet.heads):
+        if place < labels:
+            screen.add_column(Text(head), overflow="fold")
+        else:
+            screen.add_column(Text(head), justify="right", no_wrap=True)
+    for row in sheet.rows:
+        screen.add_row(*map(Text, row))
+    return screen
+
+
+def _print(console: Console, comparison: Any) -> None:
     from rich.text import Text
 
     from forgetkit.ablate.reproduction import written
@@ -171,11 +195,8 @@ def _print(console: Console, comparison: Any) -> None:
     for line in written.caption(comparison):
         console.print(Text(line))
     for sheet in written.sheets(comparison):
-        screen = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=sheet.title or None, title_justify="left")
-        for place, head in enumerate(sheet.heads):
-            screen.add_column(Text(head), justify="left" if place < sheet.labels else "right", overflow="fold")
-        for row in sheet.rows:
-            screen.add_row(*map(Text, row))
-        console.print(screen)
+        # Where all numbers have no room beside each other, each has a table of its own: no figure is folded.
+        for part in [sheet] if _width(sheet) <= console.width else sheet.apart():
+            console.print(_screen(part, len(comparison.setting.axes)))
     for line in written.doubts(comparison):
         console.print(Text(f"- {line}", "dim"))

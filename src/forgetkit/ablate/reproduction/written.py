@@ -26,12 +26,35 @@ _PAGE = "docs/reproducibility.md"
 
 @dataclass(frozen=True)
 class Sheet:
-    """One block of a comparison: a heading per column, and rows of text whose first ``labels`` name them."""
+    """One block of a comparison: rows of text that begin with a label per axis.
+
+    ``numbers`` are what follows: each with a heading, and the headings of its columns.
+    """
 
     title: str
-    labels: int
-    heads: tuple[str, ...]
+    axes: tuple[str, ...]
+    numbers: tuple[tuple[str, tuple[str, ...]], ...]
     rows: tuple[tuple[str, ...], ...]
+
+    @property
+    def labels(self) -> int:
+        """How many columns name a row."""
+        return len(self.axes)
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """The heading of each column."""
+        heads = (head for number, (first, *rest) in self.numbers for head in (f"{number}: {first}", *rest))
+        return (*self.axes, *heads)
+
+    def apart(self) -> Iterator[Sheet]:
+        """A sheet for each number, narrower than all beside each other; its name is in the title."""
+        start = self.labels
+        for number, heads in self.numbers:
+            end = start + len(heads)
+            rows = tuple((*row[: self.labels], *row[start:end]) for row in self.rows)
+            yield Sheet(": ".join(filter(None, (self.title, number))), (*self.axes, *heads), (), rows)
+            start = end
 
 
 def render(comparison: Comparison, form: str) -> str:
@@ -61,10 +84,13 @@ def doubts(comparison: Comparison) -> tuple[str, ...]:
 
 def _beside(comparison: Comparison) -> Sheet:
     shown = [column for column in range(len(comparison.columns)) if _has_figures(comparison, column)]
-    heads: list[str] = []
-    for place, column in enumerate(comparison.columns):
-        head = f"{words.heading(column)}{_letters(comparison.column_marks[place])}"
-        heads += [f"{head}: paper", "measured", "difference"] if place in shown else [f"{head}: measured"]
+    numbers = tuple(
+        (
+            f"{words.heading(column)}{_letters(comparison.column_marks[place])}",
+            ("paper", "measured", "difference") if place in shown else ("measured",),
+        )
+        for place, column in enumerate(comparison.columns)
+    )
     rows = []
     for above, row in _with_above(comparison.rows):
         cells: list[str] = []
@@ -75,17 +101,18 @@ def _beside(comparison: Comparison) -> Sheet:
             else:
                 cells.append(measured)
         rows.append((*_labels(comparison, above, row), *cells))
-    axes = comparison.setting.axes
-    return Sheet("", len(axes), (*axes, *heads), tuple(rows))
+    return Sheet("", comparison.setting.axes, numbers, tuple(rows))
 
 
 def _against(comparison: Comparison) -> Sheet:
     baseline = comparison.setting.table.baseline
-    heads: list[str] = []
-    for place, column in enumerate(comparison.columns):
-        head = words.heading(column)
-        both = [f"{head}: paper", "measured"] if _has_figures(comparison, place) else [f"{head}: measured"]
-        heads += [*both, "verdict"]
+    numbers = tuple(
+        (
+            words.heading(column),
+            ("paper", "measured", "verdict") if _has_figures(comparison, place) else ("measured", "verdict"),
+        )
+        for place, column in enumerate(comparison.columns)
+    )
     rows = []
     for above, row in _with_above([row for row in comparison.rows if row.arm != baseline]):
         cells: list[str] = []
@@ -96,8 +123,7 @@ def _against(comparison: Comparison) -> Sheet:
                 cells.append(_signed(entry.against.printed, column.unit))
             cells += [_interval(entry, column.unit), entry.against.measured.verdict]
         rows.append((*_labels(comparison, above, row), *cells))
-    axes = comparison.setting.axes
-    return Sheet(f"Difference to {baseline}", len(axes), (*axes, *heads), tuple(rows))
+    return Sheet(f"Difference to {baseline}", comparison.setting.axes, numbers, tuple(rows))
 
 
 def _has_figures(comparison: Comparison, place: int) -> bool:
