@@ -1,0 +1,33 @@
+"""Masks at one bit per entry."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_BITS = (128, 64, 32, 16, 8, 4, 2, 1)
+
+
+def packed(mask: Tensor) -> Tensor:
+    """The entries of a bool tensor in their logical order, eight to a byte, the first in the highest bit.
+
+    uint8 of ``ceil(n / 8)`` bytes on the mask's device; the bits after the last entry are 0.
+    """
+    flat = mask.detach().flatten()
+    if flat.device.type == "cpu":
+        return torch.from_numpy(np.packbits(flat.numpy()))
+    rows = torch.nn.functional.pad(flat.to(torch.uint8), (0, -len(flat) % 8)).view(-1, 8)
+    return (rows * torch.tensor(_BITS, dtype=torch.uint8, device=flat.device)).sum(1, dtype=torch.uint8)
+
+
+def unpacked(bits: Tensor, shape: Sequence[int]) -> Tensor:
+    """The contiguous bool tensor of ``shape`` that :func:`packed` made ``bits`` of, on their device."""
+    count = math.prod(shape)
+    if bits.device.type == "cpu":
+        return torch.from_numpy(np.unpackbits(bits.numpy(), count=count)).view(torch.bool).view(tuple(shape))
+    every = torch.tensor(_BITS, dtype=torch.uint8, device=bits.device)
+    return (bits.unsqueeze(1) & every).bool().flatten()[:count].view(tuple(shape))
