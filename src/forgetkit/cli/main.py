@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from forgetkit._version import __version__
-from forgetkit.cli import ablate, plugins, presets, report, reproduce, run, show, table
+from forgetkit.cli import ablate, bench, plugins, presets, report, reproduce, run, show, table
 from forgetkit.errors import ForgetkitError
 
 INTERRUPTED = 130
@@ -62,6 +62,7 @@ def application(words: Sequence[str] = ()) -> typer.Typer:
     app.command("report")(report.command)
     app.command("reproduce")(reproduce.command(with_options=asked == "reproduce"))
     app.command("show")(show.command)
+    app.command("bench")(bench.command)
     app.add_typer(plugins.application(), name="plugins")
     app.add_typer(presets.application(), name="presets")
     own = {command.name for command in app.registered_commands} | {group.name for group in app.registered_groups}

@@ -1,0 +1,84 @@
+"""Training, beside the loop that most people write: a DataLoader with torchvision's transforms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from forgetkit.bench.measure import Setting, Sides
+from forgetkit.bench.training import BATCH, Work, framework, network, sgd, step, wait
+
+
+class Transformed(Dataset[tuple[Tensor, Tensor]]):
+    """``uint8`` images of shape ``(3, 32, 32)``, each through torchvision's transforms when it is asked for."""
+
+    def __init__(self, images: Tensor, labels: Tensor) -> None:
+        from torchvision.transforms import v2
+
+        self._images, self._labels = images, labels
+        self._transform: Callable[[Tensor], Tensor] = v2.Compose(
+            [v2.RandomCrop(32, padding=4), v2.RandomHorizontalFlip(), v2.ToDtype(torch.float32, scale=True)]
+        )
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self._transform(self._images[index]), self._labels[index]
+
+
+@dataclass(eq=False)
+class LoaderLoop:
+    """An epoch over a DataLoader at each call; its workers stay from one to the next."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    loader: DataLoader[Any]
+    device: torch.device
+    bf16: bool
+
+    def __call__(self) -> int:
+        """Samples trained on."""
+        self.model.train()
+        done = 0
+        with torch.backends.cudnn.flags(benchmark=True):
+            for batch in self.loader:
+                inputs, labels = (part.to(self.device, non_blocking=True) for part in batch)
+                step(self.model, self.optimizer, inputs, labels, bf16=self.bf16)
+                done += len(labels)
+            wait(self.device)
+        return done
+
+    def close(self) -> None:
+        """End the workers."""
+        del self.loader
+
+
+def loaded(samples: int, setting: Setting, workers: int) -> Sides:
+    """``convnet`` with crop and flip in fp32."""
+    return _beside_a_loader(Work.images("convnet", samples, setting), workers)
+
+
+def on_cuda(samples: int, setting: Setting, workers: int) -> Sides:
+    """ResNet-18 with crop and flip in bf16."""
+    return _beside_a_loader(replace(Work.images("resnet18", samples, setting), bf16=True), workers)
+
+
+def _beside_a_loader(work: Work, workers: int) -> Sides:
+    work = replace(work, augment="crop-flip")
+    model = network(work).to(work.device)
+    loader: DataLoader[Any] = DataLoader(
+        Transformed(work.pool.inputs.cpu(), work.pool.labels.cpu()),
+        batch_size=BATCH,
+        shuffle=True,
+        num_workers=workers,
+        persistent_workers=True,
+        pin_memory=work.device.type == "cuda",
+    )
+    reference = LoaderLoop(model, sgd(model), loader, work.device, work.bf16)
+    return Sides(framework(work), reference, close=reference.close)

@@ -1,0 +1,88 @@
+"""What forgetting costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from forgetkit import forgetting, registry
+from forgetkit.bench.measure import Setting, Sides
+from forgetkit.bench.training import Framework, Work, framework
+from forgetkit.seeding import Seeds
+from forgetkit.stream.batches import Offered
+
+_SAMPLES = 128
+_FRACTION = 0.2
+_TENSORS, _SCORES = 62, 11_173_962
+
+
+def snip(setting: Setting) -> Sides:
+    """SNIP on ResNet-18: the work of its one forward and backward is the reference, its selection stands beside."""
+    side = framework(Work.images("resnet18", _SAMPLES, setting))
+    model = side.model
+    batches = [next(iter(Offered(side.pool, Seeds(0), _SAMPLES)))]
+    scores = forgetting.score(model, batches, importance=_component("importance", "snip:samples=128"), seeds=Seeds(0))
+
+    def reference() -> int:
+        model.eval()
+        ((inputs, labels),) = batches
+        torch.autograd.grad(cross_entropy(model(inputs), labels), list(model.parameters()))
+        return len(labels)
+
+    def select() -> int:
+        forgetting.select(scores, _FRACTION, Seeds(0))
+        return _SAMPLES
+
+    return Sides(_forgetting(side, batches, f"snip:samples={_SAMPLES}"), reference, beside=select)
+
+
+def beside_an_epoch(setting: Setting) -> Sides:
+    """All of a forgetting with the options of a run, and one epoch of training."""
+    side = framework(Work.digits(setting))
+    batches = list(Offered(side.pool, Seeds(0), 256))
+    return Sides(_forgetting(side, batches, "snip"), side)
+
+
+def selection(setting: Setting) -> Sides:
+    """As many scores as ResNet-18 has entries, in as many tensors."""
+    rng = torch.Generator().manual_seed(0)
+    size, rest = divmod(_SCORES, _TENSORS)
+    sizes = [size + (place < rest) for place in range(_TENSORS)]
+    scores = {str(place): torch.rand(n, generator=rng).to(setting.device) for place, n in enumerate(sizes)}
+    count = forgetting.count_of(_FRACTION, _SCORES)
+
+    def ours() -> int:
+        masks, _ = forgetting.select(scores, _FRACTION, Seeds(0))
+        return sum(len(mask) for mask in masks.values())
+
+    def reference() -> int:
+        threshold = torch.cat(list(scores.values())).kthvalue(count).values
+        masks = {name: score <= threshold for name, score in scores.items()}
+        return sum(len(mask) for mask in masks.values())
+
+    return Sides(ours, reference)
+
+
+def _forgetting(side: Framework, batches: list[tuple[torch.Tensor, torch.Tensor]], criterion: str) -> Callable[[], int]:
+    importance, reinit = _component("importance", criterion), _component("reinit", f"masked:{_FRACTION}")
+    offered = sum(len(labels) for _, labels in batches)
+
+    def forget() -> int:
+        forgetting.unlearn(
+            side.model,
+            batches,
+            importance=importance,
+            reinit=reinit,
+            optimizer=side.trainer.optimizer,
+            seeds=Seeds(0),
+        )
+        return offered
+
+    return forget
+
+
+def _component(kind: str, spec: str) -> Any:
+    return registry.load(entry_points=False).make(kind, spec)[1]
