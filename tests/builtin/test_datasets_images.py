@@ -5,15 +5,17 @@ from __future__ import annotations
 import io
 import itertools
 import os
+import subprocess
+import sys
 import threading
 import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
-from forgetkit.builtin.datasets import _images
+from forgetkit.builtin.datasets import _decoders, _decoding, _images
 from forgetkit.builtin.datasets.folder import Folder
 from forgetkit.builtin.datasets.restricted_imagenet import RestrictedImagenet
 from forgetkit.contracts import LoadContext
@@ -57,9 +59,25 @@ def no_decoding(monkeypatch):
         def fail(path, size, grey):
             raise AssertionError(f"{path} is decoded again")
 
-        monkeypatch.setattr(_images, "decode", fail)
+        monkeypatch.setattr(_decoding, "decode", fail)
 
     return forbid
+
+
+@pytest.fixture
+def workers(monkeypatch):
+    """Two processes decode from now on, however few images there are; those that were started."""
+    started = []
+
+    class Watched(_decoders._Worker):
+        def __init__(self):
+            super().__init__()
+            started.append(self._process)
+
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    monkeypatch.setattr(_decoders, "_WORTH", 1)
+    monkeypatch.setattr(_decoders, "_Worker", Watched)
+    return started
 
 
 def refusal(component, context) -> str:
@@ -405,14 +423,13 @@ def test_who_comes_second_uses_what_the_first_has_written(root, context, monkeyp
         if not quick:
             quick["entry"] = None
             with monkeypatch.context() as patch:
-                patch.setattr(_images, "decode", decode)
+                patch.setattr(_decoding, "decode", decode)
                 quick["data"] = Folder(root).load(context)
                 (quick["entry"],) = [path for path in cached(context) if not path.name.startswith(".")]
         return np.full((3, size, size), 123, np.uint8)  # to be told from the quick one's
 
-    decode = _images.decode
-    monkeypatch.setattr(_images, "decode", slow)
-    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    decode = _decoding.decode
+    monkeypatch.setattr(_decoding, "decode", slow)
     data = Folder(root).load(context)
     np.testing.assert_array_equal(data.train.inputs, quick["data"].train.inputs)
     assert 123 not in data.train.inputs
@@ -554,17 +571,122 @@ def test_a_dangling_link_is_named(root, context):
 
 
 def test_a_folder_that_this_user_may_not_read_is_named(root, context, monkeypatch):
-    locked, is_dir, iterdir = root / "train" / "green", Path.is_dir, Path.iterdir
+    locked, is_dir, scandir = root / "train" / "green", Path.is_dir, os.scandir
 
     def denied(path, original):
         if path == locked:
             raise PermissionError(13, "Permission denied")
         return original(path)
 
-    for method, original in (("is_dir", is_dir), ("iterdir", iterdir)):
+    for owner, name, original in ((Path, "is_dir", is_dir), (os, "scandir", scandir)):
         with monkeypatch.context() as patch:
-            patch.setattr(Path, method, lambda path, original=original: denied(path, original))
+            patch.setattr(owner, name, lambda path, original=original: denied(path, original))
             assert f"{locked} cannot be read (Permission denied)" in refusal(Folder(root), context)
+
+
+# --- decoding in processes ---
+
+
+@pytest.mark.parametrize("block", [1, 2, 256])
+def test_workers_give_the_same_pixels_in_the_same_order(root, context, workers, monkeypatch, reports, block):
+    for number in range(20):
+        save(root / "train" / "red" / f"c{number:02}.png", (number, 0, 0))
+    alone = LoadContext(context.cache / "alone", lambda what, done, total: None)
+    with monkeypatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        expected = Folder(root).load(alone)
+    assert workers == []
+    monkeypatch.setattr(_images, "_BLOCK", block)
+    data = Folder(root).load(context)
+    assert len(workers) == 2
+    for name in ("train", "test"):
+        (one,), (other,) = (list((cache / "folder").glob(f"*/{name}.npy")) for cache in (context.cache, alone.cache))
+        assert one.read_bytes() == other.read_bytes()
+    assert data.train.labels.tolist() == expected.train.labels.tolist()
+    done = [done for _, done, _ in reports]
+    assert done == sorted(set(done))
+    assert (done[0], done[-1], {total for _, _, total in reports}) == (0, 29, {29})
+
+
+def test_a_small_folder_starts_no_process(root, context, workers, monkeypatch):
+    size = sum(path.stat().st_size for path in root.rglob("*.png"))
+    monkeypatch.setattr(_decoders, "_WORTH", size // 2 + 1)
+    Folder(root).load(context)
+    assert workers == []
+
+
+def test_large_files_make_small_blocks(root, context, workers, monkeypatch, reports):
+    monkeypatch.setattr(_images, "_BLOCK_BYTES", 1)
+    Folder(root).load(context)
+    assert [done for _, done, _ in reports] == list(range(10))
+
+
+@pytest.mark.parametrize("limit", [None, 40], ids=["corrupt", "too large"])
+def test_what_a_worker_refuses_is_said_as_ever_and_no_process_is_left(root, context, workers, monkeypatch, limit):
+    path = root / "train" / "green" / "a.png"
+    if limit is None:
+        path.write_bytes(PNG[: len(PNG) // 2])
+    else:
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+        for image in root.rglob("*.png"):
+            save(image, size=(2, 2))
+        save(path, size=(9, 9))
+    message = refusal(Folder(root), context)
+    assert message.startswith(f"{path} cannot be decoded (")
+    assert cached(context) == []
+    assert [worker.poll() is None for worker in workers] == [False, False]
+    with monkeypatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        assert refusal(Folder(root), context) == message
+    assert len(workers) == 2
+
+
+def test_what_pillow_was_told_here_holds_for_workers_too(root, context, workers, monkeypatch):
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    (root / "train" / "green" / "cut.jpg").write_bytes(JPEG[: len(JPEG) // 2])
+    assert len(Folder(root).load(context).train) == 7
+    assert len(workers) == 2
+
+
+def test_a_worker_that_is_killed_is_told(root, context, workers, monkeypatch):
+    class Killed(_decoders._Worker):
+        def __init__(self):
+            super().__init__()
+            self._process.kill()
+
+    monkeypatch.setattr(_decoders, "_Worker", Killed)
+    message = refusal(Folder(root), context)
+    first, last = root / "train" / "blue" / "a.png", root / "train" / "red" / "b.png"
+    assert f"died (signal 9) at one of {first} to {last}" in message
+    assert cached(context) == []
+    assert all(worker.poll() is not None for worker in workers)
+
+
+def test_an_interruption_ends_the_workers(root, context, workers, monkeypatch):
+    def interrupt(what, done, total):
+        if done:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(_images, "_BLOCK", 1)
+    with pytest.raises(KeyboardInterrupt):
+        Folder(root).load(LoadContext(context.cache, interrupt))
+    assert [worker.poll() is None for worker in workers] == [False, False]
+    assert cached(context) == []
+
+
+def test_a_worker_without_an_owner_leaves():
+    """As where this process is killed: its end of the pipe is closed."""
+    with _decoders._Worker() as worker:
+        worker._to.close()
+        assert worker._process.wait(30) == 0
+
+
+def test_a_worker_imports_little():
+    code = "import sys; import forgetkit.builtin.datasets._decoding; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    imported = {name.partition(".")[0] for name in done.stdout.split()}
+    assert {"numpy", "PIL"} <= imported
+    assert not imported & {"torch", "torchvision", "pydantic", "sklearn", "scipy", "typer", "rich", "http"}
 
 
 # --- Restricted ImageNet ---

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +17,8 @@ def load(name: Literal["CIFAR10", "CIFAR100"], path: Path | None, download: bool
 
     Raises ``DataError`` where its files are missing or damaged, or cannot be downloaded.
     """
+    from http.client import HTTPException  # which takes long to import, for whoever wants no CIFAR
+
     root = Path(path or context.cache / "torchvision").expanduser()
     source = _torchvision_class(name)
     if download:

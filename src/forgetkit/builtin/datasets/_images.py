@@ -1,4 +1,4 @@
-"""From image files to arrays: list them, decode them once, keep the pixels in a cache.
+"""Folders of image files as data: list them, decode them once, keep the pixels in a cache.
 
 The cache of a folder is a directory whose name is a digest of everything that the pixels depend on. It is
 filled beside its place and moved there whole, so that what stands there is always complete.
@@ -11,18 +11,17 @@ import hashlib
 import json
 import os
 import tempfile
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import PIL
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
+from forgetkit.builtin.datasets._decoding import Block, reason_of
 from forgetkit.contracts import Augmentation, Data, LoadContext, Part
 from forgetkit.errors import DataError
 
@@ -30,16 +29,26 @@ _DECODING = 1
 """To be raised whenever this module turns the same file into other pixels."""
 
 _BLOCK = 256
-"""Images decoded between two reports of progress."""
+"""Images that are decoded at one go, at most."""
+_BLOCK_BYTES = 1 << 20
+"""Bytes of image files that are decoded at one go, about."""
 
 Shape = tuple[int, int, int, int]
+
+
+class ImageFile(NamedTuple):
+    """An image file as it is found: its path, its size in bytes, when it was last changed in nanoseconds."""
+
+    path: str
+    size: int
+    changed: int
 
 
 @dataclass(frozen=True)
 class Listing:
     """The image files of one part in the order of their sample ids, and the class of each."""
 
-    files: tuple[Path, ...]
+    files: tuple[ImageFile, ...]
     labels: tuple[int, ...]
 
 
@@ -55,19 +64,22 @@ def part_folders(root: Path, train: str, test: str) -> tuple[Path, Path]:
 
 def subfolders(folder: Path) -> tuple[str, ...]:
     """The names of the visible folders inside ``folder``, sorted."""
-    return tuple(path.name for path in _visible(folder) if _is_folder(path))
+    return tuple(entry.name for entry in _visible(folder) if _is_folder(entry))
 
 
 def listing(folders: Iterable[tuple[Path, int]]) -> Listing:
     """The images of each (folder, label), file names sorted; ``DataError`` for a folder without any."""
-    suffixes = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
-    files: list[Path] = []
+    suffixes = tuple(suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN)
+    files: list[ImageFile] = []
     labels: list[int] = []
     for folder, label in folders:
         if not _is_folder(folder):
             raise DataError(f"class '{folder.name}' has no folder in {folder.parent}: it needs images there")
-        files_here = (path for path in _visible(folder) if not _is_folder(path))
-        found = [path for path in files_here if path.suffix.lower() in suffixes]
+        found = [
+            _image_file(entry)
+            for entry in _visible(folder)
+            if entry.name.lower().endswith(suffixes) and not _is_folder(entry)
+        ]
         if not found:
             raise DataError(f"class '{folder.name}' has no images in {folder}: add some, or remove the class")
         files += found
@@ -95,28 +107,6 @@ def load(
     return Data(part("train", train), part("test", test), tuple(classes), augment)
 
 
-def decode(path: Path, size: int, grey: bool) -> NDArray[np.uint8]:
-    """The pixels of one image, ``uint8`` of shape ``(channels, size, size)``.
-
-    Raises ``DataError``, naming the file, if it is no image, is truncated, is so large that Pillow
-    suspects an attack, or has more than eight bits per channel, which Pillow would clip in silence.
-    """
-    try:
-        with Image.open(path) as image:
-            image.load()
-            if image.mode.startswith(("I", "F")):
-                raise ValueError(f"its pixels have mode {image.mode}, not 8 bits per channel")
-            # Pillow wants the alpha of a palette to be made a channel before it is dropped.
-            opaque = image.convert("RGBA") if "transparency" in image.info else image
-            fitted = ImageOps.fit(opaque.convert("L" if grey else "RGB"), (size, size))
-    except Exception as error:  # what a decoder raises depends on the bytes it meets
-        unknown = isinstance(error, UnidentifiedImageError)
-        reason = "no image that Pillow knows" if unknown else _reason(error)
-        raise DataError(f"{path} cannot be decoded ({reason}): replace it or remove it") from error
-    array = np.asarray(fitted)
-    return array[np.newaxis] if grey else array.transpose(2, 0, 1)
-
-
 @dataclass(frozen=True)
 class _Pixels:
     """The decoded images of both parts, in the cache."""
@@ -135,7 +125,7 @@ class _Pixels:
                 self._fill(entry, context)
             except OSError as error:
                 raise DataError(
-                    f"the image cache {entry.parent} cannot be written ({_reason(error)}): "
+                    f"the image cache {entry.parent} cannot be written ({reason_of(error)}): "
                     "make room there, or let this user write to it"
                 ) from error
             pixels = self._read(entry)
@@ -148,17 +138,12 @@ class _Pixels:
 
     def _key(self) -> str:
         """A digest of all that the pixels depend on: the files as they are now, and how they are decoded."""
-        root = self.root.resolve()
         head = [_DECODING, PIL.__version__, self.size, self.grey]
-        digest = hashlib.sha256(json.dumps(head).encode() + os.fsencode(root))
+        digest = hashlib.sha256(json.dumps(head).encode() + os.fsencode(self.root.resolve()))
+        below = len(str(self.root / "x")) - 1
         for source in self.parts.values():
-            for path in source.files:
-                try:
-                    status = path.stat()
-                except OSError as error:
-                    raise _unreadable(path, error) from error
-                name = os.fsencode(path.relative_to(self.root))
-                digest.update(b"\0%s\0%d\0%d" % (name, status.st_size, status.st_mtime_ns))
+            for path, size, changed in source.files:
+                digest.update(b"\0%s\0%d\0%d" % (os.fsencode(path[below:]), size, changed))
         return digest.hexdigest()
 
     def _read(self, entry: Path) -> dict[str, NDArray[np.uint8]] | None:
@@ -192,49 +177,61 @@ class _Pixels:
                 # Another process was quicker, and its pixels are the same.
 
     def _decode_into(self, directory: Path, context: LoadContext) -> None:
-        pixels_of = partial(decode, size=self.size, grey=self.grey)
-        done, total = 0, sum(len(source.files) for source in self.parts.values())
-        # Pillow decodes outside Python's lock, so threads help. What it suspects to be an attack is refused.
-        with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
+        from forgetkit.builtin.datasets._decoders import decoders  # once for each folder: later runs do without
+
+        files = [file for source in self.parts.values() for file in source.files]
+        done, total = 0, len(files)
+        context.progress("decoding images", done, total)
+        with decoders(sum(file.size for file in files)) as decoded:
             for part, source in self.parts.items():
                 header = {"descr": "|u1", "fortran_order": False, "shape": self._shape(part)}
                 with (directory / f"{part}.npy").open("wb") as file:
                     np.lib.format.write_array_header_1_0(file, header)
-                    for block in _blocks(source.files):
-                        context.progress("decoding images", done, total)
+                    for pixels in decoded(self._blocks(source.files)):
                         # Written, not mapped: on a full disk a write fails, where a map kills the process.
-                        file.write(np.stack(list(pool.map(pixels_of, block))).tobytes())
-                        done += len(block)
+                        file.write(pixels.tobytes())
+                        done += len(pixels)
+                        context.progress("decoding images", done, total)
                     file.flush()
                     os.fsync(file.fileno())  # on the disk before the directory gets its final name
-        context.progress("decoding images", done, total)
+
+    def _blocks(self, files: Sequence[ImageFile]) -> Iterator[Block]:
+        """Files that follow each other: so few that progress is seen and a block's pixels fit the memory many times."""
+        block: list[str] = []
+        size = 0
+        for file in files:
+            block.append(file.path)
+            size += file.size + self.size * self.size
+            if len(block) == _BLOCK or size >= _BLOCK_BYTES:
+                yield Block(block, self.size, self.grey)
+                block, size = [], 0
+        if block:
+            yield Block(block, self.size, self.grey)
 
 
-def _blocks(files: Sequence[Path]) -> Iterator[Sequence[Path]]:
-    return (files[start : start + _BLOCK] for start in range(0, len(files), _BLOCK))
-
-
-def _visible(folder: Path) -> list[Path]:
+def _visible(folder: Path) -> list[os.DirEntry[str]]:
     try:
-        found = [path for path in folder.iterdir() if not path.name.startswith(".")]
+        with os.scandir(folder) as entries:
+            found = [entry for entry in entries if not entry.name.startswith(".")]
     except OSError as error:
         raise _unreadable(folder, error) from error
-    return sorted(found, key=lambda path: path.name)  # by name, since Windows sorts paths without their case
+    return sorted(found, key=lambda entry: entry.name)
 
 
-def _is_folder(path: Path) -> bool:
+def _is_folder(path: Path | os.DirEntry[str]) -> bool:
     try:
         return path.is_dir()
     except OSError as error:  # it may be there, but this user may not look
         raise _unreadable(path, error) from error
 
 
-def _unreadable(path: Path, error: OSError) -> DataError:
-    return DataError(f"{path} cannot be read ({_reason(error)}): repair it, or let this user read it")
+def _image_file(entry: os.DirEntry[str]) -> ImageFile:
+    try:
+        status = entry.stat()
+    except OSError as error:
+        raise _unreadable(entry, error) from error
+    return ImageFile(entry.path, status.st_size, status.st_mtime_ns)
 
 
-def _reason(error: Exception) -> str:
-    """Why, on one line; an ``OSError`` of the system without its number and file name."""
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return " ".join(text.split()) or type(error).__name__
+def _unreadable(path: Path | os.DirEntry[str], error: OSError) -> DataError:
+    return DataError(f"{os.fspath(path)} cannot be read ({reason_of(error)}): repair it, or let this user read it")
