@@ -216,7 +216,7 @@ def select(
     ties: Ties = "random",
     rounding: Rounding = "down",
     seed: int = 0,
-) -> dict[str, Tensor]:
+) -> Mapping[str, Tensor]:
     """Masks over exactly ``floor(fraction * N)`` entries with the lowest scores: ``{name: bool}``, True = reset.
 
     One threshold over all tensors; ties at it are drawn at random, fixed by ``seed``. ``which``, ``ties`` and

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -31,3 +31,20 @@ def unpacked(bits: Tensor, shape: Sequence[int]) -> Tensor:
         return torch.from_numpy(np.unpackbits(bits.numpy(), count=count)).view(torch.bool).view(tuple(shape))
     every = torch.tensor(_BITS, dtype=torch.uint8, device=bits.device)
     return (bits.unsqueeze(1) & every).bool().flatten()[:count].view(tuple(shape))
+
+
+class Masks(Mapping[str, Tensor]):
+    """Bool tensors by name, made when they are asked for; kept at one bit per entry."""
+
+    def __init__(self, kept: Mapping[str, tuple[Tensor, torch.Size]]) -> None:
+        """``kept``: of each mask what :func:`packed` made of it, and its shape."""
+        self._kept = kept
+
+    def __getitem__(self, name: str) -> Tensor:
+        return unpacked(*self._kept[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._kept)
+
+    def __len__(self) -> int:
+        return len(self._kept)

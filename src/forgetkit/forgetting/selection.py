@@ -1,14 +1,14 @@
 """Exact selection at any size: a fraction of the lowest (or highest) scores of a whole model.
 
-The bit patterns of floats sort as integers once negative ones are mirrored, so three histogram
-passes of 11, 11 and 10 bits find the k-th smallest without a sort: linear time and a few
-kilobytes of state, over any number of tensors. Scores in float64 take six passes.
+One pass over the scores finds the k-th smallest, another writes the masks: linear time, and beside the scores a bit
+for each of them and a few candidates.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
@@ -18,11 +18,15 @@ from torch import Tensor
 
 from forgetkit.contracts import Rounding, Ties, Which
 from forgetkit.errors import ComponentError, OptionError
+from forgetkit.forgetting import histogram
+from forgetkit.forgetting.histogram import Keys, count
+from forgetkit.forgetting.masks import Masks, packed
+from forgetkit.forgetting.pool import Pool
+from forgetkit.forgetting.processes import Processes
 from forgetkit.seeding import Seeds
 
-_INTEGER = {torch.float32: torch.int32, torch.float64: torch.int64}
-_WIDTHS = {torch.float32: (11, 11, 10), torch.float64: (11, 11, 11, 11, 10, 10)}
-_PIECE = 2**22
+Drawn = Callable[[NDArray[np.int64]], NDArray[np.bool_]]
+"""Which tied entries are selected, by their positions among all that tie."""
 
 
 def count_of(fraction: float, total: int, rounding: Rounding = "down") -> int:
@@ -40,81 +44,118 @@ def select(
     which: Which = "lowest",
     ties: Ties = "random",
     rounding: Rounding = "down",
-) -> tuple[dict[str, Tensor], float | None]:
+    together: Processes | None = None,
+) -> tuple[Masks, float | None]:
     """Masks over a fraction of the entries, those with the lowest or highest scores, and the threshold.
 
     One threshold over the pooled entries of all tensors: the score of the last entry that is needed, None where
     none is. Of the entries that tie there, as many as are needed are drawn at random, each set equally likely, from
     the stream ``"ties"`` of ``seeds``; with ``ties="stable"`` they are the first; ``ties="drop"`` takes all of them,
-    which can be far more than the fraction.
+    which can be far more than the fraction. With ``together`` the masks are this process's part of what a single
+    process that holds the scores of all, in the order of their ranks, would get.
     """
-    total, dtype, sign = 0, torch.float32, 1 if which == "lowest" else -1
-    for score in scores.values():
-        total, dtype = total + score.numel(), torch.promote_types(dtype, score.dtype)
-    count = count_of(fraction, total, rounding)
-    if count == 0:
-        return {name: torch.zeros_like(score, dtype=torch.bool) for name, score in scores.items()}, None
-
-    key, below = _kth_smallest(scores, count, dtype, sign)
-    tied = {name: sum(int((k == key).sum()) for k in _keys(score, dtype, sign)) for name, score in scores.items()}
-    chosen = _chosen(sum(tied.values()), count - below, ties, seeds)
-    masks, start = {}, 0
-    for name, score in scores.items():
-        stop = start + tied[name]
-        mine = chosen[np.searchsorted(chosen, start) : np.searchsorted(chosen, stop)] - start
-        masks[name] = _mask(score, key, torch.from_numpy(mine), dtype, sign)
-        start = stop
-    return masks, _value_of(sign * key, dtype)
-
-
-def _chosen(tied: int, wanted: int, ties: Ties, seeds: Seeds) -> NDArray[np.int64]:
-    """Which of the tied entries are selected, counted through all tensors: no tensor's share is rounded."""
-    if ties == "random":
-        return np.sort(seeds.numpy("ties").choice(tied, wanted, replace=False, shuffle=False))
-    return np.arange(wanted if ties == "stable" else tied)
+    together = together or Processes()
+    count_of(fraction, 0)  # refuses a fraction before anything is read
+    pool = Pool.of(scores, together)
+    wanted = count_of(fraction, pool.total, rounding)
+    if wanted == 0:
+        cut, threshold = _Cut(histogram.lowest(pool.bits), True), None  # which is the key of no score
+    else:
+        lowest = which == "lowest"
+        found = pool.kth_smallest(wanted if lowest else pool.total - wanted + 1, together)
+        beyond = found.below if lowest else pool.total - found.below - found.equal
+        cut, threshold = _Cut(found.key, lowest), pool.value_of(found.key)
+        if ties == "drop":
+            wanted = beyond + found.equal
+        elif wanted < beyond + found.equal:
+            tied = _Tied.of(pool, found, together)
+            cut.drawn = tied.first(wanted - beyond) if ties == "stable" else tied.drawn(wanted - beyond, seeds)
+            cut.position = tied.start
+    masks = Masks({name: (_bits(score, pool, cut), score.shape) for name, score in scores.items()})
+    if int(together.total([cut.taken])[0]) != wanted:
+        raise ComponentError(histogram.CHANGED)
+    together.end()
+    return masks, threshold
 
 
-def _kth_smallest(scores: Mapping[str, Tensor], k: int, dtype: torch.dtype, sign: int) -> tuple[int, int]:
-    """The k-th smallest key (k from 1), and how many are smaller."""
-    widths = _WIDTHS[dtype]
-    shift, below = sum(widths), 0
-    base = -(2 ** (widths[0] - 1))  # where a pass begins to count, in steps of 2**shift; at first with the lowest key
-    for width, following in zip(widths, (*widths[1:], 0), strict=True):
-        shift -= width
-        histogram = torch.zeros(2**width, dtype=torch.int64)
-        for score in scores.values():
-            for keys in _keys(score, dtype, sign):
-                digits = (keys >> shift) - base  # may wrap around, never into the range: the least integer is no key
-                inside = digits[(digits >= 0) & (digits < 2**width)]
-                histogram += torch.bincount(inside, minlength=2**width).cpu()
-        reached = below + torch.cumsum(histogram, 0)
-        digit = int(torch.searchsorted(reached, k))
-        if digit == len(histogram):
-            raise ComponentError("the scores changed between two passes over them")
-        below = int(reached[digit] - histogram[digit])
-        base = (base + digit) << following
-    return base, below
+@dataclass
+class _Cut:
+    """Which keys are selected: those beyond one key, and those equal to it or, where some are drawn, some of them."""
+
+    key: int
+    lowest: bool
+    drawn: Drawn | None = None
+    position: int = 0
+    """Of the next tied entry among all that tie."""
+    taken: int = 0
+
+    def __call__(self, keys: Keys) -> Keys:
+        """True where an entry is selected."""
+        if self.drawn is None:
+            chosen = keys <= self.key if self.lowest else keys >= self.key
+        else:
+            chosen = keys < self.key if self.lowest else keys > self.key
+            tied = keys == self.key
+            start, self.position = self.position, self.position + count(tied)
+            drawn = self.drawn(np.arange(start, self.position))
+            chosen[tied] = drawn if isinstance(keys, np.ndarray) else torch.from_numpy(drawn).to(keys.device)
+        self.taken += count(chosen)
+        return chosen
 
 
-def _keys(score: Tensor, dtype: torch.dtype, sign: int) -> Iterator[Tensor]:
-    """The entries as integers that sort like them (``sign`` -1: the other way), in pieces; minus zero becomes 0."""
-    integer = _INTEGER[dtype]
-    for piece in score.detach().flatten().split(_PIECE):
-        bits = piece.to(dtype).view(integer)
-        yield sign * torch.where(bits < 0, torch.iinfo(integer).min - bits, bits)
+def _bits(score: Tensor, pool: Pool, cut: _Cut) -> Tensor:
+    """The packed mask of one tensor."""
+    bits, at = torch.empty(-(-score.numel() // 8), dtype=torch.uint8, device=score.device), 0
+    for keys in pool.keys_of(score, cut.key):
+        part = packed(torch.as_tensor(cut(keys)))
+        bits[at : at + len(part)] = part
+        at += len(part)
+    return bits
 
 
-def _mask(score: Tensor, key: int, chosen_ties: Tensor, dtype: torch.dtype, sign: int) -> Tensor:
-    """True below the key, and at those of the entries equal to it that were chosen."""
-    keys = torch.cat(list(_keys(score, dtype, sign)))
-    mask = keys < key
-    tied = (keys == key).nonzero().flatten()
-    mask[tied[chosen_ties.to(tied.device)]] = True
-    return mask.view(score.shape)
+@dataclass(frozen=True)
+class _Tied:
+    """Entries that tie: ``total`` in all processes together, and of this one those from ``start`` to ``stop``."""
+
+    start: int
+    stop: int
+    total: int
+    together: Processes
+
+    @classmethod
+    def of(cls, pool: Pool, found: histogram.Found, together: Processes) -> _Tied:
+        """Those at the key that was found."""
+        own = sum(count(keys == found.key) for keys in pool.keys(found.key))
+        each = together.each([own])[:, 0].tolist()
+        if sum(each) != found.equal:
+            raise ComponentError(histogram.CHANGED)
+        start = sum(each[: together.rank])
+        return cls(start, start + own, found.equal, together)
+
+    def first(self, wanted: int) -> Drawn:
+        """So many of the first."""
+        return lambda positions: positions < wanted
+
+    def drawn(self, wanted: int, seeds: Seeds) -> Drawn:
+        """So many of those that come first in a random order: that of their positions, hashed one to one."""
+        salt = int(seeds.numpy("ties").integers(2**64, dtype=np.uint64))
+
+        def keys(_: int) -> Iterator[NDArray[np.int64]]:
+            for start in range(self.start, self.stop, histogram.PIECE):
+                yield _hashed(np.arange(start, min(start + histogram.PIECE, self.stop)), salt)
+
+        low, high = (
+            histogram.lowest(64) + min(max(int(bound * 2**64), 0), 2**64 - 1)
+            for bound in histogram.quantiles(wanted / self.total, self.total)
+        )
+        bracket = histogram.Bracket(low, high, 8 * histogram.few(self.total))
+        last = histogram.kth_smallest(keys, wanted, bracket, 64, self.together).key
+        return lambda positions: _hashed(positions, salt) <= last
 
 
-def _value_of(key: int, dtype: torch.dtype) -> float:
-    """The score that has this key: mirroring negative ones twice gives their bits back."""
-    integer = _INTEGER[dtype]
-    bits = key if key >= 0 else torch.iinfo(integer).min - key
-    return float(torch.tensor(bits, dtype=integer).view(dtype))
+def _hashed(positions: NDArray[np.int64], salt: int) -> NDArray[np.int64]:
+    """No two are equal: splitmix64 (Steele, Lea and Flood, 2014) is one to one."""
+    mixed: NDArray[np.uint64] = positions.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(salt)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1)):
+        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
+    return mixed.view(np.int64)
