@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from forgetkit.bench.measure import Case, Measured, Skipped
+from forgetkit.bench.measure import Case, Measured, Reading, Skipped
 
-HEADINGS = ("case", "ours", "reference", "figure", "of single repetitions", "target", "")
-"""What the columns of a :func:`row` are."""
+HEADINGS = ("case", "ours", "reference", "figure", "range", "target", "")
+"""The columns of a :func:`row`. The range is that of single repetitions."""
+
+_FIGURES: dict[Reading, str] = {
+    "times as fast": "{:.2f} ×",
+    "times the cost": "{:.2f} × cost",
+    "of it": "{:.1%}",
+    "seconds more": "{:+.3f} s",
+}
 
 
 def row(result: Measured | Skipped) -> tuple[str, ...]:
@@ -13,39 +20,20 @@ def row(result: Measured | Skipped) -> tuple[str, ...]:
     case = result.case
     if isinstance(result, Skipped):
         return case.name, "–", "–", "–", "–", target(case), "skipped"
-    medians = result.medians
-    figure = reading(case, result.figure)
-    low, high = (_number(case, value) for value in result.spread)
+    ours, reference = (_side(result, result.medians[side]) for side in ("ours", "reference"))
+    figure = _FIGURES[case.reading].format(result.figure)
+    spread = "–".join(_FIGURES[case.reading].format(value).lstrip("+").split()[0] for value in result.spread)
     verdict = {None: "", True: "met", False: "missed"}[result.met]
-    return (
-        case.name,
-        _side(result, medians["ours"]),
-        _side(result, medians["reference"]),
-        figure,
-        f"{low} to {high}",
-        (target(case)),
-        verdict,
-    )
-
-
-def reading(case: Case, value: float) -> str:
-    """``0.98 times as fast``, ``12 % of it``."""
-    return f"{_number(case, value)} {case.reading}"
+    return case.name, ours, reference, figure, spread, target(case), verdict
 
 
 def target(case: Case) -> str:
-    """``at least 0.97``, ``at most 1.3``; empty where there is none."""
+    """``at least 0.97``, ``at most 1.3``: the direction is in the words. Empty where there is no target."""
     if case.target is None:
         return ""
     least = case.reading == "times as fast"
     words = f"at {'least' if least else 'most'} {case.target:g}" + " s" * (case.reading == "seconds more")
-    return words if case.rate is None else f"{words} and {case.rate:,.0f} {case.unit}/s"
-
-
-def _number(case: Case, value: float) -> str:
-    if case.reading == "of it":
-        return f"{100 * value:.3g} %"
-    return f"{value:.3f}" if case.reading == "seconds more" else f"{value:.2f}"
+    return words if case.rate is None else f"{words} and {case.rate:,.0f}/s"
 
 
 def _side(result: Measured, seconds: float) -> str:

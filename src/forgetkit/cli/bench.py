@@ -107,7 +107,7 @@ class _Lines:
             self.say(f"{case.name}: skipped: {result.reason}")
             return
         _, ours, reference, figure, spread, target, verdict = row(result)
-        wanted = f"; wanted {target}: {verdict}" if target else ""
+        wanted = f", target {target}: {verdict}" if target else ""
         fault = f" ({result.fault})" if result.fault else ""
         self.say(f"{case.name}: {ours} against {reference}: {figure} ({spread}){wanted}{fault}")
 
@@ -151,7 +151,7 @@ class _Screen(_Lines):
 def _table(results: Sequence[Measured | Skipped]) -> Table:
     from forgetkit.bench import HEADINGS, Skipped, row
 
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
     for heading in HEADINGS:
         table.add_column(heading, overflow="fold")
     for result in results:
