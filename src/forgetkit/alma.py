@@ -42,11 +42,13 @@ def run(
         session = Session.prepare(plan, bus, cache)
         if resume is None:
             learner = Learner.new(session)
+            session = learner.session
             learner.try_out()
             directory = RunDirectory.create(Path(plan.config.out), plan.config.name or _name(plan), session.manifest())
             point = ResumePoint({}, (), 0.0)
         else:
             directory, found = resume, resume.resume_point()
+            session = session.settled(directory.manifest.get("config", {}))
             session.require_same(directory.manifest, found)
             if found is not None and found.damage:
                 _log.warning("%s; the run goes on from the state before it", found.damage)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -20,6 +20,7 @@ from forgetkit.contracts import (
     MegaBatchRevealed,
     MegaBatchRow,
     Role,
+    Settled,
     Stepped,
     Unlearned,
 )
@@ -29,6 +30,7 @@ from forgetkit.seeding import Seeds, preserved_global_state
 from forgetkit.session import Bus, Session
 from forgetkit.stream import Ledger, Pool, Revealed, Stream
 from forgetkit.stream.batches import Offered
+from forgetkit.stream.stream import ROLES
 
 _TRIED_LR = 1e-6  # whether the real one diverges is for the run to find
 
@@ -51,6 +53,8 @@ class Learner:
     carried_epoch: int = 0
     previous: dict[str, torch.Tensor] = field(default_factory=dict)
     """The weights at the end of the mega-batch before, where a component asks for them."""
+    pools: dict[str, Pool] = field(default_factory=dict)
+    """The parts at hand, on the device, each read once."""
 
     @classmethod
     def new(cls, session: Session) -> Learner:
@@ -58,7 +62,8 @@ class Learner:
         first, ids = Ledger(session.data.train), session.mega_batches[0].train
         first.reveal("train", ids)
         seen = Pool.of(first.read("train", ids), torch.device("cpu"))
-        return cls._of(session, learn.measured(seen, len(session.data.classes)))
+        inputs = learn.measured(seen, len(session.data.classes))
+        return cls._of(_settled(session, inputs, min(len(seen), session.plan.config.batch_size)), inputs)
 
     @classmethod
     def restored(cls, session: Session, state: Mapping[str, Any]) -> Learner:
@@ -80,15 +85,18 @@ class Learner:
     @classmethod
     def _of(cls, session: Session, inputs: Inputs) -> Learner:
         plan, config = session.plan, session.plan.config
-        model = learn.network(plan.model, inputs, session.seeds).to(session.device)
+        model = learn.network(plan.model, inputs, session.seeds)
+        form = learn.memory_format(config.memory_format, model, inputs, session.device)
+        model = learn.arranged(model, form, session.device)
         optimizer = _optimizer(model, config)
         # A criterion or a method that must watch the training acts in it, after those that were asked for.
         asked: list[Any] = [*plan.interventions, plan.importance, plan.reinit]
         watching = {id(c): c for c in asked if isinstance(c, Intervention)}  # each object once
         passes = forgetting.Passes()
         acting = forgetting.Acting(model, optimizer, list(watching.values()), session.seeds, passes=passes)
+        record = learn.cuda_graph if session.device.type == "cuda" else None
         trainer = learn.Trainer(
-            model, optimizer, config.batch_size, session.augment, acting, config.precision == "bf16", passes
+            model, optimizer, config.batch_size, session.augment, acting, config.precision == "bf16", passes, record
         )
         flow = Stream(session.data.train, session.mega_batches, plan.replay, session.seeds)
         learner = cls(session, inputs, model, optimizer, trainer, flow, _nothing_yet(config), passes)
@@ -123,7 +131,7 @@ class Learner:
     def learn(self, revealed: Revealed, checkpoint: Callable[[], None]) -> None:
         """Train for the epochs or samples given out on everything at hand, less what was done before a resume."""
         config, bus, t = self.session.plan.config, self.session.bus, revealed.index
-        pool = Pool.of(revealed.read("train", revealed.train), self.session.device)
+        pool = self._pool(revealed, "train")
         bus.emit(MegaBatchRevealed(t, len(revealed.arrived), len(pool), len(revealed.val)))
         sizes, last_checkpoint = self.session.epochs(t), time.monotonic()
         if self.epochs_done == 0:
@@ -173,8 +181,7 @@ class Learner:
         """Count right answers on the training, validation and test parts, at the weights carried on."""
         train = self._fraction(revealed, "train")
         val = self._fraction(revealed, "val") if len(revealed.val) else None
-        test = Pool.of(self.session.data.test, self.session.device)
-        right, total = self._count(test, revealed.index, "test")
+        right, total = self._count(revealed, "test")
         return MegaBatchRow(
             index=revealed.index,
             train_samples=len(revealed.train),
@@ -206,6 +213,8 @@ class Learner:
 
     def unlearn(self, revealed: Revealed) -> dict[str, Any]:
         """Score on the training samples that ``--score-on`` says, select, reset."""
+        for role in ROLES:
+            self.pools.pop(role, None)  # the mega-batch is learned and judged
         ids = self.stream.offered(self.session.plan.config.score_on, revealed.index)
         pool = Pool.of(revealed.read("train", ids), self.session.device)
         finished = self._copied() if self._looks_back else {}
@@ -294,22 +303,45 @@ class Learner:
         }
 
     def _fraction(self, revealed: Revealed, role: Role, *when: int) -> float:
-        pool = Pool.of(revealed.read(role, getattr(revealed, role)), self.session.device)
-        right, total = self._count(pool, revealed.index, role, *when)
+        right, total = self._count(revealed, role, *when)
         return right / total
 
-    def _count(self, pool: Pool, mega_batch: int, what: str, *when: int) -> tuple[int, int]:
-        seeds = self.session.seeds.within("judge", mega_batch, what, *when)
+    def _count(self, revealed: Revealed, what: Role | Literal["test"], *when: int) -> tuple[int, int]:
+        pool, seeds = self._pool(revealed, what), self.session.seeds.within("judge", revealed.index, what, *when)
         augmented = what == "val" and self.session.plan.config.val_transform == "train"
         augment = self.session.augment if augmented else "none"
         return learn.accuracy(self.model, pool, seeds, augment=augment, bf16=self.trainer.bf16)
 
+    def _pool(self, revealed: Revealed, what: Role | Literal["test"]) -> Pool:
+        """The samples of a mega-batch in a role, or the test part, which stays the same throughout."""
+        if what not in self.pools:
+            part = self.session.data.test if what == "test" else revealed.read(what, getattr(revealed, what))
+            self.pools[what] = Pool.of(part, self.session.device)
+        return self.pools[what]
+
+
+def _settled(session: Session, inputs: Inputs, samples: int) -> Session:
+    """What the options leave open is found out, for training steps of so many samples, and told."""
+    plan, config = session.plan, session.plan.config
+    model = learn.network(plan.model, inputs, session.seeds)
+    form = learn.memory_format(config.memory_format, model, inputs, session.device)
+    if config.precision != "auto":
+        return session.settled({"memory_format": form})
+    trial = learn.PrecisionTrial(
+        model, inputs, samples, form, session.device, named=config.model, notes=session.cache / "trials"
+    )
+    precision, reason = trial.verdict()
+    if reason is not None:
+        session.bus.emit(Settled("precision", precision, reason))
+    return session.settled({"memory_format": form, "precision": precision})
+
 
 def _optimizer(model: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
     lr, decay = config.lr or 0.0, config.weight_decay
+    fused = True if config.device.startswith("cuda") else None  # one kernel for all parameters; elsewhere as torch does
     if config.optimizer == "adamw":
-        return torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=decay)
-    return torch.optim.SGD(model.parameters(), lr=lr, momentum=config.momentum, weight_decay=decay)
+        return torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=decay, fused=fused)
+    return torch.optim.SGD(model.parameters(), lr=lr, momentum=config.momentum, weight_decay=decay, fused=fused)
 
 
 def _nothing_yet(config: RunConfig) -> learn.Best:

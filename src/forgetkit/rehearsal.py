@@ -25,10 +25,10 @@ def rehearse(plan: Plan, observers: Sequence[contracts.Observer], cache: Path) -
     will add, None where the system does not say.
     """
     bus = Bus([*plan.observers, *observers])
-    config = plan.config
-    with computing(config.threads):
+    with computing(plan.config.threads):
         session = Session.prepare(plan, bus, cache)
         learner = Learner.new(session)
+        session, config = learner.session, learner.session.plan.config
         learner.try_out()
         revealed = learner.stream.reveal(1)
         per_sample, steps = _training_pace(learner, revealed)

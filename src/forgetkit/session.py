@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from forgetkit import contracts, learn, peak, stream
 from forgetkit._version import __version__
-from forgetkit.config import Plan, RunConfig
+from forgetkit.config import LEFT_OPEN, Plan, RunConfig
 from forgetkit.contracts import Data, Event, Preparing
 from forgetkit.errors import ConfigError, DataError, RunDirectoryError
 from forgetkit.record import Recorder, ResumePoint
@@ -61,6 +61,8 @@ class Session:
     device: torch.device
     peak_memory: peak.Peak
     """The most memory in use since the data was loaded, in bytes, where that can be known."""
+    cache: Path
+    """Where what was found out about this machine is noted down."""
 
     @classmethod
     def prepare(cls, plan: Plan, bus: Bus, cache: Path) -> Session:
@@ -90,9 +92,15 @@ class Session:
             seeds,
             device,
             memory,
+            cache,
         )
         session._refuse_what_cannot_act(trained_on)
         return session
+
+    def settled(self, recorded: Mapping[str, Any]) -> Session:
+        """The same, with what was left open as a run's configuration has it recorded."""
+        choices = {option: recorded[option] for option in LEFT_OPEN if option in recorded}
+        return replace(self, plan=self.plan.settled(**choices))
 
     def epochs(self, mega_batch: int) -> tuple[int, ...]:
         """How many samples each epoch of a mega-batch (from 1) trains on; with patience, some may not be begun."""

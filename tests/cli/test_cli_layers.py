@@ -268,6 +268,7 @@ OTHERS = {
     "min_delta": 0.01,
     "seed": 1,
     "precision": "bf16",
+    "memory_format": "contiguous",
     "threads": 3,
     "metrics": ("cer",),
     "out": "elsewhere",

@@ -18,7 +18,16 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from forgetkit.cli import tables
 from forgetkit.cli.console import Console
-from forgetkit.contracts import EpochEnded, Event, MegaBatchEnded, MegaBatchRevealed, Preparing, RunStarted, Stepped
+from forgetkit.contracts import (
+    EpochEnded,
+    Event,
+    MegaBatchEnded,
+    MegaBatchRevealed,
+    Preparing,
+    RunStarted,
+    Settled,
+    Stepped,
+)
 
 
 def choose(*, quiet: bool, as_json: bool) -> View:
@@ -80,6 +89,8 @@ class PlainView(View):
         match event:
             case RunStarted():
                 self._say(tables.headline(event))
+            case Settled():
+                self._say(f"--{event.option} {event.value}: {event.reason}")
             case MegaBatchRevealed():
                 self._say(
                     f"mega-batch {event.mega_batch}: {event.arrived} samples arrived, training on {event.train_samples}"
@@ -160,6 +171,8 @@ class LiveView(PlainView):
                 if event.done == event.total:
                     self._whole.remove_task(self._preparing)
                     self._preparing = None
+            case Settled():
+                self.console.print(f"--{event.option} {event.value}: {event.reason}", markup=False)
             case RunStarted():
                 self.console.print(tables.headline(event), markup=False)
                 self._samples = event.samples

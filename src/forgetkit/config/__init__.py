@@ -6,10 +6,11 @@ two runs of equal configuration are the same run.
 
 from forgetkit.config.fields import KIND_OF, METHODS, NOT_PROTOCOL, SEVERAL, RunConfig, flag, name_of
 from forgetkit.config.layers import canonical, layered, read_toml, settings
-from forgetkit.config.plan import Plan, require_used, resolve, resumed
+from forgetkit.config.plan import LEFT_OPEN, Plan, require_used, resolve, resumed
 
 __all__ = [
     "KIND_OF",
+    "LEFT_OPEN",
     "METHODS",
     "NOT_PROTOCOL",
     "SEVERAL",

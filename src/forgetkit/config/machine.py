@@ -1,4 +1,4 @@
-"""What the machine at hand has: device, precision, threads."""
+"""What the machine at hand has: device, threads."""
 
 from __future__ import annotations
 
@@ -42,13 +42,3 @@ def _shown(count: int) -> str:
         f"CUDA_VISIBLE_DEVICES={visible} shows {count}, counted from cuda:0; a worker of --jobs is shown its own "
         "alone: use --device cuda, or --executor local:jobs=N,devices=none"
     )
-
-
-def precision(name: str, device: str) -> str:
-    """``auto`` is bf16 where CUDA has it natively."""
-    if name != "auto":
-        return name
-    import torch
-
-    native = device.startswith("cuda") and torch.cuda.is_bf16_supported(including_emulation=False)
-    return "bf16" if native else "fp32"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -17,6 +17,9 @@ from forgetkit.config.fields import KIND_OF, METHODS, NOT_RESULTS, PLAIN, SEVERA
 from forgetkit.config.layers import Workshop, canonical, layered
 from forgetkit.errors import ConfigError, OptionError, closest
 from forgetkit.registry import Registry
+
+LEFT_OPEN = ("precision", "memory_format")
+"""Options that may be left to what the network and the machine are found to be; a run records what they came to."""
 
 _MAY_CHANGE = ("observers", "checkpoint_seconds")
 """Options that a run may go on with otherwise than it began."""
@@ -44,6 +47,10 @@ class Plan:
     def components(self) -> Mapping[str, Any]:
         """The components that options of a run name, by the option."""
         return {key: getattr(self, key) for key in KIND_OF}
+
+    def settled(self, **choices: str) -> Plan:
+        """The same plan, with options that were left open (``auto``) as it was found that they should be."""
+        return replace(self, config=self.config.model_copy(update=choices))
 
     @property
     def digest(self) -> str:
@@ -114,7 +121,6 @@ def resolve(given: Mapping[str, Any], registry: Registry) -> Plan:
             **spelled,
             **{key: tuple(spec for spec, _ in parts) for key, parts in several.items()},
             "device": machine.device(config.device),
-            "precision": machine.precision(config.precision, machine.device(config.device)),
             "threads": config.threads or machine.threads(),
         }
     )

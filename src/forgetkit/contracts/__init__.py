@@ -58,6 +58,7 @@ from forgetkit.contracts.events import (
     Preparing,
     RunEnded,
     RunStarted,
+    Settled,
     Stepped,
     Unlearned,
 )
@@ -111,6 +112,7 @@ __all__ = [
     "ScheduleKind",
     "Scope",
     "ScoreOn",
+    "Settled",
     "Share",
     "Split",
     "Stepped",

@@ -49,6 +49,15 @@ class RunStarted(Event):
 
 
 @dataclass(frozen=True)
+class Settled(Event):
+    """An option that was left open is found to be best at ``value``, and the ``reason`` why."""
+
+    option: str
+    value: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class MegaBatchRevealed(Event):
     """Mega-batch ``mega_batch`` (from 1) has arrived; ``train_samples`` will be trained on."""
 

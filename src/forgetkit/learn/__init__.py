@@ -2,8 +2,10 @@
 
 from forgetkit.learn.best import Best
 from forgetkit.learn.budget import epoch_sizes
+from forgetkit.learn.captured import cuda_graph
 from forgetkit.learn.evaluation import accuracy
 from forgetkit.learn.network import Normalize, built, measured, network
+from forgetkit.learn.numerics import PrecisionTrial, arranged, memory_format
 from forgetkit.learn.schedule import Schedule, by_share
 from forgetkit.learn.training import EpochResult, Rate, Trainer
 
@@ -11,13 +13,17 @@ __all__ = [
     "Best",
     "EpochResult",
     "Normalize",
+    "PrecisionTrial",
     "Rate",
     "Schedule",
     "Trainer",
     "accuracy",
+    "arranged",
     "built",
     "by_share",
+    "cuda_graph",
     "epoch_sizes",
     "measured",
+    "memory_format",
     "network",
 ]

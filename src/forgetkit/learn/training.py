@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from torch.optim import Optimizer
 from forgetkit.contracts import Augmentation
 from forgetkit.errors import ConfigError, DivergedError
 from forgetkit.forgetting import Acting, Passes, Place
+from forgetkit.learn.captured import Captured, Record
 from forgetkit.seeding import Seeds, global_state
 from forgetkit.stream.batches import Pool, batch_bounds, epoch_batches
 
@@ -43,6 +45,8 @@ class Trainer:
     acting: Acting
     bf16: bool = False
     passes: Passes = field(default_factory=Passes)
+    record: Record | None = None
+    """How a step is recorded to be repeated, where that pays; not together with interventions, which look at steps."""
 
     def begin(self, pool: Pool, mega_batch: int, seeds: Seeds) -> None:
         """Let the interventions prepare for a mega-batch."""
@@ -78,16 +82,14 @@ class Trainer:
             for step, (inputs, labels) in enumerate(batches):
                 rate = self._rated(lr, done, rate)
                 with self.acting.step(Place(mega_batch, epoch, step), inputs, labels) as acting:
-                    with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
-                        outputs = self._forward(inputs)
-                        loss = cross_entropy(outputs, labels)
-                    self.optimizer.zero_grad(set_to_none=True)
-                    (loss + acting.loss()).backward()
+                    if self._captured is None:
+                        loss, right = self._gradients(inputs, labels, acting.loss)
+                    else:
+                        loss, right = self._captured(inputs, labels)
                     acting.before()
                     self.optimizer.step()
-                with torch.no_grad():
-                    loss_sum += loss.detach() * len(labels)
-                    hits += (outputs.argmax(-1) == labels).sum()
+                loss_sum += loss * len(labels)
+                hits += right
                 done += len(labels)
                 self.passes.add(forward=len(labels), backward=len(labels))
                 stepped(step + 1, total)
@@ -99,6 +101,23 @@ class Trainer:
                 "try a smaller --lr"
             )
         return EpochResult(mean, int(hits) / size, size, time.perf_counter() - began)
+
+    def _gradients(
+        self, inputs: Tensor, labels: Tensor, term: Callable[[], Tensor | float] = lambda: 0.0
+    ) -> tuple[Tensor, Tensor]:
+        """Forward and backward, ``term`` added to the mean loss: that loss without it, and how many were right."""
+        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=self.bf16):
+            outputs = self._forward(inputs)
+            loss = cross_entropy(outputs, labels)
+        self.optimizer.zero_grad(set_to_none=True)
+        (loss + term()).backward()
+        return loss.detach(), (outputs.detach().argmax(-1) == labels).sum()
+
+    @cached_property
+    def _captured(self) -> Captured | None:
+        if self.record is None or self.acting.interventions:
+            return None
+        return Captured(self.model, self._gradients, self.record)
 
     def _rated(self, lr: float | Rate, done: int, before: float | None) -> float:
         """The rate of the next step. Set where it changes, and at the start: what else sets it meanwhile is left so."""

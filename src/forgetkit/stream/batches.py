@@ -88,7 +88,7 @@ def batch_bounds(samples: int, size: int) -> list[tuple[int, int]]:
 
 def pixels(inputs: Tensor) -> Tensor:
     """``uint8`` in 0..255 becomes float32 in [0, 1]; floats stay what they are."""
-    return inputs.float() / 255 if inputs.dtype == torch.uint8 else inputs
+    return inputs.float().div_(255) if inputs.dtype == torch.uint8 else inputs
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,174 @@
+"""How a network's numbers are held and computed, where the options leave that open: memory format and precision."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import re
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+from torch.utils.flop_counter import FlopCounterMode
+
+from forgetkit.contracts import Inputs
+from forgetkit.errors import ConfigError, RecordError, RunDirectoryError
+from forgetkit.record import read_json, write_json
+from forgetkit.seeding import global_state
+
+MemoryFormat = Literal["contiguous", "channels-last"]
+Precision = Literal["fp32", "bf16"]
+
+_WORTH_A_TRIAL = 1e9
+"""Floating-point operations of a batch going forward, below which the calls cost more than what they compute."""
+
+_OF_A_TRIAL = 2e10
+"""The same, of the samples that a trial takes: under a second on two cores."""
+
+_REPETITIONS = 3
+_FASTER = 1.25
+"""How much faster bf16 has to be, to be worth its rounding."""
+
+_NATIVE = re.compile(r"^(?:flags|Features)\s*:.*\b(?:avx512_bf16|amx_bf16|bf16)\b", re.MULTILINE)
+_MODEL = re.compile(r"^model name\s*:\s*(.*)$", re.MULTILINE)
+_PROCESSOR = Path("/proc/cpuinfo")
+
+
+@dataclass(frozen=True)
+class Timed:
+    """Seconds of the fastest training step in each precision."""
+
+    fp32: float
+    bf16: float
+
+    @property
+    def gain(self) -> float:
+        """How many times as fast bf16 is."""
+        return self.fp32 / self.bf16
+
+
+def memory_format(asked: str, model: nn.Module, inputs: Inputs, device: torch.device) -> MemoryFormat:
+    """Where it is left open, channels last for images that go through 2-D convolutions, whose kernels like it best.
+
+    Raises ``ConfigError`` where channels-last is asked for and would be ignored.
+    """
+    convolves = len(inputs.shape) == 3 and any(isinstance(m, nn.Conv2d | nn.ConvTranspose2d) for m in model.modules())
+    if asked == "channels-last" and not convolves:
+        raise ConfigError(
+            "--memory-format channels-last would be ignored: the network has no 2-D convolution over images; "
+            "leave it out"
+        )
+    if asked == "auto":
+        return "channels-last" if convolves and device.type in ("cpu", "cuda") else "contiguous"
+    return "channels-last" if asked == "channels-last" else "contiguous"
+
+
+def arranged(model: nn.Module, chosen: MemoryFormat, device: torch.device) -> nn.Module:
+    """The model on its device, in its memory format."""
+    form = torch.channels_last if chosen == "channels-last" else torch.preserve_format
+    return model.to(device=device, memory_format=form)  # type: ignore[call-overload, no-any-return]
+
+
+@dataclass(frozen=True, eq=False)
+class PrecisionTrial:
+    """A few training steps in either precision, of a network that is thrown away: what is faster here?
+
+    What is found is noted down in the folder ``notes``, so that the same network on the same machine goes on with it,
+    whatever the clock would say the next time. ``named`` is the network's SPEC.
+    """
+
+    model: nn.Module
+    inputs: Inputs
+    batch_size: int
+    memory_format: MemoryFormat
+    device: torch.device
+    named: str
+    notes: Path
+
+    def verdict(self) -> tuple[Precision, str | None]:
+        """bf16 where the hardware has it and it is faster by a quarter; in words why, where that took a trial.
+
+        A small network is not tried: there the clock could say this today and that tomorrow.
+        """
+        if not native_bf16(self.device):
+            return "fp32", None
+        with global_state(0):
+            model = arranged(self.model, self.memory_format, self.device).train()
+            operations = self._operations(model)
+            if operations < _WORTH_A_TRIAL:
+                return "fp32", None
+            timed = self._noted() or self._note(self._timed(model, operations))
+        reason = f"a step in bf16 took {1 / timed.gain:.2f} times what it took in fp32, in a short trial"
+        return ("bf16" if timed.gain >= _FASTER else "fp32"), reason
+
+    def _operations(self, model: nn.Module) -> float:
+        """Of a batch going forward."""
+        with FlopCounterMode(display=False) as counted, torch.no_grad():
+            model(torch.rand(2, *self.inputs.shape, device=self.device))
+        return float(counted.get_total_flops()) / 2 * self.batch_size
+
+    def _timed(self, model: nn.Module, operations: float) -> Timed:
+        samples = max(2, min(self.batch_size, int(self.batch_size * _OF_A_TRIAL / operations)))
+        inputs = torch.rand(samples, *self.inputs.shape, device=self.device)
+        labels = torch.randint(self.inputs.classes, (samples,), device=self.device)
+        seconds: dict[bool, list[float]] = {False: [], True: []}
+        for _ in range(1 + _REPETITIONS):  # in turn, so that what else the machine does meets both
+            for bf16, measured in seconds.items():
+                began = self._now()
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
+                    loss = cross_entropy(model(inputs), labels)
+                loss.backward()
+                measured.append(self._now() - began)
+                model.zero_grad(set_to_none=True)
+        return Timed(min(seconds[False][1:]), min(seconds[True][1:]))
+
+    def _now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+    @property
+    def _note_of_this(self) -> Path:
+        here = [torch.__version__, processor(self.device), torch.get_num_threads()]
+        this = [self.named, self.inputs.shape, self.inputs.classes, self.batch_size, self.memory_format]
+        return self.notes / f"{hashlib.sha256(json.dumps([here, this]).encode()).hexdigest()[:32]}.json"
+
+    def _noted(self) -> Timed | None:
+        with contextlib.suppress(RunDirectoryError, TypeError, ValueError, KeyError, ZeroDivisionError):
+            note = read_json(self._note_of_this)
+            timed = Timed(float(note["fp32"]), float(note["bf16"]))
+            return timed if timed.gain > 0 else None
+        return None
+
+    def _note(self, timed: Timed) -> Timed:
+        with contextlib.suppress(OSError, RecordError):  # what cannot be noted is tried again the next time
+            self.notes.mkdir(parents=True, exist_ok=True)
+            write_json(self._note_of_this, {"fp32": timed.fp32, "bf16": timed.bf16})
+        return timed
+
+
+def native_bf16(device: torch.device) -> bool:
+    """Whether the device multiplies bf16 by itself."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return device.type == "cpu" and _NATIVE.search(_said_of_the_processor()) is not None
+
+
+def processor(device: torch.device) -> str:
+    """What computes, by its maker's name; empty where the system does not say."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    found = _MODEL.search(_said_of_the_processor())
+    return found[1].strip() if found is not None else ""
+
+
+def _said_of_the_processor() -> str:
+    try:
+        return _PROCESSOR.read_text(encoding="utf-8")
+    except OSError:  # not Linux
+        return ""
