@@ -12,11 +12,13 @@ from torch.optim import Optimizer
 
 from forgetkit.contracts import Change
 from forgetkit.errors import ComponentError
-from forgetkit.forgetting.guard import blamed
+from forgetkit.forgetting.guard import all_finite, blamed
+from forgetkit.forgetting.masks import packed, unpacked
 from forgetkit.forgetting.report import LayerReport
 
 Undo = list[Callable[[], None]]
 _END = object()
+_PIECE = 2**20
 
 
 @dataclass
@@ -55,8 +57,8 @@ def apply(
 ) -> Tally:
     """Write each change before the next is asked for; entries outside a mask keep their bits.
 
-    Written as ``copy_(where(mask, value, old))`` on the original shape, which holds for any memory
-    format; views and ``.data`` would lose the write on channels_last weights, or bypass autograd.
+    Written as ``where(mask, value, old, out=old)`` on slices of the original shape, which holds for any memory
+    format; flat views and ``.data`` would lose the write on channels_last weights, or bypass autograd.
     """
     tally = Tally()
     parameters, buffers = dict(model.named_parameters()), dict(model.named_buffers())
@@ -78,14 +80,13 @@ def apply(
                 raise ComponentError(f"{who} proposed a change to '{change.name}', which is frozen or unused")
             if change.name in tally.layers or change.name in tally.buffers:
                 raise ComponentError(f"{who} proposed two changes to '{change.name}'")
-            value = _checked(change, tensor, who).to(device=tensor.device, dtype=tensor.dtype)
+            value = _checked(change, tensor, who)
             mask = None if change.mask is None else change.mask.to(tensor.device)
-            undo.append(_undo(tensor, mask))
-            tensor.copy_(value if mask is None else torch.where(mask, value, tensor))
+            count = _keep(tensor, mask, undo)
+            _write(tensor, mask, value)
             if change.name in buffers:
                 tally.buffers.append(change.name)
                 continue
-            count = tensor.numel() if mask is None else int(mask.sum())
             tally.layers[change.name] = LayerReport(tensor.numel(), count)
             if optimizer is not None:
                 tally.optimizer_cleared += clear_state(optimizer, tensor, mask, undo)
@@ -100,17 +101,37 @@ def _given_back(changes: Iterable[Change]) -> Iterator[Iterator[Change]]:
         yield one_by_one
 
 
-def _undo(tensor: Tensor, mask: Tensor | None) -> Callable[[], None]:
-    """What puts back the entries of ``tensor`` under ``mask`` as they are now."""
-    old = tensor.clone() if mask is None else tensor[mask]
+def _keep(tensor: Tensor, mask: Tensor | None, undo: Undo) -> int:
+    """Let ``undo`` put back the entries of ``tensor`` under ``mask`` as they are now; return how many they are."""
+    if mask is None:
+        whole = tensor.clone()
+        undo.append(lambda: tensor.copy_(whole))
+        return tensor.numel()
+    old = [part.masked_select(where) for part, where in _slices(tensor, mask)]
+    bits = packed(mask)
 
     def put_back() -> None:
-        if mask is None:
-            tensor.copy_(old)
-        else:
-            tensor[mask] = old
+        slices = _slices(tensor, unpacked(bits, tensor.shape))
+        for (part, where), kept in zip(slices, old, strict=True):
+            part.masked_scatter_(where, kept)
 
-    return put_back
+    undo.append(put_back)
+    return sum(len(kept) for kept in old)
+
+
+def _write(tensor: Tensor, mask: Tensor | None, value: Tensor) -> None:
+    if mask is None:
+        tensor.copy_(value)
+        return
+    for part, where, new in _slices(tensor, mask, value):
+        torch.where(where, new.to(part), part, out=part)
+
+
+def _slices(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Views of the same rows of each: whatever is made of a few rows, indices say, is small."""
+    first = tensors[0]
+    rows = max(1, _PIECE * len(first) // max(1, first.numel())) if first.ndim else 1
+    return zip(*(torch.atleast_1d(tensor).split(rows) for tensor in tensors), strict=True)
 
 
 def clear_state(optimizer: Optimizer, parameter: Tensor, mask: Tensor | None, undo: Undo) -> int:
@@ -131,11 +152,12 @@ def clear_state(optimizer: Optimizer, parameter: Tensor, mask: Tensor | None, un
         state = optimizer.state.pop(parameter)
         undo.append(lambda: optimizer.state.__setitem__(parameter, state))
         return sum(value.numel() for value in per_entry)
+    cleared = 0
     for value in per_entry:
         there = mask.to(value.device)
-        undo.append(_undo(value, there))
+        cleared += _keep(value, there, undo)
         value.masked_fill_(there, 0)
-    return len(per_entry) * int(mask.sum())
+    return cleared
 
 
 def clear_all_state(optimizer: Optimizer, model: nn.Module, undo: Undo) -> int:
@@ -151,6 +173,6 @@ def _checked(change: Change, tensor: Tensor, who: str) -> Tensor:
         raise ComponentError(f"{who}: the value for '{change.name}' is {type(value).__name__}, not a tensor")
     if tuple(value.shape) != shape:
         raise ComponentError(f"{who}: the value for '{change.name}' has shape {tuple(value.shape)}, not {shape}")
-    if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+    if value.is_floating_point() and not all_finite(value):
         raise ComponentError(f"{who}: the value for '{change.name}' holds NaN or infinity")
     return value

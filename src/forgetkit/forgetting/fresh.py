@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from forgetkit.contracts import Origin
 from forgetkit.errors import ComponentError, OptionError
 from forgetkit.forgetting.anatomy import Owner, owners
+from forgetkit.forgetting.guard import any_nan
 from forgetkit.seeding import Seeds, global_state
 
 Initialise = Callable[[nn.Module], None]
@@ -139,19 +140,28 @@ class LayerFresh:
         who = type(owner.module).__name__
         if self._initialise is None and not can_reset(owner.module):
             raise ComponentError(f"no fresh value for '{name}': {who} has no reset_parameters(); {self._remedy}")
+        old = getattr(owner.module, owner.local)
+        # The old value must not pass for a fresh one, and is no use copying.
+        empty = {id(old): _unset(old)} if type(old) is nn.Parameter else {}
         try:
-            shell = copy.deepcopy(owner.module).cpu().float()
+            shell = copy.deepcopy(owner.module, empty).cpu().float()
         except RuntimeError as error:  # torch's old weight_norm hangs a computed weight on the module
             raise ComponentError(f"no fresh value for '{name}': {who} cannot be copied; {self._remedy}") from error
         with global_state(self._seeds.number("fresh", name)), torch.no_grad():
-            if owner.local in dict(shell.named_parameters(recurse=False)):
-                getattr(shell, owner.local).fill_(torch.nan)  # the old value must not pass for a fresh one
+            if isinstance(old, nn.Parameter) and not empty:
+                getattr(shell, owner.local).fill_(torch.nan)
             (self._initialise or reset)(shell)
         value: Tensor = getattr(shell, owner.local).detach()
-        if bool(value.isnan().any()):
+        if any_nan(value):
             how = "reset_parameters()" if self._initialise is None else "the model's initialise()"
             raise ComponentError(f"no fresh value for '{name}': {how} of {who} leaves it as it is; {self._remedy}")
         return value
+
+
+def _unset(parameter: Tensor) -> nn.Parameter:
+    """NaN throughout, in the shape and memory format of ``parameter``, float32 on the CPU."""
+    value = torch.full_like(parameter, torch.nan, dtype=torch.float32, device="cpu", requires_grad=False)
+    return nn.Parameter(value, requires_grad=parameter.requires_grad)
 
 
 class RebuiltFresh:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,26 +15,71 @@ from forgetkit.errors import ComponentError, ForgetkitError
 from forgetkit.seeding import global_state
 
 _INTEGER_OF_SIZE = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-_PIECE = 2**20
+_PIECE = 2**16
+_STEP = 0x5851F42D4C957F2D
 
 
 @contextmanager
 def untouched(model: nn.Module, who: str, seed: int, *, training: bool = False) -> Iterator[None]:
-    """Lend ``model`` out in eval mode (or in training mode), without gradients in ``.grad``, outside autocast.
+    """Lend ``model`` out: what may be disturbed is :func:`put_back`, and the parameters are to be :func:`unchanged`."""
+    with unchanged(model, who), put_back(model, seed, training=training):
+        yield
+
+
+@contextmanager
+def unchanged(model: nn.Module, who: str) -> Iterator[None]:
+    """A ``ComponentError`` on leaving, naming ``who`` and the parameter, where one has other bits than on entering.
+
+    Parameters are not copied (a model may be too large for that): a fingerprint of their bits is.
+    """
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    before = [_Seen.of(p) for p in parameters.values()]
+    prints = fingerprints(seen.entries(p) for seen, p in zip(before, parameters.values(), strict=True))
+    yield
+    same = [seen.fits(p) for seen, p in zip(before, parameters.values(), strict=True)]
+    pairs = zip(before, parameters.values(), same, strict=True)
+    again = iter(fingerprints(seen.entries(p) for seen, p, fits in pairs if fits))
+    for name, fits, old in zip(parameters, same, prints, strict=True):
+        if not fits or next(again) != old:
+            raise ComponentError(f"{who} changed the parameter '{name}' of the model it was only to look at")
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """A parameter's shape, dtype, and its dimensions in the order in which they lie in memory."""
+
+    shape: torch.Size
+    dtype: torch.dtype
+    order: tuple[int, ...]
+
+    @classmethod
+    def of(cls, parameter: Tensor) -> _Seen:
+        strides = parameter.stride()
+        return cls(parameter.shape, parameter.dtype, tuple(sorted(range(len(strides)), key=lambda d: -strides[d])))
+
+    def fits(self, parameter: Tensor) -> bool:
+        """Whether the parameter still is of this shape and dtype."""
+        return (parameter.shape, parameter.dtype) == (self.shape, self.dtype)
+
+    def entries(self, parameter: Tensor) -> Tensor:
+        """The parameter, turned so that reading it in order needs no copy while it lies as it lay."""
+        return parameter.detach().permute(self.order)
+
+
+@contextmanager
+def put_back(model: nn.Module, seed: int, *, training: bool = False) -> Iterator[None]:
+    """Meanwhile ``model`` is in eval mode (or in training mode), without gradients in ``.grad``, outside autocast.
 
     On leaving, buffers, each module's attributes (training flag, hooks, what it keeps count of),
-    ``requires_grad``, ``.grad`` and the global random state are as they were. Parameters are not
-    copied (a model may be too large for that): a fingerprint of their bits tells whether one was
-    written to, which is a ``ComponentError`` naming ``who`` and the parameter.
+    ``requires_grad``, ``.grad`` and the global random state are as they were.
 
     Meanwhile ``seed`` seeds the global random state, so that a shuffling DataLoader gives the same
     batches each time, and backward hooks are off: they may change a gradient or keep a record of it.
     """
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    before = {name: fingerprint(p) for name, p in parameters.items()}
-    grads = {p: (p.grad, p.requires_grad) for p in parameters.values()}
+    parameters = list(model.parameters())
+    grads = {p: (p.grad, p.requires_grad) for p in parameters}
     buffers = [(b, b.clone()) for b in model.buffers()]
-    device = next((p.device.type for p in parameters.values()), "cpu")
+    device = next((p.device.type for p in parameters), "cpu")
     try:
         with (
             attributes_kept(model),
@@ -57,9 +103,6 @@ def untouched(model: nn.Module, who: str, seed: int, *, training: bool = False) 
         for p, (grad, requires_grad) in grads.items():
             p.requires_grad_(requires_grad)
             p.grad = grad
-    changed = [name for name, p in parameters.items() if fingerprint(p) != before[name]]
-    if changed:
-        raise ComponentError(f"{who} changed the parameter '{changed[0]}' of the model it was only to look at")
 
 
 @contextmanager
@@ -103,17 +146,56 @@ def _bits(tensor: Tensor) -> Tensor:
 
 
 def fingerprint(tensor: Tensor) -> int:
-    """A wrapping sum over a tensor's entries, each one's bits mixed with its position.
+    """A number made of all of a tensor's bits, in the order of its entries."""
+    return fingerprints([tensor])[0]
 
-    The mixing is one to one, so that a change of a single entry always shows, and not linear, so
-    that several changes do not cancel: the signs of (1, -1, -1, 1) turned round do not pass unseen.
+
+def fingerprints(tensors: Iterable[Tensor]) -> list[int]:
+    """Of each tensor the wrapping sum of its words of 32 bits, each times an odd number of 64 random bits.
+
+    An odd number divides no power of two, so a change within one word always shows. Several changes cancel by a
+    coincidence of the random numbers alone, one in 2**33: neither permutations nor signs turned round are special.
     """
+    factors: dict[torch.device, Tensor] = {}
+    sums = []
+    for tensor in tensors:
+        words = _words(tensor)
+        needed = min(len(words), _PIECE)
+        if words.device not in factors or len(factors[words.device]) < needed:
+            factors[words.device] = _odd_numbers(min(2 * needed, _PIECE)).to(words.device)
+        total = torch.zeros((), dtype=torch.int64, device=words.device)
+        for piece in words.split(_PIECE):  # so that no second copy of a large tensor is made
+            total = total * _STEP + (piece * factors[words.device][: len(piece)]).sum()
+        sums.append(total)
+    return [int(total) for total in sums]
+
+
+def _odd_numbers(count: int) -> Tensor:
+    """The first ``count`` of a row that is always the same."""
+    rng = torch.Generator().manual_seed(0)
+    return torch.empty(count, dtype=torch.int64).random_(-(2**63), None, generator=rng) | 1
+
+
+def _words(tensor: Tensor) -> Tensor:
+    """A tensor's bits as integers of 32 bits, or of fewer where they come out even only so."""
     bits = _bits(tensor).flatten()
-    total = torch.zeros((), dtype=torch.int64, device=bits.device)
-    for start in range(0, bits.numel(), _PIECE):  # in pieces, so that no second copy of a large tensor is made
-        piece = bits[start : start + _PIECE].to(torch.int64)
-        where = torch.arange(start, start + piece.numel(), device=bits.device)
-        mixed = (piece + where * 0x1E3779B97F4A7C15) * 0x3F58476D1CE4E5B9
-        mixed ^= (mixed >> 32) & 0xFFFFFFFF
-        total += (mixed * 0x14D049BB133111EB).sum()
-    return int(total)
+    size = bits.element_size()
+    width = next(w for w in (4, 2, 1) if bits.numel() * size % w == 0 and bits.storage_offset() * size % w == 0)
+    return bits.view(_INTEGER_OF_SIZE[width])
+
+
+def all_finite(tensor: Tensor) -> bool:
+    """Whether a tensor of floats holds neither NaN nor infinity; takes no memory beside it."""
+    return not tensor.numel() or bool(torch.stack(_extremes(tensor)).isfinite().all())
+
+
+def any_nan(tensor: Tensor) -> bool:
+    """Whether a tensor holds NaN; takes no memory beside it."""
+    return tensor.is_floating_point() and bool(tensor.numel()) and bool(_extremes(tensor)[0].isnan())
+
+
+def _extremes(tensor: Tensor) -> tuple[Tensor, Tensor]:
+    """The lowest and the highest entry: both NaN where one is."""
+    wide = tensor.detach().float() if tensor.element_size() == 1 else tensor.detach()  # no order is known of 8 bits
+    least, most = torch.aminmax(wide)
+    return least, most

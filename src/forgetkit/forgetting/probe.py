@@ -13,6 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from forgetkit.errors import ComponentError, OptionError
+from forgetkit.forgetting.guard import all_finite
 from forgetkit.forgetting.passes import Passes
 from forgetkit.forgetting.selection import count_of
 from forgetkit.seeding import Seeds
@@ -62,7 +63,7 @@ class GuardedProbe:
 
     Gradients are taken with respect to stand-ins for the parameters (``torch.func.functional_call``),
     so ``.grad`` and ``requires_grad`` are never touched. The stand-ins share memory with the
-    parameters unless those are half precision, which is scored in float32.
+    parameters unless those are half precision, which is scored in float32: then one is made each time it is asked for.
 
     Each sample that is run through the model is counted in ``passes``; a sample's gradient is a pass backward, a
     product with the Hessian two.
@@ -79,10 +80,10 @@ class GuardedProbe:
         self._names = tuple(names)
         floating = [p.dtype for p in parameters.values() if p.is_floating_point()]
         self._dtype = torch.float64 if torch.float64 in floating else torch.float32
-        self._targets = {name: self._stand_in(parameters[name]) for name in self._names}
+        self._targets = StandIns({name: parameters[name] for name in self._names}, self._dtype)
         # Every buffer, so that what a forward pass puts in the place of one is gone when it returns.
         others = [*((n, p) for n, p in parameters.items() if n not in self._targets), *model.named_buffers()]
-        self._rest = {name: self._stand_in(tensor) for name, tensor in others}
+        self._rest = StandIns(dict(others), self._dtype)
         self._device = next(iter(parameters.values())).device
 
     @property
@@ -106,7 +107,10 @@ class GuardedProbe:
 
     def zeros(self) -> dict[str, Tensor]:
         """One tensor of zeros per target."""
-        return {name: torch.zeros_like(tensor) for name, tensor in self._targets.items()}
+        return {name: self._zero(name) for name in self._names}
+
+    def _zero(self, name: str) -> Tensor:
+        return torch.zeros_like(self._targets.originals[name], dtype=self._dtype, requires_grad=False)
 
     def batches(self, samples: int | float | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches on the model's device; the last is cut so that at most ``samples`` come in all.
@@ -147,7 +151,7 @@ class GuardedProbe:
         self, inputs: Tensor, targets: Tensor, *, loss: Loss | None = None, at: Mapping[str, Tensor] | None = None
     ) -> dict[str, Tensor]:
         """The gradient of the batch's loss with respect to each target."""
-        return {name: torch.zeros_like(self._targets[name]) if grad is None else grad
+        return {name: self._zero(name) if grad is None else grad
                 for name, grad in self.reached(inputs, targets, loss=loss, at=at).items()}  # fmt: skip
 
     def mean_grads(self, samples: int | float | None = None) -> dict[str, Tensor]:
@@ -187,10 +191,7 @@ class GuardedProbe:
                 return self.zeros()
             self.passes.add(backward=len(inputs))
             again = torch.autograd.grad(product, places, allow_unused=True)
-        return {
-            name: torch.zeros_like(self._targets[name]) if g is None else g.detach()
-            for name, g in zip(self._names, again, strict=True)
-        }
+        return {name: self._zero(name) if g is None else g.detach() for name, g in zip(self._names, again, strict=True)}
 
     def _known(self, at: Mapping[str, Tensor] | None) -> Mapping[str, Tensor]:
         unknown = set(at or ()) - set(self._targets) - set(self._rest)
@@ -237,14 +238,31 @@ class GuardedProbe:
             part = slice(start, start + chunk)
             self.passes.add(forward=len(targets[part]), backward=len(targets[part]))
             with sdpa_kernel(SDPBackend.MATH):  # torch maps the other ways to attend one sample at a time
-                grads = each(self._targets, inputs[part], targets[part], ones[part])
+                grads = each(dict(self._targets), inputs[part], targets[part], ones[part])
             yield grads
 
     def _call(self, leaves: Mapping[str, Tensor], inputs: Tensor) -> Any:
         return functional_call(self._model, {**self._rest, **leaves}, (inputs,))
 
-    def _stand_in(self, tensor: Tensor) -> Tensor:
-        return tensor.detach().to(self._dtype) if tensor.is_floating_point() else tensor.detach()
+
+class StandIns(Mapping[str, Tensor]):
+    """Tensors, detached, in the precision to score in: those that have it share memory, others are made when asked."""
+
+    def __init__(self, originals: Mapping[str, Tensor], dtype: torch.dtype) -> None:
+        self.originals, self._dtype = originals, dtype
+
+    def __getitem__(self, name: str) -> Tensor:
+        tensor = self.originals[name].detach()
+        return tensor.to(self._dtype) if tensor.is_floating_point() else tensor
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.originals
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.originals)
+
+    def __len__(self) -> int:
+        return len(self.originals)
 
 
 class Checked(Mapping[str, Tensor]):
@@ -275,7 +293,7 @@ class Checked(Mapping[str, Tensor]):
             have, want = tuple(score.shape), tuple(target.shape)
             raise ComponentError(f"{self._who}: the score of '{name}' has shape {have}, the parameter {want}")
         score = score.detach()
-        if not bool(torch.isfinite(score).all()):
+        if not all_finite(score):
             raise ComponentError(f"{self._who}: the score of '{name}' holds NaN or infinity")
         if not self.lazy:
             self._sound.add(name)

@@ -15,7 +15,7 @@ from forgetkit.contracts import Importance, Layer, Mode, Origin, Reference, Scop
 from forgetkit.errors import ComponentError, NothingMatchedError, OptionError
 from forgetkit.forgetting import anatomy
 from forgetkit.forgetting.fresh import Lookup, Origins, Past, can_reset
-from forgetkit.forgetting.guard import blamed, untouched
+from forgetkit.forgetting.guard import blamed, put_back, untouched
 from forgetkit.forgetting.passes import Passes
 from forgetkit.forgetting.probe import Batches, Checked, GuardedProbe, Loss, ReadAgain
 from forgetkit.forgetting.units import activity_in, inputs_seen, units_of
@@ -77,7 +77,7 @@ class Subject:
         scoring: Scoring,
         past: Past,
     ) -> Subject:
-        """Examine ``model``, which is lent out meanwhile (:func:`untouched`).
+        """Examine ``model``, which is lent out meanwhile (:func:`put_back`).
 
         With batches, two samples show what the loss depends on and in which order the modules execute; where that
         leaves a parameter out, the whole first batch is asked, since a model may route samples differently.
@@ -132,13 +132,13 @@ class Subject:
             raise ComponentError(f"{who} proposes a change while the model is lent to it: leave context.lent() first")
 
     def scores(self, importance: Importance) -> Checked:
-        """Score, while the model is lent out."""
+        """Score, while the model is lent out; that parameters are ``unchanged`` is the caller's to see to."""
         who = type(importance).__name__
-        with self.lent(who):
+        with put_back(self.model, self.seeds.number("lent"), training=self.scoring.mode == "train"):
             probe = SubjectProbe(self, who, self.past.memory(importance))
             with blamed(f"the importance criterion {who}"):
                 scores = importance.score(probe)
-        return Checked(scores, probe.targets, who)
+        return Checked(scores, self.scored, who)
 
     @property
     def layers(self) -> tuple[Layer, ...]:

@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass
 from functools import partial
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
@@ -15,8 +16,9 @@ from forgetkit.errors import NothingMatchedError, OptionError
 from forgetkit.forgetting.apply import all_or_nothing, apply, clear_all_state
 from forgetkit.forgetting.context import Context
 from forgetkit.forgetting.fresh import NOTHING_KNOWN, Past
-from forgetkit.forgetting.guard import blamed, untouched
+from forgetkit.forgetting.guard import blamed, put_back, unchanged
 from forgetkit.forgetting.probe import Batches, Loss
+from forgetkit.forgetting.processes import Processes
 from forgetkit.forgetting.report import UnlearnReport
 from forgetkit.forgetting.statistics import require_statistics, settle
 from forgetkit.forgetting.subject import AS_USUAL, Scoring, Subject
@@ -47,11 +49,13 @@ def unlearn(
     past: Past = NOTHING_KNOWN,
     scoring: Scoring = AS_USUAL,
     aftercare: Aftercare = Aftercare(),
+    together: Processes | None = None,
 ) -> UnlearnReport:
     """Make ``model`` forget, in place, and clear the optimizer's memory of what it forgot.
 
     ``importance`` scores the trainable parameters on ``batches``, ``reinit`` says what changes.
-    Fresh values come from each layer's own ``reset_parameters`` unless ``past`` says otherwise.
+    Fresh values come from each layer's own ``reset_parameters`` unless ``past`` says otherwise. Several processes
+    select ``together``, and all of them forget or none does.
 
     Raises ``OptionError`` where ``reinit`` needs scores and there is no criterion (or the other way
     round), ``NothingMatchedError`` where no parameter was matched, ``ComponentError`` where a component
@@ -70,10 +74,12 @@ def unlearn(
     require_statistics(model, aftercare.bn_stats)
 
     criterion = "examining" if importance is None else type(importance).__name__
-    with untouched(model, criterion, seeds.number("lent")):
-        subject = Subject.of(model, batches, loss, seeds, scoring, past)
-    scores = subject.scores(importance) if importance is not None else None
-    context = Context(subject, seeds, who, past.memory(reinit), scores, criterion)
+    with unchanged(model, criterion):
+        with put_back(model, seeds.number("lent")):
+            subject = Subject.of(model, batches, loss, seeds, scoring, past)
+        scores = subject.scores(importance) if importance is not None else None
+    together = together or Processes()
+    context = Context(subject, seeds, who, past.memory(reinit), scores, criterion, together)
     # A method that draws without a generator does so from its own stream.
     with all_or_nothing() as undo, global_state(seeds.number("propose")):
         keeping = optimizer if aftercare.optimizer_state == "zero" else None
@@ -91,6 +97,7 @@ def unlearn(
             tally.buffers.extend(name for name in settled if name not in tally.buffers)
         if optimizer is not None and aftercare.optimizer_state == "fresh":
             tally.optimizer_cleared += clear_all_state(optimizer, model, undo)
+        together.part()  # where another process failed, nothing is forgotten here either
     return UnlearnReport(
         scored=sum(p.numel() for p in subject.scored.values()) if scores is not None else 0,
         reset=sum(layer.reset for layer in tally.layers.values()),
@@ -118,10 +125,11 @@ def score(
     """Scores of the trainable parameters that the loss depends on; higher = keep. Changes nothing."""
     model = plain(model)
     who = type(importance).__name__
-    with untouched(model, who, seeds.number("lent")):
-        subject = Subject.of(model, batches, loss, seeds, scoring, past)
-    scores = subject.scores(importance)
-    with subject.lent(who):
+    with unchanged(model, who):
+        with put_back(model, seeds.number("lent")):
+            subject = Subject.of(model, batches, loss, seeds, scoring, past)
+        scores = subject.scores(importance)
+    with subject.lent(who) if scores.lazy else torch.inference_mode(False):
         return {name: scores[name].clone() for name in scores}
 
 
