@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -17,8 +17,12 @@ from torch.optim import Optimizer
 from forgetkit import alma, config, contracts, forgetting, options, registry
 from forgetkit.contracts import Rounding, Ties, Which
 from forgetkit.errors import ConfigError, OptionError
+from forgetkit.forgetting.guard import all_finite
 from forgetkit.record import RunDirectory
 from forgetkit.seeding import Seeds
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 _Kind = TypeVar("_Kind", forgetting.Scoring, forgetting.Aftercare)
@@ -42,6 +46,7 @@ def unlearn(
     previous: Mapping[str, Tensor] | None = None,
     memory: forgetting.Memory | None = None,
     run_seed: int | None = None,
+    group: ProcessGroup | Literal[True] | None = None,
 ) -> forgetting.UnlearnReport:
     """Make ``model`` forget, in place, and clear the optimizer's memory of what was reset.
 
@@ -57,29 +62,38 @@ def unlearn(
     parameters are scored and in which mode, ``aftercare`` what becomes of the optimizer's memory and of running
     statistics. Where something is wrong the model is as before.
 
+    ``group``, of ``torch.distributed`` (``True``: all processes), is for a model whose parts lie in several processes,
+    sharded or pipelined: entries are then selected over all parts, as :func:`select` does, and where one process fails
+    no part is changed. Fresh values are a function of the seed and a parameter's name. Replicas that hold all
+    parameters need no group: the same scores and seed give the same masks.
+
     Returns the audit. Raises a ``forgetkit.errors.ForgetkitError`` of one line where something is wrong.
     """
-    offers = registry.load()
-    method = offers.make("reinit", reinit)[1]
-    if importance is None and getattr(method, "needs_scores", False):
-        importance = "snip"
-    if scoring is not None and importance is None and not getattr(method, "needs_data", False):
-        raise OptionError(f"{type(method).__name__} looks at no scores, so scoring= would be ignored: leave it out")
-    scored, after = _checked(scoring, forgetting.Scoring), _checked(aftercare, forgetting.Aftercare)
-    if after.optimizer_state != "zero" and optimizer is None:
-        raise OptionError(f"optimizer_state={after.optimizer_state} is about an optimizer: pass optimizer=")
-    return forgetting.unlearn(
-        model,
-        batches,
-        importance=None if importance is None else offers.make("importance", importance)[1],
-        reinit=method,
-        optimizer=optimizer,
-        seeds=Seeds(seed),
-        loss=loss,
-        past=_past(build, initial, previous, memory, run_seed),
-        scoring=scored,
-        aftercare=after,
-    )
+    with forgetting.Processes(group) as together:
+        offers = registry.load()
+        method = offers.make("reinit", reinit)[1]
+        if importance is None and getattr(method, "needs_scores", False):
+            importance = "snip"
+        if scoring is not None and importance is None and not getattr(method, "needs_data", False):
+            raise OptionError(f"{type(method).__name__} looks at no scores, so scoring= would be ignored: leave it out")
+        if group is not None and not getattr(method, "needs_scores", False):
+            raise OptionError(f"{type(method).__name__} selects nothing, so group= would be ignored: leave it out")
+        scored, after = _checked(scoring, forgetting.Scoring), _checked(aftercare, forgetting.Aftercare)
+        if after.optimizer_state != "zero" and optimizer is None:
+            raise OptionError(f"optimizer_state={after.optimizer_state} is about an optimizer: pass optimizer=")
+        return forgetting.unlearn(
+            model,
+            batches,
+            importance=None if importance is None else offers.make("importance", importance)[1],
+            reinit=method,
+            optimizer=optimizer,
+            seeds=Seeds(seed),
+            loss=loss,
+            past=_past(build, initial, previous, memory, run_seed),
+            scoring=scored,
+            aftercare=after,
+            together=together,
+        )
 
 
 def score(
@@ -216,19 +230,33 @@ def select(
     ties: Ties = "random",
     rounding: Rounding = "down",
     seed: int = 0,
+    group: ProcessGroup | Literal[True] | None = None,
 ) -> Mapping[str, Tensor]:
     """Masks over exactly ``floor(fraction * N)`` entries with the lowest scores: ``{name: bool}``, True = reset.
 
     One threshold over all tensors; ties at it are drawn at random, fixed by ``seed``. ``which``, ``ties`` and
-    ``rounding`` are as the options ``which``, ``ties`` and ``round`` of ``masked``.
+    ``rounding`` are as the options ``which``, ``ties`` and ``round`` of ``masked``. The masks are kept at one bit per
+    entry, and each is unpacked when it is asked for, on the device of its score.
+
+    ``group``, of ``torch.distributed`` (``True``: all processes), selects over the scores of several processes, each of
+    which holds its own part of the model and calls this with the same options. Each gets its part of the masks that
+    one process with all parts in the order of the ranks would get. They exchange counts alone, about 25 kilobytes
+    each however many scores there are (50 for float64), and 16 more where ties are drawn. Replicas that hold all
+    scores need no group: the same scores and seed give the same masks.
+
+    Raises ``OptionError`` where scores or options are refused; in a group the others fail with ``ComponentError``.
     """
-    for name, score in scores.items():
-        if not isinstance(score, Tensor) or not score.is_floating_point() or not bool(score.isfinite().all()):
-            raise OptionError(f"the score of '{name}' is not a tensor of finite floats")
-    for name, word, words in (("which", which, Which), ("ties", ties, Ties), ("rounding", rounding, Rounding)):
-        if word not in get_args(words):
-            raise OptionError(f"{name}='{word}' is none of {', '.join(get_args(words))}")
-    return forgetting.select(scores, fraction, Seeds(seed), which=which, ties=ties, rounding=rounding)[0]
+    with forgetting.Processes(group) as together:
+        for name, score in scores.items():
+            if not isinstance(score, Tensor) or not score.is_floating_point() or not all_finite(score):
+                raise OptionError(f"the score of '{name}' is not a tensor of finite floats")
+        for option, word, words in (("which", which, Which), ("ties", ties, Ties), ("rounding", rounding, Rounding)):
+            if word not in get_args(words):
+                raise OptionError(f"{option}='{word}' is none of {', '.join(get_args(words))}")
+        seeds = Seeds(seed)
+        return forgetting.select(scores, fraction, seeds, which=which, ties=ties, rounding=rounding, together=together)[
+            0
+        ]
 
 
 def run(

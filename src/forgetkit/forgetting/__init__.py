@@ -5,6 +5,7 @@ from forgetkit.forgetting.anatomy import head_of
 from forgetkit.forgetting.fresh import NOTHING_KNOWN, Memory, Past
 from forgetkit.forgetting.passes import Passes
 from forgetkit.forgetting.probe import Lazy
+from forgetkit.forgetting.processes import Processes
 from forgetkit.forgetting.report import LayerReport, UnlearnReport
 from forgetkit.forgetting.selection import count_of, select
 from forgetkit.forgetting.subject import Scoring
@@ -20,6 +21,7 @@ __all__ = [
     "Passes",
     "Past",
     "Place",
+    "Processes",
     "Scoring",
     "Step",
     "UnlearnReport",

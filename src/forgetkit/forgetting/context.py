@@ -16,6 +16,7 @@ from forgetkit.errors import OptionError
 from forgetkit.forgetting import selection
 from forgetkit.forgetting.fresh import Origins
 from forgetkit.forgetting.probe import Checked
+from forgetkit.forgetting.processes import Processes
 from forgetkit.forgetting.subject import Subject, SubjectProbe
 from forgetkit.forgetting.units import reset_changes
 from forgetkit.seeding import Seeds
@@ -31,6 +32,8 @@ class Context:
     memory: Mapping[str, Tensor]
     scores: Checked | None = None
     criterion: str = ""
+    together: Processes = field(default_factory=Processes)
+    """Those that select together."""
     threshold: float | None = field(default=None, init=False)
 
     @cached_property
@@ -69,7 +72,7 @@ class Context:
             raise OptionError("a reinit method that calls select() declares needs_scores = True")
         with self.subject.lent(self.criterion) if self.scores.lazy else nullcontext():
             masks, self.threshold = selection.select(
-                self.scores, fraction, self.seeds, which=which, ties=ties, rounding=rounding
+                self.scores, fraction, self.seeds, which=which, ties=ties, rounding=rounding, together=self.together
             )
         return masks
 

@@ -18,19 +18,26 @@ def packed(mask: Tensor) -> Tensor:
     uint8 of ``ceil(n / 8)`` bytes on the mask's device; the bits after the last entry are 0.
     """
     flat = mask.detach().flatten()
-    if flat.device.type == "cpu":
-        return torch.from_numpy(np.packbits(flat.numpy()))
+    return torch.from_numpy(np.packbits(flat.numpy())) if flat.device.type == "cpu" else _packed(flat)
+
+
+def _packed(flat: Tensor) -> Tensor:
+    """On any device."""
     rows = torch.nn.functional.pad(flat.to(torch.uint8), (0, -len(flat) % 8)).view(-1, 8)
     return (rows * torch.tensor(_BITS, dtype=torch.uint8, device=flat.device)).sum(1, dtype=torch.uint8)
 
 
 def unpacked(bits: Tensor, shape: Sequence[int]) -> Tensor:
     """The contiguous bool tensor of ``shape`` that :func:`packed` made ``bits`` of, on their device."""
-    count = math.prod(shape)
-    if bits.device.type == "cpu":
-        return torch.from_numpy(np.unpackbits(bits.numpy(), count=count)).view(torch.bool).view(tuple(shape))
+    if bits.device.type != "cpu":
+        return _unpacked(bits, shape)
+    return torch.from_numpy(np.unpackbits(bits.numpy(), count=math.prod(shape))).view(torch.bool).view(tuple(shape))
+
+
+def _unpacked(bits: Tensor, shape: Sequence[int]) -> Tensor:
+    """From any device."""
     every = torch.tensor(_BITS, dtype=torch.uint8, device=bits.device)
-    return (bits.unsqueeze(1) & every).bool().flatten()[:count].view(tuple(shape))
+    return (bits.unsqueeze(1) & every).bool().flatten()[: math.prod(shape)].view(tuple(shape))
 
 
 class Masks(Mapping[str, Tensor]):

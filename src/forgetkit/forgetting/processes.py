@@ -84,6 +84,6 @@ class Processes:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is not None and self._awaited:
+        if isinstance(error, Exception) and self._awaited:
             self._awaited = False
             self.each((_FAILED, 0, 0))
