@@ -112,11 +112,13 @@ class _Draws:
     def applied(self, images: Tensor, start: int, stop: int) -> Tensor:
         """Pad with black, cut a window of the old size out of each image, mirror half of them."""
         offsets, flips = self.offsets[start:stop], self.flips[start:stop]
-        height, width = images.shape[-2:]
+        channels, height, width = images.shape[-3:]
         padded = torch.nn.functional.pad(images, (self.pad,) * 4)
         down = torch.arange(height, device=images.device)
         across = torch.arange(width, device=images.device)
         rows = offsets[:, :1] + down
         columns = offsets[:, 1:] + torch.where(flips[:, None], width - 1 - across, across)
-        picked = torch.arange(len(images), device=images.device)[:, None, None]
-        return padded[picked, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+        # Places in each image's plane, the same for its channels: one gather, where indexing in four dimensions is slow.
+        places = (rows[:, :, None] * padded.shape[-1] + columns[:, None, :]).flatten(1)
+        picked = padded.flatten(2).gather(2, places[:, None].expand(-1, channels, -1))
+        return picked.view(-1, channels, height, width)
