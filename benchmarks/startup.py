@@ -1,7 +1,7 @@
-"""How long ``forgetkit --help`` takes, with no plugin installed and with many: medians over interleaved repetitions.
+"""How long ``forgetkit --help`` takes beside ``python -c pass``, with no plugin installed and with many.
 
-The plugins are small distributions in a temporary folder on the path, each with an entry point. Those of the
-environment itself count on both sides.
+Medians over interleaved repetitions. The plugins are small distributions in a temporary folder on the path, each with
+an entry point. Those of the environment itself count on both sides.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-COMMANDS = (("--help",), ("plugins", "list"))
+COMMANDS = (("--help",), ("--version",), ("run", "--help"), ("plugins", "list"))
 SOURCE = '''
 import torch
 from dataclasses import dataclass
@@ -49,8 +49,8 @@ def main() -> None:
         return
     for row in rows:
         print(
-            f"forgetkit {row['command']:14} {row['without']:7.3f} s, with {arguments.plugins} plugins "
-            f"{row['with']:7.3f} s, ratio {row['ratio']:5.2f}"
+            f"forgetkit {row['command']:12} {row['without']:6.3f} s (python -c pass {row['python']:5.3f} s), "
+            f"with {arguments.plugins} plugins {row['with']:6.3f} s, ratio {row['ratio']:5.2f}"
         )
 
 
@@ -65,21 +65,23 @@ def install(site: Path, count: int) -> None:
 
 
 def measured(command: tuple[str, ...], site: str, repetitions: int) -> dict[str, object]:
-    """Both in turn, after one call each that does not count."""
-    times: dict[str, list[float]] = {"without": [], "with": []}
+    """In turn: Python alone, without plugins and with them; the first call of each does not count."""
+    forgetkit = ("-m", "forgetkit", *command)
+    calls = {"python": (("-c", "pass"), ""), "without": (forgetkit, ""), "with": (forgetkit, site)}
+    times: dict[str, list[float]] = {key: [] for key in calls}
     for repetition in range(repetitions + 1):
-        for key, path in (("without", ""), ("with", site)):
-            seconds = timed(command, path)
+        for key, (words, path) in calls.items():
+            seconds = timed(words, path)
             if repetition:
                 times[key].append(seconds)
     medians = {key: statistics.median(values) for key, values in times.items()}
     return {"command": " ".join(command), **medians, "ratio": medians["with"] / medians["without"]}
 
 
-def timed(command: tuple[str, ...], path: str) -> float:
+def timed(words: tuple[str, ...], path: str) -> float:
     environment = {**os.environ, "PYTHONPATH": path}
     began = time.perf_counter()
-    subprocess.run([sys.executable, "-m", "forgetkit", *command], env=environment, check=True, capture_output=True)
+    subprocess.run([sys.executable, *words], env=environment, check=True, capture_output=True)
     return time.perf_counter() - began
 
 
