@@ -1,9 +1,9 @@
 """Avalanche's Naive strategy beside a warm start of forgetkit, on the digits in eight parts: medians, in turn.
 
-Both train the same network on the same samples in the same parts: batches, epochs and optimizer are the same, there is no replay and nothing is
-logged. What is timed is the training: of Avalanche ``strategy.train`` of each experience, of forgetkit's run all
-from a mega-batch's arrival to its last epoch. The whole of that run, judged after each mega-batch and recorded, is
-timed as well. Needs avalanche-lib and forgetkit in one environment.
+Both train the same network on the same samples in the same parts; batches, epochs and optimizer are the same too, there
+is no replay and nothing is logged. What is timed is the training: of Avalanche ``strategy.train`` of each experience,
+of forgetkit's run all from a mega-batch's arrival to its last epoch. The whole of that run, judged after each
+mega-batch and recorded, is timed as well. Needs avalanche-lib and forgetkit in one environment.
 """
 
 from __future__ import annotations
@@ -52,12 +52,12 @@ def ours(epochs: int) -> tuple[float, int, float]:
     watch = Watch()
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
-        options: dict[str, Any] = {
-            **{"method": "warm", "replay": "none", "dataset": "digits", "model": "convnet", "mega_batches": PARTS},
-            **{"split": "contiguous", "val_fraction": 0.0, "epochs": epochs, "schedule": "constant", "out": folder},
-            **{"batch_size": BATCH, "lr": LR, "momentum": MOMENTUM, "weight_decay": DECAY, "device": "cpu"},
-        }
-        forgetkit.run(options, observers=[watch])
+        what = {"method": "warm", "replay": "none", "dataset": "digits", "model": "convnet"}
+        parts = {"mega_batches": PARTS, "split": "contiguous", "val_fraction": 0.0}
+        how = {"epochs": epochs, "batch_size": BATCH, "lr": LR, "momentum": MOMENTUM, "weight_decay": DECAY}
+        forgetkit.run(
+            {**what, **parts, **how, "schedule": "constant", "device": "cpu", "out": folder}, observers=[watch]
+        )
         return watch.seconds, watch.samples, time.perf_counter() - began
 
 
