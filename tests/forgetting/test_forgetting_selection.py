@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal
 from itertools import combinations
 
@@ -18,10 +18,12 @@ from torch import Tensor
 
 import forgetkit
 from forgetkit.errors import ComponentError, OptionError
-from forgetkit.forgetting import count_of, select
+from forgetkit.forgetting import count_of, histogram, masks, pool, select
+from forgetkit.forgetting.selection import _hashed
 from forgetkit.seeding import Seeds
 
 UNLIKELY = 1e-6
+EIGHT_BITS = torch.float8_e5m2
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 
 few_values = st.sampled_from([0.0, -0.0, 1.0, -1.0, 1e-40, -1e-40, 1e-45, 3.4e38, -3.4e38, 0.5])
@@ -74,11 +76,11 @@ def test_float64_is_told_apart_to_the_last_bit(values, fraction):
 
 def test_tensors_of_several_dtypes_in_one_pool():
     rng = torch.Generator().manual_seed(0)
-    scores = {str(dtype): torch.randn(50, generator=rng).to(dtype) for dtype in DTYPES}
+    scores = {str(dtype): torch.randn(50, generator=rng).to(dtype) for dtype in [*DTYPES, EIGHT_BITS]}
     everything = torch.cat([score.double() for score in scores.values()])
     masks, threshold = select(scores, 0.3, Seeds(0))
-    assert threshold == float(everything.sort().values[59])
-    assert torch.equal(everything[pooled(masks)].sort().values, everything.sort().values[:60])
+    assert threshold == float(everything.sort().values[74])
+    assert torch.equal(everything[pooled(masks)].sort().values, everything.sort().values[:75])
 
 
 @pytest.mark.parametrize("fraction", [1e-6, 0.2, 0.9999999, 1.0])
@@ -96,6 +98,109 @@ def test_more_entries_than_one_piece(monkeypatch):
     monkeypatch.setattr("forgetkit.forgetting.histogram.PIECE", 8)
     rng = torch.Generator().manual_seed(0)
     check_lowest({"a": torch.randint(5, (10, 10), generator=rng).float(), "b": torch.rand(20, generator=rng)}, 0.37)
+
+
+def a_pool() -> dict[str, Tensor]:
+    """Distinct scores, negative ones among them, and many that tie."""
+    rng = torch.Generator().manual_seed(0)
+    ties = torch.randint(-3, 3, (900, 9), generator=rng) / 2
+    return {"distinct": torch.randn(4000, generator=rng), "ties": ties, "one": torch.tensor(-0.0)}
+
+
+WAYS = [(which, ties) for which in ("lowest", "highest") for ties in ("random", "stable", "drop")]
+
+
+@pytest.fixture(params=WAYS, ids=" ".join)
+def same_as_ever(request) -> Iterator[Callable[[], None]]:
+    """Masks are to be those of before, at several thresholds: below zero, at zero, among ties."""
+    which, ties = request.param
+
+    def masks_now() -> list[Tensor]:
+        fractions = (0.001, 0.05, 0.3, 0.5, 0.9)
+        found = [select(a_pool(), share, Seeds(1), which=which, ties=ties) for share in fractions]
+        return [torch.cat([pooled(masks), torch.tensor([threshold])]) for masks, threshold in found]
+
+    before = masks_now()
+    return lambda: [torch.testing.assert_close(*pair, rtol=0, atol=0) for pair in zip(before, masks_now(), strict=True)]
+
+
+@pytest.mark.parametrize(
+    "bounds", [(0.97, 0.98), (0.0, 0.01), (-1.0, 2.0), (0.6, 0.4)], ids=["too high", "too low", "all", "upside down"]
+)
+def test_a_wrong_bracket_costs_time_alone(monkeypatch, same_as_ever, bounds):
+    monkeypatch.setattr(histogram, "quantiles", lambda share, size: bounds)
+    monkeypatch.setattr(histogram, "few", lambda total: min(total, 50))
+    same_as_ever()
+
+
+def test_other_devices_find_the_same(monkeypatch, same_as_ever):
+    """The CPU's keys as tensors, which take the way of those of another device."""
+    monkeypatch.setattr(pool, "_native", lambda bits: bits)
+    same_as_ever()
+
+
+def test_masks_do_not_hang_on_the_size_of_pieces(monkeypatch, same_as_ever):
+    monkeypatch.setattr(histogram, "PIECE", 64)
+    same_as_ever()
+
+
+def test_the_usual_case_reads_the_scores_twice(monkeypatch):
+    passes, keys_of = Counter(), pool.Pool.keys_of
+
+    def counting(self: pool.Pool, score: Tensor, least: int) -> Iterator[object]:
+        passes[len(score)] += 1
+        return keys_of(self, score, least)
+
+    monkeypatch.setattr(pool.Pool, "keys_of", counting)
+    rng = torch.Generator().manual_seed(0)
+    check_lowest({"a": torch.randn(200_000, generator=rng), "b": torch.rand(90_000, generator=rng)}, 0.2)
+    assert passes == {200_000: 2, 90_000: 2}
+
+
+def test_numbers_too_small_for_the_processor_are_told_apart():
+    if torch.set_flush_denormal(True):
+        try:
+            mask = select({"a": torch.tensor([3, 1, 2, 0], dtype=torch.int32).view(torch.float32)}, 0.5, Seeds(0))[0][
+                "a"
+            ]
+        finally:
+            torch.set_flush_denormal(False)
+        assert mask.tolist() == [False, True, False, True]
+
+
+@given(st.lists(st.integers(0, 10), max_size=3), st.integers(0, 5))
+def test_masks_at_a_bit_per_entry(shape, seed):
+    mask = torch.rand(shape, generator=torch.Generator().manual_seed(seed)) < 0.5
+    for pack, unpack in ((masks.packed, masks.unpacked), (lambda m: masks._packed(m.flatten()), masks._unpacked)):
+        bits = pack(mask)
+        assert (bits.dtype, bits.shape) == (torch.uint8, (math.ceil(mask.numel() / 8),))
+        assert torch.equal(unpack(bits, mask.shape), mask)
+        assert torch.equal(bits, masks.packed(mask))
+
+
+def test_masks_are_kept_small_and_are_those_of_the_moment():
+    scores = {"a": torch.rand(100, 10, generator=torch.Generator().manual_seed(0))}
+    chosen, threshold = select(scores, 0.2, Seeds(0))
+    expected = scores["a"] <= threshold
+    assert [bits.nbytes for bits, _ in chosen._kept.values()] == [125]
+    scores["a"].zero_()
+    chosen["a"].zero_()
+    assert torch.equal(chosen["a"], expected)
+    assert int(expected.sum()) == 200
+
+
+def splitmix64(number: int) -> int:
+    """As its authors wrote it, where the state is ``number``."""
+    number = (number ^ (number >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+    number = (number ^ (number >> 27)) * 0x94D049BB133111EB % 2**64
+    return number ^ (number >> 31)
+
+
+@given(st.lists(st.integers(0, 2**40), max_size=4), st.integers(0, 2**64 - 1))
+def test_the_order_of_ties_is_that_of_splitmix64(positions, salt):
+    hashed = _hashed(np.array(positions, dtype=np.int64), salt)
+    expected = [splitmix64((at * 0x9E3779B97F4A7C15 + salt) % 2**64) for at in positions]
+    assert [int(number) % 2**64 for number in hashed] == expected
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,8 @@ class Pool:
             size = int(score.numel() * share + rng.random())
             if size:
                 at = torch.from_numpy(np.sort(rng.integers(score.numel(), size=size))).to(score.device)
-                sample.append(score.detach().take(at).to(device="cpu", dtype=self.dtype))
+                wide = score.detach().float() if score.element_size() == 1 else score.detach()  # 8 bits cannot take()
+                sample.append(wide.take(at).to(device="cpu", dtype=self.dtype))
         values = torch.cat(sample) if sample else torch.empty(0, dtype=self.dtype)
         keys: NDArray[Any] = self._mirrored(values.view(_INTEGER[self.dtype]).numpy())
         return keys
