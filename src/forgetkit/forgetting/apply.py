@@ -151,7 +151,8 @@ class _Line:
 
     def __init__(self, tensor: Tensor) -> None:
         self._tensor = tensor
-        self._order = sorted(range(tensor.ndim), key=lambda dim: -tensor.stride(dim))
+        strides = tensor.stride()
+        self._order = sorted(range(len(strides)), key=lambda dim: -strides[dim])
 
     def of(self, other: Tensor) -> Tensor:
         """The entries of a tensor of the same shape, in the same order."""
