@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.utils.flop_counter import FlopCounterMode
 
 from forgetkit.contracts import Inputs
 from forgetkit.errors import ConfigError, RecordError, RunDirectoryError
@@ -25,7 +24,10 @@ MemoryFormat = Literal["contiguous", "channels-last"]
 Precision = Literal["fp32", "bf16"]
 
 _WORTH_A_TRIAL = 1e9
-"""Floating-point operations of a batch going forward, below which the calls cost more than what they compute."""
+"""Floating-point operations of a batch going forward, below which calls cost more than what they compute.
+
+torch's own counter would count all of them, and imports sympy to do so, which takes most of a second.
+"""
 
 _OF_A_TRIAL = 2e10
 """The same, of the samples that a trial takes: under a second on two cores."""
@@ -107,10 +109,21 @@ class PrecisionTrial:
         return ("bf16" if timed.gain >= _FASTER else "fp32"), reason
 
     def _operations(self, model: nn.Module) -> float:
-        """Of a batch going forward."""
-        with FlopCounterMode(display=False) as counted, torch.no_grad():
+        """Of a batch going forward through layers with weights: two for each weight at each place of the output."""
+        counted = 0.0
+
+        def count(module: nn.Module, _: object, outputs: object) -> None:
+            nonlocal counted
+            weight = getattr(module, "weight", None)
+            if isinstance(weight, Tensor) and weight.ndim > 1 and isinstance(outputs, Tensor):
+                counted += 2 * weight[0].numel() * outputs.numel()
+
+        handles = [module.register_forward_hook(count) for module in model.modules()]
+        with torch.no_grad():
             model(torch.rand(2, *self.inputs.shape, device=self.device))
-        return float(counted.get_total_flops()) / 2 * self.batch_size
+        for handle in handles:
+            handle.remove()
+        return counted / 2 * self.batch_size
 
     def _timed(self, model: nn.Module, operations: float) -> Timed:
         samples = max(2, min(self.batch_size, int(self.batch_size * _OF_A_TRIAL / operations)))
