@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
 
 from forgetkit import bench
-from forgetkit.bench import loading, machine, sharing, starting, training, unlearning
+from forgetkit.bench import loading, sharing, starting, training, unlearning
 from forgetkit.bench.words import target
 from forgetkit.errors import ForgetkitError, OptionError
 from forgetkit.stream.batches import pixels
@@ -202,4 +202,4 @@ def test_the_machine_says_what_it_is() -> None:
     assert here["torch"] == torch.__version__
     assert here["threads"] == torch.get_num_threads()
     assert here["cores"] >= 1
-    assert machine.processor() == here["processor"] != ""
+    assert here["processor"]

@@ -80,5 +80,5 @@ def _beside_a_loader(work: Work, workers: int) -> Sides:
         persistent_workers=True,
         pin_memory=work.device.type == "cuda",
     )
-    reference = LoaderLoop(model, sgd(model), loader, work.device, work.bf16)
+    reference = LoaderLoop(model, sgd(model, fused=True), loader, work.device, work.bf16)
     return Sides(framework(work), reference, close=reference.close)

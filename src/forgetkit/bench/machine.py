@@ -4,13 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
-import re
-import subprocess
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
-
-_CPUINFO = Path("/proc/cpuinfo")
 
 
 @dataclass(frozen=True)
@@ -36,9 +31,10 @@ def described(device: str) -> Machine:
     import torch
 
     from forgetkit._version import __version__
+    from forgetkit.learn.numerics import processor
 
     return Machine(
-        processor=processor(),
+        processor=processor(torch.device("cpu")) or platform.processor() or platform.machine(),
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         threads=torch.get_num_threads(),
         instructions=torch.backends.cpu.get_cpu_capability(),
@@ -47,18 +43,3 @@ def described(device: str) -> Machine:
         torch=torch.__version__,
         forgetkit=__version__,
     )
-
-
-def processor() -> str:
-    """The processor's name as its maker has it, else the kind of machine."""
-    if _CPUINFO.exists():
-        found = re.search(r"^model name\s*:\s*(.+)$", _CPUINFO.read_text(encoding="utf-8"), re.MULTILINE)
-        if found is not None:
-            return found[1]
-    if platform.system() == "Darwin":
-        said = subprocess.run(
-            ["sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True, check=False
-        ).stdout.strip()
-        if said:
-            return said
-    return platform.processor() or platform.machine()

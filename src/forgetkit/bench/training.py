@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch.nn.functional import cross_entropy
 from forgetkit import forgetting, learn, registry
 from forgetkit.bench.measure import Setting, Sides
 from forgetkit.contracts import Augmentation, Inputs, LoadContext, ModelBuilder, Part
+from forgetkit.learn.numerics import native_bf16
 from forgetkit.seeding import Seeds, global_state
 from forgetkit.session import computing
 from forgetkit.stream import Pool
@@ -118,11 +120,15 @@ def wait(device: torch.device) -> None:
 
 def framework(work: Work) -> Framework:
     """Ours, made as a run makes it."""
-    model = learn.network(work.builder, work.inputs, _SEEDS).to(work.device)
-    optimizer = sgd(model)
+    model = learn.network(work.builder, work.inputs, _SEEDS)
+    model = learn.arranged(model, learn.memory_format("auto", model, work.inputs, work.device), work.device)
+    on_cuda = work.device.type == "cuda"
+    optimizer = sgd(model, fused=on_cuda or None)
     passes = forgetting.Passes()
     acting = forgetting.Acting(model, optimizer, [], _SEEDS, passes=passes)
-    return Framework(learn.Trainer(model, optimizer, BATCH, work.augment, acting, work.bf16, passes), work.pool)
+    record = learn.cuda_graph if on_cuda else None
+    trainer = learn.Trainer(model, optimizer, BATCH, work.augment, acting, work.bf16, passes, record)
+    return Framework(trainer, work.pool)
 
 
 def bare_loop(work: Work, layout: torch.memory_format) -> BareLoop:
@@ -131,7 +137,7 @@ def bare_loop(work: Work, layout: torch.memory_format) -> BareLoop:
     shape = (1, -1, *([1] * (len(work.inputs.shape) - 1)))
     mean, std = (torch.tensor(values, device=work.device).view(shape) for values in (work.inputs.mean, work.inputs.std))
     inputs = ((pixels(work.pool.inputs) - mean) / std).contiguous(memory_format=layout)
-    return BareLoop(model, sgd(model), inputs, work.pool.labels)
+    return BareLoop(model, sgd(model, fused=True), inputs, work.pool.labels)
 
 
 def network(work: Work) -> nn.Module:
@@ -140,9 +146,9 @@ def network(work: Work) -> nn.Module:
         return work.builder.build(work.inputs, nn.Identity())
 
 
-def sgd(model: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer of both sides."""
-    return torch.optim.SGD(model.parameters(), _LR, 0.9, weight_decay=5e-4, fused=True)
+def sgd(model: nn.Module, fused: bool | None = None) -> torch.optim.Optimizer:
+    """The optimizer of both sides; ``fused`` is as torch has it where it is None."""
+    return torch.optim.SGD(model.parameters(), _LR, 0.9, weight_decay=5e-4, fused=fused)
 
 
 def bare(work: Work) -> Sides:
@@ -152,13 +158,22 @@ def bare(work: Work) -> Sides:
 
 def automatic(work: Work) -> Sides:
     """What ``auto`` chooses beside a plain loop in fp32 and torch's own layout."""
-    return Sides(framework(replace(work, bf16=True)), bare_loop(work, torch.contiguous_format))
+    return Sides(
+        framework(replace(work, bf16=chosen_precision(work) == "bf16")), bare_loop(work, torch.contiguous_format)
+    )
+
+
+def chosen_precision(work: Work) -> str:
+    """What a run finds best here; nothing is noted down, so it is found anew each time."""
+    model = learn.network(work.builder, work.inputs, _SEEDS)
+    layout = learn.memory_format("auto", model, work.inputs, work.device)
+    with tempfile.TemporaryDirectory() as notes:
+        trial = learn.PrecisionTrial(
+            model, work.inputs, BATCH, layout, work.device, named=type(work.builder).__name__, notes=Path(notes)
+        )
+        return trial.verdict()[0]
 
 
 def no_bf16(setting: Setting) -> str | None:
     """Why there is nothing for ``auto`` to choose."""
-    if setting.device.startswith("cuda"):
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-        return None if native else "this device has no bf16 of its own"
-    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return None if native else "this processor has no bf16 of its own"
+    return None if native_bf16(torch.device(setting.device)) else "the hardware has no bf16 of its own"

@@ -51,7 +51,9 @@ def selection(setting: Setting) -> Sides:
     rng = torch.Generator().manual_seed(0)
     size, rest = divmod(_SCORES, _TENSORS)
     sizes = [size + (place < rest) for place in range(_TENSORS)]
-    scores = {str(place): torch.rand(n, generator=rng).to(setting.device) for place, n in enumerate(sizes)}
+    scores = {
+        str(place): torch.empty(n).exponential_(generator=rng).to(setting.device) for place, n in enumerate(sizes)
+    }
     count = forgetting.count_of(_FRACTION, _SCORES)
 
     def ours() -> int:
