@@ -64,8 +64,9 @@ def timed(criterion: str, layout: str, samples: int, repetitions: int) -> dict[s
     from forgetkit.contracts import Inputs
 
     torch.manual_seed(0)
+    shapes = Inputs((3, 32, 32), 10, (0.0,) * 3, (1.0,) * 3)
     memory = torch.channels_last if layout == "channels_last" else torch.contiguous_format
-    model = ResNet18().build(Inputs((3, 32, 32), 10), torch.nn.Identity()).to(memory_format=memory).eval()
+    model = ResNet18().build(shapes, torch.nn.Identity()).to(memory_format=memory).eval()
     inputs = torch.randn(samples, 3, 32, 32).to(memory_format=memory)
     targets = torch.randint(10, (samples,))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
