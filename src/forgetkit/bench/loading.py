@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from forgetkit.bench.measure import Setting, Sides
-from forgetkit.bench.training import BATCH, Work, framework, network, sgd, step, wait
+from forgetkit.bench.training import BATCH, Work, by_hand, framework, network, sgd, step, wait
 
 
 class Transformed(Dataset[tuple[Tensor, Tensor]]):
@@ -46,7 +46,7 @@ class LoaderLoop:
         """Samples trained on."""
         self.model.train()
         done = 0
-        with torch.backends.cudnn.flags(benchmark=True):
+        with by_hand():
             for batch in self.loader:
                 inputs, labels = (part.to(self.device, non_blocking=True) for part in batch)
                 step(self.model, self.optimizer, inputs, labels, bf16=self.bf16)

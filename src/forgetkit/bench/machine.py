@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -24,6 +26,19 @@ class Machine:
     def as_dict(self) -> dict[str, Any]:
         """What ``--json`` prints of it."""
         return asdict(self)
+
+
+@contextmanager
+def threads(count: int | None) -> Iterator[None]:
+    """So many of torch's threads on the CPU; None leaves them."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def described(device: str) -> Machine:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -95,9 +95,10 @@ class BareLoop:
     def __call__(self) -> int:
         """Samples trained on."""
         self.model.train()
-        for ids in torch.randperm(len(self.labels), device=self.labels.device).split(BATCH):
-            step(self.model, self.optimizer, self.inputs[ids], self.labels[ids])
-        wait(self.labels.device)
+        with by_hand():
+            for ids in torch.randperm(len(self.labels), device=self.labels.device).split(BATCH):
+                step(self.model, self.optimizer, self.inputs[ids], self.labels[ids])
+            wait(self.labels.device)
         return len(self.labels)
 
 
@@ -116,6 +117,13 @@ def wait(device: torch.device) -> None:
     """Until the device has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def by_hand() -> AbstractContextManager[None]:
+    """cuDNN as somebody sets it who wants speed: it tries its algorithms, and need not give the same bits again."""
+    return torch.backends.cudnn.flags(enabled=True, benchmark=True, deterministic=False)
 
 
 def framework(work: Work) -> Framework:

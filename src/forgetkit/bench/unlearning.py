@@ -10,8 +10,9 @@ from torch.nn.functional import cross_entropy
 
 from forgetkit import forgetting, registry
 from forgetkit.bench.measure import Setting, Sides
-from forgetkit.bench.training import Framework, Work, framework
+from forgetkit.bench.training import Framework, Work, by_hand, framework, wait
 from forgetkit.seeding import Seeds
+from forgetkit.session import computing
 from forgetkit.stream.batches import Offered
 
 _SAMPLES = 128
@@ -29,11 +30,14 @@ def snip(setting: Setting) -> Sides:
     def reference() -> int:
         model.eval()
         ((inputs, labels),) = batches
-        torch.autograd.grad(cross_entropy(model(inputs), labels), list(model.parameters()))
+        with by_hand():
+            torch.autograd.grad(cross_entropy(model(inputs), labels), list(model.parameters()))
+            wait(labels.device)
         return len(labels)
 
     def select() -> int:
         forgetting.select(scores, _FRACTION, Seeds(0))
+        wait(side.pool.labels.device)
         return _SAMPLES
 
     return Sides(_forgetting(side, batches, f"snip:samples={_SAMPLES}"), reference, beside=select)
@@ -58,11 +62,13 @@ def selection(setting: Setting) -> Sides:
 
     def ours() -> int:
         masks, _ = forgetting.select(scores, _FRACTION, Seeds(0))
+        wait(next(iter(masks.values())).device)
         return sum(len(mask) for mask in masks.values())
 
     def reference() -> int:
         threshold = torch.cat(list(scores.values())).kthvalue(count).values
         masks = {name: score <= threshold for name, score in scores.items()}
+        wait(threshold.device)
         return sum(len(mask) for mask in masks.values())
 
     return Sides(ours, reference)
@@ -73,14 +79,16 @@ def _forgetting(side: Framework, batches: list[tuple[torch.Tensor, torch.Tensor]
     offered = sum(len(labels) for _, labels in batches)
 
     def forget() -> int:
-        forgetting.unlearn(
-            side.model,
-            batches,
-            importance=importance,
-            reinit=reinit,
-            optimizer=side.trainer.optimizer,
-            seeds=Seeds(0),
-        )
+        with computing(None):
+            forgetting.unlearn(
+                side.model,
+                batches,
+                importance=importance,
+                reinit=reinit,
+                optimizer=side.trainer.optimizer,
+                seeds=Seeds(0),
+            )
+            wait(side.pool.labels.device)
         return offered
 
     return forget

@@ -40,12 +40,11 @@ def command(
     """
     from forgetkit import bench
 
-    cases = bench.chosen(case or ())
+    cases = bench.chosen(case or ())  # before torch is imported
     from forgetkit.config import machine
-    from forgetkit.session import computing
 
     setting = bench.Setting(machine.device(device))
-    with computing(threads):
+    with bench.threads(threads):
         here = bench.described(setting.device)
         view = _view(Console(stderr=json))
         view.say(_headline(here))
