@@ -1,11 +1,12 @@
 """A run's directory: the manifest, the events, the checkpoints, the result.
 
-manifest.json                  configuration, versions, digests; written first
-events.jsonl                   a line per event; appended to, never rewritten
-checkpoints/resume-003-0020.*  a state to go on from (mega-batch 3, 20 epochs done) with its digest
-                               and the rows so far; the newest two are kept
-checkpoints/mega-batch-003.pt  the model that was evaluated after mega-batch 3
-result.json                    written last
+manifest.json                   configuration, versions, digests; written first
+events.jsonl                    a line per event; appended to, never rewritten
+checkpoints/resume-003-0020.*   a state to go on from (mega-batch 3, 20 epochs done) with its digest
+                                and how many rows there are; the newest two are kept
+checkpoints/resume-row-002.json the row of mega-batch 2: written once, not again with every state
+checkpoints/mega-batch-003.pt   the model that was evaluated after mega-batch 3
+result.json                     written last
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from typing import Any
 from forgetkit.contracts import MegaBatchRow
 from forgetkit.errors import RecordError, RunDirectoryError
 from forgetkit.record.checkpoints import load_state, save_state
-from forgetkit.record.files import read_json, write_json
+from forgetkit.record.files import as_json, read_json, write_atomically, write_json
 
 SCHEMA = 1
 
@@ -123,8 +124,8 @@ class RunDirectory:
         folder = self.path / "checkpoints"
         name = f"resume-{point.state['mega_batch']:03}-{point.state['epochs_done']:04}"
         digest = save_state(folder / f"{name}.pt", point.state)
-        rows = [dataclasses.asdict(row) for row in point.rows]
-        write_json(folder / f"{name}.json", {"sha256": digest, "rows": rows, "seconds": point.seconds})
+        self._keep(point.rows)
+        write_json(folder / f"{name}.json", {"sha256": digest, "rows": len(point.rows), "seconds": point.seconds})
         for old in self._notes()[2:]:
             old.unlink()
             old.with_suffix(".pt").unlink(missing_ok=True)
@@ -137,8 +138,7 @@ class RunDirectory:
             try:
                 content = read_json(note)
                 state = load_state(note.with_suffix(".pt"), str(content.get("sha256")))
-                rows = tuple(MegaBatchRow(**row) for row in content["rows"])
-                return ResumePoint(state, rows, float(content["seconds"]), str(damage or ""))
+                return ResumePoint(state, self._rows(content["rows"]), float(content["seconds"]), str(damage or ""))
             except (KeyError, TypeError, ValueError) as error:
                 damage = RunDirectoryError(f"{note} is damaged: {error!r}")
             except RunDirectoryError as error:
@@ -146,6 +146,22 @@ class RunDirectory:
         if damage is not None:
             raise damage
         return None
+
+    def _keep(self, rows: Sequence[MegaBatchRow]) -> None:
+        """Write the rows that are not on the disk yet: one, but for a record of an older version."""
+        for row in reversed(rows):
+            file, content = self._row_file(row.index), as_json(dataclasses.asdict(row))
+            if file.exists() and file.read_bytes() == content:
+                return
+            write_atomically(file, content)
+
+    def _rows(self, noted: Any) -> tuple[MegaBatchRow, ...]:
+        """The rows that a note counts; those of older versions hold them themselves."""
+        kept = noted if isinstance(noted, list) else [read_json(self._row_file(1 + n)) for n in range(noted)]
+        return tuple(MegaBatchRow(**row) for row in kept)
+
+    def _row_file(self, mega_batch: int) -> Path:
+        return self.path / "checkpoints" / f"resume-row-{mega_batch:03}.json"
 
     def _notes(self) -> list[Path]:
         """The notes of resume points, newest first."""

@@ -28,8 +28,13 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """One object, indented, with a newline at the end. NaN has no place in JSON and is refused."""
-    write_atomically(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+    """One object, as :func:`as_json` spells it."""
+    write_atomically(path, as_json(content))
+
+
+def as_json(content: Any) -> bytes:
+    """Indented, with a newline at the end. NaN has no place in JSON and is refused."""
+    return (json.dumps(content, indent=2, allow_nan=False) + "\n").encode()
 
 
 def read_json(path: Path) -> dict[str, Any]:

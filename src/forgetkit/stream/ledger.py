@@ -21,17 +21,19 @@ class Ledger:
     def __init__(self, source: Part) -> None:
         self._source = source
         self._open = {role: np.zeros(len(source), dtype=bool) for role in ("train", "val")}
+        self._opened = {role: np.empty(0, dtype=np.int64) for role in ("train", "val")}
 
     def reveal(self, role: Role, ids: NDArray[np.int64]) -> None:
         """From now on ``ids`` may be read in this role."""
         self._open[role][ids] = True
+        self._opened[role] = np.concatenate([self._opened[role], ids])
 
     def give_up_all_but(self, role: Role, ids: NDArray[np.int64]) -> None:
         """From now on only ``ids`` may be read in this role; none that was closed opens again."""
         self._require(role, ids)
-        keep = np.zeros_like(self._open[role])
-        keep[ids] = True
-        self._open[role] &= keep
+        self._open[role][self._opened[role]] = False  # those alone, however many samples there are
+        self._open[role][ids] = True
+        self._opened[role] = ids.copy()
 
     def labels(self, role: Role, ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """The labels of ``ids``."""

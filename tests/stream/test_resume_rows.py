@@ -1,0 +1,103 @@
+"""What is written of finished mega-batches with every state to resume from."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from forgetkit.contracts import MegaBatchRow
+from forgetkit.errors import RunDirectoryError
+from forgetkit.record import ResumePoint, RunDirectory, files
+
+NUMBERS = {
+    **{f.name: 1 for f in dataclasses.fields(MegaBatchRow) if f.name != "index"},
+    "unlearn": {"layers": {f"layer.{n}": {"size": 100, "reset": 20} for n in range(20)}},
+    "interventions": {},
+}
+
+
+def row(index: int, seconds: float = 0.1) -> MegaBatchRow:
+    return MegaBatchRow(**{**NUMBERS, "index": index, "seconds": seconds})
+
+
+def point(rows: list[MegaBatchRow], epochs_done: int = 0) -> ResumePoint:
+    return ResumePoint({"mega_batch": len(rows) + 1, "epochs_done": epochs_done}, tuple(rows), 1.0)
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> RunDirectory:
+    return RunDirectory.create(tmp_path, "run", {})
+
+
+def test_a_state_costs_the_same_after_many_mega_batches(
+    directory: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[int] = []
+    write = files.write_atomically
+
+    def counted(path: Path, content: bytes) -> None:
+        written.append(len(content))
+        write(path, content)
+
+    for module in ("files", "directory"):
+        monkeypatch.setattr(f"forgetkit.record.{module}.write_atomically", counted)
+    costs, rows = [], []
+    for index in range(1, 21):
+        rows.append(row(index))
+        written.clear()
+        directory.save_resume_point(point(rows))
+        costs.append((len(written), sum(written)))
+        written.clear()
+        directory.save_resume_point(point(rows, epochs_done=1))  # in the midst of the next: no row is new
+        assert len(written) == 1
+    assert {count for count, _ in costs} == {2}
+    assert max(size for _, size in costs) - min(size for _, size in costs) < 10  # longer numbers
+    found = directory.resume_point()
+    assert found is not None
+    assert found.rows == tuple(rows)
+
+
+def test_what_is_done_again_replaces_what_was_there(directory: RunDirectory) -> None:
+    """As after a state that was damaged: the mega-batch is learned again, in other seconds."""
+    directory.save_resume_point(point([row(1), row(2), row(3)]))
+    again = [row(1), row(2, seconds=0.2)]
+    directory.save_resume_point(ResumePoint({"mega_batch": 9, "epochs_done": 0}, tuple(again), 1.0))
+    found = directory.resume_point()
+    assert found is not None
+    assert found.rows == tuple(again)
+
+
+def test_a_note_of_an_older_version_holds_the_rows(directory: RunDirectory) -> None:
+    rows = [row(1), row(2)]
+    note = directory.save_resume_point(point(rows)).with_suffix(".json")
+    content = json.loads(note.read_text())
+    assert content["rows"] == 2
+    note.write_text(json.dumps({**content, "rows": [dataclasses.asdict(one) for one in rows]}))
+    for file in note.parent.glob("resume-row-*"):
+        file.unlink()
+    found = directory.resume_point()
+    assert found is not None
+    assert found.rows == tuple(rows)
+    rows.append(row(3))
+    directory.save_resume_point(point(rows))  # goes on in the present form
+    assert len(list(note.parent.glob("resume-row-*"))) == 3
+    found = directory.resume_point()
+    assert found is not None
+    assert found.rows == tuple(rows)
+
+
+def test_a_row_that_is_gone_is_damage(directory: RunDirectory) -> None:
+    directory.save_resume_point(point([row(1)]))
+    directory.save_resume_point(point([row(1), row(2)]))
+    (gone,) = directory.path.glob("checkpoints/resume-row-002.json")
+    gone.unlink()
+    found = directory.resume_point()
+    assert found is not None
+    assert found.rows == (row(1),)
+    assert "resume-row-002.json cannot be read" in found.damage
+    gone.with_name("resume-row-001.json").write_text("{}")
+    with pytest.raises(RunDirectoryError, match="is damaged"):
+        directory.resume_point()
