@@ -315,7 +315,10 @@ def test_data_that_came_back(cli, stopped, arrays, substance):
 # A disk that is full
 
 
-@pytest.mark.parametrize("file", ["resume-001-0002.pt", "mega-batch-001.pt", "resume-002-0000.json", "result.json"])
+@pytest.mark.parametrize(
+    "file",
+    ["resume-001-0002.pt", "mega-batch-001.pt", "resume-row-001.json", "resume-002-0000.json", "result.json"],
+)
 def test_a_full_disk_stops_the_run_and_an_emptied_one_lets_it_go_on(
     cli, workdir, monkeypatch, whole, substance, digests, file
 ):

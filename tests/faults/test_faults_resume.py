@@ -204,7 +204,7 @@ def test_killed_at_any_write(run, workdir, monkeypatch, substance, digests, mome
             if not (folder / "result.json").exists():
                 assert substance(run(resume=folder)) == substance(whole)
             assert digests(folder) == digests(workdir / "runs" / "whole")
-    # The manifest, a model for each mega-batch, a state and its note for each epoch but the last, the result.
+    # The manifest, a model for each mega-batch, a state and its note for each epoch but the last, a row, the result.
     assert number - 1 == 1 + 2 + 2 * (2 * 1 + 1) + 1 + 1
 
 
