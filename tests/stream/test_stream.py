@@ -168,6 +168,25 @@ def test_the_ledger_opens_and_closes() -> None:
     assert ledger.read("train", np.array([1])).labels.tolist() == [1]
 
 
+def test_closing_costs_what_is_open_and_not_all_there_is() -> None:
+    """Told by how many entries of the ledger's marks are written to."""
+
+    class Counting(np.ndarray):
+        touched = 0
+
+        def __setitem__(self, key: Any, value: Any) -> None:
+            Counting.touched += len(key)
+            super().__setitem__(key, value)
+
+    ledger, arriving = Ledger(part(10_000)), np.arange(10_000).reshape(1000, 10)
+    ledger._open = {role: mask.view(Counting) for role, mask in ledger._open.items()}
+    for ids in arriving:
+        ledger.reveal("train", ids)
+        ledger.give_up_all_but("train", ids[:3])
+    assert 10_000 < Counting.touched < 40_000
+    assert np.flatnonzero(ledger._open["train"]).tolist() == arriving[-1, :3].tolist()
+
+
 @dataclass(frozen=True)
 class AnySubset:
     """Keeps whatever the test drew."""
