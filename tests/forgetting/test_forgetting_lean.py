@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 import forgetkit
 from forgetkit import forgetting
+from forgetkit.builtin.importance.magnitude import Magnitude
 from forgetkit.contracts import Change, ReinitContext
 from forgetkit.errors import ComponentError
 from forgetkit.forgetting import apply, guard, probe
@@ -31,10 +32,10 @@ FLOATS = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 class Held(TorchDispatchMode):
     """Counts the bytes of storages that come into being inside it and still live."""
 
-    def __init__(self, known: nn.Module) -> None:
+    def __init__(self, known: nn.Module, *others: Tensor) -> None:
         super().__init__()
         self.now = self.most = 0
-        self._seen = {p.untyped_storage()._cdata for p in known.parameters()}
+        self._seen = {tensor.untyped_storage()._cdata for tensor in (*known.parameters(), *others)}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         made = func(*args, **(kwargs or {}))
@@ -305,9 +306,20 @@ def test_old_values_are_not_copied_to_draw_new_ones():
     assert held.most < 1.5 * 4 * 64 * 64
 
 
-def test_scores_of_a_kept_mapping_are_those_of_a_lazy_one():
+def test_scores_of_half_precision_are_those_of_single():
     model = convnet(dtype=torch.bfloat16)
-    found = forgetting.score(model, None, importance=forgetkit.registry.load().make("importance", "magnitude")[1],
-                             seeds=Seeds(0))  # fmt: skip
+    found = forgetting.score(model, None, importance=Magnitude(), seeds=Seeds(0))
     for name, parameter in model.named_parameters():
         assert torch.equal(bits(found[name]), bits(parameter.detach().float().abs()))
+
+
+def test_nothing_is_turned_round_to_be_read_or_written():
+    model = nn.Sequential(nn.Conv2d(256, 256, 5)).to(memory_format=torch.channels_last)
+    size = 4 * model[0].weight.numel()
+    mask, value = (model[0].weight.detach() < -0.01), model[0].weight.detach() + 1
+    with Held(model) as held, guard.unchanged(model, "who"):
+        pass
+    assert held.most < 0.5 * size
+    with Held(model, mask, value) as held:
+        unlearn_with(lambda _: [Change("0.weight", mask, value)], model)
+    assert held.most < 0.5 * size

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from forgetkit.contracts import Change
 from forgetkit.errors import ComponentError
-from forgetkit.forgetting.guard import all_finite, blamed
+from forgetkit.forgetting.guard import all_finite, blamed, order_in_memory
 from forgetkit.forgetting.masks import packed, unpacked
 from forgetkit.forgetting.report import LayerReport
 
@@ -151,8 +151,7 @@ class _Line:
 
     def __init__(self, tensor: Tensor) -> None:
         self._tensor = tensor
-        strides = tensor.stride()
-        self._order = sorted(range(len(strides)), key=lambda dim: -strides[dim])
+        self._order = order_in_memory(tensor)
 
     def of(self, other: Tensor) -> Tensor:
         """The entries of a tensor of the same shape, in the same order."""

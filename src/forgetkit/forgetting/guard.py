@@ -54,8 +54,7 @@ class _Seen:
 
     @classmethod
     def of(cls, parameter: Tensor) -> _Seen:
-        strides = parameter.stride()
-        return cls(parameter.shape, parameter.dtype, tuple(sorted(range(len(strides)), key=lambda d: -strides[d])))
+        return cls(parameter.shape, parameter.dtype, order_in_memory(parameter))
 
     def fits(self, parameter: Tensor) -> bool:
         """Whether the parameter still is of this shape and dtype."""
@@ -184,6 +183,12 @@ def _words(tensor: Tensor) -> Tensor:
     return bits.view(_INTEGER_OF_SIZE[width])
 
 
+def order_in_memory(tensor: Tensor) -> tuple[int, ...]:
+    """A tensor's dimensions, that of the largest steps first: permuted so, a dense tensor is contiguous."""
+    strides = tensor.stride()
+    return tuple(sorted(range(len(strides)), key=lambda dim: -strides[dim]))
+
+
 def all_finite(tensor: Tensor) -> bool:
     """Whether a tensor of floats holds neither NaN nor infinity; takes no memory beside it."""
     return not tensor.numel() or bool(torch.stack(_extremes(tensor)).isfinite().all())
@@ -196,6 +201,6 @@ def any_nan(tensor: Tensor) -> bool:
 
 def _extremes(tensor: Tensor) -> tuple[Tensor, Tensor]:
     """The lowest and the highest entry: both NaN where one is."""
-    wide = tensor.detach().float() if tensor.element_size() == 1 else tensor.detach()  # no order is known of 8 bits
-    least, most = torch.aminmax(wide)
+    entries = tensor.detach().permute(order_in_memory(tensor))  # another order would be copied
+    least, most = torch.aminmax(entries.float() if entries.element_size() == 1 else entries)  # 8 bits have no order
     return least, most
