@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal
-from itertools import combinations
+from itertools import chain, combinations
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ from torch import Tensor
 
 import forgetkit
 from forgetkit.errors import ComponentError, OptionError
-from forgetkit.forgetting import count_of, histogram, masks, pool, select
+from forgetkit.forgetting import Processes, count_of, histogram, masks, pool, select
 from forgetkit.forgetting.selection import _hashed
 from forgetkit.seeding import Seeds
 
@@ -74,9 +74,11 @@ def test_float64_is_told_apart_to_the_last_bit(values, fraction):
     check_lowest({"a": torch.tensor(values, dtype=torch.float64)}, fraction)
 
 
-def test_tensors_of_several_dtypes_in_one_pool():
+@pytest.mark.parametrize("order", [1, -1])
+def test_tensors_of_several_dtypes_in_one_pool(order):
     rng = torch.Generator().manual_seed(0)
-    scores = {str(dtype): torch.randn(50, generator=rng).to(dtype) for dtype in [*DTYPES, EIGHT_BITS]}
+    dtypes = [*DTYPES, EIGHT_BITS][::order]
+    scores = {str(dtype): torch.randn(50, dtype=torch.float64, generator=rng).to(dtype) for dtype in dtypes}
     everything = torch.cat([score.double() for score in scores.values()])
     masks, threshold = select(scores, 0.3, Seeds(0))
     assert threshold == float(everything.sort().values[74])
@@ -104,7 +106,25 @@ def a_pool() -> dict[str, Tensor]:
     """Distinct scores, negative ones among them, and many that tie."""
     rng = torch.Generator().manual_seed(0)
     ties = torch.randint(-3, 3, (900, 9), generator=rng) / 2
-    return {"distinct": torch.randn(4000, generator=rng), "ties": ties, "one": torch.tensor(-0.0)}
+    columns = torch.randn(3, 1000, generator=rng).t()
+    return {"distinct": torch.randn(4000, generator=rng), "ties": ties, "columns": columns, "one": torch.tensor(-0.0)}
+
+
+@given(
+    keys=st.lists(st.lists(st.integers(-3, 3), max_size=6), max_size=4),
+    bounds=st.tuples(st.integers(-4, 4), st.integers(-4, 4)), limit=st.integers(0, 9), data=st.data(),
+)  # fmt: skip
+@settings(max_examples=300, deadline=None)
+def test_the_kth_smallest_from_any_bracket(keys, bounds, limit, data):
+    arrays, in_order = [np.array(some, np.int32) for some in keys], sorted(chain(*keys))
+    bracket = histogram.Bracket(*bounds, limit)
+    candidates, _ = histogram._candidates(arrays, bracket)
+    assert len(candidates) <= limit
+    if in_order:
+        k = data.draw(st.integers(1, len(in_order)))
+        found = histogram.kth_smallest(lambda least: arrays, k, bracket, 32, Processes())
+        key = in_order[k - 1]
+        assert found == histogram.Found(key, in_order.index(key), in_order.count(key))
 
 
 WAYS = [(which, ties) for which in ("lowest", "highest") for ties in ("random", "stable", "drop")]

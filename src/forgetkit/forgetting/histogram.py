@@ -99,9 +99,7 @@ def _candidates(keys: Iterable[Keys], bracket: Bracket) -> tuple[NDArray[Any], l
         inside = near[(near > bracket.low) & (near < bracket.high)]
         low = count(near == bracket.low)
         at_low, between, at_high = at_low + low, between + len(inside), at_high + len(near) - low - len(inside)
-        if between > bracket.limit:
-            kept.clear()
-        else:
+        if between <= bracket.limit:
             kept.append(inside if isinstance(inside, np.ndarray) else inside.cpu().numpy())
     candidates = np.concatenate(kept) if kept else np.zeros(0, np.int64)
     return candidates, [below, at_low, between, at_high, between > bracket.limit]
