@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from forgetkit import contracts, learn, peak, stream
 from forgetkit._version import __version__
@@ -81,20 +80,20 @@ class Session:
         ids = stream.few_shots(data.train.labels, data.classes, config.shots, seeds)
         mega_batches = stream.partition(ids, config.mega_batches, config.val_fraction, config.split, seeds)
         data, noisy_labels = _with_noise(data, config, mega_batches, seeds)
-        trained_on = stream.played(data.train.labels, mega_batches, plan.replay, seeds)
+        sizes, first_stays = _played_through(data, mega_batches, plan, seeds)
         session = cls(
             plan,
             bus,
             data,
             mega_batches,
-            [len(part) for part in trained_on],
+            sizes,
             noisy_labels,
             seeds,
             device,
             memory,
             cache,
         )
-        session._refuse_what_cannot_act(trained_on)
+        session._refuse_what_cannot_act(first_stays=first_stays)
         return session
 
     def settled(self, recorded: Mapping[str, Any]) -> Session:
@@ -107,14 +106,14 @@ class Session:
         config = self.plan.config
         return learn.epoch_sizes(self.sizes[mega_batch - 1], config.epochs, config.samples)
 
-    def _refuse_what_cannot_act(self, trained_on: Sequence[NDArray[np.int64]]) -> None:
+    def _refuse_what_cannot_act(self, *, first_stays: bool) -> None:
         """Options that contradict the data, or would be ignored on it."""
         config, departures = self.plan.config, self.plan.departures
         check = getattr(self.plan.replay, "check", None)
         if check is not None:
             check([len(mega_batch.train) for mega_batch in self.mega_batches])
         first = self.mega_batches[0].train
-        if config.score_on == "first" and not all(np.isin(first, ids).all() for ids in trained_on[:-1]):
+        if not first_stays:
             raise ConfigError(
                 f"--score-on first: --replay {config.replay} gives the first mega-batch up; use --replay full, or "
                 "score on another"
@@ -192,6 +191,18 @@ class Session:
             "augment": self.augment,
             "content": stream.content_digest(self.data),
         }
+
+
+def _played_through(data: Data, mega_batches: Sequence[MegaBatch], plan: Plan, seeds: Seeds) -> tuple[list[int], bool]:
+    """How many samples each mega-batch will train on, and whether the first one's stay among them while scored on."""
+    sizes, first_stays = [], True
+    for mega_batch, ids in zip(
+        mega_batches, stream.played(data.train.labels, mega_batches, plan.replay, seeds), strict=True
+    ):
+        sizes.append(len(ids))
+        if plan.config.score_on == "first" and mega_batch is not mega_batches[-1]:
+            first_stays = first_stays and bool(np.isin(mega_batches[0].train, ids).all())
+    return sizes, first_stays
 
 
 def _with_noise(data: Data, config: RunConfig, mega_batches: Sequence[MegaBatch], seeds: Seeds) -> tuple[Data, int]:

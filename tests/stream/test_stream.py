@@ -244,7 +244,7 @@ def test_what_is_offered_to_score_on() -> None:
     cut, seeds = cut_of(60, 4, 0.2, 3), Seeds(3)
     replay = registry.load().make("replay", "buffer:size=7")[1]
     through = Stream(part(60), cut, replay, seeds)
-    trained_on = played(part(60).labels, cut, replay, seeds)
+    trained_on = list(played(part(60).labels, cut, replay, seeds))
     for index in (1, 2, 3):
         revealed = through.reveal(index)
         assert through.offered("finished", index).tolist() == cut[index - 1].train.tolist()
@@ -324,7 +324,7 @@ def test_a_sample_counts_twice_only_for_who_says_so(may_repeat: bool) -> None:
     revealed = through.reveal(2)
     assert revealed.train.tolist() == sorted([*cut[0].train, cut[0].train[0]]) + cut[1].train.tolist()
     assert revealed.read("train", revealed.train).inputs.ravel().tolist() == revealed.train.tolist()
-    assert len(played(part(30).labels, cut, Repeating(), Seeds(0))[2]) == 9 * 3 + 2
+    assert len(list(played(part(30).labels, cut, Repeating(), Seeds(0)))[2]) == 9 * 3 + 2
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,7 @@ class _Draws:
         across = torch.arange(width, device=images.device)
         rows = offsets[:, :1] + down
         columns = offsets[:, 1:] + torch.where(flips[:, None], width - 1 - across, across)
-        # Places in each image's plane, the same for its channels: one gather, where indexing in four dimensions is slow.
+        # Places in each image's plane, the same for its channels: one gather, where indexing in four is slow.
         places = (rows[:, :, None] * padded.shape[-1] + columns[:, None, :]).flatten(1)
         picked = padded.flatten(2).gather(2, places[:, None].expand(-1, channels, -1))
         return picked.view(-1, channels, height, width)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,16 +108,15 @@ class Stream:
 
 def played(
     labels: NDArray[np.int64], mega_batches: Sequence[MegaBatch], replay: Replay, seeds: Seeds, role: Role = "train"
-) -> list[NDArray[np.int64]]:
+) -> Iterator[NDArray[np.int64]]:
     """The ids that each mega-batch will train (or validate) on: a copy of the strategy played through on ids alone."""
     replay = copy.deepcopy(replay)  # one that remembers, against its contract, remembers nothing of this
-    kept, found = _nothing()[role], []
+    kept = _nothing()[role]
     for mega_batch in mega_batches:
         ids = getattr(mega_batch, role)
-        found.append(np.concatenate([kept.ids, ids]))
+        yield np.concatenate([kept.ids, ids])
         chosen = _retained(replay, kept, Samples(ids, labels[ids], len(ids), role), seeds, mega_batch.index)
         kept = Samples(chosen, labels[chosen], kept.seen + len(ids), role)
-    return found
 
 
 def _nothing() -> Kept:
