@@ -141,8 +141,9 @@ class _Tied:
         salt = int(seeds.numpy("ties").integers(2**64, dtype=np.uint64))
 
         def keys(_: int) -> Iterator[NDArray[np.int64]]:
-            for start in range(self.start, self.stop, histogram.PIECE):
-                yield _hashed(np.arange(start, min(start + histogram.PIECE, self.stop)), salt)
+            step = histogram.PIECE // 4  # 64 bits each, several times over
+            for start in range(self.start, self.stop, step):
+                yield _hashed(np.arange(start, min(start + step, self.stop)), salt)
 
         low, high = (
             histogram.lowest(64) + min(max(int(bound * 2**64), 0), 2**64 - 1)
@@ -155,7 +156,9 @@ class _Tied:
 
 def _hashed(positions: NDArray[np.int64], salt: int) -> NDArray[np.int64]:
     """No two are equal: splitmix64 (Steele, Lea and Flood, 2014) is one to one."""
-    mixed: NDArray[np.uint64] = positions.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(salt)
+    mixed: NDArray[np.uint64] = positions.view(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    mixed += np.uint64(salt)
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1)):
-        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
+        mixed ^= mixed >> np.uint64(shift)
+        mixed *= np.uint64(factor)
     return mixed.view(np.int64)
