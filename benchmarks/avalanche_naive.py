@@ -123,13 +123,13 @@ def main() -> None:
                 seconds[side].append(trained)
                 if side == "forgetkit":
                     seconds["forgetkit, the whole run"].append(whole)
-    medians = {side: statistics.median(times) for side, times in seconds.items()}
+    samples, medians = asked.epochs * len(train), {side: statistics.median(times) for side, times in seconds.items()}
     ratio = medians["avalanche"] / medians["forgetkit"]
-    samples = asked.epochs * len(train)
     if asked.json:
         versions = {name: version(name) for name in ("forgetkit", "avalanche-lib", "torch")}
         about = {"versions": versions, "threads": torch.get_num_threads(), "samples": samples, "target": TARGET}
-        print(json.dumps({**about, "ratio": ratio, "medians": medians, "seconds": seconds}))
+        rows = [{"side": side, "seconds": m, "samples a second": samples / m} for side, m in medians.items()]
+        print(json.dumps({**about, "ratio": ratio, "cases": rows, "seconds": seconds}))
         return
     for side, median in medians.items():
         print(f"{side:25} {median:7.2f} s  {samples / median:9,.0f} samples/s")
