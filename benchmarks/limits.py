@@ -67,7 +67,8 @@ def augmented() -> Iterator[tuple[str, str, Call, Call]]:
         lambda: default_collate([dataset[place] for place in range(BATCH)]),
         lambda: next(epoch_batches(work.pool, BATCH, "crop-flip", Seeds(0))),
     )
-    yield "augmented", "a step", stepping(work), stepping(work, ours=True)
+    chosen = replace(work, bf16=chosen_precision(work) == "bf16")
+    yield "augmented", "a step", stepping(work), stepping(chosen, ours=True)
 
 
 def auto() -> Iterator[tuple[str, str, Call, Call]]:

@@ -104,8 +104,8 @@ CASES = (
     ),
     Case(
         "augmented",
-        "an epoch of 2,048 images of 32×32 with crop and flip, convnet, batches of 64",
-        "a loop over DataLoader(num_workers=2) with torchvision's transforms, and the same training",
+        "an epoch of 2,048 images of 32×32 with crop and flip, convnet, batches of 64, all else by default",
+        "a loop over DataLoader(num_workers=2) with torchvision's transforms, and training in fp32, NCHW",
         _augmented,
         target=4,
     ),

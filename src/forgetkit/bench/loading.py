@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from forgetkit.bench.measure import Setting, Sides
-from forgetkit.bench.training import BATCH, Work, by_hand, framework, network, sgd, step, wait
+from forgetkit.bench.training import BATCH, Work, by_hand, chosen_precision, framework, network, sgd, step, wait
 
 
 class Transformed(Dataset[tuple[Tensor, Tensor]]):
@@ -60,17 +60,18 @@ class LoaderLoop:
 
 
 def loaded(samples: int, setting: Setting, workers: int) -> Sides:
-    """``convnet`` with crop and flip in fp32."""
-    return _beside_a_loader(Work.images("convnet", samples, setting), workers)
+    """``convnet`` with crop and flip: a plain loop in fp32 beside a run as it is by default."""
+    work = Work.images("convnet", samples, setting)
+    return _beside_a_loader(work, replace(work, bf16=chosen_precision(work) == "bf16"), workers)
 
 
 def on_cuda(samples: int, setting: Setting, workers: int) -> Sides:
     """ResNet-18 with crop and flip in bf16."""
-    return _beside_a_loader(replace(Work.images("resnet18", samples, setting), bf16=True), workers)
+    work = replace(Work.images("resnet18", samples, setting), bf16=True)
+    return _beside_a_loader(work, work, workers)
 
 
-def _beside_a_loader(work: Work, workers: int) -> Sides:
-    work = replace(work, augment="crop-flip")
+def _beside_a_loader(work: Work, ours: Work, workers: int) -> Sides:
     model = network(work).to(work.device)
     loader: DataLoader[Any] = DataLoader(
         Transformed(work.pool.inputs.cpu(), work.pool.labels.cpu()),
@@ -81,4 +82,4 @@ def _beside_a_loader(work: Work, workers: int) -> Sides:
         pin_memory=work.device.type == "cuda",
     )
     reference = LoaderLoop(model, sgd(model, fused=True), loader, work.device, work.bf16)
-    return Sides(framework(work), reference, close=reference.close)
+    return Sides(framework(replace(ours, augment="crop-flip")), reference, close=reference.close)
