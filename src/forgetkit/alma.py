@@ -86,6 +86,8 @@ def _carry_on(session: Session, learner: Learner, directory: RunDirectory, point
             departures=session.plan.departures,
         )
     )
+    for event in learner.settled:
+        bus.emit(event)
     unfinished = point.seconds - sum(row.seconds for row in rows)
     for row in _anytime(learner, directory, checkpoint, unfinished):
         rows.append(row)

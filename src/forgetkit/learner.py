@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, Literal
 
@@ -53,8 +53,10 @@ class Learner:
     carried_epoch: int = 0
     previous: dict[str, torch.Tensor] = field(default_factory=dict)
     """The weights at the end of the mega-batch before, where a component asks for them."""
-    pools: dict[str, Pool] = field(default_factory=dict)
-    """The parts at hand, on the device, each read once."""
+    settled: tuple[Settled, ...] = ()
+    """What was found best for this network and told nobody yet."""
+    pools: dict[tuple[str, int], Pool] = field(default_factory=dict)
+    """The parts at hand, on the device, each read once: by role, and by the mega-batch that was revealed."""
 
     @classmethod
     def new(cls, session: Session) -> Learner:
@@ -63,7 +65,10 @@ class Learner:
         first.reveal("train", ids)
         seen = Pool.of(first.read("train", ids), torch.device("cpu"))
         inputs = learn.measured(seen, len(session.data.classes))
-        return cls._of(_settled(session, inputs, min(len(seen), session.plan.config.batch_size)), inputs)
+        settled, events = _settled(session, inputs, min(len(seen), session.plan.config.batch_size))
+        learner = cls._of(settled, inputs)
+        learner.settled = events
+        return learner
 
     @classmethod
     def restored(cls, session: Session, state: Mapping[str, Any]) -> Learner:
@@ -117,6 +122,7 @@ class Learner:
         """A step and a forgetting, on a twin that is thrown away: what cannot work is said while nothing is written."""
         config, session = self.session.plan.config, self.session
         twin = Learner._of(session, self.inputs)
+        twin.trainer = replace(twin.trainer, record=None)
         twin.trainer.acting.seeds, twin.trainer.acting.trying = session.seeds.within("try"), True
         few = twin.stream.reveal(1).read("train", session.mega_batches[0].train[: config.batch_size])
         pool = Pool.of(few, session.device)
@@ -214,7 +220,7 @@ class Learner:
     def unlearn(self, revealed: Revealed) -> dict[str, Any]:
         """Score on the training samples that ``--score-on`` says, select, reset."""
         for role in ROLES:
-            self.pools.pop(role, None)  # the mega-batch is learned and judged
+            self.pools.pop((role, revealed.index), None)  # the mega-batch is learned and judged
         ids = self.stream.offered(self.session.plan.config.score_on, revealed.index)
         pool = Pool.of(revealed.read("train", ids), self.session.device)
         finished = self._copied() if self._looks_back else {}
@@ -314,26 +320,26 @@ class Learner:
 
     def _pool(self, revealed: Revealed, what: Role | Literal["test"]) -> Pool:
         """The samples of a mega-batch in a role, or the test part, which stays the same throughout."""
-        if what not in self.pools:
+        key = (what, 0 if what == "test" else revealed.index)
+        if key not in self.pools:
             part = self.session.data.test if what == "test" else revealed.read(what, getattr(revealed, what))
-            self.pools[what] = Pool.of(part, self.session.device)
-        return self.pools[what]
+            self.pools[key] = Pool.of(part, self.session.device)
+        return self.pools[key]
 
 
-def _settled(session: Session, inputs: Inputs, samples: int) -> Session:
-    """What the options leave open is found out, for training steps of so many samples, and told."""
+def _settled(session: Session, inputs: Inputs, samples: int) -> tuple[Session, tuple[Settled, ...]]:
+    """What the options leave open is found out, for training steps of so many samples; and what to tell of it."""
     plan, config = session.plan, session.plan.config
     model = learn.network(plan.model, inputs, session.seeds)
     form = learn.memory_format(config.memory_format, model, inputs, session.device)
     if config.precision != "auto":
-        return session.settled({"memory_format": form})
+        return session.settled({"memory_format": form}), ()
     trial = learn.PrecisionTrial(
         model, inputs, samples, form, session.device, named=config.model, notes=session.cache / "trials"
     )
     precision, reason = trial.verdict()
-    if reason is not None:
-        session.bus.emit(Settled("precision", precision, reason))
-    return session.settled({"memory_format": form, "precision": precision})
+    told = () if reason is None else (Settled("precision", precision, reason),)
+    return session.settled({"memory_format": form, "precision": precision}), told
 
 
 def _optimizer(model: nn.Module, config: RunConfig) -> torch.optim.Optimizer:

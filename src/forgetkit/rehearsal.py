@@ -29,6 +29,8 @@ def rehearse(plan: Plan, observers: Sequence[contracts.Observer], cache: Path) -
         session = Session.prepare(plan, bus, cache)
         learner = Learner.new(session)
         session, config = learner.session, learner.session.plan.config
+        for event in learner.settled:
+            bus.emit(event)
         learner.try_out()
         revealed = learner.stream.reveal(1)
         per_sample, steps = _training_pace(learner, revealed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import shutil
@@ -12,7 +13,7 @@ import pytest
 
 import forgetkit
 from forgetkit.contracts import EpochEnded
-from forgetkit.record import directory
+from forgetkit.record import RunDirectory, directory
 
 OPTIONS = {
     "dataset": "synthetic:samples=60,test=20,classes=3,size=4,channels=1",
@@ -117,7 +118,7 @@ def test_a_manifest_that_lacks_an_option(refused, stopped):
     manifest = json.loads((run / "manifest.json").read_text())
     del manifest["config"]["epochs"]
     (run / "manifest.json").write_text(json.dumps(manifest))
-    assert "another configuration" in refused(run)
+    assert "begun by a forgetkit that had no --epochs: begin it anew" in refused(run)
     assert "--epochs 3: this run was begun with None" in refused(run, "--epochs", 3)
 
 
@@ -196,6 +197,24 @@ def test_damaged_rows_fall_back_too(cli, stopped, rows, whole, substance):
     note = states(run)[0].with_suffix(".json")
     note.write_text(json.dumps({**json.loads(note.read_text()), "rows": rows}))
     assert substance(cli("run", "--resume", run, "--json").json) == whole
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_row_is_read_from_the_events(cli, stopped, damage, whole, substance):
+    run = stopped()
+    (row,) = run.glob("checkpoints/resume-row-*.json")
+    damage(row)
+    assert substance(cli("run", "--resume", run, "--json").json) == whole
+
+
+def test_rows_are_written_in_their_order(stopped, monkeypatch):
+    run = RunDirectory(stopped())
+    point = run.resume_point()
+    rows = [dataclasses.replace(point.rows[0], index=1 + done) for done in range(3)]
+    written = []
+    monkeypatch.setattr(directory, "write_atomically", lambda file, content: written.append(file.name))
+    run.save_resume_point(dataclasses.replace(point, rows=tuple(rows)))
+    assert written == ["resume-row-002.json", "resume-row-003.json"]
 
 
 @pytest.mark.parametrize("damage", DAMAGE)

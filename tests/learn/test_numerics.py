@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import forgetkit
 from forgetkit.contracts import Checkpointed, Event, Inputs, Settled
@@ -73,6 +76,15 @@ def test_the_memory_format(asked: str, inputs: Inputs, model: nn.Module, device:
     assert memory_format(asked, model, inputs, torch.device(device)) == expected
 
 
+def test_five_dimensions_cannot_lie_so() -> None:
+    model = convolutional()
+    model.register_buffer("volumes", torch.zeros(1, 1, 1, 1, 1))
+    assert memory_format("auto", model, IMAGES, CPU) == "contiguous"
+    numerics.arranged(model, "contiguous", CPU)
+    with pytest.raises(ConfigError, match="five dimensions"):
+        memory_format("channels-last", model, IMAGES, CPU)
+
+
 def test_a_memory_format_that_would_be_ignored_is_refused() -> None:
     with pytest.raises(ConfigError, match="--memory-format channels-last would be ignored"):
         memory_format("channels-last", nn.Linear(7, 10), FEATURES, CPU)
@@ -135,7 +147,7 @@ def test_what_was_found_holds_the_next_time_whatever_the_clock_says(
     assert trial(tmp_path).verdict() == first
     assert held == [1]
     assert trial(tmp_path, batch_size=9).verdict()[0] == "fp32"  # another question
-    for note in (tmp_path / "trials").iterdir():
+    for note in (tmp_path / "trials").glob("*.json"):
         note.write_text("{")
     assert trial(tmp_path).verdict()[0] == "fp32"  # a damaged note is no answer
 
@@ -150,6 +162,43 @@ def test_where_no_note_can_be_written_the_trial_counts_all_the_same(
 
 
 @pytest.mark.usefixtures("processor", "worth_it")
+def test_of_two_trials_at_once_one_is_held_and_counts_for_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([(2.0, 1.0), (1.0, 2.0)])
+    begun = threading.Barrier(2)
+
+    def timed(self: PrecisionTrial, model: nn.Module, operations: float) -> Timed:
+        time.sleep(0.2)  # the other one has come by then
+        return Timed(*next(clock))
+
+    def asked(one: PrecisionTrial) -> Timed:
+        begun.wait()
+        return one._found(convolutional(), 1e9)
+
+    monkeypatch.setattr(PrecisionTrial, "_timed", timed)
+    with ThreadPoolExecutor(2) as both:
+        assert [*both.map(asked, (trial(tmp_path), trial(tmp_path)))] == [Timed(2.0, 1.0)] * 2
+
+
+@pytest.mark.usefixtures("processor", "worth_it")
+def test_a_network_that_bf16_does_not_suit_stays_at_fp32(tmp_path: Path) -> None:
+    class Mixing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = convolutional()
+            self.register_buffer("seen", torch.zeros(1, 10))
+
+        def forward(self, x: Tensor) -> Tensor:
+            outputs: Tensor = self.layers(x)
+            self.seen.index_copy_(0, torch.tensor([0]), outputs[:1].detach())  # of the same dtype, or not at all
+            return outputs
+
+    precision, reason = trial(tmp_path, Mixing()).verdict()
+    assert precision == "fp32"
+    assert reason is not None
+    assert reason.startswith("a step in bf16 could not be tried (")
+
+
+@pytest.mark.usefixtures("processor", "worth_it")
 def test_a_real_trial_times_both_and_draws_from_nobody(tmp_path: Path) -> None:
     one = trial(tmp_path)
     torch.manual_seed(3)
@@ -158,7 +207,7 @@ def test_a_real_trial_times_both_and_draws_from_nobody(tmp_path: Path) -> None:
     assert precision in ("fp32", "bf16")
     assert reason is not None
     assert torch.equal(torch.get_rng_state(), before)
-    (note,) = (tmp_path / "trials").iterdir()
+    (note,) = (tmp_path / "trials").glob("*.json")
     times = json.loads(note.read_text())
     assert times["fp32"] > 0 < times["bf16"]
     assert f"took {times['bf16'] / times['fp32']:.2f} times" in reason
@@ -207,7 +256,7 @@ def test_a_resumed_run_keeps_what_was_settled_and_says_it_once(monkeypatch: pyte
         Settled("precision", "bf16", "a step in bf16 took 0.50 times what it took in fp32, in a short trial")
     ]
     takes(monkeypatch, 1.0, 2.0)
-    for note in Path("cache/trials").iterdir():
+    for note in Path("cache/trials").glob("*.json"):
         note.unlink()
     heard.clear()
 

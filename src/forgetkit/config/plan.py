@@ -144,6 +144,9 @@ def resumed(manifest: Mapping[str, Any], given: Mapping[str, Any], registry: Reg
     recorded = manifest.get("config")
     if not isinstance(recorded, Mapping):
         raise ConfigError("the manifest of this run holds no configuration; it is damaged")
+    unknown = RunConfig.model_fields.keys() - recorded.keys()
+    if unknown:
+        raise ConfigError(f"this run was begun by a forgetkit that had no --{flag(min(unknown))}: begin it anew")
     own = {key: value for key, value in recorded.items() if key != "method"}
     for key, value in given.items():  # an object given again takes the place of its name
         if key in KIND_OF and not isinstance(value, PLAIN) and registry.make(KIND_OF[key], value)[0] == own.get(key):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -40,6 +41,12 @@ class Recording:
     def fits(self, inputs: Tensor, labels: Tensor) -> bool:
         """Whether a batch is of this shape."""
         return inputs.shape == self.inputs.shape and labels.shape == self.labels.shape
+
+    def spoil(self) -> None:
+        """Put other numbers where a repetition writes."""
+        with torch.no_grad():
+            for tensor in (*self.result, *(grad for _, grad in self.grads if grad is not None)):
+                tensor.fill_(-1)
 
     def repeated(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The same over another batch."""
@@ -82,12 +89,13 @@ class Captured:
                 for buffer, value in buffers:
                     buffer.copy_(value)
 
-        with preserved_global_state():
+        with preserved_global_state(), _current(inputs.device):
             expected = self._outcome(self.compute(inputs, labels))
             put_back()
             try:
                 recording = self._recorded(inputs.clone(), labels.clone())
                 put_back()
+                recording.spoil()  # or a repetition that does nothing would pass
                 found = self._outcome(recording.repeated(inputs, labels))
             except RuntimeError as error:  # what a graph cannot hold, CUDA refuses in words of its own
                 reason = str(error).strip().partition("\n")[0]
@@ -106,24 +114,33 @@ class Captured:
 
     def _outcome(self, result: tuple[Tensor, Tensor]) -> list[Tensor]:
         grads = [p.grad for p in self.model.parameters() if p.grad is not None]
-        return [tensor.detach().double() for tensor in (*result, *grads)]
+        return [tensor.detach().clone() for tensor in (*result, *grads)]
+
+
+def _current(device: torch.device) -> AbstractContextManager[object]:
+    """Streams and graphs are of the current device, which need not be the one that the samples are on."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def _agree(one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
     """Within rounding: kernels may add up in another order, but no draw and no decision may differ."""
-    pairs = zip(one, other, strict=False)
-    return len(one) == len(other) and all(float((a - b).norm()) <= _ROUNDING * float(a.norm()) for a, b in pairs)
+    return len(one) == len(other) and all(
+        float((a.double() - b.double()).norm()) <= _ROUNDING * float(a.double().norm())
+        for a, b in zip(one, other, strict=True)
+    )
 
 
 def cuda_graph(compute: Callable[[], tuple[Tensor, Tensor]]) -> tuple[tuple[Tensor, Tensor], Callable[[], None]]:
     """Record on the current CUDA device; after a few steps on another stream, as torch's notes on CUDA graphs ask."""
-    aside = torch.cuda.Stream()
-    aside.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(aside):
-        for _ in range(_WARM_UP):
-            compute()
-    torch.cuda.current_stream().wait_stream(aside)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        result = compute()
+    before = torch.cuda.current_stream()
+    with torch.cuda.stream(before):  # which is what is gone back to, whatever a recording that fails leaves behind
+        aside = torch.cuda.Stream()
+        aside.wait_stream(before)
+        with torch.cuda.stream(aside):
+            for _ in range(_WARM_UP):
+                compute()
+        before.wait_stream(aside)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            result = compute()
     return result, graph.replay

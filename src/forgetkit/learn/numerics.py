@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from filelock import FileLock
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -65,6 +66,12 @@ def memory_format(asked: str, model: nn.Module, inputs: Inputs, device: torch.de
             "--memory-format channels-last would be ignored: the network has no 2-D convolution over images; "
             "leave it out"
         )
+    if any(t.ndim > 4 for t in (*model.parameters(), *model.buffers())):  # which torch cannot arrange so
+        if asked == "channels-last":
+            raise ConfigError(
+                "--memory-format channels-last: a tensor of the network has five dimensions; leave it out"
+            )
+        return "contiguous"
     if asked == "auto":
         return "channels-last" if convolves and device.type in ("cpu", "cuda") else "contiguous"
     return "channels-last" if asked == "channels-last" else "contiguous"
@@ -104,7 +111,10 @@ class PrecisionTrial:
             operations = self._operations(model)
             if operations < _WORTH_A_TRIAL:
                 return "fp32", None
-            timed = self._noted() or self._note(self._timed(model, operations))
+            try:
+                timed = self._found(model, operations)
+            except RuntimeError as error:  # a network that mixes dtypes by hand, or memory that is short
+                return "fp32", f"a step in bf16 could not be tried ({str(error).strip().splitlines()[0]})"
         reason = f"a step in bf16 took {1 / timed.gain:.2f} times what it took in fp32, in a short trial"
         return ("bf16" if timed.gain >= _FASTER else "fp32"), reason
 
@@ -158,11 +168,19 @@ class PrecisionTrial:
             return timed if timed.gain > 0 else None
         return None
 
-    def _note(self, timed: Timed) -> Timed:
-        with contextlib.suppress(OSError, RecordError):  # what cannot be noted is tried again the next time
+    def _found(self, model: nn.Module, operations: float) -> Timed:
+        """What is noted, or what a trial finds. Of several processes one holds it, and the others go by its note."""
+        note = self._note_of_this
+        try:
             self.notes.mkdir(parents=True, exist_ok=True)
-            write_json(self._note_of_this, {"fp32": timed.fp32, "bf16": timed.bf16})
-        return timed
+            with FileLock(note.with_suffix(".lock")):
+                timed = self._noted()
+                if timed is None:
+                    timed = self._timed(model, operations)
+                    write_json(note, {"fp32": timed.fp32, "bf16": timed.bf16})
+                return timed
+        except (OSError, RecordError):  # what cannot be noted is tried again the next time
+            return self._timed(model, operations)
 
 
 def native_bf16(device: torch.device) -> bool:

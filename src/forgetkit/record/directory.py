@@ -11,6 +11,7 @@ result.json                     written last
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import shutil
@@ -138,7 +139,8 @@ class RunDirectory:
             try:
                 content = read_json(note)
                 state = load_state(note.with_suffix(".pt"), str(content.get("sha256")))
-                return ResumePoint(state, self._rows(content["rows"]), float(content["seconds"]), str(damage or ""))
+                rows = tuple(self._row(1 + done) for done in range(content["rows"]))
+                return ResumePoint(state, rows, float(content["seconds"]), str(damage or ""))
             except (KeyError, TypeError, ValueError) as error:
                 damage = RunDirectoryError(f"{note} is damaged: {error!r}")
             except RunDirectoryError as error:
@@ -148,17 +150,36 @@ class RunDirectory:
         return None
 
     def _keep(self, rows: Sequence[MegaBatchRow]) -> None:
-        """Write the rows that are not on the disk yet: one, but for a record of an older version."""
+        """Write the rows that are not on the disk yet, the first one first: what is there has no gap before it."""
+        missing: list[tuple[Path, bytes]] = []
         for row in reversed(rows):
             file, content = self._row_file(row.index), as_json(dataclasses.asdict(row))
             if file.exists() and file.read_bytes() == content:
-                return
+                break
+            missing.append((file, content))
+        for file, content in reversed(missing):
             write_atomically(file, content)
 
-    def _rows(self, noted: Any) -> tuple[MegaBatchRow, ...]:
-        """The rows that a note counts; those of older versions hold them themselves."""
-        kept = noted if isinstance(noted, list) else [read_json(self._row_file(1 + n)) for n in range(noted)]
-        return tuple(MegaBatchRow(**row) for row in kept)
+    def _row(self, mega_batch: int) -> MegaBatchRow:
+        """From its own file or, where that is damaged, from the event that told of it."""
+        try:
+            return MegaBatchRow(**read_json(self._row_file(mega_batch)))
+        except (RunDirectoryError, TypeError):
+            told = self._told(mega_batch)
+            if told is None:
+                raise
+            return MegaBatchRow(**told)
+
+    def _told(self, mega_batch: int) -> dict[str, Any] | None:
+        """The row in the last event that says how this mega-batch ended."""
+        found: dict[str, Any] | None = None
+        with contextlib.suppress(OSError):
+            for line in (self.path / "events.jsonl").read_text(encoding="utf-8", errors="replace").splitlines():
+                with contextlib.suppress(ValueError, KeyError, TypeError):  # one that a crash cut short
+                    event = json.loads(line)
+                    if event["event"] == "mega_batch_ended" and event["row"]["index"] == mega_batch:
+                        found = event["row"]
+        return found
 
     def _row_file(self, mega_batch: int) -> Path:
         return self.path / "checkpoints" / f"resume-row-{mega_batch:03}.json"
