@@ -118,8 +118,8 @@ def test_a_manifest_that_lacks_an_option(refused, stopped):
     manifest = json.loads((run / "manifest.json").read_text())
     del manifest["config"]["epochs"]
     (run / "manifest.json").write_text(json.dumps(manifest))
-    assert "begun by a forgetkit that had no --epochs: begin it anew" in refused(run)
-    assert "--epochs 3: this run was begun with None" in refused(run, "--epochs", 3)
+    for more in ((), ("--epochs", 3)):
+        assert "begun by a forgetkit that had no --epochs: begin it anew" in refused(run, *more)
 
 
 @pytest.mark.parametrize(
