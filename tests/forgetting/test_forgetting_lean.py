@@ -13,6 +13,7 @@ from forgetting_nets import bits, convnet, images, same_bits, unlearn_with, valu
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.functional import cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -157,6 +158,23 @@ def test_a_write_that_breaks_off_in_the_middle_of_a_tensor(fails_at, layout, mon
     assert len(calls) >= fails_at
     assert all(same_bits(now, before[name]) for name, now in values(model).items())
     assert all(same_bits(optimizer.state[model.weight][key], old) for key, old in state.items())
+
+
+class Strict(TorchDispatchMode):
+    """As the devices are, and torch's stand-ins for their tensors are not: an index lies where its tensor does."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten.index.Tensor:
+            assert {index.device.type for index in args[1]} <= {"cpu", args[0].device.type}
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_value_may_lie_on_another_device_than_its_parameter(monkeypatch):
+    monkeypatch.setattr(apply, "_places", lambda mask: torch.zeros(3, dtype=torch.int64, device=mask.device))
+    with FakeTensorMode(), Strict():
+        parameter, mask = torch.zeros(5, device="cuda"), torch.ones(5, dtype=torch.bool, device="cuda")
+        for device in ("cuda", "cpu"):
+            assert apply._write(parameter, mask, torch.ones(5, device=device, dtype=torch.bfloat16), []) == 3
 
 
 def test_a_shared_parameter_is_written_once_and_put_back():

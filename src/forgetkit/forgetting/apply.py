@@ -123,7 +123,7 @@ def _write(tensor: Tensor, mask: Tensor | None, value: Tensor | None, undo: Undo
             if news is None:
                 part.index_fill_(0, places, 0)
             else:
-                part.index_copy_(0, places, news[at][places].to(part))
+                part.index_copy_(0, places, news[at].to(part.device)[places].to(part))
     return sum(len(kept) for kept in old)
 
 
