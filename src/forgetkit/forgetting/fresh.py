@@ -159,8 +159,9 @@ class LayerFresh:
 
 
 def _unset(parameter: Tensor) -> nn.Parameter:
-    """NaN throughout, in the shape and memory format of ``parameter``, float32 on the CPU."""
-    value = torch.full_like(parameter, torch.nan, dtype=torch.float32, device="cpu", requires_grad=False)
+    """NaN throughout, in the shape and memory format of ``parameter``, float32 (or complex) on the CPU."""
+    dtype = parameter.dtype if parameter.is_complex() else torch.float32
+    value = torch.full_like(parameter, torch.nan, dtype=dtype, device="cpu", requires_grad=False)
     return nn.Parameter(value, requires_grad=parameter.requires_grad)
 
 

@@ -196,6 +196,7 @@ def all_finite(tensor: Tensor) -> bool:
 
 def any_nan(tensor: Tensor) -> bool:
     """Whether a tensor holds NaN; takes no memory beside it."""
+    tensor = torch.view_as_real(tensor.detach()) if tensor.is_complex() else tensor
     return tensor.is_floating_point() and bool(tensor.numel()) and bool(_extremes(tensor)[0].isnan())
 
 
