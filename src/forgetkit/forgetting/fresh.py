@@ -161,7 +161,8 @@ class LayerFresh:
 def _unset(parameter: Tensor) -> nn.Parameter:
     """NaN throughout, in the shape and memory format of ``parameter``, float32 (or complex) on the CPU."""
     dtype = parameter.dtype if parameter.is_complex() else torch.float32
-    value = torch.full_like(parameter, torch.nan, dtype=dtype, device="cpu", requires_grad=False)
+    value = torch.empty_like(parameter, dtype=dtype, device="cpu", requires_grad=False)
+    (torch.view_as_real(value) if value.is_complex() else value).fill_(torch.nan)
     return nn.Parameter(value, requires_grad=parameter.requires_grad)
 
 
