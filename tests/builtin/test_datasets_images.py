@@ -75,6 +75,7 @@ def workers(monkeypatch):
             started.append(self._process)
 
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1}, raising=False)
     monkeypatch.setattr(_decoders, "_WORTH", 1)
     monkeypatch.setattr(_decoders, "_Worker", Watched)
     return started
@@ -650,9 +651,10 @@ def test_what_pillow_was_told_here_holds_for_workers_too(root, context, workers,
 
 def test_a_worker_that_is_killed_is_told(root, context, workers, monkeypatch):
     class Killed(_decoders._Worker):
-        def __init__(self):
-            super().__init__()
+        def ready(self):
+            assert super().ready()
             self._process.kill()
+            return True
 
     monkeypatch.setattr(_decoders, "_Worker", Killed)
     message = refusal(Folder(root), context)
@@ -660,6 +662,104 @@ def test_a_worker_that_is_killed_is_told(root, context, workers, monkeypatch):
     assert f"died (signal 9) at one of {first} to {last}" in message
     assert cached(context) == []
     assert all(worker.poll() is not None for worker in workers)
+
+
+def test_a_worker_that_answers_nonsense_and_lives_on_is_ended_and_told(root, context, workers, monkeypatch):
+    talker = (
+        "import os, sys, time; from forgetkit.builtin.datasets._decoding import READY; "
+        "os.write(1, READY + b'nonsense'); time.sleep(60)"
+    )
+    start = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda command, **more: start([command[0], "-c", talker], **more))
+    monkeypatch.setattr(_decoders, "_GRACE", 0.01)
+    assert "died (signal 9) at one of" in refusal(Folder(root), context)
+    assert len(workers) == 2
+    assert all(worker.poll() == -9 for worker in workers)
+
+
+def test_what_an_interpreter_prints_when_it_starts_is_no_answer(root, context, workers, monkeypatch, tmp_path):
+    (tmp_path / "noise").mkdir()
+    (tmp_path / "noise" / "sitecustomize.py").write_text(
+        "print('hello' * 30_000, flush=True)"
+    )  # more than a pipe holds
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "noise"))
+    data = Folder(root, size=6).load(context)
+    assert [tuple(image[:, 0, 0]) for image in data.test.inputs] == list(COLOURS.values())
+    assert len(workers) == 2
+
+
+def no_interpreter(monkeypatch):
+    monkeypatch.setattr(sys, "executable", "")
+
+
+def no_such_interpreter(monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+
+
+def an_interpreter_that_ends_at_once(monkeypatch):
+    start = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda command, **more: start([command[0], "-c", ""], **more))
+
+
+def memory_for_a_single_worker(monkeypatch):
+    start, started = subprocess.Popen, []
+
+    def scarce(command, **more):
+        if started:
+            raise OSError(12, "Cannot allocate memory")
+        started.append(start(command, **more))
+        return started[0]
+
+    monkeypatch.setattr(subprocess, "Popen", scarce)
+
+
+@pytest.mark.parametrize(
+    ("lacking", "count"),
+    [
+        (no_interpreter, 0),
+        (no_such_interpreter, 0),
+        (an_interpreter_that_ends_at_once, 2),
+        (memory_for_a_single_worker, 1),
+    ],
+)
+def test_without_workers_or_with_fewer_the_images_are_decoded_all_the_same(
+    root, context, workers, monkeypatch, lacking, count
+):
+    with monkeypatch.context() as patch:
+        lacking(patch)
+        data = Folder(root, size=6).load(context)
+    assert [tuple(image[:, 0, 0]) for image in data.test.inputs] == list(COLOURS.values())
+    assert len(workers) == count
+    assert all(worker.poll() is not None for worker in workers)
+
+
+def test_what_workers_leave_is_decoded_in_the_callers_thread(root, context, workers, monkeypatch):
+    """Filters for warnings are for all threads."""
+    used, decode = set(), _decoders.decode_block
+
+    def watched(block):
+        used.add(threading.current_thread())
+        return decode(block)
+
+    monkeypatch.setattr(_decoders, "decode_block", watched)
+    monkeypatch.setattr(_images, "_BLOCK", 1)
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    for number in range(8):
+        (root / "train" / "green" / f"cut{number}.jpg").write_bytes(JPEG[: len(JPEG) // 2])
+    before = list(warnings.filters)
+    assert len(Folder(root).load(context).train) == 14
+    assert used == {threading.current_thread()}
+    assert warnings.filters == before
+
+
+@pytest.mark.parametrize(
+    ("asked", "here", "count"),
+    [("", 3, 3), ("2", 3, 2), ("8", 3, 3), ("", 128, 16), ("64", 128, 16), ("0", 3, 3), ("4,2", 3, 3)],
+)
+def test_there_are_no_more_workers_than_cores_or_than_are_of_use(monkeypatch, asked, here, count):
+    monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(here)), raising=False)
+    assert _decoders._cores() == count
 
 
 def test_an_interruption_ends_the_workers(root, context, workers, monkeypatch):

@@ -20,11 +20,15 @@ from typing import IO, Self, cast
 
 from PIL import Image
 
-from forgetkit.builtin.datasets._decoding import Block, Pixels, decode_block, reason_of
+from forgetkit.builtin.datasets._decoding import READY, Block, Pixels, decode_block
 from forgetkit.errors import DataError
 
 _WORTH = 5 << 20
 """Bytes of image files that take about as long to decode as a worker takes to start."""
+_MOST = 16
+"""Workers: more of them wait for the disk, and each holds an interpreter."""
+_GRACE = 1.0
+"""Seconds for a worker that answers no more to end by itself, so that its own status is told."""
 
 Decoder = Callable[[Iterable[Block]], Iterator[Pixels]]
 
@@ -33,15 +37,16 @@ Decoder = Callable[[Iterable[Block]], Iterator[Pixels]]
 def decoders(bytes_in_all: int) -> Iterator[Decoder]:
     """Whatever gives the pixels of blocks, in their order, for image files of so many bytes in all.
 
-    It raises ``DataError`` as :func:`decode_block` does, or where a worker cannot be started or has died.
+    This process decodes where workers would not pay, or none can be started. What is given raises ``DataError`` as
+    :func:`decode_block` does, or where a worker has died.
     """
     count = min(_cores(), bytes_in_all // _WORTH)
-    if count < 2:
-        yield lambda blocks: map(decode_block, blocks)
-        return
     with ExitStack() as crew:
-        workers = [crew.enter_context(_Worker()) for _ in range(count)]
-        with ThreadPoolExecutor(count) as threads:
+        workers = _hired(count, crew) if count > 1 else []
+        if not workers:
+            yield lambda blocks: map(decode_block, blocks)
+            return
+        with ThreadPoolExecutor(len(workers)) as threads:
             try:
                 yield partial(_in_order, workers, threads)
             finally:
@@ -49,26 +54,43 @@ def decoders(bytes_in_all: int) -> Iterator[Decoder]:
                     worker.kill()
 
 
+def _hired(count: int, crew: ExitStack) -> list[_Worker]:
+    """So many workers, or as many as could be started."""
+    started: list[_Worker] = []
+    with suppress(OSError):  # the memory or the processes have run out: those that are there do it
+        started.extend(crew.enter_context(_Worker()) for _ in range(count if sys.executable else 0))
+    return [worker for worker in started if worker.ready()]
+
+
 def _in_order(workers: Sequence[_Worker], threads: Executor, blocks: Iterable[Block]) -> Iterator[Pixels]:
-    """The pixels of each block, a few of which are decoded ahead; a slow disk must not fill the memory."""
+    """The pixels of each block, a few of which are decoded ahead; a slow disk must not fill the memory.
+
+    What the workers leave to this process it decodes in this thread, since filters for warnings are for all threads.
+    """
     idle: SimpleQueue[_Worker] = SimpleQueue()
     for worker in workers:
         idle.put(worker)
 
-    def decoded(block: Block) -> Pixels:
+    def decoded(block: Block) -> Pixels | None:
         worker = idle.get()
         try:
             return worker.decoded(block)
         finally:
             idle.put(worker)
 
-    ahead: deque[Future[Pixels]] = deque()
+    ahead: deque[tuple[Block, Future[Pixels | None]]] = deque()
+
+    def first() -> Pixels:
+        block, answer = ahead.popleft()
+        pixels = answer.result()
+        return decode_block(block) if pixels is None else pixels
+
     for block in blocks:
-        ahead.append(threads.submit(decoded, block))
+        ahead.append((block, threads.submit(decoded, block)))
         if len(ahead) > 2 * len(workers):
-            yield ahead.popleft().result()
+            yield first()
     while ahead:
-        yield ahead.popleft().result()
+        yield first()
 
 
 class _Worker:
@@ -76,29 +98,45 @@ class _Worker:
 
     def __init__(self) -> None:
         code = "import sys; sys.path[:] = {}; from forgetkit.builtin.datasets._decoding import work; work()"
-        try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", code.format([str(path) for path in sys.path])],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                start_new_session=True,  # Ctrl-C is for this process to act on
-            )
-        except OSError as error:
-            raise DataError(f"no process can be started to decode images ({reason_of(error)}): free memory") from error
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", code.format([str(path) for path in sys.path])],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C is for this process to act on
+        )
         self._to, self._from = cast("IO[bytes]", self._process.stdin), cast("IO[bytes]", self._process.stdout)
 
-    def decoded(self, block: Block) -> Pixels:
-        """The pixels of a block; ``DataError`` where this process cannot decode it either, or the worker has died."""
+    def ready(self) -> bool:
+        """Wait until it can decode; False where it ended before. What else was printed meanwhile is passed over."""
+        said = b""
+        while not said.endswith(READY):
+            more = self._from.read(1)
+            if not more:
+                return False
+            said = said[-len(READY) :] + more
+        return True
+
+    def decoded(self, block: Block) -> Pixels | None:
+        """The pixels of a block, None where it could not decode one of them; ``DataError`` where it has died."""
         try:
             pickle.dump((block, Image.MAX_IMAGE_PIXELS), self._to)
             self._to.flush()
             pixels: Pixels | None = pickle.load(self._from)
         except (OSError, EOFError, pickle.UnpicklingError) as error:
             raise DataError(
-                f"a process that decoded images died ({_end(self._process.wait())}) at one of {block.files[0]} to "
+                f"a process that decoded images died ({self._end()}) at one of {block.files[0]} to "
                 f"{block.files[-1]}: free memory if that ran out, else remove the image"
             ) from error
-        return decode_block(block) if pixels is None else pixels
+        return pixels
+
+    def _end(self) -> str:
+        """How it ended; it is made to where it lives on, which would be waited for in vain."""
+        try:
+            status = self._process.wait(_GRACE)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            status = self._process.wait()
+        return f"exit status {status}" if status >= 0 else f"signal {-status}"
 
     def kill(self) -> None:
         """Whatever it is at."""
@@ -108,19 +146,15 @@ class _Worker:
         return self
 
     def __exit__(self, *error: object) -> None:
+        self.kill()
         with suppress(OSError):  # what it was still to be told, if it died
             self._to.close()
         self._from.close()
         self._process.wait()
 
 
-def _end(status: int) -> str:
-    return f"exit status {status}" if status >= 0 else f"signal {-status}"
-
-
 def _cores() -> int:
-    """How many this process may use."""
+    """How many this process may use, and not more than are of use."""
+    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     asked = os.environ.get("OMP_NUM_THREADS", "")
-    if asked.isdecimal() and int(asked):
-        return int(asked)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(int(asked) if asked.isdecimal() and int(asked) else here, here, _MOST)

@@ -22,6 +22,9 @@ from forgetkit.errors import DataError
 
 Pixels = NDArray[np.uint8]
 
+READY = b"\0ready to decode\0"
+"""What a worker says before its first answer; what its interpreter printed while it started came before."""
+
 
 class Block(NamedTuple):
     """Image files to be decoded at one go, and how."""
@@ -32,7 +35,10 @@ class Block(NamedTuple):
 
 
 def decode_block(block: Block) -> Pixels:
-    """The pixels of a block, ``uint8`` of shape ``(n, channels, size, size)``; raises as :func:`decode` does."""
+    """The pixels of a block, ``uint8`` of shape ``(n, channels, size, size)``; raises as :func:`decode` does.
+
+    Warnings are filtered for the whole process meanwhile: it is for one thread of a process at a time.
+    """
     with warnings.catch_warnings():  # what Pillow suspects to be an attack is refused
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         return np.stack([decode(path, block.size, block.grey) for path in block.files])
@@ -72,8 +78,10 @@ def work() -> None:
     A block that it cannot decode without an error or a warning is answered with None: its owner tries again, who
     may have told Pillow of more formats, and says what is wrong in its own way.
     """
-    answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a decoder prints is no answer
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a decoder prints is no answer, nor is what is still to be flushed
+    answers.write(READY)
+    answers.flush()
     warnings.simplefilter("error", UserWarning)
     if hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # with nobody left to answer to, it ends without a word
