@@ -70,8 +70,13 @@ class Keep:
 OPTIONS = {"mega_batches": 4, "epochs": 3, "batch_size": 14, "threads": 1, "model": "convnet:width=4"}
 
 
-def test_a_warm_run_is_a_plain_training_loop_to_the_bit(tmp_path: Path) -> None:
-    result = forgetkit.run({**OPTIONS, "dataset": Quarters(), "method": "warm", "out": str(tmp_path), "seed": 7})
+LAYOUTS = {"contiguous": torch.contiguous_format, "channels-last": torch.channels_last}
+
+
+@pytest.mark.parametrize("memory_format", LAYOUTS)
+def test_a_warm_run_is_a_plain_training_loop_to_the_bit(tmp_path: Path, memory_format: str) -> None:
+    options = {**OPTIONS, "memory_format": memory_format, "method": "warm", "out": str(tmp_path), "seed": 7}
+    result = forgetkit.run({**options, "dataset": Quarters()})
 
     data, seeds = sample_data(), Seeds(7)
     cut = partition(np.arange(len(data.train)), 4, 0.1, "random", seeds)
@@ -80,7 +85,7 @@ def test_a_warm_run_is_a_plain_training_loop_to_the_bit(tmp_path: Path) -> None:
     torch.set_num_threads(1)
     with global_state(seeds.number("init")):
         builder = registry.load().make("models", "convnet:width=4")[1]
-        model = builder.build(inputs, Normalize(inputs))
+        model = builder.build(inputs, Normalize(inputs)).to(memory_format=LAYOUTS[memory_format])
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
     seen = np.empty(0, dtype=np.int64)
     for t, mega_batch in enumerate(cut, 1):
