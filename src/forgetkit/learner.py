@@ -344,10 +344,10 @@ def _settled(session: Session, inputs: Inputs, samples: int) -> tuple[Session, t
 
 def _optimizer(model: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
     lr, decay = config.lr or 0.0, config.weight_decay
-    fused = True if config.device.startswith("cuda") else None  # one kernel for all parameters; elsewhere as torch does
     if config.optimizer == "adamw":
-        return torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=decay, fused=fused)
-    return torch.optim.SGD(model.parameters(), lr=lr, momentum=config.momentum, weight_decay=decay, fused=fused)
+        return torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=decay)
+    # Not fused: that step fails where some parameters have lost their momentum to a forgetting and others have not.
+    return torch.optim.SGD(model.parameters(), lr=lr, momentum=config.momentum, weight_decay=decay)
 
 
 def _nothing_yet(config: RunConfig) -> learn.Best:

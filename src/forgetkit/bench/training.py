@@ -131,7 +131,7 @@ def framework(work: Work) -> Framework:
     model = learn.network(work.builder, work.inputs, _SEEDS)
     model = learn.arranged(model, learn.memory_format("auto", model, work.inputs, work.device), work.device)
     on_cuda = work.device.type == "cuda"
-    optimizer = sgd(model, fused=on_cuda or None)
+    optimizer = sgd(model)
     passes = forgetting.Passes()
     acting = forgetting.Acting(model, optimizer, [], _SEEDS, passes=passes)
     record = learn.cuda_graph if on_cuda else None
