@@ -160,6 +160,48 @@ def test_a_write_that_breaks_off_in_the_middle_of_a_tensor(fails_at, layout, mon
     assert all(same_bits(optimizer.state[model.weight][key], old) for key, old in state.items())
 
 
+def test_what_cannot_be_put_back_keeps_nothing_else_from_it(monkeypatch):
+    model = nn.Sequential(*(nn.Linear(3, 3, bias=False) for _ in range(4)))
+    before, calls, plain = values(model), [], apply.unpacked
+
+    def scarce(bits: Tensor, shape: torch.Size) -> Tensor:
+        calls.append(shape)
+        if len(calls) in (1, 3):
+            raise MemoryError(f"no room for {len(calls)}")
+        return plain(bits, shape)
+
+    def fail(context: ReinitContext) -> Iterator[Change]:
+        for name, target in context.targets.items():
+            yield Change(name, target > 0, torch.full_like(target, 7))
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(apply, "unpacked", scarce)
+    with pytest.raises(MemoryError, match="no room for 3") as caught:
+        unlearn_with(fail, model)
+    assert "no room for 1" in str(caught.value.__context__)
+    assert "ZeroDivisionError" in str(caught.value.__context__.__context__)
+    found = [same_bits(now, before[name]) for name, now in values(model).items()]
+    assert found == [True, False, True, False]
+
+
+def test_a_few_entries_at_a_time_are_written_and_put_back():
+    """Of all places at once, eight bytes each, the indices would take five times what is kept here."""
+    model = nn.Sequential(nn.Linear(2**11, 2**11, bias=False, dtype=torch.bfloat16))
+    weight, undo = model[0].weight, list[Any]()
+    mask, value = torch.rand(weight.shape, generator=torch.Generator().manual_seed(0)) < 0.2, torch.rand(weight.shape)
+    before, kept = weight.detach().clone(), 2 * int(mask.sum()) + weight.numel() // 8
+    with torch.no_grad():
+        with Held(model, mask, value) as held:
+            apply._write(weight, mask, value, undo)
+        assert kept <= held.now < 1.01 * kept
+        assert held.most < 2.5 * kept
+        assert not same_bits(weight, before)
+        with Held(model, mask, value) as held:
+            undo[0]()
+        assert held.most < 1.5 * kept
+    assert same_bits(weight, before)
+
+
 class Strict(TorchDispatchMode):
     """As the devices are, and torch's stand-ins for their tensors are not: an index lies where its tensor does."""
 

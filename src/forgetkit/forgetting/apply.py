@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -38,12 +38,12 @@ def all_or_nothing() -> Iterator[Undo]:
     For that, the old values of what is overwritten are kept until the end, and no others.
     """
     undo: Undo = []
-    with torch.no_grad():
+    with torch.no_grad(), ExitStack() as every:  # in which one that fails keeps no other from being called
         try:
             yield undo
         except BaseException:
-            for put_back in reversed(undo):
-                put_back()
+            for put_back in undo:
+                every.callback(put_back)
             raise
 
 
@@ -112,27 +112,26 @@ def _write(tensor: Tensor, mask: Tensor | None, value: Tensor | None, undo: Undo
         undo.append(lambda: _copy(tensor, whole))
         _copy(tensor, torch.zeros_like(tensor) if value is None else value)
         return tensor.numel()
-    line = _Line(tensor)
-    bits, old = packed(line.of(mask)), list[Tensor]()
-    undo.append(lambda: _put_back(line, bits, old))
+    line, kept, count = _Line(tensor), list[tuple[Tensor, Tensor]](), 0
+    undo.append(lambda: _put_back(line, kept))
     with line.written() as entries:
         news = None if value is None else line.of(value).split(_PIECE)
         for at, (part, where) in enumerate(zip(entries.split(_PIECE), line.of(mask).split(_PIECE), strict=True)):
             places = _places(where)
-            old.append(part[places])
+            kept.append((packed(where), part[places]))
+            count += len(places)
             if news is None:
                 part.index_fill_(0, places, 0)
             else:
                 part.index_copy_(0, places, news[at].to(part.device)[places].to(part))
-    return sum(len(kept) for kept in old)
+    return count
 
 
-def _put_back(line: _Line, bits: Tensor, old: list[Tensor]) -> None:
-    """Undo what was written to as many pieces as ``old`` has."""
+def _put_back(line: _Line, kept: list[tuple[Tensor, Tensor]]) -> None:
+    """Undo what was written to as many pieces as ``kept`` has: of each the packed mask and the old entries."""
     with line.written() as entries:
-        mask = unpacked(bits, entries.shape)
-        for part, where, kept in zip(entries.split(_PIECE), mask.split(_PIECE), old, strict=False):
-            part.index_copy_(0, _places(where), kept)
+        for part, (bits, old) in zip(entries.split(_PIECE), kept, strict=False):
+            part.index_copy_(0, _places(unpacked(bits, part.shape)), old)
 
 
 def _copy(tensor: Tensor, value: Tensor) -> None:
