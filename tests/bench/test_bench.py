@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import statistics
+import time
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -173,6 +176,22 @@ def test_the_loader_offers_the_same_images_and_its_workers_end() -> None:
     assert white[0][0].max() == 1
 
 
+@pytest.mark.parametrize(
+    ("prepare", "layout"),
+    [(loading.loaded, torch.contiguous_format), (loading.on_cuda, torch.channels_last)],
+    ids=["as most people write it", "as ours"],
+)
+def test_the_layout_of_the_other_side(prepare, layout) -> None:
+    sides, seen = prepare(4, CPU, workers=1), []
+    model = sides.reference.model
+    hook = lambda module, given: seen.append(given[0].is_contiguous(memory_format=layout))  # noqa: E731
+    model.register_forward_pre_hook(hook)
+    sides.reference()
+    sides.close()
+    assert seen == [True]
+    assert all(p.is_contiguous(memory_format=layout) for p in model.parameters() if p.ndim == 4)
+
+
 def test_the_network_of_unlearning_and_selecting_is_as_it_is_said() -> None:
     sides = unlearning.selection(CPU)
     assert sides.ours() == 11_173_962
@@ -187,6 +206,35 @@ def test_a_crew_works_at_once_and_in_turn() -> None:
     assert crew.at_once() == crew.in_turn() == 4 + 4
     crew.dismiss()
     assert [process.exitcode for process, _ in crew.workers] == [0, 0]
+
+
+def test_an_interruption_is_not_for_the_crew_and_who_is_at_work_leaves_without_a_word(capfd) -> None:
+    crew = sharing.Crew.hired(1, partial(partial, time.sleep), 0.2)
+    ((process, connection),) = crew.workers
+    os.kill(process.pid, signal.SIGINT)
+    connection.send("go")
+    connection.recv()
+    connection.send("go")
+    crew.dismiss()
+    assert process.exitcode == 0
+    assert capfd.readouterr().err == ""
+
+
+def test_a_crew_that_cannot_be_hired_is_dismissed(monkeypatch) -> None:
+    made, init = [], sharing.Crew.__init__
+
+    def watched(self, workers) -> None:
+        init(self, workers)
+        made.append(self)
+
+    monkeypatch.setattr(sharing.Crew, "__init__", watched)
+    monkeypatch.setattr(sharing, "_heard", lambda connection: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(sharing, "_GRACE", 0.01)
+    with pytest.raises(KeyboardInterrupt):
+        sharing.Crew.hired(1, partial(partial, time.sleep), 60)
+    ((process, connection),) = made[0].workers
+    assert not process.is_alive()
+    assert connection.closed
 
 
 def test_the_start_is_that_of_children_and_torch_is_looked_for(monkeypatch) -> None:

@@ -152,7 +152,7 @@ CASES = (
     Case(
         "cuda",
         "an epoch of 25,600 images of 32×32 with crop and flip, ResNet-18, batches of 64, bf16",
-        "a loop over DataLoader(num_workers=8) with torchvision's transforms, bf16, and the same training",
+        "a loop over DataLoader(num_workers=8) with torchvision's transforms, bf16, channels last, the same training",
         _cuda,
         target=5,
         rate=20_000,

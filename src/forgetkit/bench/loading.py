@@ -34,13 +34,14 @@ class Transformed(Dataset[tuple[Tensor, Tensor]]):
 
 @dataclass(eq=False)
 class LoaderLoop:
-    """An epoch over a DataLoader at each call; its workers stay from one to the next."""
+    """An epoch over a DataLoader at each call, its images in a layout; its workers stay from one to the next."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
     loader: DataLoader[Any]
     device: torch.device
     bf16: bool
+    layout: torch.memory_format
 
     def __call__(self) -> int:
         """Samples trained on."""
@@ -49,6 +50,7 @@ class LoaderLoop:
         with by_hand():
             for batch in self.loader:
                 inputs, labels = (part.to(self.device, non_blocking=True) for part in batch)
+                inputs = inputs.contiguous(memory_format=self.layout)
                 step(self.model, self.optimizer, inputs, labels, bf16=self.bf16)
                 done += len(labels)
             wait(self.device)
@@ -62,17 +64,18 @@ class LoaderLoop:
 def loaded(samples: int, setting: Setting, workers: int) -> Sides:
     """``convnet`` with crop and flip: a plain loop in fp32 beside a run as it is by default."""
     work = Work.images("convnet", samples, setting)
-    return _beside_a_loader(work, replace(work, bf16=chosen_precision(work) == "bf16"), workers)
+    chosen = replace(work, bf16=chosen_precision(work) == "bf16")
+    return _beside_a_loader(work, chosen, workers, torch.contiguous_format)
 
 
 def on_cuda(samples: int, setting: Setting, workers: int) -> Sides:
-    """ResNet-18 with crop and flip in bf16."""
+    """ResNet-18 with crop and flip in bf16, both sides channels last: what differs is the loading and the loop."""
     work = replace(Work.images("resnet18", samples, setting), bf16=True)
-    return _beside_a_loader(work, work, workers)
+    return _beside_a_loader(work, work, workers, torch.channels_last)
 
 
-def _beside_a_loader(work: Work, ours: Work, workers: int) -> Sides:
-    model = network(work).to(work.device)
+def _beside_a_loader(work: Work, ours: Work, workers: int, layout: torch.memory_format) -> Sides:
+    model = network(work).to(work.device).to(memory_format=layout)
     loader: DataLoader[Any] = DataLoader(
         Transformed(work.pool.inputs.cpu(), work.pool.labels.cpu()),
         batch_size=BATCH,
@@ -81,5 +84,5 @@ def _beside_a_loader(work: Work, ours: Work, workers: int) -> Sides:
         persistent_workers=True,
         pin_memory=work.device.type == "cuda",
     )
-    reference = LoaderLoop(model, sgd(model, fused=True), loader, work.device, work.bf16)
+    reference = LoaderLoop(model, sgd(model, fused=True), loader, work.device, work.bf16, layout)
     return Sides(framework(replace(ours, augment="crop-flip")), reference, close=reference.close)

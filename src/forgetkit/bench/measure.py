@@ -143,7 +143,8 @@ def measure(
 ) -> Measured | Skipped:
     """Each side once for nothing, then all in turn, so that what else the machine does meets them alike.
 
-    The order turns round with every repetition. Raises ``ForgetkitError`` where the sides did not do the same work.
+    The order turns round with every repetition. Raises ``ForgetkitError`` where the sides did not do as many samples
+    (scores, starts); how they cut them into steps is for the case to see to.
     """
     reason = case.lacks(setting)
     if reason is not None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -15,6 +17,8 @@ Make = Callable[[Setting], Side]
 """Makes a worker's side, in that worker: a function of a module, so that it can be sent there."""
 
 _SAMPLES = 12_800
+_GRACE = 5.0
+"""Seconds for a worker that is dismissed to end by itself."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,8 +39,12 @@ class Crew:
             theirs.close()
             workers.append((process, ours))
         crew = cls(workers)
-        for _, connection in workers:
-            _heard(connection)
+        try:
+            for _, connection in workers:
+                _heard(connection)
+        except BaseException:
+            crew.dismiss()
+            raise
         return crew
 
     def at_once(self) -> int:
@@ -54,9 +62,12 @@ class Crew:
         return done
 
     def dismiss(self) -> None:
-        """End the processes."""
-        for process, connection in self.workers:
+        """End the processes, also where one of them is at work."""
+        for _, connection in self.workers:
             connection.close()
+        for process, _ in self.workers:
+            process.join(_GRACE)
+            process.kill()
             process.join()
 
 
@@ -75,15 +86,16 @@ def resnet18(setting: Setting) -> Side:
 
 def _work(connection: Connection, make: Make, setting: Setting) -> None:
     """The life of a worker: its side once to warm up, then each time it is told, until nobody is there any more."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that hired it to act on
     side = make(setting)
     side()
     connection.send(0)
-    while True:
-        try:
+    with suppress(EOFError):
+        while True:
             connection.recv()
-        except EOFError:
-            return
-        connection.send(side())
+            done = side()
+            with suppress(BrokenPipeError):
+                connection.send(done)
 
 
 def _heard(connection: Connection) -> int:
