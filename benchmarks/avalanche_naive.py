@@ -1,8 +1,10 @@
 """Avalanche's Naive strategy beside a warm start of forgetkit, on the digits in eight parts: medians, in turn.
 
 Both train the same network on the same samples in the same parts; batches, epochs and optimizer are the same too, there
-is no replay and nothing is logged. What is timed is the training: of Avalanche ``strategy.train`` of each experience,
-of forgetkit's run all from a mega-batch's arrival to its last epoch. The whole of that run, judged after each
+is no replay and nothing is logged. What is timed is the training and what each prepares for it: of Avalanche
+``strategy.train`` of each experience, of forgetkit's run all from the state saved after the mega-batch before (or the
+start) to the last epoch, so revealing and reading the samples as well. Ours is timed in the layout and precision that
+a run chooses by itself, and in those that Avalanche trains in. The whole of the first of these runs, judged after each
 mega-batch and recorded, is timed as well. Needs avalanche-lib and forgetkit in one environment.
 """
 
@@ -24,16 +26,19 @@ import torch
 
 import forgetkit
 from forgetkit import learn, registry
-from forgetkit.contracts import EpochEnded, Event, LoadContext, MegaBatchRevealed, Part
+from forgetkit.contracts import Checkpointed, EpochEnded, Event, LoadContext, Part, RunStarted
 from forgetkit.seeding import Seeds
 from forgetkit.stream import Pool
 
 TARGET = 1.4
+OURS = {"forgetkit": {}, "forgetkit, contiguous fp32": {"memory_format": "contiguous", "precision": "fp32"}}
+"""Ours: as a run chooses for itself, and told to do as Avalanche does."""
+WHOLE = "forgetkit, the whole run"
 PARTS, BATCH, LR, MOMENTUM, DECAY = 8, 64, 0.1, 0.9, 1e-4
 
 
 class Watch:
-    """An observer: the seconds from each arrival to the last epoch, and the samples trained on."""
+    """An observer: the seconds from the end of each mega-batch to the last epoch of the next, and the samples."""
 
     def __init__(self) -> None:
         self.seconds, self.samples, self._since = 0.0, 0, 0.0
@@ -43,11 +48,11 @@ class Watch:
         if isinstance(event, EpochEnded):
             self.seconds += now - self._since
             self.samples += event.samples
-        if isinstance(event, EpochEnded | MegaBatchRevealed):
+        if isinstance(event, RunStarted | Checkpointed | EpochEnded):
             self._since = now
 
 
-def ours(epochs: int) -> tuple[float, int, float]:
+def ours(epochs: int, told: dict[str, str]) -> tuple[float, int, float]:
     """Seconds of training, samples, seconds of the whole run."""
     watch = Watch()
     with tempfile.TemporaryDirectory() as folder:
@@ -56,7 +61,7 @@ def ours(epochs: int) -> tuple[float, int, float]:
         parts = {"mega_batches": PARTS, "split": "contiguous", "val_fraction": 0.0}
         how = {"epochs": epochs, "batch_size": BATCH, "lr": LR, "momentum": MOMENTUM, "weight_decay": DECAY}
         forgetkit.run(
-            {**what, **parts, **how, "schedule": "constant", "device": "cpu", "out": folder}, observers=[watch]
+            {**what, **parts, **how, **told, "schedule": "constant", "device": "cpu", "out": folder}, observers=[watch]
         )
         return watch.seconds, watch.samples, time.perf_counter() - began
 
@@ -110,30 +115,42 @@ def main() -> None:
     warnings.simplefilter("ignore")
     source = registry.load(entry_points=False).make("datasets", "digits")[1]
     train = source.load(LoadContext(Path(), lambda what, done, total: None)).train
-    seconds: dict[str, list[float]] = {"forgetkit": [], "avalanche": [], "forgetkit, the whole run": []}
-    for repetition in range(asked.repetitions + 1):
-        for side in ("forgetkit", "avalanche")[:: 1 if repetition % 2 else -1]:
-            if side == "forgetkit":
-                trained, samples, whole = ours(asked.epochs)
-            else:
-                trained, samples = theirs(train, asked.epochs)
-            if samples != asked.epochs * len(train):
-                raise SystemExit(f"{side} trained on {samples} samples, not on {asked.epochs * len(train)}")
-            if repetition:  # the first of each does not count
-                seconds[side].append(trained)
-                if side == "forgetkit":
-                    seconds["forgetkit, the whole run"].append(whole)
+    seconds = measured(train, asked.epochs, asked.repetitions)
     samples, medians = asked.epochs * len(train), {side: statistics.median(times) for side, times in seconds.items()}
-    ratio = medians["avalanche"] / medians["forgetkit"]
+    rows = [
+        {"side": side, "seconds": m, "samples a second": samples / m, "times as fast": medians["avalanche"] / m}
+        for side, m in medians.items()
+    ]
+    ratios = {side: medians["avalanche"] / medians[side] for side in OURS}
+    met = ratios["forgetkit"] >= TARGET
     if asked.json:
         versions = {name: version(name) for name in ("forgetkit", "avalanche-lib", "torch")}
-        about = {"versions": versions, "threads": torch.get_num_threads(), "samples": samples, "target": TARGET}
-        rows = [{"side": side, "seconds": m, "samples a second": samples / m} for side, m in medians.items()]
-        print(json.dumps({**about, "ratio": ratio, "cases": rows, "seconds": seconds}))
+        about = {"versions": versions, "threads": torch.get_num_threads(), "samples": samples}
+        verdict = {"target": TARGET, "ratio": ratios["forgetkit"], "met": met, "ratios": ratios}
+        print(json.dumps({**about, **verdict, "cases": rows, "seconds": seconds}))
         return
-    for side, median in medians.items():
-        print(f"{side:25} {median:7.2f} s  {samples / median:9,.0f} samples/s")
-    print(f"forgetkit trains {ratio:.2f} times as many samples a second; target at least {TARGET}")
+    for row in rows:
+        print("{side:25} {seconds:7.2f} s  {samples a second:9,.0f} samples/s  {times as fast:5.2f} ×".format(**row))
+    print(f"wanted are at least {TARGET} × of forgetkit as a run does it: {'met' if met else 'missed'}")
+
+
+def measured(train: Part, epochs: int, repetitions: int) -> dict[str, list[float]]:
+    """The seconds of each side, in turn; of ours by layout, and of its whole run."""
+    seconds: dict[str, list[float]] = {**{side: [] for side in OURS}, "avalanche": [], WHOLE: []}
+    order = [*OURS, "avalanche"]
+    for repetition in range(repetitions + 1):
+        for side in order[:: 1 if repetition % 2 else -1]:
+            if side == "avalanche":
+                (trained, samples), whole = theirs(train, epochs), None
+            else:
+                trained, samples, whole = ours(epochs, OURS[side])
+            if samples != epochs * len(train):
+                raise SystemExit(f"{side} trained on {samples} samples, not on {epochs * len(train)}")
+            if repetition:  # the first of each does not count
+                seconds[side].append(trained)
+                if side == "forgetkit" and whole is not None:
+                    seconds[WHOLE].append(whole)
+    return seconds
 
 
 if __name__ == "__main__":
