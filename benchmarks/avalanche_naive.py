@@ -130,7 +130,7 @@ def main() -> None:
         print(json.dumps({**about, **verdict, "cases": rows, "seconds": seconds}))
         return
     for row in rows:
-        print("{side:25} {seconds:7.2f} s  {samples a second:9,.0f} samples/s  {times as fast:5.2f} ×".format(**row))
+        print("{side:26} {seconds:7.2f} s  {samples a second:9,.0f} samples/s  {times as fast:5.2f} ×".format(**row))
     print(f"wanted are at least {TARGET} × of forgetkit as a run does it: {'met' if met else 'missed'}")
 
 
