@@ -254,19 +254,39 @@ def plain_fingerprint(words: list[int], piece: int) -> int:
     """In whole numbers, a word at a time."""
     factors = guard._odd_numbers(piece).tolist()
     total = 0
-    for start in range(0, len(words), piece):
-        total = total * guard._STEP + sum(w * f for w, f in zip(words[start : start + piece], factors, strict=False))
-    return (total + 2**63) % 2**64 - 2**63
+    for start in range(0, len(words) + 1, piece):
+        products = [w * f % 2**64 for w, f in zip(words[start : start + piece], factors, strict=False)]
+        total = total * guard._STEP + sum(product ^ (product >> 32) for product in products)
+    return total % 2**64
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64, torch.bool], ids=str)
-@pytest.mark.parametrize("size", [0, 1, 7, 8, 50])
-def test_a_fingerprint_is_a_sum_over_words(size, dtype, monkeypatch):
+@pytest.mark.parametrize("size", [0, 1, 7, 8, 50, 64])
+@pytest.mark.parametrize("rows", [None, 1, 3, 16])
+def test_a_fingerprint_is_a_sum_over_words(rows, size, dtype, monkeypatch):
+    """The same on any device."""
     monkeypatch.setattr(guard, "_PIECE", 8)
+    if rows is not None:
+        monkeypatch.setattr(guard, "_ROWS", rows)
+        monkeypatch.setattr(guard, "_sums", guard._sums_in_rows)
     tensor = torch.randn(size, generator=torch.Generator().manual_seed(0)).to(dtype)
     width = next(w for w in (4, 2, 1) if size * dtype.itemsize % w == 0)
     words = tensor.view({4: torch.int32, 2: torch.int16, 1: torch.int8}[width]).tolist()
     assert guard.fingerprint(tensor) == plain_fingerprint(words, 8)
+
+
+@pytest.mark.parametrize("entry", [0.0, 1.0, -2.5, torch.nan, None])
+def test_no_two_signs_turned_round_cancel(entry):
+    """What turning a word's sign round adds to the sum, at each place of a piece: no two add up to nothing."""
+    old = torch.randn(guard._PIECE, generator=torch.Generator().manual_seed(0))
+    old = old if entry is None else torch.full_like(old, entry)
+    factors = guard._odd_numbers(guard._PIECE)
+    one, two = (guard._mixed(value.view(torch.int32), factors) for value in (old, -old))
+    added = (two - one).tolist()
+    assert len({*added, *(-each for each in added)}) == 2 * len(added)
+    new = old.clone()
+    new[[9242, 13921]] = -new[[9242, 13921]]  # whose odd numbers add up to a multiple of 2**33
+    assert guard.fingerprint(old) != guard.fingerprint(new)
 
 
 @given(st.data())

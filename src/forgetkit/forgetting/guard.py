@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -16,6 +18,7 @@ from forgetkit.seeding import global_state
 
 _INTEGER_OF_SIZE = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _PIECE = 2**16
+_ROWS = 16
 _STEP = 0x5851F42D4C957F2D
 
 
@@ -150,10 +153,11 @@ def fingerprint(tensor: Tensor) -> int:
 
 
 def fingerprints(tensors: Iterable[Tensor]) -> list[int]:
-    """Of each tensor the wrapping sum of its words of 32 bits, each times an odd number of 64 random bits.
+    """Of each tensor the wrapping sum of its words of 32 bits, each times an odd number of 64 random bits and mixed.
 
-    An odd number divides no power of two, so a change within one word always shows. Several changes cancel by a
-    coincidence of the random numbers alone, one in 2**33: neither permutations nor signs turned round are special.
+    An odd number divides no power of two and mixing is one to one, so a change within one word always shows. Several
+    changes cancel by coincidence alone: which ones do hangs on the entries and the random numbers, which are fixed;
+    it is no protection against somebody who looks for them. Two signs turned round together never cancel.
     """
     factors: dict[torch.device, Tensor] = {}
     sums = []
@@ -162,11 +166,33 @@ def fingerprints(tensors: Iterable[Tensor]) -> list[int]:
         needed = min(len(words), _PIECE)
         if words.device not in factors or len(factors[words.device]) < needed:
             factors[words.device] = _odd_numbers(min(2 * needed, _PIECE)).to(words.device)
-        total = torch.zeros((), dtype=torch.int64, device=words.device)
-        for piece in words.split(_PIECE):  # so that no second copy of a large tensor is made
-            total = total * _STEP + (piece * factors[words.device][: len(piece)]).sum()
-        sums.append(total)
-    return [int(total) for total in sums]
+        sums.append(_sums(words, factors[words.device]))
+    return [functools.reduce(lambda total, piece: (total * _STEP + piece) % 2**64, each.tolist(), 0) for each in sums]
+
+
+def _sums(words: Tensor, factors: Tensor) -> Any:
+    """Of each whole piece of ``words`` and of the rest, wrapping in 64 bits."""
+    if words.device.type != "cpu":
+        return _sums_in_rows(words, factors)
+    here, odd = words.numpy(), factors.numpy()  # of which numpy is faster, on pieces that stay in its cache
+    pieces = (here[start : start + _PIECE] for start in range(0, len(here) + 1, _PIECE))
+    return np.array([_mixed(piece, odd[: len(piece)]).sum() for piece in pieces])
+
+
+def _sums_in_rows(words: Tensor, factors: Tensor) -> Tensor:
+    """On any device: many pieces at once keep it busy, and yet are no second copy of a large tensor."""
+    end = len(words) // _PIECE * _PIECE
+    rows, rest = words[:end].view(-1, _PIECE).split(_ROWS) if end else (), words[end:]
+    return torch.cat(
+        [*(_mixed(some, factors).sum(1) for some in rows), _mixed(rest, factors[: len(rest)]).sum(0, keepdim=True)]
+    )
+
+
+def _mixed(words: Any, factors: Any) -> Any:
+    """Arrays or tensors. The products alone would take a change of sign for the same whatever the word is."""
+    products = words * factors
+    products ^= (products >> 32) & (2**32 - 1)
+    return products
 
 
 def _odd_numbers(count: int) -> Tensor:
