@@ -186,6 +186,20 @@ def test_where_one_refuses_all_fail(ranks, part, given, reason):
     check(ranks, [{"a": torch.rand(3)}] * SIZE, usual)  # and the group goes on
 
 
+@pytest.mark.parametrize(
+    "other", [{"ties": "drop"}, {"which": "highest"}, {"fraction": 0.6}, {"rounding": "up"}], ids=str
+)
+def test_different_options_are_refused_by_all(ranks, other):
+    parts, usual = [{"a": torch.zeros(3)}] * SIZE, {"fraction": 0.5}
+    answers = ranks(selected, parts, [usual, usual, {**usual, **other}])
+    assert all(isinstance(answer, ComponentError) for answer in answers)
+    told = {**usual, "which": "lowest", "ties": "random", "rounding": "down"}
+    for answer, given in zip(answers, [told, told, {**told, **other}], strict=True):
+        words = ", ".join(f"{name}={value}" for name, value in given.items())
+        assert str(answer) == f"the processes of the group select by different options, this one by {words}"
+    check(ranks, parts, usual)
+
+
 def network(rank: int) -> nn.Module:
     torch.manual_seed(rank)
     return nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 3))

@@ -31,12 +31,12 @@ class Pool:
     total: int
 
     @classmethod
-    def of(cls, scores: Mapping[str, Tensor], together: Processes) -> Pool:
-        """With those of the other processes."""
+    def of(cls, scores: Mapping[str, Tensor], together: Processes, options: str = "") -> Pool:
+        """With those of the other processes, which select by the same ``options``."""
         entries, doubles = 0, False
         for score in scores.values():
             entries, doubles = entries + score.numel(), doubles or score.dtype == torch.float64
-        total, doubles = together.begin(entries, doubles)
+        total, doubles = together.begin(entries, doubles, options)
         return cls(scores, torch.float64 if doubles else torch.float32, total)
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal
@@ -24,7 +25,8 @@ class Processes:
     """Those of a ``torch.distributed`` group, in the order of their ranks; this one alone where there is no group.
 
     All of them call the same methods in the same order, whatever they hold. As a context it tells the others where
-    this one fails before they hear from it otherwise: they fail as well and name it, and nobody waits for nobody.
+    this one fails before they hear from it otherwise: they fail as well and name it. Where one fails inside a
+    selection, or is interrupted, they wait until the group's own timeout ends that.
     """
 
     def __init__(self, group: ProcessGroup | Literal[True] | None = None) -> None:
@@ -55,9 +57,15 @@ class Processes:
         table[self.rank] = counts
         return self.total(table)
 
-    def begin(self, entries: int, doubles: bool) -> tuple[int, bool]:
-        """Before a selection: how many entries there are in all, and whether some of them are float64."""
-        _, total, float64 = self._say(_SELECTS, entries, doubles).sum(0).tolist()
+    def begin(self, entries: int, doubles: bool, options: str) -> tuple[int, bool]:
+        """Before a selection: how many entries there are in all, and whether some of them are float64.
+
+        Raises ``ComponentError`` in all processes where they select by different ``options``.
+        """
+        table = self._say(_SELECTS, entries, doubles, zlib.crc32(options.encode()))
+        if len(set(table[:, 3].tolist())) > 1:
+            raise ComponentError(f"the processes of the group select by different options, this one by {options}")
+        _, total, float64, _ = table.sum(0).tolist()
         return total, float64 > 0
 
     def end(self) -> None:
@@ -68,9 +76,9 @@ class Processes:
         """All is done here. Raises ``ComponentError`` where it is not elsewhere."""
         self._say(_DONE)
 
-    def _say(self, state: int, entries: int = 0, doubles: bool = False) -> Counts:
+    def _say(self, state: int, entries: int = 0, doubles: bool = False, options: int = 0) -> Counts:
         self._awaited = False
-        table = self.each((state, entries, doubles))
+        table = self.each((state, entries, doubles, options))
         others = table[:, 0].tolist()
         if others != [state] * self.size:
             worst = max(others)
@@ -86,4 +94,4 @@ class Processes:
     ) -> None:
         if isinstance(error, Exception) and self._awaited:
             self._awaited = False
-            self.each((_FAILED, 0, 0))
+            self.each((_FAILED, 0, 0, 0))

@@ -56,7 +56,8 @@ def select(
     """
     together = together or Processes()
     count_of(fraction, 0)  # refuses a fraction before anything is read
-    pool = Pool.of(scores, together)
+    options = f"fraction={float(fraction)}, which={which}, ties={ties}, rounding={rounding}"
+    pool = Pool.of(scores, together, options)
     wanted = count_of(fraction, pool.total, rounding)
     if wanted == 0:
         cut, threshold = _Cut(histogram.lowest(pool.bits), True), None  # which is the key of no score
