@@ -6,6 +6,7 @@ all, of another record the columns that are named after a colon, for the rows th
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,7 @@ _TABLE = re.compile(r"<!-- (results/\S+\.json)(?:: (.+?))? -->\n.*?<!-- end -->"
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
     page = DOCS / "performance.md"
     page.write_text(filled(page.read_text(encoding="utf-8"), DOCS), encoding="utf-8")
 

@@ -123,6 +123,7 @@ def test_an_option_of_a_component(refused, words, hint):
         ["--seed", "-1"],
         ["--threads", "0"],
         ["--precision", "fp8"],
+        ["--threads", "100000"],
         ["--augment", "mixup"],
         ["--checkpoint-seconds", "-1"],
         ["--checkpoint-seconds", "inf"],

@@ -144,7 +144,10 @@ def test_what_was_found_holds_the_next_time_whatever_the_clock_says(
     held = takes(monkeypatch, 2.0, 1.0)
     first = trial(tmp_path).verdict()
     takes(monkeypatch, 1.0, 2.0)
-    assert trial(tmp_path).verdict() == first
+    again = trial(tmp_path).verdict()
+    assert again[0] == first[0]
+    (note,) = (tmp_path / "trials").glob("*.json")
+    assert str(again[1]).endswith(f"in an earlier trial; to hold another, delete {note}")
     assert held == [1]
     assert trial(tmp_path, batch_size=9).verdict()[0] == "fp32"  # another question
     for note in (tmp_path / "trials").glob("*.json"):
@@ -172,7 +175,7 @@ def test_of_two_trials_at_once_one_is_held_and_counts_for_both(tmp_path: Path, m
 
     def asked(one: PrecisionTrial) -> Timed:
         begun.wait()
-        return one._found(convolutional(), 1e9)
+        return one._found(convolutional(), 1e9)[0]
 
     monkeypatch.setattr(PrecisionTrial, "_timed", timed)
     with ThreadPoolExecutor(2) as both:
@@ -264,7 +267,7 @@ def test_a_resumed_run_keeps_what_was_settled_and_says_it_once(monkeypatch: pyte
         def notify(self, event: Event) -> None:
             heard.append(event)
 
-    result = forgetkit.run(resume="runs/one", observers=[Silent()])
+    result = forgetkit.run({"precision": "auto"}, resume="runs/one", observers=[Silent()])  # as it was begun
     assert result["config"]["precision"] == "bf16"
     assert not [e for e in heard if isinstance(e, Settled)]
     straight = forgetkit.run({**OPTIONS, "name": "two", "precision": "bf16"})

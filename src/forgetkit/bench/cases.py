@@ -168,3 +168,5 @@ CASES = (
     ),
 )
 """All comparisons, in the order they are carried out."""
+
+NAMES = tuple(case.name for case in CASES)

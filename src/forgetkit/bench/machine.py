@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from forgetkit.errors import OptionError
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -30,9 +32,13 @@ class Machine:
 
 @contextmanager
 def threads(count: int | None) -> Iterator[None]:
-    """So many of torch's threads on the CPU; None leaves them."""
+    """So many of torch's threads on the CPU; None leaves them. ``OptionError`` for more than any processor has."""
     import torch
 
+    from forgetkit.contracts import MOST_THREADS
+
+    if count is not None and count > MOST_THREADS:
+        raise OptionError(f"--threads {count}: at most {MOST_THREADS}")
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)
     try:

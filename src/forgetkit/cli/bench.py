@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
@@ -13,24 +14,32 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from forgetkit.bench.cases import NAMES
 from forgetkit.cli.console import Console, print_json
 
 if TYPE_CHECKING:
     from forgetkit.bench import Case, Machine, Measured, Setting, Skipped
+
+_WIDE = 76
+"""Columns of a terminal that hold the table without folding a figure."""
 
 _COLOURS = {"met": "green", "missed": "yellow"}
 
 
 def command(
     case: Annotated[
-        list[str] | None, typer.Option("--case", help="A case to measure (repeatable; default: all).", metavar="NAME")
+        list[str] | None,
+        typer.Option(
+            "--case", help=f"A case to measure (repeatable; default: all): {', '.join(NAMES)}.", metavar="NAME"
+        ),
     ] = None,
     repetitions: Annotated[
         int, typer.Option("--repetitions", help="How often each side is timed.", metavar="N", min=1)
     ] = 7,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.", metavar="DEVICE")] = "auto",
     threads: Annotated[
-        int | None, typer.Option("--threads", help="Threads on the CPU (default: torch's own).", metavar="N", min=1)
+        int | None,
+        typer.Option("--threads", help="Threads on the CPU (default: torch's own).", metavar="N", min=1),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one object; the table goes to standard error.")] = False,
 ) -> None:
@@ -48,7 +57,11 @@ def command(
         here = bench.described(setting.device)
         view = _view(Console(stderr=json))
         view.say(_headline(here))
-        results = list(_measured(cases, setting, repetitions, view))
+        try:
+            results = list(_measured(cases, setting, repetitions, view))
+        except KeyboardInterrupt:
+            print("forgetkit: interrupted", file=sys.stderr)
+            raise
     if json:
         print_json({"schema": 1, "machine": here.as_dict(), "cases": [result.as_dict() for result in results]})
 
@@ -66,14 +79,15 @@ def _measured(cases: Sequence[Case], setting: Setting, repetitions: int, view: _
 
 def _headline(here: Machine) -> str:
     device = "" if here.device == "cpu" else f", {here.device}"
+    threads = f"{here.threads} thread{'s' if here.threads > 1 else ''}"
     return (
-        f"{here.processor}, {here.cores} cores, {here.threads} threads, {here.instructions}{device}; "
+        f"{here.processor}, {here.cores} cores, {threads}, {here.instructions}{device}; "
         f"Python {here.python}, torch {here.torch}, forgetkit {here.forgetkit}"
     )
 
 
 def _view(console: Console) -> _Lines:
-    return _Screen(console) if console.is_terminal else _Lines(console)
+    return _Screen(console) if console.is_terminal and console.width >= _WIDE else _Lines(console)
 
 
 class _Lines:

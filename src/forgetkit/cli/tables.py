@@ -32,6 +32,7 @@ def headline(event: RunStarted) -> str:
         f"preset {event.preset}",
         f"seed {config['seed']}",
         config["device"],
+        *(["bf16"] if config["precision"] == "bf16" else []),
     ]
     return ", ".join(parts)
 

@@ -11,6 +11,7 @@ from pydantic_core import PydanticCustomError
 
 from forgetkit import options, presets
 from forgetkit.contracts import (
+    MOST_THREADS,
     BnStats,
     Carry,
     Mode,
@@ -138,7 +139,7 @@ class RunConfig(BaseModel):
     device: Annotated[str, Field(description="auto, cpu, cuda, cuda:N or mps")] = "auto"
     precision: Annotated[Literal["auto", "fp32", "bf16"], Field(description="auto: bf16 where the hardware has it and a short trial finds it faster by a quarter, else fp32")] = "auto"  # fmt: skip
     memory_format: Annotated[Literal["auto", "contiguous", "channels-last"], Field(description="how images lie in memory; auto: channels-last for networks with 2-D convolutions")] = "auto"  # fmt: skip
-    threads: Annotated[int | None, Field(ge=1, description="threads of torch on the CPU (default: torch's own choice)")] = None  # fmt: skip
+    threads: Annotated[int | None, Field(ge=1, le=MOST_THREADS, description="threads of torch on the CPU (default: torch's own choice)")] = None  # fmt: skip
     metrics: Annotated[_Specs, Field(description="a metric beside the four of the paper, a SPEC (repeatable)")] = ()  # fmt: skip
 
     out: Annotated[

@@ -157,7 +157,8 @@ def resumed(manifest: Mapping[str, Any], given: Mapping[str, Any], registry: Reg
         asked = plan.config.model_dump(mode="json")
         require_used(given, plan, registry)
         for key in given:
-            if key not in _MAY_CHANGE and "." not in key and asked[key] != recorded.get(key):
+            left_open = key in LEFT_OPEN and asked[key] == "auto"  # which it has come to, or may have
+            if key not in _MAY_CHANGE and "." not in key and asked[key] != recorded.get(key) and not left_open:
                 raise ConfigError(
                     f"--{key.replace('_', '-')} {given[key]}: this run was begun with {recorded.get(key)}; "
                     "a resumed run keeps its configuration"

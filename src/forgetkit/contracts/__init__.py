@@ -7,6 +7,7 @@ not inherit from anything.
 
 from forgetkit.contracts.amount import Amount, as_written
 from forgetkit.contracts.choices import (
+    MOST_THREADS,
     Augmentation,
     BnStats,
     Carry,
@@ -65,6 +66,7 @@ from forgetkit.contracts.events import (
 from forgetkit.contracts.units import Share, UnitGroup
 
 __all__ = [
+    "MOST_THREADS",
     "Amount",
     "Analysis",
     "Augmentation",

@@ -42,6 +42,9 @@ OptimizerName = Literal["sgd", "adamw"]
 ScheduleKind = Literal["step", "cosine", "constant"]
 Carry = Literal["last", "best-val"]
 
+MOST_THREADS = 1024
+"""More than any processor has; a system that is asked for a hundred thousand ends the process."""
+
 Touch = Literal["weights", "biases", "norm", "stats", "optimizer", "loss", "gradients"]
 """What a way of forgetting or an intervention writes to. ``weights``: matrices and kernels of layers that do not
 normalise; ``biases``: their other parameters; ``norm``: parameters of normalisation layers; ``stats``: buffers, running

@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from forgetkit.errors import ComponentError, OptionError
-from forgetkit.forgetting.guard import all_finite
+from forgetkit.forgetting.guard import all_finite, blamed
 from forgetkit.forgetting.passes import Passes
 from forgetkit.forgetting.selection import count_of
 from forgetkit.seeding import Seeds
@@ -293,7 +293,8 @@ class Checked(Mapping[str, Tensor]):
     def __getitem__(self, name: str) -> Tensor:
         if name in self._sound:
             return self._scores[name].detach()
-        score, target = self._scores[name], self._targets[name]
+        with blamed(f"the importance criterion {self._who}"):  # a lazy one computes here
+            score, target = self._scores[name], self._targets[name]
         if not isinstance(score, Tensor) or not score.is_floating_point():
             raise ComponentError(f"{self._who}: the score of '{name}' is not a tensor of floats")
         if score.shape != target.shape:

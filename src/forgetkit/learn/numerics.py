@@ -112,10 +112,11 @@ class PrecisionTrial:
             if operations < _WORTH_A_TRIAL:
                 return "fp32", None
             try:
-                timed = self._found(model, operations)
+                timed, earlier = self._found(model, operations)
             except RuntimeError as error:  # a network that mixes dtypes by hand, or memory that is short
                 return "fp32", f"a step in bf16 could not be tried ({str(error).strip().splitlines()[0]})"
-        reason = f"a step in bf16 took {1 / timed.gain:.2f} times what it took in fp32, in a short trial"
+        when = f"an earlier trial; to hold another, delete {self._note_of_this}" if earlier else "a short trial"
+        reason = f"a step in bf16 took {1 / timed.gain:.2f} times what it took in fp32, in {when}"
         return ("bf16" if timed.gain >= _FASTER else "fp32"), reason
 
     def _operations(self, model: nn.Module) -> float:
@@ -168,19 +169,20 @@ class PrecisionTrial:
             return timed if timed.gain > 0 else None
         return None
 
-    def _found(self, model: nn.Module, operations: float) -> Timed:
-        """What is noted, or what a trial finds. Of several processes one holds it, and the others go by its note."""
+    def _found(self, model: nn.Module, operations: float) -> tuple[Timed, bool]:
+        """What is noted, and True, or what a trial finds. Of several processes one holds it, for all of them."""
         note = self._note_of_this
         try:
             self.notes.mkdir(parents=True, exist_ok=True)
             with FileLock(note.with_suffix(".lock")):
-                timed = self._noted()
-                if timed is None:
-                    timed = self._timed(model, operations)
-                    write_json(note, {"fp32": timed.fp32, "bf16": timed.bf16})
-                return timed
+                noted = self._noted()
+                if noted is not None:
+                    return noted, True
+                timed = self._timed(model, operations)
+                write_json(note, {"fp32": timed.fp32, "bf16": timed.bf16})
+                return timed, False
         except (OSError, RecordError):  # what cannot be noted is tried again the next time
-            return self._timed(model, operations)
+            return self._timed(model, operations), False
 
 
 def native_bf16(device: torch.device) -> bool:
