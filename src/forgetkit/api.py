@@ -63,9 +63,11 @@ def unlearn(
     statistics. Where something is wrong the model is as before.
 
     ``group``, of ``torch.distributed`` (``True``: all processes), is for a model whose parts lie in several processes,
-    sharded or pipelined: entries are then selected over all parts, as :func:`select` does, and where one process fails
-    no part is changed. Fresh values are a function of the seed and a parameter's name. Replicas that hold all
-    parameters need no group: the same scores and seed give the same masks.
+    each a module of plain tensors of its own (no ``DTensor``, no FSDP): entries are then selected over all parts, as
+    :func:`select` does, and where one process fails no part is changed. Fresh values are a function of the seed and a
+    parameter's name: where names are the same in several processes so are the values drawn, unless each process gives
+    a seed of its own (then entries that tie are drawn otherwise than in one process, and as many). Replicas that hold
+    all parameters need no group: the same scores and seed give the same masks.
 
     Returns the audit. Raises a ``forgetkit.errors.ForgetkitError`` of one line where something is wrong.
     """
@@ -236,7 +238,8 @@ def select(
 
     One threshold over all tensors; ties at it are drawn at random, fixed by ``seed``. ``which``, ``ties`` and
     ``rounding`` are as the options ``which``, ``ties`` and ``round`` of ``masked``. The masks are kept at one bit per
-    entry, and each is unpacked when it is asked for, on the device of its score.
+    entry: each asking for one makes a new tensor, on the device of its score, and changing that changes no mask;
+    ``dict(masks)`` is one to change.
 
     ``group``, of ``torch.distributed`` (``True``: all processes), selects over the scores of several processes, each of
     which holds its own part of the model and calls this with the same options. Each gets its part of the masks that
@@ -254,9 +257,10 @@ def select(
             if word not in get_args(words):
                 raise OptionError(f"{option}='{word}' is none of {', '.join(get_args(words))}")
         seeds = Seeds(seed)
-        return forgetting.select(scores, fraction, seeds, which=which, ties=ties, rounding=rounding, together=together)[
-            0
-        ]
+        masks, _ = forgetting.select(
+            scores, fraction, seeds, which=which, ties=ties, rounding=rounding, together=together
+        )
+        return masks
 
 
 def run(

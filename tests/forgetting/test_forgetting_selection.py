@@ -264,7 +264,8 @@ def test_nothing_and_everything():
     everything, threshold = select(scores, 1, Seeds(0))
     assert threshold == float(pooled(scores).max())
     assert pooled(everything).all()
-    assert select({}, 0.5, Seeds(0)) == ({}, None)
+    nothing, threshold = select({}, 0.5, Seeds(0))
+    assert (dict(nothing), threshold) == ({}, None)
 
 
 def test_ties_are_drawn_with_equal_chances():
@@ -486,3 +487,13 @@ def test_a_word_that_select_does_not_know(given):
     with pytest.raises(OptionError, match="{}='{}' is none of".format(*next(iter(given.items())))) as caught:
         forgetkit.select({"a": torch.rand(3)}, fraction=0.5, **given)
     assert "\n" not in str(caught.value)
+
+
+def test_masks_are_shown_by_their_shapes_and_are_equal_to_themselves_alone():
+    scores = {"a": torch.rand(3, 2), "b": torch.rand(())}
+    chosen, other = (select(scores, 0.5, Seeds(0))[0] for _ in range(2))
+    assert repr(chosen) == "Masks({'a': (3, 2), 'b': ()})"
+    assert chosen == chosen
+    assert chosen != other
+    assert chosen != dict(chosen)
+    assert len({chosen, other}) == 2

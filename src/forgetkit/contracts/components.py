@@ -211,6 +211,8 @@ class ReinitContext(Protocol):
         """Masks over ``fraction`` of the scored entries, by one threshold over all of them; True = selected.
 
         Exactly floor or ceil of fraction times the scored entries, unless ``ties="drop"`` takes all at the threshold.
+        Read-only: each asking, ``masks[name]``, makes a new tensor, and changing that changes no mask. For masks of
+        your own begin with ``dict(masks)``.
         """
         ...
 

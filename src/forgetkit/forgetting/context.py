@@ -67,7 +67,10 @@ class Context:
     def select(
         self, fraction: float, *, which: Which = "lowest", ties: Ties = "random", rounding: Rounding = "down"
     ) -> Mapping[str, Tensor]:
-        """Masks over a fraction of the scored entries. Ask before the first change is yielded."""
+        """Masks over a fraction of the scored entries. Ask before the first change is yielded.
+
+        Each asking for one makes a new tensor: changing that changes no mask, ``dict(masks)`` is one to change.
+        """
         if self.scores is None:
             raise OptionError("a reinit method that calls select() declares needs_scores = True")
         with self.subject.lent(self.criterion) if self.scores.lazy else nullcontext():

@@ -41,7 +41,14 @@ def _unpacked(bits: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 class Masks(Mapping[str, Tensor]):
-    """Bool tensors by name, made when they are asked for; kept at one bit per entry."""
+    """Bool tensors by name, kept at one bit per entry.
+
+    Each asking makes a new tensor, so that changing it changes no mask: ``dict(masks)`` is one to change. Equal to
+    itself alone, since tensors have no one truth to compare.
+    """
+
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
 
     def __init__(self, kept: Mapping[str, tuple[Tensor, torch.Size]]) -> None:
         """``kept``: of each mask what :func:`packed` made of it, and its shape."""
@@ -55,3 +62,7 @@ class Masks(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self._kept)
+
+    def __repr__(self) -> str:
+        shapes = ", ".join(f"'{name}': {tuple(shape)}" for name, (_, shape) in self._kept.items())
+        return f"Masks({{{shapes}}})"
