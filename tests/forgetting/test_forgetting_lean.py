@@ -403,3 +403,39 @@ def test_nothing_is_turned_round_to_be_read_or_written():
     with Held(model, mask, value) as held:
         unlearn_with(lambda _: [Change("0.weight", mask, value)], model)
     assert held.most < 0.5 * size
+
+
+LARGE = {
+    "contiguous": (lambda: torch.rand(2**20), 0.01),
+    "with gaps": (lambda: torch.rand(2, 2**10, 2**10)[:, :, 1:], 0.3),
+    "wide with gaps": (lambda: torch.rand(4, 2**19)[:, 1:], 0.3),
+    "every second": (lambda: torch.rand(2**21)[::2], 0.3),
+    "8 bits": (lambda: torch.rand(2**10, 2**11).to(torch.float8_e4m3fn), 0.3),
+    "8 bits with gaps": (lambda: torch.rand(2**10, 2**12).to(torch.float8_e4m3fn)[:, 1:], 0.3),
+    "complex": (lambda: torch.rand(2**19, dtype=torch.complex64), 0.01),
+}
+
+
+@pytest.mark.parametrize("kind", LARGE)
+def test_to_see_whether_all_is_finite_no_copy_is_made(kind):
+    make, most = LARGE[kind]
+    tensor = make()
+    with Held(nn.Module(), tensor) as held:
+        assert not guard.any_nan(tensor)
+        assert tensor.is_complex() or guard.all_finite(tensor)
+    assert held.most < most * tensor.nbytes
+    tensor[(-1,) * tensor.ndim] = torch.nan
+    assert guard.any_nan(tensor)
+    assert tensor.is_complex() or not guard.all_finite(tensor)
+
+
+@pytest.mark.parametrize("make", [
+    lambda: torch.rand(256, 64, 8, 8).to(memory_format=torch.channels_last),
+    lambda: torch.rand(1024, 1024).t(),
+    lambda: torch.rand(1024, 1024).to(torch.float8_e5m2),
+], ids=["channels_last", "turned", "8 bits"])  # fmt: skip
+def test_a_score_is_not_copied_to_be_selected_from(make):
+    score = make()
+    with Held(nn.Module(), score) as held:
+        forgetkit.select({"a": score}, fraction=0.3)
+    assert held.most < 0.8 * score.nbytes

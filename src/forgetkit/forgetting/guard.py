@@ -216,18 +216,39 @@ def order_in_memory(tensor: Tensor) -> tuple[int, ...]:
 
 
 def all_finite(tensor: Tensor) -> bool:
-    """Whether a tensor of floats holds neither NaN nor infinity; takes no memory beside it."""
+    """Whether a tensor of floats holds neither NaN nor infinity; takes little memory beside it."""
     return not tensor.numel() or bool(torch.stack(_extremes(tensor)).isfinite().all())
 
 
 def any_nan(tensor: Tensor) -> bool:
-    """Whether a tensor holds NaN; takes no memory beside it."""
+    """Whether a tensor holds NaN; takes little memory beside it."""
     tensor = torch.view_as_real(tensor.detach()) if tensor.is_complex() else tensor
     return tensor.is_floating_point() and bool(tensor.numel()) and bool(_extremes(tensor)[0].isnan())
 
 
 def _extremes(tensor: Tensor) -> tuple[Tensor, Tensor]:
     """The lowest and the highest entry: both NaN where one is."""
-    entries = tensor.detach().permute(order_in_memory(tensor))  # another order would be copied
-    least, most = torch.aminmax(entries.float() if entries.element_size() == 1 else entries)  # 8 bits have no order
+    extremes = [torch.stack(torch.aminmax(part)) for part in _readable(tensor.detach())]
+    least, most = torch.aminmax(torch.cat(extremes))
     return least, most
+
+
+def _readable(tensor: Tensor) -> Iterator[Tensor]:
+    """All entries, of which those that must be copied to be compared come a few at a time."""
+    entries = tensor.permute(order_in_memory(tensor))  # another order would be copied
+    few = _PIECE if tensor.device.type == "cpu" else _ROWS * _PIECE
+    for part in _dense(entries, few):
+        if part.element_size() == 1:  # 8 bits have no order
+            yield from (piece.float() for piece in part.flatten().split(few))
+        else:
+            yield part
+
+
+def _dense(entries: Tensor, few: int) -> Iterator[Tensor]:
+    """Parts without gaps, or of ``few`` entries at most."""
+    if entries.is_contiguous() or entries.numel() <= few:
+        yield entries
+        return
+    rows = few * len(entries) // entries.numel()
+    for part in entries.split(rows) if rows else entries:
+        yield from _dense(part, few)

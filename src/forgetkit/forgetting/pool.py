@@ -78,8 +78,12 @@ class Pool:
             size = int(score.numel() * share + rng.random())
             if size:
                 at = torch.from_numpy(np.sort(rng.integers(score.numel(), size=size))).to(score.device)
-                wide = score.detach().float() if score.element_size() == 1 else score.detach()  # 8 bits cannot take()
-                sample.append(wide.take(at).to(device="cpu", dtype=self.dtype))
+                values = score.detach()
+                if score.element_size() == 1:  # floats of 8 bits cannot take(), their bits can
+                    taken = values.view(torch.uint8).take(at).view(values.dtype)
+                else:
+                    taken = values.take(at)
+                sample.append(taken.to(device="cpu", dtype=self.dtype))
         values = torch.cat(sample) if sample else torch.empty(0, dtype=self.dtype)
         keys: NDArray[Any] = self._mirrored(values.view(_INTEGER[self.dtype]).numpy())
         return keys
@@ -91,7 +95,10 @@ def _native(bits: Tensor) -> Keys:
 
 
 def _pieces(score: Tensor) -> Iterator[Tensor]:
-    """Flat parts in logical order. Of a tensor in another memory format only a few rows at a time are copied."""
+    """Flat parts in logical order. Of a tensor in another memory format some rows at a time are copied: eight at least.
+
+    A matrix of fewer is copied whole; only by eights does each piece but the last end on a whole byte of the mask.
+    """
     size = histogram.PIECE if score.device.type == "cpu" else _DEVICE_PIECE
     if score.is_contiguous():
         yield from score.flatten().split(size)

@@ -77,7 +77,7 @@ class Subject:
         scoring: Scoring,
         past: Past,
     ) -> Subject:
-        """Examine ``model``, which is lent out meanwhile (:func:`put_back`).
+        """Examine ``model``, which the caller lends meanwhile (:func:`put_back`).
 
         With batches, two samples show what the loss depends on and in which order the modules execute; where that
         leaves a parameter out, the whole first batch is asked, since a model may route samples differently.
