@@ -45,13 +45,13 @@ def main() -> None:
             continue
         samples = arguments.fisher_samples if case == "fisher" else SAMPLES
         rows.extend({"case": case, **timed(case, layout, samples, arguments.repetitions)} for layout in LAYOUTS)
-    for row in rows if not arguments.json else ():
-        print(told(row))
     if arguments.json:
         import torch
 
         threads = torch.get_num_threads()
         print(json.dumps({"threads": threads, "repetitions": arguments.repetitions, "rows": rows}))
+    else:
+        print("\n".join(told(row) for row in rows))
 
 
 def timed(criterion: str, layout: str, samples: int, repetitions: int) -> dict[str, Any]:
@@ -98,7 +98,7 @@ def timed(criterion: str, layout: str, samples: int, repetitions: int) -> dict[s
 
 def in_a_process_of_its_own(layers: int, width: int) -> dict[str, Any]:
     command = [sys.executable, __file__, "--alone", "--layers", str(layers), "--width", str(width)]
-    answer = subprocess.run(command, check=True, capture_output=True, text=True, env=dict(os.environ))
+    answer = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=dict(os.environ))
     found: dict[str, Any] = json.loads(answer.stdout)
     return found
 

@@ -98,6 +98,7 @@ def test_a_million_entries(fraction):
 
 def test_more_entries_than_one_piece(monkeypatch):
     monkeypatch.setattr("forgetkit.forgetting.histogram.PIECE", 8)
+    monkeypatch.setattr("forgetkit.forgetting.histogram.WIDE_PIECE", 2)
     rng = torch.Generator().manual_seed(0)
     check_lowest({"a": torch.randint(5, (10, 10), generator=rng).float(), "b": torch.rand(20, generator=rng)}, 0.37)
 

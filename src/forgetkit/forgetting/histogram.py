@@ -22,6 +22,8 @@ Keys = Any
 
 CHANGED = "the scores changed between two passes over them"
 PIECE = 2**16
+WIDE_PIECE = PIECE // 4
+"""Of entries that take 64 bits each, several times over."""
 _DIGIT = 8
 _DEVIATIONS = 4  # of a sample's rank: one bracket in 15 000 is wrong, and only costs time
 
@@ -127,8 +129,7 @@ def by_digits(keys: Callable[[], Iterable[Keys]], k: int, bits: int, processes: 
 
 def in_pieces(keys: NDArray[Any]) -> Iterator[NDArray[Any]]:
     """One after the other, so that counting them takes little memory."""
-    step = PIECE // 4
-    return (keys[start : start + step] for start in range(0, len(keys), step))
+    return (keys[start : start + WIDE_PIECE] for start in range(0, len(keys), WIDE_PIECE))
 
 
 def count(found: Keys) -> int:

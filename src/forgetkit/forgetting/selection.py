@@ -142,7 +142,7 @@ class _Tied:
         salt = int(seeds.numpy("ties").integers(2**64, dtype=np.uint64))
 
         def keys(_: int) -> Iterator[NDArray[np.int64]]:
-            step = histogram.PIECE // 4  # 64 bits each, several times over
+            step = histogram.WIDE_PIECE
             for start in range(self.start, self.stop, step):
                 yield _hashed(np.arange(start, min(start + step, self.stop)), salt)
 
