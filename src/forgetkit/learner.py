@@ -345,9 +345,9 @@ def _settled(session: Session, inputs: Inputs, samples: int) -> tuple[Session, t
 def _optimizer(model: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
     lr, decay = config.lr or 0.0, config.weight_decay
     if config.optimizer == "adamw":
-        return torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=decay)
+        return torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=decay, foreach=True)
     # Not fused: that step fails where some parameters have lost their momentum to a forgetting and others have not.
-    return torch.optim.SGD(model.parameters(), lr=lr, momentum=config.momentum, weight_decay=decay)
+    return torch.optim.SGD(model.parameters(), lr=lr, momentum=config.momentum, weight_decay=decay, foreach=True)
 
 
 def _nothing_yet(config: RunConfig) -> learn.Best:

@@ -131,7 +131,7 @@ def framework(work: Work) -> Framework:
     model = learn.network(work.builder, work.inputs, _SEEDS)
     model = learn.arranged(model, learn.memory_format("auto", model, work.inputs, work.device), work.device)
     on_cuda = work.device.type == "cuda"
-    optimizer = sgd(model)
+    optimizer = sgd(model, foreach=True)
     passes = forgetting.Passes()
     acting = forgetting.Acting(model, optimizer, [], _SEEDS, passes=passes)
     record = learn.cuda_graph if on_cuda else None
@@ -154,9 +154,9 @@ def network(work: Work) -> nn.Module:
         return work.builder.build(work.inputs, nn.Identity())
 
 
-def sgd(model: nn.Module, fused: bool | None = None) -> torch.optim.Optimizer:
-    """The optimizer of both sides; ``fused`` is as torch has it where it is None."""
-    return torch.optim.SGD(model.parameters(), _LR, 0.9, weight_decay=5e-4, fused=fused)
+def sgd(model: nn.Module, *, fused: bool | None = None, foreach: bool | None = None) -> torch.optim.Optimizer:
+    """The optimizer of both sides; how it steps is as torch has it where nothing is said."""
+    return torch.optim.SGD(model.parameters(), _LR, 0.9, weight_decay=5e-4, fused=fused, foreach=foreach)
 
 
 def bare(work: Work) -> Sides:
