@@ -181,6 +181,22 @@ def test_what_rifle_leaves_keeps_its_state(name):
     assert report.optimizer_cleared == 16 * (1 if name == "sgd" else 3)
 
 
+def test_a_fused_optimizer_steps_on_as_another_does():
+    """torch's fused step cannot do with the momentum of some parameters and not of others."""
+    weights = []
+    for fused in (False, True):
+        torch.manual_seed(0)
+        model = convnet()
+        optimizer = torch.optim.SGD(model.parameters(), 0.1, 0.9, fused=fused)
+        step(model, optimizer, BATCHES[0])
+        report = forgetkit.unlearn(model, BATCHES, reinit="rifle", optimizer=optimizer)
+        assert report.optimizer_cleared == 16
+        step(model, optimizer, BATCHES[0])
+        weights.append(values(model))
+    for name, value in weights[0].items():
+        torch.testing.assert_close(weights[1][name], value, msg=name)
+
+
 def test_leftover_momentum_does_not_move_what_is_fresh():
     """Without the clearing, the old velocity would carry a fresh weight away at a zero gradient."""
     model, optimizer = trained("sgd")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import SGD, Optimizer
 
 from forgetkit.contracts import Change
 from forgetkit.errors import ComponentError
@@ -175,6 +175,9 @@ def clear_state(optimizer: Optimizer, parameter: Tensor, mask: Tensor | None, un
     """
     if parameter not in optimizer.state:
         return 0
+    if mask is None and isinstance(optimizer, SGD) and optimizer.defaults.get("fused"):
+        # Its step fails where some parameters have their momentum and others none; one of zeros is a new start too.
+        mask = torch.ones_like(parameter, dtype=torch.bool)
     per_entry = [
         value
         for key, value in optimizer.state[parameter].items()
