@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 
 import pytest
@@ -72,25 +71,6 @@ def test_what_is_done_again_replaces_what_was_there(directory: RunDirectory) -> 
     found = directory.resume_point()
     assert found is not None
     assert found.rows == tuple(again)
-
-
-def test_a_note_of_an_older_version_holds_the_rows(directory: RunDirectory) -> None:
-    rows = [row(1), row(2)]
-    note = directory.save_resume_point(point(rows)).with_suffix(".json")
-    content = json.loads(note.read_text())
-    assert content["rows"] == 2
-    note.write_text(json.dumps({**content, "rows": [dataclasses.asdict(one) for one in rows]}))
-    for file in note.parent.glob("resume-row-*"):
-        file.unlink()
-    found = directory.resume_point()
-    assert found is not None
-    assert found.rows == tuple(rows)
-    rows.append(row(3))
-    directory.save_resume_point(point(rows))  # goes on in the present form
-    assert len(list(note.parent.glob("resume-row-*"))) == 3
-    found = directory.resume_point()
-    assert found is not None
-    assert found.rows == tuple(rows)
 
 
 def test_a_row_that_is_gone_is_damage(directory: RunDirectory) -> None:
