@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -90,7 +90,6 @@ class BareLoop:
     optimizer: torch.optim.Optimizer
     inputs: Tensor
     labels: Tensor
-    loss: Tensor = field(default_factory=lambda: torch.zeros(()))
 
     def __call__(self) -> int:
         """Samples trained on."""
