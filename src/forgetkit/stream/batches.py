@@ -58,19 +58,22 @@ class Offered:
 
 
 def epoch_batches(
-    pool: Pool, size: int, augment: Augmentation, seeds: Seeds, samples: int | None = None
+    pool: Pool, size: int, augment: Augmentation, seeds: Seeds, samples: int | None = None, first: int = 0
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """One epoch: every sample once, in an order and with crops and flips that ``seeds`` fixes; or ``samples`` of it."""
+    """One epoch: every sample once, in an order and with crops and flips that ``seeds`` fixes; or ``samples`` of it.
+
+    ``first`` is the batch to begin with, where those before it were had already.
+    """
     order = torch.randperm(len(pool), generator=seeds.torch("order"))
-    return _batches(pool, order[:samples], size, augment, seeds)
+    return _batches(pool, order[:samples], size, augment, seeds, first)
 
 
 def _batches(
-    pool: Pool, order: Tensor, size: int, augment: Augmentation, seeds: Seeds
+    pool: Pool, order: Tensor, size: int, augment: Augmentation, seeds: Seeds, first: int = 0
 ) -> Iterator[tuple[Tensor, Tensor]]:
     order = order.to(pool.labels.device)
     draws = _Draws.of(pool, augment, seeds)
-    for start, stop in batch_bounds(len(order), size):
+    for start, stop in batch_bounds(len(order), size)[first:]:
         ids = order[start:stop]
         inputs = pool.inputs[ids]
         yield pixels(inputs if draws is None else draws.applied(inputs, start, stop)), pool.labels[ids]
