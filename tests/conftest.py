@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
-import hashlib
 import importlib.metadata
 import json
 import os
-import signal
-import socket
 import struct
 import subprocess
 import sys
@@ -19,7 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import children
 import pytest
+from children import Child, Nursery
 
 from forgetkit.cli import main
 from forgetkit.installed import GROUP
@@ -133,71 +131,44 @@ def install(workdir, monkeypatch):
             del sys.modules[name]
 
 
-@dataclass(frozen=True)
-class Nursery:
-    """The process that children are forked from."""
-
-    channel: socket.socket
-    answers: Any
-
-    def ask(self, request: dict[str, Any], streams: Sequence[int] = ()) -> int:
-        """The answer to a request."""
-        socket.send_fds(self.channel, [json.dumps(request).encode()], streams)
-        return int(self.answers.readline())
-
-
-@dataclass(eq=False)
-class Child:
-    """A command in a process of its own."""
-
-    pid: int
-    nursery: Nursery
-    status: int | None = None
-
-    def wait(self) -> int:
-        """Its exit status; negative: the signal that killed it."""
-        if self.status is None:
-            self.status = self.nursery.ask({"wait": self.pid})
-        return self.status
-
-
 @pytest.fixture(scope="session")
 def nursery() -> Iterator[Nursery]:
-    ours, theirs = socket.socketpair()
-    script = Path(__file__).parent / "nursery.py"
-    with subprocess.Popen([sys.executable, script, str(theirs.fileno())], pass_fds=[theirs.fileno()]):
-        theirs.close()
-        with ours, ours.makefile() as answers:
-            yield Nursery(ours, answers)
-            ours.shutdown(socket.SHUT_RDWR)
+    with children.open_nursery() as opened:
+        yield opened
 
 
 @pytest.fixture
 def start(workdir, nursery):
     """``start(words, out=…, err=…)``: a real child, forked where torch is imported already.
 
-    Its output goes to the files ``stdout`` and ``stderr`` unless open ones are given, by their numbers.
+    Its output goes to the files ``stdout`` and ``stderr`` unless open ones are given, by their numbers. ``before`` is
+    called in it first: a module's path, the name of a function there, its arguments by name.
     """
-    children = []
+    started = []
 
-    def call(words: Sequence[Any], *, out: int | None = None, err: int | None = None, **env: str) -> Child:
+    def call(
+        words: Sequence[Any],
+        *,
+        out: int | None = None,
+        err: int | None = None,
+        before: tuple[str, str, dict[str, Any]] | None = None,
+        **env: str,
+    ) -> Child:
         asked = {
             "words": [str(word) for word in words],
             "cwd": str(workdir),
             "env": {"FORGETKIT_CACHE": str(workdir / "cache"), **env},
+            **({} if before is None else {"before": before}),
         }
         with (workdir / "stdout").open("ab") as here, (workdir / "stderr").open("ab") as there:
             streams = [here.fileno() if out is None else out, there.fileno() if err is None else err]
             child = Child(nursery.ask(asked, streams), nursery)
-        children.append(child)
+        started.append(child)
         return child
 
     yield call
-    for child in children:
-        if child.status is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(child.pid, signal.SIGKILL)
-            child.wait()
+    for child in started:
+        child.end()
 
 
 @pytest.fixture
@@ -244,30 +215,13 @@ def spawn(workdir):
 @pytest.fixture
 def substance():
     """``substance(result)``: what two equal runs have in common, all but times, memory, names and unused plugins."""
-
-    def strip(value: Any) -> Any:
-        if isinstance(value, dict):
-            measured = ("seconds", "peak_memory_bytes", "run", "directory")
-            return {key: strip(v) for key, v in value.items() if key not in measured}
-        return [strip(item) for item in value] if isinstance(value, list) else value
-
-    def call(result: dict[str, Any]) -> dict[str, Any]:
-        config = {key: value for key, value in result["config"].items() if key not in ("out", "name")}
-        versions = {**result["versions"], "plugins": None}  # another process may see others
-        return strip({**result, "config": config, "versions": versions})
-
-    return call
+    return children.substance
 
 
 @pytest.fixture
 def digests():
     """``digests(run)``: the SHA-256 of each evaluated model's file."""
-
-    def call(run: Path) -> dict[str, str]:
-        files = sorted((run / "checkpoints").glob("mega-batch-*.pt"))
-        return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
-
-    return call
+    return children.digests
 
 
 @pytest.fixture

@@ -1,10 +1,12 @@
 """Forks forgetkit commands from a process that has imported torch: real children in milliseconds.
 
 Requests come over the socket whose number is the argument, a line of JSON each. One with ``words``, and with the
-standard output and error to use, starts a child; its process id is the answer. One with ``wait``, a process id, is
+standard output and error to use, starts a child; its process id is the answer. With ``before``, the path of a module,
+the name of a function there and its arguments by name, the child calls that first. One with ``wait``, a process id, is
 answered once that child has ended, by its exit status (negative: the signal that killed it).
 """
 
+import importlib
 import json
 import os
 import signal
@@ -76,6 +78,10 @@ def carry_out(asked, streams):
     sys.stdout = os.fdopen(1, "w", encoding=encoding, closefd=False)
     sys.stderr = os.fdopen(2, "w", encoding=encoding, closefd=False, buffering=1)
     sys.argv[1:] = asked["words"]
+    if "before" in asked:
+        module, function, arguments = asked["before"]
+        sys.path.insert(0, os.path.dirname(module))
+        getattr(importlib.import_module(os.path.basename(module).removesuffix(".py")), function)(**arguments)
     status = cli.main(asked["words"])
     sys.stdout.flush()
     os._exit(status)  # Python's own way out takes torch a second
