@@ -11,6 +11,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from typing import Any
 from forgetkit import contracts
 from forgetkit.config import Plan, name_of
 from forgetkit.contracts import Checkpointed, MegaBatchEnded, MegaBatchRow, RunEnded, RunStarted
+from forgetkit.errors import DivergedError
+from forgetkit.halting import Halt, Stopped
 from forgetkit.learner import Learner
 from forgetkit.record import SCHEMA, Recorder, ResumePoint, RunDirectory
 from forgetkit.session import Bus, Session, computing, versions
@@ -32,14 +35,15 @@ def run(
     observers: Sequence[contracts.Observer] = (),
     cache: Path,
     resume: RunDirectory | None = None,
+    halt: Halt | None = None,
 ) -> dict[str, Any]:
     """Carry a plan out, or on from where it stopped; return what ``result.json`` holds.
 
-    Nothing is written before the data is found sound, and learning and forgetting have been tried on a little of it.
+    Where ``halt`` asks for it the run stops, with a state to go on from. Nothing is written before the data is found sound, and learning and forgetting have been tried on a little of it.
     """
     bus = Bus([*plan.observers, *observers])
-    with computing(plan.config.threads):
-        session = Session.prepare(plan, bus, cache)
+    with computing(plan.config.threads, plan.config.device, deterministic=plan.config.deterministic):
+        session = Session.prepare(plan, bus, cache, halt)
         if resume is None:
             learner = Learner.new(session)
             session = learner.session
@@ -67,7 +71,7 @@ def _carry_on(session: Session, learner: Learner, directory: RunDirectory, point
     def checkpoint() -> None:
         seconds = time.perf_counter() - began
         file = directory.save_resume_point(ResumePoint(learner.state(), tuple(rows), seconds))
-        bus.emit(Checkpointed(learner.mega_batch, learner.epochs_done, file.name))
+        bus.emit(Checkpointed(learner.mega_batch, learner.epochs_done, learner.steps_done, file.name))
 
     bus.emit(
         RunStarted(
@@ -89,16 +93,31 @@ def _carry_on(session: Session, learner: Learner, directory: RunDirectory, point
     for event in learner.settled:
         bus.emit(event)
     unfinished = point.seconds - sum(row.seconds for row in rows)
-    for row in _anytime(learner, directory, checkpoint, unfinished):
-        rows.append(row)
-        bus.emit(MegaBatchEnded(row))
-        if row.index < config.mega_batches:
-            learner.advance()
-            checkpoint()
+    with _losing_nothing(session.halt, checkpoint, directory):
+        for row in _anytime(learner, directory, checkpoint, unfinished):
+            rows.append(row)
+            bus.emit(MegaBatchEnded(row))
+            if row.index < config.mega_batches:
+                learner.advance()
+                checkpoint()
     result = _result(session, directory, learner, rows, time.perf_counter() - began)
     directory.finish(result)
     bus.emit(RunEnded(result))
     return result
+
+
+@contextmanager
+def _losing_nothing(halt: Halt, checkpoint: Checkpoint, directory: RunDirectory) -> Iterator[None]:
+    """Where it is asked to stop, a state is left; where numbers went wrong, the last one is named."""
+    with halt.heeded():
+        try:
+            yield
+        except Stopped:
+            checkpoint()
+            raise
+        except DivergedError as error:
+            good = directory.newest_state()
+            raise DivergedError(f"{error}; the last good state is {good or 'the beginning'}") from error
 
 
 def _anytime(learner: Learner, directory: RunDirectory, checkpoint: Checkpoint, spent: float) -> Iterator[MegaBatchRow]:

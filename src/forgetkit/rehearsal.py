@@ -25,7 +25,7 @@ def rehearse(plan: Plan, observers: Sequence[contracts.Observer], cache: Path) -
     will add, None where the system does not say.
     """
     bus = Bus([*plan.observers, *observers])
-    with computing(plan.config.threads):
+    with computing(plan.config.threads, plan.config.device, deterministic=plan.config.deterministic):
         session = Session.prepare(plan, bus, cache)
         learner = Learner.new(session)
         session, config = learner.session, learner.session.plan.config

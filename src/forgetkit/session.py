@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import platform
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from forgetkit._version import __version__
 from forgetkit.config import LEFT_OPEN, Plan, RunConfig
 from forgetkit.contracts import Data, Event, Preparing
 from forgetkit.errors import ConfigError, DataError, RunDirectoryError
+from forgetkit.halting import Halt
+from forgetkit.learn.determinism import only_deterministic
 from forgetkit.record import Recorder, ResumePoint
 from forgetkit.seeding import Seeds
 from forgetkit.stream import MegaBatch
@@ -62,9 +64,11 @@ class Session:
     """The most memory in use since the data was loaded, in bytes, where that can be known."""
     cache: Path
     """Where what was found out about this machine is noted down."""
+    halt: Halt = field(default_factory=Halt)
+    """Asked now and then whether to stop."""
 
     @classmethod
-    def prepare(cls, plan: Plan, bus: Bus, cache: Path) -> Session:
+    def prepare(cls, plan: Plan, bus: Bus, cache: Path, halt: Halt | None = None) -> Session:
         """Load the data and cut the stream; nothing is written yet."""
         config, seeds = plan.config, Seeds(plan.config.seed)
         device = torch.device(config.device)
@@ -92,6 +96,7 @@ class Session:
             device,
             memory,
             cache,
+            halt or Halt(),
         )
         session._refuse_what_cannot_act(first_stays=first_stays)
         return session
@@ -216,15 +221,19 @@ def _with_noise(data: Data, config: RunConfig, mega_batches: Sequence[MegaBatch]
 
 
 @contextmanager
-def computing(threads: int | None) -> Iterator[None]:
-    """``threads`` on the CPU; on CUDA the same bits each time, which the CPU gives anyway."""
+def computing(threads: int | None, device: str = "cpu", *, deterministic: bool = False) -> Iterator[None]:
+    """``threads`` on the CPU; on CUDA convolutions of the same bits each time, which the CPU gives anyway.
+
+    ``deterministic``: all of it on ``device``, or a ``ConfigError`` that names the operation that cannot.
+    """
     cudnn = torch.backends.cudnn
     before = torch.get_num_threads(), cudnn.deterministic, cudnn.benchmark
     if threads is not None:
         torch.set_num_threads(threads)
     cudnn.deterministic, cudnn.benchmark = True, False
     try:
-        yield
+        with only_deterministic(torch.device(device)) if deterministic else nullcontext():
+            yield
     finally:
         torch.set_num_threads(before[0])
         cudnn.deterministic, cudnn.benchmark = before[1:]

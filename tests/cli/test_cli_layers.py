@@ -269,6 +269,7 @@ OTHERS = {
     "seed": 1,
     "precision": "bf16",
     "memory_format": "contiguous",
+    "deterministic": True,
     "threads": 3,
     "metrics": ("cer",),
     "out": "elsewhere",

@@ -14,7 +14,8 @@ from forgetkit.errors import ConfigError
 
 NOT_PROTOCOL = {
     *("preset", "method", "importance", "reinit", "interventions", "dataset", "model", "seed"),
-    *("device", "precision", "memory_format", "threads", "metrics", "out", "name", "observers", "checkpoint_seconds"),
+    *("device", "precision", "memory_format", "deterministic", "threads", "metrics", "out", "name", "observers"),
+    "checkpoint_seconds",
 }
 """What is compared under a protocol, and where and how a run is carried out."""
 

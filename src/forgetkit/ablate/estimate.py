@@ -12,7 +12,8 @@ from forgetkit.config import Plan
 
 _DECIDES = (
     *("dataset", "model", "replay", "interventions", "mega_batches", "val_fraction", "shots", "epochs", "samples"),
-    *("batch_size", "augment", "optimizer", "precision", "memory_format", "carry", "patience", "device", "threads"),
+    *("batch_size", "augment", "optimizer", "precision", "memory_format", "deterministic", "carry", "patience"),
+    *("device", "threads"),
 )
 """Options that decide what training costs. A criterion or a seed changes little."""
 

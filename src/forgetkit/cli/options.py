@@ -129,7 +129,7 @@ def signature(
 ) -> inspect.Signature:
     """The signature of a command: ``first``, an option per field of the configuration, ``own``.
 
-    Values travel as text: the configuration checks them, whichever layer they come from.
+    Values travel as text, but for switches: the configuration checks them, whichever layer they come from.
     """
     from forgetkit.config import RunConfig
 
@@ -139,17 +139,17 @@ def signature(
         panel = _PANELS.get(name, panel)
         if name in without:
             continue
-        several = typing.get_origin(field.annotation) is tuple
+        several, switch = typing.get_origin(field.annotation) is tuple, field.annotation is bool
         flag = "--" + _SINGULAR.get(name, name).replace("_", "-")
-        stated = "" if field.default in (None, ()) else f" (default: {field.default})"
+        stated = "" if switch or field.default in (None, ()) else f" (default: {field.default})"
         option = typer.Option(
             flag,
             help=f"{field.description}{stated}",
-            metavar=_metavar(field.annotation),
+            metavar=None if switch else _metavar(field.annotation),
             rich_help_panel=panel,
             show_default=False,
         )
-        kind: Any = list[str] | None if several else str | None
+        kind: Any = list[str] | None if several else bool | None if switch else str | None
         parameters.append(_parameter(name, kind, option, None))
     for name, (kind, option) in own.items():
         parameters.append(_parameter(name, kind, option, False if kind is bool else None))

@@ -33,6 +33,7 @@ def headline(event: RunStarted) -> str:
         f"seed {config['seed']}",
         config["device"],
         *(["bf16"] if config["precision"] == "bf16" else []),
+        *(["deterministic"] if config["deterministic"] else []),
     ]
     return ", ".join(parts)
 
@@ -116,7 +117,8 @@ def plan(rehearsal: Mapping[str, Any]) -> Table:
     table.add_column("option")
     table.add_column("value", overflow="fold")
     for key, value in rehearsal["config"].items():
-        if value not in (None, [], ()) and not (key == "epochs" and rehearsal["config"]["samples"]):
+        absent = value is False or value in (None, [], ())
+        if not absent and not (key == "epochs" and rehearsal["config"]["samples"]):
             shown = ",".join(map(str, value)) if isinstance(value, list) else str(value)
             table.add_row(f"--{key.replace('_', '-')}", Text(shown))
     return table

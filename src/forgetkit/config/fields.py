@@ -40,7 +40,8 @@ NOT_RESULTS = ("preset", "method", "out", "name", "observers", "checkpoint_secon
 
 NOT_PROTOCOL = (
     *("preset", "method", "importance", "reinit", "replay", "dataset", "model", "seed"),
-    *("device", "precision", "memory_format", "threads", "metrics", "out", "name", "observers", "checkpoint_seconds"),
+    *("device", "precision", "memory_format", "deterministic", "threads", "metrics", "out", "name", "observers"),
+    "checkpoint_seconds",
 )
 """What is compared, with what and where, or is told apart by its options: all else is the protocol's."""
 
@@ -139,6 +140,7 @@ class RunConfig(BaseModel):
     device: Annotated[str, Field(description="auto, cpu, cuda, cuda:N or mps")] = "auto"
     precision: Annotated[Literal["auto", "fp32", "bf16"], Field(description="auto: bf16 where the hardware has it and a short trial finds it faster by a quarter, else fp32")] = "auto"  # fmt: skip
     memory_format: Annotated[Literal["auto", "contiguous", "channels-last"], Field(description="how images lie in memory; auto: channels-last for networks with 2-D convolutions")] = "auto"  # fmt: skip
+    deterministic: Annotated[bool, Field(description="the same bits each time on CUDA too, or an error that names the operation that cannot")] = False  # fmt: skip
     threads: Annotated[int | None, Field(ge=1, le=MOST_THREADS, description="threads of torch on the CPU (default: torch's own choice)")] = None  # fmt: skip
     metrics: Annotated[_Specs, Field(description="a metric beside the four of the paper, a SPEC (repeatable)")] = ()  # fmt: skip
 

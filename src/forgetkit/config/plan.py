@@ -226,7 +226,9 @@ def _without_foreign_lr(protocol: dict[str, Any], given: Mapping[str, Any]) -> d
 def _by_rule(config: RunConfig) -> RunConfig:
     """What is left open, by its rule."""
     lr = config.lr if config.lr is not None else {"sgd": 0.1, "adamw": 0.001}[config.optimizer]
-    return config.model_copy(update={"lr": lr, "milestones": _milestones(config)})
+    timed = config.precision == "auto" and config.deterministic  # no clock may decide what the bits are
+    precision = "fp32" if timed else config.precision
+    return config.model_copy(update={"lr": lr, "milestones": _milestones(config), "precision": precision})
 
 
 def _expected(protocol: Mapping[str, Any], resolved: RunConfig) -> RunConfig:
