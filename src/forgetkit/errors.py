@@ -51,6 +51,10 @@ class RecordError(ForgetkitError):
     """A run's record can no longer be written: the disk is full, or the folder gone."""
 
 
+class ShortOfMemoryError(ForgetkitError):
+    """There was no memory left, in the process or on the device."""
+
+
 class ComponentError(ForgetkitError):
     """A component broke a promise of its contract."""
 

@@ -28,7 +28,7 @@ from forgetkit.errors import DivergedError
 from forgetkit.learn import Rate, Schedule
 from forgetkit.seeding import Seeds, preserved_global_state
 from forgetkit.session import Bus, Session
-from forgetkit.stream import Ledger, Pool, Revealed, Stream
+from forgetkit.stream import Excerpt, Ledger, Pool, Revealed, Stream
 from forgetkit.stream.batches import Offered
 from forgetkit.stream.stream import ROLES
 
@@ -56,14 +56,14 @@ class Learner:
     settled: tuple[Settled, ...] = ()
     """What was found best for this network and told nobody yet."""
     pools: dict[tuple[str, int], Pool] = field(default_factory=dict)
-    """The parts at hand, on the device, each read once: by role, and by the mega-batch that was revealed."""
+    """The parts at hand, each made once: by role, and by the mega-batch that was revealed."""
 
     @classmethod
     def new(cls, session: Session) -> Learner:
         """A fresh network, its normalisation measured on the first mega-batch's training part alone."""
         first, ids = Ledger(session.data.train), session.mega_batches[0].train
         first.reveal("train", ids)
-        seen = Pool.of(first.read("train", ids), torch.device("cpu"))
+        seen = Pool.fitting(first.excerpt("train", ids), torch.device("cpu"))
         inputs = learn.measured(seen, len(session.data.classes))
         settled, events = _settled(session, inputs, min(len(seen), session.plan.config.batch_size))
         learner = cls._of(settled, inputs)
@@ -222,7 +222,7 @@ class Learner:
         for role in ROLES:
             self.pools.pop((role, revealed.index), None)  # the mega-batch is learned and judged
         ids = self.stream.offered(self.session.plan.config.score_on, revealed.index)
-        pool = Pool.of(revealed.read("train", ids), self.session.device)
+        pool = Pool.fitting(revealed.excerpt("train", ids), self.session.device)
         finished = self._copied() if self._looks_back else {}
         forgotten = self.forget(pool, self.session.seeds.within("unlearn", revealed.index))
         self.passes.add(forgotten.forward_passes, forgotten.backward_passes)
@@ -322,8 +322,9 @@ class Learner:
         """The samples of a mega-batch in a role, or the test part, which stays the same throughout."""
         key = (what, 0 if what == "test" else revealed.index)
         if key not in self.pools:
-            part = self.session.data.test if what == "test" else revealed.read(what, getattr(revealed, what))
-            self.pools[key] = Pool.of(part, self.session.device)
+            test = self.session.data.test
+            excerpt = Excerpt.whole(test) if what == "test" else revealed.excerpt(what, getattr(revealed, what))
+            self.pools[key] = Pool.fitting(excerpt, self.session.device)
         return self.pools[key]
 
 

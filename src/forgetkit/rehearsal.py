@@ -81,10 +81,8 @@ def _evaluation_pace(learner: Learner, revealed: Revealed) -> float:
 
 
 def _forgetting_seconds(learner: Learner, revealed: Revealed) -> float:
-    pool = Pool.of(
-        revealed.read("train", learner.stream.offered(learner.session.plan.config.score_on, revealed.index)),
-        learner.session.device,
-    )
+    ids = learner.stream.offered(learner.session.plan.config.score_on, revealed.index)
+    pool = Pool.fitting(revealed.excerpt("train", ids), learner.session.device)
     began = time.perf_counter()
     learner.forget(pool, learner.session.seeds.within("rehearsal"))
     return time.perf_counter() - began

@@ -77,7 +77,7 @@ def on_cuda(samples: int, setting: Setting, workers: int) -> Sides:
 def _beside_a_loader(work: Work, ours: Work, workers: int, layout: torch.memory_format) -> Sides:
     model = network(work).to(work.device).to(memory_format=layout)
     loader: DataLoader[Any] = DataLoader(
-        Transformed(work.pool.inputs.cpu(), work.pool.labels.cpu()),
+        Transformed(work.pool.inputs[:].cpu(), work.pool.labels.cpu()),
         batch_size=BATCH,
         shuffle=True,
         num_workers=workers,

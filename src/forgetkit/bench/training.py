@@ -143,7 +143,7 @@ def bare_loop(work: Work, layout: torch.memory_format) -> BareLoop:
     model = network(work).to(work.device).to(memory_format=layout)
     shape = (1, -1, *([1] * (len(work.inputs.shape) - 1)))
     mean, std = (torch.tensor(values, device=work.device).view(shape) for values in (work.inputs.mean, work.inputs.std))
-    inputs = ((pixels(work.pool.inputs) - mean) / std).contiguous(memory_format=layout)
+    inputs = ((pixels(work.pool.inputs[:]) - mean) / std).contiguous(memory_format=layout)
     return BareLoop(model, sgd(model, fused=True), inputs, work.pool.labels)
 
 

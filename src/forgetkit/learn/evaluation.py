@@ -29,7 +29,7 @@ def accuracy(
     correct = torch.zeros((), dtype=torch.int64, device=device)
     lost = torch.zeros((), dtype=torch.bool, device=device)
     with global_state(seeds.number("noise")), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-        for inputs, labels in Offered(pool, seeds, _BATCH, "head", augment):
+        for inputs, labels in Offered(pool, seeds, pool.at_most(_BATCH), "head", augment):
             outputs = model(inputs)
             correct += (outputs.argmax(-1) == labels).sum()
             lost |= outputs.isnan().any()

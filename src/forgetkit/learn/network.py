@@ -31,7 +31,7 @@ class Normalize(nn.Module):
 def measured(pool: Pool, classes: int) -> Inputs:
     """Mean and standard deviation by channel over ``pool``; a constant channel gets 1."""
     count, total, square = 0, torch.zeros(()).double(), torch.zeros(()).double()
-    for inputs, _ in pool.in_order(1024):
+    for inputs, _ in pool.in_order(pool.at_most(1024)):
         by_channel = inputs.double().transpose(0, 1).flatten(1)
         count += by_channel.shape[1]
         total, square = total + by_channel.sum(1).cpu(), square + by_channel.square().sum(1).cpu()

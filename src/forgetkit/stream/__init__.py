@@ -2,12 +2,13 @@
 
 from forgetkit.stream.batches import Pool, epoch_batches
 from forgetkit.stream.check import check_data, content_digest
-from forgetkit.stream.ledger import Ledger
+from forgetkit.stream.ledger import Excerpt, Ledger
 from forgetkit.stream.partition import MegaBatch, digest, partition
 from forgetkit.stream.samples import few_shots, noisy
 from forgetkit.stream.stream import Revealed, Stream, played
 
 __all__ = [
+    "Excerpt",
     "Ledger",
     "MegaBatch",
     "Pool",

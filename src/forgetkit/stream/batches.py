@@ -8,29 +8,66 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from forgetkit import room
 from forgetkit.contracts import Augmentation, Part, Sampling
 from forgetkit.seeding import Seeds
+from forgetkit.stream.ledger import Excerpt
+
+SHARE = 1 / 4
+"""Of the memory that is left, what a pool's samples may take; where they would take more, they stay where they are."""
+
+_AT_ONCE = 1 << 25
+"""Bytes of samples, as floats, that are looked at together where nobody asks for a number of them."""
+
+
+@dataclass(frozen=True, eq=False)
+class Afar:
+    """The inputs of samples that stay where they are: read when they are asked for, indexed like a tensor of them."""
+
+    excerpt: Excerpt
+    to: torch.device
+    device = torch.device("cpu")
+    """Where its indices are."""
+
+    @property
+    def shape(self) -> torch.Size:
+        """As of the tensor that holds them all."""
+        return torch.Size((len(self.excerpt), *self.excerpt.shape))
+
+    def __getitem__(self, places: Tensor | slice) -> Tensor:
+        ids = self.excerpt.ids[places if isinstance(places, slice) else places.numpy()]
+        return _tensor(self.excerpt.read(ids).inputs).to(self.to)
 
 
 @dataclass(frozen=True, eq=False)
 class Pool:
-    """Samples that live on a device, images still as ``uint8``."""
+    """Samples to be trained, scored or judged on, images still as ``uint8``: on a device, or read from afar."""
 
-    inputs: Tensor
+    inputs: Tensor | Afar
     labels: Tensor
 
     @classmethod
     def of(cls, part: Part, device: torch.device) -> Pool:
         """Move a part to ``device``."""
-        inputs, labels = (  # a read-only memory map is copied, what was read for us is taken as it is
-            torch.from_numpy(np.require(array, requirements=["C", "W"])) for array in (part.inputs, part.labels)
-        )
-        return cls(inputs.to(device), labels.to(device))
+        return cls(_tensor(part.inputs).to(device), _tensor(part.labels).to(device))
+
+    @classmethod
+    def fitting(cls, excerpt: Excerpt, device: torch.device) -> Pool:
+        """Read all samples to ``device`` where they take no more than a share of the memory that is left there.
+
+        Otherwise each batch is read when it is due. What the batches hold is the same to the bit.
+        """
+        left = room.left(device)
+        if left is not None and len(excerpt) * excerpt.sample_bytes > SHARE * left:
+            return cls(Afar(excerpt, device), _tensor(excerpt.labels).to(device))
+        return cls.of(excerpt.read(excerpt.ids), device)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -39,6 +76,10 @@ class Pool:
         """All samples as they stand, ``size`` at a time, as pixels in [0, 1]."""
         for start in range(0, len(self), size):
             yield pixels(self.inputs[start : start + size]), self.labels[start : start + size]
+
+    def at_most(self, size: int) -> int:
+        """That many samples at a time, or as many of these as memory is spared for: at least two."""
+        return max(2, min(size, _AT_ONCE // (4 * self.inputs.shape[1:].numel())))
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,12 +112,17 @@ def epoch_batches(
 def _batches(
     pool: Pool, order: Tensor, size: int, augment: Augmentation, seeds: Seeds, first: int = 0
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    order = order.to(pool.labels.device)
+    order = order.to(pool.inputs.device)
     draws = _Draws.of(pool, augment, seeds)
     for start, stop in batch_bounds(len(order), size)[first:]:
         ids = order[start:stop]
         inputs = pool.inputs[ids]
         yield pixels(inputs if draws is None else draws.applied(inputs, start, stop)), pool.labels[ids]
+
+
+def _tensor(array: NDArray[Any]) -> Tensor:
+    """A read-only memory map is copied, what was read for us is taken as it is."""
+    return torch.from_numpy(np.require(array, requirements=["C", "W"]))
 
 
 def batch_bounds(samples: int, size: int) -> list[tuple[int, int]]:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from typing import get_args
+from collections.abc import Iterator
+from typing import Any, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from forgetkit.contracts import Augmentation, Data, Part
 from forgetkit.errors import DataError
+
+_AT_ONCE = 1 << 24
+"""Bytes of samples that are looked at together."""
 
 
 def check_data(data: Data, source: str) -> Data:
@@ -43,8 +48,7 @@ def _check_part(part: Part, where: str, classes: int) -> None:
         bad = int(np.flatnonzero((labels < 0) | (labels >= classes))[0])
         raise DataError(f"{where}: sample {bad} has label {labels[bad]}, out of range 0..{classes - 1}")
     if inputs.dtype == np.float32:
-        for start in range(0, len(inputs), 4096):  # piecewise, so that a memory map stays one
-            piece = inputs[start : start + 4096]
+        for start, piece in _pieces(inputs):
             if not np.isfinite(piece).all():
                 bad = start + int(np.flatnonzero(~np.isfinite(piece).reshape(len(piece), -1).all(1))[0])
                 raise DataError(f"{where}: sample {bad} holds NaN or infinity")
@@ -56,6 +60,13 @@ def content_digest(data: Data) -> str:
     for part in (data.train, data.test):
         sha.update(repr((len(part), part.inputs.dtype.str, part.inputs.shape)).encode())
         sha.update(part.labels.tobytes())
-        for start in range(0, len(part), 4096):
-            sha.update(part.inputs[start : start + 4096].tobytes())
+        for _, piece in _pieces(part.inputs):
+            sha.update(np.ascontiguousarray(piece).data)
     return sha.hexdigest()
+
+
+def _pieces(inputs: NDArray[Any]) -> Iterator[tuple[int, NDArray[Any]]]:
+    """Some samples at a time, and the first one's number: so few bytes that a memory map stays one."""
+    step = max(1, _AT_ONCE // max(1, inputs[:1].nbytes))
+    for start in range(0, len(inputs), step):
+        yield start, inputs[start : start + step]

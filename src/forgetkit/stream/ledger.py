@@ -2,13 +2,45 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from forgetkit.contracts import Part, Role
 from forgetkit.errors import LeakError
+
+Ids = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Excerpt:
+    """Samples in an order of their own, of which nothing was read yet but the labels.
+
+    ``read`` gives the samples of the ids it is given, or raises where they may not be read any longer; ``shape`` and
+    ``sample_bytes`` are those of one sample's inputs, as they are stored.
+    """
+
+    ids: Ids
+    labels: NDArray[np.int64]
+    shape: tuple[int, ...]
+    sample_bytes: int
+    read: Callable[[Ids], Part]
+
+    @classmethod
+    def whole(cls, part: Part) -> Excerpt:
+        """All samples of a part that nobody guards."""
+        return cls.of(part, np.arange(len(part)), part.labels, lambda ids: picked(part, ids))
+
+    @classmethod
+    def of(cls, source: Part, ids: Ids, labels: NDArray[np.int64], read: Callable[[Ids], Part]) -> Excerpt:
+        """Those of ``ids`` in ``source``, as ``read`` gives them."""
+        shape = source.inputs.shape[1:]
+        return cls(ids, labels, shape, source.inputs.dtype.itemsize * int(np.prod(shape)), read)
+
+    def __len__(self) -> int:
+        return len(self.ids)
 
 
 class Ledger:
@@ -23,35 +55,50 @@ class Ledger:
         self._open = {role: np.zeros(len(source), dtype=bool) for role in ("train", "val")}
         self._opened = {role: np.empty(0, dtype=np.int64) for role in ("train", "val")}
 
-    def reveal(self, role: Role, ids: NDArray[np.int64]) -> None:
+    def reveal(self, role: Role, ids: Ids) -> None:
         """From now on ``ids`` may be read in this role."""
         self._open[role][ids] = True
         self._opened[role] = np.concatenate([self._opened[role], ids])
 
-    def give_up_all_but(self, role: Role, ids: NDArray[np.int64]) -> None:
+    def give_up_all_but(self, role: Role, ids: Ids) -> None:
         """From now on only ``ids`` may be read in this role; none that was closed opens again."""
         self._require(role, ids)
         self._open[role][self._opened[role]] = False  # those alone, however many samples there are
         self._open[role][ids] = True
         self._opened[role] = ids.copy()
 
-    def labels(self, role: Role, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+    def labels(self, role: Role, ids: Ids) -> NDArray[np.int64]:
         """The labels of ``ids``."""
         self._require(role, ids)
         return self._source.labels[ids]
 
-    def read(self, role: Role, ids: NDArray[np.int64]) -> Part:
+    def read(self, role: Role, ids: Ids) -> Part:
         """The samples of ``ids``, in that order."""
         self._require(role, ids)
-        return replace(self._source, inputs=self._source.inputs[ids], labels=self._source.labels[ids])
+        return picked(self._source, ids)
 
-    def _require(self, role: Role, ids: NDArray[np.int64]) -> None:
+    def excerpt(self, role: Role, ids: Ids) -> Excerpt:
+        """The samples of ``ids``, each to be read when it is needed: as long as it may be."""
+        return Excerpt.of(self._source, ids, self.labels(role, ids), lambda some: self.read(role, some))
+
+    def _require(self, role: Role, ids: Ids) -> None:
         closed = ids[~self._open[role][ids]]
         if len(closed):
             raise LeakError(
                 f"sample {closed[0]} may not be read for {_purpose(role)}: "
                 "it has not arrived, was given up, or belongs to the other part"
             )
+
+
+def picked(source: Part, ids: Ids) -> Part:
+    """A copy of the samples of ``ids``. Where that is a memory map, it is read in the order it lies on the disk."""
+    if not isinstance(source.inputs, np.memmap):
+        return replace(source, inputs=source.inputs[ids], labels=source.labels[ids])
+    order = np.argsort(ids, kind="stable")
+    inputs = source.inputs[ids[order]]
+    back = np.empty_like(order)
+    back[order] = np.arange(len(order))
+    return replace(source, inputs=inputs[back], labels=source.labels[ids])
 
 
 def _purpose(role: Role) -> str:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from forgetkit.contracts import Part, Replay, Role, Samples, ScoreOn
 from forgetkit.errors import ComponentError
 from forgetkit.seeding import Seeds
-from forgetkit.stream.ledger import Ledger
+from forgetkit.stream.ledger import Excerpt, Ledger
 from forgetkit.stream.partition import MegaBatch
 
 ROLES: tuple[Role, Role] = ("train", "val")
@@ -37,6 +37,10 @@ class Revealed:
     def read(self, role: Role, ids: NDArray[np.int64]) -> Part:
         """The samples of ``ids`` in a role."""
         return self.ledger.read(role, ids)
+
+    def excerpt(self, role: Role, ids: NDArray[np.int64]) -> Excerpt:
+        """The same, each sample to be read when it is needed."""
+        return self.ledger.excerpt(role, ids)
 
 
 class Stream:

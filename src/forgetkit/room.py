@@ -1,0 +1,112 @@
+"""How much memory this process may still take, and what is said where it wanted more."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from forgetkit.errors import ShortOfMemoryError
+
+_PROC = Path("/proc")
+_GROUPS = Path("/sys/fs/cgroup")
+_LINE = re.compile(r"^(\w+):\s*(\d+) kB$", re.MULTILINE)
+_KEPT_FILES = re.compile(r"^(total_)?(?:in)?active_file (\d+)$", re.MULTILINE)
+_WORDS = (
+    "can't allocate memory",
+    "not enough memory",
+    "Cannot allocate memory",
+    "CUDA out of memory",
+    "std::bad_alloc",
+)
+"""What torch and the C++ libraries say in a plain RuntimeError where there was no memory left."""
+
+
+def left(device: torch.device) -> int | None:
+    """Bytes that can still be taken on ``device``; None where the system does not say.
+
+    On the CPU the least of what the machine has to give, what the control groups of this process leave it (versions 1
+    and 2, those around them too) and what its limits on address space and data do (``ulimit -v`` and ``-d``). Files
+    that the system merely keeps in memory count as free.
+    """
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    bounds = [bound for bound in (_of_the_machine(), *_of_the_groups(), *_of_the_limits()) if bound is not None]
+    return max(0, min(bounds)) if bounds else None
+
+
+def _of_the_machine() -> int | None:
+    found = _table(_PROC / "meminfo").get("MemAvailable")
+    if found is None:
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # not Linux, or not even POSIX
+            return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return found
+
+
+def _of_the_groups() -> Iterator[int]:
+    """What is left in each control group that has a limit. A container may see its own group as the uppermost."""
+    for line in _text(_PROC / "self" / "cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            top, most, now = _GROUPS, "memory.max", "memory.current"
+        elif "memory" in controllers.split(","):
+            top, most, now = _GROUPS / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
+        else:
+            continue
+        group = top / path.lstrip("/")
+        for folder in (group, *list(group.parents)[: len(group.parts) - len(top.parts)]):
+            limit, used = _text(folder / most).strip(), _text(folder / now).strip()
+            if limit.isdigit() and used.isdigit():
+                yield int(limit) - max(0, int(used) - _kept_files(folder))
+
+
+def _kept_files(group: Path) -> int:
+    """Bytes of files that are kept in memory for a group and those inside it, and given up where memory is short."""
+    found = _KEPT_FILES.findall(_text(group / "memory.stat"))
+    inside = any(total for total, _ in found)  # version 1 counts the group alone as well
+    return sum(int(number) for total, number in found if bool(total) == inside)
+
+
+def _of_the_limits() -> Iterator[int]:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    taken = _table(_PROC / "self" / "status")
+    for number, what in ((resource.RLIMIT_AS, "VmSize"), (resource.RLIMIT_DATA, "VmData")):
+        limit, _ = resource.getrlimit(number)
+        if limit != resource.RLIM_INFINITY:
+            yield limit - taken.get(what, 0)
+
+
+def _table(path: Path) -> dict[str, int]:
+    """What a file of ``Name: 12 kB`` says, in bytes."""
+    return {name: int(number) * 1024 for name, number in _LINE.findall(_text(path))}
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError:
+        return ""
+
+
+@contextlib.contextmanager
+def short_of_memory_is_said() -> Iterator[None]:
+    """Where memory runs out inside, ``ShortOfMemoryError`` says what helps."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not any(words in str(error) for words in _WORDS):
+            raise
+        said = str(error).strip().partition("\n")[0] or type(error).__name__
+        where = "the device" if isinstance(error, torch.OutOfMemoryError) else "this process"
+        raise ShortOfMemoryError(
+            f"{where} has no memory left ({said}): use a smaller --batch-size or --score-batch, or a smaller network, "
+            "or give it more memory"
+        ) from error
