@@ -171,11 +171,21 @@ def _value(name: str, option: Option, given: Any) -> Any:
         return None
     try:
         value = _converted(option.adapter, given)
-        return value.expanduser().absolute() if isinstance(value, Path) else value
     except ValidationError as error:
-        reason = error.errors()[0]["msg"]
-        shown = option.name.replace("_", "-")
-        raise OptionError(f"{name}: option {shown}={given}: {reason[0].lower()}{reason[1:]}") from error
+        said = error.errors()[0]["msg"]
+        reason = f"{said[0].lower()}{said[1:]}"
+        raise OptionError(f"{name}: option {option.name.replace('_', '-')}={given}: {reason}") from error
+    return _absolute(name, option, value) if isinstance(value, Path) else value
+
+
+def _absolute(name: str, option: Option, path: Path) -> Path:
+    try:
+        if "\0" not in str(path):
+            return path.expanduser().absolute()
+        reason = "no path holds a null character"
+    except RuntimeError:
+        reason = "there is no such user; write the path out"
+    raise OptionError(f"{name}: option {option.name.replace('_', '-')}={path}: {reason}")
 
 
 def _may_be_none(kind: Any) -> bool:

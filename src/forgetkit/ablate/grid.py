@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import re
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,9 +19,9 @@ ARM = "arm"
 """The axis of arms that are given by name, each a set of options."""
 
 _OPTION = re.compile(r"\s*[A-Za-z_][\w-]*\s*=")
-_RANGE = re.compile(r"(\d+)(?:-(\d+))?")
+_RANGE = re.compile(r"(\d{1,18})(?:-(\d{1,18}))?")
 _ITS_OWN = {"seed": "--seeds", "out": "--out of the ablation", "name": "--name of the ablation"}
-_NO_AXES = ("observers", "checkpoint_seconds", "device", "threads")
+_NO_AXES = ("observers", "checkpoint_seconds", "checkpoint_epochs", "device", "threads")
 """Options that say how a run is carried out and not what it is, so that runs that differ in them are one cell."""
 _MOST_SEEDS = 10_000
 _KEYS = ("title", "seeds", "baseline", "base", "axes", "arms", "exclude", "include")
@@ -193,13 +192,7 @@ def _planned(cell: Cell, registry: Registry) -> tuple[Cell, Plan]:
 def read(path: Path) -> Grid:
     """The grid in a TOML file."""
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: {error}") from error
-    try:
-        return _made(content, path.stem)
+        return _made(config.content_of(path), path.stem)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
 

@@ -9,22 +9,33 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from forgetkit import options
+from forgetkit import options, regular
 from forgetkit.config.fields import KIND_OF, SEVERAL, RunConfig, flag
 from forgetkit.errors import ConfigError, closest
 from forgetkit.registry import Registry
+
+_DEEPEST = 16
+"""Dots of a path: two part a component's option, and a distribution's name may hold some more."""
 
 
 def read_toml(path: Path) -> dict[str, Any]:
     """The options in a TOML file, and in tables like ``["reinit.masked"]`` those of components."""
     try:
-        with path.open("rb") as file:
-            content = tomllib.load(file)
-    except OSError as error:
-        raise ConfigError(f"--config {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        return canonical(content_of(path))
+    except ConfigError as error:
         raise ConfigError(f"--config {path}: {error}") from error
-    return canonical(content)
+
+
+def content_of(path: Path) -> dict[str, Any]:
+    """What a TOML file holds; a ``ConfigError``, to which the caller adds the path, where that cannot be told."""
+    try:
+        return tomllib.loads(regular.content(path).decode())
+    except OSError as error:
+        raise ConfigError(str(error.strerror)) from error
+    except RecursionError as error:
+        raise ConfigError("it is nested too deeply") from error
+    except ValueError as error:  # no TOML, no UTF-8, or a number of more digits than Python reads
+        raise ConfigError(str(error)) from error
 
 
 def settings(assignments: list[str]) -> dict[str, Any]:
@@ -75,7 +86,9 @@ def canonical(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _flattened(path: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """Tables inside tables, however they are nested, as paths."""
+    """Tables inside tables as paths."""
+    if path.count(".") > _DEEPEST:
+        raise ConfigError(f"'{path}…' is nested too deeply; an option of a component is like reinit.masked.fraction")
     if isinstance(value, Mapping):
         for key, inner in value.items():
             yield from _flattened(f"{path}.{key}", inner)
