@@ -1,18 +1,21 @@
-"""The CIFAR data sets, read by torchvision from tiny files of the real layout."""
+"""The CIFAR data sets, read and fetched as tiny files of the real layout."""
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import io
 import pickle
-import sys
-import warnings
+import tarfile
+from http.client import IncompleteRead
 from pathlib import Path
 from urllib.error import URLError
 
 import numpy as np
 import pytest
 from torchvision import datasets as torchvision_datasets
-from torchvision.datasets import cifar as torchvision_cifar
 
+from forgetkit.builtin.datasets import cifar10, cifar100
 from forgetkit.builtin.datasets.cifar10 import Cifar10
 from forgetkit.builtin.datasets.cifar100 import Cifar100
 from forgetkit.contracts import LoadContext
@@ -31,12 +34,6 @@ def context(tmp_path, reports):
     return LoadContext(tmp_path / "cache", lambda what, done, total: reports.append((what, done, total)))
 
 
-@pytest.fixture
-def any_md5(monkeypatch):
-    """The published files' checksums are all that keeps torchvision from reading smaller ones."""
-    monkeypatch.setattr(torchvision_cifar, "check_integrity", lambda path, md5=None: Path(path).is_file())
-
-
 def pixel(sample: int, channel: int, row: int, column: int) -> int:
     return (sample * 7 + channel * 50 + row * 3 + column) % 256
 
@@ -49,35 +46,54 @@ def rows(samples: range) -> np.ndarray:
     )
 
 
-def dump(path: Path, content: dict) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(pickle.dumps(content, protocol=2))
+def small_cifar10() -> dict[str, bytes]:
+    files = {
+        f"data_batch_{batch + 1}": {
+            "data": rows(range(2 * batch, 2 * batch + 2)),
+            "labels": [s % 10 for s in range(2 * batch, 2 * batch + 2)],
+        }
+        for batch in range(5)
+    }
+    files |= {"test_batch": {"data": rows(range(10, 13)), "labels": [9, 4, 0]}}
+    files |= {"batches.meta": {"label_names": list(TEN)}}
+    return {name: pickle.dumps(content, protocol=2) for name, content in files.items()}
 
 
-def write_cifar10(root: Path, wrap=lambda array: array) -> None:
-    folder = root / "cifar-10-batches-py"
-    for batch in range(5):
-        held = range(2 * batch, 2 * batch + 2)
-        dump(folder / f"data_batch_{batch + 1}", {"data": wrap(rows(held)), "labels": [s % 10 for s in held]})
-    dump(folder / "test_batch", {"data": wrap(rows(range(10, 13))), "labels": [9, 4, 0]})
-    dump(folder / "batches.meta", {"label_names": list(TEN)})
-
-
-def write_cifar100(root: Path) -> None:
-    folder = root / "cifar-100-python"
+def small_cifar100() -> dict[str, bytes]:
     coarse = {"coarse_labels": [0, 0, 0]}
-    dump(folder / "train", {"data": rows(range(3)), "fine_labels": [99, 5, 0], **coarse})
-    dump(folder / "test", {"data": rows(range(3, 6)), "fine_labels": [1, 2, 98], **coarse})
-    dump(
-        folder / "meta",
-        {"fine_label_names": [f"fine{i}" for i in range(100)], "coarse_label_names": ["c"] * 20},
-    )
+    fine = [f"fine{i}" for i in range(100)]
+    files = {
+        "train": {"data": rows(range(3)), "fine_labels": [99, 5, 0], **coarse},
+        "test": {"data": rows(range(3, 6)), "fine_labels": [1, 2, 98], **coarse},
+        "meta": {"fine_label_names": fine, "coarse_label_names": ["c"] * 20},
+    }
+    return {name: pickle.dumps(content, protocol=2) for name, content in files.items()}
+
+
+def write(folder: Path, files: dict[str, bytes]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+
+
+def published(monkeypatch, module, files, **changed) -> None:
+    """As if these small files were the published ones."""
+    digests = {name: hashlib.md5(content).hexdigest() for name, content in files.items()}
+    monkeypatch.setattr(module, "PUBLISHED", dataclasses.replace(module.PUBLISHED, files=digests, **changed))
+
+
+@pytest.fixture
+def ten(monkeypatch):
+    files = small_cifar10()
+    published(monkeypatch, cifar10, files)
+    return files
 
 
 def check_part(part, samples: range, labels: list[int]) -> None:
     assert part.inputs.dtype == np.uint8
     assert part.inputs.shape == (len(samples), 3, 32, 32)
     assert part.inputs.flags.c_contiguous
+    assert part.inputs.flags.writeable
     for position, sample in enumerate(samples):
         for c, y, x in ((0, 0, 0), (1, 2, 30), (2, 31, 5)):
             assert part.inputs[position, c, y, x] == pixel(sample, c, y, x)
@@ -85,9 +101,8 @@ def check_part(part, samples: range, labels: list[int]) -> None:
     assert part.labels.tolist() == labels
 
 
-@pytest.mark.usefixtures("any_md5")
-def test_cifar10_from_a_path(tmp_path, context, reports):
-    write_cifar10(tmp_path / "here")
+def test_cifar10_from_a_path(tmp_path, context, reports, ten):
+    write(tmp_path / "here" / "cifar-10-batches-py", ten)
     data = Cifar10(tmp_path / "here").load(context)
     check_part(data.train, range(10), list(range(10)))
     check_part(data.test, range(10, 13), [9, 4, 0])
@@ -96,9 +111,10 @@ def test_cifar10_from_a_path(tmp_path, context, reports):
     assert reports == []
 
 
-@pytest.mark.usefixtures("any_md5")
-def test_cifar100_has_the_fine_labels_and_lives_in_the_cache_by_default(context):
-    write_cifar100(context.cache / "torchvision")
+def test_cifar100_has_the_fine_labels_and_lives_in_the_cache_by_default(context, monkeypatch):
+    files = small_cifar100()
+    published(monkeypatch, cifar100, files)
+    write(context.cache / "torchvision" / "cifar-100-python", files)
     data = Cifar100().load(context)
     check_part(data.train, range(3), [99, 5, 0])
     check_part(data.test, range(3, 6), [1, 2, 98])
@@ -106,38 +122,23 @@ def test_cifar100_has_the_fine_labels_and_lives_in_the_cache_by_default(context)
     assert data.augment == "crop-flip"
 
 
-@pytest.mark.usefixtures("any_md5")
-def test_the_home_folder_is_understood(tmp_path, context, monkeypatch):
+def test_the_home_folder_is_understood(tmp_path, context, monkeypatch, ten):
     monkeypatch.setenv("HOME", str(tmp_path))
-    write_cifar10(tmp_path / "here")
+    write(tmp_path / "here" / "cifar-10-batches-py", ten)
     assert len(Cifar10("~/here").load(context).train) == 10
 
 
-class Old:
-    """An array that warns when it is unpickled, as the published ones do under NumPy 2.4.0 to 2.4.4."""
-
-    def __init__(self, array):
-        self.array = array
-
-    def __reduce__(self):
-        return unpickle_with_warning, (self.array,)
-
-
-def unpickle_with_warning(array):
-    warnings.warn(
-        "dtype(): align should be passed as Python or NumPy boolean but got `align=0`. Did you mean …",
-        UserWarning,
-        stacklevel=1,
-    )
-    return array
-
-
-@pytest.mark.usefixtures("any_md5")
-def test_numpys_warning_about_the_old_pickles_is_not_shown(tmp_path, context):
-    write_cifar10(tmp_path, wrap=Old)
-    with pytest.warns(UserWarning, match="align"):
-        pickle.loads((tmp_path / "cifar-10-batches-py" / "test_batch").read_bytes())
-    assert len(Cifar10(tmp_path).load(context).train) == 10  # warnings are errors here
+@pytest.mark.parametrize(
+    ("module", "theirs"),
+    [(cifar10, torchvision_datasets.CIFAR10), (cifar100, torchvision_datasets.CIFAR100)],
+)
+def test_the_published_files_are_those_that_torchvision_knows(module, theirs):
+    ours = module.PUBLISHED
+    files = [*theirs.train_list, *theirs.test_list, [theirs.meta["filename"], theirs.meta["md5"]]]
+    assert dict(ours.files) == dict(files)
+    assert [ours.train, ours.test] == [[name for name, _ in part] for part in (theirs.train_list, theirs.test_list)]
+    assert (ours.folder, ours.url) == (theirs.base_folder, theirs.url)
+    assert (ours.meta, ours.names) == (theirs.meta["filename"], theirs.meta["key"])
 
 
 @pytest.mark.parametrize(("source", "folder"), [(Cifar10, "cifar-10-batches-py"), (Cifar100, "cifar-100-python")])
@@ -156,40 +157,84 @@ def test_missing_files_say_where_and_what_to_do(tmp_path, context, source, folde
         assert "\n" not in message
 
 
-def test_files_with_the_wrong_checksum_are_not_read(tmp_path, context):
-    write_cifar10(tmp_path)
-    with pytest.raises(DataError, match="unharmed"):
+def test_files_with_the_wrong_checksum_are_not_read(tmp_path, context, ten):
+    write(tmp_path / "cifar-10-batches-py", ten | {"data_batch_3": ten["data_batch_3"] + b"."})
+    with pytest.raises(DataError, match=r"unharmed.*; data_batch_3 is missing or damaged"):
         Cifar10(tmp_path).load(context)
 
 
-@pytest.mark.usefixtures("any_md5")
-def test_download_is_done_where_asked(context, monkeypatch, reports):
-    places = []
+def archive(files: dict[str, bytes], folder: str = "cifar-10-batches-py") -> bytes:
+    written = io.BytesIO()
+    with tarfile.open(fileobj=written, mode="w:gz") as tar:
+        for name, content in files.items():
+            member = tarfile.TarInfo(f"{folder}/{name}")
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return written.getvalue()
 
-    def download(self):
-        places.append(Path(self.root))
-        write_cifar10(Path(self.root))
 
-    monkeypatch.setattr(torchvision_datasets.CIFAR10, "download", download)
+@pytest.fixture
+def offered(monkeypatch, ten):
+    """Makes bytes the archive on the net; whether they are the published one too, the digest says."""
+
+    def offer(content: bytes, *, sent: bytes | None = None) -> list[str]:
+        asked = []
+        digest, length = hashlib.sha256(content).hexdigest(), len(content)
+        published(monkeypatch, cifar10, ten, sha256=digest, length=length)
+
+        def urlopen(url, timeout):
+            asked.append(url)
+            return io.BytesIO(content if sent is None else sent)
+
+        monkeypatch.setattr("urllib.request.urlopen", urlopen)
+        return asked
+
+    return offer
+
+
+def test_download_is_done_where_asked_and_missing(context, reports, offered, ten):
+    asked = offered(archive(ten))
     data = Cifar10(download=True).load(context)
-    assert len(data.train) == 10
-    assert set(places) == {context.cache / "torchvision"}
-    assert [done for _, done, _ in reports] == [0, 1]
+    check_part(data.train, range(10), list(range(10)))
+    assert asked == ["https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"]
+    assert [(done, total) for _, done, total in reports] == [(0, 0)] * len(reports)
+    folder = context.cache / "torchvision" / "cifar-10-batches-py"
+    assert {path.name for path in folder.iterdir()} == set(ten)
+    assert list(folder.parent.iterdir()) == [folder]  # the archive is not kept
+    Cifar10(download=True).load(context)
+    assert len(asked) == 1
+
+
+def test_only_what_is_damaged_is_put_in_place_again(context, offered, ten):
+    folder = context.cache / "torchvision" / "cifar-10-batches-py"
+    write(folder, ten | {"test_batch": b"half"})
+    before = (folder / "data_batch_1").stat().st_mtime_ns
+    offered(archive(ten))
+    check_part(Cifar10(download=True).load(context).test, range(10, 13), [9, 4, 0])
+    assert (folder / "data_batch_1").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    "change", [lambda good: good[:-20], lambda good: good + b"more", lambda good: b"\0" * len(good)]
+)
+def test_what_is_not_the_published_archive_is_not_opened(context, offered, ten, change, monkeypatch):
+    good = archive(ten)
+    offered(good, sent=change(good))
+    monkeypatch.setattr(tarfile, "open", lambda *_, **__: pytest.fail("it was opened"))
+    with pytest.raises(DataError, match="gave something else than the published archive"):
+        Cifar10(download=True).load(context)
+    assert list((context.cache / "torchvision").iterdir()) == []
 
 
 @pytest.mark.parametrize(
     "error",
-    [
-        URLError("no route to host"),
-        RuntimeError("File not found or\ncorrupted."),
-        OSError(28, "No space left"),
-    ],
+    [URLError("no route to host"), IncompleteRead(b"", 5), OSError(28, "No space left"), TimeoutError("timed\nout")],
 )
 def test_a_failed_download_is_one_line(context, monkeypatch, error):
-    def fail(self):
+    def fail(url, timeout):
         raise error
 
-    monkeypatch.setattr(torchvision_datasets.CIFAR10, "download", fail)
+    monkeypatch.setattr("urllib.request.urlopen", fail)
     with pytest.raises(DataError) as caught:
         Cifar10(download=True).load(context)
     message = str(caught.value)
@@ -197,9 +242,3 @@ def test_a_failed_download_is_one_line(context, monkeypatch, error):
     assert str(context.cache / "torchvision") in message
     assert " ".join(str(error).split()) in message
     assert "\n" not in message
-
-
-def test_a_torchvision_that_cannot_be_imported(context, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torchvision", None)
-    with pytest.raises(DataError, match=r"torchvision cannot be imported \(.*same index"):
-        Cifar10().load(context)
