@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
+import unicodedata
 from collections.abc import Mapping
 from typing import IO, Any, TextIO
 
@@ -12,6 +14,10 @@ from rich import console
 
 _WIDE = 1000
 """Columns of a file or a pipe, which have no end: no table is squeezed there."""
+
+
+_OBEYED = ("Cc", "Cf", "Cs", "Zl", "Zp")
+"""Categories of characters that are no text: controls, marks of direction, halves of characters, ends of lines."""
 
 
 class Console(console.Console):
@@ -40,7 +46,24 @@ def print_text(text: str) -> None:
 
 def print_error(line: str) -> None:
     """A line on standard error."""
-    _print(f"{line}\n", sys.stderr)
+    _print(f"{one_line(line)}\n", sys.stderr)
+
+
+def one_line(text: str) -> str:
+    """Text on one line, in which nothing acts on a terminal: a file's name may hold whatever its giver likes."""
+    shown = (
+        character.encode("unicode_escape").decode() if unicodedata.category(character) in _OBEYED else character
+        for character in " ".join(text.split())
+    )
+    return "".join(shown)
+
+
+class OneLine(logging.Formatter):
+    """Warnings as errors are told."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """What is said, on one line."""
+        return f"forgetkit: {one_line(record.getMessage())}"
 
 
 def _print(text: str, stream: TextIO) -> None:

@@ -13,6 +13,7 @@ import typer
 
 from forgetkit._version import __version__
 from forgetkit.cli import ablate, bench, plugins, presets, report, reproduce, run, show, table
+from forgetkit.cli.console import OneLine, one_line
 from forgetkit.errors import ForgetkitError
 
 INTERRUPTED = 130
@@ -26,7 +27,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal or a pipe may not know every character we print
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="forgetkit: %(message)s")
+    warnings = logging.StreamHandler(sys.stderr)
+    warnings.setFormatter(OneLine())
+    logging.basicConfig(handlers=[warnings], level=logging.WARNING)
     try:
         status = application(words)(words, standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
@@ -111,5 +114,5 @@ def _place(error: Exception) -> str:
 
 
 def _say(message: str, status: int) -> int:
-    print(f"forgetkit: {' '.join(message.split())}", file=sys.stderr)
+    print(f"forgetkit: {one_line(message)}", file=sys.stderr)
     return status
