@@ -44,11 +44,15 @@ class View:
     def __init__(self, console: Console) -> None:
         self.console = console
         self._directory: str | None = None
+        self._code: list[str] = []
 
     def notify(self, event: Event) -> None:
         """Remember where the run is recorded, to be able to say how to resume it."""
         if isinstance(event, RunStarted):
+            from forgetkit import config
+
             self._directory = event.directory
+            self._code = [word for key, spec in config.code_of(event.config).items() for word in (f"--{key}", spec)]
 
     @contextmanager
     def following(self) -> Iterator[None]:
@@ -62,7 +66,7 @@ class View:
     def say_how_to_resume(self, options: Sequence[str]) -> None:
         """After an interruption: nothing finished is lost. ``options`` are what the record does not know."""
         if self._directory is not None:
-            command = shlex.join(["forgetkit", "run", "--resume", self._directory, *options])
+            command = shlex.join(["forgetkit", "run", "--resume", self._directory, *self._code, *options])
             print(f"to go on: {command}", file=sys.stderr)
 
     def show_result(self, result: Mapping[str, Any]) -> None:

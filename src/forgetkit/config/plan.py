@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -139,6 +140,14 @@ def resolve(given: Mapping[str, Any], registry: Registry) -> Plan:
     )
 
 
+def code_of(recorded: Mapping[str, Any]) -> dict[str, str]:
+    """The options of a run whose SPEC names code that is neither built in nor of an installed plugin."""
+    spec = str(recorded.get("model"))
+    with suppress(OptionError):
+        return {"model": spec} if name_of(spec).rpartition("/")[2] == "import" else {}
+    return {}
+
+
 def resumed(manifest: Mapping[str, Any], given: Mapping[str, Any], registry: Registry) -> dict[str, Any]:
     """The options of a run that goes on: its own. One given beside them must say the same, or not matter."""
     recorded = manifest.get("config")
@@ -152,6 +161,11 @@ def resumed(manifest: Mapping[str, Any], given: Mapping[str, Any], registry: Reg
         if key in KIND_OF and not isinstance(value, PLAIN) and registry.make(KIND_OF[key], value)[0] == own.get(key):
             own[key] = value
     given = canonical(given)
+    for key, spec in code_of(own).items():
+        if key not in given:
+            raise ConfigError(
+                f"this run's {key} is code from outside, and none is run because a record names it: add --{key} {spec}"
+            )
     if given:
         plan = resolve(layered(own, {key: value for key, value in given.items() if "." not in key}), registry)
         asked = plan.config.model_dump(mode="json")
