@@ -10,8 +10,10 @@ from typing import Any
 from forgetkit import contracts, learn
 from forgetkit.config import Plan
 from forgetkit.learner import Learner
+from forgetkit.room import short_of_memory_is_said
 from forgetkit.session import Bus, Session, computing
 from forgetkit.stream import Pool, Revealed
+from forgetkit.stream.batches import fits
 
 _SECONDS = 3.0
 _LR = 1e-6  # small, so that the same few samples again and again make nothing diverge
@@ -25,7 +27,8 @@ def rehearse(plan: Plan, observers: Sequence[contracts.Observer], cache: Path) -
     will add, None where the system does not say.
     """
     bus = Bus([*plan.observers, *observers])
-    with computing(plan.config.threads, plan.config.device, deterministic=plan.config.deterministic):
+    machine = computing(plan.config.threads, plan.config.device, deterministic=plan.config.deterministic)
+    with machine, short_of_memory_is_said():
         session = Session.prepare(plan, bus, cache)
         learner = Learner.new(session)
         session, config = learner.session, learner.session.plan.config
@@ -42,6 +45,8 @@ def rehearse(plan: Plan, observers: Sequence[contracts.Observer], cache: Path) -
     validated = config.val_fraction * sum(size * look for size, look in zip(session.sizes, looks, strict=True))
     judged = sum(session.sizes) + validated + len(session.data.test) * config.mega_batches
     memory, largest = session.peak_memory(), max(session.sizes) * session.data.train.inputs[0].nbytes
+    if not fits(largest, session.device):  # it is read batch by batch
+        largest = 0
     return {
         "dry_run": True,
         "method": plan.method,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 from collections.abc import Iterator
@@ -101,12 +102,13 @@ def short_of_memory_is_said() -> Iterator[None]:
     """Where memory runs out inside, ``ShortOfMemoryError`` says what helps."""
     try:
         yield
-    except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not any(words in str(error) for words in _WORDS):
+    except (MemoryError, OSError, RuntimeError) as error:
+        mapping = isinstance(error, OSError) and error.errno == errno.ENOMEM
+        if not (isinstance(error, MemoryError) or mapping or any(words in str(error) for words in _WORDS)):
             raise
         said = str(error).strip().partition("\n")[0] or type(error).__name__
         where = "the device" if isinstance(error, torch.OutOfMemoryError) else "this process"
         raise ShortOfMemoryError(
-            f"{where} has no memory left ({said}): use a smaller --batch-size or --score-batch, or a smaller network, "
-            "or give it more memory"
+            f"{where} has no memory left ({said}): give it more, or begin anew with a smaller --batch-size or "
+            "--score-batch, or a smaller network"
         ) from error

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from forgetkit.errors import ComponentError, ForgetkitError
+from forgetkit.room import short_of_memory_is_said
 from forgetkit.seeding import global_state
 
 _INTEGER_OF_SIZE = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -111,7 +112,8 @@ def put_back(model: nn.Module, seed: int, *, training: bool = False) -> Iterator
 def blamed(who: str) -> Iterator[None]:
     """What a stranger's code raises becomes a ``ComponentError`` of one line that names ``who`` and the place."""
     try:
-        yield
+        with short_of_memory_is_said():
+            yield
     except ForgetkitError:
         raise
     except (Exception, SystemExit) as error:  # a stranger's code may raise anything, or leave

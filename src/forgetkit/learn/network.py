@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from forgetkit.contracts import Inputs, ModelBuilder
-from forgetkit.errors import ComponentError, ConfigError
+from forgetkit.errors import ComponentError, ConfigError, ShortOfMemoryError
+from forgetkit.room import short_of_memory_is_said
 from forgetkit.seeding import Seeds, global_state
 from forgetkit.stream.batches import Pool
 
@@ -59,8 +60,10 @@ def built(builder: ModelBuilder, inputs: Inputs) -> nn.Module:
     was_training = model.training
     model.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), short_of_memory_is_said():
             outputs = model(torch.zeros(2, *inputs.shape))
+    except ShortOfMemoryError:
+        raise
     except Exception as error:  # a stranger's forward may raise anything
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ConfigError(f"the model {who} cannot take samples of shape {inputs.shape}: {reason}") from error

@@ -64,10 +64,9 @@ class Pool:
 
         Otherwise each batch is read when it is due. What the batches hold is the same to the bit.
         """
-        left = room.left(device)
-        if left is not None and len(excerpt) * excerpt.sample_bytes > SHARE * left:
-            return cls(Afar(excerpt, device), _tensor(excerpt.labels).to(device))
-        return cls.of(excerpt.read(excerpt.ids), device)
+        if fits(len(excerpt) * excerpt.sample_bytes, device):
+            return cls.of(excerpt.read(excerpt.ids), device)
+        return cls(Afar(excerpt, device), _tensor(excerpt.labels).to(device))
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -96,6 +95,12 @@ class Offered:
         if self.sampling == "random":
             return epoch_batches(self.pool, self.size, self.augment, self.seeds)
         return _batches(self.pool, torch.arange(len(self.pool)), self.size, self.augment, self.seeds)
+
+
+def fits(size: int, device: torch.device) -> bool:
+    """Whether so many bytes are no more than a share of the memory that is left on ``device``, or nobody knows."""
+    left = room.left(device)
+    return left is None or size <= SHARE * left
 
 
 def epoch_batches(
