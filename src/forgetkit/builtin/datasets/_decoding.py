@@ -22,6 +22,9 @@ from forgetkit.errors import DataError
 
 Pixels = NDArray[np.uint8]
 
+_PROGRAMS = ("EPS",)
+"""Formats that Pillow hands to another program, which carries out what the file says, whatever it is called."""
+
 READY = b"\0ready to decode\0"
 """What a worker says before its first answer; what its interpreter printed while it started came before."""
 
@@ -47,11 +50,13 @@ def decode_block(block: Block) -> Pixels:
 def decode(path: str, size: int, grey: bool) -> Pixels:
     """The pixels of one image, ``uint8`` of shape ``(channels, size, size)``.
 
-    Raises ``DataError``, naming the file, if it is no image, is truncated, is so large that Pillow
-    suspects an attack, or has more than eight bits per channel, which Pillow would clip in silence.
+    Raises ``DataError``, naming the file, if it is no image, is truncated, is so large that Pillow suspects an attack,
+    is a program (PostScript), or has more than eight bits per channel, which Pillow would clip in silence.
     """
     try:
         with Image.open(path) as image:
+            if image.format in _PROGRAMS:
+                raise ValueError(f"{image.format} is a program, which is not run")
             image.load()
             if image.mode.startswith(("I", "F")):
                 raise ValueError(f"its pixels have mode {image.mode}, not 8 bits per channel")

@@ -81,9 +81,9 @@ class _Array:
     def values(self) -> NDArray[np.uint8]:
         """The array, read-only."""
         _, shape, kind, by_column, held = self.state
-        if not isinstance(kind, _Type) or kind.code not in ("u1", b"u1") or by_column or not isinstance(held, bytes):
-            raise pickle.UnpicklingError("an array in it is not of bytes, row by row")
-        return np.frombuffer(held, np.uint8).reshape(shape)
+        if not isinstance(kind, _Type) or kind.code not in ("u1", b"u1") or not isinstance(held, bytes):
+            raise pickle.UnpicklingError("an array in it is not of bytes")
+        return np.frombuffer(held, np.uint8).reshape(shape, order="F" if by_column else "C")
 
 
 def _encoded(held: object, encoding: object = "latin1", *_: object) -> bytes:

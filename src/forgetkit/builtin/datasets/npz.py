@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +18,8 @@ _CONVENTIONS = {
     "Keras": ("x_train", "y_train", "x_test", "y_test"),
     "MedMNIST": ("train_images", "train_labels", "test_images", "test_labels"),
 }
+_GROWTH = {ZIP_STORED: 1, ZIP_DEFLATED: 1032}
+"""Into how many bytes one can be unpacked at most, for what NumPy writes."""
 _CHANNELS = {1, 3, 4}
 """How many channels tell an axis of channels from one of pixels."""
 
@@ -116,6 +120,7 @@ def _read(path: Path) -> tuple[tuple[str, ...], dict[str, NDArray[Any]]]:
 
 def _member(path: Path, archive: Any, name: str) -> NDArray[Any]:
     try:
+        _require_held(archive.zip, name)
         array = archive[name]
     except Exception as error:  # damaged, pickled, larger than the memory
         reason = " ".join(str(error).split())
@@ -123,6 +128,26 @@ def _member(path: Path, archive: Any, name: str) -> NDArray[Any]:
     if not isinstance(array, np.ndarray):  # a member that is no .npy file comes as bytes
         raise DataError(f"{path}: {name} is no array: save it anew with numpy.savez")
     return array
+
+
+def _require_held(archive: ZipFile, name: str) -> None:
+    """Memory is taken for as many numbers as a member's header says: its bytes must be able to hold them."""
+    member = archive.getinfo(f"{name}.npy" if f"{name}.npy" in archive.namelist() else name)
+    growth = _GROWTH.get(member.compress_type)
+    if growth is None:
+        raise ValueError("it is compressed in another way than NumPy does it")
+    if member.file_size > growth * member.compress_size:
+        raise ValueError(f"it claims to be {member.file_size:,} bytes, made of {member.compress_size:,}")
+    with archive.open(member) as file:
+        if file.read(1) != b"\x93":
+            return  # no array, which is said below
+        file.seek(0)
+        headers = np.lib.format
+        first = headers.read_magic(file) == (1, 0)
+        shape, _, kind = (headers.read_array_header_1_0 if first else headers.read_array_header_2_0)(file)
+        wanted, there = math.prod(shape) * kind.itemsize, member.file_size - file.tell()
+    if wanted > there and not kind.hasobject:  # pickled objects are refused, whatever their length
+        raise ValueError(f"its shape {shape} needs {wanted:,} bytes, and it has {there:,}")
 
 
 def _pixels(name: str, array: NDArray[Any]) -> Pixels:
