@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -45,6 +46,20 @@ class Child:
             self.status = self.nursery.ask({"wait": self.pid})
         return self.status
 
+    @property
+    def ended(self) -> bool:
+        """Whether it runs no more."""
+        return self.status is not None or _state(self.pid) == "Z"
+
+    def ended_within(self, seconds: float) -> bool:
+        """Whether it does not run for so long any more."""
+        until = time.monotonic() + seconds
+        while not self.ended:
+            if time.monotonic() > until:
+                return False
+            time.sleep(0.001)
+        return True
+
     def signal(self, number: int) -> None:
         """Send it a signal, dead or alive: nobody else has its number before it is waited for."""
         if self.status is None:
@@ -54,6 +69,10 @@ class Child:
         """Kill it where it still runs."""
         self.signal(signal.SIGKILL)
         self.wait()
+
+
+def _state(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 @contextmanager

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 import types
+from pathlib import Path
 
 import torch
 
@@ -80,8 +81,8 @@ def carry_out(asked, streams):
     sys.argv[1:] = asked["words"]
     if "before" in asked:
         module, function, arguments = asked["before"]
-        sys.path.insert(0, os.path.dirname(module))
-        getattr(importlib.import_module(os.path.basename(module).removesuffix(".py")), function)(**arguments)
+        sys.path.insert(0, str(Path(module).parent))
+        getattr(importlib.import_module(Path(module).stem), function)(**arguments)
     status = cli.main(asked["words"])
     sys.stdout.flush()
     os._exit(status)  # Python's own way out takes torch a second
