@@ -11,7 +11,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from forgetkit.errors import DivergedError
 from forgetkit.halting import Halt, Stopped
 from forgetkit.learner import Learner
 from forgetkit.record import SCHEMA, Recorder, ResumePoint, RunDirectory
+from forgetkit.room import short_of_memory_is_said
 from forgetkit.session import Bus, Session, computing, versions
 
 Checkpoint = Callable[[], None]
@@ -39,16 +40,22 @@ def run(
 ) -> dict[str, Any]:
     """Carry a plan out, or on from where it stopped; return what ``result.json`` holds.
 
-    Where ``halt`` asks for it the run stops, with a state to go on from. Nothing is written before the data is found sound, and learning and forgetting have been tried on a little of it.
+    Where ``halt`` asks for it the run stops, with a state to go on from.
+    Nothing is written before the data is found sound, and learning and forgetting have been tried on a little of it.
     """
     bus = Bus([*plan.observers, *observers])
-    with computing(plan.config.threads, plan.config.device, deterministic=plan.config.deterministic):
+    machine = computing(plan.config.threads, plan.config.device, deterministic=plan.config.deterministic)
+    with machine, short_of_memory_is_said(), ExitStack() as held:
+        if resume is not None:
+            held.enter_context(resume.held())
         session = Session.prepare(plan, bus, cache, halt)
         if resume is None:
             learner = Learner.new(session)
             session = learner.session
             learner.try_out()
-            directory = RunDirectory.create(Path(plan.config.out), plan.config.name or _name(plan), session.manifest())
+            out, name = Path(plan.config.out), plan.config.name
+            directory = RunDirectory.create(out, name or _name(plan), session.manifest(), numbered=name is None)
+            held.enter_context(directory.held())
             point = ResumePoint({}, (), 0.0)
         else:
             directory, found = resume, resume.resume_point()
@@ -71,7 +78,7 @@ def _carry_on(session: Session, learner: Learner, directory: RunDirectory, point
     def checkpoint() -> None:
         seconds = time.perf_counter() - began
         file = directory.save_resume_point(ResumePoint(learner.state(), tuple(rows), seconds))
-        bus.emit(Checkpointed(learner.mega_batch, learner.epochs_done, learner.steps_done, file.name))
+        bus.emit(Checkpointed(learner.mega_batch, learner.epochs_done, file.name, learner.steps_done))
 
     bus.emit(
         RunStarted(
@@ -100,8 +107,9 @@ def _carry_on(session: Session, learner: Learner, directory: RunDirectory, point
             if row.index < config.mega_batches:
                 learner.advance()
                 checkpoint()
+                session.halt.check()
     result = _result(session, directory, learner, rows, time.perf_counter() - began)
-    directory.finish(result)
+    result = directory.finish(result)
     bus.emit(RunEnded(result))
     return result
 
@@ -117,7 +125,8 @@ def _losing_nothing(halt: Halt, checkpoint: Checkpoint, directory: RunDirectory)
             raise
         except DivergedError as error:
             good = directory.newest_state()
-            raise DivergedError(f"{error}; the last good state is {good or 'the beginning'}") from error
+            last = "no state was written before" if good is None else f"the last good state is {good}"
+            raise DivergedError(f"{error}; {last}") from error
 
 
 def _anytime(learner: Learner, directory: RunDirectory, checkpoint: Checkpoint, spent: float) -> Iterator[MegaBatchRow]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, Literal
@@ -25,7 +25,8 @@ from forgetkit.contracts import (
     Unlearned,
 )
 from forgetkit.errors import DivergedError
-from forgetkit.learn import Rate, Schedule
+from forgetkit.halting import Halt
+from forgetkit.learn import Rate, Schedule, Underway
 from forgetkit.seeding import Seeds, preserved_global_state
 from forgetkit.session import Bus, Session
 from forgetkit.stream import Excerpt, Ledger, Pool, Revealed, Stream
@@ -51,6 +52,10 @@ class Learner:
     mega_batch: int = 1
     epochs_done: int = 0
     carried_epoch: int = 0
+    skipped: int = 0
+    """Steps of this mega-batch that were left out, since their numbers were not finite."""
+    underway: Underway | None = None
+    """The epoch that is to be gone on with, or in which a state was written last."""
     previous: dict[str, torch.Tensor] = field(default_factory=dict)
     """The weights at the end of the mega-batch before, where a component asks for them."""
     settled: tuple[Settled, ...] = ()
@@ -84,6 +89,9 @@ class Learner:
         learner.stream.restore(state["stream"])
         learner.best.restore(state["best"])
         learner.mega_batch, learner.epochs_done = int(state["mega_batch"]), int(state["epochs_done"])
+        learner.skipped = int(state["skipped"])
+        if state["underway"] is not None:
+            learner.underway = Underway.restored(state["underway"], session.device)
         learner.passes.add(*(int(count) for count in state["passes"]))
         return learner
 
@@ -101,7 +109,15 @@ class Learner:
         acting = forgetting.Acting(model, optimizer, list(watching.values()), session.seeds, passes=passes)
         record = learn.cuda_graph if session.device.type == "cuda" else None
         trainer = learn.Trainer(
-            model, optimizer, config.batch_size, session.augment, acting, config.precision == "bf16", passes, record
+            model,
+            optimizer,
+            config.batch_size,
+            session.augment,
+            acting,
+            config.precision == "bf16",
+            passes,
+            record,
+            skips=config.on_nan == "skip",
         )
         flow = Stream(session.data.train, session.mega_batches, plan.replay, session.seeds)
         learner = cls(session, inputs, model, optimizer, trainer, flow, _nothing_yet(config), passes)
@@ -116,7 +132,13 @@ class Learner:
     @property
     def samples_done(self) -> int:
         """How many samples the epochs of this mega-batch have trained on so far."""
-        return sum(self.session.epochs(self.mega_batch)[: self.epochs_done])
+        within = 0 if self.underway is None else self.underway.samples
+        return sum(self.session.epochs(self.mega_batch)[: self.epochs_done]) + within
+
+    @property
+    def steps_done(self) -> int:
+        """How many steps of an unfinished epoch are made."""
+        return 0 if self.underway is None else self.underway.steps
 
     def try_out(self) -> None:
         """A step and a forgetting, on a twin that is thrown away: what cannot work is said while nothing is written."""
@@ -139,23 +161,60 @@ class Learner:
         config, bus, t = self.session.plan.config, self.session.bus, revealed.index
         pool = self._pool(revealed, "train")
         bus.emit(MegaBatchRevealed(t, len(revealed.arrived), len(pool), len(revealed.val)))
-        sizes, last_checkpoint = self.session.epochs(t), time.monotonic()
-        if self.epochs_done == 0:
+        sizes, due = self.session.epochs(t), _Due(config)
+        if self.epochs_done == 0 and self.underway is None:
             self.trainer.begin(pool, t, self.session.seeds)
         for epoch in range(self.epochs_done + 1, len(sizes) + 1):
             if self.best.exhausted:
                 break
-            rate, told = self._rate(epoch, sum(sizes[: epoch - 1])), _Throttled(bus, t, epoch)
-            ended = self.trainer.epoch(pool, t, epoch, rate, self.session.seeds, told, sizes[epoch - 1])
-            self.epochs_done = epoch
+            rate = self._rate(epoch, sum(sizes[: epoch - 1]))
+            between = self._between(t, epoch, due, checkpoint)
+            ended = self.trainer.epoch(
+                pool, t, epoch, rate, self.session.seeds, between, sizes[epoch - 1], self.underway
+            )
+            self.underway, self.epochs_done = None, epoch
+            self.skipped += ended.skipped
             val = self._watched(revealed, epoch)
-            seen, seconds = ended.samples, ended.seconds
-            bus.emit(EpochEnded(t, epoch, len(sizes), ended.loss, ended.accuracy, rate(0), seen, seconds, val))
-            if epoch < len(sizes) and time.monotonic() - last_checkpoint >= config.checkpoint_seconds:
+            bus.emit(
+                EpochEnded(
+                    mega_batch=t,
+                    epoch=epoch,
+                    epochs=len(sizes),
+                    loss=ended.loss,
+                    accuracy=ended.accuracy,
+                    lr=rate(0),
+                    samples=ended.samples,
+                    seconds=ended.seconds,
+                    val_accuracy=val,
+                    skipped=ended.skipped,
+                )
+            )
+            self.session.halt.check()
+            if epoch < len(sizes) and due.after_epoch(epoch):
                 checkpoint()
-                last_checkpoint = time.monotonic()
+                due.start_over()
         self.carried_epoch = self.best.settle(self.model, self.epochs_done)
         self._require_finite(f"after mega-batch {t}")  # the last step may have been the one that went too far
+
+    def _between(
+        self, mega_batch: int, epoch: int, due: _Due, checkpoint: Callable[[], None]
+    ) -> Callable[[Underway, int], None]:
+        """What is done between two steps of an epoch: tell of them, keep what they came to, stop if that is asked."""
+        halt, told = self.session.halt, _Throttled(self.session.bus, mega_batch, epoch)
+
+        def between(underway: Underway, total: int) -> None:
+            told(underway.steps, total)
+            if underway.steps == total or not (halt.requested or due.within_epoch()):
+                return
+            learn.require_finite(underway, mega_batch, epoch, total)
+            underway.pause()
+            self.underway = underway
+            halt.check()
+            with preserved_global_state():
+                checkpoint()
+            due.start_over()
+
+        return between
 
     def _require_finite(self, when: str) -> None:
         for name, p in self.model.named_parameters():
@@ -204,6 +263,7 @@ class Learner:
             backward_passes=self.passes.backward,
             seconds=0.0,
             carried_epoch=self.carried_epoch,
+            skipped_steps=self.skipped,
             interventions=self._resets(),
         )
 
@@ -237,7 +297,10 @@ class Learner:
         augment = self.session.augment if config.score_transform == "train" else "none"
         return forgetting.unlearn(
             self.model,
-            Offered(pool, seeds.within("score"), config.score_batch, config.score_sampling, augment),
+            _Heeding(
+                Offered(pool, seeds.within("score"), config.score_batch, config.score_sampling, augment),
+                self.session.halt,
+            ),
             importance=plan.importance,
             reinit=plan.reinit,
             optimizer=self.optimizer,
@@ -284,17 +347,20 @@ class Learner:
     def advance(self) -> None:
         """On to the next mega-batch."""
         self.mega_batch += 1
-        self.epochs_done = self.carried_epoch = 0
+        self.epochs_done = self.carried_epoch = self.skipped = 0
         self.passes.forward = self.passes.backward = 0
         self.best = _nothing_yet(self.session.plan.config)
 
     def state(self) -> dict[str, Any]:
-        """Everything that changes, in types that load without running code."""
+        """Everything that changes, in types that load without running code; ``DivergedError`` rather than NaN in it."""
         self.trainer.acting.require_tensors()
+        self._require_finite(f"in mega-batch {self.mega_batch}, after epoch {self.epochs_done}")
         return {
             "digest": self.session.plan.digest,
             "mega_batch": self.mega_batch,
             "epochs_done": self.epochs_done,
+            "skipped": self.skipped,
+            "underway": None if self.underway is None else self.underway.state(),
             "shape": list(self.inputs.shape),
             "mean": list(self.inputs.mean),
             "std": list(self.inputs.std),
@@ -316,7 +382,8 @@ class Learner:
         pool, seeds = self._pool(revealed, what), self.session.seeds.within("judge", revealed.index, what, *when)
         augmented = what == "val" and self.session.plan.config.val_transform == "train"
         augment = self.session.augment if augmented else "none"
-        return learn.accuracy(self.model, pool, seeds, augment=augment, bf16=self.trainer.bf16)
+        between = None if when else self.session.halt.check  # within learning an epoch is ended first
+        return learn.accuracy(self.model, pool, seeds, augment=augment, bf16=self.trainer.bf16, between=between)
 
     def _pool(self, revealed: Revealed, what: Role | Literal["test"]) -> Pool:
         """The samples of a mega-batch in a role, or the test part, which stays the same throughout."""
@@ -353,6 +420,36 @@ def _optimizer(model: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
 
 def _nothing_yet(config: RunConfig) -> learn.Best:
     return learn.Best(config.carry, config.patience, config.min_delta)
+
+
+class _Due:
+    """When a state is to be written: after so many epochs, or once the last is so old."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self._epochs, self._seconds = config.checkpoint_epochs, config.checkpoint_seconds
+        self.start_over()
+
+    def start_over(self) -> None:
+        self._since = time.monotonic()
+
+    def within_epoch(self) -> bool:
+        return time.monotonic() - self._since >= self._seconds
+
+    def after_epoch(self, epoch: int) -> bool:
+        return self.within_epoch() or (self._epochs is not None and epoch % self._epochs == 0)
+
+
+@dataclass(frozen=True, eq=False)
+class _Heeding:
+    """Batches that end where it is asked to stop: whoever reads them leaves nothing half done."""
+
+    batches: Offered
+    halt: Halt
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        for batch in self.batches:
+            self.halt.check()
+            yield batch
 
 
 class _Throttled:

@@ -10,10 +10,10 @@ from __future__ import annotations
 import hashlib
 import operator
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from forgetkit.errors import OptionError
 
@@ -96,3 +96,34 @@ def global_state(seed: int) -> Iterator[None]:
         if torch.backends.mps.is_available():
             torch.mps.manual_seed(seed)
         yield
+
+
+def global_draws() -> dict[str, Any]:
+    """The global random state of Python, NumPy and torch as it is now, in types that a checkpoint can hold."""
+    import numpy as np
+    import torch
+
+    name, keys, *rest = np.random.get_state()
+    return {
+        "python": random.getstate(),
+        "numpy": [name, torch.from_numpy(np.asarray(keys, dtype=np.int64)), *rest],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+        "mps": torch.mps.get_rng_state() if torch.backends.mps.is_available() else None,
+    }
+
+
+def go_on_drawing(draws: Mapping[str, Any]) -> None:
+    """Put the global random state to what :func:`global_draws` found; for use within :func:`preserved_global_state`."""
+    import numpy as np
+    import torch
+
+    version, numbers, gauss = draws["python"]
+    random.setstate((version, tuple(numbers), gauss))
+    name, keys, *rest = draws["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(draws["torch"])
+    if draws["cuda"] and torch.cuda.is_initialized():
+        torch.cuda.set_rng_state_all(draws["cuda"])
+    if draws["mps"] is not None and torch.backends.mps.is_available():
+        torch.mps.set_rng_state(draws["mps"])

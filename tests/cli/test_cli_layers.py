@@ -275,6 +275,8 @@ OTHERS = {
     "out": "elsewhere",
     "name": "mine",
     "checkpoint_seconds": 1.0,
+    "checkpoint_epochs": 2,
+    "on_nan": "skip",
 }
 
 
@@ -287,7 +289,7 @@ def test_there_is_another_value_for_every_option():
 def test_the_digest_changes_with_what_a_run_is_and_not_with_where_it_is(key):
     beside = {"label_noise": 0.1} if key.startswith("label_noise_") else {"patience": 5} if key == "min_delta" else {}
     same = resolved(beside).digest == resolved({**beside, key: OTHERS[key]}).digest
-    assert same == (key in ("out", "name", "checkpoint_seconds", "threads"))
+    assert same == (key in ("out", "name", "checkpoint_seconds", "checkpoint_epochs", "threads"))
 
 
 def test_the_digest_is_of_what_a_preset_sets_and_not_of_its_name():
@@ -332,8 +334,8 @@ def test_a_resumed_run_keeps_what_it_is(given):
 
 
 def test_a_resumed_run_may_write_checkpoints_more_often():
-    options = config.resumed(MANIFEST, {"checkpoint_seconds": "0"}, OFFERS)
-    assert config.resolve(options, OFFERS).config.checkpoint_seconds == 0
+    options = config.resumed(MANIFEST, {"checkpoint_seconds": "7"}, OFFERS)
+    assert config.resolve(options, OFFERS).config.checkpoint_seconds == 7
 
 
 @pytest.mark.parametrize("damage", [{}, {"config": 3}, {"config": {"nosuch": 1}}, {"config": {"epochs": "x"}}])

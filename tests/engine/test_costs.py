@@ -17,6 +17,7 @@ import forgetkit
 from forgetkit import peak
 from forgetkit.contracts import EpochEnded, Event, Inputs, MegaBatchEnded, RunStarted
 from forgetkit.errors import RunDirectoryError
+from forgetkit.record import read_sealed, write_sealed
 
 SMALL = {
     "dataset": "synthetic:samples=60,test=20,classes=3,size=4,channels=1,noise=2.0",
@@ -211,7 +212,7 @@ class Cut:
 
 
 def test_an_interrupted_run_has_cost_what_another_has(tmp_path: Path, substance: Any, looking: Path) -> None:
-    options = {**SMALL, "model": "mlp:width=8", "out": tmp_path, "checkpoint_seconds": 0, "epochs": 3}
+    options = {**SMALL, "model": "mlp:width=8", "out": tmp_path, "checkpoint_epochs": 1, "epochs": 3}
     options |= {"interventions": ["looking"], "importance": Curved()}
     whole = forgetkit.run({**options, "name": "whole"}, plugins=[looking])
     with pytest.raises(KeyboardInterrupt):
@@ -222,13 +223,14 @@ def test_an_interrupted_run_has_cost_what_another_has(tmp_path: Path, substance:
 
 
 def test_a_record_without_costs_is_told_and_not_guessed(tmp_path: Path) -> None:
-    options = {**SMALL, "model": "mlp:width=8", "out": tmp_path, "checkpoint_seconds": 0, "epochs": 3, "name": "old"}
+    options = {**SMALL, "model": "mlp:width=8", "out": tmp_path, "checkpoint_epochs": 1, "epochs": 3, "name": "old"}
     with pytest.raises(KeyboardInterrupt):
         forgetkit.run(options, observers=[Cut()])
     (tmp_path / "old" / "events.jsonl").unlink()  # which tell of the rows too
     for row in (tmp_path / "old" / "checkpoints").glob("resume-row-*.json"):
-        content = json.loads(row.read_text())
-        row.write_text(json.dumps({k: v for k, v in content.items() if not k.endswith("_passes")}))
+        content = read_sealed(row)
+        content["row"] = {k: v for k, v in content["row"].items() if not k.endswith("_passes")}
+        write_sealed(row, content)
     with pytest.raises(RunDirectoryError, match=r"is damaged.*forward_passes"):
         forgetkit.run(resume=tmp_path / "old")
 

@@ -59,7 +59,7 @@ PLAIN = {
     "batch_size": 8,
     "threads": 1,
     "augment": "crop-flip",
-    "checkpoint_seconds": 0,
+    "checkpoint_epochs": 1,
 }
 STATEFUL = {
     **PLAIN,
@@ -204,14 +204,15 @@ def test_killed_at_any_write(run, workdir, monkeypatch, substance, digests, mome
             if not (folder / "result.json").exists():
                 assert substance(run(resume=folder)) == substance(whole)
             assert digests(folder) == digests(workdir / "runs" / "whole")
-    # The manifest, a model for each mega-batch, a state and its note for each epoch but the last, a row, the result.
-    assert number - 1 == 1 + 2 + 2 * (2 * 1 + 1) + 1 + 1
+    # The manifest, who holds the run, a model and its note for each mega-batch, a state and its note for each epoch
+    # but the last, a row, the result.
+    assert number - 1 == 1 + 1 + 2 * 2 + 2 * (2 * 1 + 1) + 1 + 1
 
 
 WORDS = shlex.split(
     "run --dataset synthetic:samples=90,test=20,classes=3,size=4,channels=1 --model convnet:width=4 --threads 1 "
     "--batch-size 8 --momentum 0.95 --replay buffer:size=9 --intervention pull:strength=0.05 "
-    "--checkpoint-seconds 0 --name r --quiet"
+    "--checkpoint-epochs 1 --name r --quiet"
 )
 
 

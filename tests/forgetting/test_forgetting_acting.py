@@ -296,7 +296,7 @@ def test_a_run_attaches_it_by_itself_and_resumes_to_the_bit(tmp_path: Path) -> N
     options = {**FEW, "importance": Steps(), "mega_batches": 3, "out": str(tmp_path)}
     whole = forgetkit.run({**options, "name": "whole"})
     with pytest.raises(KeyboardInterrupt):
-        forgetkit.run({**options, "name": "cut", "checkpoint_seconds": 0}, observers=[Stops()])
+        forgetkit.run({**options, "name": "cut", "checkpoint_epochs": 1}, observers=[Stops()])
     again = forgetkit.run({"importance": Steps()}, resume=tmp_path / "cut")
     for one, other in zip(whole["mega_batches"], again["mega_batches"], strict=True):
         assert {**one, "seconds": 0, "unlearn": None} == {**other, "seconds": 0, "unlearn": None}

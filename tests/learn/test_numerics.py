@@ -254,7 +254,7 @@ def test_a_resumed_run_keeps_what_was_settled_and_says_it_once(monkeypatch: pyte
 
     takes(monkeypatch, 2.0, 1.0)
     with pytest.raises(KeyboardInterrupt):
-        forgetkit.run({**OPTIONS, "name": "one", "checkpoint_seconds": 0}, observers=[Impatient()])
+        forgetkit.run({**OPTIONS, "name": "one", "checkpoint_epochs": 1}, observers=[Impatient()])
     assert [e for e in heard if isinstance(e, Settled)] == [
         Settled("precision", "bf16", "a step in bf16 took 0.50 times what it took in fp32, in a short trial")
     ]

@@ -16,6 +16,7 @@ NOT_PROTOCOL = {
     *("preset", "method", "importance", "reinit", "interventions", "dataset", "model", "seed"),
     *("device", "precision", "memory_format", "deterministic", "threads", "metrics", "out", "name", "observers"),
     "checkpoint_seconds",
+    "checkpoint_epochs",
 }
 """What is compared under a protocol, and where and how a run is carried out."""
 

@@ -129,7 +129,7 @@ class StopsAt:
 def test_a_run_that_is_broken_off_ends_with_the_same_weights(
     tmp_path: Path, acting: dict[str, Any], stop: tuple[int, int]
 ) -> None:
-    options = {**SMALL, **acting, "epochs": 3, "out": str(tmp_path), "checkpoint_seconds": 0}
+    options = {**SMALL, **acting, "epochs": 3, "out": str(tmp_path), "checkpoint_epochs": 1}
     whole = forgetkit.run({**options, "name": "whole"})
     with pytest.raises(KeyboardInterrupt):
         forgetkit.run({**options, "name": "cut"}, observers=[StopsAt(*stop)])

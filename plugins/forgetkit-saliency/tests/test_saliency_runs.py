@@ -45,7 +45,7 @@ class Stop:
 @pytest.mark.parametrize("spec", ["path-integral", "movement"])
 def test_what_it_has_watched_survives_an_interruption(tmp_path: Path, spec: str) -> None:
     options = {**FEW, "importance": spec, "model": "convnet:width=4", "mega_batches": 3, "epochs": 3}
-    options |= {"checkpoint_seconds": 0, "out": str(tmp_path)}
+    options |= {"checkpoint_epochs": 1, "out": str(tmp_path)}
     whole = forgetkit.run({**options, "name": "whole"})
     with pytest.raises(KeyboardInterrupt):
         forgetkit.run({**options, "name": "stopped"}, observers=[Stop()])

@@ -12,10 +12,10 @@ from pathlib import Path
 from forgetkit.ablate.grid import Cell, Grid, planned
 from forgetkit.ablate.matching import matched, on_cpu
 from forgetkit.ablate.outcome import Outcomes
-from forgetkit.ablate.pool import Found, Keep, Note, Pool
+from forgetkit.ablate.pool import Found, Note, Pool
 from forgetkit.ablate.work import Ended, Task, carry_out
 from forgetkit.config import KIND_OF, SEVERAL, Plan, name_of
-from forgetkit.contracts import Executor, Lost, Observer
+from forgetkit.contracts import Executor, Keep, Lost, Observer
 from forgetkit.errors import ConfigError
 from forgetkit.registry import Registry
 from forgetkit.session import Bus, Session, versions
@@ -119,7 +119,7 @@ class Ablation:
             Task(
                 folder=str(self.pool.path.absolute()),
                 digest=self.digests[place],
-                options={"checkpoint_seconds": 0, **self.cells[place].options},
+                options={"checkpoint_epochs": 1, **self.cells[place].options},
                 plugins=files,
                 without=tuple(without),
                 keep=keep,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +15,14 @@ from filelock import Timeout
 
 from forgetkit import api, config, registry
 from forgetkit.ablate.outcome import Status
-from forgetkit.ablate.pool import Keep, Pool
+from forgetkit.ablate.pool import Pool
 from forgetkit.alma import run
-from forgetkit.errors import DivergedError, ForgetkitError, RecordError, RunDirectoryError
+from forgetkit.contracts import Keep
+from forgetkit.errors import DivergedError, ForgetkitError, RecordError, RunDirectoryError, RunInUseError
+from forgetkit.halting import Halt, listening
+
+_PAUSE = 1.0
+"""Seconds between two looks at a run that somebody else has in hand."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +52,9 @@ class Ended:
 def carry_out(task: Task) -> Ended | None:
     """Run a cell, or go on with it, or find that it is done; None where another process has it and we do not wait.
 
-    Only an interruption and a folder that cannot be written to are raised, and ``SystemExit`` where this process can
-    use CUDA no more: what came of the cell is written down by then.
+    Signals stop it as they stop a run: with a state from which another process goes on. Only that interruption and a
+    folder that cannot be written to are raised, and ``SystemExit`` where this process can use CUDA no more: what came
+    of the cell is written down by then.
     """
     ended = _in_turn(task)
     if torch.cuda.is_initialized() and not _still_fit(str(task.options.get("device"))):
@@ -83,7 +90,10 @@ def _in_turn(task: Task) -> Ended | None:
         if found.status in ("completed", "diverged") or found.failed_at not in (0, task.failed_at):
             return Ended(found.status, found.reason)
         try:
-            _carry_on(pool, task)
+            while not _carried_on(pool, task):
+                if not task.patient:
+                    return None
+                time.sleep(_PAUSE)
         except RecordError:
             raise
         except DivergedError as error:
@@ -100,18 +110,31 @@ def _in_turn(task: Task) -> Ended | None:
         return Ended("completed")
 
 
+def _carried_on(pool: Pool, task: Task) -> bool:
+    """Whether a cell was carried out; not where somebody goes on with its run by hand."""
+    try:
+        _carry_on(pool, task)
+    except RunInUseError:
+        return False
+    return True
+
+
 def _carry_on(pool: Pool, task: Task) -> None:
     offers = registry.load(without=task.without, files=[Path(file) for file in task.plugins])
     path = pool.directory(task.digest)
     unfinished = pool.reopened(task.digest)
     own = {"out": str(path.parent), "name": path.name}
     plan = config.resolve({**task.options, **own}, offers)
-    try:
-        run(plan, cache=api.cache_folder(), resume=unfinished)
-    except RunDirectoryError as error:
-        if unfinished is None:
+    halt = Halt()
+    with listening(halt):
+        try:
+            run(plan, cache=api.cache_folder(), resume=unfinished, halt=halt)
+        except RunInUseError:
             raise
-        pool.discard(task.digest, error)  # its data changed, or its state is another's
-        run(plan, cache=api.cache_folder())
+        except RunDirectoryError as error:
+            if unfinished is None:
+                raise
+            pool.discard(task.digest, error)  # its data changed, or its state is another's
+            run(plan, cache=api.cache_folder(), halt=halt)
     pool.seal(task.digest)
     pool.tidy(task.digest, task.keep)

@@ -16,13 +16,13 @@ import typer
 from forgetkit.cli import options
 from forgetkit.cli.console import print_error, print_json
 from forgetkit.errors import ConfigError, OptionError, RecordError
+from forgetkit.halting import Halt, listening
 
 if TYPE_CHECKING:
     from forgetkit.ablate.ablation import Ablation
     from forgetkit.ablate.outcome import Outcomes
-    from forgetkit.ablate.pool import Keep
     from forgetkit.cli.cells import View
-    from forgetkit.contracts import Executor
+    from forgetkit.contracts import Executor, Keep
     from forgetkit.registry import Registry
 
 OUT = "ablations"
@@ -160,7 +160,7 @@ def conclude(special: Mapping[str, Any], plan: Callable[[Means], Ablation], show
     view = cells.choose(quiet=special["quiet"], as_json=special["json"])
     try:
         with (
-            options.terminable(),
+            listening(Halt()),
             contextlib.redirect_stdout(sys.stderr) if special["json"] else contextlib.nullcontext(),
         ):
             means = Means.of(special, view)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import inspect
-import signal
 import types
 import typing
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,24 +30,6 @@ _PANELS = {
 """The option of the configuration that each panel of the help begins with."""
 
 _SINGULAR = {"interventions": "intervention", "metrics": "metric", "observers": "observer"}
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM, taken as an interruption: the last checkpoint stays, and the user is told how to go on."""
-
-
-@contextmanager
-def terminable() -> Iterator[None]:
-    """While SIGTERM is taken as an interruption."""
-    before = signal.signal(signal.SIGTERM, _terminate)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _terminate(number: int, frame: types.FrameType | None) -> None:
-    raise Terminated
 
 
 def special(flag: str, help_text: str, metavar: str | None = None) -> Any:

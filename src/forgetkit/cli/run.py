@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from forgetkit.cli import options
 from forgetkit.cli.console import print_json
-from forgetkit.errors import OptionError, RecordError
+from forgetkit.errors import OptionError, RecordError, ShortOfMemoryError
+from forgetkit.halting import Halt, listening
 
 if TYPE_CHECKING:
     from forgetkit.cli.screen import View
@@ -53,19 +54,20 @@ def _carry_out(special: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]
     from forgetkit.cli import screen
 
     view = screen.choose(quiet=special["quiet"], as_json=special["json"])
+    halt = Halt()
     try:
-        with options.terminable():
-            return _answer(special, given, view)
+        with listening(halt, view.say_stopping):
+            return _answer(special, given, view, halt)
     except KeyboardInterrupt:
         view.warn("interrupted")
         view.say_how_to_resume(_plugins(special))
         raise
-    except RecordError:  # a full disk can be emptied
+    except (RecordError, ShortOfMemoryError):  # a full disk can be emptied, a limit raised
         view.say_how_to_resume(_plugins(special))
         raise
 
 
-def _answer(special: dict[str, Any], given: dict[str, Any], view: View) -> dict[str, Any]:
+def _answer(special: dict[str, Any], given: dict[str, Any], view: View, halt: Halt) -> dict[str, Any]:
     from forgetkit import api, config
     from forgetkit.alma import run
     from forgetkit.record import RunDirectory
@@ -88,7 +90,7 @@ def _answer(special: dict[str, Any], given: dict[str, Any], view: View) -> dict[
         view.show_rehearsal(rehearsed)
         return rehearsed
     with view.following():
-        result = run(plan, observers=[view], cache=api.cache_folder(), resume=resume)
+        result = run(plan, observers=[view], cache=api.cache_folder(), resume=resume, halt=halt)
     view.show_result(result)
     return result
 

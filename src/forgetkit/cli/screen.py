@@ -5,8 +5,9 @@ All three are observers of the run's events and share one way of being told the 
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shlex
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from forgetkit.cli import tables
-from forgetkit.cli.console import Console
+from forgetkit.cli.console import Console, print_error
 from forgetkit.contracts import (
     EpochEnded,
     Event,
@@ -61,13 +62,16 @@ class View:
 
     def warn(self, message: str) -> None:
         """A line on standard error."""
-        print(f"forgetkit: {message}", file=sys.stderr)
+        print_error(f"forgetkit: {message}")
+
+    def say_stopping(self) -> None:
+        """Nothing; called by a signal, in the midst of anything."""
 
     def say_how_to_resume(self, options: Sequence[str]) -> None:
         """After an interruption: nothing finished is lost. ``options`` are what the record does not know."""
         if self._directory is not None:
             command = shlex.join(["forgetkit", "run", "--resume", self._directory, *self._code, *options])
-            print(f"to go on: {command}", file=sys.stderr)
+            print_error(f"to go on: {command}")
 
     def show_result(self, result: Mapping[str, Any]) -> None:
         """Nothing."""
@@ -110,6 +114,11 @@ class PlainView(View):
                 self._say(f"{event.what}: {event.done} of {event.total}")
             case _:
                 pass
+
+    def say_stopping(self) -> None:
+        """A line past all buffers and locks, which whatever was interrupted may hold."""
+        with contextlib.suppress(OSError):
+            os.write(2, b"forgetkit: stopping after this step (again: at once)\n")
 
     def show_result(self, result: Mapping[str, Any]) -> None:
         """The table, the totals and where the record is."""

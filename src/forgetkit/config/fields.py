@@ -35,13 +35,15 @@ METHODS: Mapping[str, tuple[str | None, str]] = {
 }
 """Shorthands: the importance criterion and the reinit method of each name of the paper."""
 
-NOT_RESULTS = ("preset", "method", "out", "name", "observers", "checkpoint_seconds", "device", "threads")
+_CHECKPOINTS = ("checkpoint_seconds", "checkpoint_epochs")
+
+NOT_RESULTS = ("preset", "method", "out", "name", "observers", "device", "threads", *_CHECKPOINTS)
 """Options that say where and how a run is carried out, or are names for what others spell out: not what it is."""
 
 NOT_PROTOCOL = (
     *("preset", "method", "importance", "reinit", "replay", "dataset", "model", "seed"),
     *("device", "precision", "memory_format", "deterministic", "threads", "metrics", "out", "name", "observers"),
-    "checkpoint_seconds",
+    *_CHECKPOINTS,
 )
 """What is compared, with what and where, or is told apart by its options: all else is the protocol's."""
 
@@ -136,6 +138,8 @@ class RunConfig(BaseModel):
     patience: Annotated[int, Field(ge=0, description="end a mega-batch after that many epochs without a better validation accuracy; 0: never")] = 0  # fmt: skip
     min_delta: Annotated[float, Field(ge=0, lt=1, description="how much better counts, as a fraction of one")] = 0.0
 
+    on_nan: Annotated[Literal["stop", "skip"], Field(description="a loss or gradient that is NaN or infinite: stop the run, or leave that step out")] = "stop"  # fmt: skip
+
     seed: Annotated[int, Field(ge=0, description="the one seed that every random stream is derived from")] = 0
     device: Annotated[str, Field(description="auto, cpu, cuda, cuda:N or mps")] = "auto"
     precision: Annotated[Literal["auto", "fp32", "bf16"], Field(description="auto: bf16 where the hardware has it and a short trial finds it faster by a quarter, else fp32")] = "auto"  # fmt: skip
@@ -149,7 +153,8 @@ class RunConfig(BaseModel):
     ] = "runs"
     name: Annotated[str | None, AfterValidator(_plain), Field(description="name of the run's directory (default: made from time, method and data)")] = None  # fmt: skip
     observers: Annotated[_Specs, Field(description="a listener to the run's events, a SPEC (repeatable)")] = ()
-    checkpoint_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False, description="at the end of an epoch, write a state to resume from if the last is older than this; 0: each epoch")] = 10.0  # fmt: skip
+    checkpoint_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False, description="write a state to resume from once the last is older, within an epoch too")] = 60.0  # fmt: skip
+    checkpoint_epochs: Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(_none), Field(description="write one after every N epochs as well (default: by time alone)")] = None  # fmt: skip
 
 
 def flag(key: str) -> str:

@@ -22,7 +22,7 @@ from forgetkit.registry import Registry
 LEFT_OPEN = ("precision", "memory_format")
 """Options that may be left to what the network and the machine are found to be; a run records what they came to."""
 
-_MAY_CHANGE = ("observers", "checkpoint_seconds")
+_MAY_CHANGE = ("observers", "checkpoint_seconds", "checkpoint_epochs")
 """Options that a run may go on with otherwise than it began."""
 
 
@@ -199,6 +199,7 @@ _RESULT_KEYS = (
     "preset",
     "departures",
     "noisy_labels",
+    "sha256",
 )
 
 _OWN_METRICS = ("test-accuracy", "cer", "mean-anytime-error", "generalization-gap")

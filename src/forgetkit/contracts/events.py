@@ -81,7 +81,8 @@ class Stepped(Event):
 class EpochEnded(Event):
     """An epoch ended; loss and accuracy are means over it, while the weights were changing.
 
-    ``val_accuracy`` is known where a run looks at it after each epoch.
+    ``val_accuracy`` is known where a run looks at it after each epoch; ``skipped`` steps were not made (``--on-nan
+    skip``), and count neither in loss nor in accuracy.
     """
 
     mega_batch: int
@@ -93,6 +94,7 @@ class EpochEnded(Event):
     samples: int
     seconds: float
     val_accuracy: float | None = None
+    skipped: int = 0
 
 
 @dataclass(frozen=True)
@@ -105,11 +107,12 @@ class Unlearned(Event):
 
 @dataclass(frozen=True)
 class Checkpointed(Event):
-    """A state that the run can be continued from is on disk."""
+    """A state that the run can be continued from is on disk, after ``epoch`` epochs and ``step`` steps of the next."""
 
     mega_batch: int
     epoch: int
     file: str
+    step: int = 0
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,7 @@ class MegaBatchRow:
     ``epochs`` were begun, of which the weights after ``carried_epoch`` are judged and carried on. ``forward_passes``
     and ``backward_passes`` count the samples that training, interventions and the forgetting after it ran through
     the network, not those that it was judged on. ``interventions`` says how many entries each of them has
-    reset meanwhile, by name; 0 for one that resets none.
+    reset meanwhile, by name; 0 for one that resets none. ``skipped_steps`` were left out by ``--on-nan skip``.
     """
 
     index: int
@@ -140,6 +143,7 @@ class MegaBatchRow:
     unlearn: Mapping[str, Any] | None = field(default=None)
     carried_epoch: int | None = None
     interventions: Mapping[str, int] = field(default_factory=dict)
+    skipped_steps: int = 0
 
 
 @dataclass(frozen=True)

@@ -92,7 +92,8 @@ class Acting:
         with inputs_seen(self.model, readers) as seen:
             step = Step(self, place, (inputs, targets), seen)
             yield step
-        self._tell("after_step", place, step)
+        if not step.skipped:
+            self._tell("after_step", place, step)
 
     def after_epoch(self, place: Place) -> None:
         """After the last step of an epoch."""
@@ -207,6 +208,11 @@ class Step:
     place: Place
     batch: Batch | None
     seen: Mapping[str, Tensor]
+    skipped: bool = False
+
+    def skip(self) -> None:
+        """The optimizer will not step, since what it would step by is not finite: no intervention hears of a step."""
+        self.skipped = True
 
     def loss(self) -> Tensor | float:
         """The sum of the terms that interventions add to the loss; ask once, after the forward pass."""

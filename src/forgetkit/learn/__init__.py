@@ -7,7 +7,8 @@ from forgetkit.learn.evaluation import accuracy
 from forgetkit.learn.network import Normalize, built, measured, network
 from forgetkit.learn.numerics import PrecisionTrial, arranged, memory_format
 from forgetkit.learn.schedule import Schedule, by_share
-from forgetkit.learn.training import EpochResult, Rate, Trainer
+from forgetkit.learn.training import EpochResult, Rate, Trainer, require_finite
+from forgetkit.learn.underway import Underway
 
 __all__ = [
     "Best",
@@ -17,6 +18,7 @@ __all__ = [
     "Rate",
     "Schedule",
     "Trainer",
+    "Underway",
     "accuracy",
     "arranged",
     "built",
@@ -26,4 +28,5 @@ __all__ = [
     "measured",
     "memory_format",
     "network",
+    "require_finite",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,8 +16,12 @@ from forgetkit.contracts import Augmentation
 from forgetkit.errors import ConfigError, DivergedError
 from forgetkit.forgetting import Acting, Passes, Place
 from forgetkit.learn.captured import Captured, Record
-from forgetkit.seeding import Seeds, global_state
+from forgetkit.learn.underway import Underway
+from forgetkit.seeding import Seeds, global_state, go_on_drawing
 from forgetkit.stream.batches import Pool, batch_bounds, epoch_batches
+
+_LOOK = 256
+"""Steps after which losses are looked at, in an epoch that has more: each look waits for the device."""
 
 Rate = Callable[[int], float]
 """The learning rate of a step, by how many samples of the epoch were done before it."""
@@ -26,12 +29,13 @@ Rate = Callable[[int], float]
 
 @dataclass(frozen=True)
 class EpochResult:
-    """Means over an epoch, while the weights were changing."""
+    """Means over an epoch, while the weights were changing; of ``skipped`` steps nothing counts but the samples."""
 
     loss: float
     accuracy: float
     samples: int
     seconds: float
+    skipped: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +51,8 @@ class Trainer:
     passes: Passes = field(default_factory=Passes)
     record: Record | None = None
     """How a step is recorded to be repeated, where that pays; not together with interventions, which look at steps."""
+    skips: bool = False
+    """Whether a step is left out where its loss or a gradient is not finite. To know that, each step is waited for."""
 
     def begin(self, pool: Pool, mega_batch: int, seeds: Seeds) -> None:
         """Let the interventions prepare for a mega-batch."""
@@ -60,47 +66,70 @@ class Trainer:
         epoch: int,
         lr: float | Rate,
         seeds: Seeds,
-        stepped: Callable[[int, int], None] = lambda done, total: None,
+        stepped: Callable[[Underway, int], None] = lambda underway, total: None,
         samples: int | None = None,
+        underway: Underway | None = None,
     ) -> EpochResult:
-        """Every sample of ``pool`` once, or the first ``samples`` in this epoch's order.
+        """Every sample of ``pool`` once, or the first ``samples`` in this epoch's order; or the rest of it.
 
-        ``lr`` is the rate, or says it of each step. Loss and hits stay on the device until the end.
+        ``lr`` is the rate, or says it of each step. Loss and hits stay on the device until the end. ``stepped`` hears
+        of each step what the epoch has come to, of how many steps; with what it was told last, paused, as ``underway``
+        another call goes on from there, to the same bits.
 
-        Raises ``DivergedError`` where the mean loss is not finite.
+        Raises ``DivergedError`` where a loss is not finite, or where no step could be made.
         """
-        began = time.perf_counter()
-        seeds = seeds.within(mega_batch, epoch)
-        device, size, done = pool.labels.device, len(pool) if samples is None else samples, 0
+        seeds, device, size = (
+            seeds.within(mega_batch, epoch),
+            pool.labels.device,
+            len(pool) if samples is None else samples,
+        )
         total = len(batch_bounds(size, self.batch_size))
-        batches = epoch_batches(pool, self.batch_size, self.augment, seeds, size)
-        rate = self._rated(lr, 0, None)
-        loss_sum = torch.zeros((), device=device)
-        hits = torch.zeros((), dtype=torch.int64, device=device)
+        underway = underway or Underway.beginning(device)
+        began = time.perf_counter() - underway.seconds
+        batches = epoch_batches(pool, self.batch_size, self.augment, seeds, size, underway.steps)
         self.model.train()
         with global_state(seeds.number("noise")):
-            for step, (inputs, labels) in enumerate(batches):
-                rate = self._rated(lr, done, rate)
-                with self.acting.step(Place(mega_batch, epoch, step), inputs, labels) as acting:
-                    if self._captured is None:
-                        loss, right = self._gradients(inputs, labels, acting.loss)
-                    else:
-                        loss, right = self._captured(inputs, labels)
-                    acting.before()
-                    self.optimizer.step()
-                loss_sum += loss * len(labels)
-                hits += right
-                done += len(labels)
+            if underway.draws is not None:
+                go_on_drawing(underway.draws)
+            for inputs, labels in batches:
+                underway.rate = self._rated(lr, underway.samples, underway.rate)
+                self._step(Place(mega_batch, epoch, underway.steps), inputs, labels, underway)
+                underway.steps += 1
+                underway.samples += len(labels)
+                underway.seconds = time.perf_counter() - began
                 self.passes.add(forward=len(labels), backward=len(labels))
-                stepped(step + 1, total)
+                if underway.steps % _LOOK == 0:
+                    require_finite(underway, mega_batch, epoch, total)
+                stepped(underway, total)
+            require_finite(underway, mega_batch, epoch, total)
             self.acting.after_epoch(Place(mega_batch, epoch, total))
-        mean = float(loss_sum) / size
-        if not math.isfinite(mean):
-            raise DivergedError(
-                f"the loss is {mean} in mega-batch {mega_batch}, epoch {epoch}, at learning rate {rate:g}: "
-                "try a smaller --lr"
-            )
-        return EpochResult(mean, int(hits) / size, size, time.perf_counter() - began)
+        seconds, counted = time.perf_counter() - began, underway.counted
+        return EpochResult(
+            float(underway.loss) / counted, int(underway.hits) / counted, size, seconds, underway.skipped
+        )
+
+    def _step(self, place: Place, inputs: Tensor, labels: Tensor, underway: Underway) -> None:
+        """Forward, backward, and on."""
+        before = [buffer.clone() for buffer in self.model.buffers()] if self.skips else []
+        with self.acting.step(place, inputs, labels) as acting:
+            if self._captured is None:
+                loss, right = self._gradients(inputs, labels, acting.loss)
+            else:
+                loss, right = self._captured(inputs, labels)
+            if self.skips and not self._sound(loss):
+                acting.skip()
+                for buffer, value in zip(self.model.buffers(), before, strict=True):
+                    buffer.copy_(value)  # running statistics know nothing of it either
+                underway.skipped += 1
+                return
+            acting.before()
+            self.optimizer.step()
+        underway.made(loss, right, len(labels))
+
+    def _sound(self, loss: Tensor) -> bool:
+        """Whether the loss and all gradients are finite."""
+        grads = (p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None)
+        return bool(loss.isfinite()) and all(bool(grad.isfinite().all()) for grad in grads)
 
     def _gradients(
         self, inputs: Tensor, labels: Tensor, term: Callable[[], Tensor | float] = lambda: 0.0
@@ -137,3 +166,20 @@ class Trainer:
                     f"batch normalisation cannot train on a batch of a single sample: use {remedy}"
                 ) from error
             raise
+
+
+def require_finite(underway: Underway, mega_batch: int, epoch: int, total: int) -> None:
+    """``DivergedError`` where one of the latest losses is not finite, or where none of an epoch's steps was made."""
+    where = f"in mega-batch {mega_batch}, epoch {epoch}"
+    wrong = underway.gone_wrong()
+    if wrong is not None:
+        step, rate, loss = wrong
+        raise DivergedError(
+            f"the loss is {loss} {where}, step {step} of {total}, at learning rate {rate:g}: try a smaller --lr, or "
+            "leave such steps out by --on-nan skip"
+        )
+    if underway.skipped == total:
+        raise DivergedError(
+            f"no step could be made {where}, at learning rate {underway.rate or 0.0:g}: the loss or a gradient was NaN "
+            "or infinite in each; try a smaller --lr"
+        )

@@ -32,7 +32,7 @@ _FAMILY = {
     "reinit": {"reinit", "method"},
 }
 """By which options one may be decided, where not by itself alone."""
-_MACHINE = ("device", "threads", "checkpoint_seconds", "observers")
+_MACHINE = ("device", "threads", "checkpoint_seconds", "checkpoint_epochs", "observers")
 _EXAMPLES = {
     "CIFAR10": "cifar10",
     "CIFAR100": "cifar100",

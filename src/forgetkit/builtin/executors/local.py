@@ -18,8 +18,8 @@ from pydantic import Field
 
 from forgetkit.contracts import Lost
 
-_GRACE = 5.0
-"""Seconds that a worker has to leave once it was asked to."""
+_GRACE = 30.0
+"""Seconds that a worker has to leave once it was asked to: it may have a long step to finish, and a state to write."""
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 

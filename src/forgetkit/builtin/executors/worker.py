@@ -12,6 +12,8 @@ from multiprocessing.connection import Connection
 from queue import SimpleQueue
 from threading import Thread
 
+_ASKED_TO_LEAVE = 130
+
 
 def main(descriptor: int) -> None:
     """Do tasks from a connection and send the answers back, until an empty message comes; without its parent, die."""
@@ -24,7 +26,10 @@ def main(descriptor: int) -> None:
     messages: SimpleQueue[bytes] = SimpleQueue()
     Thread(target=_listen, args=(channel, messages), daemon=True).start()
     while message := messages.get():
-        channel.send_bytes(_answer(message))
+        try:
+            channel.send_bytes(_answer(message))
+        except KeyboardInterrupt:  # as a task takes a signal that asks it to leave
+            sys.exit(_ASKED_TO_LEAVE)
 
 
 def _listen(channel: Connection, messages: SimpleQueue[bytes]) -> None:
