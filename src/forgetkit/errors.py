@@ -47,6 +47,10 @@ class RunDirectoryError(UsageError):
     """A run's directory cannot be made, read or continued."""
 
 
+class RunInUseError(RunDirectoryError):
+    """Another process works on this run."""
+
+
 class RecordError(ForgetkitError):
     """A run's record can no longer be written: the disk is full, or the folder gone."""
 

@@ -55,11 +55,11 @@ def test_a_cell_is_carried_out_once(tmp_path: Path) -> None:
     assert carry_out(asked) == Ended("completed")
     assert (pool.directory(asked.digest) / "result.json").stat().st_mtime_ns == before
     left = sorted(file.name for file in (pool.directory(asked.digest) / "checkpoints").iterdir())
-    assert left == ["mega-batch-002.pt"]
+    assert left == ["mega-batch-002.json", "mega-batch-002.pt"]
 
 
 def test_what_a_cell_keeps(tmp_path: Path) -> None:
-    for keep, count in (("all", 2), ("none", 0)):
+    for keep, count in (("all", 4), ("none", 0)):
         asked = Task(str(tmp_path / keep), task(tmp_path).digest, TINY, keep=keep)  # type: ignore[arg-type]
         carry_out(asked)
         assert len(list((Pool(tmp_path / keep).directory(asked.digest) / "checkpoints").iterdir())) == count
@@ -70,7 +70,10 @@ def ablation(folder: Path, **options: object) -> Ablation:
 
 
 def left(pool: Pool, digest: str) -> list[str]:
-    return sorted(file.name for file in (pool.directory(digest) / "checkpoints").iterdir())
+    """Each with its note beside it."""
+    files = sorted((pool.directory(digest) / "checkpoints").iterdir())
+    assert all(file.with_suffix(end).exists() for file in files for end in (".json", ".pt")), files
+    return [file.name for file in files if file.suffix == ".pt"]
 
 
 def test_a_cell_that_was_finished_before_is_tidied(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +12,7 @@ import pytest
 
 from forgetkit.ablate.pool import Pool
 from forgetkit.ablate.progress import Follower
+from forgetkit.record import line_of
 
 CELLS = ("a" * 64, "b" * 64, "c" * 64, "d" * 64)
 
@@ -20,8 +20,8 @@ CELLS = ("a" * 64, "b" * 64, "c" * 64, "d" * 64)
 def record(pool: Pool, digest: str, *events: dict[str, Any]) -> None:
     path = pool.directory(digest)
     path.mkdir(parents=True, exist_ok=True)
-    with (path / "events.jsonl").open("a") as file:
-        file.writelines(f"{json.dumps(event)}\n" for event in events)
+    with (path / "events.jsonl").open("ab") as file:
+        file.writelines(map(line_of, events))
 
 
 def started(done_samples: int = 0) -> dict[str, Any]:

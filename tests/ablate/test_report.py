@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -22,6 +21,7 @@ from forgetkit.ablate.report import alone, page
 from forgetkit.ablate.report.facts import gather
 from forgetkit.ablate.table import make
 from forgetkit.errors import RunDirectoryError
+from forgetkit.record import write_sealed
 
 VOID = {"meta", "link", "br", "wbr"}
 
@@ -247,10 +247,10 @@ def test_odd_results_do_not_break_the_page(results):
 
 def test_a_run_by_itself_is_one_cell(tmp_path):
     result = plausible.result(3, {"importance": "snip"})
-    (tmp_path / "result.json").write_text(json.dumps(result))
+    write_sealed(tmp_path / "result.json", result)
     outcomes = alone.outcomes(tmp_path)
     assert (outcomes.title, outcomes.cells[0].seed, outcomes.cells[0].arm) == ("run-3", 3, {"method": "lure"})
     assert "1 cell: 1 arm, 1 seed (3)." in " ".join(read(outcomes, drawn=False).texts[""])
     (tmp_path / "result.json").write_text("[]")
-    with pytest.raises(RunDirectoryError, match="holds no object"):
+    with pytest.raises(RunDirectoryError, match=r"result\.json is damaged.*forgetkit run --resume .* makes it again"):
         alone.outcomes(tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import json
@@ -12,8 +13,9 @@ import numpy as np
 import pytest
 
 import forgetkit
+from forgetkit import regular
 from forgetkit.contracts import EpochEnded
-from forgetkit.record import RunDirectory, directory
+from forgetkit.record import RunDirectory, directory, read_sealed, write_sealed
 
 OPTIONS = {
     "dataset": "synthetic:samples=60,test=20,classes=3,size=4,channels=1",
@@ -21,7 +23,7 @@ OPTIONS = {
     "mega_batches": 2,
     "epochs": 3,
     "threads": 1,
-    "checkpoint_seconds": 0,
+    "checkpoint_epochs": 1,
 }
 
 
@@ -67,6 +69,14 @@ def refused(cli):
     return call
 
 
+@contextlib.contextmanager
+def edited(file):
+    """The content of a file, sealed again after it was changed."""
+    content = read_sealed(file)
+    yield content
+    write_sealed(file, content)
+
+
 def states(run):
     """The states to resume from, newest first."""
     return sorted(run.glob("checkpoints/resume-*.pt"), reverse=True)
@@ -107,17 +117,25 @@ def test_a_manifest_that_is_damaged(refused, stopped, text):
 @pytest.mark.parametrize(("key", "value"), [("epochs", 4), ("seed", 1), ("reinit", "cold"), ("nosuch", 1), ("lr", "x")])
 def test_a_manifest_that_was_edited(refused, stopped, key, value):
     run = stopped()
-    manifest = json.loads((run / "manifest.json").read_text())
-    manifest["config"][key] = value
-    (run / "manifest.json").write_text(json.dumps(manifest))
+    whole = json.loads((run / "manifest.json").read_text())
+    with edited(run / "manifest.json") as manifest:
+        manifest["config"][key] = value
     assert refused(run)
+    whole["config"][key] = value
+    (run / "manifest.json").write_text(json.dumps(whole))
+    assert "not what its digest says; begin the run anew" in refused(run)
+
+
+def test_a_manifest_of_an_older_version(refused, stopped):
+    run = stopped()
+    (run / "manifest.json").write_text(json.dumps(read_sealed(run / "manifest.json")))
+    assert "of an older forgetkit; begin the run anew" in refused(run)
 
 
 def test_a_manifest_that_lacks_an_option(refused, stopped):
     run = stopped()
-    manifest = json.loads((run / "manifest.json").read_text())
-    del manifest["config"]["epochs"]
-    (run / "manifest.json").write_text(json.dumps(manifest))
+    with edited(run / "manifest.json") as manifest:
+        del manifest["config"]["epochs"]
     for more in ((), ("--epochs", 3)):
         assert "begun by a forgetkit that had no --epochs: begin it anew" in refused(run, *more)
 
@@ -136,9 +154,9 @@ def test_options_that_the_run_has_anyway(cli, stopped, whole, substance):
 
 def test_checkpoints_may_come_less_often(cli, stopped, substance, whole):
     run = stopped()
-    result = cli("run", "--resume", run, "--checkpoint-seconds", 99, "--json").json
-    assert result["config"].pop("checkpoint_seconds") == 99
-    whole["config"].pop("checkpoint_seconds")
+    result = cli("run", "--resume", run, "--checkpoint-epochs", 99, "--json").json
+    assert result["config"].pop("checkpoint_epochs") == 99
+    whole["config"].pop("checkpoint_epochs")
     assert substance(result) == whole
     assert [file.stem for file in states(run)] == ["resume-002-0001", "resume-002-0000"]
 
@@ -147,7 +165,7 @@ def test_a_state_of_another_run(refused, stopped):
     run, other = stopped("r"), stopped("other", seed=1)
     shutil.rmtree(run / "checkpoints")
     shutil.copytree(other / "checkpoints", run / "checkpoints")
-    assert "the checkpoint belongs to another configuration" in refused(run)
+    assert "resume-002-0000.json belongs to another run" in refused(run)
 
 
 # Damaged states
@@ -195,7 +213,8 @@ def test_a_damaged_note_falls_back_to_the_one_before(cli, stopped, text, whole, 
 def test_damaged_rows_fall_back_too(cli, stopped, rows, whole, substance):
     run = stopped()
     note = states(run)[0].with_suffix(".json")
-    note.write_text(json.dumps({**json.loads(note.read_text()), "rows": rows}))
+    with edited(note) as content:
+        content["rows"] = rows
     assert substance(cli("run", "--resume", run, "--json").json) == whole
 
 
@@ -254,9 +273,8 @@ def test_the_run_was_moved(cli, stopped, whole, substance, workdir, monkeypatch)
 
 def test_other_versions_are_worth_a_warning(cli, stopped, whole, substance, caplog):
     run = stopped()
-    manifest = json.loads((run / "manifest.json").read_text())
-    manifest["versions"]["torch"] = "1.0"
-    (run / "manifest.json").write_text(json.dumps(manifest))
+    with edited(run / "manifest.json") as manifest:
+        manifest["versions"]["torch"] = "1.0"
     assert substance(cli("run", "--resume", run, "--json").json) == whole
     assert caplog.text.count("this run was begun with torch 1.0") == 1
 
@@ -369,11 +387,11 @@ def test_a_full_disk_under_the_events(cli, workdir, monkeypatch, tiny_words):
     def full(self, event):
         if event["event"] == "unlearned":
             with monkeypatch.context() as patch:
-                patch.setattr(Path, "open", refuse)
+                patch.setattr(regular, "opener", refuse)
                 append(self, event)
         append(self, event)
 
-    def refuse(self, *args, **kwargs):
+    def refuse(path, flags):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(directory.RunDirectory, "append", full)

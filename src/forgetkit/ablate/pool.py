@@ -3,7 +3,9 @@
 cells/0123456789abcdef/               the run's own directory; with seal.json, the digest of its result, it is complete
 cells/0123456789abcdef.failed.json    why a cell came to nothing, until it is tried again
 cells/0123456789abcdef.lock           held by the process that carries the cell out
-grids/NAME.json                       the cells of a grid, in its order, with a digest of all that it says
+grids/NAME.json                       the cells of a grid, in its order
+
+Each of these JSON files says by a digest whether it is as it was written.
 
 Whatever else lies under one of these names, a folder in place of a file say, is damage: it is taken away.
 """
@@ -22,21 +24,19 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 from forgetkit.ablate.outcome import Outcome, Outcomes, Status
-from forgetkit.errors import RecordError, RunDirectoryError
-from forgetkit.record import RunDirectory, read_json, write_json
+from forgetkit.contracts import Keep
+from forgetkit.errors import RecordError, RunDirectoryError, RunInUseError
+from forgetkit.record import RunDirectory, read_json, read_sealed, write_json, write_sealed
 
 SCHEMA = 2
 _SHORT = 16
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _log = logging.getLogger("forgetkit")
-
-Keep = Literal["all", "last", "none"]
-"""The models of a finished cell that are kept."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Pool:
         unfinished = "not finished" if path.exists() else "not run yet"
         try:
             failed_at = failure.stat().st_mtime_ns
-            content = read_json(failure)
+            content = read_sealed(failure)
         except (FileNotFoundError, NotADirectoryError):
             return Found("missing", reason=unfinished)
         except (OSError, RunDirectoryError) as error:
@@ -146,17 +146,23 @@ class Pool:
         _write(self._failure(digest), {"status": status, "reason": reason})
 
     def reopened(self, digest: str) -> RunDirectory | None:
-        """The unfinished run of a cell, less a result that does not count; None where nothing is to go on from."""
+        """The unfinished run of a cell, less a result that does not count; None where nothing is to go on from.
+
+        Raises ``RunInUseError`` where somebody goes on with it by hand.
+        """
         path = self.directory(digest)
-        if not path.exists():
+        if not os.path.lexists(path):
             return None
-        if path.is_dir():
-            for name in ("result.json", "seal.json"):
-                _take_away(path / name)
         try:
-            run = RunDirectory.reopen(path)
-            run.manifest, run.resume_point()
-            _require_files(path)
+            if path.is_symlink() or not path.is_dir():
+                raise RunDirectoryError(f"{path} is not the folder of a run")
+            run = RunDirectory(path)
+            with run.held():
+                for name in ("result.json", "seal.json"):
+                    _take_away(path / name)
+                RunDirectory.reopen(path).resume_point()
+        except RunInUseError:
+            raise
         except RunDirectoryError as error:
             self.discard(digest, error)
             return None
@@ -172,15 +178,20 @@ class Pool:
         return bool(self._resume_points(digest))
 
     def _resume_points(self, digest: str) -> list[Path]:
-        return sorted((self.directory(digest) / "checkpoints").glob("resume-*"))
+        return self._among_checkpoints(digest, "resume-*")
+
+    def _among_checkpoints(self, digest: str, pattern: str) -> list[Path]:
+        """Files of that name, unless a link leads elsewhere: what lies there is not ours."""
+        folder = self.directory(digest) / "checkpoints"
+        return [] if folder.is_symlink() or folder.parent.is_symlink() else sorted(folder.glob(pattern))
 
     def tidy(self, digest: str, keep: Keep) -> None:
         """Take away what a finished cell needs no more, and what a killed process left half written."""
-        checkpoints = self.directory(digest) / "checkpoints"
-        models = sorted(checkpoints.glob("mega-batch-*.pt"))
+        models = self._among_checkpoints(digest, "mega-batch-*.pt")
         kept = {"all": models, "last": models[-1:], "none": []}[keep]
-        half_written = [*checkpoints.glob(".*.tmp"), *self.directory(digest).glob(".*.tmp")]
-        gone = [model for model in models if model not in kept]
+        stems = [model.stem for model in kept]
+        gone = [file for file in self._among_checkpoints(digest, "mega-batch-*") if file.stem not in stems]
+        half_written = [*self._among_checkpoints(digest, ".*.tmp"), *self.directory(digest).glob(".*.tmp")]
         for file in (*gone, *half_written, *self._resume_points(digest)):  # the last ones say that this is to be done
             with contextlib.suppress(OSError):
                 file.unlink()
@@ -206,8 +217,7 @@ class Pool:
                 _noted(path)
             except RunDirectoryError as error:
                 _log.warning("%s", error)
-        content = {"schema": SCHEMA, **dataclasses.asdict(note)}
-        _write(path, {**content, "sha256": _digest(content)})
+        _write(path, {"schema": SCHEMA, **dataclasses.asdict(note)})
 
     def grids(self) -> tuple[str, ...]:
         """The names of the grids in this folder, the newest first."""
@@ -253,12 +263,7 @@ class Pool:
 
 def _noted(path: Path) -> Note:
     """What was written down of a grid; the names of arms in it come from nowhere else, so no byte may be another."""
-    try:
-        content = read_json(path)
-    except RunDirectoryError as error:
-        raise RunDirectoryError(f"{error}; forgetkit ablate makes it again") from error
-    if content.pop("sha256", None) != _digest(content):
-        raise RunDirectoryError(f"{path} is damaged: not what its digest says; forgetkit ablate makes it again")
+    content = read_sealed(path, "forgetkit ablate makes it again")
     if content.pop("schema", None) != SCHEMA:
         raise RunDirectoryError(f"{path} is of another version of forgetkit; forgetkit ablate makes it again")
     try:
@@ -270,24 +275,10 @@ def _noted(path: Path) -> Note:
     return note
 
 
-def _digest(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _require_files(run: Path) -> None:
-    """Where a folder stands in place of a file of ours, or a file in place of a folder, no writing on would help."""
-    checkpoints = run / "checkpoints"
-    if not checkpoints.is_dir():
-        raise RunDirectoryError(f"{checkpoints} is no folder")
-    for file in (run / "events.jsonl", *sorted(checkpoints.iterdir())):
-        if file.exists() and not file.is_file():
-            raise RunDirectoryError(f"{file} is no file")
-
-
 def _write(path: Path, content: Mapping[str, Any]) -> None:
     if path.is_dir():
         _take_away(path)
-    write_json(path, content)
+    write_sealed(path, content)
 
 
 def _take_away(path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from forgetkit.ablate.pool import Pool
+from forgetkit.record import events_in
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class Follower:
             return []
         whole = text[: text.rfind(b"\n") + 1]
         self._read[digest] = place + len(whole)
-        return [event for line in whole.splitlines() if isinstance(event := _parsed(line), dict)]
+        return list(events_in(whole.splitlines()))
 
     def _path(self, digest: str) -> Path:
         return self.pool.directory(digest) / "events.jsonl"
@@ -132,10 +132,3 @@ class Follower:
             return path.stat().st_size
         except OSError:
             return 0
-
-
-def _parsed(line: bytes) -> Any:
-    try:
-        return json.loads(line)
-    except ValueError:
-        return None

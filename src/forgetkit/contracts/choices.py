@@ -42,6 +42,9 @@ OptimizerName = Literal["sgd", "adamw"]
 ScheduleKind = Literal["step", "cosine", "constant"]
 Carry = Literal["last", "best-val"]
 
+Keep = Literal["all", "last", "none"]
+"""The models of a run that are kept, of those that were evaluated after each mega-batch."""
+
 MOST_THREADS = 1024
 """More than any processor has; a system that is asked for a hundred thousand ends the process."""
 

@@ -2,7 +2,8 @@
 
 from forgetkit.record.checkpoints import load_state, save_state
 from forgetkit.record.directory import SCHEMA, ResumePoint, RunDirectory
-from forgetkit.record.files import read_json, write_atomically, write_json
+from forgetkit.record.events import event_in, events_in, line_of
+from forgetkit.record.files import read_json, read_sealed, write_atomically, write_json, write_sealed
 from forgetkit.record.recorder import Recorder
 
 __all__ = [
@@ -10,9 +11,14 @@ __all__ = [
     "Recorder",
     "ResumePoint",
     "RunDirectory",
+    "event_in",
+    "events_in",
+    "line_of",
     "load_state",
     "read_json",
+    "read_sealed",
     "save_state",
     "write_atomically",
     "write_json",
+    "write_sealed",
 ]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import io
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from forgetkit import regular
 from forgetkit.errors import RunDirectoryError
 from forgetkit.record.files import write_atomically
 
@@ -28,20 +30,36 @@ def save_state(path: Path, state: dict[str, Any]) -> str:
 
 
 def load_state(path: Path, sha256: str | None = None) -> dict[str, Any]:
-    """Read a state back onto the CPU; ``RunDirectoryError`` where it is missing or damaged."""
+    """Read a state back onto the CPU; ``RunDirectoryError`` where it is missing or damaged.
+
+    No code in it is run, and no more memory taken than the file is long: an archive that would unfold is refused.
+    """
     try:
-        content = path.read_bytes()
+        content = regular.content(path)
     except OSError as error:
         raise RunDirectoryError(f"the checkpoint {path} cannot be read: {error.strerror}") from error
     if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
-        raise RunDirectoryError(f"the checkpoint {path} is damaged: its digest is not the recorded one")
+        raise RunDirectoryError(f"the checkpoint {path} is damaged or another: its digest is not the recorded one")
     try:
+        _require_flat(content)
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except MemoryError:
+        raise
     except Exception as error:  # torch.load raises whatever its parser meets
         raise RunDirectoryError(f"the checkpoint {path} is damaged or not one of forgetkit's") from error
     if not isinstance(state, dict):
         raise RunDirectoryError(f"the checkpoint {path} is not one of forgetkit's")
     return state
+
+
+def _require_flat(content: bytes) -> None:
+    """An archive as torch writes it: nothing in it is compressed, and no byte is there twice."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        entries = archive.infolist()
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        raise ValueError("an entry is compressed")
+    if sum(entry.file_size for entry in entries) > len(content):
+        raise ValueError("it would unfold to more than it is")
 
 
 def _on_cpu(value: Any) -> Any:

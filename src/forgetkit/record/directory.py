@@ -1,31 +1,49 @@
 """A run's directory: the manifest, the events, the checkpoints, the result.
 
 manifest.json                   configuration, versions, digests; written first
-events.jsonl                    a line per event; appended to, never rewritten
-checkpoints/resume-003-0020.*   a state to go on from (mega-batch 3, 20 epochs done) with its digest
-                                and how many rows there are; the newest two are kept
+events.jsonl                    a line per event, each with a checksum; appended to, never rewritten
+checkpoints/resume-003-0020.*   a state to go on from (mega-batch 3, 20 epochs done) and a note of its digest
+                                and of how many rows there are; the newest two are kept. One in the midst
+                                of an epoch has the steps made in its name too: resume-003-0020-000117.*
 checkpoints/resume-row-002.json the row of mega-batch 2: written once, not again with every state
-checkpoints/mega-batch-003.pt   the model that was evaluated after mega-batch 3
+checkpoints/mega-batch-003.*    the model that was evaluated after mega-batch 3 and a note of its digest
 result.json                     written last
+run.lock, run.holder.json       there while a process works on the run
+
+Each JSON file ends in a digest of its other content, and what belongs to a run bears the ``run_id`` of its manifest.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
+import itertools
+import logging
+import os
+import re
+import secrets
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from forgetkit.contracts import MegaBatchRow
+import torch
+
+from forgetkit import regular
+from forgetkit.contracts import Keep, MegaBatchRow
 from forgetkit.errors import RecordError, RunDirectoryError
+from forgetkit.record import lock
 from forgetkit.record.checkpoints import load_state, save_state
-from forgetkit.record.files import as_json, read_json, write_atomically, write_json
+from forgetkit.record.events import events_in, line_of
+from forgetkit.record.files import as_json, read_sealed, sealed, sync_folder, write_atomically, write_sealed
 
 SCHEMA = 1
+_STATE = re.compile(r"resume-(\d+)-(\d+)(?:-(\d+))?")
+_MODEL = re.compile(r"mega-batch-(\d+)")
+_log = logging.getLogger("forgetkit")
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,25 +66,19 @@ class RunDirectory:
     path: Path
 
     @classmethod
-    def create(cls, out: Path, name: str, manifest: Mapping[str, Any]) -> RunDirectory:
-        """A new folder ``out/name`` with its manifest; an existing one is refused, never reused."""
-        path = out / name
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-            path.mkdir()
-            (path / "checkpoints").mkdir()
-        except FileExistsError as error:
-            if not path.exists():
-                raise RunDirectoryError(f"cannot make {path}: {out} is a file, not a folder") from error
-            remedy = "" if cls(path).finished else f", or go on with it by --resume {path}"
-            raise RunDirectoryError(f"{path} exists already: choose another --name{remedy}") from error
-        except OSError as error:
-            raise RunDirectoryError(
-                f"cannot make {path}: {error.strerror}; choose a folder you may write to with --out"
-            ) from error
+    def create(cls, out: Path, name: str, manifest: Mapping[str, Any], *, numbered: bool = False) -> RunDirectory:
+        """A new folder ``out/name`` with its manifest; an existing one is refused, never reused.
+
+        ``numbered``: the first of ``name``, ``name-2``, ``name-3`` that is free is taken instead.
+        """
+        path = _made(out, name, numbered=numbered)
         directory = cls(path)
         try:
-            write_json(path / "manifest.json", {"schema": SCHEMA, **manifest})
+            (path / "checkpoints").mkdir()
+            write_sealed(path / "manifest.json", {"schema": SCHEMA, "run_id": secrets.token_hex(8), **manifest})
+        except OSError as error:
+            shutil.rmtree(path)
+            raise RecordError(f"cannot make {path}: {error.strerror}") from error
         except RecordError:  # a folder without a manifest is no run's
             shutil.rmtree(path)
             raise
@@ -74,129 +86,294 @@ class RunDirectory:
 
     @classmethod
     def reopen(cls, path: Path) -> RunDirectory:
-        """An existing run that is not finished; ``RunDirectoryError`` says why it cannot go on."""
+        """An existing run that is not finished; ``RunDirectoryError`` says why it cannot go on.
+
+        Where the result is damaged the run is not finished, and a warning says that the result is made again.
+        """
         directory = cls(path)
         if not path.is_dir():
             raise RunDirectoryError(f"{path} is not a folder; --resume takes the directory of a run")
-        if not (path / "manifest.json").exists():
+        if not os.path.lexists(path / "manifest.json"):
             raise RunDirectoryError(f"{path} holds no manifest.json, so it is not the directory of a run")
-        if directory.finished:
-            raise RunDirectoryError(
-                f"{path} is finished, there is nothing to resume: its result is in {path / 'result.json'}"
-            )
+        directory._require_its_own_files()
+        if os.path.lexists(path / "result.json"):
+            try:
+                read_sealed(path / "result.json")
+            except RunDirectoryError as error:
+                _ = directory.manifest  # where that is damaged too, nothing is made again
+                _log.warning("%s; it is made again", error)
+            else:
+                raise RunDirectoryError(
+                    f"{path} is finished, there is nothing to resume: its result is in {path / 'result.json'}"
+                )
         return directory
 
     @property
     def finished(self) -> bool:
-        """Whether the result is written."""
-        return (self.path / "result.json").exists()
+        """Whether the result is written, and whole."""
+        try:
+            return bool(self.result)
+        except RunDirectoryError:
+            return False
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """The content of ``result.json``, less its digest."""
+        return read_sealed(self.path / "result.json", f"forgetkit run --resume {self.path} makes it again")
 
     @property
     def manifest(self) -> dict[str, Any]:
-        """The content of ``manifest.json``."""
-        return read_json(self.path / "manifest.json")
+        """The content of ``manifest.json``, less its digest."""
+        return read_sealed(self.path / "manifest.json", "begin the run anew, under another --name")
+
+    @cached_property
+    def run_id(self) -> str:
+        """What tells the files of this run from those of any other."""
+        return str(self.manifest.get("run_id"))
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """While this process has the run to itself; ``RunInUseError`` names the one that has it.
+
+        What a process left half written that died is taken away.
+        """
+        with lock.held(self.path):
+            with contextlib.suppress(OSError):  # where it was taken away to begin from the start
+                self._checkpoints.mkdir()
+            folders = [self.path] if self._checkpoints.is_symlink() else [self.path, self._checkpoints]
+            for file in itertools.chain.from_iterable(folder.glob(".*.tmp") for folder in folders):
+                with contextlib.suppress(OSError):
+                    file.unlink()
+            yield
 
     def append(self, event: Mapping[str, Any]) -> None:
         """Add a line to ``events.jsonl``; one left half-written by a crash is closed off first."""
         path = self.path / "events.jsonl"
-        line = json.dumps(event) + "\n"
+        line = line_of({**event, "run_id": self.run_id})
         try:
-            with path.open("ab+") as file:
+            with open(path, "ab+", opener=_no_link) as file:
                 if file.tell():
                     file.seek(-1, 2)
                     if file.read(1) != b"\n":
-                        line = "\n" + line
-                file.write(line.encode())
+                        line = b"\n" + line
+                file.write(line)
         except OSError as error:
             raise RecordError(f"cannot write {path}: {error.strerror}") from error
 
-    def save_model(self, mega_batch: int, model: Mapping[str, Any]) -> Path:
-        """Keep the model that was evaluated after a mega-batch."""
-        path = self.path / "checkpoints" / f"mega-batch-{mega_batch:03}.pt"
-        save_state(path, {"mega_batch": mega_batch, "model": dict(model)})
-        return path
+    def save_model(self, mega_batch: int, model: Mapping[str, Any], keep: Keep = "all") -> None:
+        """Keep the model that was evaluated after a mega-batch, and of the others those that ``keep`` says."""
+        file = self._model_file(mega_batch)
+        if keep != "none":
+            digest = save_state(file, {"mega_batch": mega_batch, "model": dict(model)})
+            self._note(file, {"mega_batch": mega_batch, "state_sha256": digest})
+        if keep != "all":
+            self.drop_models(besides=file.stem if keep == "last" else "")
+
+    def drop_models(self, besides: str = "") -> None:
+        """Take the models away, but for the one of that stem."""
+        self._drop([file for file in self._all(_MODEL) if file.stem != besides])
+
+    @property
+    def models(self) -> tuple[int, ...]:
+        """The mega-batches whose models are kept."""
+        found = (_MODEL.fullmatch(file.stem) for file in self._all(_MODEL) if file.suffix == ".pt")
+        return tuple(sorted(int(match[1]) for match in found if match))
+
+    def model(self, mega_batch: int) -> dict[str, torch.Tensor]:
+        """The tensors, on the CPU, of the model that was evaluated after a mega-batch (from 1), by name.
+
+        ``RunDirectoryError`` names the file and what to do where it was not kept, or is damaged or another run's.
+        """
+        file = self._model_file(mega_batch)
+        if not file.exists():
+            kept = ", ".join(map(str, self.models)) or "none"
+            raise RunDirectoryError(
+                f"{file} is not there: of the mega-batches of {self.path}, the models of {kept} are kept; "
+                "--keep-models all keeps each"
+            )
+        try:
+            noted = self._noted(file.with_suffix(".json"))
+            state = load_state(file, str(noted.get("state_sha256")))
+            if state.get("mega_batch") != mega_batch:
+                raise RunDirectoryError(f"{file} is the model of mega-batch {state.get('mega_batch')}")
+            return {name: value for name, value in state["model"].items() if isinstance(value, torch.Tensor)}
+        except (AttributeError, KeyError) as error:
+            raise RunDirectoryError(f"{file} holds no model: the same run again makes it") from error
+        except RunDirectoryError as error:
+            raise RunDirectoryError(f"{error}; the same run again makes it") from error
 
     def save_resume_point(self, point: ResumePoint) -> Path:
-        """Add the newest state and drop all but the one before it.
+        """Add the newest state and drop all but the one before it, those beyond it too: they were passed over.
 
         State first, then its note: whenever the process dies, what has a note is whole, or its
         digest tells that it is not.
         """
-        folder = self.path / "checkpoints"
+        underway = point.state.get("underway")
         name = f"resume-{point.state['mega_batch']:03}-{point.state['epochs_done']:04}"
-        digest = save_state(folder / f"{name}.pt", point.state)
+        name += "" if underway is None else f"-{underway['steps']:06}"
+        file = self._checkpoints / f"{name}.pt"
+        digest = save_state(file, point.state)
         self._keep(point.rows)
-        write_json(folder / f"{name}.json", {"sha256": digest, "rows": len(point.rows), "seconds": point.seconds})
-        for old in self._notes()[2:]:
-            old.unlink()
-            old.with_suffix(".pt").unlink(missing_ok=True)
-        return folder / f"{name}.pt"
+        self._note(file, {"state_sha256": digest, "rows": len(point.rows), "seconds": point.seconds})
+        kept = [note.stem for note in self._notes() if _place(note) <= _place(file)][:2]
+        self._drop([old for old in self._all(_STATE) if old.stem not in kept])
+        return file
+
+    def newest_state(self) -> Path | None:
+        """The file of the newest state that has a note."""
+        return next((note.with_suffix(".pt") for note in self._notes()), None)
 
     def resume_point(self) -> ResumePoint | None:
-        """The newest state that is whole; None where the run had not come to its first."""
+        """The newest state that is whole and this run's; None where the run had not come to its first.
+
+        ``RunDirectoryError`` where there are states and none is.
+        """
         damage: RunDirectoryError | None = None
         for note in self._notes():
             try:
-                content = read_json(note)
-                state = load_state(note.with_suffix(".pt"), str(content.get("sha256")))
-                rows = tuple(self._row(1 + done) for done in range(content["rows"]))
-                return ResumePoint(state, rows, float(content["seconds"]), str(damage or ""))
+                noted = self._noted(note)
+                state = load_state(note.with_suffix(".pt"), str(noted.get("state_sha256")))
+                rows = tuple(self._row(1 + done) for done in range(noted["rows"]))
+                return ResumePoint(state, rows, float(noted["seconds"]), str(damage or ""))
             except (KeyError, TypeError, ValueError) as error:
                 damage = RunDirectoryError(f"{note} is damaged: {error!r}")
             except RunDirectoryError as error:
                 damage = error
         if damage is not None:
-            raise damage
+            raise RunDirectoryError(
+                f"{damage}, and no other state is whole: put a copy of one back, or take {self._checkpoints}/resume-* "
+                "away to begin from the start"
+            )
         return None
+
+    def finish(self, result: Mapping[str, Any]) -> dict[str, Any]:
+        """Write ``result.json``, and return its content: from here on the run is finished."""
+        return write_sealed(self.path / "result.json", result)
+
+    def _require_its_own_files(self) -> None:
+        """Nothing may be written through a link, nor would writing help where a folder stands in place of a file."""
+        checkpoints = self._checkpoints
+        if checkpoints.is_symlink() or (checkpoints.exists() and not checkpoints.is_dir()):
+            raise RunDirectoryError(f"{checkpoints} is no folder of this run: take it away, or put the folder back")
+        if (self.path / "events.jsonl").is_symlink():
+            raise RunDirectoryError(f"{self.path / 'events.jsonl'} is a link, which nothing is written through")
+        ours = [self.path / name for name in ("manifest.json", "events.jsonl", "result.json")]
+        for file in (*ours, *self._all(_MODEL), *self._all(_STATE), *self._checkpoints.glob("resume-row-*.json")):
+            if file.exists() and not file.is_file():
+                raise RunDirectoryError(f"{file} is no file: take it away")
+
+    @property
+    def _checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    def _model_file(self, mega_batch: int) -> Path:
+        return self._checkpoints / f"mega-batch-{mega_batch:03}.pt"
+
+    def _all(self, named: re.Pattern[str]) -> list[Path]:
+        """Files of checkpoints and their notes, by name."""
+        try:
+            files = sorted(self._checkpoints.iterdir())
+        except OSError:
+            return []
+        return [file for file in files if file.suffix in (".json", ".pt") and named.fullmatch(file.stem)]
+
+    def _drop(self, files: Sequence[Path]) -> None:
+        """Notes first: a checkpoint without one is nothing that anybody goes on from."""
+        try:
+            for file in sorted(files, key=lambda file: file.suffix):
+                file.unlink(missing_ok=True)
+        except OSError as error:
+            raise RecordError(f"cannot take away {file}: {error.strerror}") from error
+
+    def _note(self, file: Path, content: Mapping[str, Any]) -> None:
+        write_sealed(file.with_suffix(".json"), {"run_id": self.run_id, **content})
+
+    def _noted(self, note: Path) -> dict[str, Any]:
+        content = read_sealed(note)
+        if content.get("run_id") != self.run_id:
+            raise RunDirectoryError(f"{note} belongs to another run")
+        return content
 
     def _keep(self, rows: Sequence[MegaBatchRow]) -> None:
         """Write the rows that are not on the disk yet, the first one first: what is there has no gap before it."""
         missing: list[tuple[Path, bytes]] = []
         for row in reversed(rows):
-            file, content = self._row_file(row.index), as_json(dataclasses.asdict(row))
-            if file.exists() and file.read_bytes() == content:
-                break
+            file = self._row_file(row.index)
+            content = as_json(sealed({"run_id": self.run_id, "row": dataclasses.asdict(row)}))
+            with contextlib.suppress(OSError):
+                if regular.content(file) == content:
+                    break
             missing.append((file, content))
         for file, content in reversed(missing):
             write_atomically(file, content)
 
     def _row(self, mega_batch: int) -> MegaBatchRow:
         """From its own file or, where that is damaged, from the event that told of it."""
+        file = self._row_file(mega_batch)
         try:
-            return MegaBatchRow(**read_json(self._row_file(mega_batch)))
-        except (RunDirectoryError, TypeError):
+            row = MegaBatchRow(**self._noted(file)["row"])
+            if row.index != mega_batch:
+                raise RunDirectoryError(f"{file} is the row of mega-batch {row.index}")
+        except (KeyError, RunDirectoryError, TypeError):
             told = self._told(mega_batch)
             if told is None:
                 raise
             return MegaBatchRow(**told)
+        return row
 
     def _told(self, mega_batch: int) -> dict[str, Any] | None:
         """The row in the last event that says how this mega-batch ended."""
         found: dict[str, Any] | None = None
         with contextlib.suppress(OSError):
-            for line in (self.path / "events.jsonl").read_text(encoding="utf-8", errors="replace").splitlines():
-                with contextlib.suppress(ValueError, KeyError, TypeError):  # one that a crash cut short
-                    event = json.loads(line)
-                    if event["event"] == "mega_batch_ended" and event["row"]["index"] == mega_batch:
-                        found = event["row"]
+            for event in events_in(regular.content(self.path / "events.jsonl").splitlines()):
+                ended = event.get("event") == "mega_batch_ended" and event.get("run_id") == self.run_id
+                if ended and event["row"]["index"] == mega_batch:
+                    found = event["row"]
         return found
 
     def _row_file(self, mega_batch: int) -> Path:
-        return self.path / "checkpoints" / f"resume-row-{mega_batch:03}.json"
+        return self._checkpoints / f"resume-row-{mega_batch:03}.json"
 
     def _notes(self) -> list[Path]:
         """The notes of resume points, newest first."""
+        return sorted((file for file in self._all(_STATE) if file.suffix == ".json"), key=_place, reverse=True)
 
-        def place(note: Path) -> tuple[int, ...]:
-            return tuple(int(part) for part in note.stem.split("-")[1:])
 
-        notes = (self.path / "checkpoints").glob("resume-*-*.json")
-        return sorted(
-            (n for n in notes if n.stem.replace("-", "").removeprefix("resume").isdigit()),
-            key=place,
-            reverse=True,
-        )
+def _made(out: Path, name: str, *, numbered: bool) -> Path:
+    """A new folder ``out/name``, or one beside it with a number."""
+    names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+    path = out
+    new = [folder for folder in (out, *out.parents) if not folder.exists()]
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for path in (out / each for each in names):
+            try:
+                path.mkdir()
+            except FileExistsError:
+                if not numbered or not out.is_dir():
+                    raise
+            else:
+                break
+        for folder in (path, *new):
+            sync_folder(folder.parent)
+    except FileExistsError as error:
+        if path == out or not os.path.lexists(path):
+            raise RunDirectoryError(f"cannot make {out / name}: {out} is a file, not a folder") from error
+        remedy = "" if RunDirectory(path).finished else f", or go on with it by --resume {path}"
+        raise RunDirectoryError(f"{path} exists already: choose another --name{remedy}") from error
+    except OSError as error:
+        raise RunDirectoryError(
+            f"cannot make {out / name}: {error.strerror}; choose a folder you may write to with --out"
+        ) from error
+    return path
 
-    def finish(self, result: Mapping[str, Any]) -> None:
-        """Write ``result.json``: from here on the run is finished."""
-        write_json(self.path / "result.json", result)
+
+def _place(file: Path) -> tuple[int, ...]:
+    """Where in a run a state stands: mega-batch, epochs done, steps done of the next."""
+    match = _STATE.fullmatch(file.stem)
+    return tuple(int(part or 0) for part in match.groups()) if match else ()
+
+
+def _no_link(path: str, flags: int) -> int:
+    """For the ``opener`` of :func:`open`: nothing is written through a link, nor into a pipe that nobody reads."""
+    return regular.opener(path, flags | getattr(os, "O_NOFOLLOW", 0))

@@ -1,30 +1,97 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and that tell when a byte of them is another."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from forgetkit import regular
 from forgetkit.errors import RecordError, RunDirectoryError
+
+SEAL = "sha256"
+"""The last key of a sealed object: the digest of all its other content."""
+
+_NO_FOLDERS = (errno.EACCES, errno.EBADF, errno.EINVAL, errno.EISDIR, errno.ENOTSUP, errno.EPERM)
+"""How a file system says that it cannot sync a folder."""
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write to a temporary file beside ``path``, sync, rename."""
+    """Write to a temporary file beside ``path``, sync, rename, sync the folder. A link in its place is not followed."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as file:
+        temporary.unlink(missing_ok=True)
+        with temporary.open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+        sync_folder(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        _forget(temporary)
         raise RecordError(f"cannot write {path}: {error.strerror}") from error
     except BaseException:  # an interruption leaves nothing behind either
-        temporary.unlink(missing_ok=True)
+        _forget(temporary)
         raise
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder outlast a loss of power, where the system can."""
+    if not hasattr(os, "O_DIRECTORY"):  # Windows opens no folders
+        return
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_FOLDERS:
+            raise
+
+
+def write_sealed(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
+    """Write an object with its seal, and return it as it is read again, with the seal."""
+    whole = sealed(content)
+    write_json(path, whole)
+    return whole
+
+
+def read_sealed(path: Path, remedy: str = "") -> dict[str, Any]:
+    """What was sealed in ``path``, less its seal; ``RunDirectoryError`` says ``remedy`` where it is not as written.
+
+    Missing, cut short, another byte, no seal at all: all that is one to whoever wants to trust it.
+    """
+    try:
+        return unsealed(read_json(path), str(path))
+    except RunDirectoryError as error:
+        raise RunDirectoryError(f"{error}; {remedy}" if remedy else str(error)) from error
+
+
+def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The object as JSON gives it back, with the digest of that as its last key."""
+    plain = json.loads(json.dumps(content, allow_nan=False))
+    return {**plain, SEAL: _digest(plain)}
+
+
+def unsealed(content: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The content less its seal; ``RunDirectoryError`` where the seal is not that of the content."""
+    plain = {key: value for key, value in content.items() if key != SEAL}
+    if SEAL not in content:
+        raise RunDirectoryError(f"{name} has no digest: it is damaged, or of an older forgetkit")
+    if content[SEAL] != _digest(plain):
+        raise RunDirectoryError(f"{name} is damaged: not what its digest says")
+    return plain
+
+
+def _digest(plain: Mapping[str, Any]) -> str:
+    """One spelling for equal content, whatever the order of its keys and the space between them."""
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -38,13 +105,20 @@ def as_json(content: Any) -> bytes:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in ``path``; ``RunDirectoryError`` where it is missing or damaged."""
+    """The object in ``path``; ``RunDirectoryError`` where it is missing, no file or damaged."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(regular.content(path))
     except OSError as error:
         raise RunDirectoryError(f"{path} cannot be read: {error.strerror}") from error
+    except RecursionError as error:
+        raise RunDirectoryError(f"{path} is damaged: it is nested too deeply") from error
     except ValueError as error:
         raise RunDirectoryError(f"{path} is damaged: {error}") from error
     if not isinstance(content, dict):
         raise RunDirectoryError(f"{path} is damaged: it holds no object")
     return content
+
+
+def _forget(temporary: Path) -> None:
+    with contextlib.suppress(OSError):
+        temporary.unlink(missing_ok=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from forgetkit.ablate.outcome import Outcome, Outcomes
 from forgetkit.ablate.render.words import plain
 from forgetkit.errors import RunDirectoryError
-from forgetkit.record import read_json
+from forgetkit.record import RunDirectory
 
 
 def is_run(path: Path) -> bool:
@@ -19,7 +19,7 @@ def outcomes(path: Path) -> Outcomes:
     """The run in ``path``; ``RunDirectoryError`` where it is not finished or its result is damaged."""
     if not (path / "result.json").exists():
         raise RunDirectoryError(f"{path} is not finished: go on with forgetkit run --resume {path}")
-    result = read_json(path / "result.json")
+    result = RunDirectory(path).result
     config = result.get("config")
     seed = config.get("seed") if isinstance(config, dict) else None
     arm = {"method": plain(str(result.get("method", ""))) or "unknown"}

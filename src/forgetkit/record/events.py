@@ -1,0 +1,37 @@
+"""The lines of ``events.jsonl``: an object each, with a checksum of its other content as the last key."""
+
+from __future__ import annotations
+
+import json
+import re
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+_END = re.compile(rb', "crc32": "([0-9a-f]{8})"\}\s*$')
+
+
+def line_of(event: Mapping[str, Any]) -> bytes:
+    """An event as its line, with a newline at the end."""
+    text = json.dumps(event).encode()
+    return b'%s, "crc32": "%08x"}\n' % (text[:-1], zlib.crc32(text))
+
+
+def event_in(line: bytes) -> dict[str, Any] | None:
+    """The event that a line tells of; None where it was cut short or a byte of it is another."""
+    end = _END.search(line)
+    if end is None:
+        return None
+    text = line[: end.start()] + b"}"
+    if zlib.crc32(text) != int(end[1], 16):
+        return None
+    event = json.loads(text)
+    return event if isinstance(event, dict) else None
+
+
+def events_in(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
+    """The events of the lines that are whole."""
+    for line in lines:
+        event = event_in(line)
+        if event is not None:
+            yield event
