@@ -106,7 +106,7 @@ def short_of_memory_is_said() -> Iterator[None]:
         mapping = isinstance(error, OSError) and error.errno == errno.ENOMEM
         if not (isinstance(error, MemoryError) or mapping or any(words in str(error) for words in _WORDS)):
             raise
-        said = str(error).strip().partition("\n")[0] or type(error).__name__
+        said = str(error).strip().partition("\n")[0].rpartition("DefaultCPUAllocator: ")[2] or type(error).__name__
         where = "the device" if isinstance(error, torch.OutOfMemoryError) else "this process"
         raise ShortOfMemoryError(
             f"{where} has no memory left ({said}): give it more, or begin anew with a smaller --batch-size or "
