@@ -138,7 +138,7 @@ def _anytime(learner: Learner, directory: RunDirectory, checkpoint: Checkpoint, 
         revealed = learner.stream.reveal(index)  # M_i, with what replay kept of the past
         learner.learn(revealed, checkpoint)
         row = learner.evaluate(revealed)
-        directory.save_model(index, learner.model.state_dict())
+        directory.save_model(index, learner.model.state_dict(), learner.session.plan.config.keep_models)
         report = learner.unlearn(revealed) if index < last else None
         learner.stream.retain(index)
         yield dataclasses.replace(

@@ -17,6 +17,7 @@ NOT_PROTOCOL = {
     *("device", "precision", "memory_format", "deterministic", "threads", "metrics", "out", "name", "observers"),
     "checkpoint_seconds",
     "checkpoint_epochs",
+    "keep_models",
 }
 """What is compared under a protocol, and where and how a run is carried out."""
 

@@ -20,7 +20,12 @@ ARM = "arm"
 
 _OPTION = re.compile(r"\s*[A-Za-z_][\w-]*\s*=")
 _RANGE = re.compile(r"(\d{1,18})(?:-(\d{1,18}))?")
-_ITS_OWN = {"seed": "--seeds", "out": "--out of the ablation", "name": "--name of the ablation"}
+_ITS_OWN = {
+    "seed": "--seeds",
+    "out": "--out of the ablation",
+    "name": "--name of the ablation",
+    "keep_models": "--keep",
+}
 _NO_AXES = ("observers", "checkpoint_seconds", "checkpoint_epochs", "device", "threads")
 """Options that say how a run is carried out and not what it is, so that runs that differ in them are one cell."""
 _MOST_SEEDS = 10_000

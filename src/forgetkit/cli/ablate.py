@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 OUT = "ablations"
 _LONGEST = 80
-_NOT_SHARED = ("seed", "out", "name")
+_NOT_SHARED = ("seed", "out", "name", "keep_models")
 """Options of a run that an ablation gives its cells itself."""
 
 

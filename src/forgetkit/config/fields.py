@@ -14,6 +14,7 @@ from forgetkit.contracts import (
     MOST_THREADS,
     BnStats,
     Carry,
+    Keep,
     Mode,
     NoiseDraw,
     OptimizerName,
@@ -35,15 +36,15 @@ METHODS: Mapping[str, tuple[str | None, str]] = {
 }
 """Shorthands: the importance criterion and the reinit method of each name of the paper."""
 
-_CHECKPOINTS = ("checkpoint_seconds", "checkpoint_epochs")
+_KEPT = ("checkpoint_seconds", "checkpoint_epochs", "keep_models")
 
-NOT_RESULTS = ("preset", "method", "out", "name", "observers", "device", "threads", *_CHECKPOINTS)
+NOT_RESULTS = ("preset", "method", "out", "name", "observers", "device", "threads", *_KEPT)
 """Options that say where and how a run is carried out, or are names for what others spell out: not what it is."""
 
 NOT_PROTOCOL = (
     *("preset", "method", "importance", "reinit", "replay", "dataset", "model", "seed"),
     *("device", "precision", "memory_format", "deterministic", "threads", "metrics", "out", "name", "observers"),
-    *_CHECKPOINTS,
+    *_KEPT,
 )
 """What is compared, with what and where, or is told apart by its options: all else is the protocol's."""
 
@@ -155,6 +156,7 @@ class RunConfig(BaseModel):
     observers: Annotated[_Specs, Field(description="a listener to the run's events, a SPEC (repeatable)")] = ()
     checkpoint_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False, description="write a state to resume from once the last is older, within an epoch too")] = 60.0  # fmt: skip
     checkpoint_epochs: Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(_none), Field(description="write one after every N epochs as well (default: by time alone)")] = None  # fmt: skip
+    keep_models: Annotated[Keep, Field(description="which of the models that were judged after each mega-batch are kept")] = "all"  # fmt: skip
 
 
 def flag(key: str) -> str:

@@ -22,7 +22,7 @@ from forgetkit.registry import Registry
 LEFT_OPEN = ("precision", "memory_format")
 """Options that may be left to what the network and the machine are found to be; a run records what they came to."""
 
-_MAY_CHANGE = ("observers", "checkpoint_seconds", "checkpoint_epochs")
+_MAY_CHANGE = ("observers", "checkpoint_seconds", "checkpoint_epochs", "keep_models")
 """Options that a run may go on with otherwise than it began."""
 
 
