@@ -24,6 +24,7 @@ from forgetkit import cli, registry
 from forgetkit.ablate import ablation  # noqa: F401 - what the commands import late, the children have at once
 from forgetkit.builtin.executors import local
 from forgetkit.cli import cells, grids, screen  # noqa: F401
+from forgetkit.halting import SIGNALS
 
 
 class Worker:
@@ -33,13 +34,14 @@ class Worker:
         assert (stdin, stdout, start_new_session) == (subprocess.DEVNULL, 2, True)
         self.returncode = None
         sys.stdout.flush()
-        signals = (signal.SIGTERM, signal.SIGINT)
+        signals = [getattr(signal, name) for name in SIGNALS]
         signal.pthread_sigmask(signal.SIG_BLOCK, signals)  # what a handler raises amid Python's own work here is lost
         self.pid = os.fork()
         if self.pid == 0:
             os.setsid()
             for number in signals:
-                signal.signal(number, signal.SIG_DFL)
+                if signal.getsignal(number) != signal.SIG_IGN:
+                    signal.signal(number, signal.SIG_DFL)
             os.environ.clear()
             os.environ.update(env)
             os.dup2(2, 1)
@@ -48,14 +50,24 @@ class Worker:
             [kept] = pass_fds
             os.closerange(3, kept)
             os.closerange(kept + 1, 1024)
-            exec(command[2], {})
-            os._exit(0)
+            sys.unraisablehook = lambda _: None  # the parent's connections are closed, and collected here as garbage
+            status = 1
+            try:
+                exec(command[2], {})
+                status = 0
+            except SystemExit as leaving:
+                status = leaving.code
+            finally:
+                os._exit(status)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
 
     def wait(self, timeout=None):
         until = None if timeout is None else time.monotonic() + timeout
         while self.returncode is None:
-            pid, status = os.waitpid(self.pid, 0 if until is None else os.WNOHANG)
+            try:
+                pid, status = os.waitpid(self.pid, 0 if until is None else os.WNOHANG)
+            except ChildProcessError:  # a signal came as it was waited for: its status is lost, as Popen has it
+                pid, status = self.pid, 0
             if pid:
                 self.returncode = os.waitstatus_to_exitcode(status)
             elif time.monotonic() > until:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import contextlib
 import errno
 import json
 import os
@@ -410,15 +411,14 @@ class Small:
         disturbed.to_its_end(0)
 
     def _told(self, said: str, status: int, reason: str) -> None:
-        """The file and the reason in one line, and how to go on where there is a run."""
+        """The file and the reason in one line, and how to go on where the run has come to its first event."""
         *hints, line = said.splitlines()
-        named = re.fullmatch(rf"forgetkit: cannot \w+(?: \w+)? (\S+): {reason}(; .*)?", line)
-        if named is None or not named[1].startswith("runs"):
+        if status not in (1, 2) or not re.fullmatch(rf"forgetkit: .*\bruns\b.*{reason}.*", line):
             raise BrokenPromiseError(f"it left with {status} and does not name the file and the reason: {said}")
-        told = [hint for hint in hints if hint.startswith("to go on: forgetkit run --resume runs/r ")]
-        begun = (self.bench.folder / "runs/r/manifest.json").exists()
-        if hints != told or len(told) > begun or status != (1 if begun else status) or status not in (1, 2):
-            raise BrokenPromiseError(f"it left with {status} and said: {said}")
+        events = self.bench.folder / "runs/r/events.jsonl"
+        begun = events.exists() and b"\n" in events.read_bytes()
+        if hints != [f"to go on: forgetkit run --resume runs/r {shlex.join(PLUGIN)}"] * begun:
+            raise BrokenPromiseError(f"it does not say how to go on, or not that alone: {said}")
 
 
 def every_call(bench: Bench, say: Callable[[str], None], deeds: Sequence[str], step: int = 1, seed: int = 0) -> bool:
@@ -434,6 +434,124 @@ def every_call(bench: Bench, say: Callable[[str], None], deeds: Sequence[str], s
                 say(f"{deed} at call {small.whole.calls[at - 1]}: {broken}")
     say(f"{identical} of {total} identical ({', '.join(deeds)} at each of {len(small.whole.calls)} calls, step {step})")
     return identical == total
+
+
+GRID = shlex.split(
+    "--dataset synthetic:samples=108,test=90,classes=3,size=6,channels=1,noise=0.8 --model mlp:width=8 --epochs 4 "
+    "--mega-batches 2 --threads 1 --batch-size 16 --baseline importance=random,replay=full"
+)
+LARGE = shlex.split("--over importance=snip,random,magnitude,gradient --over replay=full,none --seeds 0-2")
+FEW = shlex.split("--over importance=snip,random,magnitude --over replay=full --seeds 0-1")
+FORMATS = shlex.split("rich csv html json latex markdown")
+
+
+@dataclass
+class Ablated:
+    """A grid whose processes are killed, and what it comes to in peace."""
+
+    bench: Bench
+    over: Sequence[str]
+    draw: random.Random
+    kills: list[str] = field(default_factory=list)
+
+    def begin(self, out: str) -> Child:
+        words = ["ablate", *GRID, *self.over, *PLUGIN, "--jobs", "2", "--json", "--name", "g", "--out", out]
+        (self.bench.folder / "stdout").unlink(missing_ok=True)
+        return self.bench.start(words)
+
+    def tables(self, out: str) -> dict[str, bytes]:
+        """In every format, by the command that makes them; and what the ablation itself has printed."""
+        made = {"ablate": (self.bench.folder / "stdout").read_bytes()}
+        for form in FORMATS:
+            (self.bench.folder / "stdout").unlink(missing_ok=True)
+            if self.bench.ends(self.bench.start(["table", out, "--format", form])) != 0:
+                raise BrokenPromiseError(f"no table as {form}: {self.bench.said()}")
+            made[form] = (self.bench.folder / "stdout").read_bytes()
+        return made
+
+    def check(self, kills: int) -> float:
+        """Kill processes of the grid so often. BrokenPromiseError where a table is another then; seconds in peace."""
+        began = time.monotonic()
+        if self.bench.ends(self.begin("whole")) != 0:
+            raise BrokenPromiseError(self.bench.said())
+        seconds = time.monotonic() - began
+        whole = self.tables("whole")
+        while True:
+            child = self.begin("ablations")
+            while len(self.kills) < kills and not child.ended_within(self.draw.uniform(0, 0.8 * seconds / kills)):
+                self._kill_one(child)
+            status = self.bench.ends(child)
+            said = self.bench.said()
+            if status == 0:
+                break
+            if status not in (-signal.SIGKILL, 1, 130):
+                raise BrokenPromiseError(f"it left with {status}: {said}")
+            if status == 1 and "killed by SIGKILL" not in said:
+                raise BrokenPromiseError(f"a cell failed that nobody had killed: {said}")
+        if len(self.kills) < kills:
+            raise BrokenPromiseError(f"it was done before it could be killed {kills} times; take another seed")
+        for form, table in self.tables("ablations").items():
+            if table != whole[form]:
+                raise BrokenPromiseError(f"another table as {form}: {whole[form]!r} became {table!r}")
+        return seconds
+
+    def _kill_one(self, child: Child) -> None:
+        """A worker, the command, or both; or ask the command to end."""
+        workers = _children_of(child.pid)
+        target = self.draw.choice(("a worker", "a worker", "the command", "all", "SIGTERM"))
+        if target in ("a worker", "all") and not workers:
+            return
+        self.kills.append(f"{target} at cell {self._done()}")
+        if target == "SIGTERM":
+            child.signal(signal.SIGTERM)
+        elif target == "a worker":
+            _kill(self.draw.choice(workers))
+        else:
+            for pid in (child.pid, *(workers if target == "all" else ())):
+                _kill(pid)
+        if target != "a worker":
+            self.bench.ends(child)
+
+    def _done(self) -> int:
+        return len(list(self.bench.folder.glob("ablations/cells/*/seal.json")))
+
+
+def _kill(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
+def _children_of(parent: int) -> list[int]:
+    """Processes that another has started and that run."""
+    found = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, above = status.read_text().rpartition(")")[2].split()[:2]
+            if int(above) == parent and state != "Z":
+                found.append(int(status.parent.name))
+    return sorted(found)
+
+
+def killed_ablations(bench: Bench, count: int, seed: int, say: Callable[[str], None]) -> bool:
+    """Whether grids of 24 cells end in the same tables after ten kills."""
+    identical = 0
+    for number in range(seed, seed + count):
+        for name in ("whole", "ablations"):
+            shutil.rmtree(bench.folder / name, ignore_errors=True)
+        ablated = Ablated(bench, LARGE, random.Random(number))
+        began = time.monotonic()
+        try:
+            seconds = ablated.check(10)
+        except BrokenPromiseError as broken:
+            say(f"ablation {number}: {broken}\n  killed: {'; '.join(ablated.kills)}")
+        else:
+            identical += 1
+            disturbed = time.monotonic() - began - seconds
+            say(
+                f"ablation {number}: {seconds:.1f} s in peace, {disturbed:.1f} s with kills: {'; '.join(ablated.kills)}"
+            )
+    say(f"{identical} of {count} tables of 24 cells identical")
+    return identical == count
 
 
 def main() -> int:
@@ -458,6 +576,8 @@ def main() -> int:
             kept.append(killed_runs(bench, given.runs, given.seed, say, given.only))
         if given.calls:
             kept.append(every_call(bench, say, given.deeds, given.calls, given.seed))
+        if given.ablations:
+            kept.append(killed_ablations(bench, given.ablations, given.seed, say))
     say(f"{time.monotonic() - began:.0f} seconds")
     return 0 if all(kept) else 1
 
