@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -129,8 +129,12 @@ def _nothing() -> Kept:
 
 
 def _retained(replay: Replay, kept: Samples, arrived: Samples, seeds: Seeds, index: int) -> NDArray[np.int64]:
-    """The ids that the strategy keeps; ``ComponentError`` where it may not keep them."""
-    ids = np.asarray(replay.retain(kept, arrived, seeds.numpy("replay", arrived.role, index)))
+    """The ids that the strategy keeps; ``ComponentError`` where it may not keep them.
+
+    It gets copies: what it writes into them, and what they are views of, is nobody else's.
+    """
+    own, new = (replace(samples, ids=samples.ids.copy(), labels=samples.labels.copy()) for samples in (kept, arrived))
+    ids = np.array(replay.retain(own, new, seeds.numpy("replay", arrived.role, index)))
     who = type(replay).__name__
     if ids.size == 0:
         ids = ids.astype(np.int64)
