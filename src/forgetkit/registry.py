@@ -270,7 +270,7 @@ def load(*, without: Collection[str] = (), files: Sequence[Path] = (), entry_poi
         except KeyboardInterrupt:
             raise
         except BaseException as error:
-            raise UsageError(f"--plugin {path}: {_reason(error)}") from error
+            raise UsageError(f"--plugin {path}: {_reason(error)}; repair the file, or leave it out") from error
         offers += [Offer(*offer, path.stem, path.stem, "file") for offer in found]
         plugins[path.stem] = f"file {hashlib.sha256(path.read_bytes()).hexdigest()[:12]}"
     return Registry(tuple(offers), tuple(broken), plugins, left_alone)

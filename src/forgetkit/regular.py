@@ -6,28 +6,33 @@ import errno
 import os
 import stat
 from pathlib import Path
+from typing import BinaryIO
 
 _AT_ONCE = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
 
 
-def opener(path: str, flags: int) -> int:
-    """For the ``opener`` of :func:`open`: an ``OSError`` where ``path`` is a pipe, a socket or a device.
+def opened(path: Path) -> BinaryIO:
+    """A file to read; ``OSError`` where it is none or cannot be opened, or its name holds a null character.
 
-    To open a pipe would wait until somebody writes to it; a device may have no end. A folder is left to ``open``,
-    which refuses it.
+    To open a pipe would wait until somebody writes to it, and a device may have no end: both are refused.
     """
+    try:
+        return open(path, "rb", opener=opener)
+    except ValueError as error:
+        raise OSError(errno.EINVAL, str(error), str(path)) from error
+
+
+def content(path: Path) -> bytes:
+    """All bytes of a file, as :func:`opened` opens it."""
+    with opened(path) as file:
+        return file.read()
+
+
+def opener(path: str, flags: int) -> int:
+    """For :func:`open`: a descriptor of a file, or of a folder, which is found out by whoever asked."""
     descriptor = os.open(path, flags | _AT_ONCE)
     kind = os.fstat(descriptor).st_mode
     if stat.S_ISREG(kind) or stat.S_ISDIR(kind):
         return descriptor
     os.close(descriptor)
     raise OSError(errno.EINVAL, "it is no file but a pipe, a socket or a device", path)
-
-
-def content(path: Path) -> bytes:
-    """All bytes of a file; ``OSError`` where it is none, cannot be read, or cannot be named (a null character)."""
-    try:
-        with open(path, "rb", opener=opener) as file:
-            return file.read()
-    except ValueError as error:
-        raise OSError(errno.EINVAL, str(error), str(path)) from error

@@ -245,7 +245,7 @@ def test_the_arrays_are_read_only_memory_maps_of_the_cache(root, context):
         assert isinstance(part.inputs, np.memmap)
         assert not part.inputs.flags.writeable
         assert Path(part.inputs.filename) == entry / f"{name}.npy"
-    assert sorted(path.name for path in entry.iterdir()) == ["test.npy", "train.npy"]
+    assert sorted(path.name for path in entry.iterdir()) == ["checksums.json", "test.npy", "train.npy"]
 
 
 def test_the_second_load_decodes_nothing(root, context, no_decoding, reports):

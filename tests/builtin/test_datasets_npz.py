@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import tempfile
 import zipfile
 from pathlib import Path
@@ -289,5 +290,5 @@ def test_a_file_that_this_user_may_not_read(save, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     path = save()
-    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr(os, "open", refuse)
     assert "cannot be opened (Permission denied)" in refusal(path)

@@ -75,7 +75,7 @@ def test_any_text_as_a_spec(offers, text):
 
     refusal(taken_apart)
     for kind in ("importance", "reinit", "dataset"):
-        refusal(lambda: config.resolve({kind: text}, offers))
+        refusal(lambda kind=kind: config.resolve({kind: text}, offers))
 
 
 def test_every_field_with_values_nobody_would_give(offers):

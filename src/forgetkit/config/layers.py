@@ -31,11 +31,11 @@ def content_of(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(regular.content(path).decode())
     except OSError as error:
-        raise ConfigError(str(error.strerror)) from error
+        raise ConfigError(f"{error.strerror}; give a TOML file that you may read") from error
     except RecursionError as error:
-        raise ConfigError("it is nested too deeply") from error
+        raise ConfigError("it is nested too deeply; write it flat") from error
     except ValueError as error:  # no TOML, no UTF-8, or a number of more digits than Python reads
-        raise ConfigError(str(error)) from error
+        raise ConfigError(f"{error}; repair it, it is to be TOML") from error
 
 
 def settings(assignments: list[str]) -> dict[str, Any]:

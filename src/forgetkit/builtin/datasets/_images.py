@@ -9,8 +9,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import os
+import stat
 import tempfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,17 +24,22 @@ import PIL
 from numpy.typing import NDArray
 from PIL import Image
 
+from forgetkit import regular
 from forgetkit.builtin.datasets._decoding import Block, reason_of
 from forgetkit.contracts import Augmentation, Data, LoadContext, Part
 from forgetkit.errors import DataError
 
-_DECODING = 1
-"""To be raised whenever this module turns the same file into other pixels."""
+_log = logging.getLogger("forgetkit")
+
+_DECODING = 2
+"""To be raised whenever this module turns the same file into other pixels, or keeps them in another way."""
 
 _BLOCK = 256
 """Images that are decoded at one go, at most."""
 _BLOCK_BYTES = 1 << 20
 """Bytes of image files that are decoded at one go, about."""
+_PIECE = 1 << 20
+_CHECKSUMS = "checksums.json"
 
 Shape = tuple[int, int, int, int]
 
@@ -121,6 +129,8 @@ class _Pixels:
         entry = context.cache / "folder" / self._key()
         pixels = self._read(entry)
         if pixels is None:
+            if entry.exists():
+                _log.warning("the image cache %s is damaged: its images are decoded again", entry)
             try:
                 self._fill(entry, context)
             except OSError as error:
@@ -147,11 +157,14 @@ class _Pixels:
         return digest.hexdigest()
 
     def _read(self, entry: Path) -> dict[str, NDArray[np.uint8]] | None:
-        """The arrays in ``entry``, or None where they are missing or damaged."""
+        """The arrays in ``entry``, or None where they are missing or damaged: a pixel that is another one is seen."""
         pixels: dict[str, NDArray[np.uint8]] = {}
         for part in self.parts:
+            file = entry / f"{part}.npy"
             try:
-                array = np.load(entry / f"{part}.npy", mmap_mode="r", allow_pickle=False)
+                if _checksum(file) != json.loads(regular.content(entry / _CHECKSUMS))[part]:
+                    return None
+                array = np.load(file, mmap_mode="r", allow_pickle=False)
             except Exception:  # noqa: BLE001 - whatever a damaged file raises, the images can be decoded again
                 return None
             if array.shape != self._shape(part) or array.dtype != np.uint8:
@@ -194,6 +207,8 @@ class _Pixels:
                         context.progress("decoding images", done, total)
                     file.flush()
                     os.fsync(file.fileno())  # on the disk before the directory gets its final name
+        sums = {part: _checksum(directory / f"{part}.npy") for part in self.parts}
+        (directory / _CHECKSUMS).write_text(json.dumps(sums))
 
     def _blocks(self, files: Sequence[ImageFile]) -> Iterator[Block]:
         """Files that follow each other: so few that progress is seen and a block's pixels fit the memory many times."""
@@ -207,6 +222,15 @@ class _Pixels:
                 block, size = [], 0
         if block:
             yield Block(block, self.size, self.grey)
+
+
+def _checksum(file: Path) -> int:
+    """A CRC-32 of all bytes: several times as fast as a digest, and it is damage that is looked for, not malice."""
+    checksum = 0
+    with regular.opened(file) as content:
+        while piece := content.read(_PIECE):
+            checksum = zlib.crc32(piece, checksum)
+    return checksum
 
 
 def _visible(folder: Path) -> list[os.DirEntry[str]]:
@@ -230,6 +254,8 @@ def _image_file(entry: os.DirEntry[str]) -> ImageFile:
         status = entry.stat()
     except OSError as error:
         raise _unreadable(entry, error) from error
+    if not stat.S_ISREG(status.st_mode):
+        raise DataError(f"{entry.path} is no file but a pipe, a socket or a device: remove it")
     return ImageFile(entry.path, status.st_size, status.st_mtime_ns)
 
 

@@ -11,6 +11,7 @@ from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile
 import numpy as np
 from numpy.typing import NDArray
 
+from forgetkit import regular
 from forgetkit.contracts import Augmentation, Data, LoadContext, Part
 from forgetkit.errors import DataError
 
@@ -99,7 +100,7 @@ class Npz:
 def _read(path: Path) -> tuple[tuple[str, ...], dict[str, NDArray[Any]]]:
     """The names of the four arrays, inputs before labels and training before test, and the arrays."""
     try:
-        file = path.open("rb")
+        file = regular.opened(path)
     except OSError as error:
         reason = error.strerror or error
         raise DataError(f"{path} cannot be opened ({reason}): give an .npz file that you may read") from error
