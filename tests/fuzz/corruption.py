@@ -553,7 +553,7 @@ def one(stage: Stage, seed: int, number: int, *, in_a_child: bool = False) -> Ve
     files = sorted({file for pattern in target.files for file in place.here.glob(pattern) if file.is_file()})
     file = rng.choice(files)
     inside = file.relative_to(place.here)
-    foreign = _counterpart(place, inside, rng)
+    foreign = _counterpart(place, target, inside, rng)
     applied = False
     while not applied:
         damage = rng.choices(DAMAGES, WEIGHTS)[0]

@@ -35,7 +35,7 @@ def content_of(path: Path) -> dict[str, Any]:
     except RecursionError as error:
         raise ConfigError("it is nested too deeply; write it flat") from error
     except ValueError as error:  # no TOML, no UTF-8, or a number of more digits than Python reads
-        raise ConfigError(f"{error}; repair it, it is to be TOML") from error
+        raise ConfigError(f"{error}; repair it: TOML is wanted") from error
 
 
 def settings(assignments: list[str]) -> dict[str, Any]:
