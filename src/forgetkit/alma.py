@@ -19,7 +19,8 @@ from typing import Any
 from forgetkit import contracts
 from forgetkit.config import Plan, name_of
 from forgetkit.contracts import Checkpointed, MegaBatchEnded, MegaBatchRow, RunEnded, RunStarted
-from forgetkit.errors import DivergedError
+from forgetkit.errors import ComponentError, DivergedError
+from forgetkit.footprint import warn_where_short
 from forgetkit.halting import Halt, Stopped
 from forgetkit.learner import Learner
 from forgetkit.record import SCHEMA, Recorder, ResumePoint, RunDirectory
@@ -54,6 +55,7 @@ def run(
             session = learner.session
             learner.try_out()
             out, name = Path(plan.config.out), plan.config.name
+            warn_where_short(learner, out)
             directory = RunDirectory.create(out, name or _name(plan), session.manifest(), numbered=name is None)
             held.enter_context(directory.held())
             point = ResumePoint({}, (), 0.0)
@@ -64,6 +66,7 @@ def run(
             if found is not None and found.damage:
                 _log.warning("%s; the run goes on from the state before it", found.damage)
             learner = Learner.new(session) if found is None else Learner.restored(session, found.state)
+            warn_where_short(learner, directory.path)
             point = found or ResumePoint({}, (), 0.0)
         bus.recorder = Recorder(directory)
         return _carry_on(session, learner, directory, point)
@@ -123,10 +126,10 @@ def _losing_nothing(halt: Halt, checkpoint: Checkpoint, directory: RunDirectory)
         except Stopped:
             checkpoint()
             raise
-        except DivergedError as error:
+        except (DivergedError, ComponentError) as error:
             good = directory.newest_state()
             last = "no state was written before" if good is None else f"the last good state is {good}"
-            raise DivergedError(f"{error}; {last}") from error
+            raise type(error)(f"{error}; {last}") from error
 
 
 def _anytime(learner: Learner, directory: RunDirectory, checkpoint: Checkpoint, spent: float) -> Iterator[MegaBatchRow]:

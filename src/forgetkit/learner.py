@@ -24,7 +24,7 @@ from forgetkit.contracts import (
     Stepped,
     Unlearned,
 )
-from forgetkit.errors import DivergedError
+from forgetkit.errors import ComponentError, DivergedError
 from forgetkit.halting import Halt
 from forgetkit.learn import Rate, Schedule, Underway
 from forgetkit.seeding import Seeds, preserved_global_state
@@ -149,7 +149,14 @@ class Learner:
         few = twin.stream.reveal(1).read("train", session.mega_batches[0].train[: config.batch_size])
         pool = Pool.of(few, session.device)
         twin.trainer.begin(pool, 1, session.seeds.within("try"))
-        twin.trainer.epoch(pool, 1, 1, _TRIED_LR, session.seeds.within("try"))
+        try:
+            twin.trainer.epoch(pool, 1, 1, _TRIED_LR, session.seeds.within("try"))
+        except DivergedError as error:
+            if config.on_nan == "stop":  # else other samples may do
+                raise DivergedError(
+                    f"the loss of the first {len(pool)} samples is NaN or infinite before anything was learned: look at "
+                    "the network and the data"
+                ) from error
         twin.trainer.acting.require_tensors()
         twin._require_finite("after a single step, tried out")
         if config.mega_batches > 1:
@@ -284,7 +291,10 @@ class Learner:
         ids = self.stream.offered(self.session.plan.config.score_on, revealed.index)
         pool = Pool.fitting(revealed.excerpt("train", ids), self.session.device)
         finished = self._copied() if self._looks_back else {}
-        forgotten = self.forget(pool, self.session.seeds.within("unlearn", revealed.index))
+        try:
+            forgotten = self.forget(pool, self.session.seeds.within("unlearn", revealed.index))
+        except ComponentError as error:
+            raise type(error)(f"after mega-batch {revealed.index}: {error}") from error
         self.passes.add(forgotten.forward_passes, forgotten.backward_passes)
         report = forgotten.as_dict()
         self.previous.update(finished)
