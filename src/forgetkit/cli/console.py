@@ -7,10 +7,11 @@ import logging
 import os
 import sys
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import IO, Any, TextIO
 
 from rich import console
+from rich.segment import Segment
 
 _WIDE = 1000
 """Columns of a file or a pipe, which have no end: no table is squeezed there."""
@@ -21,12 +22,25 @@ _OBEYED = ("Cc", "Cf", "Cs", "Zl", "Zp")
 
 
 class Console(console.Console):
-    """Falls silent when its reader leaves, and lets the program finish what it does."""
+    """Falls silent when its reader leaves, and lets the program finish what it does.
+
+    What names, paths and messages hold is text: it is no markup, and acts on no terminal.
+    """
 
     def __init__(self, *, stderr: bool = False) -> None:
         stream = sys.stderr if stderr else sys.stdout
         width = None if stream.isatty() else _WIDE
-        super().__init__(stderr=stderr, highlight=False, soft_wrap=width is not None, width=width)
+        super().__init__(
+            stderr=stderr, markup=False, emoji=False, highlight=False, soft_wrap=width is not None, width=width
+        )
+
+    def render(
+        self, renderable: console.RenderableType, options: console.ConsoleOptions | None = None
+    ) -> Iterator[Segment]:
+        """The same pieces; in those that are no commands of rich's own, nothing that a terminal would obey."""
+        for segment in super().render(renderable, options):
+            inert = segment.control or segment.text.isprintable() or segment.text == "\n"
+            yield segment if inert else Segment(_obeyed_by_none(segment.text, "\ufffd"), segment.style)
 
     def on_broken_pipe(self) -> None:
         """Say no more."""
@@ -40,8 +54,8 @@ def print_json(content: Mapping[str, Any]) -> None:
 
 
 def print_text(text: str) -> None:
-    """Text as it is, to its own end, on standard output."""
-    _print(text, sys.stdout)
+    """Text to its own end on standard output: as it is in a file or a pipe, without commands on a terminal."""
+    _print(_obeyed_by_none(text) if sys.stdout.isatty() else text, sys.stdout)
 
 
 def print_error(line: str) -> None:
@@ -51,11 +65,17 @@ def print_error(line: str) -> None:
 
 def one_line(text: str) -> str:
     """Text on one line, in which nothing acts on a terminal: a file's name may hold whatever its giver likes."""
-    shown = (
-        character.encode("unicode_escape").decode() if unicodedata.category(character) in _OBEYED else character
-        for character in " ".join(text.split())
+    return _obeyed_by_none(" ".join(text.split()))
+
+
+def _obeyed_by_none(text: str, instead: str = "") -> str:
+    """Lines in which another character stands for each that acts on a terminal, or its name."""
+    return "".join(
+        instead or letter.encode("unicode_escape").decode()
+        if letter not in "\n\t" and unicodedata.category(letter) in _OBEYED
+        else letter
+        for letter in text
     )
-    return "".join(shown)
 
 
 class OneLine(logging.Formatter):

@@ -41,12 +41,17 @@ def page(outcomes: Outcomes, table: Table, figures: Mapping[str, Figure] | None)
         differences=Markup(html.differences(table)),
         pictures=None if figures is None else _pictures(figures),
         missing=plots.MISSING,
-        command=outcomes.command,
+        command=_visible(outcomes.command),
         style=Markup(style),
         script=Markup(script),
         style_digest=_digest(style),
         script_digest=_digest(script),
     )
+
+
+def _visible(text: str) -> str:
+    """A command as it is, but for what would reorder or hide a part of it from whoever copies it."""
+    return "".join(letter if letter.isprintable() or letter == "\n" else "\ufffd" for letter in text)
 
 
 def _breakable(text: str) -> Markup:
