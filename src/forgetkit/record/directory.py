@@ -77,10 +77,10 @@ class RunDirectory:
             (path / "checkpoints").mkdir()
             write_sealed(path / "manifest.json", {"schema": SCHEMA, "run_id": secrets.token_hex(8), **manifest})
         except OSError as error:
-            shutil.rmtree(path)
+            shutil.rmtree(path, ignore_errors=True)
             raise RecordError(f"cannot make {path}: {error.strerror}") from error
         except RecordError:  # a folder without a manifest is no run's
-            shutil.rmtree(path)
+            shutil.rmtree(path, ignore_errors=True)
             raise
         return directory
 
