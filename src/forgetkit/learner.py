@@ -154,8 +154,8 @@ class Learner:
         except DivergedError as error:
             if config.on_nan == "stop":  # else other samples may do
                 raise DivergedError(
-                    f"the loss of the first {len(pool)} samples is NaN or infinite before anything was learned: look at "
-                    "the network and the data"
+                    f"the loss of the first {len(pool)} samples is NaN or infinite before anything was learned: "
+                    "look at the network and the data"
                 ) from error
         twin.trainer.acting.require_tensors()
         twin._require_finite("after a single step, tried out")

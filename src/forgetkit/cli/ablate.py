@@ -160,7 +160,7 @@ def conclude(special: Mapping[str, Any], plan: Callable[[Means], Ablation], show
     view = cells.choose(quiet=special["quiet"], as_json=special["json"])
     try:
         with (
-            listening(Halt()),
+            listening(Halt(), view.say_stopping),
             contextlib.redirect_stdout(sys.stderr) if special["json"] else contextlib.nullcontext(),
         ):
             means = Means.of(special, view)

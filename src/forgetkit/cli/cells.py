@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from forgetkit.cli import tables
-from forgetkit.cli.console import Console, print_error
+from forgetkit.cli.console import Console, print_error, say_at_once
 
 if TYPE_CHECKING:
     from forgetkit.ablate.ablation import Ablation
@@ -52,6 +52,9 @@ class View:
         """A line on standard error."""
         print_error(f"forgetkit: {message}")
 
+    def say_stopping(self) -> None:
+        """Nothing; called by a signal, in the midst of anything."""
+
     def ended(self, name: str, task: Task, ended: Ended, numbers: Mapping[str, float]) -> None:
         """A cell came to its end; one that failed is worth a line in any case."""
         if ended.status != "completed":
@@ -67,6 +70,10 @@ class PlainView(View):
         super().__init__(console)
         self._follower: Follower | None = None
         self._total, self._done = 0, 0
+
+    def say_stopping(self) -> None:
+        """A line."""
+        say_at_once("forgetkit: stopping, as soon as each worker has left a state to go on from (again: at once)")
 
     @contextmanager
     def following(self, ablation: Ablation, follower: Follower) -> Iterator[None]:

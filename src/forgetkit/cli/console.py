@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -98,3 +99,9 @@ def silence(stream: IO[str]) -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, stream.fileno())
     os.close(nowhere)
+
+
+def say_at_once(line: str) -> None:
+    """A line on standard error past all buffers and locks, which whatever a signal interrupts may hold."""
+    with contextlib.suppress(OSError):
+        os.write(2, f"{line}\n".encode())

@@ -5,8 +5,6 @@ All three are observers of the run's events and share one way of being told the 
 
 from __future__ import annotations
 
-import contextlib
-import os
 import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +16,7 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from forgetkit.cli import tables
-from forgetkit.cli.console import Console, print_error
+from forgetkit.cli.console import Console, print_error, say_at_once
 from forgetkit.contracts import (
     EpochEnded,
     Event,
@@ -116,9 +114,8 @@ class PlainView(View):
                 pass
 
     def say_stopping(self) -> None:
-        """A line past all buffers and locks, which whatever was interrupted may hold."""
-        with contextlib.suppress(OSError):
-            os.write(2, b"forgetkit: stopping after this step (again: at once)\n")
+        """A line."""
+        say_at_once("forgetkit: stopping after this step, with a state to go on from (again: at once)")
 
     def show_result(self, result: Mapping[str, Any]) -> None:
         """The table, the totals and where the record is."""
