@@ -52,16 +52,16 @@ class Halt:
 
 
 @contextmanager
-def listening(halt: Halt, heard: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """While signals ask ``halt``; ``heard`` is called first, in the midst of anything.
+def listening(halt: Halt, noted: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """While signals ask ``halt``; ``noted`` is called where one is kept in mind, in the midst of anything.
 
     One that whoever started this process wants ignored (``nohup``) stays ignored. Only the main thread hears signals:
     elsewhere this does nothing.
     """
 
     def ask(number: int, frame: types.FrameType | None) -> None:
-        heard()
         halt.request()
+        noted()
 
     with contextlib.ExitStack() as stack:
         for name in SIGNALS:

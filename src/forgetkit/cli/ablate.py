@@ -146,6 +146,21 @@ def _planned(file: Path | None, special: Mapping[str, Any], given: Mapping[str, 
     return ablation.matched(offers, api.cache_folder())
 
 
+@dataclass(eq=False)
+class _Leaving(Halt):
+    """Stops at once, and says so: the workers do not."""
+
+    view: View
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def request(self) -> None:
+        """Leave."""
+        self.view.say_stopping()
+        super().request()
+
+
 Show = Callable[["View", "Outcomes", Mapping[str, Any]], dict[str, Any]]
 """Shows what became of a grid, unless the view is quiet, and returns what ``--json`` prints."""
 
@@ -160,7 +175,7 @@ def conclude(special: Mapping[str, Any], plan: Callable[[Means], Ablation], show
     view = cells.choose(quiet=special["quiet"], as_json=special["json"])
     try:
         with (
-            listening(Halt(), view.say_stopping),
+            listening(_Leaving(view)),
             contextlib.redirect_stdout(sys.stderr) if special["json"] else contextlib.nullcontext(),
         ):
             means = Means.of(special, view)
