@@ -25,6 +25,7 @@ from forgetkit.contracts import (
     Unlearned,
 )
 from forgetkit.errors import ComponentError, DivergedError
+from forgetkit.forgetting.guard import hooks_on
 from forgetkit.halting import Halt
 from forgetkit.learn import Rate, Schedule, Underway
 from forgetkit.seeding import Seeds, preserved_global_state
@@ -62,6 +63,8 @@ class Learner:
     """What was found best for this network and told nobody yet."""
     pools: dict[tuple[str, int], Pool] = field(default_factory=dict)
     """The parts at hand, each made once: by role, and by the mega-batch that was revealed."""
+    hooks: Mapping[tuple[str, int], str] = field(default_factory=dict)
+    """Those that the network was built with."""
 
     @classmethod
     def new(cls, session: Session) -> Learner:
@@ -122,6 +125,7 @@ class Learner:
         flow = Stream(session.data.train, session.mega_batches, plan.replay, session.seeds)
         learner = cls(session, inputs, model, optimizer, trainer, flow, _nothing_yet(config), passes)
         acting.past = learner._past
+        learner.hooks = hooks_on(model)
         return learner
 
     @property
@@ -159,9 +163,11 @@ class Learner:
                 ) from error
         twin.trainer.acting.require_tensors()
         twin._require_finite("after a single step, tried out")
+        twin._require_unheard()
         if config.mega_batches > 1:
             # A share of two samples is one, which batch normalisation cannot be measured on: all are offered.
             twin.forget(pool, session.seeds.within("try"))
+            twin._require_unheard()
 
     def learn(self, revealed: Revealed, checkpoint: Callable[[], None]) -> None:
         """Train for the epochs or samples given out on everything at hand, less what was done before a resume."""
@@ -222,6 +228,15 @@ class Learner:
             due.start_over()
 
         return between
+
+    def _require_unheard(self) -> None:
+        """``ComponentError`` where somebody could listen to the network while it is judged."""
+        left = [name for key, name in hooks_on(self.model).items() if key not in self.hooks]
+        if left:
+            raise ComponentError(
+                f"a hook was left on '{left[0]}', through which a component would see validation and test samples: "
+                "take hooks off after each epoch and before a forgetting ends"
+            )
 
     def _require_finite(self, when: str) -> None:
         for name, p in self.model.named_parameters():
@@ -324,6 +339,7 @@ class Learner:
     def _past(self) -> forgetting.Past:
         """How the network came to be; what it began with is drawn again, should anybody ask."""
         builder, inputs, seeds = self.session.plan.model, self.inputs, self.session.seeds
+        previous = self.previous  # not the learner itself, through which a component would come to the samples
         initialise = getattr(builder, "initialise", None)
         build = None if initialise is not None else lambda: learn.built(builder, inputs)
 
@@ -334,7 +350,7 @@ class Learner:
 
         def before(name: str) -> torch.Tensor:
             """At the end of the first mega-batch: what it began with."""
-            return self.previous[name] if self.previous else begun()[name]
+            return previous[name] if previous else begun()[name]
 
         return forgetting.Past(
             build=build,
@@ -390,6 +406,7 @@ class Learner:
 
     def _count(self, revealed: Revealed, what: Role | Literal["test"], *when: int) -> tuple[int, int]:
         pool, seeds = self._pool(revealed, what), self.session.seeds.within("judge", revealed.index, what, *when)
+        self._require_unheard()
         augmented = what == "val" and self.session.plan.config.val_transform == "train"
         augment = self.session.augment if augmented else "none"
         between = None if when else self.session.halt.check  # within learning an epoch is ended first

@@ -122,6 +122,16 @@ def blamed(who: str) -> Iterator[None]:
         raise ComponentError(f"{who} raised {reason} in {frame.filename}:{frame.lineno}") from error
 
 
+def hooks_on(model: nn.Module) -> dict[tuple[str, int], str]:
+    """Each hook on ``model`` or inside it, by its table and the number that torch gave it: the module it hangs on."""
+    return {
+        (table, number): name
+        for name, module in model.named_modules()
+        for table in ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+        for number in getattr(module, table)
+    }
+
+
 @contextmanager
 def attributes_kept(model: nn.Module) -> Iterator[None]:
     """On leaving, each module's attributes are those of before: modes, hooks, counts, which tensor is which buffer."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
 
 from forgetkit.contracts import Augmentation
 from forgetkit.errors import DivergedError
+from forgetkit.forgetting.guard import attributes_kept
 from forgetkit.seeding import Seeds, global_state
 from forgetkit.stream.batches import Offered, Pool
 
@@ -27,24 +29,34 @@ def accuracy(
 ) -> tuple[int, int]:
     """How many of the pool's samples the model gets right, and how many there are.
 
-    Runs in eval mode, without augmentation unless one is asked for, puts the mode back, and reads the count once. A
-    model that draws even in eval mode does so from ``seeds``. ``between`` is called before each batch, and may raise.
-    Raises ``DivergedError`` where an output is NaN, which
-    would count as an answer.
+    Runs in eval mode, without augmentation unless one is asked for, and reads the count once. Nothing of the samples
+    stays in the model, and one that draws even in eval mode does so from ``seeds``. ``between`` is called before each
+    batch, and may raise. Raises ``DivergedError`` where an output is NaN, which would count as an answer.
     """
-    training = model.training
-    model.eval()
     device = pool.labels.device
     correct = torch.zeros((), dtype=torch.int64, device=device)
     lost = torch.zeros((), dtype=torch.bool, device=device)
-    with global_state(seeds.number("noise")), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=bf16)
+    with _judging(model), global_state(seeds.number("noise")), autocast:
         for inputs, labels in Offered(pool, seeds, pool.at_most(_BATCH), "head", augment):
             if between is not None:
                 between()
             outputs = model(inputs)
             correct += (outputs.argmax(-1) == labels).sum()
             lost |= outputs.isnan().any()
-    model.train(training)
     if lost:
         raise DivergedError("the trained network's outputs are NaN: lower the learning rate")
     return int(correct), len(pool)
+
+
+@contextmanager
+def _judging(model: nn.Module) -> Iterator[None]:
+    """Meanwhile in eval mode; on leaving, modes, buffers and what modules keep count of are as they were."""
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    with attributes_kept(model):
+        model.eval()
+        try:
+            yield
+        finally:
+            for buffer, value in buffers:  # without a look whether that is needed, for which a device would be waited
+                buffer.copy_(value)
