@@ -139,7 +139,7 @@ def test_a_damaged_result_is_told_and_made_again(tmp_path: Path, damage: Callabl
     damage(pool.directory(asked.digest))
     found = pool.find(asked.digest)
     assert (found.status, found.result) == ("missing", None)
-    assert "made again" in found.remark
+    assert "makes it again" in found.remark
     assert carry_out(asked) == Ended("completed")
     assert result(tmp_path, asked.digest) == whole
 

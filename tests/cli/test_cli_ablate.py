@@ -151,7 +151,7 @@ def test_what_is_damaged_is_said_and_made_again(ablate):
     damaged.write_text(content.replace('"cer": ', '"cer": 1'))
     carried_out()
     again = ablate(*words)
-    assert f"{damaged.parent}: the result is damaged and made again" in again.err
+    assert f"{damaged.parent}: the result is damaged; forgetkit ablate makes it again" in again.err
     assert len(carried_out()) == 1
     assert again.out == first.out
 

@@ -28,6 +28,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from forgetkit import regular
 from forgetkit.ablate.outcome import Outcome, Outcomes, Status
 from forgetkit.contracts import Keep
 from forgetkit.errors import RecordError, RunDirectoryError, RunInUseError
@@ -36,6 +37,7 @@ from forgetkit.record import RunDirectory, read_json, read_sealed, write_json, w
 SCHEMA = 2
 _SHORT = 16
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_AGAIN = "forgetkit ablate makes it again"
 _log = logging.getLogger("forgetkit")
 
 
@@ -92,7 +94,7 @@ class Pool:
     def find(self, digest: str) -> Found:
         """What became of a cell so far. Changes nothing."""
         path, failure = self.directory(digest), self._failure(digest)
-        if (path / "result.json").exists():
+        if any((path / name).exists() for name in ("result.json", "seal.json")):
             found = self._judged(path, digest)
             return replace(found, remark="") if found.remark and self._in_hand(digest) else found
         unfinished = "not finished" if path.exists() else "not run yet"
@@ -102,21 +104,21 @@ class Pool:
         except (FileNotFoundError, NotADirectoryError):
             return Found("missing", reason=unfinished)
         except (OSError, RunDirectoryError) as error:
-            return Found("missing", reason=unfinished, remark=f"{error}, so the cell is tried again")
+            return Found("missing", reason=unfinished, remark=f"{error}; forgetkit ablate tries the cell again")
         status: Status = "diverged" if content.get("status") == "diverged" else "failed"
         return Found(status, reason=str(content.get("reason", "")), failed_at=failed_at)
 
     def _judged(self, path: Path, digest: str) -> Found:
         """A result counts where its seal says that these are its bytes."""
         try:
-            content = (path / "result.json").read_bytes()
+            content = regular.content(path / "result.json")
             seal = read_json(path / "seal.json")
         except (OSError, RunDirectoryError):
-            return Found("missing", reason="not finished", remark=f"{path} has no seal, so its result is made again")
+            return Found("missing", reason="not finished", remark=f"{path} has no result with its seal; {_AGAIN}")
         if seal.get("sha256") != hashlib.sha256(content).hexdigest():
-            return Found("missing", reason="damaged", remark=f"{path}: the result is damaged and made again")
+            return Found("missing", reason="damaged", remark=f"{path}: the result is damaged; {_AGAIN}")
         if seal.get("digest") != digest:
-            return Found("missing", reason="damaged", remark=f"{path} belongs to another cell, so it is made again")
+            return Found("missing", reason="damaged", remark=f"{path} belongs to another cell; {_AGAIN}")
         result: dict[str, Any] = json.loads(content)
         return Found("completed", result)
 
@@ -234,7 +236,7 @@ class Pool:
         return self.gathered(_noted(self._note(name or known[0])))
 
     def gathered(self, note: Note) -> Outcomes:
-        """What became of the cells of a grid."""
+        """What became of the cells of a grid; what is damaged among them is said."""
         return Outcomes(
             note.title, note.axes, tuple(self._outcome(cell) for cell in note.cells), note.baseline, note.command
         )
@@ -244,6 +246,8 @@ class Pool:
 
     def _outcome(self, cell: Mapping[str, Any]) -> Outcome:
         found = self.find(cell["digest"])
+        if found.remark:
+            _log.warning("%s", found.remark)
         return Outcome(cell["arm"], int(cell["seed"]), cell["digest"], found.status, found.result, found.reason)
 
     def _failure(self, digest: str) -> Path:
@@ -268,8 +272,10 @@ def _noted(path: Path) -> Note:
         raise RunDirectoryError(f"{path} is of another version of forgetkit; forgetkit ablate makes it again")
     try:
         note = Note(**{**content, "axes": tuple(content["axes"]), "cells": tuple(content["cells"])})
-        if not all(_DIGEST.fullmatch(digest) for digest in note._digests.values()):
+        if not all(_DIGEST.fullmatch(cell["digest"]) for cell in note.cells):  # each becomes a path
             raise ValueError("a cell's digest is none")
+        if len(note._digests) < len(note.cells):
+            raise ValueError("a cell is there twice")
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise RunDirectoryError(f"{path} is damaged ({error!r}); forgetkit ablate makes it again") from error
     return note
