@@ -9,6 +9,7 @@ from typing import Any
 
 from forgetkit import contracts, learn
 from forgetkit.config import Plan
+from forgetkit.footprint import disk_bytes
 from forgetkit.learner import Learner
 from forgetkit.room import short_of_memory_is_said
 from forgetkit.session import Bus, Session, computing
@@ -39,6 +40,7 @@ def rehearse(plan: Plan, observers: Sequence[contracts.Observer], cache: Path) -
         per_sample, steps = _training_pace(learner, revealed)
         evaluation = _evaluation_pace(learner, revealed)
         forgetting = _forgetting_seconds(learner, revealed) if config.mega_batches > 1 else 0.0
+        disk = disk_bytes(learner)
     epochs = [session.epochs(index) for index in range(1, config.mega_batches + 1)]
     samples = sum(map(sum, epochs))
     looks = [1 + (len(sizes) if learner.best.watches else 0) for sizes in epochs]
@@ -59,6 +61,7 @@ def rehearse(plan: Plan, observers: Sequence[contracts.Observer], cache: Path) -
         "timed_steps": steps,
         "estimated_seconds": samples * per_sample + judged * evaluation + (config.mega_batches - 1) * forgetting,
         "estimated_memory_bytes": None if memory is None else memory + largest,
+        "estimated_disk_bytes": disk,
     }
 
 

@@ -131,9 +131,10 @@ def cost(rehearsal: Mapping[str, Any]) -> Iterator[str]:
     yield f"{rehearsal['samples_to_be_seen']:,} samples to be seen"
     yield provenance(rehearsal["preset"], rehearsal["departures"])
     memory = rehearsal["estimated_memory_bytes"]
-    taken = "" if memory is None else f" and {memory / 2**20:,.0f} MiB of memory"
+    taken = "" if memory is None else f", {memory / 2**20:,.0f} MiB of memory"
+    disk = rehearsal["estimated_disk_bytes"] / 2**20
     yield (
-        f"about {duration(rehearsal['estimated_seconds'])}{taken}, "
+        f"about {duration(rehearsal['estimated_seconds'])}{taken} and {disk:,.1f} MiB on the disk, "
         f"from a sample of {rehearsal['timed_steps']} steps; nothing was written"
     )
 
