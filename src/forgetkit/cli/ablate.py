@@ -136,8 +136,8 @@ def _planned(file: Path | None, special: Mapping[str, Any], given: Mapping[str, 
         special["exclude"] or (),
     )
     name = special["name"]
-    if name is not None and (name in ("", ".", "..") or len(name) > _LONGEST or set(name) & set("/\\")):
-        raise ConfigError(f"--name {name}: a plain name is wanted, without slashes, of {_LONGEST} letters at most")
+    if name is not None and not _is_plain(name):
+        raise ConfigError(f"--name {name}: a plain name is wanted, without slashes, of {_LONGEST} bytes at most")
     ablation = Ablation.of(asked, special["out"] or Path(OUT), offers, name=name)
     if special["match"] is None:
         return ablation
@@ -159,6 +159,13 @@ class _Leaving(Halt):
         """Leave."""
         self.view.say_stopping()
         super().request()
+
+
+def _is_plain(name: str) -> bool:
+    """Whether a file of that name is in the folder that is meant, and in no other."""
+    if name in ("", ".", "..") or set(name) & set("/\\"):
+        return False
+    return name.isprintable() and len(name.encode()) <= _LONGEST
 
 
 Show = Callable[["View", "Outcomes", Mapping[str, Any]], dict[str, Any]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
 import sys
@@ -43,6 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _say(str(error), error.exit_status)
         if hasattr(error, "format_message"):  # typer's own errors; their base class is not public
             return _say(error.format_message(), 2)
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+            return _say(f"{error.filename}: a name in it is too long for a file or folder: give a shorter one", 2)
         reason = str(error).strip().partition("\n")[0]
         return _say(f"unexpected {type(error).__name__} in {_place(error)}: {reason} (--debug shows the way there)", 1)
     return status if isinstance(status, int) else 0

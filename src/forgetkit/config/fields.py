@@ -56,6 +56,9 @@ KIND_OF = {
     "model": "models",
 }
 
+_LONGEST = 200
+"""Bytes of a name that leave room for what is added to it, where a file system takes 255."""
+
 PLAIN = (str, int, float, list, dict, type(None))  # what a TOML file can hold, and no component
 
 SEVERAL = ("interventions", "metrics", "observers")
@@ -84,9 +87,20 @@ def _text(given: Any) -> Any:
 
 
 def _plain(name: str | None) -> str | None:
-    if name is not None and (name in ("", ".", "..") or "/" in name or "\\" in name):
-        raise PydanticCustomError("plain", "a folder's name is wanted, without slashes; --out says where it is made")
+    if name is None:
+        return None
+    if name in ("", ".", "..") or set(name) & set("/\\") or not name.isprintable() or len(name.encode()) > _LONGEST:
+        raise PydanticCustomError(
+            "plain",
+            f"a folder's name is wanted, without slashes and of {_LONGEST} bytes at most; --out says where it is made",
+        )
     return name
+
+
+def _path(text: str) -> str:
+    if "\0" in text:
+        raise PydanticCustomError("path", "it holds a null character, which no path can")
+    return text
 
 
 _Specs = Annotated[tuple[str, ...], BeforeValidator(_several)]
@@ -150,7 +164,10 @@ class RunConfig(BaseModel):
     metrics: Annotated[_Specs, Field(description="a metric beside the four of the paper, a SPEC (repeatable)")] = ()  # fmt: skip
 
     out: Annotated[
-        str, BeforeValidator(_text), Field(min_length=1, description="folder that the run's directory is made in")
+        str,
+        BeforeValidator(_text),
+        AfterValidator(_path),
+        Field(min_length=1, description="folder that the run's directory is made in"),
     ] = "runs"
     name: Annotated[str | None, AfterValidator(_plain), Field(description="name of the run's directory (default: made from time, method and data)")] = None  # fmt: skip
     observers: Annotated[_Specs, Field(description="a listener to the run's events, a SPEC (repeatable)")] = ()
