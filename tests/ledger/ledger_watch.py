@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-import forgetkit
-from forgetkit import registry, stream
+from forgetkit import alma, config, registry, stream
+from forgetkit.config.fields import PLAIN
 from forgetkit.contracts import (
     Data,
     EpochEnded,
@@ -35,6 +35,8 @@ from forgetkit.contracts import (
     Samples,
     Unlearned,
 )
+from forgetkit.halting import Halt
+from forgetkit.record import RunDirectory
 from forgetkit.seeding import Seeds
 
 Ids = NDArray[np.int64]
@@ -117,7 +119,7 @@ class Told(np.ndarray):
 class Watch:
     """What happens in a run; itself the source of its samples, the builder of its network and an observer.
 
-    ``spoiled``: other validation samples and another test part, from the beginning.
+    ``spoiled``: other validation samples (``val``) or another test part (``test``), from the beginning.
     """
 
     data: Data
@@ -128,7 +130,10 @@ class Watch:
     """What is left of it once it is closed."""
     score_on: str = "finished"
     veiled: bool = False
-    spoiled: bool = False
+    spoiled: Collection[str] = ()
+    stop: Callable[[], None] | None = None
+    """Called once so many batches were run through the network: ``stop_after``."""
+    stop_after: int = 0
     mega_batch: int = 0
     epochs: int = 0
     readings: list[Reading] = field(default_factory=list)
@@ -142,8 +147,9 @@ class Watch:
         true, test = self.data.train, self.data.test
         inputs, labels = true.inputs.copy(), true.labels.copy()
         self._arrays = inputs, labels
-        if self.spoiled:
+        if "val" in self.spoiled:
             self._spoil(np.concatenate([m.val for m in self.cut]))
+        if "test" in self.spoiled:
             test = spoiled(test)
         train = Part(self._told(inputs, "train inputs"), self._told(labels, "train labels"))
         told = Part(self._told(test.inputs.copy(), "test inputs"), self._told(test.labels.copy(), "test labels"))
@@ -169,7 +175,7 @@ class Watch:
         self._spoil(np.arange(len(true)))
         for array, with_true in zip(self._arrays, (true.inputs, true.labels), strict=True):
             array[np.concatenate(open_ids)] = with_true[np.concatenate(open_ids)]
-        if self.spoiled:
+        if "val" in self.spoiled:
             self._spoil(np.concatenate([m.val for m in self.cut]))
 
     def notify(self, event: Event) -> None:
@@ -199,6 +205,8 @@ class Watch:
         self.strangers += len(images) - len(ids)
         seen = Looked(reader(), self.mega_batch, self.epochs, module.training, torch.is_grad_enabled(), ids)
         self.looked.append(seen)
+        if self.stop is not None and len(self.looked) == self.stop_after:
+            self.stop()
 
     def ids_in(self, images: NDArray[Any]) -> tuple[int, ...]:
         """The samples that images are of, the test part's after those for training; what is none is left out."""
@@ -314,12 +322,20 @@ def watch_of(data: Data, options: Mapping[str, Any], **how: Any) -> Watch:
     return Watch(data, cut, hands, kept, options.get("score_on", "finished"), **how)
 
 
-def run(watch: Watch, options: Mapping[str, Any], folder: Path, *others: Any, resume: bool = False) -> dict[str, Any]:
-    """A run under watch, called by its folder; ``others`` observe it too."""
-    builder = OFFERS.make("models", options["model"])[1] if "model" in options else Small()
-    objects = {"dataset": Source(watch), "model": Network(watch, builder)}
-    given = objects if resume else {**options, **objects, "threads": 1, "out": folder.parent, "name": folder.name}
-    result = forgetkit.run(given, observers=[watch, *others], resume=folder if resume else None)
+def run(
+    watch: Watch, options: Mapping[str, Any], folder: Path, *others: Any, resume: bool = False, halt: Halt | None = None
+) -> dict[str, Any]:
+    """A run under watch, or the rest of one, called by its folder; ``others`` observe it too."""
+    builder = options.get("model", Small())
+    made = OFFERS.make("models", builder)[1]
+    objects = {"dataset": Source(watch), "model": Network(watch, made)}
+    given = {**options, **objects, "threads": 1, "out": folder.parent, "name": folder.name}
+    directory = RunDirectory.reopen(folder) if resume else None
+    if directory is not None:
+        components = {key: value for key, value in options.items() if not isinstance(value, PLAIN)}
+        given = config.resumed(directory.manifest, {**components, **objects}, OFFERS)
+    plan = config.resolve(given, OFFERS)
+    result = alma.run(plan, observers=[watch, *others], cache=folder.parent / "cache", resume=directory, halt=halt)
     assert isinstance(watch.events[-1], RunEnded), "the watch was relieved"
     return result
 

@@ -22,12 +22,16 @@ DATA = data_of(48, 9, seed=0)
 
 
 @pytest.mark.parametrize(("kind", "spec"), ACTING, ids=lambda text: text)
-def test_nobody_sees_what_is_not_open(kind: str, spec: str, tmp_path: Path) -> None:
-    """Behind the veil, with other validation samples and another test part: the same weights, events and numbers."""
+def test_nobody_sees_what_is_not_open(kind: str, spec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind the veil, with other validation samples, another test part and batches that are read one by one from
+    where they are: the same weights, events and numbers.
+    """
     options: dict[str, Any] = {**OPTIONS, kind: [spec] if kind == "interventions" else spec}
     plain = watch_of(DATA, options)
-    veiled = watch_of(DATA, options, veiled=True, spoiled=True)
+    veiled = watch_of(DATA, options, veiled=True, spoiled=("val", "test"))
     for watch, folder in ((plain, "plain"), (veiled, "veiled")):
+        if watch is veiled:
+            monkeypatch.setattr("forgetkit.stream.batches.SHARE", 0)
         run(watch, options, tmp_path / folder)
         assert_nothing_leaked(watch)
         assert_all_was_seen(watch, epochs=1)
