@@ -6,6 +6,7 @@ import contextlib
 import io
 import logging
 import os
+import re
 import signal
 import sys
 import traceback
@@ -100,7 +101,7 @@ def fault(status: int, err: str) -> str:
         return f"status {status}"
     if "Traceback" in err:
         return "a traceback"
-    if "unexpected " in err:
+    if re.search(r"unexpected \w+ in \S+: .*--debug", err):
         return "an error that nobody foresaw"
     if lines.pop():
         return "a last line without an end"
