@@ -65,6 +65,11 @@ def clock(seed: int) -> None:
     time.time_ns = lambda: int(time.time() * 1e9)
 
 
+def ignored(number: int) -> None:
+    """A signal goes unheard, as whoever started this process wants it (``nohup``)."""
+    signal.signal(number, signal.SIG_IGN)
+
+
 @dataclass(eq=False)
 class Breaking:
     """The calls so far, and what is to happen at one of them."""

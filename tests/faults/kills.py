@@ -16,6 +16,7 @@ import argparse
 import collections
 import contextlib
 import errno
+import itertools
 import json
 import os
 import random
@@ -51,10 +52,8 @@ IMPORTANCE = shlex.split(
     "snip snip:reduce=mean-abs,samples=20 random magnitude fisher fisher:variant=sampled,samples=20 fisher-obd "
     "gradient grasp gxd hessian lamp mas movement path-integral snip-sample synflow taylor wanda"
 )
-REINIT = shlex.split(
-    "masked masked:fresh=rewind masked:norm=uniform,ties=stable cold dash fire knowledge-evolution llf none redo "
-    "rewind:epoch=1 rifle shrink-perturb"
-)
+MASKED = shlex.split("masked masked:fresh=rewind masked:norm=uniform,ties=stable rewind:epoch=1")
+WITHOUT_SCORES = shlex.split("cold dash fire knowledge-evolution llf none redo rifle shrink-perturb")
 INTERVENTIONS = shlex.split(
     "pull continual-backprop:maturity=2,rate=0.05 hare-tortoise:every=2 l2-init redo:every=3 "
     "selective-weight:every=3 self-normalized-resets soft-rescale"
@@ -68,53 +67,49 @@ OPTIMIZERS = (
     "--lr 0.05 --schedule cosine --optimizer-state fresh",
     "--optimizer adamw --lr 0.01 --optimizer-state keep",
 )
-LEARNING = ("--epochs 3", "--epochs 4", "--samples 110", "--samples 75 --schedule cosine", "--epochs 2 --batch-size 4")
+LEARNING = ("--epochs 2", "--epochs 4", "--samples 110", "--samples 75 --schedule cosine", "--epochs 2 --batch-size 4")
 CARRYING = ("", "", "--carry best-val --val-fraction 0.3", "--patience 1 --val-fraction 0.3")
 MORE = (
     "",
     "--augment crop-flip",
     "--augment crop --score-transform train",
     "--bn-stats recalibrate",
-    "--label-noise 0.2 --label-noise-draw others",
+    "--label-noise 0.2 --label-noise-draw other",
     "--shots 18",
     "--split contiguous",
-    "--score-mode train --score-on all",
-    "--score-on next",
+    "--score-mode train --score-on union",
+    "--score-on incoming",
     "--observer draws",
 )
 
 
-def _checkpoints() -> Sequence[str]:
-    from forgetkit.config import RunConfig
-
-    if "checkpoint_epochs" in RunConfig.model_fields:
-        return (
-            "--checkpoint-seconds 0.001",
-            "--checkpoint-seconds 0.02",
-            "--checkpoint-epochs 1",
-            "--checkpoint-epochs 2 --checkpoint-seconds 0.05",
-            "",
-        )
-    return ("--checkpoint-seconds 0", "--checkpoint-seconds 0.02", "")
+CHECKPOINTS = (
+    "--checkpoint-seconds 0.01",
+    "--checkpoint-seconds 0.03",
+    "--checkpoint-epochs 1",
+    "--checkpoint-epochs 2 --checkpoint-seconds 0.05",
+    "",
+)
 
 
 def configurations(seed: int) -> Iterator[str]:
-    """Command lines of runs, without end: each criterion, method and intervention comes in its turn, the rest drawn."""
+    """Command lines of runs, without end: each criterion comes in its turn, the rest is drawn.
+
+    Some draws contradict each other: these the program itself refuses, and the next is taken.
+    """
     draw = random.Random(seed)
-    # Draws that contradict each other are refused by the program itself; the next is taken then.
-    checkpoints = _checkpoints()
-    number = 0
-    while True:
+    for number in itertools.count():
+        forgetting = f"--importance {IMPORTANCE[number % len(IMPORTANCE)]} --reinit {draw.choice(MASKED)}"
+        if draw.random() < 0.3:
+            forgetting = f"--reinit {WITHOUT_SCORES[number % len(WITHOUT_SCORES)]}"
         words = [
-            f"--importance {IMPORTANCE[number % len(IMPORTANCE)]}",
-            f"--reinit {draw.choice(['masked', REINIT[number % len(REINIT)]])}",
+            forgetting,
             f"--replay {draw.choice(REPLAY)} --model {draw.choice(MODELS)}",
             *(f"--intervention {one}" for one in draw.sample(INTERVENTIONS, draw.choice((0, 0, 1, 2)))),
-            *(draw.choice(some) for some in (OPTIMIZERS, LEARNING, CARRYING, MORE, checkpoints)),
+            *(draw.choice(some) for some in (OPTIMIZERS, LEARNING, CARRYING, MORE, CHECKPOINTS)),
             f"--mega-batches {draw.choice((2, 3))} --seed {draw.randrange(100)}",
         ]
         yield " ".join(word for word in words if word)
-        number += 1
 
 
 SHARED = shlex.split(
@@ -200,9 +195,12 @@ def reference(bench: Bench, words: Sequence[str]) -> Reference | None:
     return found
 
 
-def _when(true: Callable[[], bool], child: Child) -> None:
-    """Wait until something is so, or the child has ended."""
-    while not true() and not child.ended:
+def when(true: Callable[[], bool]) -> None:
+    """Wait until something is so."""
+    until = time.monotonic() + PATIENCE
+    while not true():
+        if time.monotonic() > until:
+            raise BrokenPromiseError("it hangs")
         time.sleep(0.0005)
 
 
@@ -280,7 +278,7 @@ class Disturbed:
 
     def _at_its_beginning(self) -> tuple[Child, str]:
         child = self.begin(None)
-        _when(self.run.exists, child)
+        when(lambda: self.run.exists() or child.ended)
         seconds = self.draw.uniform(0, 0.02)
         time.sleep(seconds)
         child.signal(signal.SIGKILL)
@@ -368,7 +366,7 @@ def _refused(bench: Bench, words: Sequence[str]) -> bool:
 
 SMALL = (
     "--importance fisher:variant=sampled,samples=20 --replay buffer:size=9 --model mlp:width=8 --intervention pull "
-    "--epochs 1 --mega-batches 2 --batch-size 20"
+    "--epochs 1 --mega-batches 2 --batch-size 20 --checkpoint-seconds 0.0001"
 )
 FAULTS = {
     "EIO": {"number": errno.EIO},
@@ -378,7 +376,7 @@ FAULTS = {
     "EACCES": {"number": errno.EACCES, "lasting": True},
 }
 """What a call fails with, and whether all that follow do too."""
-DEEDS = ("kill", "tear", "power", "short", *FAULTS)
+DEEDS = ("kill", "tear", "power", "short", "SIGTERM", *FAULTS)
 
 
 @dataclass
@@ -391,7 +389,7 @@ class Small:
 
     @classmethod
     def of(cls, bench: Bench) -> Small:
-        words = [*SHARED, *shlex.split(f"{SMALL} {_checkpoints()[0]}"), *PLUGIN]
+        words = [*SHARED, *shlex.split(SMALL), *PLUGIN]
         whole = reference(bench, words)
         if whole is None:
             raise BrokenPromiseError("the small run is refused")
@@ -402,10 +400,14 @@ class Small:
         shutil.rmtree(self.bench.folder / "runs", ignore_errors=True)
         disturbed = Disturbed(self.bench, self.words, self.whole, random.Random(seed))
         how = {"deed": "fail", **FAULTS[deed]} if deed in FAULTS else {"deed": deed}
+        if deed == "SIGTERM":
+            how = {"deed": "signal", "number": signal.SIGTERM}
         status = self.bench.ends(disturbed.begin(breaking(at=at, seed=seed, **how)))
         said = self.bench.said()
         if deed in FAULTS and status != 0:
             self._told(said, status, os.strerror(FAULTS[deed]["number"]))
+        elif deed == "SIGTERM" and status != 0:
+            self._told_stopped(said, status)
         elif status != 0 and (status != -signal.SIGKILL or deed == "short"):
             raise BrokenPromiseError(f"it left with {status}: {said}")
         disturbed.to_its_end(0)
@@ -415,10 +417,20 @@ class Small:
         *hints, line = said.splitlines()
         if status not in (1, 2) or not re.fullmatch(rf"forgetkit: .*\bruns\b.*{reason}.*", line):
             raise BrokenPromiseError(f"it left with {status} and does not name the file and the reason: {said}")
+        self._told_how_to_go_on(hints)
+
+    def _told_stopped(self, said: str, status: int) -> None:
+        lines = said.splitlines()
+        if status != 130 or lines.count("forgetkit: interrupted") != 1:
+            raise BrokenPromiseError(f"it left with {status} and said: {said}")
+        self._told_how_to_go_on([line for line in lines if line != "forgetkit: interrupted"])
+
+    def _told_how_to_go_on(self, lines: Sequence[str]) -> None:
         events = self.bench.folder / "runs/r/events.jsonl"
         begun = events.exists() and b"\n" in events.read_bytes()
-        if hints != [f"to go on: forgetkit run --resume runs/r {shlex.join(PLUGIN)}"] * begun:
-            raise BrokenPromiseError(f"it does not say how to go on, or not that alone: {said}")
+        hint = f"to go on: forgetkit run --resume runs/r {shlex.join(PLUGIN)}"
+        if lines != [hint] * begun:
+            raise BrokenPromiseError(f"it does not say how to go on, or not that alone: {lines}")
 
 
 def every_call(bench: Bench, say: Callable[[str], None], deeds: Sequence[str], step: int = 1, seed: int = 0) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import time
@@ -13,7 +14,7 @@ import torch
 from torch import nn
 
 import forgetkit
-from forgetkit.contracts import EpochEnded, Intervention
+from forgetkit.contracts import Intervention
 
 
 @dataclass(frozen=True)
@@ -42,18 +43,61 @@ class Pull(Intervention):
             p.add_(torch.randn(p.shape, generator=moment.rng), alpha=1e-3)
 
 
+def linger():
+    """Until there is a file ``go``; a file ``here-`` and the process's number says that this one waits."""
+    if not Path("go").exists():
+        Path(f"here-{os.getpid()}").touch()
+    until = time.monotonic() + 60
+    while not Path("go").exists() and time.monotonic() < until:
+        time.sleep(0.005)
+
+
 @dataclass(frozen=True)
 class Lingers(Intervention):
-    """In the step ``step`` of an epoch (from 0) stays for ``seconds``, and leaves a file ``here`` to say so."""
+    """Waits in the midst of a step of an epoch, the steps counted from 0, the epochs from 1."""
 
     step: int = 3
-    seconds: float = 0.3
     epoch: int = 2
 
     def after_step(self, moment):
         if (moment.step, moment.epoch) == (self.step, self.epoch):  # it is tried out in the first epoch
-            Path("here").touch()
-            time.sleep(self.seconds)
+            linger()
+
+
+@dataclass(frozen=True)
+class Ponders:
+    """The size of an entry, found out slowly but for the first time, when it is tried out."""
+
+    def score(self, probe):
+        if next(scorings):
+            linger()
+        return {name: p.detach().abs() for name, p in probe.targets.items()}
+
+
+scorings = itertools.count()
+
+
+class Hesitant(nn.Module):
+    """Waits when it is judged after some training."""
+
+    def __init__(self):
+        super().__init__()
+        self.trained = 0
+
+    def forward(self, inputs):
+        self.trained += self.training
+        if self.trained > 8 and not self.training:
+            linger()
+        return inputs
+
+
+@dataclass(frozen=True)
+class Slow:
+    """A data set that never comes."""
+
+    def load(self, context):
+        linger()
+        raise OSError("nothing came")
 
 
 @dataclass(frozen=True)
@@ -61,10 +105,12 @@ class DropNet:
     """Convolution, batch normalisation, dropout and a linear head."""
 
     width: int = 4
+    hesitant: bool = False
 
     def build(self, inputs, normalize):
         return nn.Sequential(
             normalize,
+            *([Hesitant()] if self.hesitant else []),
             nn.Conv2d(inputs.shape[0], self.width, 3, padding=1),
             nn.BatchNorm2d(self.width),
             nn.ReLU(),
@@ -84,22 +130,14 @@ class Draws:
         random.random()
 
 
-@dataclass(frozen=True)
-class Halts:
-    """An observer that sends its own process a signal at the end of an epoch, once."""
-
-    number: int = 15
-    mega_batch: int = 1
-    epoch: int = 1
-
-    def notify(self, event):
-        if isinstance(event, EpochEnded) and (event.mega_batch, event.epoch) == (self.mega_batch, self.epoch):
-            os.kill(os.getpid(), self.number)
-
-
 @forgetkit.hookimpl
 def forgetkit_interventions():
     return {"pull": Pull, "lingers": Lingers}
+
+
+@forgetkit.hookimpl
+def forgetkit_importance():
+    return {"ponders": Ponders}
 
 
 @forgetkit.hookimpl
@@ -108,5 +146,10 @@ def forgetkit_models():
 
 
 @forgetkit.hookimpl
+def forgetkit_datasets():
+    return {"slow": Slow}
+
+
+@forgetkit.hookimpl
 def forgetkit_observers():
-    return {"draws": Draws, "halts": Halts}
+    return {"draws": Draws}

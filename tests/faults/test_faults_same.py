@@ -1,0 +1,98 @@
+"""The same seed gives the same result: however many at once, whoever looks on, wherever and whenever."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+import kills
+import pytest
+
+WORDS = [
+    *kills.SHARED[:-1],
+    *shlex.split(
+        "--model dropnet --intervention pull --replay buffer:size=9 --importance fisher:variant=sampled,samples=20 "
+        "--augment crop-flip --label-noise 0.1 --shots 18 --carry best-val --val-fraction 0.3 --optimizer adamw "
+        "--lr 0.01 --epochs 2 --mega-batches 3 --seed 3 --name r"
+    ),
+    *kills.PLUGIN,
+]
+
+
+@pytest.fixture
+def bench(workdir, nursery):
+    return kills.Bench(workdir, nursery)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, nursery):
+    """What the run comes to that says nothing."""
+    bench = kills.Bench(tmp_path_factory.mktemp("whole"), nursery)
+    assert bench.ends(bench.start([*WORDS, "--quiet"])) == 0
+    return outcome(bench.folder / "runs" / "r")
+
+
+def outcome(run, *but):
+    result = kills.substance(json.loads((run / "result.json").read_text()))
+    for option in but:
+        del result["config"][option]
+    return result, kills.digests(run)
+
+
+def in_plain_lines(bench):
+    assert bench.ends(bench.start(WORDS)) == 0
+
+
+def as_an_object(bench):
+    assert bench.ends(bench.start([*WORDS, "--json"])) == 0
+    assert kills.substance(json.loads(Path("stdout").read_text())) == outcome(Path("runs/r"))[0]
+
+
+def by_a_clock_that_jumps(bench):
+    clock = (kills.breaking()[0], "clock", {"seed": 1})
+    assert bench.ends(bench.start([*WORDS, "--quiet"], clock)) == 0
+    times = [json.loads(line)["time"] for line in Path("runs/r/events.jsonl").read_text().splitlines()]
+    assert times != sorted(times)
+
+
+@pytest.mark.parametrize("way", [in_plain_lines, as_an_object, by_a_clock_that_jumps])
+def test_carried_out(bench, whole, way):
+    way(bench)
+    assert outcome(Path("runs/r")) == whole
+
+
+def test_on_a_terminal(terminal, whole):
+    status, seen = terminal(WORDS)
+    assert (status, "\x1b[" in seen) == (0, True)
+    assert outcome(Path("runs/r")) == whole
+
+
+def test_under_an_observer_that_draws(bench, whole):
+    assert bench.ends(bench.start([*WORDS, "--observer", "draws", "--quiet"])) == 0
+    result, models = outcome(Path("runs/r"), "observers")
+    expected = {**whole[0], "config": {**whole[0]["config"]}}
+    del expected["config"]["observers"]
+    assert (result, models) == (expected, whole[1])
+
+
+def test_in_another_process_folder_language_and_zone(workdir, spawn, whole):
+    """A process of its own, with other hashes; all others here are forks of one."""
+    elsewhere = {"PYTHONHASHSEED": "123", "LC_ALL": "C", "LANG": "tr_TR.UTF-8", "TZ": "Asia/Kathmandu", "COLUMNS": "40"}
+    said = spawn(*WORDS, "--out", workdir / "away" / "runs", "--quiet", **elsewhere)
+    assert (said.status, said.out, said.err) == (0, "", "")
+    assert outcome(workdir / "away" / "runs" / "r") == whole
+
+
+def test_one_or_two_at_a_time(bench):
+    tables, results = {}, {}
+    for jobs in (1, 2):
+        words = [*kills.GRID, *kills.FEW, *kills.PLUGIN, "--jobs", str(jobs), "--json", "--out", f"jobs-{jobs}"]
+        Path("stdout").unlink(missing_ok=True)
+        assert bench.ends(bench.start(["ablate", *words])) == 0
+        tables[jobs] = Path("stdout").read_bytes()
+        cells = sorted(Path(f"jobs-{jobs}", "cells").glob("*/"))
+        results[jobs] = {cell.name: outcome(cell) for cell in cells}
+    assert len(results[1]) == 6
+    assert tables[1] == tables[2]
+    assert results[1] == results[2]
