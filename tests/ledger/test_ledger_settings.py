@@ -18,7 +18,7 @@ from ledger_watch import OFFERS, Watch, assert_nothing_leaked, data_of, history,
 from forgetkit.errors import IdleOptionError, UsageError
 from forgetkit.halting import Halt
 
-FEW = settings(max_examples=15, deadline=None, derandomize=True)
+FEW = settings(max_examples=8, deadline=None, derandomize=True)
 BASE = {"lr": 0.05, "batch_size": 8}
 
 
