@@ -5,17 +5,26 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import hashlib
 import json
+import os
+import pickle
+import random
+import re
 import shutil
+import struct
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import forgetkit
-from forgetkit import regular
+from forgetkit import regular, rehearsal
 from forgetkit.contracts import EpochEnded
-from forgetkit.record import RunDirectory, directory, read_sealed, write_sealed
+from forgetkit.errors import RecordError, RunDirectoryError
+from forgetkit.record import RunDirectory, directory, event_in, line_of, read_sealed, write_atomically, write_sealed
 
 OPTIONS = {
     "dataset": "synthetic:samples=60,test=20,classes=3,size=4,channels=1",
@@ -35,22 +44,51 @@ class StopAfter:
             raise KeyboardInterrupt
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """``made(stop, **options)``: the folder of a run, carried out once, to be copied; and what it came to."""
+    known = {}
+
+    def call(stop, **options):
+        key = (stop, json.dumps(options, sort_keys=True))
+        if key not in known:
+            options = {**OPTIONS, **options, "name": "r", "out": tmp_path_factory.mktemp("made")}
+            result = None
+            with pytest.raises(KeyboardInterrupt) if stop else contextlib.nullcontext():
+                result = forgetkit.run(options, observers=[StopAfter()] if stop else [])
+            known[key] = (options["out"] / "r", result)
+        return known[key]
+
+    return call
+
+
 @pytest.fixture
-def stopped(workdir):
+def stopped(workdir, made):
     """``stopped(name, **options)``: the folder of an interrupted run."""
 
     def call(name="r", **options):
-        with pytest.raises(KeyboardInterrupt):
-            forgetkit.run({**OPTIONS, **options, "name": name}, observers=[StopAfter()])
+        shutil.copytree(made(True, **options)[0], workdir / "runs" / name)
         return workdir / "runs" / name
 
     return call
 
 
 @pytest.fixture
-def whole(workdir, substance):
-    """The substance of the run that is never interrupted."""
-    return substance(forgetkit.run({**OPTIONS, "name": "whole"}))
+def finished(workdir, made):
+    """The folder of a run that has come to its end."""
+
+    def call(name="r", **options):
+        shutil.copytree(made(False, **options)[0], workdir / "runs" / name)
+        return workdir / "runs" / name
+
+    return call
+
+
+@pytest.fixture
+def whole(finished, made, substance):
+    """The substance of the run that is never interrupted, whose folder is ``runs/whole``."""
+    finished("whole")
+    return substance(made(False)[1])
 
 
 @pytest.fixture
@@ -347,6 +385,319 @@ def test_data_that_came_back(cli, stopped, arrays, substance):
     assert cli("run", "--resume", run).status == 2
     arrays()
     assert cli("run", "--resume", run).status == 0
+
+
+# Never a wrong number: another bit in any file, files of other runs, archives that a stranger could have made
+
+
+def test_another_bit_is_another_bit_in_whatever_file(stopped, finished):
+    run, done = RunDirectory(stopped()), RunDirectory(finished("done"))
+    draw = random.Random(0)
+    readers = [
+        (run.path / "manifest.json", lambda: RunDirectory(run.path).manifest),
+        (done.path / "result.json", lambda: done.result),
+        (done.path / "checkpoints" / "mega-batch-002.json", lambda: plain(done.model(2))),
+        (done.path / "checkpoints" / "mega-batch-002.pt", lambda: plain(done.model(2))),
+        *((file, lambda: gone_on(run)) for file in (run.path / "events.jsonl", *run.path.glob("checkpoints/resume-*"))),
+    ]
+    for file, read in readers:
+        content, right = file.read_bytes(), read()
+        for _ in range(15):
+            place, bit = draw.randrange(len(content)), draw.randrange(8)
+            file.write_bytes(content[:place] + bytes([content[place] ^ 1 << bit]) + content[place + 1 :])
+            with contextlib.suppress(RunDirectoryError):
+                found = read()
+                assert found == right or (file.name.startswith("resume-") and found == (right[0] - 1, *right[1:])), file
+        file.write_bytes(content)
+    assert len(readers) == 10
+
+
+def plain(tensors):
+    return {name: tensor.tolist() for name, tensor in tensors.items()}
+
+
+def gone_on(run):
+    point = RunDirectory(run.path).resume_point()
+    return point.state["epochs_done"], point.state["mega_batch"], point.rows
+
+
+def test_no_bit_of_an_event_is_another():
+    line = line_of({"event": "mega_batch_ended", "row": {"test_errors": 7, "name": "ä"}, "loss": 0.1})
+    assert event_in(line) == {"event": "mega_batch_ended", "row": {"test_errors": 7, "name": "ä"}, "loss": 0.1}
+    assert list(json.loads(line))[-1] == "crc32"
+    for place in range(8 * (len(line) - 1)):  # the newline at its end is no part of it
+        other = bytearray(line)
+        other[place // 8] ^= 1 << place % 8
+        assert event_in(bytes(other)) is None, other
+    for length in range(len(line) - 1):
+        assert event_in(line[:length]) is None
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_states_rows_and_events_of_another_run_are_not_this_run_s(cli, stopped, whole, substance, seed, caplog):
+    """Of another seed, and of the same one on another day."""
+    run, other = stopped("r"), stopped("other", seed=seed)
+    with edited(other / "manifest.json") as manifest:
+        manifest["run_id"] = "another"
+    for file in other.glob("checkpoints/*.json"):
+        with edited(file) as content:
+            content["run_id"] = "another"
+    shutil.copy(other / "checkpoints" / "resume-row-001.json", run / "checkpoints")
+    for end in ("pt", "json"):
+        shutil.copy(other / "checkpoints" / f"resume-002-0001.{end}", run / "checkpoints")
+    assert substance(cli("run", "--resume", run, "--json").json) == whole
+    (line,) = caplog.messages
+    assert "resume-002-0001.json belongs to another run; the run goes on from the state before it" in line
+
+
+def test_a_state_alone_of_another_run(cli, stopped, whole, substance, caplog):
+    run, other = stopped("r"), stopped("other", seed=1)
+    shutil.copy(other / "checkpoints" / "resume-002-0001.pt", run / "checkpoints")
+    assert substance(cli("run", "--resume", run, "--json").json) == whole
+    assert "resume-002-0001.pt is damaged or another" in caplog.text
+
+
+def test_events_of_another_run_tell_of_no_row(refused, stopped):
+    run, other = stopped("r"), stopped("other", seed=1)
+    shutil.copy(other / "events.jsonl", run)
+    (run / "checkpoints" / "resume-row-001.json").unlink()
+    assert "resume-row-001.json cannot be read: No such file" in refused(run)
+
+
+def bomb(file):
+    """The same archive, its entries folded up, with ten megabytes of nothing."""
+    with zipfile.ZipFile(file) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content + bytes(10**7) * ("/data/0" in name))
+
+
+def overlapping(file):
+    """An archive whose entries are the same bytes over and over."""
+    content = file.read_bytes()
+    end = content.rindex(b"PK\x05\x06")
+    count, size, start = struct.unpack("<HII", content[end + 10 : end + 20])
+    names = content[start : start + size]
+    fields = struct.pack("<HHHHIIH", 0, 0, 50 * count, 50 * count, 50 * size, start, 0)
+    file.write_bytes(content[:start] + 50 * names + b"PK\x05\x06" + fields)
+
+
+class Deed:
+    def __reduce__(self):
+        return Path.touch, (Path("done"),)
+
+
+def code(file):
+    torch.save({"mega_batch": 2, "epochs_done": 1, "digest": Deed()}, file)
+
+
+def code_of_old(file):
+    file.write_bytes(pickle.dumps({"digest": Deed()}))
+
+
+@pytest.mark.parametrize("made_up", [bomb, overlapping, code, code_of_old])
+def test_a_state_that_a_stranger_made(cli, stopped, whole, substance, made_up, workdir, caplog):
+    """With a note that fits: it is not run, nor unfolded."""
+    run = stopped()
+    made_up(states(run)[0])
+    with edited(states(run)[0].with_suffix(".json")) as note:
+        note["state_sha256"] = hashlib.sha256(states(run)[0].read_bytes()).hexdigest()
+    assert substance(cli("run", "--resume", run, "--json").json) == whole
+    assert "resume-002-0001.pt is damaged or not one of forgetkit's; the run goes on from" in caplog.text
+    assert not (workdir / "done").exists()
+
+
+# A result that is damaged
+
+
+@pytest.mark.parametrize(
+    ("damage", "stateless"), [(truncated, False), (flipped, False), (emptied, True), (Path.unlink, False)]
+)
+def test_a_damaged_result_is_made_again(cli, finished, damage, stateless, whole, substance, digests, workdir, caplog):
+    run = finished()
+    damage(run / "result.json")
+    for state in run.glob("checkpoints/resume-*") if stateless else ():
+        state.unlink()
+    refusal = cli("report", run)
+    assert (refusal.status, refusal.err.count("\n"), f"--resume {run}" in refusal.err) == (2, 1, True)
+    said = cli("run", "--resume", run, "--json")
+    assert substance(said.json) == whole
+    assert digests(run) == digests(workdir / "runs" / "whole")
+    assert json.loads((run / "result.json").read_text()) == said.json
+    assert len(caplog.messages) == (damage is not Path.unlink)
+    assert all(f"{run / 'result.json'} is damaged" in line for line in caplog.messages)
+    assert cli("run", "--resume", run).status == 2
+
+
+# Models
+
+
+def test_a_model_is_read_as_it_was_kept(finished):
+    run = RunDirectory(finished())
+    assert run.models == (1, 2)
+    for index in run.models:
+        kept = torch.load(run.path / "checkpoints" / f"mega-batch-{index:03}.pt", weights_only=True)["model"]
+        assert plain(run.model(index)) == plain(kept)
+
+
+def moved(file):
+    shutil.copy(file.with_name("mega-batch-001.pt"), file)
+    shutil.copy(file.with_name("mega-batch-001.json"), file.with_suffix(".json"))
+
+
+def unnoted(file):
+    file.with_suffix(".json").unlink()
+
+
+def of_another(file):
+    with edited(file.with_suffix(".json")) as note:
+        note["run_id"] = "another"
+
+
+@pytest.mark.parametrize("damage", [*DAMAGE, moved, unnoted, of_another])
+def test_a_model_that_is_damaged(finished, damage):
+    run = RunDirectory(finished())
+    damage(run.path / "checkpoints" / "mega-batch-002.pt")
+    with pytest.raises(RunDirectoryError, match=r"mega-batch-002\.(pt|json) .*(the same run again|--keep-models all)"):
+        run.model(2)
+    assert run.model(1)
+
+
+@pytest.mark.parametrize(("keep", "kept"), [("all", (1, 2)), ("last", (2,)), ("none", ())])
+def test_models_that_are_kept(cli, stopped, whole, substance, keep, kept):
+    """A resumed run may change its mind; the result is the same."""
+    run = stopped()
+    result = cli("run", "--resume", run, "--keep-models", keep, "--json").json
+    assert result["config"].pop("keep_models") == keep
+    whole["config"].pop("keep_models")
+    assert substance(result) == whole
+    assert RunDirectory(run).models == kept
+    assert len(list(run.glob("checkpoints/mega-batch-*"))) == 2 * len(kept)
+    with pytest.raises(RunDirectoryError, match=f"the models of {', '.join(map(str, kept)) or 'none'} are kept"):
+        RunDirectory(run).model(3)
+
+
+# What is no file of ours: links, folders, pipes
+
+
+def linked(file, elsewhere):
+    if file.exists():
+        file.rename(elsewhere)
+    else:
+        elsewhere.write_bytes(b"mine")
+    file.symlink_to(elsewhere)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("resume-002-0002.pt", "resume-002-0002.json", "resume-002-0001.pt", "resume-002-0000.json"),
+        *("mega-batch-002.pt", "resume-row-001.json", "../result.json", "../run.holder.json"),
+    ],
+)
+def test_nothing_is_written_or_deleted_through_a_link(cli, stopped, whole, substance, workdir, name):
+    run = stopped()
+    linked(run / "checkpoints" / name, workdir / "elsewhere")
+    before = (workdir / "elsewhere").read_bytes()
+    assert substance(cli("run", "--resume", run, "--json").json) == whole
+    assert (workdir / "elsewhere").read_bytes() == before
+    assert not (workdir / "elsewhere").is_symlink()
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "events.jsonl", "run.lock"])
+def test_a_link_that_all_would_be_written_through(refused, stopped, workdir, name):
+    run = stopped()
+    linked(run / name, workdir / "elsewhere")
+    before = sorted((workdir / "elsewhere").rglob("*"))
+    assert str(run / name) in refused(run)
+    assert sorted((workdir / "elsewhere").rglob("*")) == before
+
+
+def test_a_temporary_file_that_is_a_link(tmp_path):
+    file, target = tmp_path / "file", tmp_path / "target"
+    target.write_text("mine")
+    file.with_name(f".file.{os.getpid()}.tmp").symlink_to(target)
+    write_atomically(file, b"new")
+    assert (file.read_bytes(), target.read_text()) == (b"new", "mine")
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo], ids=["folder", "pipe"])
+@pytest.mark.parametrize("name", ["manifest.json", "events.jsonl", "checkpoints/resume-002-0001.pt"])
+def test_no_file_where_one_belongs(refused, stopped, make, name):
+    run = stopped()
+    (run / name).unlink()
+    make(run / name)
+    assert f"{run / name} is no file" in refused(run)
+
+
+def test_a_file_where_a_folder_belongs(refused, stopped):
+    run = stopped()
+    shutil.rmtree(run / "checkpoints")
+    (run / "checkpoints").write_text("")
+    assert f"{run / 'checkpoints'} is no folder" in refused(run)
+
+
+def test_states_that_a_process_left_which_died_between_two_files_go(cli, stopped):
+    """Those without a note, and those beyond the one that the run goes on from."""
+    run = stopped()
+    shutil.copy(states(run)[0], run / "checkpoints" / "resume-001-0007-000003.pt")
+    shutil.copy(states(run)[0], run / "checkpoints" / "resume-002-0001-000009.pt")
+    shutil.copy(states(run)[0].with_suffix(".json"), run / "checkpoints" / "resume-002-0001-000009.json")
+    (run / "checkpoints" / "resume-002-0001-000009.pt").write_bytes(b"damaged")
+    (run / "checkpoints" / ".resume-002-0001.pt.7.tmp").write_bytes(b"half")
+    assert cli("run", "--resume", run).status == 0
+    assert [file.stem for file in states(run)] == ["resume-002-0002", "resume-002-0001"]
+    assert not list(run.rglob("*.tmp"))
+
+
+# Names, room and power
+
+
+def test_a_name_that_is_made_is_free(tmp_path, monkeypatch, tiny_words, cli):
+    monkeypatch.setattr("forgetkit.alma._name", lambda plan: "now")
+    for _ in range(3):
+        assert cli(*tiny_words, "--out", tmp_path / "runs").status == 0
+    assert sorted(run.name for run in (tmp_path / "runs").iterdir()) == ["now", "now-2", "now-3"]
+    said = cli(*tiny_words, "--out", tmp_path / "runs", "--name", "now")
+    assert (said.status, said.err) == (2, f"forgetkit: {tmp_path}/runs/now exists already: choose another --name\n")
+
+
+@pytest.mark.parametrize("keep", ["all", "none"])
+def test_a_rehearsal_knows_what_the_disk_must_hold(cli, workdir, monkeypatch, keep):
+    monkeypatch.setattr(rehearsal, "_SECONDS", 0.0)
+    words = [word for key, value in OPTIONS.items() for word in (f"--{key.replace('_', '-')}", value)]
+    words += ["--model", "mlp:width=64", "--optimizer", "adamw", "--keep-models", keep, "--name", "r"]
+    estimated = cli("run", *words, "--dry-run", "--json").json["estimated_disk_bytes"]
+    assert cli("run", *words).status == 0
+    size = sum(file.stat().st_size for file in (workdir / "runs" / "r").rglob("*"))
+    assert size < estimated < 3 * size
+
+
+def test_a_disk_without_the_room_is_said_before_it_begins(tiny, monkeypatch, caplog):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**6, 10**6, 1000))
+    assert tiny("--name", "r").status == 0
+    (line,) = caplog.messages
+    assert re.fullmatch(r".* has room for 0 MiB, and the run takes about 1: make room, or .* last\)", line)
+
+
+def test_a_name_outlasts_a_loss_of_power(tmp_path, monkeypatch):
+    done, rename = [], Path.replace
+    monkeypatch.setattr(Path, "replace", lambda file, target: (done.append("renamed"), rename(file, target)))
+    monkeypatch.setattr(os, "fsync", lambda number: done.append(Path(f"/proc/self/fd/{number}").readlink().name))
+    write_atomically(tmp_path / "file", b"")
+    assert done == [f".file.{os.getpid()}.tmp", "renamed", tmp_path.name]
+
+
+@pytest.mark.parametrize(("number", "status"), [(errno.EINVAL, "skipped"), (errno.EIO, "told")])
+def test_a_folder_that_cannot_be_synced(tmp_path, monkeypatch, number, status):
+    def refuse(descriptor):
+        if Path(f"/proc/self/fd/{descriptor}").is_dir():
+            raise OSError(number, "no")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(RecordError, match="cannot write") if status == "told" else contextlib.nullcontext():
+        write_atomically(tmp_path / "file", b"")
 
 
 # A disk that is full

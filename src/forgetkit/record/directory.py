@@ -25,7 +25,7 @@ import secrets
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,8 @@ class RunDirectory:
     """The folder of one run."""
 
     path: Path
+    passed_over: set[str] = field(default_factory=set, compare=False, repr=False)
+    """The states that were found damaged, by stem: the next to be written takes their place."""
 
     @classmethod
     def create(cls, out: Path, name: str, manifest: Mapping[str, Any], *, numbered: bool = False) -> RunDirectory:
@@ -203,7 +205,7 @@ class RunDirectory:
             raise RunDirectoryError(f"{error}; the same run again makes it") from error
 
     def save_resume_point(self, point: ResumePoint) -> Path:
-        """Add the newest state and drop all but the one before it, those beyond it too: they were passed over.
+        """Add the newest state and drop all but the one before it that is whole, those beyond it too.
 
         State first, then its note: whenever the process dies, what has a note is whole, or its
         digest tells that it is not.
@@ -215,7 +217,9 @@ class RunDirectory:
         digest = save_state(file, point.state)
         self._keep(point.rows)
         self._note(file, {"state_sha256": digest, "rows": len(point.rows), "seconds": point.seconds})
-        kept = [note.stem for note in self._notes() if _place(note) <= _place(file)][:2]
+        self.passed_over.discard(file.stem)
+        whole = [note.stem for note in self._notes() if note.stem not in self.passed_over]
+        kept = [stem for stem in whole if _place(stem) <= _place(file.stem)][:2]
         self._drop([old for old in self._all(_STATE) if old.stem not in kept])
         return file
 
@@ -239,6 +243,7 @@ class RunDirectory:
                 damage = RunDirectoryError(f"{note} is damaged: {error!r}")
             except RunDirectoryError as error:
                 damage = error
+            self.passed_over.add(note.stem)
         if damage is not None:
             raise RunDirectoryError(
                 f"{damage}, and no other state is whole: put a copy of one back, or take {self._checkpoints}/resume-* "
@@ -336,7 +341,8 @@ class RunDirectory:
 
     def _notes(self) -> list[Path]:
         """The notes of resume points, newest first."""
-        return sorted((file for file in self._all(_STATE) if file.suffix == ".json"), key=_place, reverse=True)
+        notes = (file for file in self._all(_STATE) if file.suffix == ".json")
+        return sorted(notes, key=lambda note: _place(note.stem), reverse=True)
 
 
 def _made(out: Path, name: str, *, numbered: bool) -> Path:
@@ -368,9 +374,9 @@ def _made(out: Path, name: str, *, numbered: bool) -> Path:
     return path
 
 
-def _place(file: Path) -> tuple[int, ...]:
+def _place(stem: str) -> tuple[int, ...]:
     """Where in a run a state stands: mega-batch, epochs done, steps done of the next."""
-    match = _STATE.fullmatch(file.stem)
+    match = _STATE.fullmatch(stem)
     return tuple(int(part or 0) for part in match.groups()) if match else ()
 
 

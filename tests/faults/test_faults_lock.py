@@ -1,0 +1,187 @@
+"""Two processes on one run: one works on it, the other is told which."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import re
+import signal
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from forgetkit import config, registry
+from forgetkit.ablate.pool import Pool
+from forgetkit.ablate.work import Ended, Task, carry_out
+from forgetkit.errors import RunDirectoryError, RunInUseError
+from forgetkit.record import RunDirectory
+
+HOLD = """
+import dataclasses, pathlib, time, forgetkit
+
+@dataclasses.dataclass(frozen=True)
+class Hold:
+    '''Waits while there is a file of that name.'''
+
+    def notify(self, event):
+        pathlib.Path("held").touch()
+        while pathlib.Path("hold").exists():
+            time.sleep(0.01)
+
+@forgetkit.hookimpl
+def forgetkit_observers():
+    return {"hold": Hold}
+"""
+
+
+def wait_for(path, seconds=60):
+    until = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < until, f"no {path}"
+        time.sleep(0.005)
+
+
+@pytest.fixture
+def holding(start, workdir, plugin, tiny_words):
+    """A run in a process of its own that waits in its midst, and what it takes to resume it."""
+    (workdir / "hold").touch()
+    file = plugin("hold", HOLD)
+    child = start([*tiny_words, "--plugin", file, "--observer", "hold", "--name", "r", "--quiet"])
+    wait_for(workdir / "runs" / "r" / "run.holder.json")
+    return child, ["run", "--resume", workdir / "runs" / "r", "--plugin", file]
+
+
+def test_the_holder_is_named(holding, cli, workdir):
+    child, resume = holding
+    run = workdir / "runs" / "r"
+    said = cli(*resume)
+    assert (said.status, said.out) == (2, "")
+    here = re.escape(f"forgetkit: {run} is in use by process {child.pid} on {os.uname().nodename} since ")
+    assert re.fullmatch(here + r"\d\d:\d\d:\d\d \(.*\): wait for it or stop it\n", said.err), said.err
+    (run / "run.holder.json").write_text('{"process": 1}')
+    assert cli(*resume).err == f"forgetkit: {run} is in use by another process: wait for it or stop it\n"
+    (workdir / "hold").unlink()
+    assert child.wait() == 0
+    assert not [file for file in run.iterdir() if file.name.startswith("run.")]
+    assert "nothing to resume" in cli(*resume).err
+
+
+def test_a_process_that_is_killed_holds_nothing(holding, cli, workdir, substance, tiny):
+    child, resume = holding
+    os.kill(child.pid, signal.SIGKILL)
+    assert child.wait() == -signal.SIGKILL
+    run = workdir / "runs" / "r"
+    assert (run / "run.lock").exists()
+    (workdir / "hold").unlink()
+    resumed = cli(*resume, "--json").json
+    assert resumed["config"].pop("observers") == ["hold"]
+    whole = tiny("--json").json
+    whole["config"].pop("observers")
+    assert substance(resumed) == substance(whole)
+    assert not [file for file in run.iterdir() if file.name.startswith("run.")]
+
+
+def test_a_command_is_told_in_one_line(tmp_path, monkeypatch):
+    run = RunDirectory.create(tmp_path, "r", {})
+    monkeypatch.setattr("sys.argv", ["/bin/forgetkit", "run", "a\nb\x1b[31m", *["long"] * 99])
+    with run.held(), pytest.raises(RunInUseError) as told, run.held():
+        pass
+    assert str(told.value).isprintable()
+    assert "(forgetkit run 'a b [31m' long" in str(told.value)
+    assert len(str(told.value)) < 300 + len(str(tmp_path))
+
+
+def test_one_at_a_time(tmp_path):
+    """The last to hold it takes the lock's file away, while others wait to lock it."""
+    run, inside, most, done = RunDirectory.create(tmp_path, "r", {}), [], [], []
+
+    def work():
+        while len(done) < 40:
+            with contextlib.suppress(RunInUseError), RunDirectory(run.path).held():
+                inside.append(1)
+                most.append(len(inside))
+                time.sleep(0.001)
+                inside.pop()
+                done.append(1)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert set(most) == {1}
+    assert not list(run.path.glob("run.*"))
+
+
+def test_a_lock_on_a_file_that_is_gone_is_none(tmp_path, monkeypatch):
+    """Another holder took the file away between our opening it and our locking it, and made it anew."""
+    run, path = RunDirectory.create(tmp_path, "r", {}), tmp_path / "r" / "run.lock"
+    acquire, times = FileLock.acquire, []
+
+    def late(lock, *args, **kwargs):
+        held = acquire(lock, *args, **kwargs)
+        times.append(path.stat().st_ino)
+        if len(times) == 2:
+            path.rename(path.with_name("gone"))
+            path.touch()
+        return held
+
+    monkeypatch.setattr(FileLock, "acquire", late)
+    with run.held():
+        assert path.stat().st_ino == times[-1] != times[1]
+    assert len(times) >= 3
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
+def test_a_folder_that_may_not_be_written_to(tmp_path, monkeypatch, number):
+    run = RunDirectory.create(tmp_path, "r", {})
+
+    def refuse(*args, **kwargs):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(FileLock, "acquire", refuse)
+    with pytest.raises(RunDirectoryError, match=f"r may not be written to .{os.strerror(number)}.: make it writable"):
+        run.held().__enter__()
+
+
+def test_what_happens_inside_lets_go(tmp_path):
+    run = RunDirectory.create(tmp_path, "r", {})
+    with pytest.raises(KeyboardInterrupt), run.held():
+        raise KeyboardInterrupt
+    with run.held():
+        assert json.loads((run.path / "run.holder.json").read_text())["process"] == os.getpid()
+
+
+TINY = {
+    "dataset": "synthetic:samples=60,test=20,classes=3,size=4,channels=1",
+    "model": "mlp:width=8",
+    "epochs": 1,
+    "mega_batches": 2,
+    "threads": 1,
+}
+
+
+def test_a_cell_that_is_gone_on_with_by_hand_is_no_failure(tmp_path, monkeypatch):
+    monkeypatch.setattr("forgetkit.ablate.work._PAUSE", 0.01)
+    digest = config.resolve(TINY, registry.load(entry_points=False)).digest
+    task, pool = Task(str(tmp_path), digest, TINY), Pool(tmp_path)
+    carry_out(task)
+    (pool.directory(digest) / "seal.json").unlink()
+    with RunDirectory(pool.directory(digest)).held():
+        before = sorted(pool.directory(digest).rglob("*"))
+        assert carry_out(task) is None
+        waiting = threading.Thread(target=lambda: ended.append(carry_out(replace(task, patient=True))))
+        ended: list[Ended | None] = []
+        waiting.start()
+        time.sleep(0.1)
+        assert ended == []
+        assert sorted(pool.directory(digest).rglob("*")) == before
+    waiting.join()
+    assert ended == [Ended("completed")]
+    assert not Path(tmp_path, "cells", f"{digest[:16]}.failed.json").exists()
