@@ -8,10 +8,12 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from forgetkit.errors import ShortOfMemoryError
+
+if TYPE_CHECKING:
+    import torch
 
 _PROC = Path("/proc")
 _GROUPS = Path("/sys/fs/cgroup")
@@ -27,14 +29,16 @@ _WORDS = (
 """What torch and the C++ libraries say in a plain RuntimeError where there was no memory left."""
 
 
-def left(device: torch.device) -> int | None:
-    """Bytes that can still be taken on ``device``; None where the system does not say.
+def left(device: torch.device | None = None) -> int | None:
+    """Bytes that can still be taken on ``device``, the CPU unless another is given; None where the system does not say.
 
     On the CPU the least of what the machine has to give, what the control groups of this process leave it (versions 1
     and 2, those around them too) and what its limits on address space and data do (``ulimit -v`` and ``-d``). Files
     that the system merely keeps in memory count as free.
     """
-    if device.type == "cuda":
+    if device is not None and device.type == "cuda":
+        import torch
+
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     bounds = [bound for bound in (_of_the_machine(), *_of_the_groups(), *_of_the_limits()) if bound is not None]
@@ -107,7 +111,7 @@ def short_of_memory_is_said() -> Iterator[None]:
         if not (isinstance(error, MemoryError) or mapping or any(words in str(error) for words in _WORDS)):
             raise
         said = str(error).strip().partition("\n")[0].rpartition("DefaultCPUAllocator: ")[2] or type(error).__name__
-        where = "the device" if isinstance(error, torch.OutOfMemoryError) else "this process"
+        where = "the device" if type(error).__name__ == "OutOfMemoryError" else "this process"  # torch's own
         raise ShortOfMemoryError(
             f"{where} has no memory left ({said}): give it more, or begin anew with a smaller --batch-size or "
             "--score-batch, or a smaller network"

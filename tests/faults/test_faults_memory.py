@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shlex
 import sys
+import zipfile
 from collections import defaultdict
 from pathlib import Path
 from statistics import median
@@ -15,6 +17,8 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from children import digests, substance
+
+from forgetkit import room
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits and figures are as Linux has them")
 
@@ -168,3 +172,35 @@ def test_nothing_grows_with_the_number_of_mega_batches_but_the_record(start, wor
             assert max(found) < 1.25 * min(found) + 40, (
                 f"{name} is longer late than early: {min(found)} to {max(found)}"
             )
+
+
+def test_an_archive_larger_than_memory_is_refused_before_it_is_read(cli, monkeypatch) -> None:
+    """Whoever limits memory kills a process that takes more; an archive says how much that will be."""
+    rng = np.random.default_rng(0)
+    parts = {"x_train": rng.integers(0, 256, (90, 8, 8), np.uint8), "x_test": rng.integers(0, 256, (9, 8, 8), np.uint8)}
+    np.savez_compressed("data.npz", **parts, y_train=np.arange(90) % 3, y_test=np.arange(9) % 3)
+    with zipfile.ZipFile("data.npz") as archive:
+        wanted = sum(member.file_size for member in archive.infolist())
+    monkeypatch.setattr(room, "left", lambda device=None: wanted - 1)
+    said = cli("run", "--dataset", "npz:path=data.npz", "--out", "runs")
+    assert said.status == 2
+    assert said.err.startswith("forgetkit: ")
+    assert f"data.npz holds {wanted:,} bytes where {wanted - 1:,} of memory are left: " in said.err
+    assert "--dataset folder" in said.err
+    monkeypatch.setattr(room, "left", lambda device=None: wanted)
+    assert cli("run", "--dataset", "npz:path=data.npz", "--epochs", 1, "--mega-batches", 1, "--quiet").status == 0
+
+
+@pytest.mark.usefixtures("photos")
+def test_pixels_that_cannot_be_mapped_are_not_taken_for_damaged(cli, monkeypatch) -> None:
+    small = words("r", dataset="folder:path=photos,size=8")
+    assert cli(*small, "--dry-run").status == 0
+
+    def load(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr(np, "load", load)
+    said = cli(*small)
+    assert said.status == 2
+    assert "train.npy cannot be mapped, for want of address space" in said.err
+    assert "decoded again" not in said.err

@@ -19,6 +19,7 @@ from forgetkit.seeding import Seeds
 from forgetkit.stream import Excerpt, Ledger, Pool, epoch_batches
 from forgetkit.stream import batches as batches_module
 from forgetkit.stream import check as check_module
+from forgetkit.stream import ledger as ledger_module
 from forgetkit.stream.batches import Afar, Offered
 from forgetkit.stream.ledger import picked
 
@@ -131,11 +132,16 @@ def test_a_map_is_read_in_the_order_of_the_disk_and_handed_on_in_the_order_asked
 
     mapped = part("mapped", tmp_path_factory.mktemp("map"))
     wanted = np.asarray(ids, dtype=np.int64)
-    found = picked(Part(mapped.inputs.view(Watched), mapped.labels), wanted)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ledger_module, "_AT_ONCE", 40 * mapped.inputs[0].nbytes)
+        found = picked(Part(mapped.inputs.view(Watched), mapped.labels), wanted)
     assert np.array_equal(found.inputs, np.asarray(mapped.inputs)[wanted])
     assert np.array_equal(found.labels, mapped.labels[wanted])
     assert found.inputs.flags.c_contiguous
-    assert np.array_equal(looked[0], np.sort(wanted))
+    pieces = [index for index in looked if isinstance(index, np.ndarray)]
+    assert [len(piece) for piece in pieces] == [40, len(ids) - 40] if len(ids) > 40 else len(pieces) <= 1
+    for piece, start in zip(pieces, (0, 40), strict=False):
+        assert np.array_equal(piece, np.sort(wanted[start : start + 40]))
 
 
 @pytest.mark.parametrize("kind", ["array", "channels last", "features"])

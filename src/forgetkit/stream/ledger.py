@@ -12,6 +12,8 @@ from forgetkit.contracts import Part, Role
 from forgetkit.errors import LeakError
 
 Ids = NDArray[np.int64]
+_AT_ONCE = 1 << 26
+"""Bytes of a memory map that are read at one go, and held twice until they are in their places."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,14 +93,15 @@ class Ledger:
 
 
 def picked(source: Part, ids: Ids) -> Part:
-    """A copy of the samples of ``ids``. Where that is a memory map, it is read in the order it lies on the disk."""
+    """A copy of the samples of ``ids``. A memory map is read, piece by piece, in the order it lies on the disk."""
     if not isinstance(source.inputs, np.memmap):
         return replace(source, inputs=source.inputs[ids], labels=source.labels[ids])
-    order = np.argsort(ids, kind="stable")
-    inputs = source.inputs[ids[order]]
-    back = np.empty_like(order)
-    back[order] = np.arange(len(order))
-    return replace(source, inputs=inputs[back], labels=source.labels[ids])
+    inputs = np.empty((len(ids), *source.inputs.shape[1:]), source.inputs.dtype)
+    step = max(1, _AT_ONCE // max(1, source.inputs[:1].nbytes))
+    for start in range(0, len(ids), step):
+        order = start + np.argsort(ids[start : start + step], kind="stable")
+        inputs[order] = source.inputs[ids[order]]
+    return replace(source, inputs=inputs, labels=source.labels[ids])
 
 
 def _purpose(role: Role) -> str:

@@ -7,6 +7,7 @@ filled beside its place and moved there whole, so that what stands there is alwa
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import logging
@@ -165,6 +166,13 @@ class _Pixels:
                 if _checksum(file) != json.loads(regular.content(entry / _CHECKSUMS))[part]:
                     return None
                 array = np.load(file, mmap_mode="r", allow_pickle=False)
+            except OSError as error:
+                if error.errno != errno.ENOMEM:
+                    return None
+                raise DataError(
+                    f"{file} cannot be mapped, for want of address space ({reason_of(error)}): raise the limit "
+                    "(ulimit -v) by the size of that file, or limit memory by a control group or ulimit -d instead"
+                ) from error
             except Exception:  # noqa: BLE001 - whatever a damaged file raises, the images can be decoded again
                 return None
             if array.shape != self._shape(part) or array.dtype != np.uint8:

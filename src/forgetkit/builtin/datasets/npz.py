@@ -11,7 +11,7 @@ from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from forgetkit import regular
+from forgetkit import regular, room
 from forgetkit.contracts import Augmentation, Data, LoadContext, Part
 from forgetkit.errors import DataError
 
@@ -113,6 +113,7 @@ def _read(path: Path) -> tuple[tuple[str, ...], dict[str, NDArray[Any]]]:
             raise DataError(f"{path} holds a single array, not an .npz archive: save it with numpy.savez")
         for names in _CONVENTIONS.values():
             if set(names) <= set(archive.files):
+                _require_room(path, archive, names)
                 return names, {name: _member(path, archive, name) for name in names}
     expected = " or ".join(f"{', '.join(names)} ({who})" for who, names in _CONVENTIONS.items())
     found = ", ".join(sorted(archive.files)) or "nothing"
@@ -129,6 +130,17 @@ def _member(path: Path, archive: Any, name: str) -> NDArray[Any]:
     if not isinstance(array, np.ndarray):  # a member that is no .npy file comes as bytes
         raise DataError(f"{path}: {name} is no array: save it anew with numpy.savez")
     return array
+
+
+def _require_room(path: Path, archive: Any, names: tuple[str, ...]) -> None:
+    """The arrays of an archive are held in memory, all of them."""
+    left, members = room.left(), archive.zip.infolist()
+    wanted = sum(member.file_size for member in members if member.filename.removesuffix(".npy") in names)
+    if left is not None and wanted > left:
+        raise DataError(
+            f"{path} holds {wanted:,} bytes where {left:,} of memory are left: give more memory, save fewer or smaller "
+            "samples, or give images as a folder (--dataset folder), whose pixels stay on the disk"
+        )
 
 
 def _require_held(archive: ZipFile, name: str) -> None:
