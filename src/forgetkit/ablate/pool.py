@@ -272,13 +272,25 @@ def _noted(path: Path) -> Note:
         raise RunDirectoryError(f"{path} is of another version of forgetkit; forgetkit ablate makes it again")
     try:
         note = Note(**{**content, "axes": tuple(content["axes"]), "cells": tuple(content["cells"])})
-        if not all(_DIGEST.fullmatch(cell["digest"]) for cell in note.cells):  # each becomes a path
-            raise ValueError("a cell's digest is none")
-        if len(note._digests) < len(note.cells):
-            raise ValueError("a cell is there twice")
+        _require_sound(note)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise RunDirectoryError(f"{path} is damaged ({error!r}); forgetkit ablate makes it again") from error
     return note
+
+
+def _require_sound(note: Note) -> None:
+    """Whoever can write a note can seal it, so what it says is looked at too."""
+    arms = [cell["arm"] for cell in note.cells]
+    texts = [note.title, note.command, *note.axes, *(word for arm in (note.baseline or {}, *arms) for word in arm)]
+    texts += [word for arm in (note.baseline or {}, *arms) for word in arm.values()]
+    if not all(isinstance(text, str) for text in texts) or any(type(cell["seed"]) is not int for cell in note.cells):
+        raise TypeError("an entry is of another type")
+    if not note.cells or any(set(arm) != set(note.axes) for arm in arms):
+        raise ValueError("the axes of a cell are not the grid's")
+    if not all(_DIGEST.fullmatch(cell["digest"]) for cell in note.cells):  # each becomes a path
+        raise ValueError("a cell's digest is none")
+    if len(note._digests) < len(note.cells):
+        raise ValueError("a cell is there twice")
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:
