@@ -11,8 +11,10 @@ import numpy as np
 import offline
 import pytest
 from PIL import Image
+from rich.table import Table
 
 import forgetkit
+from forgetkit.cli.console import Console, print_text
 from forgetkit.contracts import Checkpointed, RunStarted
 from forgetkit.errors import ConfigError
 from forgetkit.record import write_sealed
@@ -215,8 +217,6 @@ def assert_inert(written: str) -> None:
 
 
 def test_a_csv_is_exact_in_a_pipe_and_harmless_on_a_terminal(capsys, monkeypatch):
-    from forgetkit.cli.console import print_text
-
     print_text(f"a,{HOSTILE}\nb\t\n")
     assert capsys.readouterr().out == f"a,{HOSTILE}\nb\t\n"
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
@@ -225,3 +225,13 @@ def test_a_csv_is_exact_in_a_pipe_and_harmless_on_a_terminal(capsys, monkeypatch
     assert_inert(shown)
     assert shown.startswith("a,\\x1b]0;EVIL\\x07[link=x]a[bold]")
     assert shown.endswith("\nb\t\n")
+
+
+def test_brackets_are_no_markup_wherever_they_stand(capsys):
+    table = Table(HOSTILE, title=HOSTILE)
+    table.add_row(f"{HOSTILE}[/no-such-tag]")
+    Console().print(table)
+    Console().print(HOSTILE)
+    shown = capsys.readouterr().out
+    assert shown.count("[link=x]a[bold]") == 4
+    assert_inert(shown)
