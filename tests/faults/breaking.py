@@ -113,8 +113,8 @@ class Breaking:
 
     @contextmanager
     def call(self, kind: str, path: str | None, data: Any = None) -> Iterator[Any]:
-        """Around a call; what of ``data`` is to be written."""
-        if path is None:
+        """Around a call; what of ``data`` is to be written. A call that another one makes is no call of its own."""
+        if path is None or self.announced:
             yield data
             return
         self.count += 1

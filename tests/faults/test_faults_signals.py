@@ -133,6 +133,19 @@ def test_in_the_midst_of(bench, same, option):
     same(words)
 
 
+def test_a_run_that_has_not_gone_on_yet_is_gone_on_with_later(bench, same):
+    """Asked to stop while the data is loaded, which a run knows from its manifest."""
+    child = begun(bench)
+    child.signal(signal.SIGKILL)
+    bench.ends(child)
+    plugin = Path("early.py")
+    plugin.write_text("import os, signal\nos.kill(os.getpid(), signal.SIGTERM)\n")
+    words = ["run", "--resume", "runs/r", *kills.PLUGIN, "--plugin", str(plugin), "--quiet"]
+    assert bench.ends(bench.start(words)) == 130
+    assert bench.said().splitlines() == [TOLD[0], f"{TOLD[1]} --plugin early.py"]
+    same()
+
+
 GRID = [
     "ablate",
     *kills.SHARED[1:],

@@ -57,6 +57,8 @@ def _carry_out(special: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]
     halt = Halt()
     try:
         with listening(halt, view.say_stopping):
+            if special["resume"] is not None:
+                view.remember(str(special["resume"]), given)
             return _answer(special, given, view, halt)
     except KeyboardInterrupt:
         view.warn("interrupted")

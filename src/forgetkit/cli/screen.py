@@ -46,12 +46,16 @@ class View:
         self._code: list[str] = []
 
     def notify(self, event: Event) -> None:
-        """Remember where the run is recorded, to be able to say how to resume it."""
+        """Remember where the run is recorded."""
         if isinstance(event, RunStarted):
-            from forgetkit import config
+            self.remember(event.directory, event.config)
 
-            self._directory = event.directory
-            self._code = [word for key, spec in config.code_of(event.config).items() for word in (f"--{key}", spec)]
+    def remember(self, directory: str, options: Mapping[str, Any]) -> None:
+        """Where a run is recorded, and which of its options are to be said again: how to resume it can then be told."""
+        from forgetkit import config
+
+        self._directory = directory
+        self._code = [word for key, spec in config.code_of(options).items() for word in (f"--{key}", spec)]
 
     @contextmanager
     def following(self) -> Iterator[None]:
