@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import platform
 import shlex
@@ -15,13 +16,14 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from forgetkit.errors import RunDirectoryError, RunInUseError
+from forgetkit.errors import RecordError, RunDirectoryError, RunInUseError
 from forgetkit.record.files import read_sealed, write_sealed
 
 LOCK, HOLDER = "run.lock", "run.holder.json"
 _PATIENCE = 0.3
 """Seconds: whoever has just got the lock writes its name down, and whoever just lets go takes the files away."""
 _SHOWN = 80
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 _TIME, _DAY = "%H:%M:%S", "%Y-%m-%d %H:%M:%S"
 
 
@@ -56,6 +58,8 @@ def _taken(folder: Path) -> FileLock:
         except Timeout as error:
             raise RunInUseError(f"{folder} is in use by {_holder(folder)}: wait for it or stop it") from error
         except OSError as error:
+            if error.errno not in _FORBIDDEN:  # a full disk is nobody's mistake
+                raise RecordError(f"cannot write {path}: {error.strerror}") from error
             raise RunDirectoryError(
                 f"{folder} may not be written to ({error.strerror}): make it writable, or go on with a copy of it"
             ) from error
