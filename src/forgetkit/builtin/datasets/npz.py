@@ -113,6 +113,8 @@ def _read(path: Path) -> tuple[tuple[str, ...], dict[str, NDArray[Any]]]:
             raise DataError(f"{path} holds a single array, not an .npz archive: save it with numpy.savez")
         for names in _CONVENTIONS.values():
             if set(names) <= set(archive.files):
+                for name in names:
+                    _require_held(path, archive, name)
                 _require_room(path, archive, names)
                 return names, {name: _member(path, archive, name) for name in names}
     expected = " or ".join(f"{', '.join(names)} ({who})" for who, names in _CONVENTIONS.items())
@@ -122,11 +124,9 @@ def _read(path: Path) -> tuple[tuple[str, ...], dict[str, NDArray[Any]]]:
 
 def _member(path: Path, archive: Any, name: str) -> NDArray[Any]:
     try:
-        _require_held(archive.zip, name)
         array = archive[name]
     except Exception as error:  # damaged, pickled, larger than the memory
-        reason = " ".join(str(error).split())
-        raise DataError(f"{path}: {name} cannot be read ({reason}): save it anew with numpy.savez") from error
+        raise _unreadable(path, name, error) from error
     if not isinstance(array, np.ndarray):  # a member that is no .npy file comes as bytes
         raise DataError(f"{path}: {name} is no array: save it anew with numpy.savez")
     return array
@@ -143,8 +143,20 @@ def _require_room(path: Path, archive: Any, names: tuple[str, ...]) -> None:
         )
 
 
-def _require_held(archive: ZipFile, name: str) -> None:
+def _unreadable(path: Path, name: str, error: Exception) -> DataError:
+    reason = " ".join(str(error).split())
+    return DataError(f"{path}: {name} cannot be read ({reason}): save it anew with numpy.savez")
+
+
+def _require_held(path: Path, archive: Any, name: str) -> None:
     """Memory is taken for as many numbers as a member's header says: its bytes must be able to hold them."""
+    try:
+        _refuse_claims(archive.zip, name)
+    except Exception as error:  # a damaged header may raise anything
+        raise _unreadable(path, name, error) from error
+
+
+def _refuse_claims(archive: ZipFile, name: str) -> None:
     member = archive.getinfo(f"{name}.npy" if f"{name}.npy" in archive.namelist() else name)
     growth = _GROWTH.get(member.compress_type)
     if growth is None:
