@@ -347,6 +347,8 @@ def assert_nothing_leaked(watch: Watch) -> None:
         if one.who == "evaluator":
             assert not one.training, one
             assert not one.grad, one
+    tested = Counter((one.mega_batch, n) for one in watch.looked for n in one.ids if n in watch.test_ids)
+    assert set(tested.values()) <= {1}, "the test part is looked at once in each mega-batch, and chooses no epoch"
     for reading in watch.readings:
         _assert_allowed(watch, reading)
 

@@ -11,14 +11,14 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, reject, settings
+from hypothesis import example, given, reject, settings
 from hypothesis import strategies as st
 from ledger_watch import OFFERS, Watch, assert_nothing_leaked, data_of, history, run, watch_of
 
 from forgetkit.errors import IdleOptionError, UsageError
 from forgetkit.halting import Halt
 
-FEW = settings(max_examples=8, deadline=None, derandomize=True)
+FEW = settings(max_examples=6, deadline=None, derandomize=True)
 BASE = {"lr": 0.05, "batch_size": 8}
 
 
@@ -74,7 +74,20 @@ def acting(options: Mapping[str, Any], folder: Path, watch: Any) -> tuple[dict[s
     raise AssertionError("every option was refused")
 
 
+USUAL = {
+    "mega_batches": 3,
+    "epochs": 2,
+    "val_fraction": 0.2,
+    "replay": "buffer:size=6",
+    "seed": 0,
+    "importance": "snip",
+}
+
+
 @FEW
+@example(options={**USUAL, "carry": "best-val", "augment": "crop-flip"}, dtype="uint8", lazy=False, seed=0)
+@example(options={**USUAL, "score_on": "incoming", "label_noise": 0.3}, dtype="uint8", lazy=True, seed=0)
+@example(options={**USUAL, "score_on": "union"}, dtype="float32", lazy=False, seed=0)
 @given(options=OPTIONS, dtype=st.sampled_from(["uint8", "float32"]), lazy=st.booleans(), seed=st.integers(0, 5))
 def test_whatever_is_asked_for_only_what_is_open_is_seen(
     options: dict[str, Any], dtype: str, lazy: bool, seed: int
