@@ -33,13 +33,19 @@ def measured(pool: Pool, classes: int) -> Inputs:
     """Mean and standard deviation by channel over ``pool``; a constant channel gets 1."""
     count, total, square = 0, torch.zeros(()).double(), torch.zeros(()).double()
     for inputs, _ in pool.in_order(pool.at_most(1024)):
-        by_channel = inputs.double().transpose(0, 1).flatten(1)
-        count += by_channel.shape[1]
-        total, square = total + by_channel.sum(1).cpu(), square + by_channel.square().sum(1).cpu()
+        count += len(inputs) * inputs[0, 0].numel()
+        sums, squares = _sums(inputs)
+        total, square = total + sums, square + squares
     mean = total / count
     std = (square / count - mean.square()).clamp_min(0).sqrt()
     std = torch.where(std < 1e-4, torch.ones_like(std), std)
     return Inputs(tuple(pool.inputs.shape[1:]), classes, tuple(mean.tolist()), tuple(std.tolist()))
+
+
+def _sums(inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """By channel, of the values and of their squares; the copies this takes are gone when the next piece is read."""
+    by_channel = inputs.double().transpose(0, 1).flatten(1)
+    return by_channel.sum(1).cpu(), by_channel.square_().sum(1).cpu()
 
 
 def network(builder: ModelBuilder, inputs: Inputs, seeds: Seeds) -> nn.Module:
