@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import ast
 import contextlib
+import hashlib
 import json
 import os
 import random
@@ -32,7 +33,7 @@ from fuzz_judging import Answer, command, fault
 from PIL import Image
 
 sys.path.append(str(Path(__file__).parents[1]))
-from children import digests, substance
+from children import substance
 
 from forgetkit.ablate import plots
 from forgetkit.ablate.pool import Pool
@@ -189,12 +190,12 @@ def of_run(path: str) -> Callable[[Place, Answer], Any]:
 def _models(folder: Path) -> dict[str, str]:
     """The digest of each model that a run kept; "refused" for one that is told to be damaged when it is asked for."""
     run, found = RunDirectory(folder), {}
-    for name, digest in digests(folder).items():
-        found[name] = digest
+    for file in sorted((folder / "checkpoints").glob("mega-batch-*.pt")):
         try:
-            run.model(int(name.removesuffix(".pt").rpartition("-")[2]))
+            run.model(int(file.stem.rpartition("-")[2]))
+            found[file.name] = hashlib.sha256(file.read_bytes()).hexdigest()
         except RunDirectoryError:
-            found[name] = "refused"
+            found[file.name] = "refused"
     return found
 
 
@@ -227,7 +228,7 @@ def of_the_output(place: Place, answer: Answer) -> Any:
 
 def of_the_cells(place: Place, answer: Answer) -> Any:
     """Each cell's arm, seed and result."""
-    cells = Pool(place.here / "ablations").outcomes("warm-or-not").cells
+    cells = Pool(place.here / "ablations").outcomes().cells
     return [
         (dict(cell.arm), cell.seed, cell.status, None if cell.result is None else substance(dict(cell.result)))
         for cell in cells
@@ -611,6 +612,8 @@ def _content(target: Target, path: Path) -> Any:
     if path.exists() and not path.is_file():
         return OSError("no regular file")
     try:
+        if path.suffix == ".json":
+            return json_content(path)
         return target.content(path)
     except Exception as error:  # noqa: BLE001 - whatever a parser meets
         return error
@@ -627,7 +630,7 @@ def _judged(stage: Stage, target: Target, file: Path, before: Any, after: Any, a
     """What became of a damaged file, and what is wrong with that."""
     if answer.wrong:
         return "VIOLATION", answer.wrong
-    lines = answer.err.splitlines()
+    lines = [line for line in answer.err.splitlines() if not line.startswith("to go on: ")]
     named = [line for line in lines if _names(line, file)]
     unreadable = isinstance(after, Exception)
     another = target.others and not unreadable and after != before
@@ -657,7 +660,7 @@ def _judged(stage: Stage, target: Target, file: Path, before: Any, after: Any, a
 
 def _names(line: str, file: Path) -> bool:
     """Whether a line names a file or one of its folders."""
-    folders = [str(folder) for folder in list(file.parents)[:-2]]
+    folders = [str(folder) for folder in list(file.parents)[:-1] if str(folder) != "runs"]
     return any(name in line for name in (str(file), file.name, *folders))
 
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 from forgetkit.cli import main
 from forgetkit.cli.console import OneLine
@@ -31,6 +31,7 @@ def examples(number: int) -> settings:
         max_examples=EXAMPLES or number,
         derandomize=not EXAMPLES,
         database=None,
+        phases=(Phase.explicit, Phase.generate, Phase.shrink),
         deadline=None,
         suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
     )

@@ -63,7 +63,7 @@ def test_any_value_of_any_option(offers, data):
     refusal(lambda: made_and_spelled(offers, kind, spec + value))
 
 
-@examples(200)
+@examples(100)
 @given(texts | st.builds("{}:{}={},{}={}".format, *[texts] * 5))
 def test_any_text_as_a_spec(offers, text):
     def taken_apart():
@@ -79,18 +79,18 @@ def test_any_text_as_a_spec(offers, text):
 
 
 def test_every_field_with_values_nobody_would_give(offers):
-    for key in (*FIELDS, *PATHS):
-        for value in NASTY:
+    for place, key in enumerate((*FIELDS, *PATHS)):
+        for value in NASTY[place % 4 :: 4]:
             refusal(lambda key=key, value=value: config.resolve(config.settings([f"{key}={value}"]), offers))
 
 
-@examples(300)
+@examples(150)
 @given(st.dictionaries(st.sampled_from([*FIELDS, *PATHS]) | keys, values, min_size=1, max_size=3))
 def test_any_table_as_a_configuration(offers, given):
     refusal(lambda: config.resolve(given, offers))
 
 
-@examples(300)
+@examples(150)
 @given(
     st.fixed_dictionaries(
         {},
@@ -111,7 +111,7 @@ def test_any_table_as_a_grid(offers, content):
     refusal(planned)
 
 
-@examples(200)
+@examples(100)
 @given(texts | st.builds("{}-{}".format, st.integers(), st.integers()), texts, texts)
 @example("0-99999999999999999999", "", "")
 def test_any_words_as_axes_and_seeds(text, key, value):
@@ -155,7 +155,7 @@ def test_any_bytes_as_a_file_of_options_or_a_grid(raw, workdir):
         assert answer.status == 2
 
 
-@examples(100)
+@examples(60)
 @given(st.binary(max_size=60) | st.lists(st.tuples(st.sampled_from(FIELDS), values), max_size=3))
 def test_any_file_of_options(offers, workdir, content):
     if not isinstance(content, bytes):
@@ -168,7 +168,7 @@ def test_any_file_of_options(offers, workdir, content):
     assert not said or said.startswith(f"--config {file}: ")
 
 
-@examples(40)
+@examples(15)
 @given(st.sampled_from(["--set", "--over", "--seeds", "--exclude", "--baseline", "--name", "--importance"]), texts)
 def test_any_words_on_the_command_line(workdir, flag, text):
     one_line(command(["ablate", flag, text, "--epochs", 0, "--dry-run"]))

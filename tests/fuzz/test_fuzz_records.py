@@ -118,7 +118,7 @@ def test_whatever_a_record_says(stage, file, words):
     whole = json.loads(path.read_text())
     whole.pop("sha256", None) if path.name != "seal.json" else None
 
-    @examples(12)
+    @examples(4)
     @given(another(whole))
     def check(content):
         stage.place.fresh()
@@ -140,7 +140,7 @@ def test_a_row_of_a_record_is_never_another_in_silence(stage):
     assert of_run("runs/cut")(stage.place, answer) == stage.references["an interrupted run, resumed"]
 
 
-@examples(40)
+@examples(6)
 @given(st.data())
 def test_whatever_the_events_say(stage, data):
     stage.place.fresh()

@@ -87,7 +87,7 @@ class Pool:
     def lock(self, digest: str) -> FileLock:
         """Held while a cell is carried out; the system lets go of it when its holder dies."""
         path = self._folder("cells") / f"{digest[:_SHORT]}.lock"
-        if path.is_dir():
+        if path.is_dir() or path.is_symlink():
             _take_away(path)
         return FileLock(path)
 

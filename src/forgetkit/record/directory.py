@@ -261,7 +261,9 @@ class RunDirectory:
         if checkpoints.is_symlink() or (checkpoints.exists() and not checkpoints.is_dir()):
             raise RunDirectoryError(f"{checkpoints} is no folder of this run: take it away, or put the folder back")
         if (self.path / "events.jsonl").is_symlink():
-            raise RunDirectoryError(f"{self.path / 'events.jsonl'} is a link, which nothing is written through")
+            raise RunDirectoryError(
+                f"{self.path / 'events.jsonl'} is a link, which nothing is written through: take it away"
+            )
         ours = [self.path / name for name in ("manifest.json", "events.jsonl", "result.json")]
         for file in (*ours, *self._all(_MODEL), *self._all(_STATE), *self._checkpoints.glob("resume-row-*.json")):
             if file.exists() and not file.is_file():
