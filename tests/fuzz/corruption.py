@@ -585,12 +585,14 @@ def one(stage: Stage, seed: int, number: int, *, in_a_child: bool = False) -> Ve
     while not applied:
         damage = rng.choices(DAMAGES, WEIGHTS)[0]
         applied = damage(file, rng, foreign)
-    before, after = _content(target, place.stage / inside), _content(target, file)
+    before, after, there = _content(target, place.stage / inside), _content(target, file), file.exists()
     with target.patches():
         alone = in_a_child and target.patches is contextlib.nullcontext and target.words[0] != "report"
         answer = _in_a_child(target.words) if alone else command(target.words)
     if damage is anothers and inside.parent.name == "grids" and target.words[0] in ("table", "report"):
         target = replace(target, others=True)  # the whole note of another folder, whose cells are not here
+    if not there:  # what is gone and not needed is not missed
+        target = replace(target, told=())
     became, wrong = _judged(stage, target, inside, before, after, answer)
     return Verdict(f"{number}", target.name, damage.__name__.replace("_", " "), str(inside), became, wrong, answer)
 

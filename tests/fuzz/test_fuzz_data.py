@@ -50,7 +50,7 @@ fair_kinds = st.sampled_from(["u1", "<i8", ">i4", "f8", "f2"]).map(np.dtype)
 fair_labels = arrays(fair_kinds, array_shapes(max_dims=2, max_side=5))
 
 
-@examples(60)
+@examples(30)
 @given(
     members=st.fixed_dictionaries(
         {}, optional={name: odd_arrays | (fair_inputs if name[0] == "x" else fair_labels) for name in (*NAMES, "z")}

@@ -168,7 +168,7 @@ def test_any_file_of_options(offers, workdir, content):
     assert not said or said.startswith(f"--config {file}: ")
 
 
-@examples(15)
+@examples(8)
 @given(st.sampled_from(["--set", "--over", "--seeds", "--exclude", "--baseline", "--name", "--importance"]), texts)
 def test_any_words_on_the_command_line(workdir, flag, text):
     one_line(command(["ablate", flag, text, "--epochs", 0, "--dry-run"]))
