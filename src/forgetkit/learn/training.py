@@ -104,9 +104,7 @@ class Trainer:
             require_finite(underway, mega_batch, epoch, total)
             self.acting.after_epoch(Place(mega_batch, epoch, total))
         seconds, counted = time.perf_counter() - began, underway.counted
-        return EpochResult(
-            float(underway.loss) / counted, int(underway.hits) / counted, size, seconds, underway.skipped
-        )
+        return EpochResult(underway.total / counted, int(underway.hits) / counted, size, seconds, underway.skipped)
 
     def _step(self, place: Place, inputs: Tensor, labels: Tensor, underway: Underway) -> None:
         """Forward, backward, and on."""

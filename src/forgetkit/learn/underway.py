@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,6 +33,8 @@ class Underway:
     draws: Mapping[str, Any] | None = None
     recent: list[tuple[int, float, Tensor]] = field(default_factory=list)
     """Steps that nobody has looked at yet: their number from 1, learning rate and loss."""
+    total: float = 0.0
+    """What ``loss`` was found to be at the last look."""
 
     @classmethod
     def beginning(cls, device: torch.device) -> Underway:
@@ -48,10 +51,11 @@ class Underway:
     def gone_wrong(self) -> tuple[int, float, float] | None:
         """The first step whose loss is not finite, of those not looked at yet: its number, learning rate and loss."""
         recent, self.recent = self.recent, []
-        if not recent or bool(torch.isfinite(self.loss)):
+        self.total = float(self.loss)
+        if not recent or math.isfinite(self.total):
             return None
         losses = torch.stack([loss for _, _, loss in recent]).tolist()
-        wrong = (n for n, loss in enumerate(losses) if not abs(loss) < float("inf"))
+        wrong = (n for n, loss in enumerate(losses) if not math.isfinite(loss))
         number = next(wrong, len(losses) - 1)  # each may be finite where their sum is not
         return recent[number][0], recent[number][1], losses[number]
 
