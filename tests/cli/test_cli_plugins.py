@@ -307,7 +307,7 @@ def test_one_that_breaks_it_later_stops_the_run(plugin, tiny, workdir, promise):
     )
     assert (said.status, said.out) == (1, "")
     assert said.err.count("\n") == 1
-    assert said.err.startswith("forgetkit: Criterion")
+    assert said.err.startswith("forgetkit: after mega-batch 1: Criterion")
     assert reason in said.err
     run = workdir / "runs" / "r"
     assert not (run / "result.json").exists()
