@@ -330,8 +330,8 @@ def test_damage_of_many_kinds(severed, whole, finishes, cli):
         (found["snip", 1], "holds no manifest.json"),
         (found["snip", 2], "the result is damaged"),
         (found["random", 0], "belongs to another cell"),
-        (found["random", 1], "has no seal"),
-        (found["random", 2], "has no seal"),
+        (found["random", 1], "no result with its seal"),
+        (found["random", 2], "no result with its seal"),
     ):
         [line] = [line for line in lines if line.startswith("forgetkit: ") and str(path) in line]
         assert says in line, line
