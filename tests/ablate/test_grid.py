@@ -248,6 +248,8 @@ def test_names_for_sets_of_options_on_any_axis() -> None:
         Grid("", asked.axes, (0,), sets=asked.sets, arms=asked.arms, exclude=({"part": "medium"},))
     with pytest.raises(ConfigError, match="include: no part is called 'medium'; there are short, long"):
         Grid("", asked.axes, (0,), sets=asked.sets, arms=asked.arms, include=({"part": "medium", "arm": "warm"},))
+    with pytest.raises(ConfigError, match="'keep_models' is no option that cells share or differ in: use --keep"):
+        Grid("", asked.axes, (0,), {"keep_models": "none"}, sets=asked.sets, arms=asked.arms)
     with pytest.raises(ConfigError, match="'seed' is no option that cells share or differ in: use --seeds"):
         Grid("", asked.axes, (0,), sets={"part": {"short": {"seed": 1}, "long": {}}}, arms=asked.arms)
 

@@ -72,6 +72,15 @@ def test_a_cell_that_begins_and_ends_between_two_looks_counts(tmp_path: Path, cl
     assert follower.left() == pytest.approx(15)
 
 
+def test_a_line_that_is_damaged_tells_nothing(tmp_path: Path, clock: list[float]) -> None:
+    pool = Pool(tmp_path)
+    follower = Follower(pool, CELLS, _seconds=clock[0])
+    record(pool, CELLS[0], started(), epoch(1), epoch(9))
+    path = pool.directory(CELLS[0]) / "events.jsonl"
+    path.write_bytes(path.read_bytes().replace(b'"epoch": 9, "epochs": 10', b'"epoch": 8, "epochs": 10'))
+    assert follower.standing()[CELLS[0]].epoch == 1
+
+
 class Crossing(Pool):
     """A folder in which two readers meet, if they can be there at the same time."""
 

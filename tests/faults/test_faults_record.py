@@ -654,6 +654,19 @@ def test_states_that_a_process_left_which_died_between_two_files_go(cli, stopped
 # Names, room and power
 
 
+def test_interrupted_before_the_manifest_is_there(tmp_path, monkeypatch):
+    def interrupt(path, content):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(directory, "write_sealed", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        RunDirectory.create(tmp_path, "r", {})
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "r").mkdir()  # as a kill leaves it
+    with pytest.raises(RunDirectoryError, match=r"r exists already: choose another --name$"):
+        RunDirectory.create(tmp_path, "r", {})
+
+
 def test_a_name_that_is_made_is_free(tmp_path, monkeypatch, tiny_words, cli):
     monkeypatch.setattr("forgetkit.alma._name", lambda plan: "now")
     for _ in range(3):

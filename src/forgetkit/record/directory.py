@@ -78,11 +78,10 @@ class RunDirectory:
         try:
             (path / "checkpoints").mkdir()
             write_sealed(path / "manifest.json", {"schema": SCHEMA, "run_id": secrets.token_hex(8), **manifest})
-        except OSError as error:
+        except BaseException as error:  # a folder without a manifest is no run's
             shutil.rmtree(path, ignore_errors=True)
-            raise RecordError(f"cannot make {path}: {error.strerror}") from error
-        except RecordError:  # a folder without a manifest is no run's
-            shutil.rmtree(path, ignore_errors=True)
+            if isinstance(error, OSError):
+                raise RecordError(f"cannot make {path}: {error.strerror}") from error
             raise
         return directory
 
@@ -367,7 +366,8 @@ def _made(out: Path, name: str, *, numbered: bool) -> Path:
     except FileExistsError as error:
         if path == out or not os.path.lexists(path):
             raise RunDirectoryError(f"cannot make {out / name}: {out} is a file, not a folder") from error
-        remedy = "" if RunDirectory(path).finished else f", or go on with it by --resume {path}"
+        resumable = (path / "manifest.json").exists() and not RunDirectory(path).finished
+        remedy = f", or go on with it by --resume {path}" if resumable else ""
         raise RunDirectoryError(f"{path} exists already: choose another --name{remedy}") from error
     except OSError as error:
         raise RunDirectoryError(
