@@ -83,7 +83,7 @@ def compared(here: Path, gib: float, spare: float, limit: str, threads: int) -> 
     images(here / "images", samples)
     words = [
         *("run", "--dataset", f"folder:path={here / 'images'},size={SIDE}", "--model", "mlp:width=4,depth=1", "--json"),
-        *("--mega-batches", "2", "--epochs", "1", "--replay", "full", "--batch-size", "32", "--score-batch", "32"),
+        *("--mega-batches", "2", "--epochs", "1", "--replay", "full", "--batch-size", "8", "--score-batch", "8"),
         *("--threads", str(threads), "--out", str(here / "runs")),
     ]
     os.environ["FORGETKIT_CACHE"] = str(here / "cache")
