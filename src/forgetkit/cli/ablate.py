@@ -191,7 +191,7 @@ def conclude(special: Mapping[str, Any], plan: Callable[[Means], Ablation], show
                 answer, failed = _rehearsed(ablation, means, view), 0
             else:
                 outcomes = carry_out(ablation, means, view, special)
-                failed = sum(cell.status == "failed" for cell in outcomes.cells)
+                failed = sum(cell.status in ("failed", "missing") for cell in outcomes.cells)
                 answer = show(view, outcomes, special)
     except (KeyboardInterrupt, RecordError) as error:
         if isinstance(error, KeyboardInterrupt):
