@@ -177,7 +177,7 @@ def test_a_folder_that_is_no_ablations(cli, store) -> None:
     assert cli("table", "nowhere").err == "forgetkit: nowhere is no folder: table takes that of an ablation\n"
     said = cli("table", ".")
     assert (said.status, said.out) == (2, "")
-    assert "holds no grid: it is not the folder of an ablation" in said.err
+    assert "holds no grid: give the folder of an ablation" in said.err
     store()
     for command in ("table", "report"):
         said = cli(command, ".")

@@ -530,6 +530,12 @@ class Stage:
 
     place: Place
     references: dict[str, Any] = field(default_factory=dict)
+    cells: dict[str, str] = field(default_factory=dict)
+    """The place of each cell in its grid, by the name of its folder."""
+
+    def order(self, file: Path) -> str:
+        """What files are sorted by: a cell's name depends on the folder that all this is in, its place does not."""
+        return re.sub(r"[0-9a-f]{16}", lambda name: self.cells.get(name[0], name[0]), str(file))
 
     @classmethod
     def build(cls, root: Path) -> Stage:
@@ -541,6 +547,8 @@ class Stage:
         set_up(place, 0)
         shutil.copytree(place.here, place.stage, symlinks=True)
         stage = cls(place)
+        outcomes = Pool(place.here / "ablations").outcomes()
+        stage.cells.update({cell.digest[:16]: f"{number}" for number, cell in enumerate(outcomes.cells)})
         for target in TARGETS:
             place.fresh()
             with target.patches():
@@ -577,7 +585,8 @@ def one(stage: Stage, seed: int, number: int, *, in_a_child: bool = False) -> Ve
     target = rng.choices(TARGETS, [target.weight for target in TARGETS])[0]
     place = stage.place
     place.fresh()
-    files = sorted({file for pattern in target.files for file in place.here.glob(pattern) if file.is_file()})
+    found = {file for pattern in target.files for file in place.here.glob(pattern) if file.is_file()}
+    files = sorted(found, key=stage.order)
     file = rng.choice(files)
     inside = file.relative_to(place.here)
     foreign = _counterpart(place, target, inside, rng)
@@ -589,8 +598,8 @@ def one(stage: Stage, seed: int, number: int, *, in_a_child: bool = False) -> Ve
     with target.patches():
         alone = in_a_child and target.patches is contextlib.nullcontext and target.words[0] != "report"
         answer = _in_a_child(target.words) if alone else command(target.words)
-    if damage is anothers and inside.parent.name == "grids" and target.words[0] in ("table", "report"):
-        target = replace(target, others=True)  # the whole note of another folder, whose cells are not here
+    if damage is anothers and inside.parent.name == "grids":  # a whole note, of cells that are not here
+        target = replace(target, others=target.words[0] != "ablate", told=())
     if not there:  # what is gone and not needed is not missed
         target = replace(target, told=())
     became, wrong = _judged(stage, target, inside, before, after, answer)

@@ -230,7 +230,7 @@ class Pool:
         """What became of a grid's cells; of the newest grid where none is named."""
         known = self.grids()
         if not known:
-            raise RunDirectoryError(f"{self.path} holds no grid: it is not the folder of an ablation")
+            raise RunDirectoryError(f"{self.path} holds no grid: give the folder of an ablation")
         if name is not None and name not in known:
             raise RunDirectoryError(f"{self.path} holds no grid '{name}'; there are {', '.join(known)}")
         return self.gathered(_noted(self._note(name or known[0])))
