@@ -40,7 +40,7 @@ from forgetkit.ablate.pool import Pool
 from forgetkit.config import RunConfig
 from forgetkit.errors import RunDirectoryError
 from forgetkit.learn import numerics
-from forgetkit.record import RunDirectory
+from forgetkit.record import RunDirectory, write_sealed
 
 PLUGIN = '''
 """An intervention with a state of its own, and an executor that stays in this process."""
@@ -519,9 +519,7 @@ def set_up(place: Place, seed: int) -> None:
     with every_network_is_tried():
         _must([*WITH_OPTIONS, "--name", "tried"])
     for note in Path("cache/trials").glob("*.json"):  # far apart, so that no other trial comes to another end
-        content = json.loads(note.read_text())
-        if set(content) == {"fp32", "bf16"}:
-            note.write_text(json.dumps({"fp32": 1.0, "bf16": 1000.0}))
+        write_sealed(note, {"fp32": 1.0, "bf16": 1000.0})
 
 
 @dataclass

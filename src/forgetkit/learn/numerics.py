@@ -18,7 +18,7 @@ from torch.nn.functional import cross_entropy
 
 from forgetkit.contracts import Inputs
 from forgetkit.errors import ConfigError, RecordError, RunDirectoryError
-from forgetkit.record import read_json, write_json
+from forgetkit.record import read_sealed, write_sealed
 from forgetkit.seeding import global_state
 
 MemoryFormat = Literal["contiguous", "channels-last"]
@@ -164,7 +164,7 @@ class PrecisionTrial:
 
     def _noted(self) -> Timed | None:
         with contextlib.suppress(RunDirectoryError, TypeError, ValueError, KeyError, ZeroDivisionError):
-            note = read_json(self._note_of_this)
+            note = read_sealed(self._note_of_this)
             timed = Timed(float(note["fp32"]), float(note["bf16"]))
             return timed if timed.gain > 0 else None
         return None
@@ -179,7 +179,7 @@ class PrecisionTrial:
                 if noted is not None:
                     return noted, True
                 timed = self._timed(model, operations)
-                write_json(note, {"fp32": timed.fp32, "bf16": timed.bf16})
+                write_sealed(note, {"fp32": timed.fp32, "bf16": timed.bf16})
                 return timed, False
         except (OSError, RecordError):  # what cannot be noted is tried again the next time
             return self._timed(model, operations), False

@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 
 from forgetkit import regular
 from forgetkit.contracts import Keep, MegaBatchRow
@@ -317,14 +318,14 @@ class RunDirectory:
         """From its own file or, where that is damaged, from the event that told of it."""
         file = self._row_file(mega_batch)
         try:
-            row = MegaBatchRow(**self._noted(file)["row"])
+            row = _as_row(self._noted(file)["row"])
             if row.index != mega_batch:
                 raise RunDirectoryError(f"{file} is the row of mega-batch {row.index}")
         except (KeyError, RunDirectoryError, TypeError):
             told = self._told(mega_batch)
             if told is None:
                 raise
-            return MegaBatchRow(**told)
+            return _as_row(told)
         return row
 
     def _told(self, mega_batch: int) -> dict[str, Any] | None:
@@ -344,6 +345,15 @@ class RunDirectory:
         """The notes of resume points, newest first."""
         notes = (file for file in self._all(_STATE) if file.suffix == ".json")
         return sorted(notes, key=lambda note: _place(note.stem), reverse=True)
+
+
+def _as_row(content: Mapping[str, Any]) -> MegaBatchRow:
+    """The row that was written; ``TypeError`` where an entry is missing, unknown or of another type."""
+    MegaBatchRow(**content)
+    try:
+        return TypeAdapter(MegaBatchRow).validate_python(content)
+    except ValidationError as error:
+        raise TypeError(f"{error.errors()[0]['loc'][0]}: {error.errors()[0]['msg']}") from error
 
 
 def _made(out: Path, name: str, *, numbered: bool) -> Path:
