@@ -267,7 +267,7 @@ def test_the_outcomes_of_a_grid(tmp_path: Path) -> None:
     assert found.arms() == ({"replay": "full"},)
     with pytest.raises(RunDirectoryError, match="no grid 'second'; there are first"):
         pool.outcomes("second")
-    with pytest.raises(RunDirectoryError, match="not the folder of an ablation"):
+    with pytest.raises(RunDirectoryError, match="holds no grid: give the folder of an ablation"):
         Pool(tmp_path / "elsewhere").outcomes()
 
 
