@@ -88,7 +88,7 @@ class Breaking:
     def install(self) -> None:
         """From here on."""
         self.root = os.path.realpath(self.root)
-        self.out = None if self.log is None else os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        self.log = None if self.log is None else os.path.realpath(self.log)
         if self.deed == "power":
             self.disk = Disk(self.root)
         for name in _ONE_PATH:
@@ -119,8 +119,7 @@ class Breaking:
             return
         self.count += 1
         number = self.count
-        if self.out is not None:
-            _KEPT["write"](self.out, f"{number} {kind} {os.path.relpath(path, self.root)}\n".encode())
+        self._note(f"{number} {kind} {os.path.relpath(path, self.root)}")
         if number == self.at:
             data = self._do(kind, path, data)
         elif self.deed == "fail" and self.lasting and self.at is not None and number > self.at:
@@ -159,12 +158,20 @@ class Breaking:
 
     def _audit(self, event: str, arguments: tuple[Any, ...]) -> None:
         """Python itself tells of most calls: one that was not counted would make the test weaker than it looks."""
-        if self.announced or self.out is None:
+        if self.announced or self.log is None:
             return
         if (event == "open" and arguments[2] & _WRITING) or event in _AUDITED:
             path = self.below(arguments[0]) if isinstance(arguments[0], str | bytes | os.PathLike) else None
             if path is not None:
-                _KEPT["write"](self.out, f"uncounted {event} {path}\n".encode())
+                self._note(f"uncounted {event} {path}")
+
+    def _note(self, line: str) -> None:
+        """Into the log, opened for each line: a worker closes what it inherits."""
+        if self.log is None:
+            return
+        number = _KEPT["open"](self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        _KEPT["write"](number, line.encode() + b"\n")
+        os.close(number)
 
     def _on_one_path(self, name: str) -> Callable[..., Any]:
         def called(path: Any, *args: Any, dir_fd: int | None = None, **kwargs: Any) -> Any:

@@ -80,6 +80,8 @@ MORE = (
     "--score-mode train --score-on union",
     "--score-on incoming",
     "--observer draws",
+    "--keep-models last",
+    "--keep-models none",
 )
 
 
@@ -379,6 +381,13 @@ FAULTS = {
 DEEDS = ("kill", "tear", "power", "short", "SIGTERM", *FAULTS)
 
 
+def how_to(deed: str) -> Mapping[str, Any]:
+    """What ``breaking.calls`` is told."""
+    if deed == "SIGTERM":
+        return {"deed": "signal", "number": signal.SIGTERM}
+    return {"deed": "fail", **FAULTS[deed]} if deed in FAULTS else {"deed": deed}
+
+
 @dataclass
 class Small:
     """A small run with a state after each step, to be broken at each call that changes a file."""
@@ -386,6 +395,10 @@ class Small:
     bench: Bench
     words: Sequence[str]
     whole: Reference
+
+    @property
+    def calls(self) -> Sequence[str]:
+        return self.whole.calls
 
     @classmethod
     def of(cls, bench: Bench) -> Small:
@@ -399,10 +412,7 @@ class Small:
         """Break it at a call; once the fault is gone it must come to the same. BrokenPromiseError where it does not."""
         shutil.rmtree(self.bench.folder / "runs", ignore_errors=True)
         disturbed = Disturbed(self.bench, self.words, self.whole, random.Random(seed))
-        how = {"deed": "fail", **FAULTS[deed]} if deed in FAULTS else {"deed": deed}
-        if deed == "SIGTERM":
-            how = {"deed": "signal", "number": signal.SIGTERM}
-        status = self.bench.ends(disturbed.begin(breaking(at=at, seed=seed, **how)))
+        status = self.bench.ends(disturbed.begin(breaking(at=at, seed=seed, **how_to(deed))))
         said = self.bench.said()
         if deed in FAULTS and status != 0:
             self._told(said, status, os.strerror(FAULTS[deed]["number"]))
@@ -431,21 +441,6 @@ class Small:
         hint = f"to go on: forgetkit run --resume runs/r {shlex.join(PLUGIN)}"
         if lines != [hint] * begun:
             raise BrokenPromiseError(f"it does not say how to go on, or not that alone: {lines}")
-
-
-def every_call(bench: Bench, say: Callable[[str], None], deeds: Sequence[str], step: int = 1, seed: int = 0) -> bool:
-    """Whether a small run comes to the same however it is broken at each ``step``-th call that changes a file."""
-    small, identical, total = Small.of(bench), 0, 0
-    for deed in deeds:
-        for at in range(1 + seed % step, len(small.whole.calls) + 1, step):
-            total += 1
-            try:
-                small.broken(deed, at, seed + at)
-                identical += 1
-            except BrokenPromiseError as broken:
-                say(f"{deed} at call {small.whole.calls[at - 1]}: {broken}")
-    say(f"{identical} of {total} identical ({', '.join(deeds)} at each of {len(small.whole.calls)} calls, step {step})")
-    return identical == total
 
 
 GRID = shlex.split(
@@ -544,6 +539,76 @@ def _children_of(parent: int) -> list[int]:
     return sorted(found)
 
 
+TWO = shlex.split(
+    "ablate --dataset synthetic:samples=60,test=30,classes=3,size=4,channels=1 --model mlp:width=8 --epochs 1 "
+    "--mega-batches 2 --threads 1 --batch-size 30 --over importance=snip,random --json --quiet"
+)
+
+
+@dataclass
+class SmallGrid:
+    """A grid of two cells, to be broken at each call that changes a file, in the command or in its worker."""
+
+    bench: Bench
+    table: bytes
+    calls: Sequence[str]
+
+    @classmethod
+    def of(cls, bench: Bench) -> SmallGrid:
+        log = bench.folder / "calls"
+        log.unlink(missing_ok=True)
+        grid = cls(bench, b"", ())
+        status, grid.table = grid.carried_out({"log": str(log)})
+        if status != 0:
+            raise BrokenPromiseError(bench.said())
+        lines = log.read_text().splitlines()
+        grid.calls = sorted(lines, key=lambda line: int(line.split()[0]))
+        return grid
+
+    def carried_out(self, how: Mapping[str, Any] | None = None) -> tuple[int, bytes]:
+        (self.bench.folder / "stdout").unlink(missing_ok=True)
+        before = None if how is None else breaking(**{"root": "ablations", **how})
+        status = self.bench.ends(self.bench.start(TWO, before))
+        return status, (self.bench.folder / "stdout").read_bytes()
+
+    def broken(self, deed: str, at: int, seed: int = 0) -> None:
+        """Break it at a call; carried out again it must come to the same. BrokenPromiseError where it does not."""
+        shutil.rmtree(self.bench.folder / "ablations", ignore_errors=True)
+        status, table = self.carried_out({**how_to(deed), "at": at, "seed": seed})
+        said = self.bench.said()
+        if status == 0 and table != self.table:
+            raise BrokenPromiseError(f"it left with 0, as if this were the table: {table!r}; it said: {said}")
+        if status in (1, 2) and deed in FAULTS:
+            reason = os.strerror(FAULTS[deed]["number"])
+            if not re.search(rf"^forgetkit: .*\bablations\b.*{reason}", said, re.MULTILINE):
+                raise BrokenPromiseError(f"it does not name the file and the reason: {said}")
+        elif status not in {"kill": (-9, 1, 0), "tear": (-9, 1, 0), "SIGTERM": (130, 1, 0)}.get(deed, (0,)):
+            raise BrokenPromiseError(f"it left with {status}: {said}")
+        status, table = self.carried_out()
+        said = self.bench.said()
+        if (status, table) != (0, self.table):
+            raise BrokenPromiseError(f"carried out again it left with {status}: {said}{table!r}")
+
+
+def every_call(
+    small: Small | SmallGrid, say: Callable[[str], None], deeds: Sequence[str], step: int = 1, seed: int = 0
+) -> bool:
+    """Whether it comes to the same however it is broken at each ``step``-th call that changes a file."""
+    identical = total = 0
+    last = max(int(call.split()[0]) for call in small.calls)
+    for deed in deeds:
+        for at in range(1 + seed % step, last + 1, step):
+            total += 1
+            try:
+                small.broken(deed, at, seed + at)
+                identical += 1
+            except BrokenPromiseError as broken:
+                named = " or ".join(call for call in small.calls if call.startswith(f"{at} "))
+                say(f"{deed} at call {named}: {broken}")
+    say(f"{identical} of {total} identical ({', '.join(deeds)} at each of {last} calls, step {step})")
+    return identical == total
+
+
 def killed_ablations(bench: Bench, count: int, seed: int, say: Callable[[str], None]) -> bool:
     """Whether grids of 24 cells end in the same tables after ten kills."""
     identical = 0
@@ -572,6 +637,7 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=0, help="runs with configurations of their own, killed at random")
     parser.add_argument("--only", type=int, help="of these runs the one of that number alone")
     parser.add_argument("--calls", type=int, default=0, metavar="STEP", help="kill a run at each STEP-th call")
+    parser.add_argument("--grid-calls", type=int, default=0, metavar="STEP", help="the same with a grid of two cells")
     parser.add_argument("--deeds", nargs="+", choices=DEEDS, default=DEEDS, help="what happens at a call")
     parser.add_argument("--ablations", type=int, default=0, help="grids of 24 cells, ten kills each")
     parser.add_argument("--seed", type=int, default=0)
@@ -587,7 +653,10 @@ def main() -> int:
         if given.runs or given.only is not None:
             kept.append(killed_runs(bench, given.runs, given.seed, say, given.only))
         if given.calls:
-            kept.append(every_call(bench, say, given.deeds, given.calls, given.seed))
+            kept.append(every_call(Small.of(bench), say, given.deeds, given.calls, given.seed))
+        if given.grid_calls:
+            deeds = [deed for deed in given.deeds if deed != "power"]  # which is lost for all processes together
+            kept.append(every_call(SmallGrid.of(bench), say, deeds, given.grid_calls, given.seed))
         if given.ablations:
             kept.append(killed_ablations(bench, given.ablations, given.seed, say))
     say(f"{time.monotonic() - began:.0f} seconds")

@@ -28,7 +28,7 @@ def small(tmp_path_factory, nursery):
 
 def test_killed_at_random_moments(bench):
     said = []
-    assert kills.killed_runs(bench, 6, 5, said.append), said
+    assert kills.killed_runs(bench, 6, 1, said.append), said
     assert said[-1].startswith("6 of 6 identical (")
     assert int(re.search(r"\((\d+) kills", said[-1])[1]) >= 6
 
@@ -36,9 +36,24 @@ def test_killed_at_random_moments(bench):
 @pytest.mark.parametrize("deed", kills.DEEDS)
 def test_broken_at_calls_that_change_files(small, deed):
     """At every 41st, from another one on for each deed."""
-    calls = small.whole.calls
+    calls = small.calls
     for at in range(2 + 5 * kills.DEEDS.index(deed), len(calls) + 1, 41):
         small.broken(deed, at, seed=at)
+
+
+@pytest.fixture(scope="module")
+def grid(tmp_path_factory, nursery):
+    """Two cells, one after the other."""
+    return kills.SmallGrid.of(kills.Bench(tmp_path_factory.mktemp("grid"), nursery))
+
+
+@pytest.mark.parametrize(("deed", "at"), [("EIO", 8), ("ENOSPC", 60), ("SIGTERM", 71), ("EROFS", 150)])
+def test_a_grid_is_broken_at_a_call_that_changes_a_file(grid, deed, at):
+    grid.broken(deed, at)
+
+
+def test_a_worker_dies_between_a_result_and_its_seal(grid):
+    grid.broken("kill", next(int(call.split()[0]) for call in grid.calls if "/.seal.json" in call))
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import random
 import shlex
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
@@ -122,9 +119,11 @@ def run(plugin):
 
 
 @pytest.mark.parametrize(
-    "options", [PLAIN, STATEFUL, COLD, CODE, PATIENT], ids=["plain", "stateful", "cold", "code", "patient"]
+    ("options", "every"),
+    [(STATEFUL, 1), (COLD, 3), (CODE, 3), (PATIENT, 3)],
+    ids=["stateful", "cold", "code", "patient"],
 )
-def test_stopped_at_any_event(run, workdir, options, substance, digests, result_of):
+def test_stopped_at_any_event(run, workdir, options, every, substance, digests, result_of):
     stop = Stop()
     whole = run({**options, "name": "whole"}, stop=stop)
     events = len(stop.heard)
@@ -139,7 +138,7 @@ def test_stopped_at_any_event(run, workdir, options, substance, digests, result_
     # Each epoch ends and, but for the last of those configured, leaves a state; each mega-batch is revealed and ends.
     states = sum(done - (done == options["epochs"]) for done in epochs)
     assert events == 2 + sum(epochs) + states + 4 * options["mega_batches"] - 2
-    for number in range(events):
+    for number in range(0, events, every):
         name = f"{number:02}"
         folder = workdir / "runs" / name
         with pytest.raises(KeyboardInterrupt):
@@ -151,12 +150,11 @@ def test_stopped_at_any_event(run, workdir, options, substance, digests, result_
         assert digests(folder) == digests(workdir / "runs" / "whole")
 
 
-@pytest.mark.parametrize("options", [PLAIN, STATEFUL], ids=["plain", "stateful"])
-def test_stopped_again_and_again(run, workdir, options, substance, digests, result_of):
-    whole = run({**options, "name": "whole"})
+def test_stopped_again_and_again(run, workdir, substance, digests, result_of):
+    whole = run({**STATEFUL, "name": "whole"})
     folder = workdir / "runs" / "r"
     with pytest.raises(KeyboardInterrupt):
-        run({**options, "name": "r"}, stop=Stop(2))
+        run({**STATEFUL, "name": "r"}, stop=Stop(2))
     legs = 1
     while not (folder / "result.json").exists():
         # Far enough to reach the next state, whether it comes after an epoch or after a mega-batch.
@@ -166,47 +164,6 @@ def test_stopped_again_and_again(run, workdir, options, substance, digests, resu
     assert legs >= 4
     assert substance(result_of(folder)) == substance(whole)
     assert digests(folder) == digests(workdir / "runs" / "whole")
-
-
-class Killed(BaseException):
-    """What no handler catches: the closest to a kill that this process survives."""
-
-
-@pytest.mark.parametrize("moment", ["before it is renamed", "after it is renamed"])
-def test_killed_at_any_write(run, workdir, monkeypatch, substance, digests, moment):
-    options = {**STATEFUL, "mega_batches": 2}
-    rename = Path.replace
-    left = None
-
-    def replace(self, target):
-        nonlocal left
-        left -= 1
-        if left == 0 and moment.startswith("before"):
-            raise Killed
-        rename(self, target)
-        if left == 0:
-            raise Killed
-
-    whole = run({**options, "name": "whole"})
-    monkeypatch.setattr(Path, "replace", replace)
-    number, done = 0, False
-    while not done:
-        number += 1
-        folder = workdir / "runs" / str(number)
-        left = number
-        try:
-            run({**options, "name": str(number)})
-            done = True
-        except Killed:
-            left = 0
-            if not (folder / "manifest.json").exists():
-                continue  # nothing had begun
-            if not (folder / "result.json").exists():
-                assert substance(run(resume=folder)) == substance(whole)
-            assert digests(folder) == digests(workdir / "runs" / "whole")
-    # The manifest, who holds the run, a model and its note for each mega-batch, a state and its note for each epoch
-    # but the last, a row, the result.
-    assert number - 1 == 1 + 1 + 2 * 2 + 2 * (2 * 1 + 1) + 1 + 1
 
 
 WORDS = shlex.split(
@@ -221,34 +178,6 @@ def wait_for(pattern, folder, seconds=60):
     while not list(folder.glob(pattern)):
         assert time.monotonic() < until, f"no {pattern} in {folder}"
         time.sleep(0.002)
-
-
-@pytest.mark.parametrize("seed", [1, 2])
-def test_killed_at_random_moments(start, plugin, cli, workdir, seed, substance, digests, result_of):
-    rng = random.Random(seed)
-    path = plugin("pull", PULL)
-    words = [*WORDS, "--plugin", path, "--epochs", 12, "--mega-batches", 3, "--seed", seed]
-    assert cli(*words, "--out", "whole").status == 0
-    run = workdir / "runs" / "r"
-    child = start(words)
-    wait_for("checkpoints/resume-*.json", run)
-    kills = 0
-    for _ in range(3):
-        time.sleep(rng.uniform(0.0, 0.4))
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(child.pid, signal.SIGKILL)
-        status = child.wait()
-        assert status in (0, -signal.SIGKILL)
-        kills += status != 0
-        if (run / "result.json").exists():
-            break
-        child = start(["run", "--resume", run, "--plugin", path, "--quiet"])
-    else:
-        assert child.wait() == 0
-    assert kills >= 1
-    assert (workdir / "stderr").read_text() == ""
-    assert substance(result_of(run)) == substance(result_of(workdir / "whole" / "r"))
-    assert digests(run) == digests(workdir / "whole" / "r")
 
 
 @pytest.fixture
@@ -296,19 +225,6 @@ def test_interrupted_from_the_keyboard(interrupted, workdir, keyboard):
         subprocess.run(["bash", "-c", shell], capture_output=True, check=True)
 
     check(child.returncode, err, paste)
-
-
-def test_asked_to_end(interrupted, start, cli, workdir):
-    words, check = interrupted
-    child = start(words)
-    wait_for("runs/r/checkpoints/resume-*.json", workdir)
-    os.kill(child.pid, signal.SIGTERM)
-    status = child.wait()
-
-    def paste(command):
-        assert cli(*shlex.split(command)[1:]).status == 0
-
-    check(status, (workdir / "stderr").read_text(), paste)
 
 
 def test_interrupted_before_it_has_begun(start, workdir, plugin):
