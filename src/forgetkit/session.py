@@ -181,7 +181,10 @@ class Session:
                 "so it cannot be resumed"
             )
         now = versions(self.plan)
-        for what, begun in dict(manifest.get("versions", {})).items():
+        recorded = manifest.get("versions")
+        if not isinstance(recorded, Mapping):
+            raise RunDirectoryError("the manifest says of no version what began the run; it is damaged: begin it anew")
+        for what, begun in recorded.items():
             if begun != now.get(what):
                 _log.warning(
                     "this run was begun with %s %s, not %s: its numbers may differ", what, begun, now.get(what)

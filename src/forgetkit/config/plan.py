@@ -152,7 +152,7 @@ def resumed(manifest: Mapping[str, Any], given: Mapping[str, Any], registry: Reg
     """The options of a run that goes on: its own. One given beside them must say the same, or not matter."""
     recorded = manifest.get("config")
     if not isinstance(recorded, Mapping):
-        raise ConfigError("the manifest of this run holds no configuration; it is damaged")
+        raise ConfigError("the manifest of this run holds no configuration; it is damaged: begin the run anew")
     unknown = RunConfig.model_fields.keys() - recorded.keys()
     if unknown:
         raise ConfigError(f"this run was begun by a forgetkit that had no --{flag(min(unknown))}: begin it anew")
