@@ -420,7 +420,24 @@ class Small:
             self._told_stopped(said, status)
         elif status != 0 and (status != -signal.SIGKILL or deed == "short"):
             raise BrokenPromiseError(f"it left with {status}: {said}")
+        if deed == "power" and status != 0:
+            self._require_what_was_synced(at)
         disturbed.to_its_end(0)
+
+    def _require_what_was_synced(self, at: int) -> None:
+        """The newest state that was complete, its folder synced, when the call was made, or a newer one, is there."""
+        noted = synced = ""
+        for call in self.calls[: at - 1]:
+            _, kind, path = call.split(" ", 2)
+            note = re.fullmatch(r"r/checkpoints/(resume-[\d-]+)\.json", path)
+            if kind == "replace" and note:
+                noted = note[1]
+            elif (kind, path) == ("fsync", "r/checkpoints"):
+                synced = noted
+        notes = (self.bench.folder / "runs/r/checkpoints").glob("resume-*-*.json")
+        left = max((note.stem for note in notes if not note.stem.startswith("resume-row")), default="")
+        if left < synced:
+            raise BrokenPromiseError(f"the state {synced} was synced, and {left or 'none'} is left")
 
     def _told(self, said: str, status: int, reason: str) -> None:
         """The file and the reason in one line, and how to go on where the run has come to its first event."""
