@@ -40,7 +40,7 @@ from forgetkit.ablate.pool import Pool
 from forgetkit.config import RunConfig
 from forgetkit.errors import RunDirectoryError
 from forgetkit.learn import numerics
-from forgetkit.record import RunDirectory, write_sealed
+from forgetkit.record import RunDirectory
 
 PLUGIN = '''
 """An intervention with a state of its own, and an executor that stays in this process."""
@@ -264,6 +264,7 @@ def every_network_is_tried() -> Iterator[None]:
     with (
         mock.patch.object(numerics, "native_bf16", return_value=True),
         mock.patch.object(numerics, "_WORTH_A_TRIAL", 0.0),
+        mock.patch.object(numerics.PrecisionTrial, "_timed", return_value=numerics.Timed(2.0, 1.0)),
     ):
         yield
 
@@ -372,6 +373,7 @@ TARGETS = (
         of_run("runs/fresh"),
         weight=1,
         content=json_content,
+        told=("cache/trials/*.json",),
         patches=every_network_is_tried,
     ),
 )
@@ -518,8 +520,6 @@ def set_up(place: Place, seed: int) -> None:
     _must(["run", "--dataset", "folder:path=photos,size=8", *PLAIN, "--name", "seen"])
     with every_network_is_tried():
         _must([*WITH_OPTIONS, "--name", "tried"])
-    for note in Path("cache/trials").glob("*.json"):  # far apart, so that no other trial comes to another end
-        write_sealed(note, {"fp32": 1.0, "bf16": 1000.0})
 
 
 @dataclass

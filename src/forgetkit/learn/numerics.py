@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
+import logging
 import re
 import time
 from dataclasses import dataclass
@@ -20,6 +20,8 @@ from forgetkit.contracts import Inputs
 from forgetkit.errors import ConfigError, RecordError, RunDirectoryError
 from forgetkit.record import read_sealed, write_sealed
 from forgetkit.seeding import global_state
+
+_log = logging.getLogger("forgetkit")
 
 MemoryFormat = Literal["contiguous", "channels-last"]
 Precision = Literal["fp32", "bf16"]
@@ -163,10 +165,16 @@ class PrecisionTrial:
         return self.notes / f"{hashlib.sha256(json.dumps([here, this]).encode()).hexdigest()[:32]}.json"
 
     def _noted(self) -> Timed | None:
-        with contextlib.suppress(RunDirectoryError, TypeError, ValueError, KeyError, ZeroDivisionError):
+        if not self._note_of_this.exists():
+            return None
+        try:
             note = read_sealed(self._note_of_this)
             timed = Timed(float(note["fp32"]), float(note["bf16"]))
-            return timed if timed.gain > 0 else None
+            if timed.gain > 0:
+                return timed
+        except (RunDirectoryError, TypeError, ValueError, KeyError, ZeroDivisionError):
+            pass
+        _log.warning("%s is damaged: the trial is made again, and may come to another precision", self._note_of_this)
         return None
 
     def _found(self, model: nn.Module, operations: float) -> tuple[Timed, bool]:
