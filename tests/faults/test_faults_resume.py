@@ -120,7 +120,7 @@ def run(plugin):
 
 @pytest.mark.parametrize(
     ("options", "every"),
-    [(STATEFUL, 1), (COLD, 3), (CODE, 3), (PATIENT, 3)],
+    [(STATEFUL, 2), (COLD, 3), (CODE, 3), (PATIENT, 3)],
     ids=["stateful", "cold", "code", "patient"],
 )
 def test_stopped_at_any_event(run, workdir, options, every, substance, digests, result_of):
