@@ -105,7 +105,7 @@ def test_in_a_file_it_is_the_users_to_know(plugin, fault) -> None:
     path = plugin("mine", source)
     with pytest.raises(UsageError) as raised:
         registry.load(files=[path], entry_points=False)
-    assert str(raised.value) == f"--plugin {path}: {reason}"
+    assert str(raised.value) == f"--plugin {path}: {reason}; repair the file, or leave it out"
 
 
 def test_an_interruption_is_none_of_a_plugins_faults(install, plugin) -> None:
