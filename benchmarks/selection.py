@@ -17,9 +17,9 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from forgetkit import peak
 from forgetkit.forgetting import select
 from forgetkit.seeding import Seeds
+from forgetkit.system import peak
 
 TENSORS = 62
 FRACTION = 0.2

@@ -109,7 +109,7 @@ def held(layers: int, width: int) -> dict[str, Any]:
     from torch import nn
 
     import forgetkit
-    from forgetkit.peak import watched
+    from forgetkit.system.peak import watched
 
     def small() -> nn.Module:
         return nn.Sequential(nn.Linear(64, 64, bias=False, dtype=torch.bfloat16))

@@ -24,7 +24,7 @@ from forgetkit import cli, registry
 from forgetkit.ablate import ablation  # noqa: F401 - what the commands import late, the children have at once
 from forgetkit.builtin.executors import local
 from forgetkit.cli import cells, grids, screen  # noqa: F401
-from forgetkit.halting import SIGNALS
+from forgetkit.system.halting import SIGNALS
 
 
 class Worker:

@@ -21,11 +21,11 @@ from forgetkit.config import Plan, name_of
 from forgetkit.contracts import Checkpointed, MegaBatchEnded, MegaBatchRow, RunEnded, RunStarted
 from forgetkit.errors import ComponentError, DivergedError
 from forgetkit.footprint import warn_where_short
-from forgetkit.halting import Halt, Stopped
 from forgetkit.learner import Learner
 from forgetkit.record import SCHEMA, Recorder, ResumePoint, RunDirectory
-from forgetkit.room import short_of_memory_is_said
 from forgetkit.session import Bus, Session, computing, versions
+from forgetkit.system.halting import Halt, Stopped
+from forgetkit.system.memory import short_of_memory_is_said
 
 Checkpoint = Callable[[], None]
 _log = logging.getLogger("forgetkit")

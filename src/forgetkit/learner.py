@@ -26,13 +26,13 @@ from forgetkit.contracts import (
 )
 from forgetkit.errors import ComponentError, DivergedError
 from forgetkit.forgetting.guard import hooks_on
-from forgetkit.halting import Halt
 from forgetkit.learn import Rate, Schedule, Underway
 from forgetkit.seeding import Seeds, preserved_global_state
 from forgetkit.session import Bus, Session
 from forgetkit.stream import Excerpt, Ledger, Pool, Revealed, Stream
 from forgetkit.stream.batches import Offered
 from forgetkit.stream.stream import ROLES
+from forgetkit.system.halting import Halt
 
 _TRIED_LR = 1e-6  # whether the real one diverges is for the run to find
 

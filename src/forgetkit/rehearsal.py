@@ -11,10 +11,10 @@ from forgetkit import contracts, learn
 from forgetkit.config import Plan
 from forgetkit.footprint import disk_bytes
 from forgetkit.learner import Learner
-from forgetkit.room import short_of_memory_is_said
 from forgetkit.session import Bus, Session, computing
 from forgetkit.stream import Pool, Revealed
 from forgetkit.stream.batches import fits
+from forgetkit.system.memory import short_of_memory_is_said
 
 _SECONDS = 3.0
 _LR = 1e-6  # small, so that the same few samples again and again make nothing diverge

@@ -14,16 +14,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from forgetkit import contracts, learn, peak, stream
+from forgetkit import contracts, learn, stream
 from forgetkit._version import __version__
 from forgetkit.config import LEFT_OPEN, Plan, RunConfig
 from forgetkit.contracts import Data, Event, Preparing
 from forgetkit.errors import ConfigError, DataError, RunDirectoryError
-from forgetkit.halting import Halt
 from forgetkit.learn.determinism import only_deterministic
 from forgetkit.record import Recorder, ResumePoint
 from forgetkit.seeding import Seeds
 from forgetkit.stream import MegaBatch
+from forgetkit.system import peak
+from forgetkit.system.halting import Halt
 
 _log = logging.getLogger("forgetkit")
 

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 import forgetkit
-from forgetkit import peak
 from forgetkit.contracts import EpochEnded, Event, Inputs, MegaBatchEnded, RunStarted
 from forgetkit.errors import RunDirectoryError
 from forgetkit.record import read_sealed, write_sealed
+from forgetkit.system import peak
 
 SMALL = {
     "dataset": "synthetic:samples=60,test=20,classes=3,size=4,channels=1,noise=2.0",

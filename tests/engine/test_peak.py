@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from forgetkit import peak
+from forgetkit.system import peak
 
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:0", "cuda:1"])

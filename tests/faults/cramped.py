@@ -6,8 +6,8 @@ import re
 import resource
 from pathlib import Path
 
-from forgetkit import room
 from forgetkit.stream import batches
+from forgetkit.system import memory
 
 
 def limited(mib: int, *, held: bool = False) -> None:
@@ -16,4 +16,4 @@ def limited(mib: int, *, held: bool = False) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (taken + (mib << 20),) * 2)
     batches._AT_ONCE = 1 << 21
     if held:
-        room.left = lambda device: None
+        memory.left = lambda device: None

@@ -10,8 +10,8 @@ import pytest
 
 from forgetkit import alma, api, config, registry
 from forgetkit.contracts import EpochEnded, MegaBatchRevealed, Unlearned
-from forgetkit.halting import SIGNALS, Halt, Stopped, listening
 from forgetkit.record import RunDirectory
+from forgetkit.system.halting import SIGNALS, Halt, Stopped, listening
 
 DRAWING = """
 from torch import nn

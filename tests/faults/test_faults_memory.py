@@ -18,7 +18,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from children import digests, substance
 
-from forgetkit import room
+from forgetkit.system import memory
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits and figures are as Linux has them")
 
@@ -181,13 +181,13 @@ def test_an_archive_larger_than_memory_is_refused_before_it_is_read(cli, monkeyp
     np.savez_compressed("data.npz", **parts, y_train=np.arange(90) % 3, y_test=np.arange(9) % 3)
     with zipfile.ZipFile("data.npz") as archive:
         wanted = sum(member.file_size for member in archive.infolist())
-    monkeypatch.setattr(room, "left", lambda device=None: wanted - 1)
+    monkeypatch.setattr(memory, "left", lambda device=None: wanted - 1)
     said = cli("run", "--dataset", "npz:path=data.npz", "--out", "runs")
     assert said.status == 2
     assert said.err.startswith("forgetkit: ")
     assert f"data.npz holds {wanted:,} bytes where {wanted - 1:,} of memory are left: " in said.err
     assert "--dataset folder" in said.err
-    monkeypatch.setattr(room, "left", lambda device=None: wanted)
+    monkeypatch.setattr(memory, "left", lambda device=None: wanted)
     assert cli("run", "--dataset", "npz:path=data.npz", "--epochs", 1, "--mega-batches", 1, "--quiet").status == 0
 
 

@@ -21,10 +21,11 @@ import pytest
 import torch
 
 import forgetkit
-from forgetkit import regular, rehearsal
+from forgetkit import rehearsal
 from forgetkit.contracts import EpochEnded
 from forgetkit.errors import RecordError, RunDirectoryError
 from forgetkit.record import RunDirectory, directory, event_in, line_of, read_sealed, write_atomically, write_sealed
+from forgetkit.system import regular
 
 OPTIONS = {
     "dataset": "synthetic:samples=60,test=20,classes=3,size=4,channels=1",

@@ -35,9 +35,9 @@ from forgetkit.contracts import (
     Samples,
     Unlearned,
 )
-from forgetkit.halting import Halt
 from forgetkit.record import RunDirectory
 from forgetkit.seeding import Seeds
+from forgetkit.system.halting import Halt
 
 Ids = NDArray[np.int64]
 OFFERS = registry.load()

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from ledger_watch import OFFERS, Watch, assert_nothing_leaked, data_of, history, run, watch_of
 
 from forgetkit.errors import IdleOptionError, UsageError
-from forgetkit.halting import Halt
+from forgetkit.system.halting import Halt
 
 FEW = settings(max_examples=6, deadline=None, derandomize=True)
 BASE = {"lr": 0.05, "batch_size": 8}

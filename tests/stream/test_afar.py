@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.lib.format import open_memmap
 
-from forgetkit import learn, room, stream
+from forgetkit import learn, stream
 from forgetkit.contracts import Data, Part
 from forgetkit.errors import LeakError
 from forgetkit.seeding import Seeds
@@ -22,6 +22,7 @@ from forgetkit.stream import check as check_module
 from forgetkit.stream import ledger as ledger_module
 from forgetkit.stream.batches import Afar, Offered
 from forgetkit.stream.ledger import picked
+from forgetkit.system import memory
 
 CPU = torch.device("cpu")
 SAMPLES = 60
@@ -30,7 +31,7 @@ SAMPLES = 60
 @pytest.fixture
 def cramped(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing fits into what memory is left."""
-    monkeypatch.setattr(room, "left", lambda device: 0)
+    monkeypatch.setattr(memory, "left", lambda device: 0)
 
 
 def part(kind: str, path: Path) -> Part:
@@ -112,9 +113,9 @@ def test_a_pool_that_outlives_its_mega_batch_cannot_be_read() -> None:
 @pytest.mark.parametrize(("share", "far"), [(0.9, False), (1.1, True)])
 def test_a_quarter_of_what_is_left_is_the_limit(share: float, far: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     source = part("array", Path())
-    monkeypatch.setattr(room, "left", lambda device: int(4 * source.inputs.nbytes / share))
+    monkeypatch.setattr(memory, "left", lambda device: int(4 * source.inputs.nbytes / share))
     assert isinstance(Pool.fitting(Excerpt.whole(source), CPU).inputs, Afar) is far
-    monkeypatch.setattr(room, "left", lambda device: None)
+    monkeypatch.setattr(memory, "left", lambda device: None)
     assert isinstance(Pool.fitting(Excerpt.whole(source), CPU).inputs, torch.Tensor), "nobody knows: as it was"
 
 

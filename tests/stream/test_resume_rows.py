@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from forgetkit import regular
 from forgetkit.contracts import MegaBatchRow
 from forgetkit.errors import RunDirectoryError
 from forgetkit.record import ResumePoint, RunDirectory, files
+from forgetkit.system import regular
 
 NUMBERS = {
     **{f.name: 1 for f in dataclasses.fields(MegaBatchRow) if f.name != "index"},

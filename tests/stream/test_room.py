@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from forgetkit import room
 from forgetkit.errors import ShortOfMemoryError
+from forgetkit.system import memory
 
 resource = pytest.importorskip("resource")
 CPU = torch.device("cpu")
@@ -24,8 +24,8 @@ def system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         (tmp_path / path).write_text(content)
 
     limits = {}
-    monkeypatch.setattr(room, "_PROC", tmp_path / "proc")
-    monkeypatch.setattr(room, "_GROUPS", tmp_path / "groups")
+    monkeypatch.setattr(memory, "_PROC", tmp_path / "proc")
+    monkeypatch.setattr(memory, "_GROUPS", tmp_path / "groups")
     monkeypatch.setattr(resource, "getrlimit", lambda which: (limits.get(which, resource.RLIM_INFINITY), 0))
     write.limits = limits
     write("proc/meminfo", "MemTotal: 9999999 kB\nMemFree: 12 kB\nMemAvailable:   512000 kB\n")
@@ -43,9 +43,9 @@ def group(system, folder: str, limit: object, used: int, files: tuple[int, int],
 
 
 def test_without_limits_it_is_what_the_machine_has(system) -> None:
-    assert room.left(CPU) == 512000 * 1024
-    (room._PROC / "meminfo").unlink()
-    assert room.left(CPU) > 1e6, "all there is, where nothing says how much of it is in use"
+    assert memory.left(CPU) == 512000 * 1024
+    (memory._PROC / "meminfo").unlink()
+    assert memory.left(CPU) > 1e6, "all there is, where nothing says how much of it is in use"
 
 
 @pytest.mark.parametrize(("line", "folder", "version"), [("7:cpu,memory:/a/b", "memory/a/b", 1), ("0::/a/b", "a/b", 2)])
@@ -53,26 +53,26 @@ def test_a_control_group_leaves_its_limit_less_what_is_in_use(system, line: str,
     """Files that are merely kept do not count: a run over a mapped file would seem to fill its group."""
     system("proc/self/cgroup", f"3:cpuset:/elsewhere\n{line}\n")
     group(system, folder, 100 * MIB, 90 * MIB, (30 * MIB, 40 * MIB), version)
-    assert room.left(CPU) == 80 * MIB
+    assert memory.left(CPU) == 80 * MIB
     group(system, str(Path(folder).parent), 60 * MIB, 50 * MIB, (MIB, MIB), version)
-    assert room.left(CPU) == 12 * MIB, "a group around it may leave less"
+    assert memory.left(CPU) == 12 * MIB, "a group around it may leave less"
     group(system, folder, "max" if version == 2 else 2**63 - 4096, 90 * MIB, (0, 0), version)
-    assert room.left(CPU) == 12 * MIB
+    assert memory.left(CPU) == 12 * MIB
 
 
 def test_in_a_container_the_uppermost_group_is_its_own(system) -> None:
     system("proc/self/cgroup", "4:memory:/docker/0123\n")
     group(system, "memory", 64 * MIB, 10 * MIB, (0, 0))
-    assert room.left(CPU) == 54 * MIB
+    assert memory.left(CPU) == 54 * MIB
 
 
 def test_the_limits_of_the_shell_count_what_is_held_already(system) -> None:
     system.limits[resource.RLIMIT_AS] = 60 * MIB
-    assert room.left(CPU) == 20 * MIB
+    assert memory.left(CPU) == 20 * MIB
     system.limits[resource.RLIMIT_DATA] = 25 * MIB
-    assert room.left(CPU) == 5 * MIB
+    assert memory.left(CPU) == 5 * MIB
     system.limits[resource.RLIMIT_DATA] = MIB
-    assert room.left(CPU) == 0
+    assert memory.left(CPU) == 0
 
 
 def test_a_device_says_it_itself(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,7 +80,7 @@ def test_a_device_says_it_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (100, 1000))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 70)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 50)
-    assert room.left(torch.device("cuda:1")) == 120
+    assert memory.left(torch.device("cuda:1")) == 120
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_a_device_says_it_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_memory_that_runs_out_is_said(error: Exception, said: str) -> None:
-    with pytest.raises(ShortOfMemoryError) as found, room.short_of_memory_is_said():
+    with pytest.raises(ShortOfMemoryError) as found, memory.short_of_memory_is_said():
         raise error
     assert said in str(found.value)
     assert "--batch-size" in str(found.value)
@@ -105,6 +105,6 @@ def test_memory_that_runs_out_is_said(error: Exception, said: str) -> None:
 
 @pytest.mark.parametrize("error", [RuntimeError("mat1 and mat2 differ"), OSError(28, "No space left"), ValueError("x")])
 def test_what_is_wrong_otherwise_stays_what_it_is(error: Exception) -> None:
-    with pytest.raises(type(error)) as found, room.short_of_memory_is_said():
+    with pytest.raises(type(error)) as found, memory.short_of_memory_is_said():
         raise error
     assert found.value is error

@@ -28,11 +28,11 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from forgetkit import regular
 from forgetkit.ablate.outcome import Outcome, Outcomes, Status
 from forgetkit.contracts import Keep
 from forgetkit.errors import RecordError, RunDirectoryError, RunInUseError
 from forgetkit.record import RunDirectory, read_json, read_sealed, write_json, write_sealed
+from forgetkit.system import regular
 
 SCHEMA = 2
 _SHORT = 16

@@ -19,7 +19,7 @@ from forgetkit.ablate.pool import Pool
 from forgetkit.alma import run
 from forgetkit.contracts import Keep
 from forgetkit.errors import DivergedError, ForgetkitError, RecordError, RunDirectoryError, RunInUseError
-from forgetkit.halting import Halt, listening
+from forgetkit.system.halting import Halt, listening
 
 _PAUSE = 1.0
 """Seconds between two looks at a run that somebody else has in hand."""

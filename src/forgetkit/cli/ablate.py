@@ -16,7 +16,7 @@ import typer
 from forgetkit.cli import options
 from forgetkit.cli.console import print_error, print_json
 from forgetkit.errors import ConfigError, OptionError, RecordError
-from forgetkit.halting import Halt, listening
+from forgetkit.system.halting import Halt, listening
 
 if TYPE_CHECKING:
     from forgetkit.ablate.ablation import Ablation

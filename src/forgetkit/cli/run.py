@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from forgetkit.cli import options
 from forgetkit.cli.console import print_json
 from forgetkit.errors import OptionError, RecordError, ShortOfMemoryError
-from forgetkit.halting import Halt, listening
+from forgetkit.system.halting import Halt, listening
 
 if TYPE_CHECKING:
     from forgetkit.cli.screen import View

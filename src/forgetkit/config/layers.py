@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from forgetkit import options, regular
+from forgetkit import options
 from forgetkit.config.fields import KIND_OF, SEVERAL, RunConfig, flag
 from forgetkit.errors import ConfigError, closest
 from forgetkit.registry import Registry
+from forgetkit.system import regular
 
 _DEEPEST = 16
 """Dots of a path: two part a component's option, and a distribution's name may hold some more."""

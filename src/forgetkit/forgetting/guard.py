@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from forgetkit.errors import ComponentError, ForgetkitError
-from forgetkit.room import short_of_memory_is_said
 from forgetkit.seeding import global_state
+from forgetkit.system.memory import short_of_memory_is_said
 
 _INTEGER_OF_SIZE = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _PIECE = 2**16

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 from forgetkit.contracts import Inputs, ModelBuilder
 from forgetkit.errors import ComponentError, ConfigError, ShortOfMemoryError
-from forgetkit.room import short_of_memory_is_said
 from forgetkit.seeding import Seeds, global_state
 from forgetkit.stream.batches import Pool
+from forgetkit.system.memory import short_of_memory_is_said
 
 
 class Normalize(nn.Module):

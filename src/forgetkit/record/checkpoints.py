@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from forgetkit import regular
 from forgetkit.errors import RunDirectoryError
 from forgetkit.record.files import write_atomically
+from forgetkit.system import regular
 
 
 def save_state(path: Path, state: dict[str, Any]) -> str:

@@ -33,13 +33,13 @@ from typing import Any
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from forgetkit import regular
 from forgetkit.contracts import Keep, MegaBatchRow
 from forgetkit.errors import RecordError, RunDirectoryError
 from forgetkit.record import lock
 from forgetkit.record.checkpoints import load_state, save_state
 from forgetkit.record.events import events_in, line_of
 from forgetkit.record.files import as_json, read_sealed, sealed, sync_folder, write_atomically, write_sealed
+from forgetkit.system import regular
 
 SCHEMA = 1
 _STATE = re.compile(r"resume-(\d+)-(\d+)(?:-(\d+))?")

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from forgetkit import regular
 from forgetkit.errors import RecordError, RunDirectoryError
+from forgetkit.system import regular
 
 SEAL = "sha256"
 """The last key of a sealed object: the digest of all its other content."""

@@ -15,10 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from forgetkit import room
 from forgetkit.contracts import Augmentation, Part, Sampling
 from forgetkit.seeding import Seeds
 from forgetkit.stream.ledger import Excerpt
+from forgetkit.system import memory
 
 SHARE = 1 / 4
 """Of the memory that is left, what a pool's samples may take; where they would take more, they stay where they are."""
@@ -99,7 +99,7 @@ class Offered:
 
 def fits(size: int, device: torch.device) -> bool:
     """Whether so many bytes are no more than a share of the memory that is left on ``device``, or nobody knows."""
-    left = room.left(device)
+    left = memory.left(device)
     return left is None or size <= SHARE * left
 
 

@@ -25,10 +25,10 @@ import PIL
 from numpy.typing import NDArray
 from PIL import Image
 
-from forgetkit import regular
 from forgetkit.builtin.datasets._decoding import Block, reason_of
 from forgetkit.contracts import Augmentation, Data, LoadContext, Part
 from forgetkit.errors import DataError
+from forgetkit.system import regular
 
 _log = logging.getLogger("forgetkit")
 

@@ -11,9 +11,9 @@ from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from forgetkit import regular, room
 from forgetkit.contracts import Augmentation, Data, LoadContext, Part
 from forgetkit.errors import DataError
+from forgetkit.system import memory, regular
 
 _CONVENTIONS = {
     "Keras": ("x_train", "y_train", "x_test", "y_test"),
@@ -134,7 +134,7 @@ def _member(path: Path, archive: Any, name: str) -> NDArray[Any]:
 
 def _require_room(path: Path, archive: Any, names: tuple[str, ...]) -> None:
     """The arrays of an archive are held in memory, all of them."""
-    left, members = room.left(), archive.zip.infolist()
+    left, members = memory.left(), archive.zip.infolist()
     wanted = sum(member.file_size for member in members if member.filename.removesuffix(".npy") in names)
     if left is not None and wanted > left:
         raise DataError(
