@@ -49,6 +49,7 @@ def run(
     with machine, short_of_memory_is_said(), ExitStack() as held:
         if resume is not None:
             held.enter_context(resume.held())
+            resume.require_unfinished()  # another process may have come to its end meanwhile
         session = Session.prepare(plan, bus, cache, halt)
         if resume is None:
             learner = Learner.new(session)
@@ -109,8 +110,8 @@ def _carry_on(session: Session, learner: Learner, directory: RunDirectory, point
             bus.emit(MegaBatchEnded(row))
             if row.index < config.mega_batches:
                 learner.advance()
-                checkpoint()
                 session.halt.check()
+                checkpoint()
     result = _result(session, directory, learner, rows, time.perf_counter() - began)
     result = directory.finish(result)
     bus.emit(RunEnded(result))
@@ -119,17 +120,18 @@ def _carry_on(session: Session, learner: Learner, directory: RunDirectory, point
 
 @contextmanager
 def _losing_nothing(halt: Halt, checkpoint: Checkpoint, directory: RunDirectory) -> Iterator[None]:
-    """Where it is asked to stop, a state is left; where numbers went wrong, the last one is named."""
+    """Where it is asked to stop, a state is left; where numbers went wrong, a note on the error names the last one."""
     with halt.heeded():
         try:
-            yield
-        except Stopped:
-            checkpoint()
-            raise
+            try:
+                yield
+            except Stopped:
+                checkpoint()
+                raise
         except (DivergedError, ComponentError) as error:
             good = directory.newest_state()
-            last = "no state was written before" if good is None else f"the last good state is {good}"
-            raise type(error)(f"{error}; {last}") from error
+            error.add_note("no state was written before" if good is None else f"the last good state is {good}")
+            raise
 
 
 def _anytime(learner: Learner, directory: RunDirectory, checkpoint: Checkpoint, spent: float) -> Iterator[MegaBatchRow]:

@@ -16,6 +16,7 @@ from forgetkit.ablate.pool import Pool
 from forgetkit.ablate.work import Ended, Task, carry_out
 from forgetkit.contracts import Lost
 from forgetkit.errors import ForgetkitError
+from forgetkit.record import RunDirectory
 
 FAULT = "CUDA error: device-side assert triggered"
 TINY = {
@@ -114,6 +115,20 @@ def test_a_worker_that_is_lost_says_so_over_the_reason_of_an_earlier_time(tmp_pa
     known = Task(asked.folder, asked.digest, asked.options, failed_at=pool.find(asked.digest).failed_at)
     assert list(ended([known], Dying())) == [(known, Ended("failed", "killed"))]
     assert pool.find(asked.digest).reason == "killed"
+
+
+def test_a_cell_that_somebody_finished_by_hand_meanwhile_is_completed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, pool = task(tmp_path), Pool(tmp_path)
+    assert carry_out(asked) == Ended("completed")
+    path = pool.directory(asked.digest)
+    (path / "seal.json").unlink()
+    before = (path / "result.json").stat().st_ino
+    monkeypatch.setattr(Pool, "reopened", lambda pool, digest: RunDirectory(path))  # as it was a moment before
+    assert carry_out(asked) == Ended("completed")
+    assert pool.find(asked.digest).status == "completed"
+    assert (path / "result.json").stat().st_ino == before
 
 
 @pytest.mark.parametrize(("asked", "waited_for"), [("cuda:1", "cuda:1"), ("auto", None)])

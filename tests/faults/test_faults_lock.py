@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from forgetkit import config, registry
+from forgetkit import alma, config, registry
 from forgetkit.ablate.pool import Pool
 from forgetkit.ablate.work import Ended, Task, carry_out
 from forgetkit.errors import RunDirectoryError, RunInUseError
@@ -185,3 +185,14 @@ def test_a_cell_that_is_gone_on_with_by_hand_is_no_failure(tmp_path, monkeypatch
     waiting.join()
     assert ended == [Ended("completed")]
     assert not Path(tmp_path, "cells", f"{digest[:16]}.failed.json").exists()
+
+
+def test_a_run_that_another_process_finished_before_we_held_it_stays_as_it_is(tiny, workdir):
+    assert tiny("--name", "r").status == 0
+    run = RunDirectory(workdir / "runs" / "r")
+    before = (run.path / "result.json").stat()
+    plan = config.resolve(run.manifest["config"], registry.load(entry_points=False))
+    with pytest.raises(RunDirectoryError, match="nothing to resume"):
+        alma.run(plan, cache=workdir / "cache", resume=run)
+    after = (run.path / "result.json").stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)

@@ -134,7 +134,8 @@ def _carry_on(pool: Pool, task: Task) -> None:
         except RunDirectoryError as error:
             if unfinished is None:
                 raise
-            pool.discard(task.digest, error)  # its data changed, or its state is another's
-            run(plan, cache=api.cache_folder(), halt=halt)
+            if not unfinished.finished:  # by hand, before we had it
+                pool.discard(task.digest, error)  # its data changed, or its state is another's
+                run(plan, cache=api.cache_folder(), halt=halt)
     pool.seal(task.digest)
     pool.tidy(task.digest, task.keep)

@@ -104,11 +104,15 @@ class RunDirectory:
             except RunDirectoryError as error:
                 _ = directory.manifest  # where that is damaged too, nothing is made again
                 _log.warning("%s; it is made again", error)
-            else:
-                raise RunDirectoryError(
-                    f"{path} is finished, there is nothing to resume: its result is in {path / 'result.json'}"
-                )
+        directory.require_unfinished()
         return directory
+
+    def require_unfinished(self) -> None:
+        """``RunDirectoryError`` where the result is there and whole; to be asked again once the run is held."""
+        if self.finished:
+            raise RunDirectoryError(
+                f"{self.path} is finished, there is nothing to resume: its result is in {self.path / 'result.json'}"
+            )
 
     @property
     def finished(self) -> bool:
