@@ -119,6 +119,24 @@ def test_a_quarter_of_what_is_left_is_the_limit(share: float, far: bool, monkeyp
     assert isinstance(Pool.fitting(Excerpt.whole(source), CPU).inputs, torch.Tensor), "nobody knows: as it was"
 
 
+@pytest.mark.parametrize("kind", ["array", "mapped", "channels last", "features"])
+def test_to_another_device_samples_go_a_piece_at_a_time(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, read = part(kind, tmp_path), []
+    ids = np.random.default_rng(1).permutation(SAMPLES)[:41]
+    own = Excerpt.of(source, ids, source.labels[ids], lambda some: read.append(len(some)) or picked(source, some))
+    monkeypatch.setattr(memory, "left", lambda device: None)
+    monkeypatch.setattr(batches_module, "_AT_ONCE", 8 * own.sample_bytes)
+    there = Pool.fitting(own, torch.device("meta"))
+    assert read == [0, 8, 8, 8, 8, 8, 1]
+    here, near = batches_module._brought(own, CPU), Pool.fitting(own, CPU)
+    assert torch.equal(here, near.inputs)
+    for one in (here, there.inputs):
+        assert (one.shape, one.dtype, one.stride()) == (near.inputs.shape, near.inputs.dtype, near.inputs.stride())
+    assert (there.labels.shape, there.labels.dtype) == (near.labels.shape, near.labels.dtype)
+
+
 @settings(deadline=None)
 @given(ids=st.lists(st.integers(0, SAMPLES - 1), max_size=90))
 def test_a_map_is_read_in_the_order_of_the_disk_and_handed_on_in_the_order_asked(

@@ -24,7 +24,7 @@ SHARE = 1 / 4
 """Of the memory that is left, what a pool's samples may take; where they would take more, they stay where they are."""
 
 _AT_ONCE = 1 << 25
-"""Bytes of samples, as floats, that are looked at together where nobody asks for a number of them."""
+"""Bytes of samples that are moved together, or looked at, as floats, where nobody asks for a number of them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,9 +64,11 @@ class Pool:
 
         Otherwise each batch is read when it is due. What the batches hold is the same to the bit.
         """
-        if fits(len(excerpt) * excerpt.sample_bytes, device):
+        if not fits(len(excerpt) * excerpt.sample_bytes, device):
+            return cls(Afar(excerpt, device), _tensor(excerpt.labels).to(device))
+        if device.type == "cpu":
             return cls.of(excerpt.read(excerpt.ids), device)
-        return cls(Afar(excerpt, device), _tensor(excerpt.labels).to(device))
+        return cls(_brought(excerpt, device), _tensor(excerpt.labels).to(device))
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -123,6 +125,15 @@ def _batches(
         ids = order[start:stop]
         inputs = pool.inputs[ids]
         yield pixels(inputs if draws is None else draws.applied(inputs, start, stop)), pool.labels[ids]
+
+
+def _brought(excerpt: Excerpt, device: torch.device) -> Tensor:
+    """All inputs on a device other than this machine's memory, which holds a piece of them at a time."""
+    whole = _tensor(excerpt.read(excerpt.ids[:0]).inputs).to(device).new_empty((len(excerpt), *excerpt.shape))
+    step = max(1, _AT_ONCE // max(1, excerpt.sample_bytes))
+    for start in range(0, len(excerpt), step):
+        whole[start : start + step] = _tensor(excerpt.read(excerpt.ids[start : start + step]).inputs)
+    return whole
 
 
 def _tensor(array: NDArray[Any]) -> Tensor:
