@@ -24,7 +24,7 @@ def save_state(path: Path, state: dict[str, Any]) -> str:
     """
     buffer = io.BytesIO()
     torch.save(_on_cpu(state), buffer)
-    content = buffer.getvalue()
+    content = buffer.getbuffer()  # no copy of it
     write_atomically(path, content)
     return hashlib.sha256(content).hexdigest()
 

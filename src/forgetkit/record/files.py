@@ -21,7 +21,7 @@ _NO_FOLDERS = (errno.EACCES, errno.EBADF, errno.EINVAL, errno.EISDIR, errno.ENOT
 """How a file system says that it cannot sync a folder."""
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes | memoryview) -> None:
     """Write to a temporary file beside ``path``, sync, rename, sync the folder. A link in its place is not followed."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
