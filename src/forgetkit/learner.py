@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, Literal
@@ -12,6 +11,7 @@ import torch
 from torch import nn
 
 from forgetkit import forgetting, learn
+from forgetkit.between import Due, Heeding, Throttled
 from forgetkit.config import RunConfig, name_of
 from forgetkit.contracts import (
     EpochEnded,
@@ -21,18 +21,17 @@ from forgetkit.contracts import (
     MegaBatchRow,
     Role,
     Settled,
-    Stepped,
     Unlearned,
 )
 from forgetkit.errors import ComponentError, DivergedError
 from forgetkit.forgetting.guard import hooks_on
+from forgetkit.forgetting.statistics import tracking
 from forgetkit.learn import Rate, Schedule, Underway
 from forgetkit.seeding import Seeds, preserved_global_state
-from forgetkit.session import Bus, Session
+from forgetkit.session import Session
 from forgetkit.stream import Excerpt, Ledger, Pool, Revealed, Stream
 from forgetkit.stream.batches import Offered
 from forgetkit.stream.stream import ROLES
-from forgetkit.system.halting import Halt
 
 _TRIED_LR = 1e-6  # whether the real one diverges is for the run to find
 
@@ -136,8 +135,7 @@ class Learner:
     @property
     def samples_done(self) -> int:
         """How many samples the epochs of this mega-batch have trained on so far."""
-        within = 0 if self.underway is None else self.underway.samples
-        return sum(self.session.epochs(self.mega_batch)[: self.epochs_done]) + within
+        return sum(self.session.epochs(self.mega_batch)[: self.epochs_done])
 
     @property
     def steps_done(self) -> int:
@@ -162,7 +160,7 @@ class Learner:
                     "look at the network and the data"
                 ) from error
         twin.trainer.acting.require_tensors()
-        twin._require_finite("after a single step, tried out")
+        twin._require_finite("after a single step, tried out before the run")
         twin._require_unheard()
         if config.mega_batches > 1:
             # A share of two samples is one, which batch normalisation cannot be measured on: all are offered.
@@ -174,7 +172,7 @@ class Learner:
         config, bus, t = self.session.plan.config, self.session.bus, revealed.index
         pool = self._pool(revealed, "train")
         bus.emit(MegaBatchRevealed(t, len(revealed.arrived), len(pool), len(revealed.val)))
-        sizes, due = self.session.epochs(t), _Due(config)
+        sizes, due = self.session.epochs(t), Due(config)
         if self.epochs_done == 0 and self.underway is None:
             self.trainer.begin(pool, t, self.session.seeds)
         for epoch in range(self.epochs_done + 1, len(sizes) + 1):
@@ -207,13 +205,13 @@ class Learner:
                 checkpoint()
                 due.start_over()
         self.carried_epoch = self.best.settle(self.model, self.epochs_done)
-        self._require_finite(f"after mega-batch {t}")  # the last step may have been the one that went too far
+        self._require_finite()  # the last step may have been the one that went too far
 
     def _between(
-        self, mega_batch: int, epoch: int, due: _Due, checkpoint: Callable[[], None]
+        self, mega_batch: int, epoch: int, due: Due, checkpoint: Callable[[], None]
     ) -> Callable[[Underway, int], None]:
         """What is done between two steps of an epoch: tell of them, keep what they came to, stop if that is asked."""
-        halt, told = self.session.halt, _Throttled(self.session.bus, mega_batch, epoch)
+        halt, told = self.session.halt, Throttled(self.session.bus, mega_batch, epoch)
 
         def between(underway: Underway, total: int) -> None:
             told(underway.steps, total)
@@ -238,12 +236,22 @@ class Learner:
                 "take hooks off after each epoch and before a forgetting ends"
             )
 
-    def _require_finite(self, when: str) -> None:
-        for name, p in self.model.named_parameters():
-            if not bool(torch.isfinite(p).all()):
+    def _require_finite(self, when: str | None = None) -> None:
+        """``DivergedError`` where a weight or a running statistic is not finite."""
+        if when is None:
+            steps = f" and {self.steps_done} steps" if self.steps_done else ""
+            rate = self.optimizer.param_groups[0]["lr"]
+            when = f"in mega-batch {self.mega_batch}, after epoch {self.epochs_done}{steps}, at learning rate {rate:g}"
+        statistics = {
+            f"{name}.{which}": getattr(module, which)
+            for name, module in tracking(self.model).items()
+            for which in ("running_mean", "running_var")
+        }
+        for name, tensor in (*self.model.named_parameters(), *statistics.items()):
+            if not bool(torch.isfinite(tensor).all()):
                 acting = " and ".join(type(one).__name__ for one in self.trainer.acting.interventions)
-                remedy = f"look at {acting}" if acting else "lower the learning rate"
-                raise DivergedError(f"{when}, '{name}' holds NaN or infinity; {remedy}")
+                remedy = f"look at {acting}" if acting else "try a smaller --lr"
+                raise DivergedError(f"'{name}' holds NaN or infinity {when}: {remedy}")
 
     def _watched(self, revealed: Revealed, epoch: int) -> float | None:
         """Validation accuracy after an epoch, where something depends on it."""
@@ -322,7 +330,7 @@ class Learner:
         augment = self.session.augment if config.score_transform == "train" else "none"
         return forgetting.unlearn(
             self.model,
-            _Heeding(
+            Heeding(
                 Offered(pool, seeds.within("score"), config.score_batch, config.score_sampling, augment),
                 self.session.halt,
             ),
@@ -380,7 +388,7 @@ class Learner:
     def state(self) -> dict[str, Any]:
         """Everything that changes, in types that load without running code; ``DivergedError`` rather than NaN in it."""
         self.trainer.acting.require_tensors()
-        self._require_finite(f"in mega-batch {self.mega_batch}, after epoch {self.epochs_done}")
+        self._require_finite()
         return {
             "digest": self.session.plan.digest,
             "mega_batch": self.mega_batch,
@@ -447,46 +455,3 @@ def _optimizer(model: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
 
 def _nothing_yet(config: RunConfig) -> learn.Best:
     return learn.Best(config.carry, config.patience, config.min_delta)
-
-
-class _Due:
-    """When a state is to be written: after so many epochs, or once the last is so old."""
-
-    def __init__(self, config: RunConfig) -> None:
-        self._epochs, self._seconds = config.checkpoint_epochs, config.checkpoint_seconds
-        self.start_over()
-
-    def start_over(self) -> None:
-        self._since = time.monotonic()
-
-    def within_epoch(self) -> bool:
-        return time.monotonic() - self._since >= self._seconds
-
-    def after_epoch(self, epoch: int) -> bool:
-        return self.within_epoch() or (self._epochs is not None and epoch % self._epochs == 0)
-
-
-@dataclass(frozen=True, eq=False)
-class _Heeding:
-    """Batches that end where it is asked to stop: whoever reads them leaves nothing half done."""
-
-    batches: Offered
-    halt: Halt
-
-    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        for batch in self.batches:
-            self.halt.check()
-            yield batch
-
-
-class _Throttled:
-    """Tells of steps a few times a second at most, so that a screen costs nothing."""
-
-    def __init__(self, bus: Bus, mega_batch: int, epoch: int) -> None:
-        self._bus, self._where, self._next = bus, (mega_batch, epoch), time.monotonic() + 0.2
-
-    def __call__(self, done: int, total: int) -> None:
-        if time.monotonic() >= self._next:
-            with preserved_global_state():  # an observer that draws shifts no dropout
-                self._bus.emit(Stepped(*self._where, done, total))
-            self._next = time.monotonic() + 0.2

@@ -98,8 +98,11 @@ def global_state(seed: int) -> Iterator[None]:
         yield
 
 
-def global_draws() -> dict[str, Any]:
-    """The global random state of Python, NumPy and torch as it is now, in types that a checkpoint can hold."""
+def global_draws(device: torch.device) -> dict[str, Any]:
+    """The global random state of Python, NumPy and torch as it is now, in types that a checkpoint can hold.
+
+    Of torch's generators, that of the CPU and of ``device``: another machine may have fewer, or see others.
+    """
     import numpy as np
     import torch
 
@@ -108,13 +111,18 @@ def global_draws() -> dict[str, Any]:
         "python": random.getstate(),
         "numpy": [name, torch.from_numpy(np.asarray(keys, dtype=np.int64)), *rest],
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
-        "mps": torch.mps.get_rng_state() if torch.backends.mps.is_available() else None,
+        "device": {
+            "cuda": lambda: torch.cuda.get_rng_state(device),
+            "mps": torch.mps.get_rng_state,
+        }.get(device.type, lambda: None)(),
     }
 
 
-def go_on_drawing(draws: Mapping[str, Any]) -> None:
-    """Put the global random state to what :func:`global_draws` found; for use within :func:`preserved_global_state`."""
+def go_on_drawing(draws: Mapping[str, Any], device: torch.device) -> None:
+    """Put the global random state to what :func:`global_draws` found; for use within :func:`preserved_global_state`.
+
+    A device of another kind than the one it was found on goes on from its own seed.
+    """
     import numpy as np
     import torch
 
@@ -123,7 +131,7 @@ def go_on_drawing(draws: Mapping[str, Any]) -> None:
     name, keys, *rest = draws["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
     torch.set_rng_state(draws["torch"])
-    if draws["cuda"] and torch.cuda.is_initialized():
-        torch.cuda.set_rng_state_all(draws["cuda"])
-    if draws["mps"] is not None and torch.backends.mps.is_available():
-        torch.mps.set_rng_state(draws["mps"])
+    if draws["device"] is not None and device.type == "cuda":
+        torch.cuda.set_rng_state(draws["device"], device)
+    if draws["device"] is not None and device.type == "mps":
+        torch.mps.set_rng_state(draws["device"])

@@ -141,7 +141,7 @@ def test_stopped_again_and_again(go, workdir, substance, digests, result_of):
 
 def test_states_come_within_an_epoch_once_the_last_is_old(go, workdir, monkeypatch, substance):
     clock = iter(range(10**6))
-    monkeypatch.setattr("forgetkit.learner.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("forgetkit.between.time.monotonic", lambda: next(clock))
     whole = go({**BASE, "name": "often", "checkpoint_seconds": 4})
     events = (workdir / "runs" / "often" / "events.jsonl").read_text()
     assert '"step": 2' in events or '"step": 3' in events
@@ -180,7 +180,8 @@ def test_each_signal_is_heard(go, workdir, name, substance):
     before = signal.getsignal(number)
     with pytest.raises(Stopped), listening(halt, lambda: noted.append(1)):
         go({**BASE, "name": "r"}, halt=halt, observers=[Ask(MegaBatchRevealed, number)])
-    assert signal.getsignal(number) is before
+    assert signal.getsignal(number) == (signal.SIG_IGN if name == "SIGXCPU" else before)
+    signal.signal(number, before)
     assert noted == [1]
     assert [file.stem for file in (workdir / "runs/r/checkpoints").glob("*.pt")] == ["resume-001-0000-000001"]
     assert substance(go(resume=workdir / "runs" / "r")) == substance(whole)
@@ -208,12 +209,35 @@ def test_where_nothing_could_be_lost_it_stops_at_once():
     halt = Halt()
     with pytest.raises(KeyboardInterrupt):
         halt.request()
+    halt = Halt()
     with halt.heeded():
         halt.request()
         with pytest.raises(Stopped):
             halt.check()
     with pytest.raises(KeyboardInterrupt):
         halt.request()
+
+
+def test_warnings_that_are_repeated_ask_once(monkeypatch):
+    """SIGXCPU comes each second of processor time, and schedulers send two signals where one is meant."""
+    now = [100.0]
+    monkeypatch.setattr("forgetkit.system.halting.time.monotonic", lambda: now[0])
+    halt, noted = Halt(), []
+    before = signal.getsignal(signal.SIGXCPU)
+    try:
+        with listening(halt, lambda: noted.append(1)), halt.heeded():
+            for number in (signal.SIGXCPU, signal.SIGXCPU, signal.SIGUSR1, signal.SIGTERM, signal.SIGHUP):
+                os.kill(os.getpid(), number)
+            assert noted == [1]
+            now[0] += 2
+            os.kill(os.getpid(), signal.SIGHUP)
+            with pytest.raises(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGTERM)
+            with pytest.raises(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGXCPU)  # while we leave
+    finally:
+        signal.signal(signal.SIGXCPU, before)
 
 
 def test_a_signal_that_is_to_be_ignored_stays_so():
@@ -243,7 +267,7 @@ def test_another_thread_hears_no_signals():
 def test_only_the_state_of_the_epoch_makes_the_bits_the_same(go, workdir, monkeypatch, digests):
     """Without the random state of the epoch dropout would draw otherwise: the tests above would notice."""
     go({**BASE, "name": "whole"})
-    monkeypatch.setattr("forgetkit.learn.training.go_on_drawing", lambda draws: None)
+    monkeypatch.setattr("forgetkit.learn.training.go_on_drawing", lambda draws, device: None)
     with pytest.raises(Stopped):
         go({**BASE, "name": "r"}, halt=Counting(2))
     go(resume=workdir / "runs" / "r")

@@ -93,7 +93,7 @@ def test_the_second_one_stops_at_once(bench, same):
     child.signal(signal.SIGINT)
     time.sleep(0.05)
     assert not child.ended
-    child.signal(signal.SIGTERM)
+    child.signal(signal.SIGINT)
     assert bench.ends(child) == 130
     assert bench.said().splitlines() == TOLD
     assert states() == []

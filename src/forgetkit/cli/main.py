@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if debug:
             traceback.print_exc()
         if isinstance(error, ForgetkitError):
-            return _say(str(error), error.exit_status)
+            return _say("; ".join([str(error), *_notes(error)]), error.exit_status)
         if hasattr(error, "format_message"):  # typer's own errors; their base class is not public
             return _say(error.format_message(), 2)
         if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
@@ -108,6 +108,11 @@ def _add_commands_of_plugins(app: typer.Typer, own: Collection[str | None], aske
             _say(f"the command '{offer.name}' of {offer.distribution} is left out: it is no typer.Typer", 0)
     if any(asked == offer.name for offer in offers.named("commands")):
         offers.find("commands", asked)  # says so where two plugins offer it
+
+
+def _notes(error: Exception) -> list[str]:
+    """What was added to the message where more was known; tracebacks of worker processes are no notes to a user."""
+    return [note for note in getattr(error, "__notes__", ()) if "\n" not in note]
 
 
 def _place(error: Exception) -> str:

@@ -78,19 +78,17 @@ class Trainer:
 
         Raises ``DivergedError`` where a loss is not finite, or where no step could be made.
         """
-        seeds, device, size = (
-            seeds.within(mega_batch, epoch),
-            pool.labels.device,
-            len(pool) if samples is None else samples,
-        )
+        seeds, device = seeds.within(mega_batch, epoch), pool.labels.device
+        size = len(pool) if samples is None else samples
         total = len(batch_bounds(size, self.batch_size))
         underway = underway or Underway.beginning(device)
+        underway.full = min(size, self.batch_size)
         began = time.perf_counter() - underway.seconds
         batches = epoch_batches(pool, self.batch_size, self.augment, seeds, size, underway.steps)
         self.model.train()
         with global_state(seeds.number("noise")):
             if underway.draws is not None:
-                go_on_drawing(underway.draws)
+                go_on_drawing(underway.draws, device)
             for inputs, labels in batches:
                 underway.rate = self._rated(lr, underway.samples, underway.rate)
                 self._step(Place(mega_batch, epoch, underway.steps), inputs, labels, underway)
@@ -104,13 +102,13 @@ class Trainer:
             require_finite(underway, mega_batch, epoch, total)
             self.acting.after_epoch(Place(mega_batch, epoch, total))
         seconds, counted = time.perf_counter() - began, underway.counted
-        return EpochResult(underway.total / counted, int(underway.hits) / counted, size, seconds, underway.skipped)
+        return EpochResult(underway.loss_read / counted, int(underway.hits) / counted, size, seconds, underway.skipped)
 
     def _step(self, place: Place, inputs: Tensor, labels: Tensor, underway: Underway) -> None:
         """Forward, backward, and on."""
         before = [buffer.clone() for buffer in self.model.buffers()] if self.skips else []
         with self.acting.step(place, inputs, labels) as acting:
-            if self._captured is None:
+            if self._captured is None or len(labels) < underway.full:  # what is recorded is what comes most often
                 loss, right = self._gradients(inputs, labels, acting.loss)
             else:
                 loss, right = self._captured(inputs, labels)
@@ -125,9 +123,9 @@ class Trainer:
         underway.made(loss, right, len(labels))
 
     def _sound(self, loss: Tensor) -> bool:
-        """Whether the loss and all gradients are finite."""
+        """Whether the loss and all gradients are finite; read from the device once."""
         grads = (p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None)
-        return bool(loss.isfinite()) and all(bool(grad.isfinite().all()) for grad in grads)
+        return bool(torch.stack([loss.isfinite(), *(grad.isfinite().all() for grad in grads)]).all())
 
     def _gradients(
         self, inputs: Tensor, labels: Tensor, term: Callable[[], Tensor | float] = lambda: 0.0

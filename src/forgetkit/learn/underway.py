@@ -33,8 +33,10 @@ class Underway:
     draws: Mapping[str, Any] | None = None
     recent: list[tuple[int, float, Tensor]] = field(default_factory=list)
     """Steps that nobody has looked at yet: their number from 1, learning rate and loss."""
-    total: float = 0.0
+    loss_read: float = 0.0
     """What ``loss`` was found to be at the last look."""
+    full: int = 0
+    """Samples of a step that is not the last of its epoch."""
 
     @classmethod
     def beginning(cls, device: torch.device) -> Underway:
@@ -51,8 +53,8 @@ class Underway:
     def gone_wrong(self) -> tuple[int, float, float] | None:
         """The first step whose loss is not finite, of those not looked at yet: its number, learning rate and loss."""
         recent, self.recent = self.recent, []
-        self.total = float(self.loss)
-        if not recent or math.isfinite(self.total):
+        self.loss_read = float(self.loss)
+        if not recent or math.isfinite(self.loss_read):
             return None
         losses = torch.stack([loss for _, _, loss in recent]).tolist()
         wrong = (n for n, loss in enumerate(losses) if not math.isfinite(loss))
@@ -61,7 +63,7 @@ class Underway:
 
     def pause(self) -> None:
         """Note the global random state, to be able to go on from here."""
-        self.draws = global_draws()
+        self.draws = global_draws(self.loss.device)
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds of it, after :meth:`pause`."""

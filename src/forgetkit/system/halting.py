@@ -7,12 +7,17 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import time
 import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
 """What terminals and schedulers ask by: Ctrl-C; the end, announced; a terminal that is gone; warnings of a limit."""
+
+_ECHO = 1.0
+"""Seconds within which another SIGTERM means the same request."""
 
 
 class Stopped(KeyboardInterrupt):
@@ -32,9 +37,10 @@ class Halt:
 
     def request(self) -> None:
         """Stop soon; raises ``KeyboardInterrupt`` where nobody looks for it, or where it was asked before."""
-        if self.requested or not self._heeded:
-            raise KeyboardInterrupt
+        at_once = self.requested or not self._heeded
         self.requested = True
+        if at_once:
+            raise KeyboardInterrupt
 
     def check(self) -> None:
         """Raise :class:`Stopped` here, from where all can be gone on with, if it was asked for."""
@@ -55,13 +61,27 @@ class Halt:
 def listening(halt: Halt, noted: Callable[[], None] = lambda: None) -> Iterator[None]:
     """While signals ask ``halt``; ``noted`` is called where one is kept in mind, in the midst of anything.
 
-    One that whoever started this process wants ignored (``nohup``) stays ignored. Only the main thread hears signals:
-    elsewhere this does nothing.
+    Only a second Ctrl-C, or a SIGTERM that is no echo, asks again: SIGXCPU comes each second, and schedulers tell a
+    process and those around it one after the other. A signal that whoever started this process wants ignored
+    (``nohup``) stays ignored. Only the main thread hears signals: elsewhere this does nothing.
     """
+    heard: set[int] = set()
+    first = 0.0
 
     def ask(number: int, frame: types.FrameType | None) -> None:
+        nonlocal first
+        heard.add(number)
+        now = time.monotonic()
+        again = number == signal.SIGINT or (number == signal.SIGTERM and now - first > _ECHO)
+        if halt.requested and not again:
+            return
+        first = first or now
         halt.request()
         noted()
+
+    def put_back(number: int, before: Any) -> None:
+        warned = number in heard and number == getattr(signal, "SIGXCPU", None)
+        signal.signal(number, signal.SIG_IGN if warned else before)  # the next warning would end us as we leave
 
     with contextlib.ExitStack() as stack:
         for name in SIGNALS:
@@ -69,5 +89,5 @@ def listening(halt: Halt, noted: Callable[[], None] = lambda: None) -> Iterator[
             if number is None or signal.getsignal(number) in (signal.SIG_IGN, None):
                 continue
             with contextlib.suppress(ValueError):  # another thread than the main one
-                stack.callback(signal.signal, number, signal.signal(number, ask))
+                stack.callback(put_back, number, signal.signal(number, ask))
         yield
