@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -90,6 +92,50 @@ def test_a_cell_that_was_finished_before_is_tidied(tmp_path: Path) -> None:
     asked.tidy(asked.found(), "none")
     assert left(asked.pool, first.digest) == []
     assert asked.found()[first.digest].status == "completed"
+
+
+def test_the_last_model_is_the_one_of_the_last_mega_batch_not_of_the_last_name(tmp_path: Path) -> None:
+    pool, digest = Pool(tmp_path), "0" * 64
+    folder = pool.directory(digest) / "checkpoints"
+    folder.mkdir(parents=True)
+    for number, end in itertools.product((99, 999, 1000), ("pt", "json")):
+        (folder / f"mega-batch-{number:03}.{end}").touch()
+    pool.tidy(digest, "last")
+    assert left(pool, digest) == ["mega-batch-1000.pt"]
+
+
+def test_what_was_left_half_written_long_ago_is_taken_away(tmp_path: Path) -> None:
+    asked = ablation(tmp_path)
+    old, new = [], []
+    for folder in (tmp_path / "cells", tmp_path / "grids"):
+        folder.mkdir()
+        old.append(folder / ".a.json.17.tmp")
+        new += [folder / ".b.json.18.tmp", folder / "c.json"]
+    for file in (*old, *new):
+        file.touch()
+    for file in (*old, tmp_path / "cells" / "c.json"):
+        os.utime(file, (0, 0))
+    asked.tidy(asked.found(), None)
+    assert [file.exists() for file in old] == [False, False]
+    assert all(file.exists() for file in new)
+
+
+@pytest.mark.parametrize(
+    ("given", "epochs"),
+    [
+        ({}, 1),
+        ({"checkpoint_seconds": 600}, None),
+        ({"checkpoint_epochs": 3}, 3),
+        ({"checkpoint_epochs": "none"}, None),
+    ],
+)
+def test_how_often_cells_leave_states_and_which_models_they_keep(tmp_path: Path, given: dict, epochs: int) -> None:
+    asked = ablation(tmp_path, **given)
+    for keep in ("all", "last", "none"):
+        (one,) = asked.tasks(asked.found(), keep=keep)  # type: ignore[arg-type]
+        plan = config.resolve(one.options, OFFERS)
+        assert plan.digest == one.digest
+        assert (plan.config.checkpoint_epochs, plan.config.keep_models) == (epochs, keep)
 
 
 def test_an_unfinished_cell_is_not_tidied(tmp_path: Path) -> None:

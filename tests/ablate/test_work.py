@@ -17,6 +17,7 @@ from forgetkit.ablate.work import Ended, Task, carry_out
 from forgetkit.contracts import Lost
 from forgetkit.errors import ForgetkitError
 from forgetkit.record import RunDirectory
+from forgetkit.system.halting import Halt, Stopped
 
 FAULT = "CUDA error: device-side assert triggered"
 TINY = {
@@ -117,6 +118,33 @@ def test_a_worker_that_is_lost_says_so_over_the_reason_of_an_earlier_time(tmp_pa
     assert pool.find(asked.digest).reason == "killed"
 
 
+def test_a_worker_that_was_asked_to_stop_fails_nothing(tmp_path: Path) -> None:
+    class Stopping:
+        def execute(self, work: Callable[[Any], Any], tasks: Sequence[Any]) -> Generator[tuple[int, Any], None, None]:
+            yield 0, Lost("the worker process left with exit status 130", 130)
+
+    asked = task(tmp_path)
+    assert list(ended([asked], Stopping())) == [(asked, Ended("missing", "stopped; the same command goes on with it"))]
+    assert Pool(tmp_path).find(asked.digest).status == "missing"
+    assert carry_out(asked) == Ended("completed")
+    assert list(ended([asked], Stopping())) == [(asked, Ended("completed"))]
+
+
+def test_what_is_asked_after_the_last_look_of_a_run_still_ends_the_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def late(*given: Any, halt: Halt, **more: Any) -> None:
+        run(*given, halt=halt, **more)
+        with halt.heeded():
+            halt.request()
+
+    run, asked = work.run, task(tmp_path)
+    monkeypatch.setattr(work, "run", late)
+    with pytest.raises(Stopped):
+        carry_out(asked)
+    assert Pool(tmp_path).find(asked.digest).status == "completed"
+
+
 def test_a_cell_that_somebody_finished_by_hand_meanwhile_is_completed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -135,14 +163,14 @@ def test_a_cell_that_somebody_finished_by_hand_meanwhile_is_completed(
 def test_memory_goes_back_to_the_device_after_each_cell(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: Device, asked: str, waited_for: str | None
 ) -> None:
-    monkeypatch.setattr(work, "_in_turn", lambda task: Ended("completed"))
+    monkeypatch.setattr(work, "_in_turn", lambda task, halt: Ended("completed"))
     assert carry_out(Task(str(tmp_path), "0" * 64, {"device": asked})) == Ended("completed")
     assert device.calls == [waited_for, "empty_cache"]
 
 
 def test_without_cuda_nothing_is_asked_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: Device) -> None:
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
-    monkeypatch.setattr(work, "_in_turn", lambda task: Ended("completed"))
+    monkeypatch.setattr(work, "_in_turn", lambda task, halt: Ended("completed"))
     device.broken = True
     assert carry_out(Task(str(tmp_path), "0" * 64, {})) == Ended("completed")
     assert device.calls == []

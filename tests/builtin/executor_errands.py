@@ -57,6 +57,8 @@ def die(task: str) -> str:
         os.kill(os.getpid(), signal.SIGKILL)
     if task == "SIGINT":
         os.kill(os.getpid(), signal.SIGINT)
+    if task == "stopped":
+        raise KeyboardInterrupt
     if task == "status":
         print("last words")
         os._exit(3)

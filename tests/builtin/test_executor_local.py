@@ -92,15 +92,16 @@ def test_there_are_no_more_workers_than_work_and_each_is_started_once(started, j
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_a_worker_that_dies_loses_its_own_task(jobs) -> None:
-    tasks = ["SIGKILL", "fine", "status", "exit", "leaving a child", "SIGINT"]
+    tasks = ["SIGKILL", "fine", "status", "exit", "leaving a child", "SIGINT", "stopped"]
     answers = dict(Local(jobs=jobs, devices=None).execute(errands.die, tasks))
     assert answers == {
-        0: Lost("the worker process was killed by SIGKILL"),
+        0: Lost("the worker process was killed by SIGKILL", -9),
         1: "fine",
-        2: Lost(LEFT.format(3)),
-        3: Lost(LEFT.format(4)),
-        4: Lost(LEFT.format(5)),
+        2: Lost(LEFT.format(3), 3),
+        3: Lost(LEFT.format(4), 4),
+        4: Lost(LEFT.format(5), 5),
         5: "SIGINT",  # whoever waits for the answers decides what that means
+        6: Lost(LEFT.format(130), 130),
     }
 
 
@@ -143,7 +144,7 @@ def test_closed_early_it_leaves_nothing_behind(tmp_path, monkeypatch, started, m
 
 
 def test_what_a_worker_has_started_goes_with_it(tmp_path) -> None:
-    assert dict(Local().execute(errands.die_over_a_child, [str(tmp_path)])) == {0: Lost(LEFT.format(3))}
+    assert dict(Local().execute(errands.die_over_a_child, [str(tmp_path)])) == {0: Lost(LEFT.format(3), 3)}
     assert vanished(pids(tmp_path, 1))
 
 

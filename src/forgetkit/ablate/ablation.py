@@ -8,6 +8,7 @@ from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from forgetkit.ablate.grid import Cell, Grid, planned
 from forgetkit.ablate.matching import matched, on_cpu
@@ -19,6 +20,9 @@ from forgetkit.contracts import Executor, Keep, Lost, Observer
 from forgetkit.errors import ConfigError
 from forgetkit.registry import Registry
 from forgetkit.session import Bus, Session, versions
+
+_STOPPED = 130
+"""Exit status of a worker that was asked to stop, and left a state to go on from."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +115,7 @@ class Ablation:
     ) -> tuple[Task, ...]:
         """What an executor is handed for the cells that are open.
 
-        A state to go on from is written after each epoch unless the options say otherwise, so that no more than the
+        A state to go on from is written after each epoch unless the options say how often, so that no more than the
         epoch in flight is lost.
         """
         files = tuple(str(file.absolute()) for file in plugins)
@@ -119,7 +123,7 @@ class Ablation:
             Task(
                 folder=str(self.pool.path.absolute()),
                 digest=self.digests[place],
-                options={"checkpoint_epochs": 1, **self.cells[place].options},
+                options={**_as_often_as_epochs(self.cells[place].options), "keep_models": keep},
                 plugins=files,
                 without=tuple(without),
                 keep=keep,
@@ -129,10 +133,11 @@ class Ablation:
         )
 
     def tidy(self, found: Mapping[str, Found], keep: Keep | None) -> None:
-        """Take away what cells that came to their end before need no more.
+        """Take away what cells that came to their end before need no more, and what was left half written.
 
         Models go where ``keep`` says so; where it is None, those alone that a process left which died as it tidied up.
         """
+        self.pool.sweep()
         for digest, state in found.items():
             if state.status in ("completed", "diverged") and (keep is not None or self.pool.untidy(digest)):
                 self.pool.tidy(digest, keep or "last")
@@ -170,8 +175,17 @@ def _lost(task: Task, lost: Lost) -> Ended:
     found = pool.find(task.digest)
     if found.status == "completed" or found.failed_at not in (0, task.failed_at):
         return Ended(found.status, found.reason)  # it was written down before the worker left
+    if lost.status == _STOPPED:
+        return Ended("missing", "stopped; the same command goes on with it")
     pool.fail(task.digest, "failed", lost.reason)
     return Ended("failed", lost.reason)
+
+
+def _as_often_as_epochs(options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The options, with a state after each epoch where they do not say how often one is written."""
+    return (
+        options if options.keys() & {"checkpoint_seconds", "checkpoint_epochs"} else {**options, "checkpoint_epochs": 1}
+    )
 
 
 def _columns(

@@ -21,6 +21,7 @@ import logging
 import os
 import re
 import shutil
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,6 +39,8 @@ SCHEMA = 2
 _SHORT = 16
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _AGAIN = "forgetkit ablate makes it again"
+_ABANDONED = 24 * 3600
+"""Seconds after which nobody is still writing a file of a few lines."""
 _log = logging.getLogger("forgetkit")
 
 
@@ -189,14 +192,24 @@ class Pool:
 
     def tidy(self, digest: str, keep: Keep) -> None:
         """Take away what a finished cell needs no more, and what a killed process left half written."""
-        models = self._among_checkpoints(digest, "mega-batch-*.pt")
-        kept = {"all": models, "last": models[-1:], "none": []}[keep]
-        stems = [model.stem for model in kept]
+        models = RunDirectory(self.directory(digest)).models
+        kept = {"all": models, "last": models[-1:], "none": ()}[keep]
+        stems = [f"mega-batch-{number:03}" for number in kept]
         gone = [file for file in self._among_checkpoints(digest, "mega-batch-*") if file.stem not in stems]
         half_written = [*self._among_checkpoints(digest, ".*.tmp"), *self.directory(digest).glob(".*.tmp")]
         for file in (*gone, *half_written, *self._resume_points(digest)):  # the last ones say that this is to be done
             with contextlib.suppress(OSError):
                 file.unlink()
+
+    def sweep(self) -> None:
+        """Take away what killed processes left half written beside the cells and the notes of grids.
+
+        By its age alone: whether a process of another machine is still there, nobody here can say.
+        """
+        for file in itertools.chain(self.path.glob("cells/.*.tmp"), self.path.glob("grids/.*.tmp")):
+            with contextlib.suppress(OSError):
+                if time.time() - file.lstat().st_mtime > _ABANDONED:
+                    file.unlink()
 
     def name_for(self, note: Note, stem: str) -> str:
         """``stem``, or the first of ``stem-2``, ``stem-3`` that no other question has."""

@@ -56,7 +56,10 @@ def carry_out(task: Task) -> Ended | None:
     folder that cannot be written to are raised, and ``SystemExit`` where this process can use CUDA no more: what came
     of the cell is written down by then.
     """
-    ended = _in_turn(task)
+    halt = Halt()
+    with listening(halt):
+        ended = _in_turn(task, halt)
+        halt.check()  # what was asked after the run had looked for the last time
     if torch.cuda.is_initialized() and not _still_fit(str(task.options.get("device"))):
         raise SystemExit("forgetkit: after a fault of CUDA this process ends, since nothing could run in it any more")
     return ended
@@ -76,7 +79,7 @@ def _still_fit(device: str) -> bool:
     return True
 
 
-def _in_turn(task: Task) -> Ended | None:
+def _in_turn(task: Task, halt: Halt) -> Ended | None:
     pool = Pool(Path(task.folder))
     with contextlib.ExitStack() as held:
         lock = pool.lock(task.digest)
@@ -90,7 +93,7 @@ def _in_turn(task: Task) -> Ended | None:
         if found.status in ("completed", "diverged") or found.failed_at not in (0, task.failed_at):
             return Ended(found.status, found.reason)
         try:
-            while not _carried_on(pool, task):
+            while not _carried_on(pool, task, halt):
                 if not task.patient:
                     return None
                 time.sleep(_PAUSE)
@@ -110,32 +113,30 @@ def _in_turn(task: Task) -> Ended | None:
         return Ended("completed")
 
 
-def _carried_on(pool: Pool, task: Task) -> bool:
+def _carried_on(pool: Pool, task: Task, halt: Halt) -> bool:
     """Whether a cell was carried out; not where somebody goes on with its run by hand."""
     try:
-        _carry_on(pool, task)
+        _carry_on(pool, task, halt)
     except RunInUseError:
         return False
     return True
 
 
-def _carry_on(pool: Pool, task: Task) -> None:
+def _carry_on(pool: Pool, task: Task, halt: Halt) -> None:
     offers = registry.load(without=task.without, files=[Path(file) for file in task.plugins])
     path = pool.directory(task.digest)
     unfinished = pool.reopened(task.digest)
     own = {"out": str(path.parent), "name": path.name}
     plan = config.resolve({**task.options, **own}, offers)
-    halt = Halt()
-    with listening(halt):
-        try:
-            run(plan, cache=api.cache_folder(), resume=unfinished, halt=halt)
-        except RunInUseError:
+    try:
+        run(plan, cache=api.cache_folder(), resume=unfinished, halt=halt)
+    except RunInUseError:
+        raise
+    except RunDirectoryError as error:
+        if unfinished is None:
             raise
-        except RunDirectoryError as error:
-            if unfinished is None:
-                raise
-            if not unfinished.finished:  # by hand, before we had it
-                pool.discard(task.digest, error)  # its data changed, or its state is another's
-                run(plan, cache=api.cache_folder(), halt=halt)
+        if not unfinished.finished:  # by hand, before we had it
+            pool.discard(task.digest, error)  # its data changed, or its state is another's
+            run(plan, cache=api.cache_folder(), halt=halt)
     pool.seal(task.digest)
     pool.tidy(task.digest, task.keep)

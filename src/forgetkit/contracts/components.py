@@ -421,9 +421,14 @@ class Analysis(Protocol):
 
 @dataclass(frozen=True)
 class Lost:
-    """What an executor yields in place of an answer where the worker died over the task; ``reason`` is one line."""
+    """What an executor yields in place of an answer where the worker died over the task; ``reason`` is one line.
+
+    ``status`` is the worker's exit status where the executor knows it, less than zero where a signal killed it. With
+    130 the worker was asked to stop and did: the task has not failed, and can be gone on with.
+    """
 
     reason: str
+    status: int | None = None
 
 
 @runtime_checkable

@@ -145,7 +145,8 @@ class _Worker:
         try:
             message = self.channel.recv_bytes()
         except (EOFError, OSError):
-            return Lost(_reason(self.end()))
+            status = self.end()
+            return Lost(_reason(status), status)
         answer, error = pickle.loads(message)
         if error is not None:
             raise error
