@@ -11,6 +11,9 @@ from threading import Event, Thread, Timer
 import pytest
 
 from forgetkit.ablate.pool import Pool
+from forgetkit.ablate.progress import Follower
+from forgetkit.cli import cells
+from forgetkit.cli.console import Console
 
 SHARED = [
     *("--dataset", "synthetic:samples=60,test=20,classes=3,size=4,channels=1", "--model", "mlp:width=8"),
@@ -340,3 +343,14 @@ def test_a_data_set_that_is_missing_is_said_before_anything_runs(cli):
     assert len(said.err.splitlines()) == 1
     assert "/nowhere/at/all" in said.err
     assert not Path("ablations").exists()
+
+
+def test_that_workers_are_waited_for_is_said_where_there_are_some(capfd):
+    view = cells.PlainView(Console(stderr=True))
+    view.say_stopping()
+    with view.following(None, Follower(Pool(Path()), ["0" * 64])):
+        assert capfd.readouterr().err == ""
+        view.say_stopping()
+        assert "as soon as each worker" in capfd.readouterr().err
+    view.say_stopping()
+    assert capfd.readouterr().err == ""

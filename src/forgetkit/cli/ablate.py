@@ -146,14 +146,12 @@ def _planned(file: Path | None, special: Mapping[str, Any], given: Mapping[str, 
     return ablation.matched(offers, api.cache_folder())
 
 
-@dataclass(eq=False)
 class _Leaving(Halt):
-    """Stops at once, and says so: the workers do not."""
+    """Stops at once, and says so where the workers do not."""
 
-    view: View
-
-    def __post_init__(self) -> None:
+    def __init__(self, view: View) -> None:
         super().__init__()
+        self.view = view
 
     def request(self) -> None:
         """Leave."""

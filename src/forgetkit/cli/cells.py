@@ -58,7 +58,8 @@ class View:
     def ended(self, name: str, task: Task, ended: Ended, numbers: Mapping[str, float]) -> None:
         """A cell came to its end; one that failed is worth a line in any case."""
         if ended.status != "completed":
-            self.warn(f"{name} {'diverged' if ended.status == 'diverged' else 'failed'}: {ended.reason}")
+            what = {"missing": "", "diverged": " diverged"}.get(ended.status, " failed")
+            self.warn(f"{name}{what}: {ended.reason}")
 
 
 class PlainView(View):
@@ -72,14 +73,18 @@ class PlainView(View):
         self._total, self._done = 0, 0
 
     def say_stopping(self) -> None:
-        """A line."""
-        say_at_once("forgetkit: stopping, as soon as each worker has left a state to go on from (again: at once)")
+        """A line, where there are workers to wait for."""
+        if self._follower is not None:
+            say_at_once("forgetkit: stopping, as soon as each worker has left a state to go on from (again: at once)")
 
     @contextmanager
     def following(self, ablation: Ablation, follower: Follower) -> Iterator[None]:
         """While cells are carried out."""
         self._follower, self._total, self._done = follower, len(follower.digests), 0
-        yield
+        try:
+            yield
+        finally:
+            self._follower = None
 
     def say(self, text: str) -> None:
         """A line."""
