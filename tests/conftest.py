@@ -6,6 +6,7 @@ import fcntl
 import importlib.metadata
 import json
 import os
+import signal
 import struct
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from children import Child, Nursery
 
 from forgetkit.cli import main
 from forgetkit.installed import GROUP
+from forgetkit.system.halting import SIGNALS
 
 TINY = [
     "run",
@@ -48,6 +50,16 @@ class Said:
     @property
     def json(self) -> Any:
         return json.loads(self.out)
+
+
+@pytest.fixture(autouse=True)
+def signals() -> Iterator[None]:
+    """A command that is asked to stop ignores signals as it leaves; here it does not leave."""
+    before = {number: signal.getsignal(number) for number in (getattr(signal, name) for name in SIGNALS)}
+    yield
+    for number, handler in before.items():
+        if signal.getsignal(number) is not handler:
+            signal.signal(number, handler)
 
 
 @pytest.fixture

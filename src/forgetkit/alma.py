@@ -67,13 +67,17 @@ def run(
             if found is not None and found.damage:
                 _log.warning("%s; the run goes on from the state before it", found.damage)
             learner = Learner.new(session) if found is None else Learner.restored(session, found.state)
+            for remark in directory.tidy(plan.config.keep_models):
+                _log.warning("%s", remark)
             warn_where_short(learner, directory.path)
             point = found or ResumePoint({}, (), 0.0)
         bus.recorder = Recorder(directory)
-        return _carry_on(session, learner, directory, point)
+        return _carry_on(session, learner, directory, point, resumed=resume is not None)
 
 
-def _carry_on(session: Session, learner: Learner, directory: RunDirectory, point: ResumePoint) -> dict[str, Any]:
+def _carry_on(
+    session: Session, learner: Learner, directory: RunDirectory, point: ResumePoint, *, resumed: bool
+) -> dict[str, Any]:
     """From where the learner stands to the result, with a state to resume from after each mega-batch."""
     config, bus = session.plan.config, session.bus
     began = time.perf_counter() - point.seconds
@@ -99,6 +103,7 @@ def _carry_on(session: Session, learner: Learner, directory: RunDirectory, point
             done_samples=learner.samples_done,
             preset=config.preset,
             departures=session.plan.departures,
+            going_on=_standing(learner, point) if resumed else None,
         )
     )
     for event in learner.settled:
@@ -118,6 +123,13 @@ def _carry_on(session: Session, learner: Learner, directory: RunDirectory, point
     return result
 
 
+def _standing(learner: Learner, point: ResumePoint) -> str:
+    if not point.state:
+        return "no state was written, so it begins from its start"
+    steps = f" and {learner.steps_done} steps" if learner.steps_done else ""
+    return f"going on in mega-batch {learner.mega_batch}, after {learner.epochs_done} epochs{steps}"
+
+
 @contextmanager
 def _losing_nothing(halt: Halt, checkpoint: Checkpoint, directory: RunDirectory) -> Iterator[None]:
     """Where it is asked to stop, a state is left; where numbers went wrong, a note on the error names the last one."""
@@ -128,6 +140,9 @@ def _losing_nothing(halt: Halt, checkpoint: Checkpoint, directory: RunDirectory)
             except Stopped:
                 checkpoint()
                 raise
+        except KeyboardInterrupt as stopped:
+            stopped.add_note(f"the run in {directory.path} can be gone on with")
+            raise
         except (DivergedError, ComponentError) as error:
             good = directory.newest_state()
             error.add_note("no state was written before" if good is None else f"the last good state is {good}")
@@ -174,6 +189,7 @@ def _result(
         "mega_batches": [dataclasses.asdict(row) for row in rows],
         **_measured(session.plan.metrics, rows),
         "samples_seen": sum(row.samples_seen for row in rows),
+        "skipped_steps": sum(row.skipped_steps for row in rows),
         "forward_passes": sum(row.forward_passes for row in rows),
         "backward_passes": sum(row.backward_passes for row in rows),
         "seconds": seconds,

@@ -18,7 +18,7 @@ from forgetkit import alma, config, contracts, forgetting, options, registry
 from forgetkit.contracts import Rounding, Ties, Which
 from forgetkit.errors import ConfigError, OptionError
 from forgetkit.forgetting.guard import all_finite
-from forgetkit.record import RunDirectory
+from forgetkit.record import RunDirectory, read_json
 from forgetkit.seeding import Seeds
 
 if TYPE_CHECKING:
@@ -273,7 +273,9 @@ def run(
     """What ``forgetkit run`` does, from Python; returns the content of ``result.json``.
 
     ``options`` are those of the command line, with underscores. ``plugins`` are single plugin files. With
-    ``resume``, the directory of an unfinished run, its own options hold and ``options`` stays empty.
+    ``resume``, the directory of a run, that run goes on, and its own options hold; a finished one's result is returned.
+    No signals are listened to: an interruption comes through at once, with a note of the directory, and what was
+    computed since the last state is computed again.
     """
     if not isinstance(options, Mapping | None):
         raise ConfigError(f"options are a mapping like {{'dataset': 'digits'}}, not {type(options).__name__}")
@@ -284,6 +286,8 @@ def run(
         _log.warning("%s", broken)
     if resume is None:
         return alma.run(config.resolve(options or {}, offers), observers=observers, cache=cache_folder())
+    if RunDirectory(Path(resume)).finished and not options:
+        return read_json(Path(resume) / "result.json")
     directory = RunDirectory.reopen(Path(resume))
     plan = config.resolve(config.resumed(directory.manifest, options or {}, offers), offers)
     return alma.run(plan, observers=observers, cache=cache_folder(), resume=directory)

@@ -56,10 +56,10 @@ def warn_where_short(learner: Learner, folder: Path) -> None:
     needed = disk_bytes(learner) - there
     if free < needed:
         _log.warning(
-            "%s has room for %d MiB, and the run takes about %d: make room, or keep fewer models (--keep-models last)",
+            "%s has room for %.1f MiB, the run takes about %.1f: make room, or keep fewer models (--keep-models last)",
             place,
-            free // 2**20,
-            -(-needed // 2**20),
+            free / 2**20,
+            needed / 2**20,
         )
 
 

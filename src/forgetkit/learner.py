@@ -250,7 +250,7 @@ class Learner:
         for name, tensor in (*self.model.named_parameters(), *statistics.items()):
             if not bool(torch.isfinite(tensor).all()):
                 acting = " and ".join(type(one).__name__ for one in self.trainer.acting.interventions)
-                remedy = f"look at {acting}" if acting else "try a smaller --lr"
+                remedy = f"look at {acting}" if acting else "begin anew with a smaller --lr"
                 raise DivergedError(f"'{name}' holds NaN or infinity {when}: {remedy}")
 
     def _watched(self, revealed: Revealed, epoch: int) -> float | None:

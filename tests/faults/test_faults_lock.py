@@ -69,7 +69,7 @@ def test_the_holder_is_named(holding, cli, workdir):
     (workdir / "hold").unlink()
     assert child.wait() == 0
     assert not [file for file in run.iterdir() if file.name.startswith("run.")]
-    assert "nothing to resume" in cli(*resume).err
+    assert "nothing left to do" in cli(*resume).out
 
 
 def test_a_process_that_is_killed_holds_nothing(holding, cli, workdir, substance, tiny):

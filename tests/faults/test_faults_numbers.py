@@ -11,7 +11,8 @@ from torch import nn
 
 import forgetkit
 from forgetkit import learn
-from forgetkit.contracts import EpochEnded, Intervention
+from forgetkit.cli import tables
+from forgetkit.contracts import EpochEnded, Intervention, MegaBatchRow
 from forgetkit.errors import ComponentError, DivergedError
 from forgetkit.forgetting import Acting
 from forgetkit.seeding import Seeds
@@ -79,8 +80,8 @@ def test_the_run_stops_and_names_the_step(workdir, call, place, value):
     last = f"the last good state is runs/r/checkpoints/{good[-1].name}" if good else "no state was written before"
     assert stopped.value.__notes__ == [last]
     assert re.fullmatch(
-        rf"the loss is nan in {place}, at learning rate 0\.[01]+: try a smaller --lr, or leave such steps out by "
-        "--on-nan skip",
+        rf"the loss is nan in {place}, at learning rate 0\.[01]+: begin anew with a smaller --lr, or leave such steps "
+        "out by --on-nan skip",
         str(stopped.value),
     ), stopped.value
     assert "\n" not in str(stopped.value)
@@ -175,6 +176,9 @@ def test_what_was_left_out_is_told_and_counted(workdir, cli):
         {**OPTIONS, "model": Builder((2, 3, 10, 14)), "on_nan": "skip", "name": "r"}, observers=[ears]
     )
     assert [row["skipped_steps"] for row in result["mega_batches"]] == [3, 1]
+    assert result["skipped_steps"] == 4
+    assert ", 3 steps left out" in tables.line(MegaBatchRow(**result["mega_batches"][0]))
+    assert any(text.startswith("4 steps were left out") for text in tables.totals(result))
     assert [event.skipped for event in ears.epochs] == [2, 0, 1, 1, 0, 0]
     for name in ("mega-batch-001", "mega-batch-002"):
         state = torch.load(workdir / "runs" / "r" / "checkpoints" / f"{name}.pt", weights_only=True)

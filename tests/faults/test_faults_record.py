@@ -142,8 +142,14 @@ def test_a_folder_that_is_no_run(refused, workdir):
     assert "is not the directory of a run" in refused(workdir / "folder")
 
 
-def test_a_run_that_is_finished(refused, whole, workdir):
-    assert "nothing to resume" in refused(workdir / "runs" / "whole")
+def test_a_run_that_is_finished_has_nothing_left_to_do(cli, whole, workdir, substance, refused):
+    run = workdir / "runs" / "whole"
+    said = cli("run", "--resume", run)
+    assert (said.status, said.err) == (0, "")
+    assert said.out.startswith(f"{run} is finished: there is nothing left to do\n")
+    content = json.loads((run / "result.json").read_text())
+    assert cli("run", "--resume", run, "--json").json == content == forgetkit.run(resume=run)
+    assert "--epochs 9: this run was begun with 3; a resumed run keeps" in refused(run, "--epochs", 9)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "\x00", '{"config": 3}', "{}"])
@@ -528,10 +534,44 @@ def test_a_damaged_result_is_made_again(cli, finished, damage, stateless, whole,
     assert json.loads((run / "result.json").read_text()) == said.json
     assert len(caplog.messages) == (damage is not Path.unlink)
     assert all(f"{run / 'result.json'} is damaged" in line for line in caplog.messages)
-    assert cli("run", "--resume", run).status == 2
+    assert cli("run", "--resume", run, "--json").json == said.json
 
 
 # Models
+
+
+def test_a_judged_model_that_is_not_whole_is_said_when_the_run_goes_on(cli, stopped, caplog):
+    run = stopped()
+    model = run / "checkpoints" / "mega-batch-001.pt"
+    model.write_bytes(model.read_bytes()[:-1])
+    assert cli("run", "--resume", run).status == 0
+    assert [str(model) in line for line in caplog.messages] == [True]
+
+
+@pytest.mark.parametrize(("keep", "left"), [("last", ["mega-batch-001"]), ("none", [])])
+def test_models_that_are_kept_no_more_make_room_at_once(stopped, keep, left):
+    """A full disk is gone on with so: the next model is not waited for."""
+    run = RunDirectory(stopped())
+    assert list(run.tidy(keep)) == []
+    assert sorted(file.stem for file in run.path.glob("checkpoints/mega-batch-*.pt")) == left
+
+
+def test_where_a_run_goes_on_is_said(cli, stopped):
+    run = stopped()
+    assert "\ngoing on in mega-batch 2, after 1 epochs\n" in cli("run", "--resume", run).out
+    run = stopped("again")
+    shutil.rmtree(run / "checkpoints")
+    assert "\nno state was written, so it begins from its start\n" in cli("run", "--resume", run).out
+
+
+def test_no_file_is_a_program(stopped):
+    assert not any(file.stat().st_mode & 0o111 for file in stopped().rglob("*") if file.is_file())
+
+
+def test_an_interruption_in_python_names_the_run(workdir):
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        forgetkit.run({**OPTIONS, "name": "r"}, observers=[StopAfter()])
+    assert stopped.value.__notes__ == ["the run in runs/r can be gone on with"]
 
 
 def test_a_model_is_read_as_it_was_kept(finished):
@@ -692,7 +732,7 @@ def test_a_disk_without_the_room_is_said_before_it_begins(tiny, monkeypatch, cap
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**6, 10**6, 1000))
     assert tiny("--name", "r").status == 0
     (line,) = caplog.messages
-    assert re.fullmatch(r".* has room for 0 MiB, and the run takes about 1: make room, or .* last\)", line)
+    assert re.fullmatch(r".* has room for 0\.0 MiB, the run takes about \d\.\d: make room, or .* last\)", line)
 
 
 def test_a_name_outlasts_a_loss_of_power(tmp_path, monkeypatch):

@@ -72,7 +72,7 @@ def _carry_out(special: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]
 def _answer(special: dict[str, Any], given: dict[str, Any], view: View, halt: Halt) -> dict[str, Any]:
     from forgetkit import api, config
     from forgetkit.alma import run
-    from forgetkit.record import RunDirectory
+    from forgetkit.record import RunDirectory, read_json
 
     offers = options.offers(special, view.warn)
     if special["resume"] is not None and special["dry_run"]:
@@ -80,7 +80,15 @@ def _answer(special: dict[str, Any], given: dict[str, Any], view: View, halt: Ha
     asked, assigned = options.layers(special, given)
     resume = None
     if special["resume"] is not None:
-        resume = RunDirectory.reopen(special["resume"])
+        there = RunDirectory(special["resume"])
+        if there.finished:
+            if asked:
+                config.resumed(there.manifest, asked, offers)  # says what would be ignored
+            view.say(f"{there.path} is finished: there is nothing left to do")
+            result = read_json(there.path / "result.json")
+            view.show_result(result)
+            return result
+        resume = RunDirectory.reopen(there.path)
         asked = config.resumed(resume.manifest, asked, offers)
     plan = config.resolve(asked, offers)
     config.require_used(assigned, plan, offers)

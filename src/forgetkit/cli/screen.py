@@ -66,6 +66,9 @@ class View:
         """A line on standard error."""
         print_error(f"forgetkit: {message}")
 
+    def say(self, text: str) -> None:
+        """A line that is no warning."""
+
     def say_stopping(self) -> None:
         """Nothing; called by a signal, in the midst of anything."""
 
@@ -98,22 +101,24 @@ class PlainView(View):
         self._estimate.notify(event)
         match event:
             case RunStarted():
-                self._say(tables.headline(event))
+                self.say(tables.headline(event))
+                if event.going_on is not None:
+                    self.say(event.going_on)
             case Settled():
-                self._say(f"--{event.option} {event.value}: {event.reason}")
+                self.say(f"--{event.option} {event.value}: {event.reason}")
             case MegaBatchRevealed():
-                self._say(
+                self.say(
                     f"mega-batch {event.mega_batch}: {event.arrived} samples arrived, training on {event.train_samples}"
                 )
             case MegaBatchEnded():
-                self._say(tables.line(event.row))
+                self.say(tables.line(event.row))
             case EpochEnded() if time.monotonic() - self._spoke >= self._PAUSE:
-                self._say(
+                self.say(
                     f"mega-batch {event.mega_batch}: epoch {event.epoch}/{event.epochs}, loss {event.loss:.4f}, "
                     f"accuracy {event.accuracy:.1%}, about {tables.duration(self._estimate.left())} left"
                 )
             case Preparing() if event.done == event.total or time.monotonic() - self._spoke >= self._PAUSE:
-                self._say(f"{event.what}: {event.done} of {event.total}")
+                self.say(f"{event.what}: {event.done} of {event.total}")
             case _:
                 pass
 
@@ -133,7 +138,8 @@ class PlainView(View):
         for text in tables.cost(rehearsal):
             self.console.print(text, markup=False)
 
-    def _say(self, text: str) -> None:
+    def say(self, text: str) -> None:
+        """Print it."""
         self.console.print(text, markup=False)
         self._spoke = time.monotonic()
 
@@ -189,6 +195,8 @@ class LiveView(PlainView):
                 self.console.print(f"--{event.option} {event.value}: {event.reason}", markup=False)
             case RunStarted():
                 self.console.print(tables.headline(event), markup=False)
+                if event.going_on is not None:
+                    self.console.print(event.going_on, markup=False)
                 self._samples = event.samples
                 done = sum(event.samples[: event.done]) + event.done_samples
                 self._run = self._whole.add_task("run", total=sum(event.samples), completed=done)

@@ -52,9 +52,10 @@ def line(row: MegaBatchRow) -> str:
     carried = (
         "" if row.carried_epoch in (None, row.epochs) else f", weights of epoch {row.carried_epoch} of {row.epochs}"
     )
+    skipped = f", {row.skipped_steps:,} steps left out" if row.skipped_steps else ""
     return (
         f"mega-batch {row.index}: test accuracy {row.test_accuracy:.2%}, {row.test_errors} errors"
-        f"{carried}{forgot}, {duration(row.seconds)}"
+        f"{carried}{skipped}{forgot}, {duration(row.seconds)}"
     )
 
 
@@ -99,6 +100,8 @@ def totals(result: Mapping[str, Any]) -> Iterator[str]:
         f"mean anytime error {percent(result['mean_anytime_error'])}   gap {percent(result['generalization_gap'])}"
     )
     yield f"{result['samples_seen']:,} samples seen in {duration(result['seconds'])}{_noise(result)}"
+    if result["skipped_steps"]:
+        yield f"{result['skipped_steps']:,} steps were left out: their loss or gradients were NaN or infinite"
     yield provenance(result["preset"], result["departures"])
     yield f"record: {result['directory']}"
 

@@ -148,6 +148,15 @@ def code_of(recorded: Mapping[str, Any]) -> dict[str, str]:
     return {}
 
 
+_COUNTS = ("epochs", "mega_batches")
+"""Options that others follow from: that of a resumed run must be the one it was begun with, before those are judged."""
+
+
+def _kept(key: str, given: Any, begun: Any) -> ConfigError:
+    said, was = (str(value).lower() if isinstance(value, bool) else value for value in (given, begun))
+    return ConfigError(f"--{flag(key)} {said}: this run was begun with {was}; a resumed run keeps its configuration")
+
+
 def resumed(manifest: Mapping[str, Any], given: Mapping[str, Any], registry: Registry) -> dict[str, Any]:
     """The options of a run that goes on: its own. One given beside them must say the same, or not matter."""
     recorded = manifest.get("config")
@@ -167,16 +176,16 @@ def resumed(manifest: Mapping[str, Any], given: Mapping[str, Any], registry: Reg
                 f"this run's {key} is code from outside, and none is run because a record names it: add --{key} {spec}"
             )
     if given:
+        for key, value in given.items():  # before what follows from it is looked at
+            if isinstance(value, str | int | float) and key in _COUNTS and str(value) != str(recorded[key]):
+                raise _kept(key, value, recorded[key])
         plan = resolve(layered(own, {key: value for key, value in given.items() if "." not in key}), registry)
         asked = plan.config.model_dump(mode="json")
         require_used(given, plan, registry)
         for key in given:
             left_open = key in LEFT_OPEN and asked[key] == "auto"  # which it has come to, or may have
             if key not in _MAY_CHANGE and "." not in key and asked[key] != recorded.get(key) and not left_open:
-                raise ConfigError(
-                    f"--{key.replace('_', '-')} {given[key]}: this run was begun with {recorded.get(key)}; "
-                    "a resumed run keeps its configuration"
-                )
+                raise _kept(key, given[key], recorded.get(key))
     return {**own, **{key: given[key] for key in _MAY_CHANGE if key in given}}
 
 
@@ -190,6 +199,7 @@ _RESULT_KEYS = (
     "parameters",
     "mega_batches",
     "samples_seen",
+    "skipped_steps",
     "forward_passes",
     "backward_passes",
     "seconds",

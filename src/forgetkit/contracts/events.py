@@ -46,6 +46,8 @@ class RunStarted(Event):
     preset: str = ""
     departures: Mapping[str, Any] = field(default_factory=dict)
     """Options that differ from the preset's, and their two values."""
+    going_on: str | None = None
+    """Where a resumed run goes on, in words; None for one that is new."""
 
 
 @dataclass(frozen=True)

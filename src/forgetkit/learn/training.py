@@ -171,11 +171,11 @@ def require_finite(underway: Underway, mega_batch: int, epoch: int, total: int) 
     if wrong is not None:
         step, rate, loss = wrong
         raise DivergedError(
-            f"the loss is {loss} {where}, step {step} of {total}, at learning rate {rate:g}: try a smaller --lr, or "
-            "leave such steps out by --on-nan skip"
+            f"the loss is {loss} {where}, step {step} of {total}, at learning rate {rate:g}: begin anew with a "
+            "smaller --lr, or leave such steps out by --on-nan skip"
         )
     if underway.skipped == total:
         raise DivergedError(
             f"no step could be made {where}, at learning rate {underway.rate or 0.0:g}: the loss or a gradient was NaN "
-            "or infinite in each; try a smaller --lr"
+            "or infinite in each; begin anew with a smaller --lr"
         )

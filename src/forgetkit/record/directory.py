@@ -179,6 +179,17 @@ class RunDirectory:
         """Take the models away, but for the one of that stem."""
         self._drop([file for file in self._all(_MODEL) if file.stem != besides])
 
+    def tidy(self, keep: Keep) -> Iterator[str]:
+        """Take away the models that are kept no more; in a line each, those that were and are not whole any more."""
+        if keep != "all":
+            newest = f"mega-batch-{max(self.models, default=0):03}"
+            self.drop_models(besides=newest if keep == "last" else "")
+        for index in sorted({int(match[1]) for file in self._all(_MODEL) if (match := _MODEL.fullmatch(file.stem))}):
+            try:
+                self.model(index)
+            except RunDirectoryError as error:
+                yield str(error)
+
     @property
     def models(self) -> tuple[int, ...]:
         """The mega-batches whose models are kept."""
@@ -250,8 +261,8 @@ class RunDirectory:
             self.passed_over.add(note.stem)
         if damage is not None:
             raise RunDirectoryError(
-                f"{damage}, and no other state is whole: put a copy of one back, or take {self._checkpoints}/resume-* "
-                "away to begin from the start"
+                f"{damage}, and no state can be gone on with: put a copy of the file back, or take "
+                f"{self._checkpoints}/resume-* away to begin from the start"
             )
         return None
 

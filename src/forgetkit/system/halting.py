@@ -63,14 +63,13 @@ def listening(halt: Halt, noted: Callable[[], None] = lambda: None) -> Iterator[
 
     Only a second Ctrl-C, or a SIGTERM that is no echo, asks again: SIGXCPU comes each second, and schedulers tell a
     process and those around it one after the other. A signal that whoever started this process wants ignored
-    (``nohup``) stays ignored. Only the main thread hears signals: elsewhere this does nothing.
+    (``nohup``) stays ignored. Once one was heard, whoever listened is about to leave, and is left to it: all are
+    ignored from then on. Only the main thread hears signals: elsewhere this does nothing.
     """
-    heard: set[int] = set()
     first = 0.0
 
     def ask(number: int, frame: types.FrameType | None) -> None:
         nonlocal first
-        heard.add(number)
         now = time.monotonic()
         again = number == signal.SIGINT or (number == signal.SIGTERM and now - first > _ECHO)
         if halt.requested and not again:
@@ -80,8 +79,7 @@ def listening(halt: Halt, noted: Callable[[], None] = lambda: None) -> Iterator[
         noted()
 
     def put_back(number: int, before: Any) -> None:
-        warned = number in heard and number == getattr(signal, "SIGXCPU", None)
-        signal.signal(number, signal.SIG_IGN if warned else before)  # the next warning would end us as we leave
+        signal.signal(number, signal.SIG_IGN if halt.requested else before)
 
     with contextlib.ExitStack() as stack:
         for name in SIGNALS:

@@ -30,7 +30,7 @@ def content(path: Path) -> bytes:
 
 def opener(path: str, flags: int) -> int:
     """For :func:`open`: a descriptor of a file, or of a folder, which is found out by whoever asked."""
-    descriptor = os.open(path, flags | _AT_ONCE)
+    descriptor = os.open(path, flags | _AT_ONCE, 0o666)
     kind = os.fstat(descriptor).st_mode
     if stat.S_ISREG(kind) or stat.S_ISDIR(kind):
         return descriptor
