@@ -126,8 +126,10 @@ def _carry_on(
 def _standing(learner: Learner, point: ResumePoint) -> str:
     if not point.state:
         return "no state was written, so it begins from its start"
+    if not (learner.epochs_done or learner.steps_done):
+        return f"going on with mega-batch {learner.mega_batch}"
     steps = f" and {learner.steps_done} steps" if learner.steps_done else ""
-    return f"going on in mega-batch {learner.mega_batch}, after {learner.epochs_done} epochs{steps}"
+    return f"going on in mega-batch {learner.mega_batch}, after epoch {learner.epochs_done}{steps}"
 
 
 @contextmanager

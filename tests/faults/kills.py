@@ -508,7 +508,8 @@ class Ablated:
             said = self.bench.said()
             if status == 0:
                 break
-            if status not in (-signal.SIGKILL, 1, 130):
+            # SIGTERM ends a process that does not listen yet like any other: it has not begun anything.
+            if status not in (-signal.SIGKILL, -signal.SIGTERM, 1, 130):
                 raise BrokenPromiseError(f"it left with {status}: {said}")
             if status == 1 and "killed by SIGKILL" not in said:
                 raise BrokenPromiseError(f"a cell failed that nobody had killed: {said}")

@@ -428,7 +428,11 @@ def test_data_that_is_gone_for_a_while(bench, workdir):
     assert (gone.wait(), gone.out.read_bytes()) == (2, b"")
     assert len(gone.err.read_text().splitlines()) == 1
     assert "data.npz" in gone.err.read_text()
-    Path("elsewhere.npz").rename("data.npz")
+    np.savez("data.npz", **{**arrays, "y_train": arrays["y_train"][::-1]}, x_test=arrays["x_train"][:9], y_test=[1] * 9)
+    other = bench([*words, "--seeds", "0-2"], jobs=1)
+    assert (other.wait(), other.out.read_bytes()) == (2, b"")
+    assert re.search(r"data\.npz.* is not what the cells in .* were made from", other.err.read_text())
+    Path("elsewhere.npz").replace("data.npz")
     back = bench([*words, "--seeds", "0-2"], jobs=1)
     assert (back.wait(), back.out.read_bytes()) == (0, whole.out.read_bytes())
     assert sorted(map(legs, Path("ablations/cells").glob("*/"))) == [[(0, 0)], [(0, 0)], [(0, 0), (0, 3)]]

@@ -17,7 +17,8 @@ from forgetkit.ablate.pool import Found, Note, Pool
 from forgetkit.ablate.work import Ended, Task, carry_out
 from forgetkit.config import KIND_OF, SEVERAL, Plan, name_of
 from forgetkit.contracts import Executor, Keep, Lost, Observer
-from forgetkit.errors import ConfigError
+from forgetkit.errors import ConfigError, DataError, RunDirectoryError
+from forgetkit.record import RunDirectory
 from forgetkit.registry import Registry
 from forgetkit.session import Bus, Session, versions
 
@@ -56,11 +57,31 @@ class Ablation:
         grid = replace(self.grid, title=f"{self.grid.title}, at equal numbers of training samples")
         return replace(self, grid=grid, stem=f"{self.stem}-equal-samples", cells=cells, plans=plans, digests=digests)
 
-    def require_data(self, places: Iterable[int], observers: Sequence[Observer], cache: Path) -> None:
-        """Load each data set once: one that is missing is said before anything runs, one to decode is decoded once."""
+    def require_data(
+        self, places: Iterable[int], found: Mapping[str, Found], observers: Sequence[Observer], cache: Path
+    ) -> None:
+        """Load each data set once: one that is missing is said before anything runs, one to decode is decoded once.
+
+        ``DataError`` where it is not what a finished cell was made from: both would stand in one table.
+        """
         one_of_each = {self.plans[place].config.dataset: self.plans[place] for place in reversed(tuple(places))}
-        for plan in one_of_each.values():
+        for dataset, plan in one_of_each.items():
             Session.prepare(on_cpu(plan), Bus(observers), cache)
+            for other, digest in zip(self.plans, self.digests, strict=True):
+                if other.config.dataset == dataset and found[digest].status == "completed":
+                    self._require_same_data(other, digest, cache)
+                    break  # it was compared with one that was there before
+
+    def _require_same_data(self, plan: Plan, digest: str, cache: Path) -> None:
+        try:
+            recorded = RunDirectory(self.pool.directory(digest)).manifest.get("data")
+        except RunDirectoryError:  # damaged: it has nothing to compare
+            return
+        if recorded != Session.prepare(on_cpu(plan), Bus(()), cache).manifest()["data"]:
+            raise DataError(
+                f"{plan.config.dataset} is not what the cells in {self.pool.path} were made from (other samples or "
+                "labels): put it back, or use another --out"
+            )
 
     def found(self) -> dict[str, Found]:
         """What is there, by digest."""

@@ -217,7 +217,7 @@ def carry_out(ablation: Ablation, means: Means, view: View, special: Mapping[str
     places = ablation.open(found)
     loading = screen.choose(quiet=special["quiet"], as_json=special["json"])
     with loading.following():
-        ablation.require_data(places, [loading], api.cache_folder())
+        ablation.require_data(places, found, [loading], api.cache_folder())
     view.say(_standing_in_words(ablation, found, places))
     ablation.pool.note(name, ablation.note(_this_command()))
     ablation.tidy(found, special["keep"])
