@@ -19,7 +19,14 @@ if TYPE_CHECKING:
 SPECIAL: options.Special = {
     "config": options.CONFIG,
     "set": options.SET,
-    "resume": (Path | None, options.special("--resume", "go on with an interrupted run", "RUN_DIR")),
+    "resume": (
+        Path | None,
+        options.special(
+            "--resume",
+            "go on with an interrupted run, as it was begun (states and models may be kept otherwise)",
+            "RUN_DIR",
+        ),
+    ),
     "dry_run": (bool, options.special("--dry-run", "print the plan and its cost, from a timed sample; write nothing")),
     "json": options.JSON,
     "quiet": options.QUIET,
@@ -38,6 +45,8 @@ def _run(**given: Any) -> None:
     Without options: LURE on scikit-learn's handwritten digits.
 
     A SPEC is NAME or NAME:key=value,key=value; `forgetkit show` lists the names.
+
+    Ctrl-C, SIGTERM and the warnings of schedulers leave a state to go on from; a second Ctrl-C stops at once.
 
     Exit status: 0 done, 1 failed, 2 a mistake in the command line or a file, 130 interrupted.
     """

@@ -169,11 +169,11 @@ class RunConfig(BaseModel):
         AfterValidator(_path),
         Field(min_length=1, description="folder that the run's directory is made in"),
     ] = "runs"
-    name: Annotated[str | None, AfterValidator(_plain), Field(description="name of the run's directory (default: made from time, method and data)")] = None  # fmt: skip
+    name: Annotated[str | None, AfterValidator(_plain), Field(description="name of the run's directory (default: made from time, method, data and seed)")] = None  # fmt: skip
     observers: Annotated[_Specs, Field(description="a listener to the run's events, a SPEC (repeatable)")] = ()
     checkpoint_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False, description="write a state to resume from once the last is older, within an epoch too")] = 60.0  # fmt: skip
     checkpoint_epochs: Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(_none), Field(description="write one after every N epochs as well (default: by time alone)")] = None  # fmt: skip
-    keep_models: Annotated[Keep, Field(description="which of the models that were judged after each mega-batch are kept")] = "all"  # fmt: skip
+    keep_models: Annotated[Keep, Field(description="which of the models that were judged after each mega-batch are kept; states to resume from stay")] = "all"  # fmt: skip
 
 
 def flag(key: str) -> str:
