@@ -54,8 +54,14 @@ class Said:
 
 @pytest.fixture(autouse=True)
 def signals() -> Iterator[None]:
-    """A command that is asked to stop ignores signals as it leaves; here it does not leave."""
+    """A command that is asked to stop ignores signals as it leaves; here it does not leave.
+
+    And whoever runs the tests may have one ignored, as ``nohup`` does.
+    """
     before = {number: signal.getsignal(number) for number in (getattr(signal, name) for name in SIGNALS)}
+    for number, handler in before.items():
+        if handler == signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
     yield
     for number, handler in before.items():
         if signal.getsignal(number) is not handler:

@@ -85,6 +85,8 @@ def carry_out(asked, streams):
         os.dup2(stream, number)
         os.close(stream)
     channel.close()
+    for name in SIGNALS:  # whatever whoever runs the tests has ignored
+        signal.signal(getattr(signal, name), signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     # Python's own streams remember what kind of files stood behind them.
     encoding = asked["env"].get("PYTHONIOENCODING")
