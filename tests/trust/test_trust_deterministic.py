@@ -168,5 +168,5 @@ def test_files_and_assignments_say_it_in_their_way(tiny, workdir):
 def test_a_resumed_run_keeps_it():
     manifest = {"config": resolved({"deterministic": True}).model_dump(mode="json")}
     assert config.resolve(config.resumed(manifest, {}, OFFERS), OFFERS).config.deterministic is True
-    with pytest.raises(ConfigError, match="--deterministic false: this run was begun with True"):
+    with pytest.raises(ConfigError, match="--deterministic false: this run was begun with true"):
         config.resumed(manifest, {"deterministic": "false"}, OFFERS)
