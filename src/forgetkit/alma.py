@@ -57,6 +57,7 @@ def run(
             learner.try_out()
             out, name = Path(plan.config.out), plan.config.name
             warn_where_short(learner, out)
+            held.enter_context(session.halt.heeded())  # from here on there is something to go on with
             directory = RunDirectory.create(out, name or _name(plan), session.manifest(), numbered=name is None)
             held.enter_context(directory.held())
             point = ResumePoint({}, (), 0.0)
