@@ -39,6 +39,10 @@ class IdleOptionError(ConfigError):
         self.option = option
 
 
+class DoesNotApplyError(UsageError):
+    """A question makes no sense for what it was put to; the message says why."""
+
+
 class DataError(UsageError):
     """A data set is missing, empty, corrupt or inconsistent."""
 

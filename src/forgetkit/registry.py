@@ -84,6 +84,7 @@ _BUILTIN_PLUGINS = (
     "forgetkit.builtin.datasets",
     "forgetkit.builtin.models",
     "forgetkit.builtin.metrics",
+    "forgetkit.builtin.analyses",
     "forgetkit.builtin.executors",
 )
 

@@ -10,14 +10,14 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import Any, Literal
+from typing import Any
 
 from forgetkit.ablate.outcome import Outcome, Outcomes, Status
 from forgetkit.ablate.statistics import Judgement, Summary, compare, summary, verdicts
+from forgetkit.contracts import Unit
 from forgetkit.errors import ConfigError, OptionError, closest
 
 Result = Mapping[str, Any]
-Unit = Literal["fraction", "count", "seconds", "bytes", "number"]
 
 LARGEST = 1e150
 """Up to here a number counts: deviations and intervals of such numbers are floats still."""

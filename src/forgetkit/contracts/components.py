@@ -410,15 +410,6 @@ class Observer(Protocol):
         ...
 
 
-@runtime_checkable
-class Analysis(Protocol):
-    """A question put to a trained model; it leaves the model as it was."""
-
-    def analyze(self, model: nn.Module, inputs: Tensor, labels: Tensor, rng: torch.Generator) -> Mapping[str, Any]:
-        """The answer, as values that JSON can hold."""
-        ...
-
-
 @dataclass(frozen=True)
 class Lost:
     """What an executor yields in place of an answer where the worker died over the task; ``reason`` is one line.

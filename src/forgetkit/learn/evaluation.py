@@ -37,7 +37,7 @@ def accuracy(
     correct = torch.zeros((), dtype=torch.int64, device=device)
     lost = torch.zeros((), dtype=torch.bool, device=device)
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=bf16)
-    with _judging(model), global_state(seeds.number("noise")), autocast:
+    with judging(model), global_state(seeds.number("noise")), autocast:
         for inputs, labels in Offered(pool, seeds, pool.at_most(_BATCH), "head", augment):
             if between is not None:
                 between()
@@ -50,7 +50,7 @@ def accuracy(
 
 
 @contextmanager
-def _judging(model: nn.Module) -> Iterator[None]:
+def judging(model: nn.Module) -> Iterator[None]:
     """Meanwhile in eval mode; on leaving, modes, buffers and what modules keep count of are as they were."""
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     with attributes_kept(model):

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from forgetkit.analysis import answers
+from forgetkit.analysis.evidence import Evidence, of_model
+from forgetkit.contracts import Answer, DataPart
+from forgetkit.errors import ComponentError, DoesNotApplyError, RunDirectoryError
 from forgetkit.seeding import global_state
 from forgetkit.testing import comparing, networks
 from forgetkit.testing.common import Case
@@ -32,16 +36,14 @@ class AnalysisCase(Case):
     """An analysis under examination."""
 
     def analysed(self, *, component: Any = None, seed: int = 0) -> Analysed:
-        """What is said of a small network with batch normalisation; ``seed`` is that of the global random state."""
+        """What is said of a small network on images; ``seed`` is that of the global random state."""
         analysis = component if component is not None else self.another()
-        situation = networks.batch_norm()
-        model = situation.model.eval()
-        inputs, labels = (torch.cat(parts) for parts in zip(*situation.batches, strict=True))
-        handed, before = (inputs.clone(), labels.clone()), comparing.Snapshot.of(model)
+        shown = _Shown()
+        before = comparing.Snapshot.of(shown.model)
         with global_state(seed):
-            answer = analysis.analyze(model, *handed, SEEDS.torch("analysis"))
-        kept = comparing.same_bits((inputs, labels), handed)
-        return Analysed(answer, before, comparing.Snapshot.of(model), kept)
+            answer = _said(analysis, shown.evidence)
+        kept = comparing.same_bits((shown.inputs, shown.labels), shown.handed)
+        return Analysed(answer, before, comparing.Snapshot.of(shown.model), kept)
 
     @cached_property
     def usual(self) -> Analysed:
@@ -49,22 +51,43 @@ class AnalysisCase(Case):
         return self.analysed()
 
 
+class _Shown:
+    """A network on images, made anew, and all that an analysis may ask of it."""
+
+    def __init__(self) -> None:
+        situation = networks.pixels()
+        self.model = situation.model.eval()
+        self.inputs, self.labels = (torch.cat(parts) for parts in zip(*situation.batches, strict=True))
+        self.handed = (self.inputs.clone(), self.labels.clone())
+        parts: dict[DataPart, tuple[Tensor, Tensor]] = {
+            "test": (self.inputs, self.labels),
+            "train": (self.inputs, self.labels),
+            "val": (self.inputs, self.labels),
+        }
+        initial = networks.pixels().model.eval()
+        self.evidence = of_model(self.model, parts, SEEDS.within("analysis"), initial=initial)
+
+
+def _said(analysis: Any, evidence: Evidence) -> Any:
+    try:
+        return analysis.analyze(evidence)
+    except DoesNotApplyError as error:
+        raise NotApplicable(f"it does not apply to a model by itself: {error}") from error
+
+
 def runs(case: AnalysisCase) -> None:
-    """`analyze(model, inputs, labels, rng)` returns a mapping."""
+    """`analyze(evidence)` returns an `Answer`."""
     answer = case.usual.answer
-    if not isinstance(answer, Mapping):
-        raise Broken(f"analyze() returned {type(answer).__name__}, not a mapping")
+    if not isinstance(answer, Answer):
+        raise Broken(f"analyze() returned {type(answer).__name__}, not an Answer")
 
 
 def json_values(case: AnalysisCase) -> None:
-    """The answer can be written as JSON as it is, without NaN or infinity."""
-    answer = dict(case.usual.answer)
+    """The answer can be written as JSON and read back: no NaN, no infinity, texts for keys."""
     try:
-        again = json.loads(json.dumps(answer, allow_nan=False))
-    except (TypeError, ValueError) as error:
-        raise Broken(f"the answer cannot be written as JSON: {error}") from error
-    if again.keys() != answer.keys():
-        raise Broken("the answer has keys that are no texts")
+        answers.read(json.loads(json.dumps(answers.written(case.usual.answer), allow_nan=False)))
+    except (ComponentError, RunDirectoryError) as error:
+        raise Broken(f"the answer cannot be written down: {error}") from error
 
 
 def leaves_parameters(case: AnalysisCase) -> None:
@@ -99,23 +122,25 @@ def leaves_samples(case: AnalysisCase) -> None:
 
 
 def deterministic(case: AnalysisCase) -> None:
-    """Asked twice under one `rng`, an analysis gives the same answer."""
+    """Asked twice under the same seeds, an analysis gives the same answer."""
     analysis = case.another()
     once = case.analysed(component=analysis)
-    if not comparing.same_bits(once.answer, case.analysed(component=analysis).answer):
-        raise Broken("asked again, it gives another answer; remember nothing and draw from rng alone")
+    if _differ(once, case.analysed(component=analysis)):
+        raise Broken("asked again, it gives another answer; remember nothing and draw from evidence.seeds alone")
 
 
 def own_randomness(case: AnalysisCase) -> None:
     """The global random state has no part in the answer and is left as it was."""
-    if not comparing.same_bits(case.usual.answer, case.analysed().answer):
+    if _differ(case.usual, case.analysed()):
         raise NotApplicable("the promise 'deterministic' is broken")
-    if not comparing.same_bits(case.analysed(seed=1).answer, case.analysed(seed=2).answer):
-        raise Broken("the answer varies with the global random state; draw from rng")
-    situation = networks.batch_norm()
-    inputs, labels = (torch.cat(parts) for parts in zip(*situation.batches, strict=True))
+    if _differ(case.analysed(seed=1), case.analysed(seed=2)):
+        raise Broken("the answer varies with the global random state; draw from evidence.seeds")
     with comparing.random_state_watched():
-        case.another().analyze(situation.model.eval(), inputs, labels, SEEDS.torch("analysis"))
+        _said(case.another(), _Shown().evidence)
+
+
+def _differ(one: Analysed, other: Analysed) -> bool:
+    return json.dumps(answers.written(one.answer)) != json.dumps(answers.written(other.answer))
 
 
 def promises() -> tuple[Promise, ...]:

@@ -99,6 +99,21 @@ def batch_norm() -> Situation:
     return Situation(model, _batches(IMAGES, 4, 3, 1))
 
 
+PIXELS = (3, 32, 32)
+
+
+def pixels() -> Situation:
+    """Images with pixels in [0, 1], half of them black on one side, before batch normalisation and dropout."""
+    with global_state(13):
+        layers: list[nn.Module] = [nn.Conv2d(3, 4, 5, stride=4), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.5)]
+        model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(196, 5), nn.Tanh(), nn.Linear(5, CLASSES))
+        images = torch.rand(16, *PIXELS)
+        images[::2, :, :, :16] = 0.0
+        model(images)  # in training mode: its running statistics are no longer 0 and 1
+    labels = torch.arange(16) % CLASSES
+    return Situation(model, [(images[start:stop], labels[start:stop]) for start, stop in ((0, 8), (8, 15), (15, 16))])
+
+
 def dropout() -> Situation:
     """Dropout, which draws in training mode."""
     with global_state(5):

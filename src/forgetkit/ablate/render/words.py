@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from forgetkit.ablate.statistics import ALPHA, DRAWS, EXACT_UP_TO, Judgement, enough
-from forgetkit.ablate.table import Column, Entry, Row, Table, Unit
+from forgetkit.ablate.table import Column, Entry, Row, Table
+from forgetkit.contracts import Unit
 
 STAR = "*"
 DIFFERENCE = ("difference [95 % interval]", "corrected p", "verdict")

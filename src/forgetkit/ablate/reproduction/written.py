@@ -15,7 +15,8 @@ from forgetkit.ablate.render import latex, markdown, words
 from forgetkit.ablate.reproduction.compared import Comparison, Entry, Row
 from forgetkit.ablate.reproduction.printed import Doubt
 from forgetkit.ablate.statistics import ALPHA, CONFIDENCE, EXACT_UP_TO, enough
-from forgetkit.ablate.table import Column, Unit
+from forgetkit.ablate.table import Column
+from forgetkit.contracts import Unit
 from forgetkit.errors import OptionError, closest
 
 FORMATS = ("markdown", "latex", "csv", "json")

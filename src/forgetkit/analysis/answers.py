@@ -1,0 +1,162 @@
+"""Answers as JSON, and back; and where they are kept: ``analyses/NAME.json`` in the directory that was asked about."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from forgetkit.contracts import Answer, Chart, Measure
+from forgetkit.errors import ComponentError, OptionError, RecordError, RunDirectoryError
+from forgetkit.record.files import read_sealed, write_sealed
+
+SCHEMA = 1
+FOLDER = "analyses"
+_WORD = re.compile(r"[a-z0-9][a-z0-9_-]*")
+_LARGEST = 1e150
+
+
+def written(answer: Answer) -> dict[str, Any]:
+    """As JSON holds it; ``ComponentError`` where an entry is not what the contract says, or no finite number."""
+    numbers = {key: _measure(key, value) for key, value in answer.numbers.items()}
+    charts = [_chart(chart) for chart in answer.charts]
+    if len({chart["name"] for chart in charts}) < len(charts):
+        raise ComponentError("two charts of the answer have one name")
+    if not all(isinstance(remark, str) for remark in answer.remarks):
+        raise ComponentError("a remark of the answer is no text")
+    content = {"numbers": numbers, "charts": charts, "details": answer.details, "remarks": list(answer.remarks)}
+    try:
+        plain: dict[str, Any] = json.loads(json.dumps(content, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise ComponentError(f"the answer cannot be written as JSON: {error}") from error
+    return plain
+
+
+def read(content: Mapping[str, Any]) -> Answer:
+    """The answer that :func:`written` wrote; ``RunDirectoryError`` where it is none."""
+    try:
+        return Answer(
+            numbers=TypeAdapter(dict[str, Measure]).validate_python(content["numbers"]),
+            charts=TypeAdapter(tuple[Chart, ...]).validate_python(content["charts"]),
+            details=dict(content["details"]),
+            remarks=tuple(content["remarks"]),
+        )
+    except (KeyError, TypeError, ValueError, ValidationError) as error:
+        raise RunDirectoryError("it holds no answer of an analysis") from error
+
+
+def label_of(text: str) -> str:
+    """A label that can name a file and a column; ``OptionError`` where it cannot."""
+    if not _WORD.fullmatch(text):
+        raise OptionError(f"--as {text}: write small letters, digits, - and _, beginning with a letter or digit")
+    return text
+
+
+def _measure(key: str, value: Measure | float | None) -> dict[str, Any]:
+    if not isinstance(key, str) or not _WORD.fullmatch(key):
+        raise ComponentError(f"the number '{key}' of the answer has a name that is no word of small letters")
+    measure = value if isinstance(value, Measure) else Measure(value)
+    number = measure.value
+    if number is not None and (isinstance(number, bool) or not isinstance(number, int | float)):
+        raise ComponentError(f"the number '{key}' of the answer is {type(number).__name__}")
+    if number is not None and not (math.isfinite(number) and abs(number) <= _LARGEST):
+        raise ComponentError(f"the number '{key}' of the answer is {number}; None says that there is none")
+    return dataclasses.asdict(measure)
+
+
+def _chart(chart: Chart) -> dict[str, Any]:
+    if not isinstance(chart, Chart) or not _WORD.fullmatch(chart.name):
+        raise ComponentError(f"the answer has a chart without a name of small letters: {getattr(chart, 'name', chart)}")
+    for series in chart.series:
+        lengths = {len(series.x), len(series.y), *([len(series.spread)] if series.spread is not None else [])}
+        if len(lengths) > 1:
+            raise ComponentError(f"the series '{series.name}' of the chart '{chart.name}' has sides of unequal length")
+        for value in (*series.x, *series.y, *(series.spread or ())):
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ComponentError(f"the series '{series.name}' of the chart '{chart.name}' holds {value}")
+    plain = dataclasses.asdict(chart)
+    try:
+        TypeAdapter(Chart).validate_python(plain)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ComponentError(f"the chart '{chart.name}' of the answer: {where}: {first['msg']}") from error
+    return plain
+
+
+@dataclass(frozen=True)
+class Kept:
+    """An answer as it was kept: under which label, the analysis' SPEC, the mega-batch asked about, if one was."""
+
+    label: str
+    analysis: str
+    summary: str
+    mega_batch: int | None
+    answer: Answer
+
+
+def keep(folder: Path, label: str, question: Mapping[str, Any], answer: Mapping[str, Any]) -> Path:
+    """Write ``analyses/LABEL.json`` in ``folder``: the question, and the answer as :func:`written` gave it."""
+    target = folder / FOLDER
+    try:
+        target.mkdir(exist_ok=True)
+    except OSError as error:
+        raise RecordError(f"cannot make {target}: {error.strerror}") from error
+    file = target / f"{label}.json"
+    write_sealed(file, {"schema": SCHEMA, "label": label, "question": dict(question), **answer})
+    return file
+
+
+def kept(folder: Path) -> Iterator[Kept | RunDirectoryError]:
+    """The answers in ``folder`` by label; where one is damaged, the error that says so in its place."""
+    for file in sorted((folder / FOLDER).glob("*.json")):
+        try:
+            yield _kept(file)
+        except RunDirectoryError as error:
+            yield error
+
+
+def answered(folder: Path, label: str, question: Mapping[str, Any]) -> Answer | None:
+    """The answer kept under ``label`` where it is to exactly this question, and whole."""
+    file = folder / FOLDER / f"{label}.json"
+    try:
+        content = read_sealed(file)
+        return read(content) if content.get("question") == json.loads(json.dumps(question)) else None
+    except RunDirectoryError:
+        return None
+
+
+def _kept(file: Path) -> Kept:
+    content = read_sealed(file, "forgetkit analyze makes it again")
+    question = content.get("question")
+    if content.get("schema") != SCHEMA or content.get("label") != file.stem or not isinstance(question, Mapping):
+        raise RunDirectoryError(f"{file} is no answer of this version of forgetkit; forgetkit analyze makes it again")
+    try:
+        answer = read(content)
+    except RunDirectoryError as error:
+        raise RunDirectoryError(f"{file}: {error}; forgetkit analyze makes it again") from error
+    mega_batch = question.get("mega_batch")
+    return Kept(
+        label=file.stem,
+        analysis=str(question.get("analysis", "")),
+        summary=str(question.get("summary", "")),
+        mega_batch=mega_batch if isinstance(mega_batch, int) else None,
+        answer=answer,
+    )
+
+
+def columns(answers: Sequence[Kept]) -> dict[str, Measure]:
+    """Each number by the key of its column: ``calibration_ece``."""
+    found = {}
+    for one in answers:
+        for key, value in one.answer.numbers.items():
+            measure = value if isinstance(value, Measure) else Measure(value)
+            found[f"{one.label}_{key}".replace("-", "_")] = measure
+    return found

@@ -1,0 +1,235 @@
+"""What an analysis is shown of a model: the samples, its outputs, copies of it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from forgetkit import forgetting, registry
+from forgetkit.contracts import DataPart, Labelled
+from forgetkit.errors import ComponentError, DataError, DoesNotApplyError
+from forgetkit.learn.evaluation import judging
+from forgetkit.seeding import Seeds, global_state
+from forgetkit.stream.batches import Pool
+
+_SCORED_IN = 128
+"""Samples in a batch that is scored on."""
+
+Pair = tuple[Tensor, Tensor]
+Given = Pair | Iterable[Pair]
+"""Inputs and labels, or batches of both."""
+
+
+@dataclass(frozen=True, eq=False)
+class Held:
+    """Samples in a pool, brought to ``device`` batch by batch."""
+
+    pool: Pool
+    device: torch.device
+
+    @cached_property
+    def labels(self) -> Tensor:
+        """int64, on the CPU."""
+        return self.pool.labels.cpu()
+
+    def __len__(self) -> int:
+        return len(self.pool)
+
+    def batches(self, size: int = 256) -> Iterator[Pair]:
+        """In order, or fewer at a time where ``size`` of them would take much memory."""
+        for inputs, labels in self.pool.in_order(self.pool.at_most(size)):
+            yield inputs.to(self.device), labels.to(self.device)
+
+
+@dataclass(eq=False)
+class Evidence:
+    """A model and the pools of its samples; what is of a run alone is missing here.
+
+    ``pools`` gives a part of the data or raises ``DoesNotApplyError``; ``seeds`` are those of the question.
+    """
+
+    model: nn.Module
+    classes: tuple[str, ...]
+    seeds: Seeds
+    pools: Callable[[DataPart], Pool]
+    images: bool
+    began_as: Callable[[], nn.Module] | None = None
+    _held: dict[tuple[DataPart, int | None], Held] = field(default_factory=dict)
+    _known: dict[Labelled, Tensor] = field(default_factory=dict)
+
+    @property
+    def device(self) -> torch.device:
+        """That of the first parameter; the CPU where there is none."""
+        return next((p.device for p in self.model.parameters()), torch.device("cpu"))
+
+    def samples(self, part: DataPart = "test", count: int | None = None) -> Held:
+        """The same object each time, so that what was computed of it is known."""
+        pool = self.pools(part)
+        count = None if count is None or count >= len(pool) else count
+        if (part, count) not in self._held:
+            if count is not None:
+                drawn = torch.randperm(len(pool), generator=self.seeds.torch("samples", part))[:count].sort().values
+                pool = Pool(pool.inputs[drawn.to(pool.inputs.device)], pool.labels[drawn.to(pool.labels.device)])
+            self._held[part, count] = Held(pool, self.device)
+        return self._held[part, count]
+
+    def outputs(self, samples: Labelled | Iterable[Tensor], model: nn.Module | None = None) -> Tensor:
+        """Those of its own model on samples of its own are computed once."""
+        if model is None and isinstance(samples, Held):
+            if samples not in self._known:
+                self._known[samples] = self._computed(samples, self.model)
+            return self._known[samples].clone()
+        return self._computed(samples, self.model if model is None else model)
+
+    @torch.no_grad()
+    def _computed(self, samples: Labelled | Iterable[Tensor], model: nn.Module) -> Tensor:
+        batches = samples if not hasattr(samples, "batches") else (inputs for inputs, _ in samples.batches())
+        found = []
+        with (
+            judging(model),
+            global_state(self.seeds.number("noise")),
+            torch.autocast(self.device.type, enabled=False),
+        ):
+            for inputs in batches:
+                found.append(model(inputs.to(self.device)).float().cpu())
+        return torch.cat(found) if found else torch.empty(0, len(self.classes))
+
+    def accuracy(self, samples: Labelled, model: nn.Module | None = None) -> float:
+        """Of no samples there is none: ``DoesNotApplyError``."""
+        if not len(samples):
+            raise DoesNotApplyError("there are no samples to judge on")
+        return float((self.outputs(samples, model).argmax(1) == samples.labels).double().mean())
+
+    def twin(self) -> nn.Module:
+        """A deep copy; ``DoesNotApplyError`` where the model cannot be copied."""
+        try:
+            return copy.deepcopy(self.model).eval()
+        except (RuntimeError, TypeError, ValueError) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise DoesNotApplyError(f"the model cannot be copied: {reason}") from error
+
+    def scores(self, importance: str) -> Mapping[str, Tensor]:
+        """On the training samples, in a random order; by weights and biases alike."""
+        criterion = registry.load().make("importance", importance)[1]
+        batches = _Again(self.samples("train"), _SCORED_IN, self.seeds)
+        return forgetting.score(self.model, batches, importance=criterion, seeds=self.seeds.within("scores"))
+
+    def masks(self) -> Mapping[int, Mapping[str, Tensor]]:
+        """None are known."""
+        raise DoesNotApplyError("what was forgotten is known of runs alone: ask the directory of one")
+
+    @property
+    def mega_batch(self) -> int | None:
+        """Of no run."""
+        return None
+
+    @property
+    def mega_batches(self) -> tuple[int, ...]:
+        """Of no run."""
+        return ()
+
+    def at(self, mega_batch: int) -> Evidence:
+        """There is one model alone."""
+        raise DoesNotApplyError("a model by itself has no earlier mega-batches: ask the directory of a run")
+
+    def initial(self) -> nn.Module:
+        """Where it was given."""
+        if self.began_as is None:
+            raise DoesNotApplyError("it is not known how the model began: give initial=")
+        return self.began_as()
+
+    @property
+    def result(self) -> Mapping[str, Any]:
+        """Of no run."""
+        return {}
+
+
+@dataclass(frozen=True, eq=False)
+class _Again:
+    """Batches of samples in a random order, the same each time they are read."""
+
+    samples: Held
+    size: int
+    seeds: Seeds
+
+    def __iter__(self) -> Iterator[Pair]:
+        pool = self.samples.pool
+        order = torch.randperm(len(pool), generator=self.seeds.torch("order"))
+        drawn = (order[start : start + self.size] for start in range(0, len(order), self.size))
+        for places in drawn:
+            inputs = pool.inputs[places.to(pool.inputs.device)]
+            batch = Pool(inputs, pool.labels[places.to(pool.labels.device)])
+            yield from Held(batch, self.samples.device).batches(self.size)
+
+
+def of_model(
+    model: nn.Module,
+    parts: Mapping[DataPart, Given],
+    seeds: Seeds,
+    *,
+    classes: Sequence[str] | None = None,
+    initial: nn.Module | None = None,
+) -> Evidence:
+    """The evidence of a plain model with tensors: inputs as the model takes them, or ``uint8`` pixels; int64 labels.
+
+    Raises ``DataError`` where inputs, labels and outputs do not fit each other.
+    """
+    model = forgetting.plain(model)
+    if not isinstance(model, nn.Module):
+        raise DataError(f"a torch.nn.Module is asked about, not {type(model).__name__}")
+    pools = {part: _gathered(part, given) for part, given in parts.items()}
+    if "test" not in pools:
+        raise DataError("give the samples to judge on: test=(inputs, labels)")
+
+    def pool_of(part: DataPart) -> Pool:
+        if part not in pools:
+            raise DoesNotApplyError(f"it looks at {part} samples: give {part}=(inputs, labels)")
+        return pools[part]
+
+    inputs = pools["test"].inputs[:]
+    lowest, highest = inputs[:4096].min(), inputs[:4096].max()
+    images = inputs.ndim == 4 and (inputs.dtype == torch.uint8 or bool((lowest >= 0) & (highest <= 1)))
+    evidence = Evidence(model, tuple(classes or ()), seeds, pool_of, images)
+    if initial is not None:
+        evidence.began_as = lambda: initial
+    few = Pool(inputs[:2], pools["test"].labels[:2])
+    try:
+        outputs = evidence.outputs(Held(few, evidence.device))
+    except (RuntimeError, TypeError, ValueError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise DataError(f"the model cannot take inputs of shape {tuple(inputs.shape[1:])}: {reason}") from error
+    if outputs.ndim != 2:
+        raise ComponentError(
+            f"the model gives outputs of shape {tuple(outputs.shape)} for two samples, not (2, classes)"
+        )
+    count = outputs.shape[1]
+    if classes is not None and len(classes) != count:
+        raise DataError(f"{len(classes)} classes are named, and the model has {count} outputs")
+    for part, pool in pools.items():
+        if len(pool) and not 0 <= int(pool.labels.min()) <= int(pool.labels.max()) < count:
+            highest_label = int(pool.labels.max())
+            raise DataError(f"a label of {part} is {highest_label}, and the model has {count} outputs, from 0")
+    evidence.classes = tuple(classes or map(str, range(count)))
+    evidence._known.clear()
+    return evidence
+
+
+def _gathered(part: DataPart, given: Given) -> Pool:
+    pairs: list[Any] = [given] if isinstance(given, tuple) and len(given) == 2 else list(given)
+    if not pairs or not all(len(pair) == 2 and all(isinstance(side, Tensor) for side in pair) for pair in pairs):
+        raise DataError(f"{part}= takes two tensors, inputs and labels, or batches of both")
+    inputs, labels = (torch.cat([pair[side].detach() for pair in pairs]) for side in (0, 1))
+    if labels.ndim != 1 or labels.is_floating_point() or len(labels) != len(inputs):
+        raise DataError(
+            f"{part}= has {len(inputs)} inputs and labels of shape {tuple(labels.shape)} in {labels.dtype}; "
+            "a whole number for each is wanted"
+        )
+    if not len(labels):
+        raise DataError(f"{part}= holds no samples")
+    return Pool(inputs, labels.long())

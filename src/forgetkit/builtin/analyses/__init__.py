@@ -1,0 +1,12 @@
+"""Questions to a trained model, one per file."""
+
+from collections.abc import Mapping
+
+from forgetkit.contracts import Analysis
+from forgetkit.hookspecs import hookimpl
+
+
+@hookimpl
+def forgetkit_analyses() -> Mapping[str, type[Analysis]]:
+    """Those of the paper's section 6 and appendix, and those that practice asks."""
+    return {}
