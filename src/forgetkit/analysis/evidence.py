@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from forgetkit import forgetting, registry
-from forgetkit.contracts import DataPart, Labelled
+from forgetkit.contracts import DataPart, Labelled, Scope
 from forgetkit.errors import ComponentError, DataError, DoesNotApplyError
 from forgetkit.learn.evaluation import judging
 from forgetkit.seeding import Seeds, global_state
@@ -114,11 +114,12 @@ class Evidence:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise DoesNotApplyError(f"the model cannot be copied: {reason}") from error
 
-    def scores(self, importance: str) -> Mapping[str, Tensor]:
-        """On the training samples, in a random order; by weights and biases alike."""
+    def scores(self, importance: str, params: Scope = "all") -> Mapping[str, Tensor]:
+        """On the training samples, in a random order."""
         criterion = registry.load().make("importance", importance)[1]
         batches = _Again(self.samples("train"), _SCORED_IN, self.seeds)
-        return forgetting.score(self.model, batches, importance=criterion, seeds=self.seeds.within("scores"))
+        seeds, scoring = self.seeds.within("scores"), forgetting.Scoring(params)
+        return forgetting.score(self.model, batches, importance=criterion, seeds=seeds, scoring=scoring)
 
     def masks(self) -> Mapping[int, Mapping[str, Tensor]]:
         """None are known."""

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from forgetkit.contracts.choices import Scope
     from forgetkit.seeding import Seeds
 
 DataPart = Literal["test", "train", "val"]
@@ -89,8 +90,8 @@ class Evidence(Protocol):
         """A copy of the model in eval mode, on its device, to be changed at will."""
         ...
 
-    def scores(self, importance: str) -> Mapping[str, Tensor]:
-        """Scores of the parameters by a criterion's SPEC, on training samples; higher = keep."""
+    def scores(self, importance: str, params: Scope = "all") -> Mapping[str, Tensor]:
+        """Scores of the parameters in ``params`` by a criterion's SPEC, on training samples; higher = keep."""
         ...
 
     def masks(self) -> Mapping[int, Mapping[str, Tensor]]:
