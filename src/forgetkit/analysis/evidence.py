@@ -145,6 +145,10 @@ class Evidence:
             raise DoesNotApplyError("it is not known how the model began: give initial=")
         return self.began_as()
 
+    def history(self) -> Sequence[Mapping[str, Any]]:
+        """Of no run."""
+        raise DoesNotApplyError("how training went is known of runs alone: ask the directory of one")
+
     @property
     def result(self) -> Mapping[str, Any]:
         """Of no run."""

@@ -118,6 +118,12 @@ class Evidence(Protocol):
         """The model that the run began with, in eval mode."""
         ...
 
+    def history(self) -> Sequence[Mapping[str, Any]]:
+        """What training said at the end of each epoch, up to the last of this mega-batch: the fields of
+        :class:`EpochEnded`, each epoch once and in order.
+        """
+        ...
+
     @property
     def result(self) -> Mapping[str, Any]:
         """The content of ``result.json``, with the configuration under ``config``; empty where there is no run."""
