@@ -162,7 +162,9 @@ def _anytime(learner: Learner, directory: RunDirectory, checkpoint: Checkpoint, 
         learner.learn(revealed, checkpoint)
         row = learner.evaluate(revealed)
         directory.save_model(index, learner.model.state_dict(), learner.session.plan.config.keep_models)
-        report = learner.unlearn(revealed) if index < last else None
+        report, masks = learner.unlearn(revealed) if index < last else (None, None)
+        if masks:
+            directory.save_masks(index, masks.state())
         learner.stream.retain(index)
         yield dataclasses.replace(
             row,

@@ -36,8 +36,11 @@ def disk_bytes(learner: Learner) -> int:
         state += model
     models = {"all": config.mega_batches, "last": min(2, config.mega_batches), "none": 0}[config.keep_models]
     layers = sum(1 for _ in learner.model.parameters())
+    masks = (
+        (config.mega_batches - 1) * (learner.parameters // 8 + layers * _TENSOR) if config.keep_masks == "all" else 0
+    )
     epochs = sum(len(session.epochs(index)) for index in range(1, config.mega_batches + 1))
-    return models * model + _STATES * state + config.mega_batches * (_ROW + _LAYER * layers) + epochs * _EPOCH
+    return models * model + masks + _STATES * state + config.mega_batches * (_ROW + _LAYER * layers) + epochs * _EPOCH
 
 
 def warn_where_short(learner: Learner, folder: Path) -> None:

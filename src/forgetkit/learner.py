@@ -307,25 +307,26 @@ class Learner:
             found[name] = found.get(name, 0) + counts[id(one)]
         return found
 
-    def unlearn(self, revealed: Revealed) -> dict[str, Any]:
-        """Score on the training samples that ``--score-on`` says, select, reset."""
+    def unlearn(self, revealed: Revealed) -> tuple[dict[str, Any], forgetting.Noted]:
+        """Score on the training samples that ``--score-on`` says, select, reset; the audit, and the masks."""
         for role in ROLES:
             self.pools.pop((role, revealed.index), None)  # the mega-batch is learned and judged
         ids = self.stream.offered(self.session.plan.config.score_on, revealed.index)
         pool = Pool.fitting(revealed.excerpt("train", ids), self.session.device)
         finished = self._copied() if self._looks_back else {}
+        masks = forgetting.Noted()
         try:
-            forgotten = self.forget(pool, self.session.seeds.within("unlearn", revealed.index))
+            forgotten = self.forget(pool, self.session.seeds.within("unlearn", revealed.index), masks)
         except ComponentError as error:
             raise type(error)(f"after mega-batch {revealed.index}: {error}") from error
         self.passes.add(forgotten.forward_passes, forgotten.backward_passes)
         report = forgotten.as_dict()
         self.previous.update(finished)
         self.session.bus.emit(Unlearned(revealed.index, report))
-        return report
+        return report, masks
 
-    def forget(self, pool: Pool, seeds: Seeds) -> forgetting.UnlearnReport:
-        """Forget what matters least to ``pool``."""
+    def forget(self, pool: Pool, seeds: Seeds, masks: forgetting.Noted | None = None) -> forgetting.UnlearnReport:
+        """Forget what matters least to ``pool``, and take down in ``masks`` what that was, where a run keeps them."""
         plan, config = self.session.plan, self.session.plan.config
         augment = self.session.augment if config.score_transform == "train" else "none"
         return forgetting.unlearn(
@@ -341,6 +342,7 @@ class Learner:
             past=self._past,
             scoring=forgetting.Scoring(config.score_params, config.score_mode),
             aftercare=forgetting.Aftercare(config.optimizer_state, config.bn_stats),
+            noting=masks if config.keep_masks == "all" else None,
         )
 
     @property

@@ -18,6 +18,7 @@ NOT_PROTOCOL = {
     "checkpoint_seconds",
     "checkpoint_epochs",
     "keep_models",
+    "keep_masks",
 }
 """What is compared under a protocol, and where and how a run is carried out."""
 

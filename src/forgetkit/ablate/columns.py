@@ -6,6 +6,8 @@ import dataclasses
 
 from forgetkit.ablate.outcome import Outcomes
 from forgetkit.ablate.table import STANDARD, Column, number
+from forgetkit.analysis import answers
+from forgetkit.contracts import Measure
 from forgetkit.errors import OptionError, closest
 
 _BETTER = {"higher": True, "lower": False}
@@ -13,12 +15,13 @@ _NO_NUMBER = ("schema",)
 
 
 def chosen(text: str, outcomes: Outcomes) -> tuple[Column, ...]:
-    """``test_accuracy,my_metric:higher``: standard columns, and whatever other numbers the results hold.
+    """``test_accuracy,calibration_ece,my_metric:higher``: standard columns, numbers of answers, and whatever other
+    numbers the results hold.
 
-    ``:higher`` or ``:lower`` says which is better; a number that says neither, and is no measure of the protocol, is
-    shown and not compared. Hyphens are taken for underscores, as in the names of metrics.
+    ``:higher`` or ``:lower`` says which is better; an answer says it itself. A number that says neither, and is no
+    measure of the protocol, is shown and not compared. Hyphens are taken for underscores, as in the names of metrics.
     """
-    known = {column.key: column for column in (*STANDARD, *others(outcomes))}
+    known = {column.key: column for column in (*STANDARD, *others(outcomes), *of_answers(outcomes))}
     return tuple(_column(piece.strip(), known) for piece in text.split(","))
 
 
@@ -29,6 +32,28 @@ def others(outcomes: Outcomes) -> tuple[Column, ...]:
         key: None for cell in outcomes.cells for key in cell.result or {} if number(cell.result or {}, key) is not None
     }
     return tuple(_other(key) for key in keys if key not in standard and key not in _NO_NUMBER)
+
+
+def of_answers(outcomes: Outcomes, label: str | None = None) -> tuple[Column, ...]:
+    """A column for each number that an analysis gave, of those under ``label`` where one is named.
+
+    Direction and unit are those of the answer; where cells contradict each other, those of the first. What a result
+    calls by the same name comes before it.
+    """
+    standard = {column.key for column in STANDARD}
+    found: dict[str, Measure] = {}
+    for cell in outcomes.cells:
+        asked = [one for one in cell.answers if label in (None, one.label)]
+        for key, measure in answers.columns(asked).items():
+            if key not in standard and key not in (cell.result or {}):
+                found.setdefault(key, measure)
+    return tuple(_answered(key, measure) for key, measure in found.items())
+
+
+def _answered(key: str, measure: Measure) -> Column:
+    column = _other(key)
+    better = None if measure.better is None else _BETTER[measure.better]
+    return dataclasses.replace(column, higher_is_better=better, unit=measure.unit)
 
 
 def _column(piece: str, known: dict[str, Column]) -> Column:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from forgetkit.analysis.answers import Kept, columns
+
 Status = Literal["completed", "failed", "diverged", "missing"]
 
 
@@ -14,7 +16,8 @@ class Outcome:
     """One cell: an arm at one seed.
 
     ``arm`` has a value per axis, as it is shown (``{"importance": "snip", "replay": "full"}``). ``result`` is what
-    ``result.json`` holds where the cell is completed, else None, and ``reason`` says why in one line.
+    ``result.json`` holds where the cell is completed, else None, and ``reason`` says why in one line. ``answers`` are
+    those of the analyses that it was asked by, ordered by their labels.
     """
 
     arm: Mapping[str, str]
@@ -23,6 +26,12 @@ class Outcome:
     status: Status
     result: Mapping[str, Any] | None = None
     reason: str = ""
+    answers: tuple[Kept, ...] = ()
+
+    @property
+    def numbers(self) -> Mapping[str, Any]:
+        """What the result holds, and each number of an answer by the key of its column, ``calibration_ece``."""
+        return {**{key: measure.value for key, measure in columns(self.answers).items()}, **(self.result or {})}
 
 
 @dataclass(frozen=True)
@@ -31,7 +40,7 @@ class Outcomes:
 
     ``axes`` are in the order in which they are shown; ``cells`` in the order of the grid: arm by arm, seed by seed.
     ``baseline`` is the arm that others are compared with, None where none was named, and ``command`` the line that
-    carries the cells out.
+    carries the cells out. ``answers`` are those about all cells together.
     """
 
     title: str
@@ -39,6 +48,7 @@ class Outcomes:
     cells: tuple[Outcome, ...]
     baseline: Mapping[str, str] | None = None
     command: str = ""
+    answers: tuple[Kept, ...] = ()
 
     def arms(self) -> tuple[Mapping[str, str], ...]:
         """Each arm once, in the order of the grid."""

@@ -4,6 +4,7 @@ cells/0123456789abcdef/               the run's own directory; with seal.json, t
 cells/0123456789abcdef.failed.json    why a cell came to nothing, until it is tried again
 cells/0123456789abcdef.lock           held by the process that carries the cell out
 grids/NAME.json                       the cells of a grid, in its order
+grids/NAME.asked/                     holds what analyses answered about them together
 
 Each of these JSON files says by a digest whether it is as it was written.
 
@@ -30,6 +31,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from forgetkit.ablate.outcome import Outcome, Outcomes, Status
+from forgetkit.analysis import answers
+from forgetkit.analysis.answers import Kept
 from forgetkit.contracts import Keep
 from forgetkit.errors import RecordError, RunDirectoryError, RunInUseError
 from forgetkit.record import RunDirectory, read_json, read_sealed, write_json, write_sealed
@@ -246,7 +249,12 @@ class Pool:
             raise RunDirectoryError(f"{self.path} holds no grid: give the folder of an ablation")
         if name is not None and name not in known:
             raise RunDirectoryError(f"{self.path} holds no grid '{name}'; there are {', '.join(known)}")
-        return self.gathered(_noted(self._note(name or known[0])))
+        chosen = name or known[0]
+        return replace(self.gathered(_noted(self._note(chosen))), answers=answered(self.asked(chosen)))
+
+    def asked(self, name: str) -> Path:
+        """The folder of what analyses answered about all cells of a grid together, as of a run's its directory."""
+        return self.path / "grids" / f"{name}.asked"
 
     def gathered(self, note: Note) -> Outcomes:
         """What became of the cells of a grid; what is damaged among them is said."""
@@ -261,7 +269,8 @@ class Pool:
         found = self.find(cell["digest"])
         if found.remark:
             _log.warning("%s", found.remark)
-        return Outcome(cell["arm"], int(cell["seed"]), cell["digest"], found.status, found.result, found.reason)
+        asked = answered(self.directory(cell["digest"])) if found.status == "completed" else ()
+        return Outcome(cell["arm"], int(cell["seed"]), cell["digest"], found.status, found.result, found.reason, asked)
 
     def _failure(self, digest: str) -> Path:
         return self.path / "cells" / f"{digest[:_SHORT]}.failed.json"
@@ -276,6 +285,17 @@ class Pool:
         if not os.access(folder, os.W_OK):
             raise RunDirectoryError(f"{folder} may not be written to; choose another --out")
         return folder
+
+
+def answered(folder: Path) -> tuple[Kept, ...]:
+    """What analyses answered in a folder, by label; a line says what is damaged, and the rest stands."""
+    whole = []
+    for found in answers.kept(folder):
+        if isinstance(found, Kept):
+            whole.append(found)
+        else:
+            _log.warning("%s", found)
+    return tuple(whole)
 
 
 def _noted(path: Path) -> Note:

@@ -25,7 +25,10 @@ LARGEST = 1e150
 
 @dataclass(frozen=True)
 class Column:
-    """A number of a finished run. ``higher_is_better`` is None for a cost, which is shown and not compared."""
+    """A number of a finished run, ``of`` what :attr:`Outcome.numbers` has.
+
+    ``higher_is_better`` is None for a cost, which is shown and not compared.
+    """
 
     key: str
     title: str
@@ -218,7 +221,7 @@ def _check(columns: Sequence[Column], order: str | None) -> None:
 
 def _cell(outcome: Outcome, columns: Sequence[Column]) -> Cell:
     result = outcome.result if outcome.status == "completed" else None
-    found = [None if result is None else column.of(result) for column in columns]
+    found = [None if result is None else column.of(outcome.numbers) for column in columns]
     values = tuple(value if value is not None and math.isfinite(value) else None for value in found)
     return Cell(outcome.seed, outcome.status, outcome.reason, outcome.digest, values)
 

@@ -36,7 +36,7 @@ METHODS: Mapping[str, tuple[str | None, str]] = {
 }
 """Shorthands: the importance criterion and the reinit method of each name of the paper."""
 
-_KEPT = ("checkpoint_seconds", "checkpoint_epochs", "keep_models")
+_KEPT = ("checkpoint_seconds", "checkpoint_epochs", "keep_models", "keep_masks")
 
 NOT_RESULTS = ("preset", "method", "out", "name", "observers", "device", "threads", *_KEPT)
 """Options that say where and how a run is carried out, or are names for what others spell out: not what it is."""
@@ -174,6 +174,7 @@ class RunConfig(BaseModel):
     checkpoint_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False, description="write a state to resume from once the last is older, within an epoch too")] = 60.0  # fmt: skip
     checkpoint_epochs: Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(_none), Field(description="write one after every N epochs as well (default: by time alone)")] = None  # fmt: skip
     keep_models: Annotated[Keep, Field(description="which of the models that were judged after each mega-batch are kept; states to resume from stay")] = "all"  # fmt: skip
+    keep_masks: Annotated[Literal["all", "none"], Field(description="whether what each forgetting reset is kept, a bit for each entry, for forgetkit analyze")] = "all"  # fmt: skip
 
 
 def flag(key: str) -> str:

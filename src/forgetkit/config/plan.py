@@ -22,7 +22,7 @@ from forgetkit.registry import Registry
 LEFT_OPEN = ("precision", "memory_format")
 """Options that may be left to what the network and the machine are found to be; a run records what they came to."""
 
-_MAY_CHANGE = ("observers", "checkpoint_seconds", "checkpoint_epochs", "keep_models")
+_MAY_CHANGE = ("observers", "checkpoint_seconds", "checkpoint_epochs", "keep_models", "keep_masks")
 """Options that a run may go on with otherwise than it began."""
 
 
@@ -162,7 +162,7 @@ def resumed(manifest: Mapping[str, Any], given: Mapping[str, Any], registry: Reg
     recorded = manifest.get("config")
     if not isinstance(recorded, Mapping):
         raise ConfigError("the manifest of this run holds no configuration; it is damaged: begin the run anew")
-    unknown = RunConfig.model_fields.keys() - recorded.keys()
+    unknown = RunConfig.model_fields.keys() - recorded.keys() - {*_MAY_CHANGE}
     if unknown:
         raise ConfigError(f"this run was begun by a forgetkit that had no --{flag(min(unknown))}: begin it anew")
     own = {key: value for key, value in recorded.items() if key != "method"}

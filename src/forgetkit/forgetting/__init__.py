@@ -3,6 +3,7 @@
 from forgetkit.forgetting.acting import Acting, Place, Step, moments_of
 from forgetkit.forgetting.anatomy import head_of
 from forgetkit.forgetting.fresh import NOTHING_KNOWN, Memory, Past
+from forgetkit.forgetting.masks import Masks, Noted, restored
 from forgetkit.forgetting.passes import Passes
 from forgetkit.forgetting.probe import Lazy
 from forgetkit.forgetting.processes import Processes
@@ -17,7 +18,9 @@ __all__ = [
     "Aftercare",
     "LayerReport",
     "Lazy",
+    "Masks",
     "Memory",
+    "Noted",
     "Passes",
     "Past",
     "Place",
@@ -30,6 +33,7 @@ __all__ = [
     "moments_of",
     "plain",
     "require_trained_by",
+    "restored",
     "score",
     "select",
     "unlearn",

@@ -14,7 +14,7 @@ from torch.optim import SGD, Optimizer
 from forgetkit.contracts import Change
 from forgetkit.errors import ComponentError
 from forgetkit.forgetting.guard import all_finite, blamed, order_in_memory
-from forgetkit.forgetting.masks import packed, unpacked
+from forgetkit.forgetting.masks import Noting, packed, unpacked
 from forgetkit.forgetting.report import LayerReport
 
 Undo = list[Callable[[], None]]
@@ -55,6 +55,7 @@ def apply(
     who: str,
     undo: Undo,
     require_ready: Callable[[], None] = lambda: None,
+    noting: Noting | None = None,
 ) -> Tally:
     """Write each change before the next is asked for; entries outside a mask keep their bits.
 
@@ -88,6 +89,8 @@ def apply(
                 tally.buffers.append(change.name)
                 continue
             tally.layers[change.name] = LayerReport(tensor.numel(), count)
+            if noting is not None:
+                noting(change.name, mask, tensor.shape)
             if optimizer is not None:
                 tally.optimizer_cleared += clear_state(optimizer, tensor, mask, undo)
     return tally

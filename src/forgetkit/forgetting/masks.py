@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,6 +39,41 @@ def _unpacked(bits: Tensor, shape: Sequence[int]) -> Tensor:
     """From any device."""
     every = torch.tensor(_BITS, dtype=torch.uint8, device=bits.device)
     return (bits.unsqueeze(1) & every).bool().flatten()[: math.prod(shape)].view(tuple(shape))
+
+
+Noting = Callable[[str, Tensor | None, torch.Size], None]
+"""Told of each parameter that gets fresh values, under which mask (None: all of it), and of its shape."""
+
+
+class Noted:
+    """Takes masks down as they are written, at one bit per entry, on the CPU."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, tuple[Tensor | None, torch.Size]] = {}
+
+    def __call__(self, name: str, mask: Tensor | None, shape: torch.Size) -> None:
+        """A parameter's mask; None: all of it was reset."""
+        self._kept[name] = (None if mask is None else packed(mask).cpu(), shape)
+
+    def __bool__(self) -> bool:
+        return bool(self._kept)
+
+    def state(self) -> dict[str, Any]:
+        """In types that a checkpoint can hold: of each parameter its shape and, unless all was reset, its bits."""
+        return {name: {"shape": list(shape), "bits": bits} for name, (bits, shape) in self._kept.items()}
+
+
+def restored(state: Mapping[str, Any]) -> Masks:
+    """The masks that a :meth:`Noted.state` holds; ``ValueError`` or ``TypeError`` where it is none."""
+    kept = {}
+    for name, entry in state.items():
+        shape, bits = torch.Size(entry["shape"]), entry["bits"]
+        if bits is None:
+            bits = packed(torch.ones(shape, dtype=torch.bool))
+        if not isinstance(bits, Tensor) or bits.dtype != torch.uint8 or bits.shape != (-(-math.prod(shape) // 8),):
+            raise ValueError(f"the mask of '{name}' does not have the bits of its shape")
+        kept[name] = (bits, shape)
+    return Masks(kept)
 
 
 class Masks(Mapping[str, Tensor]):

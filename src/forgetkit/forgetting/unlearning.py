@@ -17,6 +17,7 @@ from forgetkit.forgetting.apply import all_or_nothing, apply, clear_all_state
 from forgetkit.forgetting.context import Context
 from forgetkit.forgetting.fresh import NOTHING_KNOWN, Past
 from forgetkit.forgetting.guard import blamed, put_back, unchanged
+from forgetkit.forgetting.masks import Noting
 from forgetkit.forgetting.probe import Batches, Loss
 from forgetkit.forgetting.processes import Processes
 from forgetkit.forgetting.report import UnlearnReport
@@ -50,12 +51,13 @@ def unlearn(
     scoring: Scoring = AS_USUAL,
     aftercare: Aftercare = Aftercare(),
     together: Processes | None = None,
+    noting: Noting | None = None,
 ) -> UnlearnReport:
     """Make ``model`` forget, in place, and clear the optimizer's memory of what it forgot.
 
     ``importance`` scores the trainable parameters on ``batches``, ``reinit`` says what changes.
     Fresh values come from each layer's own ``reset_parameters`` unless ``past`` says otherwise. Several processes
-    select ``together``, and all of them forget or none does.
+    select ``together``, and all of them forget or none does. ``noting`` is told of each mask that is written under.
 
     Raises ``OptionError`` where ``reinit`` needs scores and there is no criterion (or the other way
     round), ``NothingMatchedError`` where no parameter was matched, ``ComponentError`` where a component
@@ -86,7 +88,7 @@ def unlearn(
         names, ready = {*subject.targets, *subject.buffers}, partial(subject.require_back, who)
         with blamed(f"the reinit method {who}"):
             changes = reinit.propose(context)
-        tally = apply(model, changes, keeping, names, who, undo, ready)
+        tally = apply(model, changes, keeping, names, who, undo, ready, noting)
         if not tally.layers and not getattr(reinit, "changes_nothing", False):
             raise NothingMatchedError(
                 f"{who} matched no parameter of {type(model).__name__}; nothing would be forgotten"

@@ -7,6 +7,8 @@ checkpoints/resume-003-0020.*   a state to go on from (mega-batch 3, 20 epochs d
                                 of an epoch has the steps made in its name too: resume-003-0020-000117.*
 checkpoints/resume-row-002.json the row of mega-batch 2: written once, not again with every state
 checkpoints/mega-batch-003.*    the model that was evaluated after mega-batch 3 and a note of its digest
+checkpoints/masks-003.*         what was forgotten after it, a bit for each entry, and a note of its digest
+analyses/NAME.json              what an analysis found, and NAME.svg and NAME.png; see forgetkit.analysis.answers
 result.json                     written last
 run.lock, run.holder.json       there while a process works on the run
 
@@ -44,6 +46,7 @@ from forgetkit.system import regular
 SCHEMA = 1
 _STATE = re.compile(r"resume-(\d+)-(\d+)(?:-(\d+))?")
 _MODEL = re.compile(r"mega-batch-(\d+)")
+_MASKS = re.compile(r"masks-(\d+)")
 _log = logging.getLogger("forgetkit")
 
 
@@ -193,7 +196,15 @@ class RunDirectory:
     @property
     def models(self) -> tuple[int, ...]:
         """The mega-batches whose models are kept."""
-        found = (_MODEL.fullmatch(file.stem) for file in self._all(_MODEL) if file.suffix == ".pt")
+        return self._numbers(_MODEL)
+
+    @property
+    def masks(self) -> tuple[int, ...]:
+        """The mega-batches after which something was forgotten and the masks are kept."""
+        return self._numbers(_MASKS)
+
+    def _numbers(self, named: re.Pattern[str]) -> tuple[int, ...]:
+        found = (named.fullmatch(file.stem) for file in self._all(named) if file.suffix == ".pt")
         return tuple(sorted(int(match[1]) for match in found if match))
 
     def model(self, mega_batch: int) -> dict[str, torch.Tensor]:
@@ -208,14 +219,30 @@ class RunDirectory:
                 f"{file} is not there: of the mega-batches of {self.path}, the models of {kept} are kept; "
                 "--keep-models all keeps each"
             )
+        held = self._held_in(file, mega_batch, "model")
+        return {name: value for name, value in held.items() if isinstance(value, torch.Tensor)}
+
+    def save_masks(self, mega_batch: int, masks: Mapping[str, Any]) -> None:
+        """Keep what was forgotten after a mega-batch, as :meth:`forgetkit.forgetting.Noted.state` has it."""
+        file = self._masks_file(mega_batch)
+        digest = save_state(file, {"mega_batch": mega_batch, "masks": dict(masks)})
+        self._note(file, {"mega_batch": mega_batch, "state_sha256": digest})
+
+    def masks_of(self, mega_batch: int) -> dict[str, Any]:
+        """What :meth:`save_masks` kept after a mega-batch; ``RunDirectoryError`` where it is missing or damaged."""
+        return self._held_in(self._masks_file(mega_batch), mega_batch, "masks")
+
+    def _held_in(self, file: Path, mega_batch: int, what: str) -> dict[str, Any]:
+        """An entry of a state that has a note, of that mega-batch and of this run."""
         try:
             noted = self._noted(file.with_suffix(".json"))
             state = load_state(file, str(noted.get("state_sha256")))
             if state.get("mega_batch") != mega_batch:
-                raise RunDirectoryError(f"{file} is the model of mega-batch {state.get('mega_batch')}")
-            return {name: value for name, value in state["model"].items() if isinstance(value, torch.Tensor)}
-        except (AttributeError, KeyError) as error:
-            raise RunDirectoryError(f"{file} holds no model: the same run again makes it") from error
+                raise RunDirectoryError(f"{file} is that of mega-batch {state.get('mega_batch')}")
+            held = state.get(what)
+            if not isinstance(held, dict):
+                raise RunDirectoryError(f"{file} holds no {what}")
+            return held
         except RunDirectoryError as error:
             raise RunDirectoryError(f"{error}; the same run again makes it") from error
 
@@ -280,7 +307,13 @@ class RunDirectory:
                 f"{self.path / 'events.jsonl'} is a link, which nothing is written through: take it away"
             )
         ours = [self.path / name for name in ("manifest.json", "events.jsonl", "result.json")]
-        for file in (*ours, *self._all(_MODEL), *self._all(_STATE), *self._checkpoints.glob("resume-row-*.json")):
+        for file in (
+            *ours,
+            *self._all(_MODEL),
+            *self._all(_MASKS),
+            *self._all(_STATE),
+            *self._checkpoints.glob("resume-row-*.json"),
+        ):
             if file.exists() and not file.is_file():
                 raise RunDirectoryError(f"{file} is no file: take it away")
 
@@ -290,6 +323,9 @@ class RunDirectory:
 
     def _model_file(self, mega_batch: int) -> Path:
         return self._checkpoints / f"mega-batch-{mega_batch:03}.pt"
+
+    def _masks_file(self, mega_batch: int) -> Path:
+        return self._checkpoints / f"masks-{mega_batch:03}.pt"
 
     def _all(self, named: re.Pattern[str]) -> list[Path]:
         """Files of checkpoints and their notes, by name."""

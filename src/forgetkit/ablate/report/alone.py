@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from forgetkit.ablate.outcome import Outcome, Outcomes
+from forgetkit.ablate.pool import answered
 from forgetkit.ablate.render.words import plain
 from forgetkit.errors import RunDirectoryError
 from forgetkit.record import RunDirectory
@@ -24,5 +25,5 @@ def outcomes(path: Path) -> Outcomes:
     seed = config.get("seed") if isinstance(config, dict) else None
     arm = {"method": plain(str(result.get("method", ""))) or "unknown"}
     title = plain(str(result.get("run", ""))) or path.resolve().name
-    cell = Outcome(arm, seed if isinstance(seed, int) else 0, "", "completed", result)
+    cell = Outcome(arm, seed if isinstance(seed, int) else 0, "", "completed", result, answers=answered(path))
     return Outcomes(title, ("method",), (cell,))

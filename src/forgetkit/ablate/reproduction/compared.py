@@ -10,6 +10,7 @@ from forgetkit.ablate import table
 from forgetkit.ablate.outcome import Outcomes
 from forgetkit.ablate.reproduction.printed import Doubt, Figure
 from forgetkit.ablate.reproduction.setting import Setting
+from forgetkit.ablate.reproduction.taken import with_taken
 from forgetkit.ablate.statistics import Judgement, Summary, compare, verdicts
 from forgetkit.ablate.table import Column
 
@@ -68,9 +69,11 @@ def compared(setting: Setting, outcomes: Outcomes) -> Comparison:
     """Each row of the paper's table that was run, beside what came of it.
 
     Every arm is compared with the baseline of its own part over common seeds; p values are corrected over the table.
+    Numbers of analyses are those of the answers that the runs have.
     """
     printed = setting.table
-    measured = {_place(setting, row.labels): row for row in table.make(outcomes, printed.columns).rows}
+    answered = with_taken(outcomes, printed.taken, printed.words, setting.parts[0])
+    measured = {_place(setting, row.labels): row for row in table.make(answered, printed.columns).rows}
     relevant = [doubt for doubt in printed.doubts if doubt.part in (None, *setting.parts)]
     marked = _lettered([doubt for doubt in relevant if not doubt.whole])
     beside = _Beside(setting, marked, _against(setting, measured))
@@ -131,6 +134,8 @@ def _against(setting: Setting, rows: Mapping[tuple[str, str], table.Row]) -> dic
     printed = setting.table
     places, comparisons, directions, theirs = [], [], [], []
     for (part, arm), row in rows.items():
+        if part not in printed.judged:
+            continue
         base = rows[part, printed.baseline]
         for position, column in enumerate(printed.columns):
             if arm == printed.baseline or column.higher_is_better is None:

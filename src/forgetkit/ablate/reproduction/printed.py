@@ -7,17 +7,22 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from importlib import resources
 from typing import Any
 
 from forgetkit.ablate.grid import seeds_of
-from forgetkit.ablate.table import STANDARD, Column
+from forgetkit.ablate.reproduction.taken import Question, Taken
+from forgetkit.ablate.table import STANDARD, Column, number
 from forgetkit.config import canonical
 from forgetkit.errors import OptionError, closest
 
 SCALES = ("smoke", "cpu", "full")
 _COLUMNS = ("test_accuracy", "cer", "generalization_gap")
+_BETTER = {"higher": True, "lower": False, "neither": None}
+_PRINTED_IN = {"fraction": 100}
+"""How many of the paper's unit make one of a result's; where it is not said, the paper prints the number itself."""
 _FOLDER = ("presets", "tables")
 _SHARED = "shared"
 
@@ -59,7 +64,10 @@ class Part:
 
 @dataclass(frozen=True)
 class Scale:
-    """A size to run a table at. Options replace the paper's; so do networks and data sets, by the paper's names."""
+    """A size to run a table at. Options replace the paper's; so do networks and data sets, by the paper's names.
+
+    ``only`` are the parts that are run where none is asked for, empty for all; ``analyses`` are SPECs by label.
+    """
 
     name: str
     says: str
@@ -69,6 +77,8 @@ class Scale:
     options: Mapping[str, Any]
     parts: Mapping[str, Mapping[str, Any]]
     arms: Mapping[str, Mapping[str, Any]]
+    only: tuple[str, ...] = ()
+    analyses: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -77,6 +87,9 @@ class PrintedTable:
 
     ``part`` and ``arm`` say what parts and arms are ("data set", "method"). ``ours`` are arms that the paper does not
     have, and ``printed`` holds figures by part, arm and column; all are missing where the paper prints none.
+    ``questions`` are the analyses that runs are asked by, by label, and ``taken`` the numbers of their answers that
+    columns show; ``words`` are what stands there for the names of parts and arms. ``judged`` are the parts in which arms
+    are compared with the baseline.
     """
 
     name: str
@@ -92,6 +105,10 @@ class PrintedTable:
     printed: Mapping[str, Mapping[str, Mapping[str, Figure]]]
     doubts: tuple[Doubt, ...]
     scales: Mapping[str, Scale]
+    questions: Mapping[str, Question]
+    taken: Mapping[str, Taken]
+    words: Mapping[str, str]
+    judged: tuple[str, ...]
 
     def figure(self, part: str, arm: str, column: str) -> Figure | None:
         """What the paper has there."""
@@ -117,22 +134,29 @@ def read(name: str) -> PrintedTable:
     sizes, resized = shared["scales"], own.get("scales", {})
     parts = {key: Part(part["data"], canonical(part.get("options", {}))) for key, part in own["parts"].items()}
     arms = {key: canonical(options) for key, options in own["arms"].items()}
+    columns, taken = _columns(own)
+    keys = [column.key for column in columns]
     return PrintedTable(
         name=name,
         title=own["title"],
         part=own.get("part", "part"),
         arm=own["arm"],
-        columns=tuple(column for column in STANDARD if column.key in own.get("columns", _COLUMNS)),
+        columns=columns,
         base=canonical({**shared["base"], **own["base"]}),
         parts=parts,
         arms=arms,
         ours=tuple(own.get("ours", ())),
         baseline=own["baseline"],
         printed={
-            part: {arm: _figures(row) for arm, row in rows.items()} for part, rows in own.get("printed", {}).items()
+            part: {arm: _figures(row, columns) for arm, row in rows.items()}
+            for part, rows in own.get("printed", {}).items()
         },
-        doubts=tuple(_doubts([*own.get("doubts", ()), *shared["doubts"]], arms, own.get("columns", _COLUMNS))),
+        doubts=tuple(_doubts([*own.get("doubts", ()), *shared["doubts"]], arms, keys)),
         scales={scale: _scale(scale, sizes[scale], resized.get(scale, {})) for scale in SCALES},
+        questions={label: _question(given) for label, given in own.get("analyses", {}).items()},
+        taken=taken,
+        words=own.get("words", {}),
+        judged=tuple(own.get("judged", parts)),
     )
 
 
@@ -141,14 +165,29 @@ def _content(stem: str) -> dict[str, Any]:
     return tomllib.loads(file.read_text(encoding="utf-8"))
 
 
-def _figures(row: Mapping[str, float]) -> dict[str, Figure]:
-    """Per cent become fractions; a count stays what it is."""
+def _columns(own: Mapping[str, Any]) -> tuple[tuple[Column, ...], dict[str, Taken]]:
+    """Standard columns in their own order, then those that are taken from answers, and from where these are."""
+    columns, taken = [column for column in STANDARD if column.key in own.get("columns", _COLUMNS)], {}
+    for key, given in own.get("numbers", {}).items():
+        title, unit, better = (given[name] for name in ("title", "unit", "better"))
+        columns.append(Column(key, title, partial(number, key=key), _BETTER[better], unit))
+        taken[key] = Taken(**{name: text for name, text in given.items() if name not in ("title", "unit", "better")})
+    return tuple(columns), taken
+
+
+def _question(given: str | Mapping[str, Any]) -> Question:
+    """A SPEC, or one with the mega-batch after which."""
+    return Question(given) if isinstance(given, str) else Question(given["analysis"], given.get("mega-batch"))
+
+
+def _figures(row: Mapping[str, float], columns: Iterable[Column]) -> dict[str, Figure]:
+    """Per cent become fractions; all else stays what it is."""
     found = {}
-    for key in _COLUMNS:
-        if key in row:
-            percent = 1 if key == "cer" else 100
-            std = row.get("std") if key == "test_accuracy" else None
-            found[key] = Figure(row[key] / percent, None if std is None else std / percent)
+    for column in columns:
+        if column.key in row:
+            one = _PRINTED_IN.get(column.unit, 1)
+            std = row.get("std") if column.key == "test_accuracy" else None
+            found[column.key] = Figure(row[column.key] / one, None if std is None else std / one)
     return found
 
 
@@ -170,4 +209,6 @@ def _scale(name: str, shared: Mapping[str, Any], own: Mapping[str, Any]) -> Scal
         options={**canonical(shared.get("options", {})), **canonical(own.get("options", {}))},
         parts={part: canonical(options) for part, options in own.get("parts", {}).items()},
         arms={arm: canonical(options) for arm, options in own.get("arms", {}).items()},
+        only=tuple(own.get("only", ())),
+        analyses=own.get("analyses", {}),
     )

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from forgetkit import config, presets
 from forgetkit.ablate.grid import Grid
 from forgetkit.ablate.reproduction.printed import SCALES, PrintedTable, Scale, read
+from forgetkit.ablate.reproduction.taken import Question
 from forgetkit.config import RunConfig
+from forgetkit.contracts import Keep
 from forgetkit.errors import OptionError, closest
 from forgetkit.options import parse
 
@@ -81,6 +83,19 @@ class Setting:
             baseline=None if several else {self.table.arm: self.table.baseline},
         )
 
+    @property
+    def questions(self) -> dict[str, Question]:
+        """What each run is asked when it is done, by the label that the answer is kept under."""
+        return {
+            label: replace(question, analysis=self.scale.analyses.get(label, question.analysis))
+            for label, question in self.table.questions.items()
+        }
+
+    @property
+    def keep(self) -> Keep:
+        """Which models runs have to keep for that."""
+        return "all" if any(question.mega_batch is not None for question in self.questions.values()) else "last"
+
     def counts_alike(self, part: str) -> bool:
         """Whether a count of errors has the paper's test set and number of mega-batches behind it."""
         ours, theirs = self._run(part), self._printed(part)
@@ -102,7 +117,16 @@ class Setting:
             if (said := list(_changes(options, self.arm(arm))))
         )
         parts = (f"{' and '.join(parts)}: {said}" for said, parts in own.items())
-        return (*dict.fromkeys(self._sources()), *shared, *parts, *arms)
+        return (*dict.fromkeys(self._sources()), *shared, *parts, *arms, *self._asked_otherwise())
+
+    def _asked_otherwise(self) -> Iterator[str]:
+        """In what the analyses differ, in words."""
+        for label, question in self.questions.items():
+            before, after = parse(self.table.questions[label].analysis), parse(question.analysis)
+            for key in {**before.options, **after.options}:
+                was, is_ = (_listed(spec.options.get(key, "default")) for spec in (before, after))
+                if was != is_:
+                    yield f"{label}: {key.replace('_', '-')} {was} → {is_}"
 
     def _printed(self, part: str) -> dict[str, Any]:
         """What the paper's runs of a part share, but for the data set."""
@@ -151,7 +175,7 @@ def setting(
 ) -> Setting:
     """How a table is to be run.
 
-    Without ``parts``, all that there is data for. ``data`` maps the paper's names of data sets to SPECs. Raises
+    Without ``parts``, all of the scale's that there is data for. ``data`` maps the paper's names of data sets to SPECs. Raises
     ``OptionError`` where a name is unknown, something given would be ignored, or a part has no data.
     """
     table = read(name)
@@ -162,7 +186,12 @@ def setting(
     sets = tuple(dict.fromkeys(part.data for part in table.parts.values()))
     given = {_known("--data", key, sets): spec for key, spec in (data or {}).items()}
     specs = {**size.data, **given}
-    chosen = tuple(part for part in table.parts if part in asked or (not asked and table.parts[part].data in specs))
+    usual = size.only or tuple(table.parts)
+    chosen = tuple(
+        part
+        for part in table.parts
+        if part in asked or (not asked and part in usual and table.parts[part].data in specs)
+    )
     needed = sets if not chosen else tuple(table.parts[part].data for part in chosen)
     lacking = next((key for key in needed if key not in specs), None)
     if lacking is not None:
@@ -236,6 +265,11 @@ def _changes(printed: Options, run: Options) -> Iterator[str]:
         before, after = (_said(key, one) for one in (printed.get(key, usual.get(key, fallback)), value))
         if before != after:
             yield _SAID.get(key, f"{key.replace('_', '-')} {{}} → {{}}").format(before, after)
+
+
+def _listed(value: str) -> str:
+    """``1, 2`` of ``[1,2]``."""
+    return ", ".join(value.strip("[]").split(",")) if value.startswith("[") else value
 
 
 def _said(key: str, value: Any) -> str:

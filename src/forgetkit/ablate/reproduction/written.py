@@ -67,8 +67,9 @@ def render(comparison: Comparison, form: str) -> str:
 
 
 def sheets(comparison: Comparison) -> tuple[Sheet, ...]:
-    """Paper beside measured, and both against the baseline."""
-    return (_beside(comparison), _against(comparison))
+    """Paper beside measured, and both against the baseline where anything is compared with it."""
+    against = _against(comparison)
+    return (_beside(comparison), against) if against.rows else (_beside(comparison),)
 
 
 def caption(comparison: Comparison) -> tuple[str, ...]:
@@ -113,9 +114,10 @@ def _against(comparison: Comparison) -> Sheet:
             ("paper", "measured", "verdict") if _has_figures(comparison, place) else ("measured", "verdict"),
         )
         for place, column in enumerate(comparison.columns)
+        if column.higher_is_better is not None
     )
     rows = []
-    for above, row in _with_above([row for row in comparison.rows if row.arm != baseline]):
+    for above, row in _with_above([row for row in comparison.rows if any(entry.against for entry in row.entries)]):
         cells: list[str] = []
         for place, (entry, column) in enumerate(zip(row.entries, comparison.columns, strict=True)):
             if entry.against is None:
@@ -185,7 +187,7 @@ def _caption(comparison: Comparison) -> Iterator[str]:
         yield f"Not run: {', '.join(setting.left_out)}."
     seeds = len(setting.seeds)
     yield f"Measured: mean ± standard deviation over {seeds} seeds." if seeds > 1 else "Measured: one seed."
-    if any(column.unit == "count" for column in comparison.columns) and not all(
+    if any(column.key == "cer" for column in comparison.columns) and not all(
         map(setting.counts_alike, setting.parts)
     ):
         yield "CER counts errors over other test images or mega-batches than in the paper, hence no difference there."
