@@ -42,13 +42,15 @@ def written(answer: Answer) -> dict[str, Any]:
 def read(content: Mapping[str, Any]) -> Answer:
     """The answer that :func:`written` wrote; ``RunDirectoryError`` where it is none."""
     try:
-        return Answer(
+        answer = Answer(
             numbers=TypeAdapter(dict[str, Measure]).validate_python(content["numbers"]),
             charts=TypeAdapter(tuple[Chart, ...]).validate_python(content["charts"]),
             details=dict(content["details"]),
             remarks=tuple(content["remarks"]),
         )
-    except (KeyError, TypeError, ValueError, ValidationError) as error:
+        written(answer)  # names become files, and whoever can write an answer can seal it
+        return answer
+    except (ComponentError, KeyError, TypeError, ValueError, ValidationError) as error:
         raise RunDirectoryError("it holds no answer of an analysis") from error
 
 
