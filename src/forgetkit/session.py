@@ -176,11 +176,7 @@ class Session:
                 raise RunDirectoryError(
                     f"{what} belongs to another configuration, so the run cannot be resumed with this one"
                 )
-        if manifest.get("data") != self._data_facts() or manifest.get("partition") != stream.digest(self.mega_batches):
-            raise RunDirectoryError(
-                f"{self.plan.config.dataset} is not what the run began with (other samples or labels), "
-                "so it cannot be resumed"
-            )
+        self.require_same_data(manifest, "so it cannot be resumed")
         now = versions(self.plan)
         recorded = manifest.get("versions")
         if not isinstance(recorded, Mapping):
@@ -190,6 +186,12 @@ class Session:
                 _log.warning(
                     "this run was begun with %s %s, not %s: its numbers may differ", what, begun, now.get(what)
                 )
+
+    def require_same_data(self, manifest: Mapping[str, Any], consequence: str = "") -> None:
+        """``RunDirectoryError`` where the samples, their labels or the partition are others than those on record."""
+        if manifest.get("data") != self._data_facts() or manifest.get("partition") != stream.digest(self.mega_batches):
+            said = f"{self.plan.config.dataset} is not what the run began with (other samples or labels)"
+            raise RunDirectoryError(f"{said}, {consequence}" if consequence else said)
 
     def _data_facts(self) -> dict[str, Any]:
         return {

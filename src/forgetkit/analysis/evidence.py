@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -47,21 +48,32 @@ class Held:
             yield inputs.to(self.device), labels.to(self.device)
 
 
-@dataclass(eq=False)
-class Evidence:
-    """A model and the pools of its samples; what is of a run alone is missing here.
+class Examined(ABC):
+    """What the evidence of a model and that of a run have in common. ``seeds`` are those of the question."""
 
-    ``pools`` gives a part of the data or raises ``DoesNotApplyError``; ``seeds`` are those of the question.
-    """
+    def __init__(self, seeds: Seeds) -> None:
+        self.seeds = seeds
+        self._held: dict[tuple[DataPart, int | None], Held] = {}
+        self._known: dict[Held, Tensor] = {}
 
-    model: nn.Module
-    classes: tuple[str, ...]
-    seeds: Seeds
-    pools: Callable[[DataPart], Pool]
-    images: bool
-    began_as: Callable[[], nn.Module] | None = None
-    _held: dict[tuple[DataPart, int | None], Held] = field(default_factory=dict)
-    _known: dict[Labelled, Tensor] = field(default_factory=dict)
+    @property
+    @abstractmethod
+    def model(self) -> nn.Module:
+        """The model asked about, in eval mode."""
+
+    @property
+    @abstractmethod
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes."""
+
+    @property
+    @abstractmethod
+    def images(self) -> bool:
+        """Whether samples are images."""
+
+    @abstractmethod
+    def pool(self, part: DataPart) -> Pool:
+        """The samples of a part; ``DoesNotApplyError`` where there are none."""
 
     @property
     def device(self) -> torch.device:
@@ -70,7 +82,7 @@ class Evidence:
 
     def samples(self, part: DataPart = "test", count: int | None = None) -> Held:
         """The same object each time, so that what was computed of it is known."""
-        pool = self.pools(part)
+        pool = self.pool(part)
         count = None if count is None or count >= len(pool) else count
         if (part, count) not in self._held:
             if count is not None:
@@ -121,6 +133,42 @@ class Evidence:
         seeds, scoring = self.seeds.within("scores"), forgetting.Scoring(params)
         return forgetting.score(self.model, batches, importance=criterion, seeds=seeds, scoring=scoring)
 
+
+class Evidence(Examined):
+    """A model by itself. ``pools`` gives a part of the data, or raises ``DoesNotApplyError``."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        classes: tuple[str, ...],
+        seeds: Seeds,
+        pools: Callable[[DataPart], Pool],
+        images: bool,
+        began_as: Callable[[], nn.Module] | None = None,
+    ) -> None:
+        super().__init__(seeds)
+        self._model, self._classes, self._images = model, classes, images
+        self._pools, self._began_as = pools, began_as
+
+    @property
+    def model(self) -> nn.Module:
+        """As it was given."""
+        return self._model
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """As they were given."""
+        return self._classes
+
+    @property
+    def images(self) -> bool:
+        """As it was given."""
+        return self._images
+
+    def pool(self, part: DataPart) -> Pool:
+        """As it was given."""
+        return self._pools(part)
+
     def masks(self) -> Mapping[int, Mapping[str, Tensor]]:
         """None are known."""
         raise DoesNotApplyError("what was forgotten is known of runs alone: ask the directory of one")
@@ -141,9 +189,9 @@ class Evidence:
 
     def initial(self) -> nn.Module:
         """Where it was given."""
-        if self.began_as is None:
+        if self._began_as is None:
             raise DoesNotApplyError("it is not known how the model began: give initial=")
-        return self.began_as()
+        return self._began_as()
 
     def history(self) -> Sequence[Mapping[str, Any]]:
         """Of no run."""
@@ -200,9 +248,8 @@ def of_model(
     inputs = pools["test"].inputs[:]
     lowest, highest = inputs[:4096].min(), inputs[:4096].max()
     images = inputs.ndim == 4 and (inputs.dtype == torch.uint8 or bool((lowest >= 0) & (highest <= 1)))
-    evidence = Evidence(model, tuple(classes or ()), seeds, pool_of, images)
-    if initial is not None:
-        evidence.began_as = lambda: initial
+    began_as = None if initial is None else lambda: initial
+    evidence = Evidence(model, tuple(classes or ()), seeds, pool_of, images, began_as)
     few = Pool(inputs[:2], pools["test"].labels[:2])
     try:
         outputs = evidence.outputs(Held(few, evidence.device))
@@ -220,7 +267,7 @@ def of_model(
         if len(pool) and not 0 <= int(pool.labels.min()) <= int(pool.labels.max()) < count:
             highest_label = int(pool.labels.max())
             raise DataError(f"a label of {part} is {highest_label}, and the model has {count} outputs, from 0")
-    evidence.classes = tuple(classes or map(str, range(count)))
+    evidence._classes = tuple(classes or map(str, range(count)))
     evidence._known.clear()
     return evidence
 

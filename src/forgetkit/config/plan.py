@@ -189,6 +189,28 @@ def resumed(manifest: Mapping[str, Any], given: Mapping[str, Any], registry: Reg
     return {**own, **{key: given[key] for key in _MAY_CHANGE if key in given}}
 
 
+def recorded(manifest: Mapping[str, Any], given: Mapping[str, Any], registry: Registry) -> dict[str, Any]:
+    """The options of a finished run, with those ``given`` that say where and with what it is looked at.
+
+    Raises ``ConfigError`` where its network is code from outside that is not given again.
+    """
+    content = manifest.get("config")
+    if not isinstance(content, Mapping):
+        raise ConfigError("the manifest of this run holds no configuration; it is damaged")
+    foreign = {key for key in content if key not in RunConfig.model_fields}
+    unknown = RunConfig.model_fields.keys() - content.keys() - {*_MAY_CHANGE}
+    if foreign or unknown:
+        name = flag(min(foreign or unknown))
+        raise ConfigError(f"this run was made by a forgetkit with other options (--{name}): run it again with this one")
+    for key, spec in code_of(content).items():
+        if key not in given:
+            raise ConfigError(
+                f"this run's {key} is code from outside, and none is run because a record names it: add --{key} {spec}"
+            )
+    own = {key: value for key, value in content.items() if key not in ("method", *_MAY_CHANGE)}
+    return layered(own, canonical(given))
+
+
 _RESULT_KEYS = (
     "schema",
     "run",

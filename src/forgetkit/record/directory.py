@@ -169,6 +169,13 @@ class RunDirectory:
         except OSError as error:
             raise RecordError(f"cannot write {path}: {error.strerror}") from error
 
+    def events(self) -> Iterator[dict[str, Any]]:
+        """The events of this run whose lines are whole; none where there is no file of them."""
+        with contextlib.suppress(OSError):
+            for event in events_in(regular.content(self.path / "events.jsonl").splitlines()):
+                if event.get("run_id") == self.run_id:
+                    yield event
+
     def save_model(self, mega_batch: int, model: Mapping[str, Any], keep: Keep = "all") -> None:
         """Keep the model that was evaluated after a mega-batch, and of the others those that ``keep`` says."""
         file = self._model_file(mega_batch)
@@ -382,11 +389,9 @@ class RunDirectory:
     def _told(self, mega_batch: int) -> dict[str, Any] | None:
         """The row in the last event that says how this mega-batch ended."""
         found: dict[str, Any] | None = None
-        with contextlib.suppress(OSError):
-            for event in events_in(regular.content(self.path / "events.jsonl").splitlines()):
-                ended = event.get("event") == "mega_batch_ended" and event.get("run_id") == self.run_id
-                if ended and event["row"]["index"] == mega_batch:
-                    found = event["row"]
+        for event in self.events():
+            if event.get("event") == "mega_batch_ended" and event["row"]["index"] == mega_batch:
+                found = event["row"]
         return found
 
     def _row_file(self, mega_batch: int) -> Path:

@@ -1,0 +1,142 @@
+"""Putting a question: to a model by itself, to a finished run, to several runs together."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from forgetkit import contracts
+from forgetkit._version import __version__
+from forgetkit.analysis import answers
+from forgetkit.analysis.evidence import Evidence
+from forgetkit.analysis.run import Finished, RunEvidence
+from forgetkit.config import name_of
+from forgetkit.contracts import Answer, Asked
+from forgetkit.errors import ComponentError, OptionError
+from forgetkit.forgetting.guard import blamed, untouched
+from forgetkit.registry import Registry
+from forgetkit.seeding import Seeds, global_state
+
+_ROOT = "analysis"
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """An analysis with its options, the label that its answer is kept under, and what it is asked with.
+
+    ``mega_batch`` None is the last; ``plugin`` is the version of the distribution that the analysis is of.
+    """
+
+    analysis: contracts.Analysis
+    spec: str
+    label: str
+    seed: int = 0
+    mega_batch: int | None = None
+    plugin: str = ""
+
+    @classmethod
+    def of(
+        cls,
+        offers: Registry,
+        asked: str | contracts.Analysis,
+        *,
+        label: str | None = None,
+        seed: int = 0,
+        mega_batch: int | None = None,
+    ) -> Question:
+        """A SPEC or an object. The label is the component's name, with the mega-batch behind it where one is given."""
+        spec, analysis = offers.make("analyses", asked)
+        name = name_of(spec)
+        if label is None:
+            word = name.rpartition("/")[2].rpartition(".")[2].lower()
+            label = word if mega_batch is None else f"{word}-{mega_batch:03}"
+        known = [offer for offer in offers.named("analyses") if offer.component is type(analysis)]
+        plugin = f"{known[0].distribution} {known[0].version}" if known else ""
+        return cls(analysis, spec, answers.label_of(label), seed, mega_batch, plugin)
+
+    @property
+    def seeds(self) -> Seeds:
+        """The same for each run, so that draws are: arms are then compared on the same noise."""
+        return Seeds(self.seed).within(_ROOT, name_of(self.spec))
+
+    @property
+    def summary(self) -> str:
+        """The first line of what the analysis says of itself."""
+        return (inspect.getdoc(type(self.analysis)) or "").partition("\n")[0]
+
+    def written(self, **beside: Any) -> dict[str, Any]:
+        """What an answer is kept with, to know it for an answer to this question."""
+        return {
+            "analysis": self.spec,
+            "summary": self.summary,
+            "seed": self.seed,
+            **beside,
+            "versions": {"forgetkit": __version__, "torch": torch.__version__, "plugin": self.plugin},
+        }
+
+
+def ask_model(question: Question, evidence: Evidence) -> Answer:
+    """Of a model by itself, which is left as it was: in each bit, mode, gradient and hook.
+
+    ``ComponentError`` where the analysis changes a parameter, raises, or answers what is no :class:`Answer`.
+    """
+    name = type(question.analysis).__name__
+    with untouched(evidence.model, f"the analysis {name}", question.seeds.number("lent")):
+        return _asked(question, lambda: question.analysis.analyze(evidence))
+
+
+def ask_run(question: Question, finished: Finished) -> Answer:
+    """Of a finished run; its directory keeps the answer, and one that is there to the same question is returned."""
+    directory = finished.directory
+    evidence = RunEvidence.of(finished, question.mega_batch, question.seeds)
+    written = question.written(mega_batch=evidence.mega_batch, run_id=directory.run_id)
+    known = answers.answered(directory.path, question.label, written)
+    if known is not None:
+        return known
+    answer = _asked(question, lambda: question.analysis.analyze(evidence))
+    answers.keep(directory.path, question.label, written, answers.written(answer))
+    return answer
+
+
+def compare(question: Question, cells: Sequence[Asked], folder: Path, digests: Sequence[str]) -> Answer | None:
+    """Of several runs together, kept in ``folder``; None where the analysis compares nothing."""
+    comparing: object = question.analysis
+    if not isinstance(comparing, contracts.Comparing):
+        return None
+    written = question.written(mega_batch=question.mega_batch, cells=list(digests))
+    known = answers.answered(folder, question.label, written)
+    if known is not None:
+        return known
+    answer = _asked(question, lambda: comparing.compare(cells))
+    answers.keep(folder, question.label, written, answers.written(answer))
+    return answer
+
+
+def _asked(question: Question, put: Callable[[], Any]) -> Answer:
+    """Under random streams of the question's own; what a stranger's code raises is a ``ComponentError``."""
+    name = type(question.analysis).__name__
+    with blamed(f"the analysis {name}"), global_state(question.seeds.number("global")):
+        answer = put()
+    if not isinstance(answer, Answer):
+        raise ComponentError(f"the analysis {name} answered {type(answer).__name__}, not an Answer")
+    try:
+        return answers.read(answers.written(answer))
+    except ComponentError as error:
+        raise ComponentError(f"the analysis {name}: {error}") from error
+
+
+def require_apart(questions: Sequence[Question]) -> None:
+    """``OptionError`` where two answers would be kept under one label."""
+    seen: dict[str, Question] = {}
+    for question in questions:
+        other = seen.setdefault(question.label, question)
+        if other is not question:
+            raise OptionError(
+                f"{other.spec} and {question.spec} would both be kept as {question.label}: "
+                "ask them one after the other, one of them with --as"
+            )

@@ -1,0 +1,252 @@
+"""The evidence of a finished run: its models, masks and result, and the samples they were learned and judged on."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from forgetkit import config, contracts, forgetting, learn, stream
+from forgetkit.analysis.evidence import Examined
+from forgetkit.contracts import DataPart, Inputs
+from forgetkit.errors import DoesNotApplyError, RunDirectoryError
+from forgetkit.record import RunDirectory
+from forgetkit.registry import Registry
+from forgetkit.seeding import Seeds
+from forgetkit.session import Bus, Session
+from forgetkit.stream import Excerpt, Pool
+from forgetkit.stream.ledger import picked
+from forgetkit.stream.stream import ROLES
+
+_log = logging.getLogger("forgetkit")
+
+
+@dataclass(frozen=True, eq=False)
+class Means:
+    """What runs are looked at with: the components on offer, options in place of recorded ones, caches, listeners."""
+
+    offers: Registry
+    cache: Path
+    given: Mapping[str, Any]
+    """Where the data is now, on which device, with how many threads, the code of a network from outside."""
+    observers: tuple[contracts.Observer, ...] = ()
+
+
+class Finished:
+    """A finished run, whose data is loaded once and when it is asked for."""
+
+    def __init__(self, directory: RunDirectory, means: Means) -> None:
+        self.directory = directory
+        self.means = means
+        self.pools: dict[tuple[DataPart, int], Pool] = {}
+
+    @cached_property
+    def result(self) -> dict[str, Any]:
+        """The content of ``result.json``."""
+        if not (self.directory.path / "result.json").exists():
+            raise RunDirectoryError(
+                f"{self.directory.path} is not finished: go on with forgetkit run --resume {self.directory.path}"
+            )
+        return self.directory.result
+
+    @cached_property
+    def session(self) -> Session:
+        """With the data that the run had: ``RunDirectoryError`` where it is another by now."""
+        manifest = self.directory.manifest
+        plan = config.resolve(config.recorded(manifest, self.means.given, self.means.offers), self.means.offers)
+        session = Session.prepare(plan, Bus(self.means.observers), self.means.cache)
+        session.require_same_data(manifest)
+        return session
+
+    @cached_property
+    def inputs(self) -> Inputs:
+        """What the network was built for."""
+        data, ids = self.session.data, self.session.mega_batches[0].train
+        excerpt = Excerpt.of(data.train, ids, data.train.labels[ids], lambda some: picked(data.train, some))
+        return learn.measured(Pool.fitting(excerpt, torch.device("cpu")), len(data.classes))
+
+    def network(self) -> nn.Module:
+        """As the run began with it, in eval mode, on the device."""
+        session = self.session
+        model = learn.network(session.plan.model, self.inputs, session.seeds)
+        form = learn.memory_format(session.plan.config.memory_format, model, self.inputs, session.device)
+        return learn.arranged(model, form, session.device).eval()
+
+    def kept(self, mega_batch: int) -> nn.Module:
+        """The model that was judged after a mega-batch."""
+        state, model = self.directory.model(mega_batch), self.network()
+        try:
+            model.load_state_dict(state)
+        except RuntimeError as error:
+            reason = str(error).splitlines()[-1].strip()
+            spec = self.session.plan.config.model
+            raise RunDirectoryError(
+                f"the network {spec} is not that which {self.directory.path} trained: {reason}"
+            ) from error
+        return model
+
+    def pool(self, part: DataPart, mega_batch: int) -> Pool:
+        """What the mega-batch was learned or judged on, each read once."""
+        key = (part, 0 if part == "test" else mega_batch)
+        if key not in self.pools:
+            self.pools[key] = Pool.fitting(self._excerpt(part, mega_batch), self.session.device)
+        return self.pools[key]
+
+    def _excerpt(self, part: DataPart, mega_batch: int) -> Excerpt:
+        data = self.session.data
+        if part == "test":
+            return Excerpt.whole(data.test)
+        ids = self._at_hand[part][mega_batch - 1]
+        if not len(ids):
+            raise DoesNotApplyError(
+                f"{self.directory.path} has no {part} samples in mega-batch {mega_batch}: "
+                "a run with a larger --val-fraction has"
+            )
+        return Excerpt.of(data.train, ids, data.train.labels[ids], lambda some: picked(data.train, some))
+
+    @cached_property
+    def _at_hand(self) -> dict[str, list[NDArray[np.int64]]]:
+        """The ids that each mega-batch trained and validated on, as the replay strategy would have them again."""
+        session = self.session
+        return {
+            role: list(
+                stream.played(session.data.train.labels, session.mega_batches, session.plan.replay, session.seeds, role)
+            )
+            for role in ROLES
+        }
+
+    @cached_property
+    def history(self) -> tuple[Mapping[str, Any], ...]:
+        """What is on record of each epoch, in order; of those that were made twice, by a resumed run, the last."""
+        ended = {
+            (event["mega_batch"], event["epoch"]): {key: event[key] for key in event if key not in ("event", "run_id")}
+            for event in self.directory.events()
+            if event.get("event") == "epoch_ended"
+        }
+        return tuple(ended[key] for key in sorted(ended))
+
+
+class RunEvidence(Examined):
+    """A finished run as it stood after a mega-batch. Its model is loaded when it is asked for."""
+
+    def __init__(self, finished: Finished, mega_batch: int, seeds: Seeds) -> None:
+        self._finished = finished
+        self._mega_batch = mega_batch
+        super().__init__(seeds)
+
+    @classmethod
+    def of(cls, finished: Finished, mega_batch: int | None, seeds: Seeds) -> RunEvidence:
+        """After ``mega_batch``, None: the last; ``RunDirectoryError`` where the run has no such one."""
+        count = int(finished.result["config"]["mega_batches"])
+        index = count if mega_batch is None else mega_batch
+        if not 1 <= index <= count:
+            raise RunDirectoryError(f"{finished.directory.path} has {count} mega-batches, and no mega-batch {index}")
+        return cls(finished, index, seeds)
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """That of a checkpoint; ``DoesNotApplyError`` where none was kept."""
+        directory = self._finished.directory
+        if self._mega_batch not in directory.models:
+            kept = ", ".join(map(str, directory.models))
+            have = f"it keeps those of {kept}" if kept else "it keeps none"
+            option = "forgetkit ablate --keep all" if (directory.path / "seal.json").exists() else "--keep-models all"
+            raise DoesNotApplyError(
+                f"{directory.path} has no model of mega-batch {self._mega_batch}: {have}; runs with {option} keep each"
+            )
+        return self._finished.kept(self._mega_batch)
+
+    @property
+    def device(self) -> torch.device:
+        """That of the run, or the one given."""
+        return self._finished.session.device
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Of the data set."""
+        return tuple(self._finished.session.data.classes)
+
+    @property
+    def images(self) -> bool:
+        """Whether pixels were stored, or floats between 0 and 1 in four dimensions."""
+        inputs = self._finished.session.data.test.inputs
+        return inputs.ndim == 4 and (inputs.dtype == np.uint8 or bool(inputs.min() >= 0 and inputs.max() <= 1))
+
+    def pool(self, part: DataPart) -> Pool:
+        """Of this mega-batch."""
+        return self._finished.pool(part, self._mega_batch)
+
+    def masks(self) -> Mapping[int, Mapping[str, Tensor]]:
+        """Those that the run kept; ``DoesNotApplyError`` where it kept none, with the reason."""
+        directory = self._finished.directory
+        if not directory.masks:
+            result = self._finished.result
+            if result["config"].get("keep_masks", "none") == "none":
+                why = "it was run with --keep-masks none, or by a forgetkit that kept none"
+            elif result["config"]["mega_batches"] == 1:
+                why = "it has a single mega-batch, after which nothing is forgotten"
+            else:
+                why = f"its method ({result['method']}) resets nothing between mega-batches"
+            raise DoesNotApplyError(f"{directory.path} has no masks: {why}")
+        return _Masks(directory)
+
+    @property
+    def mega_batch(self) -> int:
+        """The one asked about."""
+        return self._mega_batch
+
+    @property
+    def mega_batches(self) -> tuple[int, ...]:
+        """Those whose models are there."""
+        return self._finished.directory.models
+
+    def at(self, mega_batch: int) -> RunEvidence:
+        """With the same data."""
+        return RunEvidence.of(self._finished, mega_batch, self.seeds)
+
+    def initial(self) -> nn.Module:
+        """Drawn again by the run's seed."""
+        return self._finished.network()
+
+    def history(self) -> tuple[Mapping[str, Any], ...]:
+        """From the run's events."""
+        return tuple(event for event in self._finished.history if event["mega_batch"] <= self._mega_batch)
+
+    @property
+    def result(self) -> Mapping[str, Any]:
+        """Of the whole run, whatever the mega-batch."""
+        return self._finished.result
+
+
+class _Masks(Mapping[int, Mapping[str, Tensor]]):
+    """The masks of a run, read when they are asked for and kept packed."""
+
+    def __init__(self, directory: RunDirectory) -> None:
+        self._directory = directory
+        self._read: dict[int, Mapping[str, Tensor]] = {}
+
+    def __getitem__(self, mega_batch: int) -> Mapping[str, Tensor]:
+        if mega_batch not in self._directory.masks:
+            raise KeyError(mega_batch)
+        if mega_batch not in self._read:
+            held = self._directory.masks_of(mega_batch)
+            try:
+                self._read[mega_batch] = forgetting.restored(held)
+            except (KeyError, TypeError, ValueError) as error:
+                what = f"the masks of mega-batch {mega_batch} in {self._directory.path}"
+                raise RunDirectoryError(f"{what} are damaged: {error}") from error
+        return self._read[mega_batch]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._directory.masks)
+
+    def __len__(self) -> int:
+        return len(self._directory.masks)
