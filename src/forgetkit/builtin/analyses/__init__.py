@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from forgetkit.builtin.analyses.overlap import Overlap
 from forgetkit.contracts import Analysis
 from forgetkit.hookspecs import hookimpl
 
@@ -9,4 +10,4 @@ from forgetkit.hookspecs import hookimpl
 @hookimpl
 def forgetkit_analyses() -> Mapping[str, type[Analysis]]:
     """Those of the paper's section 6 and appendix, and those that practice asks."""
-    return {}
+    return {"overlap": Overlap}

@@ -1,0 +1,250 @@
+"""Overlap of what masks retain."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import Field
+
+from forgetkit.builtin.analyses._across import Across, LeftOut
+from forgetkit.builtin.analyses._sharing import Mask, Pair, Retained, Shared, Total, mean, spread
+from forgetkit.contracts import Answer, Asked, Chart, Evidence, Measure, Series
+from forgetkit.errors import DoesNotApplyError
+from forgetkit.forgetting import select
+
+_MOST = 8
+"""Series in a chart of layers; more are no longer told apart."""
+
+_ASK = "importance=snip asks about each kept model instead"
+
+_NO_CHOICE = f"its masks reset each parameter whole or not at all, and choose nothing within one; {_ASK}"
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Which entries the masks of consecutive mega-batches both retain, layer by layer.
+
+    Formula: of the entries A that a mask retains, and those B that another does, share = |A ∧ B| / |A|,
+    jaccard = |A ∧ B| / |A ∨ B|, corrected = (share − r) / (1 − r), r the part of the layer that the other retains:
+    what share would be if the two had nothing to do with each other.
+
+    importance: a criterion's SPEC whose lowest scores make the masks, one after each kept model; none: those recorded.
+    fraction: with importance, the share of all scored entries that a mask selects.
+    mega_batch: across runs, the mega-batch whose masks are compared; none: the last that all have.
+
+    Cost: a pass over the masks; with importance, the criterion's for each kept model.
+
+    Source: section 6.4, figures 4, 9 and 10 of Ramkumar et al., 2023, whose formula is not given: share is what the
+    text says. The corrected value is Cohen's (1960) correction for chance, applied to it.
+    """
+
+    importance: str | None = None
+    fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    mega_batch: Annotated[int, Field(ge=1)] | None = None
+
+    def analyze(self, evidence: Evidence) -> Answer:
+        """Along one run: each mask and the next."""
+        known = self._known(evidence)
+        if len(known.after) == 1:
+            raise DoesNotApplyError(
+                f"the run has a single mask, after mega-batch {known.after[0]}, and none to compare it with: "
+                f"{self._more()}"
+            )
+        pairs: dict[tuple[int, int], Pair] = {}
+        lone: set[str] = set()
+        later = known.of(known.after[0])
+        for places in pairwise(known.after):
+            earlier, later = later, known.of(places[1])
+            pairs[places] = dict(_layers(earlier, later))
+            lone.update(earlier.keys() ^ later.keys())
+        every = [shared for pair in pairs.values() for shared in pair.values()]
+        if not any(shared.chosen for shared in every):
+            raise DoesNotApplyError(_NO_CHOICE)
+        remarks = [*_apart(lone), *_without_chance(every)]
+        named = {f"{earlier} and {later}": pair for (earlier, later), pair in pairs.items()}
+        charts = [*_by_layer({name: [pair] for name, pair in named.items()}, remarks), _course(pairs)]
+        means = {
+            key: mean([getattr(Total(pair), key) for pair in pairs.values()])
+            for key in ("share", "jaccard", "corrected")
+        }
+        details = [
+            {"earlier": earlier, "later": later, **Total(pair).summary, "layers": _details(pair)}
+            for (earlier, later), pair in pairs.items()
+        ]
+        return Answer(
+            numbers={key: Measure(value, unit="fraction") for key, value in means.items()},
+            charts=charts,
+            details={"importance": self.importance, "pairs": details},
+            remarks=remarks,
+        )
+
+    def compare(self, cells: Sequence[Asked]) -> Answer:
+        """Across runs: between arms at one seed, and between the seeds of an arm."""
+        left_out = LeftOut()
+        after, runs = self._runs(cells, left_out)
+        across = Across.of(runs)
+        if not across.pairs:
+            raise DoesNotApplyError(
+                "no two runs with masks are of one seed, or of one arm: give each arm the same seeds"
+            )
+        remarks = [*left_out.remarks, *_without_chance(s for pair in across.pairs.values() for s in pair.values())]
+        charts = [across.heat(after), *_by_layer(across.grouped, remarks)]
+        return Answer(
+            numbers={
+                "between_arms": Measure(mean(across.corrected(same_arm=False)), unit="fraction"),
+                "between_seeds": Measure(mean(across.corrected(same_arm=True)), unit="fraction"),
+            },
+            charts=charts,
+            details={"importance": self.importance, "mega_batch": after, "pairs": across.details},
+            remarks=remarks,
+        )
+
+    def _known(self, evidence: Evidence) -> Known:
+        """The masks of a run, of which there is one at least."""
+        if self.importance is None:
+            masks = evidence.masks()
+            if not masks:
+                raise DoesNotApplyError(f"nothing was forgotten in the run, so it has no masks; {_ASK}")
+            return Known(tuple(sorted(masks)), masks.__getitem__)
+        if not evidence.mega_batches:
+            raise DoesNotApplyError("masks are made of the models of several mega-batches: ask the directory of a run")
+        return Known(tuple(evidence.mega_batches), lambda after: self._scored(evidence, after))
+
+    def _scored(self, evidence: Evidence, after: int) -> Mask:
+        """The mask that a criterion would have made of the model kept after a mega-batch."""
+        scores = evidence.at(after).scores(str(self.importance))
+        # Entries that tie (those of dead units) are drawn anew for each: the same draw would be an overlap.
+        return select(scores, self.fraction, evidence.seeds.within("ties", after))[0]
+
+    def _runs(self, cells: Sequence[Asked], left_out: LeftOut) -> tuple[int, list[tuple[Asked, Mask]]]:
+        """The mega-batch to compare at, and the runs that have a mask after it, of the same parameters."""
+        known = []
+        for cell in cells:
+            with left_out.noting(cell):
+                known.append((cell, self._known(cell.evidence)))
+        left_out.require(known)
+        after = self.mega_batch or max(set.intersection(*(set(masks.after) for _, masks in known)), default=None)
+        if after is None:
+            raise DoesNotApplyError("the runs have no mega-batch in common after which all of them have a mask")
+        runs = []
+        for cell, masks in known:
+            with left_out.noting(cell):
+                if after not in masks.after:
+                    raise DoesNotApplyError(f"it has no mask after mega-batch {after}")
+                mask = masks.of(after)
+                if not any(0 < Retained.of(entries).count < entries.numel() for entries in mask.values()):
+                    raise DoesNotApplyError(_NO_CHOICE)
+                runs.append((cell, mask))
+        alike = _alike(runs, left_out)
+        left_out.require(alike)
+        return after, alike
+
+    def _more(self) -> str:
+        if self.importance is None:
+            return f"a run of three mega-batches or more has two; {_ASK}"
+        return "keep the model of each mega-batch (--keep-models all)"
+
+
+@dataclass(frozen=True)
+class Known:
+    """The mega-batches of a run after which there are masks, ascending, and the mask after each."""
+
+    after: tuple[int, ...]
+    of: Callable[[int], Mask]
+
+
+def _layers(earlier: Mask, later: Mask) -> Iterator[tuple[str, Shared]]:
+    """What two masks share of each parameter that is in both, one at a time."""
+    for name in earlier:
+        if name in later:
+            first, second = earlier[name], later[name]
+            if first.shape != second.shape:
+                raise DoesNotApplyError(
+                    f"two masks of the run have '{name}' in shapes {tuple(first.shape)} and {tuple(second.shape)}: "
+                    "the network has changed between them"
+                )
+            yield name, Retained.of(first).shared_with(Retained.of(second))
+
+
+def _alike(runs: Sequence[tuple[Asked, Mask]], left_out: LeftOut) -> list[tuple[Asked, Mask]]:
+    """The runs whose masks have the names and shapes that most have."""
+    shapes = [tuple((name, tuple(value.shape)) for name, value in mask.items()) for _, mask in runs]
+    usual = Counter(shapes).most_common(1)[0][0] if shapes else ()
+    for (cell, _), shape in zip(runs, shapes, strict=True):
+        if shape != usual:
+            left_out.add(cell, "its masks are of other parameters than those of most")
+    return [run for run, shape in zip(runs, shapes, strict=True) if shape == usual]
+
+
+def _by_layer(groups: Mapping[str, Sequence[Pair]], remarks: list[str]) -> list[Chart]:
+    """A line for each group, the mean of its pairs by layer; of many groups, the first and last and some between."""
+    shown = list(groups)
+    if len(shown) > _MOST:
+        places = np.linspace(0, len(shown) - 1, _MOST).round().astype(int)
+        remarks.append(f"of {len(shown)} pairs, {_MOST} are drawn by layer; the details hold all")
+        shown = [shown[place] for place in places]
+    layers = list(dict.fromkeys(layer for name in shown for pair in groups[name] for layer in pair))
+
+    def chart(key: str, caption: str, label: str) -> Chart:
+        series = []
+        for name in shown:
+            values = [[getattr(pair[layer], key) for pair in groups[name] if layer in pair] for layer in layers]
+            deviation = [spread(at) for at in values] if len(groups[name]) > 1 else None
+            series.append(Series(name, layers, [mean(at) for at in values], deviation))
+        return Chart(key, caption, "layer", label, series, unit="fraction")
+
+    return [
+        chart("share", "Of the entries of each layer that a mask retains, those that the other retains too.", "shared"),
+        chart("corrected", "The same beyond chance: 0 is what random masks share, 100 all.", "shared beyond chance"),
+    ]
+
+
+def _course(pairs: Mapping[tuple[int, int], Pair]) -> Chart:
+    """The whole network, as the run goes on."""
+    later = [second for _, second in pairs]
+    totals = [Total(pair) for pair in pairs.values()]
+    series = [
+        Series(key, later, [getattr(total, key) for total in totals]) for key in ("share", "jaccard", "corrected")
+    ]
+    caption = "What each mask shares with the one before it, over all layers."
+    return Chart("course", caption, "mega-batch", "shared", series, unit="fraction")
+
+
+def _details(pair: Pair) -> dict[str, dict[str, Any]]:
+    return {
+        name: {
+            "entries": shared.entries,
+            "retained": [shared.first, shared.second],
+            "both": shared.both,
+            "share": shared.share,
+            "jaccard": shared.jaccard,
+            "chance": shared.chance,
+            "corrected": shared.corrected,
+        }
+        for name, shared in pair.items()
+    }
+
+
+def _apart(names: Iterable[str]) -> list[str]:
+    """A line about the parameters that cannot be compared."""
+    found = sorted(names)
+    if not found:
+        return []
+    more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+    return [f"left out, for they are in one of two consecutive masks alone: {', '.join(found[:3])}{more}"]
+
+
+def _without_chance(layers: Iterable[Shared]) -> list[str]:
+    """A line about the layers that nothing is chosen in."""
+    found = Counter(shared.chosen for shared in layers)
+    if not found[False]:
+        return []
+    return [
+        f"in {found[False]} of {found.total()} comparisons of a layer a mask retains all or nothing of it: "
+        "share and jaccard count it, the corrected value cannot"
+    ]
