@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping
 
+from forgetkit.builtin.analyses.churn import Churn
 from forgetkit.builtin.analyses.overlap import Overlap
+from forgetkit.builtin.analyses.plasticity import Plasticity
 from forgetkit.contracts import Analysis
 from forgetkit.hookspecs import hookimpl
 
@@ -10,4 +12,8 @@ from forgetkit.hookspecs import hookimpl
 @hookimpl
 def forgetkit_analyses() -> Mapping[str, type[Analysis]]:
     """Those of the paper's section 6 and appendix, and those that practice asks."""
-    return {"overlap": Overlap}
+    return {
+        "churn": Churn,
+        "overlap": Overlap,
+        "plasticity": Plasticity,
+    }
