@@ -13,14 +13,26 @@ from forgetkit.hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from forgetkit import testing as testing
-    from forgetkit.api import attach, run, score, select, unlearn
+    from forgetkit.api import analyze, attach, evidence, run, score, select, unlearn
     from forgetkit.forgetting import Aftercare, Scoring
 
-__all__ = ["Aftercare", "Scoring", "__version__", "attach", "hookimpl", "run", "score", "select", "unlearn"]
+__all__ = [
+    "Aftercare",
+    "Scoring",
+    "__version__",
+    "analyze",
+    "attach",
+    "evidence",
+    "hookimpl",
+    "run",
+    "score",
+    "select",
+    "unlearn",
+]
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("attach", "run", "score", "select", "unlearn"):
+    if name in ("analyze", "attach", "evidence", "run", "score", "select", "unlearn"):
         return getattr(import_module("forgetkit.api"), name)
     if name in ("Aftercare", "Scoring"):
         return getattr(import_module("forgetkit.forgetting"), name)

@@ -15,6 +15,9 @@ from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
 from forgetkit import alma, config, contracts, forgetting, options, registry
+from forgetkit.analysis import asking
+from forgetkit.analysis.evidence import Evidence, Given, of_model
+from forgetkit.analysis.run import Finished, Means, RunEvidence
 from forgetkit.contracts import Rounding, Ties, Which
 from forgetkit.errors import ConfigError, OptionError
 from forgetkit.forgetting.guard import all_finite
@@ -291,6 +294,83 @@ def run(
     directory = RunDirectory.reopen(Path(resume))
     plan = config.resolve(config.resumed(directory.manifest, options or {}, offers), offers)
     return alma.run(plan, observers=observers, cache=cache_folder(), resume=directory)
+
+
+def evidence(
+    subject: str | Path | nn.Module,
+    *,
+    test: Given | None = None,
+    train: Given | None = None,
+    val: Given | None = None,
+    classes: Sequence[str] | None = None,
+    initial: nn.Module | None = None,
+    mega_batch: int | None = None,
+    seed: int = 0,
+    plugins: Sequence[str | Path] = (),
+    **given: Any,
+) -> contracts.Evidence:
+    """What an analysis is shown: models, masks, samples and history of a finished run, or a model with tensors.
+
+    ``subject`` is the directory of a run, as it stood after ``mega_batch`` (None: the last), or a module with
+    ``test=(inputs, labels)`` and, where they are asked for, ``train`` and ``val``: two tensors, or batches of both.
+    ``classes`` names the outputs, ``initial`` is the module as it began. ``given`` are options of the run that are
+    others here: ``dataset``, ``model``, ``device``, ``threads``. Raises a ``forgetkit.errors.ForgetkitError`` of one
+    line.
+    """
+    offers = registry.load(files=[Path(file) for file in plugins])
+    shown = {"test": test, "train": train, "val": val, "classes": classes, "initial": initial, **given}
+    return _evidence(subject, offers, Seeds(seed).within("analysis"), mega_batch, shown)
+
+
+def analyze(
+    subject: str | Path | nn.Module,
+    analysis: str | contracts.Analysis,
+    *,
+    seed: int = 0,
+    mega_batch: int | None = None,
+    plugins: Sequence[str | Path] = (),
+    **shown: Any,
+) -> contracts.Answer:
+    """Put a question to a finished run or to a model, which is left as it was.
+
+    ``analysis`` is a SPEC like ``"calibration:bins=15"`` or an object; ``subject``, ``mega_batch`` and ``shown``
+    (``test``, ``train``, ``val``, ``classes``, ``initial``, options of a run) are as for :func:`evidence`. Of a run the
+    answer is kept as ``analyses/NAME.json`` in its directory, and the same question is answered from there.
+    Raises ``DoesNotApplyError`` where the question makes no sense for what it is put to.
+    """
+    offers = registry.load(files=[Path(file) for file in plugins])
+    question = asking.Question.of(offers, analysis, seed=seed, mega_batch=mega_batch)
+    found = _evidence(subject, offers, question.seeds, mega_batch, shown)
+    return (
+        asking.ask_run(question, found.finished)
+        if isinstance(found, RunEvidence)
+        else asking.ask_model(question, found)
+    )
+
+
+_OF_A_MODEL = ("test", "train", "val", "classes", "initial")
+
+
+def _evidence(
+    subject: str | Path | nn.Module,
+    offers: registry.Registry,
+    seeds: Seeds,
+    mega_batch: int | None,
+    shown: Mapping[str, Any],
+) -> RunEvidence | Evidence:
+    """Of a run or of a model; what would be ignored is refused."""
+    given = {name: value for name, value in shown.items() if value is not None}
+    of_model_alone = [name for name in given if name in _OF_A_MODEL]
+    if not isinstance(subject, nn.Module):
+        if of_model_alone:
+            raise OptionError(f"{of_model_alone[0]}= is for a model by itself, a run has its own: leave it out")
+        finished = Finished(RunDirectory(Path(subject)), Means(offers, cache_folder(), given))
+        return RunEvidence.of(finished, mega_batch, seeds)
+    beside = [name for name in given if name not in _OF_A_MODEL]
+    if mega_batch is not None or beside:
+        raise OptionError(f"{(*beside, 'mega_batch')[0]}= is for the directory of a run: leave it out for a model")
+    parts = {part: given.pop(part) for part in get_args(contracts.DataPart) if part in given}
+    return of_model(subject, parts, seeds, **given)
 
 
 def _past(

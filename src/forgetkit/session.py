@@ -67,10 +67,14 @@ class Session:
     """Where what was found out about this machine is noted down."""
     halt: Halt = field(default_factory=Halt)
     """Asked now and then whether to stop."""
+    clean: Data | None = None
+    """The data as its source gave it, without noise on labels."""
 
     @classmethod
-    def prepare(cls, plan: Plan, bus: Bus, cache: Path, halt: Halt | None = None) -> Session:
-        """Load the data and cut the stream; nothing is written yet."""
+    def prepare(
+        cls, plan: Plan, bus: Bus, cache: Path, halt: Halt | None = None, *, data: Data | None = None
+    ) -> Session:
+        """Load the data, unless it is there already, and cut the stream; nothing is written yet."""
         config, seeds = plan.config, Seeds(plan.config.seed)
         device = torch.device(config.device)
         memory = peak.watched(device)
@@ -79,7 +83,8 @@ class Session:
             bus.emit(Preparing(what, done, total))
 
         source = config.dataset
-        data = stream.check_data(plan.dataset.load(contracts.LoadContext(cache, progress)), source)
+        clean = data or stream.check_data(plan.dataset.load(contracts.LoadContext(cache, progress)), source)
+        data = clean
         if config.augment not in ("auto", "none") and data.train.inputs.ndim != 4:
             raise DataError(f"--augment {config.augment}: {source} holds features, not images; use --augment none")
         ids = stream.few_shots(data.train.labels, data.classes, config.shots, seeds)
@@ -98,6 +103,7 @@ class Session:
             memory,
             cache,
             halt or Halt(),
+            clean,
         )
         session._refuse_what_cannot_act(first_stays=first_stays)
         return session

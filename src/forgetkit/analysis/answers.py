@@ -108,7 +108,7 @@ def keep(folder: Path, label: str, question: Mapping[str, Any], answer: Mapping[
     """Write ``analyses/LABEL.json`` in ``folder``: the question, and the answer as :func:`written` gave it."""
     target = folder / FOLDER
     try:
-        target.mkdir(exist_ok=True)
+        target.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RecordError(f"cannot make {target}: {error.strerror}") from error
     file = target / f"{label}.json"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from forgetkit import config, contracts, forgetting, learn, stream
 from forgetkit.analysis.evidence import Examined
-from forgetkit.contracts import DataPart, Inputs
+from forgetkit.contracts import Data, DataPart, Inputs
 from forgetkit.errors import DoesNotApplyError, RunDirectoryError
 from forgetkit.record import RunDirectory
 from forgetkit.registry import Registry
@@ -35,9 +35,11 @@ class Means:
 
     offers: Registry
     cache: Path
-    given: Mapping[str, Any]
+    given: Mapping[str, Any] = field(default_factory=dict)
     """Where the data is now, on which device, with how many threads, the code of a network from outside."""
     observers: tuple[contracts.Observer, ...] = ()
+    loaded: dict[str, Data] = field(default_factory=dict)
+    """Data sets by their SPEC, so that the runs of an ablation read each once."""
 
 
 class Finished:
@@ -62,8 +64,11 @@ class Finished:
         """With the data that the run had: ``RunDirectoryError`` where it is another by now."""
         manifest = self.directory.manifest
         plan = config.resolve(config.recorded(manifest, self.means.given, self.means.offers), self.means.offers)
-        session = Session.prepare(plan, Bus(self.means.observers), self.means.cache)
+        loaded, source = self.means.loaded, plan.config.dataset
+        session = Session.prepare(plan, Bus(self.means.observers), self.means.cache, data=loaded.get(source))
         session.require_same_data(manifest)
+        if session.clean is not None:
+            loaded[source] = session.clean
         return session
 
     @cached_property
@@ -138,7 +143,7 @@ class RunEvidence(Examined):
     """A finished run as it stood after a mega-batch. Its model is loaded when it is asked for."""
 
     def __init__(self, finished: Finished, mega_batch: int, seeds: Seeds) -> None:
-        self._finished = finished
+        self.finished = finished
         self._mega_batch = mega_batch
         super().__init__(seeds)
 
@@ -154,7 +159,7 @@ class RunEvidence(Examined):
     @cached_property
     def model(self) -> nn.Module:
         """That of a checkpoint; ``DoesNotApplyError`` where none was kept."""
-        directory = self._finished.directory
+        directory = self.finished.directory
         if self._mega_batch not in directory.models:
             kept = ", ".join(map(str, directory.models))
             have = f"it keeps those of {kept}" if kept else "it keeps none"
@@ -162,33 +167,33 @@ class RunEvidence(Examined):
             raise DoesNotApplyError(
                 f"{directory.path} has no model of mega-batch {self._mega_batch}: {have}; runs with {option} keep each"
             )
-        return self._finished.kept(self._mega_batch)
+        return self.finished.kept(self._mega_batch)
 
     @property
     def device(self) -> torch.device:
         """That of the run, or the one given."""
-        return self._finished.session.device
+        return self.finished.session.device
 
     @property
     def classes(self) -> tuple[str, ...]:
         """Of the data set."""
-        return tuple(self._finished.session.data.classes)
+        return tuple(self.finished.session.data.classes)
 
     @property
     def images(self) -> bool:
         """Whether pixels were stored, or floats between 0 and 1 in four dimensions."""
-        inputs = self._finished.session.data.test.inputs
+        inputs = self.finished.session.data.test.inputs
         return inputs.ndim == 4 and (inputs.dtype == np.uint8 or bool(inputs.min() >= 0 and inputs.max() <= 1))
 
     def pool(self, part: DataPart) -> Pool:
         """Of this mega-batch."""
-        return self._finished.pool(part, self._mega_batch)
+        return self.finished.pool(part, self._mega_batch)
 
     def masks(self) -> Mapping[int, Mapping[str, Tensor]]:
         """Those that the run kept; ``DoesNotApplyError`` where it kept none, with the reason."""
-        directory = self._finished.directory
+        directory = self.finished.directory
         if not directory.masks:
-            result = self._finished.result
+            result = self.finished.result
             if result["config"].get("keep_masks", "none") == "none":
                 why = "it was run with --keep-masks none, or by a forgetkit that kept none"
             elif result["config"]["mega_batches"] == 1:
@@ -206,24 +211,24 @@ class RunEvidence(Examined):
     @property
     def mega_batches(self) -> tuple[int, ...]:
         """Those whose models are there."""
-        return self._finished.directory.models
+        return self.finished.directory.models
 
     def at(self, mega_batch: int) -> RunEvidence:
         """With the same data."""
-        return RunEvidence.of(self._finished, mega_batch, self.seeds)
+        return RunEvidence.of(self.finished, mega_batch, self.seeds)
 
     def initial(self) -> nn.Module:
         """Drawn again by the run's seed."""
-        return self._finished.network()
+        return self.finished.network()
 
     def history(self) -> tuple[Mapping[str, Any], ...]:
         """From the run's events."""
-        return tuple(event for event in self._finished.history if event["mega_batch"] <= self._mega_batch)
+        return tuple(event for event in self.finished.history if event["mega_batch"] <= self._mega_batch)
 
     @property
     def result(self) -> Mapping[str, Any]:
         """Of the whole run, whatever the mega-batch."""
-        return self._finished.result
+        return self.finished.result
 
 
 class _Masks(Mapping[int, Mapping[str, Tensor]]):
