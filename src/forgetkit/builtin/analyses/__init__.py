@@ -2,7 +2,10 @@
 
 from collections.abc import Mapping
 
+from forgetkit.builtin.analyses.attack import Attack
+from forgetkit.builtin.analyses.calibration import Calibration
 from forgetkit.builtin.analyses.churn import Churn
+from forgetkit.builtin.analyses.flatness import Flatness
 from forgetkit.builtin.analyses.overlap import Overlap
 from forgetkit.builtin.analyses.plasticity import Plasticity
 from forgetkit.contracts import Analysis
@@ -13,7 +16,10 @@ from forgetkit.hookspecs import hookimpl
 def forgetkit_analyses() -> Mapping[str, type[Analysis]]:
     """Those of the paper's section 6 and appendix, and those that practice asks."""
     return {
+        "attack": Attack,
+        "calibration": Calibration,
         "churn": Churn,
+        "flatness": Flatness,
         "overlap": Overlap,
         "plasticity": Plasticity,
     }

@@ -1,0 +1,242 @@
+"""How well a network withstands changes of its input that are made to mislead it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import pairwise
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+from pydantic import BeforeValidator, Field
+from torch import Tensor, nn
+
+from forgetkit.contracts import Answer, Chart, Evidence, Labelled, Measure, Series
+from forgetkit.errors import DoesNotApplyError
+from forgetkit.seeding import Seeds, global_state
+
+_LEVELS = 255
+"""Steps between black and white."""
+
+_STRENGTHS = {
+    "linf": (1 / _LEVELS, 2 / _LEVELS, 4 / _LEVELS, 8 / _LEVELS),
+    "l2": (0.125, 0.25, 0.5, 1.0),
+}
+
+
+def _number(written: Any) -> Any:
+    """``"8/255"`` is the number that it names; what names none stays as it is."""
+    try:
+        return float(Fraction(written)) if isinstance(written, str) and "/" in written else written
+    except (ValueError, ZeroDivisionError):
+        return written
+
+
+Strength = Annotated[float, BeforeValidator(_number), Field(ge=0, allow_inf_nan=False)]
+StepSize = Annotated[float, BeforeValidator(_number), Field(gt=0, allow_inf_nan=False)]
+
+
+@dataclass(frozen=True)
+class Attack:
+    """Accuracy on images that projected gradient descent (PGD) has changed to mislead the network.
+
+    Formula: x ← clip(P(x + α · d)) for a number of steps, where d = sign(g) (linf) or g / ‖g‖₂ (l2), g is the gradient
+    of the cross-entropy in the image, P the projection onto the ball of radius ε around the image as it was, and clip
+    keeps pixels in [0, 1]. All is in units of pixels, before the network's own normalisation. A sample counts as right
+    where it is so as it was and after each restart. area = the mean accuracy between strength 0 and the greatest, on
+    straight lines between the strengths.
+
+    norm: how a change is measured.
+        linf: by the greatest change of a pixel;
+        l2: by the root of the sum of all squared changes.
+    strengths: the radii ε, numbers or texts such as "8/255"; clean accuracy (strength 0) belongs to it always. none is
+        1, 2, 4 and 8 / 255 for linf, and 0.125, 0.25, 0.5 and 1 for l2.
+    steps: gradient steps per restart.
+    step_size: α. none is 2.5 ε / steps, enough to cross the ball.
+    restarts: how often each image is attacked anew; the worst counts.
+    samples: test samples at most, or none for all.
+    random_start: begin at a random place in the ball (linf: uniform; l2: uniform direction, uniform length).
+
+    Cost: steps × restarts × strengths forward and backward passes over the samples that are right.
+
+    Source: figure 3 (left) of Ramkumar et al., 2023, with PGD-10 of Madry et al., 2018. Strengths, norm, step size and
+    random start are not given; these are torchattacks' defaults at ε = 8/255 (α = 2/255, 10 steps, random start).
+    """
+
+    norm: Literal["linf", "l2"] = "linf"
+    strengths: Annotated[tuple[Strength, ...], Field(min_length=1)] | None = None
+    steps: Annotated[int, Field(ge=1)] = 10
+    step_size: StepSize | None = None
+    restarts: Annotated[int, Field(ge=1)] = 1
+    samples: Annotated[int, Field(ge=1)] | None = 500
+    random_start: bool = True
+
+    examined_with: ClassVar[Mapping[str, Any]] = {"strengths": (0.1,), "steps": 2}
+
+    def __post_init__(self) -> None:
+        if self.restarts > 1 and not self.random_start:
+            raise ValueError(f"restarts={self.restarts} without a random start are all the same; use restarts=1")
+        if self.norm == "linf" and max(self._radii, default=0) > 1:
+            raise ValueError('strengths are in units of pixels, from 0 to 1: write "8/255" for 8 levels of 255')
+        if len({_key(self.norm, radius) for radius in self._radii}) < len(self._radii):
+            raise ValueError("two strengths are the same to six digits; give each once")
+
+    @property
+    def _radii(self) -> tuple[float, ...]:
+        given = _STRENGTHS[self.norm] if self.strengths is None else self.strengths
+        return tuple(map(_number, given))
+
+    def analyze(self, evidence: Evidence) -> Answer:
+        """Accuracy by strength."""
+        if not evidence.images:
+            raise DoesNotApplyError("strengths are those of pixels in [0, 1], and the samples are no images")
+        samples = evidence.samples("test", self.samples)
+        if not len(samples):
+            raise DoesNotApplyError("there are no samples to attack")
+        clean = evidence.outputs(samples).argmax(1) == samples.labels
+        accuracy, blind = {0.0: _share(clean)}, 0
+        # Of a copy without gradients of its own, backward passes reach for the input alone and leave no trace.
+        model = evidence.twin().requires_grad_(False)
+        with global_state(evidence.seeds.number("model")), torch.autocast(evidence.device.type, enabled=False):
+            for radius in sorted(filter(None, self._radii)):
+                right, unmoved = self._withstood(radius, model, samples, clean, evidence.seeds)
+                accuracy[radius] = _share(right)
+                blind = max(blind, unmoved)
+        return self._answer(accuracy, len(samples), blind)
+
+    def _descent(self, radius: float) -> Descent:
+        step = 2.5 * radius / self.steps if self.step_size is None else float(_number(self.step_size))
+        return Descent(self.norm, radius, step, self.steps)
+
+    def _withstood(
+        self, radius: float, model: nn.Module, samples: Labelled, clean: Tensor, seeds: Seeds
+    ) -> tuple[Tensor, int]:
+        """Which samples stay right, and for how many of them no gradient was ever found.
+
+        The draws are those of a batch and a restart: the same at each radius, whichever samples are left.
+        """
+        descent, right, blind, first = self._descent(radius), clean.clone(), 0, 0
+        for number, (images, labels) in enumerate(samples.batches()):
+            left = right[first : first + len(labels)]
+            first += len(labels)
+            for restart in range(self.restarts):
+                if not left.any():
+                    break
+                begun = descent.begun(images, seeds.torch("start", number, restart)) if self.random_start else images
+                places = left.nonzero().flatten().to(images.device)
+                found, moved = descent.run(model, images[places], labels[places], begun[places])
+                with torch.no_grad():
+                    held = model(found).argmax(1) == labels[places]
+                left[left.clone()] = held.cpu()
+                blind += int((held & ~moved).sum()) if restart == 0 else 0
+        return right, blind
+
+    def _answer(self, accuracy: Mapping[float, float], count: int, blind: int) -> Answer:
+        area = sum((b - a) * (accuracy[a] + accuracy[b]) / 2 for a, b in pairwise(accuracy))
+        greatest = max(accuracy)
+        numbers = {_key(self.norm, radius): Measure(value, "higher", "fraction") for radius, value in accuracy.items()}
+        if greatest:
+            numbers["area"] = Measure(area / greatest, "higher", "fraction")
+        details = {
+            "samples": count,
+            "strengths": list(accuracy),
+            "accuracy": list(accuracy.values()),
+            "step_sizes": [self._descent(radius).step for radius in accuracy if radius],
+        }
+        remark = (
+            f"for {blind} of {count} samples that stayed right the gradient is zero: where it vanishes by rounding, "
+            "because the network is all too sure, PGD finds no way, and the accuracy is too high"
+        )
+        return Answer(numbers, [self._chart(accuracy)], details, [remark] if blind else [])
+
+    def _chart(self, accuracy: Mapping[float, float]) -> Chart:
+        name, unit = {"linf": ("L∞", _LEVELS), "l2": ("L2", 1)}[self.norm]
+        return Chart(
+            name="accuracy",
+            caption=f"Accuracy under PGD of {self.steps} steps by its strength ({name})",
+            x_label="strength in 1/255 of a pixel" if self.norm == "linf" else "strength (L2 in pixels)",
+            y_label="accuracy",
+            series=[Series("accuracy", [radius * unit for radius in accuracy], list(accuracy.values()))],
+            unit="fraction",
+        )
+
+
+@dataclass(frozen=True)
+class Descent:
+    """Steps of size ``step`` that raise the loss of images, in the ball of ``radius`` around them and in [0, 1]."""
+
+    norm: Literal["linf", "l2"]
+    radius: float
+    step: float
+    steps: int
+
+    def begun(self, images: Tensor, rng: torch.Generator) -> Tensor:
+        """Random places in the ball; the same draws, scaled, at each radius."""
+        if self.norm == "linf":
+            offset = 2 * torch.rand(images.shape, generator=rng) - 1
+        else:
+            offset = torch.randn(images.shape, generator=rng)
+            offset *= torch.rand(_each(images), generator=rng) / _lengths(offset)
+        return (images + self.radius * offset.to(images.device)).clamp(0, 1)
+
+    def run(self, model: nn.Module, images: Tensor, labels: Tensor, begun: Tensor) -> tuple[Tensor, Tensor]:
+        """The images at the end, and for which there was a gradient other than zero, bool ``(n,)``.
+
+        ``images`` and ``begun`` are float32 in [0, 1], of the same shape; ``model`` is in eval mode.
+        """
+        found, moved = begun, torch.zeros(len(images), dtype=torch.bool, device=images.device)
+        for _ in range(self.steps):
+            gradient = _gradient(model, found, labels)
+            moved |= gradient.flatten(1).any(1)
+            found = (images + self._within(found + self.step * self._direction(gradient) - images)).clamp(0, 1)
+        return found, moved
+
+    def _direction(self, gradient: Tensor) -> Tensor:
+        return gradient.sign() if self.norm == "linf" else gradient / _lengths(gradient)
+
+    def _within(self, change: Tensor) -> Tensor:
+        if self.norm == "linf":
+            return change.clamp(-self.radius, self.radius)
+        return change * (self.radius / _lengths(change)).clamp(max=1)
+
+
+def _gradient(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    """Of each image's own cross-entropy; ``DoesNotApplyError`` where there is none, or it is not finite."""
+    images = images.detach().requires_grad_(True)
+    try:
+        with torch.enable_grad():
+            outputs = model(images.clone())  # of a network that writes into its input
+            loss = nn.functional.cross_entropy(outputs.float(), labels, reduction="sum")
+        gradient: Tensor = torch.autograd.grad(loss, images)[0]
+    except RuntimeError as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise DoesNotApplyError(f"the network gives no gradient of its input to go by: {reason}") from error
+    if not gradient.isfinite().all():
+        raise DoesNotApplyError("the gradient in the input is not finite: the network may have diverged")
+    return gradient
+
+
+def _each(images: Tensor) -> tuple[int, ...]:
+    """The shape of one number for each image."""
+    return (len(images), *[1] * (images.ndim - 1))
+
+
+def _lengths(changes: Tensor) -> Tensor:
+    """The L2 norm of each, never zero."""
+    lengths: Tensor = changes.flatten(1).norm(dim=1)
+    return lengths.clamp_min(1e-12).view(_each(changes))
+
+
+def _share(right: Tensor) -> float:
+    return right.double().mean().item()
+
+
+def _key(norm: str, radius: float) -> str:
+    """``clean``; ``at_8_255`` where it is a whole number of levels (linf); else ``at_0_25``."""
+    levels = radius * _LEVELS
+    if not radius:
+        return "clean"
+    if norm == "linf" and abs(levels - round(levels)) < 1e-6:
+        return f"at_{round(levels)}_{_LEVELS}"
+    return f"at_{radius:.6g}".replace(".", "_")

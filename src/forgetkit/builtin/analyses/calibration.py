@@ -1,0 +1,218 @@
+"""Whether a network is right as often as it is sure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from forgetkit.contracts import Answer, Chart, Evidence, Measure, Series
+from forgetkit.errors import DoesNotApplyError
+
+COLDEST, HOTTEST = 0.01, 100.0
+"""The temperatures between which the best is looked for."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How far a network's confidence is from its accuracy, before and after a temperature is fitted.
+
+    Formula: the confidence of a sample is the highest of its predicted probabilities, softmax(z). In a bin B of samples
+    gap(B) = |accuracy(B) - mean confidence(B)|, and
+        ece = Σ |B| / n · gap(B), over bins of equal width; mce = the largest gap of a bin that is not empty;
+        adaptive_ece = the same sum over bins of equally many samples, where equal confidences share a bin;
+        nll = mean of -log p(label); brier = mean of Σ over classes (p - [class is the label])², from 0 to 2;
+        overconfidence = mean confidence - accuracy; temperature = the T > 0 of the least nll of softmax(z / T) on the
+        validation part, and ece_scaled = ece of softmax(z / T).
+
+    bins: how many bins. Each holds its lower edge, and the last one confidence 1 too.
+    samples: test samples at most, or none for all.
+
+    Source: figure 6 of Ramkumar et al., 2023, after Naeini et al., 2015. The number of bins is not given; 10 is the
+    default of the library used there (netcal). Maximum error: Naeini et al.; bins of equal mass: Nguyen and O'Connor,
+    2015; temperature: Guo et al., 2017.
+    """
+
+    bins: Annotated[int, Field(ge=1, le=1000)] = 10
+    samples: Annotated[int, Field(ge=1)] | None = None
+
+    def analyze(self, evidence: Evidence) -> Answer:
+        """Errors of calibration, a reliability diagram, a histogram of the confidence."""
+        samples = evidence.samples("test", self.samples)
+        said = _Predicted(_finite(evidence.outputs(samples)), samples.labels)
+        numbers = {
+            "ece": _lower(said.ece(self.bins)),
+            "mce": _lower(said.mce(self.bins)),
+            "adaptive_ece": _lower(said.adaptive_ece(self.bins)),
+            "nll": Measure(said.nll, "lower"),
+            "brier": Measure(said.brier, "lower"),
+            "overconfidence": Measure(said.confidence.mean().item() - said.accuracy, unit="fraction"),
+        }
+        details = {"samples": len(samples), "accuracy": said.accuracy, "bins": _table(said.binned(self.bins))}
+        diagrams = [_reliability(said, self.bins), _histogram(said, self.bins)]
+        remarks = []
+        try:
+            temperature = _fitted(evidence)
+        except DoesNotApplyError as error:
+            remarks.append(f"no temperature was fitted: {error}")
+        else:
+            scaled = _Predicted(said.logits / temperature, said.labels)
+            numbers |= {"temperature": Measure(temperature), "ece_scaled": _lower(scaled.ece(self.bins))}
+            details |= {"nll_scaled": scaled.nll, "brier_scaled": scaled.brier, "mce_scaled": scaled.mce(self.bins)}
+            if temperature in (COLDEST, HOTTEST):
+                remarks.append(f"the temperature is {temperature:g}, the end of what is looked through: none is best")
+        return Answer(numbers, diagrams, details, remarks)
+
+
+@dataclass(frozen=True, eq=False)
+class _Binned:
+    """Samples by bin, each a float64 tensor ``(bins,)``; the means of an empty bin are NaN."""
+
+    count: Tensor
+    confidence: Tensor
+    accuracy: Tensor
+
+    @property
+    def gaps(self) -> Tensor:
+        """0 where a bin is empty."""
+        return (self.accuracy - self.confidence).abs().nan_to_num()
+
+
+@dataclass(frozen=True, eq=False)
+class _Predicted:
+    """Logits ``(n, classes)`` in float64, int64 labels ``(n,)``, and what is said of them."""
+
+    logits: Tensor
+    labels: Tensor
+
+    @cached_property
+    def probabilities(self) -> Tensor:
+        return self.logits.softmax(1)
+
+    @cached_property
+    def confidence(self) -> Tensor:
+        return self.probabilities.amax(1)
+
+    @cached_property
+    def right(self) -> Tensor:
+        return (self.logits.argmax(1) == self.labels).double()
+
+    @property
+    def accuracy(self) -> float:
+        return self.right.mean().item()
+
+    @property
+    def nll(self) -> float:
+        return torch.nn.functional.cross_entropy(self.logits, self.labels).item()
+
+    @property
+    def brier(self) -> float:
+        truth = torch.nn.functional.one_hot(self.labels, self.logits.shape[1])
+        return (self.probabilities - truth).square().sum(1).mean().item()
+
+    def binned(self, bins: int) -> _Binned:
+        """In bins of equal width."""
+        inner = torch.linspace(0, 1, bins + 1, dtype=torch.float64)[1:-1]
+        return self._by(torch.bucketize(self.confidence, inner, right=True), bins)
+
+    def ece(self, bins: int) -> float:
+        return _mean_gap(self.binned(bins))
+
+    def mce(self, bins: int) -> float:
+        return self.binned(bins).gaps.max().item()
+
+    def adaptive_ece(self, bins: int) -> float:
+        """A sample's bin is that of the middle place of all that are as confident: the order has no say."""
+        _, group, size = self.confidence.unique(return_inverse=True, return_counts=True)
+        middle = size.cumsum(0) - size / 2
+        return _mean_gap(self._by((middle * bins / len(self.labels)).long()[group], bins))
+
+    def _by(self, places: Tensor, bins: int) -> _Binned:
+        count, confidence, right = (
+            torch.bincount(places, weights, bins).double() for weights in (None, self.confidence, self.right)
+        )
+        return _Binned(count, confidence / count, right / count)
+
+
+def _mean_gap(binned: _Binned) -> float:
+    return (binned.gaps * binned.count).sum().item() / binned.count.sum().item()
+
+
+def _finite(logits: Tensor) -> Tensor:
+    if not len(logits):
+        raise DoesNotApplyError("there are no samples to judge on")
+    if not logits.isfinite().all():
+        raise DoesNotApplyError("the network's outputs are not finite, so that it has no confidence: train it anew")
+    return logits.double()
+
+
+def _fitted(evidence: Evidence) -> float:
+    """The temperature of the least NLL on the validation part.
+
+    NLL is convex in 1 / T, and its slope is the mean of the expected logit less the label's.
+    """
+    from scipy.optimize import brentq
+
+    samples = evidence.samples("val")
+    logits = _finite(evidence.outputs(samples))
+    of_labels = logits.gather(1, samples.labels[:, None])
+
+    def slope(inverse: float) -> float:
+        expected = ((logits * inverse).softmax(1) * (logits - of_labels)).sum(1)
+        return expected.mean().item()
+
+    if slope(1 / COLDEST) <= 0:
+        return COLDEST
+    if slope(1 / HOTTEST) >= 0:
+        return HOTTEST
+    return float(1 / brentq(slope, 1 / HOTTEST, 1 / COLDEST))
+
+
+def _lower(value: float) -> Measure:
+    return Measure(value, "lower", "fraction")
+
+
+def _gaps_as_none(values: Tensor) -> list[float | None]:
+    return [None if value != value else value for value in values.tolist()]
+
+
+def _table(binned: _Binned) -> list[Mapping[str, Any]]:
+    bins = len(binned.count)
+    rows = zip(binned.count.tolist(), _gaps_as_none(binned.confidence), _gaps_as_none(binned.accuracy), strict=True)
+    return [
+        {"from": at / bins, "to": (at + 1) / bins, "samples": int(count), "confidence": sure, "accuracy": right}
+        for at, (count, sure, right) in enumerate(rows)
+    ]
+
+
+def _reliability(said: _Predicted, bins: int) -> Chart:
+    middles = [(at + 0.5) / bins for at in range(bins)]
+    accuracy = _gaps_as_none(said.binned(bins).accuracy)
+    return Chart(
+        name="reliability",
+        caption=f"Accuracy by confidence, in {bins} bins; below the diagonal a network is too sure",
+        x_label="confidence (middle of the bin)",
+        y_label="accuracy",
+        series=[Series("accuracy", middles, accuracy)],
+        unit="fraction",
+        diagonal=True,
+    )
+
+
+def _histogram(said: _Predicted, bins: int) -> Chart:
+    share = (said.binned(bins).count / len(said.labels)).tolist()
+    words = [f"{100 * at / bins:.3g}–{100 * (at + 1) / bins:.3g}" for at in range(bins)]
+    return Chart(
+        name="confidence",
+        caption="How many test samples are predicted with which confidence",
+        x_label="confidence in per cent",
+        y_label="share of the samples",
+        series=[Series("share", words, share)],
+        kind="bars",
+        unit="fraction",
+    )

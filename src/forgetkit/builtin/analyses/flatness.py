@@ -1,0 +1,211 @@
+"""How flat the loss is around the parameters that were found."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from forgetkit.contracts import Answer, Chart, Evidence, Labelled, Measure, Series
+from forgetkit.errors import DoesNotApplyError, OptionError
+from forgetkit.forgetting.statistics import settle, tracking
+
+_SIGMAS = {
+    "relative": (0.05, 0.1, 0.2, 0.4, 0.8),
+    "absolute": (0.005, 0.01, 0.02, 0.04, 0.08),
+}
+
+Sigma = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+@dataclass(frozen=True)
+class Flatness:
+    """How much accuracy and loss suffer from Gaussian noise on all parameters.
+
+    Formula: θ' = θ + σ · r · z with z ~ N(0, 1) for each entry, where r = 1 (absolute) or the root mean square of the
+    tensor that the entry belongs to (relative). With A(σ) and L(σ), accuracy and mean cross-entropy averaged over the
+    repeats, s the smallest σ above 0, and c the share of right guesses, 1 / classes:
+        drop = A(0) - the mean of A from σ = 0 to the greatest, on straight lines between those of the grid;
+        half = the σ where A first is halfway between A(0) and c, on the same lines;
+        sharpness = 2 (L(s) - L(0)) / s², near a minimum the trace of the Hessian (relative: in units of r).
+
+    scale: what σ is measured in.
+        relative: the size of each tensor, so that weights whose scale normalisation takes back count alike;
+        absolute: the same for every entry. A network with larger weights seems flatter.
+    sigmas: the grid; 0 belongs to it always. none is 0.05, 0.1, 0.2, 0.4, 0.8 (relative) or a tenth of that (absolute).
+    repeats: draws of the noise; each is used, scaled, at every σ.
+    bn_stats: running statistics of batch normalisation under noise.
+        keep: as they were, for weights that are gone;
+        recalibrate: measured again on the training samples at each draw, and at σ = 0 too.
+    part: the samples looked at: train (the paper) or test.
+    samples: of those at most, or none for all.
+
+    Source: figure 7 of Ramkumar et al., 2023, after Alabdulmohsin et al., 2021: independent noise on all parameters,
+    training accuracy. Not given: σ, whether it is relative, running statistics, repeats.
+    """
+
+    scale: Literal["relative", "absolute"] = "relative"
+    sigmas: Annotated[tuple[Sigma, ...], Field(min_length=1)] | None = None
+    repeats: Annotated[int, Field(ge=1)] = 3
+    bn_stats: Literal["keep", "recalibrate"] = "keep"
+    part: Literal["train", "test"] = "train"
+    samples: Annotated[int, Field(ge=1)] | None = 1000
+
+    examined_with: ClassVar[Mapping[str, Any]] = {"sigmas": (0.1, 0.5), "repeats": 2}
+
+    def __post_init__(self) -> None:
+        if not any(self._grid):
+            raise ValueError("sigmas holds no noise above 0; give one at least")
+
+    @property
+    def _grid(self) -> tuple[float, ...]:
+        return _SIGMAS[self.scale] if self.sigmas is None else self.sigmas
+
+    def analyze(self, evidence: Evidence) -> Answer:
+        """Accuracy and loss by the size of the noise."""
+        samples = evidence.samples(self.part, self.samples)
+        if not len(samples):
+            raise DoesNotApplyError(f"there are no samples of the part '{self.part}' to judge on")
+        again = evidence.samples("train", self.samples) if self.bn_stats == "recalibrate" else None
+        shaken = _Shaken(evidence, evidence.twin(), self.scale == "relative", again)
+        seen: dict[float, list[_Seen]] = {sigma: [] for sigma in sorted({0.0, *self._grid})}
+        for repeat in range(self.repeats):
+            noise = shaken.noise(repeat)
+            for sigma in seen:
+                if sigma or not repeat:  # without noise, one repeat is as the other
+                    outputs = evidence.outputs(samples, shaken.by(sigma, noise))
+                    seen[sigma].append(_Seen.of(outputs, samples.labels))
+        return self._answer(seen, len(samples), 1 / len(evidence.classes))
+
+    def _answer(self, seen: Mapping[float, Sequence[_Seen]], count: int, chance: float) -> Answer:
+        accuracy = _Curve.of({sigma: [one.accuracy for one in repeats] for sigma, repeats in seen.items()})
+        loss = _Curve.of({sigma: [one.loss for one in repeats] for sigma, repeats in seen.items()})
+        half = accuracy.crosses((accuracy.means[0] + chance) / 2)
+        sharpness = 2 * (loss.means[1] - loss.means[0]) / loss.sigmas[1] ** 2
+        numbers = {
+            "drop": Measure(accuracy.means[0] - accuracy.height, "lower", "fraction"),
+            "half": Measure(half, "higher"),
+            "sharpness": Measure(sharpness if math.isfinite(sharpness) else None, "lower"),
+        }
+        curves = {"accuracy": accuracy, "loss": loss}
+        details = {
+            "part": self.part,
+            "samples": count,
+            "sigmas": accuracy.sigmas,
+            **{name: _finite(curve.means) for name, curve in curves.items()},
+            **{f"{name}_spread": _finite(curve.spread) for name, curve in curves.items()},
+        }
+        remarks = []
+        if half is None:
+            remarks.append(f"half is none: the accuracy is never halfway down to chance up to σ = {loss.sigmas[-1]:g}")
+        if self.bn_stats == "recalibrate":
+            remarks.append("running statistics are measured anew at σ = 0 too: its accuracy is not the clean one")
+        return Answer(numbers, [self._chart(name, curve) for name, curve in curves.items()], details, remarks)
+
+    def _chart(self, what: str, curve: _Curve) -> Chart:
+        part = {"train": "training", "test": "test"}[self.part]
+        unit = {"relative": "root mean squares of a tensor", "absolute": "absolute"}[self.scale]
+        return Chart(
+            name=what,
+            caption=f"{part.capitalize()} {what} under Gaussian noise on all parameters, mean of {self.repeats} draws",
+            x_label=f"noise σ ({unit})",
+            y_label=f"{part} {what}",
+            series=[Series(what, curve.sigmas, _finite(curve.means), _finite(curve.spread))],
+            unit="fraction" if what == "accuracy" else "number",
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Shaken:
+    """A model's twin, its parameters written anew for each look: what was written before leaves nothing behind."""
+
+    evidence: Evidence
+    twin: nn.Module
+    relative: bool
+    again: Labelled | None
+
+    def __post_init__(self) -> None:
+        if self.again is not None and not tracking(self.twin):
+            raise DoesNotApplyError(
+                f"bn-stats=recalibrate: {type(self.evidence.model).__name__} has no batch normalisation that keeps "
+                "running statistics; use keep"
+            )
+
+    def noise(self, repeat: int) -> dict[str, Tensor]:
+        """r · z of each parameter, drawn by its name: the same for every network that has one of this shape."""
+        found = {}
+        for name, clean in self._clean():
+            drawn = torch.randn(clean.shape, generator=self.evidence.seeds.torch("noise", name, repeat))
+            found[name] = drawn.to(clean.device) * (clean.square().mean().sqrt() if self.relative else 1.0)
+        return found
+
+    @torch.no_grad()
+    def by(self, sigma: float, noise: Mapping[str, Tensor]) -> nn.Module:
+        """The twin at θ + σ · noise."""
+        written = dict(self.twin.named_parameters())
+        for name, clean in self._clean():
+            written[name].copy_(clean + sigma * noise[name])
+        if self.again is not None:
+            try:
+                seed = self.evidence.seeds.number("recalibrate")
+                settle(self.twin, "recalibrate", self.again.batches(), [], seed)
+            except OptionError as error:
+                raise DoesNotApplyError(str(error)) from error
+        return self.twin
+
+    def _clean(self) -> list[tuple[str, Tensor]]:
+        parameters = self.evidence.model.named_parameters()
+        return [(name, p.detach().float()) for name, p in parameters if p.is_floating_point()]
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """Accuracy and mean cross-entropy of one look; where outputs are NaN, the answer is wrong and the loss NaN."""
+
+    accuracy: float
+    loss: float
+
+    @classmethod
+    def of(cls, outputs: Tensor, labels: Tensor) -> _Seen:
+        outputs = outputs.double()
+        right = (outputs.argmax(1) == labels) & ~outputs.isnan().any(1)
+        return cls(right.double().mean().item(), nn.functional.cross_entropy(outputs, labels).item())
+
+
+@dataclass(frozen=True)
+class _Curve:
+    """Means over repeats and deviations, by σ, which begins at 0."""
+
+    sigmas: Sequence[float]
+    means: Sequence[float]
+    spread: Sequence[float]
+
+    @classmethod
+    def of(cls, values: Mapping[float, Sequence[float]]) -> _Curve:
+        """A single value has no deviation: NaN; without noise, there is none."""
+        rows = {sigma: torch.tensor(row, dtype=torch.float64) for sigma, row in values.items()}
+        spread = [row.std().item() if len(row) > 1 else math.nan if sigma else 0.0 for sigma, row in rows.items()]
+        return cls(list(rows), [row.mean().item() for row in rows.values()], spread)
+
+    @property
+    def height(self) -> float:
+        """The mean from one end to the other, on straight lines between the points."""
+        points = pairwise(zip(self.sigmas, self.means, strict=True))
+        return sum((b - a) * (low + high) / 2 for (a, low), (b, high) in points) / self.sigmas[-1]
+
+    def crosses(self, level: float) -> float | None:
+        """The first σ at which it comes down to ``level``, on the same lines; None where it does not."""
+        for (a, before), (b, after) in pairwise(zip(self.sigmas, self.means, strict=True)):
+            if before > level >= after:
+                return a + (b - a) * (before - level) / (before - after)
+        return None
+
+
+def _finite(values: Sequence[float]) -> list[float | None]:
+    return [value if math.isfinite(value) else None for value in values]
