@@ -8,6 +8,7 @@ from forgetkit.builtin.analyses.churn import Churn
 from forgetkit.builtin.analyses.flatness import Flatness
 from forgetkit.builtin.analyses.overlap import Overlap
 from forgetkit.builtin.analyses.plasticity import Plasticity
+from forgetkit.builtin.analyses.redundancy import Redundancy
 from forgetkit.contracts import Analysis
 from forgetkit.hookspecs import hookimpl
 
@@ -22,4 +23,5 @@ def forgetkit_analyses() -> Mapping[str, type[Analysis]]:
         "flatness": Flatness,
         "overlap": Overlap,
         "plasticity": Plasticity,
+        "redundancy": Redundancy,
     }
