@@ -17,7 +17,7 @@ from forgetkit.analysis.evidence import Evidence
 from forgetkit.analysis.run import Finished, RunEvidence
 from forgetkit.config import name_of
 from forgetkit.contracts import Answer, Asked
-from forgetkit.errors import ComponentError, OptionError
+from forgetkit.errors import ComponentError, DoesNotApplyError, OptionError
 from forgetkit.forgetting.guard import blamed, untouched
 from forgetkit.registry import Registry
 from forgetkit.seeding import Seeds, global_state
@@ -91,30 +91,40 @@ def ask_model(question: Question, evidence: Evidence) -> Answer:
 
 
 def ask_run(question: Question, finished: Finished) -> Answer:
-    """Of a finished run; its directory keeps the answer, and one that is there to the same question is returned."""
-    directory = finished.directory
+    """Of a finished run; the answer is kept in its directory."""
     evidence = RunEvidence.of(finished, question.mega_batch, question.seeds)
-    written = question.written(mega_batch=evidence.mega_batch, run_id=directory.run_id)
-    known = answers.answered(directory.path, question.label, written)
-    if known is not None:
-        return known
     answer = _asked(question, lambda: question.analysis.analyze(evidence))
-    answers.keep(directory.path, question.label, written, answers.written(answer))
+    answers.keep(finished.directory.path, question.label, _of_run(question, finished), answers.written(answer))
     return answer
 
 
-def compare(question: Question, cells: Sequence[Asked], folder: Path, digests: Sequence[str]) -> Answer | None:
-    """Of several runs together, kept in ``folder``; None where the analysis compares nothing."""
+def known(question: Question, finished: Finished) -> Answer | None:
+    """The answer that is there already to exactly this question, by these versions."""
+    return answers.answered(finished.directory.path, question.label, _of_run(question, finished))
+
+
+def _of_run(question: Question, finished: Finished) -> dict[str, Any]:
+    count = int(finished.result["config"]["mega_batches"])
+    return question.written(mega_batch=question.mega_batch or count, run_id=finished.directory.run_id)
+
+
+def ask_together(question: Question, cells: Sequence[Asked], folder: Path, digests: Sequence[str]) -> Answer:
+    """Of several runs, by an analysis that is :class:`Comparing`; the answer is kept in ``folder``."""
     comparing: object = question.analysis
     if not isinstance(comparing, contracts.Comparing):
-        return None
-    written = question.written(mega_batch=question.mega_batch, cells=list(digests))
-    known = answers.answered(folder, question.label, written)
-    if known is not None:
-        return known
+        raise DoesNotApplyError(f"{question.spec} looks at one run at a time")
     answer = _asked(question, lambda: comparing.compare(cells))
-    answers.keep(folder, question.label, written, answers.written(answer))
+    answers.keep(folder, question.label, _of_several(question, digests), answers.written(answer))
     return answer
+
+
+def known_together(question: Question, folder: Path, digests: Sequence[str]) -> Answer | None:
+    """The answer that is there already about exactly these runs."""
+    return answers.answered(folder, question.label, _of_several(question, digests))
+
+
+def _of_several(question: Question, digests: Sequence[str]) -> dict[str, Any]:
+    return question.written(mega_batch=question.mega_batch, cells=list(digests))
 
 
 def _asked(question: Question, put: Callable[[], Any]) -> Answer:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from forgetkit import config, contracts, forgetting, learn, stream
 from forgetkit.analysis.evidence import Examined
-from forgetkit.contracts import Data, DataPart, Inputs
+from forgetkit.contracts import Data, DataPart, Inputs, Role
 from forgetkit.errors import DoesNotApplyError, RunDirectoryError
 from forgetkit.record import RunDirectory
 from forgetkit.registry import Registry
@@ -40,6 +40,8 @@ class Means:
     observers: tuple[contracts.Observer, ...] = ()
     loaded: dict[str, Data] = field(default_factory=dict)
     """Data sets by their SPEC, so that the runs of an ablation read each once."""
+    tests: dict[str, Pool] = field(default_factory=dict)
+    """The test parts of these, on the device."""
 
 
 class Finished:
@@ -100,16 +102,17 @@ class Finished:
 
     def pool(self, part: DataPart, mega_batch: int) -> Pool:
         """What the mega-batch was learned or judged on, each read once."""
-        key = (part, 0 if part == "test" else mega_batch)
-        if key not in self.pools:
-            self.pools[key] = Pool.fitting(self._excerpt(part, mega_batch), self.session.device)
-        return self.pools[key]
-
-    def _excerpt(self, part: DataPart, mega_batch: int) -> Excerpt:
-        data = self.session.data
         if part == "test":
-            return Excerpt.whole(data.test)
-        ids = self._at_hand[part][mega_batch - 1]
+            tests, source = self.means.tests, self.session.plan.config.dataset
+            if source not in tests:
+                tests[source] = Pool.fitting(Excerpt.whole(self.session.data.test), self.session.device)
+            return tests[source]
+        if (part, mega_batch) not in self.pools:
+            self.pools[part, mega_batch] = Pool.fitting(self._excerpt(part, mega_batch), self.session.device)
+        return self.pools[part, mega_batch]
+
+    def _excerpt(self, part: Role, mega_batch: int) -> Excerpt:
+        data, ids = self.session.data, self._at_hand[part][mega_batch - 1]
         if not len(ids):
             raise DoesNotApplyError(
                 f"{self.directory.path} has no {part} samples in mega-batch {mega_batch}: "
@@ -140,25 +143,37 @@ class Finished:
 
 
 class RunEvidence(Examined):
-    """A finished run as it stood after a mega-batch. Its model is loaded when it is asked for."""
+    """A finished run as it stood after a mega-batch. Its model is loaded when it is asked for.
 
-    def __init__(self, finished: Finished, mega_batch: int, seeds: Seeds) -> None:
+    ``lasting`` False: each time anew, so that many runs can be looked at together.
+    """
+
+    def __init__(self, finished: Finished, mega_batch: int, seeds: Seeds, *, lasting: bool = True) -> None:
         self.finished = finished
-        self._mega_batch = mega_batch
+        self._mega_batch, self._lasting = mega_batch, lasting
+        self._loaded: nn.Module | None = None
         super().__init__(seeds)
 
     @classmethod
-    def of(cls, finished: Finished, mega_batch: int | None, seeds: Seeds) -> RunEvidence:
+    def of(cls, finished: Finished, mega_batch: int | None, seeds: Seeds, *, lasting: bool = True) -> RunEvidence:
         """After ``mega_batch``, None: the last; ``RunDirectoryError`` where the run has no such one."""
         count = int(finished.result["config"]["mega_batches"])
         index = count if mega_batch is None else mega_batch
         if not 1 <= index <= count:
             raise RunDirectoryError(f"{finished.directory.path} has {count} mega-batches, and no mega-batch {index}")
-        return cls(finished, index, seeds)
+        return cls(finished, index, seeds, lasting=lasting)
 
-    @cached_property
+    @property
     def model(self) -> nn.Module:
         """That of a checkpoint; ``DoesNotApplyError`` where none was kept."""
+        if self._loaded is not None:
+            return self._loaded
+        model = self._checkpoint()
+        if self._lasting:
+            self._loaded = model
+        return model
+
+    def _checkpoint(self) -> nn.Module:
         directory = self.finished.directory
         if self._mega_batch not in directory.models:
             kept = ", ".join(map(str, directory.models))
@@ -215,7 +230,7 @@ class RunEvidence(Examined):
 
     def at(self, mega_batch: int) -> RunEvidence:
         """With the same data."""
-        return RunEvidence.of(self.finished, mega_batch, self.seeds)
+        return RunEvidence.of(self.finished, mega_batch, self.seeds, lasting=self._lasting)
 
     def initial(self) -> nn.Module:
         """Drawn again by the run's seed."""
