@@ -82,7 +82,7 @@ class Plasticity:
             weights = _weights(then)
             before = previous[1] if n is not None and previous[0] == n - 1 else None
             state = self._state(then, _Compared(weights, initial, before))
-            state.numbers.update(fits.get(n, {}))
+            state.numbers.update({} if n is None else fits.get(n, {}))
             states.append(state)
             previous = (n, weights)
         return self._answer(states, fits, [*remarks, *states[-1].remarks])
@@ -105,7 +105,7 @@ class Plasticity:
         numbers["effective_rank"] = ranks.get("effective")
         return _State(evidence.mega_batch, len(samples), numbers, units, layers, ranks, remarks)
 
-    def _fits(self, evidence: Evidence, remarks: list[str]) -> dict[int | None, dict[str, float | None]]:
+    def _fits(self, evidence: Evidence, remarks: list[str]) -> dict[int, dict[str, float | None]]:
         """How fast each mega-batch was fitted, by its number."""
         if evidence.mega_batch is None:
             return {}
@@ -114,18 +114,18 @@ class Plasticity:
         except DoesNotApplyError as error:
             remarks.append(f"how fast mega-batches were fitted is not known: {error}")
             return {}
-        accuracies: dict[int | None, list[float]] = {}
+        accuracies: dict[int, list[float]] = {}
         for epoch in history:
             accuracies.setdefault(epoch["mega_batch"], []).append(float(epoch["accuracy"]))
         return {n: _fit(seen, self.fit) for n, seen in accuracies.items()}
 
     def _answer(
-        self, states: Sequence[_State], fits: Mapping[int | None, Mapping[str, float | None]], remarks: Sequence[str]
+        self, states: Sequence[_State], fits: Mapping[int, Mapping[str, float | None]], remarks: Sequence[str]
     ) -> Answer:
         last = states[-1]
         series = {key: {s.mega_batch: s.numbers.get(key) for s in states} for key in _NUMBERS}
         for key in ("fit_epochs", "fit_accuracy"):  # known of mega-batches whose models are gone, too
-            series[key].update({n: fit[key] for n, fit in sorted(fits.items(), key=lambda pair: pair[0] or 0)})
+            series[key] = {n: fits[n][key] for n in sorted(fits)} or series[key]
         trends = {key: _slope(values) for key, values in series.items()}
         measures = {}
         for key, shown in _NUMBERS.items():
