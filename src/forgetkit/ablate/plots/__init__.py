@@ -9,18 +9,29 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from forgetkit.ablate.outcome import Outcomes
-from forgetkit.ablate.plots import anytime, cost, errors, layers
+from forgetkit.ablate.plots import anytime, charts, cost, errors, laid, layers
 from forgetkit.ablate.plots.canvas import WIDTH
 from forgetkit.ablate.plots.files import save, svg
+from forgetkit.contracts import Answer
 from forgetkit.errors import UsageError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["CAPTIONS", "MISSING", "WIDTH", "available", "pictures", "save", "svg"]
+__all__ = [
+    "CAPTIONS",
+    "MISSING",
+    "WIDTH",
+    "answer_pictures",
+    "available",
+    "captions",
+    "pictures",
+    "save",
+    "svg",
+]
 
 CAPTIONS = {"anytime": anytime.CAPTION, "errors": errors.CAPTION, "cost": cost.CAPTION, "layers": layers.CAPTION}
-"""Each picture, and what it shows."""
+"""Each picture of the training itself, and what it shows."""
 MISSING = "pictures need matplotlib: pip install 'forgetkit[plot]'"
 
 
@@ -30,13 +41,36 @@ def available() -> bool:
 
 
 def pictures(outcomes: Outcomes) -> dict[str, Figure]:
-    """Each picture by its name, but for those that have nothing to show. A ``UsageError`` says what to install."""
-    if not available():
-        raise UsageError(MISSING)
+    """Each picture by its name, but for those that have nothing to show. A ``UsageError`` says what to install.
+
+    Charts of answers come last, all arms in each: ``LABEL.CHART``, of common answers ``LABEL.all.CHART``.
+    """
+    _require()
     drawn = {
         "anytime": anytime.draw(outcomes),
         "errors": errors.draw(outcomes),
         "cost": cost.draw(outcomes),
         "layers": layers.draw(outcomes),
     }
-    return {name: figure for name, figure in drawn.items() if figure is not None}
+    found = {name: figure for name, figure in drawn.items() if figure is not None}
+    return found | charts.over_arms(outcomes)
+
+
+def captions(outcomes: Outcomes) -> dict[str, str]:
+    """What each of these pictures shows."""
+    return CAPTIONS | {name: one.caption for name, one in laid.over_arms(outcomes).items()}
+
+
+def answer_pictures(label: str, answer: Answer, *, common: bool = False) -> dict[str, Figure]:
+    """The charts of one answer as pictures, ``LABEL.CHART``; of one that is ``common`` to runs, ``LABEL.all.CHART``.
+
+    No label and no chart has a dot in its name, so that each has a file of its own. A ``UsageError`` says what to
+    install.
+    """
+    _require()
+    return charts.alone(label, answer, common=common)
+
+
+def _require() -> None:
+    if not available():
+        raise UsageError(MISSING)

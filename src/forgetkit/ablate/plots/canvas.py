@@ -55,7 +55,7 @@ def styled() -> Iterator[None]:
 
 def figure(looks: Looks | None = None, width: float = WIDTH, height: float = 3.1) -> tuple[Figure, Axes]:
     """A figure with one pair of axes and, below, the legend of ``looks``."""
-    made = _sheet(looks, width, height)
+    made = sheet(looks, width, height)
     return made, made.add_subplot()
 
 
@@ -88,7 +88,7 @@ def curves(outcomes: Outcomes, found: Sequence[Curve], label: str, factor: float
             for curve in found:
                 panels.setdefault(f"{told.apart} {curve.arm[told.apart]}", []).append(curve)
         rows = -(-len(panels) // 2)
-        made = _sheet(told, WIDTH, 3.1 if len(found) <= _CROWD else max(4.4, 2.2 * rows))
+        made = sheet(told, WIDTH, 3.1 if len(found) <= _CROWD else max(4.4, 2.2 * rows))
         grid = made.subplots(rows, min(2, len(panels)), sharex=True, sharey=True, squeeze=False).flat
         for place, axes in enumerate(grid):
             if place >= len(panels):
@@ -122,18 +122,24 @@ def _plot(axes: Axes, looks: Looks, found: Sequence[Curve], factor: float) -> No
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
-def _sheet(looks: Looks | None, width: float, height: float) -> Figure:
+def sheet(looks: Looks | None, width: float, height: float) -> Figure:
+    """A figure without axes; what the legend of ``looks`` takes is added to its height."""
     from matplotlib.figure import Figure
 
-    rows = 0 if looks is None else 1 + max(len(entries) for _, entries in looks.legend)
+    rows = 0 if looks is None else _headed(looks) + max(len(entries) for _, entries in looks.legend)
     made = Figure(figsize=(width, height + _ROW * rows), layout="constrained")
     if looks is not None:
         _add_legend(made, looks)
     return made
 
 
+def _headed(looks: Looks) -> bool:
+    """Whether columns of the legend have headings."""
+    return any(heading for heading, _ in looks.legend)
+
+
 def _add_legend(made: Figure, looks: Looks) -> None:
-    """Columns of equal length, each under its heading."""
+    """Columns of equal length, each under its heading, if there are any."""
     from matplotlib.lines import Line2D
 
     rows = max(len(entries) for _, entries in looks.legend)
@@ -142,9 +148,10 @@ def _add_legend(made: Figure, looks: Looks) -> None:
     labels: list[str] = []
     heads: list[int] = []
     for heading, entries in looks.legend:
-        heads.append(len(labels))
-        handles.append(blank)
-        labels.append(heading)
+        if _headed(looks):
+            heads.append(len(labels))
+            handles.append(blank)
+            labels.append(heading)
         for name, look in entries:
             handles.append(Line2D([], [], **_sample(look)))
             labels.append(name)

@@ -6,7 +6,7 @@ third by marker, and the legend names values instead of every combination. Other
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,8 +111,16 @@ def _by_axis(outcomes: Outcomes, axes: Mapping[str, tuple[str, ...]]) -> Looks:
     return Looks(outcomes.axes, {key: look(arm) for key, arm in _keyed(outcomes)}, legend, next(iter(axes)))
 
 
+def listed(names: Sequence[str]) -> Looks:
+    """A look for each name; its key is ``(name,)``."""
+    return _one_by_one(("",), {(name,): plain(name) or "–" for name in names}, "")
+
+
 def _by_arm(outcomes: Outcomes, heading: str) -> Looks:
-    called = names(outcomes)
+    return _one_by_one(outcomes.axes, names(outcomes), heading)
+
+
+def _one_by_one(axes: tuple[str, ...], called: Mapping[tuple[str, ...], str], heading: str) -> Looks:
     by_arm = {
         key: Look(COLOURS[place % len(COLOURS)], DASHES[place % len(DASHES)], MARKERS[place % len(MARKERS)])
         for place, key in enumerate(called)
@@ -125,7 +133,7 @@ def _by_arm(outcomes: Outcomes, heading: str) -> Looks:
     more = len(by_arm) - len(entries)
     heads = [shortened(heading, _WIDE - 6) + (f" ({more} more are not named here)" if more else "")]
     heads += [""] * (len(blocks) - 1)
-    return Looks(outcomes.axes, by_arm, tuple(zip(heads, blocks, strict=True)))
+    return Looks(axes, by_arm, tuple(zip(heads, blocks, strict=True)))
 
 
 def _keyed(outcomes: Outcomes) -> Iterator[tuple[tuple[str, ...], Mapping[str, str]]]:

@@ -1,0 +1,343 @@
+"""Charts of answers as pictures: lines, bars and heat maps, places with names where they can be read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from forgetkit.ablate.outcome import Outcomes
+from forgetkit.ablate.plots import canvas, laid
+from forgetkit.ablate.plots.laid import Laid, Line, Panel, Place, in_order
+from forgetkit.ablate.plots.looks import INK, Look, Looks, listed, looks, shortened
+from forgetkit.ablate.render.words import plain
+from forgetkit.contracts import Answer, Unit
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_UNITS: dict[Unit, tuple[float, str]] = {
+    "fraction": (100.0, " (%)"),
+    "seconds": (1.0, " (s)"),
+    "bytes": (2**-20, " (MiB)"),
+}
+_LETTERS = 44
+"""Side by side below a pair of axes of full width."""
+_LONGEST = 24
+_NAMED = 60
+"""Places that are named at most; of more, every second or third is."""
+_ZERO = 0.5
+"""Decades from zero to the smallest place on a logarithmic axis."""
+_FIGURES_UP_TO = 8
+"""Columns of a map whose values are written into it."""
+_CROWD = 6
+"""More lines than these are thinner."""
+_NAN = math.nan
+
+
+def over_arms(outcomes: Outcomes) -> dict[str, Figure]:
+    """The charts of all answers, the arms of each in one picture."""
+    told = looks(outcomes)
+    return {name: draw(one, told) for name, one in laid.over_arms(outcomes).items()}
+
+
+def alone(label: str, answer: Answer, *, common: bool = False) -> dict[str, Figure]:
+    """The charts of one answer."""
+    return {name: draw(one) for name, one in laid.alone(label, answer, common=common).items()}
+
+
+def draw(chart: Laid, arms: Looks | None = None) -> Figure:
+    """The picture; ``arms`` are the looks of the arms where ``chart`` tells arms apart by them."""
+    with canvas.styled():
+        made = _map(chart) if chart.of.kind == "heat" else _plot(chart, _looks(chart, arms))
+        return canvas.settled(made)
+
+
+def _looks(chart: Laid, arms: Looks | None) -> Looks | None:
+    if chart.told == "arms":
+        return arms
+    if chart.told == "series":
+        return listed(list(dict.fromkeys(line.name for panel in chart.panels for line in panel.lines)))
+    return None
+
+
+@dataclass(frozen=True)
+class _Scale:
+    """How places become positions. ``words`` are the names of places, none where places are numbers.
+
+    Names that do not fit side by side stand below each other: ``down``, and the values go along the other axis.
+    """
+
+    words: tuple[str, ...]
+    down: bool
+    x: float
+    y: float
+
+    @classmethod
+    def of(cls, chart: Laid) -> _Scale:
+        places = [place for panel in chart.panels for line in panel.lines for place in line.x]
+        words: tuple[str, ...] = ()
+        if any(isinstance(place, str) for place in places):
+            words = tuple(dict.fromkeys(map(_word, places)))
+        down = sum(min(len(word), _LONGEST) + 3 for word in words) > _room(len(chart.panels))
+        factor = _factor(chart.of.unit)
+        return cls(words, down, factor if chart.of.diagonal else 1.0, factor)
+
+    def at(self, line: Line) -> list[float]:
+        if self.words:
+            known = {word: float(position) for position, word in enumerate(self.words)}
+            return [known[_word(place)] for place in line.x]
+        return [self.x * float(place) for place in line.x]
+
+    def values(self, found: Sequence[float | None]) -> list[float]:
+        """With a hole, which nothing is drawn at, for what is not there."""
+        return [_NAN if value is None else self.y * value for value in found]
+
+
+def _plot(chart: Laid, told: Looks | None) -> Figure:
+    """Panels two by two, all with the same axes; names that stand below each other leave room for a third."""
+    from matplotlib.ticker import MaxNLocator
+
+    scale = _Scale.of(chart)
+    columns = min(3 if scale.down and len(chart.panels) != 4 else 2, len(chart.panels))
+    rows = -(-len(chart.panels) // columns)
+    one = 3.1 if rows == 1 else 2.2
+    if scale.down:
+        one = max(1.6, 1.0 + _row(chart) * min(len(scale.words), _NAMED))
+    made = canvas.sheet(told, canvas.WIDTH, one * rows)
+    grid = made.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    for place, axes in enumerate(grid.flat):
+        if place >= len(chart.panels):
+            axes.remove()
+            continue
+        panel = chart.panels[place]
+        if panel.title:
+            axes.set_title(shortened(plain(panel.title), 28), fontsize=9.5)
+        _Drawing(chart, scale, told, axes).panel(panel)
+        lowest = place + columns >= len(chart.panels)
+        across, upwards = _labels(chart)[::-1] if scale.down else _labels(chart)
+        axes.set_xlabel(plain(across) if lowest else "")
+        axes.set_ylabel(plain(upwards) if place % columns == 0 else "")
+        if lowest:
+            axes.tick_params(labelbottom=True)
+        if scale.down and columns > 1:
+            axes.xaxis.set_major_locator(MaxNLocator(6 // columns))
+    return made
+
+
+def _room(panels: int) -> int:
+    """Letters side by side below a pair of axes."""
+    return _LETTERS if panels == 1 else _LETTERS // 2 - 2
+
+
+def _labels(chart: Laid) -> tuple[str, str]:
+    """Of the places and of the values."""
+    of = chart.of
+    places = _with_unit(of.x_label, of.unit) if of.diagonal else of.x_label
+    return places, _with_unit(of.y_label, of.unit)
+
+
+def _row(chart: Laid) -> float:
+    """Inches of a place with a name, so that the points of all arms stand apart."""
+    most = max(len(panel.lines) for panel in chart.panels)
+    return 0.2 if chart.of.kind == "lines" else max(0.2, 0.1 + 0.05 * most)
+
+
+@dataclass(frozen=True)
+class _Drawing:
+    """One pair of axes. Positions go across and values upwards, or positions down and values across."""
+
+    chart: Laid
+    scale: _Scale
+    told: Looks | None
+    axes: Axes
+
+    def panel(self, panel: Panel) -> None:
+        single = len(panel.lines) == 1 and self.told is None
+        draw: Callable[[Panel], None] = self._lines
+        if self.chart.of.kind == "bars":
+            draw = self._bars if single else self._dots if self.scale.words else self._lines
+        if self.chart.of.diagonal:
+            style: dict[str, Any] = {"color": INK, "alpha": 0.45, "linewidth": 0.9, "linestyle": (0, (4, 3))}
+            self.axes.plot([0, self.scale.x], [0, self.scale.y], **style)
+        draw(panel)
+        self._ticks(panel)
+
+    def _look(self, line: Line) -> Look:
+        if self.told is None:
+            return next(iter(listed([line.name]).by_arm.values()))
+        return self.told.by_arm[line.key]
+
+    def _lines(self, panel: Panel) -> None:
+        crowded = len(panel.lines) > _CROWD
+        for line in panel.lines:
+            look, at, middle = self._look(line), self.scale.at(line), self.scale.values(line.y)
+            spread = self.scale.values(line.spread)
+            if len(at) == 1:
+                self._error(at, middle, spread, look)
+            elif not all(map(math.isnan, spread)):
+                low, high = ([y + sign * s for y, s in zip(middle, spread, strict=True)] for sign in (-1, 1))
+                fill = self.axes.fill_betweenx if self.scale.down else self.axes.fill_between
+                fill(at, low, high, color=look.colour, alpha=0.06 if crowded else 0.16, linewidth=0)
+            style = {"linestyle": look.dash, "linewidth": 1.0 if crowded else 1.5}
+            self.axes.plot(*self._turned(at, middle), color=look.colour, **style)
+            self._points(look, at, middle, 3.0 if crowded else 4.5)
+
+    def _dots(self, panel: Panel) -> None:
+        """A point per line at each place, beside each other."""
+        count = len(panel.lines)
+        step = min(0.16, 0.76 / count)
+        for place, line in enumerate(panel.lines):
+            look, middle = self._look(line), self.scale.values(line.y)
+            at = [x + step * (place - (count - 1) / 2) for x in self.scale.at(line)]
+            self._error(at, middle, self.scale.values(line.spread), look)
+            self._points(look, at, middle, 4.5)
+
+    def _bars(self, panel: Panel) -> None:
+        (line,) = panel.lines
+        look, at, heights = self._look(line), self.scale.at(line), self.scale.values(line.y)
+        apart = min((b - a for a, b in zip(sorted(at), sorted(at)[1:], strict=False) if b > a), default=1.0)
+        width = (0.7 if self.scale.words else 0.92) * apart
+        bars: Any = self.axes.barh if self.scale.down else self.axes.bar
+        bars(at, heights, width, color=look.colour, alpha=0.8, linewidth=0)
+        self._error(at, heights, self.scale.values(line.spread), Look(INK))
+
+    def _error(self, at: Sequence[float], middle: Sequence[float], spread: Sequence[float], look: Look) -> None:
+        known = [(x, y, s) for x, y, s in zip(at, middle, spread, strict=True) if not math.isnan(s)]
+        if not known:
+            return
+        places, values, deviations = zip(*known, strict=True)
+        which = "xerr" if self.scale.down else "yerr"
+        options: dict[str, Any] = {which: deviations, "fmt": "none", "ecolor": look.colour, "elinewidth": 1.1}
+        self.axes.errorbar(*self._turned(places, values), alpha=0.7, **options)
+
+    def _points(self, look: Look, at: Sequence[float], middle: Sequence[float], size: float) -> None:
+        known = [pair for pair in zip(at, middle, strict=True) if not math.isnan(pair[1])]
+        canvas.points(self.axes, look, [(y, x) if self.scale.down else (x, y) for x, y in known], size)
+
+    def _turned(self, at: Sequence[float], values: Sequence[float]) -> tuple[Sequence[float], Sequence[float]]:
+        return (values, at) if self.scale.down else (at, values)
+
+    def _ticks(self, panel: Panel) -> None:
+        from matplotlib.ticker import MaxNLocator
+
+        if self.scale.words:
+            _named(self.axes, self.scale.words, down=self.scale.down)
+            return
+        at = sorted({x for line in panel.lines for x in self.scale.at(line)})
+        if self.chart.of.logarithmic and at and at[-1] > 0:
+            _logarithmic(self.axes, at, _room(len(self.chart.panels)))
+        elif all(x == round(x) for x in at) and not self.chart.of.diagonal:
+            self.axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+
+
+def _named(axes: Axes, words: Sequence[str], *, down: bool) -> None:
+    every = -(-len(words) // _NAMED)
+    positions = list(range(0, len(words), every))
+    shown = [shortened(plain(words[position]), _LONGEST) for position in positions]
+    if down:
+        axes.set_yticks(positions, shown, fontsize=8.5)
+        axes.set_ylim(len(words) - 0.4, -0.6)
+    else:
+        axes.set_xticks(positions, shown)
+        axes.set_xlim(-0.6, len(words) - 0.4)
+
+
+def _logarithmic(axes: Axes, at: Sequence[float], letters: int) -> None:
+    """A tick at each place that has room for its name; zero, which has no logarithm, stands at the left."""
+    smallest = min(x for x in at if x > 0)
+    if at[0] > 0:
+        axes.set_xscale("log")
+    else:
+        axes.set_xscale("symlog", linthresh=smallest, linscale=_ZERO)
+    position = [math.log10(x / smallest) if x > 0 else -_ZERO for x in at]
+    shown: dict[float, str] = {}
+    free = -math.inf
+    for x, place in zip(at, position, strict=True):
+        name = f"{x:.2g}"
+        half = (len(name) + 1) / 2 * (position[-1] - position[0]) / letters
+        if place - half >= free:
+            shown[x] = name
+            free = place + half
+    axes.set_xticks(list(shown), list(shown.values()))
+    axes.minorticks_off()
+
+
+def _map(chart: Laid) -> Figure:
+    """A map per panel, all with the same rows, columns and colours."""
+    lines = [line for panel in chart.panels for line in panel.lines]
+    rows = tuple(dict.fromkeys(line.name for line in lines))
+    columns = in_order(place for line in lines for place in line.x)
+    heads = [shortened(plain(_word(place)), _LONGEST) for place in columns]
+    beside = 2 if len(chart.panels) > 1 and len(columns) <= _FIGURES_UP_TO else 1
+    down = -(-len(chart.panels) // beside)
+    tilted = sum(len(head) + 2 for head in heads) > _room(beside)
+    every = -(-len(rows) // _NAMED)
+    height = max(1.1, 0.8 + 0.24 * len(rows) / every) + (0.075 * max(map(len, heads)) if tilted else 0.0)
+    width = max(canvas.WIDTH, 2.0 + 0.2 * len(columns))
+    made = canvas.sheet(None, width, height * down + 0.7)
+    grid = made.subplots(down, beside, sharex=True, sharey=True, squeeze=False)
+    factor = _factor(chart.of.unit)
+    values = [_grid(panel, rows, columns, factor) for panel in chart.panels]
+    known = [value for own in values for row in own for value in row if not math.isnan(value)]
+    low, high = (min(known), max(known)) if chart.limits is None else [factor * end for end in chart.limits]
+    used = []
+    for place, axes in enumerate(grid.flat):
+        if place >= len(chart.panels):
+            axes.remove()
+            continue
+        used.append(axes)
+        painted = axes.pcolormesh(values[place], cmap="cividis", vmin=low, vmax=high, edgecolors="none")
+        axes.grid(visible=False)
+        axes.set_title(shortened(plain(chart.panels[place].title), 28), fontsize=9.5)
+        names = [shortened(plain(row), _LONGEST) for row in rows[::every]]
+        axes.set_yticks([row + 0.5 for row in range(0, len(rows), every)], names, fontsize=8.5)
+        axes.set_ylim(len(rows), 0)
+        axes.set_xticks(
+            [column + 0.5 for column in range(len(columns))], heads, fontsize=8.5, rotation=90 if tilted else 0
+        )
+        axes.tick_params(length=0)
+        for spine in axes.spines.values():
+            spine.set_visible(False)
+        axes.set_ylabel(plain(chart.of.y_label) if place % beside == 0 else "")
+        if place + beside >= len(chart.panels):
+            axes.set_xlabel(plain(chart.of.x_label))
+            axes.tick_params(labelbottom=True)
+        if len(columns) <= _FIGURES_UP_TO and every == 1:
+            _write(axes, values[place], low, high)
+    bar = made.colorbar(painted, ax=used, location="bottom", aspect=40, pad=0.02, shrink=0.8)
+    bar.set_label(_with_unit(chart.of.name.replace("-", " ").replace("_", " "), chart.of.unit))
+    bar.outline.set_visible(False)
+    return made
+
+
+def _grid(panel: Panel, rows: Sequence[str], columns: Sequence[Place], factor: float) -> list[list[float]]:
+    found = {
+        (line.name, x): factor * y for line in panel.lines for x, y in zip(line.x, line.y, strict=True) if y is not None
+    }
+    return [[found.get((row, column), _NAN) for column in columns] for row in rows]
+
+
+def _write(axes: Axes, values: Iterable[Sequence[float]], low: float, high: float) -> None:
+    """Each value in figures, dark on what is light."""
+    for row, found in enumerate(values):
+        for column, value in enumerate(found):
+            if not math.isnan(value):
+                colour = "#000000" if value - low > 0.55 * (high - low) else "#ffffff"
+                text = f"{value:.1f}" if 1 <= abs(high) < 1000 else f"{value:.3g}"
+                axes.text(column + 0.5, row + 0.5, text, color=colour, fontsize=8, ha="center", va="center")
+
+
+def _word(place: Place) -> str:
+    return place if isinstance(place, str) else f"{place:g}"
+
+
+def _factor(unit: Unit) -> float:
+    return _UNITS.get(unit, (1.0, ""))[0]
+
+
+def _with_unit(label: str, unit: Unit) -> str:
+    suffix = _UNITS.get(unit, (1.0, ""))[1]
+    return label if suffix.strip(" ()") in label else f"{label}{suffix}"

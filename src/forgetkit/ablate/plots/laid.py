@@ -1,0 +1,197 @@
+"""Charts of answers, those of an ablation's arms laid over each other: plain numbers, nothing drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from forgetkit.ablate.outcome import Outcomes
+from forgetkit.ablate.plots.looks import names
+from forgetkit.ablate.plots.reading import number
+from forgetkit.ablate.render.words import plain
+from forgetkit.ablate.statistics import summary
+from forgetkit.contracts import Answer, Chart, Series
+
+Key = tuple[str, ...]
+Place = float | str
+
+PARTED_UP_TO = 6
+"""Series that have a panel each where arms are compared; of more, each arm has a panel with a line per series."""
+PANELS = 12
+LINES = 20
+"""Series in a panel."""
+_OVER_SEEDS = {
+    "lines": "The mean over seeds, in a band of one standard deviation either way.",
+    "bars": "The mean over seeds, with one standard deviation either way.",
+    "heat": "The mean over seeds.",
+}
+
+
+@dataclass(frozen=True)
+class Line:
+    """Values at places, None where there is none. ``key`` is that of its look, an arm's or a series'."""
+
+    key: Key
+    name: str
+    x: tuple[Place, ...]
+    y: tuple[float | None, ...]
+    spread: tuple[float | None, ...]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """What stands in one pair of axes."""
+
+    title: str
+    lines: tuple[Line, ...]
+
+
+@dataclass(frozen=True)
+class Laid:
+    """A chart before it is drawn: ``of`` which, for its labels, kind and unit.
+
+    ``told`` is what looks tell apart, ``limits`` are the ends of a map's colours where other maps share them.
+    """
+
+    of: Chart
+    panels: tuple[Panel, ...]
+    told: Literal["arms", "series", "nothing"]
+    caption: str
+    limits: tuple[float, float] | None = None
+
+
+def alone(label: str, answer: Answer, *, common: bool = False) -> dict[str, Laid]:
+    """The charts of one answer, ``LABEL.CHART``; of one about all cells together, ``LABEL.all.CHART``.
+
+    The maps of the latter stand for arms: those of the same axes have the same colours.
+    """
+    stem = f"{label}.all" if common else label
+    found = {f"{stem}.{chart.name}": _laid([((), "", [chart])]) for chart in answer.charts}
+    whole = {name: laid for name, laid in found.items() if laid is not None}
+    if not common:
+        return whole
+    ends: dict[tuple[str, ...], list[float]] = {}
+    for laid in whole.values():
+        if laid.of.kind == "heat":
+            values = [y for panel in laid.panels for line in panel.lines for y in line.y if y is not None]
+            ends.setdefault(_axes(laid.of), []).extend((min(values), max(values)))
+    shared = {axes: (min(values), max(values)) for axes, values in ends.items()}
+    return {name: replace(laid, limits=shared.get(_axes(laid.of))) for name, laid in whole.items()}
+
+
+def _axes(chart: Chart) -> tuple[str, ...]:
+    return (chart.kind, chart.x_label, chart.y_label, chart.unit)
+
+
+def over_arms(outcomes: Outcomes) -> dict[str, Laid]:
+    """Each chart of the cells' answers with all arms in it, those of equal label and name; then the common ones."""
+    charts: dict[str, dict[Key, list[Chart]]] = {}
+    called = names(outcomes)
+    for cell in outcomes.cells:
+        key = tuple(cell.arm[axis] for axis in outcomes.axes)
+        for asked in cell.answers:
+            for chart in asked.answer.charts:
+                charts.setdefault(f"{asked.label}.{chart.name}", {}).setdefault(key, []).append(chart)
+    found = {
+        name: _laid([(key, called[key], by_arm[key]) for key in called if key in by_arm])
+        for name, by_arm in sorted(charts.items(), key=lambda one: one[0].partition(".")[0])
+    }
+    for asked in outcomes.answers:
+        found |= alone(asked.label, asked.answer, common=True)
+    return {name: laid for name, laid in found.items() if laid is not None}
+
+
+def averaged(found: Sequence[Series]) -> tuple[tuple[Place, ...], list[float | None], list[float | None]]:
+    """Places, means and deviations of a series over seeds; of one seed alone, its own spread.
+
+    Where seeds have different places, each place has the mean of those that have it.
+    """
+    if len(found) == 1:
+        (one,) = found
+        return tuple(one.x), list(one.y), list(one.spread or [None] * len(one.x))
+    if len({tuple(series.x) for series in found}) == 1:
+        places: tuple[Place, ...] = tuple(found[0].x)
+        columns = list(zip(*(series.y for series in found), strict=True))
+    else:
+        places = in_order(place for series in found for place in series.x)
+        at = [dict(zip(series.x, series.y, strict=True)) for series in found]
+        columns = [tuple(own.get(place) for own in at) for place in places]
+    across = [summary(value for value in column if value is not None) for column in columns]
+    return places, [one.mean for one in across], [one.std for one in across]
+
+
+def in_order(places: Iterable[Place]) -> tuple[Place, ...]:
+    """Each once: numbers ascending; where there are words, as they come."""
+    once = list(dict.fromkeys(places))
+    numbers = [place for place in once if not isinstance(place, str)]
+    return tuple(once) if len(numbers) < len(once) else tuple(sorted(numbers))
+
+
+def _laid(by_arm: Sequence[tuple[Key, str, Sequence[Chart]]]) -> Laid | None:
+    """The arms' charts as one; None where no series has a point. The first decides what kind it is."""
+    chart = by_arm[0][2][0]
+    arms = [(key, title, _series([one for one in charts if one.kind == chart.kind])) for key, title, charts in by_arm]
+    arms = [(key, title, series) for key, title, series in arms if series]
+    every = list(dict.fromkeys(name for _, _, series in arms for name in series))
+    if not every:
+        return None
+    several = len(arms) > 1
+    if chart.kind == "heat":
+        told: Any = "nothing"
+        panels = [Panel(title, tuple(series.values())) for _, title, series in arms]
+    elif several and len(every) <= PARTED_UP_TO:
+        told = "arms"
+        panels = [
+            Panel(
+                plain(name) if len(every) > 1 else "",
+                tuple(replace(series[name], key=key) for key, _, series in arms if name in series),
+            )
+            for name in every
+        ]
+    else:
+        told = "series" if len(every) > 1 else "nothing"
+        panels = [Panel(title, tuple(list(series.values())[:LINES])) for _, title, series in arms]
+    return Laid(chart, tuple(panels[:PANELS]), told, " ".join(_said(chart, by_arm, panels, arms)))
+
+
+def _series(charts: Sequence[Chart]) -> dict[str, Line]:
+    """Each series of an arm over its seeds, by name, those without a single value left out."""
+    gathered: dict[str, list[Series]] = {}
+    for chart in charts:
+        for series in chart.series:
+            gathered.setdefault(series.name, []).append(_sound(series))
+    found = {}
+    for name, own in gathered.items():
+        places, means, deviations = averaged(own)
+        if any(mean is not None for mean in means):
+            found[name] = Line((name,), name, places, tuple(means), tuple(deviations))
+    return found
+
+
+def _sound(series: Series) -> Series:
+    """Without what no float can reckon with."""
+    kept = [place for place, x in enumerate(series.x) if isinstance(x, str) or number(x) is not None]
+    y, spread = (
+        [number(side[place]) for place in kept] for side in (series.y, series.spread or [None] * len(series.x))
+    )
+    return Series(series.name, [series.x[place] for place in kept], y, spread)  # type: ignore[arg-type]
+
+
+def _said(
+    chart: Chart,
+    by_arm: Sequence[tuple[Key, str, Sequence[Chart]]],
+    panels: Sequence[Panel],
+    arms: Sequence[tuple[Key, str, Mapping[str, Line]]],
+) -> Iterator[str]:
+    """The caption, how it was averaged, and what there was no room for."""
+    own = plain(chart.caption)
+    yield own if own.endswith((".", "!", "?")) or not own else f"{own}."
+    if any(len(charts) > 1 for _, _, charts in by_arm):
+        yield _OVER_SEEDS[chart.kind]
+    if len(panels) > PANELS:
+        yield f"{len(panels) - PANELS} of {len(panels)} panels are left out."
+    drawn = {line.name for panel in panels for line in panel.lines}
+    most = len({name for _, _, series in arms for name in series})
+    if len(drawn) < most:
+        yield f"{most - len(drawn)} of {most} series are left out."
