@@ -130,7 +130,8 @@ class Examined(ABC):
         """On the training samples, in a random order."""
         criterion = registry.load().make("importance", importance)[1]
         batches = _Again(self.samples("train"), _SCORED_IN, self.seeds)
-        seeds, scoring = self.seeds.within("scores"), forgetting.Scoring(params)
+        # Drawn anew for each mega-batch: noise in common would look like agreement between them.
+        seeds, scoring = self.seeds.within("scores", self.mega_batch or 0), forgetting.Scoring(params)
         return forgetting.score(self.model, batches, importance=criterion, seeds=seeds, scoring=scoring)
 
 
