@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -57,15 +57,22 @@ def named(outcomes: Outcomes, cell: Outcome) -> str:
 
 
 def ask_each(
-    runs: Sequence[Place], questions: Sequence[Question], means: Means, *, again: bool = False
+    runs: Sequence[Place],
+    questions: Sequence[Question],
+    means: Means,
+    *,
+    again: bool = False,
+    about_to: Callable[[str], None] = lambda what: None,
 ) -> Iterator[Told]:
     """Every question to every run, a run at a time; what cannot be answered is told, and the others go on.
 
-    Answers that are there to the same question are taken as they are, unless all are asked ``again``.
+    Answers that are there to the same question are taken as they are, unless all are asked ``again``. ``about_to`` is
+    told of each question before it is put.
     """
     for place in runs:
         finished = Finished(RunDirectory(place.folder), means)
         for question in questions:
+            about_to(f"{place.name}: {question.label}")
             yield _told(place, question, finished, again=again)
 
 

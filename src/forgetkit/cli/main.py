@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from forgetkit._version import __version__
-from forgetkit.cli import ablate, bench, plugins, presets, report, reproduce, run, show, table
+from forgetkit.cli import ablate, analyze, bench, plugins, presets, report, reproduce, run, show, table
 from forgetkit.cli.console import OneLine, one_line
 from forgetkit.errors import ForgetkitError
 
@@ -64,6 +64,7 @@ def application(words: Sequence[str] = ()) -> typer.Typer:
     asked = next((word for word in words if not word.startswith("-")), None)
     app.command("run")(run.command(with_options=asked == "run"))
     app.command("ablate")(ablate.command(with_options=asked == "ablate"))
+    app.command("analyze")(analyze.command(with_options=asked == "analyze"))
     app.command("table")(table.command)
     app.command("report")(report.command)
     app.command("reproduce")(reproduce.command(with_options=asked == "reproduce"))

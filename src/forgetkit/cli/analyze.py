@@ -1,0 +1,290 @@
+"""``forgetkit analyze``: questions to finished runs."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from forgetkit.cli import options
+from forgetkit.cli.console import Console, print_json
+from forgetkit.errors import OptionError, RunDirectoryError
+
+if TYPE_CHECKING:
+    from forgetkit.ablate.asking import Place, Told
+    from forgetkit.ablate.outcome import Outcomes
+    from forgetkit.ablate.pool import Pool
+    from forgetkit.analysis.asking import Question
+    from forgetkit.analysis.run import Means
+    from forgetkit.cli.asked import View
+    from forgetkit.registry import Registry
+
+_OWN: options.Special = {
+    "all": (bool, options.special("--all", "ask every analysis there is, with its usual options")),
+    "mega_batch": (
+        int | None,
+        options.special("--mega-batch", "ask about the model after that mega-batch (default: the last)", "N"),
+    ),
+    "seed": (int | None, options.special("--seed", "the seed of what analyses draw (default: 0)", "N")),
+    "label": (
+        str | None,
+        options.special("--as", "keep the answer under another name than the analysis has", "LABEL"),
+    ),
+    "again": (bool, options.special("--again", "ask again where the answer is there already")),
+    "grid": (str | None, options.special("--grid", "which grid, where the folder holds several", "NAME")),
+    "dataset": (
+        str | None,
+        options.special("--dataset", "where the data of the runs is by now, if it was moved", "SPEC"),
+    ),
+    "model": (str | None, options.special("--model", "the network again, where it is code from outside", "SPEC")),
+    "device": (str | None, options.special("--device", "another device than that of the runs", "DEVICE")),
+    "threads": (int | None, options.special("--threads", "threads of torch on the CPU", "N")),
+    "export_masks": (
+        Path | None,
+        options.special("--export-masks", "write what a run forgot as arrays: N/PARAMETER, true: reset", "FILE.npz"),
+    ),
+    "no_report": (bool, options.special("--no-report", "write neither report.html nor pictures")),
+    "list": (bool, options.special("--list", "list the analyses there are")),
+    "json": (bool, options.special("--json", "print the answers as one JSON object; all else goes to standard error")),
+    "quiet": options.QUIET,
+    **options.PLUGINS,
+}
+_ELSEWHERE = ("dataset", "model", "device", "threads")
+"""Options of runs that may be others where they are looked at."""
+
+
+def command(*, with_options: bool = True) -> Callable[..., None]:
+    """The function that typer makes the command of."""
+    return options.command(_analyze, _signature() if with_options else None)
+
+
+def _signature() -> inspect.Signature:
+    from forgetkit.config import RunConfig
+
+    folder = options.argument("folder", Path | None, "A run's directory, or the folder of an ablation.", "[DIR]")
+    names = options.argument("names", list[str] | None, "Analyses, SPECs like calibration:bins=15.", "[NAME]...")
+    return options.signature(_OWN, without=RunConfig.model_fields.keys(), first=[folder, names])
+
+
+def _analyze(**given: Any) -> None:
+    """Ask finished runs what forgetting did to the network: robustness, calibration, flatness, churn and more.
+
+    Answers are kept as analyses/NAME.json in the directory of each run, with pictures; they are columns of
+    forgetkit table and sections of the report. What is there already is not asked again.
+
+    Exit status: 0 done, 1 an analysis failed, 2 a mistake in the command line or a file, 130 interrupted.
+    """
+    with contextlib.redirect_stdout(sys.stderr) if given["json"] else contextlib.nullcontext():
+        answer, status = _carry_out(given)
+    if given["json"]:
+        print_json(answer)
+    if status:
+        raise typer.Exit(status)
+
+
+def _carry_out(given: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
+    from forgetkit.cli import asked
+
+    view = asked.choose(quiet=given["quiet"], as_json=given["json"])
+    offers = options.offers(given, view.warn)
+    if given["list"]:
+        return _list(given, offers), 0
+    folder = given["folder"]
+    if folder is None:
+        raise OptionError("name the directory of a run or the folder of an ablation: forgetkit analyze DIR --all")
+    if given["export_masks"] is not None:
+        return _export(folder, given), 0
+    questions = _questions(given, offers)
+    return _Asking(folder, questions, given, offers, view).carried_out()
+
+
+class _Asking:
+    """Questions to a run, or to the runs of an ablation and to all of them together."""
+
+    def __init__(
+        self, folder: Path, questions: Sequence[Question], given: Mapping[str, Any], offers: Registry, view: View
+    ) -> None:
+        from forgetkit.ablate.report import alone
+        from forgetkit.cli.table import opened
+
+        self.folder, self.questions, self.given, self.offers, self.view = folder, questions, given, offers, view
+        self.pool: Pool | None = None
+        self.grid = given["grid"]
+        if alone.is_run(folder):
+            if self.grid is not None:
+                raise OptionError(f"--grid {self.grid}: {folder} is the directory of a single run; leave it out")
+        else:
+            self.pool = opened(folder, "analyze takes that of a run or of an ablation")
+            self.grid = self.grid or next(iter(self.pool.grids()), None)
+
+    def carried_out(self) -> tuple[dict[str, Any], int]:
+        """What became of all questions, as ``--json`` prints it, and the exit status."""
+        places = self._places()
+        told: list[Told] = []
+        with self.view.following(len(places) * len(self.questions)):
+            for one in self._asked(places):
+                self.view.tell(one)
+                told.append(one)
+        report = None if self.given["no_report"] else self._reported(told)
+        self.view.show(told, self._outcomes() if self.pool is not None else None)
+        if report is not None:
+            self.view.say(f"report: {report}")
+        return self._content(told, report), self._status(told)
+
+    def _asked(self, places: Sequence[Place]) -> Iterator[Told]:
+        from forgetkit.ablate import asking
+        from forgetkit.session import computing
+
+        means, again = self._means(), self.given["again"]
+        with computing(self.given["threads"]):
+            yield from asking.ask_each(places, self.questions, means, again=again, about_to=self.view.asking)
+            if self.pool is not None:
+                outcomes = self._outcomes()
+                yield from asking.ask_together(self.pool, self.grid, outcomes, self.questions, means, again=again)
+
+    def _places(self) -> tuple[Place, ...]:
+        from forgetkit.ablate.asking import Place, places
+
+        if self.pool is None:
+            if not (self.folder / "result.json").exists():
+                raise RunDirectoryError(
+                    f"{self.folder} is not finished: go on with forgetkit run --resume {self.folder}"
+                )
+            return (Place(self.folder.name, self.folder),)
+        found = places(self.pool, self._outcomes())
+        if not found:
+            raise RunDirectoryError(f"{self.folder} has no finished cell: forgetkit ablate carries them out")
+        return found
+
+    def _outcomes(self) -> Outcomes:
+        if self.pool is None:
+            from forgetkit.ablate.report import alone
+
+            return alone.outcomes(self.folder)
+        return self.pool.outcomes(self.grid)
+
+    def _means(self) -> Means:
+        from forgetkit import api
+        from forgetkit.analysis.run import Means
+        from forgetkit.cli import screen
+
+        elsewhere = {key: self.given[key] for key in _ELSEWHERE if self.given[key] is not None}
+        loading = screen.choose(quiet=True, as_json=self.given["json"])
+        return Means(self.offers, api.cache_folder(), elsewhere, (loading,))
+
+    def _reported(self, told: Sequence[Told]) -> Path | None:
+        """The report, and the pictures beside the answers; None where nothing was answered."""
+        from forgetkit.ablate import plots, table
+        from forgetkit.ablate.report import page
+        from forgetkit.record import write_atomically
+
+        answered = [one for one in told if one.answer is not None]
+        if not answered:
+            return None
+        drawn = plots.available()
+        if drawn:
+            _draw([one for one in answered if one.became == "answered"])
+        else:
+            self.view.say(f"without pictures: {plots.MISSING}")
+        outcomes, target = self._outcomes(), self.folder / "report.html"
+        figures = plots.pictures(outcomes) if drawn else None
+        write_atomically(target, page(outcomes, table.make(outcomes), figures).encode())
+        return target
+
+    def _content(self, told: Sequence[Told], report: Path | None) -> dict[str, Any]:
+        return {
+            "directory": str(self.folder),
+            "grid": self.grid if self.pool is not None else None,
+            "answers": [_said(one) for one in told],
+            "report": None if report is None else str(report),
+        }
+
+    def _status(self, told: Sequence[Told]) -> int:
+        """1 where an analysis failed; that of the error where nothing that was asked by name has an answer."""
+        failed = [one.error for one in told if one.became == "failed" and one.error is not None]
+        if failed and all(one.answer is None for one in told):
+            return max(error.exit_status for error in failed)
+        if failed:
+            return 1
+        if self.given["all"]:
+            return 0
+        answered = {one.question.label for one in told if one.answer is not None}
+        return 0 if all(question.label in answered for question in self.questions) else 2
+
+
+def _questions(given: Mapping[str, Any], offers: Registry) -> list[Question]:
+    """Those that are named, and with ``--all`` every other that there is."""
+    from forgetkit.analysis.asking import Question, require_apart
+
+    names, seed, mega_batch = given["names"] or [], given["seed"] or 0, given["mega_batch"]
+    if not names and not given["all"]:
+        raise OptionError("name an analysis, or ask all of them by --all; forgetkit analyze --list lists them")
+    if given["label"] is not None and (given["all"] or len(names) != 1):
+        raise OptionError(f"--as {given['label']} is the name of one answer: ask one analysis")
+    if seed < 0:
+        raise OptionError(f"--seed {seed}: a seed is 0 or more")
+    made = [Question.of(offers, name, label=given["label"], seed=seed, mega_batch=mega_batch) for name in names]
+    if given["all"]:
+        asked = {type(question.analysis) for question in made}
+        for offer in offers.named("analyses"):
+            if offer.component not in asked:
+                made.append(Question.of(offers, offers.label(offer), seed=seed, mega_batch=mega_batch))
+    require_apart(made)
+    return made
+
+
+def _said(one: Told) -> dict[str, Any]:
+    numbers = {} if one.answer is None else one.answer.numbers
+    return {
+        "run": one.run,
+        "common": one.common,
+        "label": one.question.label,
+        "analysis": one.question.spec,
+        "became": one.became,
+        "reason": one.reason,
+        "numbers": {key: getattr(value, "value", value) for key, value in numbers.items()},
+        "remarks": [] if one.answer is None else list(one.answer.remarks),
+        "seconds": one.seconds,
+    }
+
+
+def _list(given: Mapping[str, Any], offers: Registry) -> dict[str, Any]:
+    """What there is to ask."""
+    for option in ("folder", "names", "all"):
+        if given[option]:
+            raise OptionError("--list lists the analyses there are and asks none: leave the rest out")
+    entries = {offers.label(offer): offer.summary for offer in offers.named("analyses")}
+    if not given["json"]:
+        console, width = Console(), max(map(len, entries), default=0) + 2
+        for name, summary in entries.items():
+            console.print(f"{name:{width}}{summary}", markup=False)
+        console.print("forgetkit show analyses NAME has the options of one", markup=False)
+    return {"analyses": entries}
+
+
+def _export(folder: Path, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The masks of a run, for other programs."""
+    from forgetkit.analysis.masks import export
+
+    if given["names"] or given["all"]:
+        raise OptionError("--export-masks writes masks and asks nothing: leave the analyses out")
+    written = export(folder, given["export_masks"])
+    if not given["json"] and not given["quiet"]:
+        Console().print(f"{given['export_masks']}: {written} arrays", markup=False)
+    return {"masks": str(given["export_masks"]), "arrays": written}
+
+
+def _draw(answered: Sequence[Told]) -> None:
+    """Each chart of the answers, as SVG beside the answer itself."""
+    from forgetkit.ablate import plots
+    from forgetkit.analysis import answers
+
+    for one in answered:
+        if one.answer is not None:
+            for name, figure in plots.answer_pictures(one.question.label, one.answer, common=one.common).items():
+                plots.save(figure, one.folder / answers.FOLDER / f"{name}.svg")

@@ -1,0 +1,192 @@
+"""What is seen while finished runs are asked questions."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
+
+from forgetkit.ablate.render import words
+from forgetkit.cli import tables
+from forgetkit.cli.console import Console, print_error
+from forgetkit.contracts import Measure
+
+if TYPE_CHECKING:
+    from forgetkit.ablate.asking import Told
+    from forgetkit.ablate.outcome import Outcomes
+
+_SAID_IN_A_LINE = 4
+"""Numbers of an answer that a line names; the rest is in tables, files and the report."""
+
+
+def choose(*, quiet: bool, as_json: bool) -> View:
+    """The view that suits: with ``--json`` standard output belongs to the object alone."""
+    console = Console(stderr=as_json)
+    if quiet:
+        return View(console)
+    return LiveView(console) if console.is_terminal else PlainView(console)
+
+
+class View:
+    """Says nothing of questions that are answered; each reason why one is not, once."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._said: set[tuple[str, str]] = set()
+
+    @contextmanager
+    def following(self, total: int) -> Iterator[None]:
+        """While questions are put, ``total`` of them to single runs."""
+        yield
+
+    def asking(self, what: str) -> None:
+        """A question is put."""
+
+    def say(self, text: str) -> None:
+        """A line that is no warning."""
+
+    def warn(self, message: str) -> None:
+        """A line on standard error."""
+        print_error(f"forgetkit: {message}")
+
+    def tell(self, told: Told) -> None:
+        """What became of a question."""
+        if told.became == "failed":
+            self._once(told, f"{told.run}: {told.question.label}: {told.reason}")
+
+    def _once(self, told: Told, line: str) -> None:
+        """What concerns a run as a whole is the same for each question to it."""
+        if (told.run, told.reason) not in self._said:
+            self._said.add((told.run, told.reason))
+            self.warn(line)
+
+    def show(self, told: Sequence[Told], outcomes: Outcomes | None) -> None:
+        """Nothing."""
+
+
+class PlainView(View):
+    """A line for each question, and at the end the numbers."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(console)
+        self._total, self._done, self._began = 0, 0, 0.0
+
+    @contextmanager
+    def following(self, total: int) -> Iterator[None]:
+        """Count them."""
+        self._total, self._done, self._began = total, 0, time.monotonic()
+        yield
+
+    def say(self, text: str) -> None:
+        """Print it."""
+        self.console.print(text, markup=False)
+
+    def tell(self, told: Told) -> None:
+        """Which run, which question, and what was found or why nothing was."""
+        if not told.common:
+            self._done += 1
+        place = "" if told.common else f"[{self._done}/{self._total}] "
+        name = f"{place}{told.run}: {told.question.label}"
+        if told.became == "failed":
+            self._once(told, f"{name}: {told.reason}")
+        elif told.answer is None:
+            self.say(f"{name} does not apply: {told.reason}")
+        else:
+            took = "there already" if told.became == "known" else tables.duration(told.seconds)
+            self.say(f"{name}: {_numbers(told.answer.numbers)} ({took}{self._left()})")
+
+    def _left(self) -> str:
+        if not 0 < self._done < self._total:
+            return ""
+        spent = time.monotonic() - self._began
+        return f", about {tables.duration(spent * (self._total - self._done) / self._done)} left"
+
+    def show(self, told: Sequence[Told], outcomes: Outcomes | None) -> None:
+        """The numbers of each answer, arm by arm, and what must be known of them."""
+        for label in dict.fromkeys(one.question.label for one in told if one.answer is not None):
+            own = [one for one in told if one.question.label == label and one.answer is not None]
+            self.console.print()
+            if outcomes is not None and any(not one.common for one in own):
+                self._table(label, outcomes)
+            else:
+                self.console.print(Text(f"{label}: {own[0].question.summary}", "bold"))
+                for key, text in _lines([one for one in own if not one.common]):
+                    self.console.print(f"  {key:24}{text}", markup=False)
+            for key, text in _lines([one for one in own if one.common]):
+                self.console.print(f"  all runs: {key:24}{text}", markup=False)
+            for remark in dict.fromkeys(remark for one in own if one.answer for remark in one.answer.remarks):
+                self.console.print(Text(f"- {remark}", "dim"))
+
+    def _table(self, label: str, outcomes: Outcomes) -> None:
+        from forgetkit.ablate.columns import of_answers
+        from forgetkit.ablate.table import make
+        from forgetkit.cli import grids
+
+        columns = of_answers(outcomes, label)
+        made = dataclasses.replace(make(dataclasses.replace(outcomes, baseline=None), columns), title=label)
+        grids.show(self.console, made, dataclasses.replace(outcomes, baseline=None))
+
+
+class LiveView(PlainView):
+    """A bar with the time left; each answer leaves a line."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(console)
+        self._bar = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=None),
+            TextColumn("{task.completed}/{task.total}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(elapsed_when_finished=False),
+            console=console,
+            expand=True,
+            transient=True,
+        )
+        self._task: TaskID | None = None
+
+    @contextmanager
+    def following(self, total: int) -> Iterator[None]:
+        """While questions are put, the bar is on the screen."""
+        with super().following(total), self._bar:
+            self._task = self._bar.add_task("asking", total=total)
+            yield
+
+    def asking(self, what: str) -> None:
+        """Beside the bar."""
+        if self._task is not None:
+            self._bar.update(self._task, description=what)
+
+    def tell(self, told: Told) -> None:
+        """Above the bar."""
+        super().tell(told)
+        if self._task is not None and not told.common:
+            self._bar.advance(self._task)
+
+    def _left(self) -> str:
+        return ""
+
+
+def _numbers(numbers: Mapping[str, Measure | float | None]) -> str:
+    shown = [f"{key} {text}" for key, text in _texts(numbers)]
+    more = len(shown) - _SAID_IN_A_LINE
+    return ", ".join(shown[:_SAID_IN_A_LINE]) + (f" and {more} more" if more > 0 else "") or "no numbers"
+
+
+def _lines(told: Sequence[Told]) -> Iterator[tuple[str, str]]:
+    for one in told:
+        if one.answer is not None:
+            yield from _texts(one.answer.numbers)
+
+
+def _texts(numbers: Mapping[str, Measure | float | None]) -> Iterator[tuple[str, str]]:
+    units = {"fraction": " %", "seconds": " s", "bytes": " MiB"}
+    for key, value in numbers.items():
+        measure = value if isinstance(value, Measure) else Measure(value)
+        text = "–" if measure.value is None else words.figure(measure.value, measure.unit) + units.get(measure.unit, "")
+        yield key.replace("_", " "), text
