@@ -227,7 +227,7 @@ def test_of_many_pairs_a_few_are_drawn() -> None:
     assert drawn[0] == "1 and 2"
     assert drawn[-1] == "19 and 20"
     assert len(answer.details["pairs"]) == 19
-    assert any("of 19 pairs, 8 are drawn" in remark for remark in answer.remarks)
+    assert any("of 19 pairs of masks, 8 are drawn" in remark for remark in answer.remarks)
 
 
 WHOLE = {"a": torch.ones(6, dtype=torch.bool), "b": torch.zeros(3, dtype=torch.bool)}
@@ -317,6 +317,24 @@ def test_arms_are_compared_at_one_seed_and_seeds_within_an_arm() -> None:
     assert value(answer, "between_seeds") == pytest.approx(np.mean([heat[f"lr={a}"][f"lr={a}"] for a in "xyz"]))
     assert answer.details["mega_batch"] == 2
     assert len(answer.details["pairs"]) == 9
+
+
+def test_of_many_arms_those_that_differ_in_one_axis_are_drawn_first() -> None:
+    cells = [
+        asked(seed, reset(31 * seed + 5 * x + y, a=40), lr=str(x), wd=str(y))
+        for x in range(2)
+        for y in range(2)
+        for seed in (1, 2)
+    ]
+    answer = Overlap().compare(cells)
+    assert list(series(answer, "share")) == [
+        "lr=0, wd=0 and lr=0, wd=1",
+        "lr=0, wd=0 and lr=1, wd=0",
+        "lr=0, wd=1 and lr=1, wd=1",
+        "lr=1, wd=0 and lr=1, wd=1",
+        *(f"seeds of lr={x}, wd={y}" for x in range(2) for y in range(2)),
+    ]
+    assert answer.remarks == ["of 10 pairs of arms, 8 are drawn by layer; the heat map holds all"]
 
 
 def test_rows_of_the_heat_are_those_whose_share_it_is() -> None:

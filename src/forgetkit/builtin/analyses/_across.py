@@ -19,8 +19,8 @@ from forgetkit.errors import DoesNotApplyError
 class Across:
     """Pairs of runs, by their places: of two arms at one seed, or of two seeds of one arm."""
 
-    labels: tuple[str, ...]
-    """Of the arms."""
+    arms: tuple[tuple[str, ...], ...]
+    """What each says of the axes in which some of them differ, as ``axis=value``."""
     arm_of: tuple[int, ...]
     """The arm of each run."""
     seeds: tuple[int, ...]
@@ -32,9 +32,9 @@ class Across:
         """Of the runs as they stand, a layer of all of them at a time."""
         cells = [cell for cell, _ in runs]
         axes = [axis for axis in cells[0].arm if len({cell.arm.get(axis) for cell in cells}) > 1]
-        named = [", ".join(f"{axis}={cell.arm.get(axis)}" for axis in axes) or "all" for cell in cells]
-        labels = tuple(dict.fromkeys(named))
-        arm_of = tuple(labels.index(name) for name in named)
+        said = [tuple(f"{axis}={cell.arm.get(axis)}" for axis in axes) for cell in cells]
+        arms = tuple(dict.fromkeys(said))
+        arm_of = tuple(arms.index(arm) for arm in said)
         wanted = [
             (i, j)
             for i, j in combinations(range(len(cells)), 2)
@@ -45,7 +45,12 @@ class Across:
             layer = [Retained.of(mask[name]) for _, mask in runs]
             for i, j in wanted:
                 pairs[i, j][name] = layer[i].shared_with(layer[j])
-        return cls(labels, arm_of, tuple(cell.seed for cell in cells), pairs)
+        return cls(arms, arm_of, tuple(cell.seed for cell in cells), pairs)
+
+    @cached_property
+    def labels(self) -> tuple[str, ...]:
+        """The names of the arms."""
+        return tuple(", ".join(arm) or "all" for arm in self.arms)
 
     def corrected(self, same_arm: bool) -> list[float | None]:
         """Of each pair of runs."""
@@ -69,14 +74,24 @@ class Across:
 
     @cached_property
     def grouped(self) -> dict[str, list[Pair]]:
-        """Pairs of runs under the names of their two arms, or of the one: arms first, as they are in the ablation."""
+        """Pairs of runs under the names of their two arms, or of the one.
+
+        First arms that differ in one axis, then the seeds of each arm, then other arms; as they are in the ablation.
+        """
         found: dict[tuple[int, int], list[Pair]] = defaultdict(list)
         for (i, j), pair in self.pairs.items():
             a, b = self.arm_of[i], self.arm_of[j]
             found[min(a, b), max(a, b)].append(pair if a <= b else turned(pair))
-        inside = {f"seeds of {self.labels[a]}": pairs for (a, b), pairs in sorted(found.items()) if a == b}
-        between = {f"{self.labels[a]} and {self.labels[b]}": pairs for (a, b), pairs in sorted(found.items()) if a != b}
-        return {**between, **inside}
+        order = {1: 0, 0: 1}  # by the number of axes in which they differ
+        places = sorted(found, key=lambda arms: (order.get(self._differ(*arms), 2), arms))
+        return {self._named(a, b): found[a, b] for a, b in places}
+
+    def _differ(self, a: int, b: int) -> int:
+        """In how many axes two arms do."""
+        return sum(one != other for one, other in zip(self.arms[a], self.arms[b], strict=True))
+
+    def _named(self, a: int, b: int) -> str:
+        return f"seeds of {self.labels[a]}" if a == b else f"{self.labels[a]} and {self.labels[b]}"
 
     def heat(self, after: int) -> Chart:
         """Arms against arms; on the diagonal the seeds of one."""

@@ -66,8 +66,8 @@ class Overlap:
         if not any(shared.chosen for shared in every):
             raise DoesNotApplyError(_NO_CHOICE)
         remarks = [*_apart(lone), *_without_chance(every)]
-        named = {f"{earlier} and {later}": pair for (earlier, later), pair in pairs.items()}
-        charts = [*_by_layer({name: [pair] for name, pair in named.items()}, remarks), _course(pairs)]
+        drawn = {f"{earlier} and {later}": [pairs[earlier, later]] for earlier, later in _some(list(pairs), remarks)}
+        charts = [*_by_layer(drawn), _course(pairs)]
         means = {
             key: mean([getattr(Total(pair), key) for pair in pairs.values()])
             for key in ("share", "jaccard", "corrected")
@@ -93,7 +93,10 @@ class Overlap:
                 "no two runs with masks are of one seed, or of one arm: give each arm the same seeds"
             )
         remarks = [*left_out.remarks, *_without_chance(s for pair in across.pairs.values() for s in pair.values())]
-        charts = [across.heat(after), *_by_layer(across.grouped, remarks)]
+        groups = across.grouped
+        if len(groups) > _MOST:
+            remarks.append(f"of {len(groups)} pairs of arms, {_MOST} are drawn by layer; the heat map holds all")
+        charts = [across.heat(after), *_by_layer(dict(list(groups.items())[:_MOST]))]
         return Answer(
             numbers={
                 "between_arms": Measure(mean(across.corrected(same_arm=False)), unit="fraction"),
@@ -181,20 +184,23 @@ def _alike(runs: Sequence[tuple[Asked, Mask]], left_out: LeftOut) -> list[tuple[
     return [run for run, shape in zip(runs, shapes, strict=True) if shape == usual]
 
 
-def _by_layer(groups: Mapping[str, Sequence[Pair]], remarks: list[str]) -> list[Chart]:
-    """A line for each group, the mean of its pairs by layer; of many groups, the first and last and some between."""
-    shown = list(groups)
-    if len(shown) > _MOST:
-        places = np.linspace(0, len(shown) - 1, _MOST).round().astype(int)
-        remarks.append(f"of {len(shown)} pairs, {_MOST} are drawn by layer; the details hold all")
-        shown = [shown[place] for place in places]
-    layers = list(dict.fromkeys(layer for name in shown for pair in groups[name] for layer in pair))
+def _some(pairs: list[tuple[int, int]], remarks: list[str]) -> list[tuple[int, int]]:
+    """Of many pairs the first and the last, and some between."""
+    if len(pairs) <= _MOST:
+        return pairs
+    remarks.append(f"of {len(pairs)} pairs of masks, {_MOST} are drawn by layer; the details hold all")
+    return [pairs[place] for place in np.linspace(0, len(pairs) - 1, _MOST).round().astype(int)]
+
+
+def _by_layer(groups: Mapping[str, Sequence[Pair]]) -> list[Chart]:
+    """A line for each group, the mean of its pairs by layer."""
+    layers = list(dict.fromkeys(layer for pairs in groups.values() for pair in pairs for layer in pair))
 
     def chart(key: str, caption: str, label: str) -> Chart:
         series = []
-        for name in shown:
-            values = [[getattr(pair[layer], key) for pair in groups[name] if layer in pair] for layer in layers]
-            deviation = [spread(at) for at in values] if len(groups[name]) > 1 else None
+        for name, pairs in groups.items():
+            values = [[getattr(pair[layer], key) for pair in pairs if layer in pair] for layer in layers]
+            deviation = [spread(at) for at in values] if len(pairs) > 1 else None
             series.append(Series(name, layers, [mean(at) for at in values], deviation))
         return Chart(key, caption, "layer", label, series, unit="fraction")
 
