@@ -73,7 +73,7 @@ class Flatness:
         if not len(samples):
             raise DoesNotApplyError(f"there are no samples of the part '{self.part}' to judge on")
         again = evidence.samples("train", self.samples) if self.bn_stats == "recalibrate" else None
-        shaken = _Shaken(evidence, evidence.twin(), self.scale == "relative", again)
+        shaken = Shaken(evidence, evidence.twin(), self.scale == "relative", again)
         seen: dict[float, list[_Seen]] = {sigma: [] for sigma in sorted({0.0, *self._grid})}
         for repeat in range(self.repeats):
             noise = shaken.noise(repeat)
@@ -122,7 +122,7 @@ class Flatness:
 
 
 @dataclass(frozen=True, eq=False)
-class _Shaken:
+class Shaken:
     """A model's twin, its parameters written anew for each look: what was written before leaves nothing behind."""
 
     evidence: Evidence
@@ -142,7 +142,7 @@ class _Shaken:
         found = {}
         for name, clean in self._clean():
             drawn = torch.randn(clean.shape, generator=self.evidence.seeds.torch("noise", name, repeat))
-            found[name] = drawn.to(clean.device) * (clean.square().mean().sqrt() if self.relative else 1.0)
+            found[name] = drawn.to(clean.device) * (clean.float().square().mean().sqrt() if self.relative else 1.0)
         return found
 
     @torch.no_grad()
@@ -161,7 +161,7 @@ class _Shaken:
 
     def _clean(self) -> list[tuple[str, Tensor]]:
         parameters = self.evidence.model.named_parameters()
-        return [(name, p.detach().float()) for name, p in parameters if p.is_floating_point()]
+        return [(name, p.detach()) for name, p in parameters if p.is_floating_point()]
 
 
 @dataclass(frozen=True)
