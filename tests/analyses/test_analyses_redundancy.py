@@ -78,13 +78,14 @@ def test_it_is_what_a_few_lines_find(params: str, fraction: float) -> None:
     expected = {
         "parameters": total,
         "parameters_left": total - len(lowest),
-        **{f"{part}_dense": right(part, original) for part in ("train", "test")},
-        **{f"{part}_sparse": right(part, state) for part in ("train", "test")},
-        "test_to_train_dense": right("test", original) / right("train", original),
-        "test_to_train_sparse": right("test", state) / right("train", state),
+        **{f"dense_{part}": right(part, original) for part in ("train", "test")},
+        **{f"sparse_{part}": right(part, state) for part in ("train", "test")},
     }
     found = numbers(answer)
     assert {key: found[key] for key in expected} == pytest.approx(expected)
+    for which in ("dense", "sparse"):
+        ratio = expected[f"{which}_test"] / expected[f"{which}_train"]
+        assert answer.details[which]["test_to_train"] == pytest.approx(ratio)
     assert answer.details["zeroed"] == {name: [int((state[name] == 0).sum()), state[name].size] for name in names}
     assert answer.details["threshold"] == pytest.approx(np.sort(pooled)[len(lowest) - 1])
 
@@ -115,12 +116,12 @@ def test_the_count_left_is_that_of_table_10() -> None:
 def test_nothing_set_to_zero_changes_nothing_and_everything_leaves_no_knowledge() -> None:
     same = numbers(Redundancy(fraction=0).analyze(evidence()))
     assert same["parameters"] == same["parameters_left"]
-    for key in ("train", "test", "test_to_train"):
-        assert same[f"{key}_dense"] == same[f"{key}_sparse"]
+    for part in ("train", "test"):
+        assert same[f"dense_{part}"] == same[f"sparse_{part}"]
     shown = evidence()
     none = numbers(Redundancy(fraction=1).analyze(shown))
     assert none["parameters_left"] == 0
-    assert none["test_sparse"] == (shown.samples("test").labels == 0).double().mean()  # all outputs are 0
+    assert none["sparse_test"] == (shown.samples("test").labels == 0).double().mean()  # all outputs are 0
 
 
 def test_the_entries_that_matter_least_are_missed_least() -> None:
@@ -129,12 +130,12 @@ def test_the_entries_that_matter_least_are_missed_least() -> None:
         [numbers(Redundancy(importance=spec, fraction=0.4).analyze(evidence(seed=seed))) for seed in range(3)]
         for spec in ("snip", "random")
     )
-    assert sum(n["train_sparse"] or 0 for n in least) > sum(n["train_sparse"] or 0 for n in random) + 0.1
+    assert sum(n["sparse_train"] or 0 for n in least) > sum(n["sparse_train"] or 0 for n in random) + 0.1
 
 
 def test_samples_at_most() -> None:
     answer = numbers(Redundancy(samples=7).analyze(evidence()))
-    assert all(((answer[key] or 0) * 7) % 1 == pytest.approx(0, abs=1e-9) for key in ("train_dense", "test_sparse"))
+    assert all(((answer[key] or 0) * 7) % 1 == pytest.approx(0, abs=1e-9) for key in ("dense_train", "sparse_test"))
 
 
 def test_without_training_samples_it_does_not_apply() -> None:

@@ -21,7 +21,7 @@ class Redundancy:
     """What the network loses when its least important entries are set to zero, without training it again.
 
     Formula: θ ← M ⊙ θ, with M = 0 for fraction · N of the N scored entries, those with the lowest scores by one
-    threshold over all of them. Beside accuracies, their ratios: test / train and robust / train.
+    threshold over all of them.
 
     importance: a criterion's SPEC; the scores are taken on training samples.
     fraction: share of the scored entries that is set to zero, 0 to 1.
@@ -63,6 +63,8 @@ class Redundancy:
             details={
                 "importance": self.importance,
                 "threshold": threshold,
+                "dense": {**dense, **_ratios(dense)},
+                "sparse": {**without, **_ratios(without)},
                 "zeroed": {name: list(counts) for name, counts in zeroed.items()},
             },
         )
@@ -88,13 +90,17 @@ def _emptied(model: nn.Module, masks: Mapping[str, Tensor]) -> dict[str, tuple[i
 
 
 def _numbers(which: str, accuracy: Mapping[str, float | None]) -> dict[str, Measure]:
-    """Accuracies, and what of that in training is left elsewhere."""
-    found = {f"{part}_{which}": Measure(value, "higher", "fraction") for part, value in accuracy.items()}
-    for part in ("test", "robust"):
-        value, train = accuracy[part], accuracy["train"]
-        ratio = value / train if value is not None and train else None
-        found[f"{part}_to_train_{which}"] = Measure(ratio, "higher")
-    return found
+    return {f"{which}_{part}": Measure(value, "higher", "fraction") for part, value in accuracy.items()}
+
+
+def _ratios(accuracy: Mapping[str, float | None]) -> dict[str, float | None]:
+    """What there is elsewhere of the accuracy in training."""
+    train = accuracy["train"]
+    return {f"{part}_to_train": _over(accuracy[part], train) for part in accuracy if part != "train"}
+
+
+def _over(value: float | None, train: float | None) -> float | None:
+    return value / train if value is not None and train else None
 
 
 def _bars(dense: Mapping[str, float | None], sparse: Mapping[str, float | None]) -> Chart:
