@@ -81,9 +81,9 @@ def test_one_kind(cli, kind, name):
 
 
 def test_a_kind_that_nobody_offers_is_empty(cli):
-    said = cli("show", "analyses", "--json")
-    assert (said.status, said.json) == (0, {"analyses": {}})
-    assert cli("show", "analyses").status == 0
+    said = cli("show", "observers", "--json")
+    assert (said.status, said.json) == (0, {"observers": {}})
+    assert cli("show", "observers").status == 0
 
 
 def test_one_component(cli):

@@ -13,7 +13,7 @@ import torch
 import typer
 
 import forgetkit
-from forgetkit.contracts import Change, Data, Intervention, Part
+from forgetkit.contracts import Answer, Change, Data, Intervention, Part
 
 
 @dataclass(frozen=True)
@@ -90,8 +90,8 @@ class Last:
 class Norm:
     """The size of the weights."""
 
-    def analyze(self, model, inputs, labels, rng):
-        return {"norm": float(sum(p.square().sum() for p in model.parameters()))}
+    def analyze(self, evidence):
+        return Answer({"squares": sum(p.detach().square().sum().item() for p in evidence.model.parameters())})
 
 
 @dataclass(frozen=True)
@@ -199,5 +199,8 @@ def test_each_kind_is_found_and_takes_part(install, cli, workdir):
     assert (workdir / "last").read_text() == "RunEnded"
     layers = said.json["mega_batches"][0]["unlearn"]["layers"]
     assert sum(layer["reset"] for layer in layers.values()) == 6  # half of two times four weights and four biases
+    asked = cli("analyze", said.json["directory"], "norm", "--no-report", "--json")
+    assert (asked.status, asked.json["answers"][0]["became"]) == (0, "answered"), asked.err
+    assert asked.json["answers"][0]["numbers"]["squares"] > 0
     assert cli("greet", "hello").out == "hello\n"
     json.dumps(said.json)

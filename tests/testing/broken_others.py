@@ -14,17 +14,22 @@ from torch import Tensor, nn
 
 from forgetkit.builtin.executors.local import Local
 from forgetkit.contracts import (
+    Answer,
+    Chart,
     Data,
     EpochEnded,
     Event,
+    Evidence,
     Inputs,
     LoadContext,
     Lost,
+    Measure,
     MegaBatchEnded,
     MegaBatchRevealed,
     Part,
     RunEnded,
     RunStarted,
+    Series,
 )
 from forgetkit.errors import ForgetkitError, UsageError
 
@@ -544,111 +549,131 @@ class Hits:
 
     spread: float = 0.1
 
-    def analyze(self, model: nn.Module, inputs: Tensor, labels: Tensor, rng: torch.Generator) -> Any:
-        with torch.no_grad():
-            outputs = model(inputs + self.spread * torch.randn(inputs.shape, generator=rng))
-        return {"hits": int((outputs.argmax(-1) == labels).sum()), "mean": float(outputs.mean())}
+    def analyze(self, evidence: Evidence) -> Any:
+        samples, rng = evidence.samples(), evidence.seeds.torch("noise")
+        noisy = (inputs + self.spread * torch.randn(inputs.shape, generator=rng) for inputs, _ in samples.batches())
+        outputs = evidence.outputs(noisy)
+        hits = int((outputs.argmax(-1) == samples.labels).sum())
+        return Answer({"hits": Measure(hits, "higher", "count"), "mean": float(outputs.mean())}, (self.chart(hits),))
+
+    def chart(self, hits: int) -> Chart:
+        return Chart("hits", "How many.", "noise", "hits", (Series("hits", (self.spread,), (hits,)),))
 
 
 class AnalysisRuns(Hits):
-    """Returns a number."""
+    """Returns a mapping."""
 
-    def analyze(self, model: nn.Module, inputs: Tensor, labels: Tensor, rng: torch.Generator) -> Any:
-        return super().analyze(model, inputs, labels, rng)["hits"]
+    def analyze(self, evidence: Evidence) -> Any:
+        return super().analyze(evidence).numbers
 
 
 class AnalysisJson(Hits):
     """Returns a tensor."""
 
-    def analyze(self, model: nn.Module, inputs: Tensor, labels: Tensor, rng: torch.Generator) -> Any:
-        return {"labels": labels}
+    def analyze(self, evidence: Evidence) -> Any:
+        return Answer(details={"labels": evidence.samples().labels})
 
 
 class AnalysisJsonKeys(Hits):
     """By label."""
 
-    def analyze(self, model: nn.Module, inputs: Tensor, labels: Tensor, rng: torch.Generator) -> Any:
-        return {0: 0.5, 1: 0.5}
+    def analyze(self, evidence: Evidence) -> Any:
+        return Answer({0: 0.5, 1: 0.5})
 
 
 class AnalysisJsonNan(Hits):
     """Holds NaN."""
 
-    def analyze(self, model: nn.Module, inputs: Tensor, labels: Tensor, rng: torch.Generator) -> Any:
-        return {"mean": float("nan")}
+    def analyze(self, evidence: Evidence) -> Any:
+        return Answer({"mean": float("nan")})
+
+
+class AnalysisJsonChart(Hits):
+    """A chart with points that have no second side."""
+
+    def chart(self, hits: int) -> Chart:
+        return Chart("hits", "How many.", "noise", "hits", (Series("hits", (0.0, self.spread), (hits,)),))
 
 
 class AnalysisParameters(Hits):
     """Prunes while it looks."""
 
-    def analyze(self, model: nn.Module, inputs: Tensor, labels: Tensor, rng: torch.Generator) -> Any:
+    def analyze(self, evidence: Evidence) -> Any:
         with torch.no_grad():
-            next(model.parameters()).mul_(0.5)
-        return super().analyze(model, inputs, labels, rng)
+            next(evidence.model.parameters()).mul_(0.5)
+        return super().analyze(evidence)
 
 
 class AnalysisBuffers(Hits):
     """Measures in training mode."""
 
-    def analyze(self, model: nn.Module, inputs: Tensor, labels: Tensor, rng: torch.Generator) -> Any:
-        model.train()
-        answer = super().analyze(model, inputs, labels, rng)
-        model.eval()
-        return answer
+    def analyze(self, evidence: Evidence) -> Any:
+        norms = [module for module in evidence.model.modules() if isinstance(module, nn.BatchNorm2d)]
+        for norm in norms:
+            norm.train()
+        with torch.no_grad():
+            for inputs, _ in evidence.samples().batches():
+                evidence.model(inputs)
+        for norm in norms:
+            norm.eval()
+        return super().analyze(evidence)
 
 
 class AnalysisGradients(Hits):
     """Leaves gradients."""
 
-    def analyze(self, model: nn.Module, inputs: Tensor, labels: Tensor, rng: torch.Generator) -> Any:
-        model(inputs).sum().backward()
-        return super().analyze(model, inputs, labels, rng)
+    def analyze(self, evidence: Evidence) -> Any:
+        for inputs, _ in evidence.samples().batches():
+            evidence.model(inputs).sum().backward()
+        return super().analyze(evidence)
 
 
 class AnalysisModes(Hits):
     """Ends in training mode."""
 
-    def analyze(self, model: nn.Module, inputs: Tensor, labels: Tensor, rng: torch.Generator) -> Any:
-        answer = super().analyze(model, inputs, labels, rng)
-        model.train()
+    def analyze(self, evidence: Evidence) -> Any:
+        answer = super().analyze(evidence)
+        evidence.model.train()
         return answer
 
 
 class AnalysisHooks(Hits):
     """Leaves a hook."""
 
-    def analyze(self, model: nn.Module, inputs: Tensor, labels: Tensor, rng: torch.Generator) -> Any:
-        model.register_forward_hook(lambda module, args, output: None)
-        return super().analyze(model, inputs, labels, rng)
+    def analyze(self, evidence: Evidence) -> Any:
+        evidence.model.register_forward_hook(lambda module, args, output: None)
+        return super().analyze(evidence)
 
 
 class AnalysisSamples(Hits):
     """Adds noise in place."""
 
-    def analyze(self, model: nn.Module, inputs: Tensor, labels: Tensor, rng: torch.Generator) -> Any:
-        inputs += self.spread
-        return super().analyze(model, inputs, labels, rng)
+    def analyze(self, evidence: Evidence) -> Any:
+        for inputs, _ in evidence.samples().batches():
+            inputs.add_(self.spread)
+        return super().analyze(evidence)
 
 
 class AnalysisDeterministic(Hits):
     """Remembers how often it was asked."""
 
-    def analyze(self, model: nn.Module, inputs: Tensor, labels: Tensor, rng: torch.Generator) -> Any:
+    def analyze(self, evidence: Evidence) -> Any:
         times = vars(self).get("times", 0) + 1
         object.__setattr__(self, "times", times)
-        return {"times": times}
+        return Answer({"times": times})
 
 
 class AnalysisOwnRandomness(Hits):
     """Draws noise from the global random state."""
 
-    def analyze(self, model: nn.Module, inputs: Tensor, labels: Tensor, rng: torch.Generator) -> Any:
-        return super().analyze(model, inputs + torch.randn(inputs.shape), labels, rng)
+    def analyze(self, evidence: Evidence) -> Any:
+        noisy = [inputs + torch.randn(inputs.shape) for inputs, _ in evidence.samples().batches()]
+        return Answer({"mean": float(evidence.outputs(noisy).mean())})
 
 
 ANALYSES: Mapping[str, tuple[type, ...]] = {
     "runs": (AnalysisRuns,),
-    "json-values": (AnalysisJson, AnalysisJsonKeys, AnalysisJsonNan),
+    "json-values": (AnalysisJson, AnalysisJsonKeys, AnalysisJsonNan, AnalysisJsonChart),
     "leaves-parameters": (AnalysisParameters,),
     "leaves-buffers": (AnalysisBuffers,),
     "leaves-gradients": (AnalysisGradients,),
