@@ -48,9 +48,10 @@ def carried_out() -> int:
 
 def test_without_a_name_it_lists_what_there_is(cli):
     said = cli("reproduce")
-    names = [f"table{n}" for n in range(1, 10)]
-    assert [line.split()[0] for line in said.out.splitlines()[:-1]] == ["figure11", *names]
-    assert set(cli("reproduce", "--json").json["tables"]) == {"figure11", *names}
+    names = ["figure2", "figure3-left", "figure3-right", *(f"figure{n}" for n in range(4, 12))]
+    names += [f"table{n}" for n in range(1, 11)]
+    assert [line.split()[0] for line in said.out.splitlines()[:-1]] == names
+    assert list(cli("reproduce", "--json").json["tables"]) == names
 
 
 def test_paper_and_measured_side_by_side_and_the_same_again_runs_nothing(reproduce):

@@ -1,4 +1,4 @@
-"""``forgetkit reproduce``: the paper's tables, printed beside measured."""
+"""``forgetkit reproduce``: the paper's tables and figures, printed beside measured."""
 
 from __future__ import annotations
 
@@ -28,7 +28,10 @@ _SCREEN = "rich"
 
 _OWN: options.Special = {
     "scale": (str | None, options.special("--scale", "smoke, cpu or full (default: smoke)", "SCALE")),
-    "part": (list[str] | None, options.special("--part", "a part of the table instead of all (repeatable)", "NAME")),
+    "part": (
+        list[str] | None,
+        options.special("--part", "a part of the table instead of all, or the scale's (repeatable)", "NAME"),
+    ),
     "data": (
         list[str] | None,
         options.special("--data", "where a data set of the paper comes from (repeatable)", "NAME=SPEC"),
@@ -52,14 +55,15 @@ def command(*, with_options: bool = True) -> Callable[..., None]:
 def _signature() -> inspect.Signature:
     from forgetkit.config import RunConfig
 
-    name = options.argument("name", str | None, "table1 to table9, or figure11.", "[NAME]")
+    name = options.argument("name", str | None, "table1 to table10, figure2 to figure11.", "[NAME]")
     return options.signature(_OWN, without=RunConfig.model_fields.keys(), first=[name])
 
 
 def _reproduce(**given: Any) -> None:
-    """Run a table of the paper, and print it beside what was measured.
+    """Run a table or figure of the paper, and print it beside what was measured.
 
-    Without a name: what there is. What is there of the runs is kept: the same command again runs the rest.
+    Without a name: what there is. What is there of the runs and of what they were asked is kept: the same command
+    again does the rest.
 
     Exit status: 0 done, 1 a run failed, 2 a mistake in the command line, 130 interrupted.
     """
@@ -75,16 +79,20 @@ def _reproduce(**given: Any) -> None:
     from forgetkit.ablate.reproduction import compared, written
 
     setting = _setting(given)
+    given["keep"] = _keep(setting, given["keep"])
     texts: list[str] = []
+    carried_out: list[tuple[Ablation, Means]] = []
 
     def plan(means: Means) -> Ablation:
         from forgetkit.ablate.ablation import Ablation
 
         name = f"{setting.table.name}-{setting.scale.name}"
-        return Ablation.of(setting.grid(), given["out"] or Path(OUT) / name, means.offers, stem=name)
+        ablation = Ablation.of(setting.grid(), given["out"] or Path(OUT) / name, means.offers, stem=name)
+        carried_out.append((ablation, means))
+        return ablation
 
     def show(view: View, outcomes: Outcomes, special: Mapping[str, Any]) -> dict[str, Any]:
-        comparison = compared.compared(setting, outcomes)
+        comparison = compared.compared(setting, _asked(setting, *carried_out[0], view, outcomes))
         if own:
             texts.append(written.render(comparison, form))
         elif view.shows and form == _SCREEN:
@@ -98,6 +106,37 @@ def _reproduce(**given: Any) -> None:
     finally:
         for text in texts:
             print_text(text)
+
+
+def _keep(setting: Setting, chosen: str | None) -> str | None:
+    """Which models runs keep: as many as are asked about; ``OptionError`` where fewer were chosen."""
+    order = ("none", "last", "all")
+    if not setting.queries or chosen not in (None, *order):
+        return chosen
+    if chosen is not None and order.index(chosen) < order.index(setting.keep):
+        raise OptionError(
+            f"--keep {chosen}: {setting.table.name} asks the runs about models that they would not keep: "
+            f"leave it out, or use --keep {setting.keep}"
+        )
+    return chosen or (setting.keep if setting.keep == "all" else None)
+
+
+def _asked(setting: Setting, ablation: Ablation, means: Means, view: View, outcomes: Outcomes) -> Outcomes:
+    """The runs with their answers to what they had not been asked before."""
+    if not setting.queries:
+        return outcomes
+    from forgetkit import api
+    from forgetkit.ablate.reproduction.asked import ask
+    from forgetkit.analysis.run import Means as With
+
+    elsewhere = {key: value for key, value in setting.changes.items() if key in ("device", "threads")}
+    told = ask(setting, ablation.pool, outcomes, With(means.offers, api.cache_folder(), elsewhere))
+    for one in told:
+        if one.became == "answered":
+            view.say(f"{one.run}: {one.question.label} in {one.seconds:.1f} s")
+        elif one.reason:
+            view.warn(f"{one.run}: {one.question.label}: {one.reason}")
+    return ablation.outcomes(outcomes.command)
 
 
 def _format(asked: str | None, *, as_json: bool) -> str:

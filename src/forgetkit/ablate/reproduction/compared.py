@@ -27,7 +27,8 @@ class Against:
 class Entry:
     """A number of an arm: the paper's, ours, and ours less the paper's. ``marks`` are the letters of its doubts.
 
-    Counts of errors over other test sets or numbers of mega-batches have no difference.
+    Counts of errors over other test sets or numbers of mega-batches have no difference, nor have those of an analysis
+    over another network.
     """
 
     printed: Figure | None
@@ -72,7 +73,7 @@ def compared(setting: Setting, outcomes: Outcomes) -> Comparison:
     Numbers of analyses are those of the answers that the runs have.
     """
     printed = setting.table
-    answered = with_taken(outcomes, printed.taken, printed.words, setting.parts[0])
+    answered = with_taken(outcomes, printed.taken, setting.parts[0])
     measured = {_place(setting, row.labels): row for row in table.make(answered, printed.columns).rows}
     relevant = [doubt for doubt in printed.doubts if doubt.part in (None, *setting.parts)]
     marked = _lettered([doubt for doubt in relevant if not doubt.whole])
@@ -110,7 +111,11 @@ class _Beside:
     def _entry(self, part: str, arm: str, position: int, measured: table.Entry) -> Entry:
         column = self.setting.table.columns[position]
         figure, mean = self.setting.table.figure(part, arm, column.key), measured.summary.mean
-        alike = column.unit != "count" or self.setting.counts_alike(part)
+        alike = column.unit != "count" or (
+            self.setting.same_network(part)
+            if column.key in self.setting.table.taken
+            else self.setting.counts_alike(part)
+        )
         return Entry(
             printed=figure,
             measured=measured.summary,
@@ -134,11 +139,9 @@ def _against(setting: Setting, rows: Mapping[tuple[str, str], table.Row]) -> dic
     printed = setting.table
     places, comparisons, directions, theirs = [], [], [], []
     for (part, arm), row in rows.items():
-        if part not in printed.judged:
-            continue
         base = rows[part, printed.baseline]
         for position, column in enumerate(printed.columns):
-            if arm == printed.baseline or column.higher_is_better is None:
+            if arm == printed.baseline or column.higher_is_better is None or not printed.judges(part, column):
                 continue
             places.append((part, arm, position))
             comparisons.append(compare(_by_seed(row, position), _by_seed(base, position)))

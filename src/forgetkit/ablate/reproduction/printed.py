@@ -5,6 +5,7 @@ One TOML file per table in ``forgetkit/presets/tables``; ``shared.toml`` holds w
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from importlib import resources
 from typing import Any
 
 from forgetkit.ablate.grid import seeds_of
-from forgetkit.ablate.reproduction.taken import Question, Taken
+from forgetkit.ablate.reproduction.taken import Query, Taken
 from forgetkit.ablate.table import STANDARD, Column, number
 from forgetkit.config import canonical
 from forgetkit.errors import OptionError, closest
@@ -87,9 +88,8 @@ class PrintedTable:
 
     ``part`` and ``arm`` say what parts and arms are ("data set", "method"). ``ours`` are arms that the paper does not
     have, and ``printed`` holds figures by part, arm and column; all are missing where the paper prints none.
-    ``questions`` are the analyses that runs are asked by, by label, and ``taken`` the numbers of their answers that
-    columns show; ``words`` are what stands there for the names of parts and arms. ``judged`` are the parts in which arms
-    are compared with the baseline.
+    ``queries`` are the analyses that runs are asked by, by label, and ``taken`` the numbers of their answers that
+    columns show. Arms are compared with the baseline where ``judges`` says so.
     """
 
     name: str
@@ -105,10 +105,17 @@ class PrintedTable:
     printed: Mapping[str, Mapping[str, Mapping[str, Figure]]]
     doubts: tuple[Doubt, ...]
     scales: Mapping[str, Scale]
-    questions: Mapping[str, Question]
+    queries: Mapping[str, Query]
     taken: Mapping[str, Taken]
-    words: Mapping[str, str]
-    judged: tuple[str, ...]
+    judged_parts: tuple[str, ...] = ()
+    judged_columns: tuple[str, ...] = ()
+
+    def judges(self, part: str, column: Column) -> bool:
+        """Whether arms are compared with the baseline there: in all that has a better side, or in what matters most.
+
+        Verdicts are corrected over all comparisons of a table, so each that tells little costs the others seeds.
+        """
+        return part in self.judged_parts and column.key in self.judged_columns and column.higher_is_better is not None
 
     def figure(self, part: str, arm: str, column: str) -> Figure | None:
         """What the paper has there."""
@@ -118,7 +125,8 @@ class PrintedTable:
 def tables() -> tuple[str, ...]:
     """The tables and figures there are."""
     files = (entry.name for entry in resources.files("forgetkit").joinpath(*_FOLDER).iterdir())
-    return tuple(sorted(name.removesuffix(".toml") for name in files if name.endswith(".toml") and _SHARED not in name))
+    names = (name.removesuffix(".toml") for name in files if name.endswith(".toml") and _SHARED not in name)
+    return tuple(sorted(names, key=_numbered))
 
 
 def titles() -> dict[str, str]:
@@ -153,11 +161,16 @@ def read(name: str) -> PrintedTable:
         },
         doubts=tuple(_doubts([*own.get("doubts", ()), *shared["doubts"]], arms, keys)),
         scales={scale: _scale(scale, sizes[scale], resized.get(scale, {})) for scale in SCALES},
-        questions={label: _question(given) for label, given in own.get("analyses", {}).items()},
+        queries={label: _query(given) for label, given in own.get("analyses", {}).items()},
         taken=taken,
-        words=own.get("words", {}),
-        judged=tuple(own.get("judged", parts)),
+        judged_parts=tuple(own.get("judged", {}).get("parts", parts)),
+        judged_columns=tuple(own.get("judged", {}).get("columns", keys)),
     )
+
+
+def _numbered(name: str) -> list[str | int]:
+    """Figure 2 before figure 10."""
+    return [int(piece) if piece.isdigit() else piece for piece in re.split(r"(\d+)", name)]
 
 
 def _content(stem: str) -> dict[str, Any]:
@@ -175,9 +188,11 @@ def _columns(own: Mapping[str, Any]) -> tuple[tuple[Column, ...], dict[str, Take
     return tuple(columns), taken
 
 
-def _question(given: str | Mapping[str, Any]) -> Question:
-    """A SPEC, or one with the mega-batch after which."""
-    return Question(given) if isinstance(given, str) else Question(given["analysis"], given.get("mega-batch"))
+def _query(given: str | Mapping[str, Any]) -> Query:
+    """A SPEC, or one with what else there is to it."""
+    if isinstance(given, str):
+        return Query(given)
+    return Query(given["analysis"], given.get("mega-batch"), given.get("with-baseline", False))
 
 
 def _figures(row: Mapping[str, float], columns: Iterable[Column]) -> dict[str, Figure]:

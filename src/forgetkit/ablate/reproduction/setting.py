@@ -9,7 +9,7 @@ from typing import Any
 from forgetkit import config, presets
 from forgetkit.ablate.grid import Grid
 from forgetkit.ablate.reproduction.printed import SCALES, PrintedTable, Scale, read
-from forgetkit.ablate.reproduction.taken import Question
+from forgetkit.ablate.reproduction.taken import Query
 from forgetkit.config import RunConfig
 from forgetkit.contracts import Keep
 from forgetkit.errors import OptionError, closest
@@ -84,17 +84,17 @@ class Setting:
         )
 
     @property
-    def questions(self) -> dict[str, Question]:
-        """What each run is asked when it is done, by the label that the answer is kept under."""
+    def queries(self) -> dict[str, Query]:
+        """What each run is asked when it is done, by the label that its answer is kept under."""
         return {
-            label: replace(question, analysis=self.scale.analyses.get(label, question.analysis))
-            for label, question in self.table.questions.items()
+            label: replace(query, analysis=self.scale.analyses.get(label, query.analysis))
+            for label, query in self.table.queries.items()
         }
 
     @property
     def keep(self) -> Keep:
         """Which models runs have to keep for that."""
-        return "all" if any(question.mega_batch is not None for question in self.questions.values()) else "last"
+        return "all" if any(query.mega_batch is not None for query in self.queries.values()) else "last"
 
     def counts_alike(self, part: str) -> bool:
         """Whether a count of errors has the paper's test set and number of mega-batches behind it."""
@@ -102,6 +102,10 @@ class Setting:
         name = self.table.parts[part].data
         same = ours["dataset"] == self.table.scales["full"].data.get(name)
         return (same or self._chosen(part)) and str(ours["mega_batches"]) == str(theirs["mega_batches"])
+
+    def same_network(self, part: str) -> bool:
+        """Whether it is the paper's, so that its parameters can be as many."""
+        return bool(self._run(part)["model"] == self._printed(part)["model"])
 
     def shrunk(self) -> tuple[str, ...]:
         """Everything in which these runs differ from the paper's, in words: what all parts share comes first."""
@@ -121,8 +125,8 @@ class Setting:
 
     def _asked_otherwise(self) -> Iterator[str]:
         """In what the analyses differ, in words."""
-        for label, question in self.questions.items():
-            before, after = parse(self.table.questions[label].analysis), parse(question.analysis)
+        for label, query in self.queries.items():
+            before, after = parse(self.table.queries[label].analysis), parse(query.analysis)
             for key in {**before.options, **after.options}:
                 was, is_ = (_listed(spec.options.get(key, "default")) for spec in (before, after))
                 if was != is_:
@@ -175,8 +179,8 @@ def setting(
 ) -> Setting:
     """How a table is to be run.
 
-    Without ``parts``, all of the scale's that there is data for. ``data`` maps the paper's names of data sets to SPECs. Raises
-    ``OptionError`` where a name is unknown, something given would be ignored, or a part has no data.
+    Without ``parts``, all of the scale's that there is data for. ``data`` maps the paper's names of data sets to SPECs.
+    Raises ``OptionError`` where a name is unknown, something given would be ignored, or a part has no data.
     """
     table = read(name)
     if scale not in SCALES:

@@ -97,7 +97,8 @@ def _beside(comparison: Comparison) -> Sheet:
     for above, row in _with_above(comparison.rows):
         cells: list[str] = []
         for place, (entry, column) in enumerate(zip(row.entries, comparison.columns, strict=True)):
-            measured = _spread(entry.measured.mean, entry.measured.std, column.unit)
+            cost = column.higher_is_better is None and entry.measured.std == 0
+            measured = _spread(entry.measured.mean, None if cost else entry.measured.std, column.unit)
             if place in shown:
                 cells += [_printed(entry, column.unit), measured, _signed(entry.difference, column.unit)]
             else:
@@ -114,7 +115,7 @@ def _against(comparison: Comparison) -> Sheet:
             ("paper", "measured", "verdict") if _has_figures(comparison, place) else ("measured", "verdict"),
         )
         for place, column in enumerate(comparison.columns)
-        if column.higher_is_better is not None
+        if any(row.entries[place].against for row in comparison.rows)
     )
     rows = []
     for above, row in _with_above([row for row in comparison.rows if any(entry.against for entry in row.entries)]):
@@ -187,9 +188,7 @@ def _caption(comparison: Comparison) -> Iterator[str]:
         yield f"Not run: {', '.join(setting.left_out)}."
     seeds = len(setting.seeds)
     yield f"Measured: mean ± standard deviation over {seeds} seeds." if seeds > 1 else "Measured: one seed."
-    if any(column.key == "cer" for column in comparison.columns) and not all(
-        map(setting.counts_alike, setting.parts)
-    ):
+    if any(column.key == "cer" for column in comparison.columns) and not all(map(setting.counts_alike, setting.parts)):
         yield "CER counts errors over other test images or mega-batches than in the paper, hence no difference there."
     yield from _tested(comparison)
     if setting.table.ours:
