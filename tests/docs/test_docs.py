@@ -106,6 +106,14 @@ def test_every_option_of_an_ablation_is_documented() -> None:
         assert re.search(rf"^\| .*`{option.default}`.* \|", text, re.MULTILINE), f"{option.default} is not documented"
 
 
+def test_every_option_of_analyze_is_documented() -> None:
+    from forgetkit.cli import analyze
+
+    text = (ROOT / "docs" / "analyses.md").read_text(encoding="utf-8")
+    for _, option in analyze.OWN.values():
+        assert re.search(rf"^\| .*`{option.default}`.* \|", text, re.MULTILINE), f"{option.default} is not documented"
+
+
 def test_documented_defaults_are_the_true_ones() -> None:
     text = (ROOT / "docs" / "usage.md").read_text(encoding="utf-8")
     for name, field in RunConfig.model_fields.items():
@@ -141,12 +149,17 @@ def test_every_hook_is_tested() -> None:
 
 
 def test_every_component_and_option_is_documented() -> None:
-    text = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+    pages = {page.stem: page.read_text(encoding="utf-8") for page in (ROOT / "docs").glob("*.md")}
     for offer in registry.load(entry_points=False).offers:
+        text = pages["analyses" if offer.kind == "analyses" else "methods"]
+        if offer.kind == "analyses":
+            text = re.split(r"^## ", text.partition(f"## `{offer.name}`\n")[2], maxsplit=1, flags=re.MULTILINE)[0]
+            text += f"`{offer.name}`" if text else ""
         assert f"`{offer.name}`" in text, f"{offer.kind} {offer.name} is not documented"
         assert offer.summary.endswith((".", ":", "?")), offer.name
         for option in options_of(offer.component):
-            assert f"`{option.name}`" in text, f"option {option.name} of {offer.name} is not documented"
+            written = option.name.replace("_", "-") if offer.kind == "analyses" else option.name
+            assert f"`{written}`" in text, f"option {option.name} of {offer.name} is not documented"
 
 
 def test_links_lead_somewhere() -> None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from forgetkit.cli.asked import View
     from forgetkit.registry import Registry
 
-_OWN: options.Special = {
+OWN: options.Special = {
     "all": (bool, options.special("--all", "ask every analysis there is, with its usual options")),
     "mega_batch": (
         int | None,
@@ -68,7 +68,7 @@ def _signature() -> inspect.Signature:
 
     folder = options.argument("folder", Path | None, "A run's directory, or the folder of an ablation.", "[DIR]")
     names = options.argument("names", list[str] | None, "Analyses, SPECs like calibration:bins=15.", "[NAME]...")
-    return options.signature(_OWN, without=RunConfig.model_fields.keys(), first=[folder, names])
+    return options.signature(OWN, without=RunConfig.model_fields.keys(), first=[folder, names])
 
 
 def _analyze(**given: Any) -> None:
