@@ -88,13 +88,14 @@ def over_arms(outcomes: Outcomes) -> dict[str, Laid]:
     """Each chart of the cells' answers with all arms in it, those of equal label and name; then the common ones."""
     charts: dict[str, dict[Key, list[Chart]]] = {}
     called = names(outcomes)
+    titles = called if len(called) > 1 else dict.fromkeys(called, "")
     for cell in outcomes.cells:
         key = tuple(cell.arm[axis] for axis in outcomes.axes)
         for asked in cell.answers:
             for chart in asked.answer.charts:
                 charts.setdefault(f"{asked.label}.{chart.name}", {}).setdefault(key, []).append(chart)
     found = {
-        name: _laid([(key, called[key], by_arm[key]) for key in called if key in by_arm])
+        name: _laid([(key, titles[key], by_arm[key]) for key in called if key in by_arm])
         for name, by_arm in sorted(charts.items(), key=lambda one: one[0].partition(".")[0])
     }
     for asked in outcomes.answers:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING
@@ -16,6 +16,7 @@ from markupsafe import Markup
 from forgetkit.ablate import plots
 from forgetkit.ablate.outcome import Outcomes
 from forgetkit.ablate.render import html
+from forgetkit.ablate.report import asked
 from forgetkit.ablate.report.facts import gather
 from forgetkit.ablate.table import Table
 
@@ -26,12 +27,14 @@ __all__ = ["page"]
 
 
 def page(outcomes: Outcomes, table: Table, figures: Mapping[str, Figure] | None) -> str:
-    """The page: summary, table, pictures, configurations, departures, provenance.
+    """The page: summary, table, pictures, analyses, configurations, departures, provenance.
 
     ``figures`` are ``plots.pictures(outcomes)``, None where matplotlib is missing; the page then says how to get them.
     The same input gives the same bytes; whatever users, plugins and exceptions have written is shown as text.
     """
     style, script = _part("page.css"), _part("page.js")
+    captions = plots.captions(outcomes)
+    drawn = None if figures is None else [_Picture.of(name, figure, captions) for name, figure in figures.items()]
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["breakable"] = _breakable
     return environment.from_string(_part("page.html")).render(
@@ -39,7 +42,8 @@ def page(outcomes: Outcomes, table: Table, figures: Mapping[str, Figure] | None)
         table=Markup(html.grid(table)),
         remarks=Markup(html.remarks(table)),
         differences=Markup(html.differences(table)),
-        pictures=None if figures is None else _pictures(figures),
+        pictures=None if drawn is None else [picture for picture in drawn if picture.name in plots.CAPTIONS],
+        analyses=[_Analysis.of(one, drawn or []) for one in asked.gather(outcomes, _baseline(table))],
         missing=plots.MISSING,
         command=_visible(outcomes.command),
         style=Markup(style),
@@ -59,6 +63,10 @@ def _breakable(text: str) -> Markup:
     return Markup("<wbr>").join(re.split(r"(?<=[,:/])(?=\S)", text))
 
 
+def _baseline(table: Table) -> dict[str, str] | None:
+    return None if table.baseline is None else dict(zip(table.axes, table.baseline.labels, strict=True))
+
+
 @dataclass(frozen=True)
 class _Picture:
     name: str
@@ -66,17 +74,27 @@ class _Picture:
     caption: str
     wide: bool
 
+    @classmethod
+    def of(cls, name: str, figure: Figure, captions: Mapping[str, str]) -> _Picture:
+        caption = captions[name]
+        return cls(name, Markup(plots.svg(figure, name, caption)), caption, figure.get_figwidth() > 1.4 * plots.WIDTH)
 
-def _pictures(figures: Mapping[str, Figure]) -> list[_Picture]:
-    return [
-        _Picture(
-            name,
-            Markup(plots.svg(figure, name, plots.CAPTIONS[name])),
-            plots.CAPTIONS[name],
-            figure.get_figwidth() > 1.4 * plots.WIDTH,
+
+@dataclass(frozen=True)
+class _Analysis:
+    facts: asked.Asked
+    table: Markup
+    legend: Markup
+    differences: Markup
+    pictures: Sequence[_Picture]
+
+    @classmethod
+    def of(cls, facts: asked.Asked, drawn: Sequence[_Picture]) -> _Analysis:
+        grid, legend, differences = (
+            Markup(part(facts.table) if facts.table else "") for part in (html.grid, html.remarks, html.differences)
         )
-        for name, figure in figures.items()
-    ]
+        own = [one for one in drawn if one.name.partition(".")[0] == facts.label]
+        return cls(facts, grid, legend, differences, own)
 
 
 def _part(name: str) -> str:

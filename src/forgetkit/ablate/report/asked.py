@@ -1,0 +1,90 @@
+"""What a page says of each analysis that its runs were asked by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from forgetkit.ablate.columns import of_answers
+from forgetkit.ablate.outcome import Outcomes
+from forgetkit.ablate.render import words
+from forgetkit.ablate.render.words import plain
+from forgetkit.ablate.table import Column, Table, make
+from forgetkit.analysis import answers
+from forgetkit.analysis.answers import Kept
+
+_REMARKS = 12
+"""Of one analysis that are shown; what differs from run to run is in the answers themselves."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """All answers under one label. ``table`` has the numbers of the arms, None where there are none.
+
+    ``common`` has those about all runs together, each a heading and a figure. Every text is one line without control
+    characters.
+    """
+
+    label: str
+    summary: str
+    specs: tuple[str, ...]
+    said: str
+    table: Table | None
+    common: tuple[tuple[str, str], ...]
+    remarks: tuple[str, ...]
+
+
+def gather(outcomes: Outcomes, baseline: Mapping[str, str] | None) -> tuple[Asked, ...]:
+    """Each label once, by the alphabet; ``baseline`` is the arm that others are compared with."""
+    labels = {one.label for cell in outcomes.cells for one in cell.answers} | {one.label for one in outcomes.answers}
+    return tuple(_asked(outcomes, baseline, label) for label in sorted(labels))
+
+
+def _asked(outcomes: Outcomes, baseline: Mapping[str, str] | None, label: str) -> Asked:
+    own = [one for cell in outcomes.cells for one in cell.answers if one.label == label]
+    common = [one for one in outcomes.answers if one.label == label]
+    columns = of_answers(outcomes, label)
+    return Asked(
+        label=plain(label),
+        summary=next((plain(one.summary) for one in (*own, *common) if plain(one.summary)), ""),
+        specs=tuple(dict.fromkeys(plain(one.analysis) for one in (*own, *common))),
+        said=_said(own, common, sum(cell.status == "completed" for cell in outcomes.cells)),
+        table=make(outcomes, columns, baseline) if columns else None,
+        common=tuple(pair for one in common for pair in _numbers(one)),
+        remarks=_remarks(own, common),
+    )
+
+
+def _said(own: Sequence[Kept], common: Sequence[Kept], finished: int) -> str:
+    """Which runs were asked, and about which model of theirs."""
+    one_by_one = "the run" if finished == 1 else f"{len(own)} of {finished} finished runs"
+    asked = [one_by_one] if own else []
+    asked += ["all runs together"] if common else []
+    after = sorted({one.mega_batch for one in own if one.mega_batch is not None})
+    models = (
+        f", as {'it' if finished == 1 else 'they'} stood after mega-batch {', '.join(map(str, after))}" if after else ""
+    )
+    return f"Asked of {' and of '.join(asked)}{models}."
+
+
+def _numbers(one: Kept) -> Iterable[tuple[str, str]]:
+    """As the table would show them."""
+    for key, measure in answers.columns([one]).items():
+        name = key.removeprefix(f"{one.label}_".replace("-", "_")).replace("_", " ")
+        better = None if measure.better is None else measure.better == "higher"
+        heading = words.heading(Column(key, name, lambda _: None, better, measure.unit))
+        yield heading, "–" if measure.value is None else words.figure(measure.value, measure.unit)
+
+
+def _remarks(own: Sequence[Kept], common: Sequence[Kept]) -> tuple[str, ...]:
+    """Each once, with the number of runs that say it where others do not; those about all runs together first."""
+    found: dict[str, int] = {}
+    for one in own:
+        for remark in dict.fromkeys(map(plain, one.answer.remarks)):
+            found[remark] = found.get(remark, 0) + 1
+    lines = list(dict.fromkeys(plain(remark) for one in common for remark in one.answer.remarks))
+    lines += [
+        remark if times == len(own) else f"{remark} ({times} of {len(own)} runs)" for remark, times in found.items()
+    ]
+    more = len(lines) - _REMARKS
+    return (*lines[:_REMARKS], *([f"and {more} more, in the answers themselves"] if more > 0 else []))
