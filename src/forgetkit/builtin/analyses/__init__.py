@@ -9,6 +9,7 @@ from forgetkit.builtin.analyses.flatness import Flatness
 from forgetkit.builtin.analyses.overlap import Overlap
 from forgetkit.builtin.analyses.plasticity import Plasticity
 from forgetkit.builtin.analyses.redundancy import Redundancy
+from forgetkit.builtin.analyses.sensitivity import Sensitivity
 from forgetkit.contracts import Analysis
 from forgetkit.hookspecs import hookimpl
 
@@ -24,4 +25,5 @@ def forgetkit_analyses() -> Mapping[str, type[Analysis]]:
         "overlap": Overlap,
         "plasticity": Plasticity,
         "redundancy": Redundancy,
+        "sensitivity": Sensitivity,
     }
