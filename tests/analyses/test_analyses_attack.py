@@ -217,6 +217,18 @@ def test_a_sample_counts_where_no_restart_misleads_on_it(norm):
         assert accuracies(analysis, model, images, labels)[1] == share
 
 
+def test_a_sample_that_was_wrong_stays_so():
+    """Even where a place at random in a large ball, and hardly a step from it, happens to be right."""
+    model, images, labels = learned()
+    labels = labels.roll(1)
+    begun = Descent("linf", 0.9, 1e-6, 1).begun(images, Seeds(0).within("analysis").torch("start", 0, 0))
+    lucky = model(begun).argmax(1) == labels
+    both = lucky & (model(images).argmax(1) == labels)
+    assert lucky.sum() > both.sum() + 5
+    analysis = Attack(strengths=(0.9,), step_size=1e-6, steps=1, samples=None)
+    assert accuracies(analysis, model, images, labels)[1] == both.double().mean().item()
+
+
 def test_numbers_curve_and_area():
     model, images, labels = learned()
     analysis = Attack(strengths=("4/255", 0.1, "1/255", 0.0), samples=100)

@@ -65,7 +65,9 @@ class Calibration:
             numbers |= {"temperature": Measure(temperature), "ece_scaled": _lower(scaled.ece(self.bins))}
             details |= {"nll_scaled": scaled.nll, "brier_scaled": scaled.brier, "mce_scaled": scaled.mce(self.bins)}
             if temperature in (COLDEST, HOTTEST):
-                remarks.append(f"the temperature is {temperature:g}, the end of what is looked through: none is best")
+                remarks.append(
+                    f"the temperature is {temperature:g}, the end of the range: for these samples none is best"
+                )
         return Answer(numbers, diagrams, details, remarks)
 
 

@@ -28,18 +28,18 @@ Sigma = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 class Flatness:
     """How much accuracy and loss suffer from Gaussian noise on all parameters.
 
-    Formula: θ' = θ + σ · r · z with z ~ N(0, 1) for each entry, where r = 1 (absolute) or the root mean square of the
-    tensor that the entry belongs to (relative). With A(σ) and L(σ), accuracy and mean cross-entropy averaged over the
-    repeats, s the smallest σ above 0, and c the share of right guesses, 1 / classes:
+    Formula: θ' = θ ± σ · r · z with z ~ N(0, 1) for each entry, where r = 1 (absolute) or the root mean square of the
+    tensor that the entry belongs to (relative). A(σ) and L(σ) are accuracy and mean cross-entropy, averaged over the
+    draws z and, so that slopes cancel, over both signs. With s the smallest σ above 0 and c = 1 / classes:
         drop = A(0) - the mean of A from σ = 0 to the greatest, on straight lines between those of the grid;
         half = the σ where A first is halfway between A(0) and c, on the same lines;
-        sharpness = 2 (L(s) - L(0)) / s², near a minimum the trace of the Hessian (relative: in units of r).
+        sharpness = 2 (L(s) - L(0)) / s², for a small s the trace of the Hessian (relative: in units of r).
 
     scale: what σ is measured in.
         relative: the size of each tensor, so that weights whose scale normalisation takes back count alike;
         absolute: the same for every entry. A network with larger weights seems flatter.
     sigmas: the grid; 0 belongs to it always. none is 0.05, 0.1, 0.2, 0.4, 0.8 (relative) or a tenth of that (absolute).
-    repeats: draws of the noise; each is used, scaled, at every σ.
+    repeats: draws of the noise; each is used with both signs at every σ.
     bn_stats: running statistics of batch normalisation under noise.
         keep: as they were, for weights that are gone;
         recalibrate: measured again on the training samples at each draw, and at σ = 0 too.
@@ -74,18 +74,20 @@ class Flatness:
             raise DoesNotApplyError(f"there are no samples of the part '{self.part}' to judge on")
         again = evidence.samples("train", self.samples) if self.bn_stats == "recalibrate" else None
         shaken = Shaken(evidence, evidence.twin(), self.scale == "relative", again)
-        seen: dict[float, list[_Seen]] = {sigma: [] for sigma in sorted({0.0, *self._grid})}
+        seen: dict[float, list[Tensor]] = {sigma: [] for sigma in sorted({0.0, *self._grid})}
         for repeat in range(self.repeats):
             noise = shaken.noise(repeat)
-            for sigma in seen:
+            for sigma, rows in seen.items():
                 if sigma or not repeat:  # without noise, one repeat is as the other
-                    outputs = evidence.outputs(samples, shaken.by(sigma, noise))
-                    seen[sigma].append(_Seen.of(outputs, samples.labels))
+                    models = (shaken.by(signed, noise) for signed in ([sigma, -sigma] if sigma else [sigma]))
+                    looks = [_judged(evidence.outputs(samples, model), samples.labels) for model in models]
+                    rows.append(torch.stack(looks).mean(0))
         return self._answer(seen, len(samples), 1 / len(evidence.classes))
 
-    def _answer(self, seen: Mapping[float, Sequence[_Seen]], count: int, chance: float) -> Answer:
-        accuracy = _Curve.of({sigma: [one.accuracy for one in repeats] for sigma, repeats in seen.items()})
-        loss = _Curve.of({sigma: [one.loss for one in repeats] for sigma, repeats in seen.items()})
+    def _answer(self, seen: Mapping[float, Sequence[Tensor]], count: int, chance: float) -> Answer:
+        accuracy, loss = (
+            _Curve.of({sigma: torch.stack(list(rows))[:, at] for sigma, rows in seen.items()}) for at in (0, 1)
+        )
         half = accuracy.crosses((accuracy.means[0] + chance) / 2)
         sharpness = 2 * (loss.means[1] - loss.means[0]) / loss.sigmas[1] ** 2
         numbers = {
@@ -113,7 +115,7 @@ class Flatness:
         unit = {"relative": "root mean squares of a tensor", "absolute": "absolute"}[self.scale]
         return Chart(
             name=what,
-            caption=f"{part.capitalize()} {what} under Gaussian noise on all parameters, mean of {self.repeats} draws",
+            caption=f"{part.capitalize()} {what} under Gaussian noise on all parameters ({self.repeats} draws)",
             x_label=f"noise σ ({unit})",
             y_label=f"{part} {what}",
             series=[Series(what, curve.sigmas, _finite(curve.means), _finite(curve.spread))],
@@ -164,18 +166,11 @@ class Shaken:
         return [(name, p.detach()) for name, p in parameters if p.is_floating_point()]
 
 
-@dataclass(frozen=True)
-class _Seen:
-    """Accuracy and mean cross-entropy of one look; where outputs are NaN, the answer is wrong and the loss NaN."""
-
-    accuracy: float
-    loss: float
-
-    @classmethod
-    def of(cls, outputs: Tensor, labels: Tensor) -> _Seen:
-        outputs = outputs.double()
-        right = (outputs.argmax(1) == labels) & ~outputs.isnan().any(1)
-        return cls(right.double().mean().item(), nn.functional.cross_entropy(outputs, labels).item())
+def _judged(outputs: Tensor, labels: Tensor) -> Tensor:
+    """Accuracy and mean cross-entropy, float64; where outputs are NaN the answer is wrong and there is no loss."""
+    outputs = outputs.double()
+    right = (outputs.argmax(1) == labels) & ~outputs.isnan().any(1)
+    return torch.stack([right.double().mean(), nn.functional.cross_entropy(outputs, labels)])
 
 
 @dataclass(frozen=True)
@@ -187,9 +182,8 @@ class _Curve:
     spread: Sequence[float]
 
     @classmethod
-    def of(cls, values: Mapping[float, Sequence[float]]) -> _Curve:
-        """A single value has no deviation: NaN; without noise, there is none."""
-        rows = {sigma: torch.tensor(row, dtype=torch.float64) for sigma, row in values.items()}
+    def of(cls, rows: Mapping[float, Tensor]) -> _Curve:
+        """Of float64 values by repeat. A single one has no deviation: NaN; without noise it is 0."""
         spread = [row.std().item() if len(row) > 1 else math.nan if sigma else 0.0 for sigma, row in rows.items()]
         return cls(list(rows), [row.mean().item() for row in rows.values()], spread)
 
