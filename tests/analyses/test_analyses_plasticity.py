@@ -109,6 +109,13 @@ def test_the_effective_rank_of_known_singular_values(values: list[float]) -> Non
     assert 1 - 1e-6 <= found <= len(values) + 1e-6
 
 
+def test_features_are_gathered_over_all_batches() -> None:
+    """The rows of a multiple of the identity, of which no batch has more than 64."""
+    answer = Plasticity(samples=200).analyze(reading(torch.eye(130)))
+    assert number(answer, "effective_rank") == pytest.approx(130)
+    assert answer.details["samples"] == 130
+
+
 def test_the_hard_rank_is_reached_at_99_per_cent_of_the_sum() -> None:
     answer = Plasticity().analyze(reading(of_singular_values([10.0, 5.0, 4.0, 0.5, 0.1, 0.05])))
     assert answer.details["mega_batches"][0]["ranks"]["hard"] == 4  # 19 of 19.65 are 96.7 %, 19.5 are 99.2 %

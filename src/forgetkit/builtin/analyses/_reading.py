@@ -124,10 +124,8 @@ def _channels(value: Tensor) -> int:
     """
     node, width = value.grad_fn, value.shape[1]
     while node is not None:
-        shape = getattr(node, "_saved_self_sym_sizes", None)
-        if shape is not None and math.prod(shape[1:]) != width:
-            break  # it did more than reshape
-        if shape is not None and len(shape) > 2:
+        shape = getattr(node, "_saved_self_sym_sizes", ())
+        if len(shape) > 2 and math.prod(shape[1:]) == width:
             return int(shape[1])
         following = node.next_functions
         node = following[0][0] if len(following) == 1 else None
