@@ -25,8 +25,8 @@ class Reading:
     """What was seen of a model.
 
     ``activity``: E|h| of each unit, float64 ``(units,)``, by the name of the layer that reads it. ``features``: what
-    the head reads, float32 ``(samples, width)`` on the CPU; None where there is no head, or nothing before it.
-    ``gradients``: those of the mean loss, by the names of the parameters that are trained.
+    the head reads, float32 ``(samples, width)``; None where there is no head, or nothing before it.
+    ``gradients``: those of the mean loss, by the names of the parameters that are trained. All on the CPU.
     """
 
     activity: Mapping[str, Tensor]
@@ -56,7 +56,8 @@ def read(evidence: Evidence, samples: Labelled) -> Reading:
                     if grad is not None:
                         total[name] += grad
             seen.close_batch()
-    return Reading(seen.activity(), torch.cat(seen.features) if seen.features else None, total)
+    gradients = {name: grad.cpu() for name, grad in total.items()}
+    return Reading(seen.activity(), torch.cat(seen.features) if seen.features else None, gradients)
 
 
 @dataclass(eq=False)
@@ -97,7 +98,7 @@ class _Seen:
 
     def _take(self, name: str, value: Tensor, linear: bool) -> None:
         entries = value.detach().abs().float().movedim(-1 if linear else 1, 0).flatten(1)
-        mean = entries.mean(1).double()
+        mean = entries.mean(1).cpu().double()
         if linear and value.ndim == 2:
             mean = mean.view(_channels(value), -1).mean(1)
         count = entries.shape[1]
@@ -114,7 +115,7 @@ class _Seen:
 
     def activity(self) -> dict[str, Tensor]:
         """E|h| of each unit over all batches."""
-        return {name: (total / self._counts[name]).cpu() for name, total in self._sums.items()}
+        return {name: total / self._counts[name] for name, total in self._sums.items()}
 
 
 def _channels(value: Tensor) -> int:
@@ -124,7 +125,7 @@ def _channels(value: Tensor) -> int:
     """
     node, width = value.grad_fn, value.shape[1]
     while node is not None:
-        shape = getattr(node, "_saved_self_sym_sizes", ())
+        shape: tuple[int, ...] = getattr(node, "_saved_self_sym_sizes", ())
         if len(shape) > 2 and math.prod(shape[1:]) == width:
             return int(shape[1])
         following = node.next_functions

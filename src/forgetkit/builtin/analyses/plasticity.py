@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from forgetkit.builtin.analyses._reading import Reading, read
 from forgetkit.contracts import Answer, Better, Chart, DataPart, Evidence, Measure, Series, Unit
@@ -79,7 +79,7 @@ class Plasticity:
         previous: tuple[int | None, Weights] = (None, {})
         for n in _kept(evidence):
             then = evidence if n in (None, evidence.mega_batch) else evidence.at(n)
-            weights = _weights(then)
+            weights = _weights(then.model)
             before = previous[1] if n is not None and previous[0] == n - 1 else None
             state = self._state(then, _Compared(weights, initial, before))
             state.numbers.update({} if n is None else fits.get(n, {}))
@@ -201,27 +201,27 @@ def _kept(evidence: Evidence) -> Sequence[int | None]:
     return [None] if last is None else [*(n for n in evidence.mega_batches if n < last), last]
 
 
-def _weights(evidence: Evidence) -> Weights:
-    return {name: parameter.detach() for name, parameter in evidence.model.named_parameters()}
+def _weights(model: nn.Module) -> Weights:
+    return {name: parameter.detach().cpu() for name, parameter in model.named_parameters()}
 
 
 def _known_initial(evidence: Evidence, remarks: list[str]) -> Weights | None:
     try:
-        return {name: parameter.detach() for name, parameter in evidence.initial().named_parameters()}
+        return _weights(evidence.initial())
     except DoesNotApplyError as error:
         remarks.append(f"no distance from initialisation: {error}")
         return None
 
 
 def _norm(tensors: Any) -> float:
-    return math.hypot(*(float(torch.linalg.vector_norm(t.detach(), dtype=torch.float64)) for t in tensors))
+    return math.hypot(*(float(torch.linalg.vector_norm(t, dtype=torch.float64)) for t in tensors))
 
 
 def _distance(weights: Weights, others: Weights | None) -> float | None:
     """None where the other model has not the same parameters."""
     if others is None or any(name not in others or others[name].shape != t.shape for name, t in weights.items()):
         return None
-    return _norm(t.double() - others[name].to(t.device).double() for name, t in weights.items())
+    return _norm(t.double() - others[name].double() for name, t in weights.items())
 
 
 def _row_of_units(name: str, activity: Tensor, tau: float) -> dict[str, Any]:
