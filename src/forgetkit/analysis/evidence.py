@@ -273,9 +273,13 @@ def of_model(
     return evidence
 
 
+def _is_pair(given: Any) -> bool:
+    return isinstance(given, list | tuple) and len(given) == 2 and all(isinstance(side, Tensor) for side in given)
+
+
 def _gathered(part: DataPart, given: Given) -> Pool:
     pairs: list[Any] = [given] if isinstance(given, tuple) and len(given) == 2 else list(given)
-    if not pairs or not all(len(pair) == 2 and all(isinstance(side, Tensor) for side in pair) for pair in pairs):
+    if not pairs or not all(map(_is_pair, pairs)):
         raise DataError(f"{part}= takes two tensors, inputs and labels, or batches of both")
     inputs, labels = (torch.cat([pair[side].detach() for pair in pairs]) for side in (0, 1))
     if labels.ndim != 1 or labels.is_floating_point() or len(labels) != len(inputs):
