@@ -208,8 +208,9 @@ def test_the_full_scale_is_the_papers_setting() -> None:
         chosen = at(name, "full")
         assert chosen.seeds == (0, 1, 2, 3, 4)
         assert [said for said in chosen.shrunk() if " from " not in said] == []
+        cells = chosen.grid().cells()
         for part in chosen.parts:
-            cell = next(c for c in chosen.grid().cells() if c.arm.get(chosen.table.part, part) == part)
+            cell = next(c for c in cells if c.arm.get(chosen.table.part, part) == part)
             plan = config.resolve(cell.options, OFFERS)
             model, replay = plan.config.model.partition(":")[0], plan.config.replay.partition(",")[0]
             dataset = plan.config.dataset.partition(":")[0]

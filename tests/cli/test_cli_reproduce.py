@@ -82,6 +82,39 @@ def test_paper_and_measured_side_by_side_and_the_same_again_runs_nothing(reprodu
     assert carried_out() == 0
 
 
+def test_a_figure_of_analyses_asks_its_runs_once(reproduce):
+    """Figure 10 asks each run together with that of the baseline at its seed."""
+    said = reproduce("figure10")
+    assert said.status == 0, said.err
+    assert carried_out() == 4
+    asked = [line for line in said.out.splitlines() if ": across in " in line]
+    assert [line.partition(",")[0] for line in asked] == [f"learning rate={rate}" for rate in ("0.05", "0.01", "0.005")]
+    again = reproduce("figure10", "--json")
+    assert (carried_out(), again.err.count(": across in ")) == (0, 0)
+    shared = {row["arm"]: row["entries"]["corrected"]["measured"]["mean"] for row in again.json["rows"]}
+    assert shared.pop("0.1") is None, "with itself it is not compared"
+    assert all(0 < value < 1 for value in shared.values())
+    kept = [*Path("reproductions/figure10-smoke/cells").glob("*/analyses/across.json")]
+    assert len(kept) == 3
+    kept[0].write_text("{")
+    damaged = reproduce("figure10", "--json")
+    assert damaged.err.count(": across in ") == 1
+    assert damaged.json["rows"] == again.json["rows"]
+
+
+def test_a_run_that_cannot_be_asked_is_named_and_the_others_go_on(reproduce):
+    assert reproduce("figure6").status == 0
+    first = sorted(Path("reproductions/figure6-smoke/cells").glob("*/checkpoints"))[0]
+    for file in (*first.glob("*"), *first.parent.glob("analyses/*")):
+        file.unlink()
+    said = reproduce("figure6", "--json")
+    assert said.status == 0
+    assert said.err.count("has no model of mega-batch 3: it keeps none") == 1
+    lost = [row for row in said.json["rows"] if row["entries"]["ece"]["measured"]["mean"] is None]
+    assert len(lost) == 1
+    assert lost[0]["entries"]["test_accuracy"]["measured"]["mean"] is not None
+
+
 def test_a_dry_run_writes_nothing(reproduce):
     said = reproduce("table9", "--dry-run", "--json")
     assert said.status == 0, said.err
@@ -127,6 +160,11 @@ MISTAKES = {
         "the row '5' of table7 is importance=snip, reinit=masked:fraction=0.05; leave it out",
     ),
     "a dry run as a text": (("table9", "--dry-run", "--format", "latex"), "--dry-run has no table to print as latex"),
+    "models that are asked about and not kept": (
+        ("table10", "--keep", "last"),
+        "--keep last: table10 asks the runs about models that they would not keep: leave it out, or use --keep all",
+    ),
+    "no model at all": (("figure6", "--keep", "none"), "leave it out, or use --keep last"),
     "no name and a format": (("--format", "csv"), "--format is for a table and none is named"),
     "no name and a scale": (("--scale", "cpu"), "--scale is for a table"),
     "no name and no jobs": (("--jobs", "0", "--json"), "--jobs is for a table"),

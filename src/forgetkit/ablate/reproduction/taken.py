@@ -35,7 +35,8 @@ Named = str | Mapping[str, str]
 class Taken:
     """A number of the answer that is kept under the label ``of``.
 
-    ``number`` is its key, ``over`` that of one it is divided by. Or it is the point at ``at`` of a chart's only series.
+    ``number`` is its key, ``over`` that of one it is divided by. Where there is none for a row, it is the point of a
+    chart's only series at ``at``, or at the name of the part.
     """
 
     of: str
@@ -50,12 +51,12 @@ class Taken:
         def named(given: Named) -> str:
             return given if isinstance(given, str) else given.get(arm, given.get(part, ""))
 
-        if self.chart:
-            return _point(answer.charts, self.chart, named(self.at))
-        value, over = _number(answer, named(self.number)), named(self.over)
+        key, over = named(self.number), named(self.over)
+        if not key and self.chart:
+            return _point(answer.charts, self.chart, named(self.at) or part)
+        value, under = _number(answer, key), _number(answer, over)
         if not over or value is None:
             return value
-        under = _number(answer, over)
         return value / under if under else None
 
 
