@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from forgetkit.builtin.analyses.attack import Attack
 from forgetkit.builtin.analyses.calibration import Calibration
 from forgetkit.builtin.analyses.churn import Churn
+from forgetkit.builtin.analyses.corruption import Corruption
 from forgetkit.builtin.analyses.flatness import Flatness
 from forgetkit.builtin.analyses.overlap import Overlap
 from forgetkit.builtin.analyses.plasticity import Plasticity
@@ -21,6 +22,7 @@ def forgetkit_analyses() -> Mapping[str, type[Analysis]]:
         "attack": Attack,
         "calibration": Calibration,
         "churn": Churn,
+        "corruption": Corruption,
         "flatness": Flatness,
         "overlap": Overlap,
         "plasticity": Plasticity,

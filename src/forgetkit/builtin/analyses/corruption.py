@@ -1,0 +1,198 @@
+"""How well a network withstands what weather, cameras and storage do to images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from pydantic import BeforeValidator, Field
+
+from forgetkit.contracts import Answer, Chart, Evidence, Labelled, Measure, Series
+from forgetkit.errors import OptionError, closest
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from forgetkit.builtin.analyses._corruptions import Source
+
+BENCHMARK = (
+    *("gaussian_noise", "shot_noise", "impulse_noise"),
+    *("defocus_blur", "glass_blur", "motion_blur", "zoom_blur"),
+    *("snow", "frost", "fog", "brightness"),
+    *("contrast", "elastic_transform", "pixelate", "jpeg_compression"),
+)
+"""The 15 corruptions that the benchmark is judged by."""
+
+CORRUPTIONS = (*BENCHMARK, "speckle_noise", "gaussian_blur", "spatter", "saturate")
+"""All 19: four more are meant for validation, and the paper counts them."""
+
+SEVERITIES = (1, 2, 3, 4, 5)
+
+
+def _listed(written: Any) -> Any:
+    """``"fog+snow"`` is a list of two; what is a list already, or JSON, stays."""
+    return written.split("+") if isinstance(written, str) and not written.startswith("[") else written
+
+
+@dataclass(frozen=True)
+class Corruption:
+    """Accuracy on corrupted images, at five severities of each corruption (CIFAR-10-C).
+
+    Formula: mca = the plain mean, over the corruptions c and the severities s, of the accuracy at (c, s): not divided
+    by that of another network, as in the benchmark's own paper. mca_15 is the mean over the 15 corruptions that the
+    benchmark counts, clean the accuracy on the same samples as they were, relative = mca / clean.
+
+    samples: test samples at most, or none for all; the same at each corruption and severity.
+    path: the folder of the benchmark's arrays (CIFAR-10-C or CIFAR-100-C); none makes corrupted images of the test
+        samples, at the severities of the program that made those arrays.
+    corruptions: which, as a list or joined by + (fog+snow); none is all 19.
+    severities: which of 1 to 5, as a list or joined by +.
+    frost: a folder of photographs of frost to lay over images, the first five by name; none paints it.
+
+    Cost: one pass over the samples for each corruption and severity, and as much again to make the images.
+
+    Source: section 6.1 and figure 2 of Ramkumar et al., 2023; the corruptions are those of Hendrycks and Dietterich,
+    2019, with the parameters of make_cifar_c.py, which made CIFAR-10-C.
+    """
+
+    samples: Annotated[int, Field(ge=1)] | None = 1000
+    path: Path | None = None
+    corruptions: Annotated[tuple[str, ...] | None, BeforeValidator(_listed), "names joined by +, or none (all)"] = None
+    severities: Annotated[
+        tuple[Annotated[int, Field(ge=1, le=5)], ...], BeforeValidator(_listed), "of 1 to 5, joined by +"
+    ] = SEVERITIES
+    frost: Path | None = None
+
+    examined_with: ClassVar[Mapping[str, Any]] = {"severities": (1, 4)}
+
+    def __post_init__(self) -> None:
+        for name in self.corruptions or ():
+            if name not in CORRUPTIONS:
+                raise OptionError(f"corruption: there is no corruption '{name}'; {closest(name, CORRUPTIONS)}")
+        for option, chosen in (("corruptions", self.chosen), ("severities", self.severities)):
+            if not chosen or len(set(chosen)) < len(chosen):
+                raise OptionError(f"corruption: option {option} names none, or one twice: name each once")
+
+    @property
+    def chosen(self) -> tuple[str, ...]:
+        """The corruptions asked for, by name."""
+        return CORRUPTIONS if self.corruptions is None else self.corruptions
+
+    def analyze(self, evidence: Evidence) -> Answer:
+        """The means, a bar for each corruption, and all accuracies among the details."""
+        source = self._source(evidence)
+        accuracies = _accuracies(evidence, source, None, self.chosen, self.severities)
+        means = {name: fmean(values) for name, values in accuracies.items()}
+        clean = evidence.accuracy(evidence.samples("test", self.samples))
+        mean = fmean(means.values())
+        numbers = {"mca": _share(mean)}
+        if set(BENCHMARK) <= set(means):
+            numbers["mca_15"] = _share(fmean(means[name] for name in BENCHMARK))
+        numbers["clean"] = _share(clean)
+        numbers["relative"] = _share(mean / clean if clean else None)
+        return Answer(
+            numbers=numbers,
+            charts=[_bars(means, mean)],
+            details={
+                "severities": list(self.severities),
+                "accuracy": accuracies,
+                "mean": means,
+                "samples": len(source.samples(self.chosen[0], self.severities[0])),
+                "arrays": None if self.path is None else str(self.path),
+            },
+            remarks=list(self._remarks(evidence)),
+        )
+
+    def _source(self, evidence: Evidence) -> Source:
+        from forgetkit.builtin.analyses._corruptions import Made, Read
+        from forgetkit.builtin.analyses._corruptions_files import Arrays
+
+        if self.path is None:
+            return Made.of(evidence, self.samples, self.frost)
+        return Read.of(evidence, self.samples, Arrays.of(self.path, self.chosen))
+
+    def _remarks(self, evidence: Evidence) -> Iterator[str]:
+        if len(self.chosen) < len(CORRUPTIONS) or len(self.severities) < len(SEVERITIES):
+            yield (
+                f"the means are over {len(self.chosen)} of {len(CORRUPTIONS)} corruptions and {len(self.severities)} "
+                f"of {len(SEVERITIES)} severities"
+            )
+        if self.path is not None:
+            yield "clean accuracy is on test samples of the data set, corrupted accuracy on those of the arrays"
+            return
+        yield "the corrupted images were made of the test samples, as the benchmark's program makes them"
+        if "frost" in self.chosen and self.frost is None:
+            yield "frost was painted, like the benchmark's photographs in colour and grain; frost= takes photographs"
+        channels, *sides = next(iter(evidence.samples("test", 1).batches(1)))[0].shape[1:]
+        if channels == 1:
+            yield "grey images were corrupted as colours and made grey again"
+        if tuple(sides) != (32, 32):
+            yield f"the images are {sides[0]} × {sides[1]}; the severities are those for 32 × 32 pixels"
+
+
+def corrupted(
+    evidence: Evidence,
+    *,
+    samples: int | None = 1000,
+    corruptions: Sequence[str] = BENCHMARK,
+    severities: Sequence[int] = SEVERITIES,
+) -> Iterator[tuple[str, int, Labelled]]:
+    """Test samples at each corruption and severity, made on the fly: the same at each, and at each asking.
+
+    They can be given to ``evidence.accuracy`` with several models. ``DoesNotApplyError`` where they are no images.
+    """
+    from forgetkit.builtin.analyses._corruptions import Made
+
+    source = Made.of(evidence, samples)
+    for name in corruptions:
+        for severity in severities:
+            yield name, severity, source.samples(name, severity)
+
+
+def corrupted_accuracies(
+    evidence: Evidence,
+    model: nn.Module | None = None,
+    *,
+    samples: int | None = 1000,
+    corruptions: Iterable[str] = BENCHMARK,
+    severities: Sequence[int] = SEVERITIES,
+) -> Mapping[str, list[float]]:
+    """By corruption, the accuracy at each severity, on images made on the fly: of ``model``, or of the one asked about.
+
+    ``DoesNotApplyError`` where the samples are no images.
+    """
+    from forgetkit.builtin.analyses._corruptions import Made
+
+    return _accuracies(evidence, Made.of(evidence, samples), model, corruptions, severities)
+
+
+def _accuracies(
+    evidence: Evidence,
+    source: Source,
+    model: nn.Module | None,
+    corruptions: Iterable[str],
+    severities: Sequence[int],
+) -> dict[str, list[float]]:
+    return {
+        name: [evidence.accuracy(source.samples(name, severity), model) for severity in severities]
+        for name in corruptions
+    }
+
+
+def _share(value: float | None) -> Measure:
+    return Measure(value, "higher", "fraction")
+
+
+def _bars(means: Mapping[str, float], mean: float) -> Chart:
+    return Chart(
+        name="accuracy",
+        caption="Accuracy on corrupted images, the mean over the severities.",
+        x_label="corruption",
+        y_label="accuracy",
+        series=[Series("accuracy", [*means, "mean"], [*means.values(), mean])],
+        kind="bars",
+        unit="fraction",
+    )
