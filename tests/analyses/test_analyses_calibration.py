@@ -138,6 +138,8 @@ def test_adaptive_bins_hold_equally_many_and_equal_confidences_together():
     order = torch.randperm(40, generator=rng)
     for logits, labels in ((ties, hits), (ties[order], hits[order])):
         assert value(said(logits, labels), "adaptive_ece") == pytest.approx(0.3, abs=1e-6)
+    logits, labels = of_confidence([0.6] * 6 + [0.9] * 4, [True] * 6 + [False] * 4)  # most of the six in the first half
+    assert value(said(logits, labels, bins=2), "adaptive_ece") == pytest.approx(0.6 * 0.4 + 0.4 * 0.9, abs=1e-6)
 
 
 def test_nll_and_brier_are_those_of_sums_over_samples():
