@@ -331,7 +331,7 @@ def test_how_fast_a_mega_batch_was_fitted() -> None:
     assert charts["fit_epochs"] == [4, 2, 1, 3]  # of the first too, whose model is gone
     assert charts["fit_accuracy"] == pytest.approx([3.49 / 5, 0.7, 0.9, 0.8 / 3])
     assert (number(answer, "fit_epochs"), number(answer, "fit_accuracy")) == (3, pytest.approx(0.8 / 3))
-    assert number(answer, "fit_accuracy_trend") == pytest.approx(
+    assert answer.details["trends"]["fit_accuracy"] == pytest.approx(
         float(np.polyfit([1, 2, 3, 4], [3.49 / 5, 0.7, 0.9, 0.8 / 3], 1)[0])
     )
     half = Plasticity(fit=0.5).analyze(run)

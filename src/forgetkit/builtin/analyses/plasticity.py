@@ -34,7 +34,7 @@ class _Shown:
 
 _NUMBERS = {
     "dormant": _Shown("share of the units", "Dormant units", "lower", "fraction"),
-    "effective_rank": _Shown("effective rank", "Effective rank of the features that the head reads", "higher"),
+    "effective_rank": _Shown("effective rank", "Effective rank of the features that the head reads"),
     "weight_norm": _Shown("L2 norm", "Norm of all parameters"),
     "gradient_norm": _Shown("L2 norm", "Norm of the mean loss's gradient"),
     "distance_initial": _Shown("L2 distance", "Distance from the parameters that the run began with"),
@@ -42,7 +42,7 @@ _NUMBERS = {
     "fit_epochs": _Shown("epochs", "Epochs until a mega-batch was nearly fitted", "lower", "count"),
     "fit_accuracy": _Shown("training accuracy", "Mean training accuracy over the epochs", "higher", "fraction"),
 }  # fmt: skip
-_TRENDS = ("dormant", "effective_rank", "fit_accuracy")
+_TRENDS = ("dormant", "effective_rank")
 
 
 @dataclass(frozen=True)
