@@ -146,8 +146,7 @@ def test_units_that_never_fire_are_found_in_their_layers() -> None:
 @pytest.mark.parametrize(
     "make", [networks.plain, networks.pixels, networks.dead_and_normalised, networks.channels_last, networks.frozen]
 )
-@pytest.mark.parametrize("tau", [0.0, 0.1, 0.9])
-def test_dormant_are_those_that_redo_would_restart(make: Any, tau: float) -> None:
+def test_dormant_are_those_that_redo_would_restart(make: Any) -> None:
     situation = make()
     model = situation.model.eval()
     inputs = torch.cat([batch for batch, _ in situation.batches])
@@ -157,11 +156,12 @@ def test_dormant_are_those_that_redo_would_restart(make: Any, tau: float) -> Non
         model(inputs)
     sizes = {name: h.abs().mean((0, 2)) for name, h in activity_in(groups, model, seen, len(inputs)).items()}
     assert len(sizes) == 2
-    dormant = {group.readers[0]: sizes[group.name] <= tau * sizes[group.name].mean() for group in groups}
-    rows = Plasticity(tau=tau).analyze(shown(situation)).details["units"]
-    assert {row["read_by"]: (row["units"], row["dormant"]) for row in rows} == {
-        reader: (len(units), int(units.sum())) for reader, units in dormant.items()
-    }
+    for tau in (0.0, 0.1, 0.9):
+        dormant = {group.readers[0]: sizes[group.name] <= tau * sizes[group.name].mean() for group in groups}
+        rows = Plasticity(tau=tau).analyze(shown(situation)).details["units"]
+        assert {row["read_by"]: (row["units"], row["dormant"]) for row in rows} == {
+            reader: (len(units), int(units.sum())) for reader, units in dormant.items()
+        }
 
 
 def test_functions_in_place_of_modules_and_residual_blocks() -> None:
@@ -312,6 +312,15 @@ def test_a_model_that_is_gone_leaves_a_gap_and_an_earlier_question_sees_no_later
     assert [row["mega_batch"] for row in answer.details["mega_batches"]] == [1, 3]
     assert number(answer, "distance_previous") is None
     assert number(answer, "distance_initial") == pytest.approx(apart(run.models[3], run.began))
+
+
+def test_a_run_that_keeps_one_model_has_no_trends_and_says_why() -> None:
+    run = a_run()
+    answer = Plasticity().analyze(Past({4: run.models[4]}, run.test, began=run.began))
+    assert number(answer, "effective_rank_trend") is None
+    assert number(answer, "weight_norm") == pytest.approx(apart(run.models[4]))
+    assert any("--keep-models all" in remark for remark in answer.remarks)
+    assert not any("--keep" in remark for remark in Plasticity().analyze(run).remarks)
 
 
 def epochs(**accuracies: Sequence[float]) -> list[dict[str, Any]]:

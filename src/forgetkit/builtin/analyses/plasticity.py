@@ -85,6 +85,11 @@ class Plasticity:
             state.numbers.update({} if n is None else fits.get(n, {}))
             states.append(state)
             previous = (n, weights)
+        if len(states) == 1 and previous[0] not in (None, 1):
+            remarks.append(
+                f"of the models up to mega-batch {previous[0]} one alone is kept, so there are no trends: runs keep "
+                "them all with --keep-models all, those of an ablation with --keep all"
+            )
         return self._answer(states, fits, [*remarks, *states[-1].remarks])
 
     def _state(self, evidence: Evidence, compared: _Compared) -> _State:
