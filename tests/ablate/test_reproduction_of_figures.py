@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
+import torch
 
+import forgetkit
 from forgetkit import registry
 from forgetkit.ablate.outcome import Outcome, Outcomes
 from forgetkit.ablate.reproduction import compared, printed, setting, written
@@ -124,7 +126,7 @@ def test_both_rows_of_table_10_are_of_one_run() -> None:
 def test_of_the_corruptions_the_mean_alone_is_judged() -> None:
     chosen = setting.setting("figure2", "cpu", seeds=range(8))
     table = chosen.table
-    answer = Answer({"mca": 0.25}, [line("corruptions", [name.replace("_", " ") for name in CORRUPTIONS], SHARES)])
+    answer = Answer({"mca": 0.25}, [line("accuracy", CORRUPTIONS, SHARES)])
     cells = [
         cell({"corruption": part, "method": arm}, (kept("corruption", answer),), seed)
         for part in chosen.parts
@@ -155,6 +157,10 @@ def test_where_nothing_is_compared_there_is_one_block() -> None:
 # What is asked
 
 
+FEW = {"figure2": "corruption:samples=2,severities=1", "table10": "redundancy:samples=8,corrupted=1"}
+"""Instead of what takes seconds."""
+
+
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("name", ASKING)
 def test_every_question_is_one_and_the_caption_says_what_the_scale_makes_of_it(name: str, scale: str) -> None:
@@ -173,6 +179,21 @@ def test_every_question_is_one_and_the_caption_says_what_the_scale_makes_of_it(n
                 assert f" → {value}" in said
     if scale == "full":
         assert said == ""
+
+
+@pytest.mark.parametrize("name", ["figure2", "figure3-left", "figure6", "figure7", "table10"])
+def test_answers_have_every_number_that_a_figure_takes(name: str) -> None:
+    """Of a tiny network on eight images, so that no analysis renames one unnoticed."""
+    chosen = setting.setting(name, "smoke")
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 4))
+    samples = (torch.rand(8, 1, 8, 8), torch.arange(8) % 4)
+    (asked,) = chosen.queries.values()
+    answer = forgetkit.analyze(model, FEW.get(name, asked.analysis), test=samples, train=samples, val=samples)
+    for key, taken in chosen.table.taken.items():
+        for part in chosen.parts:
+            for arm in chosen.table.arms:
+                assert taken.value(answer, part, arm) is not None, (key, part, arm)
 
 
 def test_models_of_earlier_mega_batches_are_kept_where_they_are_asked_about() -> None:

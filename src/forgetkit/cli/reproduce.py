@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import shlex
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -130,12 +131,13 @@ def _asked(setting: Setting, ablation: Ablation, means: Means, view: View, outco
     from forgetkit.analysis.run import Means as With
 
     elsewhere = {key: value for key, value in setting.changes.items() if key in ("device", "threads")}
-    told = ask(setting, ablation.pool, outcomes, With(means.offers, api.cache_folder(), elsewhere))
-    for one in told:
+    looking = With(means.offers, api.cache_folder(), elsewhere)
+    for one in ask(setting, ablation.pool, ablation.named(), outcomes, looking):
         if one.became == "answered":
             view.say(f"{one.run}: {one.question.label} in {one.seconds:.1f} s")
         elif one.reason:
             view.warn(f"{one.run}: {one.question.label}: {one.reason}")
+    view.say(f"pictures: forgetkit report {shlex.quote(str(ablation.pool.path))}")
     return ablation.outcomes(outcomes.command)
 
 

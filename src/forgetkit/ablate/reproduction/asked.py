@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 from forgetkit.ablate import asking as folders
 from forgetkit.ablate.asking import Told
@@ -17,53 +20,75 @@ from forgetkit.errors import ForgetkitError
 from forgetkit.record import RunDirectory
 
 
-def ask(setting: Setting, pool: Pool, outcomes: Outcomes, means: Means) -> Iterator[Told]:
+def ask(setting: Setting, pool: Pool, grid: str, outcomes: Outcomes, means: Means) -> Iterator[Told]:
     """Put the questions of a figure to each of its finished runs once, and say what became of each.
 
-    What one run cannot answer does not keep others from it. ``OptionError`` where a question is none.
+    ``grid`` is the name of the runs in their folder. What one run cannot answer does not keep others from it.
+    ``OptionError`` where a question is none.
     """
-    alone: list[Question] = []
-    paired: list[Question] = []
+    questions: dict[str, list[Question]] = {"run": [], "pair": [], "grid": []}
     for label, query in setting.queries.items():
         question = Question.of(means.offers, query.analysis, label=label, mega_batch=query.mega_batch)
-        (paired if query.with_baseline else alone).append(question)
-    once = {cell.digest: cell for cell in reversed(outcomes.cells) if cell.status == "completed"}
-    cells = tuple(reversed(once.values()))
-    places = [folders.Place(folders.named(outcomes, cell), pool.directory(cell.digest)) for cell in cells]
-    if alone:
-        yield from folders.ask_each(places, alone, means)
-    for question in paired:
-        for cell, place in zip(cells, places, strict=True):
-            base = _baseline(setting, outcomes, cell)
+        questions[query.about].append(question)
+    runs = _Runs(setting, pool, outcomes, means)
+    places = [runs.place(cell) for cell in runs.cells]
+    if questions["run"]:
+        yield from folders.ask_each(places, questions["run"], means)
+    for question in questions["pair"]:
+        for cell, place in zip(runs.cells, places, strict=True):
+            base = runs.baseline(cell)
             if base is not None and base.digest != cell.digest:
-                yield _together(question, pool, (base, cell), place, means)
+                yield runs.together(question, (base, cell), place)
+    for question in questions["grid"]:
+        place = folders.Place(f"all {len(runs.cells)} runs", pool.asked(grid))
+        yield runs.together(question, runs.cells, place, without=setting.table.part)
 
 
-def _baseline(setting: Setting, outcomes: Outcomes, cell: Outcome) -> Outcome | None:
-    """The run that one is compared with: of its part and seed."""
-    arm = {**cell.arm, setting.table.arm: setting.table.baseline}
-    same = (other for other in outcomes.cells if other.arm == arm and other.seed == cell.seed)
-    return next((other for other in same if other.status == "completed"), None)
+@dataclass(frozen=True)
+class _Runs:
+    """The finished runs of a figure, each once, whatever the rows that show it."""
 
+    setting: Setting
+    pool: Pool
+    outcomes: Outcomes
+    means: Means
 
-def _together(
-    question: Question, pool: Pool, both: tuple[Outcome, Outcome], place: folders.Place, means: Means
-) -> Told:
-    """Of two runs; the second keeps the answer."""
-    digests = [cell.digest for cell in both]
-    try:
-        known = asking.known_together(question, place.folder, digests)
-        if known is not None:
-            return Told(place.name, question, "known", place.folder, known)
-        cells = [
-            Asked(cell.arm, cell.seed, RunEvidence.of(_finished(pool, cell, means), None, question.seeds))
-            for cell in both
-        ]
-        answer = asking.ask_together(question, cells, place.folder, digests)
-    except ForgetkitError as error:
-        return Told(place.name, question, "failed", place.folder, reason=str(error), error=error)
-    return Told(place.name, question, "answered", place.folder, answer)
+    @cached_property
+    def cells(self) -> tuple[Outcome, ...]:
+        """In the order of the grid."""
+        once = {cell.digest: cell for cell in reversed(self.outcomes.cells) if cell.status == "completed"}
+        return tuple(reversed(once.values()))
 
+    def place(self, cell: Outcome) -> folders.Place:
+        """What a run is called, and where it is."""
+        return folders.Place(folders.named(self.outcomes, cell), self.pool.directory(cell.digest))
 
-def _finished(pool: Pool, cell: Outcome, means: Means) -> Finished:
-    return Finished(RunDirectory(pool.directory(cell.digest)), means)
+    def baseline(self, cell: Outcome) -> Outcome | None:
+        """The run that one is compared with: of its part and seed."""
+        arm = {**cell.arm, self.setting.table.arm: self.setting.table.baseline}
+        same = (other for other in self.outcomes.cells if other.arm == arm and other.seed == cell.seed)
+        return next((other for other in same if other.status == "completed"), None)
+
+    def together(
+        self, question: Question, cells: Sequence[Outcome], place: folders.Place, without: str | None = None
+    ) -> Told:
+        """Of several runs; the folder of ``place`` keeps the answer. ``without``: an axis that tells no arms apart."""
+        digests = [cell.digest for cell in cells]
+        began = time.perf_counter()
+        try:
+            known = asking.known_together(question, place.folder, digests)
+            if known is not None:
+                return Told(place.name, question, "known", place.folder, known)
+            asked = [
+                Asked({axis: value for axis, value in cell.arm.items() if axis != without}, cell.seed, evidence)
+                for cell in cells
+                for evidence in [self._evidence(question, cell)]
+            ]
+            answer = asking.ask_together(question, asked, place.folder, digests)
+        except ForgetkitError as error:
+            return Told(place.name, question, "failed", place.folder, reason=str(error), error=error)
+        return Told(place.name, question, "answered", place.folder, answer, seconds=time.perf_counter() - began)
+
+    def _evidence(self, question: Question, cell: Outcome) -> RunEvidence:
+        finished = Finished(RunDirectory(self.pool.directory(cell.digest)), self.means)
+        return RunEvidence.of(finished, question.mega_batch, question.seeds, lasting=False)

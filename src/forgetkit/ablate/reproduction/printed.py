@@ -192,7 +192,7 @@ def _query(given: str | Mapping[str, Any]) -> Query:
     """A SPEC, or one with what else there is to it."""
     if isinstance(given, str):
         return Query(given)
-    return Query(given["analysis"], given.get("mega-batch"), given.get("with-baseline", False))
+    return Query(given["analysis"], given.get("mega-batch"), given.get("about", "run"))
 
 
 def _figures(row: Mapping[str, float], columns: Iterable[Column]) -> dict[str, Figure]:

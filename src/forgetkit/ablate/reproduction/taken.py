@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from forgetkit.ablate.outcome import Outcome, Outcomes
 from forgetkit.analysis.answers import Kept
@@ -17,14 +18,15 @@ from forgetkit.contracts import Answer, Chart, Measure
 
 @dataclass(frozen=True)
 class Query:
-    """An analysis, as a SPEC, that each run is asked by; of the last model where no mega-batch is named.
+    """An analysis, as a SPEC, and what it is asked about: of the last models where no mega-batch is named.
 
-    ``with_baseline``: asked about each run and that of the baseline at the same seed together.
+    ``run``: each by itself; ``pair``: each together with that of the baseline at the same seed; ``grid``: all together,
+    as methods at settings.
     """
 
     analysis: str
     mega_batch: int | None = None
-    with_baseline: bool = False
+    about: Literal["run", "pair", "grid"] = "run"
 
 
 Named = str | Mapping[str, str]
