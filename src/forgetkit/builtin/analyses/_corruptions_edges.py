@@ -1,4 +1,4 @@
-"""Edges of images and the equalising of their histograms, as OpenCV defines both."""
+"""Edges of images, the distances to them, and the equalising of histograms, as OpenCV defines them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from scipy import ndimage
 _LOW, _HIGH = 50, 150
 _EIGHTH = 0.4142135623730951
 """The tangent of 22.5 degrees."""
+_STEPS = {1: 1.0, 2: 1.4, 5: 2.1969}
+"""How far a step leads, by the square of its length."""
 
 
 def edges(images: NDArray[np.uint8]) -> NDArray[np.bool_]:
@@ -42,6 +44,29 @@ def _sobel(values: NDArray[np.int64], axis: int) -> NDArray[np.int64]:
     steps = ndimage.correlate1d(values, [-1, 0, 1], axis, mode="nearest")
     slopes: NDArray[np.int64] = ndimage.correlate1d(steps, [1, 2, 1], other, mode="nearest")
     return slopes
+
+
+def distances(edge: NDArray[np.bool_], most: float) -> NDArray[np.float64]:
+    """How far each pixel of ``(n, height, width)`` is from the nearest edge of its image, ``most`` at most.
+
+    Along straight steps, diagonals and the moves of a knight, which are nearly as long as they are.
+    """
+    height, width = edge.shape[1:]
+    found = np.where(np.pad(edge, ((0, 0), (2, 2), (2, 2))), 0.0, most)
+    inner = found[:, 2:-2, 2:-2]
+    moves = [
+        (down, right, _STEPS[down * down + right * right])
+        for down in range(-2, 3)
+        for right in range(-2, 3)
+        if down * down + right * right in _STEPS
+    ]
+    while True:
+        before = inner.copy()
+        for down, right, far in moves:
+            other = found[:, 2 + down : 2 + down + height, 2 + right : 2 + right + width]
+            np.minimum(inner, other + far, out=inner)
+        if np.array_equal(before, inner):
+            return before
 
 
 def equalised(images: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from forgetkit.builtin.analyses._corruptions_blur import smeared
 from forgetkit.builtin.analyses._corruptions_draws import Draws, Floats, Pixels, enlarged, fractions, quantised
-from forgetkit.builtin.analyses._corruptions_edges import edges, equalised
+from forgetkit.builtin.analyses._corruptions_edges import distances, edges, equalised
 
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 _WATER = np.array([175, 238, 238], np.float32) / 255
@@ -25,6 +25,9 @@ _ICE = (
 )
 """The benchmark's five photographs, shrunk as it shrinks them, in grey levels: the mean colour, the deviation of the
 brightness from one cut-out of 32 pixels to another, and that within one."""
+
+_NEAR = 20.0
+"""How far from its edge, in pixels, a drop of water still gets thicker."""
 
 _CRYSTAL = 0.6
 """How far, in pixels, crystals reach: neighbours are then as alike as in the photographs (a correlation of 0.4)."""
@@ -134,7 +137,9 @@ def spatter(pixels: Pixels, severity: int, draws: Draws) -> Pixels:
     liquid = ndimage.gaussian_filter(liquid, (0, smoothness, smoothness), mode="nearest", truncate=4)
     values = fractions(pixels, np.float32)
     if severity <= 3:
-        drops = _drops(quantised(np.where(liquid < least, 0, liquid)))
+        # Where there is more than 255 levels hold, the benchmark's program begins again at 0.
+        levels = (np.where(liquid < least, 0, liquid) * 255).astype(np.int64) % 256
+        drops = _drops(levels.astype(np.uint8))
         return quantised(values + drops[..., None] * np.float32(strength) * _WATER)
     stains = ndimage.gaussian_filter((liquid > least).astype(np.float32), (0, strength, strength), mode="nearest")
     stains = np.where(stains < 0.8, 0, stains)[..., None]
@@ -143,10 +148,7 @@ def spatter(pixels: Pixels, severity: int, draws: Draws) -> Pixels:
 
 def _drops(liquid: NDArray[np.uint8]) -> Floats:
     """How much light each drop of water adds, at most 1 in each image: more on one side of its edge than the other."""
-    there = edges(liquid)
-    # Images lie too far apart to be near each other's edges.
-    distance = ndimage.distance_transform_edt(~there, sampling=(1e6, 1, 1)) if there.any() else np.full(there.shape, 20)
-    near = _boxed(np.minimum(distance, 20)).astype(np.uint8)
+    near = _boxed(distances(edges(liquid), _NEAR)).astype(np.uint8)
     lit = np.array([[-2, -1, 0], [-1, 1, 1], [0, 1, 2]])
     relief = ndimage.correlate(equalised(near).astype(np.int64), lit[None], mode="mirror").clip(0, 255)
     drops = liquid.astype(np.float32) * np.rint(_boxed(relief)).astype(np.float32)
@@ -156,5 +158,6 @@ def _drops(liquid: NDArray[np.uint8]) -> Floats:
 
 def _boxed(values: Floats | NDArray[np.int64]) -> Floats:
     """The mean of each pixel and its eight neighbours."""
-    means: Floats = ndimage.uniform_filter(values.astype(np.float64), (0, 3, 3), mode="mirror")
-    return means
+    rows: Floats = ndimage.correlate1d(values.astype(np.float64), np.ones(3), 1, mode="mirror")
+    sums: Floats = ndimage.correlate1d(rows, np.ones(3), 2, mode="mirror")
+    return sums * (1 / 9)
