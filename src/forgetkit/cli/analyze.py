@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from forgetkit.cli import options
-from forgetkit.cli.console import Console, print_json
-from forgetkit.errors import OptionError, RunDirectoryError
+from forgetkit.cli.console import Console, print_error, print_json
+from forgetkit.errors import OptionError, RecordError, RunDirectoryError
 
 if TYPE_CHECKING:
     from forgetkit.ablate.asking import Place, Told
@@ -100,7 +101,13 @@ def _carry_out(given: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
     if given["export_masks"] is not None:
         return _export(folder, given), 0
     questions = _questions(given, offers)
-    return _Asking(folder, questions, given, offers, view).carried_out()
+    try:
+        return _Asking(folder, questions, given, offers, view).carried_out()
+    except (KeyboardInterrupt, RecordError) as error:  # what was answered so far is kept
+        if isinstance(error, KeyboardInterrupt):
+            view.warn("interrupted")
+        print_error(f"to go on: {shlex.join(['forgetkit', *sys.argv[1:]])}")
+        raise
 
 
 class _Asking:
@@ -205,7 +212,7 @@ class _Asking:
         }
 
     def _status(self, told: Sequence[Told]) -> int:
-        """1 where an analysis failed; that of the error where nothing that was asked by name has an answer."""
+        """1 where an analysis failed, 2 where one that was named has no answer; that of the error where none has."""
         failed = [one.error for one in told if one.became == "failed" and one.error is not None]
         if failed and all(one.answer is None for one in told):
             return max(error.exit_status for error in failed)
@@ -213,8 +220,13 @@ class _Asking:
             return 1
         if self.given["all"]:
             return 0
-        answered = {one.question.label for one in told if one.answer is not None}
-        return 0 if all(question.label in answered for question in self.questions) else 2
+        reasons = {one.question.label: one.reason for one in told}
+        for one in told:
+            if one.answer is not None:
+                reasons.pop(one.question.label, None)
+        for label, reason in reasons.items():
+            self.view.lacks(label, reason)
+        return 2 if reasons else 0
 
 
 def _questions(given: Mapping[str, Any], offers: Registry) -> list[Question]:

@@ -59,6 +59,10 @@ class View:
         if told.became == "failed":
             self._once(told, f"{told.run}: {told.question.label}: {told.reason}")
 
+    def lacks(self, label: str, reason: str) -> None:
+        """One that was asked for by name has no answer for any run."""
+        self.warn(f"{label} does not apply: {reason}")
+
     def _once(self, told: Told, line: str) -> None:
         """What concerns a run as a whole is the same for each question to it."""
         if (told.run, told.reason) not in self._said:
@@ -99,6 +103,9 @@ class PlainView(View):
         else:
             took = "there already" if told.became == "known" else tables.duration(told.seconds)
             self.say(f"{name}: {_numbers(told.answer.numbers)} ({took}{self._left()})")
+
+    def lacks(self, label: str, reason: str) -> None:
+        """It was said for each run."""
 
     def _left(self) -> str:
         if not 0 < self._done < self._total:
