@@ -11,7 +11,7 @@ from forgetkit.ablate.outcome import Outcomes
 from forgetkit.ablate.plots import canvas, laid
 from forgetkit.ablate.plots.laid import Laid, Line, Panel, Place, in_order
 from forgetkit.ablate.plots.looks import INK, Look, Looks, listed, looks, shortened
-from forgetkit.ablate.render.words import plain
+from forgetkit.ablate.render.words import broken, plain
 from forgetkit.contracts import Answer, Unit
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ _UNITS: dict[Unit, tuple[float, str]] = {
     "seconds": (1.0, " (s)"),
     "bytes": (2**-20, " (MiB)"),
 }
+_PER_INCH = 9
+"""Letters of the name of an axis, less the room for what is around it."""
 _LETTERS = 44
 """Side by side below a pair of axes of full width."""
 _LONGEST = 24
@@ -116,15 +118,26 @@ def _plot(chart: Laid, told: Looks | None) -> Figure:
         if panel.title:
             axes.set_title(shortened(plain(panel.title), 28), fontsize=9.5)
         _Drawing(chart, scale, told, axes).panel(panel)
-        lowest = place + columns >= len(chart.panels)
-        across, upwards = _labels(chart)[::-1] if scale.down else _labels(chart)
-        axes.set_xlabel(plain(across) if lowest else "")
-        axes.set_ylabel(plain(upwards) if place % columns == 0 else "")
-        if lowest:
-            axes.tick_params(labelbottom=True)
+        axes.tick_params(labelbottom=place + columns >= len(chart.panels))
         if scale.down and columns > 1:
             axes.xaxis.set_major_locator(MaxNLocator(6 // columns))
+    _label(made, *(_labels(chart)[::-1] if scale.down else _labels(chart)), columns)
     return made
+
+
+def _label(made: Figure, across: str, upwards: str, columns: int) -> None:
+    """Name the axes, in lines where one is too short; the one upwards once for all panels."""
+    width, height = made.get_size_inches()
+    for axes in made.axes[-columns:]:
+        axes.set_xlabel(_lines(across, width / columns))
+    if len(made.axes) == 1:
+        made.axes[0].set_ylabel(_lines(upwards, height))
+    else:
+        made.supylabel(_lines(upwards, height), fontsize=10)
+
+
+def _lines(text: str, inches: float) -> str:
+    return "\n".join(line.strip() for line in broken(plain(text), max(12, int(_PER_INCH * inches))))
 
 
 def _room(panels: int) -> int:
@@ -301,12 +314,10 @@ def _map(chart: Laid) -> Figure:
         axes.tick_params(length=0)
         for spine in axes.spines.values():
             spine.set_visible(False)
-        axes.set_ylabel(plain(chart.of.y_label) if place % beside == 0 else "")
-        if place + beside >= len(chart.panels):
-            axes.set_xlabel(plain(chart.of.x_label))
-            axes.tick_params(labelbottom=True)
+        axes.tick_params(labelbottom=place + beside >= len(chart.panels))
         if len(columns) <= _FIGURES_UP_TO and every == 1:
             _write(axes, values[place], low, high)
+    _label(made, chart.of.x_label, chart.of.y_label, beside)
     bar = made.colorbar(painted, ax=used, location="bottom", aspect=40, pad=0.02, shrink=0.8)
     bar.set_label(_with_unit(chart.of.name.replace("-", " ").replace("_", " "), chart.of.unit))
     bar.outline.set_visible(False)
