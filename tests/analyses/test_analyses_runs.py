@@ -209,7 +209,7 @@ def test_what_is_not_there_is_said(made, cli):
     directory = made("--keep-models", "last", "--val-fraction", "0")
     shown = forgetkit.evidence(directory)
     assert shown.mega_batches == (3,)
-    with pytest.raises(DoesNotApplyError, match="no model of mega-batch 1: it keeps those of 3; .*--keep-models all"):
+    with pytest.raises(DoesNotApplyError, match=r"no model of mega-batch 1: it keeps those of 3; .*--keep-models all"):
         shown.at(1).model  # noqa: B018
     with pytest.raises(DoesNotApplyError, match="no val samples in mega-batch 3: a run with a larger --val-fraction"):
         shown.samples("val")
