@@ -95,6 +95,7 @@ def test_counts_are_those_of_sets(data: st.DataObject) -> None:
     assert shared == Shared(first.size, len(one), len(other), len(one & other))
     assert shared.share == (len(one & other) / len(one) if one else None)
     assert shared.jaccard == (len(one & other) / len(one | other) if one | other else None)
+    assert shared.chance == (len(other) / first.size if first.size else None)
     if {0, first.size} & {len(one), len(other)}:
         assert shared.corrected is None
     else:

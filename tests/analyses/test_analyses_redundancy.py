@@ -11,6 +11,7 @@ from torch import nn
 
 from forgetkit.analysis import answers
 from forgetkit.analysis.evidence import Evidence, of_model
+from forgetkit.builtin.analyses.corruption import corrupted_accuracies
 from forgetkit.builtin.analyses.redundancy import Redundancy
 from forgetkit.contracts import Answer
 from forgetkit.errors import DoesNotApplyError
@@ -138,6 +139,33 @@ def test_samples_at_most() -> None:
     assert all(((answer[key] or 0) * 7) % 1 == pytest.approx(0, abs=1e-9) for key in ("dense_train", "sparse_test"))
 
 
+def test_robust_accuracy_is_that_of_each_network_on_the_same_corrupted_images() -> None:
+    shown = evidence(images=True)
+    answer = Redundancy(importance="magnitude", params="conv-linear", fraction=0.5, corrupted=9).analyze(shown)
+    sparse = shown.twin()
+    weights = [sparse[1].weight, sparse[4].weight]  # type: ignore[index]
+    pooled = torch.cat([weight.detach().abs().flatten() for weight in weights])
+    threshold = pooled.sort().values[len(pooled) // 2 - 1]
+    for weight in weights:
+        weight.data[weight.abs() <= threshold] = 0
+    for name, model in (("dense", None), ("sparse", sparse)):
+        expected = corrupted_accuracies(shown, model, samples=9)
+        assert answer.details[name]["corruptions"] == expected
+        assert numbers(answer)[f"{name}_robust"] == pytest.approx(np.mean(list(expected.values())))
+        ratio = numbers(answer)[f"{name}_robust"] / numbers(answer)[f"{name}_train"]  # type: ignore[operator]
+        assert answer.details[name]["robust_to_train"] == pytest.approx(ratio)
+    assert answer.details["dense"]["corruptions"] != answer.details["sparse"]["corruptions"]
+
+
+def test_of_features_there_is_no_robust_accuracy() -> None:
+    answer = Redundancy().analyze(evidence())
+    assert numbers(answer)["dense_robust"] is None
+    assert answer.remarks == (
+        ["there is no robust accuracy: the samples are features, not images: nothing of a camera can happen to them"]
+    )
+    assert Redundancy(corrupted=0).analyze(evidence()).remarks == []
+
+
 def test_without_training_samples_it_does_not_apply() -> None:
     inputs, labels = torch.rand(4, 6), torch.zeros(4, dtype=torch.long)
     shown = of_model(nn.Linear(6, 3), {"test": (inputs, labels)}, Seeds(0))
@@ -146,5 +174,5 @@ def test_without_training_samples_it_does_not_apply() -> None:
 
 
 def test_it_keeps_the_promises_of_analyses() -> None:
-    verdicts = check_analysis(Redundancy(corrupted=4))
+    verdicts = check_analysis(Redundancy(corrupted=1))
     assert all(verdict.status == "kept" for verdict in verdicts)
