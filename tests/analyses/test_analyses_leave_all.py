@@ -141,7 +141,8 @@ def test_one_of_a_plugin_that_does_not_keep_to_it_is_named(moody, plugin, body, 
 
 def test_what_one_of_a_plugin_disturbs_is_put_back(moody, plugin):
     model, test = moody
-    body = "import torch; torch.manual_seed(9); evidence.model.train(); evidence.model(torch.rand(4, 3, 32, 32)).sum().backward()"
+    body = "import torch; torch.manual_seed(9); evidence.model.train(); "
+    body += "evidence.model(torch.rand(4, 3, 32, 32)).sum().backward()"
     file = plugin("rude", PLUGIN.format(name="Rude", word="rude", body=body))
     before, state = comparing.Snapshot.of(model), comparing.random_state()
     forgetkit.analyze(model, "rude", test=test, plugins=[file])

@@ -211,7 +211,7 @@ def test_what_is_not_there_is_said(made, cli):
     assert shown.mega_batches == (3,)
     with pytest.raises(DoesNotApplyError, match=r"no model of mega-batch 1: it keeps those of 3; .*--keep-models all"):
         shown.at(1).model  # noqa: B018
-    with pytest.raises(DoesNotApplyError, match="no val samples in mega-batch 3: a run with a larger --val-fraction"):
+    with pytest.raises(DoesNotApplyError, match=r"no val samples in mega-batch 3: a run with .* --val-fraction"):
         shown.samples("val")
     with pytest.raises(RunDirectoryError, match="has 3 mega-batches, and no mega-batch 4"):
         shown.at(4)

@@ -131,19 +131,21 @@ class _Asking:
 
     def carried_out(self) -> tuple[dict[str, Any], int]:
         """What became of all questions, as ``--json`` prints it, and the exit status."""
-        places = self._places()
+        outcomes = self._outcomes()
+        places = self._places(outcomes)
         told: list[Told] = []
         with self.view.following(len(places) * len(self.questions)):
-            for one in self._asked(places):
+            for one in self._asked(places, outcomes):
                 self.view.tell(one)
                 told.append(one)
-        report = None if self.given["no_report"] else self._reported(told)
-        self.view.show(told, self._outcomes() if self.pool is not None else None)
+        outcomes = self._outcomes()  # with the answers
+        report = None if self.given["no_report"] else self._reported(told, outcomes)
+        self.view.show(told, outcomes if self.pool is not None else None)
         if report is not None:
             self.view.say(f"report: {report}")
         return self._content(told, report), self._status(told)
 
-    def _asked(self, places: Sequence[Place]) -> Iterator[Told]:
+    def _asked(self, places: Sequence[Place], outcomes: Outcomes) -> Iterator[Told]:
         from forgetkit.ablate import asking
         from forgetkit.session import computing
 
@@ -151,19 +153,14 @@ class _Asking:
         with computing(self.given["threads"]):
             yield from asking.ask_each(places, self.questions, means, again=again, about_to=self.view.asking)
             if self.pool is not None:
-                outcomes = self._outcomes()
                 yield from asking.ask_together(self.pool, self.grid, outcomes, self.questions, means, again=again)
 
-    def _places(self) -> tuple[Place, ...]:
+    def _places(self, outcomes: Outcomes) -> tuple[Place, ...]:
         from forgetkit.ablate.asking import Place, places
 
         if self.pool is None:
-            if not (self.folder / "result.json").exists():
-                raise RunDirectoryError(
-                    f"{self.folder} is not finished: go on with forgetkit run --resume {self.folder}"
-                )
-            return (Place(self.folder.name, self.folder),)
-        found = places(self.pool, self._outcomes())
+            return (Place(self.folder.resolve().name, self.folder),)
+        found = places(self.pool, outcomes)
         if not found:
             raise RunDirectoryError(f"{self.folder} has no finished cell: forgetkit ablate carries them out")
         return found
@@ -184,7 +181,7 @@ class _Asking:
         loading = screen.choose(quiet=True, as_json=self.given["json"])
         return Means(self.offers, api.cache_folder(), elsewhere, (loading,))
 
-    def _reported(self, told: Sequence[Told]) -> Path | None:
+    def _reported(self, told: Sequence[Told], outcomes: Outcomes) -> Path | None:
         """The report, and the pictures beside the answers; None where nothing was answered."""
         from forgetkit.ablate import plots, table
         from forgetkit.ablate.report import page
@@ -198,7 +195,7 @@ class _Asking:
             _draw([one for one in answered if one.became == "answered"])
         else:
             self.view.say(f"without pictures: {plots.MISSING}")
-        outcomes, target = self._outcomes(), self.folder / "report.html"
+        target = self.folder / "report.html"
         figures = plots.pictures(outcomes) if drawn else None
         write_atomically(target, page(outcomes, table.make(outcomes), figures).encode())
         return target
