@@ -238,17 +238,19 @@ def test_where_half_is_not_reached_that_is_said():
     assert answer.details["loss_spread"] == [0, None]
 
 
-def test_noise_that_makes_outputs_infinite_leaves_an_answer_that_can_be_written():
+def test_outputs_that_noise_makes_nan_are_wrong_and_leave_an_answer_that_can_be_written():
     class Steep(nn.Linear):
         def forward(self, x):
-            return super().forward(x).square().exp()
+            outputs = super().forward(x)
+            return outputs + 0 * outputs.square().exp()
 
     with global_state(0):
         model = Steep(4, 2)
     evidence = asked(model, torch.ones(5, 4), torch.zeros(5, dtype=torch.long))
-    answer = Flatness(scale="absolute", sigmas=(100.0,), repeats=2).analyze(evidence)
+    answer = Flatness(scale="absolute", sigmas=(1000.0,), repeats=2).analyze(evidence)
     assert math.isfinite(answer.details["loss"][0])
     assert answer.details["loss"][1] is None
+    assert answer.details["accuracy"][1] == 0
     assert answer.numbers["sharpness"].value is None
     json.dumps(answers.written(answer), allow_nan=False)
 
