@@ -28,6 +28,8 @@ _SAID = {
 """How a changed option is said; any other goes by its name."""
 _UNSET = {"shots": "all", "interventions": "none", "metrics": "none"}
 """How an option that nothing sets is said; any other is unset."""
+_OPEN = {None: "as usual", "none": "all"}
+"""The same of an analysis: not given, or on all samples there are."""
 _FAMILY = {
     "method": {"method", "importance", "reinit"},
     "importance": {"importance", "method"},
@@ -126,11 +128,15 @@ class Setting:
     def _asked_otherwise(self) -> Iterator[str]:
         """In what the analyses differ, in words."""
         for label, query in self.queries.items():
-            before, after = parse(self.table.queries[label].analysis), parse(query.analysis)
-            for key in {**before.options, **after.options}:
-                was, is_ = (_listed(spec.options.get(key, "default")) for spec in (before, after))
-                if was != is_:
-                    yield f"{label}: {key.replace('_', '-')} {was} → {is_}"
+            before, after = (parse(one.analysis).options for one in (self.table.queries[label], query))
+            said = [
+                f"{key.replace('_', '-')} {_OPEN.get(was, was)} → {_OPEN.get(now, now)}"
+                for key in {**before, **after}
+                for was, now in [(before.get(key), after.get(key))]
+                if was != now
+            ]
+            if said:
+                yield f"{label}: {', '.join(said)}"
 
     def _printed(self, part: str) -> dict[str, Any]:
         """What the paper's runs of a part share, but for the data set."""
@@ -269,11 +275,6 @@ def _changes(printed: Options, run: Options) -> Iterator[str]:
         before, after = (_said(key, one) for one in (printed.get(key, usual.get(key, fallback)), value))
         if before != after:
             yield _SAID.get(key, f"{key.replace('_', '-')} {{}} → {{}}").format(before, after)
-
-
-def _listed(value: str) -> str:
-    """``1, 2`` of ``[1,2]``."""
-    return ", ".join(value.strip("[]").split(",")) if value.startswith("[") else value
 
 
 def _said(key: str, value: Any) -> str:
