@@ -19,6 +19,8 @@ from forgetkit.ablate import plots
 from forgetkit.ablate.outcome import Outcomes
 from forgetkit.ablate.report import page
 from forgetkit.ablate.table import make
+from forgetkit.analysis.answers import Kept
+from forgetkit.contracts import Answer, Chart, Measure, Series
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -104,6 +106,33 @@ def browser(tmp_path_factory) -> Iterator[Browser]:
     driver.quit()
 
 
+def asked(outcomes: Outcomes) -> Outcomes:
+    """With answers that fill a page: nineteen corruptions, many layers, a strength of zero, a map, and a mischief."""
+    layers = [f"layer{block}.{unit}.conv1.weight" for block in range(1, 5) for unit in range(5)]
+
+    def answer(seed: int) -> Answer:
+        levels = [0.5 + 0.01 * place + 0.05 * seed for place in range(20)]
+        corruptions = [f"a_corruption_of_kind_{place}" for place in range(19)]
+        severities = [Series(kind, [1, 2, 3], levels[place % 17 :][:3]) for place, kind in enumerate(layers)]
+        charts = [
+            ("corruptions", [Series("s", corruptions, levels[:19])], "bars", False),
+            ("strengths", [Series("s", [0.0, 0.5 / 255, 1 / 255, 8 / 255], levels[:4])], "lines", True),
+            ("layers", [Series(kind, layers, levels) for kind in ("one", HOSTILE)], "lines", False),
+            ("severities", severities, "lines", False),
+            ("map", [Series(kind, ["x", "y"], levels[:2]) for kind in ("one", "two")], "heat", False),
+        ]
+        numbers = {f"a_rather_long_number_{place}": Measure(0.5 + seed, "higher", "fraction") for place in range(9)}
+        return Answer(
+            numbers,
+            [Chart(name, HOSTILE, HOSTILE, "accuracy", s, kind, "fraction", log) for name, s, kind, log in charts],  # type: ignore[arg-type]
+            remarks=[HOSTILE, "a" * 300],
+        )
+
+    one = [Kept("corruption", f"corruption:path={HOSTILE}", HOSTILE, 8, answer(seed)) for seed in range(3)]
+    cells = tuple(replace(cell, answers=(one[cell.seed],)) for cell in outcomes.cells)
+    return replace(outcomes, cells=cells, answers=(one[0],))
+
+
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("pages")
@@ -111,6 +140,7 @@ def pages(tmp_path_factory) -> dict[str, Path]:
     made: dict[str, Outcomes] = {
         "three": plausible.outcomes(plausible.THREE, lost=plausible.LOST, baseline={"importance": "random"}),
         "many": plausible.outcomes(plausible.MANY),
+        "asked": asked(plausible.outcomes(plausible.THREE)),
         "hostile": plausible.outcomes({HOSTILE: (HOSTILE, "a" * 200, '" onload="alert(1)')}, lost=lost, title=HOSTILE),
     }
     for name, outcomes in made.items():
@@ -119,8 +149,8 @@ def pages(tmp_path_factory) -> dict[str, Path]:
     return {name: folder / f"{name}.html" for name in made}
 
 
-@pytest.mark.parametrize("name", ["three", "many", "hostile"])
-def test_the_page_is_quiet_and_fits(browser, pages, name, tmp_path):
+@pytest.mark.parametrize(("name", "pictures"), [("three", 4), ("many", 4), ("hostile", 4), ("asked", 14)])
+def test_the_page_is_quiet_and_fits(browser, pages, name, pictures, tmp_path):
     papers = set()
     for width in (400, 1400):
         for scheme in ("light", "dark"):
@@ -128,7 +158,9 @@ def test_the_page_is_quiet_and_fits(browser, pages, name, tmp_path):
             assert browser.complaints() == []
             assert browser.requests() == {pages[name].as_uri()}
             assert browser.ask("document.documentElement.scrollWidth <= innerWidth"), "the document is too wide"
-            assert browser.ask("document.querySelectorAll('svg').length") == 4
+            assert browser.ask("document.querySelectorAll('svg').length") == pictures
+            heights = "[...document.querySelectorAll('svg text')].map(text => text.getBoundingClientRect().height)"
+            assert browser.ask(f"Math.min(...{heights}.filter(height => height > 0))") >= 7, "too small to be read"
             papers.add(browser.ask("getComputedStyle(document.body).backgroundColor"))
             ink = browser.ask("getComputedStyle(document.querySelector('svg text')).fill")
             assert ink == browser.ask("getComputedStyle(document.body).color")
