@@ -14,6 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from scipy.stats import hypergeom
 from torch import Tensor
 
 from forgetkit.analysis import answers
@@ -115,14 +116,15 @@ def test_a_mask_that_is_no_block_of_memory_is_read_in_logical_order() -> None:
 def test_random_masks_share_nothing_beyond_chance(density: float, other: float) -> None:
     n, repeats = 400, 300
     a, b = round(density * n), round(other * n)
-    found = []
+    found, deviations = [], set()
     for seed in range(repeats):
         first, second = reset(2 * seed, 1 - density, a=n), reset(2 * seed + 1, 1 - other, a=n)
         shared = Retained.of(first["a"]).shared_with(Retained.of(second["a"]))
         assert (shared.first, shared.second) == (a, b)
         found.append(shared.corrected)
-    # The number in both is hypergeometric.
-    deviation = math.sqrt(a * b * (n - a) * (n - b) / (n**2 * (n - 1))) / (a * (1 - b / n))
+        deviations.add(shared.deviation)
+    deviation = hypergeom(n, b, a).std() / (a * (1 - b / n))
+    assert [*deviations] == [pytest.approx(deviation)]
     assert abs(np.mean(found)) < 4 * deviation / math.sqrt(repeats)
     assert np.std(found) == pytest.approx(deviation, rel=0.2)
 
@@ -312,7 +314,8 @@ def test_arms_are_compared_at_one_seed_and_seeds_within_an_arm() -> None:
     (chart,) = [c for c in answer.charts if c.name == "corrected"]
     each = [both(("x", seed), ("y", seed)) for seed in (1, 2)]
     assert chart.series[0].spread == [pytest.approx(np.std(each, ddof=1))]
-    assert chart.series[3].spread is None
+    single = answer.details["pairs"]
+    assert [len(single), chart.series[3].spread] == [9, [pytest.approx(hypergeom(60, 36, 36).std() / (36 * 0.4))]]
     off = [heat[f"lr={a}"][f"lr={b}"] for a, b in ("xy", "xz", "yz")]
     assert value(answer, "between_arms") == pytest.approx(np.mean(off))
     assert value(answer, "between_seeds") == pytest.approx(np.mean([heat[f"lr={a}"][f"lr={a}"] for a in "xyz"]))

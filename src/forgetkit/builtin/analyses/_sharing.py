@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -63,6 +64,15 @@ class Shared:
             return None
         by_chance = self.first * self.second  # times the entries, so that whole numbers are divided once
         return (self.entries * self.both - by_chance) / (self.entries * self.first - by_chance)
+
+    @property
+    def deviation(self) -> float | None:
+        """The standard deviation of ``corrected`` if one of the masks is dealt out at random within the layer."""
+        if not self.chosen:
+            return None
+        n, a, b = self.entries, self.first, self.second
+        both = math.sqrt(a * b * (n - a) * (n - b) / (n - 1)) / n  # a hypergeometric distribution
+        return both / (a * (1 - b / n))
 
     @property
     def turned(self) -> Shared:

@@ -200,13 +200,22 @@ def _by_layer(groups: Mapping[str, Sequence[Pair]]) -> list[Chart]:
         series = []
         for name, pairs in groups.items():
             values = [[getattr(pair[layer], key) for pair in pairs if layer in pair] for layer in layers]
-            deviation = [spread(at) for at in values] if len(pairs) > 1 else None
+            deviation: list[float | None] | None = None
+            if len(pairs) > 1:
+                deviation = [spread(at) for at in values]
+            elif key == "corrected":
+                deviation = [pairs[0][layer].deviation if layer in pairs[0] else None for layer in layers]
             series.append(Series(name, layers, [mean(at) for at in values], deviation))
         return Chart(key, caption, "layer", label, series, unit="fraction")
 
     return [
         chart("share", "Of the entries of each layer that a mask retains, those that the other retains too.", "shared"),
-        chart("corrected", "The same beyond chance: 0 is what random masks share, 100 all.", "shared beyond chance"),
+        chart(
+            "corrected",
+            "The same beyond chance: 0 is what random masks share, 100 all. Either way the deviation: over several "
+            "pairs of masks, or of random masks where there is one.",
+            "shared beyond chance",
+        ),
     ]
 
 
@@ -231,6 +240,7 @@ def _details(pair: Pair) -> dict[str, dict[str, Any]]:
             "jaccard": shared.jaccard,
             "chance": shared.chance,
             "corrected": shared.corrected,
+            "deviation": shared.deviation,
         }
         for name, shared in pair.items()
     }
