@@ -114,6 +114,21 @@ def test_every_option_of_analyze_is_documented() -> None:
         assert re.search(rf"^\| .*`{option.default}`.* \|", text, re.MULTILINE), f"{option.default} is not documented"
 
 
+def test_analyses_that_the_page_shows_can_be_asked() -> None:
+    from forgetkit.analysis.asking import Question
+
+    offers = registry.load(entry_points=False)
+    text = (ROOT / "docs" / "analyses.md").read_text(encoding="utf-8")
+    lines = [line for _, block in BLOCK.findall(text) for line in block.splitlines() if "analyze runs/NAME" in line]
+    assert len(lines) > 9
+    for line in lines:
+        words = shlex.split(line)[3:]
+        specs = [word for word in words[: next((n for n, w in enumerate(words) if w[:2] == "--"), None)]]
+        assert specs, line
+        for spec in specs:
+            assert Question.of(offers, spec).analysis, line
+
+
 def test_documented_defaults_are_the_true_ones() -> None:
     text = (ROOT / "docs" / "usage.md").read_text(encoding="utf-8")
     for name, field in RunConfig.model_fields.items():
