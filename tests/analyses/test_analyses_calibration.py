@@ -89,7 +89,7 @@ def test_every_sample_is_in_one_bin(places, bins):
     answer = said(logits, labels, bins=bins)
     table = answer.details["bins"]
     assert sum(row["samples"] for row in table) == len(places)
-    assert sum(answer.charts[1].series[0].y) == pytest.approx(1)
+    assert sum(answer.charts[2].series[0].y) == pytest.approx(1)
     for row in table:
         assert (row["confidence"] is None) == (row["accuracy"] is None) == (row["samples"] == 0)
         assert row["samples"] == 0 or row["from"] - 1e-6 <= row["confidence"] <= row["to"] + 1e-6
@@ -201,10 +201,12 @@ def test_without_a_validation_part_all_but_the_temperature_is_said():
 
 def test_the_diagram_leaves_empty_bins_out():
     logits, labels = of_confidence([0.55, 0.58, 0.95, 1.0], [True, False, True, True])
-    reliability, histogram = said(logits, labels).charts
+    reliability, gap, histogram = said(logits, labels).charts
     assert reliability.diagonal
     assert list(reliability.series[0].x) == pytest.approx([0.05 + 0.1 * at for at in range(10)])
     assert list(reliability.series[0].y) == [None] * 5 + [0.5] + [None] * 3 + [1.0]
+    assert list(gap.series[0].x) == list(reliability.series[0].x)
+    assert list(gap.series[0].y) == pytest.approx([None] * 5 + [0.065] + [None] * 3 + [-0.025], abs=1e-6)
     assert list(histogram.series[0].y) == [0] * 5 + [0.5] + [0] * 3 + [0.5]
     assert histogram.series[0].x[-1] == "90–100"
 

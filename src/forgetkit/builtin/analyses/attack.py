@@ -155,7 +155,7 @@ class Attack:
         return Chart(
             name="accuracy",
             caption=f"Accuracy under PGD of {self.steps} steps by its strength ({name})",
-            x_label="strength in 1/255 of a pixel" if self.norm == "linf" else "strength (L2 in pixels)",
+            x_label="strength in 1/255 of the range of pixels (L∞)" if self.norm == "linf" else "strength (L2)",
             y_label="accuracy",
             series=[Series("accuracy", [radius * unit for radius in accuracy], list(accuracy.values()))],
             unit="fraction",

@@ -42,7 +42,7 @@ class Calibration:
     samples: Annotated[int, Field(ge=1)] | None = None
 
     def analyze(self, evidence: Evidence) -> Answer:
-        """Errors of calibration, a reliability diagram, a histogram of the confidence."""
+        """Errors of calibration, a reliability diagram, the gap of each bin, a histogram of the confidence."""
         samples = evidence.samples("test", self.samples)
         said = _Predicted(_finite(evidence.outputs(samples)), samples.labels)
         numbers = {
@@ -53,8 +53,9 @@ class Calibration:
             "brier": Measure(said.brier, "lower"),
             "overconfidence": Measure(said.confidence.mean().item() - said.accuracy, unit="fraction"),
         }
-        details = {"samples": len(samples), "accuracy": said.accuracy, "bins": _table(said.binned(self.bins))}
-        diagrams = [_reliability(said, self.bins), _histogram(said, self.bins)]
+        binned = said.binned(self.bins)
+        details = {"samples": len(samples), "accuracy": said.accuracy, "bins": _table(binned)}
+        diagrams = [_reliability(binned), _gap(binned), _histogram(binned)]
         remarks = []
         try:
             temperature = _fitted(evidence)
@@ -192,22 +193,38 @@ def _table(binned: _Binned) -> list[Mapping[str, Any]]:
     ]
 
 
-def _reliability(said: _Predicted, bins: int) -> Chart:
-    middles = [(at + 0.5) / bins for at in range(bins)]
-    accuracy = _gaps_as_none(said.binned(bins).accuracy)
+def _reliability(binned: _Binned) -> Chart:
     return Chart(
         name="reliability",
-        caption=f"Accuracy by confidence, in {bins} bins; below the diagonal a network is too sure",
-        x_label="confidence (middle of the bin)",
+        caption="Accuracy by confidence, each bin at its middle; below the diagonal a network is too sure",
+        x_label="confidence",
         y_label="accuracy",
-        series=[Series("accuracy", middles, accuracy)],
+        series=[Series("accuracy", _middles(binned), _gaps_as_none(binned.accuracy))],
         unit="fraction",
         diagonal=True,
     )
 
 
-def _histogram(said: _Predicted, bins: int) -> Chart:
-    share = (said.binned(bins).count / len(said.labels)).tolist()
+def _gap(binned: _Binned) -> Chart:
+    """Runs have bins in common but not the mean confidence in them, which the diagram therefore cannot stand at."""
+    return Chart(
+        name="gap",
+        caption="Mean confidence less accuracy of each bin; above 0 a network is too sure",
+        x_label="confidence (middle of the bin, from 0 to 1)",
+        y_label="confidence - accuracy",
+        series=[Series("gap", _middles(binned), _gaps_as_none(binned.confidence - binned.accuracy))],
+        unit="fraction",
+    )
+
+
+def _middles(binned: _Binned) -> list[float]:
+    bins = len(binned.count)
+    return [(at + 0.5) / bins for at in range(bins)]
+
+
+def _histogram(binned: _Binned) -> Chart:
+    bins = len(binned.count)
+    share = (binned.count / binned.count.sum()).tolist()
     words = [f"{100 * at / bins:.3g}–{100 * (at + 1) / bins:.3g}" for at in range(bins)]
     return Chart(
         name="confidence",
