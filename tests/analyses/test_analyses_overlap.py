@@ -18,6 +18,7 @@ from scipy.stats import hypergeom
 from torch import Tensor
 
 from forgetkit.analysis import answers
+from forgetkit.analysis.evidence import Evidence, of_model
 from forgetkit.builtin.analyses._sharing import Retained, Shared, Total
 from forgetkit.builtin.analyses.overlap import Overlap
 from forgetkit.contracts import Answer, Asked
@@ -397,3 +398,18 @@ def test_with_a_criterion_runs_that_never_masked_are_compared() -> None:
 @pytest.mark.parametrize("component", [Overlap(), Overlap(importance="snip")])
 def test_it_keeps_the_promises_of_analyses(component: Overlap) -> None:
     check_analysis(component)
+
+
+def test_a_criterion_that_draws_does_so_anew_after_each_mega_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = torch.nn.Linear(50, 40)
+    batch = torch.rand(4, 50), torch.arange(4)
+    shown = of_model(model, {"train": batch, "test": batch}, SEEDS)
+    scores = {}
+    for after in (1, 2, 2):
+        monkeypatch.setattr(Evidence, "mega_batch", property(lambda _, after=after: after))
+        again = shown.scores("random")["weight"]
+        assert torch.equal(scores.setdefault(after, again), again)
+    halves = [scores[after] < scores[after].median() for after in (1, 2)]
+    corrected = Retained.of(halves[0]).shared_with(Retained.of(halves[1])).corrected
+    assert corrected is not None
+    assert abs(corrected) < 4 / math.sqrt(2000)
