@@ -71,6 +71,11 @@ class Examined(ABC):
     def images(self) -> bool:
         """Whether samples are images."""
 
+    @property
+    @abstractmethod
+    def mega_batch(self) -> int | None:
+        """The mega-batch after which the model was kept; None where it is of no run."""
+
     @abstractmethod
     def pool(self, part: DataPart) -> Pool:
         """The samples of a part; ``DoesNotApplyError`` where there are none."""
