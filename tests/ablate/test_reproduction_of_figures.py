@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,9 @@ import torch
 import forgetkit
 from forgetkit import registry
 from forgetkit.ablate.outcome import Outcome, Outcomes
+from forgetkit.ablate.pool import Pool
 from forgetkit.ablate.reproduction import compared, printed, setting, written
+from forgetkit.ablate.reproduction.asked import Runs
 from forgetkit.ablate.reproduction.printed import SCALES
 from forgetkit.ablate.reproduction.taken import Taken, with_taken
 from forgetkit.analysis.answers import Kept
@@ -195,6 +198,26 @@ def test_answers_have_every_number_that_a_figure_takes(name: str) -> None:
         for part in chosen.parts:
             for arm in chosen.table.arms:
                 assert taken.value(answer, part, arm) is not None, (key, part, arm)
+
+
+def test_a_run_is_asked_together_with_the_baseline_of_its_part_and_seed() -> None:
+    chosen = setting.setting("figure5", "smoke")
+    cells = [
+        cell({"setting": part, "method": arm}, seed=seed)
+        for part in chosen.parts[:2]
+        for arm in chosen.table.arms
+        for seed in (0, 1)
+    ]
+    cells[0] = dataclasses.replace(cells[0], status="failed", result=None)
+    runs = Runs(chosen, Pool(Path("nowhere")), Outcomes("", chosen.axes, tuple(cells)), None)  # type: ignore[arg-type]
+    assert len(runs.cells) == 7
+    for one in runs.cells:
+        base = runs.baseline(one)
+        if (one.arm["setting"], one.seed) == (chosen.parts[0], 0):
+            assert base is None, "it failed"
+        else:
+            assert base is not None
+            assert (base.arm, base.seed) == ({**one.arm, "method": "BL"}, one.seed)
 
 
 def test_what_a_scale_makes_of_an_analysis_in_words() -> None:

@@ -87,6 +87,7 @@ def test_a_figure_of_analyses_asks_its_runs_once(reproduce):
     said = reproduce("figure10")
     assert said.status == 0, said.err
     assert carried_out() == 4
+    assert "forgetkit:" not in said.err, "nothing is asked that has no answer"
     asked = [line for line in said.out.splitlines() if ": across in " in line]
     assert [line.partition(",")[0] for line in asked] == [f"learning rate={rate}" for rate in ("0.05", "0.01", "0.005")]
     again = reproduce("figure10", "--json")

@@ -30,7 +30,7 @@ def ask(setting: Setting, pool: Pool, grid: str, outcomes: Outcomes, means: Mean
     for label, query in setting.queries.items():
         question = Question.of(means.offers, query.analysis, label=label, mega_batch=query.mega_batch)
         questions[query.about].append(question)
-    runs = _Runs(setting, pool, outcomes, means)
+    runs = Runs(setting, pool, outcomes, means)
     places = [runs.place(cell) for cell in runs.cells]
     if questions["run"]:
         yield from folders.ask_each(places, questions["run"], means)
@@ -45,7 +45,7 @@ def ask(setting: Setting, pool: Pool, grid: str, outcomes: Outcomes, means: Mean
 
 
 @dataclass(frozen=True)
-class _Runs:
+class Runs:
     """The finished runs of a figure, each once, whatever the rows that show it."""
 
     setting: Setting
