@@ -61,9 +61,7 @@ class Corruption:
     samples: Annotated[int, Field(ge=1)] | None = 1000
     path: Path | None = None
     corruptions: Annotated[tuple[str, ...] | None, BeforeValidator(_listed), "names joined by +, or none (all)"] = None
-    severities: Annotated[
-        tuple[Annotated[int, Field(ge=1, le=5)], ...], BeforeValidator(_listed), "of 1 to 5, joined by +"
-    ] = SEVERITIES
+    severities: Annotated[tuple[int, ...], BeforeValidator(_listed), "of 1 to 5, joined by +"] = SEVERITIES
     frost: Path | None = None
 
     examined_with: ClassVar[Mapping[str, Any]] = {"severities": (1, 4)}
@@ -72,6 +70,8 @@ class Corruption:
         for name in self.corruptions or ():
             if name not in CORRUPTIONS:
                 raise OptionError(f"corruption: there is no corruption '{name}'; {closest(name, CORRUPTIONS)}")
+        if not set(self.severities) <= set(SEVERITIES):
+            raise OptionError(f"corruption: option severities={list(self.severities)}: they are numbers from 1 to 5")
         for option, chosen in (("corruptions", self.chosen), ("severities", self.severities)):
             if not chosen or len(set(chosen)) < len(chosen):
                 raise OptionError(f"corruption: option {option} names none, or one twice: name each once")
