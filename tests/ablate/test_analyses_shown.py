@@ -463,6 +463,12 @@ def test_without_answers_there_is_no_section_and_without_matplotlib_no_picture()
     assert not any(tag == "figure" for tag, _ in shown.elements)
 
 
+def test_a_deviation_below_zero_is_none():
+    odd = lines(Series("s", ["a", "b"], [0.5, 0.5], [-0.1, 0.1]), kind="bars")
+    assert only(asked({"a": [odd]})).panels[0].lines[0].spread == (None, 0.1)
+    assert plots.answer_pictures("a", odd)
+
+
 def test_many_remarks_are_cut():
     outcomes = asked({"a": [Answer(remarks=[f"remark {place}" for place in range(40)])]})
     texts = read(outcomes, drawn=False).texts["analyses"]

@@ -171,11 +171,11 @@ def _series(charts: Sequence[Chart]) -> dict[str, Line]:
 
 
 def _sound(series: Series) -> Series:
-    """Without what no float can reckon with."""
+    """Without what no float can reckon with, and deviations below zero."""
     kept = [place for place, x in enumerate(series.x) if isinstance(x, str) or number(x) is not None]
-    y, spread = (
-        [number(side[place]) for place in kept] for side in (series.y, series.spread or [None] * len(series.x))
-    )
+    y = [number(series.y[place]) for place in kept]
+    spread = [number((series.spread or [None] * len(series.x))[place]) for place in kept]
+    spread = [None if value is not None and value < 0 else value for value in spread]
     return Series(series.name, [series.x[place] for place in kept], y, spread)  # type: ignore[arg-type]
 
 

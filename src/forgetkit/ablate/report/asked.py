@@ -86,9 +86,11 @@ def _remarks(own: Sequence[Kept], common: Sequence[Kept]) -> tuple[str, ...]:
     for one in own:
         for remark in dict.fromkeys(map(plain, one.answer.remarks)):
             found[remark] = found.get(remark, 0) + 1
-    lines = list(dict.fromkeys(plain(remark) for one in common for remark in one.answer.remarks))
-    lines += [
-        remark if times == len(own) else f"{remark} ({times} of {len(own)} runs)" for remark, times in found.items()
-    ]
+    said = dict.fromkeys(plain(remark) for one in common for remark in one.answer.remarks)
+    said |= {
+        remark if times == len(own) else f"{remark} ({times} of {len(own)} runs)": None
+        for remark, times in found.items()
+    }
+    lines = list(said)
     more = len(lines) - _REMARKS
     return (*lines[:_REMARKS], *([f"and {more} more, in the answers themselves"] if more > 0 else []))
