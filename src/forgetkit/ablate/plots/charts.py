@@ -27,6 +27,8 @@ _PER_INCH = 9
 """Letters of the name of an axis, less the room for what is around it."""
 _LETTERS = 44
 """Side by side below a pair of axes of full width."""
+_TITLE = 56
+"""The same, of the titles of panels, which are smaller and have what the ticks leave."""
 _LONGEST = 24
 _NAMED = 60
 """Places that are named at most; of more, every second or third is."""
@@ -116,8 +118,8 @@ def _plot(chart: Laid, told: Looks | None) -> Figure:
             continue
         panel = chart.panels[place]
         if panel.title:
-            letters = _room(len(chart.panels)) * 2 // (columns + scale.down)
-            axes.set_title(shortened(plain(panel.title), letters), fontsize=9.5)
+            letters = _LETTERS if scale.down else _TITLE
+            axes.set_title(shortened(plain(panel.title), letters // columns), fontsize=9.5)
         _Drawing(chart, scale, told, axes).panel(panel)
         axes.tick_params(labelbottom=place + columns >= len(chart.panels))
         if scale.down and columns > 1:
@@ -305,7 +307,7 @@ def _map(chart: Laid) -> Figure:
         used.append(axes)
         painted = axes.pcolormesh(values[place], cmap="cividis", vmin=low, vmax=high, edgecolors="none")
         axes.grid(visible=False)
-        axes.set_title(shortened(plain(chart.panels[place].title), _room(beside)), fontsize=9.5)
+        axes.set_title(shortened(plain(chart.panels[place].title), _LETTERS // beside), fontsize=9.5)
         names = [shortened(plain(row), _LONGEST) for row in rows[::every]]
         axes.set_yticks([row + 0.5 for row in range(0, len(rows), every)], names, fontsize=8.5)
         axes.set_ylim(len(rows), 0)
