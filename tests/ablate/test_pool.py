@@ -57,14 +57,16 @@ def test_a_cell_is_carried_out_once(tmp_path: Path) -> None:
     assert carry_out(asked) == Ended("completed")
     assert (pool.directory(asked.digest) / "result.json").stat().st_mtime_ns == before
     left = sorted(file.name for file in (pool.directory(asked.digest) / "checkpoints").iterdir())
-    assert left == ["mega-batch-002.json", "mega-batch-002.pt"]
+    assert left == ["masks-001.json", "masks-001.pt", "mega-batch-002.json", "mega-batch-002.pt"]
 
 
 def test_what_a_cell_keeps(tmp_path: Path) -> None:
-    for keep, count in (("all", 4), ("none", 0)):
+    for keep, count in (("all", 4), ("none", 0)):  # of models; masks, a bit for each entry, stay
         asked = Task(str(tmp_path / keep), task(tmp_path).digest, TINY, keep=keep)  # type: ignore[arg-type]
         carry_out(asked)
-        assert len(list((Pool(tmp_path / keep).directory(asked.digest) / "checkpoints").iterdir())) == count
+        checkpoints = Pool(tmp_path / keep).directory(asked.digest) / "checkpoints"
+        assert len(list(checkpoints.glob("mega-batch-*"))) == count
+        assert len(list(checkpoints.iterdir())) == count + 2
 
 
 def ablation(folder: Path, **options: object) -> Ablation:
@@ -72,8 +74,9 @@ def ablation(folder: Path, **options: object) -> Ablation:
 
 
 def left(pool: Pool, digest: str) -> list[str]:
-    """Each with its note beside it."""
+    """The models, each with its note beside it."""
     files = sorted((pool.directory(digest) / "checkpoints").iterdir())
+    files = [file for file in files if not file.name.startswith("masks-")]
     assert all(file.with_suffix(end).exists() for file in files for end in (".json", ".pt")), files
     return [file.name for file in files if file.suffix == ".pt"]
 
