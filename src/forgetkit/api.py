@@ -23,6 +23,7 @@ from forgetkit.errors import ConfigError, OptionError
 from forgetkit.forgetting.guard import all_finite
 from forgetkit.record import RunDirectory, read_json
 from forgetkit.seeding import Seeds
+from forgetkit.session import computing
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -314,12 +315,11 @@ def evidence(
     ``subject`` is the directory of a run, as it stood after ``mega_batch`` (None: the last), or a module with
     ``test=(inputs, labels)`` and, where they are asked for, ``train`` and ``val``: two tensors, or batches of both.
     ``classes`` names the outputs, ``initial`` is the module as it began. ``given`` are options of the run that are
-    others here: ``dataset``, ``model``, ``device``, ``threads``. Raises a ``forgetkit.errors.ForgetkitError`` of one
-    line.
+    others here: ``dataset``, ``model``, ``device``. Raises a ``forgetkit.errors.ForgetkitError`` of one line.
     """
     offers = registry.load(files=[Path(file) for file in plugins])
     shown = {"test": test, "train": train, "val": val, "classes": classes, "initial": initial, **given}
-    return _evidence(subject, offers, Seeds(seed).within("analysis"), mega_batch, shown)
+    return _evidence(subject, offers, asking.seeds(seed), mega_batch, shown)
 
 
 def analyze(
@@ -328,6 +328,8 @@ def analyze(
     *,
     seed: int = 0,
     mega_batch: int | None = None,
+    again: bool = False,
+    threads: int | None = None,
     plugins: Sequence[str | Path] = (),
     **shown: Any,
 ) -> contracts.Answer:
@@ -335,17 +337,18 @@ def analyze(
 
     ``analysis`` is a SPEC like ``"calibration:bins=15"`` or an object; ``subject``, ``mega_batch`` and ``shown``
     (``test``, ``train``, ``val``, ``classes``, ``initial``, options of a run) are as for :func:`evidence`. Of a run the
-    answer is kept as ``analyses/NAME.json`` in its directory, and the same question is answered from there.
+    answer is kept as ``analyses/NAME.json`` in its directory, and the same question is answered from there, unless it
+    is asked ``again``. ``threads`` are those of torch on the CPU meanwhile.
     Raises ``DoesNotApplyError`` where the question makes no sense for what it is put to.
     """
     offers = registry.load(files=[Path(file) for file in plugins])
     question = asking.Question.of(offers, analysis, seed=seed, mega_batch=mega_batch)
     found = _evidence(subject, offers, question.seeds, mega_batch, shown)
-    return (
-        asking.ask_run(question, found.finished)
-        if isinstance(found, RunEvidence)
-        else asking.ask_model(question, found)
-    )
+    with computing(threads):
+        if not isinstance(found, RunEvidence):
+            return asking.ask_model(question, found)
+        known = None if again else asking.known(question, found.finished)
+        return known or asking.ask_run(question, found.finished)
 
 
 _OF_A_MODEL = ("test", "train", "val", "classes", "initial")
@@ -364,13 +367,16 @@ def _evidence(
     if not isinstance(subject, nn.Module):
         if of_model_alone:
             raise OptionError(f"{of_model_alone[0]}= is for a model by itself, a run has its own: leave it out")
+        unknown = [name for name in given if name not in config.LOOKED_AT]
+        if unknown:
+            raise OptionError(f"{unknown[0]}= is none of {', '.join(config.LOOKED_AT)}, which may be others here")
         finished = Finished(RunDirectory(Path(subject)), Means(offers, cache_folder(), given))
         return RunEvidence.of(finished, mega_batch, seeds)
     beside = [name for name in given if name not in _OF_A_MODEL]
     if mega_batch is not None or beside:
         raise OptionError(f"{(*beside, 'mega_batch')[0]}= is for the directory of a run: leave it out for a model")
     parts = {part: given.pop(part) for part in get_args(contracts.DataPart) if part in given}
-    return of_model(subject, parts, seeds, **given)
+    return of_model(subject, parts, seeds, offers=offers, **given)
 
 
 def _past(

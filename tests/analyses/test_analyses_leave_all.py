@@ -29,7 +29,7 @@ PLUGIN = '''
 from dataclasses import dataclass
 
 import forgetkit
-from forgetkit.contracts import Answer
+from forgetkit.contracts import Answer, Chart, Measure
 
 
 @dataclass(frozen=True)
@@ -130,6 +130,15 @@ def test_a_run_is_left_to_the_byte(cli, workdir):
         ("return Answer({'One': 1})", "the number 'One' of the answer has a name that is no word of small letters"),
         ("return Answer({'one': float('nan')})", "the number 'one' of the answer is nan; None says that there is none"),
         ("return Answer(details={'x': object()})", "the answer cannot be written as JSON"),
+        ("return Answer(remarks=None)", "the remarks of the answer are NoneType"),
+        ("return Answer(charts=None)", "the charts of the answer are NoneType"),
+        ("return Answer(remarks='one')", "the remarks of the answer are str"),
+        (
+            "d = {}\n        for _ in range(99999): d = {'d': d}\n        return Answer(details=d)",
+            "cannot be written as JSON",
+        ),
+        ("return Answer({'one': Measure(1, 'sideways')})", "the number 'one' of the answer: better: "),
+        ("return Answer(charts=[Chart('c', '', '', '', [], 'cake')])", "the chart 'c' of the answer: kind: "),
     ],
 )
 def test_one_of_a_plugin_that_does_not_keep_to_it_is_named(moody, plugin, body, says):

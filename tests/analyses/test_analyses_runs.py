@@ -226,6 +226,12 @@ def test_options_that_would_be_ignored_are_refused(made):
         forgetkit.evidence(model, test=test, mega_batch=1)
     with pytest.raises(OptionError, match="device= is for the directory of a run"):
         forgetkit.evidence(model, test=test, device="cpu")
+    with pytest.raises(OptionError, match="replay= is none of dataset, model, device, which may be others here"):
+        forgetkit.analyze(made(), "calibration", replay="none")
+    with pytest.raises(OptionError, match="seed -1: a seed is 0 or more"):
+        forgetkit.analyze(model, "calibration", test=test, seed=-1)
+    with pytest.raises(RunDirectoryError, match="nowhere is not the directory of a run"):
+        forgetkit.evidence("nowhere")
     with pytest.raises(OptionError, match="test= is for a model by itself"):
         forgetkit.evidence(made(), test=test)
 
@@ -256,6 +262,28 @@ def test_batches_of_a_loader_are_taken_as_they_come():
     assert torch.equal(shown.samples().labels, labels)
     assert torch.equal(shown.outputs(shown.samples()), model(inputs).detach())
     assert not shown.images
+
+
+def test_the_same_question_is_answered_from_the_disk(made):
+    directory = made()
+    answer = forgetkit.analyze(directory, "calibration")
+    file = directory / "analyses" / "calibration.json"
+    written = file.stat().st_mtime_ns
+    assert forgetkit.analyze(directory, "calibration", threads=1) == answer
+    assert file.stat().st_mtime_ns == written
+    assert forgetkit.analyze(directory, "calibration", again=True) == answer
+    assert file.stat().st_mtime_ns > written
+
+
+def test_runs_share_no_noise_in_scores_and_all_other_draws(made):
+    # Arms whose criterion draws at random would seem to agree if they drew the same.
+    one, other = forgetkit.evidence(made("--name", "a")), forgetkit.evidence(made("--name", "b", "--lr", "0.05"))
+    scores = [evidence.scores("random") for evidence in (one, other, one, one.at(1))]
+    for name in scores[0]:
+        assert torch.equal(scores[0][name], scores[2][name])
+        assert not torch.equal(scores[0][name], scores[1][name])
+        assert not torch.equal(scores[0][name], scores[3][name])
+    assert one.seeds == other.seeds
 
 
 def test_a_run_moved_elsewhere_is_looked_at_there(made, tmp_path):

@@ -118,6 +118,32 @@ def test_what_is_there_is_not_asked_again(cli, run, sure):
     assert not (run / "report.html").exists()
 
 
+def test_a_plugin_file_that_changed_is_asked_again(cli, run, plugin):
+    words = ["analyze", run, "sure", "--no-report", "--json", "--plugin"]
+    assert became(cli(*words, plugin("mine", PLUGIN)))[0][2] == "answered"
+    assert became(cli(*words, plugin("mine", PLUGIN)))[0][2] == "known"
+    assert became(cli(*words, plugin("mine", PLUGIN.replace("amax(1)", "amin(1)"))))[0][2] == "answered"
+
+
+def test_a_criterion_of_a_plugin_file_can_be_asked_for(cli, run, plugin):
+    source = (
+        "from dataclasses import dataclass\n\nimport forgetkit\n\n\n@dataclass(frozen=True)\nclass Big:\n"
+        '    """Size."""\n\n    def score(self, probe):\n'
+        "        return {name: target.abs() for name, target in probe.targets.items()}\n\n\n"
+        "@forgetkit.hookimpl\ndef forgetkit_importance():\n    return {'big': Big}\n"
+    )
+    said = cli("analyze", run, "overlap:importance=big", "--plugin", plugin("mine", source), "--no-report", "--json")
+    assert said.status == 0, said.err
+    kept = json.loads((run / "analyses" / "overlap.json").read_text())
+    assert kept["question"]["versions"]["plugins"]["mine"].startswith("file ")
+
+
+def test_what_fails_for_all_runs_together_keeps_the_rest(cli, ablation):
+    said = cli("analyze", ablation, "churn", "--mega-batch", 9, "--json", "--no-report")
+    assert said.status == 2
+    assert {how for _, _, how in became(said)} == {"failed"}
+
+
 def test_labels_and_mega_batches_have_files_of_their_own(cli, run):
     assert cli("analyze", run, "calibration:bins=5", "--as", "coarse", "--no-report").status == 0
     assert cli("analyze", run, "calibration", "--mega-batch", 1, "--no-report").status == 0
@@ -138,7 +164,7 @@ def test_one_that_fails_and_one_that_does_not_apply_keep_none_from_the_others(cl
 
 
 def test_all_asks_everything_there_is_and_one_that_is_named_as_it_is_named(cli, run, sure):
-    words = ["corruption:samples=2,corruptions=[\"contrast\"],severities=[1]", "attack:samples=4,steps=1"]
+    words = ['corruption:samples=2,corruptions=["contrast"],severities=[1]', "attack:samples=4,steps=1"]
     said = cli("analyze", run, "--all", *words, "--plugin", sure, "--no-report", "--json")
     labels = {one["label"]: one["became"] for one in said.json["answers"]}
     listed = cli("analyze", "--list", "--plugin", sure, "--json").json["analyses"]

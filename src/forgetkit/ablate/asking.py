@@ -86,10 +86,10 @@ def ask_together(
         if not isinstance(question.analysis, Comparing):
             continue
         began = time.perf_counter()
-        asked = [_asked(pool, cell, question, means) for cell in cells]
         digests = [cell.digest for cell in cells]
         name = f"all {len(cells)} runs"
         try:
+            asked = [_asked(pool, cell, question, means) for cell in cells]
             known = None if again else asking.known_together(question, folder, digests)
             answer = known or asking.ask_together(question, asked, folder, digests)
             became: Became = "known" if known else "answered"

@@ -25,6 +25,9 @@ _LARGEST = 1e150
 
 def written(answer: Answer) -> dict[str, Any]:
     """As JSON holds it; ``ComponentError`` where an entry is not what the contract says, or no finite number."""
+    for what, kind in (("numbers", Mapping), ("charts", Sequence), ("details", Mapping), ("remarks", Sequence)):
+        if not isinstance(getattr(answer, what), kind) or isinstance(getattr(answer, what), str):
+            raise ComponentError(f"the {what} of the answer are {type(getattr(answer, what)).__name__}")
     numbers = {key: _measure(key, value) for key, value in answer.numbers.items()}
     charts = [_chart(chart) for chart in answer.charts]
     if len({chart["name"] for chart in charts}) < len(charts):
@@ -34,7 +37,7 @@ def written(answer: Answer) -> dict[str, Any]:
     content = {"numbers": numbers, "charts": charts, "details": answer.details, "remarks": list(answer.remarks)}
     try:
         plain: dict[str, Any] = json.loads(json.dumps(content, allow_nan=False))
-    except (TypeError, ValueError) as error:
+    except (RecursionError, TypeError, ValueError) as error:
         raise ComponentError(f"the answer cannot be written as JSON: {error}") from error
     return plain
 
@@ -70,7 +73,7 @@ def _measure(key: str, value: Measure | float | None) -> dict[str, Any]:
         raise ComponentError(f"the number '{key}' of the answer is {type(number).__name__}")
     if number is not None and not (math.isfinite(number) and abs(number) <= _LARGEST):
         raise ComponentError(f"the number '{key}' of the answer is {number}; None says that there is none")
-    return dataclasses.asdict(measure)
+    return _valid(measure, f"the number '{key}' of the answer")
 
 
 def _chart(chart: Chart) -> dict[str, Any]:
@@ -83,13 +86,18 @@ def _chart(chart: Chart) -> dict[str, Any]:
         for value in (*series.x, *series.y, *(series.spread or ())):
             if isinstance(value, float) and not math.isfinite(value):
                 raise ComponentError(f"the series '{series.name}' of the chart '{chart.name}' holds {value}")
-    plain = dataclasses.asdict(chart)
+    return _valid(chart, f"the chart '{chart.name}' of the answer")
+
+
+def _valid(value: Measure | Chart, what: str) -> dict[str, Any]:
+    """As JSON holds it; ``ComponentError`` names the field that is of another type, or another word."""
+    plain = dataclasses.asdict(value)
     try:
-        TypeAdapter(Chart).validate_python(plain)
+        TypeAdapter(type(value)).validate_python(plain)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise ComponentError(f"the chart '{chart.name}' of the answer: {where}: {first['msg']}") from error
+        raise ComponentError(f"{what}: {where}: {first['msg']}") from error
     return plain
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,14 @@ from forgetkit.registry import Registry
 from forgetkit.seeding import Seeds, global_state
 
 _ROOT = "analysis"
+_WORD = re.compile(r"[\w-]+")
 
 
 @dataclass(frozen=True, eq=False)
 class Question:
     """An analysis with its options, the label that its answer is kept under, and what it is asked with.
 
-    ``mega_batch`` None is the last; ``plugin`` is the version of the distribution that the analysis is of.
+    ``mega_batch`` None is the last; ``plugins`` are the versions of third parties that have a part in the answer.
     """
 
     analysis: contracts.Analysis
@@ -37,7 +39,7 @@ class Question:
     label: str
     seed: int = 0
     mega_batch: int | None = None
-    plugin: str = ""
+    plugins: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -55,14 +57,12 @@ class Question:
         if label is None:
             word = name.rpartition("/")[2].rpartition(".")[2].lower()
             label = word if mega_batch is None else f"{word}-{mega_batch:03}"
-        known = [offer for offer in offers.named("analyses") if offer.component is type(analysis)]
-        plugin = f"{known[0].distribution} {known[0].version}" if known else ""
-        return cls(analysis, spec, answers.label_of(label), seed, mega_batch, plugin)
+        return cls(analysis, spec, answers.label_of(label), seed, mega_batch, _with_a_part(offers, spec, analysis))
 
     @property
     def seeds(self) -> Seeds:
         """The same for each run, so that draws are: arms are then compared on the same noise."""
-        return Seeds(self.seed).within(_ROOT, name_of(self.spec))
+        return seeds(self.seed, name_of(self.spec))
 
     @property
     def summary(self) -> str:
@@ -76,8 +76,26 @@ class Question:
             "summary": self.summary,
             "seed": self.seed,
             **beside,
-            "versions": {"forgetkit": __version__, "torch": torch.__version__, "plugin": self.plugin},
+            "versions": {"forgetkit": __version__, "torch": torch.__version__, "plugins": dict(self.plugins)},
         }
+
+
+def seeds(seed: int, *names: str) -> Seeds:
+    """The random streams of a question."""
+    if seed < 0:
+        raise OptionError(f"seed {seed}: a seed is 0 or more")
+    return Seeds(seed).within(_ROOT, *names)
+
+
+def _with_a_part(offers: Registry, spec: str, analysis: contracts.Analysis) -> dict[str, str]:
+    """Plugins, by version or digest: that of the analysis, and those of criteria that its options may name."""
+    named = set(_WORD.findall(spec))
+    return {
+        offer.distribution: offers.plugins[offer.distribution]
+        for offer in offers.offers
+        if offer.distribution in offers.plugins
+        and (offer.component is type(analysis) or (offer.kind == "importance" and offer.name in named))
+    }
 
 
 def ask_model(question: Question, evidence: Evidence) -> Answer:

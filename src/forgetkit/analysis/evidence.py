@@ -16,6 +16,7 @@ from forgetkit import forgetting, registry
 from forgetkit.contracts import DataPart, Labelled, Scope
 from forgetkit.errors import ComponentError, DataError, DoesNotApplyError
 from forgetkit.learn.evaluation import judging
+from forgetkit.registry import Registry
 from forgetkit.seeding import Seeds, global_state
 from forgetkit.stream.batches import Pool
 
@@ -49,10 +50,14 @@ class Held:
 
 
 class Examined(ABC):
-    """What the evidence of a model and that of a run have in common. ``seeds`` are those of the question."""
+    """What the evidence of a model and that of a run have in common.
 
-    def __init__(self, seeds: Seeds) -> None:
+    ``seeds`` are those of the question; ``offers`` are the components that it may name, None: what is installed.
+    """
+
+    def __init__(self, seeds: Seeds, offers: Registry | None = None) -> None:
         self.seeds = seeds
+        self._offers = offers
         self._held: dict[tuple[DataPart, int | None], Held] = {}
         self._known: dict[Held, Tensor] = {}
 
@@ -133,11 +138,15 @@ class Examined(ABC):
 
     def scores(self, importance: str, params: Scope = "all") -> Mapping[str, Tensor]:
         """On the training samples, in a random order."""
-        criterion = registry.load().make("importance", importance)[1]
+        criterion = (self._offers or registry.load()).make("importance", importance)[1]
         batches = _Again(self.samples("train"), _SCORED_IN, self.seeds)
-        # Drawn anew for each mega-batch: noise in common would look like agreement between them.
-        seeds, scoring = self.seeds.within("scores", self.mega_batch or 0), forgetting.Scoring(params)
+        seeds, scoring = self.seeds.within("scores", *self.apart), forgetting.Scoring(params)
         return forgetting.score(self.model, batches, importance=criterion, seeds=seeds, scoring=scoring)
+
+    @property
+    def apart(self) -> tuple[str | int, ...]:
+        """Names for draws that must not be shared: noise in common would look like models that agree."""
+        return ()
 
 
 class Evidence(Examined):
@@ -151,8 +160,9 @@ class Evidence(Examined):
         pools: Callable[[DataPart], Pool],
         images: bool,
         began_as: Callable[[], nn.Module] | None = None,
+        offers: Registry | None = None,
     ) -> None:
-        super().__init__(seeds)
+        super().__init__(seeds, offers)
         self._model, self._classes, self._images = model, classes, images
         self._pools, self._began_as = pools, began_as
 
@@ -234,6 +244,7 @@ def of_model(
     *,
     classes: Sequence[str] | None = None,
     initial: nn.Module | None = None,
+    offers: Registry | None = None,
 ) -> Evidence:
     """The evidence of a plain model with tensors: inputs as the model takes them, or ``uint8`` pixels; int64 labels.
 
@@ -255,7 +266,7 @@ def of_model(
     lowest, highest = inputs[:4096].min(), inputs[:4096].max()
     images = inputs.ndim == 4 and (inputs.dtype == torch.uint8 or bool((lowest >= 0) & (highest <= 1)))
     began_as = None if initial is None else lambda: initial
-    evidence = Evidence(model, tuple(classes or ()), seeds, pool_of, images, began_as)
+    evidence = Evidence(model, tuple(classes or ()), seeds, pool_of, images, began_as, offers)
     few = Pool(inputs[:2], pools["test"].labels[:2])
     try:
         outputs = evidence.outputs(Held(few, evidence.device))

@@ -36,7 +36,7 @@ class Means:
     offers: Registry
     cache: Path
     given: Mapping[str, Any] = field(default_factory=dict)
-    """Where the data is now, on which device, with how many threads, the code of a network from outside."""
+    """Where the data is now, on which device, the code of a network from outside: ``config.LOOKED_AT``."""
     observers: tuple[contracts.Observer, ...] = ()
     loaded: dict[str, Data] = field(default_factory=dict)
     """Data sets by their SPEC, so that the runs of an ablation read each once."""
@@ -55,6 +55,8 @@ class Finished:
     @cached_property
     def result(self) -> dict[str, Any]:
         """The content of ``result.json``."""
+        if not any((self.directory.path / name).exists() for name in ("manifest.json", "result.json")):
+            raise RunDirectoryError(f"{self.directory.path} is not the directory of a run: there is no manifest.json")
         if not (self.directory.path / "result.json").exists():
             raise RunDirectoryError(
                 f"{self.directory.path} is not finished: go on with forgetkit run --resume {self.directory.path}"
@@ -152,7 +154,7 @@ class RunEvidence(Examined):
         self.finished = finished
         self._mega_batch, self._lasting = mega_batch, lasting
         self._loaded: nn.Module | None = None
-        super().__init__(seeds)
+        super().__init__(seeds, finished.means.offers)
 
     @classmethod
     def of(cls, finished: Finished, mega_batch: int | None, seeds: Seeds, *, lasting: bool = True) -> RunEvidence:
@@ -239,6 +241,11 @@ class RunEvidence(Examined):
     def history(self) -> tuple[Mapping[str, Any], ...]:
         """From the run's events."""
         return tuple(event for event in self.finished.history if event["mega_batch"] <= self._mega_batch)
+
+    @property
+    def apart(self) -> tuple[str | int, ...]:
+        """By what the run is, and by the mega-batch."""
+        return str(self.finished.directory.manifest.get("digest")), self._mega_batch
 
     @property
     def result(self) -> Mapping[str, Any]:

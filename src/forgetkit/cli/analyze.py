@@ -55,8 +55,6 @@ OWN: options.Special = {
     "quiet": options.QUIET,
     **options.PLUGINS,
 }
-_ELSEWHERE = ("dataset", "model", "device", "threads")
-"""Options of runs that may be others where they are looked at."""
 
 
 def command(*, with_options: bool = True) -> Callable[..., None]:
@@ -173,11 +171,11 @@ class _Asking:
         return self.pool.outcomes(self.grid)
 
     def _means(self) -> Means:
-        from forgetkit import api
+        from forgetkit import api, config
         from forgetkit.analysis.run import Means
         from forgetkit.cli import screen
 
-        elsewhere = {key: self.given[key] for key in _ELSEWHERE if self.given[key] is not None}
+        elsewhere = {key: self.given[key] for key in config.LOOKED_AT if self.given[key] is not None}
         loading = screen.choose(quiet=True, as_json=self.given["json"])
         return Means(self.offers, api.cache_folder(), elsewhere, (loading,))
 

@@ -189,11 +189,19 @@ def resumed(manifest: Mapping[str, Any], given: Mapping[str, Any], registry: Reg
     return {**own, **{key: given[key] for key in _MAY_CHANGE if key in given}}
 
 
+LOOKED_AT = ("dataset", "model", "device")
+"""Options of a finished run that may be others where it is looked at: the same data elsewhere, the same network."""
+
+
 def recorded(manifest: Mapping[str, Any], given: Mapping[str, Any], registry: Registry) -> dict[str, Any]:
     """The options of a finished run, with those ``given`` that say where and with what it is looked at.
 
-    Raises ``ConfigError`` where its network is code from outside that is not given again.
+    Raises ``ConfigError`` for one that is not in ``LOOKED_AT``, and where its network is code from outside that is not
+    given again.
     """
+    for key in given:
+        if key not in LOOKED_AT:
+            raise ConfigError(f"{key}= is as the run was made; what may be another is {', '.join(LOOKED_AT)}")
     content = manifest.get("config")
     if not isinstance(content, Mapping):
         raise ConfigError("the manifest of this run holds no configuration; it is damaged")
