@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,7 @@ class Run:
     scored: Mapping[int, Masks] = field(default_factory=dict)
     seeds: Seeds = SEEDS
     standing: int = 0
+    mega_batch: int | None = None
 
     def masks(self) -> Mapping[int, Masks]:
         return self.recorded
@@ -400,16 +402,61 @@ def test_it_keeps_the_promises_of_analyses(component: Overlap) -> None:
     check_analysis(component)
 
 
-def test_a_criterion_that_draws_does_so_anew_after_each_mega_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_criterion_that_draws_does_so_anew_for_each_run_and_mega_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     model = torch.nn.Linear(50, 40)
     batch = torch.rand(4, 50), torch.arange(4)
     shown = of_model(model, {"train": batch, "test": batch}, SEEDS)
     scores = {}
-    for after in (1, 2, 2):
-        monkeypatch.setattr(Evidence, "mega_batch", property(lambda _, after=after: after))
+    for apart in (("a", 1), ("a", 2), ("b", 2), ("b", 2)):
+        monkeypatch.setattr(Evidence, "apart", property(lambda _, apart=apart: apart))
         again = shown.scores("random")["weight"]
-        assert torch.equal(scores.setdefault(after, again), again)
-    halves = [scores[after] < scores[after].median() for after in (1, 2)]
-    corrected = Retained.of(halves[0]).shared_with(Retained.of(halves[1])).corrected
-    assert corrected is not None
-    assert abs(corrected) < 4 / math.sqrt(2000)
+        assert torch.equal(scores.setdefault(apart, again), again)
+    halves = [own < own.median() for own in scores.values()]
+    for one, other in combinations(halves, 2):
+        corrected = Retained.of(one).shared_with(Retained.of(other)).corrected
+        assert corrected is not None
+        assert abs(corrected) < 4 / math.sqrt(2000)
+
+
+@pytest.mark.parametrize("importance", [None, "a:b=1"])
+def test_what_came_after_the_mega_batch_asked_about_has_no_part(importance: str | None) -> None:
+    masks = {n: reset(n, a=40, b=20) for n in (1, 2, 3)}
+    scores = {n: {name: torch.rand(len(mask)) for name, mask in own.items()} for n, own in masks.items()}
+
+    def pairs(mega_batch: int) -> list[tuple[int, int]]:
+        run = Run(masks, scores, mega_batch=mega_batch)
+        details = Overlap(importance).analyze(run).details  # type: ignore[arg-type]
+        return [(pair["earlier"], pair["later"]) for pair in details["pairs"]]
+
+    assert pairs(3) == [(1, 2), (2, 3)]
+    assert pairs(2) == [(1, 2)]
+    with pytest.raises(DoesNotApplyError, match="a single mask, after mega-batch 1"):
+        pairs(1)
+    with pytest.raises(DoesNotApplyError, match="up to mega-batch 0"):
+        pairs(0)
+
+
+def test_runs_are_compared_at_the_last_mask_up_to_the_mega_batch_asked_about() -> None:
+    masks = {n: reset(n, a=40) for n in (1, 2, 3)}
+    cells = [Asked({}, seed, Run(masks, mega_batch=2)) for seed in (0, 1)]  # type: ignore[arg-type]
+    assert Overlap().compare(cells).details["mega_batch"] == 2
+
+
+def test_masks_with_one_between_them_missing_are_told_of() -> None:
+    masks = {n: reset(n, a=40) for n in (1, 2, 4)}
+    assert any("1, 2, 4" in remark for remark in Overlap().analyze(Run(masks)).remarks)  # type: ignore[arg-type]
+    assert not any("span" in remark for remark in analyzed(*masks.values()).remarks)
+
+
+def test_entries_that_tie_are_no_overlap_of_runs() -> None:
+    scores = {1: {"a": torch.zeros(4000)}}
+    cells = [
+        Asked({"lr": rate}, seed, Run(scored=scores))  # type: ignore[arg-type]
+        for rate in ("0.1", "0.2")
+        for seed in (0, 1)
+    ]
+    found = Overlap("a:b=1", fraction=0.5).compare(cells)
+    deviation = 1 / math.sqrt(4000 - 1)
+    for pair in found.details["pairs"]:
+        assert abs(pair["corrected"]) < 5 * deviation
+    assert len(found.details["pairs"]) == 4

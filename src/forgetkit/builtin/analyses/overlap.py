@@ -65,7 +65,7 @@ class Overlap:
         every = [shared for pair in pairs.values() for shared in pair.values()]
         if not any(shared.chosen for shared in every):
             raise DoesNotApplyError(_NO_CHOICE)
-        remarks = [*_apart(lone), *_without_chance(every)]
+        remarks = [*_gaps(known.after), *_apart(lone), *_without_chance(every)]
         drawn = {f"{earlier} and {later}": [pairs[earlier, later]] for earlier, later in _some(list(pairs), remarks)}
         charts = [*_by_layer(drawn), _course(pairs)]
         means = {
@@ -107,29 +107,38 @@ class Overlap:
             remarks=remarks,
         )
 
-    def _known(self, evidence: Evidence) -> Known:
-        """The masks of a run, of which there is one at least."""
+    def _known(self, evidence: Evidence, *run: str | int) -> Known:
+        """The masks of a run up to the mega-batch asked about, of which there is one at least.
+
+        ``run``: what tells it from others that it is compared with.
+        """
         if self.importance is None:
             masks = evidence.masks()
-            if not masks:
-                raise DoesNotApplyError(f"nothing was forgotten in the run, so it has no masks; {_ASK}")
-            return Known(tuple(sorted(masks)), masks.__getitem__)
+            after = _until(evidence.mega_batch, masks)
+            if not after:
+                up_to = f" up to mega-batch {evidence.mega_batch}" if masks else ""
+                raise DoesNotApplyError(f"nothing was forgotten in the run{up_to}, so it has no masks; {_ASK}")
+            return Known(after, masks.__getitem__)
         if not evidence.mega_batches:
             raise DoesNotApplyError("masks are made of the models of several mega-batches: ask the directory of a run")
-        return Known(tuple(evidence.mega_batches), lambda after: self._scored(evidence, after))
+        after = _until(evidence.mega_batch, evidence.mega_batches)
+        if not after:
+            raise DoesNotApplyError(f"up to mega-batch {evidence.mega_batch} no model is kept: {self._more()}")
+        return Known(after, lambda at: self._scored(evidence, at, *run))
 
-    def _scored(self, evidence: Evidence, after: int) -> Mask:
+    def _scored(self, evidence: Evidence, after: int, *run: str | int) -> Mask:
         """The mask that a criterion would have made of the model kept after a mega-batch."""
         scores = evidence.at(after).scores(str(self.importance))
         # Entries that tie (those of dead units) are drawn anew for each: the same draw would be an overlap.
-        return select(scores, self.fraction, evidence.seeds.within("ties", after))[0]
+        return select(scores, self.fraction, evidence.seeds.within("ties", after, *run))[0]
 
     def _runs(self, cells: Sequence[Asked], left_out: LeftOut) -> tuple[int, list[tuple[Asked, Mask]]]:
         """The mega-batch to compare at, and the runs that have a mask after it, of the same parameters."""
         known = []
         for cell in cells:
             with left_out.noting(cell):
-                known.append((cell, self._known(cell.evidence)))
+                run = (*(f"{axis}={value}" for axis, value in cell.arm.items()), cell.seed)
+                known.append((cell, self._known(cell.evidence, *run)))
         left_out.require(known)
         after = self.mega_batch or max(set.intersection(*(set(masks.after) for _, masks in known)), default=None)
         if after is None:
@@ -149,7 +158,7 @@ class Overlap:
 
     def _more(self) -> str:
         if self.importance is None:
-            return f"a run of three mega-batches or more has two; {_ASK}"
+            return f"there are two after the second of three mega-batches or more; {_ASK}"
         return "keep the model of each mega-batch (--keep-models all)"
 
 
@@ -159,6 +168,18 @@ class Known:
 
     after: tuple[int, ...]
     of: Callable[[int], Mask]
+
+
+def _until(last: int | None, places: Iterable[int]) -> tuple[int, ...]:
+    """Of mega-batches those up to the one asked about, ascending."""
+    return tuple(sorted(place for place in places if last is None or place <= last))
+
+
+def _gaps(after: Sequence[int]) -> list[str]:
+    """A line where masks that are compared are not those of consecutive mega-batches."""
+    if all(later - earlier == 1 for earlier, later in pairwise(after)):
+        return []
+    return [f"the masks after mega-batches {', '.join(map(str, after))} are known: a step between two may span several"]
 
 
 def _layers(earlier: Mask, later: Mask) -> Iterator[tuple[str, Shared]]:
