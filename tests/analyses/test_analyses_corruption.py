@@ -217,6 +217,13 @@ def broken_arrays(folder, how):
     elif how == "cut":
         whole = (folder / "fog.npy").read_bytes()
         (folder / "fog.npy").write_bytes(whole[: len(whole) // 2])
+    elif how in ("below zero", "beyond all", "unclosed"):
+        size = {"below zero": b"(-20,", "beyond all": b"(%d," % 10**30, "unclosed": b"(((("}[how]
+        whole = (folder / "fog.npy").read_bytes()
+        old = whole.partition(b"'shape': ")[2].partition(b" ")[0]
+        head, _, rest = whole.partition(old)
+        # The header keeps its length, which stands before it.
+        (folder / "fog.npy").write_bytes(head + size + rest.replace(b" " * (len(size) - len(old)), b"", 1))
     elif how == "pickled":
         np.save(folder / "fog.npy", np.array([{}] * 120), allow_pickle=True)
     elif how == "negative":
@@ -238,6 +245,9 @@ def broken_arrays(folder, how):
         ("flat", "uint8 images"),
         ("no array", "is no .npy file"),
         ("cut", "is damaged"),
+        ("below zero", "is damaged"),
+        ("beyond all", "is damaged"),
+        ("unclosed", "is damaged"),
         ("pickled", "is damaged"),
         ("negative", "classes count from 0"),
         ("folder", "fog.npy"),

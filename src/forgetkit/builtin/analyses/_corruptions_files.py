@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -108,7 +109,7 @@ def _array(file: Path) -> NDArray[Any]:
         raise DataError(f"{file} is no .npy file: unpack the archive again")
     try:
         array: NDArray[Any] = np.load(file, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+    except (ValueError, OSError, EOFError, OverflowError, SyntaxError, TokenError) as error:
         raise DataError(f"{file} is damaged ({' '.join(str(error).split())}): unpack the archive again") from error
     return array
 
