@@ -175,7 +175,7 @@ def test_more_classes_than_a_chart_has_room_for() -> None:
 
 @pytest.mark.parametrize("run", [told(TABLES[:1], LABELS), told(TABLES, LABELS, standing=1)])
 def test_a_single_model_says_how_to_keep_more(run: Past) -> None:
-    with pytest.raises(DoesNotApplyError, match=r"keeps 1 of its models.*--keep-models all"):
+    with pytest.raises(DoesNotApplyError, match=r"keeps the model after \d alone.*--keep-models all"):
         Churn().analyze(run)
 
 
@@ -225,3 +225,30 @@ def test_what_the_seed_alone_changes() -> None:
 def test_seeds_with_other_test_samples_are_not_compared() -> None:
     with pytest.raises(DoesNotApplyError, match="more seeds"):
         Churn().compare([asked("warm", 0, TABLES), asked("warm", 1, TABLES, LABELS[::-1])])
+
+
+def test_a_model_that_is_gone_is_not_passed_over_in_silence() -> None:
+    run = told(TABLES, LABELS, standing=2)
+    del run.models[2]
+    with pytest.raises(DoesNotApplyError, match=r"up to mega-batch 2 .* after 1 alone.*--keep-models all"):
+        Churn().analyze(run)
+    longer = told([*TABLES, *TABLES], LABELS, standing=3)
+    del longer.models[3]
+    with pytest.raises(DoesNotApplyError, match="the models after 1, 2 alone"):
+        Churn().analyze(longer)
+
+
+def test_a_run_without_its_model_is_left_out_and_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    cells = [asked("warm", 0, TABLES), asked("warm", 1, TABLES), asked("warm", 2, TABLES)]
+
+    def gone(samples: object, model: object = None) -> torch.Tensor:
+        raise DoesNotApplyError("it keeps no model")
+
+    monkeypatch.setattr(cells[1].evidence, "outputs", gone)
+    answer = Churn().compare(cells)
+    assert [pair["seeds"] for pair in answer.details["between_seeds"]["warm"]] == [[0, 2]]
+    (remark,) = answer.remarks
+    assert "warm, seed 1: it keeps no model" in remark
+    monkeypatch.setattr(cells[0].evidence, "outputs", gone)
+    with pytest.raises(DoesNotApplyError, match=r"more seeds.*seed 0 1: it keeps no model"):
+        Churn().compare(cells)

@@ -12,6 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from forgetkit.builtin.analyses._across import LeftOut
 from forgetkit.contracts import Answer, Asked, Chart, Evidence, Measure, Series
 from forgetkit.errors import DoesNotApplyError
 
@@ -76,11 +77,13 @@ class Churn:
         arms: dict[str, list[Asked]] = {}
         for cell in cells:
             arms.setdefault(", ".join(cell.arm.values()), []).append(cell)
-        between = {arm: found for arm, several in arms.items() if (found := list(_pairs(several)))}
+        left_out = LeftOut()
+        between = {arm: found for arm, several in arms.items() if (found := list(_pairs(several, left_out)))}
         if not between:
+            why = "".join(f" ({remark})" for remark in left_out.remarks[:1])
             raise DoesNotApplyError(
                 "no arm has two finished runs with the same test samples, whose predictions could be compared: "
-                "give it more seeds"
+                f"give it more seeds{why}"
             )
         own = {arm: [flips for cell in arms[arm] if (flips := _last_flips(cell)) is not None] for arm in between}
         names = list(between)
@@ -104,7 +107,7 @@ class Churn:
             numbers={"between_seeds": Measure(_spread(every)[0], unit="fraction")},
             charts=[chart],
             details={"between_seeds": between},
-            remarks=_left_out(arms, between),
+            remarks=[*left_out.remarks, *_left_out(arms, between)],
         )
 
     def _forgotten(self, known: _Known, classes: Sequence[str]) -> dict[str, Any]:
@@ -171,14 +174,16 @@ class _Known:
 
 
 def _kept(evidence: Evidence) -> tuple[int, ...]:
-    """The mega-batches up to the one asked about; two at least."""
+    """The mega-batches up to the one asked about, which is the last of them; two at least."""
     last = evidence.mega_batch
     if last is None:
         raise DoesNotApplyError("predictions flip between the mega-batches of a run: ask the directory of one")
     kept = tuple(n for n in evidence.mega_batches if n <= last)
-    if len(kept) < 2:
+    if len(kept) < 2 or kept[-1] != last:
+        known = ", ".join(map(str, kept))
+        have = f"the model{'s' if len(kept) > 1 else ''} after {known} alone" if kept else "no model"
         raise DoesNotApplyError(
-            f"up to mega-batch {last} the run keeps {len(kept)} of its models, and flips are between two: "
+            f"up to mega-batch {last} the run keeps {have}, and flips are between that of {last} and one before: "
             "let runs keep them all (--keep-models all, of an ablation --keep all)"
         )
     return kept
@@ -287,12 +292,13 @@ def _by_class(known: _Known, classes: Sequence[str]) -> Chart:
     )
 
 
-def _pairs(cells: Sequence[Asked]) -> Iterator[dict[str, Any]]:
+def _pairs(cells: Sequence[Asked], left_out: LeftOut) -> Iterator[dict[str, Any]]:
     """Shares of the test samples that two runs of an arm tell apart, for each two with the same ones."""
     known = []
     for cell in cells:
-        samples = cell.evidence.samples("test")
-        known.append((cell.seed, samples.labels, cell.evidence.outputs(samples).argmax(1).int()))
+        with left_out.noting(cell):
+            samples = cell.evidence.samples("test")
+            known.append((cell.seed, samples.labels, cell.evidence.outputs(samples).argmax(1).int()))
     for (seed, labels, one), (other_seed, other_labels, other) in itertools.combinations(known, 2):
         if len(labels) and torch.equal(labels, other_labels):
             differ = one != other
