@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from forgetkit import registry
+from forgetkit.analysis import answers
 from forgetkit.analysis.evidence import of_model
 from forgetkit.builtin.analyses.attack import Attack, Descent
 from forgetkit.errors import DoesNotApplyError, OptionError
@@ -247,6 +248,13 @@ def test_numbers_curve_and_area():
     assert answer.remarks == []
     in_l2 = Attack(norm="l2").analyze(asked(model, images, labels))
     assert list(in_l2.numbers) == ["clean", "at_0_125", "at_0_25", "at_0_5", "at_1", "area"]
+
+
+def test_each_number_has_a_name_that_can_be_written_down():
+    images, labels = drawn(4), torch.zeros(4, dtype=torch.int64)
+    attack = Attack(norm="l2", strengths=(1e-9, 0.5, 2e6, 1e20), steps=1)
+    numbers = answers.written(attack.analyze(asked(smooth(), images, labels)))["numbers"]
+    assert list(numbers) == ["clean", "at_1e-09", "at_0_5", "at_2e06", "at_1e20", "area"]
 
 
 def test_gradients_that_vanish_are_said():

@@ -239,4 +239,4 @@ def _key(norm: str, radius: float) -> str:
         return "clean"
     if norm == "linf" and abs(levels - round(levels)) < 1e-6:
         return f"at_{round(levels)}_{_LEVELS}"
-    return f"at_{radius:.6g}".replace(".", "_")
+    return f"at_{radius:.6g}".replace(".", "_").replace("+", "")
