@@ -276,11 +276,23 @@ def test_lines_are_drawn_at_the_means_in_a_band_with_gaps():
     assert points(axes) == [((1, 50), (3, 25)), ((1, 60), (3, 25))]
     whole = [line.get_ydata() for line in axes.lines if line.get_marker() in ("None", "")]
     assert all(np.isnan(y[1]) for y in whole)
-    (band,) = axes.collections
+    band, _ = axes.collections
     ends = {round(y, 6) for path in band.get_paths() for x, y in path.vertices if x == 1}
     half = 100 * np.std([0.5, 0.7], ddof=1)
     assert ends == {round(60 - half, 6), round(60 + half, 6)}
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("strength", "accuracy (%)")
+
+
+def test_a_deviation_that_no_band_can_show_is_a_line_of_its_own():
+    """A point whose neighbours are missing, as of bins that hold samples in few of an arm's runs."""
+    band = Series("s", [1, 2, 4, 8, 9], [0.5, None, 0.25, None, 0.125], [0.1, None, 0.05, None, None])
+    (axes,) = drawn(asked({"a": [lines(band)]})).axes
+    (bars,) = axes.containers
+    shown = [[tuple(end) for end in segment] for segment in bars.lines[2][0].get_segments()]
+    assert [x for (x, _), _ in shown] == [1, 4]
+    assert np.allclose([y for segment in shown for _, y in segment], [40, 60, 20, 30])
+    joined = Series("s", [1, 2, 4], [0.5, 0.5, 0.25], [0.1, 0.1, 0.05])
+    assert not drawn(asked({"a": [lines(joined)]})).axes[0].containers
 
 
 def test_arms_are_drawn_over_their_own_places():
@@ -364,6 +376,19 @@ def test_a_map_for_each_arm_has_the_colours_of_all():
         assert field.get_clim() == (0, 100)
     assert bar.get_xlabel() == "curve (%)"
     assert [text.get_text() for text in first.texts] == ["0.0", "50.0", "100.0"]
+
+
+def figured(*rows: list[float], arms: int = 1) -> set[str]:
+    heat = lines(*(Series(str(r), list(range(len(row))), row) for r, row in enumerate(rows)), kind="heat", unit="count")
+    return {text.get_text() for text in drawn(asked({f"arm {a}": [heat] for a in range(arms)})).axes[0].texts}
+
+
+def test_counts_in_a_map_are_whole_and_figures_that_would_touch_are_left_out():
+    assert figured([11760.0, 9622.0], [12000.0, 999.5]) == {"11,760", "9,622", "12,000", "1,000"}
+    assert figured([2.5e6, 1.0]) == {"2.5e+06", "1"}
+    assert len(figured([100.0 + place for place in range(8)])) == 8
+    assert len(figured([10.0 + place for place in range(4)], arms=2)) == 4
+    assert not figured([100.0 + place for place in range(8)], arms=2)
 
 
 def test_the_maps_of_a_common_answer_share_their_colours():

@@ -36,6 +36,8 @@ _ZERO = 0.5
 """Decades from zero to the smallest place on a logarithmic axis."""
 _FIGURES_UP_TO = 8
 """Columns of a map whose values are written into it."""
+_FIGURES = 56
+"""Letters side by side in a map of full width."""
 _CROWD = 6
 """More lines than these are thinner."""
 _NAN = math.nan
@@ -191,12 +193,11 @@ class _Drawing:
         for line in panel.lines:
             look, at, middle = self._look(line), self.scale.at(line), self.scale.values(line.y)
             spread = self.scale.values(line.spread)
-            if len(at) == 1:
-                self._error(at, middle, spread, look)
-            elif not all(map(math.isnan, spread)):
-                low, high = ([y + sign * s for y, s in zip(middle, spread, strict=True)] for sign in (-1, 1))
+            low, high = ([y + sign * s for y, s in zip(middle, spread, strict=True)] for sign in (-1, 1))
+            if not all(map(math.isnan, low)):
                 fill = self.axes.fill_betweenx if self.scale.down else self.axes.fill_between
                 fill(at, low, high, color=look.colour, alpha=0.06 if crowded else 0.16, linewidth=0)
+                self._error(at, middle, _apart(spread, low), look)
             style = {"linestyle": look.dash, "linewidth": 1.0 if crowded else 1.5}
             self.axes.plot(*self._turned(at, middle), color=look.colour, **style)
             self._points(look, at, middle, 3.0 if crowded else 4.5)
@@ -249,6 +250,12 @@ class _Drawing:
             self.axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
+def _apart(spread: Sequence[float], ends: Sequence[float]) -> list[float]:
+    """Of the deviations, those at places without a neighbour: there is no width that a band could have."""
+    known = [False, *(not math.isnan(end) for end in ends), False]
+    return [_NAN if before or after else own for own, before, after in zip(spread, known[:-2], known[2:], strict=True)]
+
+
 def _named(axes: Axes, words: Sequence[str], *, down: bool) -> None:
     every = -(-len(words) // _NAMED)
     positions = list(range(0, len(words), every))
@@ -299,6 +306,7 @@ def _map(chart: Laid) -> Figure:
     values = [_grid(panel, rows, columns, factor) for panel in chart.panels]
     known = [value for own in values for row in own for value in row if not math.isnan(value)]
     low, high = (min(known), max(known)) if chart.limits is None else [factor * end for end in chart.limits]
+    longest = max(len(_figure(value, high)) for value in known)
     used = []
     for place, axes in enumerate(grid.flat):
         if place >= len(chart.panels):
@@ -318,7 +326,7 @@ def _map(chart: Laid) -> Figure:
         for spine in axes.spines.values():
             spine.set_visible(False)
         axes.tick_params(labelbottom=place + beside >= len(chart.panels))
-        if len(columns) <= _FIGURES_UP_TO and every == 1:
+        if len(columns) * longest <= _FIGURES // beside and len(columns) <= _FIGURES_UP_TO and every == 1:
             _write(axes, values[place], low, high)
     _label(made, chart.of.x_label, chart.of.y_label, beside)
     bar = made.colorbar(painted, ax=used, location="bottom", aspect=40, pad=0.02, shrink=0.8)
@@ -340,8 +348,15 @@ def _write(axes: Axes, values: Iterable[Sequence[float]], low: float, high: floa
         for column, value in enumerate(found):
             if not math.isnan(value):
                 colour = "#000000" if value - low > 0.55 * (high - low) else "#ffffff"
-                text = f"{value:.1f}" if 1 <= abs(high) < 1000 else f"{value:.3g}"
-                axes.text(column + 0.5, row + 0.5, text, color=colour, fontsize=8, ha="center", va="center")
+                figure = _figure(value, high)
+                axes.text(column + 0.5, row + 0.5, figure, color=colour, fontsize=8, ha="center", va="center")
+
+
+def _figure(value: float, high: float) -> str:
+    """With tenths, or whole, as the highest of its map has it; of what is very small or large three digits."""
+    if not 1 <= abs(high) < 1e6:
+        return f"{value:.3g}"
+    return f"{value:.1f}" if abs(high) < 1000 else f"{value:,.0f}"
 
 
 def _word(place: Place) -> str:
