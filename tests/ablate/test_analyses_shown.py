@@ -391,6 +391,14 @@ def test_counts_in_a_map_are_whole_and_figures_that_would_touch_are_left_out():
     assert not figured([100.0 + place for place in range(8)], arms=2)
 
 
+def test_axes_show_numbers_as_they_are_however_close():
+    for kind in ("heat", "lines"):
+        figure = drawn(asked({"a": [lines(Series("s", [1, 2], [11760.0, 11767.0]), kind=kind, unit="count")]}))
+        figure.draw_without_rendering()
+        axes = figure.axes[-1]
+        assert not any(axis.get_offset_text().get_text() for axis in (axes.xaxis, axes.yaxis))
+
+
 def test_the_maps_of_a_common_answer_share_their_colours():
     maps = [
         replace(lines(Series("r", [1.0, 2.0], values), kind="heat").charts[0], name=name)

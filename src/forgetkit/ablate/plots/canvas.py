@@ -32,6 +32,7 @@ def styled() -> Iterator[None]:
     ours = {
         "axes.axisbelow": True,
         "axes.edgecolor": INK,
+        "axes.formatter.useoffset": False,
         "axes.grid": True,
         "axes.labelcolor": INK,
         "axes.spines.right": False,
