@@ -193,9 +193,13 @@ class Session:
                     "this run was begun with %s %s, not %s: its numbers may differ", what, begun, now.get(what)
                 )
 
-    def require_same_data(self, manifest: Mapping[str, Any], consequence: str = "") -> None:
-        """``RunDirectoryError`` where the samples, their labels or the partition are others than those on record."""
-        if manifest.get("data") != self._data_facts() or manifest.get("partition") != stream.digest(self.mega_batches):
+    def require_same_data(self, manifest: Mapping[str, Any], consequence: str = "", *, known: bool = False) -> None:
+        """``RunDirectoryError`` where the samples, their labels or the partition are others than those on record.
+
+        ``known``: of the samples that was found out before.
+        """
+        same = known or manifest.get("data") == self._data_facts()
+        if not same or manifest.get("partition") != stream.digest(self.mega_batches):
             said = f"{self.plan.config.dataset} is not what the run began with (other samples or labels)"
             raise RunDirectoryError(f"{said}, {consequence}" if consequence else said)
 

@@ -148,6 +148,18 @@ def test_one_of_a_plugin_that_does_not_keep_to_it_is_named(moody, plugin, body, 
         forgetkit.analyze(model, "bad", test=test, plugins=[file])
 
 
+def test_what_one_writes_into_its_samples_no_other_sees(plugin):
+    body = "[(x.zero_(), y.zero_()) for x, y in evidence.samples().batches()]; evidence.samples().labels.zero_()"
+    file = plugin("bad", PLUGIN.format(name="Bad", word="bad", body=body))
+    test = torch.randn(8, 3), torch.arange(8) % 2
+    evidence = forgetkit.evidence(nn.Linear(3, 2), test=test)
+    registry.load(files=[file]).make("analyses", "bad")[1].analyze(evidence)
+    inputs, labels = (torch.cat(sides) for sides in zip(*evidence.samples().batches(), strict=True))
+    assert torch.equal(inputs, test[0])
+    assert torch.equal(labels, test[1])
+    assert torch.equal(evidence.samples().labels, test[1])
+
+
 def test_what_one_of_a_plugin_disturbs_is_put_back(moody, plugin):
     model, test = moody
     body = "import torch; torch.manual_seed(9); evidence.model.train(); "

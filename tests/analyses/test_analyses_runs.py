@@ -245,6 +245,10 @@ def test_options_that_would_be_ignored_are_refused(made):
         ({"test": (torch.zeros(3, 2), torch.full((3,), 2))}, "a label of test is 2, and the model has 2 outputs"),
         ({"test": (torch.zeros(3, 5), torch.zeros(3, dtype=torch.long))}, r"cannot take inputs of shape \(5,\)"),
         ({"test": (torch.zeros(0, 2), torch.zeros(0, dtype=torch.long))}, "holds no samples"),
+        (
+            {"test": (torch.zeros(3, 2), torch.zeros(3).long()), "train": (torch.zeros(3, 5), torch.zeros(3).long())},
+            r"train= holds inputs of shape \(5,\), test= of \(2,\)",
+        ),
         ({"test": [1, 2]}, "two tensors, inputs and labels, or batches of both"),
         ({"test": (torch.zeros(3, 2), torch.zeros(3, dtype=torch.long)), "classes": ["a"]}, "1 classes are named"),
     ],
@@ -252,6 +256,37 @@ def test_options_that_would_be_ignored_are_refused(made):
 def test_samples_that_do_not_fit_the_model_are_refused_in_a_line(shown, says):
     with pytest.raises(DataError, match=says):
         forgetkit.evidence(torch.nn.Linear(2, 2), **shown)
+
+
+def test_outputs_that_are_nan_are_no_answers():
+    model = torch.nn.Linear(2, 2)
+    torch.nn.init.constant_(model.bias, float("nan"))
+    shown = forgetkit.evidence(model, test=(torch.zeros(3, 2), torch.zeros(3).long()))
+    with pytest.raises(DoesNotApplyError, match="outputs are NaN"):
+        shown.accuracy(shown.samples())
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        torch.zeros(2),
+        {"shape": [-5], "bits": None},
+        {"shape": "x", "bits": None},
+        {"bits": None},
+        {"shape": [9], "bits": torch.zeros(1, dtype=torch.uint8)},
+        {"shape": [9], "bits": torch.zeros(2)},
+        {"shape": [9], "bits": 3},
+    ],
+    ids=str,
+)
+def test_masks_that_somebody_made_up_are_refused_in_a_line(made, cli, entry):
+    directory = made()
+    RunDirectory(directory).save_masks(1, {"head.weight": entry})
+    with pytest.raises(RunDirectoryError, match=r"the masks of mega-batch 1 in .* are damaged"):
+        forgetkit.evidence(directory).masks()[1]
+    said = cli("analyze", directory, "--export-masks", "x.npz")
+    assert (said.status, len(said.err.splitlines())) == (2, 1)
+    assert "are damaged" in said.err
 
 
 def test_batches_of_a_loader_are_taken_as_they_come():

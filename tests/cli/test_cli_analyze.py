@@ -152,6 +152,25 @@ def test_labels_and_mega_batches_have_files_of_their_own(cli, run):
     assert early["question"]["mega_batch"] == 1
 
 
+def test_the_name_of_another_analysis_answer_is_not_taken(cli, run):
+    assert cli("analyze", run, "calibration", "--as", "mine").status == 0
+    assert sorted(p.name for p in (run / "analyses").glob("mine.*.svg"))
+    said = cli("analyze", run, "churn", "--as", "mine")
+    assert said.status == 2
+    assert "has an answer of calibration under the name mine: choose another by --as, or --again" in said.err
+    assert cli("analyze", run, "churn", "--as", "mine", "--again").status == 0
+    assert not list((run / "analyses").glob("mine.reliability.svg"))
+
+
+def test_a_disk_that_takes_no_answers_ends_the_asking(cli, run):
+    (run / "analyses").write_text("")
+    said = cli("analyze", run, "calibration", "churn")
+    assert said.status == 1
+    lines = said.err.splitlines()
+    assert lines[0].startswith("to go on: forgetkit ")
+    assert "cannot make" in lines[1]
+
+
 def test_one_that_fails_and_one_that_does_not_apply_keep_none_from_the_others(cli, run, sure):
     said = cli("analyze", run, "stumbles", "elsewhere", "sure", "--plugin", sure, "--no-report")
     assert said.status == 1
@@ -191,6 +210,8 @@ def test_the_list_has_every_analysis_and_its_summary(cli, sure):
         (["RUN"], 2, "name an analysis, or ask all of them by --all"),
         (["nowhere", "calibration"], 2, "nowhere is no folder: analyze takes that of a run or of an ablation"),
         (["RUN", "calibration", "calibration:bins=5"], 2, "would both be kept as calibration"),
+        (["RUN", "--export-masks", "x.npz", "--as", "x"], 2, "leave out --as"),
+        ([".", "--export-masks", "x.npz"], 2, ". is not the directory of a run, which --export-masks takes"),
         (["RUN", "calibraton"], 2, "did you mean 'calibration'?"),
         (["RUN", "calibration:bins=0"], 2, "bins"),
         (["RUN", "attack:strengths=[-1]"], 2, "strengths"),
@@ -203,7 +224,7 @@ def test_the_list_has_every_analysis_and_its_summary(cli, sure):
         (["RUN", "calibration", "--dataset", "digits"], 2, "digits is not what the run began with"),
         (["RUN", "calibration", "--list"], 2, "--list lists the analyses there are and asks none"),
         (["RUN", "--export-masks", "x.txt"], 2, "the name of an .npz file is wanted"),
-        (["RUN", "calibration", "--export-masks", "x.npz"], 2, "--export-masks writes masks and asks nothing"),
+        (["RUN", "calibration", "--export-masks", "x.npz"], 2, "leave out the analyses"),
         (["RUN", "sensitivity"], 2, "sensitivity does not apply: "),
     ],
 )

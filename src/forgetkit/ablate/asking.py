@@ -14,7 +14,7 @@ from forgetkit.analysis import asking
 from forgetkit.analysis.asking import Question
 from forgetkit.analysis.run import Finished, Means, RunEvidence
 from forgetkit.contracts import Answer, Asked, Comparing
-from forgetkit.errors import DoesNotApplyError, ForgetkitError
+from forgetkit.errors import DoesNotApplyError, ForgetkitError, RecordError
 from forgetkit.record import RunDirectory
 
 Became = Literal["answered", "known", "does not apply", "failed"]
@@ -94,6 +94,8 @@ def ask_together(
             answer = known or asking.ask_together(question, asked, folder, digests)
             became: Became = "known" if known else "answered"
             yield Told(name, question, became, folder, answer, seconds=time.perf_counter() - began, common=True)
+        except RecordError:
+            raise
         except ForgetkitError as error:
             yield _without(name, question, folder, error, common=True)
 
@@ -103,6 +105,8 @@ def _told(place: Place, question: Question, finished: Finished, *, again: bool) 
     try:
         known = None if again else asking.known(question, finished)
         answer = known or asking.ask_run(question, finished)
+    except RecordError:  # nothing more can be kept
+        raise
     except ForgetkitError as error:
         return _without(place.name, question, place.folder, error)
     became: Became = "known" if known else "answered"

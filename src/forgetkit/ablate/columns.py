@@ -35,7 +35,8 @@ def others(outcomes: Outcomes) -> tuple[Column, ...]:
 
 
 def of_answers(outcomes: Outcomes, label: str | None = None) -> tuple[Column, ...]:
-    """A column for each number that an analysis gave, of those under ``label`` where one is named.
+    """A column for each number that an analysis gave; of those under ``label`` alone where one is named, and without it
+    in their titles.
 
     Direction and unit are those of the answer; where cells contradict each other, those of the first. What a result
     calls by the same name comes before it.
@@ -47,13 +48,14 @@ def of_answers(outcomes: Outcomes, label: str | None = None) -> tuple[Column, ..
         for key, measure in answers.columns(asked).items():
             if key not in standard and key not in (cell.result or {}):
                 found.setdefault(key, measure)
-    return tuple(_answered(key, measure) for key, measure in found.items())
+    return tuple(_answered(key, measure, label) for key, measure in found.items())
 
 
-def _answered(key: str, measure: Measure) -> Column:
-    column = _other(key)
+def _answered(key: str, measure: Measure, label: str | None) -> Column:
     better = None if measure.better is None else _BETTER[measure.better]
-    return dataclasses.replace(column, higher_is_better=better, unit=measure.unit)
+    title = measure.title if label is None else answers.titled(label, key, measure)
+    column = _other(key)
+    return dataclasses.replace(column, title=title or column.title, higher_is_better=better, unit=measure.unit)
 
 
 def _column(piece: str, known: dict[str, Column]) -> Column:

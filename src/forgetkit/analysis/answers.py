@@ -143,6 +143,16 @@ def answered(folder: Path, label: str, question: Mapping[str, Any]) -> Answer | 
         return None
 
 
+def holder(folder: Path, label: str) -> str | None:
+    """The SPEC of the analysis whose answer is kept under ``label``; None where there is none, or a damaged one."""
+    try:
+        question = read_sealed(folder / FOLDER / f"{label}.json").get("question")
+    except RunDirectoryError:
+        return None
+    spec = question.get("analysis") if isinstance(question, Mapping) else None
+    return spec if isinstance(spec, str) else None
+
+
 def _kept(file: Path) -> Kept:
     content = read_sealed(file, "forgetkit analyze makes it again")
     question = content.get("question")
@@ -160,6 +170,11 @@ def _kept(file: Path) -> Kept:
         mega_batch=mega_batch if isinstance(mega_batch, int) else None,
         answer=answer,
     )
+
+
+def titled(label: str, key: str, measure: Measure) -> str:
+    """What a number is called beside its label: ``ece`` of ``calibration_ece``, or the title that it has."""
+    return measure.title or key.removeprefix(f"{label}_".replace("-", "_")).replace("_", " ")
 
 
 def columns(answers: Sequence[Kept]) -> dict[str, Measure]:

@@ -158,6 +158,17 @@ def _asked(question: Question, put: Callable[[], Any]) -> Answer:
         raise ComponentError(f"the analysis {name}: {error}") from error
 
 
+def require_own_label(question: Question, folders: Sequence[Path]) -> None:
+    """``OptionError`` where the label is that of another analysis' answer, which would be lost."""
+    for folder in folders:
+        other = answers.holder(folder, question.label)
+        if other is not None and name_of(other) != name_of(question.spec):
+            raise OptionError(
+                f"{folder} has an answer of {name_of(other)} under the name {question.label}: choose another by --as, "
+                "or --again to replace it"
+            )
+
+
 def require_apart(questions: Sequence[Question]) -> None:
     """``OptionError`` where two answers would be kept under one label."""
     seen: dict[str, Question] = {}

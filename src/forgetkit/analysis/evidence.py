@@ -6,7 +6,6 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -35,18 +34,18 @@ class Held:
     pool: Pool
     device: torch.device
 
-    @cached_property
+    @property
     def labels(self) -> Tensor:
-        """int64, on the CPU."""
-        return self.pool.labels.cpu()
+        """int64, on the CPU; a copy."""
+        return self.pool.labels.cpu().clone()
 
     def __len__(self) -> int:
         return len(self.pool)
 
     def batches(self, size: int = 256) -> Iterator[Pair]:
-        """In order, or fewer at a time where ``size`` of them would take much memory."""
+        """In order, or fewer at a time where ``size`` of them would take much memory. Copies: others get the same."""
         for inputs, labels in self.pool.in_order(self.pool.at_most(size)):
-            yield inputs.to(self.device), labels.to(self.device)
+            yield inputs.to(self.device, copy=True), labels.to(self.device, copy=True)
 
 
 class Examined(ABC):
@@ -58,6 +57,7 @@ class Examined(ABC):
     def __init__(self, seeds: Seeds, offers: Registry | None = None) -> None:
         self.seeds = seeds
         self._offers = offers
+        self._remembers = True
         self._held: dict[tuple[DataPart, int | None], Held] = {}
         self._known: dict[Held, Tensor] = {}
 
@@ -103,7 +103,7 @@ class Examined(ABC):
 
     def outputs(self, samples: Labelled | Iterable[Tensor], model: nn.Module | None = None) -> Tensor:
         """Those of its own model on samples of its own are computed once."""
-        if model is None and isinstance(samples, Held):
+        if model is None and isinstance(samples, Held) and self._remembers:
             if samples not in self._known:
                 self._known[samples] = self._computed(samples, self.model)
             return self._known[samples].clone()
@@ -126,7 +126,10 @@ class Examined(ABC):
         """Of no samples there is none: ``DoesNotApplyError``."""
         if not len(samples):
             raise DoesNotApplyError("there are no samples to judge on")
-        return float((self.outputs(samples, model).argmax(1) == samples.labels).double().mean())
+        outputs = self.outputs(samples, model)
+        if bool(outputs.isnan().any()):
+            raise DoesNotApplyError("the network's outputs are NaN, so that it has no answers to count")
+        return float((outputs.argmax(1) == samples.labels).double().mean())
 
     def twin(self) -> nn.Module:
         """A deep copy; ``DoesNotApplyError`` where the model cannot be copied."""
@@ -256,6 +259,11 @@ def of_model(
     pools = {part: _gathered(part, given) for part, given in parts.items()}
     if "test" not in pools:
         raise DataError("give the samples to judge on: test=(inputs, labels)")
+
+    shape = pools["test"].inputs.shape[1:]
+    for part, pool in pools.items():
+        if pool.inputs.shape[1:] != shape:
+            raise DataError(f"{part}= holds inputs of shape {tuple(pool.inputs.shape[1:])}, test= of {tuple(shape)}")
 
     def pool_of(part: DataPart) -> Pool:
         if part not in pools:

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
 from forgetkit import forgetting
-from forgetkit.errors import DoesNotApplyError, OptionError
+from forgetkit.errors import DoesNotApplyError, OptionError, RunDirectoryError
 from forgetkit.record import RunDirectory
 from forgetkit.record.files import write_atomically
+
+
+def read(directory: RunDirectory, mega_batch: int) -> Mapping[str, Tensor]:
+    """The masks that a run kept after a mega-batch; ``RunDirectoryError`` where they are missing or damaged."""
+    try:
+        return forgetting.restored(directory.masks_of(mega_batch))
+    except (TypeError, ValueError) as error:
+        what = f"the masks of mega-batch {mega_batch} in {directory.path}"
+        raise RunDirectoryError(f"{what} are damaged ({error}); the same run again makes them") from error
 
 
 def export(folder: Path, file: Path) -> int:
@@ -25,7 +36,7 @@ def export(folder: Path, file: Path) -> int:
     arrays = {
         f"{mega_batch}/{name}": mask.numpy()
         for mega_batch in directory.masks
-        for name, mask in forgetting.restored(directory.masks_of(mega_batch)).items()
+        for name, mask in read(directory, mega_batch).items()
     }
     if not arrays:
         raise DoesNotApplyError(f"{folder} has no masks: it is no run, forgot nothing, or had --keep-masks none")

@@ -14,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from forgetkit import config, contracts, forgetting, learn, stream
+from forgetkit import config, contracts, learn, stream
+from forgetkit.analysis import masks
 from forgetkit.analysis.evidence import Examined
 from forgetkit.contracts import Data, DataPart, Inputs, Role
 from forgetkit.errors import DoesNotApplyError, RunDirectoryError
@@ -42,6 +43,8 @@ class Means:
     """Data sets by their SPEC, so that the runs of an ablation read each once."""
     tests: dict[str, Pool] = field(default_factory=dict)
     """The test parts of these, on the device."""
+    verified: set[tuple[str, str]] = field(default_factory=set)
+    """Which of them were found to be the data that a run has on record: a digest of all of it is not taken twice."""
 
 
 class Finished:
@@ -70,7 +73,11 @@ class Finished:
         plan = config.resolve(config.recorded(manifest, self.means.given, self.means.offers), self.means.offers)
         loaded, source = self.means.loaded, plan.config.dataset
         session = Session.prepare(plan, Bus(self.means.observers), self.means.cache, data=loaded.get(source))
-        session.require_same_data(manifest)
+        noisy = plan.config.label_noise > 0
+        content = None if noisy else (source, str(manifest.get("data")))
+        session.require_same_data(manifest, known=content in self.means.verified)
+        if content is not None:
+            self.means.verified.add(content)
         if session.clean is not None:
             loaded[source] = session.clean
         return session
@@ -86,8 +93,8 @@ class Finished:
         """As the run began with it, in eval mode, on the device."""
         session = self.session
         model = learn.network(session.plan.model, self.inputs, session.seeds)
-        form = learn.memory_format(session.plan.config.memory_format, model, self.inputs, session.device)
-        return learn.arranged(model, form, session.device).eval()
+        # Not channels last: in that layout the backward pass of torch 2.15 crashes on odd batches of few channels.
+        return learn.arranged(model, "contiguous", session.device).eval()
 
     def kept(self, mega_batch: int) -> nn.Module:
         """The model that was judged after a mega-batch."""
@@ -110,6 +117,7 @@ class Finished:
                 tests[source] = Pool.fitting(Excerpt.whole(self.session.data.test), self.session.device)
             return tests[source]
         if (part, mega_batch) not in self.pools:
+            self.pools.clear()  # of many mega-batches and runs the last one alone
             self.pools[part, mega_batch] = Pool.fitting(self._excerpt(part, mega_batch), self.session.device)
         return self.pools[part, mega_batch]
 
@@ -155,6 +163,7 @@ class RunEvidence(Examined):
         self._mega_batch, self._lasting = mega_batch, lasting
         self._loaded: nn.Module | None = None
         super().__init__(seeds, finished.means.offers)
+        self._remembers = lasting
 
     @classmethod
     def of(cls, finished: Finished, mega_batch: int | None, seeds: Seeds, *, lasting: bool = True) -> RunEvidence:
@@ -264,12 +273,7 @@ class _Masks(Mapping[int, Mapping[str, Tensor]]):
         if mega_batch not in self._directory.masks:
             raise KeyError(mega_batch)
         if mega_batch not in self._read:
-            held = self._directory.masks_of(mega_batch)
-            try:
-                self._read[mega_batch] = forgetting.restored(held)
-            except (KeyError, TypeError, ValueError) as error:
-                what = f"the masks of mega-batch {mega_batch} in {self._directory.path}"
-                raise RunDirectoryError(f"{what} are damaged: {error}") from error
+            self._read[mega_batch] = masks.read(self._directory, mega_batch)
         return self._read[mega_batch]
 
     def __iter__(self) -> Iterator[int]:

@@ -104,7 +104,8 @@ def _carry_out(given: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
     except (KeyboardInterrupt, RecordError) as error:  # what was answered so far is kept
         if isinstance(error, KeyboardInterrupt):
             view.warn("interrupted")
-        print_error(f"to go on: {shlex.join(['forgetkit', *sys.argv[1:]])}")
+        rest = [word for word in sys.argv[1:] if word != "--again"]  # what was answered meanwhile is new enough
+        print_error(f"to go on: {shlex.join(['forgetkit', *rest])}")
         raise
 
 
@@ -129,8 +130,13 @@ class _Asking:
 
     def carried_out(self) -> tuple[dict[str, Any], int]:
         """What became of all questions, as ``--json`` prints it, and the exit status."""
+        from forgetkit.analysis import asking
+
         outcomes = self._outcomes()
         places = self._places(outcomes)
+        if not self.given["again"]:
+            for question in self.questions:
+                asking.require_own_label(question, [place.folder for place in places])
         told: list[Told] = []
         with self.view.following(len(places) * len(self.questions)):
             for one in self._asked(places, outcomes):
@@ -235,6 +241,7 @@ def _questions(given: Mapping[str, Any], offers: Registry) -> list[Question]:
         raise OptionError(f"--as {given['label']} is the name of one answer: ask one analysis")
     if seed < 0:
         raise OptionError(f"--seed {seed}: a seed is 0 or more")
+    names = list(dict.fromkeys(names))
     made = [Question.of(offers, name, label=given["label"], seed=seed, mega_batch=mega_batch) for name in names]
     if given["all"]:
         asked = {type(question.analysis) for question in made}
@@ -276,10 +283,16 @@ def _list(given: Mapping[str, Any], offers: Registry) -> dict[str, Any]:
 
 def _export(folder: Path, given: Mapping[str, Any]) -> dict[str, Any]:
     """The masks of a run, for other programs."""
+    from forgetkit import config
+    from forgetkit.ablate.report import alone
     from forgetkit.analysis.masks import export
 
-    if given["names"] or given["all"]:
-        raise OptionError("--export-masks writes masks and asks nothing: leave the analyses out")
+    for option in ("names", "all", "mega_batch", "seed", "label", "again", "grid", *config.LOOKED_AT):
+        if given[option]:
+            word = {"names": "the analyses", "label": "--as"}.get(option, f"--{option.replace('_', '-')}")
+            raise OptionError(f"--export-masks writes all masks of a run and asks nothing: leave out {word}")
+    if not alone.is_run(folder):
+        raise RunDirectoryError(f"{folder} is not the directory of a run, which --export-masks takes")
     written = export(folder, given["export_masks"])
     if not given["json"] and not given["quiet"]:
         Console().print(f"{given['export_masks']}: {written} arrays", markup=False)
@@ -293,5 +306,7 @@ def _draw(answered: Sequence[Told]) -> None:
 
     for one in answered:
         if one.answer is not None:
+            for old in (one.folder / answers.FOLDER).glob(f"{one.question.label}.*.svg"):  # of another answer
+                old.unlink()
             for name, figure in plots.answer_pictures(one.question.label, one.answer, common=one.common).items():
                 plots.save(figure, one.folder / answers.FOLDER / f"{name}.svg")

@@ -123,7 +123,10 @@ class PlainView(View):
             if outcomes is not None and any(not one.common for one in own):
                 self._table(label, outcomes)
             else:
-                self.console.print(Text(f"{label}: {own[0].question.summary}", "bold"))
+                asked = own[0].question
+                after = "" if asked.mega_batch is None else f", after mega-batch {asked.mega_batch}"
+                self.console.print(Text(f"{label} ({asked.spec}{after})", "bold"))
+                self.console.print(Text(asked.summary, "dim"))
                 for key, text in _lines([one for one in own if not one.common]):
                     self.console.print(f"  {key:24}{text}", markup=False)
             for key, text in _lines([one for one in own if one.common]):
@@ -136,9 +139,8 @@ class PlainView(View):
         from forgetkit.ablate.table import make
         from forgetkit.cli import grids
 
-        columns = of_answers(outcomes, label)
-        made = dataclasses.replace(make(dataclasses.replace(outcomes, baseline=None), columns), title=label)
-        grids.show(self.console, made, dataclasses.replace(outcomes, baseline=None))
+        table = dataclasses.replace(make(outcomes, of_answers(outcomes, label)), title=label)
+        grids.show(self.console, table, outcomes, briefly=True)
 
 
 class LiveView(PlainView):
@@ -198,4 +200,4 @@ def _texts(numbers: Mapping[str, Measure | float | None]) -> Iterator[tuple[str,
     for key, value in numbers.items():
         measure = value if isinstance(value, Measure) else Measure(value)
         text = "–" if measure.value is None else words.figure(measure.value, measure.unit) + units.get(measure.unit, "")
-        yield key.replace("_", " "), text
+        yield measure.title or key.replace("_", " "), text

@@ -55,13 +55,14 @@ class _Strip:
         return _Strip(self.name, tuple(Text("\n".join(text)) for text in lines), self.justify)
 
 
-def show(console: Console, table: Table, outcomes: Outcomes) -> None:
+def show(console: Console, table: Table, outcomes: Outcomes, *, briefly: bool = False) -> None:
     """Print ``table``, beside it each arm's accuracy over the mega-batches, and below what it says in words.
 
     What a terminal has no room for is left out, the accuracies first, then columns from the right, and named. Where
-    there is a baseline, the differences to it come last, each on a line of its own.
+    there is a baseline, the differences to it come last, each on a line of its own. ``briefly``: without accuracies
+    and differences, which belong to another table.
     """
-    curves = _curves(outcomes, table.axes)
+    curves = {} if briefly else _curves(outcomes, table.axes)
     marked = console.color_system is None
     figures = [*_seeds(table), *_figures(table, marked), *_anytime(table, curves)]
     labels, kept = _fitted(_labels(table), figures, console.width - (len(_BASELINE) if table.baseline else 0))
@@ -77,7 +78,7 @@ def show(console: Console, table: Table, outcomes: Outcomes) -> None:
         console.print(Text("\n".join(lines)))
     if left_out := ", ".join(strip.name for strip in figures[len(kept) :]):
         console.print(Text(f"No room for {left_out}: widen the terminal, choose --columns, or read it from a pipe."))
-    for part in _differences(table, console.width):
+    for part in [] if briefly else _differences(table, console.width):
         console.print(part)
 
 

@@ -132,11 +132,15 @@ class Evidence(Protocol):
 
 @dataclass(frozen=True)
 class Measure:
-    """A number, its unit, and which is better; ``better`` None: it is shown and not compared."""
+    """A number, its unit, and which is better; ``better`` None: it is shown and not compared.
+
+    ``title`` is what heads its column, where its key in words would not do.
+    """
 
     value: float | None
     better: Better | None = None
     unit: Unit = "number"
+    title: str = ""
 
 
 @dataclass(frozen=True)

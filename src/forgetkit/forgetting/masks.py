@@ -64,15 +64,18 @@ class Noted:
 
 
 def restored(state: Mapping[str, Any]) -> Masks:
-    """The masks that a :meth:`Noted.state` holds; ``ValueError`` or ``TypeError`` where it is none."""
-    kept = {}
+    """The masks that a :meth:`Noted.state` holds; ``ValueError`` where it is none."""
+    kept: dict[str, tuple[Tensor | None, torch.Size]] = {}
     for name, entry in state.items():
-        shape, bits = torch.Size(entry["shape"]), entry["bits"]
-        if bits is None:
-            bits = packed(torch.ones(shape, dtype=torch.bool))
-        if not isinstance(bits, Tensor) or bits.dtype != torch.uint8 or bits.shape != (-(-math.prod(shape) // 8),):
+        shape, bits = (entry.get("shape"), entry.get("bits")) if isinstance(entry, dict) else (None, None)
+        if not isinstance(shape, list) or not all(isinstance(size, int) and size >= 0 for size in shape):
+            raise ValueError(f"the mask of '{name}' has no shape")
+        length = -(-math.prod(shape) // 8)
+        if bits is not None and not (
+            isinstance(bits, Tensor) and bits.dtype == torch.uint8 and bits.shape == (length,)
+        ):
             raise ValueError(f"the mask of '{name}' does not have the bits of its shape")
-        kept[name] = (bits, shape)
+        kept[name] = (bits, torch.Size(shape))
     return Masks(kept)
 
 
@@ -86,12 +89,13 @@ class Masks(Mapping[str, Tensor]):
     __eq__ = object.__eq__
     __hash__ = object.__hash__
 
-    def __init__(self, kept: Mapping[str, tuple[Tensor, torch.Size]]) -> None:
-        """``kept``: of each mask what :func:`packed` made of it, and its shape."""
+    def __init__(self, kept: Mapping[str, tuple[Tensor | None, torch.Size]]) -> None:
+        """``kept``: of each mask what :func:`packed` made of it, and its shape; None: all of it is True."""
         self._kept = kept
 
     def __getitem__(self, name: str) -> Tensor:
-        return unpacked(*self._kept[name])
+        bits, shape = self._kept[name]
+        return torch.ones(shape, dtype=torch.bool) if bits is None else unpacked(bits, shape)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._kept)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from forgetkit.ablate.columns import of_answers
 from forgetkit.ablate.outcome import Outcomes
@@ -43,7 +43,7 @@ def gather(outcomes: Outcomes, baseline: Mapping[str, str] | None) -> tuple[Aske
 def _asked(outcomes: Outcomes, baseline: Mapping[str, str] | None, label: str) -> Asked:
     own = [one for cell in outcomes.cells for one in cell.answers if one.label == label]
     common = [one for one in outcomes.answers if one.label == label]
-    columns = [replace(column, title=_named(label, column.key)) for column in of_answers(outcomes, label)]
+    columns = of_answers(outcomes, label)
     return Asked(
         label=plain(label),
         summary=next((plain(one.summary) for one in (*own, *common) if plain(one.summary)), ""),
@@ -71,13 +71,9 @@ def _numbers(one: Kept) -> Iterable[tuple[str, str]]:
     """As the table would show them."""
     for key, measure in answers.columns([one]).items():
         better = None if measure.better is None else measure.better == "higher"
-        heading = words.heading(Column(key, _named(one.label, key), lambda _: None, better, measure.unit))
+        title = answers.titled(one.label, key, measure)
+        heading = words.heading(Column(key, title, lambda _: None, better, measure.unit))
         yield heading, "–" if measure.value is None else words.figure(measure.value, measure.unit)
-
-
-def _named(label: str, key: str) -> str:
-    """A number's own name, below its label: ``ece`` of ``calibration_ece``."""
-    return key.removeprefix(f"{label}_".replace("-", "_")).replace("_", " ")
 
 
 def _remarks(own: Sequence[Kept], common: Sequence[Kept]) -> tuple[str, ...]:

@@ -137,7 +137,7 @@ class Overlap:
         known = []
         for cell in cells:
             with left_out.noting(cell):
-                run = (*(f"{axis}={value}" for axis, value in cell.arm.items()), cell.seed)
+                run: tuple[str | int, ...] = (*map("=".join, cell.arm.items()), cell.seed)
                 known.append((cell, self._known(cell.evidence, *run)))
         left_out.require(known)
         after = self.mega_batch or max(set.intersection(*(set(masks.after) for _, masks in known)), default=None)
