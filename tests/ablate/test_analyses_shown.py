@@ -256,6 +256,14 @@ def test_what_there_is_no_room_for_is_said():
     assert found.caption == "A curve. 2 of 14 panels are left out. 10 of 30 series are left out."
 
 
+def test_the_spread_of_a_single_seed_is_not_called_one_over_seeds():
+    own, bare = (lines(Series("s", [1, 2], [0.5, 0.25], spread)) for spread in ([0.1, 0.1], None))
+    said = "An arm with one seed has the spread that the analysis gave."
+    for arms, expected in (([own, own], own), True), (([own, own], bare), False), (([own], own), False):
+        several, single = arms
+        assert (said in only(asked({"several": several, "single": [single]})).caption) is expected
+
+
 def test_a_name_of_an_arm_stands_over_its_panel_unless_there_is_one_arm():
     heat = {"kind": "heat"}
     one = lines(Series("r", [1.0, 2.0], [0.1, 0.2]), **heat)

@@ -190,6 +190,9 @@ def _said(
     yield own if own.endswith((".", "!", "?")) or not own else f"{own}."
     if any(len(charts) > 1 for _, _, charts in by_arm):
         yield _OVER_SEEDS[chart.kind]
+        alone = [series for _, _, (one, *others) in by_arm if not others for series in one.series]
+        if chart.kind != "heat" and any(series.spread for series in alone):
+            yield "An arm with one seed has the spread that the analysis gave."
     if len(panels) > PANELS:
         yield f"{len(panels) - PANELS} of {len(panels)} panels are left out."
     drawn = {line.name for panel in panels for line in panel.lines}
