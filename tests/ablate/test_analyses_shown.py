@@ -328,6 +328,12 @@ def test_names_of_places_on_a_logarithmic_axis_do_not_run_into_each_other():
     assert all(left.x1 <= right.x0 for left, right in itertools.pairwise(boxes))
 
 
+@pytest.mark.parametrize("places", [[0.0, 5e-324], [-1e32, 2.7e-250], [0.0, 1e-149, 1e149]])
+def test_an_axis_of_more_decades_than_floats_can_reckon_with_is_no_logarithm(places):
+    (axes,) = drawn(asked({"a": [lines(Series("s", places, [1.0] * len(places)), logarithmic=True)]})).axes
+    assert axes.get_xscale() == "linear"
+
+
 def test_a_diagonal_is_drawn_where_both_axes_are_in_per_cent():
     (axes,) = drawn(asked({"a": [lines(Series("s", [0.25, 0.5], [0.5, 0.75]), diagonal=True)]})).axes
     assert points(axes) == [((25, 50), (50, 75))]

@@ -34,6 +34,8 @@ _NAMED = 60
 """Places that are named at most; of more, every second or third is."""
 _ZERO = 0.5
 """Decades from zero to the smallest place on a logarithmic axis."""
+_RANGE = 1e200
+"""Of a logarithmic axis at most, from its smallest place to its largest."""
 _FIGURES_UP_TO = 8
 """Columns of a map whose values are written into it."""
 _FIGURES = 56
@@ -244,7 +246,7 @@ class _Drawing:
             _named(self.axes, self.scale.words, down=self.scale.down)
             return
         at = sorted({x for line in panel.lines for x in self.scale.at(line)})
-        if self.chart.of.logarithmic and at and at[-1] > 0:
+        if self.chart.of.logarithmic and _has_logarithms(at):
             _logarithmic(self.axes, at, _room(len(self.chart.panels)))
         elif all(x == round(x) for x in at) and not self.chart.of.diagonal:
             self.axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
@@ -266,6 +268,12 @@ def _named(axes: Axes, words: Sequence[str], *, down: bool) -> None:
     else:
         axes.set_xticks(positions, shown)
         axes.set_xlim(-0.6, len(words) - 0.4)
+
+
+def _has_logarithms(at: Sequence[float]) -> bool:
+    """Whether there is a place above zero, and no more decades than matplotlib can take powers of."""
+    smallest = min((x for x in at if x > 0), default=0.0)
+    return smallest > 1 / _RANGE and max(map(abs, at)) < _RANGE * smallest
 
 
 def _logarithmic(axes: Axes, at: Sequence[float], letters: int) -> None:
