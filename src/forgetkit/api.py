@@ -304,7 +304,7 @@ def evidence(
     train: Given | None = None,
     val: Given | None = None,
     classes: Sequence[str] | None = None,
-    initial: nn.Module | None = None,
+    initial: nn.Module | Mapping[str, Tensor] | None = None,
     mega_batch: int | None = None,
     seed: int = 0,
     plugins: Sequence[str | Path] = (),
@@ -314,8 +314,9 @@ def evidence(
 
     ``subject`` is the directory of a run, as it stood after ``mega_batch`` (None: the last), or a module with
     ``test=(inputs, labels)`` and, where they are asked for, ``train`` and ``val``: two tensors, or batches of both.
-    ``classes`` names the outputs, ``initial`` is the module as it began. ``given`` are options of the run that are
-    others here: ``dataset``, ``model``, ``device``. Raises a ``forgetkit.errors.ForgetkitError`` of one line.
+    ``classes`` names the outputs, ``initial`` is the module as it began, or its ``state_dict()``. ``given`` are options
+    of the run that are others here: ``dataset``, ``model``, ``device``. Raises a ``forgetkit.errors.ForgetkitError`` of
+    one line.
     """
     offers = registry.load(files=[Path(file) for file in plugins])
     shown = {"test": test, "train": train, "val": val, "classes": classes, "initial": initial, **given}

@@ -258,6 +258,20 @@ def test_samples_that_do_not_fit_the_model_are_refused_in_a_line(shown, says):
         forgetkit.evidence(torch.nn.Linear(2, 2), **shown)
 
 
+def test_how_a_model_began_may_be_its_state():
+    model, test = torch.nn.Linear(2, 2), (torch.rand(4, 2), torch.zeros(4).long())
+    state = {name: value + 1 for name, value in model.state_dict().items()}
+    begun = forgetkit.evidence(model, test=test, initial=state).initial()
+    assert all(torch.equal(a, b + 1) for a, b in zip(begun.parameters(), model.parameters(), strict=True))
+    with pytest.raises(DataError, match="initial= is not a state of this model"):
+        forgetkit.evidence(model, test=test, initial={"w": torch.zeros(1)}).initial()
+    with pytest.raises(OptionError, match="no part 'tests' of the data; did you mean 'test'"):
+        forgetkit.evidence(model, test=test).samples("tests")
+    one_by_one = torch.utils.data.TensorDataset(*test)
+    with pytest.raises(DataError, match=r"gives samples one by one: put a torch\.utils\.data\.DataLoader around it"):
+        forgetkit.evidence(model, test=one_by_one)
+
+
 def test_outputs_that_are_nan_are_no_answers():
     model = torch.nn.Linear(2, 2)
     torch.nn.init.constant_(model.bias, float("nan"))

@@ -101,6 +101,19 @@ def test_an_ablation_gets_answers_columns_and_a_report(cli, ablation, sure):
     assert "of the test part" in page
 
 
+def test_answers_to_different_questions_have_no_mean_in_common(cli, ablation, caplog):
+    assert cli("analyze", ablation, "calibration", "--no-report").status == 0
+    means = cli("table", ablation, "--columns", "calibration_ece", "--json").json["rows"]
+    cell = next(p for p in (ablation / "cells").iterdir() if (p / "analyses").is_dir())
+    assert cli("analyze", cell, "calibration:bins=3", "--no-report").status == 0
+    said = cli("table", ablation, "--columns", "calibration_ece", "--json")
+    assert "under calibration are answers to different questions" in caplog.text
+    assert "those to calibration:bins=3,samples=none not" in caplog.text
+    counts = [row["entries"]["calibration_ece"]["n"] for row in said.json["rows"]]
+    assert sorted(counts) == [1, 2]
+    assert [row["entries"]["calibration_ece"]["n"] for row in means] == [2, 2]
+
+
 def test_what_is_there_is_not_asked_again(cli, run, sure):
     words = ["analyze", run, "sure", "--plugin", sure, "--no-report", "--json"]
     assert became(cli(*words))[0][2] == "answered"
@@ -215,6 +228,9 @@ def test_the_list_has_every_analysis_and_its_summary(cli, sure):
         (["RUN", "calibraton"], 2, "did you mean 'calibration'?"),
         (["RUN", "calibration:bins=0"], 2, "bins"),
         (["RUN", "attack:strengths=[-1]"], 2, "strengths"),
+        (["RUN", "attack:strengths=-1"], 2, "input should be greater than or equal to 0"),
+        (["RUN", "attack:strengths=1/255+-0.5"], 2, "input should be greater than or equal to 0"),
+        (["RUN", "flatness:sigmas=0.1+x"], 2, "sigmas"),
         (["RUN", "calibration", "--mega-batch", 4], 2, "has 3 mega-batches, and no mega-batch 4"),
         (["RUN", "calibration", "--mega-batch", 0], 2, "has 3 mega-batches, and no mega-batch 0"),
         (["RUN", "calibration", "--as", "../x"], 2, "--as ../x: write small letters, digits"),

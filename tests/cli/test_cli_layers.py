@@ -291,7 +291,9 @@ def test_there_is_another_value_for_every_option():
 def test_the_digest_changes_with_what_a_run_is_and_not_with_where_it_is(key):
     beside = {"label_noise": 0.1} if key.startswith("label_noise_") else {"patience": 5} if key == "min_delta" else {}
     same = resolved(beside).digest == resolved({**beside, key: OTHERS[key]}).digest
-    assert same == (key in ("out", "name", "checkpoint_seconds", "checkpoint_epochs", "keep_models", "keep_masks", "threads"))
+    assert same == (
+        key in ("out", "name", "checkpoint_seconds", "checkpoint_epochs", "keep_models", "keep_masks", "threads")
+    )
 
 
 def test_the_digest_is_of_what_a_preset_sets_and_not_of_its_name():

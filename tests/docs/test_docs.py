@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import shlex
@@ -123,7 +124,7 @@ def test_analyses_that_the_page_shows_can_be_asked() -> None:
     assert len(lines) > 9
     for line in lines:
         words = shlex.split(line)[3:]
-        specs = [word for word in words[: next((n for n, w in enumerate(words) if w[:2] == "--"), None)]]
+        specs = list(itertools.takewhile(lambda word: not word.startswith("--"), words))
         assert specs, line
         for spec in specs:
             assert Question.of(offers, spec).analysis, line

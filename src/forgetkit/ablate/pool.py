@@ -23,7 +23,8 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -258,9 +259,8 @@ class Pool:
 
     def gathered(self, note: Note) -> Outcomes:
         """What became of the cells of a grid; what is damaged among them is said."""
-        return Outcomes(
-            note.title, note.axes, tuple(self._outcome(cell) for cell in note.cells), note.baseline, note.command
-        )
+        cells = _of_one_question([self._outcome(cell) for cell in note.cells])
+        return Outcomes(note.title, note.axes, cells, note.baseline, note.command)
 
     def _note(self, name: str) -> Path:
         return self.path / "grids" / f"{name}.json"
@@ -296,6 +296,28 @@ def answered(folder: Path) -> tuple[Kept, ...]:
         else:
             _log.warning("%s", found)
     return tuple(whole)
+
+
+def _of_one_question(cells: Sequence[Outcome]) -> tuple[Outcome, ...]:
+    """The cells less the answers that are to another question than most under their label: no mean is taken of both."""
+    asked: dict[str, Counter[str]] = {}
+    for cell in cells:
+        for one in cell.answers:
+            asked.setdefault(one.label, Counter())[one.question] += 1
+    usual = {label: counts.most_common(1)[0][0] for label, counts in asked.items()}
+    for label, counts in asked.items():
+        others = [question for question in counts if question != usual[label]]
+        if others:
+            _log.warning(
+                "under %s are answers to different questions; those to %s are shown, those to %s not: "
+                "ask all runs alike",
+                label,
+                usual[label],
+                ", ".join(others),
+            )
+    return tuple(
+        replace(cell, answers=tuple(one for one in cell.answers if one.question == usual[one.label])) for cell in cells
+    )
 
 
 def _noted(path: Path) -> Note:

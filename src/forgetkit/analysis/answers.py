@@ -110,6 +110,12 @@ class Kept:
     summary: str
     mega_batch: int | None
     answer: Answer
+    seed: int = 0
+
+    @property
+    def question(self) -> str:
+        """What must be alike for answers to be compared."""
+        return f"{self.analysis} at seed {self.seed}" if self.seed else self.analysis
 
 
 def keep(folder: Path, label: str, question: Mapping[str, Any], answer: Mapping[str, Any]) -> Path:
@@ -169,6 +175,7 @@ def _kept(file: Path) -> Kept:
         summary=str(question.get("summary", "")),
         mega_batch=mega_batch if isinstance(mega_batch, int) else None,
         answer=answer,
+        seed=seed if isinstance(seed := question.get("seed"), int) else 0,
     )
 
 

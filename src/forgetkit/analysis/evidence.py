@@ -6,14 +6,14 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
 from forgetkit import forgetting, registry
 from forgetkit.contracts import DataPart, Labelled, Scope
-from forgetkit.errors import ComponentError, DataError, DoesNotApplyError
+from forgetkit.errors import ComponentError, DataError, DoesNotApplyError, OptionError, closest
 from forgetkit.learn.evaluation import judging
 from forgetkit.registry import Registry
 from forgetkit.seeding import Seeds, global_state
@@ -92,6 +92,8 @@ class Examined(ABC):
 
     def samples(self, part: DataPart = "test", count: int | None = None) -> Held:
         """The same object each time, so that what was computed of it is known."""
+        if part not in get_args(DataPart):
+            raise OptionError(f"there is no part '{part}' of the data; {closest(part, get_args(DataPart))}")
         pool = self.pool(part)
         count = None if count is None or count >= len(pool) else count
         if (part, count) not in self._held:
@@ -246,7 +248,7 @@ def of_model(
     seeds: Seeds,
     *,
     classes: Sequence[str] | None = None,
-    initial: nn.Module | None = None,
+    initial: nn.Module | Mapping[str, Tensor] | None = None,
     offers: Registry | None = None,
 ) -> Evidence:
     """The evidence of a plain model with tensors: inputs as the model takes them, or ``uint8`` pixels; int64 labels.
@@ -273,7 +275,7 @@ def of_model(
     inputs = pools["test"].inputs[:]
     lowest, highest = inputs[:4096].min(), inputs[:4096].max()
     images = inputs.ndim == 4 and (inputs.dtype == torch.uint8 or bool((lowest >= 0) & (highest <= 1)))
-    began_as = None if initial is None else lambda: initial
+    began_as = None if initial is None else lambda: _begun(model, initial)
     evidence = Evidence(model, tuple(classes or ()), seeds, pool_of, images, began_as, offers)
     few = Pool(inputs[:2], pools["test"].labels[:2])
     try:
@@ -297,6 +299,18 @@ def of_model(
     return evidence
 
 
+def _begun(model: nn.Module, initial: nn.Module | Mapping[str, Tensor]) -> nn.Module:
+    """The model as it began: as it was given, or a copy with the state that was."""
+    if isinstance(initial, nn.Module):
+        return initial
+    begun = copy.deepcopy(model).eval()
+    try:
+        begun.load_state_dict(initial)
+    except (RuntimeError, TypeError) as error:
+        raise DataError(f"initial= is not a state of this model: {str(error).splitlines()[-1].strip()}") from error
+    return begun
+
+
 def _is_pair(given: Any) -> bool:
     return isinstance(given, list | tuple) and len(given) == 2 and all(isinstance(side, Tensor) for side in given)
 
@@ -305,6 +319,8 @@ def _gathered(part: DataPart, given: Given) -> Pool:
     pairs: list[Any] = [given] if isinstance(given, tuple) and len(given) == 2 else list(given)
     if not pairs or not all(map(_is_pair, pairs)):
         raise DataError(f"{part}= takes two tensors, inputs and labels, or batches of both")
+    if any(not side.ndim for pair in pairs for side in pair):
+        raise DataError(f"{part}= gives samples one by one: put a torch.utils.data.DataLoader around it")
     inputs, labels = (torch.cat([pair[side].detach() for pair in pairs]) for side in (0, 1))
     if labels.ndim != 1 or labels.is_floating_point() or len(labels) != len(inputs):
         raise DataError(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from fractions import Fraction
 from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -12,6 +11,7 @@ import torch
 from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 
+from forgetkit.builtin.analyses._listed import listed, number
 from forgetkit.contracts import Answer, Chart, Evidence, Labelled, Measure, Series
 from forgetkit.errors import DoesNotApplyError
 from forgetkit.seeding import Seeds, global_state
@@ -25,16 +25,13 @@ _STRENGTHS = {
 }
 
 
-def _number(written: Any) -> Any:
-    """``"8/255"`` is the number that it names; what names none stays as it is."""
-    try:
-        return float(Fraction(written)) if isinstance(written, str) and "/" in written else written
-    except (ValueError, ZeroDivisionError):
-        return written
+def _strengths(written: Any) -> Any:
+    """``"1/255+8/255"``, ``0.5``, a list; none stays."""
+    return None if written in (None, "none") else listed(written)
 
 
-Strength = Annotated[float, BeforeValidator(_number), Field(ge=0, allow_inf_nan=False)]
-StepSize = Annotated[float, BeforeValidator(_number), Field(gt=0, allow_inf_nan=False)]
+Strength = Annotated[float, BeforeValidator(number), Field(ge=0, allow_inf_nan=False)]
+StepSize = Annotated[float, BeforeValidator(number), Field(gt=0, allow_inf_nan=False)]
 
 
 @dataclass(frozen=True)
@@ -65,7 +62,9 @@ class Attack:
     """
 
     norm: Literal["linf", "l2"] = "linf"
-    strengths: Annotated[tuple[Strength, ...], Field(min_length=1)] | None = None
+    strengths: Annotated[Annotated[tuple[Strength, ...], Field(min_length=1)] | None, BeforeValidator(_strengths)] = (
+        None
+    )
     steps: Annotated[int, Field(ge=1)] = 10
     step_size: StepSize | None = None
     restarts: Annotated[int, Field(ge=1)] = 1
@@ -85,7 +84,7 @@ class Attack:
     @property
     def _radii(self) -> tuple[float, ...]:
         given = _STRENGTHS[self.norm] if self.strengths is None else self.strengths
-        return tuple(map(_number, given))
+        return tuple(map(number, given))
 
     def analyze(self, evidence: Evidence) -> Answer:
         """Accuracy by strength."""
@@ -106,7 +105,7 @@ class Attack:
         return self._answer(accuracy, len(samples), blind)
 
     def _descent(self, radius: float) -> Descent:
-        step = 2.5 * radius / self.steps if self.step_size is None else float(_number(self.step_size))
+        step = 2.5 * radius / self.steps if self.step_size is None else float(number(self.step_size))
         return Descent(self.norm, radius, step, self.steps)
 
     def _withstood(
@@ -117,13 +116,13 @@ class Attack:
         The draws are those of a batch and a restart: the same at each radius, whichever samples are left.
         """
         descent, right, blind, first = self._descent(radius), clean.clone(), 0, 0
-        for number, (images, labels) in enumerate(samples.batches()):
+        for batch, (images, labels) in enumerate(samples.batches()):
             left = right[first : first + len(labels)]
             first += len(labels)
             for restart in range(self.restarts):
                 if not left.any():
                     break
-                begun = descent.begun(images, seeds.torch("start", number, restart)) if self.random_start else images
+                begun = descent.begun(images, seeds.torch("start", batch, restart)) if self.random_start else images
                 places = left.nonzero().flatten().to(images.device)
                 found, moved = descent.run(model, images[places], labels[places], begun[places])
                 with torch.no_grad():
@@ -135,7 +134,10 @@ class Attack:
     def _answer(self, accuracy: Mapping[float, float], count: int, blind: int) -> Answer:
         area = sum((b - a) * (accuracy[a] + accuracy[b]) / 2 for a, b in pairwise(accuracy))
         greatest = max(accuracy)
-        numbers = {_key(self.norm, radius): Measure(value, "higher", "fraction") for radius, value in accuracy.items()}
+        numbers = {
+            _key(self.norm, radius): Measure(value, "higher", "fraction", _title(self.norm, radius))
+            for radius, value in accuracy.items()
+        }
         if greatest:
             numbers["area"] = Measure(area / greatest, "higher", "fraction")
         details = {
@@ -230,6 +232,14 @@ def _lengths(changes: Tensor) -> Tensor:
 
 def _share(right: Tensor) -> float:
     return right.double().mean().item()
+
+
+def _title(norm: str, radius: float) -> str:
+    """``clean``, ``at 8/255`` or ``at 0.25``."""
+    levels = radius * _LEVELS
+    if norm == "linf" and radius and abs(levels - round(levels)) < 1e-6:
+        return f"at {round(levels)}/{_LEVELS}"
+    return f"at {radius:.6g}" if radius else "clean"
 
 
 def _key(norm: str, radius: float) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, Field
 
+from forgetkit.builtin.analyses._listed import listed
 from forgetkit.contracts import Answer, Chart, Evidence, Labelled, Measure, Series
 from forgetkit.errors import OptionError, closest
 
@@ -30,11 +31,6 @@ CORRUPTIONS = (*BENCHMARK, "speckle_noise", "gaussian_blur", "spatter", "saturat
 """All 19: four more are meant for validation, and the paper counts them."""
 
 SEVERITIES = (1, 2, 3, 4, 5)
-
-
-def _listed(written: Any) -> Any:
-    """``"fog+snow"`` is a list of two; what is a list already, or JSON, stays."""
-    return written.split("+") if isinstance(written, str) and not written.startswith("[") else written
 
 
 @dataclass(frozen=True)
@@ -60,8 +56,8 @@ class Corruption:
 
     samples: Annotated[int, Field(ge=1)] | None = 1000
     path: Path | None = None
-    corruptions: Annotated[tuple[str, ...] | None, BeforeValidator(_listed), "names joined by +, or none (all)"] = None
-    severities: Annotated[tuple[int, ...], BeforeValidator(_listed), "of 1 to 5, joined by +"] = SEVERITIES
+    corruptions: Annotated[tuple[str, ...] | None, BeforeValidator(listed), "names joined by +, or none (all)"] = None
+    severities: Annotated[tuple[int, ...], BeforeValidator(listed), "of 1 to 5, joined by +"] = SEVERITIES
     frost: Path | None = None
 
     examined_with: ClassVar[Mapping[str, Any]] = {"severities": (1, 4)}

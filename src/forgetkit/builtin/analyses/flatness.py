@@ -9,9 +9,10 @@ from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 
+from forgetkit.builtin.analyses._listed import listed
 from forgetkit.contracts import Answer, Chart, Evidence, Labelled, Measure, Series
 from forgetkit.errors import DoesNotApplyError, OptionError
 from forgetkit.forgetting.statistics import settle, tracking
@@ -22,6 +23,11 @@ _SIGMAS = {
 }
 
 Sigma = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+def _sigmas(written: Any) -> Any:
+    """``"0.1+0.3"``, ``0.5``, a list; none stays."""
+    return None if written in (None, "none") else listed(written)
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,7 @@ class Flatness:
     """
 
     scale: Literal["relative", "absolute"] = "relative"
-    sigmas: Annotated[tuple[Sigma, ...], Field(min_length=1)] | None = None
+    sigmas: Annotated[Annotated[tuple[Sigma, ...], Field(min_length=1)] | None, BeforeValidator(_sigmas)] = None
     repeats: Annotated[int, Field(ge=1)] = 3
     bn_stats: Literal["keep", "recalibrate"] = "keep"
     part: Literal["train", "test"] = "train"
