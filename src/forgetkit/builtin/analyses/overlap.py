@@ -67,7 +67,7 @@ class Overlap:
             raise DoesNotApplyError(_NO_CHOICE)
         remarks = [*_gaps(known.after), *_apart(lone), *_without_chance(every)]
         drawn = {f"{earlier} and {later}": [pairs[earlier, later]] for earlier, later in _some(list(pairs), remarks)}
-        charts = [*_by_layer(drawn), _course(pairs)]
+        charts = [*_by_layer(drawn, "consecutive masks of a run"), _course(pairs)]
         means = {
             key: mean([getattr(Total(pair), key) for pair in pairs.values()])
             for key in ("share", "jaccard", "corrected")
@@ -96,7 +96,7 @@ class Overlap:
         groups = across.grouped
         if len(groups) > _MOST:
             remarks.append(f"of {len(groups)} pairs of arms, {_MOST} are drawn by layer; the heat map holds all")
-        charts = [across.heat(after), *_by_layer(dict(list(groups.items())[:_MOST]))]
+        charts = [across.heat(after), *_by_layer(dict(list(groups.items())[:_MOST]), "masks of different runs")]
         return Answer(
             numbers={
                 "between_arms": Measure(mean(across.corrected(same_arm=False)), unit="fraction"),
@@ -213,7 +213,7 @@ def _some(pairs: list[tuple[int, int]], remarks: list[str]) -> list[tuple[int, i
     return [pairs[place] for place in np.linspace(0, len(pairs) - 1, _MOST).round().astype(int)]
 
 
-def _by_layer(groups: Mapping[str, Sequence[Pair]]) -> list[Chart]:
+def _by_layer(groups: Mapping[str, Sequence[Pair]], of: str) -> list[Chart]:
     """A line for each group, the mean of its pairs by layer."""
     layers = list(dict.fromkeys(layer for pairs in groups.values() for pair in pairs for layer in pair))
 
@@ -227,14 +227,16 @@ def _by_layer(groups: Mapping[str, Sequence[Pair]]) -> list[Chart]:
             elif key == "corrected":
                 deviation = [pairs[0][layer].deviation if layer in pairs[0] else None for layer in layers]
             series.append(Series(name, layers, [mean(at) for at in values], deviation))
-        return Chart(key, caption, "layer", label, series, unit="fraction")
+        return Chart(key, caption, "layer", label, series, kind="bars", unit="fraction")
 
     return [
-        chart("share", "Of the entries of each layer that a mask retains, those that the other retains too.", "shared"),
+        chart(
+            "share", f"Of {of}: of what one retains of a layer, what the other retains too.", "shared"
+        ),
         chart(
             "corrected",
-            "The same beyond chance: 0 is what random masks share, 100 all. Either way the deviation: over several "
-            "pairs of masks, or of random masks where there is one.",
+            f"Of {of}: the same beyond chance, where 0 is what random masks share and 100 is all. Either way the "
+            "deviation: over several pairs of masks, or of random masks where there is one.",
             "shared beyond chance",
         ),
     ]

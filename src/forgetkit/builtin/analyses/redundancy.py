@@ -140,4 +140,5 @@ def _layers(zeroed: Mapping[str, tuple[int, int]]) -> Chart:
     """Where the entries are that were least important."""
     share = [count / entries if entries else None for count, entries in zeroed.values()]
     caption = "The part of each layer that is set to zero."
-    return Chart("zeroed", caption, "layer", "set to zero", [Series("zeroed", list(zeroed), share)], unit="fraction")
+    series = [Series("zeroed", list(zeroed), share)]
+    return Chart("zeroed", caption, "layer", "set to zero", series, kind="bars", unit="fraction")
