@@ -114,6 +114,29 @@ def test_answers_to_different_questions_have_no_mean_in_common(cli, ablation, ca
     assert [row["entries"]["calibration_ece"]["n"] for row in means] == [2, 2]
 
 
+def test_an_answer_about_fewer_runs_than_there_are_says_so(cli, ablation):
+    assert cli("analyze", ablation, "churn").status == 0
+    assert "of all runs together" in (ablation / "report.html").read_text()
+    words = ["--over", "method=warm,lure", "--seeds", "0-2", "--keep", "all", "--threads", "1"]
+    assert cli("ablate", *words, *CELLS, "--quiet").status == 0
+    assert cli("report", ablation).status == 0
+    page = (ablation / "report.html").read_text()
+    assert "Asked of 4 of 6 finished runs and of 4 of 6 runs together" in page
+
+
+def test_a_file_that_no_answer_is_called_by_is_named(cli, run, caplog):
+    assert cli("analyze", run, "calibration", "--no-report").status == 0
+    (run / "analyses" / "calibration.json").rename(run / "analyses" / "a.b.json")
+    assert cli("report", run).status == 0
+    assert "a.b.json is no answer of this version of forgetkit" in caplog.text
+
+
+def test_a_folder_of_runs_is_told_from_one(cli, run):
+    said = cli("analyze", "runs", "calibration")
+    assert said.status == 2
+    assert f"runs holds runs, and no grid: analyze takes that of a run or of an ablation; a run is {run}" in said.err
+
+
 def test_what_is_there_is_not_asked_again(cli, run, sure):
     words = ["analyze", run, "sure", "--plugin", sure, "--no-report", "--json"]
     assert became(cli(*words))[0][2] == "answered"

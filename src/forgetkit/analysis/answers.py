@@ -111,11 +111,16 @@ class Kept:
     mega_batch: int | None
     answer: Answer
     seed: int = 0
+    versions: str = ""
+    """Of forgetkit, torch and plugins, as text."""
+    cells: tuple[str, ...] = ()
+    """Of an answer about several runs, their digests."""
 
     @property
     def question(self) -> str:
         """What must be alike for answers to be compared."""
-        return f"{self.analysis} at seed {self.seed}" if self.seed else self.analysis
+        seed = f" at seed {self.seed}" if self.seed else ""
+        return f"{self.analysis}{seed}" + (f" by {self.versions}" if self.versions else "")
 
 
 def keep(folder: Path, label: str, question: Mapping[str, Any], answer: Mapping[str, Any]) -> Path:
@@ -162,7 +167,8 @@ def holder(folder: Path, label: str) -> str | None:
 def _kept(file: Path) -> Kept:
     content = read_sealed(file, "forgetkit analyze makes it again")
     question = content.get("question")
-    if content.get("schema") != SCHEMA or content.get("label") != file.stem or not isinstance(question, Mapping):
+    named = content.get("label") == file.stem and _WORD.fullmatch(file.stem)
+    if content.get("schema") != SCHEMA or not named or not isinstance(question, Mapping):
         raise RunDirectoryError(f"{file} is no answer of this version of forgetkit; forgetkit analyze makes it again")
     try:
         answer = read(content)
@@ -176,7 +182,17 @@ def _kept(file: Path) -> Kept:
         mega_batch=mega_batch if isinstance(mega_batch, int) else None,
         answer=answer,
         seed=seed if isinstance(seed := question.get("seed"), int) else 0,
+        versions=_versions(question.get("versions")),
+        cells=tuple(map(str, cells)) if isinstance(cells := question.get("cells"), list) else (),
     )
+
+
+def _versions(noted: Any) -> str:
+    """``forgetkit 0.1.0, torch 2.11.0``."""
+    flat: dict[str, Any] = {}
+    for name, version in noted.items() if isinstance(noted, Mapping) else ():
+        flat |= version if isinstance(version, Mapping) else {name: version}
+    return ", ".join(f"{name} {version}" for name, version in flat.items())
 
 
 def titled(label: str, key: str, measure: Measure) -> str:

@@ -99,9 +99,11 @@ class PlainView(View):
         if told.became == "failed":
             self._once(told, f"{name}: {told.reason}")
         elif told.answer is None:
-            if (told.question.label, told.reason) not in self._said:  # often the same for each run
+            if (told.question.label, told.reason) not in self._said:
                 self._said.add((told.question.label, told.reason))
                 self.say(f"{name} does not apply: {told.reason}")
+            else:
+                self.say(f"{name} does not apply, as above")
         else:
             took = "there already" if told.became == "known" else tables.duration(told.seconds)
             self.say(f"{name}: {_numbers(told.answer.numbers)} ({took}{self._left()})")

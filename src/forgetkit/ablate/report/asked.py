@@ -48,18 +48,21 @@ def _asked(outcomes: Outcomes, baseline: Mapping[str, str] | None, label: str) -
         label=plain(label),
         summary=next((plain(one.summary) for one in (*own, *common) if plain(one.summary)), ""),
         specs=tuple(dict.fromkeys(plain(one.analysis) for one in (*own, *common))),
-        said=_said(own, common, sum(cell.status == "completed" for cell in outcomes.cells)),
+        said=_said(own, common, [cell.digest for cell in outcomes.cells if cell.status == "completed"]),
         table=make(outcomes, columns, baseline) if columns else None,
         common=tuple(pair for one in common for pair in _numbers(one)),
         remarks=_remarks(own, common),
     )
 
 
-def _said(own: Sequence[Kept], common: Sequence[Kept], finished: int) -> str:
+def _said(own: Sequence[Kept], common: Sequence[Kept], digests: Sequence[str]) -> str:
     """Which runs were asked, and about which model of theirs."""
+    finished = len(digests)
     one_by_one = "the run" if finished == 1 else f"{len(own)} of {finished} finished runs"
     asked = [one_by_one] if own else []
-    asked += ["all runs together"] if common else []
+    for one in common:
+        together = len(set(one.cells) & {*digests}) if one.cells else finished
+        asked.append("all runs together" if together == finished else f"{together} of {finished} runs together")
     after = sorted({one.mega_batch for one in own if one.mega_batch is not None})
     models = (
         f", as {'it' if finished == 1 else 'they'} stood after mega-batch {', '.join(map(str, after))}" if after else ""

@@ -230,9 +230,7 @@ def _by_layer(groups: Mapping[str, Sequence[Pair]], of: str) -> list[Chart]:
         return Chart(key, caption, "layer", label, series, kind="bars", unit="fraction")
 
     return [
-        chart(
-            "share", f"Of {of}: of what one retains of a layer, what the other retains too.", "shared"
-        ),
+        chart("share", f"Of {of}: of what one retains of a layer, what the other retains too.", "shared"),
         chart(
             "corrected",
             f"Of {of}: the same beyond chance, where 0 is what random masks share and 100 is all. Either way the "
