@@ -543,3 +543,10 @@ def test_the_same_answers_are_the_same_bytes():
         outcomes = reported()
         texts.append(page(outcomes, make(outcomes), plots.pictures(outcomes)))
     assert texts[0] == texts[1]
+
+
+def test_values_that_are_all_zero_stand_on_the_axis() -> None:
+    series = (Series("dormant", (1, 2, 3), (0.0, 0.0, 0.0)),)
+    answer = Answer({}, (Chart("dormant", "Dormant units.", "mega-batch", "share", series, unit="fraction"),))
+    (figure,) = plots.answer_pictures("plasticity", answer).values()
+    assert figure.axes[0].get_ylim() == (0.0, 1.0)

@@ -183,7 +183,14 @@ class _Drawing:
             style: dict[str, Any] = {"color": INK, "alpha": 0.45, "linewidth": 0.9, "linestyle": (0, (4, 3))}
             self.axes.plot([0, self.scale.x], [0, self.scale.y], **style)
         draw(panel)
+        self._stand()
         self._ticks(panel)
+
+    def _stand(self) -> None:
+        """Where every value is 0, on the axis: an axis around 0 would speak of what cannot be below."""
+        values = [y for panel in self.chart.panels for line in panel.lines for y in line.y if y is not None]
+        if values and not any(values):
+            (self.axes.set_xlim if self.scale.down else self.axes.set_ylim)(0, 1)
 
     def _look(self, line: Line) -> Look:
         if self.told is None:
