@@ -101,6 +101,15 @@ def test_an_ablation_gets_answers_columns_and_a_report(cli, ablation, sure):
     assert "of the test part" in page
 
 
+def test_a_question_about_several_runs_does_not_fail_for_each_of_them(cli):
+    words = ["--over", "lr=0.05,0.1", "--over", "weight-decay=0,0.001", "--threads", "1"]
+    assert cli("ablate", *words, *CELLS, "--quiet").status == 0
+    said = cli("analyze", "ablations", "sensitivity", "--no-report")
+    assert said.status == 0
+    assert "does not apply" not in said.out
+    assert "all 4 runs: sensitivity: highest" in said.out
+
+
 def test_answers_to_different_questions_have_no_mean_in_common(cli, ablation, caplog):
     assert cli("analyze", ablation, "calibration", "--no-report").status == 0
     means = cli("table", ablation, "--columns", "calibration_ece", "--json").json["rows"]
@@ -108,7 +117,7 @@ def test_answers_to_different_questions_have_no_mean_in_common(cli, ablation, ca
     assert cli("analyze", cell, "calibration:bins=3", "--no-report").status == 0
     said = cli("table", ablation, "--columns", "calibration_ece", "--json")
     assert "under calibration are answers to different questions" in caplog.text
-    assert "those to calibration:bins=3,samples=none not" in caplog.text
+    assert "those to calibration:bins=3,samples=none by forgetkit" in caplog.text
     counts = [row["entries"]["calibration_ece"]["n"] for row in said.json["rows"]]
     assert sorted(counts) == [1, 2]
     assert [row["entries"]["calibration_ece"]["n"] for row in means] == [2, 2]

@@ -243,33 +243,35 @@ class Pool:
         notes = sorted(self.path.glob("grids/*.json"), key=lambda note: note.stat().st_mtime_ns, reverse=True)
         return tuple(note.stem for note in notes)
 
-    def outcomes(self, name: str | None = None) -> Outcomes:
-        """What became of a grid's cells; of the newest grid where none is named."""
+    def outcomes(self, name: str | None = None, *, with_answers: bool = True) -> Outcomes:
+        """What became of a grid's cells, and what they answered; of the newest grid where none is named."""
         known = self.grids()
         if not known:
             raise RunDirectoryError(f"{self.path} holds no grid: give the folder of an ablation")
         if name is not None and name not in known:
             raise RunDirectoryError(f"{self.path} holds no grid '{name}'; there are {', '.join(known)}")
         chosen = name or known[0]
-        return replace(self.gathered(_noted(self._note(chosen))), answers=answered(self.asked(chosen)))
+        cells = self.gathered(_noted(self._note(chosen)), with_answers=with_answers)
+        return replace(cells, answers=answered(self.asked(chosen))) if with_answers else cells
 
     def asked(self, name: str) -> Path:
         """The folder of what analyses answered about all cells of a grid together, as of a run's its directory."""
         return self.path / "grids" / f"{name}.asked"
 
-    def gathered(self, note: Note) -> Outcomes:
+    def gathered(self, note: Note, *, with_answers: bool = True) -> Outcomes:
         """What became of the cells of a grid; what is damaged among them is said."""
-        cells = _of_one_question([self._outcome(cell) for cell in note.cells])
+        cells = _of_one_question([self._outcome(cell, with_answers=with_answers) for cell in note.cells])
         return Outcomes(note.title, note.axes, cells, note.baseline, note.command)
 
     def _note(self, name: str) -> Path:
         return self.path / "grids" / f"{name}.json"
 
-    def _outcome(self, cell: Mapping[str, Any]) -> Outcome:
+    def _outcome(self, cell: Mapping[str, Any], *, with_answers: bool) -> Outcome:
         found = self.find(cell["digest"])
         if found.remark:
             _log.warning("%s", found.remark)
-        asked = answered(self.directory(cell["digest"])) if found.status == "completed" else ()
+        finished = found.status == "completed"
+        asked = answered(self.directory(cell["digest"])) if finished and with_answers else ()
         return Outcome(cell["arm"], int(cell["seed"]), cell["digest"], found.status, found.result, found.reason, asked)
 
     def _failure(self, digest: str) -> Path:

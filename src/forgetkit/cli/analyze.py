@@ -131,8 +131,9 @@ class _Asking:
     def carried_out(self) -> tuple[dict[str, Any], int]:
         """What became of all questions, as ``--json`` prints it, and the exit status."""
         from forgetkit.analysis import asking
+        from forgetkit.contracts import Comparing
 
-        outcomes = self._outcomes()
+        outcomes = self._outcomes(with_answers=False)
         places = self._places(outcomes)
         if not self.given["again"]:
             for question in self.questions:
@@ -140,7 +141,11 @@ class _Asking:
         told: list[Told] = []
         with self.view.following(len(places) * len(self.questions)):
             for one in self._asked(places, outcomes):
-                self.view.tell(one)
+                about_all = one.became == "does not apply" and isinstance(one.question.analysis, Comparing)
+                if self.pool is not None and about_all and not one.common:
+                    self.view.pass_over(one)  # its answer is that of all runs together
+                else:
+                    self.view.tell(one)
                 told.append(one)
         outcomes = self._outcomes()  # with the answers
         report = None if self.given["no_report"] else self._reported(told, outcomes)
@@ -169,12 +174,12 @@ class _Asking:
             raise RunDirectoryError(f"{self.folder} has no finished cell: forgetkit ablate carries them out")
         return found
 
-    def _outcomes(self) -> Outcomes:
+    def _outcomes(self, *, with_answers: bool = True) -> Outcomes:
         if self.pool is None:
             from forgetkit.ablate.report import alone
 
             return alone.outcomes(self.folder)
-        return self.pool.outcomes(self.grid)
+        return self.pool.outcomes(self.grid, with_answers=with_answers)
 
     def _means(self) -> Means:
         from forgetkit import api, config

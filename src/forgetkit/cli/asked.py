@@ -63,6 +63,9 @@ class View:
         """One that was asked for by name has no answer for any run."""
         self.warn(f"{label} does not apply: {reason}")
 
+    def pass_over(self, told: Told) -> None:
+        """One that does not apply to a run, since it is about several."""
+
     def _once(self, told: Told, line: str) -> None:
         """What concerns a run as a whole is the same for each question to it."""
         if (told.run, told.reason) not in self._said:
@@ -107,6 +110,10 @@ class PlainView(View):
         else:
             took = "there already" if told.became == "known" else tables.duration(told.seconds)
             self.say(f"{name}: {_numbers(told.answer.numbers)} ({took}{self._left()})")
+
+    def pass_over(self, told: Told) -> None:
+        """It counts."""
+        self._done += 1
 
     def lacks(self, label: str, reason: str) -> None:
         """It was said for each run."""
@@ -174,6 +181,12 @@ class LiveView(PlainView):
         """Beside the bar."""
         if self._task is not None:
             self._bar.update(self._task, description=what)
+
+    def pass_over(self, told: Told) -> None:
+        """It moves the bar."""
+        super().pass_over(told)
+        if self._task is not None:
+            self._bar.advance(self._task)
 
     def tell(self, told: Told) -> None:
         """Above the bar."""
