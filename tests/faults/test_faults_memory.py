@@ -158,7 +158,8 @@ def test_nothing_grows_with_the_number_of_mega_batches_but_the_record(start, wor
         assert max(states[-1]) - min(states[2]) <= ids + 512, "but for the ids that replay keeps, a state is the same"
 
         run = Path("runs", replay)
-        assert len(list((run / "checkpoints").iterdir())) == 2 * many + (many - 1) + 2 * 2, "models, rows, two states"
+        kept = 2 * many + 2 * (many - 1) + (many - 1) + 2 * 2
+        assert len(list((run / "checkpoints").iterdir())) == kept, "models, masks, rows, two states"
         sizes = defaultdict(list)
         for line in (run / "events.jsonl").read_bytes().splitlines():
             sizes[json.loads(line)["event"]].append(len(line))
