@@ -105,7 +105,7 @@ def test_cells_that_come_to_the_same_are_run_once(ablate):
 
 def test_models_of_finished_cells_go_when_they_are_not_wanted_any_more(ablate):
     def kept() -> int:
-        return len(list(Path("ablations").glob("cells/*/checkpoints/*.pt")))
+        return len(list(Path("ablations").glob("cells/*/checkpoints/mega-batch-*.pt")))
 
     words = ("--over", "importance=snip,random")
     ablate(*words, "--keep", "all")

@@ -143,7 +143,7 @@ def test_a_file_that_no_answer_is_called_by_is_named(cli, run, caplog):
 def test_a_folder_of_runs_is_told_from_one(cli, run):
     said = cli("analyze", "runs", "calibration")
     assert said.status == 2
-    assert f"runs holds runs, and no grid: analyze takes that of a run or of an ablation; a run is {run}" in said.err
+    assert f"runs holds no grid: analyze takes that of a run or of an ablation; a run is {run}" in said.err
 
 
 def test_what_is_there_is_not_asked_again(cli, run, sure):

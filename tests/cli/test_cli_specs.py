@@ -10,7 +10,8 @@ from typing import Annotated, Literal
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from pydantic import Field
+from pydantic import BeforeValidator, Field
+from pydantic.fields import FieldInfo
 
 from forgetkit import options, registry
 from forgetkit.errors import OptionError, UsageError
@@ -25,14 +26,27 @@ SHARE = st.floats(0, 1, exclude_min=True, exclude_max=True)
 IN_WORDS = {
     "≥ 1, or a share < 1, or none (all)": st.none() | st.integers(1) | SHARE,
     "0 ≤ share < 1, or a layer ≥ 1": st.just(0.0) | SHARE | st.integers(1),
+    "names joined by +, or none (all)": st.sampled_from(["none", "fog", "snow+frost"]),
+    "of 1 to 5, joined by +": st.sampled_from(["1", "2+5", "1+2+3+4+5"]),
 }
 """Ranges that an annotation spells in words, since no bounds of one type say them."""
+
+
+def fields_of(kind):
+    """The bounds of an annotated type, without what reads its spellings."""
+    return [note for note in kind.__metadata__ if isinstance(note, FieldInfo)]
 
 
 def values(kind):
     """Values of an annotated type, within its bounds."""
     if typing.get_origin(kind) is Annotated and typing.get_args(kind)[-1] in IN_WORDS:
         return IN_WORDS[typing.get_args(kind)[-1]]
+    if typing.get_origin(kind) is Annotated and any(isinstance(n, BeforeValidator) for n in kind.__metadata__):
+        return values(Annotated[(kind.__origin__, *fields)] if (fields := fields_of(kind)) else kind.__origin__)
+    if typing.get_origin(kind) is Annotated and typing.get_origin(kind.__origin__) is tuple:
+        return values(kind.__origin__)
+    if typing.get_origin(kind) is tuple:
+        return st.lists(values(typing.get_args(kind)[0]), min_size=1, max_size=3).map(lambda v: "+".join(map(str, v)))
     if typing.get_origin(kind) is Annotated:
         kind, field = typing.get_args(kind)
         bounds = {

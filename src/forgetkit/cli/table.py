@@ -65,7 +65,7 @@ def opened(folder: Path, takes: str) -> Pool:
     below = sorted({str(note.parents[1]) for note in folder.glob("*/grids/*.json")})
     runs = sorted(str(note.parent) for note in folder.glob("*/manifest.json"))
     if runs and not pool.grids():
-        raise RunDirectoryError(f"{folder} holds runs, and no grid: {takes}; a run is {' or '.join(runs[:2])}")
+        raise RunDirectoryError(f"{folder} holds no grid: {takes}; a run is {' or '.join(runs[:2])}")
     if below and not pool.grids():
         raise RunDirectoryError(f"{folder} holds no grid; did you mean {' or '.join(below[:3])}?")
     return pool
