@@ -193,15 +193,15 @@ def test_data_that_moved_is_found_and_other_data_refused(cli, workdir):
 
 
 def test_a_network_from_outside_is_named_again(cli, workdir, monkeypatch):
-    Path("mynet.py").write_text(
+    Path("outsidenet.py").write_text(
         "import torch\n\n\ndef small():\n    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3))\n"
     )
     monkeypatch.syspath_prepend(workdir)
-    said = cli("run", *WORDS[:2], "--model", "import:mynet:small", *WORDS[4:], "--json")
+    said = cli("run", *WORDS[:2], "--model", "import:outsidenet:small", *WORDS[4:], "--json")
     assert said.status == 0, said.err
-    with pytest.raises(ConfigError, match="add --model import:target=mynet:small"):
+    with pytest.raises(ConfigError, match="add --model import:target=outsidenet:small"):
         forgetkit.evidence(said.json["directory"]).model  # noqa: B018
-    shown = forgetkit.evidence(said.json["directory"], model="import:mynet:small")
+    shown = forgetkit.evidence(said.json["directory"], model="import:outsidenet:small")
     assert shown.accuracy(shown.samples()) == said.json["test_accuracy"]
 
 
