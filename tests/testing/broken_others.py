@@ -645,15 +645,6 @@ class AnalysisHooks(Hits):
         return super().analyze(evidence)
 
 
-class AnalysisSamples(Hits):
-    """Adds noise in place."""
-
-    def analyze(self, evidence: Evidence) -> Any:
-        for inputs, _ in evidence.samples().batches():
-            inputs.add_(self.spread)
-        return super().analyze(evidence)
-
-
 class AnalysisDeterministic(Hits):
     """Remembers how often it was asked."""
 
@@ -679,7 +670,6 @@ ANALYSES: Mapping[str, tuple[type, ...]] = {
     "leaves-gradients": (AnalysisGradients,),
     "leaves-modes": (AnalysisModes,),
     "leaves-hooks": (AnalysisHooks,),
-    "leaves-samples": (AnalysisSamples,),
     "deterministic": (AnalysisDeterministic,),
     "own-randomness": (AnalysisOwnRandomness,),
 }
