@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from forgetkit import config
+from forgetkit import config, options
 from forgetkit.ablate.arm import asked, matches, said, the_baseline
 from forgetkit.config import Plan
 from forgetkit.errors import ConfigError, ForgetkitError, IdleOptionError
@@ -191,7 +191,19 @@ def _planned(cell: Cell, registry: Registry) -> tuple[Cell, Plan]:
         return _planned(replace(cell, options=left), registry)
     except ForgetkitError as error:
         remedy = "; --exclude leaves a combination out" if len(cell.arm) > 1 else ""
+        remedy = _quotes_hint(cell.arm, registry) or remedy
         raise ConfigError(f"the cell {said(cell.arm)}: {error}{remedy}") from error
+
+
+def _quotes_hint(arm: Mapping[str, str], registry: Registry) -> str:
+    """What to do if a value names no component: it may be what a comma in a path has left over."""
+    for axis, value in arm.items():
+        if axis in config.KIND_OF and value != "none":
+            try:
+                registry.find(config.KIND_OF[axis], config.name_of(value))
+            except ForgetkitError:
+                return f'; a value with a comma in it needs quotes: --over {axis}=NAME:path="a,b"'
+    return ""
 
 
 def read(path: Path) -> Grid:
@@ -235,7 +247,7 @@ def extended(
 def axis_of(text: str) -> tuple[str, tuple[str, ...]]:
     """``importance=snip:samples=64,fisher``: an option of a run, and its values.
 
-    A comma followed by ``key=`` belongs to the SPEC before it, as does one inside brackets.
+    A comma followed by ``key=`` belongs to the SPEC before it, as does one inside brackets or quotes.
     """
     key, equals, rest = text.partition("=")
     if not equals or not rest.strip():
@@ -246,7 +258,7 @@ def axis_of(text: str) -> tuple[str, tuple[str, ...]]:
             values[-1] += f",{piece}"
         else:
             values.append(piece)
-    values = [value.strip() for value in values]
+    values = [options.unquoted(value) for value in values]
     twice = next((value for value in values if values.count(value) > 1 or not value), None)
     if twice is not None:
         raise ConfigError(f"--over {text}: " + (f"'{twice}' is given twice" if twice else "a value is empty"))
@@ -350,11 +362,11 @@ def _word(value: Any) -> str:
 
 
 def _pieces(text: str) -> list[str]:
-    """What commas part, but for those in brackets."""
+    """What commas part, but for those in brackets and quotes."""
     pieces, depth = [""], 0
-    for character in text:
-        depth += (character in "[{(") - (character in "]})")
-        if character == "," and depth == 0:
+    for character, shape in zip(text, options.mask_quoted(text), strict=True):
+        depth += (shape in "[{(") - (shape in "]})")
+        if shape == "," and depth == 0:
             pieces.append("")
         else:
             pieces[-1] += character
