@@ -28,6 +28,7 @@ IN_WORDS = {
     "≥ 1, or a share < 1, or none (all)": st.none() | st.integers(1) | SHARE,
     "0 ≤ share < 1, or a layer ≥ 1": st.just(0.0) | SHARE | st.integers(1),
     "names joined by +, or none (all)": st.sampled_from(["none", "fog", "snow+frost"]),
+    "white, black or #rrggbb": st.sampled_from(["white", "black", "#0a1B2c"]),
     "of 1 to 5, joined by +": st.sampled_from(["1", "2+5", "1+2+3+4+5"]),
 }
 """Ranges that an annotation spells in words, since no bounds of one type say them."""
