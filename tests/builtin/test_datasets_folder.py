@@ -113,12 +113,12 @@ def test_images_are_turned_upright(root, context, name):
 
 
 def test_an_image_is_cropped_after_it_is_turned(root, context):
-    wide = np.zeros((10, 30, 3), np.uint8)
-    wide[:, :10, 0] = wide[:, 10:20, 1] = wide[:, 20:, 2] = 255
+    wide = np.zeros((SIDE, 3 * SIDE, 3), np.uint8)
+    wide[:, SIDE : 2 * SIDE] = stored(6)
     exif = Image.Exif()
     exif[0x0112] = 6
     file = save(root / "train" / "cat" / "wide.png", Image.fromarray(wide), exif=exif)
-    assert (decoded(root, context, file, size=10) == [0, 255, 0]).all()
+    assert (decoded(root, context, file) == UPRIGHT).all()
 
 
 def test_orientation_in_xmp_alone(root, context):
@@ -343,6 +343,8 @@ def test_sub_folders_belong_to_their_class_and_what_is_passed_over_is_said(root,
     assert rows(data)["dog"] == {"taken": 2, "skipped": 0, "passed_over": {}}
     stray, line = data.remarks
     assert stray == "train: 1 image passed over, in no class's folder"
+    (cat / "0.png").write_bytes(b"no image")
+    assert any("train/cat: 5 images taken" in line for line in Folder(root, on_bad="skip").load(context).remarks)
     assert line.startswith("train/cat: 6 images taken, passed over: 2 .heic (no decoder: pip install pillow-heif), ")
     assert line.endswith(", 4 others")
     json.dumps(data.provenance)

@@ -45,6 +45,8 @@ _TRANSPOSE = {
     8: Image.Transpose.ROTATE_90,
 }
 """What turns an image upright, by its EXIF orientation."""
+_HOLD_ORIENTATION = {"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"}
+"""Where Pillow keeps what may say how an image is turned, besides the tags of a TIFF."""
 _NOT_FRAMES = ("MPO", "PSD")
 """Formats whose further images are previews or layers of the first."""
 _PASSING = (errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN)
@@ -146,7 +148,7 @@ def decode(path: str, look: Look) -> tuple[Pixels, list[str]]:
 
 
 def _require_content(path: str) -> None:
-    status = Path(path).stat()
+    status = os.stat(path)  # noqa: PTH116 - a Path costs more than the call
     if not stat.S_ISREG(status.st_mode):
         raise ValueError("it is no file but a folder, a pipe, a socket or a device")
     if not status.st_size:
@@ -162,6 +164,8 @@ def _has_frames(image: Image.Image) -> bool:
 
 def _upright(image: Image.Image, notes: list[str]) -> Image.Image:
     """As it is to be seen. Pillow's own ``exif_transpose`` writes the EXIF data anew, which fails for odd ones."""
+    if not (_HOLD_ORIENTATION & image.info.keys() or hasattr(image, "tag_v2")):
+        return image
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation)
     except Exception:  # noqa: BLE001 - what is wrong there is wrong with no pixel

@@ -8,7 +8,6 @@ import importlib.util
 import re
 from collections.abc import Iterable
 from importlib import metadata
-from pathlib import PurePath
 
 from PIL import Image
 
@@ -26,8 +25,8 @@ _SUFFIX = re.compile(r"\.[A-Za-z][^.]{0,11}$")
 
 def suffix_of(name: str) -> str:
     """The suffix of a file's name in small letters; empty if there is none."""
-    found = _SUFFIX.search(name)
-    return found[0].lower() if found is not None and found.start() else ""
+    start = name.rfind(".")
+    return name[start:].lower() if start > 0 and _SUFFIX.match(name, start) else ""
 
 
 def suffixes() -> frozenset[str]:
@@ -66,7 +65,7 @@ def register_decoders(files: Iterable[str]) -> None:
 
 def version_of_decoders(files: Iterable[str]) -> str:
     """That of each package but Pillow that the pixels of these files depend on."""
-    if any(PurePath(file).suffix.lower() in _HEIF for file in files):
+    if any(file.lower().endswith(_HEIF) for file in files):
         with contextlib.suppress(metadata.PackageNotFoundError):
             return f"pillow-heif {metadata.version('pillow-heif')}"
     return ""

@@ -123,7 +123,7 @@ def load(
         parts["test"],
         tuple(classes),
         augment,
-        remarks=(*remarks, *_remarks(root, listings, parts["test"], classes, report)),
+        remarks=(*remarks, *_remarks(root, listings, parts, classes, report)),
         provenance=_provenance(root, listings, parts, classes, report),
     )
 
@@ -133,15 +133,15 @@ def _part(pixels: NDArray[np.uint8], source: Listing, bad: Mapping[int, str]) ->
 
 
 def _remarks(
-    root: Path, listings: Mapping[str, Listing], test: Part, classes: Sequence[str], report: _Report
+    root: Path, listings: Mapping[str, Listing], parts: Mapping[str, Part], classes: Sequence[str], report: _Report
 ) -> Iterator[str]:
-    tested = set(test.labels.tolist())
-    lacking = [name for label, name in enumerate(classes) if label not in tested]
+    taken = {name: Counter(part.labels.tolist()) for name, part in parts.items()}
+    lacking = [name for label, name in enumerate(classes) if label not in taken["test"]]
     if lacking:
         names = ", ".join(lacking[:_MOST_NAMED]) + (", …" if len(lacking) > _MOST_NAMED else "")
         yield f"no test images of {len(lacking)} of {len(classes)} classes: {names}"
-    for source in listings.values():
-        yield from _listing.remarks(source, classes)
+    for name, source in listings.items():
+        yield from _listing.remarks(source, taken[name], classes)
     bad = list(_bad(root, listings, report))
     if bad:
         total = sum(len(source.files) for source in listings.values())

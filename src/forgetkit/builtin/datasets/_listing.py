@@ -89,12 +89,15 @@ def listing(name: str, folders: Iterable[tuple[Path, int]], *, optional: bool = 
     return Listing(name, tuple(files), tuple(labels), {label: dict(passed) for label, passed in passed_over.items()})
 
 
-def remarks(part: Listing, classes: Sequence[str]) -> Iterator[str]:
-    """A line for each class that files are passed over of, as long as there are few."""
-    taken = Counter(part.labels)
+def remarks(part: Listing, taken: Mapping[int, int], classes: Sequence[str]) -> Iterator[str]:
+    """A line for each class that files are passed over of, as long as there are few.
+
+    ``taken`` is how many images of each class there are.
+    """
     shown = {label: passed for label, passed in part.passed_over.items() if _shown(passed)}
     for label, passed in list(shown.items())[:_CLASSES]:
-        yield f"{part.name}/{classes[label]}: {counted(taken[label], 'image')} taken, passed over: {reasons(passed)}"
+        images = counted(taken.get(label, 0), "image")
+        yield f"{part.name}/{classes[label]}: {images} taken, passed over: {reasons(passed)}"
     if len(shown) > _CLASSES:
         total = sum((Counter(_shown(passed)) for passed in list(shown.values())[_CLASSES:]), Counter())
         yield (
@@ -142,6 +145,8 @@ def _walk(folder: Path, known: frozenset[str], passed: Counter[str]) -> Iterator
         entry = next(open_folders[-1], None)
         if entry is None:
             open_folders.pop()
+        elif _is_plain_image(entry, known):
+            yield _image_file(entry)
         elif (reason := _reason_against(entry, known)) is not None:
             passed[reason] += 1
         elif not _leads_to_folder(entry):
@@ -151,6 +156,12 @@ def _walk(folder: Path, known: frozenset[str], passed: Counter[str]) -> Iterator
         else:
             read.add(identity)
             open_folders.append(iter(_entries(entry)))
+
+
+def _is_plain_image(entry: os.DirEntry[str], known: frozenset[str]) -> bool:
+    """Whether it is what nearly all files are: an image by its suffix, no link, not hidden."""
+    name = entry.name
+    return name[name.rfind(".") :].lower() in known and name[0] != "." and entry.is_file(follow_symlinks=False)
 
 
 def _reason_against(entry: os.DirEntry[str], known: frozenset[str]) -> str | None:
