@@ -38,10 +38,12 @@ def run(
     cache: Path,
     resume: RunDirectory | None = None,
     halt: Halt | None = None,
+    remarks: bool = True,
 ) -> dict[str, Any]:
     """Carry a plan out, or on from where it stopped; return what ``result.json`` holds.
 
-    Where ``halt`` asks for it the run stops, with a state to go on from.
+    Where ``halt`` asks for it the run stops, with a state to go on from. With ``remarks``, a run that begins
+    warns of what the source of its data remarks.
     Nothing is written before the data is found sound, and learning and forgetting have been tried on a little of it.
     """
     bus = Bus([*plan.observers, *observers])
@@ -52,6 +54,8 @@ def run(
             resume.require_unfinished()  # another process may have come to its end meanwhile
         session = Session.prepare(plan, bus, cache, halt)
         if resume is None:
+            if remarks:
+                session.warn_of_remarks()
             learner = Learner.new(session)
             session = learner.session
             learner.try_out()

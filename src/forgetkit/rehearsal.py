@@ -31,6 +31,7 @@ def rehearse(plan: Plan, observers: Sequence[contracts.Observer], cache: Path) -
     machine = computing(plan.config.threads, plan.config.device, deterministic=plan.config.deterministic)
     with machine, short_of_memory_is_said():
         session = Session.prepare(plan, bus, cache)
+        session.warn_of_remarks()
         learner = Learner.new(session)
         session, config = learner.session, learner.session.plan.config
         for event in learner.settled:

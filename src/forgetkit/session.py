@@ -167,10 +167,16 @@ class Session:
             "digest": self.plan.digest,
             "partition": stream.digest(self.mega_batches),
             "data": self._data_facts(),
+            "provenance": dict(self.data.provenance),
             "noisy_labels": self.noisy_labels,
             "versions": versions(self.plan),
             "created": datetime.now().astimezone().isoformat(timespec="seconds"),
         }
+
+    def warn_of_remarks(self) -> None:
+        """Log what the source of the data remarks on it."""
+        for remark in self.data.remarks:
+            _log.warning("%s: %s", self.plan.config.dataset.partition(":")[0], remark)
 
     def require_same(self, manifest: Mapping[str, Any], point: ResumePoint | None) -> None:
         """Refuse to go on with another configuration or with data that changed."""

@@ -66,7 +66,7 @@ class Ablation:
         """
         one_of_each = {self.plans[place].config.dataset: self.plans[place] for place in reversed(tuple(places))}
         for dataset, plan in one_of_each.items():
-            Session.prepare(on_cpu(plan), Bus(observers), cache)
+            Session.prepare(on_cpu(plan), Bus(observers), cache).warn_of_remarks()
             for other, digest in zip(self.plans, self.digests, strict=True):
                 if other.config.dataset == dataset and found[digest].status == "completed":
                     self._require_same_data(other, digest, cache)
