@@ -62,7 +62,7 @@ class PartSummary:
     @property
     def blank(self) -> NDArray[np.bool_]:
         """Which of the samples that were looked at are one value throughout."""
-        return self.lows == self.highs
+        return np.asarray(self.lows == self.highs)
 
     @property
     def spread(self) -> tuple[float, float]:
@@ -141,15 +141,18 @@ def audit_summaries(data: Data, train: PartSummary, test: PartSummary) -> tuple[
 
 def audit_classes(data: Data, mega_batches: Sequence[MegaBatch], split: Split = "random") -> tuple[str, ...]:
     """What is strange about the classes: those that lack samples, somewhere or everywhere."""
+    used = np.concatenate([ids for mega_batch in mega_batches for ids in (mega_batch.train, mega_batch.val)])
+    train, test = (
+        np.bincount(labels, minlength=len(data.classes)) for labels in (data.train.labels[used], data.test.labels)
+    )
     counts = class_counts(data, mega_batches)
-    train, test = counts.sum(axis=0), np.bincount(data.test.labels, minlength=len(data.classes))
     return (*_lacking(data.classes, train, test), *_absent(data.classes, counts, split), *_alike(data.classes))
 
 
 def class_counts(data: Data, mega_batches: Sequence[MegaBatch]) -> NDArray[np.int64]:
-    """How many samples of each class a mega-batch brings, validation included: ``(mega-batches, classes)``."""
-    rows = [np.concatenate([mega_batch.train, mega_batch.val]) for mega_batch in mega_batches]
-    return np.stack([np.bincount(data.train.labels[ids], minlength=len(data.classes)) for ids in rows])
+    """How many samples of each class a mega-batch brings to be trained on: ``(mega-batches, classes)``."""
+    labels = data.train.labels
+    return np.stack([np.bincount(labels[mega_batch.train], minlength=len(data.classes)) for mega_batch in mega_batches])
 
 
 def _lacking(classes: Sequence[str], train: NDArray[np.int64], test: NDArray[np.int64]) -> Iterator[str]:
@@ -198,7 +201,7 @@ def _absent(classes: Sequence[str], counts: NDArray[np.int64], split: Split) -> 
         else "use fewer --mega-batches"
     )
     yield (
-        f"{len(short)} of {len(counts)} mega-batches {'has' if len(short) == 1 else 'have'} no sample of some class "
+        f"{len(short)} of {len(counts)} mega-batches {'trains' if len(short) == 1 else 'train'} on no sample of some class "
         f"(mega-batch {first + 1}: none of {lacks}): {remedy}"
     )
 
