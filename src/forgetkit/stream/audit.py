@@ -200,9 +200,10 @@ def _absent(classes: Sequence[str], counts: NDArray[np.int64], split: Split) -> 
         if split == "contiguous"
         else "use fewer --mega-batches"
     )
+    verb = "trains" if len(short) == 1 else "train"
     yield (
-        f"{len(short)} of {len(counts)} mega-batches {'trains' if len(short) == 1 else 'train'} on no sample of some class "
-        f"(mega-batch {first + 1}: none of {lacks}): {remedy}"
+        f"{len(short)} of {len(counts)} mega-batches {verb} on no sample of some class (mega-batch {first + 1}: none of {lacks}): "
+        f"{remedy}"
     )
 
 
