@@ -175,7 +175,7 @@ class Session:
 
     def audit(self) -> tuple[str, ...]:
         """What is strange about the data and its classes, as the source gave them; the test part is looked at too."""
-        return (*self.audit_classes(), *stream.audit(self._given))
+        return (*self.audit_classes(), *stream.audit_samples(self._given))
 
     def audit_classes(self) -> tuple[str, ...]:
         """The same of the classes alone, which takes no time."""

@@ -116,10 +116,12 @@ def _moments(inputs: NDArray[Any], as_floats: bool) -> tuple[NDArray[np.float64]
 
 def _converted(piece: NDArray[Any], as_floats: bool) -> NDArray[Any]:
     stored = np.ascontiguousarray(piece)
-    return stored.astype(np.float32) / np.float32(255) if as_floats and stored.dtype == np.uint8 else stored
+    if stored.dtype != np.uint8:
+        return stored + np.float32(0)  # there is one zero
+    return stored.astype(np.float32) / np.float32(255) if as_floats else stored
 
 
-def audit(data: Data) -> tuple[str, ...]:
+def audit_samples(data: Data) -> tuple[str, ...]:
     """What is strange about the samples of a data set, a sentence for each finding."""
     mixed = data.train.inputs.dtype != data.test.inputs.dtype
     train, test = summarize(data.train, as_floats=mixed), summarize(data.test, as_floats=mixed)
@@ -202,8 +204,8 @@ def _absent(classes: Sequence[str], counts: NDArray[np.int64], split: Split) -> 
     )
     verb = "trains" if len(short) == 1 else "train"
     yield (
-        f"{len(short)} of {len(counts)} mega-batches {verb} on no sample of some class (mega-batch {first + 1}: none of {lacks}): "
-        f"{remedy}"
+        f"{len(short)} of {len(counts)} mega-batches {verb} on no sample of some class (mega-batch {first + 1}: "
+        f"none of {lacks}): {remedy}"
     )
 
 
@@ -261,8 +263,9 @@ def _copies(data: Data, train: PartSummary) -> Iterator[str]:
         )
     copies = int(same.sum())
     if copies > COPIES * len(labels):
+        are = "is a copy of another" if copies == 1 else "are copies of others"
         yield (
-            f"{copies:,} of {len(labels):,} training samples are copies of others: remove them, or validation holds "
+            f"{copies:,} of {len(labels):,} training samples {are}: remove them, or validation holds "
             "what was trained on"
         )
 

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from forgetkit.contracts import Data, Part
 from forgetkit.errors import DataError
 from forgetkit.seeding import Seeds
-from forgetkit.stream.audit import PartSummary, audit, audit_classes, class_counts, summarize
+from forgetkit.stream.audit import PartSummary, audit_classes, audit_samples, class_counts, summarize
 from forgetkit.stream.batches import Offered, Pool
 from forgetkit.stream.partition import MegaBatch
 
@@ -44,7 +44,7 @@ def overview(data: Data, mega_batches: Sequence[MegaBatch]) -> dict[str, Any]:
         "augment": data.augment,
         "remarks": list(data.remarks),
         "provenance": dict(data.provenance),
-        "audit": [*audit_classes(data, mega_batches), *audit(data)],
+        "audit": [*audit_classes(data, mega_batches), *audit_samples(data)],
     }
 
 
