@@ -279,6 +279,11 @@ def test_outputs_that_are_no_logits(network, said):
     assert all(said in line for line in lines)
 
 
+def test_a_copy_under_another_label_counts_once():
+    (line,) = found(CASES["copies under two labels"][0])
+    assert "under different labels" in line
+
+
 def test_each_finding_begins_otherwise():
     """A reader who greps for one finds no other."""
     beginnings = sorted({line[:25] for held, _ in CASES.values() for line in found(held)})

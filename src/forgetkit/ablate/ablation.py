@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -73,8 +73,9 @@ class Ablation:
             session.warn_of_remarks()
             session.note(session.audit())
             for other in _cut_otherwise([other for other in plans if other.config.dataset == dataset]):
-                cut = Session.prepare(on_cpu(other), Bus(()), cache, data=session.clean)
-                session.note(finding for finding in cut.audit_classes() if finding not in session.findings)
+                with suppress(ConfigError):  # that a cell cannot be is for the cell to say
+                    cut = Session.prepare(on_cpu(other), Bus(()), cache, data=session.clean)
+                    session.note(finding for finding in cut.audit_classes() if finding not in session.findings)
             if any(other.config.augment == "auto" for other in plans if other.config.dataset == dataset):
                 augment[dataset] = session.data.augment
             for other, digest in zip(self.plans, self.digests, strict=True):

@@ -190,7 +190,7 @@ def _text(value: Any) -> str:
     """Nothing where there is nothing to tell."""
     if isinstance(value, Mapping):
         inner = [(_title(key), _text(one), isinstance(one, Mapping)) for key, one in value.items()]
-        return _listed([f"{key} ({text})" if deep else f"{key} {text}" for key, text, deep in inner if text])
+        return _listed([f"{key} ({text})" if deep else f"{key}: {text}" for key, text, deep in inner if text])
     if isinstance(value, list | tuple):
         return _listed([str(one) for one in value])
     return "" if value in (0, None, "") else str(value)

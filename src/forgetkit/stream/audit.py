@@ -21,7 +21,7 @@ _MOST = 1 << 32
 """Bytes of a part that are read at most: of a larger one, samples at equal distances."""
 _FEW = 4096
 """About how many samples, at equal distances, mean and deviation are taken from."""
-_AT_ONCE = 1 << 22
+_AT_ONCE = 1 << 20
 """Bytes of samples that are looked at together; as float64 they take eight times as many."""
 
 IMBALANCE = 10.0
@@ -80,7 +80,7 @@ def summarize(part: Part, *, as_floats: bool = False) -> PartSummary:
     lowest, highest = np.full(inputs.shape[1], np.inf), np.full(inputs.shape[1], -np.inf)
     for piece in _pieces(inputs[::step]):
         stored = _converted(piece, as_floats)
-        digests += [hashlib.sha256(row.data).digest()[:8] for row in stored.reshape(len(stored), -1)]
+        digests.append(b"".join(hashlib.sha256(row.data).digest()[:8] for row in stored.reshape(len(stored), -1)))
         values = stored.reshape(*stored.shape[:2], -1)
         low, high = values.min(axis=2), values.max(axis=2)
         lows.append(low.min(axis=1))
@@ -261,7 +261,7 @@ def _copies(data: Data, train: PartSummary) -> Iterator[str]:
             f"{int(train.ids[order[one]])} is '{data.classes[sorted_labels[one]]}', "
             f"{int(train.ids[order[other]])} is '{data.classes[sorted_labels[other]]}'): look at their labels"
         )
-    copies = int(same.sum())
+    copies = int((same & ~torn[1:]).sum())
     if copies > COPIES * len(labels):
         are = "is a copy of another" if copies == 1 else "are copies of others"
         yield (
@@ -303,10 +303,10 @@ def _ranges(data: Data, train: PartSummary, test: PartSummary, *, images: bool) 
             "no training pixel is above 1 of 255: if floats in 0..1 were turned into integers, save them as float32 or "
             "times 255"
         )
-    if kinds[0] == kinds[1] == np.float32 and 2 < train.high.max() <= 255:
+    if kinds[0] == kinds[1] == np.float32 and train.high.max() > 2:
         yield (
-            f"images are floats that reach {train.high.max():g}, not pixels in 0..1: save them as uint8, or divide by "
-            "255 (training is not hurt, analyses that change pixels are)"
+            f"images are floats that reach {train.high.max():g}, not pixels in 0..1: scale them, or save pixels as "
+            "uint8 (training is not hurt, analyses that change pixels are)"
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import textwrap
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
@@ -140,10 +141,16 @@ def _filter(shape: Sequence[int]) -> Image.Resampling:
 
 
 def _caption(data: Data, label: int) -> str:
-    name = "".join(letter if letter.isprintable() else "?" for letter in data.classes[label])
-    lines = textwrap.wrap(name, _LETTERS)[:2] or ["?"]
+    lines = textwrap.wrap(_plain(data.classes[label], label), _LETTERS)[:2]
     counts = [int((part.labels == label).sum()) for part in (data.train, data.test)]
     return "\n".join([*lines, f"{counts[0]:,} train, {counts[1]:,} test"])
+
+
+def _plain(name: str, label: int) -> str:
+    """A name in the letters that Pillow's own font has; with its number, if that took some away."""
+    bare = "".join(letter for letter in unicodedata.normalize("NFKD", name) if not unicodedata.combining(letter))
+    shown = "".join(letter if letter.isascii() and letter.isprintable() else "?" for letter in bare)
+    return shown if shown == name else f"{shown} (class {label + 1})"
 
 
 def _composed(

@@ -294,4 +294,4 @@ def _require_as_many(y: str, labels: NDArray[Any], x: str, inputs: NDArray[Any])
 
 
 def _shown(array: NDArray[Any]) -> str:
-    return f"{array.dtype} {array.shape}"
+    return f"{'text' if array.dtype.kind in 'US' else array.dtype} {array.shape}"
