@@ -54,7 +54,7 @@ def edited(x, index, value):
 
 
 CASES = {
-    "one class": (data(y=[0] * 60, test_y=[0] * 30), ["all 60 training samples are of one class, 'a'"]),
+    "one class": (data(y=[0] * 60, test_y=[0] * 30), ["all training samples are of one class, 'a'"]),
     "a class to test on alone": (
         data(y=np.arange(60) % 2, classes=("a", "b", "c")),
         ["'c' has no training samples, and 10 test samples of it count as errors"],
@@ -214,7 +214,7 @@ def test_odd_data_makes_lines_and_never_an_error(x, draw):
 
 
 def test_pieces_and_a_large_part_that_is_sampled(monkeypatch):
-    held = data(np.concatenate([images(40), images(40)]), np.arange(80) % 3)
+    held = data(np.concatenate([images(40), images(40)]), np.arange(80) % 40 % 3)
     whole = summarize(held.train)
     monkeypatch.setattr(module, "_AT_ONCE", 3 * held.train.inputs[0].nbytes)
     pieces = summarize(held.train)

@@ -161,8 +161,8 @@ def _lacking(classes: Sequence[str], train: NDArray[np.int64], test: NDArray[np.
     present = np.flatnonzero(train)
     if len(present) == 1:
         yield (
-            f"all {train.sum():,} training samples are of one class, {_names(classes, present)}: nothing can be told "
-            "apart; add samples of another"
+            f"all training samples are of one class, {_names(classes, present)}: nothing can be told apart; add "
+            "samples of another"
         )
     missing = np.flatnonzero(train == 0)
     if len(missing):
