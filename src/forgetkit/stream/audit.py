@@ -24,9 +24,9 @@ _FEW = 4096
 _AT_ONCE = 1 << 20
 """Bytes of samples that are looked at together; as float64 they take eight times as many."""
 
-IMBALANCE = 10.0
+_IMBALANCE = 10.0
 """The largest class over the smallest, from which on it is said."""
-COPIES = 0.01
+_COPIES = 0.01
 """The share of training samples that are copies of others, beyond which it is said."""
 _SHIFT = 2.0
 """How many times as wide values may be spread in one part as in the other, or in deviations how far apart they lie."""
@@ -178,7 +178,7 @@ def _lacking(classes: Sequence[str], train: NDArray[np.int64], test: NDArray[np.
             f"{_names(classes, untested)} {_has(untested)} no test samples: the accuracy says nothing of "
             f"{_them(untested)}; add some"
         )
-    if len(present) > 1 and train.max() >= IMBALANCE * train[present].min():
+    if len(present) > 1 and train.max() >= _IMBALANCE * train[present].min():
         small, large = int(present[np.argmin(train[present])]), int(np.argmax(train))
         yield (
             f"the class '{classes[large]}' has {train[large]:,} training samples and '{classes[small]}' "
@@ -262,7 +262,7 @@ def _copies(data: Data, train: PartSummary) -> Iterator[str]:
             f"{int(train.ids[order[other]])} is '{data.classes[sorted_labels[other]]}'): look at their labels"
         )
     copies = int((same & ~torn[1:]).sum())
-    if copies > COPIES * len(labels):
+    if copies > _COPIES * len(labels):
         are = "is a copy of another" if copies == 1 else "are copies of others"
         yield (
             f"{copies:,} of {len(labels):,} training samples {are}: remove them, or validation holds "

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from forgetkit.contracts import Data, Part
 from forgetkit.errors import DataError
 from forgetkit.seeding import Seeds
-from forgetkit.stream.audit import PartSummary, audit_classes, audit_samples, class_counts, summarize
+from forgetkit.stream.audit import PartSummary, audit_classes, audit_samples, audit_summaries, class_counts, summarize
 from forgetkit.stream.batches import Offered, Pool
 from forgetkit.stream.partition import MegaBatch
 
@@ -37,20 +37,24 @@ _LETTERS = 22
 
 def overview(data: Data, mega_batches: Sequence[MegaBatch]) -> dict[str, Any]:
     """All that is known of a data set before a run, as JSON can hold it; see `docs/usage.md` for the keys."""
+    train, test = summarize(data.train), summarize(data.test)
+    alike = data.train.inputs.dtype == data.test.inputs.dtype
     return {
         "classes": list(data.classes),
-        "train": _part(data.train, len(data.classes)),
-        "test": _part(data.test, len(data.classes)),
+        "train": _part(data.train, train, len(data.classes)),
+        "test": _part(data.test, test, len(data.classes)),
         "mega_batches": class_counts(data, mega_batches).tolist(),
         "augment": data.augment,
         "remarks": list(data.remarks),
         "provenance": dict(data.provenance),
-        "audit": [*audit_classes(data, mega_batches), *audit_samples(data)],
+        "audit": [
+            *audit_classes(data, mega_batches),
+            *(audit_summaries(data, train, test) if alike else audit_samples(data)),
+        ],
     }
 
 
-def _part(part: Part, classes: int) -> dict[str, Any]:
-    summary = summarize(part)
+def _part(part: Part, summary: PartSummary, classes: int) -> dict[str, Any]:
     mean, std = summary.spread
     return {
         "samples": len(part),
