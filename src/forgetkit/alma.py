@@ -43,7 +43,7 @@ def run(
     """Carry a plan out, or on from where it stopped; return what ``result.json`` holds.
 
     Where ``halt`` asks for it the run stops, with a state to go on from. With ``remarks``, a run that begins
-    warns of what the source of its data remarks.
+    warns of what the source of its data remarks, and of what the audit of the data finds.
     Nothing is written before the data is found sound, and learning and forgetting have been tried on a little of it.
     """
     bus = Bus([*plan.observers, *observers])
@@ -56,9 +56,10 @@ def run(
         if resume is None:
             if remarks:
                 session.warn_of_remarks()
+            session.note(session.audit(), warn=remarks)
             learner = Learner.new(session)
             session = learner.session
-            learner.try_out()
+            session.note(learner.try_out(), about=plan.config.model)
             out, name = Path(plan.config.out), plan.config.name
             warn_where_short(learner, out)
             held.enter_context(session.halt.heeded())  # from here on there is something to go on with
@@ -109,6 +110,7 @@ def _carry_on(
             preset=config.preset,
             departures=session.plan.departures,
             going_on=_standing(learner, point) if resumed else None,
+            augment=session.augment,
         )
     )
     for event in learner.settled:

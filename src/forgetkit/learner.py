@@ -142,8 +142,11 @@ class Learner:
         """How many steps of an unfinished epoch are made."""
         return 0 if self.underway is None else self.underway.steps
 
-    def try_out(self) -> None:
-        """A step and a forgetting, on a twin that is thrown away: what cannot work is said while nothing is written."""
+    def try_out(self) -> tuple[str, ...]:
+        """A step and a forgetting, on a twin that is thrown away: what cannot work is said while nothing is written.
+
+        Returns what is strange about the network's outputs.
+        """
         config, session = self.session.plan.config, self.session
         twin = Learner._of(session, self.inputs)
         twin.trainer = replace(twin.trainer, record=None)
@@ -162,10 +165,12 @@ class Learner:
         twin.trainer.acting.require_tensors()
         twin._require_finite("after a single step, tried out before the run")
         twin._require_unheard()
+        findings = learn.audit_outputs(twin.model, pool, session.seeds.within("try"))
         if config.mega_batches > 1:
             # A share of two samples is one, which batch normalisation cannot be measured on: all are offered.
             twin.forget(pool, session.seeds.within("try"))
             twin._require_unheard()
+        return findings
 
     def learn(self, revealed: Revealed, checkpoint: Callable[[], None]) -> None:
         """Train for the epochs or samples given out on everything at hand, less what was done before a resume."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -69,6 +69,8 @@ class Session:
     """Asked now and then whether to stop."""
     clean: Data | None = None
     """The data as its source gave it, without noise on labels."""
+    findings: list[str] = field(default_factory=list)
+    """What the audit before the first step found: a line each."""
 
     @classmethod
     def prepare(
@@ -124,7 +126,6 @@ class Session:
         check = getattr(self.plan.replay, "check", None)
         if check is not None:
             check([len(mega_batch.train) for mega_batch in self.mega_batches])
-        first = self.mega_batches[0].train
         if not first_stays:
             raise ConfigError(
                 f"--score-on first: --replay {config.replay} gives the first mega-batch up; use --replay full, or "
@@ -136,13 +137,6 @@ class Session:
             raise ConfigError(
                 f"--val-fraction {config.val_fraction} leaves none to validate on in mega-batch {empty}, and --carry "
                 "best-val and --patience need one: use fewer mega-batches or a larger share"
-            )
-        here, classes = len(np.unique(self.data.train.labels[first])), len(self.data.classes)
-        if config.split == "contiguous" and here < classes and len(first) >= classes:
-            _log.warning(
-                "--split contiguous: the first mega-batch holds %d of %d classes; is the training set sorted by class?",
-                here,
-                classes,
             )
         for option in ("score-transform", "val-transform"):
             if self.augment == "none" and departures.get(option, {}).get("value") == "train":
@@ -168,6 +162,7 @@ class Session:
             "partition": stream.digest(self.mega_batches),
             "data": self._data_facts(),
             "provenance": dict(self.data.provenance),
+            "audit": list(self.findings),
             "noisy_labels": self.noisy_labels,
             "versions": versions(self.plan),
             "created": datetime.now().astimezone().isoformat(timespec="seconds"),
@@ -176,7 +171,30 @@ class Session:
     def warn_of_remarks(self) -> None:
         """Log what the source of the data remarks on it."""
         for remark in self.data.remarks:
-            _log.warning("%s: %s", self.plan.config.dataset.partition(":")[0], remark)
+            _log.warning("%s: %s", self._source, remark)
+
+    def audit(self) -> tuple[str, ...]:
+        """What is strange about the data and its classes, as the source gave them; the test part is looked at too."""
+        return (*self.audit_classes(), *stream.audit_samples(self._given))
+
+    def audit_classes(self) -> tuple[str, ...]:
+        """The same of the classes alone, which takes no time."""
+        return stream.audit_classes(self._given, self.mega_batches, self.plan.config.split)
+
+    def note(self, findings: Iterable[str], *, about: str | None = None, warn: bool = True) -> None:
+        """Keep findings for the manifest; with ``warn``, log each. They are about the data unless ``about`` says."""
+        for finding in findings:
+            self.findings.append(finding)
+            if warn:
+                _log.warning("%s: %s", about or self._source, finding)
+
+    @property
+    def _given(self) -> Data:
+        return self.clean or self.data
+
+    @property
+    def _source(self) -> str:
+        return self.plan.config.dataset.partition(":")[0]
 
     def require_same(self, manifest: Mapping[str, Any], point: ResumePoint | None) -> None:
         """Refuse to go on with another configuration or with data that changed."""

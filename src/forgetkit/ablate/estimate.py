@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,12 +22,13 @@ _DECIDES = (
 class Estimate:
     """``seconds`` with ``jobs`` cells at a time, ``memory_bytes`` of them together, ``timed`` cells were tried.
 
-    ``memory_bytes`` is None where the system does not tell.
+    ``memory_bytes`` is None where the system does not tell. ``augment`` is what ``auto`` comes to, by data set.
     """
 
     seconds: float
     memory_bytes: int | None
     timed: int
+    augment: Mapping[str, str]
 
 
 def estimate(
@@ -39,12 +40,18 @@ def estimate(
         kinds.setdefault(str([getattr(plan.config, option) for option in _DECIDES]), []).append(plan)
     seconds = 0.0
     peaks: list[int | None] = []
+    augment: dict[str, str] = {}
+    said: set[str] = set()
     for alike in kinds.values():
         config = alike[0].config.model_copy(update={"threads": min(threads, alike[0].config.threads or threads)})
-        tried = rehearsal.rehearse(dataclasses.replace(alike[0], config=config), observers, cache)
+        plan, new = dataclasses.replace(alike[0], config=config), config.dataset not in said
+        tried = rehearsal.rehearse(plan, observers, cache, remarks=new)
+        said.add(config.dataset)
+        if config.augment == "auto":
+            augment[config.dataset] = tried["augment"]
         seconds += len(alike) * tried["estimated_seconds"]
         peaks.append(tried["estimated_memory_bytes"])
     known = [peak for peak in peaks if peak is not None]
     together = min(jobs, sum(map(len, kinds.values())))
     memory = None if len(known) < len(peaks) else max(known, default=0) * together
-    return Estimate(seconds / jobs, memory, len(kinds))
+    return Estimate(seconds / jobs, memory, len(kinds), augment)

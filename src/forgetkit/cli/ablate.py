@@ -217,8 +217,9 @@ def carry_out(ablation: Ablation, means: Means, view: View, special: Mapping[str
     places = ablation.open(found)
     loading = screen.choose(quiet=special["quiet"], as_json=special["json"])
     with loading.following():
-        ablation.require_data(places, found, [loading], api.cache_folder())
+        augment = ablation.require_data(places, found, [loading], api.cache_folder())
     view.say(_standing_in_words(ablation, found, places))
+    _say_augment(view, augment)
     ablation.pool.note(name, ablation.note(_this_command()))
     ablation.tidy(found, special["keep"])
     tasks = ablation.tasks(found, keep=means.keep, plugins=means.plugins, without=means.without)
@@ -248,6 +249,11 @@ def _standing_in_words(ablation: Ablation, found: Mapping[str, Any], places: tup
     return f"{grid.title}: {cells}{alike}; {kept} there already, {rest}, in {ablation.pool.path}"
 
 
+def _say_augment(view: View, augment: Mapping[str, str]) -> None:
+    for dataset, chosen in augment.items():
+        view.say(f"augment {chosen} (auto) for {dataset}")
+
+
 def _rehearsed(ablation: Ablation, means: Means, view: View) -> dict[str, Any]:
     """What ``--dry-run`` shows."""
     from forgetkit import api
@@ -262,6 +268,7 @@ def _rehearsed(ablation: Ablation, means: Means, view: View) -> dict[str, Any]:
     cost = estimate([ablation.plans[place] for place in places], jobs, threads, (), api.cache_folder())
     states = [found[digest].status for digest in ablation.digests]
     view.say(_standing_in_words(ablation, found, places))
+    _say_augment(view, cost.augment)
     if view.shows:
         cells.standing(view.console, ablation, states)
     memory = "" if cost.memory_bytes is None else f" and {cost.memory_bytes / 2**20:,.0f} MiB of memory"
@@ -278,6 +285,7 @@ def _rehearsed(ablation: Ablation, means: Means, view: View) -> dict[str, Any]:
             for cell, digest, state in zip(ablation.cells, ablation.digests, states, strict=True)
         ],
         "to_run": len(places),
+        "augment": dict(cost.augment),
         "estimated_seconds": cost.seconds,
         "estimated_memory_bytes": cost.memory_bytes,
     }

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from forgetkit._version import __version__
-from forgetkit.cli import ablate, analyze, bench, plugins, presets, report, reproduce, run, show, table
+from forgetkit.cli import ablate, analyze, bench, data, plugins, presets, report, reproduce, run, show, table
 from forgetkit.cli.console import OneLine, one_line
 from forgetkit.errors import ForgetkitError
 
@@ -69,6 +69,7 @@ def application(words: Sequence[str] = ()) -> typer.Typer:
     app.command("report")(report.command)
     app.command("reproduce")(reproduce.command(with_options=asked == "reproduce"))
     app.command("show")(show.command)
+    app.command("data")(data.command)
     app.command("bench")(bench.command)
     app.add_typer(plugins.application(), name="plugins")
     app.add_typer(presets.application(), name="presets")

@@ -31,11 +31,29 @@ def headline(event: RunStarted) -> str:
         f"replay {config['replay'].partition(':')[0]}",
         f"preset {event.preset}",
         f"seed {config['seed']}",
-        config["device"],
-        *(["bf16"] if config["precision"] == "bf16" else []),
+        _rate(config),
+        f"augment {augmentation(config['augment'], event.augment)}",
+        f"{config['device']} with {config['threads']} thread{'s' * (config['threads'] != 1)}",
+        config["precision"],
+        config["memory_format"],
         *(["deterministic"] if config["deterministic"] else []),
     ]
     return ", ".join(parts)
+
+
+def augmentation(asked: str, chosen: str) -> str:
+    """What is done to training images, and whether that was left open."""
+    return f"{chosen} (auto)" if asked == "auto" else chosen
+
+
+def _rate(config: Mapping[str, Any]) -> str:
+    """The learning rate and how it falls: what is by default follows from other options."""
+    if config["schedule"] != "step":
+        return f"lr {config['lr']:g} {config['schedule']}"
+    if config["samples"] is not None and config["milestones"] is None:
+        return f"lr {config['lr']:g} stepped after 40 % and 80 % of the samples"
+    steps = " and ".join(map(str, config["milestones"] or ()))
+    return f"lr {config['lr']:g} " + (f"stepped after epoch {steps}" if steps else "throughout")
 
 
 def _length(event: RunStarted) -> str:
@@ -119,7 +137,11 @@ def plan(rehearsal: Mapping[str, Any]) -> Table:
     table = Table(title=f"{rehearsal['method']}: what would run", box=box.SIMPLE_HEAD, title_justify="left")
     table.add_column("option")
     table.add_column("value", overflow="fold")
-    for key, value in rehearsal["config"].items():
+    config = rehearsal["config"]
+    resolved = {"augment": augmentation(config["augment"], rehearsal["augment"])}
+    if config["schedule"] == "step" and not config["milestones"]:
+        resolved["milestones"] = "after 40 % and 80 % of the samples" if config["milestones"] is None else "none"
+    for key, value in {**config, **resolved}.items():
         absent = value is False or value in (None, [], ())
         if not absent and not (key == "epochs" and rehearsal["config"]["samples"]):
             shown = ",".join(map(str, value)) if isinstance(value, list) else str(value)
