@@ -18,6 +18,7 @@ from forgetkit.learn.evaluation import judging
 from forgetkit.registry import Registry
 from forgetkit.seeding import Seeds, global_state
 from forgetkit.stream.batches import Pool
+from forgetkit.system.torch_settings import each_under_torch_settings, under_torch_settings
 
 _SCORED_IN = 128
 """Samples in a batch that is scored on."""
@@ -44,6 +45,9 @@ class Held:
 
     def batches(self, size: int = 256) -> Iterator[Pair]:
         """In order, or fewer at a time where ``size`` of them would take much memory. Copies: others get the same."""
+        return each_under_torch_settings(self._batches(size))
+
+    def _batches(self, size: int) -> Iterator[Pair]:
         for inputs, labels in self.pool.in_order(self.pool.at_most(size)):
             yield inputs.to(self.device, copy=True), labels.to(self.device, copy=True)
 
@@ -90,6 +94,7 @@ class Examined(ABC):
         """That of the first parameter; the CPU where there is none."""
         return next((p.device for p in self.model.parameters()), torch.device("cpu"))
 
+    @under_torch_settings
     def samples(self, part: DataPart = "test", count: int | None = None) -> Held:
         """The same object each time, so that what was computed of it is known."""
         if part not in get_args(DataPart):
@@ -103,6 +108,7 @@ class Examined(ABC):
             self._held[part, count] = Held(pool, self.device)
         return self._held[part, count]
 
+    @under_torch_settings
     def outputs(self, samples: Labelled | Iterable[Tensor], model: nn.Module | None = None) -> Tensor:
         """Those of its own model on samples of its own are computed once."""
         if model is None and isinstance(samples, Held) and self._remembers:
@@ -124,6 +130,7 @@ class Examined(ABC):
                 found.append(model(inputs.to(self.device)).float().cpu())
         return torch.cat(found) if found else torch.empty(0, len(self.classes))
 
+    @under_torch_settings
     def accuracy(self, samples: Labelled, model: nn.Module | None = None) -> float:
         """Of no samples there is none: ``DoesNotApplyError``."""
         if not len(samples):
@@ -133,6 +140,7 @@ class Examined(ABC):
             raise DoesNotApplyError("the network's outputs are NaN, so that it has no answers to count")
         return float((outputs.argmax(1) == samples.labels).double().mean())
 
+    @under_torch_settings
     def twin(self) -> nn.Module:
         """A deep copy; ``DoesNotApplyError`` where the model cannot be copied."""
         try:
@@ -141,6 +149,7 @@ class Examined(ABC):
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise DoesNotApplyError(f"the model cannot be copied: {reason}") from error
 
+    @under_torch_settings
     def scores(self, importance: str, params: Scope = "all") -> Mapping[str, Tensor]:
         """On the training samples, in a random order."""
         criterion = (self._offers or registry.load()).make("importance", importance)[1]
@@ -208,6 +217,7 @@ class Evidence(Examined):
         """There is one model alone."""
         raise DoesNotApplyError("a model by itself has no earlier mega-batches: ask the directory of a run")
 
+    @under_torch_settings
     def initial(self) -> nn.Module:
         """Where it was given."""
         if self._began_as is None:
@@ -242,6 +252,7 @@ class _Again:
             yield from Held(batch, self.samples.device).batches(self.size)
 
 
+@under_torch_settings
 def of_model(
     model: nn.Module,
     parts: Mapping[DataPart, Given],
