@@ -62,17 +62,13 @@ def built(builder: ModelBuilder, inputs: Inputs) -> nn.Module:
     """
     who = type(builder).__name__
     with settings_restored(f"the model {who}"):
-        return _built(builder, inputs, who)
-
-
-def _built(builder: ModelBuilder, inputs: Inputs, who: str) -> nn.Module:
-    model = builder.build(inputs, Normalize(inputs))
+        model = builder.build(inputs, Normalize(inputs))
     if not isinstance(model, nn.Module):
         raise ComponentError(f"{who} built {type(model).__name__}, not a torch.nn.Module")
     was_training = model.training
     model.eval()
     try:
-        with torch.no_grad(), short_of_memory_is_said():
+        with settings_restored(f"the model {who}"), torch.no_grad(), short_of_memory_is_said():
             outputs = model(torch.zeros(2, *inputs.shape))
     except ShortOfMemoryError:
         raise
