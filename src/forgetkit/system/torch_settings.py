@@ -141,7 +141,7 @@ def settings_restored(who: str) -> Iterator[None]:
     """Put back what the code inside changes of the settings, and warn once that ``who`` changed them."""
     changed: list[str] = []
     try:
-        with _restored(changed):
+        with restored(changed):
             yield
     finally:
         room = _room.get() or _Room(set(), whole=False)
@@ -197,7 +197,7 @@ def _entered(room: _Room) -> Iterator[None]:
 
 
 @contextmanager
-def _restored(changed: list[str]) -> Iterator[None]:
+def restored(changed: list[str]) -> Iterator[None]:
     """Add the names of what was different to ``changed``; grad and inference mode are restored by torch's own guard."""
     before = snapshot()
     grad = torch.is_grad_enabled()
