@@ -26,6 +26,7 @@ from forgetkit.record import SCHEMA, Recorder, ResumePoint, RunDirectory
 from forgetkit.session import Bus, Session, computing, versions
 from forgetkit.system.halting import Halt, Stopped
 from forgetkit.system.memory import short_of_memory_is_said
+from forgetkit.system.torch_settings import settings_restored
 
 Checkpoint = Callable[[], None]
 _log = logging.getLogger("forgetkit")
@@ -214,7 +215,8 @@ def _measured(metrics: Mapping[str, contracts.Metric], rows: Sequence[MegaBatchR
     numbers: dict[str, float | None] = {}
     for name, metric in metrics.items():
         try:
-            number = metric.compute(rows)
+            with settings_restored(f"the metric {name}"):
+                number = metric.compute(rows)
             if number is not None and not (isinstance(number, int | float) and math.isfinite(number)):
                 raise ValueError(f"{number!r} is neither a finite number nor None")
         except Exception as error:  # noqa: BLE001 - a stranger's code may raise anything

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
@@ -24,6 +25,7 @@ from forgetkit.forgetting.guard import all_finite
 from forgetkit.record import RunDirectory, read_json
 from forgetkit.seeding import Seeds
 from forgetkit.session import computing
+from forgetkit.system.torch_settings import scoring_settings
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -253,7 +255,7 @@ def select(
 
     Raises ``OptionError`` where scores or options are refused; in a group the others fail with ``ComponentError``.
     """
-    with forgetting.Processes(group) as together:
+    with scoring_settings(torch.float32), forgetting.Processes(group) as together:
         for name, score in scores.items():
             if not isinstance(score, Tensor) or not score.is_floating_point() or not all_finite(score):
                 raise OptionError(f"the score of '{name}' is not a tensor of finite floats")

@@ -32,6 +32,7 @@ from forgetkit.session import Session
 from forgetkit.stream import Excerpt, Ledger, Pool, Revealed, Stream
 from forgetkit.stream.batches import Offered
 from forgetkit.stream.stream import ROLES
+from forgetkit.system.torch_settings import settings_restored
 
 _TRIED_LR = 1e-6  # whether the real one diverges is for the run to find
 
@@ -185,9 +186,10 @@ class Learner:
                 break
             rate = self._rate(epoch, sum(sizes[: epoch - 1]))
             between = self._between(t, epoch, due, checkpoint)
-            ended = self.trainer.epoch(
-                pool, t, epoch, rate, self.session.seeds, between, sizes[epoch - 1], self.underway
-            )
+            with settings_restored(f"the model {self.session.plan.config.model} in training"):
+                ended = self.trainer.epoch(
+                    pool, t, epoch, rate, self.session.seeds, between, sizes[epoch - 1], self.underway
+                )
             self.underway, self.epochs_done = None, epoch
             self.skipped += ended.skipped
             val = self._watched(revealed, epoch)
@@ -425,7 +427,8 @@ class Learner:
         augmented = what == "val" and self.session.plan.config.val_transform == "train"
         augment = self.session.augment if augmented else "none"
         between = None if when else self.session.halt.check  # within learning an epoch is ended first
-        return learn.accuracy(self.model, pool, seeds, augment=augment, bf16=self.trainer.bf16, between=between)
+        with settings_restored(f"the model {self.session.plan.config.model}"):
+            return learn.accuracy(self.model, pool, seeds, augment=augment, bf16=self.trainer.bf16, between=between)
 
     def _pool(self, revealed: Revealed, what: Role | Literal["test"]) -> Pool:
         """The samples of a mega-batch in a role, or the test part, which stays the same throughout."""

@@ -17,7 +17,7 @@ import inspect
 import re
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType, ModuleType
@@ -192,7 +192,9 @@ class Registry:
             name = parsed.name
             offer = self.find(kind, name)
             held = [given for written, given in defaults.items() if self.find(kind, written) is offer]
-            component = options.build(name, offer.component, parsed, {k: v for given in held for k, v in given.items()})
+            usual = {key: value for given in held for key, value in given.items()}
+            with nullcontext() if offer.distribution == BUILTIN else _strangers_at_work(f"the {one(kind)} {name}"):
+                component = options.build(name, offer.component, parsed, usual)
         contract = _CONTRACTS.get(kind)
         if contract is not None and not isinstance(component, contract):
             verbs = " and ".join(f"{verb}()" for verb in _VERBS[kind])
@@ -253,7 +255,7 @@ def load(*, without: Collection[str] = (), files: Sequence[Path] = (), entry_poi
     plugins: dict[str, str] = {}
     for point in in_use:
         try:
-            with _strangers_at_work():
+            with _strangers_at_work(f"plugin '{point.plugin}' of {point.distribution}"):
                 found = _ask(_not_ours(point).load())
             _require_new(found, point.distribution, offers)
         except KeyboardInterrupt:
@@ -266,7 +268,7 @@ def load(*, without: Collection[str] = (), files: Sequence[Path] = (), entry_poi
 
     for path in files:  # asked for by name, so a failure here is the user's to know at once
         try:
-            with _strangers_at_work():
+            with _strangers_at_work(f"plugin {path}"):
                 found = _ask(_module_of(path))
         except KeyboardInterrupt:
             raise
@@ -278,9 +280,11 @@ def load(*, without: Collection[str] = (), files: Sequence[Path] = (), entry_poi
 
 
 @contextmanager
-def _strangers_at_work() -> Iterator[None]:
-    """Standard output belongs to who asked for something, the global random state to who draws from it."""
-    with contextlib.redirect_stdout(sys.stderr), preserved_global_state():
+def _strangers_at_work(who: str) -> Iterator[None]:
+    """Standard output belongs to the caller. What ``who`` changes of global random state and settings is put back."""
+    from forgetkit.system.torch_settings import settings_restored  # torch takes a second, and help needs none of it
+
+    with contextlib.redirect_stdout(sys.stderr), preserved_global_state(), settings_restored(who):
         yield
 
 

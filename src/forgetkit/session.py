@@ -25,6 +25,7 @@ from forgetkit.seeding import Seeds
 from forgetkit.stream import MegaBatch
 from forgetkit.system import peak
 from forgetkit.system.halting import Halt
+from forgetkit.system.torch_settings import settings_restored, torch_settings
 
 _log = logging.getLogger("forgetkit")
 
@@ -42,7 +43,8 @@ class Bus:
             self.recorder.notify(event)
         for observer in list(self._observers):
             try:
-                observer.notify(event)
+                with settings_restored(f"the observer {type(observer).__name__}"):
+                    observer.notify(event)
             except Exception as error:  # noqa: BLE001 - a stranger's code may raise anything
                 self._observers.remove(observer)
                 reason = f"{type(error).__name__}: {error}".partition("\n")[0]
@@ -85,7 +87,8 @@ class Session:
             bus.emit(Preparing(what, done, total))
 
         source = config.dataset
-        clean = data or stream.check_data(plan.dataset.load(contracts.LoadContext(cache, progress)), source)
+        with settings_restored(f"the data set {source}"):
+            clean = data or stream.check_data(plan.dataset.load(contracts.LoadContext(cache, progress)), source)
         data = clean
         if config.augment not in ("auto", "none") and data.train.inputs.ndim != 4:
             raise DataError(f"--augment {config.augment}: {source} holds features, not images; use --augment none")
@@ -125,7 +128,8 @@ class Session:
         config, departures = self.plan.config, self.plan.departures
         check = getattr(self.plan.replay, "check", None)
         if check is not None:
-            check([len(mega_batch.train) for mega_batch in self.mega_batches])
+            with settings_restored(f"the replay strategy {type(self.plan.replay).__name__}"):
+                check([len(mega_batch.train) for mega_batch in self.mega_batches])
         if not first_stays:
             raise ConfigError(
                 f"--score-on first: --replay {config.replay} gives the first mega-batch up; use --replay full, or "
@@ -262,21 +266,12 @@ def _with_noise(data: Data, config: RunConfig, mega_batches: Sequence[MegaBatch]
 
 @contextmanager
 def computing(threads: int | None, device: str = "cpu", *, deterministic: bool = False) -> Iterator[None]:
-    """``threads`` on the CPU; on CUDA convolutions of the same bits each time, which the CPU gives anyway.
+    """:func:`torch_settings`, with ``threads`` on the CPU.
 
     ``deterministic``: all of it on ``device``, or a ``ConfigError`` that names the operation that cannot.
     """
-    cudnn = torch.backends.cudnn
-    before = torch.get_num_threads(), cudnn.deterministic, cudnn.benchmark
-    if threads is not None:
-        torch.set_num_threads(threads)
-    cudnn.deterministic, cudnn.benchmark = True, False
-    try:
-        with only_deterministic(torch.device(device)) if deterministic else nullcontext():
-            yield
-    finally:
-        torch.set_num_threads(before[0])
-        cudnn.deterministic, cudnn.benchmark = before[1:]
+    with torch_settings(threads), only_deterministic(torch.device(device)) if deterministic else nullcontext():
+        yield
 
 
 def versions(plan: Plan) -> dict[str, Any]:

@@ -103,6 +103,14 @@ class OwnRandomness(Good):
         return {name: s * torch.rand(s.shape) for name, s in super().score(probe).items()}
 
 
+class LeavesSettings(Good):
+    """Leaves a setting of torch changed."""
+
+    def score(self, probe: Probe) -> Mapping[str, Tensor]:
+        torch.backends.cudnn.benchmark = True
+        return super().score(probe)
+
+
 class Reseeds(Good):
     """Seeds the global random state of NumPy."""
 
@@ -427,6 +435,7 @@ BROKEN: Mapping[str, tuple[type, ...]] = {
     "finite": (Finite,),
     "deterministic": (Deterministic, OnceOnly, Entropy),
     "own-randomness": (OwnRandomness, Reseeds, PythonsRandomness),
+    "leaves-settings": (LeavesSettings,),
     "sample-budget": (SampleBudget, CountedSampleBudget),
     "needs-data": (NeedsData, NeedsNoData),
     "needs-previous": (NeedsPrevious, NeedsPreviousForNothing),

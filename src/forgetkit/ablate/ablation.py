@@ -21,6 +21,7 @@ from forgetkit.errors import ConfigError, DataError, RunDirectoryError
 from forgetkit.record import RunDirectory
 from forgetkit.registry import Registry
 from forgetkit.session import Bus, Session, versions
+from forgetkit.system.torch_settings import each_restored
 
 _STOPPED = 130
 """Exit status of a worker that was asked to stop, and left a state to go on from."""
@@ -198,7 +199,8 @@ def ended(tasks: Sequence[Task], executor: Executor) -> Generator[tuple[Task, En
 
 
 def _answers(tasks: Sequence[Task], executor: Executor) -> Generator[tuple[Task, Ended | None], None, None]:
-    for position, answer in executor.execute(carry_out, tasks):
+    who = f"the executor {type(executor).__name__}"
+    for position, answer in each_restored(who, executor.execute(carry_out, tasks)):
         task = tasks[position]
         yield task, _lost(task, answer) if isinstance(answer, Lost) else answer
 

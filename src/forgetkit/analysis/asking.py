@@ -19,9 +19,10 @@ from forgetkit.analysis.run import Finished, RunEvidence
 from forgetkit.config import name_of
 from forgetkit.contracts import Answer, Asked
 from forgetkit.errors import ComponentError, DoesNotApplyError, OptionError
-from forgetkit.forgetting.guard import blamed, untouched
+from forgetkit.forgetting.guard import called, untouched
 from forgetkit.registry import Registry
 from forgetkit.seeding import Seeds, global_state
+from forgetkit.system.torch_settings import torch_settings
 
 _ROOT = "analysis"
 _WORD = re.compile(r"[\w-]+")
@@ -148,7 +149,7 @@ def _of_several(question: Question, digests: Sequence[str]) -> dict[str, Any]:
 def _asked(question: Question, put: Callable[[], Any]) -> Answer:
     """Under random streams of the question's own; what a stranger's code raises is a ``ComponentError``."""
     name = type(question.analysis).__name__
-    with blamed(f"the analysis {name}"), global_state(question.seeds.number("global")):
+    with torch_settings(), called(f"the analysis {name}"), global_state(question.seeds.number("global")):
         answer = put()
     if not isinstance(answer, Answer):
         raise ComponentError(f"the analysis {name} answered {type(answer).__name__}, not an Answer")

@@ -14,10 +14,12 @@ from torch import Tensor, nn
 from forgetkit import forgetting, registry
 from forgetkit.contracts import DataPart, Labelled, Scope
 from forgetkit.errors import ComponentError, DataError, DoesNotApplyError, OptionError, closest
+from forgetkit.forgetting.guard import require_gradients_possible
 from forgetkit.learn.evaluation import judging
 from forgetkit.registry import Registry
 from forgetkit.seeding import Seeds, global_state
 from forgetkit.stream.batches import Pool
+from forgetkit.system.torch_settings import each_under_torch_settings, under_torch_settings
 
 _SCORED_IN = 128
 """Samples in a batch that is scored on."""
@@ -44,6 +46,9 @@ class Held:
 
     def batches(self, size: int = 256) -> Iterator[Pair]:
         """In order, or fewer at a time where ``size`` of them would take much memory. Copies: others get the same."""
+        return each_under_torch_settings(self._batches(size))
+
+    def _batches(self, size: int) -> Iterator[Pair]:
         for inputs, labels in self.pool.in_order(self.pool.at_most(size)):
             yield inputs.to(self.device, copy=True), labels.to(self.device, copy=True)
 
@@ -90,6 +95,7 @@ class Examined(ABC):
         """That of the first parameter; the CPU where there is none."""
         return next((p.device for p in self.model.parameters()), torch.device("cpu"))
 
+    @under_torch_settings
     def samples(self, part: DataPart = "test", count: int | None = None) -> Held:
         """The same object each time, so that what was computed of it is known."""
         if part not in get_args(DataPart):
@@ -103,6 +109,7 @@ class Examined(ABC):
             self._held[part, count] = Held(pool, self.device)
         return self._held[part, count]
 
+    @under_torch_settings
     def outputs(self, samples: Labelled | Iterable[Tensor], model: nn.Module | None = None) -> Tensor:
         """Those of its own model on samples of its own are computed once."""
         if model is None and isinstance(samples, Held) and self._remembers:
@@ -124,6 +131,7 @@ class Examined(ABC):
                 found.append(model(inputs.to(self.device)).float().cpu())
         return torch.cat(found) if found else torch.empty(0, len(self.classes))
 
+    @under_torch_settings
     def accuracy(self, samples: Labelled, model: nn.Module | None = None) -> float:
         """Of no samples there is none: ``DoesNotApplyError``."""
         if not len(samples):
@@ -133,6 +141,7 @@ class Examined(ABC):
             raise DoesNotApplyError("the network's outputs are NaN, so that it has no answers to count")
         return float((outputs.argmax(1) == samples.labels).double().mean())
 
+    @under_torch_settings
     def twin(self) -> nn.Module:
         """A deep copy; ``DoesNotApplyError`` where the model cannot be copied."""
         try:
@@ -141,6 +150,7 @@ class Examined(ABC):
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise DoesNotApplyError(f"the model cannot be copied: {reason}") from error
 
+    @under_torch_settings
     def scores(self, importance: str, params: Scope = "all") -> Mapping[str, Tensor]:
         """On the training samples, in a random order."""
         criterion = (self._offers or registry.load()).make("importance", importance)[1]
@@ -208,6 +218,7 @@ class Evidence(Examined):
         """There is one model alone."""
         raise DoesNotApplyError("a model by itself has no earlier mega-batches: ask the directory of a run")
 
+    @under_torch_settings
     def initial(self) -> nn.Module:
         """Where it was given."""
         if self._began_as is None:
@@ -242,6 +253,7 @@ class _Again:
             yield from Held(batch, self.samples.device).batches(self.size)
 
 
+@under_torch_settings
 def of_model(
     model: nn.Module,
     parts: Mapping[DataPart, Given],
@@ -258,6 +270,7 @@ def of_model(
     model = forgetting.plain(model)
     if not isinstance(model, nn.Module):
         raise DataError(f"a torch.nn.Module is asked about, not {type(model).__name__}")
+    require_gradients_possible(model)
     pools = {part: _gathered(part, given) for part, given in parts.items()}
     if "test" not in pools:
         raise DataError("give the samples to judge on: test=(inputs, labels)")

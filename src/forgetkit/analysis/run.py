@@ -26,6 +26,7 @@ from forgetkit.session import Bus, Session
 from forgetkit.stream import Excerpt, Pool
 from forgetkit.stream.ledger import picked
 from forgetkit.stream.stream import ROLES
+from forgetkit.system.torch_settings import under_torch_settings
 
 _log = logging.getLogger("forgetkit")
 
@@ -175,6 +176,7 @@ class RunEvidence(Examined):
         return cls(finished, index, seeds, lasting=lasting)
 
     @property
+    @under_torch_settings
     def model(self) -> nn.Module:
         """That of a checkpoint; ``DoesNotApplyError`` where none was kept."""
         if self._loaded is not None:
@@ -196,16 +198,19 @@ class RunEvidence(Examined):
         return self.finished.kept(self._mega_batch)
 
     @property
+    @under_torch_settings
     def device(self) -> torch.device:
         """That of the run, or the one given."""
         return self.finished.session.device
 
     @property
+    @under_torch_settings
     def classes(self) -> tuple[str, ...]:
         """Of the data set."""
         return tuple(self.finished.session.data.classes)
 
     @property
+    @under_torch_settings
     def images(self) -> bool:
         """Whether pixels were stored, or floats between 0 and 1 in four dimensions."""
         inputs = self.finished.session.data.test.inputs
@@ -243,6 +248,7 @@ class RunEvidence(Examined):
         """With the same data."""
         return RunEvidence.of(self.finished, mega_batch, self.seeds, lasting=self._lasting)
 
+    @under_torch_settings
     def initial(self) -> nn.Module:
         """Drawn again by the run's seed."""
         return self.finished.network()
@@ -269,6 +275,7 @@ class _Masks(Mapping[int, Mapping[str, Tensor]]):
         self._directory = directory
         self._read: dict[int, Mapping[str, Tensor]] = {}
 
+    @under_torch_settings
     def __getitem__(self, mega_batch: int) -> Mapping[str, Tensor]:
         if mega_batch not in self._directory.masks:
             raise KeyError(mega_batch)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, partial
 from typing import Any
@@ -18,12 +18,13 @@ from forgetkit.errors import ComponentError, OptionError
 from forgetkit.forgetting.apply import all_or_nothing, apply
 from forgetkit.forgetting.context import Context
 from forgetkit.forgetting.fresh import NOTHING_KNOWN, Past
-from forgetkit.forgetting.guard import blamed
+from forgetkit.forgetting.guard import called, dtype_in, require_gradients_possible
 from forgetkit.forgetting.passes import Passes
 from forgetkit.forgetting.probe import Loss, ReadAgain
 from forgetkit.forgetting.subject import AS_USUAL, Subject
 from forgetkit.forgetting.units import activity_in, inputs_seen
 from forgetkit.seeding import Seeds, global_state
+from forgetkit.system.torch_settings import scoring_settings
 
 VERBS = ("begin", "loss", "before_step", "after_step", "after_epoch")
 """The moments at which an intervention may act, by the method it overrides."""
@@ -64,6 +65,8 @@ class Acting:
     states: list[dict[str, Tensor]] = field(init=False)
     resets: list[int] = field(init=False)
     """How many entries each has reset in this mega-batch through ``moment.apply``."""
+    _reported: set[str] = field(default_factory=set, init=False)
+    """Whom a warning has named for what they changed of torch's settings."""
     _batch: Batch | None = field(default=None, init=False)
     _examined: tuple[tuple[str, ...], Subject] | None = field(default=None, init=False)
 
@@ -73,6 +76,8 @@ class Acting:
         self._at = {
             verb: [n for n, one in enumerate(self.interventions) if verb in moments_of(type(one))] for verb in VERBS
         }
+        require_gradients_possible(self.model)
+        self._dtype = dtype_in(self.model)
         self._watching = any(getattr(one, "needs_activity", False) for one in self.interventions)
 
     def begin(self, place: Place, inputs: Tensor, targets: Tensor) -> None:
@@ -88,7 +93,8 @@ class Acting:
             yield Step(self, place, None, {})
             return
         self._batch = inputs, targets
-        readers = [reader for group in self._subject().units for reader in group.readers] if self._watching else []
+        with self._settings():
+            readers = [reader for group in self._subject().units for reader in group.readers] if self._watching else []
         with inputs_seen(self.model, readers) as seen:
             step = Step(self, place, (inputs, targets), seen)
             yield step
@@ -141,8 +147,11 @@ class Acting:
         seeds = self.seeds.within(place.mega_batch, place.epoch, "intervention", verb, number, place.step)
         moment = self._moment(number, seeds, place, step)
         who = f"the intervention {type(component).__name__}"
-        with blamed(who), global_state(seeds.number("global")), self._counting():
+        with self._settings(), called(who), global_state(seeds.number("global")), self._counting():
             return getattr(component, verb)(moment)
+
+    def _settings(self) -> AbstractContextManager[None]:
+        return scoring_settings(self._dtype, self._reported)
 
     @contextmanager
     def _counting(self) -> Iterator[None]:
@@ -228,6 +237,10 @@ class Step:
 
     @cached_property
     def _activity(self) -> Mapping[str, Tensor]:
+        with self.acting._settings():
+            return self._measured()
+
+    def _measured(self) -> Mapping[str, Tensor]:
         units = self.acting._subject().units
         if units and not self.seen:
             raise OptionError(

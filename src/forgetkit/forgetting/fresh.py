@@ -19,13 +19,17 @@ from torch import Tensor, nn
 from forgetkit.contracts import Origin
 from forgetkit.errors import ComponentError, OptionError
 from forgetkit.forgetting.anatomy import Owner, owners
-from forgetkit.forgetting.guard import any_nan
+from forgetkit.forgetting.guard import any_nan, dtype_in
 from forgetkit.seeding import Seeds, global_state
+from forgetkit.system.torch_settings import scoring_settings, settings_restored
 
 Initialise = Callable[[nn.Module], None]
 Build = Callable[[], nn.Module]
 Lookup = Callable[[str], Tensor]
 Memory = Callable[[object], Mapping[str, Tensor]]
+
+_DTYPE = torch.float32
+"""What values are drawn in: a draw is the same for a network of any precision, whatever the caller's default is."""
 
 _RESETS = ("reset_parameters", "_reset_parameters")  # torch's convention; nn.MultiheadAttention's spelling
 _COPIES = "copies of what state_dict() held at the start"
@@ -84,7 +88,7 @@ class Origins:
     def __init__(self, model: nn.Module, past: Past, seeds: Seeds) -> None:
         self._tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
         layers = LayerFresh(model, past.initialise, seeds)
-        self._original: Fresh = layers if past.build is None else RebuiltFresh(past.build, seeds)
+        self._original: Fresh = layers if past.build is None else RebuiltFresh(past.build, dtype_in(model), seeds)
         self._layer_default = LayerFresh(model, None, seeds, "choose another origin than layer-default")
         self._initial = past.initial
         self._seeds = seeds
@@ -101,14 +105,15 @@ class Origins:
             case "rewind":
                 return self._begun(name)
             case "zero":
-                return torch.zeros(self._tensors[name].shape)
+                return torch.zeros(self._tensors[name].shape, dtype=_DTYPE, device="cpu")
         raise OptionError(f"fresh values come from original, layer-default, uniform, rewind or zero, not '{origin}'")
 
     def _uniform(self, name: str) -> Tensor:
         """U(±1/√fan_in): Kaiming uniform with a = √5, over all dimensions but the first."""
         shape = self._tensors[name].shape
         bound = 1 / math.sqrt(max(1, math.prod(shape[1:])))  # of one dimension: a fan_in of 1
-        return torch.empty(shape).uniform_(-bound, bound, generator=self._seeds.torch("fresh", name))
+        empty = torch.empty(shape, dtype=_DTYPE, device="cpu")
+        return empty.uniform_(-bound, bound, generator=self._seeds.torch("fresh", name))
 
     def _begun(self, name: str) -> Tensor:
         if self._initial is None:
@@ -147,7 +152,13 @@ class LayerFresh:
             shell = copy.deepcopy(owner.module, empty).cpu().float()
         except RuntimeError as error:  # torch's old weight_norm hangs a computed weight on the module
             raise ComponentError(f"no fresh value for '{name}': {who} cannot be copied; {self._remedy}") from error
-        with global_state(self._seeds.number("fresh", name)), torch.no_grad():
+        draws = self._seeds.number("fresh", name)
+        with (
+            scoring_settings(_DTYPE),
+            settings_restored(f"the module {who}"),
+            global_state(draws),
+            torch.no_grad(),
+        ):
             if isinstance(old, nn.Parameter) and not empty:
                 getattr(shell, owner.local).fill_(torch.nan)
             (self._initialise or reset)(shell)
@@ -160,7 +171,7 @@ class LayerFresh:
 
 def _unset(parameter: Tensor) -> nn.Parameter:
     """NaN throughout, in the shape and memory format of ``parameter``, float32 (or complex) on the CPU."""
-    dtype = parameter.dtype if parameter.is_complex() else torch.float32
+    dtype = parameter.dtype if parameter.is_complex() else _DTYPE
     value = torch.empty_like(parameter, dtype=dtype, device="cpu", requires_grad=False)
     (torch.view_as_real(value) if value.is_complex() else value).fill_(torch.nan)
     return nn.Parameter(value, requires_grad=parameter.requires_grad)
@@ -169,13 +180,13 @@ def _unset(parameter: Tensor) -> nn.Parameter:
 class RebuiltFresh:
     """Takes values from the same network built again, once per event."""
 
-    def __init__(self, build: Build, seeds: Seeds) -> None:
-        self._build = build
+    def __init__(self, build: Build, dtype: torch.dtype, seeds: Seeds) -> None:
+        self._build, self._dtype = build, dtype
         self._seeds = seeds
 
     @cached_property
     def _values(self) -> dict[str, Tensor]:
-        with global_state(self._seeds.number("fresh")):
+        with scoring_settings(self._dtype), global_state(self._seeds.number("fresh")):
             model = self._build()
         return {name: t.detach().cpu() for name, t in [*model.named_parameters(), *model.named_buffers()]}
 

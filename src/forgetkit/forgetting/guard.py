@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import functools
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from forgetkit.errors import ComponentError, ForgetkitError
+from forgetkit.errors import ComponentError, ForgetkitError, OptionError
 from forgetkit.seeding import global_state
 from forgetkit.system.memory import short_of_memory_is_said
+from forgetkit.system.torch_settings import scoring_settings, settings_restored
 
+_Params = ParamSpec("_Params")
+_Result = TypeVar("_Result")
 _INTEGER_OF_SIZE = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _PIECE = 2**16
 _ROWS = 16
@@ -106,6 +109,42 @@ def put_back(model: nn.Module, seed: int, *, training: bool = False) -> Iterator
         for p, (grad, requires_grad) in grads.items():
             p.requires_grad_(requires_grad)
             p.grad = grad
+
+
+def dtype_in(model: nn.Module) -> torch.dtype:
+    """What ``model`` is scored in: float64 where it has a parameter of that, float32 where it is of lower precision."""
+    return torch.float64 if any(p.dtype == torch.float64 for p in model.parameters()) else torch.float32
+
+
+def require_gradients_possible(model: nn.Module) -> None:
+    """``OptionError`` where a tensor of ``model`` was made in inference mode, which torch lets nobody differentiate."""
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.is_inference():
+            raise OptionError(
+                f"'{name}' of {type(model).__name__} was made inside torch.inference_mode() and can have no gradient: "
+                "build the network outside"
+            )
+
+
+def follows_network(
+    function: Callable[Concatenate[nn.Module, _Params], _Result],
+) -> Callable[Concatenate[nn.Module, _Params], _Result]:
+    """Call ``function`` inside the scoring settings of the network that is its first argument."""
+
+    @functools.wraps(function)
+    def inside(model: nn.Module, /, *args: _Params.args, **kwargs: _Params.kwargs) -> _Result:
+        require_gradients_possible(model)
+        with scoring_settings(dtype_in(model)):
+            return function(model, *args, **kwargs)
+
+    return inside
+
+
+@contextmanager
+def called(who: str) -> Iterator[None]:
+    """Around a call of a component: what it raises is :func:`blamed` on it, what it changes of settings put back."""
+    with blamed(who), settings_restored(who):
+        yield
 
 
 @contextmanager

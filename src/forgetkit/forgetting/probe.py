@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from forgetkit.errors import ComponentError, OptionError
-from forgetkit.forgetting.guard import all_finite, blamed
+from forgetkit.forgetting.guard import all_finite, called, dtype_in
 from forgetkit.forgetting.passes import Passes
 from forgetkit.forgetting.selection import count_of
 from forgetkit.seeding import Seeds
@@ -84,8 +84,7 @@ class GuardedProbe:
         self._rng = seeds.torch("score")
         parameters = dict(model.named_parameters())
         self._names = tuple(names)
-        floating = [p.dtype for p in parameters.values() if p.is_floating_point()]
-        self._dtype = torch.float64 if torch.float64 in floating else torch.float32
+        self._dtype = dtype_in(model)
         self._targets = StandIns({name: parameters[name] for name in self._names}, self._dtype)
         # Every buffer, so that what a forward pass puts in the place of one is gone when it returns.
         others = [*((n, p) for n, p in parameters.items() if n not in self._targets), *model.named_buffers()]
@@ -293,7 +292,7 @@ class Checked(Mapping[str, Tensor]):
     def __getitem__(self, name: str) -> Tensor:
         if name in self._sound:
             return self._scores[name].detach()
-        with blamed(f"the importance criterion {self._who}"):  # a lazy one computes here
+        with called(f"the importance criterion {self._who}"):  # a lazy one computes here
             score, target = self._scores[name], self._targets[name]
         if not isinstance(score, Tensor) or not score.is_floating_point():
             raise ComponentError(f"{self._who}: the score of '{name}' is not a tensor of floats")

@@ -15,7 +15,7 @@ from forgetkit.contracts import Importance, Layer, Mode, Origin, Reference, Scop
 from forgetkit.errors import ComponentError, NothingMatchedError, OptionError
 from forgetkit.forgetting import anatomy
 from forgetkit.forgetting.fresh import Lookup, Origins, Past, can_reset
-from forgetkit.forgetting.guard import blamed, put_back, untouched
+from forgetkit.forgetting.guard import called, put_back, untouched
 from forgetkit.forgetting.passes import Passes
 from forgetkit.forgetting.probe import Batches, Checked, GuardedProbe, Loss, ReadAgain
 from forgetkit.forgetting.units import activity_in, inputs_seen, units_of
@@ -136,7 +136,7 @@ class Subject:
         who = type(importance).__name__
         with put_back(self.model, self.seeds.number("lent"), training=self.scoring.mode == "train"):
             probe = SubjectProbe(self, who, self.past.memory(importance))
-            with blamed(f"the importance criterion {who}"):
+            with called(f"the importance criterion {who}"):
                 scores = importance.score(probe)
         return Checked(scores, self.scored, who)
 

@@ -16,7 +16,7 @@ from forgetkit.errors import NothingMatchedError, OptionError
 from forgetkit.forgetting.apply import all_or_nothing, apply, clear_all_state
 from forgetkit.forgetting.context import Context
 from forgetkit.forgetting.fresh import NOTHING_KNOWN, Past
-from forgetkit.forgetting.guard import blamed, put_back, unchanged
+from forgetkit.forgetting.guard import blamed, follows_network, put_back, unchanged
 from forgetkit.forgetting.masks import Noting
 from forgetkit.forgetting.probe import Batches, Loss
 from forgetkit.forgetting.processes import Processes
@@ -24,6 +24,7 @@ from forgetkit.forgetting.report import UnlearnReport
 from forgetkit.forgetting.statistics import require_statistics, settle
 from forgetkit.forgetting.subject import AS_USUAL, Scoring, Subject
 from forgetkit.seeding import Seeds, global_state
+from forgetkit.system.torch_settings import settings_restored
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Aftercare:
     bn_stats: BnStats = "keep"
 
 
+@follows_network
 def unlearn(
     model: nn.Module,
     batches: Batches | None,
@@ -86,9 +88,10 @@ def unlearn(
     with all_or_nothing() as undo, global_state(seeds.number("propose")):
         keeping = optimizer if aftercare.optimizer_state == "zero" else None
         names, ready = {*subject.targets, *subject.buffers}, partial(subject.require_back, who)
-        with blamed(f"the reinit method {who}"):
-            changes = reinit.propose(context)
-        tally = apply(model, changes, keeping, names, who, undo, ready, noting)
+        with settings_restored(f"the reinit method {who}"):  # once, because a generator works on between two changes
+            with blamed(f"the reinit method {who}"):
+                changes = reinit.propose(context)
+            tally = apply(model, changes, keeping, names, who, undo, ready, noting)
         if not tally.layers and not getattr(reinit, "changes_nothing", False):
             raise NothingMatchedError(
                 f"{who} matched no parameter of {type(model).__name__}; nothing would be forgotten"
@@ -114,6 +117,7 @@ def unlearn(
     )
 
 
+@follows_network
 def score(
     model: nn.Module,
     batches: Batches | None,

@@ -10,6 +10,7 @@ from forgetkit.errors import ComponentError, ConfigError, ShortOfMemoryError
 from forgetkit.seeding import Seeds, global_state
 from forgetkit.stream.batches import Pool
 from forgetkit.system.memory import short_of_memory_is_said
+from forgetkit.system.torch_settings import settings_restored
 
 
 class Normalize(nn.Module):
@@ -59,14 +60,15 @@ def built(builder: ModelBuilder, inputs: Inputs) -> nn.Module:
 
     Draws from the global random state. Raises ``ConfigError`` where it does not fit the data.
     """
-    model = builder.build(inputs, Normalize(inputs))
     who = type(builder).__name__
+    with settings_restored(f"the model {who}"):
+        model = builder.build(inputs, Normalize(inputs))
     if not isinstance(model, nn.Module):
         raise ComponentError(f"{who} built {type(model).__name__}, not a torch.nn.Module")
     was_training = model.training
     model.eval()
     try:
-        with torch.no_grad(), short_of_memory_is_said():
+        with settings_restored(f"the model {who}"), torch.no_grad(), short_of_memory_is_said():
             outputs = model(torch.zeros(2, *inputs.shape))
     except ShortOfMemoryError:
         raise

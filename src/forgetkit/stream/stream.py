@@ -15,6 +15,7 @@ from forgetkit.errors import ComponentError
 from forgetkit.seeding import Seeds
 from forgetkit.stream.ledger import Excerpt, Ledger
 from forgetkit.stream.partition import MegaBatch
+from forgetkit.system.torch_settings import settings_restored
 
 ROLES: tuple[Role, Role] = ("train", "val")
 Kept = dict[Role, Samples]
@@ -134,7 +135,8 @@ def _retained(replay: Replay, kept: Samples, arrived: Samples, seeds: Seeds, ind
     It gets copies: what it writes into them, and what they are views of, is nobody else's.
     """
     own, new = (replace(samples, ids=samples.ids.copy(), labels=samples.labels.copy()) for samples in (kept, arrived))
-    ids = np.array(replay.retain(own, new, seeds.numpy("replay", arrived.role, index)))
+    with settings_restored(f"the replay strategy {type(replay).__name__}"):
+        ids = np.array(replay.retain(own, new, seeds.numpy("replay", arrived.role, index)))
     who = type(replay).__name__
     if ids.size == 0:
         ids = ids.astype(np.int64)

@@ -198,6 +198,15 @@ def own_randomness(case: ImportanceCase) -> None:
             answer[name]
 
 
+def leaves_settings(case: ImportanceCase) -> None:
+    """The process-wide settings of torch and NumPy (default dtype, grad mode, autocast …) are as they were."""
+    criterion = case.another()
+    with scoring_stage(networks.plain(), criterion, Asked()) as probe, comparing.settings_watched():
+        answer = criterion.score(probe)
+        for name in answer:
+            answer[name]
+
+
 def _heeds_global_state(case: ImportanceCase, network: Callable[[], Situation]) -> bool:
     one, other = (case.borrowed(network(), seed=seed).scores for seed in (1, 2))
     return bool(comparing.differing(one, other))
@@ -380,7 +389,7 @@ def oracle(case: ImportanceCase) -> None:
 def promises() -> tuple[Promise, ...]:
     """In the order in which they are looked at."""
     checks = (
-        *(runs, keys, shapes, floats, finite, deterministic, own_randomness),
+        *(runs, keys, shapes, floats, finite, deterministic, own_randomness, leaves_settings),
         *(sample_budget, needs_data, needs_previous),
         *(leaves_parameters, leaves_buffers, leaves_gradients, leaves_modes, leaves_hooks),
         *(frozen, tied, unused, batch_norm, dropout, scalars, dead_units, channels_last, half_precision),

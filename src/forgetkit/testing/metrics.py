@@ -118,6 +118,12 @@ def own_randomness(case: Case) -> None:
         case.another().compute(list(_RUN))
 
 
+def leaves_settings(case: Case) -> None:
+    """The process-wide settings of torch and NumPy (default dtype, grad mode, autocast …) are as they were."""
+    with comparing.settings_watched():
+        case.another().compute(list(_RUN))
+
+
 def leaves_rows(case: Case) -> None:
     """The rows are as before, and in the same order."""
     rows = [row(1, 20), row(2, 13), row(3, 8)]
@@ -131,5 +137,5 @@ def promises() -> tuple[Promise, ...]:
     return stated(
         "metrics",
         *(runs, number, finite, empty, single, faultless, unvalidated),
-        *(deterministic, own_randomness, leaves_rows),
+        *(deterministic, own_randomness, leaves_settings, leaves_rows),
     )

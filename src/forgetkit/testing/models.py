@@ -183,6 +183,13 @@ def quiet_eval(case: ModelCase) -> None:
         model(samples)
 
 
+def leaves_settings(case: ModelCase) -> None:
+    """The process-wide settings of torch and NumPy (default dtype, grad mode, autocast …) are as they were."""
+    with comparing.settings_watched():
+        model, _, inputs = case.built()
+        model(_samples(inputs, 6))
+
+
 def keeps_eval(case: ModelCase) -> None:
     """In eval mode a forward pass writes to no buffer."""
     model, _, inputs = case.built()
@@ -254,5 +261,5 @@ def promises() -> tuple[Promise, ...]:
     return stated(
         "models",
         *(runs, outputs, normalizes_first, deterministic, follows_seed, trains),
-        *(batch_independent, quiet_eval, keeps_eval, initialises_one, initialises_alike),
+        *(batch_independent, quiet_eval, leaves_settings, keeps_eval, initialises_one, initialises_alike),
     )
