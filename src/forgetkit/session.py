@@ -75,6 +75,19 @@ class Session:
         cls, plan: Plan, bus: Bus, cache: Path, halt: Halt | None = None, *, data: Data | None = None
     ) -> Session:
         """Load the data, unless it is there already, and cut the stream; nothing is written yet."""
+        session = cls.with_data(plan, bus, cache, halt, data=data)
+        session.sizes, first_stays = _played_through(session.data, session.mega_batches, plan, session.seeds)
+        session._refuse_what_cannot_act(first_stays=first_stays)
+        return session
+
+    @classmethod
+    def with_data(
+        cls, plan: Plan, bus: Bus, cache: Path, halt: Halt | None = None, *, data: Data | None = None
+    ) -> Session:
+        """Load the data and cut the stream, to look at a finished run: what cannot act was refused when it began.
+
+        Of the plan's components the data set alone is asked.
+        """
         config, seeds = plan.config, Seeds(plan.config.seed)
         device = torch.device(config.device)
         memory = peak.watched(device)
@@ -90,13 +103,12 @@ class Session:
         ids = stream.few_shots(data.train.labels, data.classes, config.shots, seeds)
         mega_batches = stream.partition(ids, config.mega_batches, config.val_fraction, config.split, seeds)
         data, noisy_labels = _with_noise(data, config, mega_batches, seeds)
-        sizes, first_stays = _played_through(data, mega_batches, plan, seeds)
-        session = cls(
+        return cls(
             plan,
             bus,
             data,
             mega_batches,
-            sizes,
+            [],
             noisy_labels,
             seeds,
             device,
@@ -105,8 +117,6 @@ class Session:
             halt or Halt(),
             clean,
         )
-        session._refuse_what_cannot_act(first_stays=first_stays)
-        return session
 
     def settled(self, recorded: Mapping[str, Any]) -> Session:
         """The same, with what was left open as a run's configuration has it recorded."""

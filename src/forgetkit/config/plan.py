@@ -16,7 +16,7 @@ from forgetkit.config import machine
 from forgetkit.config.checks import departures_of, refuse_contradictions, refuse_idle
 from forgetkit.config.fields import KIND_OF, METHODS, NOT_RESULTS, PLAIN, SEVERAL, RunConfig, flag, name_of
 from forgetkit.config.layers import Workshop, canonical, layered
-from forgetkit.errors import ConfigError, OptionError, closest
+from forgetkit.errors import ConfigError, DoesNotApplyError, OptionError, closest
 from forgetkit.registry import Registry
 
 LEFT_OPEN = ("precision", "memory_format")
@@ -217,6 +217,52 @@ def recorded(manifest: Mapping[str, Any], given: Mapping[str, Any], registry: Re
             )
     own = {key: value for key, value in content.items() if key not in ("method", *_MAY_CHANGE)}
     return layered(own, canonical(given))
+
+
+@dataclass(frozen=True)
+class Absent:
+    """A component of a finished run that is not at hand: a ``DoesNotApplyError`` as soon as something asks for it."""
+
+    reason: str
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # of which copy asks
+            raise AttributeError(name)
+        raise DoesNotApplyError(self.reason)
+
+
+def finished(manifest: Mapping[str, Any], given: Mapping[str, Any], registry: Registry) -> Plan:
+    """The plan of a finished run, to look at it; ``given`` is as for :func:`recorded`.
+
+    A component that cannot be made again is missed when something asks for it: a question about weights needs no
+    criterion. Options are as they were recorded, resolved; whether they can act was found out when the run began.
+    """
+    content = recorded(manifest, given, registry)
+    objects = {key: value for key, value in content.items() if key in KIND_OF and not isinstance(value, PLAIN)}
+    config = _validated(content, objects)
+    make = Workshop(registry, content).make
+    spelled: dict[str, str] = {}
+    made: dict[str, Any] = {"importance": None}
+    for key in KIND_OF:
+        spec = objects.get(key, getattr(config, key))
+        if spec is not None:
+            try:
+                spelled[key], made[key] = make(key, spec)
+            except OptionError as error:
+                if key in given:
+                    raise
+                made[key] = Absent(f"this run's {flag(key)}: {error}")
+    config = config.model_copy(update={**spelled, "device": machine.device(config.device)})
+    return Plan(
+        config,
+        str(manifest.get("method")),
+        **made,
+        interventions=(),
+        metrics={},
+        observers=(),
+        plugins=registry.plugins,
+        departures={},
+    )
 
 
 _RESULT_KEYS = (

@@ -75,9 +75,13 @@ def built(builder: ModelBuilder, inputs: Inputs) -> nn.Module:
         raise ConfigError(f"the model {who} cannot take samples of shape {inputs.shape}: {reason}") from error
     model.train(was_training)
     if not isinstance(outputs, Tensor) or tuple(outputs.shape) != (2, inputs.classes):
-        shape = tuple(outputs.shape[1:]) if isinstance(outputs, Tensor) else type(outputs).__name__
+        if not isinstance(outputs, Tensor):
+            raise ConfigError(
+                f"the model {who} returns {type(outputs).__name__} and no tensor of logits: let its forward() return "
+                f"those alone, ({inputs.classes},) for a sample"
+            )
         raise ConfigError(
-            f"the model {who} gives outputs of shape {shape} for a sample; "
+            f"the model {who} gives outputs of shape {tuple(outputs.shape[1:])} for a sample; "
             f"{inputs.classes} classes need ({inputs.classes},)"
         )
     return model
