@@ -78,12 +78,13 @@ def unlearn(
     with forgetting.Processes(group) as together:
         offers = registry.load()
         method = offers.make("reinit", reinit)[1]
+        who = contracts.component_name(method)
         if importance is None and getattr(method, "needs_scores", False):
             importance = "snip"
         if scoring is not None and importance is None and not getattr(method, "needs_data", False):
-            raise OptionError(f"{type(method).__name__} looks at no scores, so scoring= would be ignored: leave it out")
+            raise OptionError(f"{who} looks at no scores, so scoring= would be ignored: leave it out")
         if group is not None and not getattr(method, "needs_scores", False):
-            raise OptionError(f"{type(method).__name__} selects nothing, so group= would be ignored: leave it out")
+            raise OptionError(f"{who} selects nothing, so group= would be ignored: leave it out")
         scored, after = _checked(scoring, forgetting.Scoring), _checked(aftercare, forgetting.Aftercare)
         if after.optimizer_state != "zero" and optimizer is None:
             raise OptionError(f"optimizer_state={after.optimizer_state} is about an optimizer: pass optimizer=")
@@ -179,8 +180,7 @@ def attach(
     inner = forgetting.plain(model)
     forgetting.require_trained_by(optimizer, inner)
     made = [component for _, component in found]
-    names = [_called(given, component) for given, component in zip(components, made, strict=True)]
-    acting = forgetting.Acting(inner, optimizer, made, Seeds(seed), past, loss, names=names)
+    acting = forgetting.Acting(inner, optimizer, made, Seeds(seed), past, loss)
     plain = [spec.partition(":")[0].rpartition("/")[2] for spec, _ in found]  # whichever distribution was written
     return Attached(acting, list(map(Description.of, plain, made)))
 
@@ -197,11 +197,6 @@ def _acting(offers: registry.Registry, component: str | contracts.Intervention) 
                 if isinstance(other, contracts.Intervention):
                     return spec, other
         raise
-
-
-def _called(given: object, component: object) -> str:
-    """What errors call a component: its SPEC as it was written, or the class of an object."""
-    return given if isinstance(given, str) else type(component).__name__
 
 
 def select(

@@ -46,7 +46,7 @@ class Bus:
             except Exception as error:  # noqa: BLE001 - a stranger's code may raise anything
                 self._observers.remove(observer)
                 reason = f"{type(error).__name__}: {error}".partition("\n")[0]
-                _log.warning("observer %s is detached: %s", type(observer).__name__, reason)
+                _log.warning("observer %s is detached: %s", contracts.component_name(observer), reason)
 
 
 @dataclass(eq=False)
@@ -179,6 +179,7 @@ class Session:
             "data": self._data_facts(),
             "noisy_labels": self.noisy_labels,
             "versions": versions(self.plan),
+            "distributions": {kind: dict(makers) for kind, makers in self.plan.distributions.items()},
             "created": datetime.now().astimezone().isoformat(timespec="seconds"),
         }
 
@@ -198,10 +199,29 @@ class Session:
         if not isinstance(recorded, Mapping):
             raise RunDirectoryError("the manifest says of no version what began the run; it is damaged: begin it anew")
         for what, begun in recorded.items():
-            if begun != now.get(what):
+            if what != "plugins" and begun != now.get(what):
                 _log.warning(
                     "this run was begun with %s %s, not %s: its numbers may differ", what, begun, now.get(what)
                 )
+        for change in dict.fromkeys(self._changed_plugins(manifest)):
+            _log.warning("%s: its numbers may differ", change)
+
+    def _changed_plugins(self, manifest: Mapping[str, Any]) -> Iterator[str]:
+        """In a line each, the plugins that the run uses and that are others than when it was begun."""
+        begun, makers = manifest["versions"].get("plugins"), manifest.get("distributions")
+        if not isinstance(begun, Mapping) or not isinstance(makers, Mapping):
+            return
+        for kind, named in self.plan.distributions.items():
+            own = makers.get(kind)
+            for name, now in named.items() if kind != "observers" else ():
+                then = own.get(name, now) if isinstance(own, Mapping) else now
+                if then != now:
+                    yield f"this run was begun with '{name}' of {then} {begun.get(then)}, not of {now}"
+                elif begun.get(now) != (version := self.plan.plugins.get(now)):
+                    if str(version).startswith("file "):
+                        yield f"the plugin file {now}.py has changed since this run was begun ({begun.get(now)})"
+                    else:
+                        yield f"this run was begun with {now} {begun.get(now)}, not {version}"
 
     def require_same_data(self, manifest: Mapping[str, Any], consequence: str = "", *, known: bool = False) -> None:
         """``RunDirectoryError`` where the samples, their labels or the partition are others than those on record.

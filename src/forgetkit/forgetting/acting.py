@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from forgetkit.contracts import Change, Intervention, Moment
+from forgetkit.contracts import Change, Intervention, Moment, component_name
 from forgetkit.errors import ComponentError, OptionError
 from forgetkit.forgetting.apply import all_or_nothing, apply
 from forgetkit.forgetting.context import Context
@@ -51,8 +51,7 @@ class Acting:
     """The interventions of a training, what they keep, and the moments at which each acts.
 
     ``trying`` looks at more than a training can afford to: whether a term of the loss is finite. ``passes`` counts the
-    samples that interventions run through the model beside the training. ``names`` are what errors call the
-    interventions; without them, their classes.
+    samples that interventions run through the model beside the training.
     """
 
     model: nn.Module
@@ -63,7 +62,8 @@ class Acting:
     loss: Loss = cross_entropy
     trying: bool = False
     passes: Passes = field(default_factory=Passes)
-    names: Sequence[str] = ()
+    names: tuple[str, ...] = field(init=False)
+    """What errors call the interventions."""
     states: list[dict[str, Tensor]] = field(init=False)
     resets: list[int] = field(init=False)
     """How many entries each has reset in this mega-batch through ``moment.apply``."""
@@ -71,7 +71,7 @@ class Acting:
     _examined: tuple[tuple[str, ...], Subject] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        self.names = tuple(self.names) or tuple(type(one).__name__ for one in self.interventions)
+        self.names = tuple(component_name(one) for one in self.interventions)
         self.states = [{} for _ in self.interventions]
         self.resets = [0 for _ in self.interventions]
         self._at = {

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 
-from forgetkit.contracts import Inputs, ModelBuilder
+from forgetkit.contracts import Inputs, ModelBuilder, component_name, source_file
 from forgetkit.errors import ComponentError, ConfigError, ShortOfMemoryError
+from forgetkit.forgetting.guard import blamed, place_of
 from forgetkit.seeding import Seeds, global_state
 from forgetkit.stream.batches import Pool
 from forgetkit.system.memory import short_of_memory_is_said
+
+_OURS = ("forgetkit", "torch", "torchvision")
 
 
 class Normalize(nn.Module):
@@ -59,10 +64,12 @@ def built(builder: ModelBuilder, inputs: Inputs) -> nn.Module:
 
     Draws from the global random state. Raises ``ConfigError`` where it does not fit the data.
     """
-    model = builder.build(inputs, Normalize(inputs))
-    who = type(builder).__name__
+    who = component_name(builder)
+    with blamed(f"the model {who}"):
+        model = builder.build(inputs, Normalize(inputs))
     if not isinstance(model, nn.Module):
         raise ComponentError(f"{who} built {type(model).__name__}, not a torch.nn.Module")
+    who = _with_file(who, model)
     was_training = model.training
     model.eval()
     try:
@@ -72,7 +79,8 @@ def built(builder: ModelBuilder, inputs: Inputs) -> nn.Module:
         raise
     except Exception as error:  # a stranger's forward may raise anything
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ConfigError(f"the model {who} cannot take samples of shape {inputs.shape}: {reason}") from error
+        where = f" in {place_of(error)}" if "(" in who else ""  # not in our own code
+        raise ConfigError(f"the model {who} cannot take samples of shape {inputs.shape}: {reason}{where}") from error
     model.train(was_training)
     if not isinstance(outputs, Tensor) or tuple(outputs.shape) != (2, inputs.classes):
         if not isinstance(outputs, Tensor):
@@ -85,3 +93,10 @@ def built(builder: ModelBuilder, inputs: Inputs) -> nn.Module:
             f"{inputs.classes} classes need ({inputs.classes},)"
         )
     return model
+
+
+def _with_file(who: str, model: nn.Module) -> str:
+    """The name of a model with the file of its code, where that is not ours or torch's and the name does not say."""
+    foreign = (type(part) for part in model.modules() if type(part).__module__.partition(".")[0] not in _OURS)
+    file = source_file(next(foreign, nn.Module)) if "(" not in who else ""
+    return f"{who} ({file})" if file and not Path(file).is_relative_to(Path(nn.__file__).parent) else who

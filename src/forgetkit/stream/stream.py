@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from forgetkit.contracts import Part, Replay, Role, Samples, ScoreOn
+from forgetkit.contracts import Part, Replay, Role, Samples, ScoreOn, component_name
 from forgetkit.errors import ComponentError
 from forgetkit.seeding import Seeds
 from forgetkit.stream.ledger import Excerpt, Ledger
@@ -135,7 +135,7 @@ def _retained(replay: Replay, kept: Samples, arrived: Samples, seeds: Seeds, ind
     """
     own, new = (replace(samples, ids=samples.ids.copy(), labels=samples.labels.copy()) for samples in (kept, arrived))
     ids = np.array(replay.retain(own, new, seeds.numpy("replay", arrived.role, index)))
-    who = type(replay).__name__
+    who = component_name(replay)
     if ids.size == 0:
         ids = ids.astype(np.int64)
     if ids.ndim != 1 or ids.dtype != np.int64:
