@@ -74,7 +74,7 @@ def _entry(point: installed.Installed) -> dict[str, Any]:
         "version": point.version,
         "module": point.module,
         "disabled": point.disabled,
-        "clash": point.clash or None,
+        **({"clash": point.clash} if point.clash else {}),
     }
 
 
@@ -100,7 +100,7 @@ def _loaded_entries() -> list[dict[str, Any]]:
 def _remark(entry: Mapping[str, Any]) -> str:
     if entry["disabled"]:
         return f"disabled by {installed.DISABLE}"
-    if reason := entry.get("left_out") or entry["clash"]:
+    if reason := entry.get("left_out") or entry.get("clash"):
         return f"left out: {reason}"
     return ", ".join(f"{offer['name']} ({offer['kind']})" for offer in entry.get("offers", ()))
 

@@ -182,6 +182,7 @@ def as_inputs(pixels: Pixels) -> Tensor:
 
 def shape_of(evidence: Evidence) -> tuple[int, ...]:
     """``(channels, height, width)`` of a sample; ``DoesNotApplyError`` where it is no image."""
-    require_images(evidence, "what corrupts images is made for pixels in [0, 1]")
+    why = "what corrupts images is made for pixels in [0, 1]"
+    require_images(evidence, why, "the samples are features, not images: nothing of a camera can happen to them")
     inputs, _ = next(iter(evidence.samples("test", 1).batches(1)))
     return tuple(inputs.shape[1:])

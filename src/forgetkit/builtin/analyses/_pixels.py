@@ -21,15 +21,17 @@ _REMEDIES: Mapping[str, str] = {
 }
 
 
-def require_images(evidence: Evidence, why: str) -> None:
-    """``DoesNotApplyError`` if the samples are no pixels in [0, 1]: ``why`` that matters, and the remedy."""
+def require_images(evidence: Evidence, why: str, features: str) -> None:
+    """``DoesNotApplyError`` if the samples are no pixels in [0, 1]: ``why`` that matters, and the remedy.
+
+    ``features`` is what is said of samples that are no images at all.
+    """
     if evidence.images:
         return
     extremes = []
     for inputs, _ in evidence.samples("test").batches():
         if inputs.ndim != 4:
-            shape = tuple(inputs.shape[1:])
-            raise DoesNotApplyError(f"{why}, and the samples are no images, but features of shape {shape}")
+            raise DoesNotApplyError(features)
         extremes.append(torch.stack(torch.aminmax(inputs)))
     lowest, highest = float(torch.stack(extremes)[:, 0].amin()), float(torch.stack(extremes)[:, 1].amax())
     raise DoesNotApplyError(

@@ -90,7 +90,8 @@ class Attack:
 
     def analyze(self, evidence: Evidence) -> Answer:
         """Accuracy by strength."""
-        require_images(evidence, "strengths are those of pixels in [0, 1]")
+        why = "strengths are those of pixels in [0, 1]"
+        require_images(evidence, why, f"{why}, and the samples are no images")
         samples = evidence.samples("test", self.samples)
         if not len(samples):
             raise DoesNotApplyError("there are no samples to attack")
