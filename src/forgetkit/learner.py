@@ -256,7 +256,7 @@ class Learner:
         }
         for name, tensor in (*self.model.named_parameters(), *statistics.items()):
             if not bool(torch.isfinite(tensor).all()):
-                acting = " and ".join(type(one).__name__ for one in self.trainer.acting.interventions)
+                acting = " and ".join(self.trainer.acting.names)
                 remedy = f"look at {acting}" if acting else "begin anew with a smaller --lr"
                 raise DivergedError(f"'{name}' holds NaN or infinity {when}: {remedy}")
 

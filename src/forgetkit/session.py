@@ -43,12 +43,12 @@ class Bus:
             self.recorder.notify(event)
         for observer in list(self._observers):
             try:
-                with settings_restored(f"the observer {type(observer).__name__}"):
+                with settings_restored(f"the observer {contracts.component_name(observer)}"):
                     observer.notify(event)
             except Exception as error:  # noqa: BLE001 - a stranger's code may raise anything
                 self._observers.remove(observer)
                 reason = f"{type(error).__name__}: {error}".partition("\n")[0]
-                _log.warning("observer %s is detached: %s", type(observer).__name__, reason)
+                _log.warning("observer %s is detached: %s", contracts.component_name(observer), reason)
 
 
 @dataclass(eq=False)
@@ -79,6 +79,19 @@ class Session:
         cls, plan: Plan, bus: Bus, cache: Path, halt: Halt | None = None, *, data: Data | None = None
     ) -> Session:
         """Load the data, unless it is there already, and cut the stream; nothing is written yet."""
+        session = cls.with_data(plan, bus, cache, halt, data=data)
+        session.sizes, first_stays = _played_through(session.data, session.mega_batches, plan, session.seeds)
+        session._refuse_what_cannot_act(first_stays=first_stays)
+        return session
+
+    @classmethod
+    def with_data(
+        cls, plan: Plan, bus: Bus, cache: Path, halt: Halt | None = None, *, data: Data | None = None
+    ) -> Session:
+        """Load the data and cut the stream, to look at a finished run: what cannot act was refused when it began.
+
+        Of the plan's components the data set alone is asked.
+        """
         config, seeds = plan.config, Seeds(plan.config.seed)
         device = torch.device(config.device)
         memory = peak.watched(device)
@@ -95,13 +108,12 @@ class Session:
         ids = stream.few_shots(data.train.labels, data.classes, config.shots, seeds)
         mega_batches = stream.partition(ids, config.mega_batches, config.val_fraction, config.split, seeds)
         data, noisy_labels = _with_noise(data, config, mega_batches, seeds)
-        sizes, first_stays = _played_through(data, mega_batches, plan, seeds)
-        session = cls(
+        return cls(
             plan,
             bus,
             data,
             mega_batches,
-            sizes,
+            [],
             noisy_labels,
             seeds,
             device,
@@ -110,8 +122,6 @@ class Session:
             halt or Halt(),
             clean,
         )
-        session._refuse_what_cannot_act(first_stays=first_stays)
-        return session
 
     def settled(self, recorded: Mapping[str, Any]) -> Session:
         """The same, with what was left open as a run's configuration has it recorded."""
@@ -128,7 +138,7 @@ class Session:
         config, departures = self.plan.config, self.plan.departures
         check = getattr(self.plan.replay, "check", None)
         if check is not None:
-            with settings_restored(f"the replay strategy {type(self.plan.replay).__name__}"):
+            with settings_restored(f"the replay strategy {contracts.component_name(self.plan.replay)}"):
                 check([len(mega_batch.train) for mega_batch in self.mega_batches])
         if not first_stays:
             raise ConfigError(
@@ -169,6 +179,7 @@ class Session:
             "audit": list(self.findings),
             "noisy_labels": self.noisy_labels,
             "versions": versions(self.plan),
+            "distributions": {kind: dict(makers) for kind, makers in self.plan.distributions.items()},
             "created": datetime.now().astimezone().isoformat(timespec="seconds"),
         }
 
@@ -216,10 +227,29 @@ class Session:
         if not isinstance(recorded, Mapping):
             raise RunDirectoryError("the manifest says of no version what began the run; it is damaged: begin it anew")
         for what, begun in recorded.items():
-            if begun != now.get(what):
+            if what != "plugins" and begun != now.get(what):
                 _log.warning(
                     "this run was begun with %s %s, not %s: its numbers may differ", what, begun, now.get(what)
                 )
+        for change in dict.fromkeys(self._changed_plugins(manifest)):
+            _log.warning("%s: its numbers may differ", change)
+
+    def _changed_plugins(self, manifest: Mapping[str, Any]) -> Iterator[str]:
+        """In a line each, the plugins that the run uses and that are others than when it was begun."""
+        begun, makers = manifest["versions"].get("plugins"), manifest.get("distributions")
+        if not isinstance(begun, Mapping) or not isinstance(makers, Mapping):
+            return
+        for kind, named in self.plan.distributions.items():
+            own = makers.get(kind)
+            for name, now in named.items() if kind != "observers" else ():
+                then = own.get(name, now) if isinstance(own, Mapping) else now
+                if then != now:
+                    yield f"this run was begun with '{name}' of {then} {begun.get(then)}, not of {now}"
+                elif begun.get(now) != (version := self.plan.plugins.get(now)):
+                    if str(version).startswith("file "):
+                        yield f"the plugin file {now}.py has changed since this run was begun ({begun.get(now)})"
+                    else:
+                        yield f"this run was begun with {now} {begun.get(now)}, not {version}"
 
     def require_same_data(self, manifest: Mapping[str, Any], consequence: str = "", *, known: bool = False) -> None:
         """``RunDirectoryError`` where the samples, their labels or the partition are others than those on record.

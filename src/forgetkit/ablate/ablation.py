@@ -16,7 +16,7 @@ from forgetkit.ablate.outcome import Outcomes
 from forgetkit.ablate.pool import Found, Note, Pool
 from forgetkit.ablate.work import Ended, Task, carry_out
 from forgetkit.config import KIND_OF, SEVERAL, Plan, name_of
-from forgetkit.contracts import Executor, Keep, Lost, Observer
+from forgetkit.contracts import Executor, Keep, Lost, Observer, component_name
 from forgetkit.errors import ConfigError, DataError, RunDirectoryError
 from forgetkit.record import RunDirectory
 from forgetkit.registry import Registry
@@ -199,7 +199,7 @@ def ended(tasks: Sequence[Task], executor: Executor) -> Generator[tuple[Task, En
 
 
 def _answers(tasks: Sequence[Task], executor: Executor) -> Generator[tuple[Task, Ended | None], None, None]:
-    who = f"the executor {type(executor).__name__}"
+    who = f"the executor {component_name(executor)}"
     for position, answer in each_restored(who, executor.execute(carry_out, tasks)):
         task = tasks[position]
         yield task, _lost(task, answer) if isinstance(answer, Lost) else answer

@@ -104,7 +104,7 @@ def ask_model(question: Question, evidence: Evidence) -> Answer:
 
     ``ComponentError`` where the analysis changes a parameter, raises, or answers what is no :class:`Answer`.
     """
-    name = type(question.analysis).__name__
+    name = contracts.component_name(question.analysis)
     with untouched(evidence.model, f"the analysis {name}", question.seeds.number("lent")):
         return _asked(question, lambda: question.analysis.analyze(evidence))
 
@@ -148,7 +148,7 @@ def _of_several(question: Question, digests: Sequence[str]) -> dict[str, Any]:
 
 def _asked(question: Question, put: Callable[[], Any]) -> Answer:
     """Under random streams of the question's own; what a stranger's code raises is a ``ComponentError``."""
-    name = type(question.analysis).__name__
+    name = contracts.component_name(question.analysis)
     with torch_settings(), called(f"the analysis {name}"), global_state(question.seeds.number("global")):
         answer = put()
     if not isinstance(answer, Answer):

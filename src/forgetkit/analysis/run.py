@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from forgetkit import config, contracts, learn, stream
 from forgetkit.analysis import masks
-from forgetkit.analysis.evidence import Examined
+from forgetkit.analysis.evidence import Examined, are_pixels
 from forgetkit.contracts import Data, DataPart, Inputs, Role
 from forgetkit.errors import DoesNotApplyError, RunDirectoryError
 from forgetkit.record import RunDirectory
@@ -25,7 +26,6 @@ from forgetkit.seeding import Seeds
 from forgetkit.session import Bus, Session
 from forgetkit.stream import Excerpt, Pool
 from forgetkit.stream.ledger import picked
-from forgetkit.stream.stream import ROLES
 from forgetkit.system.torch_settings import under_torch_settings
 
 _log = logging.getLogger("forgetkit")
@@ -71,9 +71,9 @@ class Finished:
     def session(self) -> Session:
         """With the data that the run had: ``RunDirectoryError`` where it is another by now."""
         manifest = self.directory.manifest
-        plan = config.resolve(config.recorded(manifest, self.means.given, self.means.offers), self.means.offers)
+        plan = config.finished(manifest, self.means.given, self.means.offers)
         loaded, source = self.means.loaded, plan.config.dataset
-        session = Session.prepare(plan, Bus(self.means.observers), self.means.cache, data=loaded.get(source))
+        session = Session.with_data(plan, Bus(self.means.observers), self.means.cache, data=loaded.get(source))
         noisy = plan.config.label_noise > 0
         content = None if noisy else (source, str(manifest.get("data")))
         session.require_same_data(manifest, known=content in self.means.verified)
@@ -123,7 +123,7 @@ class Finished:
         return self.pools[part, mega_batch]
 
     def _excerpt(self, part: Role, mega_batch: int) -> Excerpt:
-        data, ids = self.session.data, self._at_hand[part][mega_batch - 1]
+        data, ids = self.session.data, self._at_hand(part, mega_batch)
         if not len(ids):
             raise DoesNotApplyError(
                 f"{self.directory.path} has no {part} samples in mega-batch {mega_batch}: "
@@ -131,16 +131,12 @@ class Finished:
             )
         return Excerpt.of(data.train, ids, data.train.labels[ids], lambda some: picked(data.train, some))
 
-    @cached_property
-    def _at_hand(self) -> dict[str, list[NDArray[np.int64]]]:
-        """The ids that each mega-batch trained and validated on, as the replay strategy would have them again."""
-        session = self.session
-        return {
-            role: list(
-                stream.played(session.data.train.labels, session.mega_batches, session.plan.replay, session.seeds, role)
-            )
-            for role in ROLES
-        }
+    def _at_hand(self, role: Role, mega_batch: int) -> NDArray[np.int64]:
+        """The ids that a mega-batch trained or validated on, as the replay strategy would have them again."""
+        session, labels = self.session, self.session.data.train.labels
+        played = stream.played(labels, session.mega_batches[:mega_batch], session.plan.replay, session.seeds, role)
+        ids: NDArray[np.int64] = next(islice(played, mega_batch - 1, None))
+        return ids
 
     @cached_property
     def history(self) -> tuple[Mapping[str, Any], ...]:
@@ -214,7 +210,7 @@ class RunEvidence(Examined):
     def images(self) -> bool:
         """Whether pixels were stored, or floats between 0 and 1 in four dimensions."""
         inputs = self.finished.session.data.test.inputs
-        return inputs.ndim == 4 and (inputs.dtype == np.uint8 or bool(inputs.min() >= 0 and inputs.max() <= 1))
+        return inputs.ndim == 4 and (inputs.dtype == np.uint8 or are_pixels(float(inputs.min()), float(inputs.max())))
 
     def pool(self, part: DataPart) -> Pool:
         """Of this mega-batch."""

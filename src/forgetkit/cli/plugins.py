@@ -74,6 +74,7 @@ def _entry(point: installed.Installed) -> dict[str, Any]:
         "version": point.version,
         "module": point.module,
         "disabled": point.disabled,
+        **({"clash": point.clash} if point.clash else {}),
     }
 
 
@@ -99,8 +100,8 @@ def _loaded_entries() -> list[dict[str, Any]]:
 def _remark(entry: Mapping[str, Any]) -> str:
     if entry["disabled"]:
         return f"disabled by {installed.DISABLE}"
-    if entry.get("left_out"):
-        return f"left out: {entry['left_out']}"
+    if reason := entry.get("left_out") or entry.get("clash"):
+        return f"left out: {reason}"
     return ", ".join(f"{offer['name']} ({offer['kind']})" for offer in entry.get("offers", ()))
 
 

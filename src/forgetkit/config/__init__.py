@@ -6,7 +6,17 @@ two runs of equal configuration are the same run.
 
 from forgetkit.config.fields import KIND_OF, METHODS, NOT_PROTOCOL, SEVERAL, RunConfig, flag, name_of
 from forgetkit.config.layers import canonical, content_of, layered, read_toml, settings
-from forgetkit.config.plan import LEFT_OPEN, LOOKED_AT, Plan, code_of, recorded, require_used, resolve, resumed
+from forgetkit.config.plan import (
+    LEFT_OPEN,
+    LOOKED_AT,
+    Plan,
+    code_of,
+    finished,
+    recorded,
+    require_used,
+    resolve,
+    resumed,
+)
 
 __all__ = [
     "KIND_OF",
@@ -20,6 +30,7 @@ __all__ = [
     "canonical",
     "code_of",
     "content_of",
+    "finished",
     "flag",
     "layered",
     "name_of",

@@ -77,6 +77,7 @@ from forgetkit.contracts.events import (
     Stepped,
     Unlearned,
 )
+from forgetkit.contracts.naming import component_name, keep_name, source_file
 from forgetkit.contracts.units import Share, UnitGroup
 
 __all__ = [
@@ -150,4 +151,7 @@ __all__ = [
     "Unlearned",
     "Which",
     "as_written",
+    "component_name",
+    "keep_name",
+    "source_file",
 ]

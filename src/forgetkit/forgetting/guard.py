@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
@@ -20,6 +21,7 @@ from forgetkit.system.torch_settings import scoring_settings, settings_restored
 
 _Params = ParamSpec("_Params")
 _Result = TypeVar("_Result")
+_TORCH = Path(torch.__file__).parent
 _INTEGER_OF_SIZE = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _PIECE = 2**16
 _ROWS = 16
@@ -157,8 +159,15 @@ def blamed(who: str) -> Iterator[None]:
         raise
     except (Exception, SystemExit) as error:  # a stranger's code may raise anything, or leave
         reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        raise ComponentError(f"{who} raised {reason} in {frame.filename}:{frame.lineno}") from error
+        raise ComponentError(f"{who} raised {reason} in {place_of(error)}") from error
+
+
+def place_of(error: BaseException) -> str:
+    """FILE:LINE where an error came up: in whose code called torch, where torch raised it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not Path(frame.filename).is_relative_to(_TORCH)]
+    frame = (own or frames)[-1]
+    return f"{frame.filename}:{frame.lineno}"
 
 
 def hooks_on(model: nn.Module) -> dict[tuple[str, int], str]:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from forgetkit.contracts import Importance, Layer, Mode, Origin, Reference, Scope, UnitGroup
+from forgetkit.contracts import Importance, Layer, Mode, Origin, Reference, Scope, UnitGroup, component_name
 from forgetkit.errors import ComponentError, NothingMatchedError, OptionError
 from forgetkit.forgetting import anatomy
 from forgetkit.forgetting.fresh import Lookup, Origins, Past, can_reset
@@ -133,7 +133,7 @@ class Subject:
 
     def scores(self, importance: Importance) -> Checked:
         """Score, while the model is lent out; that parameters are ``unchanged`` is the caller's to see to."""
-        who = type(importance).__name__
+        who = component_name(importance)
         with put_back(self.model, self.seeds.number("lent"), training=self.scoring.mode == "train"):
             probe = SubjectProbe(self, who, self.past.memory(importance))
             with called(f"the importance criterion {who}"):

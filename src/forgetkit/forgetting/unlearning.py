@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
-from forgetkit.contracts import BnStats, Importance, OptimizerState, Reinit
+from forgetkit.contracts import BnStats, Importance, OptimizerState, Reinit, component_name
 from forgetkit.errors import NothingMatchedError, OptionError
 from forgetkit.forgetting.apply import all_or_nothing, apply, clear_all_state
 from forgetkit.forgetting.context import Context
@@ -67,7 +67,7 @@ def unlearn(
     """
     began = time.perf_counter()
     model = plain(model)
-    who = type(reinit).__name__
+    who = component_name(reinit)
     needs_scores = bool(getattr(reinit, "needs_scores", False))
     if needs_scores and importance is None:
         raise OptionError(f"{who} resets entries by their importance: give it an importance criterion")
@@ -77,7 +77,7 @@ def unlearn(
         require_trained_by(optimizer, model)
     require_statistics(model, aftercare.bn_stats)
 
-    criterion = "examining" if importance is None else type(importance).__name__
+    criterion = "examining" if importance is None else component_name(importance)
     with unchanged(model, criterion):
         with put_back(model, seeds.number("lent")):
             subject = Subject.of(model, batches, loss, seeds, scoring, past)
@@ -130,7 +130,7 @@ def score(
 ) -> dict[str, Tensor]:
     """Scores of the trainable parameters that the loss depends on; higher = keep. Changes nothing."""
     model = plain(model)
-    who = type(importance).__name__
+    who = component_name(importance)
     with unchanged(model, who):
         with put_back(model, seeds.number("lent")):
             subject = Subject.of(model, batches, loss, seeds, scoring, past)

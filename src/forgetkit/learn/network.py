@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 
-from forgetkit.contracts import Inputs, ModelBuilder
+from forgetkit.contracts import Inputs, ModelBuilder, component_name, source_file
 from forgetkit.errors import ComponentError, ConfigError, ShortOfMemoryError
+from forgetkit.forgetting.guard import called, place_of
 from forgetkit.seeding import Seeds, global_state
 from forgetkit.stream.batches import Pool
 from forgetkit.system.memory import short_of_memory_is_said
 from forgetkit.system.torch_settings import settings_restored
+
+_OURS = ("forgetkit", "torch", "torchvision")
 
 
 class Normalize(nn.Module):
@@ -60,11 +65,12 @@ def built(builder: ModelBuilder, inputs: Inputs) -> nn.Module:
 
     Draws from the global random state. Raises ``ConfigError`` where it does not fit the data.
     """
-    who = type(builder).__name__
-    with settings_restored(f"the model {who}"):
+    who = component_name(builder)
+    with called(f"the model {who}"):
         model = builder.build(inputs, Normalize(inputs))
     if not isinstance(model, nn.Module):
         raise ComponentError(f"{who} built {type(model).__name__}, not a torch.nn.Module")
+    who = _with_file(who, model)
     was_training = model.training
     model.eval()
     try:
@@ -74,12 +80,24 @@ def built(builder: ModelBuilder, inputs: Inputs) -> nn.Module:
         raise
     except Exception as error:  # a stranger's forward may raise anything
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ConfigError(f"the model {who} cannot take samples of shape {inputs.shape}: {reason}") from error
+        where = f" in {place_of(error)}" if "(" in who else ""  # not in our own code
+        raise ConfigError(f"the model {who} cannot take samples of shape {inputs.shape}: {reason}{where}") from error
     model.train(was_training)
     if not isinstance(outputs, Tensor) or tuple(outputs.shape) != (2, inputs.classes):
-        shape = tuple(outputs.shape[1:]) if isinstance(outputs, Tensor) else type(outputs).__name__
+        if not isinstance(outputs, Tensor):
+            raise ConfigError(
+                f"the model {who} returns {type(outputs).__name__} and no tensor of logits: let its forward() return "
+                f"those alone, ({inputs.classes},) for a sample"
+            )
         raise ConfigError(
-            f"the model {who} gives outputs of shape {shape} for a sample; "
+            f"the model {who} gives outputs of shape {tuple(outputs.shape[1:])} for a sample; "
             f"{inputs.classes} classes need ({inputs.classes},)"
         )
     return model
+
+
+def _with_file(who: str, model: nn.Module) -> str:
+    """The name of a model with the file of its code, where that is not ours or torch's and the name does not say."""
+    foreign = (type(part) for part in model.modules() if type(part).__module__.partition(".")[0] not in _OURS)
+    file = source_file(next(foreign, nn.Module)) if "(" not in who else ""
+    return f"{who} ({file})" if file and not Path(file).is_relative_to(Path(nn.__file__).parent) else who

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from forgetkit.contracts import Part, Replay, Role, Samples, ScoreOn
+from forgetkit.contracts import Part, Replay, Role, Samples, ScoreOn, component_name
 from forgetkit.errors import ComponentError
 from forgetkit.seeding import Seeds
 from forgetkit.stream.ledger import Excerpt, Ledger
@@ -135,9 +135,9 @@ def _retained(replay: Replay, kept: Samples, arrived: Samples, seeds: Seeds, ind
     It gets copies: what it writes into them, and what they are views of, is nobody else's.
     """
     own, new = (replace(samples, ids=samples.ids.copy(), labels=samples.labels.copy()) for samples in (kept, arrived))
-    with settings_restored(f"the replay strategy {type(replay).__name__}"):
+    who = component_name(replay)
+    with settings_restored(f"the replay strategy {who}"):
         ids = np.array(replay.retain(own, new, seeds.numpy("replay", arrived.role, index)))
-    who = type(replay).__name__
     if ids.size == 0:
         ids = ids.astype(np.int64)
     if ids.ndim != 1 or ids.dtype != np.int64:

@@ -12,6 +12,8 @@ from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 
 from forgetkit.builtin.analyses._listed import listed, number
+from forgetkit.builtin.analyses._outputs import predictions
+from forgetkit.builtin.analyses._pixels import require_images
 from forgetkit.contracts import Answer, Chart, Evidence, Labelled, Measure, Series
 from forgetkit.errors import DoesNotApplyError
 from forgetkit.seeding import Seeds, global_state
@@ -88,12 +90,12 @@ class Attack:
 
     def analyze(self, evidence: Evidence) -> Answer:
         """Accuracy by strength."""
-        if not evidence.images:
-            raise DoesNotApplyError("strengths are those of pixels in [0, 1], and the samples are no images")
+        why = "strengths are those of pixels in [0, 1]"
+        require_images(evidence, why, f"{why}, and the samples are no images")
         samples = evidence.samples("test", self.samples)
         if not len(samples):
             raise DoesNotApplyError("there are no samples to attack")
-        clean = evidence.outputs(samples).argmax(1) == samples.labels
+        clean = predictions(evidence.outputs(samples)) == samples.labels
         accuracy, blind = {0.0: _share(clean)}, 0
         # Of a copy without gradients of its own, backward passes reach for the input alone and leave no trace.
         model = evidence.twin().requires_grad_(False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,6 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from forgetkit.builtin.analyses._outputs import diverged
 from forgetkit.contracts import Answer, Chart, Evidence, Measure, Series
 from forgetkit.errors import DoesNotApplyError
 
@@ -57,6 +59,8 @@ class Calibration:
         details = {"samples": len(samples), "accuracy": said.accuracy, "bins": _table(binned)}
         diagrams = [_reliability(binned), _gap(binned), _histogram(binned)]
         remarks = []
+        if said.nll is None:
+            remarks.append("there is no nll: the network masks the class of a sample, to which it gives the logit -inf")
         try:
             temperature = _fitted(evidence)
         except DoesNotApplyError as error:
@@ -110,8 +114,10 @@ class _Predicted:
         return self.right.mean().item()
 
     @property
-    def nll(self) -> float:
-        return torch.nn.functional.cross_entropy(self.logits, self.labels).item()
+    def nll(self) -> float | None:
+        """None where a label has the probability 0, which no number of samples makes up for."""
+        loss = torch.nn.functional.cross_entropy(self.logits, self.labels).item()
+        return loss if math.isfinite(loss) else None
 
     @property
     def brier(self) -> float:
@@ -149,7 +155,7 @@ def _mean_gap(binned: _Binned) -> float:
 def _finite(logits: Tensor) -> Tensor:
     if not len(logits):
         raise DoesNotApplyError("there are no samples to judge on")
-    if not logits.isfinite().all():
+    if diverged(logits):
         raise DoesNotApplyError("the network's outputs are not finite, so that it has no confidence: train it anew")
     return logits.double()
 
@@ -164,10 +170,12 @@ def _fitted(evidence: Evidence) -> float:
     samples = evidence.samples("val")
     logits = _finite(evidence.outputs(samples))
     of_labels = logits.gather(1, samples.labels[:, None])
+    if bool(of_labels.isinf().any()):
+        raise DoesNotApplyError("the network masks the class of a validation sample: its nll is infinite at each")
 
     def slope(inverse: float) -> float:
-        expected = ((logits * inverse).softmax(1) * (logits - of_labels)).sum(1)
-        return expected.mean().item()
+        terms = (logits * inverse).softmax(1) * (logits - of_labels)
+        return terms.where(logits.isfinite(), 0).sum(1).mean().item()  # a masked class has no share in it
 
     if slope(1 / COLDEST) <= 0:
         return COLDEST

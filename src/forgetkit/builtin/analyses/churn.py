@@ -13,6 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from forgetkit.builtin.analyses._across import LeftOut
+from forgetkit.builtin.analyses._outputs import predictions
 from forgetkit.contracts import Answer, Asked, Chart, Evidence, Measure, Series
 from forgetkit.errors import DoesNotApplyError
 
@@ -196,7 +197,7 @@ def _gaps(kept: Sequence[int]) -> str:
 def _predictions(evidence: Evidence, mega_batch: int) -> Tensor:
     """int32 ``(samples,)``: one model at a time, of which nothing else is kept."""
     then = evidence if mega_batch == evidence.mega_batch else evidence.at(mega_batch)
-    return then.outputs(then.samples("test")).argmax(1).int()
+    return predictions(then.outputs(then.samples("test"))).int()
 
 
 def _numbers(known: _Known) -> dict[str, Measure]:
@@ -298,7 +299,7 @@ def _pairs(cells: Sequence[Asked], left_out: LeftOut) -> Iterator[dict[str, Any]
     for cell in cells:
         with left_out.noting(cell):
             samples = cell.evidence.samples("test")
-            known.append((cell.seed, samples.labels, cell.evidence.outputs(samples).argmax(1).int()))
+            known.append((cell.seed, samples.labels, predictions(cell.evidence.outputs(samples)).int()))
     for (seed, labels, one), (other_seed, other_labels, other) in itertools.combinations(known, 2):
         if len(labels) and torch.equal(labels, other_labels):
             differ = one != other
