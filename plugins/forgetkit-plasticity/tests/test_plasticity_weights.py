@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -355,7 +356,7 @@ def test_selective_weight_by_its_rule(utility: Any, decay: float, choose: Any, a
     for step, seen in enumerate(loop.before.gradients):
         for name, (theta, gradient) in seen.items():
             now = (theta * gradient).abs() if utility == "gradient" else theta.abs()
-            running[name] = now if step == 0 else decay * running[name] + (1 - decay) * now
+            running[name] = decay * running.get(name, torch.zeros_like(now)) + (1 - decay) * now
         changed = reset_entries(loop, step)
         for name, utilities in running.items():
             mask, count = changed[name], int(changed[name].sum())
@@ -368,10 +369,25 @@ def test_selective_weight_by_its_rule(utility: Any, decay: float, choose: Any, a
                 assert count in (math.floor(wanted), math.ceil(wanted))
                 if 0 < count < utilities.numel():
                     assert utilities[mask].max() <= utilities[~mask].min()
+            if count:  # of the whole tensor, as its authors do
+                running[name] = torch.zeros_like(utilities)
     for name, moments in loop.after.seen[5].moments.items():
         assert not moments["momentum_buffer"][reset_entries(loop, 5)[name]].any()
     kept = [key for key in loop.state if key.startswith("utility")]
     assert len(kept) == (6 if decay else 0)
+
+
+@pytest.mark.parametrize("utility", ["gradient", "magnitude"])
+def test_consecutive_resets_overlap_by_chance(utility: Any) -> None:
+    """A fresh entry must not inherit the utility of the weight that it replaced."""
+    torch.manual_seed(0)
+    model, share, rng = nn.Linear(200, 10), 0.1, torch.Generator().manual_seed(5)
+    loop = Loop(model, SelectiveWeight(10, utility, "share", share, decay=0.99, params="conv-linear"))
+    loop.train([(torch.randn(32, 200, generator=rng), torch.arange(32) % 10) for _ in range(60)])
+    masks = [reset_entries(loop, step)["weight"] for step in range(9, 60, 10)]
+    overlap = sum(int((a & b).sum()) for a, b in pairwise(masks)) / sum(int(mask.sum()) for mask in masks[1:])
+    # A fresh value is uniform and those that stay are not near zero any more: 0.18 is chance. It was above 0.8.
+    assert overlap == pytest.approx(0.18, abs=0.04)
 
 
 def test_the_share_is_true_on_average() -> None:
