@@ -278,6 +278,33 @@ def test_kels_keeps_a_slimmer_network(split: float, kept: tuple[int, int, int]) 
         assert torch.equal(mask, expected), name
 
 
+def test_each_entry_is_kept_with_a_probability_as_in_the_released_code() -> None:
+    model, split, n = nn.Sequential(nn.Linear(40, 50), nn.LayerNorm(50), nn.Linear(50, 30)), 0.7, 2000
+    start = values(model)
+    kept = []
+    for seed in range(20):
+        masks = []
+        for draw in (0, 1):  # two forgettings of one run
+            model.load_state_dict(start)
+            method = KnowledgeEvolution("bernoulli", split, "conv-linear")
+            forgetkit.unlearn(model, vectors(4, width=40), reinit=method, seed=draw, run_seed=seed)
+            assert differing(start, values(model)) == {"0.weight", "2.weight"}  # no bias, no normalisation
+            masks.append(values(model)["0.weight"] == start["0.weight"])
+        assert torch.equal(*masks)
+        kept.append(int(masks[0].sum()))
+    deviation = math.sqrt(n * split * (1 - split))
+    assert sum(kept) / 20 == pytest.approx(split * n, abs=5 * deviation / math.sqrt(20))
+    spread = math.sqrt(sum((count - split * n) ** 2 for count in kept) / 20)
+    assert 0.4 < spread / deviation < 1.7  # a binomial count and no exact share
+
+
+def test_kels_leaves_biases_alone_where_it_is_asked_to() -> None:
+    masks = {params: forgotten_twice(KnowledgeEvolution("kels", 0.5, params))[0] for params in ("all", "conv-linear")}
+    for name, mask in masks["conv-linear"].items():
+        assert torch.equal(mask, masks["all"][name] if name.endswith("weight") else torch.zeros_like(mask))
+    assert bool(masks["all"]["3.bias"].any())
+
+
 def test_what_is_redrawn_follows_torch_for_biases_too() -> None:
     model = nn.Linear(400, 300)
     forgetkit.unlearn(model, reinit=KnowledgeEvolution(split=0.01), run_seed=3)
