@@ -268,6 +268,23 @@ def test_synflow_of_a_norm_on_maps_as_wide_as_deep(norm: nn.Module, dims: tuple[
         close(scores[name], ((flow / flow.sum()).sum(dims) if dims else flow / flow.sum())[0])
 
 
+class ByKeyword(nn.Module):
+    """Calls its layers by keyword."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.last = nn.Linear(5, 4, bias=False), nn.LayerNorm(4), nn.Linear(4, 3, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(input=torch.relu(self.norm(input=self.first(input=x))))
+
+
+def test_synflow_of_layers_that_are_called_by_keyword() -> None:
+    model = ByKeyword().double()
+    for score in forgetkit.score(model, batches(2), importance="synflow").values():
+        assert float(score.sum()) == pytest.approx(1)
+
+
 def without_norms(model: nn.Module) -> nn.Module:
     """A copy whose layer normalisations do nothing."""
     bare = copy.deepcopy(model)
