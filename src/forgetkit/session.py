@@ -168,12 +168,14 @@ class Session:
             "partition": stream.digest(self.mega_batches),
             "data": self._data_facts(),
             "noisy_labels": self.noisy_labels,
+            "init_sha256": self.init_sha256,
             "versions": versions(self.plan),
             "created": datetime.now().astimezone().isoformat(timespec="seconds"),
         }
 
     def require_same(self, manifest: Mapping[str, Any], point: ResumePoint | None) -> None:
-        """Refuse to go on with another configuration or with data that changed."""
+        """Refuse to go on with another configuration or with files that changed."""
+        self.require_same_init(manifest)
         for what, recorded in (
             ("the manifest", manifest),
             ("the checkpoint", point.state if point else None),
@@ -192,6 +194,18 @@ class Session:
                 _log.warning(
                     "this run was begun with %s %s, not %s: its numbers may differ", what, begun, now.get(what)
                 )
+
+    @property
+    def init_sha256(self) -> str | None:
+        """The digest of the file with the weights that the network begins with, if there is one."""
+        return None if self.plan.init is None else self.plan.init.sha256
+
+    def require_same_init(self, manifest: Mapping[str, Any]) -> None:
+        """``RunDirectoryError`` if the file of ``--init`` holds other bytes than those on record."""
+        if self.plan.init is not None and manifest.get("init_sha256") != self.init_sha256:
+            raise RunDirectoryError(
+                f"{self.plan.init.path} holds other weights than those that the run began with: put that file back"
+            )
 
     def require_same_data(self, manifest: Mapping[str, Any], consequence: str = "", *, known: bool = False) -> None:
         """``RunDirectoryError`` where the samples, their labels or the partition are others than those on record.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -29,6 +30,8 @@ VERBS = ("begin", "loss", "before_step", "after_step", "after_epoch")
 """The moments at which an intervention may act, by the method it overrides."""
 
 Batch = tuple[Tensor, Tensor]
+
+_log = logging.getLogger("forgetkit")
 
 
 def moments_of(component: type) -> tuple[str, ...]:
@@ -64,8 +67,12 @@ class Acting:
     states: list[dict[str, Tensor]] = field(init=False)
     resets: list[int] = field(init=False)
     """How many entries each has reset in this mega-batch through ``moment.apply``."""
+    warned: bool = field(default=False, init=False)
+    """Whether a warning has said that fresh values repeat themselves."""
     _batch: Batch | None = field(default=None, init=False)
     _examined: tuple[tuple[str, ...], Subject] | None = field(default=None, init=False)
+    _contexts: list[Context] = field(default_factory=list, init=False)
+    """Those made since the last call of an intervention ended."""
 
     def __post_init__(self) -> None:
         self.states = [{} for _ in self.interventions]
@@ -142,7 +149,17 @@ class Acting:
         moment = self._moment(number, seeds, place, step)
         who = f"the intervention {type(component).__name__}"
         with blamed(who), global_state(seeds.number("global")), self._counting():
-            return getattr(component, verb)(moment)
+            answer = getattr(component, verb)(moment)
+        self._warn_of_repeats(who)
+        return answer
+
+    def _warn_of_repeats(self, who: str) -> None:
+        """One warning, as soon as an intervention has drawn fresh values that another build of the network has too."""
+        contexts, self._contexts = self._contexts, []
+        for line in (context.repeated for context in contexts if not self.warned):
+            if line is not None:
+                self.warned = True
+                _log.warning("%s: %s", who, line)
 
     @contextmanager
     def _counting(self) -> Iterator[None]:
@@ -188,7 +205,9 @@ class Acting:
         return replace(self._examined[1], batches=ReadAgain([self._batch]), passes=self.passes)
 
     def _context(self, component: Intervention, state: dict[str, Tensor], seeds: Seeds) -> Context:
-        return Context(replace(self._subject(), seeds=seeds), seeds, type(component).__name__, state)
+        context = Context(replace(self._subject(), seeds=seeds), seeds, type(component).__name__, state)
+        self._contexts.append(context)
+        return context
 
     def _apply(self, number: int, changes: Iterable[Change]) -> int:
         subject, who = self._subject(), type(self.interventions[number]).__name__
