@@ -76,3 +76,11 @@ def test_weights_of_zero_are_refused():
         nn.init.zeros_(parameter)
     with pytest.raises(ComponentError, match="Wanda scores all"):
         forgetkit.unlearn(model, [(INPUTS, torch.arange(8) % 2)], importance=Wanda("raw"))
+
+
+@pytest.mark.parametrize("spec", ["row", "raw"])
+def test_inputs_of_nan_have_no_rank(spec):
+    inputs = INPUTS.clone()
+    inputs[0, 0] = torch.nan
+    with pytest.raises(ComponentError, match=r"Wanda: the score of '0.weight' holds NaN"):
+        forgetkit.score(net(2), [(inputs, torch.arange(8) % 2)], importance=Wanda(spec))

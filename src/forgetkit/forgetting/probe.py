@@ -224,8 +224,10 @@ class GuardedProbe:
             number = (loss or self._loss)(outputs, targets)
         except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
             shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise OptionError(
-                f"the loss cannot take outputs {shape} and targets {tuple(targets.shape)}: pass a loss= that can"
+                f"the loss cannot take outputs {shape} and targets {tuple(targets.shape)} ({reason}): "
+                "pass a loss= that can"
             ) from error
         if not isinstance(number, Tensor):
             raise OptionError(f"the loss of a batch is {type(number).__name__}; give a tensor with one number")
