@@ -198,6 +198,7 @@ def _result(
         "versions": versions(session.plan),
         "parameters": learner.parameters,
         "noisy_labels": session.noisy_labels,
+        "init_sha256": session.init_sha256,
         "mega_batches": [dataclasses.asdict(row) for row in rows],
         **_measured(session.plan.metrics, rows),
         "samples_seen": sum(row.samples_seen for row in rows),

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 Batches = Iterable[tuple[Tensor, Tensor]]
 _Kind = TypeVar("_Kind", forgetting.Scoring, forgetting.Aftercare)
 _log = logging.getLogger("forgetkit")
+_REPEATS = "let build= draw from the global random state, and load weights into the model with load_state_dict()"
 Loss = Callable[[Any, Tensor], Tensor]
 
 
@@ -90,7 +92,7 @@ def unlearn(
         scored, after = _checked(scoring, forgetting.Scoring), _checked(aftercare, forgetting.Aftercare)
         if after.optimizer_state != "zero" and optimizer is None:
             raise OptionError(f"optimizer_state={after.optimizer_state} is about an optimizer: pass optimizer=")
-        return forgetting.unlearn(
+        report = forgetting.unlearn(
             model,
             batches,
             importance=None if importance is None else offers.make("importance", importance)[1],
@@ -103,6 +105,10 @@ def unlearn(
             aftercare=after,
             together=together,
         )
+    for remark in (*report.remarks, report.repeated):
+        if remark is not None:
+            _log.warning("%s", remark)
+    return report
 
 
 def score(
@@ -364,6 +370,7 @@ def _past(
         raise OptionError(f"memory= takes the method attached.memory, not {type(memory).__name__}")
     return forgetting.Past(
         build=build,
+        repeats=None if build is None else cache(partial(forgetting.Repeats.of, build, _REPEATS)),
         initial=None if initial is None else initial.__getitem__,
         previous=None if previous is None else previous.__getitem__,
         memory=memory or forgetting.NOTHING_KNOWN.memory,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, cached_property, partial
 from typing import Any, Literal
 
 import torch
@@ -34,6 +35,8 @@ from forgetkit.stream.batches import Offered
 from forgetkit.stream.stream import ROLES
 from forgetkit.system.torch_settings import settings_restored
 
+_REPEATS = "let the builder draw from the global random state, and give weights apart from it with --init FILE"
+_log = logging.getLogger("forgetkit")
 _TRIED_LR = 1e-6  # whether the real one diverges is for the run to find
 
 
@@ -101,7 +104,7 @@ class Learner:
     @classmethod
     def _of(cls, session: Session, inputs: Inputs) -> Learner:
         plan, config = session.plan, session.plan.config
-        model = learn.network(plan.model, inputs, session.seeds)
+        model = learn.network(plan.model, inputs, session.seeds, plan.init)
         form = learn.memory_format(config.memory_format, model, inputs, session.device)
         model = learn.arranged(model, form, session.device)
         optimizer = _optimizer(model, config)
@@ -151,6 +154,8 @@ class Learner:
         config, session = self.session.plan.config, self.session
         twin = Learner._of(session, self.inputs)
         twin.trainer = replace(twin.trainer, record=None)
+        twin._repeats = self._repeats
+        twin.trainer.acting.past = twin._past
         twin.trainer.acting.seeds, twin.trainer.acting.trying = session.seeds.within("try"), True
         few = twin.stream.reveal(1).read("train", session.mega_batches[0].train[: config.batch_size])
         pool = Pool.of(few, session.device)
@@ -169,8 +174,9 @@ class Learner:
         findings = learn.audit_outputs(twin.model, pool, session.seeds.within("try"))
         if config.mega_batches > 1:
             # A share of two samples is one, which batch normalisation cannot be measured on: all are offered.
-            twin.forget(pool, session.seeds.within("try"))
+            twin._warn_of_repeats(twin.forget(pool, session.seeds.within("try")))
             twin._require_unheard()
+        self.trainer.acting.warned = twin.trainer.acting.warned
         return findings
 
     def learn(self, revealed: Revealed, checkpoint: Callable[[], None]) -> None:
@@ -327,10 +333,20 @@ class Learner:
         except ComponentError as error:
             raise type(error)(f"after mega-batch {revealed.index}: {error}") from error
         self.passes.add(forgotten.forward_passes, forgotten.backward_passes)
+        self._warn_of_repeats(forgotten)
+        for remark in forgotten.remarks:
+            _log.warning("after mega-batch %d: %s", revealed.index, remark)
         report = forgotten.as_dict()
         self.previous.update(finished)
         self.session.bus.emit(Unlearned(revealed.index, report))
         return report, masks
+
+    def _warn_of_repeats(self, report: forgetting.UnlearnReport) -> None:
+        """Once, of fresh values that another build of the network has too."""
+        acting = self.trainer.acting
+        if report.repeated is not None and not acting.warned:
+            acting.warned = True
+            _log.warning("%s", report.repeated)
 
     def forget(self, pool: Pool, seeds: Seeds, masks: forgetting.Noted | None = None) -> forgetting.UnlearnReport:
         """Forget what matters least to ``pool``, and take down in ``masks`` what that was, where a run keeps them."""
@@ -356,13 +372,14 @@ class Learner:
     def _past(self) -> forgetting.Past:
         """How the network came to be; what it began with is drawn again, should anybody ask."""
         builder, inputs, seeds = self.session.plan.model, self.inputs, self.session.seeds
+        init = self.session.plan.init
         previous = self.previous  # not the learner itself, through which a component would come to the samples
         initialise = getattr(builder, "initialise", None)
-        build = None if initialise is not None else lambda: learn.built(builder, inputs)
+        build = None if initialise is not None else partial(learn.built, builder, inputs)
 
         @cache
         def begun() -> Mapping[str, torch.Tensor]:
-            network = learn.network(builder, inputs, seeds)
+            network = learn.network(builder, inputs, seeds, init)
             return {**dict(network.named_parameters()), **dict(network.named_buffers())}
 
         def before(name: str) -> torch.Tensor:
@@ -371,11 +388,19 @@ class Learner:
 
         return forgetting.Past(
             build=build,
+            repeats=None if build is None else self._repeats,
             initialise=initialise,
             initial=lambda name: begun()[name],
             previous=before if self._looks_back else None,
             memory=self.trainer.acting.memory,
             seeds=seeds,
+        )
+
+    @cached_property
+    def _repeats(self) -> Callable[[], forgetting.Repeats]:
+        """What two builds of the network have in common, found out once; without the learner, which has samples."""
+        return cache(
+            partial(forgetting.Repeats.of, partial(learn.built, self.session.plan.model, self.inputs), _REPEATS)
         )
 
     @property

@@ -178,6 +178,7 @@ class Session:
             "provenance": dict(self.data.provenance),
             "audit": list(self.findings),
             "noisy_labels": self.noisy_labels,
+            "init_sha256": self.init_sha256,
             "versions": versions(self.plan),
             "distributions": {kind: dict(makers) for kind, makers in self.plan.distributions.items()},
             "created": datetime.now().astimezone().isoformat(timespec="seconds"),
@@ -212,7 +213,8 @@ class Session:
         return self.plan.config.dataset.partition(":")[0]
 
     def require_same(self, manifest: Mapping[str, Any], point: ResumePoint | None) -> None:
-        """Refuse to go on with another configuration or with data that changed."""
+        """Refuse to go on with another configuration or with files that changed."""
+        self.require_same_init(manifest)
         for what, recorded in (
             ("the manifest", manifest),
             ("the checkpoint", point.state if point else None),
@@ -250,6 +252,18 @@ class Session:
                         yield f"the plugin file {now}.py has changed since this run was begun ({begun.get(now)})"
                     else:
                         yield f"this run was begun with {now} {begun.get(now)}, not {version}"
+
+    @property
+    def init_sha256(self) -> str | None:
+        """The digest of the file with the weights that the network begins with, if there is one."""
+        return None if self.plan.init is None else self.plan.init.sha256
+
+    def require_same_init(self, manifest: Mapping[str, Any]) -> None:
+        """``RunDirectoryError`` if the file of ``--init`` holds other bytes than those on record."""
+        if self.plan.init is not None and manifest.get("init_sha256") != self.init_sha256:
+            raise RunDirectoryError(
+                f"{self.plan.init.path} holds other weights than those that the run began with: put that file back"
+            )
 
     def require_same_data(self, manifest: Mapping[str, Any], consequence: str = "", *, known: bool = False) -> None:
         """``RunDirectoryError`` where the samples, their labels or the partition are others than those on record.

@@ -68,6 +68,13 @@ class Finite(Good):
         return {name: s + 0 * torch.log(s - s) for name, s in super().score(probe).items()}
 
 
+class Different(Good):
+    """Multiplies by zero."""
+
+    def score(self, probe: Probe) -> Mapping[str, Tensor]:
+        return {name: 0 * s for name, s in super().score(probe).items()}
+
+
 class Deterministic(Good):
     """Counts how often it was asked."""
 
@@ -433,6 +440,7 @@ BROKEN: Mapping[str, tuple[type, ...]] = {
     "shapes": (Shapes,),
     "floats": (Floats,),
     "finite": (Finite,),
+    "different": (Different,),
     "deterministic": (Deterministic, OnceOnly, Entropy),
     "own-randomness": (OwnRandomness, Reseeds, PythonsRandomness),
     "leaves-settings": (LeavesSettings,),

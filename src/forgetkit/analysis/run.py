@@ -20,7 +20,7 @@ from forgetkit.analysis import masks
 from forgetkit.analysis.evidence import Examined, are_pixels
 from forgetkit.contracts import Data, DataPart, Inputs, Role
 from forgetkit.errors import DoesNotApplyError, RunDirectoryError
-from forgetkit.record import RunDirectory
+from forgetkit.record import InitialWeights, RunDirectory
 from forgetkit.registry import Registry
 from forgetkit.seeding import Seeds
 from forgetkit.session import Bus, Session
@@ -92,14 +92,18 @@ class Finished:
 
     def network(self) -> nn.Module:
         """As the run began with it, in eval mode, on the device."""
+        self.session.require_same_init(self.directory.manifest)
+        return self._network(self.session.plan.init)
+
+    def _network(self, init: InitialWeights | None) -> nn.Module:
         session = self.session
-        model = learn.network(session.plan.model, self.inputs, session.seeds)
+        model = learn.network(session.plan.model, self.inputs, session.seeds, init)
         # Not channels last: in that layout the backward pass of torch 2.15 crashes on odd batches of few channels.
         return learn.arranged(model, "contiguous", session.device).eval()
 
     def kept(self, mega_batch: int) -> nn.Module:
         """The model that was judged after a mega-batch."""
-        state, model = self.directory.model(mega_batch), self.network()
+        state, model = self.directory.model(mega_batch), self._network(None)
         try:
             model.load_state_dict(state)
         except RuntimeError as error:

@@ -42,7 +42,7 @@ NOT_RESULTS = ("preset", "method", "out", "name", "observers", "device", "thread
 """Options that say where and how a run is carried out, or are names for what others spell out: not what it is."""
 
 NOT_PROTOCOL = (
-    *("preset", "method", "importance", "reinit", "replay", "dataset", "model", "seed"),
+    *("preset", "method", "importance", "reinit", "replay", "dataset", "model", "init", "seed"),
     *("device", "precision", "memory_format", "deterministic", "threads", "metrics", "out", "name", "observers"),
     *_KEPT,
 )
@@ -97,8 +97,8 @@ def _plain(name: str | None) -> str | None:
     return name
 
 
-def _path(text: str) -> str:
-    if "\0" in text:
+def _path(text: str | None) -> str | None:
+    if text is not None and "\0" in text:
         raise PydanticCustomError("path", "it holds a null character, which no path can")
     return text
 
@@ -129,6 +129,7 @@ class RunConfig(BaseModel):
 
     dataset: Annotated[str, Field(description="where samples come from, a SPEC like folder:path=photos,size=32")] = "digits"  # fmt: skip
     model: Annotated[str, Field(description="the network, a SPEC like resnet18 or import:package.module:callable")] = "convnet"  # fmt: skip
+    init: Annotated[str | None, BeforeValidator(_none), BeforeValidator(_text), AfterValidator(_path), Field(description="weights that the network begins with: a file with its state_dict(), written by torch.save")] = None  # fmt: skip
     mega_batches: Annotated[int, Field(ge=1, description="in how many parts the training set arrives")] = 8
     split: Annotated[Split, Field(description="cut the training set at random, or in its own order")] = "random"
     val_fraction: Annotated[float, Field(ge=0, lt=1, description="share of each mega-batch set apart for validation")] = 0.1  # fmt: skip

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -17,6 +18,7 @@ from forgetkit.config.checks import departures_of, refuse_contradictions, refuse
 from forgetkit.config.fields import KIND_OF, METHODS, NOT_RESULTS, PLAIN, SEVERAL, RunConfig, flag, name_of
 from forgetkit.config.layers import Workshop, canonical, layered
 from forgetkit.errors import ConfigError, DoesNotApplyError, OptionError, closest
+from forgetkit.record import InitialWeights
 from forgetkit.registry import Registry
 
 LEFT_OPEN = ("precision", "memory_format")
@@ -45,6 +47,8 @@ class Plan:
     """Each option that is not as the preset has it: its ``value``, and the ``preset``'s."""
     distributions: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """By kind and name, the third-party distribution (or file) that a component of the run comes from."""
+    init: InitialWeights | None = None
+    """The file with the weights that the network begins with."""
 
     @property
     def components(self) -> Mapping[str, Any]:
@@ -57,8 +61,9 @@ class Plan:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of everything that says what the run is."""
+        """SHA-256 of everything that says what the run is; of a file, what it holds and not where it lies."""
         content = self.config.model_dump(mode="json", exclude=set(NOT_RESULTS))
+        content["init"] = None if self.init is None else self.init.sha256
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -125,6 +130,7 @@ def resolve(given: Mapping[str, Any], registry: Registry) -> Plan:
             **{key: tuple(spec for spec, _ in parts) for key, parts in several.items()},
             "device": machine.device(config.device),
             "threads": config.threads or machine.threads(),
+            "init": None if config.init is None else str(Path(config.init).absolute()),
         }
     )
     expected = _expected(protocol, resolved)
@@ -140,6 +146,7 @@ def resolve(given: Mapping[str, Any], registry: Registry) -> Plan:
         plugins=registry.plugins,
         departures=departures_of(resolved, expected, made, preset),
         distributions=_distributions(spelled, made, several, registry),
+        init=None if resolved.init is None else InitialWeights(Path(resolved.init)),
     )
 
 
@@ -334,6 +341,7 @@ _RESULT_KEYS = (
     "preset",
     "departures",
     "noisy_labels",
+    "init_sha256",
     "sha256",
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
@@ -31,6 +32,8 @@ VERBS = ("begin", "loss", "before_step", "after_step", "after_epoch")
 """The moments at which an intervention may act, by the method it overrides."""
 
 Batch = tuple[Tensor, Tensor]
+
+_log = logging.getLogger("forgetkit")
 
 
 def moments_of(component: type) -> tuple[str, ...]:
@@ -70,8 +73,12 @@ class Acting:
     """How many entries each has reset in this mega-batch through ``moment.apply``."""
     _reported: set[str] = field(default_factory=set, init=False)
     """Whom a warning has named for what they changed of torch's settings."""
+    warned: bool = field(default=False, init=False)
+    """Whether a warning has said that fresh values repeat themselves."""
     _batch: Batch | None = field(default=None, init=False)
     _examined: tuple[tuple[str, ...], Subject] | None = field(default=None, init=False)
+    _contexts: list[Context] = field(default_factory=list, init=False)
+    """Those made since the last call of an intervention ended."""
 
     def __post_init__(self) -> None:
         self.names = tuple(component_name(one) for one in self.interventions)
@@ -186,7 +193,17 @@ class Acting:
         moment = self._moment(number, seeds, place, step)
         who = f"the intervention {self.names[number]}"
         with self._settings(), called(who), global_state(seeds.number("global")), self._counting():
-            return getattr(component, verb)(moment)
+            answer = getattr(component, verb)(moment)
+        self._warn_of_repeats(who)
+        return answer
+
+    def _warn_of_repeats(self, who: str) -> None:
+        """One warning, as soon as an intervention has drawn fresh values that another build of the network has too."""
+        contexts, self._contexts = self._contexts, []
+        for line in (context.repeated for context in contexts if not self.warned):
+            if line is not None:
+                self.warned = True
+                _log.warning("%s: %s", who, line)
 
     def _settings(self) -> AbstractContextManager[None]:
         return scoring_settings(self._dtype, self._reported)
@@ -237,7 +254,9 @@ class Acting:
         return replace(self._examined[1], batches=ReadAgain([self._batch]), passes=self.passes)
 
     def _context(self, who: str, state: dict[str, Tensor], seeds: Seeds) -> Context:
-        return Context(replace(self._subject(), seeds=seeds), seeds, who, state)
+        context = Context(replace(self._subject(), seeds=seeds), seeds, who, state)
+        self._contexts.append(context)
+        return context
 
     def _apply(self, number: int, changes: Iterable[Change]) -> int:
         subject, who = self._subject(), self.names[number]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from forgetkit.contracts import Origin
 from forgetkit.errors import ComponentError, OptionError
 from forgetkit.forgetting.anatomy import Owner, owners
-from forgetkit.forgetting.guard import any_nan, dtype_in
+from forgetkit.forgetting.guard import any_nan, dtype_in, fingerprints, is_constant
 from forgetkit.seeding import Seeds, global_state
 from forgetkit.system.torch_settings import scoring_settings, settings_restored
 
@@ -46,10 +46,12 @@ class Past:
 
     ``build`` makes it anew, ``initialise`` draws one of its modules; ``initial`` and ``previous`` give the values that
     it began with and those at the end of the mega-batch before, by name; ``memory`` what a component kept while it
-    watched the training; ``seeds`` are those of the whole run, for draws that last.
+    watched the training; ``seeds`` are those of the whole run, for draws that last. ``repeats`` finds out what two
+    builds have in common, for those who want to know.
     """
 
     build: Build | None = None
+    repeats: Callable[[], Repeats] | None = None
     initialise: Initialise | None = None
     initial: Lookup | None = None
     previous: Lookup | None = None
@@ -88,7 +90,9 @@ class Origins:
     def __init__(self, model: nn.Module, past: Past, seeds: Seeds) -> None:
         self._tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
         layers = LayerFresh(model, past.initialise, seeds)
-        self._original: Fresh = layers if past.build is None else RebuiltFresh(past.build, dtype_in(model), seeds)
+        self._rebuilt = None if past.build is None else RebuiltFresh(past.build, dtype_in(model), seeds)
+        self._original: Fresh = self._rebuilt or layers
+        self._past = past
         self._layer_default = LayerFresh(model, None, seeds, "choose another origin than layer-default")
         self._initial = past.initial
         self._seeds = seeds
@@ -107,6 +111,13 @@ class Origins:
             case "zero":
                 return torch.zeros(self._tensors[name].shape, dtype=_DTYPE, device="cpu")
         raise OptionError(f"fresh values come from original, layer-default, uniform, rewind or zero, not '{origin}'")
+
+    @property
+    def repeated(self) -> str | None:
+        """A line about values that were taken from a network built anew and are the same in another build, if any."""
+        repeats, drawn = self._past.repeats, () if self._rebuilt is None else self._rebuilt.drawn
+        trainable = {name for name in drawn if self._tensors[name].requires_grad}
+        return repeats().line(trainable) if repeats is not None and trainable else None
 
     def _uniform(self, name: str) -> Tensor:
         """U(±1/√fan_in): Kaiming uniform with a = √5, over all dimensions but the first."""
@@ -177,12 +188,52 @@ def _unset(parameter: Tensor) -> nn.Parameter:
     return nn.Parameter(value, requires_grad=parameter.requires_grad)
 
 
+@dataclass(frozen=True)
+class Repeats:
+    """What two builds of a network under different seeds have in common.
+
+    ``varied`` are the tensors whose entries are not all equal (those of 1 or 0 throughout are meant to be constant),
+    ``same`` those of them that come out the same twice. ``remedy`` ends the line about them.
+    """
+
+    same: tuple[str, ...]
+    varied: tuple[str, ...]
+    remedy: str
+
+    @classmethod
+    def of(cls, build: Build, remedy: str) -> Repeats:
+        """Builds the network twice; the global random state stays as it is."""
+        first, second = (_prints(build, Seeds(number)) for number in range(2))
+        return cls(tuple(name for name in first if second.get(name) == first[name]), tuple(first), remedy)
+
+    def line(self, names: Collection[str]) -> str | None:
+        """How many of the tensors called ``names`` are the same, or None if there is none."""
+        same, varied = ([name for name in found if name in names] for found in (self.same, self.varied))
+        if not same:
+            return None
+        shown = same[0] + (", …" if len(same) > 1 else "")
+        return (
+            f"{len(same)} of {len(varied)} random-looking tensors are the same in two builds of the network ({shown}): "
+            f"the builder loads or fixes its weights, so a reset gives back these values each time; {self.remedy}"
+        )
+
+
+def _prints(build: Build, seeds: Seeds) -> dict[str, int]:
+    """A fingerprint of each parameter that is not constant, in a network built under ``seeds``."""
+    with global_state(seeds.number("build")):
+        model = build()
+    varied = {name: p for name, p in model.named_parameters() if not is_constant(p)}
+    return dict(zip(varied, fingerprints(varied.values()), strict=True))
+
+
 class RebuiltFresh:
     """Takes values from the same network built again, once per event."""
 
     def __init__(self, build: Build, dtype: torch.dtype, seeds: Seeds) -> None:
         self._build, self._dtype = build, dtype
         self._seeds = seeds
+        self.drawn: set[str] = set()
+        """The names that were asked for."""
 
     @cached_property
     def _values(self) -> dict[str, Tensor]:
@@ -194,4 +245,5 @@ class RebuiltFresh:
         """The value that ``name`` has in the network built anew."""
         if name not in self._values:
             raise ComponentError(f"the network built anew has no '{name}': build= must give the same architecture")
+        self.drawn.add(name)
         return self._values[name]

@@ -280,6 +280,18 @@ def all_finite(tensor: Tensor) -> bool:
     return not tensor.numel() or bool(torch.stack(_extremes(tensor)).isfinite().all())
 
 
+def bounds(tensor: Tensor) -> tuple[float, float]:
+    """The lowest and the highest entry of a tensor that has some: both NaN if one is; takes little memory beside it."""
+    least, most = torch.stack(_extremes(tensor)).tolist()
+    return least, most
+
+
+def is_constant(tensor: Tensor) -> bool:
+    """Whether all entries of a tensor are equal; takes little memory beside it."""
+    tensor = torch.view_as_real(tensor.detach()) if tensor.is_complex() else tensor
+    return not tensor.numel() or len(set(bounds(tensor))) == 1
+
+
 def any_nan(tensor: Tensor) -> bool:
     """Whether a tensor holds NaN; takes little memory beside it."""
     tensor = torch.view_as_real(tensor.detach()) if tensor.is_complex() else tensor

@@ -104,6 +104,11 @@ class Subject:
                 reached = probe.reached(*sample)
                 if None in reached.values():
                     reached = probe.reached(*next(probe.batches()))
+            if all(grad is None for grad in reached.values()):
+                raise NothingMatchedError(
+                    f"the loss has no gradient for any trainable parameter of {type(model).__name__}: let it depend on "
+                    "the outputs by differentiable operations"
+                )
             left_out |= {name: "unused" for name, grad in reached.items() if grad is None}
             trainable = {name: p for name, p in trainable.items() if reached[name] is not None}
             standing.layers = _open_layers(anatomy.layers_in(model, order, resettable), trainable, left_out)
@@ -138,7 +143,7 @@ class Subject:
             probe = SubjectProbe(self, who, self.past.memory(importance))
             with called(f"the importance criterion {who}"):
                 scores = importance.score(probe)
-        return Checked(scores, self.scored, who)
+        return Checked(scores, self.scored, who, allows_ties=bool(getattr(importance, "allows_ties", False)))
 
     @property
     def layers(self) -> tuple[Layer, ...]:

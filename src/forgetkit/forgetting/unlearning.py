@@ -20,7 +20,7 @@ from forgetkit.forgetting.guard import blamed, follows_network, put_back, unchan
 from forgetkit.forgetting.masks import Noting
 from forgetkit.forgetting.probe import Batches, Loss
 from forgetkit.forgetting.processes import Processes
-from forgetkit.forgetting.report import UnlearnReport
+from forgetkit.forgetting.report import UnlearnReport, change_remark, tie_remark
 from forgetkit.forgetting.statistics import require_statistics, settle
 from forgetkit.forgetting.subject import AS_USUAL, Scoring, Subject
 from forgetkit.seeding import Seeds, global_state
@@ -79,7 +79,7 @@ def unlearn(
 
     criterion = "examining" if importance is None else component_name(importance)
     with unchanged(model, criterion):
-        with put_back(model, seeds.number("lent")):
+        with put_back(model, seeds.number("lent"), training=scoring.mode == "train"):
             subject = Subject.of(model, batches, loss, seeds, scoring, past)
         scores = subject.scores(importance) if importance is not None else None
     together = together or Processes()
@@ -103,10 +103,15 @@ def unlearn(
         if optimizer is not None and aftercare.optimizer_state == "fresh":
             tally.optimizer_cleared += clear_all_state(optimizer, model, undo)
         together.part()  # where another process failed, nothing is forgotten here either
+    reset = sum(layer.reset for layer in tally.layers.values())
+    selected = context.last_selection
+    remarks = [change_remark(who, reset, tally.changed)]
+    if selected is not None and not getattr(importance, "allows_ties", False):
+        remarks.append(tie_remark(criterion, selected))
     return UnlearnReport(
         scored=sum(p.numel() for p in subject.scored.values()) if scores is not None else 0,
-        reset=sum(layer.reset for layer in tally.layers.values()),
-        threshold=context.threshold,
+        reset=reset,
+        threshold=None if selected is None else selected.threshold,
         seconds=time.perf_counter() - began,
         forward_passes=subject.passes.forward,
         backward_passes=subject.passes.backward,
@@ -114,6 +119,10 @@ def unlearn(
         optimizer_cleared=tally.optimizer_cleared,
         buffers=tuple(tally.buffers),
         left_out=subject.left_out,
+        changed=tally.changed,
+        tied=0 if selected is None else selected.tied,
+        remarks=tuple(remark for remark in remarks if remark is not None),
+        repeated=context.repeated,
     )
 
 
@@ -128,15 +137,20 @@ def score(
     past: Past = NOTHING_KNOWN,
     scoring: Scoring = AS_USUAL,
 ) -> dict[str, Tensor]:
-    """Scores of the trainable parameters that the loss depends on; higher = keep. Changes nothing."""
+    """Scores of the trainable parameters that the loss depends on; higher = keep. Changes nothing.
+
+    Raises ``ComponentError`` if they are all equal and the criterion does not say that it ``allows_ties``.
+    """
     model = plain(model)
     who = component_name(importance)
     with unchanged(model, who):
-        with put_back(model, seeds.number("lent")):
+        with put_back(model, seeds.number("lent"), training=scoring.mode == "train"):
             subject = Subject.of(model, batches, loss, seeds, scoring, past)
         scores = subject.scores(importance)
     with subject.lent(who) if scores.lazy else torch.inference_mode(False):
-        return {name: scores[name].clone() for name in scores}
+        copies = {name: scores[name].clone() for name in scores}
+    scores.require_different()
+    return copies
 
 
 def require_trained_by(optimizer: Optimizer, model: nn.Module) -> None:

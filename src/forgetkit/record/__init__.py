@@ -4,10 +4,12 @@ from forgetkit.record.checkpoints import load_state, save_state
 from forgetkit.record.directory import SCHEMA, ResumePoint, RunDirectory
 from forgetkit.record.events import event_in, events_in, line_of
 from forgetkit.record.files import read_json, read_sealed, write_atomically, write_json, write_sealed
+from forgetkit.record.initial_weights import InitialWeights
 from forgetkit.record.recorder import Recorder
 
 __all__ = [
     "SCHEMA",
+    "InitialWeights",
     "Recorder",
     "ResumePoint",
     "RunDirectory",

@@ -176,6 +176,17 @@ def finite(case: ImportanceCase) -> None:
     _finite(case.usual)
 
 
+def different(case: ImportanceCase) -> None:
+    """Not all scores are equal, unless the class says `allows_ties = True`."""
+    if getattr(case.component, "allows_ties", False):
+        raise NotApplicable("it says allows_ties = True")
+    for name in case.usual.faults:
+        raise NotApplicable(f"the promise '{name}' is broken")
+    values = {float(value) for score in case.usual.scores.values() for value in (score.min(), score.max())}
+    if len(values) == 1:
+        raise Broken(f"it scores every entry {values.pop():g}; a criterion that means it says allows_ties = True")
+
+
 def deterministic(case: ImportanceCase) -> None:
     """Asked twice under one `probe.rng`, a criterion gives the same scores to the bit."""
     criterion = case.another()
@@ -389,7 +400,7 @@ def oracle(case: ImportanceCase) -> None:
 def promises() -> tuple[Promise, ...]:
     """In the order in which they are looked at."""
     checks = (
-        *(runs, keys, shapes, floats, finite, deterministic, own_randomness, leaves_settings),
+        *(runs, keys, shapes, floats, finite, different, deterministic, own_randomness, leaves_settings),
         *(sample_budget, needs_data, needs_previous),
         *(leaves_parameters, leaves_buffers, leaves_gradients, leaves_modes, leaves_hooks),
         *(frozen, tied, unused, batch_norm, dropout, scalars, dead_units, channels_last, half_precision),
