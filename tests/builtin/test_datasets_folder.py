@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import forgetkit
 from forgetkit.builtin.datasets import _decoders, _formats, _listing
 from forgetkit.builtin.datasets.folder import Folder
 from forgetkit.builtin.datasets.restricted_imagenet import SUPERCLASSES, RestrictedImagenet
@@ -609,3 +610,14 @@ def test_a_test_part_without_images_is_refused(root, context):
     for path in (root / "test").rglob("*.png"):
         path.unlink()
     assert f"{root / 'test'} holds no image to test on" in refusal(Folder(root), context)
+
+
+def test_a_run_warns_of_remarks_and_its_manifest_has_the_counts(root, tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FORGETKIT_CACHE", str(tmp_path / "cache"))
+    (root / "train" / "cat" / "a.txt").write_text("")
+    small = {"model": "mlp:width=8", "method": "warm", "mega_batches": 1, "epochs": 1, "val_fraction": 0}
+    result = forgetkit.run({"dataset": f"folder:{root},size=4", **small})
+    manifest = json.loads((Path(result["directory"]) / "manifest.json").read_text())
+    assert manifest["provenance"]["train"]["classes"]["cat"]["passed_over"] == {".txt (no image suffix)": 1}
+    assert "folder: train/cat: 2 images taken, passed over: 1 .txt (no image suffix)" in caplog.messages

@@ -234,7 +234,7 @@ def test_a_class_without_images(refused, photos):
 
 
 def test_a_class_that_only_the_test_part_has(refused, photos):
-    (photos / "test" / "emu").mkdir()
+    shutil.copytree(photos / "test" / "dog", photos / "test" / "emu")
     assert "emu" in refused("--dataset", f"folder:{photos}")
 
 

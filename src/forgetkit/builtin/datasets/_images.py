@@ -297,11 +297,13 @@ class _Pixels:
                         report.add(part, start, block, found)
                         start += len(block.files)
                         done += len(block.files)
-                        context.progress("decoding images", done, total)
+                        if done < total:
+                            context.progress("decoding images", done, total)
                     self._write_header(file, part, len(report.bad.get(part, {})))
                     file.flush()
                     os.fsync(file.fileno())  # on the disk before the directory gets its final name
         self._refuse_bad(report)
+        context.progress("decoding images", total, total)
         written = json.dumps(asdict(report)).encode()
         (directory / _REPORT).write_bytes(written)
         sums = {file.name: _checksum(file) for file in directory.iterdir()}
