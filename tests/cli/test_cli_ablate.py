@@ -222,8 +222,9 @@ def test_without_a_terminal_each_cell_is_a_line(ablate):
     assert said.status == 0, said.err
     lines = said.out.splitlines()
     assert lines[0].startswith("importance: 2 cells: 2 arms at 1 seed; 0 there already, 2 to run, in ablations")
-    assert lines[1].startswith("[1/2] importance=random, seed 0: test accuracy ")
-    assert lines[2].startswith("[2/2] importance=snip, seed 0: test accuracy ")
+    assert lines[1].startswith("augment none (auto) for synthetic:samples=")
+    assert lines[2].startswith("[1/2] importance=random, seed 0: test accuracy ")
+    assert lines[3].startswith("[2/2] importance=snip, seed 0: test accuracy ")
     quiet = ablate("--over", "importance=snip,random", "--quiet")
     assert (quiet.status, quiet.out, quiet.err) == (0, "", "")
 
