@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from forgetkit import contracts, rehearsal
 from forgetkit.config import Plan
+from forgetkit.session import computing
 
 _DECIDES = (
     *("dataset", "model", "replay", "interventions", "mega_batches", "val_fraction", "shots", "epochs", "samples"),
@@ -40,8 +40,10 @@ def estimate(
     seconds = 0.0
     peaks: list[int | None] = []
     for alike in kinds.values():
-        config = alike[0].config.model_copy(update={"threads": min(threads, alike[0].config.threads or threads)})
-        tried = rehearsal.rehearse(dataclasses.replace(alike[0], config=config), observers, cache)
+        own = alike[0].config.threads
+        plan = alike[0] if own == "auto" else alike[0].settled(threads=min(threads, own))
+        with computing(threads):  # what torch would choose in a worker
+            tried = rehearsal.rehearse(plan, observers, cache)
         seconds += len(alike) * tried["estimated_seconds"]
         peaks.append(tried["estimated_memory_bytes"])
     known = [peak for peak in peaks if peak is not None]

@@ -44,7 +44,10 @@ OWN: options.Special = {
     ),
     "model": (str | None, options.special("--model", "the network again, where it is code from outside", "SPEC")),
     "device": (str | None, options.special("--device", "another device than that of the runs", "DEVICE")),
-    "threads": (int | None, options.special("--threads", "threads of torch on the CPU", "N")),
+    "threads": (
+        int | None,
+        options.special("--threads", "threads of torch on the CPU (default: as many as each run had)", "N", least=1),
+    ),
     "export_masks": (
         Path | None,
         options.special("--export-masks", "write what a run forgot as arrays: N/PARAMETER, true: reset", "FILE.npz"),
@@ -156,13 +159,11 @@ class _Asking:
 
     def _asked(self, places: Sequence[Place], outcomes: Outcomes) -> Iterator[Told]:
         from forgetkit.ablate import asking
-        from forgetkit.session import computing
 
         means, again = self._means(), self.given["again"]
-        with computing(self.given["threads"]):
-            yield from asking.ask_each(places, self.questions, means, again=again, about_to=self.view.asking)
-            if self.pool is not None:
-                yield from asking.ask_together(self.pool, self.grid, outcomes, self.questions, means, again=again)
+        yield from asking.ask_each(places, self.questions, means, again=again, about_to=self.view.asking)
+        if self.pool is not None:
+            yield from asking.ask_together(self.pool, self.grid, outcomes, self.questions, means, again=again)
 
     def _places(self, outcomes: Outcomes) -> tuple[Place, ...]:
         from forgetkit.ablate.asking import Place, places
@@ -188,7 +189,7 @@ class _Asking:
 
         elsewhere = {key: self.given[key] for key in config.LOOKED_AT if self.given[key] is not None}
         loading = screen.choose(quiet=True, as_json=self.given["json"])
-        return Means(self.offers, api.cache_folder(), elsewhere, (loading,))
+        return Means(self.offers, api.cache_folder(), elsewhere, (loading,), self.given["threads"])
 
     def _reported(self, told: Sequence[Told], outcomes: Outcomes) -> Path | None:
         """The report, and the pictures beside the answers; None where nothing was answered."""

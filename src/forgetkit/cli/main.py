@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import logging
+import os
 import sys
 import traceback
 from collections.abc import Collection, Sequence
@@ -16,6 +17,7 @@ from forgetkit._version import __version__
 from forgetkit.cli import ablate, analyze, bench, plugins, presets, report, reproduce, run, show, table
 from forgetkit.cli.console import OneLine, one_line
 from forgetkit.errors import ForgetkitError
+from forgetkit.system.openmp import wait_passively
 
 INTERRUPTED = 130
 
@@ -31,6 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     warnings = logging.StreamHandler(sys.stderr)
     warnings.setFormatter(OneLine())
     logging.basicConfig(handlers=[warnings], level=logging.WARNING)
+    if "torch" not in sys.modules:  # it looks once, as it loads
+        wait_passively(os.environ)
     try:
         status = application(words)(words, standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):

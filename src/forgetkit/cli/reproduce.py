@@ -129,17 +129,14 @@ def _asked(setting: Setting, ablation: Ablation, means: Means, view: View, outco
     from forgetkit import api
     from forgetkit.ablate.reproduction.asked import ask
     from forgetkit.analysis.run import Means as With
-    from forgetkit.session import computing
 
     elsewhere = {key: value for key, value in setting.changes.items() if key == "device"}
     looking = With(means.offers, api.cache_folder(), elsewhere)
-    threads = setting.changes.get("threads")
-    with computing(None if threads is None else int(threads)):
-        for one in ask(setting, ablation.pool, ablation.named(), outcomes, looking):
-            if one.became == "answered":
-                view.say(f"{one.run}: {one.question.label} in {one.seconds:.1f} s")
-            elif one.reason:
-                view.warn(f"{one.run}: {one.question.label}: {one.reason}")
+    for one in ask(setting, ablation.pool, ablation.named(), outcomes, looking):
+        if one.became == "answered":
+            view.say(f"{one.run}: {one.question.label} in {one.seconds:.1f} s")
+        elif one.reason:
+            view.warn(f"{one.run}: {one.question.label}: {one.reason}")
     view.say(f"pictures: forgetkit report {shlex.quote(str(ablation.pool.path))}")
     return ablation.outcomes(outcomes.command)
 
