@@ -72,7 +72,7 @@ class Finished:
     def threads(self) -> int | None:
         """How many threads of torch a question to it is answered with; None where the run has no number on record."""
         recorded = self.result["config"].get("threads")
-        return self.means.threads or (recorded if isinstance(recorded, int) else None)
+        return recorded if self.means.threads is None and isinstance(recorded, int) else self.means.threads
 
     @cached_property
     def session(self) -> Session:
