@@ -37,6 +37,9 @@ _WORTH_THREADS = 2e8
 _OF_A_TRIAL = 2e10
 """The same, of the samples that a trial takes: under a second on two cores."""
 
+_A_BLOCK = 16
+"""Channels that oneDNN computes at once."""
+
 _REPETITIONS = 3
 _FASTER = 1.25
 """How much faster bf16 has to be, to be worth its rounding."""
@@ -62,7 +65,7 @@ class Timed:
 def memory_format(asked: str, model: nn.Module, inputs: Inputs, device: torch.device) -> MemoryFormat:
     """Where it is left open, channels last for images that go through 2-D convolutions, whose kernels like it best.
 
-    Raises ``ConfigError`` where channels-last is asked for and would be ignored.
+    Raises ``ConfigError`` if channels-last is asked for and would be ignored, or is not safe.
     """
     convolves = len(inputs.shape) == 3 and any(isinstance(m, nn.Conv2d | nn.ConvTranspose2d) for m in model.modules())
     if asked == "channels-last" and not convolves:
@@ -76,9 +79,31 @@ def memory_format(asked: str, model: nn.Module, inputs: Inputs, device: torch.de
                 "--memory-format channels-last: a tensor of the network has five dimensions; leave it out"
             )
         return "contiguous"
+    unsafe = _unsafe_in_channels_last(model) if device.type == "cpu" else None
+    if unsafe is not None:
+        if asked == "channels-last":
+            raise ConfigError(
+                "--memory-format channels-last: in that layout torch's backward pass on the CPU can end the process "
+                f"at '{unsafe}', a strided 1x1 convolution of less than {_A_BLOCK} channels; leave it out"
+            )
+        return "contiguous"
     if asked == "auto":
         return "channels-last" if convolves and device.type in ("cpu", "cuda") else "contiguous"
     return "channels-last" if asked == "channels-last" else "contiguous"
+
+
+def _unsafe_in_channels_last(model: nn.Module) -> str | None:
+    """The first convolution whose backward pass writes where it must not in torch 2.15, by its name.
+
+    Measured: a 1x1 kernel, a stride, fewer channels in than a block, and a batch that threads divide unevenly. The rule
+    leaves out batch and threads, which differ within a run, and torch's version, which may not change what a run is.
+    """
+    for name, module in model.named_modules():
+        if not isinstance(module, nn.Conv2d) or module.in_channels // module.groups >= _A_BLOCK:
+            continue
+        if set(module.kernel_size) == {1} and max(module.stride) > 1:
+            return name
+    return None
 
 
 def operations(model: nn.Module, inputs: Inputs, batch_size: int, device: torch.device) -> float:
