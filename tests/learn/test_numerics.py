@@ -128,11 +128,11 @@ for _ in range(3):
 
 @pytest.mark.skipif(not torch.__version__.startswith("2.15."), reason="torch 2.15 alone is known to crash there")
 def test_a_step_of_the_narrow_resnet_leaves_the_process_alive() -> None:
-    status = {
-        form: subprocess.run([sys.executable, "-c", _STEP, form]).returncode for form in ("auto", "channels-last")
-    }
-    assert status["auto"] == 0
-    assert status["channels-last"] < 0, "torch is mended: the rule can go"
+    def status(form: str) -> int:
+        return subprocess.run([sys.executable, "-c", _STEP, form], check=False).returncode
+
+    assert status("auto") == 0
+    assert status("channels-last") < 0, "torch is mended: the rule can go"
 
 
 def test_five_dimensions_cannot_lie_so() -> None:

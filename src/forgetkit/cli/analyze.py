@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from forgetkit.cli import options
-from forgetkit.cli.console import Console, print_error, print_json
+from forgetkit.cli.console import Console, announce, print_error, print_json
 from forgetkit.errors import OptionError, RecordError, RunDirectoryError
 
 if TYPE_CHECKING:
@@ -81,6 +81,7 @@ def _analyze(**given: Any) -> None:
 
     Exit status: 0 done, 1 an analysis failed, 2 a mistake in the command line or a file, 130 interrupted.
     """
+    announce("analyze", quiet=given["quiet"] or given["list"], as_json=given["json"])
     with contextlib.redirect_stdout(sys.stderr) if given["json"] else contextlib.nullcontext():
         answer, status = _carry_out(given)
     if given["json"]:

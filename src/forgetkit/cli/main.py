@@ -15,7 +15,7 @@ import typer
 
 from forgetkit._version import __version__
 from forgetkit.cli import ablate, analyze, bench, plugins, presets, report, reproduce, run, show, table
-from forgetkit.cli.console import OneLine, one_line
+from forgetkit.cli.console import OneLine, one_line, prepare_streams, write_failure
 from forgetkit.errors import ForgetkitError
 from forgetkit.system.openmp import wait_passively
 
@@ -27,6 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"] or ["--help"]
+    prepare_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal or a pipe may not know every character we print
@@ -52,7 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _say(f"{error.filename}: a name in it is too long for a file or folder: give a shorter one", 2)
         reason = str(error).strip().partition("\n")[0]
         return _say(f"unexpected {type(error).__name__} in {_place(error)}: {reason} (--debug shows the way there)", 1)
-    return status if isinstance(status, int) else 0
+    status = status if isinstance(status, int) else 0
+    failure = write_failure()
+    return status if failure is None else _say(f"standard output could not be written: {failure}", status or 1)
 
 
 def application(words: Sequence[str] = ()) -> typer.Typer:

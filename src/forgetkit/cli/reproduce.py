@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from forgetkit.cli import options
 from forgetkit.cli.ablate import CARRYING_OUT, Means, conclude
-from forgetkit.cli.console import Console, print_json, print_text
+from forgetkit.cli.console import Console, announce, print_json, print_text
 from forgetkit.errors import OptionError, closest
 
 if TYPE_CHECKING:
@@ -77,6 +77,7 @@ def _reproduce(**given: Any) -> None:
         return
     if own and given["dry_run"]:
         raise OptionError(f"--dry-run has no table to print as {form}: leave out --format {form}, or use --format json")
+    announce("reproduce", quiet=given["quiet"], as_json=given["json"] or own)
     from forgetkit.ablate.reproduction import compared, written
 
     setting = _setting(given)
