@@ -14,7 +14,7 @@ from rich.console import Console as RichConsole
 
 from forgetkit.cli import screen
 from forgetkit.cli.console import Console
-from forgetkit.contracts import EpochEnded, MegaBatchEnded, MegaBatchRevealed, MegaBatchRow, RunStarted
+from forgetkit.contracts import EpochEnded, MegaBatchEnded, MegaBatchRevealed, MegaBatchRow
 
 MOVES = re.compile(r"\x1b\[(?:[0-9;]*[A-HJKfsu]|\?25[lh])")
 
@@ -55,7 +55,7 @@ def test_no_word_of_a_bar_is_cut(width: int, monkeypatch: pytest.MonkeyPatch) ->
     console = Console()
     RichConsole.size.fset(console, (width, 30))  # type: ignore[attr-defined]
     view = screen.LiveView(console)
-    row = {name: 0 for name in MegaBatchRow.__dataclass_fields__} | {
+    row = dict.fromkeys(MegaBatchRow.__dataclass_fields__, 0) | {
         "index": 1, "train_samples": 50, "test_accuracy": 0.5, "test_errors": 1234, "seconds": 754.0,
         "carried_epoch": 2, "interventions": {}, "unlearn": None,
     }  # fmt: skip

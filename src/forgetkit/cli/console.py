@@ -60,7 +60,7 @@ class _Stream(io.FileIO):
 
     failure: OSError | None = None
 
-    def write(self, text: Any) -> int | None:
+    def write(self, text: Any) -> int:
         """All of it, as far as the writer is to know."""
         try:
             return super().write(text)

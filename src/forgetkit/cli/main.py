@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from forgetkit._version import __version__
-from forgetkit.cli import ablate, analyze, bench, plugins, presets, report, reproduce, run, show, table
+from forgetkit.cli import ablate, analyze, bench, completion, plugins, presets, report, reproduce, run, show, table
 from forgetkit.cli.console import OneLine, one_line, prepare_streams, write_failure
 from forgetkit.errors import ForgetkitError
 from forgetkit.system.openmp import wait_passively
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if "torch" not in sys.modules:  # it looks once, as it loads
         wait_passively(os.environ)
     try:
-        status = application(words)(words, standalone_mode=False)
+        status = application(() if completion.words(os.environ) else words)(words, standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
         return _say("interrupted", INTERRUPTED)
     except SystemExit as leaving:  # typer and rich leave so when whoever read our output has seen enough
@@ -68,7 +68,7 @@ def application(words: Sequence[str] = ()) -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_options)
-    asked = next((word for word in words if not word.startswith("-")), None)
+    asked = next((word for word in words or completion.words(os.environ) if not word.startswith("-")), None)
     app.command("run")(run.command(with_options=asked == "run"))
     app.command("ablate")(ablate.command(with_options=asked == "ablate"))
     app.command("analyze")(analyze.command(with_options=asked == "analyze"))

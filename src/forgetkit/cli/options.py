@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from forgetkit.cli import completion
 from forgetkit.errors import OptionError
 
 if TYPE_CHECKING:
@@ -126,6 +127,7 @@ def signature(
             flag,
             help=f"{field.description}{stated}",
             metavar=None if switch else _metavar(field.annotation),
+            autocompletion=None if switch else completion.for_option(name, field.annotation),
             rich_help_panel=panel,
             show_default=False,
         )

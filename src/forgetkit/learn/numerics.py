@@ -102,7 +102,7 @@ def _unsafe_in_channels_last(model: nn.Module) -> str | None:
         if not isinstance(module, nn.Conv2d) or module.in_channels // module.groups >= _A_BLOCK:
             continue
         if set(module.kernel_size) == {1} and max(module.stride) > 1:
-            return name
+            return str(name)
     return None
 
 
