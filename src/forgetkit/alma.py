@@ -23,7 +23,7 @@ from forgetkit.errors import ComponentError, DivergedError
 from forgetkit.footprint import warn_where_short
 from forgetkit.learner import Learner
 from forgetkit.record import SCHEMA, Recorder, ResumePoint, RunDirectory
-from forgetkit.session import Bus, Session, computing, versions
+from forgetkit.session import Bus, Session, computing, use_threads, versions
 from forgetkit.system.halting import Halt, Stopped
 from forgetkit.system.memory import short_of_memory_is_said
 from forgetkit.system.torch_settings import settings_restored
@@ -70,6 +70,7 @@ def run(
         else:
             directory, found = resume, resume.resume_point()
             session = session.settled(directory.manifest.get("config", {}))
+            use_threads(session.plan.config.threads)
             session.require_same(directory.manifest, found)
             if found is not None and found.damage:
                 _log.warning("%s; the run goes on from the state before it", found.damage)

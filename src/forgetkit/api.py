@@ -318,17 +318,18 @@ def analyze(
     ``analysis`` is a SPEC like ``"calibration:bins=15"`` or an object; ``subject``, ``mega_batch`` and ``shown``
     (``test``, ``train``, ``val``, ``classes``, ``initial``, options of a run) are as for :func:`evidence`. Of a run the
     answer is kept as ``analyses/NAME.json`` in its directory, and the same question is answered from there, unless it
-    is asked ``again``. ``threads`` are those of torch on the CPU meanwhile.
+    is asked ``again``. ``threads`` are those of torch on the CPU meanwhile: by default those of the run, and for a
+    model torch's own.
     Raises ``DoesNotApplyError`` where the question makes no sense for what it is put to.
     """
     offers = registry.load(files=[Path(file) for file in plugins])
     question = asking.Question.of(offers, analysis, seed=seed, mega_batch=mega_batch)
-    found = _evidence(subject, offers, question.seeds, mega_batch, shown)
-    with computing(threads):
-        if not isinstance(found, RunEvidence):
+    found = _evidence(subject, offers, question.seeds, mega_batch, shown, threads)
+    if not isinstance(found, RunEvidence):
+        with computing(threads):
             return asking.ask_model(question, found)
-        known = None if again else asking.known(question, found.finished)
-        return known or asking.ask_run(question, found.finished)
+    known = None if again else asking.known(question, found.finished)
+    return known or asking.ask_run(question, found.finished)
 
 
 _OF_A_MODEL = ("test", "train", "val", "classes", "initial")
@@ -340,6 +341,7 @@ def _evidence(
     seeds: Seeds,
     mega_batch: int | None,
     shown: Mapping[str, Any],
+    threads: int | None = None,
 ) -> RunEvidence | Evidence:
     """Of a run or of a model; what would be ignored is refused."""
     given = {name: value for name, value in shown.items() if value is not None}
@@ -350,7 +352,7 @@ def _evidence(
         unknown = [name for name in given if name not in config.LOOKED_AT]
         if unknown:
             raise OptionError(f"{unknown[0]}= is none of {', '.join(config.LOOKED_AT)}, which may be others here")
-        finished = Finished(RunDirectory(Path(subject)), Means(offers, cache_folder(), given))
+        finished = Finished(RunDirectory(Path(subject)), Means(offers, cache_folder(), given, threads=threads))
         return RunEvidence.of(finished, mega_batch, seeds)
     beside = [name for name in given if name not in _OF_A_MODEL]
     if mega_batch is not None or beside:

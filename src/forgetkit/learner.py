@@ -29,7 +29,7 @@ from forgetkit.forgetting.guard import hooks_on
 from forgetkit.forgetting.statistics import tracking
 from forgetkit.learn import Rate, Schedule, Underway
 from forgetkit.seeding import Seeds, preserved_global_state
-from forgetkit.session import Session
+from forgetkit.session import Session, use_threads
 from forgetkit.stream import Excerpt, Ledger, Pool, Revealed, Stream
 from forgetkit.stream.batches import Offered
 from forgetkit.stream.stream import ROLES
@@ -75,9 +75,9 @@ class Learner:
         first, ids = Ledger(session.data.train), session.mega_batches[0].train
         first.reveal("train", ids)
         seen = Pool.fitting(first.excerpt("train", ids), torch.device("cpu"))
-        inputs = learn.measured(seen, len(session.data.classes))
-        settled, events = _settled(session, inputs, min(len(seen), session.plan.config.batch_size))
-        learner = cls._of(settled, inputs)
+        # First, since sums depend on the number of threads.
+        settled, events = _settled(session, seen)
+        learner = cls._of(settled, learn.measured(seen, len(session.data.classes)))
         learner.settled = events
         return learner
 
@@ -465,19 +465,29 @@ class Learner:
         return self.pools[key]
 
 
-def _settled(session: Session, inputs: Inputs, samples: int) -> tuple[Session, tuple[Settled, ...]]:
-    """What the options leave open is found out, for training steps of so many samples; and what to tell of it."""
+def _settled(session: Session, seen: Pool) -> tuple[Session, tuple[Settled, ...]]:
+    """Resolves what the options leave open, for training steps on ``seen``; and what to tell of it.
+
+    From here on the run computes with the threads that it came to.
+    """
     plan, config = session.plan, session.plan.config
+    channels, samples = seen.inputs.shape[1], min(len(seen), config.batch_size)
+    # No mean or deviation changes what a layer costs, or how it lies in memory.
+    inputs = Inputs(tuple(seen.inputs.shape[1:]), len(session.data.classes), (0.0,) * channels, (1.0,) * channels)
     model = learn.network(plan.model, inputs, session.seeds)
+    threads = config.threads
+    if threads == "auto":
+        threads = learn.threads(learn.operations(model, inputs, samples, session.device))
+    use_threads(threads)
     form = learn.memory_format(config.memory_format, model, inputs, session.device)
     if config.precision != "auto":
-        return session.settled({"memory_format": form}), ()
+        return session.settled({"memory_format": form, "threads": threads}), ()
     trial = learn.PrecisionTrial(
         model, inputs, samples, form, session.device, named=config.model, notes=session.cache / "trials"
     )
     precision, reason = trial.verdict()
     told = () if reason is None else (Settled("precision", precision, reason),)
-    return session.settled({"memory_format": form, "precision": precision}), told
+    return session.settled({"memory_format": form, "precision": precision, "threads": threads}), told
 
 
 def _optimizer(model: nn.Module, config: RunConfig) -> torch.optim.Optimizer:

@@ -9,7 +9,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,8 +17,8 @@ import torch
 from forgetkit import contracts, learn, stream
 from forgetkit._version import __version__
 from forgetkit.config import LEFT_OPEN, Plan, RunConfig
-from forgetkit.contracts import Data, Event, Preparing
-from forgetkit.errors import ConfigError, DataError, RunDirectoryError
+from forgetkit.contracts import MOST_THREADS, Data, Event, Preparing
+from forgetkit.errors import ConfigError, DataError, OptionError, RunDirectoryError
 from forgetkit.learn.determinism import only_deterministic
 from forgetkit.record import Recorder, ResumePoint
 from forgetkit.seeding import Seeds
@@ -308,13 +308,24 @@ def _with_noise(data: Data, config: RunConfig, mega_batches: Sequence[MegaBatch]
     return replace(data, train=replace(data.train, labels=new)), int((new != old)[used].sum())
 
 
+def use_threads(threads: int | Literal["auto"] | None) -> None:
+    """Computes with so many threads on the CPU from here on; without a number, with as many as before."""
+    if isinstance(threads, int):
+        if not 1 <= threads <= MOST_THREADS:
+            raise OptionError(f"threads {threads}: a number from 1 to {MOST_THREADS} is wanted")
+        torch.set_num_threads(threads)
+
+
 @contextmanager
-def computing(threads: int | None, device: str = "cpu", *, deterministic: bool = False) -> Iterator[None]:
-    """:func:`torch_settings`, with ``threads`` on the CPU.
+def computing(
+    threads: int | Literal["auto"] | None, device: str = "cpu", *, deterministic: bool = False
+) -> Iterator[None]:
+    """:func:`torch_settings`, with ``threads`` on the CPU if that is a number.
 
     ``deterministic``: all of it on ``device``, or a ``ConfigError`` that names the operation that cannot.
     """
-    with torch_settings(threads), only_deterministic(torch.device(device)) if deterministic else nullcontext():
+    with torch_settings(), only_deterministic(torch.device(device)) if deterministic else nullcontext():
+        use_threads(threads)
         yield
 
 

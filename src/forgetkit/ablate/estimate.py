@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from forgetkit import contracts, rehearsal
 from forgetkit.config import Plan
+from forgetkit.session import computing
 
 _DECIDES = (
     *("dataset", "model", "replay", "interventions", "mega_batches", "val_fraction", "shots", "epochs", "samples"),
@@ -43,9 +43,10 @@ def estimate(
     augment: dict[str, str] = {}
     said: set[str] = set()
     for alike in kinds.values():
-        config = alike[0].config.model_copy(update={"threads": min(threads, alike[0].config.threads or threads)})
-        plan, new = dataclasses.replace(alike[0], config=config), config.dataset not in said
-        tried = rehearsal.rehearse(plan, observers, cache, remarks=new)
+        config, own = alike[0].config, alike[0].config.threads
+        plan = alike[0] if own == "auto" else alike[0].settled(threads=min(threads, own))
+        with computing(threads):  # what torch would choose in a worker
+            tried = rehearsal.rehearse(plan, observers, cache, remarks=config.dataset not in said)
         said.add(config.dataset)
         if config.augment == "auto":
             augment[config.dataset] = tried["augment"]

@@ -22,6 +22,7 @@ from forgetkit.errors import ComponentError, DoesNotApplyError, OptionError
 from forgetkit.forgetting.guard import called, untouched
 from forgetkit.registry import Registry
 from forgetkit.seeding import Seeds, global_state
+from forgetkit.session import computing
 from forgetkit.system.torch_settings import torch_settings
 
 _ROOT = "analysis"
@@ -112,7 +113,8 @@ def ask_model(question: Question, evidence: Evidence) -> Answer:
 def ask_run(question: Question, finished: Finished) -> Answer:
     """Of a finished run; the answer is kept in its directory."""
     evidence = RunEvidence.of(finished, question.mega_batch, question.seeds)
-    answer = _asked(question, lambda: question.analysis.analyze(evidence))
+    with computing(finished.threads):
+        answer = _asked(question, lambda: question.analysis.analyze(evidence))
     answers.keep(finished.directory.path, question.label, _of_run(question, finished), answers.written(answer))
     return answer
 
@@ -132,7 +134,9 @@ def ask_together(question: Question, cells: Sequence[Asked], folder: Path, diges
     comparing: object = question.analysis
     if not isinstance(comparing, contracts.Comparing):
         raise DoesNotApplyError(f"{question.spec} looks at one run at a time")
-    answer = _asked(question, lambda: comparing.compare(cells))
+    runs = [cell.evidence.finished for cell in cells if isinstance(cell.evidence, RunEvidence)]
+    with computing(max((run.threads or 0 for run in runs), default=0) or None):
+        answer = _asked(question, lambda: comparing.compare(cells))
     answers.keep(folder, question.label, _of_several(question, digests), answers.written(answer))
     return answer
 

@@ -40,6 +40,8 @@ class Means:
     given: Mapping[str, Any] = field(default_factory=dict)
     """Where the data is now, on which device, the code of a network from outside: ``config.LOOKED_AT``."""
     observers: tuple[contracts.Observer, ...] = ()
+    threads: int | None = None
+    """Of torch on the CPU; None: as many as each run had."""
     loaded: dict[str, Data] = field(default_factory=dict)
     """Data sets by their SPEC, so that the runs of an ablation read each once."""
     tests: dict[str, Pool] = field(default_factory=dict)
@@ -66,6 +68,12 @@ class Finished:
                 f"{self.directory.path} is not finished: go on with forgetkit run --resume {self.directory.path}"
             )
         return self.directory.result
+
+    @property
+    def threads(self) -> int | None:
+        """How many threads of torch a question to it is answered with; None where the run has no number on record."""
+        recorded = self.result["config"].get("threads")
+        return recorded if self.means.threads is None and isinstance(recorded, int) else self.means.threads
 
     @cached_property
     def session(self) -> Session:

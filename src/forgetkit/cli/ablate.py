@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from forgetkit.cli import options
-from forgetkit.cli.console import print_error, print_json
+from forgetkit.cli.console import announce, print_error, print_json
 from forgetkit.errors import ConfigError, OptionError, RecordError
 from forgetkit.system.halting import Halt, listening
 
@@ -114,6 +114,7 @@ def _ablate(**given: Any) -> None:
     """
     special = {name: given.pop(name) for name in SPECIAL}
     file = given.pop("file")
+    announce("ablate", quiet=special["quiet"], as_json=special["json"])
 
     def planned(means: Means) -> Ablation:
         return _planned(file, special, given, means.offers)

@@ -28,7 +28,7 @@ def choose(*, quiet: bool, as_json: bool) -> View:
     console = Console(stderr=as_json)
     if quiet:
         return View(console)
-    return LiveView(console) if console.is_terminal else PlainView(console)
+    return LiveView(console) if console.moves else PlainView(console)
 
 
 class View:

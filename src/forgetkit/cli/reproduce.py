@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from forgetkit.cli import options
 from forgetkit.cli.ablate import CARRYING_OUT, Means, conclude
-from forgetkit.cli.console import Console, print_json, print_text
+from forgetkit.cli.console import Console, announce, print_json, print_text
 from forgetkit.errors import OptionError, closest
 
 if TYPE_CHECKING:
@@ -77,6 +77,7 @@ def _reproduce(**given: Any) -> None:
         return
     if own and given["dry_run"]:
         raise OptionError(f"--dry-run has no table to print as {form}: leave out --format {form}, or use --format json")
+    announce("reproduce", quiet=given["quiet"], as_json=given["json"] or own)
     from forgetkit.ablate.reproduction import compared, written
 
     setting = _setting(given)
@@ -129,17 +130,14 @@ def _asked(setting: Setting, ablation: Ablation, means: Means, view: View, outco
     from forgetkit import api
     from forgetkit.ablate.reproduction.asked import ask
     from forgetkit.analysis.run import Means as With
-    from forgetkit.session import computing
 
     elsewhere = {key: value for key, value in setting.changes.items() if key == "device"}
     looking = With(means.offers, api.cache_folder(), elsewhere)
-    threads = setting.changes.get("threads")
-    with computing(None if threads is None else int(threads)):
-        for one in ask(setting, ablation.pool, ablation.named(), outcomes, looking):
-            if one.became == "answered":
-                view.say(f"{one.run}: {one.question.label} in {one.seconds:.1f} s")
-            elif one.reason:
-                view.warn(f"{one.run}: {one.question.label}: {one.reason}")
+    for one in ask(setting, ablation.pool, ablation.named(), outcomes, looking):
+        if one.became == "answered":
+            view.say(f"{one.run}: {one.question.label} in {one.seconds:.1f} s")
+        elif one.reason:
+            view.warn(f"{one.run}: {one.question.label}: {one.reason}")
     view.say(f"pictures: forgetkit report {shlex.quote(str(ablation.pool.path))}")
     return ablation.outcomes(outcomes.command)
 

@@ -6,7 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
 from pydantic_core import PydanticCustomError
 
 from forgetkit import options, presets
@@ -86,6 +95,13 @@ def _text(given: Any) -> Any:
     return str(given) if isinstance(given, Path) else given
 
 
+def _threads(given: Any, check: ValidatorFunctionWrapHandler) -> Any:
+    try:
+        return check(given)
+    except ValidationError as error:
+        raise PydanticCustomError("threads", f"a number from 1 to {MOST_THREADS} is wanted, or auto") from error
+
+
 def _plain(name: str | None) -> str | None:
     if name is None:
         return None
@@ -103,6 +119,7 @@ def _path(text: str | None) -> str | None:
     return text
 
 
+Threads = Annotated[int, Field(ge=1, le=MOST_THREADS)]
 _Specs = Annotated[tuple[str, ...], BeforeValidator(_several)]
 
 
@@ -161,7 +178,7 @@ class RunConfig(BaseModel):
     precision: Annotated[Literal["auto", "fp32", "bf16"], Field(description="auto: bf16 where the hardware has it and a short trial finds it faster by a quarter, else fp32")] = "auto"  # fmt: skip
     memory_format: Annotated[Literal["auto", "contiguous", "channels-last"], Field(description="how images lie in memory; auto: channels-last for networks with 2-D convolutions")] = "auto"  # fmt: skip
     deterministic: Annotated[bool, Field(description="the same bits each time on CUDA too, or an error that names the operation that cannot")] = False  # fmt: skip
-    threads: Annotated[int | None, Field(ge=1, le=MOST_THREADS, description="threads of torch on the CPU (default: torch's own choice)")] = None  # fmt: skip
+    threads: Annotated[Threads | Literal["auto"], WrapValidator(_threads), Field(description="threads of torch on the CPU; auto: one for a network whose batch takes few operations, else torch's own choice")] = "auto"  # fmt: skip
     metrics: Annotated[_Specs, Field(description="a metric beside the four of the paper, a SPEC (repeatable)")] = ()  # fmt: skip
 
     out: Annotated[

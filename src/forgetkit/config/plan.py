@@ -21,7 +21,7 @@ from forgetkit.errors import ConfigError, DoesNotApplyError, OptionError, closes
 from forgetkit.record import InitialWeights
 from forgetkit.registry import Registry
 
-LEFT_OPEN = ("precision", "memory_format")
+LEFT_OPEN = ("precision", "memory_format", "threads")
 """Options that may be left to what the network and the machine are found to be; a run records what they came to."""
 
 _MAY_CHANGE = ("observers", "checkpoint_seconds", "checkpoint_epochs", "keep_models", "keep_masks")
@@ -55,7 +55,7 @@ class Plan:
         """The components that options of a run name, by the option."""
         return {key: getattr(self, key) for key in KIND_OF}
 
-    def settled(self, **choices: str) -> Plan:
+    def settled(self, **choices: Any) -> Plan:
         """The same plan, with options that were left open (``auto``) as it was found that they should be."""
         return replace(self, config=self.config.model_copy(update=choices))
 
@@ -129,7 +129,6 @@ def resolve(given: Mapping[str, Any], registry: Registry) -> Plan:
             **spelled,
             **{key: tuple(spec for spec, _ in parts) for key, parts in several.items()},
             "device": machine.device(config.device),
-            "threads": config.threads or machine.threads(),
             "init": None if config.init is None else str(Path(config.init).absolute()),
         }
     )
