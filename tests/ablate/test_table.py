@@ -257,3 +257,35 @@ def test_mistakes_are_said() -> None:
 
 def test_a_grid_without_cells_is_a_table_without_rows() -> None:
     assert make(Outcomes("", ("arm",), ())).rows == ()
+
+
+def test_an_arm_with_two_names_counts_once() -> None:
+    """A folder that an older version made may hold them."""
+    base, better = [float(seed) for seed in SEEDS], [seed + 1.0 for seed in SEEDS]
+    plain = grid({"base": base, "a": better}, "base")
+    again = [replace(one, arm={"arm": "a again"}) for one in plain.cells if one.arm["arm"] == "a"]
+    twin = [replace(one, arm={"arm": "base again"}) for one in plain.cells if one.arm["arm"] == "base"]
+    table = make(replace(plain, cells=(*plain.cells, *again, *twin)), [LEVEL])
+    alone = row(make(plain, [LEVEL]), "a").entries[0]
+    for name in ("a", "a again"):
+        entry = row(table, name).entries[0]
+        assert (entry.to_baseline, entry.to_best, entry.best) == (alone.to_baseline, alone.to_best, alone.best)
+    assert row(table, "base again").entries[0].to_baseline is None
+    text = render(table, "markdown")
+    assert "arm=a again is the same runs as arm=a: compared once" in text
+    assert "Holm-corrected over 1 comparison," in text
+    content = json.loads(render(table, "json"))
+    assert [one["same_runs_as"] for one in content["rows"]] == [None, None, {"arm": "a"}, {"arm": "base"}]
+
+
+def test_auto_and_what_it_came_to_are_one_arm() -> None:
+    def cells(asked: str, came_to: str) -> list[Outcome]:
+        config = {"precision": came_to, "lr": 0.1, "name": asked, "threads": len(asked)}
+        found = {"config": config, "versions": {"plugins": {}}}
+        arm = {"precision": asked}
+        return [cell(arm, seed, level=float(seed), **{**found, "config": {**config, "seed": seed}}) for seed in SEEDS]
+
+    every = (*cells("auto", "fp32"), *cells("fp32", "fp32"), *cells("bf16", "bf16"))
+    table = make(Outcomes("", ("precision",), every, {"precision": "auto"}), [LEVEL])
+    assert [table.twin(one) is not None for one in table.rows] == [False, True, False]
+    assert [one.entries[0].to_baseline is None for one in table.rows] == [True, True, False]

@@ -2,6 +2,7 @@
 
 A mean is taken over the seeds that are completed and have the number, so it flatters an arm whose other seeds
 diverged; such seeds are named in the row's note, and an arm without any number shows what became of it instead.
+Two arms that are the same runs are one in every correction of p values.
 """
 
 from __future__ import annotations
@@ -79,6 +80,8 @@ class Cell:
     reason: str
     digest: str
     values: tuple[float | None, ...]
+    run: str = ""
+    """Equal for cells that are one run, whatever their arms are called."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,11 @@ class Row:
     entries: tuple[Entry, ...]
 
     @property
+    def runs(self) -> tuple[tuple[int, str], ...]:
+        """Equal for arms that are the same runs."""
+        return _runs(self.cells)
+
+    @property
     def unfinished(self) -> dict[Status, list[int]]:
         """The seeds without a result, by what became of them."""
         statuses: tuple[Status, ...] = ("diverged", "failed", "missing")
@@ -121,6 +129,10 @@ class Row:
         completed = len(self.cells) - sum(map(len, lost.values()))
         named = [f"{_seeds(len(seeds))} {', '.join(map(str, seeds))} {status}" for status, seeds in lost.items()]
         return f"{completed} of {len(self.cells)} {_seeds(len(self.cells))}: {', '.join(named)}"
+
+
+def _runs(cells: Iterable[Cell]) -> tuple[tuple[int, str], ...]:
+    return tuple((cell.seed, cell.run or cell.digest) for cell in cells)
 
 
 def _seeds(count: int) -> str:
@@ -140,6 +152,11 @@ class Table:
     def baseline(self) -> Row | None:
         """The row that others are compared with."""
         return next((row for row in self.rows if row.baseline), None)
+
+    def twin(self, row: Row) -> Row | None:
+        """The first row of the grid that is the same runs under another name."""
+        first = next(other for other in self.rows if other.runs == row.runs)
+        return None if first is row or not all(run for _, run in row.runs) else first
 
     def named(self, row: Row) -> str:
         """``importance=snip, replay=full``."""
@@ -223,7 +240,7 @@ def _cell(outcome: Outcome, columns: Sequence[Column]) -> Cell:
     result = outcome.result if outcome.status == "completed" else None
     found = [None if result is None else column.of(outcome.numbers) for column in columns]
     values = tuple(value if value is not None and math.isfinite(value) else None for value in found)
-    return Cell(outcome.seed, outcome.status, outcome.reason, outcome.digest, values)
+    return Cell(outcome.seed, outcome.status, outcome.reason, outcome.digest, values, outcome.run)
 
 
 def _grouped(arms: Sequence[_Arm]) -> list[_Arm]:
@@ -275,16 +292,23 @@ def _keeps_up(own: Summary, leader: Summary, judged: Judgement | None) -> bool:
 def _judged(
     arms: Sequence[_Arm], columns: Sequence[Column], references: Sequence[int | None]
 ) -> dict[tuple[int, int], Judgement]:
-    """Each arm against its column's reference, the p values corrected over the whole table, by row and column."""
-    comparisons, directions = {}, []
+    """Each arm against its column's reference, the p values corrected over the whole table, by row and column.
+
+    Arms that are the same runs are compared once, and share the judgement; an arm is not compared with itself.
+    """
+    runs = [_runs(arm.cells) for arm in arms]
+    comparisons, directions, asked = {}, [], {}
     for place, (column, reference) in enumerate(zip(columns, references, strict=True)):
         if reference is None or column.higher_is_better is None:
             continue
         for row, arm in enumerate(arms):
-            if row != reference:
-                comparisons[row, place] = compare(arm.values[place], arms[reference].values[place])
-                directions.append(column.higher_is_better)
-    return dict(zip(comparisons, verdicts(list(comparisons.values()), directions), strict=True))
+            if runs[row] != runs[reference]:
+                first = asked[row, place] = runs.index(runs[row]), place
+                if first not in comparisons:
+                    comparisons[first] = compare(arm.values[place], arms[reference].values[place])
+                    directions.append(column.higher_is_better)
+    judged = dict(zip(comparisons, verdicts(list(comparisons.values()), directions), strict=True))
+    return {at: judged[first] for at, first in asked.items()}
 
 
 def _common(above: Sequence[str], labels: Sequence[str]) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from forgetkit.ablate.statistics import ALPHA, DRAWS, EXACT_UP_TO, Judgement, enough
@@ -148,8 +148,13 @@ def _difference(judgement: Judgement, unit: Unit) -> str:
 
 
 def notes(table: Table) -> list[str]:
-    """Each arm that lost seeds, and which."""
-    return [f"{named(table, row)}: {row.note}" for row in table.rows if row.note]
+    """Each arm that lost seeds, and which; each that is the same runs as another."""
+    lost = [f"{named(table, row)}: {row.note}" for row in table.rows if row.note]
+    twins = [(row, twin) for row in table.rows if (twin := table.twin(row)) is not None]
+    return [
+        *lost,
+        *(f"{named(table, row)} is the same runs as {named(table, twin)}: compared once" for row, twin in twins),
+    ]
 
 
 def legend(table: Table, bold: str = "Bold:") -> list[str]:
@@ -174,7 +179,7 @@ def _spread(table: Table) -> Iterator[str]:
 
 def _bold(table: Table, bold: str) -> Iterator[str]:
     entries = [entry for row in table.rows for entry in row.entries]
-    judged = [entry.to_best for entry in entries if entry.to_best is not None and entry.to_best.comparison.n]
+    judged = distinct(entry.to_best for entry in entries)
     if not any(entry.best for entry in entries):
         return
     if all(one.verdict == "too few seeds" for one in judged):
@@ -187,8 +192,7 @@ def _stars(table: Table) -> Iterator[str]:
     if table.baseline is None:
         return
     name = named(table, table.baseline)
-    entries = [entry.to_baseline for row in table.rows for entry in row.entries]
-    judged = [one for one in entries if one is not None and one.comparison.n]
+    judged = distinct(entry.to_baseline for row in table.rows for entry in row.entries)
     if not judged:
         yield f"Nothing can be compared with the baseline {name}."
         return
@@ -196,6 +200,11 @@ def _stars(table: Table) -> Iterator[str]:
     few = sum(one.verdict == "too few seeds" for one in judged)
     if few:
         yield f"Too few seeds for a star in {few} of {comparisons(len(judged))}: {enough(len(judged))} each would do."
+
+
+def distinct(judged: Iterable[Judgement | None]) -> list[Judgement]:
+    """Each comparison once: arms that are the same runs share one."""
+    return list({id(one): one for one in judged if one is not None and one.comparison.n}.values())
 
 
 def _test(judged: list[Judgement]) -> str:

@@ -196,8 +196,9 @@ def _caption(comparison: Comparison) -> Iterator[str]:
 
 
 def _tested(comparison: Comparison) -> Iterator[str]:
-    judged = [e.against.measured for row in comparison.rows for e in row.entries if e.against is not None]
-    count = sum(one.comparison.n > 0 for one in judged)
+    against = [entry.against for row in comparison.rows for entry in row.entries]
+    judged = words.distinct(one.measured for one in against if one is not None)
+    count = len(judged)
     if not count:
         return
     kind = "an exact" if all(one.comparison.exact for one in judged) else f"beyond {EXACT_UP_TO} seeds a sampled"
@@ -207,7 +208,7 @@ def _tested(comparison: Comparison) -> Iterator[str]:
     )
     few = sum(one.verdict == "too few seeds" for one in judged)
     if few:
-        of = words.comparisons(len(judged))
+        of = words.comparisons(count)
         yield f"Too few seeds for a verdict in {few} of {of}: {enough(count)} each would do."
 
 
