@@ -77,6 +77,7 @@ from forgetkit.contracts.events import (
     Stepped,
     Unlearned,
 )
+from forgetkit.contracts.numeric import as_number
 from forgetkit.contracts.units import Share, UnitGroup
 
 __all__ = [
@@ -149,5 +150,6 @@ __all__ = [
     "UnitGroup",
     "Unlearned",
     "Which",
+    "as_number",
     "as_written",
 ]
