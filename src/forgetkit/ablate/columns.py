@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from forgetkit.ablate.outcome import Outcomes
-from forgetkit.ablate.table import STANDARD, Column, number
+from forgetkit.ablate.table import STANDARD, Column, number, within
 from forgetkit.analysis import answers
 from forgetkit.contracts import Measure
 from forgetkit.errors import OptionError, closest
@@ -55,7 +55,14 @@ def _answered(key: str, measure: Measure, label: str | None) -> Column:
     better = None if measure.better is None else _BETTER[measure.better]
     title = measure.title if label is None else answers.titled(label, key, measure)
     column = _other(key)
-    return dataclasses.replace(column, title=title or column.title, higher_is_better=better, unit=measure.unit)
+    return dataclasses.replace(
+        column,
+        title=title or column.title,
+        higher_is_better=better,
+        unit=measure.unit,
+        meaning=measure.meaning,
+        bounds=within(*measure.bounds),
+    )
 
 
 def _column(piece: str, known: dict[str, Column]) -> Column:

@@ -195,7 +195,8 @@ def _differences(table: Table, room: int) -> Iterator[Text | Padding]:
     if not compared:
         return
     indent = len(_BASELINE)
-    strips = _difference_strips([one for _, numbers in compared for one in numbers], room - indent)
+    numbers = [one for _, numbers in compared for one in numbers]
+    strips = _difference_strips(numbers, words.difference_heads(table), room - indent)
     lines = zip(*(strip.texts for strip in strips), strict=True)
     yield Text(f"\n{words.differences_title(table)}", "bold")
     yield Padding(_headed(strips), (0, 0, 0, indent), expand=False)
@@ -207,11 +208,11 @@ def _differences(table: Table, room: int) -> Iterator[Text | Padding]:
         yield Padding(screen, (0, 0, 0, indent), expand=False)
 
 
-def _difference_strips(differences: Sequence[words.Difference], room: int) -> list[_Strip]:
+def _difference_strips(differences: Sequence[words.Difference], heads: tuple[str, str, str], room: int) -> list[_Strip]:
     """What can be broken, the number's name and then the verdict, is folded where there is no room; figures never."""
     rows = [(one.number, *one.said) for one in differences]
     texts = [tuple(map(Text, column)) for column in zip(*rows, strict=True)]
-    number, (difference, p, verdict) = _Strip("number", texts[0], "left"), words.DIFFERENCE
+    number, (difference, p, verdict) = _Strip("number", texts[0], "left"), heads
     strips = [number, _Strip(difference, texts[1]), _Strip(p, texts[2]), _Strip(verdict, texts[3], "left")]
     for place in (0, -1):
         if sum(strip.width for strip in strips) + _GAP * (len(strips) - 1) > room:

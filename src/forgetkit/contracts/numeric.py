@@ -20,8 +20,11 @@ def as_number(value: Any) -> int | float:
     """
     item = getattr(value, "item", None)
     held = item() if callable(item) and getattr(value, "ndim", None) == 0 else value
-    if isinstance(held, numbers.Real) and type(held) is not bool:
-        return int(held) if isinstance(held, numbers.Integral) else float(held)
+    if not isinstance(held, bool):
+        if isinstance(held, numbers.Integral):
+            return int(held)
+        if isinstance(held, numbers.Real):
+            return float(held)
     shape = getattr(value, "shape", ())
     of = f" of shape {tuple(shape)}" if len(shape) else ""
     raise TypeError(f"{type(value).__name__}{of}, not a number")

@@ -148,7 +148,8 @@ def _against(setting: Setting, rows: Mapping[tuple[str, str], table.Row]) -> dic
             runs = row.runs, base.runs, position, *values.values(), *others.values()
             places.append(((part, arm, position), runs))
             if runs not in comparisons:  # a run that stands in several parts is compared, and corrected for, once
-                comparisons[runs] = statistics.compare(values, others)
+                possible = table.of_a_difference(row.entries[position].bounds, base.entries[position].bounds)
+                comparisons[runs] = statistics.compare(values, others, possible)
                 directions.append(column.higher_is_better)
             figures = [printed.figure(part, name, column.key) for name in (arm, printed.baseline)]
             theirs.append(figures[0].value - figures[1].value if figures[0] and figures[1] else None)

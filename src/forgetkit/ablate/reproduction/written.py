@@ -172,11 +172,8 @@ def _signed(value: float | None, unit: Unit) -> str:
 def _interval(entry: Entry, unit: Unit) -> str:
     if entry.against is None:
         return _NONE
-    found = entry.against.measured.comparison
-    bounds = ""
-    if found.low is not None and found.high is not None:
-        bounds = f" [{words.figure(found.low, unit)}, {words.figure(found.high, unit)}]"
-    return f"{_signed(found.difference, unit)}{bounds}"
+    judged = entry.against.measured
+    return _NONE if judged.comparison.difference is None else words.difference(judged, unit)
 
 
 def _caption(comparison: Comparison) -> Iterator[str]:
@@ -202,9 +199,10 @@ def _tested(comparison: Comparison) -> Iterator[str]:
     if not count:
         return
     kind = "an exact" if all(one.comparison.exact for one in judged) else f"beyond {EXACT_UP_TO} seeds a sampled"
+    shown = any(one.comparison.low is not None for one in judged)
     yield (
-        f"Verdicts by {kind} paired sign-flip test, Holm-corrected over {words.comparisons(count)}, at p < {ALPHA}; "
-        f"in brackets {CONFIDENCE:.0%} intervals."
+        f"Verdicts by {kind} paired sign-flip test, Holm-corrected over {words.comparisons(count)}, at p < {ALPHA}"
+        f"{f'; in brackets {CONFIDENCE:.0%} intervals' if shown else ''}."
     )
     few = sum(one.verdict == "too few seeds" for one in judged)
     if few:
