@@ -180,7 +180,14 @@ def notes(table: Table) -> list[str]:
 
 def legend(table: Table, bold: str = "Bold:") -> list[str]:
     """What ±, bold (or what stands in its place) and star mean in this table, and what its seeds cannot show."""
-    return [*_spread(table), *_bold(table, bold), *_stars(table)]
+    return [*meanings(table), *_spread(table), *_bold(table, bold), *_stars(table)]
+
+
+def meanings(table: Table) -> Iterator[str]:
+    """Each column that says what it is: ``nll: mean cross entropy``."""
+    for column in table.columns:
+        if column.meaning:
+            yield f"{plain(column.title)}: {plain(column.meaning)}."
 
 
 def _most_seeds(table: Table) -> int:

@@ -27,8 +27,8 @@ class Against:
 class Entry:
     """A number of an arm: the paper's, ours, and ours less the paper's. ``marks`` are the letters of its doubts.
 
-    Counts of errors over other test sets or numbers of mega-batches have no difference, nor have those of an analysis
-    over another network.
+    At a scale whose numbers mean nothing there is no difference. Counts of errors over other test sets or numbers of
+    mega-batches have none either, nor have those of an analysis over another network.
     """
 
     printed: Figure | None
@@ -111,10 +111,13 @@ class _Beside:
     def _entry(self, part: str, arm: str, position: int, measured: table.Entry) -> Entry:
         column = self.setting.table.columns[position]
         figure, mean = self.setting.table.figure(part, arm, column.key), measured.summary.mean
-        alike = column.unit != "count" or (
-            self.setting.same_network(part)
-            if column.key in self.setting.table.taken
-            else self.setting.counts_alike(part)
+        alike = self.setting.scale.comparable and (
+            column.unit != "count"
+            or (
+                self.setting.same_network(part)
+                if column.key in self.setting.table.taken
+                else self.setting.counts_alike(part)
+            )
         )
         return Entry(
             printed=figure,

@@ -81,6 +81,8 @@ class Scale:
     arms: Mapping[str, Mapping[str, Any]]
     only: tuple[str, ...] = ()
     analyses: Mapping[str, str] = field(default_factory=dict)
+    comparable: bool = True
+    """Whether what is measured may be held against the paper's figures."""
 
 
 @dataclass(frozen=True)
@@ -228,4 +230,5 @@ def _scale(name: str, shared: Mapping[str, Any], own: Mapping[str, Any]) -> Scal
         arms={arm: canonical(options) for arm, options in own.get("arms", {}).items()},
         only=tuple(own.get("only", ())),
         analyses=own.get("analyses", {}),
+        comparable=shared.get("comparable", True),
     )

@@ -86,10 +86,11 @@ def doubts(comparison: Comparison) -> tuple[str, ...]:
 
 def _beside(comparison: Comparison) -> Sheet:
     shown = [column for column in range(len(comparison.columns)) if _has_figures(comparison, column)]
+    differing = ("difference",) if comparison.setting.scale.comparable else ()
     numbers = tuple(
         (
             f"{words.heading(column)}{_letters(comparison.column_marks[place])}",
-            ("paper", "measured", "difference") if place in shown else ("measured",),
+            ("paper", "measured", *differing) if place in shown else ("measured",),
         )
         for place, column in enumerate(comparison.columns)
     )
@@ -100,7 +101,8 @@ def _beside(comparison: Comparison) -> Sheet:
             cost = column.higher_is_better is None and entry.measured.std == 0
             measured = _spread(entry.measured.mean, None if cost else entry.measured.std, column.unit)
             if place in shown:
-                cells += [_printed(entry, column.unit), measured, _signed(entry.difference, column.unit)]
+                cells += [_printed(entry, column.unit), measured]
+                cells += [_signed(entry.difference, column.unit) for _ in differing]
             else:
                 cells.append(measured)
         rows.append((*_labels(comparison, above, row), *cells))
@@ -185,7 +187,11 @@ def _caption(comparison: Comparison) -> Iterator[str]:
         yield f"Not run: {', '.join(setting.left_out)}."
     seeds = len(setting.seeds)
     yield f"Measured: mean ± standard deviation over {seeds} seeds." if seeds > 1 else "Measured: one seed."
-    if any(column.key == "cer" for column in comparison.columns) and not all(map(setting.counts_alike, setting.parts)):
+    if not setting.scale.comparable:
+        yield "No differences to the paper: runs as small as these cannot be compared with it."
+    elif any(column.key == "cer" for column in comparison.columns) and not all(
+        map(setting.counts_alike, setting.parts)
+    ):
         yield "CER counts errors over other test images or mega-batches than in the paper, hence no difference there."
     yield from _tested(comparison)
     if setting.table.ours:
@@ -295,6 +301,7 @@ def content(comparison: Comparison) -> dict[str, Any]:
         "table": setting.table.name,
         "title": setting.table.title,
         "scale": setting.scale.name,
+        "comparable": setting.scale.comparable,
         "seeds": list(setting.seeds),
         "baseline": setting.table.baseline,
         "changed": list(setting.shrunk()),
