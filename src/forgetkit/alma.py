@@ -218,9 +218,10 @@ def _measured(metrics: Mapping[str, contracts.Metric], rows: Sequence[MegaBatchR
     for name, metric in metrics.items():
         try:
             with settings_restored(f"the metric {name}"):
-                number = metric.compute(rows)
-            if number is not None and not (isinstance(number, int | float) and math.isfinite(number)):
-                raise ValueError(f"{number!r} is neither a finite number nor None")
+                computed = metric.compute(rows)
+            number = None if computed is None else contracts.as_number(computed)
+            if number is not None and not math.isfinite(number):
+                raise ValueError(f"{number} is neither a finite number nor None")
         except Exception as error:  # noqa: BLE001 - a stranger's code may raise anything
             _log.warning("the metric %s is left empty: %s", name, f"{type(error).__name__}: {error}".partition("\n")[0])
             number = None

@@ -409,11 +409,18 @@ class MetricNumber(Last):
         return f"{super().compute(rows)}"
 
 
-class MetricNumpy(Last):
-    """A number of NumPy's."""
+class MetricArray(Last):
+    """An array of one number."""
 
     def compute(self, rows: Any) -> Any:
-        return np.float32(len(rows))
+        return np.full(1, len(rows))
+
+
+class MetricTruth(Last):
+    """A truth value of NumPy's."""
+
+    def compute(self, rows: Any) -> Any:
+        return np.bool_(len(rows) >= 0)
 
 
 class MetricFinite(Last):
@@ -485,7 +492,7 @@ class MetricLeavesRows(Last):
 
 METRICS: Mapping[str, tuple[type, ...]] = {
     "runs": (MetricRuns,),
-    "number": (MetricNumber, MetricNumpy),
+    "number": (MetricNumber, MetricArray, MetricTruth),
     "finite": (MetricFinite,),
     "empty": (MetricEmpty,),
     "single": (MetricSingle,),

@@ -279,11 +279,12 @@ def _list(given: Mapping[str, Any], offers: Registry) -> dict[str, Any]:
     for option in ("folder", "names", "all"):
         if given[option]:
             raise OptionError("--list lists the analyses there are and asks none: leave the rest out")
+    from forgetkit.cli import layout
+
     entries = {offers.label(offer): offer.summary for offer in offers.named("analyses")}
     if not given["json"]:
-        console, width = Console(), max(map(len, entries), default=0) + 2
-        for name, summary in entries.items():
-            console.print(f"{name:{width}}{summary}", markup=False)
+        console = Console()
+        console.print(layout.listing(console.width, entries))
         console.print("forgetkit show analyses NAME has the options of one", markup=False)
     return {"analyses": entries}
 

@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich import box
-from rich.table import Table
 from rich.text import Text
 
 from forgetkit import installed
+from forgetkit.cli import layout
 from forgetkit.cli.console import Console, print_json
 from forgetkit.cli.show import AsJson, Files, loaded
 from forgetkit.errors import OptionError, closest
@@ -58,13 +57,9 @@ def _list(
     if not entries:
         console.print("no plugin is installed; forgetkit plugins new NAME --kind KIND begins one", markup=False)
         return
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for title in ("plugin", "distribution", "version", "module", "offers" if load else ""):
-        table.add_column(title)
-    for entry in entries:
-        cells = [entry[key] for key in ("plugin", "distribution", "version", "module")]
-        table.add_row(*(Text(cell) for cell in (*cells, _remark(entry))))
-    console.print(table)
+    keys = ("plugin", "distribution", "version", "module")
+    rows = [[*(entry[key] for key in keys), _remark(entry)] for entry in entries]
+    console.print(layout.table(console.width, (*keys, "offers" if load else ""), rows))
 
 
 def _entry(point: installed.Installed) -> dict[str, Any]:

@@ -130,13 +130,15 @@ class PlainView(View):
 
     def show_result(self, result: Mapping[str, Any]) -> None:
         """The table, the totals and where the record is."""
-        self.console.print(tables.mega_batches(result))
+        self.console.print(tables.mega_batches(result, self.console.width))
+        self.console.print()
         for text in tables.totals(result):  # a path is left to the terminal to wrap, so that it can be copied whole
             self.console.print(text, markup=False, soft_wrap=text.startswith("record: "))
 
     def show_rehearsal(self, rehearsal: Mapping[str, Any]) -> None:
         """The plan and its cost."""
-        self.console.print(tables.plan(rehearsal))
+        self.console.print(tables.plan(rehearsal, self.console.width))
+        self.console.print()
         for text in tables.cost(rehearsal):
             self.console.print(text, markup=False)
 

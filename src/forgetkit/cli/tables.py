@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from rich import box
-from rich.table import Table
-from rich.text import Text
+from rich.console import RenderableType
 
+from forgetkit.cli import layout
 from forgetkit.contracts import MegaBatchRow, RunStarted
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
@@ -89,24 +88,24 @@ def _word(value: Any) -> str:
     return "none" if value is None else str(value)
 
 
-def mega_batches(result: Mapping[str, Any]) -> Table:
-    """A row per mega-batch."""
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)  # 80 columns hold 11 million parameters
-    for name in ("batch", "samples", "train", "val", "test", "errors", "gap", "reset", "seconds"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for row in result["mega_batches"]:
-        table.add_row(
+def mega_batches(result: Mapping[str, Any], width: int) -> RenderableType:
+    """A row per mega-batch; 80 columns hold 11 million parameters."""
+    heads = ("batch", "samples", "train", "val", "test", "errors", "gap", "reset", "seconds")
+    rows = [
+        (
             str(row["index"]),
             f"{row['train_samples']:,}",
             percent(row["train_accuracy"]),
             percent(row["val_accuracy"]),
-            Text(percent(row["test_accuracy"]), style="bold"),
+            percent(row["test_accuracy"]),
             f"{row['test_errors']:,}",
             percent(row["generalization_gap"]),
             "–" if row["unlearn"] is None else f"{row['unlearn']['reset']:,}",
             f"{row['seconds']:.1f}",
         )
-    return table
+        for row in result["mega_batches"]
+    ]
+    return layout.table(width, heads, rows, right=range(len(heads)), bold=[heads.index("test")])
 
 
 def totals(result: Mapping[str, Any]) -> Iterator[str]:
@@ -132,11 +131,9 @@ def _noise(result: Mapping[str, Any]) -> str:
     return f"; {changed:,} labels of the stream changed by noise, {noisy} counted against them"
 
 
-def plan(rehearsal: Mapping[str, Any]) -> Table:
+def plan(rehearsal: Mapping[str, Any], width: int) -> RenderableType:
     """The resolved configuration."""
-    table = Table(title=f"{rehearsal['method']}: what would run", box=box.SIMPLE_HEAD, title_justify="left")
-    table.add_column("option")
-    table.add_column("value", overflow="fold")
+    rows = []
     config = rehearsal["config"]
     resolved = {"augment": augmentation(config["augment"], rehearsal["augment"])}
     if config["schedule"] == "step" and not config["milestones"]:
@@ -145,8 +142,8 @@ def plan(rehearsal: Mapping[str, Any]) -> Table:
         absent = value is False or value in (None, [], ())
         if not absent and not (key == "epochs" and rehearsal["config"]["samples"]):
             shown = ",".join(map(str, value)) if isinstance(value, list) else str(value)
-            table.add_row(f"--{key.replace('_', '-')}", Text(shown))
-    return table
+            rows.append((f"--{key.replace('_', '-')}", shown))
+    return layout.table(width, ("option", "value"), rows, title=f"{rehearsal['method']}: what would run")
 
 
 def cost(rehearsal: Mapping[str, Any]) -> Iterator[str]:

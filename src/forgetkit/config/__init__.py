@@ -4,7 +4,7 @@ Defaults < preset < TOML file < command line. The resolved configuration spells 
 two runs of equal configuration are the same run.
 """
 
-from forgetkit.config.fields import KIND_OF, METHODS, NOT_PROTOCOL, SEVERAL, RunConfig, flag, name_of
+from forgetkit.config.fields import KIND_OF, METHODS, NOT_PROTOCOL, NOT_RESULTS, SEVERAL, RunConfig, flag, name_of
 from forgetkit.config.layers import canonical, content_of, layered, read_toml, settings
 from forgetkit.config.plan import (
     LEFT_OPEN,
@@ -24,6 +24,7 @@ __all__ = [
     "LOOKED_AT",
     "METHODS",
     "NOT_PROTOCOL",
+    "NOT_RESULTS",
     "SEVERAL",
     "Plan",
     "RunConfig",

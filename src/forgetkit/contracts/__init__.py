@@ -11,6 +11,7 @@ from forgetkit.contracts.analysis import (
     Answer,
     Asked,
     Better,
+    Bounds,
     Chart,
     Comparing,
     DataPart,
@@ -78,6 +79,7 @@ from forgetkit.contracts.events import (
     Unlearned,
 )
 from forgetkit.contracts.naming import component_name, keep_name, source_file
+from forgetkit.contracts.numeric import as_number
 from forgetkit.contracts.units import Share, UnitGroup
 
 __all__ = [
@@ -89,6 +91,7 @@ __all__ = [
     "Augmentation",
     "Better",
     "BnStats",
+    "Bounds",
     "Carry",
     "Change",
     "Chart",
@@ -150,6 +153,7 @@ __all__ = [
     "UnitGroup",
     "Unlearned",
     "Which",
+    "as_number",
     "as_written",
     "component_name",
     "keep_name",

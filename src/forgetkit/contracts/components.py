@@ -398,7 +398,7 @@ class Metric(Protocol):
     """A number computed from the finished mega-batches of a run."""
 
     def compute(self, rows: Sequence[MegaBatchRow]) -> float | int | None:
-        """The number, or None where it is not defined."""
+        """The number, or None where it is not defined. A scalar of NumPy or torch is taken as the number it holds."""
         ...
 
 

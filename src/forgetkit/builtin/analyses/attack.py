@@ -137,11 +137,19 @@ class Attack:
         area = sum((b - a) * (accuracy[a] + accuracy[b]) / 2 for a, b in pairwise(accuracy))
         greatest = max(accuracy)
         numbers = {
-            _key(self.norm, radius): Measure(value, "higher", "fraction", _title(self.norm, radius))
+            _key(self.norm, radius): Measure(
+                value, "higher", "fraction", _title(self.norm, radius), _meaning(self.norm, radius), bounds=(0, 1)
+            )
             for radius, value in accuracy.items()
         }
         if greatest:
-            numbers["area"] = Measure(area / greatest, "higher", "fraction")
+            numbers["area"] = Measure(
+                area / greatest,
+                "higher",
+                "fraction",
+                meaning="area under the curve of accuracy against strength: its mean from 0 to the greatest strength",
+                bounds=(0, 1),
+            )
         details = {
             "samples": count,
             "strengths": list(accuracy),
@@ -242,6 +250,12 @@ def _title(norm: str, radius: float) -> str:
     if norm == "linf" and radius and abs(levels - round(levels)) < 1e-6:
         return f"at {round(levels)}/{_LEVELS}"
     return f"at {radius:.6g}" if radius else "clean"
+
+
+def _meaning(norm: str, radius: float) -> str:
+    if not radius:
+        return "accuracy without an attack"
+    return f"accuracy where each image is attacked within that distance ({'L∞' if norm == 'linf' else 'L2'})"
 
 
 def _key(norm: str, radius: float) -> str:

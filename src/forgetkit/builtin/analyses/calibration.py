@@ -48,12 +48,27 @@ class Calibration:
         samples = evidence.samples("test", self.samples)
         said = _Predicted(_finite(evidence.outputs(samples)), samples.labels)
         numbers = {
-            "ece": _lower(said.ece(self.bins)),
-            "mce": _lower(said.mce(self.bins)),
-            "adaptive_ece": _lower(said.adaptive_ece(self.bins)),
-            "nll": Measure(said.nll, "lower"),
-            "brier": Measure(said.brier, "lower"),
-            "overconfidence": Measure(said.confidence.mean().item() - said.accuracy, unit="fraction"),
+            "ece": _lower(
+                said.ece(self.bins),
+                f"expected calibration error: mean gap of accuracy and confidence, {self.bins} bins",
+            ),
+            "mce": _lower(said.mce(self.bins), "maximum calibration error: the largest gap of a bin"),
+            "adaptive_ece": _lower(said.adaptive_ece(self.bins), "the ece over bins of equally many samples"),
+            "nll": Measure(
+                said.nll, "lower", meaning="negative log-likelihood: mean cross entropy, in nats", bounds=(0, None)
+            ),
+            "brier": Measure(
+                said.brier,
+                "lower",
+                meaning="Brier score: mean squared distance of the predicted probabilities from the label, 0 to 2",
+                bounds=(0, 2),
+            ),
+            "overconfidence": Measure(
+                said.confidence.mean().item() - said.accuracy,
+                unit="fraction",
+                meaning="mean confidence less accuracy; above 0 the network is too sure",
+                bounds=(-1, 1),
+            ),
         }
         binned = said.binned(self.bins)
         details = {"samples": len(samples), "accuracy": said.accuracy, "bins": _table(binned)}
@@ -67,7 +82,13 @@ class Calibration:
             remarks.append(f"no temperature was fitted: {error}")
         else:
             scaled = _Predicted(said.logits / temperature, said.labels)
-            numbers |= {"temperature": Measure(temperature), "ece_scaled": _lower(scaled.ece(self.bins))}
+            numbers |= {
+                "temperature": Measure(
+                    temperature,
+                    meaning="what the logits are divided by for the least nll; above 1 the network is too sure",
+                ),
+                "ece_scaled": _lower(scaled.ece(self.bins), "the ece at that temperature"),
+            }
             details |= {"nll_scaled": scaled.nll, "brier_scaled": scaled.brier, "mce_scaled": scaled.mce(self.bins)}
             if temperature in (COLDEST, HOTTEST):
                 remarks.append(
@@ -184,8 +205,8 @@ def _fitted(evidence: Evidence) -> float:
     return float(1 / brentq(slope, 1 / HOTTEST, 1 / COLDEST))
 
 
-def _lower(value: float) -> Measure:
-    return Measure(value, "lower", "fraction")
+def _lower(value: float, meaning: str) -> Measure:
+    return Measure(value, "lower", "fraction", meaning=meaning, bounds=(0, 1))
 
 
 def _gaps_as_none(values: Tensor) -> list[float | None]:
