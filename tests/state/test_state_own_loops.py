@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import forgetkit
+from forgetkit.errors import ForgetkitError
 
 STATES = {
     name: hostile.HOSTILE[name]
@@ -111,6 +112,25 @@ def test_a_forward_pass_that_makes_tensors_finds_the_dtype_that_it_is_scored_in(
     with hostile.set_and_reset(torch.set_default_dtype, default, torch.float32):
         model = Recurrent()
         assert forgetkit.score(model, batches(default), importance="snip")["cell.weight_ih"].isfinite().all()
+
+
+def test_a_network_that_was_built_in_inference_mode_is_refused_by_name() -> None:
+    with torch.inference_mode():
+        model = nn.Linear(6, 3)
+    calls = (
+        lambda: forgetkit.score(model, batches(), importance="snip"),
+        lambda: forgetkit.unlearn(model, batches()),
+        lambda: forgetkit.analyze(model, "calibration", test=batches()[0]),
+    )
+    for call in calls:
+        with pytest.raises(ForgetkitError, match=r"'weight' of Linear was made inside torch.inference_mode\(\)"):
+            call()
+
+
+def test_batches_that_were_made_in_inference_mode_are_taken() -> None:
+    with torch.inference_mode():
+        data = batches()
+    assert forgetkit.score(network(), data, importance="snip").keys() == dict(network().named_parameters()).keys()
 
 
 def test_a_weight_that_was_reset_inside_autocast_is_cast_anew() -> None:

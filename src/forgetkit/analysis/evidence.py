@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from forgetkit import forgetting, registry
 from forgetkit.contracts import DataPart, Labelled, Scope
 from forgetkit.errors import ComponentError, DataError, DoesNotApplyError, OptionError, closest
+from forgetkit.forgetting.guard import require_gradients_possible
 from forgetkit.learn.evaluation import judging
 from forgetkit.registry import Registry
 from forgetkit.seeding import Seeds, global_state
@@ -269,6 +270,7 @@ def of_model(
     model = forgetting.plain(model)
     if not isinstance(model, nn.Module):
         raise DataError(f"a torch.nn.Module is asked about, not {type(model).__name__}")
+    require_gradients_possible(model)
     pools = {part: _gathered(part, given) for part, given in parts.items()}
     if "test" not in pools:
         raise DataError("give the samples to judge on: test=(inputs, labels)")

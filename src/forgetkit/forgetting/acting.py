@@ -18,7 +18,7 @@ from forgetkit.errors import ComponentError, OptionError
 from forgetkit.forgetting.apply import all_or_nothing, apply
 from forgetkit.forgetting.context import Context
 from forgetkit.forgetting.fresh import NOTHING_KNOWN, Past
-from forgetkit.forgetting.guard import called, dtype_in
+from forgetkit.forgetting.guard import called, dtype_in, require_gradients_possible
 from forgetkit.forgetting.passes import Passes
 from forgetkit.forgetting.probe import Loss, ReadAgain
 from forgetkit.forgetting.subject import AS_USUAL, Subject
@@ -76,6 +76,7 @@ class Acting:
         self._at = {
             verb: [n for n, one in enumerate(self.interventions) if verb in moments_of(type(one))] for verb in VERBS
         }
+        require_gradients_possible(self.model)
         self._dtype = dtype_in(self.model)
         self._watching = any(getattr(one, "needs_activity", False) for one in self.interventions)
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from forgetkit.errors import ComponentError, ForgetkitError
+from forgetkit.errors import ComponentError, ForgetkitError, OptionError
 from forgetkit.seeding import global_state
 from forgetkit.system.memory import short_of_memory_is_said
 from forgetkit.system.torch_settings import scoring_settings, settings_restored
@@ -116,6 +116,16 @@ def dtype_in(model: nn.Module) -> torch.dtype:
     return torch.float64 if any(p.dtype == torch.float64 for p in model.parameters()) else torch.float32
 
 
+def require_gradients_possible(model: nn.Module) -> None:
+    """``OptionError`` where a tensor of ``model`` was made in inference mode, which torch lets nobody differentiate."""
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.is_inference():
+            raise OptionError(
+                f"'{name}' of {type(model).__name__} was made inside torch.inference_mode() and can have no gradient: "
+                "build the network outside"
+            )
+
+
 def follows_network(
     function: Callable[Concatenate[nn.Module, _Params], _Result],
 ) -> Callable[Concatenate[nn.Module, _Params], _Result]:
@@ -123,6 +133,7 @@ def follows_network(
 
     @functools.wraps(function)
     def inside(model: nn.Module, /, *args: _Params.args, **kwargs: _Params.kwargs) -> _Result:
+        require_gradients_possible(model)
         with scoring_settings(dtype_in(model)):
             return function(model, *args, **kwargs)
 
