@@ -119,7 +119,7 @@ def _write(tensor: Tensor, mask: Tensor | None, value: Tensor | None, undo: Undo
         _copy(tensor, torch.zeros_like(tensor) if value is None else value)
         line = _Line(tensor)
         pairs = zip(line.of(tensor).split(_PIECE), line.of(whole).split(_PIECE), strict=True)
-        return tensor.numel(), sum(int((new != old).sum()) for new, old in pairs)
+        return tensor.numel(), sum(_differing(new, old) for new, old in pairs)
     line, kept, count, changed = _Line(tensor), list[tuple[Tensor, Tensor]](), 0, 0
     undo.append(lambda: _put_back(line, kept))
     with line.written() as entries:
@@ -129,7 +129,7 @@ def _write(tensor: Tensor, mask: Tensor | None, value: Tensor | None, undo: Undo
             old = part[places]
             new = torch.zeros_like(old) if news is None else news[at].to(part.device)[places].to(part)
             kept.append((packed(where), old))
-            count, changed = count + len(places), changed + int((new != old).sum())
+            count, changed = count + len(places), changed + _differing(new, old)
             part.index_copy_(0, places, new)
     return count, changed
 
@@ -143,6 +143,11 @@ def _put_back(line: _Line, kept: list[tuple[Tensor, Tensor]]) -> None:
 
 def _copy(tensor: Tensor, value: Tensor) -> None:
     tensor.copy_(value)
+
+
+def _differing(new: Tensor, old: Tensor) -> int:
+    """How many entries are other values."""
+    return int((new != old).sum())
 
 
 def _places(mask: Tensor) -> Tensor:
