@@ -142,8 +142,39 @@ FORMS = {
     "object": (Output, r"returns Output .* outputs\.logits\)"),
     "tuple": (lambda z: (z, z * 2), r"returns tuple .* outputs\[0\]\)"),
     "list": (lambda z: [z], r"returns list .* outputs\[0\]\)"),
-    "nothing": (lambda z: None, r"returns NoneType .* outputs\)"),
+    "a loss before them": (lambda z: (z.sum(), z), r"returns tuple .* outputs\[1\]\)"),
+    "a list before them": ((lambda z: {"layers": [z], "scores": z}), r"returns dict .* outputs\['scores'\]\)"),
 }
+NO_LOGITS = {
+    "nothing": (lambda z: None, r"returns NoneType .*: return them from the model's forward\(\)"),
+    "an array": (lambda z: z.detach().numpy(), r"returns ndarray .*: return them from the model's forward\(\)"),
+    "an empty dict": (lambda z: {}, r"returns dict .*: return them from the model's forward\(\)"),
+    "an empty tuple": (lambda z: (), r"returns tuple .*: return them from the model's forward\(\)"),
+    "complex": (lambda z: z + 0j, r"returns complex numbers, and logits are real"),
+}
+
+
+@pytest.mark.parametrize("form", NO_LOGITS)
+def test_outputs_that_hold_no_logits_are_refused_without_a_hook(form: str) -> None:
+    make, says = NO_LOGITS[form]
+    with pytest.raises(DataError, match=says):
+        forgetkit.analyze(Returns(make), "calibration", test=(X, Y))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "remedy"),
+    [
+        (torch.float64, r"give inputs\.to\(torch\.float32\)$"),
+        (torch.float16, r"give inputs\.to\(torch\.float32\)$"),
+        (torch.int64, r"scale pixels to \[0, 1\] or save them as uint8$"),
+        (torch.uint16, r"scale pixels to \[0, 1\] or save them as uint8$"),
+    ],
+)
+def test_inputs_of_another_dtype_are_refused_with_the_remedy(dtype: torch.dtype, remedy: str) -> None:
+    model = nn.Sequential(nn.Conv2d(1, 2, 1), nn.Flatten(), nn.Linear(8, 3))
+    for question in ("calibration", "attack"):
+        with pytest.raises(DataError, match=remedy):
+            forgetkit.analyze(model, question, test=(torch.ones(9, 1, 2, 2).to(dtype), Y))
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -152,8 +183,6 @@ def test_outputs_around_logits_are_refused_with_a_hook_that_takes_them_out(form:
     model = Returns(make)
     with pytest.raises(DataError, match=says) as caught:
         forgetkit.analyze(model, "calibration", test=(X, Y))
-    if form == "nothing":
-        return
     hook = str(caught.value).partition("take them out with ")[2]
     handle = eval(hook, {"model": model})
     plain = Returns(lambda z: z)
@@ -233,7 +262,10 @@ SCALES = {
         (PIXELS - 0.5) / 0.2,
         r"scale them to \[0, 1\], or save them as uint8, and let the network normalise",
     ),
-    "nan": (PIXELS.clone().index_fill(0, torch.tensor([7]), torch.nan), r"mend or leave out the samples that hold it"),
+    "nan": (
+        PIXELS.clone().index_fill(0, torch.tensor([7]), torch.nan),
+        r"mend or leave out the samples",
+    ),
 }
 
 
@@ -315,9 +347,22 @@ def test_where_the_masked_class_is_the_label_there_is_no_nll() -> None:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_nan_and_infinity_are_divergence_still(value: float) -> None:
-    for question in ("calibration", "plasticity"):
+    for question in ("calibration", "plasticity", "flatness"):
         with pytest.raises(DoesNotApplyError, match="not finite"):
-            forgetkit.analyze(Masked(value=value), question, test=(X, Y))
+            forgetkit.analyze(Masked(value=value), question, test=(X, Y), train=(X, Y))
+
+
+def test_a_sample_whose_classes_are_all_masked_is_divergence() -> None:
+    model = Returns(lambda z: z.masked_fill(torch.arange(len(z))[:, None] == 1, -math.inf))
+    for question in ("calibration", "flatness"):
+        with pytest.raises(DoesNotApplyError, match="not finite"):
+            forgetkit.analyze(model, question, test=(X, Y), train=(X, Y))
+
+
+def test_flatness_says_why_there_is_no_sharpness() -> None:
+    answer = forgetkit.analyze(Masked(), "flatness:repeats=1", train=(X, Y), test=(X, Y))
+    assert answer.numbers["sharpness"].value is None  # type: ignore[union-attr]
+    assert any(remark.startswith("sharpness is none: the loss is not finite") for remark in answer.remarks)
 
 
 class Dimmed(nn.Module):

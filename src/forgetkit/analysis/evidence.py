@@ -287,7 +287,10 @@ def of_model(
         return pools[part]
 
     inputs = pools["test"].inputs[:]
-    images = inputs.ndim == 4 and (inputs.dtype == torch.uint8 or are_pixels(float(inputs.min()), float(inputs.max())))
+    floats = inputs.is_floating_point()
+    images = inputs.ndim == 4 and (
+        inputs.dtype == torch.uint8 or (floats and are_pixels(float(inputs.min()), float(inputs.max())))
+    )
     began_as = None if initial is None else lambda: _begun(model, initial)
     evidence = Evidence(model, tuple(classes or ()), seeds, pool_of, images, began_as, offers)
     few = Pool(inputs[:2], pools["test"].labels[:2])
@@ -295,7 +298,9 @@ def of_model(
         outputs = evidence.outputs(Held(few, evidence.device))
     except (RuntimeError, TypeError, ValueError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise DataError(f"the model cannot take inputs of shape {tuple(inputs.shape[1:])}: {reason}") from error
+        raise DataError(
+            f"the model cannot take inputs of shape {tuple(inputs.shape[1:])}: {reason}{_fitting(evidence, few)}"
+        ) from error
     count = _classes_of(outputs, len(few))
     if classes is not None and len(classes) != count:
         raise DataError(f"{len(classes)} classes are named, and the model has {count} outputs")
@@ -314,19 +319,29 @@ def are_pixels(lowest: float, highest: float) -> bool:
 def logits_of(outputs: Any) -> Tensor:
     """The tensor that a model returned; ``DataError`` says how to take one out of anything else."""
     if isinstance(outputs, Tensor):
+        if outputs.is_complex():
+            raise DataError(
+                "the model returns complex numbers, and logits are real: return outputs.real or outputs.abs()"
+            )
         return outputs
-    takes = "outputs"
+    takes = _place_of_logits(outputs)
+    remedy = f"take them out with {_HOOK.format(takes)}" if takes else "return them from the model's forward()"
+    raise DataError(f"the model returns {type(outputs).__name__} and no tensor of logits (n, classes): {remedy}")
+
+
+def _place_of_logits(outputs: Any) -> str | None:
+    """Where the tensor is that looks most like logits: what is called so, then what has a row for each sample."""
+    if isinstance(getattr(outputs, "logits", None), Tensor):
+        return "outputs.logits"
+    places: Iterable[tuple[Any, Any]] = ()
     if isinstance(outputs, Mapping):
-        key = next((key for key in outputs if key == "logits"), next(iter(outputs), "logits"))
-        takes = f"outputs[{key!r}]"
-    elif hasattr(outputs, "logits"):
-        takes = "outputs.logits"
+        places = outputs.items()
     elif isinstance(outputs, list | tuple):
-        takes = "outputs[0]"
-    raise DataError(
-        f"the model returns {type(outputs).__name__} and no tensor of logits (n, classes): take them out with "
-        f"{_HOOK.format(takes)}"
-    )
+        places = enumerate(outputs)
+    tensors = {place: value for place, value in places if isinstance(value, Tensor)}
+    rows = (place for place, value in tensors.items() if value.ndim == 2)
+    place = "logits" if "logits" in tensors else next(rows, next(iter(tensors), None))
+    return None if place is None else f"outputs[{place!r}]"
 
 
 _HOOK = "model.register_forward_hook(lambda module, inputs, outputs: {})"
@@ -365,6 +380,22 @@ def _require_classes(part: DataPart, labels: Tensor, count: int) -> None:
         f"a label of {part} is {first}, and the model has {count} outputs, from 0 (so it is with {int(wrong.sum())} of "
         f"{len(labels)} samples): {remedy}"
     )
+
+
+def _fitting(evidence: Evidence, few: Pool) -> str:
+    """What brings inputs to the dtype of the model, if it can take them then."""
+    floating = next((p.dtype for p in evidence.model.parameters() if p.is_floating_point()), None)
+    inputs = few.inputs[:]
+    was = inputs.dtype
+    if floating is None or was in (floating, torch.uint8):
+        return ""
+    try:
+        evidence.outputs(Held(Pool(inputs.to(floating), few.labels), evidence.device))
+    except (RuntimeError, TypeError, ValueError, DataError):
+        return ""
+    pixels = inputs.ndim == 4 and not was.is_floating_point
+    scaled = ", and scale pixels to [0, 1] or save them as uint8" if pixels else ""
+    return f": give inputs.to({floating}){scaled}"
 
 
 def _begun(model: nn.Module, initial: nn.Module | Mapping[str, Tensor]) -> nn.Module:

@@ -15,5 +15,8 @@ def predictions(outputs: Tensor) -> Tensor:
 
 
 def diverged(outputs: Tensor) -> bool:
-    """Whether logits hold NaN or +infinity. That of a class which is masked may be -infinity: its probability is 0."""
-    return bool((outputs.isnan() | outputs.isposinf()).any())
+    """Whether logits hold NaN or +infinity. That of a class which is masked may be -infinity: its probability is 0.
+
+    A sample whose classes are all masked has no probabilities: that is divergence too.
+    """
+    return bool((outputs.isnan() | outputs.isposinf()).any() or outputs.isneginf().all(1).any())

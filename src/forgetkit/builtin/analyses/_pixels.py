@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -13,7 +14,7 @@ _OVERSHOT = 0.5
 """How far outside [0, 1] resizing may bring a pixel; what lies further out is on another scale."""
 
 _REMEDIES: Mapping[str, str] = {
-    "NaN": "mend or leave out the samples that hold it",
+    "not finite": "mend or leave out the samples that are not finite",
     "minus one": "give (x + 1) / 2, or uint8 pixels, and let the network scale them back",
     "overshot": "clip them to [0, 1], or save them as uint8",
     "levels": "divide them by 255, or save them as uint8",
@@ -40,8 +41,8 @@ def require_images(evidence: Evidence, why: str, features: str) -> None:
 
 
 def _scale(lowest: float, highest: float) -> str:
-    if lowest != lowest or highest != highest:
-        return "NaN"
+    if not (math.isfinite(lowest) and math.isfinite(highest)):
+        return "not finite"
     if -1 <= lowest < -_OVERSHOT and highest <= 1:
         return "minus one"
     if lowest >= -_OVERSHOT and highest <= 1 + _OVERSHOT:

@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 
 from forgetkit.builtin.analyses._listed import listed
+from forgetkit.builtin.analyses._outputs import diverged
 from forgetkit.contracts import Answer, Chart, Evidence, Labelled, Measure, Series
 from forgetkit.errors import DoesNotApplyError, OptionError
 from forgetkit.forgetting.statistics import settle, tracking
@@ -86,7 +87,10 @@ class Flatness:
             for sigma, rows in seen.items():
                 if sigma or not repeat:  # without noise, one repeat is as the other
                     models = (shaken.by(signed, noise) for signed in ([sigma, -sigma] if sigma else [sigma]))
-                    looks = [_judged(evidence.outputs(samples, model), samples.labels) for model in models]
+                    found = [evidence.outputs(samples, model) for model in models]
+                    if not sigma and diverged(found[0]):
+                        raise DoesNotApplyError("the network's outputs are not finite without any noise: train it anew")
+                    looks = [_judged(outputs, samples.labels) for outputs in found]
                     rows.append(torch.stack(looks).mean(0))
         return self._answer(seen, len(samples), 1 / len(evidence.classes))
 
@@ -124,6 +128,8 @@ class Flatness:
         remarks = []
         if half is None:
             remarks.append(f"half is none: the accuracy is never halfway down to chance up to σ = {loss.sigmas[-1]:g}")
+        if not math.isfinite(sharpness):
+            remarks.append(f"sharpness is none: the loss is not finite at σ = 0 or {loss.sigmas[1]:g}")
         if self.bn_stats == "recalibrate":
             remarks.append("running statistics are measured anew at σ = 0 too: its accuracy is not the clean one")
         return Answer(numbers, [self._chart(name, curve) for name, curve in curves.items()], details, remarks)
