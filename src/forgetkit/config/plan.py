@@ -306,7 +306,7 @@ def finished(manifest: Mapping[str, Any], given: Mapping[str, Any], registry: Re
                 if key in given:
                     raise
                 why = _missing(KIND_OF[key], spec, manifest, registry) if isinstance(spec, str) else None
-                made[key] = Absent(why or f"this run's {flag(key)}: {error}")
+                made[key] = Absent(f"this run's {flag(key)}: {why or error}")
     config = config.model_copy(update={**spelled, "device": machine.device(config.device)})
     return Plan(
         config,
