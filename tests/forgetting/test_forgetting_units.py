@@ -168,6 +168,12 @@ def test_a_network_that_cannot_be_traced_is_said_in_one_line() -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_inputs_that_do_not_fit_leave_no_traceback_of_the_tracer(capfd) -> None:
+    with pytest.raises(OptionError, match="tracing it fails: a and b must have same reduction dim"):
+        units_of(nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 3)), torch.ones(2, 5), ())
+    assert capfd.readouterr() == ("", "")
+
+
 def test_normalisation_by_the_mean_of_the_channels_mixes_them() -> None:
     class Centred(nn.Module):
         def __init__(self) -> None:

@@ -281,13 +281,14 @@ class Step:
 
     def require_complete(self) -> None:
         """``OptionError`` names an intervention that acts before the optimizer steps and was not let."""
-        calls = {"loss": "add step.loss() to the loss", "before_step": "call step.before() after loss.backward()"}
+        calls = {
+            "loss": "adds to the loss, and this step left it out: add step.loss() to the loss before loss.backward()",
+            "before_step": "acts before the optimizer steps, and this step left it out: call step.before() after "
+            "loss.backward() and before optimizer.step()",
+        }
         for verb, call in calls.items():
             for who in self.acting.who_acts(verb) if verb not in self._told else ():
-                raise OptionError(
-                    f"{who} acts before the optimizer steps, and this step left it out: {call} and before "
-                    "optimizer.step(), or call step.skip() if the optimizer is not to step"
-                )
+                raise OptionError(f"{who} {call}, or call step.skip() if the optimizer is not to step")
 
     def skip(self) -> None:
         """The optimizer will not step, since what it would step by is not finite: no intervention hears of a step."""

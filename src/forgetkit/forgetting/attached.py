@@ -188,7 +188,7 @@ class Attached:
                     f"attached one {now}"
                 )
         if list(network) != list(own):
-            raise OptionError("this state is of another network: its parameters are in another order")
+            raise OptionError("this state is of another network: its tensors are in another order")
         if state["seed"] != self._acting.seeds.seed:
             raise OptionError(
                 f"this state is of seed {_short(state['seed'])}: attach with seed={_short(state['seed'])}, not "
@@ -197,10 +197,13 @@ class Attached:
 
     @property
     def _network(self) -> dict[str, str]:
-        """Of each parameter its dtype and shape."""
+        """Of each parameter, and of each buffer that a checkpoint of the network holds, its dtype and shape."""
+        model = self._acting.model
+        saved = model.state_dict(keep_vars=True).keys()
+        buffers = ((name, buffer) for name, buffer in model.named_buffers() if name in saved)
         return {
-            name: f"{str(parameter.dtype).removeprefix('torch.')} {tuple(parameter.shape)}"
-            for name, parameter in self._acting.model.named_parameters()
+            name: f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
+            for name, tensor in (*model.named_parameters(), *buffers)
         }
 
     @property

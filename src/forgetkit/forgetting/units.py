@@ -9,6 +9,7 @@ attention, an operation not known here) closes the groups it touches: they are n
 from __future__ import annotations
 
 import itertools
+import logging
 import math
 import operator
 import re
@@ -91,6 +92,22 @@ class _Draft:
             yield from getattr(self, kind)
 
 
+_TRACER_LOG = logging.getLogger("torch._subclasses.fake_tensor")
+"""Where torch writes the traceback of an operation that fails while it traces, which the error names anyhow."""
+
+
+@contextmanager
+def _silent(log: logging.Logger) -> Iterator[None]:
+    def nothing(_: logging.LogRecord) -> bool:
+        return False
+
+    log.addFilter(nothing)
+    try:
+        yield
+    finally:
+        log.removeFilter(nothing)
+
+
 def units_of(model: nn.Module, inputs: Tensor, open_names: Collection[str]) -> tuple[UnitGroup, ...]:
     """The groups of ``model``, all of whose tensors are in ``open_names``, in the order in which they are computed.
 
@@ -99,7 +116,7 @@ def units_of(model: nn.Module, inputs: Tensor, open_names: Collection[str]) -> t
     floating = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
     example = inputs.to(floating) if inputs.is_floating_point() else inputs
     try:
-        with torch.no_grad():
+        with torch.no_grad(), _silent(_TRACER_LOG):
             traced = torch.export.export(model, (example,), strict=False)
     except Exception as error:  # what a stranger's forward does under a tracer is anybody's guess
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
