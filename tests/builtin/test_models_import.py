@@ -141,6 +141,11 @@ def test_missing_modules(write, target):
     assert f"there is no module 'my_missing', neither in {Path.cwd()} nor" in refusal(target)
 
 
+def test_a_file_in_place_of_a_module(write):
+    write("")
+    assert refusal("my_nets.py:net").endswith("a module is named without its suffix: import:my_nets:net")
+
+
 def test_missing_inner_modules(write):
     write("")
     assert "there is no module 'my_nets.inner'" in refusal("my_nets.inner:net")

@@ -351,6 +351,8 @@ def test_that_workers_are_waited_for_is_said_where_there_are_some(capfd):
     with view.following(None, Follower(Pool(Path()), ["0" * 64])):
         assert capfd.readouterr().err == ""
         view.say_stopping()
-        assert "as soon as each worker" in capfd.readouterr().err
+        said = capfd.readouterr().err
+        assert "stopping after these steps" in said
+        assert len(f"^C{said}") <= 60, "bars are drawn over what goes on in the next line"
     view.say_stopping()
     assert capfd.readouterr().err == ""

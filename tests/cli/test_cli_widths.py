@@ -11,16 +11,16 @@ from hypothesis import strategies as st
 from rich.console import Console as Rich
 
 from forgetkit.ablate.table import make
-from forgetkit.cli import console, grids, layout
+from forgetkit.cli import console, grids, layout, screen
 
 WIDTHS = (40, 60, 80, 120)
 TEXTS = st.text("abcde (),:|-_%", min_size=0, max_size=60)
 
 
 def printed(renderable, width: int) -> str:
-    screen = Rich(width=width, markup=False, highlight=False, emoji=False)
-    with screen.capture() as captured:
-        screen.print(renderable)
+    terminal = Rich(width=width, markup=False, highlight=False, emoji=False)
+    with terminal.capture() as captured:
+        terminal.print(renderable)
     return captured.get()
 
 
@@ -124,3 +124,10 @@ def test_the_table_of_an_ablation_comes_last_and_whole(capsys, monkeypatch, widt
     left_out = "No room for: widen the terminal, choose --columns, or read it from a pipe."
     assert not tokens(shown) - tokens(whole) - tokens(left_out)
     assert {word for label in outcomes.arms() for text in label.values() for word in tokens(text)} <= tokens(shown)
+
+
+def test_the_line_that_says_that_a_run_stops_fits_narrow_terminals(capfd):
+    screen.PlainView(console.Console(stderr=True)).say_stopping()
+    said = capfd.readouterr().err
+    assert said.startswith("forgetkit: stopping after this step")
+    assert len(f"^C{said}") <= 60, "bars are drawn over what goes on in the next line"

@@ -75,7 +75,7 @@ class PlainView(View):
     def say_stopping(self) -> None:
         """A line, where there are workers to wait for."""
         if self._follower is not None:
-            say_at_once("forgetkit: stopping, as soon as each worker has left a state to go on from (again: at once)")
+            say_at_once("forgetkit: stopping after these steps (again: at once)")
 
     @contextmanager
     def following(self, ablation: Ablation, follower: Follower) -> Iterator[None]:

@@ -125,8 +125,8 @@ class PlainView(View):
                 pass
 
     def say_stopping(self) -> None:
-        """A line."""
-        say_at_once("forgetkit: stopping after this step, with a state to go on from (again: at once)")
+        """A line, short enough for narrow terminals: bars are drawn over what goes on below it."""
+        say_at_once("forgetkit: stopping after this step (again: at once)")
 
     def show_result(self, result: Mapping[str, Any]) -> None:
         """The table, the totals and where the record is."""

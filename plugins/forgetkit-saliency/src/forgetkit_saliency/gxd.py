@@ -43,7 +43,9 @@ class Gxd:
 
     def __post_init__(self) -> None:
         if self.origin is not None and self.reference != "draw":
-            raise OptionError(f"gxd: origin={self.origin} is about a draw, and reference is {self.reference}: leave it")
+            raise OptionError(
+                f"gxd: origin={self.origin} is about a draw, and reference is {self.reference}: leave it out"
+            )
 
     def score(self, probe: Probe) -> Mapping[str, Tensor]:
         """|g (ξ − θ)|, a parameter at a time, or summed over units."""

@@ -75,6 +75,8 @@ def _found(name: str, path: str) -> Callable[..., object]:
         if not f"{name}.".startswith(f"{error.name}."):  # it is there, and something it imports is not
             raise UsageError(f"import:{name}:{path}: importing {name} raised {_raised(error)}") from error
         where = f"neither in {Path.cwd()} nor among the installed packages"
+        if name.endswith(".py"):
+            where += f"; a module is named without its suffix: import:{name.removesuffix('.py')}:{path}"
         raise UsageError(f"import:{name}:{path}: there is no module '{error.name}', {where}") from error
     except (Exception, SystemExit) as error:  # a script without a main guard may well exit
         raise UsageError(f"import:{name}:{path}: importing {name} raised {_raised(error)}") from error
