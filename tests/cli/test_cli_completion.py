@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import os
+import pty
+import select
+import shutil
+import signal
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,9 +21,14 @@ from forgetkit.config import KIND_OF
 
 @pytest.mark.parametrize("kind", KIND_OF.values())
 def test_the_names_read_from_the_source_are_those_on_offer(kind: str) -> None:
-    offers = registry.load()
-    own = {offer.name for offer in offers.named(kind) if offer.distribution == "forgetkit"}
-    assert set(completion.built_in(kind)) == own
+    assert set(completion.components(kind)) == {offer.name for offer in registry.load().named(kind)}
+
+
+def test_a_plugin_that_does_not_load_or_says_nothing_plain_stops_no_completion(install: Any) -> None:
+    install("forgetkit-broken", "broken", "def forgetkit_reinit(:")
+    install("forgetkit-leaving", "leaving", "raise SystemExit")
+    install("forgetkit-mine", "mine", "class Plugin:\n    def forgetkit_reinit(self): return {'mine': 1, **{}}")
+    assert {"mine", "masked"} <= set(completion.components("reinit"))
 
 
 @pytest.mark.parametrize(
@@ -27,6 +38,7 @@ def test_the_names_read_from_the_source_are_those_on_offer(kind: str) -> None:
         ("run --precision ", {"auto", "fp32", "bf16"}),
         ("run --threads ", {"auto"}),
         ("run --model res", {"resnet18", "resnet34", "resnet50"}),
+        ("run --reinit kn", {"knowledge-evolution"}),
         ("ablate --preset cl", {"clean"}),
     ],
 )
@@ -53,3 +65,55 @@ def test_a_shell_is_offered_options_choices_and_components(shell: str, line: str
         word.strip("'\"()") for word in said.stdout.replace("\n", " ").replace(":", " ").replace("\t", " ").split()
     }
     assert expected <= found, said
+
+
+SCRIPTS = {
+    "bash": (["bash", "--norc", "--noprofile", "-i"], 'eval "$(_FORGETKIT_COMPLETE=source_bash forgetkit)"'),
+    "zsh": (
+        ["zsh", "-f", "-i"],
+        'autoload -Uz compinit; compinit -u; eval "$(_FORGETKIT_COMPLETE=source_zsh forgetkit)"',
+    ),
+    "fish": (["fish", "--no-config", "-i"], "_FORGETKIT_COMPLETE=source_fish forgetkit | source"),
+}
+
+
+@pytest.mark.parametrize("shell", SCRIPTS)
+def test_a_real_shell_completes_folders_and_the_names_of_plugins(shell: str, tmp_path: Path) -> None:
+    program = Path(sys.executable).with_name("forgetkit")
+    if shutil.which(shell) is None or not program.exists():
+        pytest.skip(f"{shell} or the command forgetkit is not installed")
+    (tmp_path / "some-runs").mkdir()
+    words, script = SCRIPTS[shell]
+    environment = {
+        **os.environ,
+        "PATH": f"{program.parent}:{os.environ['PATH']}",
+        "HOME": str(tmp_path / "home"),
+        "TERM": "dumb",
+    }
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(tmp_path)
+        os.execvpe(words[0], words, environment)
+    try:
+        os.write(terminal, f"{script}; echo rea''dy\n".encode())
+        _read_until(terminal, "ready")
+        for line, whole in (
+            ("run --resume som", "run --resume some-runs/"),
+            ("table som", "table some-runs/"),
+            ("run --reinit kn", "run --reinit knowledge-evolution"),
+        ):
+            os.write(terminal, f"forgetkit {line}\t".encode())
+            _read_until(terminal, f"forgetkit {whole}")
+            os.write(terminal, b"\x15")  # empties the line
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        os.close(terminal)
+
+
+def _read_until(terminal: int, wanted: str) -> None:
+    """Fails if the terminal falls silent before."""
+    seen = ""
+    while wanted not in seen:
+        assert select.select([terminal], [], [], 60)[0], seen
+        seen += os.read(terminal, 65536).decode(errors="replace")

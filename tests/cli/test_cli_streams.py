@@ -7,14 +7,18 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from rich.console import Console as RichConsole
+from rich.console import RenderableType
 
-from forgetkit.cli import screen
+from forgetkit.cli import asked, layout, screen
 from forgetkit.cli.console import Console
-from forgetkit.contracts import EpochEnded, MegaBatchEnded, MegaBatchRevealed, MegaBatchRow
+from forgetkit.contracts import EpochEnded, MegaBatchEnded, MegaBatchRevealed, MegaBatchRow, Preparing
 
 MOVES = re.compile(r"\x1b\[(?:[0-9;]*[A-HJKfsu]|\?25[lh])")
 
@@ -50,25 +54,98 @@ def test_colours_in_a_pipe_move_nothing(tiny_words: list[str], tmp_path: Path) -
     assert said.stdout.startswith("forgetkit run: loading torch\n")
 
 
-@pytest.mark.parametrize("width", [40, 60, 80])
-def test_no_word_of_a_bar_is_cut(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_colours_in_a_pipe_move_nothing_in_other_commands(cli, tiny_words, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    ablate = ["ablate", *tiny_words[1:], "--over", "reinit=none,masked", "--out", "it"]
+    for words in (ablate, ["analyze", "it", "calibration", "--no-report"], ["show", "models"], ["table", "it"]):
+        said = cli(*words)
+        assert said.status == 0
+        assert "\x1b[" in said.out, words
+        assert not MOVES.search(said.out + said.err)
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "\x1b" not in cli("table", "it").out + cli("show", "models").out
+
+
+def test_an_ablation_is_recorded_whatever_becomes_of_standard_output(tiny_words: list[str], tmp_path: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    said = shell(["ablate", *tiny_words[1:], "--over", "reinit=none,masked"], ">/dev/full", tmp_path)
+    lost = "forgetkit: standard output could not be written: No space left on device\n"
+    assert (said.returncode, said.stderr) == (1, lost)
+    assert len(list(tmp_path.glob("cells/*/result.json"))) == 2
+
+
+def of_width(width: int) -> Console:
     console = Console()
     RichConsole.size.fset(console, (width, 30))  # type: ignore[attr-defined]
+    return console
+
+
+def seen(console: Console, bars: RenderableType) -> str:
+    lines = console.render_lines(bars, console.options.update(width=console.width), pad=False)
+    return "\n".join("".join(segment.text for segment in line).rstrip() for line in lines)
+
+
+def require_words(console: Console, bars: RenderableType, *phrases: str) -> None:
+    """Nothing but these phrases, or their first words, and bars between them; no line as long as the terminal."""
+    shown = seen(console, bars)
+    assert max(map(len, shown.splitlines())) <= console.width - 2
+    assert set(shown.replace("━", " ").replace("╸", " ").replace("╺", " ").split()) <= set(" ".join(phrases).split())
+
+
+@pytest.mark.parametrize("width", [40, 60, 80])
+def test_no_word_of_a_bar_of_a_run_is_cut(width: int) -> None:
+    console = of_width(width)
     view = screen.LiveView(console)
     row = dict.fromkeys(MegaBatchRow.__dataclass_fields__, 0) | {
         "index": 1, "train_samples": 50, "test_accuracy": 0.5, "test_errors": 1234, "seconds": 754.0,
         "carried_epoch": 2, "interventions": {}, "unlearn": None,
     }  # fmt: skip
+    what = "unpacking a-file-with-a-name-that-is-long.tar.gz and decoding what is in it"
+    view.notify(Preparing(what, 1, 4))
+    require_words(console, view.bars(), what, "25%")
+    assert what == " ".join(seen(console, view.bars()).replace("━", "").replace("25%", "").replace("╸", "").split())
     view._samples = (150,) * 12
+    view.notify(Preparing(what, 4, 4))
     view.notify(MegaBatchRevealed(1, 50, 50, 5))
     view.notify(EpochEnded(1, 1, 3, 123.4567, 0.5, 0.1, 50, 1.0, None, 0))
-    _holds_words_alone(view, width)
+    said = "mega-batch 1/12 loss 123.4567 accuracy 50.0% run 3 % 1 h 00 min 0.1234567890 s left"
+    view._began = time.monotonic() - 100
+    view.notify(EpochEnded(1, 1, 3, 123.4567, 0.5, 0.1, 50, 1.0, None, 0))
+    require_words(console, view.bars(), said, *(f"{minutes}" for minutes in range(60)))
+    assert "mega-batch 1/12" in seen(console, view.bars())
     view.notify(MegaBatchEnded(MegaBatchRow(**row)))
-    _holds_words_alone(view, width)
+    said += " test 50.0% errors 1234 epoch 2 12 min 34 s 8 %"
+    require_words(console, view.bars(), said, *(f"{minutes:02d}" for minutes in range(60)), *map(str, range(60)))
+    view.say_stopping()
+    assert seen(console, view.bars()).replace("\n", " ").endswith(screen.STOPPING)
 
 
-def _holds_words_alone(view: screen.LiveView, width: int) -> None:
-    lines = view.console.render_lines(view._bars, view.console.options.update(width=width))
-    shown = "\n".join("".join(segment.text for segment in line) for line in lines)
-    assert "…" not in shown
-    assert all(word in shown for word in ("mega-batch 1/12",))
+NAMES = st.lists(st.text("ab", min_size=1, max_size=12), min_size=1, max_size=12).map(", ".join)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(NAMES, st.floats(0, 1), st.lists(NAMES, min_size=1, max_size=3)), min_size=1, max_size=9),
+    st.sampled_from([40, 60, 80]),
+    st.integers(5, 40),
+)
+def test_no_word_of_any_bar_is_cut(rows, width, height) -> None:
+    console = of_width(width)
+    shown = [layout.Bar(name, share, [part[:24].rstrip(", ") for part in parts]) for name, share, parts in rows]
+    bars = layout.bars(width, height, shown, "a sentence below")
+    require_words(console, bars, "a sentence below", *(word for bar in shown for word in (bar.name, *bar.parts)))
+    lines = seen(console, bars).splitlines()
+    assert len(lines) < max(height, 10)
+    assert set(shown[-1].name.split()) <= set(" ".join(lines).split())
+    assert any(line.endswith(shown[-1].parts[0]) or shown[-1].parts[0] + "  " in line for line in lines)
+
+
+@pytest.mark.parametrize("width", [40, 60, 80])
+def test_no_word_of_the_bar_of_questions_is_cut(width: int) -> None:
+    console = of_width(width)
+    view = asked.LiveView(console)
+    view._total, view._done, view._began = 12, 3, time.monotonic() - 36
+    what = "importance=snip:samples=1024, reinit=masked, seed 0: calibration"
+    view.asking(what)
+    require_words(console, view.bars(), what, "3/12 about 1 min 48 s left")

@@ -8,7 +8,6 @@ import logging
 import os
 import re
 import signal
-import sys
 import traceback
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -18,7 +17,7 @@ from typing import Any
 from hypothesis import HealthCheck, Phase, settings
 
 from forgetkit.cli import main
-from forgetkit.cli.console import OneLine
+from forgetkit.cli.console import WarningLines
 from forgetkit.errors import ForgetkitError
 
 EXAMPLES = int(os.environ.get("FORGETKIT_FUZZ_EXAMPLES", "0"))
@@ -67,17 +66,10 @@ class Answer:
     wrong: str = ""
 
 
-class _Warnings(logging.Handler):
-    """Warnings on the standard error of the moment; ``logging`` holds on to the first that it meets."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        print(OneLine().format(record), file=sys.stderr)
-
-
 def command(words: Sequence[Any], seconds: float = 60) -> Answer:
     """``forgetkit WORDS`` in this process."""
     out, err = io.StringIO(), io.StringIO()
-    logger, handler = logging.getLogger("forgetkit"), _Warnings()
+    logger, handler = logging.getLogger("forgetkit"), WarningLines()
     logger.addHandler(handler)
     logger.propagate = False
     status: int | None = None

@@ -8,11 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.console import RenderableType
 from rich.text import Text
 
 from forgetkit.ablate.render import words
-from forgetkit.cli import tables
+from forgetkit.cli import layout, screen, tables
 from forgetkit.cli.console import Console, print_error
 from forgetkit.contracts import Measure
 
@@ -93,7 +93,7 @@ class PlainView(View):
 
     def say(self, text: str) -> None:
         """Print it."""
-        self.console.print(text, markup=False)
+        self.console.say(text)
 
     def tell(self, told: Told) -> None:
         """Which run, which question, and what was found or why nothing was."""
@@ -164,42 +164,22 @@ class LiveView(PlainView):
 
     def __init__(self, console: Console) -> None:
         super().__init__(console)
-        self._bar = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=None),
-            TextColumn("{task.completed}/{task.total}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(elapsed_when_finished=False),
-            console=console,
-            expand=True,
-            transient=True,
-        )
-        self._task: TaskID | None = None
+        self._what = "asking"
 
     @contextmanager
     def following(self, total: int) -> Iterator[None]:
         """While questions are put, the bar is on the screen."""
-        with super().following(total), self._bar:
-            self._task = self._bar.add_task("asking", total=total)
+        with super().following(total), screen.live(self.console, self.bars, 8):
             yield
+
+    def bars(self) -> RenderableType:
+        """What is on the screen now; another thread asks."""
+        parts = (f"{self._done}/{self._total}", *filter(None, [super()._left().removeprefix(", ")]))
+        return layout.bars(*self.console.size, [layout.Bar(self._what, self._done / max(self._total, 1), parts)])
 
     def asking(self, what: str) -> None:
         """Beside the bar."""
-        if self._task is not None:
-            self._bar.update(self._task, description=what)
-
-    def pass_over(self, told: Told) -> None:
-        """It moves the bar."""
-        super().pass_over(told)
-        if self._task is not None:
-            self._bar.advance(self._task)
-
-    def tell(self, told: Told) -> None:
-        """Above the bar."""
-        super().tell(told)
-        if self._task is not None and not told.common:
-            self._bar.advance(self._task)
+        self._what = what
 
     def _left(self) -> str:
         return ""

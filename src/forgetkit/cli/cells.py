@@ -6,13 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
-from rich.console import Group, RenderableType
-from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
-from rich.text import Text
+from rich.console import RenderableType
 
-from forgetkit.cli import layout, tables
+from forgetkit.cli import layout, screen, tables
 from forgetkit.cli.console import Console, print_error, say_at_once
 
 if TYPE_CHECKING:
@@ -21,6 +17,7 @@ if TYPE_CHECKING:
     from forgetkit.ablate.work import Ended, Task
 
 _RUNNING_SHOWN = 16
+_STOPPING = "forgetkit: stopping, as soon as each worker has left a state to go on from (again: at once)"
 
 
 def choose(*, quiet: bool, as_json: bool) -> View:
@@ -75,7 +72,7 @@ class PlainView(View):
     def say_stopping(self) -> None:
         """A line, where there are workers to wait for."""
         if self._follower is not None:
-            say_at_once("forgetkit: stopping after these steps (again: at once)")
+            say_at_once(_STOPPING)
 
     @contextmanager
     def following(self, ablation: Ablation, follower: Follower) -> Iterator[None]:
@@ -88,7 +85,7 @@ class PlainView(View):
 
     def say(self, text: str) -> None:
         """A line."""
-        self.console.print(text, markup=False)
+        self.console.say(text)
 
     def ended(self, name: str, task: Task, ended: Ended, numbers: Mapping[str, float]) -> None:
         """Which cell, what it came to, and what is left."""
@@ -106,35 +103,38 @@ class PlainView(View):
 class LiveView(PlainView):
     """A bar for all cells and one for each that is being carried out; those that end leave a line."""
 
+    def __init__(self, console: Console) -> None:
+        super().__init__(console)
+        self._stopping = ""
+
     @contextmanager
     def following(self, ablation: Ablation, follower: Follower) -> Iterator[None]:
         """While cells are carried out, the bars are on the screen."""
         names = dict(zip(ablation.digests, map(str, ablation.cells), strict=True))
 
         def bars() -> RenderableType:
-            running = list(follower.standing().items())
-            grid = Table.grid(padding=(0, 1, 0, 0), expand=True)
-            grid.add_column(overflow="fold", ratio=3)
-            grid.add_column(ratio=2)
-            grid.add_column(no_wrap=True, justify="right")
-            for digest, standing in running[:_RUNNING_SHOWN]:
+            shown = []
+            for digest, standing in list(follower.standing().items())[:_RUNNING_SHOWN]:
                 epoch = f", epoch {standing.epoch}/{standing.epochs}" if standing.epochs else ""
-                place = f"mega-batch {standing.mega_batch}{epoch}"
-                grid.add_row(Text(names[digest]), ProgressBar(total=1, completed=standing.share), place)
-            left = follower.left()
-            rest = "" if left is None else f", {tables.duration(left)} left"
-            whole = Text(f"{self._done} of {self._total} cells", style="bold")
-            share = follower.share()
-            grid.add_row(whole, ProgressBar(total=1, completed=share), f"{share:.0%}{rest}")
-            return Group(grid)
+                parts = (f"mega-batch {standing.mega_batch}{epoch}",)
+                shown.append(layout.Bar(names[digest], standing.share, parts))
+            left, share = follower.left(), follower.share()
+            rest = () if left is None else (f"{tables.duration(left)} left",)
+            whole = layout.Bar(f"{self._done} of {self._total} cells", share, (f"{share:4.0%}", *rest), "bold")
+            return layout.bars(*self.console.size, [*shown, whole], self._stopping)
 
-        live = Live(get_renderable=bars, console=self.console, refresh_per_second=4, transient=True)
-        with super().following(ablation, follower), live if follower.digests else nullcontext():
+        moving = screen.live(self.console, bars, 4)
+        with super().following(ablation, follower), moving if follower.digests else nullcontext():
             yield
+
+    def say_stopping(self) -> None:
+        """Below the bars: what a signal wrote to the terminal itself, the bars would overwrite."""
+        if self._follower is not None:
+            self._stopping = _STOPPING
 
     def warn(self, message: str) -> None:
         """Above the bars."""
-        self.console.print(Text(f"forgetkit: {message}", style="red"))
+        self.console.say(f"forgetkit: {message}", "red")
 
     def _left(self) -> str:
         return ""

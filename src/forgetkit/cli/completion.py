@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
+from pathlib import Path
 from typing import Any
+
+from forgetkit import installed
 
 _KINDS = {
     "importance": "importance",
@@ -25,12 +29,12 @@ Offer = Callable[[str], list[str]]
 
 @dataclass(frozen=True)
 class _Components:
-    """The built-in components of a kind, looked up when a shell asks."""
+    """The components of a kind, looked up when a shell asks."""
 
     kind: str
 
     def __call__(self, incomplete: str) -> list[str]:
-        return _beginning(built_in(self.kind))(incomplete)
+        return _beginning(components(self.kind))(incomplete)
 
 
 def words(environment: typing.Mapping[str, str]) -> list[str]:
@@ -41,7 +45,7 @@ def words(environment: typing.Mapping[str, str]) -> list[str]:
 
 
 def for_option(name: str, annotation: Any) -> Offer | None:
-    """The choices of a field of the configuration, or the built-in components that it may name."""
+    """The choices of a field of the configuration, or the components that it may name."""
     if name == "preset":
         from forgetkit import presets
 
@@ -56,14 +60,47 @@ def for_option(name: str, annotation: Any) -> Offer | None:
     return _beginning(choices) if choices else None
 
 
-def built_in(kind: str) -> list[str]:
-    """The names in the table that a package of built-ins offers, read from its source."""
-    file = resources.files("forgetkit.builtin").joinpath(kind, "__init__.py")
-    if not file.is_file():
-        return []
-    tables = (node for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))) if isinstance(node, ast.Dict))
-    keys = [key.value for table in tables for key in table.keys if isinstance(key, ast.Constant)]
-    return sorted(key for key in keys if isinstance(key, str))
+def components(kind: str) -> list[str]:
+    """The names of a kind's components, read from the source of the built-ins and of installed plugins.
+
+    Nothing is imported. A plugin that does not return a plain dictionary from its hook is left out.
+    """
+    found = set(_names(Path(str(resources.files("forgetkit.builtin").joinpath(kind, "__init__.py"))), kind))
+    for point in installed.plugins():
+        file = None if point.disabled or point.clash else _source(point.module)
+        if file is not None:
+            found.update(_names(file, kind))
+    return sorted(found)
+
+
+def _source(module: str) -> Path | None:
+    """The file of a module, whose package is not imported."""
+    top, *below = module.split(".")
+    try:
+        spec = importlib.util.find_spec(top)
+    except (ImportError, ValueError):
+        return None
+    if spec is None or spec.origin is None:
+        return None
+    file = Path(spec.origin)
+    if below:
+        file = file.parent.joinpath(*below).with_suffix(".py")
+        return file if file.is_file() else file.with_suffix("") / "__init__.py"
+    return file
+
+
+def _names(file: Path, kind: str) -> Iterator[str]:
+    """The keys of the dictionary that the hook of a kind returns."""
+    try:
+        tree = ast.parse(file.read_bytes())
+    except (OSError, SyntaxError, ValueError):
+        return
+    for function in ast.walk(tree):
+        if isinstance(function, ast.FunctionDef) and function.name == f"forgetkit_{kind}":
+            for node in ast.walk(function):
+                for key in node.keys if isinstance(node, ast.Dict) else ():
+                    if isinstance(key, ast.Constant) and isinstance(key.value, str):
+                        yield key.value
 
 
 def _choices(annotation: Any) -> Sequence[str]:

@@ -14,6 +14,9 @@ from typing import IO, Any, TextIO
 
 from rich import console
 from rich.segment import Segment
+from rich.text import Text
+
+from forgetkit.cli import layout
 
 _WIDE = 1000
 """Columns of a file or a pipe, which have no end: no table is squeezed there."""
@@ -33,7 +36,13 @@ class Console(console.Console):
         stream = sys.stderr if stderr else sys.stdout
         width = None if stream.isatty() else _WIDE
         super().__init__(
-            stderr=stderr, markup=False, emoji=False, highlight=False, soft_wrap=width is not None, width=width
+            stderr=stderr,
+            markup=False,
+            emoji=False,
+            highlight=False,
+            soft_wrap=width is not None,
+            width=width,
+            color_system=None if width is not None and os.environ.get("NO_COLOR") else "auto",
         )
 
     def render(
@@ -48,6 +57,11 @@ class Console(console.Console):
     def moves(self) -> bool:
         """Whether bars may move on it: on a terminal that obeys, not where a pipe is merely given colours."""
         return self.file.isatty() and self.is_interactive
+
+    def say(self, text: str, style: str = "") -> None:
+        """Print a sentence. On a terminal no word is cut; one that is longer than a line can be copied whole."""
+        whole = text if self.soft_wrap else layout.folded(text, self.width)
+        self.print(Text(whole, style), soft_wrap=True)
 
     def on_broken_pipe(self) -> None:
         """Say no more."""
@@ -139,12 +153,12 @@ def _obeyed_by_none(text: str, instead: str = "") -> str:
     )
 
 
-class OneLine(logging.Formatter):
-    """Warnings as errors are told."""
+class WarningLines(logging.Handler):
+    """Prints each warning as errors are printed; while bars move, standard error is theirs, and lines go above them."""
 
-    def format(self, record: logging.LogRecord) -> str:
-        """What is said, on one line."""
-        return f"forgetkit: {one_line(record.getMessage())}"
+    def emit(self, record: logging.LogRecord) -> None:
+        """A line."""
+        print_error(f"forgetkit: {record.getMessage()}")
 
 
 def _print(text: str, stream: TextIO) -> None:

@@ -13,7 +13,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from forgetkit.cli.console import Console, print_json
+from forgetkit.cli.console import Console, announce, print_json
 from forgetkit.errors import OptionError, RecordError
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ def command(
     Counts by class, values, which files were taken and passed over, what --augment auto comes to, and the findings
     of the audit that each run begins with.
     """
+    announce("data", quiet=False, as_json=json)
     with contextlib.redirect_stdout(sys.stderr) if json else contextlib.nullcontext():
         name, content = _examined(spec, mega_batches, sheet, plugin, strict=strict, as_json=json)
     if json:

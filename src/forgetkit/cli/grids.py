@@ -19,6 +19,7 @@ from forgetkit.ablate.outcome import Outcomes
 from forgetkit.ablate.plots import reading
 from forgetkit.ablate.render import words
 from forgetkit.ablate.table import Row, Table
+from forgetkit.ablate.wrapping import broken
 from forgetkit.cli import layout, tables
 from forgetkit.cli.console import Console
 
@@ -42,7 +43,7 @@ class _Strip:
     @property
     def heading(self) -> list[str]:
         """The name in lines, broken where it is wider than what stands below it."""
-        return [line.rstrip() for line in words.broken(self.name, _widest(self.texts))]
+        return [line.rstrip() for line in broken(self.name, _widest(self.texts))]
 
     @property
     def width(self) -> int:
@@ -51,7 +52,7 @@ class _Strip:
 
     def folded(self, width: int) -> _Strip:
         """In lines of ``width`` letters, where the texts can be broken."""
-        lines = ([line.rstrip() for line in words.broken(text.plain, width)] for text in self.texts)
+        lines = ([line.rstrip() for line in broken(text.plain, width)] for text in self.texts)
         return _Strip(self.name, tuple(Text("\n".join(text)) for text in lines), self.justify)
 
 
@@ -223,7 +224,7 @@ def _differences(table: Table, room: int) -> Iterator[Text | Padding]:
         return
     yield Padding(_headed(strips), (0, 0, 0, indent), expand=False)
     for row, numbers in compared:
-        yield Text("\n".join(line.rstrip() for line in words.broken(words.named(table, row), room)))
+        yield Text("\n".join(line.rstrip() for line in broken(words.named(table, row), room)))
         screen = _headed(strips, head=False)
         for line in islice(lines, len(numbers)):
             screen.add_row(*line)

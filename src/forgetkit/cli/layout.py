@@ -3,21 +3,80 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from rich import box
 from rich.cells import cell_len
 from rich.console import Group, RenderableType
+from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from forgetkit.ablate.render.words import broken
+from forgetkit.ablate.wrapping import broken
 
 _GAP = 2
 _SHORT = 16
 """Letters up to which values stand beside each other in a block."""
 _DEEP = 8
 """Lines that a text is folded into from which on it is easier to read in a block than in a column."""
+
+_SHORTEST_BAR = 4
+_ECHO = 2
+"""Columns that bars leave free: a terminal writes ``^C`` there, and a line that it broke could not be erased."""
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A progress bar: its name, the fraction that is done, and what is said of it, most important first."""
+
+    name: str
+    share: float
+    parts: Sequence[str]
+    style: str = ""
+
+
+def bars(width: int, height: int, shown: Sequence[Bar], note: str = "") -> RenderableType:
+    """Bars below each other, with ``note`` below them.
+
+    Args:
+        width: Columns of the terminal.
+        height: Its rows; the first bars are left out if there are too few.
+        shown: The bars.
+        note: A sentence, or nothing.
+
+    Returns:
+        A line for each bar: its name, the bar, and as many parts as fit. If a name does not fit, names stand above
+        their bars. No word is cut.
+    """
+    width -= _ECHO
+    first = max((cell_len(bar.parts[0]) for bar in shown), default=0)
+    names = max((cell_len(bar.name) for bar in shown), default=0)
+    beside = names + first + _SHORTEST_BAR + 2 <= width
+    room = width - _SHORTEST_BAR - 1 - (names + 1 if beside else 0)
+    texts = [_fitting(bar.parts, room) for bar in shown]
+    wide = max(map(cell_len, texts), default=0)
+    pieces: list[list[RenderableType]] = []
+    for bar, text in zip(shown, texts, strict=True):
+        line = Table.grid(padding=(0, 1, 0, 0))
+        cells: list[RenderableType] = [Text(bar.name, bar.style)] if beside else []
+        for columns in (*([names] if beside else []), max(1, room + _SHORTEST_BAR - wide), wide):
+            line.add_column(width=columns, no_wrap=True)
+        line.add_row(*cells, ProgressBar(total=1, completed=bar.share), Text(text))
+        above = [] if beside else folded(bar.name, width).splitlines()
+        pieces.append([*(Text(piece, bar.style) for piece in above), line])
+    below = [Text(line) for line in folded(note, width).splitlines()]
+    while len(pieces) > 1 and sum(map(len, pieces)) + len(below) >= height:
+        del pieces[0]
+    return Group(*(line for piece in pieces for line in piece), *below)
+
+
+def _fitting(parts: Sequence[str], room: int) -> str:
+    """As many of the parts as fit, but at least the first."""
+    count = len(parts)
+    while count > 1 and cell_len("  ".join(parts[:count])) > room:
+        count -= 1
+    return "  ".join(parts[:count])
 
 
 def table(

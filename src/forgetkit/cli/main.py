@@ -28,7 +28,7 @@ from forgetkit.cli import (
     show,
     table,
 )
-from forgetkit.cli.console import OneLine, one_line, prepare_streams, write_failure
+from forgetkit.cli.console import WarningLines, one_line, prepare_streams, write_failure
 from forgetkit.errors import ForgetkitError
 from forgetkit.system.openmp import wait_passively
 
@@ -44,9 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal or a pipe may not know every character we print
-    warnings = logging.StreamHandler(sys.stderr)
-    warnings.setFormatter(OneLine())
-    logging.basicConfig(handlers=[warnings], level=logging.WARNING)
+    logging.basicConfig(handlers=[WarningLines()], level=logging.WARNING)
     if "torch" not in sys.modules:  # it looks once, as it loads
         wait_passively(os.environ)
     try:

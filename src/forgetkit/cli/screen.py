@@ -6,16 +6,16 @@ All three are observers of the run's events and share one way of being told the 
 from __future__ import annotations
 
 import shlex
+import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from rich.console import Group
+from rich.console import RenderableType
 from rich.live import Live
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from forgetkit.cli import tables
+from forgetkit.cli import layout, tables
 from forgetkit.cli.console import Console, print_error, say_at_once
 from forgetkit.contracts import (
     EpochEnded,
@@ -28,7 +28,7 @@ from forgetkit.contracts import (
     Stepped,
 )
 
-_SHORTEST_BAR = 4
+STOPPING = "forgetkit: stopping after this step, with a state to go on from (again: at once)"
 
 
 def choose(*, quiet: bool, as_json: bool) -> View:
@@ -125,26 +125,26 @@ class PlainView(View):
                 pass
 
     def say_stopping(self) -> None:
-        """A line, short enough for narrow terminals: bars are drawn over what goes on below it."""
-        say_at_once("forgetkit: stopping after this step (again: at once)")
+        """A line."""
+        say_at_once(STOPPING)
 
     def show_result(self, result: Mapping[str, Any]) -> None:
         """The table, the totals and where the record is."""
         self.console.print(tables.mega_batches(result, self.console.width))
         self.console.print()
-        for text in tables.totals(result):  # a path is left to the terminal to wrap, so that it can be copied whole
-            self.console.print(text, markup=False, soft_wrap=text.startswith("record: "))
+        for text in tables.totals(result):
+            self.console.say(text)
 
     def show_rehearsal(self, rehearsal: Mapping[str, Any]) -> None:
         """The plan and its cost."""
         self.console.print(tables.plan(rehearsal, self.console.width))
         self.console.print()
         for text in tables.cost(rehearsal):
-            self.console.print(text, markup=False)
+            self.console.say(text)
 
     def say(self, text: str) -> None:
         """Print it."""
-        self.console.print(text, markup=False)
+        self.console.say(text)
         self._spoke = time.monotonic()
 
 
@@ -155,96 +155,95 @@ class LiveView(PlainView):
 
     def __init__(self, console: Console) -> None:
         super().__init__(console)
-        self._bars = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=None),
-            TextColumn("{task.fields[state]}", markup=False),
-            console=console,
-            expand=True,
-        )
-        self._whole = Progress(
-            TextColumn("{task.description}", style="bold", markup=False),
-            BarColumn(bar_width=None),
-            TextColumn("{task.percentage:>3.0f} %"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(elapsed_when_finished=False),
-            console=console,
-            expand=True,
-        )
-        self._run: TaskID | None = None
-        self._preparing: TaskID | None = None
-        self._tasks: dict[int, TaskID] = {}
+        self._bars: dict[int, layout.Bar] = {}
+        self._whole: layout.Bar | None = None
+        self._preparing: layout.Bar | None = None
+        self._stopping = ""
         self._samples: tuple[int, ...] = ()
         self._pool = 1
+        self._began, self._share_before = 0.0, 0.0
 
     @contextmanager
     def following(self) -> Iterator[None]:
         """While the run lasts, the bars are on the screen."""
-        with Live(Group(self._bars, self._whole), console=self.console, refresh_per_second=8, transient=True):
+        with live(self.console, self.bars, 8):
             yield
+
+    def bars(self) -> RenderableType:
+        """What is on the screen now; another thread asks."""
+        shown = [*self._bars.values(), *(bar for bar in (self._preparing, self._whole) if bar is not None)]
+        return layout.bars(*self.console.size, shown, self._stopping)
+
+    def say_stopping(self) -> None:
+        """Below the bars: what a signal wrote to the terminal itself, the bars would overwrite."""
+        self._stopping = STOPPING
 
     def notify(self, event: Event) -> None:
         """Move the bars."""
         View.notify(self, event)
         match event:
             case Preparing():
-                if self._preparing is None:
-                    self._preparing = self._whole.add_task(event.what, total=event.total)
-                self._whole.update(self._preparing, completed=event.done, total=event.total)
-                if event.done == event.total:
-                    self._whole.remove_task(self._preparing)
-                    self._preparing = None
+                share = event.done / max(event.total, 1)
+                self._preparing = layout.Bar(event.what, share, (f"{share:4.0%}",)) if share < 1 else None
             case Settled():
-                self.console.print(f"--{event.option} {event.value}: {event.reason}", markup=False)
+                self.say(f"--{event.option} {event.value}: {event.reason}")
             case RunStarted():
-                self.console.print(tables.headline(event), markup=False)
+                self.say(tables.headline(event))
                 if event.going_on is not None:
-                    self.console.print(event.going_on, markup=False)
-                self._samples = event.samples
-                done = sum(event.samples[: event.done]) + event.done_samples
-                self._run = self._whole.add_task("run", total=sum(event.samples), completed=done)
+                    self.say(event.going_on)
+                self._samples, self._began = event.samples, time.monotonic()
+                self._share_before = (sum(event.samples[: event.done]) + event.done_samples) / sum(event.samples)
+                self._show_whole(self._share_before)
             case MegaBatchRevealed():
-                name = f"mega-batch {event.mega_batch}/{len(self._samples)}"
-                self._pool, total = event.train_samples, self._samples[event.mega_batch - 1]
-                self._tasks[event.mega_batch] = self._bars.add_task(name, total=total, state="learning")
-                if len(self._tasks) > self._SHOWN:
-                    self._bars.update(self._tasks[min(self._tasks)], visible=False)
-                    del self._tasks[min(self._tasks)]
+                self._pool = event.train_samples
+                self._bars[event.mega_batch] = layout.Bar(self._name(event.mega_batch), 0.0, ("learning",))
+                if len(self._bars) > self._SHOWN:
+                    del self._bars[min(self._bars)]
             case Stepped():
                 self._move(event.mega_batch, event.epoch - 1, event.done / event.total)
             case EpochEnded():
-                state = self._fitting(event.mega_batch, f"loss {event.loss:.4f}", f"accuracy {event.accuracy:6.1%}")
-                self._bars.update(self._tasks[event.mega_batch], state=state)
-                self._move(event.mega_batch, event.epoch)
+                self._move(
+                    event.mega_batch, event.epoch, parts=(f"loss {event.loss:.4f}", f"accuracy {event.accuracy:6.1%}")
+                )
             case MegaBatchEnded():
                 row = event.row
                 epochs = -(-self._samples[row.index - 1] // row.train_samples)
                 parts = [f"test {row.test_accuracy:6.1%}", f"errors {row.test_errors}", tables.duration(row.seconds)]
                 if row.carried_epoch not in (None, epochs):
                     parts.insert(2, f"epoch {row.carried_epoch}")
-                state = self._fitting(row.index, *parts)
-                self._bars.update(self._tasks[row.index], state=state)
-                self._move(row.index, epochs)  # patience may have ended it early
+                self._move(row.index, epochs, parts=parts)  # patience may have ended it early
             case _:
                 pass
 
-    def _fitting(self, mega_batch: int, *parts: str) -> str:
-        """As many of the parts as have room beside the name and the shortest bar: no word is cut."""
-        name = f"mega-batch {mega_batch}/{len(self._samples)}"
-        room = self.console.width - len(name) - _SHORTEST_BAR - 2
-        while len(parts) > 1 and len("  ".join(parts)) > room:
-            parts = parts[:-1]
-        return "  ".join(parts)
+    def _name(self, mega_batch: int) -> str:
+        return f"mega-batch {mega_batch}/{len(self._samples)}"
 
-    def _move(self, mega_batch: int, epochs: int, share: float = 0.0) -> None:
+    def _move(self, mega_batch: int, epochs: int, share: float = 0.0, parts: Sequence[str] = ()) -> None:
         """So many epochs of a mega-batch are done, and a share of the next; the last may be shorter than others."""
         total = self._samples[mega_batch - 1]
         whole = min(epochs * self._pool, total)
         done = whole + share * min(self._pool, total - whole)
-        self._bars.update(self._tasks[mega_batch], completed=done)
-        if self._run is not None:
-            self._whole.update(self._run, completed=sum(self._samples[: mega_batch - 1]) + done)
+        parts = parts or self._bars[mega_batch].parts
+        self._bars[mega_batch] = layout.Bar(self._name(mega_batch), done / total, parts)
+        self._show_whole((sum(self._samples[: mega_batch - 1]) + done) / sum(self._samples))
+
+    def _show_whole(self, share: float) -> None:
+        """The bar of the run, with the time left at the pace since this process began."""
+        done = share - self._share_before
+        left = (time.monotonic() - self._began) * (1 - share) / done if done > 0 else None
+        parts = (f"{share * 100:3.0f} %", *(() if left is None else (f"{tables.duration(left)} left",)))
+        self._whole = layout.Bar("run", share, parts, "bold")
+
+
+def live(console: Console, shown: Callable[[], RenderableType], per_second: int) -> Live:
+    """What moves on a terminal and is gone at the end. Errors that go elsewhere than to a terminal still go there."""
+    return Live(
+        get_renderable=shown,
+        console=console,
+        refresh_per_second=per_second,
+        transient=True,
+        redirect_stderr=sys.stderr.isatty(),
+    )
 
 
 class _Estimate:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
@@ -18,8 +18,10 @@ from forgetkit.config.checks import departures_of, refuse_contradictions, refuse
 from forgetkit.config.fields import KIND_OF, METHODS, NOT_RESULTS, PLAIN, SEVERAL, RunConfig, flag, name_of
 from forgetkit.config.layers import Workshop, canonical, layered
 from forgetkit.errors import ConfigError, DoesNotApplyError, OptionError, closest
-from forgetkit.record import InitialWeights
 from forgetkit.registry import Registry
+
+if TYPE_CHECKING:
+    from forgetkit.record import InitialWeights
 
 LEFT_OPEN = ("precision", "memory_format", "threads")
 """Options that may be left to what the network and the machine are found to be; a run records what they came to."""
@@ -145,8 +147,14 @@ def resolve(given: Mapping[str, Any], registry: Registry) -> Plan:
         plugins=registry.plugins,
         departures=departures_of(resolved, expected, made, preset),
         distributions=_distributions(spelled, made, several, registry),
-        init=None if resolved.init is None else InitialWeights(Path(resolved.init)),
+        init=_initial_weights(resolved.init),
     )
+
+
+def _initial_weights(path: str | None) -> InitialWeights | None:
+    from forgetkit.record import InitialWeights  # this imports torch, and a command line prints its first line before
+
+    return None if path is None else InitialWeights(Path(path))
 
 
 def _distributions(

@@ -11,7 +11,8 @@ from forgetkit.ablate.outcome import Outcomes
 from forgetkit.ablate.plots import canvas, laid
 from forgetkit.ablate.plots.laid import Laid, Line, Panel, Place, in_order
 from forgetkit.ablate.plots.looks import INK, Look, Looks, listed, looks, shortened
-from forgetkit.ablate.render.words import broken, plain
+from forgetkit.ablate.render.words import plain
+from forgetkit.ablate.wrapping import broken
 from forgetkit.contracts import Answer, Unit
 
 if TYPE_CHECKING:

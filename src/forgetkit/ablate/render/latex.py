@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from forgetkit.ablate.render import words
 from forgetkit.ablate.table import Row, Table
+from forgetkit.ablate.wrapping import broken
 
 _LETTERS = {
     # What TeX would act on. Brackets and stars could be taken for an option of the \\ before them.
@@ -133,7 +134,7 @@ def _labels(labels: Iterable[str]) -> list[str]:
 
 def _stacked(text: str, width: int, place: str, side: str) -> str:
     """Text in lines, set as a small tabular where it takes more than one."""
-    lines = [escaped(line) for line in words.broken(text, width)]
+    lines = [escaped(line) for line in broken(text, width)]
     stack = r"\\".join(lines)
     return stack if len(lines) == 1 else rf"\begin{{tabular}}[{place}]{{@{{}}{side}@{{}}}}{stack}\end{{tabular}}"
 

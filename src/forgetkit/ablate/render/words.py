@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -37,16 +36,6 @@ class Difference:
 def plain(text: str) -> str:
     """One line without control characters, whatever a user has typed."""
     return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
-
-
-def broken(text: str, width: int) -> list[str]:
-    """Lines of ``width`` letters where spaces, commas and colons allow it; joined again they are the text."""
-    lines = [""]
-    for piece in re.split(r"(?<=[ ,:])", text):
-        if lines[-1] and len(lines[-1]) + len(piece.rstrip()) > width:
-            lines.append("")
-        lines[-1] += piece
-    return lines
 
 
 def heading(column: Column) -> str:
