@@ -12,8 +12,8 @@ import termios
 import pytest
 
 STOPPING = {
-    "run": "forgetkit: stopping after this step, with a state to go on from (again: at once)",
-    "ablate": "forgetkit: stopping, as soon as each worker has left a state to go on from (again: at once)",
+    "run": "forgetkit: stopping after this step (again: at once)",
+    "ablate": "forgetkit: stopping after these steps (again: at once)",
 }
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from forgetkit.ablate.work import Ended, Task
 
 _RUNNING_SHOWN = 16
-_STOPPING = "forgetkit: stopping, as soon as each worker has left a state to go on from (again: at once)"
+_STOPPING = "forgetkit: stopping after these steps (again: at once)"
 
 
 def choose(*, quiet: bool, as_json: bool) -> View:

@@ -28,7 +28,7 @@ from forgetkit.contracts import (
     Stepped,
 )
 
-STOPPING = "forgetkit: stopping after this step, with a state to go on from (again: at once)"
+STOPPING = "forgetkit: stopping after this step (again: at once)"
 
 
 def choose(*, quiet: bool, as_json: bool) -> View:
