@@ -646,7 +646,7 @@ def test_nothing_is_written_or_deleted_through_a_link(cli, stopped, whole, subst
     assert not (workdir / "elsewhere").is_symlink()
 
 
-@pytest.mark.parametrize("name", ["checkpoints", "events.jsonl", "run.lock"])
+@pytest.mark.parametrize("name", ["checkpoints", "events.jsonl", "manifest.json"])
 def test_a_link_that_all_would_be_written_through(refused, stopped, workdir, name):
     run = stopped()
     linked(run / name, workdir / "elsewhere")
@@ -655,12 +655,24 @@ def test_a_link_that_all_would_be_written_through(refused, stopped, workdir, nam
     assert sorted((workdir / "elsewhere").rglob("*")) == before
 
 
-def test_a_temporary_file_that_is_a_link(tmp_path):
+def test_a_temporary_file_that_is_a_link_is_not_written_through(tmp_path, monkeypatch):
     file, target = tmp_path / "file", tmp_path / "target"
     target.write_text("mine")
-    file.with_name(f".file.{os.getpid()}.tmp").symlink_to(target)
-    write_atomically(file, b"new")
-    assert (file.read_bytes(), target.read_text()) == (b"new", "mine")
+    monkeypatch.setattr("secrets.token_hex", lambda size: "00" * size)
+    file.with_name(".file.00000000.tmp").symlink_to(target)
+    with pytest.raises(RecordError, match=r"cannot write .*: File exists"):
+        write_atomically(file, b"new")
+    assert target.read_text() == "mine"
+
+
+def test_temporary_names_of_equal_process_ids_do_not_collide(tmp_path, monkeypatch):
+    """Two containers share a folder, and both number their processes from 1."""
+    names, replace_file = [], Path.replace
+    monkeypatch.setattr("os.getpid", lambda: 1)
+    monkeypatch.setattr(Path, "replace", lambda self, target: (names.append(self.name), replace_file(self, target))[1])
+    for _ in range(2):
+        write_atomically(tmp_path / "file", b"content")
+    assert len(set(names)) == 2
 
 
 @pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo], ids=["folder", "pipe"])
@@ -737,10 +749,11 @@ def test_a_disk_without_the_room_is_said_before_it_begins(tiny, monkeypatch, cap
 
 def test_a_name_outlasts_a_loss_of_power(tmp_path, monkeypatch):
     done, rename = [], Path.replace
+    monkeypatch.setattr("secrets.token_hex", lambda size: "0123")
     monkeypatch.setattr(Path, "replace", lambda file, target: (done.append("renamed"), rename(file, target)))
     monkeypatch.setattr(os, "fsync", lambda number: done.append(Path(f"/proc/self/fd/{number}").readlink().name))
     write_atomically(tmp_path / "file", b"")
-    assert done == [f".file.{os.getpid()}.tmp", "renamed", tmp_path.name]
+    assert done == [".file.0123.tmp", "renamed", tmp_path.name]
 
 
 @pytest.mark.parametrize(("number", "status"), [(errno.EINVAL, "skipped"), (errno.EIO, "told")])

@@ -311,7 +311,7 @@ def _draw(answered: Sequence[Told]) -> None:
 
     for one in answered:
         if one.answer is not None:
-            for old in (one.folder / answers.FOLDER).glob(f"{one.question.label}.*.svg"):  # of another answer
+            for old in (answers.folder_in(one.folder)).glob(f"{one.question.label}.*.svg"):  # of another answer
                 old.unlink()
             for name, figure in plots.answer_pictures(one.question.label, one.answer, common=one.common).items():
-                plots.save(figure, one.folder / answers.FOLDER / f"{name}.svg")
+                plots.save(figure, answers.folder_in(one.folder) / f"{name}.svg")

@@ -3,7 +3,7 @@
 from forgetkit.record.checkpoints import load_state, save_state
 from forgetkit.record.directory import SCHEMA, ResumePoint, RunDirectory
 from forgetkit.record.events import event_in, events_in, line_of
-from forgetkit.record.files import read_json, read_sealed, write_atomically, write_json, write_sealed
+from forgetkit.record.files import own_folder, read_json, read_sealed, write_atomically, write_json, write_sealed
 from forgetkit.record.recorder import Recorder
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "events_in",
     "line_of",
     "load_state",
+    "own_folder",
     "read_json",
     "read_sealed",
     "save_state",

@@ -10,7 +10,7 @@ checkpoints/mega-batch-003.*    the model that was evaluated after mega-batch 3 
 checkpoints/masks-003.*         what was forgotten after it, a bit for each entry, and a note of its digest
 analyses/NAME.json              what an analysis found, and NAME.svg and NAME.png; see forgetkit.analysis.answers
 result.json                     written last
-run.lock, run.holder.json       there while a process works on the run
+run.holder.json                 there while a process works on the run, which holds the lock of manifest.json
 
 Each JSON file ends in a digest of its other content, and what belongs to a run bears the ``run_id`` of its manifest.
 """
@@ -40,7 +40,7 @@ from forgetkit.errors import RecordError, RunDirectoryError
 from forgetkit.record import lock
 from forgetkit.record.checkpoints import load_state, save_state
 from forgetkit.record.events import events_in, line_of
-from forgetkit.record.files import as_json, read_sealed, sealed, sync_folder, write_atomically, write_sealed
+from forgetkit.record.files import as_json, own_folder, read_sealed, sealed, sync_folder, write_atomically, write_sealed
 from forgetkit.system import regular
 
 SCHEMA = 1
@@ -149,8 +149,7 @@ class RunDirectory:
         with lock.held(self.path):
             with contextlib.suppress(OSError):  # where it was taken away to begin from the start
                 self._checkpoints.mkdir()
-            folders = [self.path] if self._checkpoints.is_symlink() else [self.path, self._checkpoints]
-            for file in itertools.chain.from_iterable(folder.glob(".*.tmp") for folder in folders):
+            for file in (*self.path.glob(".*.tmp"), *self._checkpoints.glob(".*.tmp")):
                 with contextlib.suppress(OSError):
                     file.unlink()
             yield
@@ -307,12 +306,11 @@ class RunDirectory:
     def _require_its_own_files(self) -> None:
         """Nothing may be written through a link, nor would writing help where a folder stands in place of a file."""
         checkpoints = self._checkpoints
-        if checkpoints.is_symlink() or (checkpoints.exists() and not checkpoints.is_dir()):
+        if checkpoints.exists() and not checkpoints.is_dir():
             raise RunDirectoryError(f"{checkpoints} is no folder of this run: take it away, or put the folder back")
-        if (self.path / "events.jsonl").is_symlink():
-            raise RunDirectoryError(
-                f"{self.path / 'events.jsonl'} is a link, which nothing is written through: take it away"
-            )
+        for file in (self.path / name for name in ("manifest.json", "events.jsonl")):
+            if file.is_symlink():
+                raise RunDirectoryError(f"{file} is a link, and forgetkit writes through none: put the file back")
         ours = [self.path / name for name in ("manifest.json", "events.jsonl", "result.json")]
         for file in (
             *ours,
@@ -326,7 +324,7 @@ class RunDirectory:
 
     @property
     def _checkpoints(self) -> Path:
-        return self.path / "checkpoints"
+        return own_folder(self.path / "checkpoints")
 
     def _model_file(self, mega_batch: int) -> Path:
         return self._checkpoints / f"mega-batch-{mega_batch:03}.pt"

@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,8 @@ _NO_FOLDERS = (errno.EACCES, errno.EBADF, errno.EINVAL, errno.EISDIR, errno.ENOT
 
 def write_atomically(path: Path, content: bytes | memoryview) -> None:
     """Write to a temporary file beside ``path``, sync, rename, sync the folder. A link in its place is not followed."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")  # process ids collide between containers
     try:
-        temporary.unlink(missing_ok=True)
         with temporary.open("xb") as file:
             file.write(content)
             file.flush()
@@ -38,6 +38,17 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
     except BaseException:  # an interruption leaves nothing behind either
         _forget(temporary)
         raise
+
+
+def own_folder(path: Path) -> Path:
+    """``path``, a folder of ours; asked for at each access, since a link may take its place at any time.
+
+    Raises:
+        RunDirectoryError: It is a link: what lies behind it is not ours to write or to take away.
+    """
+    if path.is_symlink():
+        raise RunDirectoryError(f"{path} is a link, not a folder of forgetkit's: put the folder itself in its place")
+    return path
 
 
 def sync_folder(folder: Path) -> None:
