@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -194,10 +194,10 @@ def _planned(cell: Cell, registry: Registry) -> tuple[Cell, Plan]:
         raise ConfigError(f"the cell {said(cell.arm)}: {error}{remedy}") from error
 
 
-def read(path: Path) -> Grid:
-    """The grid in a TOML file."""
+def read(path: Path, allow_import: Collection[str] = ()) -> Grid:
+    """The grid in a TOML file, whose ``import:`` SPECs name modules in ``allow_import`` alone."""
     try:
-        return _made(config.content_of(path), path.stem)
+        return _made(config.content_of(path, allow_import), path.stem)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from forgetkit import forgetting
 from forgetkit.errors import DoesNotApplyError, OptionError, RunDirectoryError
 from forgetkit.record import RunDirectory
-from forgetkit.record.files import write_atomically
+from forgetkit.record.files import write_output
 
 
 def read(directory: RunDirectory, mega_batch: int) -> Mapping[str, Tensor]:
@@ -42,5 +42,5 @@ def export(folder: Path, file: Path) -> int:
         raise DoesNotApplyError(f"{folder} has no masks: it is no run, forgot nothing, or had --keep-masks none")
     content = io.BytesIO()
     np.savez_compressed(content, **arrays)  # type: ignore[arg-type]
-    write_atomically(file, content.getbuffer())
+    write_output(file, content.getbuffer())
     return len(arrays)

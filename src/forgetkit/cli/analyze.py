@@ -194,7 +194,7 @@ class _Asking:
         """The report, and the pictures beside the answers; None where nothing was answered."""
         from forgetkit.ablate import plots, table
         from forgetkit.ablate.report import page
-        from forgetkit.record import write_atomically
+        from forgetkit.record import write_output
 
         answered = [one for one in told if one.answer is not None]
         if not answered:
@@ -206,7 +206,7 @@ class _Asking:
             self.view.say(f"without pictures: {plots.MISSING}")
         target = self.folder / "report.html"
         figures = plots.pictures(outcomes) if drawn else None
-        write_atomically(target, page(outcomes, table.make(outcomes), figures).encode())
+        write_output(target, page(outcomes, table.make(outcomes), figures).encode())
         return target
 
     def _content(self, told: Sequence[Told], report: Path | None) -> dict[str, Any]:

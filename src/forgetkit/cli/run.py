@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 SPECIAL: options.Special = {
     "config": options.CONFIG,
+    "allow_import": options.ALLOW_IMPORT,
     "set": options.SET,
     "resume": (
         Path | None,

@@ -3,7 +3,15 @@
 from forgetkit.record.checkpoints import load_state, save_state
 from forgetkit.record.directory import SCHEMA, ResumePoint, RunDirectory
 from forgetkit.record.events import event_in, events_in, line_of
-from forgetkit.record.files import own_folder, read_json, read_sealed, write_atomically, write_json, write_sealed
+from forgetkit.record.files import (
+    own_folder,
+    read_json,
+    read_sealed,
+    write_atomically,
+    write_json,
+    write_output,
+    write_sealed,
+)
 from forgetkit.record.recorder import Recorder
 
 __all__ = [
@@ -21,5 +29,6 @@ __all__ = [
     "save_state",
     "write_atomically",
     "write_json",
+    "write_output",
     "write_sealed",
 ]

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import secrets
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,18 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
     except BaseException:  # an interruption leaves nothing behind either
         _forget(temporary)
         raise
+
+
+def write_output(path: Path, content: bytes | memoryview) -> None:
+    """:func:`write_atomically` for a file that a user named, or that others see.
+
+    Raises:
+        RunDirectoryError: A device, a pipe or a link has that name: it would be replaced by a file.
+    """
+    with contextlib.suppress(OSError):
+        if not stat.S_ISREG(path.lstat().st_mode):
+            raise RunDirectoryError(f"{path} is a folder, a link, a pipe or a device: name a file")
+    write_atomically(path, content)
 
 
 def own_folder(path: Path) -> Path:
