@@ -8,6 +8,7 @@ import io
 import json
 import os
 import pickle
+import shlex
 import tarfile
 from pathlib import Path
 
@@ -18,8 +19,8 @@ import forgetkit
 from forgetkit.builtin.datasets import cifar10
 from forgetkit.builtin.datasets.cifar10 import Cifar10
 from forgetkit.contracts import Checkpointed, LoadContext
-from forgetkit.errors import DataError
-from forgetkit.record import read_sealed, write_sealed
+from forgetkit.errors import DataError, RunDirectoryError
+from forgetkit.record import RunDirectory, read_sealed, write_sealed
 
 TINY = {
     "dataset": "synthetic:samples=60,test=20,classes=3,size=4,channels=1",
@@ -216,3 +217,12 @@ def test_a_note_names_cells_by_digests_alone(cli, workdir, digest, twice):
         assert (said.status, said.err.count("\n")) == (2, 1)
         assert "g.json is damaged" in said.err
         assert "12.35" not in said.out
+
+
+def test_a_command_in_a_message_can_be_pasted_into_a_shell(tmp_path):
+    run = RunDirectory.create(tmp_path, "it's a run; rm -rf *", {})
+    (run.path / "result.json").write_text("{}")
+    with pytest.raises(RunDirectoryError) as told:
+        _ = run.result
+    command = str(told.value).partition("; forgetkit ")[2].removesuffix(" makes it again")
+    assert shlex.split(command) == ["run", "--resume", str(run.path)]

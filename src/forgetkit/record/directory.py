@@ -24,6 +24,7 @@ import logging
 import os
 import re
 import secrets
+import shlex
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -128,7 +129,7 @@ class RunDirectory:
     @property
     def result(self) -> dict[str, Any]:
         """The content of ``result.json``, less its digest."""
-        return read_sealed(self.path / "result.json", f"forgetkit run --resume {self.path} makes it again")
+        return read_sealed(self.path / "result.json", f"{resume_command(self.path)} makes it again")
 
     @property
     def manifest(self) -> dict[str, Any]:
@@ -401,6 +402,11 @@ class RunDirectory:
         return sorted(notes, key=lambda note: _place(note.stem), reverse=True)
 
 
+def resume_command(path: Path) -> str:
+    """What a shell takes to go on with the run in that directory, whatever its name holds."""
+    return shlex.join(["forgetkit", "run", "--resume", str(path)])
+
+
 def _as_row(content: Mapping[str, Any]) -> MegaBatchRow:
     """The row that was written; ``TypeError`` where an entry is missing, unknown or of another type."""
     MegaBatchRow(**content)
@@ -431,7 +437,7 @@ def _made(out: Path, name: str, *, numbered: bool) -> Path:
         if path == out or not os.path.lexists(path):
             raise RunDirectoryError(f"cannot make {out / name}: {out} is a file, not a folder") from error
         resumable = (path / "manifest.json").exists() and not RunDirectory(path).finished
-        remedy = f", or go on with it by --resume {path}" if resumable else ""
+        remedy = f", or resume it: {resume_command(path)}" if resumable else ""
         raise RunDirectoryError(f"{path} exists already: choose another --name{remedy}") from error
     except OSError as error:
         raise RunDirectoryError(
