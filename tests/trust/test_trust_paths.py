@@ -9,6 +9,7 @@ import json
 import os
 import pickle
 import shlex
+import signal
 import tarfile
 from pathlib import Path
 
@@ -198,7 +199,7 @@ def secret(folder: Path) -> None:
     content = json.dumps({"test_accuracy": 0.123456, "mega_batches": []}).encode()
     (folder / "result.json").write_bytes(content)
     for digest in ("../../secret", "/" * 64):
-        write_sealed(folder / "seal.json", {"digest": digest, "sha256": hashlib.sha256(content).hexdigest()})
+        write_sealed(folder / "seal.json", {"digest": digest, "result_sha256": hashlib.sha256(content).hexdigest()})
 
 
 @pytest.mark.parametrize(
@@ -226,3 +227,16 @@ def test_a_command_in_a_message_can_be_pasted_into_a_shell(tmp_path):
         _ = run.result
     command = str(told.value).partition("; forgetkit ")[2].removesuffix(" makes it again")
     assert shlex.split(command) == ["run", "--resume", str(run.path)]
+
+
+@pytest.mark.parametrize("name", ["data_batch_1", "test_batch", "batches.meta"])
+def test_a_pipe_among_the_files_of_cifar_is_not_waited_for(tmp_path, name):
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    os.mkfifo(folder / name)
+    signal.alarm(20)  # the reader would wait for ever
+    try:
+        with pytest.raises(DataError, match="missing or damaged"):
+            Cifar10(path=tmp_path).load(LoadContext(tmp_path, lambda *_: None))
+    finally:
+        signal.alarm(0)

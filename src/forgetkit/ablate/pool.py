@@ -17,7 +17,6 @@ import contextlib
 import dataclasses
 import hashlib
 import itertools
-import json
 import logging
 import os
 import re
@@ -36,7 +35,7 @@ from forgetkit.analysis import answers
 from forgetkit.analysis.answers import Kept
 from forgetkit.contracts import Keep
 from forgetkit.errors import RecordError, RunDirectoryError, RunInUseError
-from forgetkit.record import RunDirectory, own_folder, read_json, read_sealed, write_json, write_sealed
+from forgetkit.record import RunDirectory, own_folder, read_sealed, result_from, write_sealed
 from forgetkit.system import regular
 
 SCHEMA = 2
@@ -119,15 +118,17 @@ class Pool:
         """A result counts where its seal says that these are its bytes."""
         try:
             content = regular.content(path / "result.json")
-            seal = read_json(path / "seal.json")
+            seal = read_sealed(path / "seal.json")
         except (OSError, RunDirectoryError):
             return Found("missing", reason="not finished", remark=f"{path} has no result with its seal; {_AGAIN}")
-        if seal.get("sha256") != hashlib.sha256(content).hexdigest():
+        if seal.get("result_sha256") != hashlib.sha256(content).hexdigest():
             return Found("missing", reason="damaged", remark=f"{path}: the result is damaged; {_AGAIN}")
         if seal.get("digest") != digest:
             return Found("missing", reason="damaged", remark=f"{path} belongs to another cell; {_AGAIN}")
-        result: dict[str, Any] = json.loads(content)
-        return Found("completed", result)
+        try:
+            return Found("completed", result_from(content, path / "result.json"))
+        except RunDirectoryError as error:
+            return Found("missing", reason="damaged", remark=f"{error}; {_AGAIN}")
 
     def _in_hand(self, digest: str) -> bool:
         """Whether a process carries the cell out, so that what it has not written yet is no damage."""
@@ -146,7 +147,7 @@ class Pool:
         """Say that the result of a cell is whole, and forget that it ever failed."""
         path = self.directory(digest)
         content = (path / "result.json").read_bytes()
-        write_json(path / "seal.json", {"digest": digest, "sha256": hashlib.sha256(content).hexdigest()})
+        write_sealed(path / "seal.json", {"digest": digest, "result_sha256": hashlib.sha256(content).hexdigest()})
         _take_away(self._failure(digest))
 
     def fail(self, digest: str, status: Status, reason: str) -> None:

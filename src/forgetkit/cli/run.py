@@ -82,7 +82,7 @@ def _carry_out(special: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]
 def _answer(special: dict[str, Any], given: dict[str, Any], view: View, halt: Halt) -> dict[str, Any]:
     from forgetkit import api, config
     from forgetkit.alma import run
-    from forgetkit.record import RunDirectory, read_json
+    from forgetkit.record import RunDirectory
 
     offers = options.offers(special, view.warn)
     if special["resume"] is not None and special["dry_run"]:
@@ -95,7 +95,7 @@ def _answer(special: dict[str, Any], given: dict[str, Any], view: View, halt: Ha
             if asked:
                 config.resumed(there.manifest, asked, offers)  # says what would be ignored
             view.say(f"{there.path} is finished: there is nothing left to do")
-            result = read_json(there.path / "result.json")
+            result = there.result
             view.show_result(result)
             return result
         resume = RunDirectory.reopen(there.path)

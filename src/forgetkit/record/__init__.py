@@ -1,7 +1,7 @@
 """A run's directory and what is written there."""
 
 from forgetkit.record.checkpoints import load_state, save_state
-from forgetkit.record.directory import SCHEMA, ResumePoint, RunDirectory, resume_command
+from forgetkit.record.directory import SCHEMA, ResumePoint, RunDirectory, result_from, resume_command
 from forgetkit.record.events import event_in, events_in, line_of
 from forgetkit.record.files import (
     own_folder,
@@ -26,6 +26,7 @@ __all__ = [
     "own_folder",
     "read_json",
     "read_sealed",
+    "result_from",
     "resume_command",
     "save_state",
     "write_atomically",

@@ -34,14 +34,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import TypeAdapter, ValidationError
 
 from forgetkit.contracts import Keep, MegaBatchRow
 from forgetkit.errors import RecordError, RunDirectoryError
 from forgetkit.record import lock
 from forgetkit.record.checkpoints import load_state, save_state
 from forgetkit.record.events import events_in, line_of
-from forgetkit.record.files import as_json, own_folder, read_sealed, sealed, sync_folder, write_atomically, write_sealed
+from forgetkit.record.files import (
+    as_json,
+    as_object,
+    own_folder,
+    read_sealed,
+    sealed,
+    sync_folder,
+    unsealed,
+    write_atomically,
+    write_sealed,
+)
+from forgetkit.record.validation import reason, require_manifest, require_result, row_from
 from forgetkit.system import regular
 
 SCHEMA = 1
@@ -104,7 +114,7 @@ class RunDirectory:
         directory._require_its_own_files()
         if os.path.lexists(path / "result.json"):
             try:
-                read_sealed(path / "result.json")
+                _ = directory.result
             except RunDirectoryError as error:
                 _ = directory.manifest  # where that is damaged too, nothing is made again
                 _log.warning("%s; it is made again", error)
@@ -128,13 +138,21 @@ class RunDirectory:
 
     @property
     def result(self) -> dict[str, Any]:
-        """The content of ``result.json``, less its digest."""
-        return read_sealed(self.path / "result.json", f"{resume_command(self.path)} makes it again")
+        """The content of ``result.json``, its digest included."""
+        file, remedy = self.path / "result.json", f"{resume_command(self.path)} makes it again"
+        try:
+            return result_from(regular.content(file), file)
+        except OSError as error:
+            raise RunDirectoryError(f"{file} cannot be read: {error.strerror}; {remedy}") from error
+        except RunDirectoryError as error:
+            raise RunDirectoryError(f"{error}; {remedy}") from error
 
     @property
     def manifest(self) -> dict[str, Any]:
         """The content of ``manifest.json``, less its digest."""
-        return read_sealed(self.path / "manifest.json", "begin the run anew, under another --name")
+        content = read_sealed(self.path / "manifest.json", "begin the run anew, under another --name")
+        require_manifest(content, SCHEMA, str(self.path / "manifest.json"))
+        return content
 
     @cached_property
     def run_id(self) -> str:
@@ -286,10 +304,10 @@ class RunDirectory:
             try:
                 noted = self._noted(note)
                 state = load_state(note.with_suffix(".pt"), str(noted.get("state_sha256")))
-                rows = tuple(self._row(1 + done) for done in range(noted["rows"]))
+                rows = tuple(self._row(index) for index in range(1, _finished(state, noted)))
                 return ResumePoint(state, rows, float(noted["seconds"]), str(damage or ""))
             except (KeyError, TypeError, ValueError) as error:
-                damage = RunDirectoryError(f"{note} is damaged: {error!r}")
+                damage = RunDirectoryError(f"{note} is damaged: {reason(error)}")
             except RunDirectoryError as error:
                 damage = error
             self.passed_over.add(note.stem)
@@ -375,14 +393,14 @@ class RunDirectory:
         """From its own file or, where that is damaged, from the event that told of it."""
         file = self._row_file(mega_batch)
         try:
-            row = _as_row(self._noted(file)["row"])
+            row = row_from(self._noted(file)["row"])
             if row.index != mega_batch:
                 raise RunDirectoryError(f"{file} is the row of mega-batch {row.index}")
-        except (KeyError, RunDirectoryError, TypeError):
+        except (KeyError, RunDirectoryError, TypeError, ValueError):
             told = self._told(mega_batch)
             if told is None:
                 raise
-            return _as_row(told)
+            return row_from(told)
         return row
 
     def _told(self, mega_batch: int) -> dict[str, Any] | None:
@@ -402,18 +420,29 @@ class RunDirectory:
         return sorted(notes, key=lambda note: _place(note.stem), reverse=True)
 
 
+def result_from(text: bytes, file: Path) -> dict[str, Any]:
+    """The content of a ``result.json``, its digest included; ``RunDirectoryError`` if it is damaged."""
+    try:
+        content = as_object(text)
+    except ValueError as error:
+        raise RunDirectoryError(f"{file} is damaged: {error}") from error
+    require_result(unsealed(content, str(file)), SCHEMA, str(file))
+    return content
+
+
 def resume_command(path: Path) -> str:
     """What a shell takes to go on with the run in that directory, whatever its name holds."""
     return shlex.join(["forgetkit", "run", "--resume", str(path)])
 
 
-def _as_row(content: Mapping[str, Any]) -> MegaBatchRow:
-    """The row that was written; ``TypeError`` where an entry is missing, unknown or of another type."""
-    MegaBatchRow(**content)
-    try:
-        return TypeAdapter(MegaBatchRow).validate_python(content)
-    except ValidationError as error:
-        raise TypeError(f"{error.errors()[0]['loc'][0]}: {error.errors()[0]['msg']}") from error
+def _finished(state: Mapping[str, Any], noted: Mapping[str, Any]) -> int:
+    """The mega-batch that a state is in, as its note has it too."""
+    index, rows, seconds = state["mega_batch"], noted["rows"], noted["seconds"]
+    if type(index) is not int or type(rows) is not int or rows != index - 1 or rows < 0:
+        raise ValueError(f"{rows} rows are no record of what came before mega-batch {index}")
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or seconds < 0:
+        raise ValueError(f"it has taken {seconds} seconds")
+    return index
 
 
 def _made(out: Path, name: str, *, numbered: bool) -> Path:

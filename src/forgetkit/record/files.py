@@ -6,6 +6,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import math
 import os
 import secrets
 import stat
@@ -131,16 +132,34 @@ def as_json(content: Any) -> bytes:
 def read_json(path: Path) -> dict[str, Any]:
     """The object in ``path``; ``RunDirectoryError`` where it is missing, no file or damaged."""
     try:
-        content = json.loads(regular.content(path))
+        return as_object(regular.content(path))
     except OSError as error:
         raise RunDirectoryError(f"{path} cannot be read: {error.strerror}") from error
-    except RecursionError as error:
-        raise RunDirectoryError(f"{path} is damaged: it is nested too deeply") from error
     except ValueError as error:
         raise RunDirectoryError(f"{path} is damaged: {error}") from error
+
+
+def as_object(text: bytes) -> dict[str, Any]:
+    """The object that JSON text holds.
+
+    Raises:
+        ValueError: It is no JSON, no object, nested too deeply, or holds NaN or a number beyond all floats.
+    """
+    try:
+        content = json.loads(text, parse_constant=_finite, parse_float=_finite)
+        json.dumps(content)  # what is nested almost too deeply can be read and not written
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
     if not isinstance(content, dict):
-        raise RunDirectoryError(f"{path} is damaged: it holds no object")
+        raise ValueError("it holds no object")
     return content
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"it holds the number {text}")
+    return number
 
 
 def _forget(temporary: Path) -> None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from forgetkit.builtin.datasets import _plain
 from forgetkit.contracts import Data, LoadContext, Part
 from forgetkit.errors import DataError
+from forgetkit.system import regular
 
 T = TypeVar("T")
 
@@ -67,7 +68,7 @@ class Published:
     def _content(self, root: Path, name: str) -> bytes | None:
         """A file's bytes, or None where it is missing or not what was published."""
         try:
-            with (root / self.folder / name).open("rb") as file:
+            with regular.opened(root / self.folder / name) as file:
                 content = file.read(_LONGEST)
         except OSError:
             return None
