@@ -23,9 +23,10 @@ from forgetkit.errors import ComponentError, DivergedError
 from forgetkit.footprint import warn_where_short
 from forgetkit.learner import Learner
 from forgetkit.record import SCHEMA, Recorder, ResumePoint, RunDirectory
-from forgetkit.session import Bus, Session, computing, versions
+from forgetkit.session import Bus, Session, computing, use_threads, versions
 from forgetkit.system.halting import Halt, Stopped
 from forgetkit.system.memory import short_of_memory_is_said
+from forgetkit.system.torch_settings import settings_restored
 
 Checkpoint = Callable[[], None]
 _log = logging.getLogger("forgetkit")
@@ -38,10 +39,12 @@ def run(
     cache: Path,
     resume: RunDirectory | None = None,
     halt: Halt | None = None,
+    remarks: bool = True,
 ) -> dict[str, Any]:
     """Carry a plan out, or on from where it stopped; return what ``result.json`` holds.
 
-    Where ``halt`` asks for it the run stops, with a state to go on from.
+    Where ``halt`` asks for it the run stops, with a state to go on from. With ``remarks``, a run that begins
+    warns of what the source of its data remarks, and of what the audit of the data finds.
     Nothing is written before the data is found sound, and learning and forgetting have been tried on a little of it.
     """
     bus = Bus([*plan.observers, *observers])
@@ -52,9 +55,12 @@ def run(
             resume.require_unfinished()  # another process may have come to its end meanwhile
         session = Session.prepare(plan, bus, cache, halt)
         if resume is None:
+            if remarks:
+                session.warn_of_remarks()
+            session.note(session.audit(), warn=remarks)
             learner = Learner.new(session)
             session = learner.session
-            learner.try_out()
+            session.note(learner.try_out(), about=plan.config.model)
             out, name = Path(plan.config.out), plan.config.name
             warn_where_short(learner, out)
             held.enter_context(session.halt.heeded())  # from here on there is something to go on with
@@ -64,6 +70,7 @@ def run(
         else:
             directory, found = resume, resume.resume_point()
             session = session.settled(directory.manifest.get("config", {}))
+            use_threads(session.plan.config.threads)
             session.require_same(directory.manifest, found)
             if found is not None and found.damage:
                 _log.warning("%s; the run goes on from the state before it", found.damage)
@@ -105,6 +112,7 @@ def _carry_on(
             preset=config.preset,
             departures=session.plan.departures,
             going_on=_standing(learner, point) if resumed else None,
+            augment=session.augment,
         )
     )
     for event in learner.settled:
@@ -191,6 +199,7 @@ def _result(
         "versions": versions(session.plan),
         "parameters": learner.parameters,
         "noisy_labels": session.noisy_labels,
+        "init_sha256": session.init_sha256,
         "mega_batches": [dataclasses.asdict(row) for row in rows],
         **_measured(session.plan.metrics, rows),
         "samples_seen": sum(row.samples_seen for row in rows),
@@ -208,9 +217,11 @@ def _measured(metrics: Mapping[str, contracts.Metric], rows: Sequence[MegaBatchR
     numbers: dict[str, float | None] = {}
     for name, metric in metrics.items():
         try:
-            number = metric.compute(rows)
-            if number is not None and not (isinstance(number, int | float) and math.isfinite(number)):
-                raise ValueError(f"{number!r} is neither a finite number nor None")
+            with settings_restored(f"the metric {name}"):
+                computed = metric.compute(rows)
+            number = None if computed is None else contracts.as_number(computed)
+            if number is not None and not math.isfinite(number):
+                raise ValueError(f"{number} is neither a finite number nor None")
         except Exception as error:  # noqa: BLE001 - a stranger's code may raise anything
             _log.warning("the metric %s is left empty: %s", name, f"{type(error).__name__}: {error}".partition("\n")[0])
             number = None

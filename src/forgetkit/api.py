@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
@@ -20,10 +21,12 @@ from forgetkit.analysis.evidence import Evidence, Given, of_model
 from forgetkit.analysis.run import Finished, Means, RunEvidence
 from forgetkit.contracts import Rounding, Ties, Which
 from forgetkit.errors import ConfigError, OptionError
+from forgetkit.forgetting.attached import Attached, Description
 from forgetkit.forgetting.guard import all_finite
 from forgetkit.record import RunDirectory
 from forgetkit.seeding import Seeds
 from forgetkit.session import computing
+from forgetkit.system.torch_settings import scoring_settings
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
 Batches = Iterable[tuple[Tensor, Tensor]]
 _Kind = TypeVar("_Kind", forgetting.Scoring, forgetting.Aftercare)
 _log = logging.getLogger("forgetkit")
+_REPEATS = "let build= draw from the global random state, and load weights into the model with load_state_dict()"
 Loss = Callable[[Any, Tensor], Tensor]
 
 
@@ -78,16 +82,17 @@ def unlearn(
     with forgetting.Processes(group) as together:
         offers = registry.load()
         method = offers.make("reinit", reinit)[1]
+        who = contracts.component_name(method)
         if importance is None and getattr(method, "needs_scores", False):
             importance = "snip"
         if scoring is not None and importance is None and not getattr(method, "needs_data", False):
-            raise OptionError(f"{type(method).__name__} looks at no scores, so scoring= would be ignored: leave it out")
+            raise OptionError(f"{who} looks at no scores, so scoring= would be ignored: leave it out")
         if group is not None and not getattr(method, "needs_scores", False):
-            raise OptionError(f"{type(method).__name__} selects nothing, so group= would be ignored: leave it out")
+            raise OptionError(f"{who} selects nothing, so group= would be ignored: leave it out")
         scored, after = _checked(scoring, forgetting.Scoring), _checked(aftercare, forgetting.Aftercare)
         if after.optimizer_state != "zero" and optimizer is None:
             raise OptionError(f"optimizer_state={after.optimizer_state} is about an optimizer: pass optimizer=")
-        return forgetting.unlearn(
+        report = forgetting.unlearn(
             model,
             batches,
             importance=None if importance is None else offers.make("importance", importance)[1],
@@ -100,6 +105,10 @@ def unlearn(
             aftercare=after,
             together=together,
         )
+    for remark in (*report.remarks, report.repeated):
+        if remark is not None:
+            _log.warning("%s", remark)
+    return report
 
 
 def score(
@@ -138,10 +147,10 @@ def attach(
     initial: Mapping[str, Tensor] | None = None,
     previous: Mapping[str, Tensor] | None = None,
 ) -> Attached:
-    """Interventions in a training loop of your own.
+    """Attach interventions to a training loop of your own.
 
-    ``components`` are SPECs of interventions, or objects: a criterion or reinit method that watches the training is one
-    too. Around each training step::
+    Call ``attached.begin(inputs, targets)`` before each mega-batch, with two samples or more, and
+    ``attached.after_epoch()`` after each epoch. Around each training step::
 
         with attached.step(inputs, targets) as step:
             loss = criterion(model(inputs), targets) + step.loss()
@@ -150,82 +159,52 @@ def attach(
             step.before()
             optimizer.step()
 
-    Call ``attached.begin(inputs, targets)`` with any two samples or more before each mega-batch and
-    ``attached.after_epoch()`` after each epoch. ``attached.memory`` is what :func:`unlearn` takes as ``memory``;
-    ``attached.state_dict()`` belongs into your checkpoints. A step left by ``continue`` still ends with what acts after
-    it; of several forward passes in one step, activity is that of the first.
+    ``attached.state_dict()`` belongs into your checkpoints, and ``attached.memory`` is what :func:`unlearn` takes as
+    ``memory``. A step left by ``continue`` still ends with what acts after it, unless ``step.skip()`` was called; of
+    several forward passes in one step, activity is that of the first.
+
+    Args:
+        model: The network. A compiled one is seen through.
+        optimizer: The optimizer that trains it.
+        components: SPECs of interventions, or objects. A criterion or reinit method that watches the training is one
+            too.
+        seed: Fixes every draw of the components. A loop that goes on from a checkpoint keeps it.
+        loss: ``loss(outputs, targets)``, a mean over the batch.
+        build: Makes a new model, for models that initialise themselves otherwise than by ``reset_parameters``.
+        initial: Copies of what ``state_dict()`` held at the start.
+        previous: Copies of what it held when you last forgot.
+
+    Returns:
+        The interventions at work, with ``begin``, ``step``, ``after_epoch``, ``memory`` and the state.
+
+    Raises:
+        OptionError: If a component is unknown, or if the optimizer trains none of the model's parameters.
     """
     if isinstance(components, str) or not isinstance(components, Sequence):
         raise OptionError("attach takes a list of interventions: forgetkit.attach(model, optimizer, ['redo'])")
     offers = registry.load()
-    made = [_acting(offers, component) for component in components]
+    found = [_acting(offers, component) for component in components]
     past = _past(build, initial, previous, None, seed)
     inner = forgetting.plain(model)
     forgetting.require_trained_by(optimizer, inner)
-    return Attached(forgetting.Acting(inner, optimizer, made, Seeds(seed), past, loss))
+    made = [component for _, component in found]
+    acting = forgetting.Acting(inner, optimizer, made, Seeds(seed), past, loss)
+    plain = [spec.partition(":")[0].rpartition("/")[2] for spec, _ in found]  # whichever distribution was written
+    return Attached(acting, list(map(Description.of, plain, made)))
 
 
-def _acting(offers: registry.Registry, component: str | contracts.Intervention) -> contracts.Intervention:
-    """An intervention, by its SPEC or as an object; or a criterion or method that is one too."""
+def _acting(offers: registry.Registry, component: str | contracts.Intervention) -> tuple[str, contracts.Intervention]:
+    """An intervention and its SPEC, by its SPEC or as an object; or a criterion or method that is one too."""
     try:
-        made: contracts.Intervention = offers.make("interventions", component)[1]
+        made: tuple[str, contracts.Intervention] = offers.make("interventions", component)
         return made
     except OptionError:
         for kind in ("importance", "reinit") if isinstance(component, str) else ():
             with contextlib.suppress(OptionError):
-                other = offers.make(kind, component)[1]
+                spec, other = offers.make(kind, component)
                 if isinstance(other, contracts.Intervention):
-                    return other
+                    return spec, other
         raise
-
-
-class Attached:
-    """Interventions attached to a loop: counts its mega-batches, epochs and steps."""
-
-    def __init__(self, acting: forgetting.Acting) -> None:
-        self._acting = acting
-        self._mega_batch, self._epoch, self._step = 1, 1, 0
-
-    def begin(self, inputs: Tensor, targets: Tensor) -> None:
-        """Before the first step of a mega-batch; a few samples show how the network is made."""
-        if (self._epoch, self._step) != (1, 0):
-            self._mega_batch, self._epoch, self._step = self._mega_batch + 1, 1, 0
-        self._acting.begin(self._place, inputs, targets)
-
-    @contextmanager
-    def step(self, inputs: Tensor, targets: Tensor) -> Iterator[forgetting.Step]:
-        """Around one training step, from its forward pass until the optimizer has stepped."""
-        with self._acting.step(self._place, inputs, targets) as step:
-            yield step
-        self._step += 1
-
-    def after_epoch(self) -> None:
-        """After the last step of an epoch."""
-        self._acting.after_epoch(self._place)
-        self._epoch, self._step = self._epoch + 1, 0
-
-    def memory(self, component: object) -> Mapping[str, Tensor]:
-        """What ``component`` kept while it watched; nothing where it was not attached."""
-        return self._acting.memory(component)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Where training stands and what each component keeps, in types that load without running code."""
-        self._acting.require_tensors()
-        place = [self._mega_batch, self._epoch, self._step]
-        return {"place": place, "components": [dict(state) for state in self._acting.states]}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from there, with the same components in the same order."""
-        if len(state["components"]) != len(self._acting.states):
-            raise OptionError("this state is of other components: attach the same ones in the same order")
-        self._mega_batch, self._epoch, self._step = (int(number) for number in state["place"])
-        for mine, kept in zip(self._acting.states, state["components"], strict=True):
-            mine.clear()
-            mine.update(kept)
-
-    @property
-    def _place(self) -> forgetting.Place:
-        return forgetting.Place(self._mega_batch, self._epoch, self._step)
 
 
 def select(
@@ -253,7 +232,7 @@ def select(
 
     Raises ``OptionError`` where scores or options are refused; in a group the others fail with ``ComponentError``.
     """
-    with forgetting.Processes(group) as together:
+    with scoring_settings(torch.float32), forgetting.Processes(group) as together:
         for name, score in scores.items():
             if not isinstance(score, Tensor) or not score.is_floating_point() or not all_finite(score):
                 raise OptionError(f"the score of '{name}' is not a tensor of finite floats")
@@ -339,17 +318,18 @@ def analyze(
     ``analysis`` is a SPEC like ``"calibration:bins=15"`` or an object; ``subject``, ``mega_batch`` and ``shown``
     (``test``, ``train``, ``val``, ``classes``, ``initial``, options of a run) are as for :func:`evidence`. Of a run the
     answer is kept as ``analyses/NAME.json`` in its directory, and the same question is answered from there, unless it
-    is asked ``again``. ``threads`` are those of torch on the CPU meanwhile.
+    is asked ``again``. ``threads`` are those of torch on the CPU meanwhile: by default those of the run, and for a
+    model torch's own.
     Raises ``DoesNotApplyError`` where the question makes no sense for what it is put to.
     """
     offers = registry.load(files=[Path(file) for file in plugins])
     question = asking.Question.of(offers, analysis, seed=seed, mega_batch=mega_batch)
-    found = _evidence(subject, offers, question.seeds, mega_batch, shown)
-    with computing(threads):
-        if not isinstance(found, RunEvidence):
+    found = _evidence(subject, offers, question.seeds, mega_batch, shown, threads)
+    if not isinstance(found, RunEvidence):
+        with computing(threads):
             return asking.ask_model(question, found)
-        known = None if again else asking.known(question, found.finished)
-        return known or asking.ask_run(question, found.finished)
+    known = None if again else asking.known(question, found.finished)
+    return known or asking.ask_run(question, found.finished)
 
 
 _OF_A_MODEL = ("test", "train", "val", "classes", "initial")
@@ -361,6 +341,7 @@ def _evidence(
     seeds: Seeds,
     mega_batch: int | None,
     shown: Mapping[str, Any],
+    threads: int | None = None,
 ) -> RunEvidence | Evidence:
     """Of a run or of a model; what would be ignored is refused."""
     given = {name: value for name, value in shown.items() if value is not None}
@@ -371,7 +352,7 @@ def _evidence(
         unknown = [name for name in given if name not in config.LOOKED_AT]
         if unknown:
             raise OptionError(f"{unknown[0]}= is none of {', '.join(config.LOOKED_AT)}, which may be others here")
-        finished = Finished(RunDirectory(Path(subject)), Means(offers, cache_folder(), given))
+        finished = Finished(RunDirectory(Path(subject)), Means(offers, cache_folder(), given, threads=threads))
         return RunEvidence.of(finished, mega_batch, seeds)
     beside = [name for name in given if name not in _OF_A_MODEL]
     if mega_batch is not None or beside:
@@ -391,6 +372,7 @@ def _past(
         raise OptionError(f"memory= takes the method attached.memory, not {type(memory).__name__}")
     return forgetting.Past(
         build=build,
+        repeats=None if build is None else cache(partial(forgetting.Repeats.of, build, _REPEATS)),
         initial=None if initial is None else initial.__getitem__,
         previous=None if previous is None else previous.__getitem__,
         memory=memory or forgetting.NOTHING_KNOWN.memory,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, cached_property, partial
 from typing import Any, Literal
 
 import torch
@@ -28,11 +29,14 @@ from forgetkit.forgetting.guard import hooks_on
 from forgetkit.forgetting.statistics import tracking
 from forgetkit.learn import Rate, Schedule, Underway
 from forgetkit.seeding import Seeds, preserved_global_state
-from forgetkit.session import Session
+from forgetkit.session import Session, use_threads
 from forgetkit.stream import Excerpt, Ledger, Pool, Revealed, Stream
 from forgetkit.stream.batches import Offered
 from forgetkit.stream.stream import ROLES
+from forgetkit.system.torch_settings import settings_restored
 
+_REPEATS = "let the builder draw from the global random state, and give weights apart from it with --init FILE"
+_log = logging.getLogger("forgetkit")
 _TRIED_LR = 1e-6  # whether the real one diverges is for the run to find
 
 
@@ -71,9 +75,9 @@ class Learner:
         first, ids = Ledger(session.data.train), session.mega_batches[0].train
         first.reveal("train", ids)
         seen = Pool.fitting(first.excerpt("train", ids), torch.device("cpu"))
-        inputs = learn.measured(seen, len(session.data.classes))
-        settled, events = _settled(session, inputs, min(len(seen), session.plan.config.batch_size))
-        learner = cls._of(settled, inputs)
+        # First, since sums depend on the number of threads.
+        settled, events = _settled(session, seen)
+        learner = cls._of(settled, learn.measured(seen, len(session.data.classes)))
         learner.settled = events
         return learner
 
@@ -100,7 +104,7 @@ class Learner:
     @classmethod
     def _of(cls, session: Session, inputs: Inputs) -> Learner:
         plan, config = session.plan, session.plan.config
-        model = learn.network(plan.model, inputs, session.seeds)
+        model = learn.network(plan.model, inputs, session.seeds, plan.init)
         form = learn.memory_format(config.memory_format, model, inputs, session.device)
         model = learn.arranged(model, form, session.device)
         optimizer = _optimizer(model, config)
@@ -142,11 +146,16 @@ class Learner:
         """How many steps of an unfinished epoch are made."""
         return 0 if self.underway is None else self.underway.steps
 
-    def try_out(self) -> None:
-        """A step and a forgetting, on a twin that is thrown away: what cannot work is said while nothing is written."""
+    def try_out(self) -> tuple[str, ...]:
+        """A step and a forgetting, on a twin that is thrown away: what cannot work is said while nothing is written.
+
+        Returns what is strange about the network's outputs.
+        """
         config, session = self.session.plan.config, self.session
         twin = Learner._of(session, self.inputs)
         twin.trainer = replace(twin.trainer, record=None)
+        twin._repeats = self._repeats
+        twin.trainer.acting.past = twin._past
         twin.trainer.acting.seeds, twin.trainer.acting.trying = session.seeds.within("try"), True
         few = twin.stream.reveal(1).read("train", session.mega_batches[0].train[: config.batch_size])
         pool = Pool.of(few, session.device)
@@ -162,10 +171,13 @@ class Learner:
         twin.trainer.acting.require_tensors()
         twin._require_finite("after a single step, tried out before the run")
         twin._require_unheard()
+        findings = learn.audit_outputs(twin.model, pool, session.seeds.within("try"))
         if config.mega_batches > 1:
             # A share of two samples is one, which batch normalisation cannot be measured on: all are offered.
-            twin.forget(pool, session.seeds.within("try"))
+            twin._warn_of_repeats(twin.forget(pool, session.seeds.within("try")))
             twin._require_unheard()
+        self.trainer.acting.warned = twin.trainer.acting.warned
+        return findings
 
     def learn(self, revealed: Revealed, checkpoint: Callable[[], None]) -> None:
         """Train for the epochs or samples given out on everything at hand, less what was done before a resume."""
@@ -180,9 +192,10 @@ class Learner:
                 break
             rate = self._rate(epoch, sum(sizes[: epoch - 1]))
             between = self._between(t, epoch, due, checkpoint)
-            ended = self.trainer.epoch(
-                pool, t, epoch, rate, self.session.seeds, between, sizes[epoch - 1], self.underway
-            )
+            with settings_restored(f"the model {self.session.plan.config.model} in training"):
+                ended = self.trainer.epoch(
+                    pool, t, epoch, rate, self.session.seeds, between, sizes[epoch - 1], self.underway
+                )
             self.underway, self.epochs_done = None, epoch
             self.skipped += ended.skipped
             val = self._watched(revealed, epoch)
@@ -249,7 +262,7 @@ class Learner:
         }
         for name, tensor in (*self.model.named_parameters(), *statistics.items()):
             if not bool(torch.isfinite(tensor).all()):
-                acting = " and ".join(type(one).__name__ for one in self.trainer.acting.interventions)
+                acting = " and ".join(self.trainer.acting.names)
                 remedy = f"look at {acting}" if acting else "begin anew with a smaller --lr"
                 raise DivergedError(f"'{name}' holds NaN or infinity {when}: {remedy}")
 
@@ -320,10 +333,20 @@ class Learner:
         except ComponentError as error:
             raise type(error)(f"after mega-batch {revealed.index}: {error}") from error
         self.passes.add(forgotten.forward_passes, forgotten.backward_passes)
+        self._warn_of_repeats(forgotten)
+        for remark in forgotten.remarks:
+            _log.warning("after mega-batch %d: %s", revealed.index, remark)
         report = forgotten.as_dict()
         self.previous.update(finished)
         self.session.bus.emit(Unlearned(revealed.index, report))
         return report, masks
+
+    def _warn_of_repeats(self, report: forgetting.UnlearnReport) -> None:
+        """Once, of fresh values that another build of the network has too."""
+        acting = self.trainer.acting
+        if report.repeated is not None and not acting.warned:
+            acting.warned = True
+            _log.warning("%s", report.repeated)
 
     def forget(self, pool: Pool, seeds: Seeds, masks: forgetting.Noted | None = None) -> forgetting.UnlearnReport:
         """Forget what matters least to ``pool``, and take down in ``masks`` what that was, where a run keeps them."""
@@ -349,13 +372,14 @@ class Learner:
     def _past(self) -> forgetting.Past:
         """How the network came to be; what it began with is drawn again, should anybody ask."""
         builder, inputs, seeds = self.session.plan.model, self.inputs, self.session.seeds
+        init = self.session.plan.init
         previous = self.previous  # not the learner itself, through which a component would come to the samples
         initialise = getattr(builder, "initialise", None)
-        build = None if initialise is not None else lambda: learn.built(builder, inputs)
+        build = None if initialise is not None else partial(learn.built, builder, inputs)
 
         @cache
         def begun() -> Mapping[str, torch.Tensor]:
-            network = learn.network(builder, inputs, seeds)
+            network = learn.network(builder, inputs, seeds, init)
             return {**dict(network.named_parameters()), **dict(network.named_buffers())}
 
         def before(name: str) -> torch.Tensor:
@@ -364,11 +388,19 @@ class Learner:
 
         return forgetting.Past(
             build=build,
+            repeats=None if build is None else self._repeats,
             initialise=initialise,
             initial=lambda name: begun()[name],
             previous=before if self._looks_back else None,
             memory=self.trainer.acting.memory,
             seeds=seeds,
+        )
+
+    @cached_property
+    def _repeats(self) -> Callable[[], forgetting.Repeats]:
+        """What two builds of the network have in common, found out once; without the learner, which has samples."""
+        return cache(
+            partial(forgetting.Repeats.of, partial(learn.built, self.session.plan.model, self.inputs), _REPEATS)
         )
 
     @property
@@ -420,7 +452,8 @@ class Learner:
         augmented = what == "val" and self.session.plan.config.val_transform == "train"
         augment = self.session.augment if augmented else "none"
         between = None if when else self.session.halt.check  # within learning an epoch is ended first
-        return learn.accuracy(self.model, pool, seeds, augment=augment, bf16=self.trainer.bf16, between=between)
+        with settings_restored(f"the model {self.session.plan.config.model}"):
+            return learn.accuracy(self.model, pool, seeds, augment=augment, bf16=self.trainer.bf16, between=between)
 
     def _pool(self, revealed: Revealed, what: Role | Literal["test"]) -> Pool:
         """The samples of a mega-batch in a role, or the test part, which stays the same throughout."""
@@ -432,19 +465,29 @@ class Learner:
         return self.pools[key]
 
 
-def _settled(session: Session, inputs: Inputs, samples: int) -> tuple[Session, tuple[Settled, ...]]:
-    """What the options leave open is found out, for training steps of so many samples; and what to tell of it."""
+def _settled(session: Session, seen: Pool) -> tuple[Session, tuple[Settled, ...]]:
+    """Resolves what the options leave open, for training steps on ``seen``; and what to tell of it.
+
+    From here on the run computes with the threads that it came to.
+    """
     plan, config = session.plan, session.plan.config
+    channels, samples = seen.inputs.shape[1], min(len(seen), config.batch_size)
+    # No mean or deviation changes what a layer costs, or how it lies in memory.
+    inputs = Inputs(tuple(seen.inputs.shape[1:]), len(session.data.classes), (0.0,) * channels, (1.0,) * channels)
     model = learn.network(plan.model, inputs, session.seeds)
+    threads = config.threads
+    if threads == "auto":
+        threads = learn.threads(learn.operations(model, inputs, samples, session.device))
+    use_threads(threads)
     form = learn.memory_format(config.memory_format, model, inputs, session.device)
     if config.precision != "auto":
-        return session.settled({"memory_format": form}), ()
+        return session.settled({"memory_format": form, "threads": threads}), ()
     trial = learn.PrecisionTrial(
         model, inputs, samples, form, session.device, named=config.model, notes=session.cache / "trials"
     )
     precision, reason = trial.verdict()
     told = () if reason is None else (Settled("precision", precision, reason),)
-    return session.settled({"memory_format": form, "precision": precision}), told
+    return session.settled({"memory_format": form, "precision": precision, "threads": threads}), told
 
 
 def _optimizer(model: nn.Module, config: RunConfig) -> torch.optim.Optimizer:

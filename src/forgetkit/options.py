@@ -3,7 +3,8 @@
 A SPEC is ``name`` or ``name:key=value,key=value``. A value may hold commas and colons as long as
 what follows a comma is not ``key=``; a list is written as JSON, ``[64,64]``. What stands before the
 first ``key=`` goes to the component's first option: ``folder:photos,size=32`` is
-``folder:path=photos,size=32``.
+``folder:path=photos,size=32``. A value in quotes, double or single, is taken as it is:
+``folder:path="a,b=c"``; inside them a backslash escapes a quote or a backslash.
 """
 
 from __future__ import annotations
@@ -25,6 +26,11 @@ from forgetkit.errors import OptionError, closest
 
 _NEXT_OPTION = re.compile(r",(?=\s*[A-Za-z_][\w-]*\s*=)")
 _KEY = re.compile(r"\s*([A-Za-z_][\w-]*)\s*=(.*)", re.DOTALL)
+_QUOTED = r""""(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'"""
+_VALUE_IN_QUOTES = re.compile(_QUOTED, re.DOTALL)
+_OPENED = re.compile(r"""(?:^|[=:,\[{])\s*["']""")
+"""Where a quote opens a value, or a text in a JSON list; elsewhere it is a character like others."""
+_MASKED = re.compile(rf"((?:^|[=:,\[{{])\s*)({_QUOTED})", re.DOTALL)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,29 +58,75 @@ class Spec:
     first: str | None
     options: Mapping[str, str]
 
+    def __str__(self) -> str:
+        """The SPEC that :func:`parse` takes apart into the same."""
+        pieces = [f"{key.replace('_', '-')}={_quoted(value)}" for key, value in self.options.items()]
+        if self.first is not None:
+            opens_option = _KEY.match(self.first) is not None or not self.first
+            pieces.insert(0, _quoted(self.first, needed=opens_option))
+        return f"{self.name}:{','.join(pieces)}" if pieces else self.name
+
 
 def parse(text: str) -> Spec:
-    """Take a SPEC apart, without knowing the component."""
+    """Take a SPEC apart, without knowing the component.
+
+    Raises:
+        OptionError: If it names no component, gives an option twice, or a quote is not closed at the end of a value.
+    """
     name, colon, rest = text.strip().partition(":")
     if not name:
         raise OptionError(f"'{text}' names no component; write NAME or NAME:key=value,key=value")
-    pieces = _NEXT_OPTION.split(rest) if rest else []
-    if colon and not pieces:
+    if colon and not rest:
         raise OptionError(f"'{text}' ends in a colon; write NAME or NAME:key=value,key=value")
     first: str | None = None
     options: dict[str, str] = {}
-    for position, piece in enumerate(pieces):
+    for piece in _split(rest) if colon else ():
         match = _KEY.fullmatch(piece)
-        if match is None:
-            if position:  # pragma: no cover - the split leaves only the first piece without a key
-                raise OptionError(f"'{piece}' in '{text}' is not key=value")
-            first = piece.strip()
+        if match is None:  # the first piece: what follows another comma is an option
+            first = unquoted(piece)
             continue
         key = match[1].replace("-", "_")
         if key in options:
             raise OptionError(f"'{text}' gives the option '{match[1]}' twice")
-        options[key] = match[2].strip()
+        options[key] = unquoted(match[2])
     return Spec(name, first, options)
+
+
+def mask_quoted(text: str) -> str:
+    """The text with what is in quotes made blank, so that its commas, brackets and ``=`` part nothing."""
+    return _MASKED.sub(lambda match: match[1] + "_" * len(match[2]), text)
+
+
+def unquoted(value: str) -> str:
+    """A value without the quotes around it, if there are any, and without spaces around those."""
+    value = value.strip()
+    if not value.startswith(('"', "'")):
+        return value
+    if _VALUE_IN_QUOTES.fullmatch(value) is None:
+        raise OptionError(f"{value} begins with a quote and must end with it: a quote inside needs a backslash")
+    return re.sub(r"""\\(["'\\])""", r"\1", value[1:-1])
+
+
+def _split(text: str) -> list[str]:
+    """What stands between the commas that an option follows."""
+    commas = [match.start() for match in _NEXT_OPTION.finditer(mask_quoted(text))]
+    return [text[start:end] for start, end in zip([0, *(c + 1 for c in commas)], [*commas, len(text)], strict=True)]
+
+
+def _quoted(value: str, *, needed: bool = False) -> str:
+    """A value as :func:`parse` understands it: in quotes if anything in it could be taken for structure."""
+    is_plain = ("," not in value and _OPENED.search(value) is None) or _is_list(value)
+    if is_plain and value == value.strip() and not needed:
+        return value
+    return '"' + re.sub(r"""(["\\])""", r"\\\1", value) + '"'
+
+
+def _is_list(value: str) -> bool:
+    """Whether it is JSON's list or table, in which commas and quotes are understood as they are."""
+    try:
+        return isinstance(json.loads(value), list | dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def options_of(component: type) -> tuple[Option, ...]:
@@ -119,11 +171,31 @@ def build(name: str, component: type, spec: Spec, defaults: Mapping[str, Any] = 
     given = {**defaults, **given}
     for key in given:
         if key not in known:
-            raise OptionError(f"{name} has no option '{key}'; {closest(key, known)}")
+            raise OptionError(
+                f"{name} has no option '{key}'; {closest(key, known)}{_quotes_hint(name, key, spec, known)}"
+            )
     missing = [key for key, option in known.items() if option.default is dataclasses.MISSING and key not in given]
     if missing:
         raise OptionError(f"{name} needs the option '{missing[0]}': write {name}:{missing[0]}=…")
     return _construct(name, component, {key: _value(name, known[key], text) for key, text in given.items()})
+
+
+def _quotes_hint(name: str, key: str, spec: Spec, known: Mapping[str, Option]) -> str:
+    """What to do if an unknown option is a part of a text that has a comma or ``=`` in it."""
+    leading = next(iter(known), "")
+    given = [(leading, spec.first), *spec.options.items()] if spec.first is not None else list(spec.options.items())
+    keys = [one for one, _ in given]
+    if key not in spec.options:
+        return ""
+    place = keys.index(key)
+    before = keys[place - 1] if place else leading
+    if before not in known or not _may_be_text(known[before].type):
+        return ""
+    part = f"{key}={spec.options[key]}"
+    value = _quoted(f"{given[place - 1][1]},{part}" if place else part, needed=True)
+    return (
+        f"; if the {'comma' if place else '='} belongs to a value, quote it: {name}:{before.replace('_', '-')}={value}"
+    )
 
 
 def resolved_defaults(name: str, component: type, defaults: Mapping[str, Any]) -> dict[str, Any]:
@@ -156,11 +228,8 @@ def checked(name: str, component: Any) -> Any:
 
 def spelled(name: str, component: Any) -> str:
     """The SPEC of a component with every option spelled out: equal components, equal text."""
-    values = [
-        f"{option.name.replace('_', '-')}={_text(getattr(component, option.name))}"
-        for option in options_of(type(component))
-    ]
-    return f"{name}:{','.join(values)}" if values else name
+    values = {option.name: _text(getattr(component, option.name)) for option in options_of(type(component))}
+    return str(Spec(name, None, values))
 
 
 def _value(name: str, option: Option, given: Any) -> Any:
@@ -192,6 +261,12 @@ def _may_be_none(kind: Any) -> bool:
     if get_origin(kind) is Annotated:
         return _may_be_none(get_args(kind)[0])
     return type(None) in get_args(kind)
+
+
+def _may_be_text(kind: Any) -> bool:
+    if get_origin(kind) is Annotated:
+        return _may_be_text(get_args(kind)[0])
+    return kind in (str, Path) or any(one in (str, Path) for one in get_args(kind))
 
 
 def _converted(adapter: TypeAdapter[Any], given: Any) -> Any:

@@ -17,7 +17,7 @@ import inspect
 import re
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType, ModuleType
@@ -163,6 +163,25 @@ class Registry:
             why.append((point.distribution, asked))
         return [reason for who, reason in why if who == distribution] or [reason for _, reason in why]
 
+    def distribution_of(self, component: object) -> str | None:
+        """The third-party distribution, or the file, that offers an object's class; None for any other object."""
+        makers = (offer.distribution for offer in self.offers if offer.component is type(component))
+        return next((maker for maker in makers if maker != BUILTIN), None)
+
+    def origin(self, kind: str, name: str, distribution: str, version: str) -> str:
+        """Where a component came from that is not on offer now, and how to have it again, in a line."""
+        who = f"the {one(kind)} '{name}' came from"
+        absent = [broken for broken in self.broken if broken.distribution == distribution]
+        absent_too = [point for point in self.left_alone if point.distribution == distribution]
+        if absent or absent_too:
+            return f"{who} {distribution} {version}; {next(iter(self._absences(distribution)))}"
+        if version.startswith("file "):
+            return f"{who} the plugin file {distribution}.py: give it again, with --plugin {distribution}.py"
+        again = f"pip install '{distribution}=={version}'"
+        if distribution in self.plugins:
+            return f"{who} {distribution} {version}, and {self.plugins[distribution]} does not offer it: {again}"
+        return f"{who} {distribution} {version}, which is not installed: {again}"
+
     def label(self, offer: Offer) -> str:
         """The shortest name that means ``offer``."""
         alike = [o for o in self.named(offer.kind) if o.name == offer.name]
@@ -192,12 +211,26 @@ class Registry:
             name = parsed.name
             offer = self.find(kind, name)
             held = [given for written, given in defaults.items() if self.find(kind, written) is offer]
-            component = options.build(name, offer.component, parsed, {k: v for given in held for k, v in given.items()})
+            usual = {key: value for given in held for key, value in given.items()}
+            with nullcontext() if offer.distribution == BUILTIN else _strangers_at_work(f"the {one(kind)} {name}"):
+                component = options.build(name, offer.component, parsed, usual)
         contract = _CONTRACTS.get(kind)
         if contract is not None and not isinstance(component, contract):
             verbs = " and ".join(f"{verb}()" for verb in _VERBS[kind])
             raise OptionError(f"{name} is no {one(kind)}: one has {verbs}")
+        if isinstance(spec, str):
+            self._keep_name(component, spec.strip())
         return options.spelled(name, component), component
+
+    def _keep_name(self, component: object, written: str) -> None:
+        """A built-in goes by its SPEC, a plugin's component by that and where it comes from."""
+        offer = next((offer for offer in self.offers if offer.component is type(component)), None)
+        if offer is None or offer.distribution == BUILTIN:
+            contracts.keep_name(component, written)
+        elif offer.version == "file":
+            contracts.keep_name(component, written, contracts.source_file(type(component)))
+        else:
+            contracts.keep_name(component, written, f"{offer.distribution} {offer.version}")
 
     def _name_of(self, kind: str, component: object) -> str:
         """The name on offer; an object of a class that is not on offer goes by its module and class.
@@ -253,7 +286,7 @@ def load(*, without: Collection[str] = (), files: Sequence[Path] = (), entry_poi
     plugins: dict[str, str] = {}
     for point in in_use:
         try:
-            with _strangers_at_work():
+            with _strangers_at_work(f"plugin '{point.plugin}' of {point.distribution}"):
                 found = _ask(_not_ours(point).load())
             _require_new(found, point.distribution, offers)
         except KeyboardInterrupt:
@@ -266,7 +299,7 @@ def load(*, without: Collection[str] = (), files: Sequence[Path] = (), entry_poi
 
     for path in files:  # asked for by name, so a failure here is the user's to know at once
         try:
-            with _strangers_at_work():
+            with _strangers_at_work(f"plugin {path}"):
                 found = _ask(_module_of(path))
         except KeyboardInterrupt:
             raise
@@ -278,9 +311,11 @@ def load(*, without: Collection[str] = (), files: Sequence[Path] = (), entry_poi
 
 
 @contextmanager
-def _strangers_at_work() -> Iterator[None]:
-    """Standard output belongs to who asked for something, the global random state to who draws from it."""
-    with contextlib.redirect_stdout(sys.stderr), preserved_global_state():
+def _strangers_at_work(who: str) -> Iterator[None]:
+    """Standard output belongs to the caller. What ``who`` changes of global random state and settings is put back."""
+    from forgetkit.system.torch_settings import settings_restored  # torch takes a second, and help needs none of it
+
+    with contextlib.redirect_stdout(sys.stderr), preserved_global_state(), settings_restored(who):
         yield
 
 

@@ -20,22 +20,28 @@ _SECONDS = 3.0
 _LR = 1e-6  # small, so that the same few samples again and again make nothing diverge
 
 
-def rehearse(plan: Plan, observers: Sequence[contracts.Observer], cache: Path) -> dict[str, Any]:
+def rehearse(
+    plan: Plan, observers: Sequence[contracts.Observer], cache: Path, *, remarks: bool = True
+) -> dict[str, Any]:
     """Load the data, build the network, train and evaluate on a little of the first mega-batch.
 
     Training is timed for about three seconds, at least two steps, evaluation and one forgetting once.
     Time is what the run takes at that pace; memory is the most that this took and what the largest pool of samples
-    will add, None where the system does not say.
+    will add, None where the system does not say. With ``remarks``, what the source of the data remarks and what its
+    audit finds are logged.
     """
     bus = Bus([*plan.observers, *observers])
     machine = computing(plan.config.threads, plan.config.device, deterministic=plan.config.deterministic)
     with machine, short_of_memory_is_said():
         session = Session.prepare(plan, bus, cache)
+        if remarks:
+            session.warn_of_remarks()
+        session.note(session.audit(), warn=remarks)
         learner = Learner.new(session)
         session, config = learner.session, learner.session.plan.config
         for event in learner.settled:
             bus.emit(event)
-        learner.try_out()
+        session.note(learner.try_out(), about=config.model)
         revealed = learner.stream.reveal(1)
         per_sample, steps = _training_pace(learner, revealed)
         evaluation = _evaluation_pace(learner, revealed)
@@ -55,6 +61,8 @@ def rehearse(plan: Plan, observers: Sequence[contracts.Observer], cache: Path) -
         "preset": config.preset,
         "departures": dict(plan.departures),
         "config": config.model_dump(mode="json"),
+        "augment": session.augment,
+        "audit": list(session.findings),
         "parameters": learner.parameters,
         "train_samples": session.sizes,
         "samples_to_be_seen": samples,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,14 +17,15 @@ import torch
 from forgetkit import contracts, learn, stream
 from forgetkit._version import __version__
 from forgetkit.config import LEFT_OPEN, Plan, RunConfig
-from forgetkit.contracts import Data, Event, Preparing
-from forgetkit.errors import ConfigError, DataError, RunDirectoryError
+from forgetkit.contracts import MOST_THREADS, Data, Event, Preparing
+from forgetkit.errors import ConfigError, DataError, OptionError, RunDirectoryError
 from forgetkit.learn.determinism import only_deterministic
 from forgetkit.record import Recorder, ResumePoint
 from forgetkit.seeding import Seeds
 from forgetkit.stream import MegaBatch
 from forgetkit.system import peak
 from forgetkit.system.halting import Halt
+from forgetkit.system.torch_settings import settings_restored, torch_settings
 
 _log = logging.getLogger("forgetkit")
 
@@ -42,11 +43,12 @@ class Bus:
             self.recorder.notify(event)
         for observer in list(self._observers):
             try:
-                observer.notify(event)
+                with settings_restored(f"the observer {contracts.component_name(observer)}"):
+                    observer.notify(event)
             except Exception as error:  # noqa: BLE001 - a stranger's code may raise anything
                 self._observers.remove(observer)
                 reason = f"{type(error).__name__}: {error}".partition("\n")[0]
-                _log.warning("observer %s is detached: %s", type(observer).__name__, reason)
+                _log.warning("observer %s is detached: %s", contracts.component_name(observer), reason)
 
 
 @dataclass(eq=False)
@@ -69,12 +71,27 @@ class Session:
     """Asked now and then whether to stop."""
     clean: Data | None = None
     """The data as its source gave it, without noise on labels."""
+    findings: list[str] = field(default_factory=list)
+    """What the audit before the first step found: a line each."""
 
     @classmethod
     def prepare(
         cls, plan: Plan, bus: Bus, cache: Path, halt: Halt | None = None, *, data: Data | None = None
     ) -> Session:
         """Load the data, unless it is there already, and cut the stream; nothing is written yet."""
+        session = cls.with_data(plan, bus, cache, halt, data=data)
+        session.sizes, first_stays = _played_through(session.data, session.mega_batches, plan, session.seeds)
+        session._refuse_what_cannot_act(first_stays=first_stays)
+        return session
+
+    @classmethod
+    def with_data(
+        cls, plan: Plan, bus: Bus, cache: Path, halt: Halt | None = None, *, data: Data | None = None
+    ) -> Session:
+        """Load the data and cut the stream, to look at a finished run: what cannot act was refused when it began.
+
+        Of the plan's components the data set alone is asked.
+        """
         config, seeds = plan.config, Seeds(plan.config.seed)
         device = torch.device(config.device)
         memory = peak.watched(device)
@@ -83,20 +100,20 @@ class Session:
             bus.emit(Preparing(what, done, total))
 
         source = config.dataset
-        clean = data or stream.check_data(plan.dataset.load(contracts.LoadContext(cache, progress)), source)
+        with settings_restored(f"the data set {source}"):
+            clean = data or stream.check_data(plan.dataset.load(contracts.LoadContext(cache, progress)), source)
         data = clean
         if config.augment not in ("auto", "none") and data.train.inputs.ndim != 4:
             raise DataError(f"--augment {config.augment}: {source} holds features, not images; use --augment none")
         ids = stream.few_shots(data.train.labels, data.classes, config.shots, seeds)
         mega_batches = stream.partition(ids, config.mega_batches, config.val_fraction, config.split, seeds)
         data, noisy_labels = _with_noise(data, config, mega_batches, seeds)
-        sizes, first_stays = _played_through(data, mega_batches, plan, seeds)
-        session = cls(
+        return cls(
             plan,
             bus,
             data,
             mega_batches,
-            sizes,
+            [],
             noisy_labels,
             seeds,
             device,
@@ -105,8 +122,6 @@ class Session:
             halt or Halt(),
             clean,
         )
-        session._refuse_what_cannot_act(first_stays=first_stays)
-        return session
 
     def settled(self, recorded: Mapping[str, Any]) -> Session:
         """The same, with what was left open as a run's configuration has it recorded."""
@@ -123,8 +138,8 @@ class Session:
         config, departures = self.plan.config, self.plan.departures
         check = getattr(self.plan.replay, "check", None)
         if check is not None:
-            check([len(mega_batch.train) for mega_batch in self.mega_batches])
-        first = self.mega_batches[0].train
+            with settings_restored(f"the replay strategy {contracts.component_name(self.plan.replay)}"):
+                check([len(mega_batch.train) for mega_batch in self.mega_batches])
         if not first_stays:
             raise ConfigError(
                 f"--score-on first: --replay {config.replay} gives the first mega-batch up; use --replay full, or "
@@ -136,13 +151,6 @@ class Session:
             raise ConfigError(
                 f"--val-fraction {config.val_fraction} leaves none to validate on in mega-batch {empty}, and --carry "
                 "best-val and --patience need one: use fewer mega-batches or a larger share"
-            )
-        here, classes = len(np.unique(self.data.train.labels[first])), len(self.data.classes)
-        if config.split == "contiguous" and here < classes and len(first) >= classes:
-            _log.warning(
-                "--split contiguous: the first mega-batch holds %d of %d classes; is the training set sorted by class?",
-                here,
-                classes,
             )
         for option in ("score-transform", "val-transform"):
             if self.augment == "none" and departures.get(option, {}).get("value") == "train":
@@ -167,13 +175,46 @@ class Session:
             "digest": self.plan.digest,
             "partition": stream.digest(self.mega_batches),
             "data": self._data_facts(),
+            "provenance": dict(self.data.provenance),
+            "audit": list(self.findings),
             "noisy_labels": self.noisy_labels,
+            "init_sha256": self.init_sha256,
             "versions": versions(self.plan),
+            "distributions": {kind: dict(makers) for kind, makers in self.plan.distributions.items()},
             "created": datetime.now().astimezone().isoformat(timespec="seconds"),
         }
 
+    def warn_of_remarks(self) -> None:
+        """Log what the source of the data remarks on it."""
+        for remark in self.data.remarks:
+            _log.warning("%s: %s", self._source, remark)
+
+    def audit(self) -> tuple[str, ...]:
+        """What is strange about the data and its classes, as the source gave them; the test part is looked at too."""
+        return (*self.audit_classes(), *stream.audit_samples(self._given))
+
+    def audit_classes(self) -> tuple[str, ...]:
+        """The same of the classes alone, which takes no time."""
+        return stream.audit_classes(self._given, self.mega_batches, self.plan.config.split)
+
+    def note(self, findings: Iterable[str], *, about: str | None = None, warn: bool = True) -> None:
+        """Keep findings for the manifest; with ``warn``, log each. They are about the data unless ``about`` says."""
+        for finding in findings:
+            self.findings.append(finding)
+            if warn:
+                _log.warning("%s: %s", about or self._source, finding)
+
+    @property
+    def _given(self) -> Data:
+        return self.clean or self.data
+
+    @property
+    def _source(self) -> str:
+        return self.plan.config.dataset.partition(":")[0]
+
     def require_same(self, manifest: Mapping[str, Any], point: ResumePoint | None) -> None:
-        """Refuse to go on with another configuration or with data that changed."""
+        """Refuse to go on with another configuration or with files that changed."""
+        self.require_same_init(manifest)
         for what, recorded in (
             ("the manifest", manifest),
             ("the checkpoint", point.state if point else None),
@@ -188,10 +229,41 @@ class Session:
         if not isinstance(recorded, Mapping):
             raise RunDirectoryError("the manifest says of no version what began the run; it is damaged: begin it anew")
         for what, begun in recorded.items():
-            if begun != now.get(what):
+            if what != "plugins" and begun != now.get(what):
                 _log.warning(
                     "this run was begun with %s %s, not %s: its numbers may differ", what, begun, now.get(what)
                 )
+        for change in dict.fromkeys(self._changed_plugins(manifest)):
+            _log.warning("%s: its numbers may differ", change)
+
+    def _changed_plugins(self, manifest: Mapping[str, Any]) -> Iterator[str]:
+        """In a line each, the plugins that the run uses and that are others than when it was begun."""
+        begun, makers = manifest["versions"].get("plugins"), manifest.get("distributions")
+        if not isinstance(begun, Mapping) or not isinstance(makers, Mapping):
+            return
+        for kind, named in self.plan.distributions.items():
+            own = makers.get(kind)
+            for name, now in named.items() if kind != "observers" else ():
+                then = own.get(name, now) if isinstance(own, Mapping) else now
+                if then != now:
+                    yield f"this run was begun with '{name}' of {then} {begun.get(then)}, not of {now}"
+                elif begun.get(now) != (version := self.plan.plugins.get(now)):
+                    if str(version).startswith("file "):
+                        yield f"the plugin file {now}.py has changed since this run was begun ({begun.get(now)})"
+                    else:
+                        yield f"this run was begun with {now} {begun.get(now)}, not {version}"
+
+    @property
+    def init_sha256(self) -> str | None:
+        """The digest of the file with the weights that the network begins with, if there is one."""
+        return None if self.plan.init is None else self.plan.init.sha256
+
+    def require_same_init(self, manifest: Mapping[str, Any]) -> None:
+        """``RunDirectoryError`` if the file of ``--init`` holds other bytes than those on record."""
+        if self.plan.init is not None and manifest.get("init_sha256") != self.init_sha256:
+            raise RunDirectoryError(
+                f"{self.plan.init.path} holds other weights than those that the run began with: put that file back"
+            )
 
     def require_same_data(self, manifest: Mapping[str, Any], consequence: str = "", *, known: bool = False) -> None:
         """``RunDirectoryError`` where the samples, their labels or the partition are others than those on record.
@@ -236,23 +308,25 @@ def _with_noise(data: Data, config: RunConfig, mega_batches: Sequence[MegaBatch]
     return replace(data, train=replace(data.train, labels=new)), int((new != old)[used].sum())
 
 
+def use_threads(threads: int | Literal["auto"] | None) -> None:
+    """Computes with so many threads on the CPU from here on; without a number, with as many as before."""
+    if isinstance(threads, int):
+        if not 1 <= threads <= MOST_THREADS:
+            raise OptionError(f"threads {threads}: a number from 1 to {MOST_THREADS} is wanted")
+        torch.set_num_threads(threads)
+
+
 @contextmanager
-def computing(threads: int | None, device: str = "cpu", *, deterministic: bool = False) -> Iterator[None]:
-    """``threads`` on the CPU; on CUDA convolutions of the same bits each time, which the CPU gives anyway.
+def computing(
+    threads: int | Literal["auto"] | None, device: str = "cpu", *, deterministic: bool = False
+) -> Iterator[None]:
+    """:func:`torch_settings`, with ``threads`` on the CPU if that is a number.
 
     ``deterministic``: all of it on ``device``, or a ``ConfigError`` that names the operation that cannot.
     """
-    cudnn = torch.backends.cudnn
-    before = torch.get_num_threads(), cudnn.deterministic, cudnn.benchmark
-    if threads is not None:
-        torch.set_num_threads(threads)
-    cudnn.deterministic, cudnn.benchmark = True, False
-    try:
-        with only_deterministic(torch.device(device)) if deterministic else nullcontext():
-            yield
-    finally:
-        torch.set_num_threads(before[0])
-        cudnn.deterministic, cudnn.benchmark = before[1:]
+    with torch_settings(), only_deterministic(torch.device(device)) if deterministic else nullcontext():
+        use_threads(threads)
+        yield
 
 
 def versions(plan: Plan) -> dict[str, Any]:

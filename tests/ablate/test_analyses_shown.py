@@ -125,6 +125,31 @@ def test_a_column_that_is_not_there_is_told_with_those_that_are():
         columns.chosen("calibration_ecc", asked({"a": [numbered(0.25)]}))
 
 
+@pytest.mark.parametrize("asked_for", ["ece", "ECE", "ece:lower", "cer,ece"])
+def test_a_number_without_its_analysis_is_told_with_it(asked_for):
+    outcomes = asked({"a": [numbered(0.25)]})
+    with pytest.raises(OptionError, match=r"no column '\w+'; did you mean calibration_ece\?$"):
+        columns.chosen(asked_for, outcomes)
+
+
+def test_what_an_analysis_says_of_its_numbers_stands_below_their_table():
+    """And a stranger's numbers as well as our own: it comes with the answer."""
+    answer = Answer({"own": Measure(0.5, title="my <own>", meaning="what I count", bounds=(0, 1)), "bare": 1.0})
+    outcomes = asked({"a": [answer], "b": [answer]}, "stranger")
+    table = make(outcomes, columns.of_answers(outcomes))
+    assert table.columns[0].bounds({}) == (0, 1)
+    assert table.columns[1].bounds({}) == (None, None)
+    for form, line in (("markdown", "my \\<own\\>: what I count."), ("html", "my &lt;own&gt;: what I count.")):
+        assert line in render(table, form)
+    assert json.loads(render(table, "json"))["legend"][0] == "my <own>: what I count."
+    assert answers.read(answers.written(answer)).numbers["own"] == answer.numbers["own"]
+    (old,) = (one for key, one in answers.written(answer)["numbers"].items() if key == "own")
+    del old["meaning"], old["bounds"]  # as an older version wrote it
+    assert (
+        answers.read({"numbers": {"own": old}, "charts": [], "details": {}, "remarks": []}).numbers["own"].value == 0.5
+    )
+
+
 # On disk
 
 DIGEST = "0123456789abcdef" * 4

@@ -116,7 +116,7 @@ MISTAKES = {
     "an unknown entry": ("axis = {}", "no entry 'axis'"),
     "an unknown option": ("[axes]\nimportanc = ['snip']", "no option is called 'importanc'; did you mean 'importance'"),
     "no list": ("[axes]\nreplay = 'full'", "replay needs a list of values"),
-    "a value twice": ("[axes]\nreplay = ['full', 'full']", "replay has a value twice"),
+    "a value twice": ("[axes]\nreplay = ['full', 'full']", "replay has the value 'full' twice"),
     "an axis of arms": ("[axes]\narm = ['a']", r"arms are given in tables, \[arms.NAME\]"),
     "excluded and not there": (
         "[axes]\nreplay = ['full']\n[[exclude]]\nreplay = 'none'",
@@ -128,7 +128,7 @@ MISTAKES = {
         "[axes]\nreplay = ['full']\nepochs = [1]\n[[include]]\nreplay = 'none'",
         "needs a value on each axis: replay, epochs",
     ),
-    "seeds that are none": ("seeds = [1, 1]\n[axes]\nreplay = ['full']", "a list of different whole numbers"),
+    "seeds that are none": ("seeds = [1, 1]\n[axes]\nreplay = ['full']", "seeds: 1 is given twice"),
     "no TOML": ("[axes", "Expected"),
 }
 
@@ -309,3 +309,56 @@ def test_odd_entries_of_a_file_are_told(tmp_path: Path, entry: str) -> None:
 def test_no_command_line_asks_for_a_billion_seeds() -> None:
     with pytest.raises(ConfigError, match="more than 10,000 seeds"):
         grid.seeds_of("0-1000000000")
+
+
+TWO_SPELLINGS = {
+    "a number": (["lr=0.1,0.10"], "lr=0.1 and lr=0.10"),
+    "an exponent": (["lr=0.2,1e-1,0.1"], "lr=1e-1 and lr=0.1"),
+    "a default": (["importance=snip,snip:samples=1024"], "importance=snip and importance=snip:samples=1024"),
+    "a full name": (["importance=random,snip,forgetkit/snip"], "importance=snip and importance=forgetkit/snip"),
+    "the order of options": (
+        ["replay=buffer:size=9,rule=lure,buffer:rule=lure,size=9"],
+        "replay=buffer:size=9,rule=lure and replay=buffer:rule=lure,size=9",
+    ),
+    "within two axes": (
+        ["replay=full,none", "reinit=masked:fraction=0.2,masked:fraction=.20"],
+        "replay=full, reinit=masked:fraction=0.2 and replay=full, reinit=masked:fraction=.20",
+    ),
+    "an option of a component": (["reinit.masked.fraction=0.2,0.20"], "fraction=0.2 and reinit.masked.fraction=0.20"),
+    "what is measured": (["metrics=cer,test-accuracy"], "metrics=cer and metrics=test-accuracy"),
+}
+
+
+@pytest.mark.parametrize("what", TWO_SPELLINGS)
+def test_two_spellings_of_one_arm_are_refused_by_name(what: str) -> None:
+    over, named = TWO_SPELLINGS[what]
+    with pytest.raises(ConfigError, match=re.escape(f"{named} are the same run")):
+        grid.planned(grid.extended(None, over, "0-2", {}, None).cells(), OFFERS)
+
+
+def test_two_names_of_one_arm_in_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "g.toml"
+    file.write_text(
+        "[arms.usual]\nmethod = 'lure'\n[arms.warm]\nmethod = 'warm'\n"
+        "[arms.spelled]\nimportance = 'snip'\nreinit = 'masked'\n"
+    )
+    with pytest.raises(ConfigError, match="arm=usual and arm=spelled are the same run"):
+        grid.planned(grid.read(file).cells(), OFFERS)
+    included = Grid("", {"lr": ("0.1", "0.2")}, (0,), include=({"lr": "2e-1"},))
+    with pytest.raises(ConfigError, match=r"lr=0\.2 and lr=2e-1 are the same run"):
+        grid.planned(included.cells(), OFFERS)
+
+
+def test_arms_that_differ_are_none_of_that() -> None:
+    over = ["importance=snip,snip:samples=1023,random", "lr=0.1,0.11"]
+    assert len(grid.planned(grid.extended(None, over, "0-1", {}, None).cells(), OFFERS)) == 12
+
+
+@pytest.mark.parametrize(
+    ("text", "both"), [("0,0", "by 0 and by 0"), ("0-2,1", "by 0-2 and by 1"), ("3,03", "by 3 and by 03")]
+)
+def test_a_seed_given_twice_names_both(text: str, both: str) -> None:
+    with pytest.raises(ConfigError, match=both):
+        grid.seeds_of(text)
+    with pytest.raises(ConfigError, match="seeds: 0 is given twice"):
+        Grid("", {"lr": ("0.1", "0.2")}, (0, 1, 0))

@@ -219,6 +219,7 @@ def test_markdown_by_hand() -> None:
         " does not find worse at p \\< 0.05.\n"
         "\\* better or worse than the baseline importance=snip, replay=full by an exact paired sign-flip test, "
         "Holm-corrected over 3 comparisons, at p \\< 0.05.\n"
+        "Each seed: the same difference at every seed, so there is no spread for an interval.\n"
         "\n"
         "- importance=fisher, replay=none: 7 of 8 seeds: seed 7 diverged\n"
         "- importance=random, replay=none: 0 of 8 seeds: seed 0 failed, seeds 1, 2, 3, 4, 5, 6, 7 missing\n"
@@ -227,7 +228,7 @@ def test_markdown_by_hand() -> None:
         "\n"
         "| importance | replay | number | difference \\[95 % interval\\] | corrected p | verdict |\n"
         "| :-- | :-- | :-- | --: | --: | --: |\n"
-        "| snip | none | accuracy (%) ↑ | -10.00 \\[-10.00, -10.00\\] | 0.023 | worse |\n"
+        "| snip | none | accuracy (%) ↑ | -10.00 (each seed) | 0.023 | worse |\n"
         "| fisher | full | accuracy (%) ↑ | +0.00 \\[-0.89, 0.89\\] | 1 | not distinguishable |\n"
         "| fisher | none | accuracy (%) ↑ | +0.14 \\[-0.85, 1.13\\] | 1 | not distinguishable |\n"
         "| random | none | accuracy (%) ↑ | no common seed | – | too few seeds |\n"
@@ -293,7 +294,7 @@ def test_html_carries_the_values_to_sort_by() -> None:
     assert page.attributes[0][2] == {"scope": "col", "data-key": "accuracy"}
     assert [one[2].get("title") for one in own] == [
         None,
-        "-10.00 [-10.00, -10.00], p = 0.0078, corrected 0.023: worse",
+        "-10.00 (each seed), p = 0.0078, corrected 0.023: worse",
         "+0.00 [-0.89, 0.89], p = 1, corrected 1: not distinguishable",
         "+0.14 [-0.85, 1.13], p = 1, corrected 1: not distinguishable",
         "no common seed: too few seeds",
@@ -310,10 +311,10 @@ def test_every_reader_finds_the_same_differences(form) -> None:
     arms = {("a", "x"): seeds, ("b", "x"): [(0.5125 + 0.001 * seed, 8) for seed in range(9)], ("b_", "y"): seeds[:1]}
     made = table_of(arms, columns=[ACCURACY, ERRORS, cost], baseline=("a", "x"))
     heads, *found = cells_of(made, form, 1)
-    assert heads == ["importance", "replay", "number", "difference [95 % interval]", "corrected p", "verdict"]
+    assert heads == ["importance", "replay", "number", "difference", "corrected p", "verdict"]
     assert [row[2:] for row in found] == [
-        ["accuracy (%) ↑", "+1.25 [1.25, 1.25]", "0.016", "better"],
-        ["errors ↓", "-2 [-2, -2]", "0.016", "better"],
+        ["accuracy (%) ↑", "+1.25 (each seed)", "0.016", "better"],
+        ["errors ↓", "-2 (each seed)", "0.016", "better"],
         ["accuracy (%) ↑", "+0.00", "–", "too few seeds"],
         ["errors ↓", "+0", "–", "too few seeds"],
     ]
@@ -388,6 +389,7 @@ def test_json_has_every_number() -> None:
             c = judged.comparison
             assert judgement == {
                 "n": c.n,
+                "constant": c.constant,
                 "difference": c.difference,
                 "low": c.low,
                 "high": c.high,
@@ -573,6 +575,7 @@ def test_the_legend_says_what_the_seeds_cannot_show() -> None:
         "does not find worse at p < 0.05.",
         "* better or worse than the baseline importance=b, replay=x by an exact paired sign-flip test, "
         "Holm-corrected over 1 comparison, at p < 0.05.",
+        "Each seed: the same difference at every seed, so there is no spread for an interval.",
     ]
     lost = table_of({("a", "x"): ["missing"], ("b", "x"): ["missing"]}, baseline=("b", "x"))
     assert legend(lost) == [

@@ -98,7 +98,11 @@ def test_a_comparison_is_symmetric_and_p_is_a_probability(pairs) -> None:
     assert smallest(len(pairs)) <= got.p <= 1
     assert got.p == back.p
     assert got.difference == -back.difference
-    if got.n > 1:
+    assert got.constant == back.constant
+    if got.low is None:
+        assert got.high is None
+        assert got.constant or got.n == 1
+    else:
         assert (got.low, got.high) == pytest.approx((-back.high, -back.low))
         assert got.low <= got.difference <= got.high
 
@@ -123,7 +127,7 @@ def test_all_differences_zero_is_p_one(n) -> None:
     arm = by_seed([0.0] * n)
     got = compare(arm, arm)
     assert (got.difference, got.p) == (0.0, 1.0)
-    assert (got.low, got.high) == ((None, None) if n == 1 else (0.0, 0.0))
+    assert (got.low, got.high, got.constant) == (None, None, n > 1)
 
 
 def test_what_ties_on_paper_ties_whatever_the_last_bits() -> None:
@@ -247,3 +251,51 @@ def test_what_is_significant_was_never_out_of_reach(drawn) -> None:
 def test_enough_is_the_least_number_that_is(comparisons) -> None:
     n = enough(comparisons)
     assert comparisons * smallest(n) < statistics.ALPHA <= comparisons * smallest(n - 1)
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=2, max_size=9))
+def test_an_interval_ends_where_no_difference_can_be(pairs) -> None:
+    ours, other = by_seed([a for a, _ in pairs]), by_seed([b for _, b in pairs])
+    free, held = compare(ours, other), compare(ours, other, (-1, 1))
+    assert (held.difference, held.p) == (free.difference, free.p)
+    if free.low is None or free.high is None:
+        assert (held.low, held.high) == (None, None)
+    else:
+        assert (held.low, held.high) == (max(-1, free.low), min(1, free.high))
+        assert -1 <= held.low <= held.difference <= held.high <= 1
+
+
+def test_the_interval_of_two_seeds_by_hand() -> None:
+    """scipy's t has it 218 percentage points either way."""
+    ours, other = by_seed([0.9, 0.9]), by_seed([0.9, 0.56])
+    free = scipy.stats.t.interval(0.95, 1, 0.17, 0.17)
+    assert (compare(ours, other).low, compare(ours, other).high) == pytest.approx(free)
+    assert free[1] > 2
+    bounded = compare(ours, other, (-1, 1))
+    assert (bounded.low, bounded.high) == (-1, 1)
+
+
+def test_what_was_seen_is_possible_whatever_the_bounds_say() -> None:
+    got = compare(by_seed([3.0, 5.0, 4.0]), by_seed([0.0, 0.0, 0.0]), (-1, 1))
+    assert got.low < got.difference == got.high == 4.0
+
+
+def test_too_few_seeds_have_no_interval() -> None:
+    few = compare(by_seed([0.5, 0.7, 0.9]), by_seed([0.4, 0.5, 0.8]))
+    enough_ = compare(by_seed([0.5 + 0.01 * seed for seed in range(9)]), by_seed([0.4] * 9))
+    assert few.low is not None
+    first, second = verdicts([few, enough_], [True, True])
+    assert (first.verdict, first.comparison.low, first.comparison.high) == ("too few seeds", None, None)
+    assert (first.comparison.difference, first.comparison.p) == (few.difference, few.p)
+    assert (second.verdict, second.comparison) == ("better", enough_)
+
+
+def test_a_difference_without_spread_has_no_interval() -> None:
+    """One tenth each on paper; as floats they differ in the last bits."""
+    ours, other = by_seed([0.3, 0.2, 0.8, 0.4] * 2), by_seed([0.2, 0.1, 0.7, 0.3] * 2)
+    assert len({ours[seed] - other[seed] for seed in ours}) > 1
+    got = compare(ours, other)
+    assert (got.low, got.high, got.constant) == (None, None, True)
+    assert got.p == 2 / 2**8
+    assert verdicts([got], [True])[0].verdict == "better"
+    assert not compare(by_seed([0.1]), by_seed([0.2])).constant

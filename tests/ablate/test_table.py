@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
+import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -109,8 +112,9 @@ def test_each_arm_is_compared_with_the_baseline_seed_by_seed() -> None:
     assert table.baseline.labels == ("a",)
     own, b, c = (one.entries[0].to_baseline for one in table.rows)
     assert own is None
-    assert b.comparison == compare(dict(enumerate(levels["b"])), dict(enumerate(levels["a"])))
-    assert c.comparison == compare({1: 0.2, 2: 0.3}, {1: 0.7, 2: 0.9})
+    whole = compare(dict(enumerate(levels["b"])), dict(enumerate(levels["a"])))
+    assert b.comparison == replace(whole, low=None, high=None)  # three seeds are too few
+    assert c.comparison == replace(compare({1: 0.2, 2: 0.3}, {1: 0.7, 2: 0.9}), low=None, high=None)
     assert (b.adjusted, c.adjusted) == holm([b.comparison.p, c.comparison.p])
 
 
@@ -257,3 +261,98 @@ def test_mistakes_are_said() -> None:
 
 def test_a_grid_without_cells_is_a_table_without_rows() -> None:
     assert make(Outcomes("", ("arm",), ())).rows == ()
+
+
+def test_an_arm_with_two_names_counts_once() -> None:
+    """A folder that an older version made may hold them."""
+    base, better = [float(seed) for seed in SEEDS], [seed + 1.0 for seed in SEEDS]
+    plain = grid({"base": base, "a": better}, "base")
+    again = [replace(one, arm={"arm": "a again"}) for one in plain.cells if one.arm["arm"] == "a"]
+    twin = [replace(one, arm={"arm": "base again"}) for one in plain.cells if one.arm["arm"] == "base"]
+    table = make(replace(plain, cells=(*plain.cells, *again, *twin)), [LEVEL])
+    alone = row(make(plain, [LEVEL]), "a").entries[0]
+    for name in ("a", "a again"):
+        entry = row(table, name).entries[0]
+        assert (entry.to_baseline, entry.to_best, entry.best) == (alone.to_baseline, alone.to_best, alone.best)
+    assert row(table, "base again").entries[0].to_baseline is None
+    text = render(table, "markdown")
+    assert "arm=a again is the same runs as arm=a: compared once" in text
+    assert "Holm-corrected over 1 comparison," in text
+    content = json.loads(render(table, "json"))
+    assert [one["same_runs_as"] for one in content["rows"]] == [None, None, {"arm": "a"}, {"arm": "base"}]
+
+
+def test_auto_and_what_it_came_to_are_one_arm() -> None:
+    def cells(asked: str, came_to: str) -> list[Outcome]:
+        config = {"precision": came_to, "lr": 0.1, "name": asked, "threads": len(asked)}
+        found = {"config": config, "versions": {"plugins": {}}}
+        arm = {"precision": asked}
+        return [cell(arm, seed, level=float(seed), **{**found, "config": {**config, "seed": seed}}) for seed in SEEDS]
+
+    every = (*cells("auto", "fp32"), *cells("fp32", "fp32"), *cells("bf16", "bf16"))
+    table = make(Outcomes("", ("precision",), every, {"precision": "auto"}), [LEVEL])
+    assert [table.twin(one) is not None for one in table.rows] == [False, True, False]
+    assert [one.entries[0].to_baseline is None for one in table.rows] == [True, True, False]
+
+
+def bounded(levels: Mapping[str, list[float]], samples: int = 50, batches: int = 2) -> Outcomes:
+    """Runs whose errors are out of ``batches`` times ``samples``, as a result has them."""
+    rows = [{"test_samples": samples} for _ in range(batches)]
+    found = {
+        name: [
+            {
+                "test_accuracy": 1 - level,
+                "cer": round(level * samples * batches),
+                "generalization_gap": 2 * level - 1,
+                "mean_anytime_error": level,
+                "mega_batches": rows,
+            }
+            for level in own
+        ]
+        for name, own in levels.items()
+    }
+    return grid(found, "base")
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=11, max_size=12))
+def test_no_interval_leaves_what_is_possible(pairs) -> None:
+    """Eleven seeds are enough for the four columns, so that intervals are shown."""
+    levels = {"base": [a for a, _ in pairs], "other": [b for _, b in pairs]}
+    keys = ("test_accuracy", "cer", "generalization_gap", "mean_anytime_error")
+    most = {"test_accuracy": 1, "cer": 100, "generalization_gap": 2, "mean_anytime_error": 1}
+    table = make(bounded(levels), columns(keys))
+    for key, entry in zip(keys, row(table, "other").entries, strict=True):
+        for judged in (entry.to_baseline, entry.to_best):
+            if judged is not None and judged.comparison.low is not None:
+                assert judged.verdict != "too few seeds"
+                assert -most[key] <= judged.comparison.low <= judged.comparison.high <= most[key]
+
+
+def test_errors_of_arms_with_other_streams_have_bounds_of_their_own() -> None:
+    long, short = bounded({"base": [0.9, 0.1] * 4}, batches=2), bounded({"other": [0.9, 0.1] * 4}, batches=1)
+    both = replace(long, cells=(*long.cells, *short.cells))
+    entries = [one.entries[0] for one in make(both, columns(["cer"])).rows]
+    assert [entry.bounds for entry in entries] == [(0, 100), (0, 50)]
+
+
+@pytest.mark.parametrize("form", ["markdown", "latex", "json", "html", "csv"])
+def test_no_format_shows_an_interval_where_seeds_are_too_few(form) -> None:
+    two = make(bounded({"base": [0.9, 0.56], "other": [0.5, 0.5]}), columns(["test_accuracy", "cer"]))
+    text = render(two, form)
+    assert "interval" not in text
+    if form == "json":
+        judged = [one["to_baseline"] for one in json.loads(text)["rows"][1]["entries"].values()]
+        assert [(one["low"], one["high"], one["verdict"]) for one in judged] == [(None, None, "too few seeds")] * 2
+    elif form != "csv":
+        assert not [line for line in text.splitlines() if re.search(r"[+-]\d[\d.]* *(\\?\[|\{\[\})", line)]
+
+
+def test_an_interval_narrower_than_its_digits_is_shown_with_more() -> None:
+    """Eight differences from 0.56 to 0.5607 points: never [0.56, 0.56]."""
+    levels = {"base": [0.5] * 8, "a": [0.5056 + 1e-6 * seed for seed in range(8)]}
+    fraction = replace(LEVEL, unit="fraction")
+    text = render(make(grid(levels, "base"), [fraction]), "markdown")
+    low, high = re.search(r"\[([\d.]+), ([\d.]+)\\\]", text).groups()
+    assert float(low) < float(high)
+    found = scipy.stats.t.interval(0.95, 7, 0.56035, np.std([1e-4 * seed for seed in range(8)], ddof=1) / 8**0.5)
+    assert (float(low), float(high)) == pytest.approx(found, abs=2e-5)

@@ -16,6 +16,7 @@ from forgetkit import testing
 from forgetkit.builtin.executors import local
 from forgetkit.builtin.executors.local import Local
 from forgetkit.contracts import Lost
+from forgetkit.system import openmp
 
 SCRIPT = """
 import sys
@@ -199,6 +200,25 @@ def test_torch_takes_that_many_threads_and_comes_with_the_work_alone(monkeypatch
 
 
 @pytest.mark.parametrize(
+    ("chosen", "policy", "blocktime"),
+    [
+        ({}, "PASSIVE", "0"),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE", None),
+        ({"GOMP_SPINCOUNT": "9"}, None, None),
+        ({"KMP_BLOCKTIME": "20"}, None, "20"),
+        ({"KMP_LIBRARY": "turnaround"}, None, None),
+    ],
+)
+def test_threads_of_a_worker_wait_asleep_unless_told(monkeypatch, chosen, policy, blocktime) -> None:
+    for name in openmp._CHOSEN_BY:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in chosen.items():
+        monkeypatch.setenv(name, value)
+    found = dict(Local().execute(errands.environment, ["OMP_WAIT_POLICY", "KMP_BLOCKTIME"]))
+    assert found == {0: policy, 1: blocktime}
+
+
+@pytest.mark.parametrize(
     ("devices", "visible", "seen"),
     [
         ("auto", None, ["0", "1", "0"]),
@@ -224,6 +244,7 @@ def test_without_devices_or_alone_a_worker_sees_what_its_parent_sees(monkeypatch
     import torch
 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
     assert Local()._environments(1) == [dict(os.environ)]
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")

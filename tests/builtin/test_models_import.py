@@ -48,7 +48,7 @@ def refusal(target: str) -> str:
     with pytest.raises(UsageError) as caught:
         build(target)
     message = str(caught.value)
-    assert message.startswith("import: ")
+    assert message.startswith("import:")
     assert "\n" not in message
     return message
 
@@ -167,19 +167,21 @@ def test_modules_that_fail(write, body, reason):
 
 def test_missing_attributes(write):
     write("")
-    assert refusal("my_nets:nett") == "import: the module my_nets has no 'nett'"
-    assert refusal("my_nets:net.inner") == "import: the module my_nets has no 'net.inner'"
+    file = Path("my_nets.py").absolute()
+    assert refusal("my_nets:nett") == f"import:my_nets:nett: the module my_nets ({file}) has no 'nett'"
+    assert refusal("my_nets:net.inner") == f"import:my_nets:net.inner: the module my_nets ({file}) has no 'net.inner'"
 
 
 def test_what_cannot_be_called(write):
     write("width = 3")
-    assert refusal("my_nets:width") == "import: my_nets:width cannot be called: its type is int"
+    assert refusal("my_nets:width") == "import:my_nets:width cannot be called: its type is int"
 
 
 def test_callables_that_fail(write):
     write("def make(classes):\n    raise RuntimeError(f'no {classes}\\nat all')\ndef needs(width): ...")
-    assert refusal("my_nets:make") == "import: calling my_nets:make raised RuntimeError: no 7"
-    assert "calling my_nets:needs raised TypeError: needs() missing 1 required" in refusal("my_nets:needs")
+    said = "import:my_nets:make: calling it raised RuntimeError: no 7"
+    assert refusal("my_nets:make") == f"{said} in {Path('my_nets.py').absolute()}:8"
+    assert "import:my_nets:needs: calling it raised TypeError: needs() missing 1 required" in refusal("my_nets:needs")
 
 
 def test_callables_that_return_something_else(write):

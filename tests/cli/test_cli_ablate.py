@@ -97,11 +97,10 @@ def test_the_same_again_runs_nothing_and_more_only_what_is_new(ablate):
     assert {note.stem for note in Path("ablations/grids").iterdir()} == {"importance", "another"}
 
 
-def test_cells_that_come_to_the_same_are_run_once(ablate):
+def test_an_arm_that_the_preset_makes_another_is_refused_before_anything_runs(ablate):
     said = ablate("--over", "importance=snip,snip:samples=0.2", "--preset", "paper", "--json")
-    assert said.status == 0, said.err
-    assert len(carried_out()) == 1
-    assert len({tuple(values) for values in table(said).values()}) == 1
+    assert (said.status, said.out, carried_out(), Path("ablations").exists()) == (2, "", [], False)
+    assert "importance=snip and importance=snip:samples=0.2 are the same run" in said.err
 
 
 def test_models_of_finished_cells_go_when_they_are_not_wanted_any_more(ablate):
@@ -223,8 +222,9 @@ def test_without_a_terminal_each_cell_is_a_line(ablate):
     assert said.status == 0, said.err
     lines = said.out.splitlines()
     assert lines[0].startswith("importance: 2 cells: 2 arms at 1 seed; 0 there already, 2 to run, in ablations")
-    assert lines[1].startswith("[1/2] importance=random, seed 0: test accuracy ")
-    assert lines[2].startswith("[2/2] importance=snip, seed 0: test accuracy ")
+    assert lines[1].startswith("augment none (auto) for synthetic:samples=")
+    assert lines[2].startswith("[1/2] importance=random, seed 0: test accuracy ")
+    assert lines[3].startswith("[2/2] importance=snip, seed 0: test accuracy ")
     quiet = ablate("--over", "importance=snip,random", "--quiet")
     assert (quiet.status, quiet.out, quiet.err) == (0, "", "")
 

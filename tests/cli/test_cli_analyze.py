@@ -222,7 +222,8 @@ def test_one_that_fails_and_one_that_does_not_apply_keep_none_from_the_others(cl
     assert "sure: mean" in said.out
     assert "elsewhere does not apply: there is no wind here" in said.out
     (line,) = said.err.splitlines()
-    assert "stumbles: the analysis Stumbles raised ZeroDivisionError: no luck in " in line
+    assert "stumbles: the analysis stumbles (" in line
+    assert ") raised ZeroDivisionError: no luck in " in line
     said = cli("analyze", run, "elsewhere", "sure", "--plugin", sure, "--no-report", "--quiet")
     assert said.status == 2  # one that was named has no answer
 
@@ -327,3 +328,36 @@ def test_interrupted_the_answers_so_far_stay_and_the_same_command_goes_on(cli, r
     assert sorted(p.name for p in (run / "analyses").glob("*.json")) == ["calibration.json"]
     said = cli("analyze", run, "calibration", "sure", "--plugin", sure, "--json")
     assert [how for _, _, how in became(said)] == ["known", "answered"]
+
+
+def counted(text: str) -> list[int]:
+    return [int(line[1:].partition("/")[0]) for line in text.splitlines() if line.startswith("[")]
+
+
+def test_every_built_in_explains_its_numbers_below_them(cli, ablation):
+    """In the legend of a table, and below the lines of a single run; a count leaves no number out."""
+    (run, *_) = sorted(ablation.glob("cells/*/manifest.json"))
+    words = ["calibration", "churn", "plasticity", "corruption:samples=2,severities=1", "sensitivity", "--no-report"]
+    for folder, questions in ((run.parent, 5), (ablation, 20)):
+        said = cli("analyze", folder, *words)
+        assert "negative log-likelihood: mean cross entropy, in nats." in said.out
+        assert "mca: mean accuracy over 19 corruptions at each severity." in said.out
+        assert "flips from right to wrong of a test sample, the mean over samples." in said.out
+        assert counted(said.out) == list(range(1, questions + 1))
+        for file in run.parent.glob("analyses/*.json"):
+            numbers = json.loads(file.read_text())["numbers"]
+            assert all(number["meaning"] for number in numbers.values()), file.stem
+            assert not [number for number in numbers.values() if number["bounds"] is None]
+    shown = cli("table", ablation, "--columns", "calibration_nll,calibration_ece")
+    assert "negative log-likelihood" in shown.out
+    missed = cli("table", ablation, "--columns", "ece")
+    assert (missed.status, missed.out) == (2, "")
+    assert missed.err.startswith("forgetkit: there is no column 'ece'; did you mean calibration_ece or ")
+
+
+def test_a_strangers_number_is_explained_by_its_own_words(cli, run, plugin):
+    explained = PLUGIN.replace('"fraction")}', '"fraction", meaning="how sure it is on average")}')
+    said = cli("analyze", run, "sure", "--plugin", plugin("explained", explained), "--no-report")
+    assert "\nmean: how sure it is on average.\n" in said.out
+    told = cli("analyze", run, "sure", "--plugin", plugin("explained", explained), "--no-report", "--json")
+    assert "how sure it is" not in told.out

@@ -56,6 +56,10 @@ ROW = {
 UNLEARN = {
     "scored": int,
     "reset": int,
+    "changed": int,
+    "tied": int,
+    "remarks": list,
+    "repeated": (str, type(None)),
     "seconds": NUMBER,
     "forward_passes": int,
     "backward_passes": int,

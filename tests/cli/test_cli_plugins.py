@@ -329,7 +329,8 @@ def test_a_run_that_a_plugin_stopped_goes_on_once_it_is_mended(plugin, tiny, wor
 
 
 METRIC = """
-import dataclasses, forgetkit
+import dataclasses, forgetkit, torch
+import numpy as np
 @dataclasses.dataclass(frozen=True)
 class Metric:
     value: str = "1.5"
@@ -341,13 +342,28 @@ def forgetkit_metrics():
 """
 
 
-@pytest.mark.parametrize(("value", "number"), [("1.5", 1.5), ("len(rows)", 2), ("None", None)])
-def test_a_metric_of_ones_own(plugin, tiny, value, number):
+SCALARS = {
+    "1.5": 1.5,
+    "len(rows)": 2,
+    "None": None,
+    "np.float32(0.5)": 0.5,
+    "np.float64(0.5)": 0.5,
+    "np.mean([0.5 for row in rows])": 0.5,
+    "np.int64(3)": 3,
+    "np.array(0.5)": 0.5,
+    "torch.tensor(0.5).requires_grad_()": 0.5,
+    "torch.tensor(3)": 3,
+    "torch.tensor(0.5).bfloat16()": 0.5,
+}
+
+
+@pytest.mark.parametrize("value", SCALARS)
+def test_a_metric_of_ones_own(plugin, tiny, value):
     said = tiny("--plugin", plugin("m", METRIC), "--metric", f"my-number:{value}", "--json")
-    assert said.json["my_number"] == number
+    assert (said.json["my_number"], type(said.json["my_number"])) == (SCALARS[value], type(SCALARS[value]))
 
 
-@pytest.mark.parametrize("value", ["float('nan')", "float('inf')", "'1'", "[1]", "1 / 0"])
+@pytest.mark.parametrize("value", ["float('nan')", "np.float32('inf')", "'1'", "[1]", "1 / 0", "True", "np.ones(1)"])
 def test_a_metric_that_fails_is_left_empty_and_the_run_is_not_lost(plugin, tiny, value, caplog):
     said = tiny("--plugin", plugin("m", METRIC), "--metric", f"my-number:{value}", "--json")
     assert said.status == 0

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from pydantic import BeforeValidator, Field
 from pydantic.fields import FieldInfo
 
-from forgetkit import options, registry
-from forgetkit.errors import OptionError, UsageError
+from forgetkit import config, options, registry
+from forgetkit.ablate import arm, grid
+from forgetkit.errors import ConfigError, OptionError, UsageError
 
 OFFERS = registry.load(entry_points=False)
 COMPONENTS = [(offer.kind, offer.name) for offer in OFFERS.offers]
@@ -27,6 +28,7 @@ IN_WORDS = {
     "≥ 1, or a share < 1, or none (all)": st.none() | st.integers(1) | SHARE,
     "0 ≤ share < 1, or a layer ≥ 1": st.just(0.0) | SHARE | st.integers(1),
     "names joined by +, or none (all)": st.sampled_from(["none", "fog", "snow+frost"]),
+    "white, black or #rrggbb": st.sampled_from(["white", "black", "#0a1B2c"]),
     "of 1 to 5, joined by +": st.sampled_from(["1", "2+5", "1+2+3+4+5"]),
 }
 """Ranges that an annotation spells in words, since no bounds of one type say them."""
@@ -126,15 +128,99 @@ def test_any_text_is_a_spec_or_a_usage_error(kind, text):
 KEY = st.from_regex(r"[a-z]\w{0,5}", fullmatch=True)
 
 
-@given(
-    first=st.text(st.characters(exclude_characters="=,:")).map(str.strip).filter(bool),
-    given=st.dictionaries(KEY, st.text(st.characters(exclude_characters=","))),
+ANYTHING = (
+    st.text("ab=,:\"'\\[]{}() \n\té", max_size=12) | st.text() | st.sampled_from(['["a,b=1"]', "it's", '"a",b=c'])
 )
-def test_what_is_put_together_comes_apart(first, given):
-    spec = options.parse("name:" + ",".join([first, *(f"{key}={value}" for key, value in given.items())]))
-    assert spec.name == "name"
-    assert spec.first == first
-    assert spec.options == {key: value.strip() for key, value in given.items()}
+
+
+@given(first=st.none() | ANYTHING.map(str.strip), given=st.dictionaries(KEY, ANYTHING))
+def test_a_spec_is_written_and_parsed_back(first, given):
+    spec = options.Spec("name", first, given)
+    assert options.parse(str(spec)) == spec
+
+
+@given(
+    first=st.none() | ANYTHING, given=st.dictionaries(KEY, ANYTHING), more=st.lists(ANYTHING, min_size=1, max_size=3)
+)
+def test_quoted_specs_are_values_of_an_axis(first, given, more):
+    """A SPEC with any text in it, among others, comes out of ``--over`` as the same component."""
+    specs = [options.Spec("name", first, given), *(options.Spec(f"n{place}", t, {}) for place, t in enumerate(more))]
+    quoted = [options.unquoted(options._quoted(str(spec), needed=True)) for spec in specs]
+    assert quoted == [str(spec) for spec in specs]
+    axis, values = grid.axis_of("dataset=" + ",".join(options._quoted(str(spec), needed=True) for spec in specs))
+    assert (axis, list(values)) == ("dataset", quoted)
+    assert [options.parse(value) for value in values] == specs
+
+
+@pytest.mark.parametrize(
+    ("spec", "path"),
+    [
+        ('folder:path="/a,b=c",size=8', "/a,b=c"),
+        ("folder:path='/a,b=c',size=8", "/a,b=c"),
+        ('folder:"/a=b",size=8', "/a=b"),
+        ('folder: "/a,size=9" , size=8', "/a,size=9"),
+        ('folder:path="/say \\"a, b=c\\"",size=8', '/say "a, b=c"'),
+        ("folder:path='/it\\'s,b=c',size=8", "/it's,b=c"),
+        ("folder:path=/it's,size=8", "/it's"),
+        ('folder:path="/a\\\\,b=c",size=8', "/a\\,b=c"),
+        ('folder:path="/a\\b,c=d",size=8', "/a\\b,c=d"),
+        ("folder:path=/a,b:c d=e,size=8", "/a,b:c d=e"),
+        ('folder:path="/ends in space ",size=8', "/ends in space "),
+        ("folder:path=/a,b,size=8", "/a,b"),
+    ],
+)
+def test_a_path_in_quotes(spec, path):
+    spelled, component = OFFERS.make("datasets", spec)
+    assert (component.path, component.size) == (Path(path), 8)
+    assert OFFERS.make("datasets", spelled) == (spelled, component)
+    assert grid.axis_of(f"dataset={spelled},digits")[1] == (spelled, "digits")  # as a record has it
+    assert arm.asked("--baseline", f"seed=1,dataset={spelled}", {"dataset": (spelled,), "seed": ("1",)}) == {
+        "seed": "1",
+        "dataset": spelled,
+    }
+
+
+@pytest.mark.parametrize(
+    "spec", ['folder:path="/a,b', "folder:'/a", 'folder:path="/a"b', 'folder:path="/a",b', 'a:"\\"']
+)
+def test_a_quote_that_does_not_end_its_value_is_refused(spec):
+    with pytest.raises(OptionError, match="begins with a quote and must end with it"):
+        options.parse(spec)
+
+
+@pytest.mark.parametrize(
+    ("spec", "remedy"),
+    [
+        ("folder:path=/a,b=c", 'folder:path="/a,b=c"'),
+        ("folder:/a,b=c", 'folder:path="/a,b=c"'),
+        ("folder:a=b", 'folder:path="a=b"'),
+    ],
+)
+def test_a_comma_or_an_equals_sign_in_a_path_says_how_to_quote_it(spec, remedy):
+    with pytest.raises(OptionError) as caught:
+        OFFERS.make("datasets", spec)
+    assert str(caught.value).endswith(f"belongs to a value, quote it: {remedy}")
+    OFFERS.make("datasets", remedy)
+
+
+def test_a_misspelt_option_after_a_number_says_nothing_of_quotes():
+    with pytest.raises(OptionError) as caught:
+        OFFERS.make("reinit", "masked:fraction=0.2,wich=lowest")
+    assert "quote" not in str(caught.value)
+
+
+def test_a_comma_in_a_path_on_an_axis_says_how_to_quote_it():
+    made = grid.extended(None, ["dataset=folder:path=/a,b"], "0", {}, None)
+    with pytest.raises(ConfigError, match=r'needs quotes: --over dataset=NAME:path="a,b"'):
+        grid.planned(made.cells(), OFFERS)
+    quoted = grid.extended(None, ['dataset=folder:path="/a,b",digits'], "0", {}, None)
+    paths = [plan.dataset.path for _, plan in grid.planned(quoted.cells(), OFFERS) if hasattr(plan.dataset, "path")]
+    assert paths == [Path("/a,b")]
+
+
+def test_an_option_taken_out_of_a_spec_leaves_quotes_in_place():
+    layers = config.layered({"dataset": 'folder:path="/a,b=c",size=9'}, {"dataset.folder.size": "8"})
+    assert options.parse(layers["dataset"]).options == {"path": "/a,b=c"}
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 import tomllib
+import typing
 from pathlib import Path
 
 import pytest
@@ -113,6 +114,23 @@ def test_every_option_of_analyze_is_documented() -> None:
     text = (ROOT / "docs" / "analyses.md").read_text(encoding="utf-8")
     for _, option in analyze.OWN.values():
         assert re.search(rf"^\| .*`{option.default}`.* \|", text, re.MULTILINE), f"{option.default} is not documented"
+
+
+def test_every_option_of_data_is_documented() -> None:
+    from forgetkit.cli import data
+
+    text = (ROOT / "docs" / "usage.md").read_text(encoding="utf-8")
+    section = text.partition("## `forgetkit data`")[2].partition("\n## ")[0]
+    hints = typing.get_type_hints(data.command, include_extras=True)
+    flags = [flag for hint in hints.values() for one in getattr(hint, "__metadata__", ()) for flag in flags_of(one)]
+    assert len(flags) == 5
+    for flag in flags:
+        assert f"| `{flag}` |" in section, f"{flag} is not documented"
+
+
+def flags_of(option: typing.Any) -> list[str]:
+    names = (getattr(option, "default", None), *(getattr(option, "param_decls", None) or ()))
+    return [name for name in names if str(name).startswith("--")]
 
 
 def test_analyses_that_the_page_shows_can_be_asked() -> None:

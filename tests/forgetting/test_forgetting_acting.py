@@ -240,6 +240,7 @@ def test_an_intervention_looks_at_the_network_and_leaves_it_as_it_was() -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     attached = forgetkit.attach(model, optimizer, [Looks()], initial=begun)
     (inputs, targets), *_ = data()
+    attached.begin(inputs, targets)
     with attached.step(inputs, targets) as step:
         loss = cross_entropy(model(inputs), targets) + step.loss()
         loss.backward()
@@ -597,6 +598,7 @@ def test_a_compiled_model_is_seen_through() -> None:
     model = net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     attached = forgetkit.attach(torch.compile(model, backend="eager"), optimizer, [Sees(seen)])
+    attached.begin(*data()[0])
     with attached.step(*data()[0]):
         model(data()[0][0])
     assert list(seen[0]) == ["0"]

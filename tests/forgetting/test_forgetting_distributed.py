@@ -230,6 +230,8 @@ def forgotten(rank: int, how: str) -> tuple[Part, Any]:
     importance = "magnitude"
     if how == "criterion" and rank == 1:
         importance = Nan()
+    if how in ("all equal", "equal in each"):
+        importance, reinit = Level(float(rank) if how == "equal in each" else 0.0), "masked:fraction=0.5"
     try:
         answer = forgetkit.unlearn(model, importance=importance, reinit=reinit, group=True, seed=rank)
     except ForgetkitError as error:
@@ -243,6 +245,26 @@ class Nan:
 
     def score(self, probe: Any) -> Part:
         return {name: torch.full_like(p, torch.nan) for name, p in probe.targets.items()}
+
+
+@dataclass(frozen=True)
+class Level:
+    """The same score for every entry of this process."""
+
+    value: float
+
+    def score(self, probe: Any) -> Part:
+        return {name: torch.full_like(p, self.value) for name, p in probe.targets.items()}
+
+
+def test_scores_are_equal_where_those_of_all_processes_are(ranks):
+    each = sum(p.numel() for p in network(0).parameters())
+    answers = ranks(forgotten, range(SIZE), ["equal in each"] * SIZE)
+    assert [report.reset for _, report in answers] == [each, 3 * each // 2 - each, 0]
+    assert all((report.threshold, report.tied, report.remarks) == (1.0, each, ()) for _, report in answers)
+    for rank, (after, error) in enumerate(ranks(forgotten, range(SIZE), ["all equal"] * SIZE)):
+        assert f"Level scores all {3 * each} entries 0" in str(error)
+        assert all(torch.equal(after[name], p) for name, p in network(rank).named_parameters())
 
 
 def test_unlearning_resets_the_lowest_of_all_processes(ranks):

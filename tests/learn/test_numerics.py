@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -74,6 +76,63 @@ def takes(monkeypatch: pytest.MonkeyPatch, fp32: float, bf16: float) -> list[int
 )
 def test_the_memory_format(asked: str, inputs: Inputs, model: nn.Module, device: str, expected: str) -> None:
     assert memory_format(asked, model, inputs, torch.device(device)) == expected
+
+
+def strided(channels: int, kernel: int = 1, stride: int = 2, groups: int = 1) -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, channels, 3),
+        nn.Conv2d(channels, 16, kernel, stride=stride, groups=groups),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(16, 10),
+    )
+
+
+@pytest.mark.parametrize(
+    ("model", "safe"),
+    [
+        (strided(8), False),
+        (strided(15), False),
+        (strided(1, stride=3), False),
+        (strided(16, groups=2), False),
+        (strided(16), True),
+        (strided(8, kernel=3), True),
+        (strided(8, stride=1), True),
+    ],
+)
+def test_channels_last_is_left_to_what_it_cannot_crash(model: nn.Module, safe: bool) -> None:
+    assert memory_format("auto", model, IMAGES, CPU) == ("channels-last" if safe else "contiguous")
+    assert memory_format("contiguous", model, IMAGES, CPU) == "contiguous"
+    assert memory_format("auto", model, IMAGES, torch.device("cuda")) == "channels-last"
+    if safe:
+        assert memory_format("channels-last", model, IMAGES, CPU) == "channels-last"
+    else:
+        with pytest.raises(ConfigError, match="can end the process at '1', a strided 1x1 convolution"):
+            memory_format("channels-last", model, IMAGES, CPU)
+
+
+_STEP = """
+import sys, torch
+from forgetkit import learn, registry
+from forgetkit.contracts import Inputs
+from forgetkit.seeding import Seeds
+torch.set_num_threads(2)
+cpu, inputs = torch.device("cpu"), Inputs((3, 32, 32), 10, (0.0,) * 3, (1.0,) * 3)
+model = learn.network(registry.load().make("models", "resnet18:width=8")[1], inputs, Seeds(0))
+chosen = learn.memory_format("auto", model, inputs, cpu) if sys.argv[1] == "auto" else sys.argv[1]
+model = learn.arranged(model, chosen, cpu)
+for _ in range(3):
+    model(torch.rand(33, 3, 32, 32)).square().sum().backward()
+"""
+
+
+@pytest.mark.skipif(not torch.__version__.startswith("2.15."), reason="torch 2.15 alone is known to crash there")
+def test_a_step_of_the_narrow_resnet_leaves_the_process_alive() -> None:
+    def status(form: str) -> int:
+        return subprocess.run([sys.executable, "-c", _STEP, form], check=False).returncode
+
+    assert status("auto") == 0
+    assert status("channels-last") < 0, "torch is mended: the rule can go"
 
 
 def test_five_dimensions_cannot_lie_so() -> None:

@@ -63,15 +63,15 @@ AT_LOAD = {
 IN_USE = {
     "mutates": (
         criterion("mutates", "[target.add_(1) for target in probe.targets.values()]"),
-        "Mutates changed the parameter",
+        r"mutates \(mutates-dist 1\.2\) changed the parameter",
     ),
     "nan": (
         criterion("nan", "return {n: t * float('nan') for n, t in probe.targets.items()}"),
-        "Nan: the score of .* holds NaN",
+        r"nan \(nan-dist 1\.2\): the score of .* holds NaN",
     ),
     "shapeless": (
         criterion("shapeless", "return {n: t.flatten()[:1] for n, t in probe.targets.items()}"),
-        "Shapeless: the score of .* has shape",
+        r"shapeless \(shapeless-dist 1\.2\): the score of .* has shape",
     ),
 }
 """Those that break a promise when a run names them."""

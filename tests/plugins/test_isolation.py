@@ -15,6 +15,7 @@ CRITERION = """
 @dataclass(frozen=True)
 class C:
     "A criterion."
+    allows_ties = True
     def score(self, probe):
         return probe.zeros()
 """

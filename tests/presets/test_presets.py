@@ -13,7 +13,7 @@ from forgetkit.config import RunConfig
 from forgetkit.errors import ConfigError
 
 NOT_PROTOCOL = {
-    *("preset", "method", "importance", "reinit", "interventions", "dataset", "model", "seed"),
+    *("preset", "method", "importance", "reinit", "interventions", "dataset", "model", "init", "seed"),
     *("device", "precision", "memory_format", "deterministic", "threads", "metrics", "out", "name", "observers"),
     "checkpoint_seconds",
     "checkpoint_epochs",

@@ -130,6 +130,8 @@ NO_TRAINING_EFFECT = [Case("val_transform", "train", ()), Case("label_noise_val"
 class Flat:
     """All alike."""
 
+    allows_ties = True
+
     def score(self, probe: Any) -> Any:
         return probe.zeros()
 

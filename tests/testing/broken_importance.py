@@ -68,6 +68,13 @@ class Finite(Good):
         return {name: s + 0 * torch.log(s - s) for name, s in super().score(probe).items()}
 
 
+class Different(Good):
+    """Multiplies by zero."""
+
+    def score(self, probe: Probe) -> Mapping[str, Tensor]:
+        return {name: 0 * s for name, s in super().score(probe).items()}
+
+
 class Deterministic(Good):
     """Counts how often it was asked."""
 
@@ -101,6 +108,14 @@ class OwnRandomness(Good):
 
     def score(self, probe: Probe) -> Mapping[str, Tensor]:
         return {name: s * torch.rand(s.shape) for name, s in super().score(probe).items()}
+
+
+class LeavesSettings(Good):
+    """Leaves a setting of torch changed."""
+
+    def score(self, probe: Probe) -> Mapping[str, Tensor]:
+        torch.backends.cudnn.benchmark = True
+        return super().score(probe)
 
 
 class Reseeds(Good):
@@ -425,8 +440,10 @@ BROKEN: Mapping[str, tuple[type, ...]] = {
     "shapes": (Shapes,),
     "floats": (Floats,),
     "finite": (Finite,),
+    "different": (Different,),
     "deterministic": (Deterministic, OnceOnly, Entropy),
     "own-randomness": (OwnRandomness, Reseeds, PythonsRandomness),
+    "leaves-settings": (LeavesSettings,),
     "sample-budget": (SampleBudget, CountedSampleBudget),
     "needs-data": (NeedsData, NeedsNoData),
     "needs-previous": (NeedsPrevious, NeedsPreviousForNothing),

@@ -102,6 +102,14 @@ class Entropy(Good):
         weight.add_(torch.randn(weight.shape, generator=rng), alpha=1e-3)
 
 
+class LeavesSettings(Good):
+    """Leaves gradients off."""
+
+    def after_epoch(self, moment: Moment) -> None:
+        super().after_epoch(moment)
+        torch.set_grad_enabled(False)
+
+
 class OwnRandomness(Good):
     """Draws from the global random state."""
 
@@ -297,6 +305,7 @@ BROKEN: Mapping[str, tuple[type, ...]] = {
     "state-tensors": (StateTensors,),
     "deterministic": (Deterministic, Entropy, Wavers),
     "own-randomness": (OwnRandomness, DrawsForNothing, DrawsLate, RemembersByChance),
+    "leaves-settings": (LeavesSettings,),
     "resumes": (Resumes,),
     "touches": (TouchesBiases, TouchesGradients, TouchesOptimizer, TouchesStatistics, TouchesLess),
     "leaves-modes": (LeavesModes,),

@@ -156,6 +156,14 @@ class DataCache(Dots):
         return data
 
 
+class DataLeavesSettings(Dots):
+    """Leaves a setting of torch changed."""
+
+    def load(self, context: LoadContext) -> Any:
+        torch.set_default_dtype(torch.float64)
+        return super().load(context)
+
+
 class DataOwnRandomness(Dots):
     """Another order for each seed of somebody else."""
 
@@ -175,6 +183,7 @@ DATASETS: Mapping[str, tuple[type, ...]] = {
     "augment": (DataAugment, DataAugmentFeatures),
     "deterministic": (DataDeterministic, DataCache),
     "own-randomness": (DataOwnRandomness,),
+    "leaves-settings": (DataLeavesSettings,),
 }
 
 # Networks
@@ -286,6 +295,14 @@ class Noise(nn.Module):
         return x.tanh()
 
 
+class ModelLeavesSettings(Layers):
+    """Leaves a setting of torch changed."""
+
+    def build(self, inputs: Inputs, normalize: nn.Module) -> Any:
+        torch.backends.cudnn.benchmark = True
+        return super().build(inputs, normalize)
+
+
 class ModelQuietEval(Layers):
     """Draws in eval mode."""
 
@@ -361,6 +378,7 @@ MODELS: Mapping[str, tuple[type, ...]] = {
     "trains": (ModelTrains,),
     "batch-independent": (ModelBatchIndependent,),
     "quiet-eval": (ModelQuietEval,),
+    "leaves-settings": (ModelLeavesSettings,),
     "keeps-eval": (ModelKeepsEval,),
     "initialises-one": (ModelInitialisesLess, ModelInitialisesAnother),
     "initialises-alike": (ModelInitialisesAlike, ModelInitialisesZero),
@@ -391,11 +409,18 @@ class MetricNumber(Last):
         return f"{super().compute(rows)}"
 
 
-class MetricNumpy(Last):
-    """A number of NumPy's."""
+class MetricArray(Last):
+    """An array of one number."""
 
     def compute(self, rows: Any) -> Any:
-        return np.float32(len(rows))
+        return np.full(1, len(rows))
+
+
+class MetricTruth(Last):
+    """A truth value of NumPy's."""
+
+    def compute(self, rows: Any) -> Any:
+        return np.bool_(len(rows) >= 0)
 
 
 class MetricFinite(Last):
@@ -442,6 +467,14 @@ class MetricDeterministic(Last):
         return times
 
 
+class MetricLeavesSettings(Last):
+    """Leaves a setting of torch changed."""
+
+    def compute(self, rows: Any) -> Any:
+        torch.set_default_dtype(torch.float64)
+        return super().compute(rows)
+
+
 class MetricOwnRandomness(Last):
     """Draws a number."""
 
@@ -459,7 +492,7 @@ class MetricLeavesRows(Last):
 
 METRICS: Mapping[str, tuple[type, ...]] = {
     "runs": (MetricRuns,),
-    "number": (MetricNumber, MetricNumpy),
+    "number": (MetricNumber, MetricArray, MetricTruth),
     "finite": (MetricFinite,),
     "empty": (MetricEmpty,),
     "single": (MetricSingle,),
@@ -467,6 +500,7 @@ METRICS: Mapping[str, tuple[type, ...]] = {
     "unvalidated": (MetricUnvalidated,),
     "deterministic": (MetricDeterministic,),
     "own-randomness": (MetricOwnRandomness,),
+    "leaves-settings": (MetricLeavesSettings,),
     "leaves-rows": (MetricLeavesRows,),
 }
 
@@ -521,6 +555,14 @@ class ObserverLeavesEvents(Curve):
             event.result.pop("config")  # type: ignore[attr-defined]
 
 
+class ObserverLeavesSettings(Curve):
+    """Leaves a setting of torch changed."""
+
+    def notify(self, event: Event) -> None:
+        super().notify(event)
+        torch.set_grad_enabled(False)
+
+
 class ObserverOwnRandomness(Curve):
     """Makes up a name for each mega-batch."""
 
@@ -535,6 +577,7 @@ OBSERVERS: Mapping[str, tuple[type, ...]] = {
     "resumed": (ObserverResumed,),
     "leaves-events": (ObserverLeavesEvents,),
     "own-randomness": (ObserverOwnRandomness,),
+    "leaves-settings": (ObserverLeavesSettings,),
 }
 
 # Analyses
@@ -654,6 +697,14 @@ class AnalysisDeterministic(Hits):
         return Answer({"times": times})
 
 
+class AnalysisLeavesSettings(Hits):
+    """Leaves a setting of torch changed."""
+
+    def analyze(self, evidence: Evidence) -> Any:
+        torch.backends.cudnn.benchmark = True
+        return super().analyze(evidence)
+
+
 class AnalysisOwnRandomness(Hits):
     """Draws noise from the global random state."""
 
@@ -672,6 +723,7 @@ ANALYSES: Mapping[str, tuple[type, ...]] = {
     "leaves-hooks": (AnalysisHooks,),
     "deterministic": (AnalysisDeterministic,),
     "own-randomness": (AnalysisOwnRandomness,),
+    "leaves-settings": (AnalysisLeavesSettings,),
 }
 
 # Executors
@@ -799,6 +851,14 @@ class ExecutorCloses(Backwards):
         yield from ((positions[done], done.result()) for done in as_completed(positions))
 
 
+class ExecutorLeavesSettings(Backwards):
+    """Leaves a setting of torch changed."""
+
+    def execute(self, work: Any, tasks: Any) -> Any:
+        torch.set_num_threads(torch.get_num_threads() + 1)
+        yield from super().execute(work, tasks)
+
+
 class ExecutorClosesNothing(Backwards):
     """A list, which cannot be closed."""
 
@@ -816,6 +876,7 @@ EXECUTORS: Mapping[str, tuple[type, ...]] = {
     "raises": (ExecutorRaises, ExecutorRaisesAnother),
     "lost": (ExecutorLost, ExecutorLosesOthers),
     "closes": (ExecutorCloses, ExecutorClosesNothing),
+    "leaves-settings": (ExecutorLeavesSettings,),
 }
 
 BROKEN: Mapping[str, Mapping[str, tuple[type, ...]]] = {

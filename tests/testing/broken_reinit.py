@@ -281,6 +281,14 @@ class Entropy(Good):
         return [selected[at] for at in torch.randperm(len(selected), generator=rng).tolist()]
 
 
+class LeavesSettings(Good):
+    """Leaves a setting of torch changed."""
+
+    def propose(self, context: ReinitContext) -> Iterable[Any]:
+        torch.backends.cudnn.benchmark = True
+        yield from super().propose(context)
+
+
 class OwnRandomness(Good):
     """Draws from the global random state."""
 
@@ -394,6 +402,7 @@ BROKEN: Mapping[str, tuple[type, ...]] = {
     "fresh-distribution": (FreshDistribution, FreshDistributionHalf),
     "deterministic": (Deterministic, Entropy),
     "own-randomness": (OwnRandomness,),
+    "leaves-settings": (LeavesSettings,),
     "frozen": (Frozen,),
     "tied": (Tied,),
     "unused": (Unused,),

@@ -131,6 +131,14 @@ class Deterministic(Good):
         return super().retain(kept, arrived, np.random.default_rng(list(os.urandom(4))))
 
 
+class LeavesSettings(Good):
+    """Leaves a setting of NumPy changed."""
+
+    def retain(self, kept: Samples, arrived: Samples, rng: np.random.Generator) -> Any:
+        np.seterr(divide="ignore")
+        return super().retain(kept, arrived, rng)
+
+
 class OwnRandomness(Good):
     """Draws from the global random state."""
 
@@ -176,6 +184,7 @@ BROKEN: Mapping[str, tuple[type, ...]] = {
     "checks": (Checks, ChecksInPlace),
     "deterministic": (Deterministic,),
     "own-randomness": (OwnRandomness,),
+    "leaves-settings": (LeavesSettings,),
     "memoryless": (Memoryless,),
     "uniform": (Uniform, UniformWithin),
 }

@@ -85,9 +85,9 @@ def images(*sizes: int) -> list[Batch]:
     return [(torch.randn(size, 2, 4, 4, generator=rng), torch.arange(size) % 3) for size in sizes]
 
 
-def vectors(*sizes: int) -> list[Batch]:
+def vectors(*sizes: int, width: int = 5) -> list[Batch]:
     rng = torch.Generator().manual_seed(4)
-    return [(torch.randn(size, 5, generator=rng), torch.arange(size) % 3) for size in sizes]
+    return [(torch.randn(size, width, generator=rng), torch.arange(size) % 3) for size in sizes]
 
 
 @dataclass(frozen=True, eq=False)

@@ -282,6 +282,49 @@ def test_self_normalized_resets_by_a_loop(quantile: float) -> None:
     assert len(renewed) >= 4
 
 
+@pytest.mark.parametrize("quantile", [0.7, 0.95])
+def test_streaks_of_batches_as_in_the_released_code(quantile: float) -> None:
+    """Ages by whole batches, a histogram of them that is emptied, and a restart as soon as the bound is reached."""
+    limit, refresh, size = 60, 6, 4
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 5), nn.ReLU(), nn.Linear(5, 3))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.eye(5))
+        model[0].bias.copy_(torch.tensor([3.0, -1.2, -1.8, -2.4, -100.0]))
+    component = SelfNormalizedResets(quantile, limit, refresh, streaks="batches")
+    loop = Loop(model, component, torch.optim.SGD(model.parameters(), lr=0.0))
+    ages, bounds = [0] * 5, [limit] * 5
+    histogram = [[0] * (limit + 1) for _ in range(5)]
+    at_the_bound, renewed = 0, set()
+    for number, batch in enumerate(vectors(*[size] * 120)):
+        was = copy.deepcopy(model)
+        loop.train([batch], begin=number == 0)  # each an epoch
+        fires = (was[:2](batch[0]) > 0).any(0).tolist()
+        for i in range(5):
+            if fires[i]:
+                histogram[i][ages[i]] += 1
+            ages[i] = 0 if fires[i] else ages[i] + size
+        due = [i for i in range(5) if ages[i] >= bounds[i]]
+        for i in due:
+            at_the_bound += ages[i] == bounds[i]
+            if ages[i] <= limit:
+                histogram[i][ages[i]] += 1
+            ages[i] = 0
+        assert (was[0].weight != model[0].weight).any(1).nonzero().flatten().tolist() == due
+        if (number + 1) % refresh == 0:
+            for i in range(5):
+                counts, total = histogram[i][1:], sum(histogram[i][1:])
+                reached = [k + 1 for k in range(limit) if total and sum(counts[: k + 1]) / total >= quantile]
+                wanted = reached[0] if reached else 1
+                bounds[i] = max(size, min(wanted if wanted < bounds[i] else 2 * bounds[i], limit))
+                renewed.add(bounds[i])
+                histogram[i] = [0] * (limit + 1)
+        assert loop.state["bound of 0"].clamp_min(size).tolist() == bounds
+        assert loop.state["silent of 0"].tolist() == ages
+    assert at_the_bound >= 4
+    assert len(renewed) >= 3
+
+
 def test_streaks_are_counted_within_nine_per_cent() -> None:
     from forgetkit_plasticity.self_normalized_resets import _edges
 

@@ -188,6 +188,7 @@ KEPT_REINITS = [
     forgetkit_plasticity.Fire(),
     forgetkit_plasticity.KnowledgeEvolution(),
     forgetkit_plasticity.KnowledgeEvolution("kels", 0.5),
+    forgetkit_plasticity.KnowledgeEvolution("bernoulli", 0.5, "conv-linear"),
     forgetkit_plasticity.Redo(tau=1.0),
     forgetkit_plasticity.Rewind(),
     forgetkit_plasticity.Rewind(epoch=1),
@@ -198,8 +199,10 @@ KEPT_INTERVENTIONS = [
     forgetkit_plasticity.L2Init(),
     forgetkit_plasticity.RedoWhileTraining(every=2),
     forgetkit_plasticity.SelectiveWeight(every=2, amount=0.1),
+    forgetkit_plasticity.SelectiveWeight(every=2, amount=0.1, decay=0.9),
     forgetkit_plasticity.SelectiveWeight(amount=0.1),
     forgetkit_plasticity.SelfNormalizedResets(limit=4, refresh=1),
+    forgetkit_plasticity.SelfNormalizedResets(limit=4, refresh=1, streaks="batches"),
     forgetkit_plasticity.SoftRescale(),
 ]
 

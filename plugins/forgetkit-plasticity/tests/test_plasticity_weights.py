@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -277,6 +278,33 @@ def test_kels_keeps_a_slimmer_network(split: float, kept: tuple[int, int, int]) 
         assert torch.equal(mask, expected), name
 
 
+def test_each_entry_is_kept_with_a_probability_as_in_the_released_code() -> None:
+    model, split, n = nn.Sequential(nn.Linear(40, 50), nn.LayerNorm(50), nn.Linear(50, 30)), 0.7, 2000
+    start = values(model)
+    kept = []
+    for seed in range(20):
+        masks = []
+        for draw in (0, 1):  # two forgettings of one run
+            model.load_state_dict(start)
+            method = KnowledgeEvolution("bernoulli", split, "conv-linear")
+            forgetkit.unlearn(model, vectors(4, width=40), reinit=method, seed=draw, run_seed=seed)
+            assert differing(start, values(model)) == {"0.weight", "2.weight"}  # no bias, no normalisation
+            masks.append(values(model)["0.weight"] == start["0.weight"])
+        assert torch.equal(*masks)
+        kept.append(int(masks[0].sum()))
+    deviation = math.sqrt(n * split * (1 - split))
+    assert sum(kept) / 20 == pytest.approx(split * n, abs=5 * deviation / math.sqrt(20))
+    spread = math.sqrt(sum((count - split * n) ** 2 for count in kept) / 20)
+    assert 0.4 < spread / deviation < 1.7  # a binomial count and no exact share
+
+
+def test_kels_leaves_biases_alone_where_it_is_asked_to() -> None:
+    masks = {params: forgotten_twice(KnowledgeEvolution("kels", 0.5, params))[0] for params in ("all", "conv-linear")}
+    for name, mask in masks["conv-linear"].items():
+        assert torch.equal(mask, masks["all"][name] if name.endswith("weight") else torch.zeros_like(mask))
+    assert bool(masks["all"]["3.bias"].any())
+
+
 def test_what_is_redrawn_follows_torch_for_biases_too() -> None:
     model = nn.Linear(400, 300)
     forgetkit.unlearn(model, reinit=KnowledgeEvolution(split=0.01), run_seed=3)
@@ -355,7 +383,7 @@ def test_selective_weight_by_its_rule(utility: Any, decay: float, choose: Any, a
     for step, seen in enumerate(loop.before.gradients):
         for name, (theta, gradient) in seen.items():
             now = (theta * gradient).abs() if utility == "gradient" else theta.abs()
-            running[name] = now if step == 0 else decay * running[name] + (1 - decay) * now
+            running[name] = decay * running.get(name, torch.zeros_like(now)) + (1 - decay) * now
         changed = reset_entries(loop, step)
         for name, utilities in running.items():
             mask, count = changed[name], int(changed[name].sum())
@@ -368,10 +396,25 @@ def test_selective_weight_by_its_rule(utility: Any, decay: float, choose: Any, a
                 assert count in (math.floor(wanted), math.ceil(wanted))
                 if 0 < count < utilities.numel():
                     assert utilities[mask].max() <= utilities[~mask].min()
+            if count:  # of the whole tensor, as its authors do
+                running[name] = torch.zeros_like(utilities)
     for name, moments in loop.after.seen[5].moments.items():
         assert not moments["momentum_buffer"][reset_entries(loop, 5)[name]].any()
     kept = [key for key in loop.state if key.startswith("utility")]
     assert len(kept) == (6 if decay else 0)
+
+
+@pytest.mark.parametrize("utility", ["gradient", "magnitude"])
+def test_consecutive_resets_overlap_by_chance(utility: Any) -> None:
+    """A fresh entry must not inherit the utility of the weight that it replaced."""
+    torch.manual_seed(0)
+    model, share, rng = nn.Linear(200, 10), 0.1, torch.Generator().manual_seed(5)
+    loop = Loop(model, SelectiveWeight(10, utility, "share", share, decay=0.99, params="conv-linear"))
+    loop.train([(torch.randn(32, 200, generator=rng), torch.arange(32) % 10) for _ in range(60)])
+    masks = [reset_entries(loop, step)["weight"] for step in range(9, 60, 10)]
+    overlap = sum(int((a & b).sum()) for a, b in pairwise(masks)) / sum(int(mask.sum()) for mask in masks[1:])
+    # A fresh value is uniform and those that stay are not near zero any more: 0.18 is chance. It was above 0.8.
+    assert overlap == pytest.approx(0.18, abs=0.04)
 
 
 def test_the_share_is_true_on_average() -> None:

@@ -123,6 +123,43 @@ def test_gxd_foresees_the_very_reset(origin: str) -> None:
         close(flat(scores)[entry], rise.abs().detach(), rtol=1e-5, atol=1e-8)
 
 
+def test_gxd_of_a_unit_is_its_gradient_times_its_distance_from_zero() -> None:
+    """As the paper has it, with h the unit's activity: with ReLUs and a reference of zero both are one number."""
+    torch.manual_seed(0)
+    model, data = nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3)).double(), batches(5, 4)
+    inputs, targets = together(data)
+    scores = forgetkit.score(model, data, importance="gxd:per=unit,reference=zero")
+    first, second = model[0], model[2]
+    h = torch.relu(first(inputs)).detach().requires_grad_()
+    nn.functional.cross_entropy(second(h), targets).backward()
+    assert h.grad is not None
+    expected = (h.grad * h).sum(0).abs().detach() / (first.in_features + 1)
+    close(scores["0.weight"], expected[:, None].expand_as(scores["0.weight"]))
+    close(scores["0.bias"], expected)
+    alone = forgetkit.score(model, data, importance="gxd:reference=zero")
+    close(scores["2.weight"], alone["2.weight"], rtol=0, atol=0)  # outputs are no units
+
+
+def test_gxd_of_a_unit_foresees_its_whole_reset() -> None:
+    """All entries of a channel at once, a millionth of the way to their drawn values, normalisation included."""
+    model, data, few = convnet(), batches(5, 4, shape=IMAGES), 1e-6
+    scores = forgetkit.score(model, data, importance="gxd:per=unit", seed=7)
+    after = copy.deepcopy(model)
+    forgetkit.unlearn(after, data, importance="magnitude", reinit="masked:fraction=1", seed=7)
+    old, new = parameters(model), parameters(after)
+    names = ("0.weight", "0.bias", "1.weight", "1.bias")
+    for unit in range(len(old["0.bias"])):
+        places = {}
+        for sign in (1, -1):
+            place = {name: value.clone() for name, value in old.items()}
+            for name in names:
+                place[name][unit].lerp_(new[name][unit], sign * few)
+            places[sign] = value_at(model, flat(place), *together(data))
+        rise, n = (places[1] - places[-1]) / (2 * few), sum(old[name][unit].numel() for name in names)
+        for name in names:
+            close(scores[name][unit], (rise.abs().detach() / n).expand_as(scores[name][unit]), rtol=1e-5, atol=1e-8)
+
+
 def test_gxd_knows_which_options_fit() -> None:
     with pytest.raises(OptionError, match="reference is zero"):
         Gxd(reference="zero", origin="uniform")

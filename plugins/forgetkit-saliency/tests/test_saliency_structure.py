@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -236,6 +237,82 @@ def test_synflow_passes_normalisation_by() -> None:
         for name in ("1.weight", "1.bias"):
             by_channel = scores[name].sum((1, 2)) if isinstance(norm, nn.LayerNorm) else scores[name]
             close(by_channel, through)
+
+
+class LayerNormOverChannels(nn.LayerNorm):
+    """As torchvision and timm have it: of maps with channels first."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return super().forward(maps.movedim(1, -1)).movedim(-1, 1)
+
+
+@pytest.mark.parametrize(
+    ("norm", "dims"),
+    [
+        *((LayerNormOverChannels(4), (2, 3)), (nn.GroupNorm(4, 4), (2, 3)), (nn.BatchNorm2d(4), (2, 3))),
+        *((nn.InstanceNorm2d(4, affine=True), (2, 3)), (nn.LayerNorm(4), (1, 2)), (nn.RMSNorm(4), (1, 2))),
+        *((nn.LayerNorm([4, 4]), (1,)), (nn.RMSNorm([4, 4]), (1,)), (nn.LayerNorm([4, 4, 4]), ())),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else str(value),
+)
+def test_synflow_of_a_norm_on_maps_as_wide_as_deep(norm: nn.Module, dims: tuple[int, ...]) -> None:
+    """Four channels of 4 × 4: every dimension could be what the scale counts."""
+    torch.manual_seed(0)
+    first, second = nn.Conv2d(2, 4, 3, padding=1, bias=False).double(), nn.Conv2d(4, 3, 4, bias=False).double()
+    model = nn.Sequential(first, norm, nn.ReLU(), second, nn.Flatten()).double()
+    scores = forgetkit.score(model, batches(2, shape=(2, 4, 4)), importance="synflow")
+    with torch.no_grad():
+        maps = nn.functional.conv2d(torch.ones(1, 2, 4, 4).double(), first.weight.abs(), padding=1)
+        flow = maps * second.weight.abs().sum(0)
+    for name in ("1.weight", "1.bias")[: len(list(norm.parameters()))]:
+        close(scores[name], ((flow / flow.sum()).sum(dims) if dims else flow / flow.sum())[0])
+
+
+class ByKeyword(nn.Module):
+    """Calls its layers by keyword."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.last = nn.Linear(5, 4, bias=False), nn.LayerNorm(4), nn.Linear(4, 3, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(input=torch.relu(self.norm(input=self.first(input=x))))
+
+
+def test_synflow_of_layers_that_are_called_by_keyword() -> None:
+    model = ByKeyword().double()
+    for score in forgetkit.score(model, batches(2), importance="synflow").values():
+        assert float(score.sum()) == pytest.approx(1)
+
+
+def without_norms(model: nn.Module) -> nn.Module:
+    """A copy whose layer normalisations do nothing."""
+    bare = copy.deepcopy(model)
+    for path, module in list(bare.named_modules()):
+        if isinstance(module, nn.LayerNorm):
+            bare.set_submodule(path, nn.Identity())
+    return bare
+
+
+def convnext() -> nn.Module:
+    from torchvision.models.convnext import CNBlockConfig, ConvNeXt
+
+    return ConvNeXt([CNBlockConfig(8, 16, 1), CNBlockConfig(16, None, 1)], num_classes=3)
+
+
+def convnext_of_timm() -> nn.Module:
+    timm = pytest.importorskip("timm")
+    return timm.create_model("convnext_atto", depths=(1, 1, 1, 1), dims=(8, 8, 16, 16), num_classes=3)
+
+
+@pytest.mark.parametrize("build", [convnext, convnext_of_timm])
+def test_synflow_of_a_convnext(build: Callable[[], nn.Module]) -> None:
+    torch.manual_seed(0)
+    model = build().double()
+    data = batches(2, shape=(3, 32, 32))  # maps of 8 × 8 with 8 channels where the stem ends
+    scores, bare = (forgetkit.score(one, data, importance="synflow") for one in (model, without_norms(model)))
+    assert len(scores) - len(bare) >= 8
+    close({name: scores[name] for name in bare}, bare)
 
 
 def test_synflow_through_a_residual_network() -> None:

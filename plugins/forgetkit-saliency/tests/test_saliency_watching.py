@@ -137,6 +137,7 @@ def test_what_no_step_has_reached_scores_zero() -> None:
     attached = forgetkit.attach(model, optimizer, [Movement()])
     ((inputs, targets),) = [(x.float(), y) for x, y in batches(6)]
     model[0].weight.requires_grad_(False)
+    attached.begin(inputs, targets)
     with attached.step(inputs, targets) as step:
         cross_entropy(model(inputs), targets).backward()
         step.before()

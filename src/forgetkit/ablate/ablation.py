@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,12 @@ from forgetkit.ablate.outcome import Outcomes
 from forgetkit.ablate.pool import Found, Note, Pool
 from forgetkit.ablate.work import Ended, Task, carry_out
 from forgetkit.config import KIND_OF, SEVERAL, Plan, name_of
-from forgetkit.contracts import Executor, Keep, Lost, Observer
+from forgetkit.contracts import Executor, Keep, Lost, Observer, component_name
 from forgetkit.errors import ConfigError, DataError, RunDirectoryError
 from forgetkit.record import RunDirectory
 from forgetkit.registry import Registry
 from forgetkit.session import Bus, Session, versions
+from forgetkit.system.torch_settings import each_restored
 
 _STOPPED = 130
 """Exit status of a worker that was asked to stop, and left a state to go on from."""
@@ -59,18 +60,30 @@ class Ablation:
 
     def require_data(
         self, places: Iterable[int], found: Mapping[str, Found], observers: Sequence[Observer], cache: Path
-    ) -> None:
+    ) -> dict[str, str]:
         """Load each data set once: one that is missing is said before anything runs, one to decode is decoded once.
 
-        ``DataError`` where it is not what a finished cell was made from: both would stand in one table.
+        What its source remarks and its audit finds is logged. Returns what ``auto`` augmentation comes to, by data
+        set. ``DataError`` where it is not what a finished cell was made from: both would stand in one table.
         """
-        one_of_each = {self.plans[place].config.dataset: self.plans[place] for place in reversed(tuple(places))}
+        plans = [self.plans[place] for place in places]
+        one_of_each = {plan.config.dataset: plan for plan in reversed(plans)}
+        augment: dict[str, str] = {}
         for dataset, plan in one_of_each.items():
-            Session.prepare(on_cpu(plan), Bus(observers), cache)
+            session = Session.prepare(on_cpu(plan), Bus(observers), cache)
+            session.warn_of_remarks()
+            session.note(session.audit())
+            for other in _cut_otherwise([other for other in plans if other.config.dataset == dataset]):
+                with suppress(ConfigError):  # that a cell cannot be is for the cell to say
+                    cut = Session.prepare(on_cpu(other), Bus(()), cache, data=session.clean)
+                    session.note(finding for finding in cut.audit_classes() if finding not in session.findings)
+            if any(other.config.augment == "auto" for other in plans if other.config.dataset == dataset):
+                augment[dataset] = session.data.augment
             for other, digest in zip(self.plans, self.digests, strict=True):
                 if other.config.dataset == dataset and found[digest].status == "completed":
                     self._require_same_data(other, digest, cache)
                     break  # it was compared with one that was there before
+        return augment
 
     def _require_same_data(self, plan: Plan, digest: str, cache: Path) -> None:
         try:
@@ -186,7 +199,8 @@ def ended(tasks: Sequence[Task], executor: Executor) -> Generator[tuple[Task, En
 
 
 def _answers(tasks: Sequence[Task], executor: Executor) -> Generator[tuple[Task, Ended | None], None, None]:
-    for position, answer in executor.execute(carry_out, tasks):
+    who = f"the executor {component_name(executor)}"
+    for position, answer in each_restored(who, executor.execute(carry_out, tasks)):
         task = tasks[position]
         yield task, _lost(task, answer) if isinstance(answer, Lost) else answer
 
@@ -207,6 +221,12 @@ def _as_often_as_epochs(options: Mapping[str, Any]) -> Mapping[str, Any]:
     return (
         options if options.keys() & {"checkpoint_seconds", "checkpoint_epochs"} else {**options, "checkpoint_epochs": 1}
     )
+
+
+def _cut_otherwise(plans: Sequence[Plan]) -> Iterable[Plan]:
+    """One of each kind of plan that cuts the same samples into other mega-batches, whatever the seed."""
+    cuts = {(p.config.mega_batches, p.config.split, p.config.shots, p.config.val_fraction): p for p in reversed(plans)}
+    return reversed(cuts.values())
 
 
 def _columns(

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from forgetkit.errors import ConfigError, closest
+from forgetkit.options import mask_quoted
 
 Arm = Mapping[str, str]
 Axes = Mapping[str, Sequence[str]]
@@ -51,7 +52,7 @@ def asked(option: str, text: str, axes: Axes) -> dict[str, str]:
 
 def _pieces(option: str, text: str, axes: Axes) -> list[tuple[str, str]]:
     """Axes and the values that are given for them."""
-    heads = list(re.finditer(rf"(?:^|,)\s*({'|'.join(map(re.escape, axes))})=", text))
+    heads = list(re.finditer(rf"(?:^|,)\s*({'|'.join(map(re.escape, axes))})=", mask_quoted(text)))
     if not heads or heads[0].start() > 0:
         values = {value for values in axes.values() for value in values}
         raise ConfigError(f"{option} {text}: write AXIS=VALUE, with axes {', '.join(axes)}; {closest(text, values)}")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 from forgetkit.ablate.outcome import Outcomes
-from forgetkit.ablate.table import STANDARD, Column, number
+from forgetkit.ablate.table import STANDARD, Column, number, within
 from forgetkit.analysis import answers
 from forgetkit.contracts import Measure
 from forgetkit.errors import OptionError, closest
@@ -55,17 +56,33 @@ def _answered(key: str, measure: Measure, label: str | None) -> Column:
     better = None if measure.better is None else _BETTER[measure.better]
     title = measure.title if label is None else answers.titled(label, key, measure)
     column = _other(key)
-    return dataclasses.replace(column, title=title or column.title, higher_is_better=better, unit=measure.unit)
+    return dataclasses.replace(
+        column,
+        title=title or column.title,
+        higher_is_better=better,
+        unit=measure.unit,
+        meaning=measure.meaning,
+        bounds=within(*measure.bounds),
+    )
 
 
 def _column(piece: str, known: dict[str, Column]) -> Column:
     name, colon, direction = piece.partition(":")
     key = key_of(name)
     if key not in known:
-        raise OptionError(f"there is no column '{name}'; {closest(key, known)}")
+        raise OptionError(f"there is no column '{name}'; {_meant(key, known)}")
     if colon and direction not in _BETTER:
         raise OptionError(f"--columns {piece}: write {name}:higher or {name}:lower, whichever is better")
     return dataclasses.replace(known[key], higher_is_better=_BETTER[direction]) if colon else known[key]
+
+
+def _meant(key: str, known: Mapping[str, Column]) -> str:
+    """The columns that somebody may mean who leaves the analysis out, ``ece``; else what is spelled nearly so."""
+    wanted = key.casefold()
+    of_an_analysis = [other for other in known if wanted and other.endswith(f"_{wanted}")]
+    titled = [other for other, column in known.items() if column.title.casefold() == wanted.replace("_", " ")]
+    found = list(dict.fromkeys((*titled, *sorted(of_an_analysis, key=len))))
+    return f"did you mean {' or '.join(found[:5])}?" if found else closest(key, known)
 
 
 def key_of(name: str) -> str:

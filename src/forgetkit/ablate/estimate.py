@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from forgetkit import contracts, rehearsal
 from forgetkit.config import Plan
+from forgetkit.session import computing
 
 _DECIDES = (
     *("dataset", "model", "replay", "interventions", "mega_batches", "val_fraction", "shots", "epochs", "samples"),
@@ -22,12 +22,13 @@ _DECIDES = (
 class Estimate:
     """``seconds`` with ``jobs`` cells at a time, ``memory_bytes`` of them together, ``timed`` cells were tried.
 
-    ``memory_bytes`` is None where the system does not tell.
+    ``memory_bytes`` is None where the system does not tell. ``augment`` is what ``auto`` comes to, by data set.
     """
 
     seconds: float
     memory_bytes: int | None
     timed: int
+    augment: Mapping[str, str]
 
 
 def estimate(
@@ -39,12 +40,19 @@ def estimate(
         kinds.setdefault(str([getattr(plan.config, option) for option in _DECIDES]), []).append(plan)
     seconds = 0.0
     peaks: list[int | None] = []
+    augment: dict[str, str] = {}
+    said: set[str] = set()
     for alike in kinds.values():
-        config = alike[0].config.model_copy(update={"threads": min(threads, alike[0].config.threads or threads)})
-        tried = rehearsal.rehearse(dataclasses.replace(alike[0], config=config), observers, cache)
+        config, own = alike[0].config, alike[0].config.threads
+        plan = alike[0] if own == "auto" else alike[0].settled(threads=min(threads, own))
+        with computing(threads):  # what torch would choose in a worker
+            tried = rehearsal.rehearse(plan, observers, cache, remarks=config.dataset not in said)
+        said.add(config.dataset)
+        if config.augment == "auto":
+            augment[config.dataset] = tried["augment"]
         seconds += len(alike) * tried["estimated_seconds"]
         peaks.append(tried["estimated_memory_bytes"])
     known = [peak for peak in peaks if peak is not None]
     together = min(jobs, sum(map(len, kinds.values())))
     memory = None if len(known) < len(peaks) else max(known, default=0) * together
-    return Estimate(seconds / jobs, memory, len(kinds))
+    return Estimate(seconds / jobs, memory, len(kinds), augment)

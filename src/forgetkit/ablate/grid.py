@@ -9,10 +9,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from forgetkit import config
+from forgetkit import config, options
 from forgetkit.ablate.arm import asked, matches, said, the_baseline
 from forgetkit.config import Plan
-from forgetkit.errors import ConfigError, ForgetkitError, IdleOptionError
+from forgetkit.errors import ConfigError, ForgetkitError, IdleOptionError, OptionError
 from forgetkit.registry import Registry
 
 ARM = "arm"
@@ -44,6 +44,8 @@ class Cell:
     """Those among them that all cells share."""
     own: frozenset[str] = frozenset()
     """The names of those that its arm sets, whether shared ones or others."""
+    repeatable: bool = False
+    """Whether its run may stand in the grid again, under the name of another arm."""
 
     def __str__(self) -> str:
         return f"{said(self.arm)}, seed {self.seed}"
@@ -56,7 +58,8 @@ class Grid:
     ``axes`` maps an option of a run (``importance``, ``reinit.masked.fraction``) to its values, as a command line has
     them; the axis ``arm`` has the names in ``arms``, which map to sets of options, and ``sets`` has such names for
     further axes. ``exclude`` and ``include`` are combinations: one that is excluded need not name every axis, one that
-    is included must.
+    is included must. Two arms may be the same run only where ``sets`` has their names: a row of the paper stands in
+    several parts of a table.
     """
 
     title: str
@@ -74,6 +77,13 @@ class Grid:
             raise ConfigError("an ablation needs something that differs: --over importance=snip,fisher, or a grid file")
         if not self.seeds:
             raise ConfigError("an ablation needs a seed: --seeds 0-4")
+        twice = next((seed for seed in self.seeds if self.seeds.count(seed) > 1), None)
+        if twice is not None:
+            raise ConfigError(f"seeds: {twice} is given twice: leave one out")
+        for axis, values in self.axes.items():
+            again = next((value for value in values if values.count(value) > 1), None)
+            if again is not None:
+                raise ConfigError(f"axes: {axis} has the value '{again}' twice: leave one out")
         differing = (self.axes, *(options for named in self._named.values() for options in named.values()))
         for option, remedy in _ITS_OWN.items():
             if any(option in options for options in (self.base, *differing)):
@@ -108,7 +118,7 @@ class Grid:
         """Arm by arm, seed by seed."""
         shared = config.canonical(self.base)
         return tuple(
-            Cell(arm, seed, self._options(arm, seed), shared, frozenset(self._of_the_arm(arm)))
+            Cell(arm, seed, self._options(arm, seed), shared, frozenset(self._of_the_arm(arm)), bool(self.sets))
             for arm in self.combinations()
             for seed in self.seeds
         )
@@ -152,14 +162,50 @@ def planned(cells: Sequence[Cell], registry: Registry) -> tuple[tuple[Cell, Plan
     """Each cell with its plan.
 
     What all cells share need not act in each of them, so a cell where it cannot goes without it; an option that acts
-    in no cell is a mistake. A ``ConfigError`` names the cell whose options do not go together.
+    in no cell is a mistake. A ``ConfigError`` names the cell whose options do not go together, and two arms that are
+    the same runs: a table would show one result twice, and Holm's correction count it twice.
     """
     pairs = tuple(_planned(cell, registry) for cell in cells)
+    _require_own_arms(pairs, registry)
     for option, value in (cells[0].shared if cells else {}).items():
         if not any(_acts(option, value, cell, plan, registry) for cell, plan in pairs):
             said_as = f"--set {option}={value}" if "." in option else f"--{config.flag(option)} {value}"
             raise ConfigError(f"{said_as} would be ignored {_why(option, [cell for cell, _ in pairs])}")
     return pairs
+
+
+def _require_own_arms(pairs: Sequence[tuple[Cell, Plan]], registry: Registry) -> None:
+    """``ConfigError`` where all cells of one arm are those of another, however their values are spelled."""
+    runs: dict[str, list[str]] = {}
+    for cell, plan in pairs:
+        if not cell.repeatable:
+            runs.setdefault(said(cell.arm), []).append(_run_of(plan, registry))
+    first: dict[tuple[str, ...], str] = {}
+    for arm, digests in runs.items():
+        other = first.setdefault(tuple(digests), arm)
+        if other != arm:
+            raise ConfigError(
+                f"{other} and {arm} are the same run: its result would stand in the table twice, and count twice in "
+                "the correction of p values; leave one of them out"
+            )
+
+
+def _run_of(plan: Plan, registry: Registry) -> str:
+    """The digest of a plan whose components go by their full names, so that ``snip`` is ``forgetkit/snip``."""
+
+    def full(kind: str, spec: str) -> str:
+        name = config.name_of(spec)
+        try:
+            return f"{registry.find(kind, name).distribution}/{name.rpartition('/')[2]}{spec.removeprefix(name)}"
+        except OptionError:  # an object given in Python goes by its module and class
+            return spec
+
+    named: dict[str, Any] = {
+        key: full(kind, spec) for key, kind in config.KIND_OF.items() if (spec := getattr(plan.config, key)) is not None
+    }
+    named["interventions"] = tuple(full("interventions", spec) for spec in plan.config.interventions)
+    named["metrics"] = ()  # what is computed of a run makes no other run
+    return replace(plan, config=plan.config.model_copy(update=named)).digest
 
 
 def _acts(option: str, value: Any, cell: Cell, plan: Plan, registry: Registry) -> bool:
@@ -191,7 +237,19 @@ def _planned(cell: Cell, registry: Registry) -> tuple[Cell, Plan]:
         return _planned(replace(cell, options=left), registry)
     except ForgetkitError as error:
         remedy = "; --exclude leaves a combination out" if len(cell.arm) > 1 else ""
+        remedy = _quotes_hint(cell.arm, registry) or remedy
         raise ConfigError(f"the cell {said(cell.arm)}: {error}{remedy}") from error
+
+
+def _quotes_hint(arm: Mapping[str, str], registry: Registry) -> str:
+    """What to do if a value names no component: it may be what a comma in a path has left over."""
+    for axis, value in arm.items():
+        if axis in config.KIND_OF and value != "none":
+            try:
+                registry.find(config.KIND_OF[axis], config.name_of(value))
+            except ForgetkitError:
+                return f'; a value with a comma in it needs quotes: --over {axis}=NAME:path="a,b"'
+    return ""
 
 
 def read(path: Path, allow_import: Collection[str] = ()) -> Grid:
@@ -235,7 +293,7 @@ def extended(
 def axis_of(text: str) -> tuple[str, tuple[str, ...]]:
     """``importance=snip:samples=64,fisher``: an option of a run, and its values.
 
-    A comma followed by ``key=`` belongs to the SPEC before it, as does one inside brackets.
+    A comma followed by ``key=`` belongs to the SPEC before it, as does one inside brackets or quotes.
     """
     key, equals, rest = text.partition("=")
     if not equals or not rest.strip():
@@ -246,7 +304,7 @@ def axis_of(text: str) -> tuple[str, tuple[str, ...]]:
             values[-1] += f",{piece}"
         else:
             values.append(piece)
-    values = [value.strip() for value in values]
+    values = [options.unquoted(value) for value in values]
     twice = next((value for value in values if values.count(value) > 1 or not value), None)
     if twice is not None:
         raise ConfigError(f"--over {text}: " + (f"'{twice}' is given twice" if twice else "a value is empty"))
@@ -255,7 +313,7 @@ def axis_of(text: str) -> tuple[str, tuple[str, ...]]:
 
 def seeds_of(text: str) -> tuple[int, ...]:
     """``0-4``, ``0,2,7`` or both, in the order given."""
-    found: list[int] = []
+    found: dict[int, str] = {}
     for piece in text.split(","):
         match = _RANGE.fullmatch(piece.strip())
         if match is None or int(match[2] or match[1]) < int(match[1]):
@@ -263,9 +321,12 @@ def seeds_of(text: str) -> tuple[int, ...]:
         several = range(int(match[1]), int(match[2] or match[1]) + 1)
         if len(found) + len(several) > _MOST_SEEDS:
             raise ConfigError(f"--seeds {text}: these are more than {_MOST_SEEDS:,} seeds")
-        found += several
-    if len(set(found)) < len(found):
-        raise ConfigError(f"--seeds {text}: a seed is given twice")
+        for seed in several:
+            if seed in found:
+                raise ConfigError(
+                    f"--seeds {text}: seed {seed} is given twice, by {found[seed]} and by {piece.strip()}"
+                )
+            found[seed] = piece.strip()
     return tuple(found)
 
 
@@ -305,10 +366,7 @@ def _axis(key: str) -> str:
 def _values(key: str, values: Any) -> tuple[str, ...]:
     if not isinstance(values, list) or not values:
         raise ConfigError(f'axes: {key} needs a list of values, like ["full", "none"]')
-    found = tuple(_word(value) for value in values)
-    if len(set(found)) < len(found):
-        raise ConfigError(f"axes: {key} has a value twice")
-    return found
+    return tuple(_word(value) for value in values)
 
 
 def _named_baseline(given: Any) -> dict[str, str] | None:
@@ -337,7 +395,7 @@ def _table(what: str, given: Any) -> dict[str, Any]:
 
 def _whole(seeds: Any) -> tuple[int, ...]:
     several = isinstance(seeds, list) and all(isinstance(s, int) and not isinstance(s, bool) for s in seeds)
-    if not several or min(seeds, default=0) < 0 or len(set(seeds)) < len(seeds):
+    if not several or min(seeds, default=0) < 0:
         raise ConfigError('seeds: write "0-4", or a list of different whole numbers from 0')
     return tuple(seeds)
 
@@ -350,11 +408,11 @@ def _word(value: Any) -> str:
 
 
 def _pieces(text: str) -> list[str]:
-    """What commas part, but for those in brackets."""
+    """What commas part, but for those in brackets and quotes."""
     pieces, depth = [""], 0
-    for character in text:
-        depth += (character in "[{(") - (character in "]})")
-        if character == "," and depth == 0:
+    for character, shape in zip(text, options.mask_quoted(text), strict=True):
+        depth += (shape in "[{(") - (shape in "]})")
+        if shape == "," and depth == 0:
             pieces.append("")
         else:
             pieces[-1] += character

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from forgetkit.analysis.answers import Kept, columns
+from forgetkit.config import NOT_RESULTS
 
 Status = Literal["completed", "failed", "diverged", "missing"]
 
@@ -32,6 +34,16 @@ class Outcome:
     def numbers(self) -> Mapping[str, Any]:
         """What the result holds, and each number of an answer by the key of its column, ``calibration_ece``."""
         return {**{key: measure.value for key, measure in columns(self.answers).items()}, **(self.result or {})}
+
+    @property
+    def run(self) -> str:
+        """Equal for cells that are one run, whatever their arms are called; ``auto`` is what it came to."""
+        result = self.result or {}
+        config, versions = result.get("config"), result.get("versions")
+        if not isinstance(config, Mapping) or not isinstance(versions, Mapping):
+            return self.digest
+        settled = {key: value for key, value in config.items() if key not in NOT_RESULTS}
+        return json.dumps([settled, versions.get("plugins")], sort_keys=True, default=str)
 
 
 @dataclass(frozen=True)

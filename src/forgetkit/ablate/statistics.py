@@ -4,7 +4,9 @@ What few seeds come to:
 
 - no seed: no mean, no comparison, "too few seeds";
 - one seed: a mean without a standard deviation, a difference without an interval, p = 1;
-- two seeds: a standard deviation and an interval, p = 1/2 or 1;
+- two seeds: a standard deviation, p = 1/2 or 1;
+- seeds too few for a verdict: no interval either, which would be as wide as it is worthless;
+- the same difference at every seed: no interval, since there is no spread to reckon one from;
 - a seed that only one of two arms has takes no part in their comparison;
 - differences that are all zero: p = 1, "not distinguishable" where there are seeds enough.
 """
@@ -13,13 +15,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 from typing import Literal
 
 import numpy as np
 from scipy.special import stdtrit
 
+from forgetkit.contracts import Bounds
 from forgetkit.seeding import Seeds
 
 Verdict = Literal["better", "worse", "not distinguishable", "too few seeds"]
@@ -44,9 +47,10 @@ class Summary:
 class Comparison:
     """Ours minus the other over the ``n`` seeds that both have.
 
-    ``low`` and ``high`` bound the mean difference with 95 % confidence by Student's t; ``p`` is that of the two-sided
-    sign-flip test: the share of all 2ⁿ assignments of signs to the differences whose sum is at least as far from zero
-    as the one observed. ``exact`` is False where assignments were drawn and not counted.
+    ``low`` and ``high`` bound the mean difference with 95 % confidence by Student's t, within what is possible; they
+    are None where the difference is the same at every seed (``constant``), or there is one seed. ``p`` is that of the
+    two-sided sign-flip test: the share of all 2ⁿ assignments of signs to the differences whose sum is at least as far
+    from zero as the one observed. ``exact`` is False where assignments were drawn and not counted.
     """
 
     n: int
@@ -55,11 +59,15 @@ class Comparison:
     high: float | None
     p: float | None
     exact: bool = True
+    constant: bool = False
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """A comparison among others: its p value corrected for their number, and what may be said."""
+    """A comparison among others: its p value corrected for their number, and what may be said.
+
+    Where that is "too few seeds" the comparison has no interval.
+    """
 
     comparison: Comparison
     adjusted: float | None
@@ -72,8 +80,17 @@ def summary(values: Iterable[float]) -> Summary:
     return Summary(len(known), fmean(known) if known else None, stdev(known) if len(known) > 1 else None)
 
 
-def compare(ours: Mapping[int, float], other: Mapping[int, float]) -> Comparison:
-    """Two arms, each with a value per seed, paired by seed."""
+def compare(ours: Mapping[int, float], other: Mapping[int, float], bounds: Bounds = (None, None)) -> Comparison:
+    """Two arms, each with a value per seed, paired by seed.
+
+    Args:
+        ours: A value by seed.
+        other: A value by seed, which is taken from ours.
+        bounds: The lowest and the highest difference there can be, None for no end. The interval ends there.
+
+    Returns:
+        The comparison over the seeds that both have.
+    """
     seeds = sorted(ours.keys() & other.keys())
     differences = [ours[seed] - other[seed] for seed in seeds]
     across = summary(differences)
@@ -82,10 +99,16 @@ def compare(ours: Mapping[int, float], other: Mapping[int, float]) -> Comparison
     steps = _in_steps(differences, max(abs(arm[seed]) for arm in (ours, other) for seed in seeds))
     exact = across.n <= EXACT_UP_TO
     p = _counted(steps) if exact else _drawn(steps)
-    if across.std is None:
-        return Comparison(across.n, across.mean, None, None, p, exact)
+    constant = across.n > 1 and int(steps.max() - steps.min()) <= 1  # each step may be off by one half
+    if across.std is None or constant:
+        return Comparison(across.n, across.mean, None, None, p, exact, constant)
     half = float(stdtrit(across.n - 1, (1 + CONFIDENCE) / 2)) * across.std / math.sqrt(across.n)
-    return Comparison(across.n, across.mean, across.mean - half, across.mean + half, p, exact)
+    low, high = across.mean - half, across.mean + half
+    if bounds[0] is not None:
+        low = max(low, min(bounds[0], across.mean))  # a difference that was seen is possible
+    if bounds[1] is not None:
+        high = min(high, max(bounds[1], across.mean))
+    return Comparison(across.n, across.mean, low, high, p, exact)
 
 
 def smallest(n: int) -> float:
@@ -126,7 +149,8 @@ def verdicts(
             verdict = "too few seeds"
         elif p is not None and p < alpha and comparison.difference is not None:
             verdict = "better" if (comparison.difference > 0) == higher else "worse"
-        judged.append(Judgement(comparison, p, verdict))
+        shown = replace(comparison, low=None, high=None) if verdict == "too few seeds" else comparison
+        judged.append(Judgement(shown, p, verdict))
     return tuple(judged)
 
 

@@ -2,6 +2,7 @@
 
 A mean is taken over the seeds that are completed and have the number, so it flatters an arm whose other seeds
 diverged; such seeds are named in the row's note, and an arm without any number shows what became of it instead.
+Two arms that are the same runs are one in every correction of p values.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 
 from forgetkit.ablate.outcome import Outcome, Outcomes, Status
 from forgetkit.ablate.statistics import Judgement, Summary, compare, summary, verdicts
-from forgetkit.contracts import Unit
+from forgetkit.contracts import Bounds, Unit
 from forgetkit.errors import ConfigError, OptionError, closest
 
 Result = Mapping[str, Any]
@@ -27,7 +28,8 @@ LARGEST = 1e150
 class Column:
     """A number of a finished run, ``of`` what :attr:`Outcome.numbers` has.
 
-    ``higher_is_better`` is None for a cost, which is shown and not compared.
+    ``higher_is_better`` is None for a cost, which is shown and not compared. ``meaning`` explains it in a line below a
+    table, and ``bounds`` says of a result which values the number could have had.
     """
 
     key: str
@@ -35,10 +37,31 @@ class Column:
     of: Callable[[Result], float | None]
     higher_is_better: bool | None = None
     unit: Unit = "number"
+    meaning: str = ""
+    bounds: Callable[[Result], Bounds] = lambda result: (None, None)
 
 
-def _column(key: str, title: str, higher_is_better: bool | None, unit: Unit) -> Column:
-    return Column(key, title, lambda result: number(result, key), higher_is_better, unit)
+def _column(
+    key: str,
+    title: str,
+    higher_is_better: bool | None,
+    unit: Unit,
+    bounds: Callable[[Result], Bounds] = lambda result: (0, None),
+) -> Column:
+    return Column(key, title, lambda result: number(result, key), higher_is_better, unit, bounds=bounds)
+
+
+def within(low: float | None, high: float | None) -> Callable[[Result], Bounds]:
+    """Bounds that are the same for all results."""
+    return lambda result: (low, high)
+
+
+def _possible_errors(result: Result) -> Bounds:
+    """Up to every test sample at every mega-batch."""
+    rows = result.get("mega_batches")
+    counts = [number(row, "test_samples") for row in rows or () if isinstance(row, Mapping)]
+    known = [count for count in counts if count is not None]
+    return 0, sum(known) if known and len(known) == len(counts) else None
 
 
 def number(result: Result, key: str) -> float | None:
@@ -53,10 +76,10 @@ def number(result: Result, key: str) -> float | None:
 
 
 STANDARD = (
-    _column("test_accuracy", "test accuracy", True, "fraction"),
-    _column("cer", "CER", False, "count"),
-    _column("generalization_gap", "generalisation gap", False, "fraction"),
-    _column("mean_anytime_error", "mean anytime error", False, "fraction"),
+    _column("test_accuracy", "test accuracy", True, "fraction", within(0, 1)),
+    _column("cer", "CER", False, "count", _possible_errors),
+    _column("generalization_gap", "generalisation gap", False, "fraction", within(-1, 1)),
+    _column("mean_anytime_error", "mean anytime error", False, "fraction", within(0, 1)),
     _column("samples_seen", "samples seen", None, "count"),
     _column("forward_passes", "forward passes", None, "count"),
     _column("backward_passes", "backward passes", None, "count"),
@@ -79,6 +102,8 @@ class Cell:
     reason: str
     digest: str
     values: tuple[float | None, ...]
+    run: str = ""
+    """Equal for cells that are one run, whatever their arms are called."""
 
 
 @dataclass(frozen=True)
@@ -86,13 +111,14 @@ class Entry:
     """A column's number of an arm.
 
     ``to_baseline`` and ``to_best`` compare it with the baseline's and with the best mean of its column: None where it
-    is that one itself, and where there is none or the column is not compared.
+    is that one itself, and where there is none or the column is not compared. ``bounds`` are the values there can be.
     """
 
     summary: Summary
     to_baseline: Judgement | None
     to_best: Judgement | None
     best: bool
+    bounds: Bounds = (None, None)
 
 
 @dataclass(frozen=True)
@@ -104,6 +130,11 @@ class Row:
     baseline: bool
     cells: tuple[Cell, ...]
     entries: tuple[Entry, ...]
+
+    @property
+    def runs(self) -> tuple[tuple[int, str], ...]:
+        """Equal for arms that are the same runs."""
+        return _runs(self.cells)
 
     @property
     def unfinished(self) -> dict[Status, list[int]]:
@@ -123,6 +154,10 @@ class Row:
         return f"{completed} of {len(self.cells)} {_seeds(len(self.cells))}: {', '.join(named)}"
 
 
+def _runs(cells: Iterable[Cell]) -> tuple[tuple[int, str], ...]:
+    return tuple((cell.seed, cell.run or cell.digest) for cell in cells)
+
+
 def _seeds(count: int) -> str:
     return "seed" if count == 1 else "seeds"
 
@@ -140,6 +175,11 @@ class Table:
     def baseline(self) -> Row | None:
         """The row that others are compared with."""
         return next((row for row in self.rows if row.baseline), None)
+
+    def twin(self, row: Row) -> Row | None:
+        """The first row of the grid that is the same runs under another name."""
+        first = next(other for other in self.rows if other.runs == row.runs)
+        return None if first is row or not all(run for _, run in row.runs) else first
 
     def named(self, row: Row) -> str:
         """``importance=snip, replay=full``."""
@@ -181,7 +221,7 @@ def make(
         for place, (own, leader) in enumerate(zip(arm.summaries, leaders, strict=True)):
             judged = to_best.get((row, place))
             best = leader is not None and _keeps_up(own, arms[leader].summaries[place], judged)
-            entries.append(Entry(own, to_baseline.get((row, place)), judged, best))
+            entries.append(Entry(own, to_baseline.get((row, place)), judged, best, arm.bounds[place]))
         repeats = _common(arms[row - 1].labels, arm.labels) if row and order is None else 0
         rows.append(Row(arm.labels, repeats, row == reference, arm.cells, tuple(entries)))
     rows = rows if order is None else _ranked(rows, columns, order)
@@ -190,12 +230,13 @@ def make(
 
 @dataclass(frozen=True)
 class _Arm:
-    """An arm before it is compared with others; values and summaries by the place of their column."""
+    """An arm before it is compared with others; values, summaries and bounds by the place of their column."""
 
     labels: tuple[str, ...]
     cells: tuple[Cell, ...]
     values: tuple[Mapping[int, float], ...]
     summaries: tuple[Summary, ...]
+    bounds: tuple[Bounds, ...]
 
     @classmethod
     def of(cls, outcomes: Outcomes, arm: Mapping[str, str], columns: Sequence[Column]) -> _Arm:
@@ -207,7 +248,26 @@ class _Arm:
             {cell.seed: value for cell in cells if (value := cell.values[place]) is not None}
             for place in range(len(columns))
         )
-        return cls(labels, cells, values, tuple(summary(by_seed.values()) for by_seed in values))
+        numbers = [cell.numbers for cell in outcomes.of(arm) if cell.status == "completed"]
+        bounds = tuple(_widest([column.bounds(one) for one in numbers]) for column in columns)
+        return cls(labels, cells, values, tuple(summary(by_seed.values()) for by_seed in values), bounds)
+
+
+def _widest(bounds: Sequence[Bounds]) -> Bounds:
+    """What holds for all of them."""
+    lows, highs = [low for low, _ in bounds], [high for _, high in bounds]
+    return (
+        None if not lows or None in lows else min(low for low in lows if low is not None),
+        None if not highs or None in highs else max(high for high in highs if high is not None),
+    )
+
+
+def of_a_difference(ours: Bounds, other: Bounds) -> Bounds:
+    """Between which values the one less the other lies."""
+    return (
+        None if ours[0] is None or other[1] is None else ours[0] - other[1],
+        None if ours[1] is None or other[0] is None else ours[1] - other[0],
+    )
 
 
 def _check(columns: Sequence[Column], order: str | None) -> None:
@@ -223,7 +283,7 @@ def _cell(outcome: Outcome, columns: Sequence[Column]) -> Cell:
     result = outcome.result if outcome.status == "completed" else None
     found = [None if result is None else column.of(outcome.numbers) for column in columns]
     values = tuple(value if value is not None and math.isfinite(value) else None for value in found)
-    return Cell(outcome.seed, outcome.status, outcome.reason, outcome.digest, values)
+    return Cell(outcome.seed, outcome.status, outcome.reason, outcome.digest, values, outcome.run)
 
 
 def _grouped(arms: Sequence[_Arm]) -> list[_Arm]:
@@ -275,16 +335,25 @@ def _keeps_up(own: Summary, leader: Summary, judged: Judgement | None) -> bool:
 def _judged(
     arms: Sequence[_Arm], columns: Sequence[Column], references: Sequence[int | None]
 ) -> dict[tuple[int, int], Judgement]:
-    """Each arm against its column's reference, the p values corrected over the whole table, by row and column."""
-    comparisons, directions = {}, []
+    """Each arm against its column's reference, the p values corrected over the whole table, by row and column.
+
+    Arms that are the same runs are compared once, and share the judgement; an arm is not compared with itself.
+    """
+    runs = [_runs(arm.cells) for arm in arms]
+    comparisons, directions, asked = {}, [], {}
     for place, (column, reference) in enumerate(zip(columns, references, strict=True)):
         if reference is None or column.higher_is_better is None:
             continue
         for row, arm in enumerate(arms):
-            if row != reference:
-                comparisons[row, place] = compare(arm.values[place], arms[reference].values[place])
-                directions.append(column.higher_is_better)
-    return dict(zip(comparisons, verdicts(list(comparisons.values()), directions), strict=True))
+            if runs[row] != runs[reference]:
+                first = asked[row, place] = runs.index(runs[row]), place
+                if first not in comparisons:
+                    other = arms[reference]
+                    possible = of_a_difference(arm.bounds[place], other.bounds[place])
+                    comparisons[first] = compare(arm.values[place], other.values[place], possible)
+                    directions.append(column.higher_is_better)
+    judged = dict(zip(comparisons, verdicts(list(comparisons.values()), directions), strict=True))
+    return {at: judged[first] for at, first in asked.items()}
 
 
 def _common(above: Sequence[str], labels: Sequence[str]) -> int:

@@ -129,7 +129,7 @@ def _carry_on(pool: Pool, task: Task, halt: Halt) -> None:
     own = {"out": str(path.parent), "name": path.name}
     plan = config.resolve({**task.options, **own}, offers)
     try:
-        run(plan, cache=api.cache_folder(), resume=unfinished, halt=halt)
+        run(plan, cache=api.cache_folder(), resume=unfinished, halt=halt, remarks=False)
     except RunInUseError:
         raise
     except RunDirectoryError as error:
@@ -137,6 +137,6 @@ def _carry_on(pool: Pool, task: Task, halt: Halt) -> None:
             raise
         if not unfinished.finished:  # by hand, before we had it
             pool.discard(task.digest, error)  # its data changed, or its state is another's
-            run(plan, cache=api.cache_folder(), halt=halt)
+            run(plan, cache=api.cache_folder(), halt=halt, remarks=False)
     pool.seal(task.digest)
     pool.tidy(task.digest, task.keep)

@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from forgetkit.contracts import Answer, Chart, Measure
+from forgetkit.contracts import Answer, Chart, Measure, Series, as_number
 from forgetkit.errors import ComponentError, OptionError, RecordError, RunDirectoryError
 from forgetkit.record.files import own_folder, read_sealed, write_sealed
 
@@ -36,7 +36,7 @@ def written(answer: Answer) -> dict[str, Any]:
         raise ComponentError("a remark of the answer is no text")
     content = {"numbers": numbers, "charts": charts, "details": answer.details, "remarks": list(answer.remarks)}
     try:
-        plain: dict[str, Any] = json.loads(json.dumps(content, allow_nan=False))
+        plain: dict[str, Any] = json.loads(json.dumps(content, allow_nan=False, default=as_number))
     except (RecursionError, TypeError, ValueError) as error:
         raise ComponentError(f"the answer cannot be written as JSON: {error}") from error
     return plain
@@ -68,17 +68,19 @@ def _measure(key: str, value: Measure | float | None) -> dict[str, Any]:
     if not isinstance(key, str) or not _WORD.fullmatch(key):
         raise ComponentError(f"the number '{key}' of the answer has a name that is no word of small letters")
     measure = value if isinstance(value, Measure) else Measure(value)
-    number = measure.value
-    if number is not None and (isinstance(number, bool) or not isinstance(number, int | float)):
-        raise ComponentError(f"the number '{key}' of the answer is {type(number).__name__}")
+    try:
+        number = None if measure.value is None else as_number(measure.value)
+    except TypeError as error:
+        raise ComponentError(f"the number '{key}' of the answer is {error}") from error
     if number is not None and not (math.isfinite(number) and abs(number) <= _LARGEST):
         raise ComponentError(f"the number '{key}' of the answer is {number}; None says that there is none")
-    return _valid(measure, f"the number '{key}' of the answer")
+    return _valid(dataclasses.replace(measure, value=number), f"the number '{key}' of the answer")
 
 
 def _chart(chart: Chart) -> dict[str, Any]:
     if not isinstance(chart, Chart) or not _WORD.fullmatch(chart.name):
         raise ComponentError(f"the answer has a chart without a name of small letters: {getattr(chart, 'name', chart)}")
+    chart = dataclasses.replace(chart, series=[_series(series) for series in chart.series])
     for series in chart.series:
         lengths = {len(series.x), len(series.y), *([len(series.spread)] if series.spread is not None else [])}
         if len(lengths) > 1:
@@ -87,6 +89,22 @@ def _chart(chart: Chart) -> dict[str, Any]:
             if isinstance(value, float) and not math.isfinite(value):
                 raise ComponentError(f"the series '{series.name}' of the chart '{chart.name}' holds {value}")
     return _valid(chart, f"the chart '{chart.name}' of the answer")
+
+
+def _series(series: Series) -> Series:
+    """With plain numbers in place of an array's or a tensor's."""
+    spread = None if series.spread is None else [_plain(value) for value in series.spread]
+    return dataclasses.replace(
+        series, x=[_plain(value) for value in series.x], y=[_plain(value) for value in series.y], spread=spread
+    )
+
+
+def _plain(value: Any) -> Any:
+    """A number as JSON holds it; whatever else as it is, to be refused by its type."""
+    try:
+        return as_number(value)
+    except TypeError:
+        return value
 
 
 def _valid(value: Measure | Chart, what: str) -> dict[str, Any]:

@@ -19,9 +19,11 @@ from forgetkit.analysis.run import Finished, RunEvidence
 from forgetkit.config import name_of
 from forgetkit.contracts import Answer, Asked
 from forgetkit.errors import ComponentError, DoesNotApplyError, OptionError
-from forgetkit.forgetting.guard import blamed, untouched
+from forgetkit.forgetting.guard import called, untouched
 from forgetkit.registry import Registry
 from forgetkit.seeding import Seeds, global_state
+from forgetkit.session import computing
+from forgetkit.system.torch_settings import torch_settings
 
 _ROOT = "analysis"
 _WORD = re.compile(r"[\w-]+")
@@ -103,7 +105,7 @@ def ask_model(question: Question, evidence: Evidence) -> Answer:
 
     ``ComponentError`` where the analysis changes a parameter, raises, or answers what is no :class:`Answer`.
     """
-    name = type(question.analysis).__name__
+    name = contracts.component_name(question.analysis)
     with untouched(evidence.model, f"the analysis {name}", question.seeds.number("lent")):
         return _asked(question, lambda: question.analysis.analyze(evidence))
 
@@ -111,7 +113,8 @@ def ask_model(question: Question, evidence: Evidence) -> Answer:
 def ask_run(question: Question, finished: Finished) -> Answer:
     """Of a finished run; the answer is kept in its directory."""
     evidence = RunEvidence.of(finished, question.mega_batch, question.seeds)
-    answer = _asked(question, lambda: question.analysis.analyze(evidence))
+    with computing(finished.threads):
+        answer = _asked(question, lambda: question.analysis.analyze(evidence))
     answers.keep(finished.directory.path, question.label, _of_run(question, finished), answers.written(answer))
     return answer
 
@@ -131,7 +134,9 @@ def ask_together(question: Question, cells: Sequence[Asked], folder: Path, diges
     comparing: object = question.analysis
     if not isinstance(comparing, contracts.Comparing):
         raise DoesNotApplyError(f"{question.spec} looks at one run at a time")
-    answer = _asked(question, lambda: comparing.compare(cells))
+    runs = [cell.evidence.finished for cell in cells if isinstance(cell.evidence, RunEvidence)]
+    with computing(max((run.threads or 0 for run in runs), default=0) or None):
+        answer = _asked(question, lambda: comparing.compare(cells))
     answers.keep(folder, question.label, _of_several(question, digests), answers.written(answer))
     return answer
 
@@ -147,8 +152,8 @@ def _of_several(question: Question, digests: Sequence[str]) -> dict[str, Any]:
 
 def _asked(question: Question, put: Callable[[], Any]) -> Answer:
     """Under random streams of the question's own; what a stranger's code raises is a ``ComponentError``."""
-    name = type(question.analysis).__name__
-    with blamed(f"the analysis {name}"), global_state(question.seeds.number("global")):
+    name = contracts.component_name(question.analysis)
+    with torch_settings(), called(f"the analysis {name}"), global_state(question.seeds.number("global")):
         answer = put()
     if not isinstance(answer, Answer):
         raise ComponentError(f"the analysis {name} answered {type(answer).__name__}, not an Answer")

@@ -14,11 +14,14 @@ from torch import Tensor, nn
 from forgetkit import forgetting, registry
 from forgetkit.contracts import DataPart, Labelled, Scope
 from forgetkit.errors import ComponentError, DataError, DoesNotApplyError, OptionError, closest
+from forgetkit.forgetting.guard import require_gradients_possible
 from forgetkit.learn.evaluation import judging
 from forgetkit.registry import Registry
 from forgetkit.seeding import Seeds, global_state
 from forgetkit.stream.batches import Pool
+from forgetkit.system.torch_settings import each_under_torch_settings, under_torch_settings
 
+_ROUNDING = 1e-4
 _SCORED_IN = 128
 """Samples in a batch that is scored on."""
 
@@ -44,6 +47,9 @@ class Held:
 
     def batches(self, size: int = 256) -> Iterator[Pair]:
         """In order, or fewer at a time where ``size`` of them would take much memory. Copies: others get the same."""
+        return each_under_torch_settings(self._batches(size))
+
+    def _batches(self, size: int) -> Iterator[Pair]:
         for inputs, labels in self.pool.in_order(self.pool.at_most(size)):
             yield inputs.to(self.device, copy=True), labels.to(self.device, copy=True)
 
@@ -90,6 +96,7 @@ class Examined(ABC):
         """That of the first parameter; the CPU where there is none."""
         return next((p.device for p in self.model.parameters()), torch.device("cpu"))
 
+    @under_torch_settings
     def samples(self, part: DataPart = "test", count: int | None = None) -> Held:
         """The same object each time, so that what was computed of it is known."""
         if part not in get_args(DataPart):
@@ -103,6 +110,7 @@ class Examined(ABC):
             self._held[part, count] = Held(pool, self.device)
         return self._held[part, count]
 
+    @under_torch_settings
     def outputs(self, samples: Labelled | Iterable[Tensor], model: nn.Module | None = None) -> Tensor:
         """Those of its own model on samples of its own are computed once."""
         if model is None and isinstance(samples, Held) and self._remembers:
@@ -121,9 +129,10 @@ class Examined(ABC):
             torch.autocast(self.device.type, enabled=False),
         ):
             for inputs in batches:
-                found.append(model(inputs.to(self.device)).float().cpu())
+                found.append(logits_of(model(inputs.to(self.device))).float().cpu())
         return torch.cat(found) if found else torch.empty(0, len(self.classes))
 
+    @under_torch_settings
     def accuracy(self, samples: Labelled, model: nn.Module | None = None) -> float:
         """Of no samples there is none: ``DoesNotApplyError``."""
         if not len(samples):
@@ -133,6 +142,7 @@ class Examined(ABC):
             raise DoesNotApplyError("the network's outputs are NaN, so that it has no answers to count")
         return float((outputs.argmax(1) == samples.labels).double().mean())
 
+    @under_torch_settings
     def twin(self) -> nn.Module:
         """A deep copy; ``DoesNotApplyError`` where the model cannot be copied."""
         try:
@@ -141,6 +151,7 @@ class Examined(ABC):
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise DoesNotApplyError(f"the model cannot be copied: {reason}") from error
 
+    @under_torch_settings
     def scores(self, importance: str, params: Scope = "all") -> Mapping[str, Tensor]:
         """On the training samples, in a random order."""
         criterion = (self._offers or registry.load()).make("importance", importance)[1]
@@ -208,6 +219,7 @@ class Evidence(Examined):
         """There is one model alone."""
         raise DoesNotApplyError("a model by itself has no earlier mega-batches: ask the directory of a run")
 
+    @under_torch_settings
     def initial(self) -> nn.Module:
         """Where it was given."""
         if self._began_as is None:
@@ -242,6 +254,7 @@ class _Again:
             yield from Held(batch, self.samples.device).batches(self.size)
 
 
+@under_torch_settings
 def of_model(
     model: nn.Module,
     parts: Mapping[DataPart, Given],
@@ -258,6 +271,7 @@ def of_model(
     model = forgetting.plain(model)
     if not isinstance(model, nn.Module):
         raise DataError(f"a torch.nn.Module is asked about, not {type(model).__name__}")
+    require_gradients_possible(model)
     pools = {part: _gathered(part, given) for part, given in parts.items()}
     if "test" not in pools:
         raise DataError("give the samples to judge on: test=(inputs, labels)")
@@ -273,8 +287,7 @@ def of_model(
         return pools[part]
 
     inputs = pools["test"].inputs[:]
-    lowest, highest = inputs[:4096].min(), inputs[:4096].max()
-    images = inputs.ndim == 4 and (inputs.dtype == torch.uint8 or bool((lowest >= 0) & (highest <= 1)))
+    images = inputs.ndim == 4 and (inputs.dtype == torch.uint8 or are_pixels(float(inputs.min()), float(inputs.max())))
     began_as = None if initial is None else lambda: _begun(model, initial)
     evidence = Evidence(model, tuple(classes or ()), seeds, pool_of, images, began_as, offers)
     few = Pool(inputs[:2], pools["test"].labels[:2])
@@ -283,20 +296,75 @@ def of_model(
     except (RuntimeError, TypeError, ValueError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DataError(f"the model cannot take inputs of shape {tuple(inputs.shape[1:])}: {reason}") from error
-    if outputs.ndim != 2:
-        raise ComponentError(
-            f"the model gives outputs of shape {tuple(outputs.shape)} for two samples, not (2, classes)"
-        )
-    count = outputs.shape[1]
+    count = _classes_of(outputs, len(few))
     if classes is not None and len(classes) != count:
         raise DataError(f"{len(classes)} classes are named, and the model has {count} outputs")
     for part, pool in pools.items():
-        if len(pool) and not 0 <= int(pool.labels.min()) <= int(pool.labels.max()) < count:
-            highest_label = int(pool.labels.max())
-            raise DataError(f"a label of {part} is {highest_label}, and the model has {count} outputs, from 0")
+        _require_classes(part, pool.labels, count)
     evidence._classes = tuple(classes or map(str, range(count)))
     evidence._known.clear()
     return evidence
+
+
+def are_pixels(lowest: float, highest: float) -> bool:
+    """Whether floats between these are in [0, 1], up to what rounding does to a pixel that is resized."""
+    return lowest >= -_ROUNDING and highest <= 1 + _ROUNDING
+
+
+def logits_of(outputs: Any) -> Tensor:
+    """The tensor that a model returned; ``DataError`` says how to take one out of anything else."""
+    if isinstance(outputs, Tensor):
+        return outputs
+    takes = "outputs"
+    if isinstance(outputs, Mapping):
+        key = next((key for key in outputs if key == "logits"), next(iter(outputs), "logits"))
+        takes = f"outputs[{key!r}]"
+    elif hasattr(outputs, "logits"):
+        takes = "outputs.logits"
+    elif isinstance(outputs, list | tuple):
+        takes = "outputs[0]"
+    raise DataError(
+        f"the model returns {type(outputs).__name__} and no tensor of logits (n, classes): take them out with "
+        f"{_HOOK.format(takes)}"
+    )
+
+
+_HOOK = "model.register_forward_hook(lambda module, inputs, outputs: {})"
+"""What a hook returns takes the place of a module's outputs, in its copies too."""
+
+
+def _classes_of(outputs: Tensor, samples: int) -> int:
+    """How many classes logits are of; ``DataError`` where they are of none, or of one."""
+    if tuple(outputs.shape) in ((samples,), (samples, 1)):
+        column = "outputs" if outputs.ndim == 2 else "outputs[:, None]"
+        two = f"torch.nn.functional.pad({column}, (1, 0))"
+        raise DataError(
+            f"the model gives one logit for a sample, and each of two classes needs one: put a 0 before it with "
+            f"{_HOOK.format(two)}"
+        )
+    if outputs.ndim != 2 or len(outputs) != samples:
+        raise ComponentError(
+            f"the model gives outputs of shape {tuple(outputs.shape)} for {samples} samples, not ({samples}, classes)"
+        )
+    return outputs.shape[1]
+
+
+def _require_classes(part: DataPart, labels: Tensor, count: int) -> None:
+    """``DataError`` names a label that is none of the classes, how many there are and what to do."""
+    wrong = (labels < 0) | (labels >= count)
+    if not bool(wrong.any()):
+        return
+    first = int(labels[wrong][0])
+    if not bool((labels < 0).any()) and int(labels.min()) == 1 and int(labels.max()) == count:
+        remedy = "they count from 1: subtract 1"
+    elif first < 0:
+        remedy = "a label below 0 is no class: leave such samples out"
+    else:
+        remedy = "name classes by their place among the outputs, or leave such samples out"
+    raise DataError(
+        f"a label of {part} is {first}, and the model has {count} outputs, from 0 (so it is with {int(wrong.sum())} of "
+        f"{len(labels)} samples): {remedy}"
+    )
 
 
 def _begun(model: nn.Module, initial: nn.Module | Mapping[str, Tensor]) -> nn.Module:
@@ -315,6 +383,17 @@ def _is_pair(given: Any) -> bool:
     return isinstance(given, list | tuple) and len(given) == 2 and all(isinstance(side, Tensor) for side in given)
 
 
+def _whole(labels: Tensor) -> str:
+    """What makes whole numbers of labels, if that can be seen."""
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        return ": give labels[:, 0]" + (".long()" if labels.is_floating_point() else "")
+    if labels.ndim == 2 and bool((labels.sum(1) == 1).all()):
+        return ": of one-hot rows labels.argmax(1) makes them"
+    if labels.ndim == 1 and labels.is_floating_point() and bool((labels == labels.round()).all()):
+        return ": give labels.long()"
+    return ""
+
+
 def _gathered(part: DataPart, given: Given) -> Pool:
     pairs: list[Any] = [given] if isinstance(given, tuple) and len(given) == 2 else list(given)
     if not pairs or not all(map(_is_pair, pairs)):
@@ -322,10 +401,10 @@ def _gathered(part: DataPart, given: Given) -> Pool:
     if any(not side.ndim for pair in pairs for side in pair):
         raise DataError(f"{part}= gives samples one by one: put a torch.utils.data.DataLoader around it")
     inputs, labels = (torch.cat([pair[side].detach() for pair in pairs]) for side in (0, 1))
-    if labels.ndim != 1 or labels.is_floating_point() or len(labels) != len(inputs):
+    if labels.ndim != 1 or labels.is_floating_point() or labels.is_complex() or len(labels) != len(inputs):
         raise DataError(
             f"{part}= has {len(inputs)} inputs and labels of shape {tuple(labels.shape)} in {labels.dtype}; "
-            "a whole number for each is wanted"
+            f"a whole number for each is wanted{_whole(labels)}"
         )
     if not len(labels):
         raise DataError(f"{part}= holds no samples")

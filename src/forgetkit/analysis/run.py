@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,16 @@ from torch import Tensor, nn
 
 from forgetkit import config, contracts, learn, stream
 from forgetkit.analysis import masks
-from forgetkit.analysis.evidence import Examined
+from forgetkit.analysis.evidence import Examined, are_pixels
 from forgetkit.contracts import Data, DataPart, Inputs, Role
 from forgetkit.errors import DoesNotApplyError, RunDirectoryError
-from forgetkit.record import RunDirectory, resume_command
+from forgetkit.record import InitialWeights, RunDirectory, resume_command
 from forgetkit.registry import Registry
 from forgetkit.seeding import Seeds
 from forgetkit.session import Bus, Session
 from forgetkit.stream import Excerpt, Pool
 from forgetkit.stream.ledger import picked
-from forgetkit.stream.stream import ROLES
+from forgetkit.system.torch_settings import under_torch_settings
 
 _log = logging.getLogger("forgetkit")
 
@@ -39,6 +40,8 @@ class Means:
     given: Mapping[str, Any] = field(default_factory=dict)
     """Where the data is now, on which device, the code of a network from outside: ``config.LOOKED_AT``."""
     observers: tuple[contracts.Observer, ...] = ()
+    threads: int | None = None
+    """Of torch on the CPU; None: as many as each run had."""
     loaded: dict[str, Data] = field(default_factory=dict)
     """Data sets by their SPEC, so that the runs of an ablation read each once."""
     tests: dict[str, Pool] = field(default_factory=dict)
@@ -65,13 +68,19 @@ class Finished:
             raise RunDirectoryError(f"{path} is not finished: go on with {resume_command(path)}")
         return self.directory.result
 
+    @property
+    def threads(self) -> int | None:
+        """How many threads of torch a question to it is answered with; None where the run has no number on record."""
+        recorded = self.result["config"].get("threads")
+        return recorded if self.means.threads is None and isinstance(recorded, int) else self.means.threads
+
     @cached_property
     def session(self) -> Session:
         """With the data that the run had: ``RunDirectoryError`` where it is another by now."""
         manifest = self.directory.manifest
-        plan = config.resolve(config.recorded(manifest, self.means.given, self.means.offers), self.means.offers)
+        plan = config.finished(manifest, self.means.given, self.means.offers)
         loaded, source = self.means.loaded, plan.config.dataset
-        session = Session.prepare(plan, Bus(self.means.observers), self.means.cache, data=loaded.get(source))
+        session = Session.with_data(plan, Bus(self.means.observers), self.means.cache, data=loaded.get(source))
         noisy = plan.config.label_noise > 0
         content = None if noisy else (source, str(manifest.get("data")))
         session.require_same_data(manifest, known=content in self.means.verified)
@@ -90,14 +99,18 @@ class Finished:
 
     def network(self) -> nn.Module:
         """As the run began with it, in eval mode, on the device."""
+        self.session.require_same_init(self.directory.manifest)
+        return self._network(self.session.plan.init)
+
+    def _network(self, init: InitialWeights | None) -> nn.Module:
         session = self.session
-        model = learn.network(session.plan.model, self.inputs, session.seeds)
+        model = learn.network(session.plan.model, self.inputs, session.seeds, init)
         # Not channels last: in that layout the backward pass of torch 2.15 crashes on odd batches of few channels.
         return learn.arranged(model, "contiguous", session.device).eval()
 
     def kept(self, mega_batch: int) -> nn.Module:
         """The model that was judged after a mega-batch."""
-        state, model = self.directory.model(mega_batch), self.network()
+        state, model = self.directory.model(mega_batch), self._network(None)
         try:
             model.load_state_dict(state)
         except RuntimeError as error:
@@ -121,7 +134,7 @@ class Finished:
         return self.pools[part, mega_batch]
 
     def _excerpt(self, part: Role, mega_batch: int) -> Excerpt:
-        data, ids = self.session.data, self._at_hand[part][mega_batch - 1]
+        data, ids = self.session.data, self._at_hand(part, mega_batch)
         if not len(ids):
             raise DoesNotApplyError(
                 f"{self.directory.path} has no {part} samples in mega-batch {mega_batch}: "
@@ -129,16 +142,12 @@ class Finished:
             )
         return Excerpt.of(data.train, ids, data.train.labels[ids], lambda some: picked(data.train, some))
 
-    @cached_property
-    def _at_hand(self) -> dict[str, list[NDArray[np.int64]]]:
-        """The ids that each mega-batch trained and validated on, as the replay strategy would have them again."""
-        session = self.session
-        return {
-            role: list(
-                stream.played(session.data.train.labels, session.mega_batches, session.plan.replay, session.seeds, role)
-            )
-            for role in ROLES
-        }
+    def _at_hand(self, role: Role, mega_batch: int) -> NDArray[np.int64]:
+        """The ids that a mega-batch trained or validated on, as the replay strategy would have them again."""
+        session, labels = self.session, self.session.data.train.labels
+        played = stream.played(labels, session.mega_batches[:mega_batch], session.plan.replay, session.seeds, role)
+        ids: NDArray[np.int64] = next(islice(played, mega_batch - 1, None))
+        return ids
 
     @cached_property
     def history(self) -> tuple[Mapping[str, Any], ...]:
@@ -174,6 +183,7 @@ class RunEvidence(Examined):
         return cls(finished, index, seeds, lasting=lasting)
 
     @property
+    @under_torch_settings
     def model(self) -> nn.Module:
         """That of a checkpoint; ``DoesNotApplyError`` where none was kept."""
         if self._loaded is not None:
@@ -195,20 +205,23 @@ class RunEvidence(Examined):
         return self.finished.kept(self._mega_batch)
 
     @property
+    @under_torch_settings
     def device(self) -> torch.device:
         """That of the run, or the one given."""
         return self.finished.session.device
 
     @property
+    @under_torch_settings
     def classes(self) -> tuple[str, ...]:
         """Of the data set."""
         return tuple(self.finished.session.data.classes)
 
     @property
+    @under_torch_settings
     def images(self) -> bool:
         """Whether pixels were stored, or floats between 0 and 1 in four dimensions."""
         inputs = self.finished.session.data.test.inputs
-        return inputs.ndim == 4 and (inputs.dtype == np.uint8 or bool(inputs.min() >= 0 and inputs.max() <= 1))
+        return inputs.ndim == 4 and (inputs.dtype == np.uint8 or are_pixels(float(inputs.min()), float(inputs.max())))
 
     def pool(self, part: DataPart) -> Pool:
         """Of this mega-batch."""
@@ -242,6 +255,7 @@ class RunEvidence(Examined):
         """With the same data."""
         return RunEvidence.of(self.finished, mega_batch, self.seeds, lasting=self._lasting)
 
+    @under_torch_settings
     def initial(self) -> nn.Module:
         """Drawn again by the run's seed."""
         return self.finished.network()
@@ -268,6 +282,7 @@ class _Masks(Mapping[int, Mapping[str, Tensor]]):
         self._directory = directory
         self._read: dict[int, Mapping[str, Tensor]] = {}
 
+    @under_torch_settings
     def __getitem__(self, mega_batch: int) -> Mapping[str, Tensor]:
         if mega_batch not in self._directory.masks:
             raise KeyError(mega_batch)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from forgetkit.cli import options
-from forgetkit.cli.console import print_error, print_json
+from forgetkit.cli.console import announce, print_error, print_json
 from forgetkit.errors import ConfigError, OptionError, RecordError
 from forgetkit.system.halting import Halt, listening
 
@@ -115,6 +115,7 @@ def _ablate(**given: Any) -> None:
     """
     special = {name: given.pop(name) for name in SPECIAL}
     file = given.pop("file")
+    announce("ablate", quiet=special["quiet"], as_json=special["json"])
 
     def planned(means: Means) -> Ablation:
         return _planned(file, special, given, means.offers)
@@ -218,8 +219,9 @@ def carry_out(ablation: Ablation, means: Means, view: View, special: Mapping[str
     places = ablation.open(found)
     loading = screen.choose(quiet=special["quiet"], as_json=special["json"])
     with loading.following():
-        ablation.require_data(places, found, [loading], api.cache_folder())
+        augment = ablation.require_data(places, found, [loading], api.cache_folder())
     view.say(_standing_in_words(ablation, found, places))
+    _say_augment(view, augment)
     ablation.pool.note(name, ablation.note(_this_command()))
     ablation.tidy(found, special["keep"])
     tasks = ablation.tasks(found, keep=means.keep, plugins=means.plugins, without=means.without)
@@ -249,6 +251,11 @@ def _standing_in_words(ablation: Ablation, found: Mapping[str, Any], places: tup
     return f"{grid.title}: {cells}{alike}; {kept} there already, {rest}, in {ablation.pool.path}"
 
 
+def _say_augment(view: View, augment: Mapping[str, str]) -> None:
+    for dataset, chosen in augment.items():
+        view.say(f"augment {chosen} (auto) for {dataset}")
+
+
 def _rehearsed(ablation: Ablation, means: Means, view: View) -> dict[str, Any]:
     """What ``--dry-run`` shows."""
     from forgetkit import api
@@ -263,6 +270,7 @@ def _rehearsed(ablation: Ablation, means: Means, view: View) -> dict[str, Any]:
     cost = estimate([ablation.plans[place] for place in places], jobs, threads, (), api.cache_folder())
     states = [found[digest].status for digest in ablation.digests]
     view.say(_standing_in_words(ablation, found, places))
+    _say_augment(view, cost.augment)
     if view.shows:
         cells.standing(view.console, ablation, states)
     memory = "" if cost.memory_bytes is None else f" and {cost.memory_bytes / 2**20:,.0f} MiB of memory"
@@ -279,6 +287,7 @@ def _rehearsed(ablation: Ablation, means: Means, view: View) -> dict[str, Any]:
             for cell, digest, state in zip(ablation.cells, ablation.digests, states, strict=True)
         ],
         "to_run": len(places),
+        "augment": dict(cost.augment),
         "estimated_seconds": cost.seconds,
         "estimated_memory_bytes": cost.memory_bytes,
     }

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from forgetkit.cli import options
-from forgetkit.cli.console import Console, print_error, print_json
+from forgetkit.cli.console import Console, announce, print_error, print_json
 from forgetkit.errors import OptionError, RecordError, RunDirectoryError
 
 if TYPE_CHECKING:
@@ -44,7 +44,10 @@ OWN: options.Special = {
     ),
     "model": (str | None, options.special("--model", "the network again, where it is code from outside", "SPEC")),
     "device": (str | None, options.special("--device", "another device than that of the runs", "DEVICE")),
-    "threads": (int | None, options.special("--threads", "threads of torch on the CPU", "N")),
+    "threads": (
+        int | None,
+        options.special("--threads", "threads of torch on the CPU (default: as many as each run had)", "N", least=1),
+    ),
     "export_masks": (
         Path | None,
         options.special("--export-masks", "write what a run forgot as arrays: N/PARAMETER, true: reset", "FILE.npz"),
@@ -78,6 +81,7 @@ def _analyze(**given: Any) -> None:
 
     Exit status: 0 done, 1 an analysis failed, 2 a mistake in the command line or a file, 130 interrupted.
     """
+    announce("analyze", quiet=given["quiet"] or given["list"], as_json=given["json"])
     with contextlib.redirect_stdout(sys.stderr) if given["json"] else contextlib.nullcontext():
         answer, status = _carry_out(given)
     if given["json"]:
@@ -156,13 +160,11 @@ class _Asking:
 
     def _asked(self, places: Sequence[Place], outcomes: Outcomes) -> Iterator[Told]:
         from forgetkit.ablate import asking
-        from forgetkit.session import computing
 
         means, again = self._means(), self.given["again"]
-        with computing(self.given["threads"]):
-            yield from asking.ask_each(places, self.questions, means, again=again, about_to=self.view.asking)
-            if self.pool is not None:
-                yield from asking.ask_together(self.pool, self.grid, outcomes, self.questions, means, again=again)
+        yield from asking.ask_each(places, self.questions, means, again=again, about_to=self.view.asking)
+        if self.pool is not None:
+            yield from asking.ask_together(self.pool, self.grid, outcomes, self.questions, means, again=again)
 
     def _places(self, outcomes: Outcomes) -> tuple[Place, ...]:
         from forgetkit.ablate.asking import Place, places
@@ -188,7 +190,7 @@ class _Asking:
 
         elsewhere = {key: self.given[key] for key in config.LOOKED_AT if self.given[key] is not None}
         loading = screen.choose(quiet=True, as_json=self.given["json"])
-        return Means(self.offers, api.cache_folder(), elsewhere, (loading,))
+        return Means(self.offers, api.cache_folder(), elsewhere, (loading,), self.given["threads"])
 
     def _reported(self, told: Sequence[Told], outcomes: Outcomes) -> Path | None:
         """The report, and the pictures beside the answers; None where nothing was answered."""
@@ -277,11 +279,12 @@ def _list(given: Mapping[str, Any], offers: Registry) -> dict[str, Any]:
     for option in ("folder", "names", "all"):
         if given[option]:
             raise OptionError("--list lists the analyses there are and asks none: leave the rest out")
+    from forgetkit.cli import layout
+
     entries = {offers.label(offer): offer.summary for offer in offers.named("analyses")}
     if not given["json"]:
-        console, width = Console(), max(map(len, entries), default=0) + 2
-        for name, summary in entries.items():
-            console.print(f"{name:{width}}{summary}", markup=False)
+        console = Console()
+        console.print(layout.listing(console.width, entries))
         console.print("forgetkit show analyses NAME has the options of one", markup=False)
     return {"analyses": entries}
 

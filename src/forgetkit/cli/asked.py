@@ -29,7 +29,7 @@ def choose(*, quiet: bool, as_json: bool) -> View:
     console = Console(stderr=as_json)
     if quiet:
         return View(console)
-    return LiveView(console) if console.is_terminal else PlainView(console)
+    return LiveView(console) if console.moves else PlainView(console)
 
 
 class View:
@@ -66,11 +66,13 @@ class View:
     def pass_over(self, told: Told) -> None:
         """One that does not apply to a run, since it is about several."""
 
-    def _once(self, told: Told, line: str) -> None:
-        """What concerns a run as a whole is the same for each question to it."""
-        if (told.run, told.reason) not in self._said:
+    def _once(self, told: Told, line: str) -> bool:
+        """What concerns a run as a whole is the same for each question to it. Whether it was said now."""
+        known = (told.run, told.reason) in self._said
+        if not known:
             self._said.add((told.run, told.reason))
             self.warn(line)
+        return not known
 
     def show(self, told: Sequence[Told], outcomes: Outcomes | None) -> None:
         """Nothing."""
@@ -100,7 +102,8 @@ class PlainView(View):
         place = "" if told.common else f"[{self._done}/{self._total}] "
         name = f"{place}{told.run}: {told.question.label}"
         if told.became == "failed":
-            self._once(told, f"{name}: {told.reason}")
+            if not self._once(told, f"{name}: {told.reason}"):
+                self.say(f"{name} failed, as above")
         elif told.answer is None:
             if (told.question.label, told.reason) not in self._said:
                 self._said.add((told.question.label, told.reason))
@@ -112,8 +115,9 @@ class PlainView(View):
             self.say(f"{name}: {_numbers(told.answer.numbers)} ({took}{self._left()})")
 
     def pass_over(self, told: Told) -> None:
-        """It counts."""
+        """It counts, and a count that skipped would look as if a line were lost."""
         self._done += 1
+        self.say(f"[{self._done}/{self._total}] {told.run}: {told.question.label} is asked of all runs together")
 
     def lacks(self, label: str, reason: str) -> None:
         """It was said for each run."""
@@ -140,6 +144,9 @@ class PlainView(View):
                     self.console.print(f"  {key:24}{text}", markup=False)
             for key, text in _lines([one for one in own if one.common]):
                 self.console.print(f"  all runs: {key:24}{text}", markup=False)
+            in_table = outcomes is not None and any(not one.common for one in own)
+            for line in _meanings([one for one in own if one.common or not in_table]):
+                self.console.print(Text(line, "dim"))
             for remark in dict.fromkeys(remark for one in own if one.answer for remark in one.answer.remarks):
                 self.console.print(Text(f"- {remark}", "dim"))
 
@@ -208,6 +215,14 @@ def _lines(told: Sequence[Told]) -> Iterator[tuple[str, str]]:
     for one in told:
         if one.answer is not None:
             yield from _texts(one.answer.numbers)
+
+
+def _meanings(told: Sequence[Told]) -> Iterator[str]:
+    """What each number is, as the analysis says it."""
+    for one in told:
+        for key, value in one.answer.numbers.items() if one.answer is not None else ():
+            if isinstance(value, Measure) and value.meaning:
+                yield f"{words.plain(value.title) or key.replace('_', ' ')}: {words.plain(value.meaning)}."
 
 
 def _texts(numbers: Mapping[str, Measure | float | None]) -> Iterator[tuple[str, str]]:

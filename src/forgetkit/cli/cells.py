@@ -12,7 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from forgetkit.cli import tables
+from forgetkit.cli import layout, tables
 from forgetkit.cli.console import Console, print_error, say_at_once
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def choose(*, quiet: bool, as_json: bool) -> View:
     console = Console(stderr=as_json)
     if quiet:
         return View(console)
-    return LiveView(console) if console.is_terminal else PlainView(console)
+    return LiveView(console) if console.moves else PlainView(console)
 
 
 class View:
@@ -150,17 +150,15 @@ def _told(numbers: Mapping[str, float]) -> str:
 def standing(console: Console, ablation: Ablation, states: Sequence[str]) -> None:
     """A row per arm: which of its seeds are done, and which are not."""
     axes = list(ablation.grid.axes)
-    table = Table(box=None, pad_edge=False)
-    for heading in (*axes, "seeds done", "to run"):
-        table.add_column(heading, overflow="fold")
     arms: dict[tuple[str, ...], dict[str, list[int]]] = {}
+    rows: list[tuple[str, ...]] = []
     for cell, state in zip(ablation.cells, states, strict=True):
         arms.setdefault(tuple(cell.arm.values()), {}).setdefault(state, []).append(cell.seed)
     for labels, seeds in arms.items():
         done = _seeds({state: s for state, s in seeds.items() if state in ("completed", "diverged")}, "completed")
         rest = _seeds({state: s for state, s in seeds.items() if state in ("missing", "failed")}, "missing")
-        table.add_row(*map(Text, labels), done, rest)
-    console.print(table)
+        rows.append((*labels, done, rest))
+    console.print(layout.table(console.width, (*axes, "seeds done", "to run"), rows))
 
 
 def _seeds(by_state: Mapping[str, Sequence[int]], unsaid: str) -> str:

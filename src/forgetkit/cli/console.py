@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import logging
 import os
@@ -43,10 +44,69 @@ class Console(console.Console):
             inert = segment.control or segment.text.isprintable() or segment.text == "\n"
             yield segment if inert else Segment(_obeyed_by_none(segment.text, "\ufffd"), segment.style)
 
+    @property
+    def moves(self) -> bool:
+        """Whether bars may move on it: on a terminal that obeys, not where a pipe is merely given colours."""
+        return self.file.isatty() and self.is_interactive
+
     def on_broken_pipe(self) -> None:
         """Say no more."""
         self.quiet = True
         silence(self.file)
+
+
+class _Stream(io.FileIO):
+    """A standard stream that goes silent where it cannot be written, as on a full disk; a reader that left is told."""
+
+    failure: OSError | None = None
+
+    def write(self, text: Any) -> int:
+        """All of it, as far as the writer is to know."""
+        try:
+            return super().write(text)
+        except (BrokenPipeError, BlockingIOError):
+            raise
+        except OSError as error:
+            self.failure = error
+            return memoryview(text).nbytes
+
+
+def prepare_streams() -> None:
+    """Gives each standard stream a file, and lets none of them stop what the program does.
+
+    A descriptor that is closed would be given to the next file that is opened, such as a record, and whatever prints
+    would print into it.
+    """
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        stream = getattr(sys, name)
+        if stream is None:
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            if nowhere != descriptor:
+                os.dup2(nowhere, descriptor)
+                os.close(nowhere)
+            os.set_inheritable(descriptor, True)
+            mode = "r" if name == "stdin" else "w"
+            setattr(sys, name, os.fdopen(descriptor, mode, encoding="utf-8", closefd=False))
+        elif name != "stdin" and stream is getattr(sys, f"__{name}__") and isinstance(stream, io.TextIOWrapper):
+            stream.flush()
+            buffer = io.BufferedWriter(_Stream(descriptor, "w", closefd=False))
+            lines = name == "stderr" or stream.line_buffering
+            setattr(sys, name, io.TextIOWrapper(buffer, stream.encoding, "replace", line_buffering=lines))
+
+
+def write_failure() -> str | None:
+    """Why standard output lacks something; None if it does not."""
+    raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
+    if not isinstance(raw, _Stream):
+        return None
+    sys.stdout.flush()
+    return None if raw.failure is None else raw.failure.strerror
+
+
+def announce(command: str, *, quiet: bool, as_json: bool) -> None:
+    """A line at once: on a busy machine seconds go by before there is anything else to say."""
+    if not quiet and "torch" not in sys.modules:
+        _print(f"forgetkit {command}: loading torch\n", sys.stderr if as_json else sys.stdout)
 
 
 def print_json(content: Mapping[str, Any]) -> None:

@@ -11,10 +11,9 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich import box
-from rich.table import Table
 from rich.text import Text
 
+from forgetkit.cli import layout
 from forgetkit.cli.console import Console
 
 if TYPE_CHECKING:
@@ -63,12 +62,9 @@ def print_listing(entries: Mapping[str, Mapping[str, str]]) -> None:
         if not summaries:
             console.print(f"{kind}: none yet; a plugin may bring some", markup=False)
             continue
-        table = Table(title=kind, box=box.SIMPLE_HEAD, title_justify="left", show_header=False)
-        table.add_column(no_wrap=True)
-        table.add_column()
-        for name, line in summaries.items():
-            table.add_row(Text(name), Text(line))
-        console.print(table)
+        console.print(Text(kind, "bold"))
+        console.print(layout.listing(console.width, summaries))
+        console.print()
 
 
 def print_described(content: Mapping[str, Any]) -> None:
@@ -88,21 +84,15 @@ def print_described(content: Mapping[str, Any]) -> None:
     if content["formula"]:
         console.print(f"\nFormula: {content['formula']}", markup=False)
     if content["options"]:
-        console.print(_options_table(content["options"], narrow=console.width < 100))
+        console.print()
+        keys = ("name", "type", "range", "default", "meaning")
+        rows = [[option[key] for key in keys] for option in content["options"]]
+        console.print(layout.table(console.width, ("option", *keys[1:]), rows))
+        console.print()
     else:
         console.print()
     for title, text in _facts(content):
         console.print(f"{title}: {text}", markup=False)
-
-
-def _options_table(options: Iterable[Mapping[str, str]], *, narrow: bool) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for title, width in (("option", None), ("type", 8), ("range", 15), ("default", None), ("meaning", None)):
-        # On a narrow screen what an option means needs the room most.
-        table.add_column(title, no_wrap=title == "option", max_width=width if narrow else None)
-    for option in options:
-        table.add_row(*(Text(option[key]) for key in ("name", "type", "range", "default", "meaning")))
-    return table
 
 
 def _facts(content: Mapping[str, Any]) -> Iterable[tuple[str, str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Literal
 
 from rich import box
 from rich.cells import cell_len
+from rich.console import Group
 from rich.padding import Padding
 from rich.table import Table as Screen
 from rich.text import Text
@@ -19,7 +19,7 @@ from forgetkit.ablate.outcome import Outcomes
 from forgetkit.ablate.plots import reading
 from forgetkit.ablate.render import words
 from forgetkit.ablate.table import Row, Table
-from forgetkit.cli import tables
+from forgetkit.cli import layout, tables
 from forgetkit.cli.console import Console
 
 _BASELINE = "▸ "
@@ -58,28 +58,31 @@ class _Strip:
 def show(console: Console, table: Table, outcomes: Outcomes, *, briefly: bool = False) -> None:
     """Print ``table``, beside it each arm's accuracy over the mega-batches, and below what it says in words.
 
-    What a terminal has no room for is left out, the accuracies first, then columns from the right, and named. Where
-    there is a baseline, the differences to it come last, each on a line of its own. ``briefly``: without accuracies
-    and differences, which belong to another table.
+    What a terminal has no room for is left out, the accuracies first, then columns from the right, and named; where
+    labels and one column have no room, each arm is a block that has all. Where there is a baseline, the differences to
+    it come first, each on a line of its own, so that the table itself is what stays on the screen. ``briefly``: without
+    accuracies and differences, which belong to another table.
     """
+    for part in [] if briefly else _differences(table, console.width):
+        console.print(part)
     curves = {} if briefly else _curves(outcomes, table.axes)
     marked = console.color_system is None
     figures = [*_seeds(table), *_figures(table, marked), *_anytime(table, curves)]
-    labels, kept = _fitted(_labels(table), figures, console.width - (len(_BASELINE) if table.baseline else 0))
+    room = console.width - (len(_BASELINE) if table.baseline else 0)
+    labels, kept = _fitted(_labels(table), figures, room)
+    if stacked := _taken_up([*labels, *kept]) > room:
+        kept = figures
     if title := words.plain(table.title):
         console.print(Text(title, "bold"))
-    console.print(_screen(table, [*labels, *kept]))
+    console.print(Group(*_blocks(table, figures, console.width)) if stacked else _screen(table, [*labels, *kept]))
     console.print()
     drawn = curves if len(kept) == len(figures) else {}
     for line in [*words.legend(table, _BEST if marked else "Bold:"), *_own_legend(table, drawn)]:
         console.print(Text(line, "dim"))
     for line in [*words.notes(table), *_reasons(table)]:
-        lines = textwrap.wrap(line, console.width, initial_indent="- ", subsequent_indent="  ", break_on_hyphens=False)
-        console.print(Text("\n".join(lines)))
+        console.print(Text(layout.hanging(line, console.width, "- ", "  ")))
     if left_out := ", ".join(strip.name for strip in figures[len(kept) :]):
         console.print(Text(f"No room for {left_out}: widen the terminal, choose --columns, or read it from a pipe."))
-    for part in [] if briefly else _differences(table, console.width):
-        console.print(part)
 
 
 def _widest(texts: Sequence[Text]) -> int:
@@ -154,8 +157,7 @@ def _fitted(labels: Sequence[_Strip], figures: Sequence[_Strip], room: int) -> t
     kept, widths = list(figures), [label.width for label in labels]
 
     def over(widths: Sequence[int]) -> bool:
-        own = [*widths, *(strip.width for strip in kept)]
-        return sum(own) + _GAP * (len(own) - 1) > room
+        return _in_columns([*widths, *(strip.width for strip in kept)]) > room
 
     if kept and kept[-1].justify == "left" and over(widths):
         kept.pop()
@@ -166,6 +168,23 @@ def _fitted(labels: Sequence[_Strip], figures: Sequence[_Strip], room: int) -> t
         wide = [place for place, least in enumerate(narrow) if widths[place] > least]
         widths[max(wide, key=widths.__getitem__)] -= 1
     return [label.folded(width) for label, width in zip(labels, widths, strict=True)], kept
+
+
+def _taken_up(strips: Sequence[_Strip]) -> int:
+    return _in_columns([strip.width for strip in strips])
+
+
+def _in_columns(widths: Sequence[int]) -> int:
+    return sum(widths) + _GAP * (len(widths) - 1)
+
+
+def _blocks(table: Table, figures: Sequence[_Strip], width: int) -> Iterator[Text]:
+    """Each arm's name, and below it a line for each of its numbers."""
+    for place, row in enumerate(table.rows):
+        mark = _BASELINE if row.baseline else " " * len(_BASELINE) if table.baseline else ""
+        yield Text(layout.hanging(words.named(table, row), width, mark, " " * len(mark)))
+        for strip in figures:
+            yield Text(layout.hanging(f"{strip.name}: {strip.texts[place].plain.strip()}", width, "    ", "      "))
 
 
 def _screen(table: Table, strips: Sequence[_Strip]) -> Screen:
@@ -195,9 +214,13 @@ def _differences(table: Table, room: int) -> Iterator[Text | Padding]:
     if not compared:
         return
     indent = len(_BASELINE)
-    strips = _difference_strips([one for _, numbers in compared for one in numbers], room - indent)
+    numbers = [one for _, own in compared for one in own]
+    strips = _difference_strips(numbers, words.difference_heads(table), room - indent)
     lines = zip(*(strip.texts for strip in strips), strict=True)
-    yield Text(f"\n{words.differences_title(table)}", "bold")
+    yield Text(layout.folded(words.differences_title(table), room), "bold")
+    if _taken_up(strips) > room - indent:
+        yield from _differences_in_lines(table, compared, room)
+        return
     yield Padding(_headed(strips), (0, 0, 0, indent), expand=False)
     for row, numbers in compared:
         yield Text("\n".join(line.rstrip() for line in words.broken(words.named(table, row), room)))
@@ -205,13 +228,27 @@ def _differences(table: Table, room: int) -> Iterator[Text | Padding]:
         for line in islice(lines, len(numbers)):
             screen.add_row(*line)
         yield Padding(screen, (0, 0, 0, indent), expand=False)
+    yield Text()
 
 
-def _difference_strips(differences: Sequence[words.Difference], room: int) -> list[_Strip]:
+def _differences_in_lines(
+    table: Table, compared: Sequence[tuple[Row, Sequence[words.Difference]]], room: int
+) -> Iterator[Text]:
+    """A line for each number, where columns have no room."""
+    for row, numbers in compared:
+        yield Text(layout.folded(words.named(table, row), room))
+        for one in numbers:
+            difference, p, verdict = one.said
+            said = f"{one.number}: {difference}, {f'corrected p {p}, ' if p != '–' else ''}{verdict}"
+            yield Text(layout.hanging(said, room, "  ", "    "))
+    yield Text()
+
+
+def _difference_strips(differences: Sequence[words.Difference], heads: tuple[str, str, str], room: int) -> list[_Strip]:
     """What can be broken, the number's name and then the verdict, is folded where there is no room; figures never."""
     rows = [(one.number, *one.said) for one in differences]
     texts = [tuple(map(Text, column)) for column in zip(*rows, strict=True)]
-    number, (difference, p, verdict) = _Strip("number", texts[0], "left"), words.DIFFERENCE
+    number, (difference, p, verdict) = _Strip("number", texts[0], "left"), heads
     strips = [number, _Strip(difference, texts[1]), _Strip(p, texts[2]), _Strip(verdict, texts[3], "left")]
     for place in (0, -1):
         if sum(strip.width for strip in strips) + _GAP * (len(strips) - 1) > room:

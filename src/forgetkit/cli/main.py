@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import logging
+import os
 import sys
 import traceback
 from collections.abc import Collection, Sequence
@@ -13,9 +14,23 @@ from typing import Annotated
 import typer
 
 from forgetkit._version import __version__
-from forgetkit.cli import ablate, analyze, bench, plugins, presets, report, reproduce, run, show, table
-from forgetkit.cli.console import OneLine, one_line
+from forgetkit.cli import (
+    ablate,
+    analyze,
+    bench,
+    completion,
+    data,
+    plugins,
+    presets,
+    report,
+    reproduce,
+    run,
+    show,
+    table,
+)
+from forgetkit.cli.console import OneLine, one_line, prepare_streams, write_failure
 from forgetkit.errors import ForgetkitError
+from forgetkit.system.openmp import wait_passively
 
 INTERRUPTED = 130
 
@@ -25,14 +40,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"] or ["--help"]
+    prepare_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal or a pipe may not know every character we print
     warnings = logging.StreamHandler(sys.stderr)
     warnings.setFormatter(OneLine())
     logging.basicConfig(handlers=[warnings], level=logging.WARNING)
+    if "torch" not in sys.modules:  # it looks once, as it loads
+        wait_passively(os.environ)
     try:
-        status = application(words)(words, standalone_mode=False)
+        status = application(() if completion.words(os.environ) else words)(words, standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
         return _say("interrupted", INTERRUPTED)
     except SystemExit as leaving:  # typer and rich leave so when whoever read our output has seen enough
@@ -48,7 +66,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _say(f"{error.filename}: a name in it is too long for a file or folder: give a shorter one", 2)
         reason = str(error).strip().partition("\n")[0]
         return _say(f"unexpected {type(error).__name__} in {_place(error)}: {reason} (--debug shows the way there)", 1)
-    return status if isinstance(status, int) else 0
+    status = status if isinstance(status, int) else 0
+    failure = write_failure()
+    return status if failure is None else _say(f"standard output could not be written: {failure}", status or 1)
 
 
 def application(words: Sequence[str] = ()) -> typer.Typer:
@@ -61,7 +81,7 @@ def application(words: Sequence[str] = ()) -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_options)
-    asked = next((word for word in words if not word.startswith("-")), None)
+    asked = next((word for word in words or completion.words(os.environ) if not word.startswith("-")), None)
     app.command("run")(run.command(with_options=asked == "run"))
     app.command("ablate")(ablate.command(with_options=asked == "ablate"))
     app.command("analyze")(analyze.command(with_options=asked == "analyze"))
@@ -69,6 +89,7 @@ def application(words: Sequence[str] = ()) -> typer.Typer:
     app.command("report")(report.command)
     app.command("reproduce")(reproduce.command(with_options=asked == "reproduce"))
     app.command("show")(show.command)
+    app.command("data")(data.command)
     app.command("bench")(bench.command)
     app.add_typer(plugins.application(), name="plugins")
     app.add_typer(presets.application(), name="presets")

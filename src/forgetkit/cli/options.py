@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from forgetkit.cli import completion
 from forgetkit.errors import OptionError
 
 if TYPE_CHECKING:
@@ -32,9 +33,9 @@ _PANELS = {
 _SINGULAR = {"interventions": "intervention", "metrics": "metric", "observers": "observer"}
 
 
-def special(flag: str, help_text: str, metavar: str | None = None) -> Any:
-    """An option that says how something is carried out."""
-    return typer.Option(flag, help=help_text, metavar=metavar, rich_help_panel="How to run it")
+def special(flag: str, help_text: str, metavar: str | None = None, *, least: int | None = None) -> Any:
+    """An option that says how something is carried out; a number is ``least`` at the least."""
+    return typer.Option(flag, help=help_text, metavar=metavar, min=least, rich_help_panel="How to run it")
 
 
 CONFIG = (Path | None, special("--config", "a TOML file of options, by the names above", "FILE"))
@@ -130,6 +131,7 @@ def signature(
             flag,
             help=f"{field.description}{stated}",
             metavar=None if switch else _metavar(field.annotation),
+            autocompletion=None if switch else completion.for_option(name, field.annotation),
             rich_help_panel=panel,
             show_default=False,
         )
@@ -150,6 +152,9 @@ def _metavar(annotation: Any) -> str:
     kinds = [typing.get_args(kind)[0] if typing.get_origin(kind) is typing.Annotated else kind for kind in kinds]
     if typing.get_origin(annotation) is typing.Literal:
         return "|".join(kinds)
+    words = [word for kind in kinds if typing.get_origin(kind) is typing.Literal for word in typing.get_args(kind)]
+    if words:
+        return "|".join([*words, "N"])
     if any(typing.get_origin(kind) is tuple for kind in kinds):
         return "N,N"
     return {int: "N", float: "X"}.get(kinds[0], "TEXT")

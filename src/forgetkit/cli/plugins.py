@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich import box
-from rich.table import Table
 from rich.text import Text
 
 from forgetkit import installed
+from forgetkit.cli import layout
 from forgetkit.cli.console import Console, print_json
 from forgetkit.cli.show import AsJson, Files, loaded
 from forgetkit.errors import OptionError, closest
@@ -59,13 +58,9 @@ def _list(
     if not entries:
         console.print("no plugin is installed; forgetkit plugins new NAME --kind KIND begins one", markup=False)
         return
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for title in ("plugin", "distribution", "version", "module", "offers" if load else ""):
-        table.add_column(title)
-    for entry in entries:
-        cells = [entry[key] for key in ("plugin", "distribution", "version", "module")]
-        table.add_row(*(Text(cell) for cell in (*cells, _remark(entry))))
-    console.print(table)
+    keys = ("plugin", "distribution", "version", "module")
+    rows = [[*(entry[key] for key in keys), _remark(entry)] for entry in entries]
+    console.print(layout.table(console.width, (*keys, "offers" if load else ""), rows))
 
 
 def _entry(point: installed.Installed) -> dict[str, Any]:
@@ -75,6 +70,7 @@ def _entry(point: installed.Installed) -> dict[str, Any]:
         "version": point.version,
         "module": point.module,
         "disabled": point.disabled,
+        **({"clash": point.clash} if point.clash else {}),
     }
 
 
@@ -100,8 +96,8 @@ def _loaded_entries() -> list[dict[str, Any]]:
 def _remark(entry: Mapping[str, Any]) -> str:
     if entry["disabled"]:
         return f"disabled by {installed.DISABLE}"
-    if entry.get("left_out"):
-        return f"left out: {entry['left_out']}"
+    if reason := entry.get("left_out") or entry.get("clash"):
+        return f"left out: {reason}"
     return ", ".join(f"{offer['name']} ({offer['kind']})" for offer in entry.get("offers", ()))
 
 

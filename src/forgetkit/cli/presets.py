@@ -106,7 +106,14 @@ class _Page:
 
     def say(self, text: str, lead: str = "") -> None:
         """A paragraph that begins with ``lead``; what follows stands below its text."""
-        lines = textwrap.wrap(text, self._console.width, initial_indent=lead, subsequent_indent=" " * len(lead))
+        lines = textwrap.wrap(
+            text,
+            self._console.width,
+            initial_indent=lead,
+            subsequent_indent=" " * len(lead),
+            break_on_hyphens=False,
+            break_long_words=False,
+        )
         self._console.print(Text("\n".join(lines)))
 
 

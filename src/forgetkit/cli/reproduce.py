@@ -12,12 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from forgetkit.cli import options
 from forgetkit.cli.ablate import CARRYING_OUT, Means, conclude
-from forgetkit.cli.console import Console, print_json, print_text
+from forgetkit.cli.console import Console, announce, print_json, print_text
 from forgetkit.errors import OptionError, closest
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from forgetkit.ablate.ablation import Ablation
     from forgetkit.ablate.outcome import Outcomes
     from forgetkit.ablate.reproduction.setting import Setting
@@ -77,6 +75,7 @@ def _reproduce(**given: Any) -> None:
         return
     if own and given["dry_run"]:
         raise OptionError(f"--dry-run has no table to print as {form}: leave out --format {form}, or use --format json")
+    announce("reproduce", quiet=given["quiet"], as_json=given["json"] or own)
     from forgetkit.ablate.reproduction import compared, written
 
     setting = _setting(given)
@@ -129,17 +128,14 @@ def _asked(setting: Setting, ablation: Ablation, means: Means, view: View, outco
     from forgetkit import api
     from forgetkit.ablate.reproduction.asked import ask
     from forgetkit.analysis.run import Means as With
-    from forgetkit.session import computing
 
     elsewhere = {key: value for key, value in setting.changes.items() if key == "device"}
     looking = With(means.offers, api.cache_folder(), elsewhere)
-    threads = setting.changes.get("threads")
-    with computing(None if threads is None else int(threads)):
-        for one in ask(setting, ablation.pool, ablation.named(), outcomes, looking):
-            if one.became == "answered":
-                view.say(f"{one.run}: {one.question.label} in {one.seconds:.1f} s")
-            elif one.reason:
-                view.warn(f"{one.run}: {one.question.label}: {one.reason}")
+    for one in ask(setting, ablation.pool, ablation.named(), outcomes, looking):
+        if one.became == "answered":
+            view.say(f"{one.run}: {one.question.label} in {one.seconds:.1f} s")
+        elif one.reason:
+            view.warn(f"{one.run}: {one.question.label}: {one.reason}")
     view.say(f"pictures: forgetkit report {shlex.quote(str(ablation.pool.path))}")
     return ablation.outcomes(outcomes.command)
 
@@ -195,15 +191,14 @@ def _pairs(texts: Any) -> dict[str, str]:
 
 def _list(*, as_json: bool) -> None:
     from forgetkit.ablate.reproduction import printed
+    from forgetkit.cli import layout
 
     titles = printed.titles()
     if as_json:
         print_json({"tables": titles, "scales": list(printed.SCALES)})
         return
     console = Console()
-    width = max(map(len, titles)) + 2
-    for name, title in titles.items():
-        console.print(f"{name:{width}}{title}", markup=False)
+    console.print(layout.listing(console.width, titles))
     console.print("forgetkit reproduce NAME --scale smoke|cpu|full", markup=False)
 
 
@@ -212,28 +207,11 @@ def _width(sheet: Sheet) -> int:
     return sum(max(map(len, column)) + 2 for column in columns)
 
 
-def _screen(sheet: Sheet, labels: int) -> Table:
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    screen = Table(
-        box=box.SIMPLE_HEAD, pad_edge=False, title=Text(sheet.title) if sheet.title else None, title_justify="left"
-    )
-    for place, head in enumerate(sheet.heads):
-        if place < labels:
-            screen.add_column(Text(head), overflow="fold")
-        else:
-            screen.add_column(Text(head), justify="right", no_wrap=True)
-    for row in sheet.rows:
-        screen.add_row(*map(Text, row))
-    return screen
-
-
 def _print(console: Console, comparison: Any) -> None:
     from rich.text import Text
 
     from forgetkit.ablate.reproduction import written
+    from forgetkit.cli import layout
 
     console.print(Text(comparison.setting.table.title, "bold"))
     for line in written.caption(comparison):
@@ -241,6 +219,8 @@ def _print(console: Console, comparison: Any) -> None:
     for sheet in written.sheets(comparison):
         # Where all numbers have no room beside each other, each has a table of its own: no figure is folded.
         for part in [sheet] if _width(sheet) <= console.width else sheet.apart():
-            console.print(_screen(part, len(comparison.setting.axes)))
+            figures = range(sheet.labels, len(part.heads))
+            console.print(layout.table(console.width, part.heads, part.rows, right=figures, title=part.title))
+            console.print()
     for line in written.doubts(comparison):
         console.print(Text(f"- {line}", "dim"))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from forgetkit.cli import options
-from forgetkit.cli.console import print_json
+from forgetkit.cli.console import announce, print_json
 from forgetkit.errors import OptionError, RecordError, ShortOfMemoryError
 from forgetkit.system.halting import Halt, listening
 
@@ -52,6 +52,7 @@ def _run(**given: Any) -> None:
     Exit status: 0 done, 1 failed, 2 a mistake in the command line or a file, 130 interrupted.
     """
     special = {name: given.pop(name) for name in SPECIAL}
+    announce("run", quiet=special["quiet"], as_json=special["json"])
     # A stranger's component may print; with --json standard output belongs to the object alone.
     with contextlib.redirect_stdout(sys.stderr) if special["json"] else contextlib.nullcontext():
         answer = _carry_out(special, given)

@@ -28,13 +28,15 @@ from forgetkit.contracts import (
     Stepped,
 )
 
+_SHORTEST_BAR = 4
+
 
 def choose(*, quiet: bool, as_json: bool) -> View:
     """The view that suits: with ``--json`` standard output belongs to the object alone."""
     console = Console(stderr=as_json)
     if quiet:
         return View(console)
-    return LiveView(console) if console.is_terminal else PlainView(console)
+    return LiveView(console) if console.moves else PlainView(console)
 
 
 class View:
@@ -128,13 +130,15 @@ class PlainView(View):
 
     def show_result(self, result: Mapping[str, Any]) -> None:
         """The table, the totals and where the record is."""
-        self.console.print(tables.mega_batches(result))
-        for text in tables.totals(result):
-            self.console.print(text, markup=False)
+        self.console.print(tables.mega_batches(result, self.console.width))
+        self.console.print()
+        for text in tables.totals(result):  # a path is left to the terminal to wrap, so that it can be copied whole
+            self.console.print(text, markup=False, soft_wrap=text.startswith("record: "))
 
     def show_rehearsal(self, rehearsal: Mapping[str, Any]) -> None:
         """The plan and its cost."""
-        self.console.print(tables.plan(rehearsal))
+        self.console.print(tables.plan(rehearsal, self.console.width))
+        self.console.print()
         for text in tables.cost(rehearsal):
             self.console.print(text, markup=False)
 
@@ -210,20 +214,28 @@ class LiveView(PlainView):
             case Stepped():
                 self._move(event.mega_batch, event.epoch - 1, event.done / event.total)
             case EpochEnded():
-                state = f"loss {event.loss:.4f}  accuracy {event.accuracy:6.1%}"
+                state = self._fitting(event.mega_batch, f"loss {event.loss:.4f}", f"accuracy {event.accuracy:6.1%}")
                 self._bars.update(self._tasks[event.mega_batch], state=state)
                 self._move(event.mega_batch, event.epoch)
             case MegaBatchEnded():
                 row = event.row
                 epochs = -(-self._samples[row.index - 1] // row.train_samples)
-                epoch = "" if row.carried_epoch in (None, epochs) else f"  epoch {row.carried_epoch}"
-                state = (
-                    f"test {row.test_accuracy:6.1%}  errors {row.test_errors}{epoch}  {tables.duration(row.seconds)}"
-                )
+                parts = [f"test {row.test_accuracy:6.1%}", f"errors {row.test_errors}", tables.duration(row.seconds)]
+                if row.carried_epoch not in (None, epochs):
+                    parts.insert(2, f"epoch {row.carried_epoch}")
+                state = self._fitting(row.index, *parts)
                 self._bars.update(self._tasks[row.index], state=state)
                 self._move(row.index, epochs)  # patience may have ended it early
             case _:
                 pass
+
+    def _fitting(self, mega_batch: int, *parts: str) -> str:
+        """As many of the parts as have room beside the name and the shortest bar: no word is cut."""
+        name = f"mega-batch {mega_batch}/{len(self._samples)}"
+        room = self.console.width - len(name) - _SHORTEST_BAR - 2
+        while len(parts) > 1 and len("  ".join(parts)) > room:
+            parts = parts[:-1]
+        return "  ".join(parts)
 
     def _move(self, mega_batch: int, epochs: int, share: float = 0.0) -> None:
         """So many epochs of a mega-batch are done, and a share of the next; the last may be shorter than others."""

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from rich import box
-from rich.table import Table
-from rich.text import Text
+from rich.console import RenderableType
 
+from forgetkit.cli import layout
 from forgetkit.contracts import MegaBatchRow, RunStarted
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
@@ -31,11 +30,29 @@ def headline(event: RunStarted) -> str:
         f"replay {config['replay'].partition(':')[0]}",
         f"preset {event.preset}",
         f"seed {config['seed']}",
-        config["device"],
-        *(["bf16"] if config["precision"] == "bf16" else []),
+        _rate(config),
+        f"augment {augmentation(config['augment'], event.augment)}",
+        f"{config['device']} with {config['threads']} thread{'s' * (config['threads'] != 1)}",
+        config["precision"],
+        config["memory_format"],
         *(["deterministic"] if config["deterministic"] else []),
     ]
     return ", ".join(parts)
+
+
+def augmentation(asked: str, chosen: str) -> str:
+    """What is done to training images, and whether that was left open."""
+    return f"{chosen} (auto)" if asked == "auto" else chosen
+
+
+def _rate(config: Mapping[str, Any]) -> str:
+    """The learning rate and how it falls: what is by default follows from other options."""
+    if config["schedule"] != "step":
+        return f"lr {config['lr']:g} {config['schedule']}"
+    if config["samples"] is not None and config["milestones"] is None:
+        return f"lr {config['lr']:g} stepped after 40 % and 80 % of the samples"
+    steps = " and ".join(map(str, config["milestones"] or ()))
+    return f"lr {config['lr']:g} " + (f"stepped after epoch {steps}" if steps else "throughout")
 
 
 def _length(event: RunStarted) -> str:
@@ -71,24 +88,24 @@ def _word(value: Any) -> str:
     return "none" if value is None else str(value)
 
 
-def mega_batches(result: Mapping[str, Any]) -> Table:
-    """A row per mega-batch."""
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)  # 80 columns hold 11 million parameters
-    for name in ("batch", "samples", "train", "val", "test", "errors", "gap", "reset", "seconds"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for row in result["mega_batches"]:
-        table.add_row(
+def mega_batches(result: Mapping[str, Any], width: int) -> RenderableType:
+    """A row per mega-batch; 80 columns hold 11 million parameters."""
+    heads = ("batch", "samples", "train", "val", "test", "errors", "gap", "reset", "seconds")
+    rows = [
+        (
             str(row["index"]),
             f"{row['train_samples']:,}",
             percent(row["train_accuracy"]),
             percent(row["val_accuracy"]),
-            Text(percent(row["test_accuracy"]), style="bold"),
+            percent(row["test_accuracy"]),
             f"{row['test_errors']:,}",
             percent(row["generalization_gap"]),
             "–" if row["unlearn"] is None else f"{row['unlearn']['reset']:,}",
             f"{row['seconds']:.1f}",
         )
-    return table
+        for row in result["mega_batches"]
+    ]
+    return layout.table(width, heads, rows, right=range(len(heads)), bold=[heads.index("test")])
 
 
 def totals(result: Mapping[str, Any]) -> Iterator[str]:
@@ -114,17 +131,19 @@ def _noise(result: Mapping[str, Any]) -> str:
     return f"; {changed:,} labels of the stream changed by noise, {noisy} counted against them"
 
 
-def plan(rehearsal: Mapping[str, Any]) -> Table:
+def plan(rehearsal: Mapping[str, Any], width: int) -> RenderableType:
     """The resolved configuration."""
-    table = Table(title=f"{rehearsal['method']}: what would run", box=box.SIMPLE_HEAD, title_justify="left")
-    table.add_column("option")
-    table.add_column("value", overflow="fold")
-    for key, value in rehearsal["config"].items():
+    rows = []
+    config = rehearsal["config"]
+    resolved = {"augment": augmentation(config["augment"], rehearsal["augment"])}
+    if config["schedule"] == "step" and not config["milestones"]:
+        resolved["milestones"] = "after 40 % and 80 % of the samples" if config["milestones"] is None else "none"
+    for key, value in {**config, **resolved}.items():
         absent = value is False or value in (None, [], ())
         if not absent and not (key == "epochs" and rehearsal["config"]["samples"]):
             shown = ",".join(map(str, value)) if isinstance(value, list) else str(value)
-            table.add_row(f"--{key.replace('_', '-')}", Text(shown))
-    return table
+            rows.append((f"--{key.replace('_', '-')}", shown))
+    return layout.table(width, ("option", "value"), rows, title=f"{rehearsal['method']}: what would run")
 
 
 def cost(rehearsal: Mapping[str, Any]) -> Iterator[str]:

@@ -6,7 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
 from pydantic_core import PydanticCustomError
 
 from forgetkit import options, presets
@@ -42,7 +51,7 @@ NOT_RESULTS = ("preset", "method", "out", "name", "observers", "device", "thread
 """Options that say where and how a run is carried out, or are names for what others spell out: not what it is."""
 
 NOT_PROTOCOL = (
-    *("preset", "method", "importance", "reinit", "replay", "dataset", "model", "seed"),
+    *("preset", "method", "importance", "reinit", "replay", "dataset", "model", "init", "seed"),
     *("device", "precision", "memory_format", "deterministic", "threads", "metrics", "out", "name", "observers"),
     *_KEPT,
 )
@@ -86,6 +95,13 @@ def _text(given: Any) -> Any:
     return str(given) if isinstance(given, Path) else given
 
 
+def _threads(given: Any, check: ValidatorFunctionWrapHandler) -> Any:
+    try:
+        return check(given)
+    except ValidationError as error:
+        raise PydanticCustomError("threads", f"a number from 1 to {MOST_THREADS} is wanted, or auto") from error
+
+
 def _plain(name: str | None) -> str | None:
     if name is None:
         return None
@@ -97,12 +113,13 @@ def _plain(name: str | None) -> str | None:
     return name
 
 
-def _path(text: str) -> str:
-    if "\0" in text:
+def _path(text: str | None) -> str | None:
+    if text is not None and "\0" in text:
         raise PydanticCustomError("path", "it holds a null character, which no path can")
     return text
 
 
+Threads = Annotated[int, Field(ge=1, le=MOST_THREADS)]
 _Specs = Annotated[tuple[str, ...], BeforeValidator(_several)]
 
 
@@ -129,6 +146,7 @@ class RunConfig(BaseModel):
 
     dataset: Annotated[str, Field(description="where samples come from, a SPEC like folder:path=photos,size=32")] = "digits"  # fmt: skip
     model: Annotated[str, Field(description="the network, a SPEC like resnet18 or import:package.module:callable")] = "convnet"  # fmt: skip
+    init: Annotated[str | None, BeforeValidator(_none), BeforeValidator(_text), AfterValidator(_path), Field(description="weights that the network begins with: a file with its state_dict(), written by torch.save")] = None  # fmt: skip
     mega_batches: Annotated[int, Field(ge=1, description="in how many parts the training set arrives")] = 8
     split: Annotated[Split, Field(description="cut the training set at random, or in its own order")] = "random"
     val_fraction: Annotated[float, Field(ge=0, lt=1, description="share of each mega-batch set apart for validation")] = 0.1  # fmt: skip
@@ -160,7 +178,7 @@ class RunConfig(BaseModel):
     precision: Annotated[Literal["auto", "fp32", "bf16"], Field(description="auto: bf16 where the hardware has it and a short trial finds it faster by a quarter, else fp32")] = "auto"  # fmt: skip
     memory_format: Annotated[Literal["auto", "contiguous", "channels-last"], Field(description="how images lie in memory; auto: channels-last for networks with 2-D convolutions")] = "auto"  # fmt: skip
     deterministic: Annotated[bool, Field(description="the same bits each time on CUDA too, or an error that names the operation that cannot")] = False  # fmt: skip
-    threads: Annotated[int | None, Field(ge=1, le=MOST_THREADS, description="threads of torch on the CPU (default: torch's own choice)")] = None  # fmt: skip
+    threads: Annotated[Threads | Literal["auto"], WrapValidator(_threads), Field(description="threads of torch on the CPU; auto: one for a network whose batch takes few operations, else torch's own choice")] = "auto"  # fmt: skip
     metrics: Annotated[_Specs, Field(description="a metric beside the four of the paper, a SPEC (repeatable)")] = ()  # fmt: skip
 
     out: Annotated[

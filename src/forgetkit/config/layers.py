@@ -6,7 +6,7 @@ import re
 import tomllib
 from collections import ChainMap
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -155,9 +155,7 @@ def _without(spec: str, name: str, option: str) -> str:
     parsed = options.parse(spec)
     if parsed.name != name or option not in parsed.options:
         return spec
-    kept = [f"{key}={value}" for key, value in parsed.options.items() if key != option]
-    pieces = ([parsed.first] if parsed.first is not None else []) + kept
-    return f"{name}:{','.join(pieces)}" if pieces else name
+    return str(replace(parsed, options={key: value for key, value in parsed.options.items() if key != option}))
 
 
 @dataclass(frozen=True, eq=False)

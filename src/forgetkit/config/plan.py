@@ -6,7 +6,8 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -16,10 +17,11 @@ from forgetkit.config import machine
 from forgetkit.config.checks import departures_of, refuse_contradictions, refuse_idle
 from forgetkit.config.fields import KIND_OF, METHODS, NOT_RESULTS, PLAIN, SEVERAL, RunConfig, flag, name_of
 from forgetkit.config.layers import Workshop, canonical, layered
-from forgetkit.errors import ConfigError, OptionError, closest
+from forgetkit.errors import ConfigError, DoesNotApplyError, OptionError, closest
+from forgetkit.record import InitialWeights
 from forgetkit.registry import Registry
 
-LEFT_OPEN = ("precision", "memory_format")
+LEFT_OPEN = ("precision", "memory_format", "threads")
 """Options that may be left to what the network and the machine are found to be; a run records what they came to."""
 
 _MAY_CHANGE = ("observers", "checkpoint_seconds", "checkpoint_epochs", "keep_models", "keep_masks")
@@ -43,20 +45,25 @@ class Plan:
     plugins: Mapping[str, str]
     departures: Mapping[str, Mapping[str, Any]]
     """Each option that is not as the preset has it: its ``value``, and the ``preset``'s."""
+    distributions: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """By kind and name, the third-party distribution (or file) that a component of the run comes from."""
+    init: InitialWeights | None = None
+    """The file with the weights that the network begins with."""
 
     @property
     def components(self) -> Mapping[str, Any]:
         """The components that options of a run name, by the option."""
         return {key: getattr(self, key) for key in KIND_OF}
 
-    def settled(self, **choices: str) -> Plan:
+    def settled(self, **choices: Any) -> Plan:
         """The same plan, with options that were left open (``auto``) as it was found that they should be."""
         return replace(self, config=self.config.model_copy(update=choices))
 
     @property
     def digest(self) -> str:
-        """SHA-256 of everything that says what the run is."""
+        """SHA-256 of everything that says what the run is; of a file, what it holds and not where it lies."""
         content = self.config.model_dump(mode="json", exclude=set(NOT_RESULTS))
+        content["init"] = None if self.init is None else self.init.sha256
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -122,7 +129,7 @@ def resolve(given: Mapping[str, Any], registry: Registry) -> Plan:
             **spelled,
             **{key: tuple(spec for spec, _ in parts) for key, parts in several.items()},
             "device": machine.device(config.device),
-            "threads": config.threads or machine.threads(),
+            "init": None if config.init is None else str(Path(config.init).absolute()),
         }
     )
     expected = _expected(protocol, resolved)
@@ -137,7 +144,53 @@ def resolve(given: Mapping[str, Any], registry: Registry) -> Plan:
         observers=tuple(c for _, c in several["observers"]),
         plugins=registry.plugins,
         departures=departures_of(resolved, expected, made, preset),
+        distributions=_distributions(spelled, made, several, registry),
+        init=None if resolved.init is None else InitialWeights(Path(resolved.init)),
     )
+
+
+def _distributions(
+    spelled: Mapping[str, str],
+    made: Mapping[str, Any],
+    several: Mapping[str, list[tuple[str, Any]]],
+    registry: Registry,
+) -> dict[str, dict[str, str]]:
+    components = [(KIND_OF[key], spec, made[key]) for key, spec in spelled.items()]
+    components += [(key, spec, component) for key, parts in several.items() for spec, component in parts]
+    found: dict[str, dict[str, str]] = {}
+    for kind, spec, component in components:
+        distribution = registry.distribution_of(component)
+        if distribution is not None:
+            found.setdefault(kind, {})[name_of(spec)] = distribution
+    return found
+
+
+def _missing(kind: str, spec: str, manifest: Mapping[str, Any], registry: Registry) -> str | None:
+    """Why a component of a recorded run is not on offer, and where it came from; None if it is."""
+    name = name_of(spec)
+    try:
+        registry.find(kind, name)
+    except OptionError as error:
+        versions, makers = (manifest.get(key) for key in ("versions", "distributions"))
+        plugins = versions.get("plugins") if isinstance(versions, Mapping) else None
+        plugins = plugins if isinstance(plugins, Mapping) else {}
+        own = makers.get(kind) if isinstance(makers, Mapping) else None
+        maker = own.get(name) if isinstance(own, Mapping) else None
+        if isinstance(maker, str):
+            return registry.origin(kind, name, maker, str(plugins.get(maker)))
+        gone = ", ".join(f"{who} {version}" for who, version in plugins.items() if who not in registry.plugins)
+        return f"{error}; the run was begun with {gone}, which is not here" if gone and "." not in name else str(error)
+    return None
+
+
+def _require_present(manifest: Mapping[str, Any], own: Mapping[str, Any], registry: Registry) -> None:
+    """``OptionError`` names a component of a run that goes on which is not on offer, and where it came from."""
+    parts = [(KIND_OF[key], own.get(key)) for key in KIND_OF]
+    parts += [(key, spec) for key in SEVERAL for spec in own.get(key) or ()]
+    for kind, spec in parts:
+        why = _missing(kind, spec, manifest, registry) if isinstance(spec, str) else None
+        if why is not None:
+            raise OptionError(why)
 
 
 def code_of(recorded: Mapping[str, Any]) -> dict[str, str]:
@@ -170,6 +223,7 @@ def resumed(manifest: Mapping[str, Any], given: Mapping[str, Any], registry: Reg
         if key in KIND_OF and not isinstance(value, PLAIN) and registry.make(KIND_OF[key], value)[0] == own.get(key):
             own[key] = value
     given = canonical(given)
+    _require_present(manifest, {**own, **{key: given[key] for key in _MAY_CHANGE if key in given}}, registry)
     for key, spec in code_of(own).items():
         if key not in given:
             raise ConfigError(
@@ -219,6 +273,53 @@ def recorded(manifest: Mapping[str, Any], given: Mapping[str, Any], registry: Re
     return layered(own, canonical(given))
 
 
+@dataclass(frozen=True)
+class Absent:
+    """A component of a finished run that is not at hand: a ``DoesNotApplyError`` as soon as something asks for it."""
+
+    reason: str
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # of which copy asks
+            raise AttributeError(name)
+        raise DoesNotApplyError(self.reason)
+
+
+def finished(manifest: Mapping[str, Any], given: Mapping[str, Any], registry: Registry) -> Plan:
+    """The plan of a finished run, to look at it; ``given`` is as for :func:`recorded`.
+
+    A component that cannot be made again is missed when something asks for it: a question about weights needs no
+    criterion. Options are as they were recorded, resolved; whether they can act was found out when the run began.
+    """
+    content = recorded(manifest, given, registry)
+    objects = {key: value for key, value in content.items() if key in KIND_OF and not isinstance(value, PLAIN)}
+    config = _validated(content, objects)
+    make = Workshop(registry, content).make
+    spelled: dict[str, str] = {}
+    made: dict[str, Any] = {"importance": None}
+    for key in KIND_OF:
+        spec = objects.get(key, getattr(config, key))
+        if spec is not None:
+            try:
+                spelled[key], made[key] = make(key, spec)
+            except OptionError as error:
+                if key in given:
+                    raise
+                why = _missing(KIND_OF[key], spec, manifest, registry) if isinstance(spec, str) else None
+                made[key] = Absent(why or f"this run's {flag(key)}: {error}")
+    config = config.model_copy(update={**spelled, "device": machine.device(config.device)})
+    return Plan(
+        config,
+        str(manifest.get("method")),
+        **made,
+        interventions=(),
+        metrics={},
+        observers=(),
+        plugins=registry.plugins,
+        departures={},
+    )
+
+
 _RESULT_KEYS = (
     "schema",
     "run",
@@ -239,6 +340,7 @@ _RESULT_KEYS = (
     "preset",
     "departures",
     "noisy_labels",
+    "init_sha256",
     "sha256",
 )
 

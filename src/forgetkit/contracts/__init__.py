@@ -11,6 +11,7 @@ from forgetkit.contracts.analysis import (
     Answer,
     Asked,
     Better,
+    Bounds,
     Chart,
     Comparing,
     DataPart,
@@ -77,6 +78,8 @@ from forgetkit.contracts.events import (
     Stepped,
     Unlearned,
 )
+from forgetkit.contracts.naming import component_name, keep_name, source_file
+from forgetkit.contracts.numeric import as_number
 from forgetkit.contracts.units import Share, UnitGroup
 
 __all__ = [
@@ -88,6 +91,7 @@ __all__ = [
     "Augmentation",
     "Better",
     "BnStats",
+    "Bounds",
     "Carry",
     "Change",
     "Chart",
@@ -149,5 +153,9 @@ __all__ = [
     "UnitGroup",
     "Unlearned",
     "Which",
+    "as_number",
     "as_written",
+    "component_name",
+    "keep_name",
+    "source_file",
 ]

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import operator
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator
 from pydantic_core import PydanticCustomError
 
+from forgetkit.contracts.numeric import as_number
+
 
 def as_written(given: Any) -> Any:
     """The number that a text spells: whole where it is written whole (``1``), else a float (``0.2``, ``1.0``)."""
-    if hasattr(given, "__index__") and not isinstance(given, bool):
-        return operator.index(given)  # a NumPy integer is the number it holds
     if not isinstance(given, str):
-        return given
+        try:
+            return as_number(given)
+        except TypeError:
+            return given
     try:
         return float(given) if set(given.lower()) & set(".e") else int(given)
     except ValueError:

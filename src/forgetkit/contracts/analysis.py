@@ -21,6 +21,9 @@ Unit = Literal["fraction", "count", "seconds", "bytes", "number"]
 
 Better = Literal["higher", "lower"]
 
+Bounds = tuple[float | None, float | None]
+"""The lowest and the highest value that a number can have; None where there is no such end."""
+
 
 class Labelled(Protocol):
     """Samples and their labels, in an order that stays the same."""
@@ -134,13 +137,16 @@ class Evidence(Protocol):
 class Measure:
     """A number, its unit, and which is better; ``better`` None: it is shown and not compared.
 
-    ``title`` is what heads its column, where its key in words would not do.
+    ``title`` is what heads its column, where its key in words would not do. ``meaning`` says in a line what the number
+    is, for the legend below a table. ``bounds`` are the lowest and the highest value there can be, None for no end.
     """
 
     value: float | None
     better: Better | None = None
     unit: Unit = "number"
     title: str = ""
+    meaning: str = ""
+    bounds: Bounds = (None, None)
 
 
 @dataclass(frozen=True)

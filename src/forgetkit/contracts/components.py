@@ -142,7 +142,8 @@ class Importance(Protocol):
     """Says how much each parameter entry matters.
 
     A class attribute ``needs_data = False`` says that it asks for no batches, so that options about the scoring
-    samples are refused beside it instead of being ignored. One that must watch the training is an
+    samples are refused beside it instead of being ignored. ``allows_ties = True`` says that all scores may be equal, as
+    those of a control may; everywhere else that is an error. One that must watch the training is an
     :class:`Intervention` too; what it keeps in ``moment.state`` is then its ``probe.memory``.
     """
 
@@ -397,7 +398,7 @@ class Metric(Protocol):
     """A number computed from the finished mega-batches of a run."""
 
     def compute(self, rows: Sequence[MegaBatchRow]) -> float | int | None:
-        """The number, or None where it is not defined."""
+        """The number, or None where it is not defined. A scalar of NumPy or torch is taken as the number it holds."""
         ...
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,12 +32,19 @@ class Part:
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """A data set: both parts, the names of the classes, and the augmentation that suits it."""
+    """A data set: both parts, the names of the classes, and the augmentation that suits it.
+
+    ``remarks`` are what the user should know about how the data was read, a sentence each; a run warns of
+    them. ``provenance`` holds the details as JSON can hold them: where samples come from, how many were
+    taken, passed over and skipped. The manifest records it; two data sets that differ in it alone are equal.
+    """
 
     train: Part
     test: Part
     classes: tuple[str, ...]
     augment: Augmentation = "none"
+    remarks: tuple[str, ...] = ()
+    provenance: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)

@@ -48,6 +48,8 @@ class RunStarted(Event):
     """Options that differ from the preset's, and their two values."""
     going_on: str | None = None
     """Where a resumed run goes on, in words; None for one that is new."""
+    augment: str = "none"
+    """What is done to training images: what ``auto`` has become."""
 
 
 @dataclass(frozen=True)

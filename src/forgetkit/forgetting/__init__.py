@@ -2,7 +2,8 @@
 
 from forgetkit.forgetting.acting import Acting, Place, Step, moments_of
 from forgetkit.forgetting.anatomy import head_of
-from forgetkit.forgetting.fresh import NOTHING_KNOWN, Memory, Past
+from forgetkit.forgetting.fresh import NOTHING_KNOWN, Memory, Past, Repeats
+from forgetkit.forgetting.labels import class_probabilities, require_classes
 from forgetkit.forgetting.masks import Masks, Noted, restored
 from forgetkit.forgetting.passes import Passes
 from forgetkit.forgetting.probe import Lazy
@@ -25,13 +26,16 @@ __all__ = [
     "Past",
     "Place",
     "Processes",
+    "Repeats",
     "Scoring",
     "Step",
     "UnlearnReport",
+    "class_probabilities",
     "count_of",
     "head_of",
     "moments_of",
     "plain",
+    "require_classes",
     "require_trained_by",
     "restored",
     "score",

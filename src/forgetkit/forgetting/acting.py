@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, partial
 from typing import Any
@@ -12,23 +13,27 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from forgetkit.contracts import Change, Intervention, Moment
+from forgetkit.contracts import Change, Intervention, Moment, component_name
 from forgetkit.errors import ComponentError, OptionError
 from forgetkit.forgetting.apply import all_or_nothing, apply
 from forgetkit.forgetting.context import Context
 from forgetkit.forgetting.fresh import NOTHING_KNOWN, Past
-from forgetkit.forgetting.guard import blamed
+from forgetkit.forgetting.guard import called, dtype_in, require_gradients_possible
 from forgetkit.forgetting.passes import Passes
 from forgetkit.forgetting.probe import Loss, ReadAgain
 from forgetkit.forgetting.subject import AS_USUAL, Subject
 from forgetkit.forgetting.units import activity_in, inputs_seen
 from forgetkit.seeding import Seeds, global_state
+from forgetkit.system.torch_settings import scoring_settings
 
 VERBS = ("begin", "loss", "before_step", "after_step", "after_epoch")
 """The moments at which an intervention may act, by the method it overrides."""
 
 Batch = tuple[Tensor, Tensor]
+
+_log = logging.getLogger("forgetkit")
 
 
 def moments_of(component: type) -> tuple[str, ...]:
@@ -61,18 +66,29 @@ class Acting:
     loss: Loss = cross_entropy
     trying: bool = False
     passes: Passes = field(default_factory=Passes)
+    names: tuple[str, ...] = field(init=False)
+    """What errors call the interventions."""
     states: list[dict[str, Tensor]] = field(init=False)
     resets: list[int] = field(init=False)
     """How many entries each has reset in this mega-batch through ``moment.apply``."""
+    _reported: set[str] = field(default_factory=set, init=False)
+    """Whom a warning has named for what they changed of torch's settings."""
+    warned: bool = field(default=False, init=False)
+    """Whether a warning has said that fresh values repeat themselves."""
     _batch: Batch | None = field(default=None, init=False)
     _examined: tuple[tuple[str, ...], Subject] | None = field(default=None, init=False)
+    _contexts: list[Context] = field(default_factory=list, init=False)
+    """Those made since the last call of an intervention ended."""
 
     def __post_init__(self) -> None:
+        self.names = tuple(component_name(one) for one in self.interventions)
         self.states = [{} for _ in self.interventions]
         self.resets = [0 for _ in self.interventions]
         self._at = {
             verb: [n for n, one in enumerate(self.interventions) if verb in moments_of(type(one))] for verb in VERBS
         }
+        require_gradients_possible(self.model)
+        self._dtype = dtype_in(self.model)
         self._watching = any(getattr(one, "needs_activity", False) for one in self.interventions)
 
     def begin(self, place: Place, inputs: Tensor, targets: Tensor) -> None:
@@ -88,12 +104,48 @@ class Acting:
             yield Step(self, place, None, {})
             return
         self._batch = inputs, targets
-        readers = [reader for group in self._subject().units for reader in group.readers] if self._watching else []
+        with self._settings():
+            readers = [reader for group in self._subject().units for reader in group.readers] if self._watching else []
         with inputs_seen(self.model, readers) as seen:
             step = Step(self, place, (inputs, targets), seen)
-            yield step
+            with self._complete(step):
+                yield step
         if not step.skipped:
             self._tell("after_step", place, step)
+
+    @contextmanager
+    def _complete(self, step: Step) -> Iterator[None]:
+        """Refuse a step of an optimizer in which an intervention was not let act that acts before it.
+
+        Any optimizer that trains the model is stopped before it steps, or after that if it was given a closure, which
+        runs within. A step left by ``continue`` comes to none.
+        """
+        if not (self._at["loss"] or self._at["before_step"]):
+            yield
+            return
+        own = set(self.model.parameters())
+
+        def trains(optimizer: Optimizer) -> bool:
+            return any(p in own for group in optimizer.param_groups for p in group["params"])
+
+        def before(optimizer: Optimizer, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+            if trains(optimizer) and not any(map(callable, (*arguments, *named.values()))):
+                step.require_complete()
+
+        def after(optimizer: Optimizer, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+            if trains(optimizer):
+                step.require_complete()
+
+        handles = register_optimizer_step_pre_hook(before), register_optimizer_step_post_hook(after)
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def who_acts(self, verb: str) -> list[str]:
+        """The names of those who act at a moment."""
+        return [self.names[number] for number in self._at[verb]]
 
     def after_epoch(self, place: Place) -> None:
         """After the last step of an epoch."""
@@ -108,12 +160,11 @@ class Acting:
 
     def require_tensors(self) -> None:
         """``ComponentError`` where an intervention keeps what no checkpoint can hold."""
-        for one, state in zip(self.interventions, self.states, strict=True):
+        for who, state in zip(self.names, self.states, strict=True):
             kept: Mapping[str, object] = state
             for name, value in kept.items():
                 if not isinstance(value, Tensor):
-                    kind = type(value).__name__
-                    raise ComponentError(f"{type(one).__name__} keeps '{name}' in its state, {kind} and no tensor")
+                    raise ComponentError(f"{who} keeps '{name}' in its state, {type(value).__name__} and no tensor")
 
     def terms(self, step: Step) -> Tensor | float:
         """The sum of what interventions add to the loss of a step."""
@@ -122,7 +173,7 @@ class Acting:
             term = self._called("loss", number, step.place, step)
             if term is None:
                 continue
-            who = type(self.interventions[number]).__name__
+            who = self.names[number]
             if not isinstance(term, Tensor) or term.ndim:
                 what = f"a tensor of shape {tuple(term.shape)}" if isinstance(term, Tensor) else type(term).__name__
                 raise ComponentError(f"{who}: a term of the loss is a tensor with one number, not {what}")
@@ -140,9 +191,22 @@ class Acting:
         component = self.interventions[number]
         seeds = self.seeds.within(place.mega_batch, place.epoch, "intervention", verb, number, place.step)
         moment = self._moment(number, seeds, place, step)
-        who = f"the intervention {type(component).__name__}"
-        with blamed(who), global_state(seeds.number("global")), self._counting():
-            return getattr(component, verb)(moment)
+        who = f"the intervention {self.names[number]}"
+        with self._settings(), called(who), global_state(seeds.number("global")), self._counting():
+            answer = getattr(component, verb)(moment)
+        self._warn_of_repeats(who)
+        return answer
+
+    def _warn_of_repeats(self, who: str) -> None:
+        """One warning, as soon as an intervention has drawn fresh values that another build of the network has too."""
+        contexts, self._contexts = self._contexts, []
+        for line in (context.repeated for context in contexts if not self.warned):
+            if line is not None:
+                self.warned = True
+                _log.warning("%s: %s", who, line)
+
+    def _settings(self) -> AbstractContextManager[None]:
+        return scoring_settings(self._dtype, self._reported)
 
     @contextmanager
     def _counting(self) -> Iterator[None]:
@@ -173,7 +237,7 @@ class Acting:
             step=place.step,
             inputs=inputs,
             targets=targets,
-            look=cache(partial(self._context, component, state, seeds)),
+            look=cache(partial(self._context, self.names[number], state, seeds)),
             see=step.activity if watches and step is not None else dict,
             apply=partial(self._apply, number),
         )
@@ -181,17 +245,21 @@ class Acting:
     def _subject(self) -> Subject:
         """The model as it is now. What is found on a batch is kept until other parameters are trained."""
         if self._batch is None:
-            raise OptionError("an intervention asks how the network is made before any sample has come: begin() first")
+            raise OptionError(
+                "an intervention asks how the network is made before any sample has come: call begin(), or make a step"
+            )
         trained = tuple(name for name, p in self.model.named_parameters() if p.requires_grad)
         if self._examined is None or self._examined[0] != trained:
             self._examined = trained, Subject.of(self.model, None, self.loss, self.seeds, AS_USUAL, self.past)
         return replace(self._examined[1], batches=ReadAgain([self._batch]), passes=self.passes)
 
-    def _context(self, component: Intervention, state: dict[str, Tensor], seeds: Seeds) -> Context:
-        return Context(replace(self._subject(), seeds=seeds), seeds, type(component).__name__, state)
+    def _context(self, who: str, state: dict[str, Tensor], seeds: Seeds) -> Context:
+        context = Context(replace(self._subject(), seeds=seeds), seeds, who, state)
+        self._contexts.append(context)
+        return context
 
     def _apply(self, number: int, changes: Iterable[Change]) -> int:
-        subject, who = self._subject(), type(self.interventions[number]).__name__
+        subject, who = self._subject(), self.names[number]
         names, ready = {*subject.targets, *subject.buffers}, partial(subject.require_back, who)
         with all_or_nothing() as undo:
             tally = apply(self.model, changes, self.optimizer, names, who, undo, ready)
@@ -209,6 +277,17 @@ class Step:
     batch: Batch | None
     seen: Mapping[str, Tensor]
     skipped: bool = False
+    _told: set[str] = field(default_factory=set, init=False)
+
+    def require_complete(self) -> None:
+        """``OptionError`` names an intervention that acts before the optimizer steps and was not let."""
+        calls = {"loss": "add step.loss() to the loss", "before_step": "call step.before() after loss.backward()"}
+        for verb, call in calls.items():
+            for who in self.acting.who_acts(verb) if verb not in self._told else ():
+                raise OptionError(
+                    f"{who} acts before the optimizer steps, and this step left it out: {call} and before "
+                    "optimizer.step(), or call step.skip() if the optimizer is not to step"
+                )
 
     def skip(self) -> None:
         """The optimizer will not step, since what it would step by is not finite: no intervention hears of a step."""
@@ -216,10 +295,12 @@ class Step:
 
     def loss(self) -> Tensor | float:
         """The sum of the terms that interventions add to the loss; ask once, after the forward pass."""
+        self._told.add("loss")
         return self.acting.terms(self)
 
     def before(self) -> None:
         """With the gradients in ``.grad``, before the optimizer steps."""
+        self._told.add("before_step")
         self.acting._tell("before_step", self.place, self)
 
     def activity(self) -> Mapping[str, Tensor]:
@@ -228,6 +309,10 @@ class Step:
 
     @cached_property
     def _activity(self) -> Mapping[str, Tensor]:
+        with self.acting._settings():
+            return self._measured()
+
+    def _measured(self) -> Mapping[str, Tensor]:
         units = self.acting._subject().units
         if units and not self.seen:
             raise OptionError(

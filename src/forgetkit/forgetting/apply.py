@@ -29,6 +29,8 @@ class Tally:
     layers: dict[str, LayerReport] = field(default_factory=dict)
     buffers: list[str] = field(default_factory=list)
     optimizer_cleared: int = 0
+    changed: int = 0
+    """Parameter entries whose value is another than before."""
 
 
 @contextmanager
@@ -84,11 +86,12 @@ def apply(
                 raise ComponentError(f"{who} proposed two changes to '{change.name}'")
             value = _checked(change, tensor, who)
             mask = None if change.mask is None else change.mask.to(tensor.device)
-            count = _write(tensor, mask, value, undo)
+            count, changed = _write(tensor, mask, value, undo)
             if change.name in buffers:
                 tally.buffers.append(change.name)
                 continue
             tally.layers[change.name] = LayerReport(tensor.numel(), count)
+            tally.changed += changed
             if noting is not None:
                 noting(change.name, mask, tensor.shape)
             if optimizer is not None:
@@ -104,8 +107,8 @@ def _given_back(changes: Iterable[Change]) -> Iterator[Iterator[Change]]:
         yield one_by_one
 
 
-def _write(tensor: Tensor, mask: Tensor | None, value: Tensor | None, undo: Undo) -> int:
-    """Give the entries under ``mask`` their value (None: zero); return how many they are.
+def _write(tensor: Tensor, mask: Tensor | None, value: Tensor | None, undo: Undo) -> tuple[int, int]:
+    """Give the entries under ``mask`` their value (None: zero); return how many they are, and how many it changed.
 
     Each piece's old entries are kept before it is written to. Places are looked up in the order of memory, a piece at
     a time: an index takes eight bytes.
@@ -114,20 +117,21 @@ def _write(tensor: Tensor, mask: Tensor | None, value: Tensor | None, undo: Undo
         whole = tensor.clone()
         undo.append(lambda: _copy(tensor, whole))
         _copy(tensor, torch.zeros_like(tensor) if value is None else value)
-        return tensor.numel()
-    line, kept, count = _Line(tensor), list[tuple[Tensor, Tensor]](), 0
+        line = _Line(tensor)
+        pairs = zip(line.of(tensor).split(_PIECE), line.of(whole).split(_PIECE), strict=True)
+        return tensor.numel(), sum(_differing(new, old) for new, old in pairs)
+    line, kept, count, changed = _Line(tensor), list[tuple[Tensor, Tensor]](), 0, 0
     undo.append(lambda: _put_back(line, kept))
     with line.written() as entries:
         news = None if value is None else line.of(value).split(_PIECE)
         for at, (part, where) in enumerate(zip(entries.split(_PIECE), line.of(mask).split(_PIECE), strict=True)):
             places = _places(where)
-            kept.append((packed(where), part[places]))
-            count += len(places)
-            if news is None:
-                part.index_fill_(0, places, 0)
-            else:
-                part.index_copy_(0, places, news[at].to(part.device)[places].to(part))
-    return count
+            old = part[places]
+            new = torch.zeros_like(old) if news is None else news[at].to(part.device)[places].to(part)
+            kept.append((packed(where), old))
+            count, changed = count + len(places), changed + _differing(new, old)
+            part.index_copy_(0, places, new)
+    return count, changed
 
 
 def _put_back(line: _Line, kept: list[tuple[Tensor, Tensor]]) -> None:
@@ -139,6 +143,11 @@ def _put_back(line: _Line, kept: list[tuple[Tensor, Tensor]]) -> None:
 
 def _copy(tensor: Tensor, value: Tensor) -> None:
     tensor.copy_(value)
+
+
+def _differing(new: Tensor, old: Tensor) -> int:
+    """How many entries are other values."""
+    return int((new != old).sum())
 
 
 def _places(mask: Tensor) -> Tensor:
@@ -190,7 +199,7 @@ def clear_state(optimizer: Optimizer, parameter: Tensor, mask: Tensor | None, un
         state = optimizer.state.pop(parameter)
         undo.append(lambda: optimizer.state.__setitem__(parameter, state))
         return sum(value.numel() for value in per_entry)
-    return sum(_write(value, mask.to(value.device), None, undo) for value in per_entry)
+    return sum(_write(value, mask.to(value.device), None, undo)[0] for value in per_entry)
 
 
 def clear_all_state(optimizer: Optimizer, model: nn.Module, undo: Undo) -> int:

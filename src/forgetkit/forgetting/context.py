@@ -34,11 +34,17 @@ class Context:
     criterion: str = ""
     together: Processes = field(default_factory=Processes)
     """Those that select together."""
-    threshold: float | None = field(default=None, init=False)
+    last_selection: selection.Selection | None = field(default=None, init=False)
+    """The last one that was asked for."""
 
     @cached_property
     def _origins(self) -> Origins:
         return Origins(self.subject.model, self.subject.past, self.seeds)
+
+    @property
+    def repeated(self) -> str | None:
+        """What two builds of the network have in common, if fresh values were taken from one."""
+        return self._origins.repeated if "_origins" in vars(self) else None
 
     @property
     def targets(self) -> Mapping[str, Tensor]:
@@ -74,10 +80,13 @@ class Context:
         if self.scores is None:
             raise OptionError("a reinit method that calls select() declares needs_scores = True")
         with self.subject.lent(self.criterion) if self.scores.lazy else nullcontext():
-            masks, self.threshold = selection.select(
+            found = selection.selection(
                 self.scores, fraction, self.seeds, which=which, ties=ties, rounding=rounding, together=self.together
             )
-        return masks
+        if found.threshold is not None and found.tied == found.entries:
+            self.scores.refuse_equal(found.entries, found.threshold)
+        self.last_selection = found
+        return found.masks
 
     def fresh(self, name: str, origin: Origin = "original") -> Tensor:
         """A fresh value, on the device and in the dtype of what it replaces."""

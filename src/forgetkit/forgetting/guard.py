@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import functools
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from forgetkit.errors import ComponentError, ForgetkitError
+from forgetkit.errors import ComponentError, ForgetkitError, OptionError
 from forgetkit.seeding import global_state
 from forgetkit.system.memory import short_of_memory_is_said
+from forgetkit.system.torch_settings import scoring_settings, settings_restored
 
+_Params = ParamSpec("_Params")
+_Result = TypeVar("_Result")
+_TORCH = Path(torch.__file__).parent
 _INTEGER_OF_SIZE = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _PIECE = 2**16
 _ROWS = 16
@@ -108,6 +113,42 @@ def put_back(model: nn.Module, seed: int, *, training: bool = False) -> Iterator
             p.grad = grad
 
 
+def dtype_in(model: nn.Module) -> torch.dtype:
+    """What ``model`` is scored in: float64 where it has a parameter of that, float32 where it is of lower precision."""
+    return torch.float64 if any(p.dtype == torch.float64 for p in model.parameters()) else torch.float32
+
+
+def require_gradients_possible(model: nn.Module) -> None:
+    """``OptionError`` where a tensor of ``model`` was made in inference mode, which torch lets nobody differentiate."""
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.is_inference():
+            raise OptionError(
+                f"'{name}' of {type(model).__name__} was made inside torch.inference_mode() and can have no gradient: "
+                "build the network outside"
+            )
+
+
+def follows_network(
+    function: Callable[Concatenate[nn.Module, _Params], _Result],
+) -> Callable[Concatenate[nn.Module, _Params], _Result]:
+    """Call ``function`` inside the scoring settings of the network that is its first argument."""
+
+    @functools.wraps(function)
+    def inside(model: nn.Module, /, *args: _Params.args, **kwargs: _Params.kwargs) -> _Result:
+        require_gradients_possible(model)
+        with scoring_settings(dtype_in(model)):
+            return function(model, *args, **kwargs)
+
+    return inside
+
+
+@contextmanager
+def called(who: str) -> Iterator[None]:
+    """Around a call of a component: what it raises is :func:`blamed` on it, what it changes of settings put back."""
+    with blamed(who), settings_restored(who):
+        yield
+
+
 @contextmanager
 def blamed(who: str) -> Iterator[None]:
     """What a stranger's code raises becomes a ``ComponentError`` of one line that names ``who`` and the place."""
@@ -118,8 +159,15 @@ def blamed(who: str) -> Iterator[None]:
         raise
     except (Exception, SystemExit) as error:  # a stranger's code may raise anything, or leave
         reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        raise ComponentError(f"{who} raised {reason} in {frame.filename}:{frame.lineno}") from error
+        raise ComponentError(f"{who} raised {reason} in {place_of(error)}") from error
+
+
+def place_of(error: BaseException) -> str:
+    """FILE:LINE where an error came up: in whose code called torch, where torch raised it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not Path(frame.filename).is_relative_to(_TORCH)]
+    frame = (own or frames)[-1]
+    return f"{frame.filename}:{frame.lineno}"
 
 
 def hooks_on(model: nn.Module) -> dict[tuple[str, int], str]:
@@ -230,6 +278,18 @@ def order_in_memory(tensor: Tensor) -> tuple[int, ...]:
 def all_finite(tensor: Tensor) -> bool:
     """Whether a tensor of floats holds neither NaN nor infinity; takes little memory beside it."""
     return not tensor.numel() or bool(torch.stack(_extremes(tensor)).isfinite().all())
+
+
+def bounds(tensor: Tensor) -> tuple[float, float]:
+    """The lowest and the highest entry of a tensor that has some: both NaN if one is; takes little memory beside it."""
+    least, most = torch.stack(_extremes(tensor)).tolist()
+    return least, most
+
+
+def is_constant(tensor: Tensor) -> bool:
+    """Whether all entries of a tensor are equal; takes little memory beside it."""
+    tensor = torch.view_as_real(tensor.detach()) if tensor.is_complex() else tensor
+    return not tensor.numel() or len(set(bounds(tensor))) == 1
 
 
 def any_nan(tensor: Tensor) -> bool:

@@ -95,7 +95,7 @@ class Masks(Mapping[str, Tensor]):
 
     def __getitem__(self, name: str) -> Tensor:
         bits, shape = self._kept[name]
-        return torch.ones(shape, dtype=torch.bool) if bits is None else unpacked(bits, shape)
+        return torch.ones(shape, dtype=torch.bool, device="cpu") if bits is None else unpacked(bits, shape)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._kept)

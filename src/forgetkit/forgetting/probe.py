@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -12,11 +13,12 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from forgetkit.errors import ComponentError, OptionError
-from forgetkit.forgetting.guard import all_finite, blamed
+from forgetkit.errors import ComponentError, ForgetkitError, OptionError
+from forgetkit.forgetting.guard import bounds, called, dtype_in
 from forgetkit.forgetting.passes import Passes
 from forgetkit.forgetting.selection import count_of
 from forgetkit.seeding import Seeds
+from forgetkit.system.memory import short_of_memory_is_said
 
 Loss = Callable[[Any, Tensor], Tensor]
 Batches = Iterable[tuple[Tensor, Tensor]]
@@ -72,8 +74,10 @@ class GuardedProbe:
     parameters unless those are half precision, which is scored in float32: then one is made each time it is asked for.
 
     Each sample that is run through the model is counted in ``passes``; a sample's gradient is a pass backward, a
-    product with the Hessian two.
+    product with the Hessian two. Messages name the component that runs the network.
     """
+
+    _who = "examining the network"
 
     def __init__(self, model: nn.Module, batches: ReadAgain, names: Sequence[str], loss: Loss, seeds: Seeds) -> None:
         self._model = model
@@ -84,8 +88,7 @@ class GuardedProbe:
         self._rng = seeds.torch("score")
         parameters = dict(model.named_parameters())
         self._names = tuple(names)
-        floating = [p.dtype for p in parameters.values() if p.is_floating_point()]
-        self._dtype = torch.float64 if torch.float64 in floating else torch.float32
+        self._dtype = dtype_in(model)
         self._targets = StandIns({name: parameters[name] for name in self._names}, self._dtype)
         # Every buffer, so that what a forward pass puts in the place of one is gone when it returns.
         others = [*((n, p) for n, p in parameters.items() if n not in self._targets), *model.named_buffers()]
@@ -157,8 +160,10 @@ class GuardedProbe:
         self, inputs: Tensor, targets: Tensor, *, loss: Loss | None = None, at: Mapping[str, Tensor] | None = None
     ) -> dict[str, Tensor]:
         """The gradient of the batch's loss with respect to each target."""
+        leaves, number = self._number(inputs, targets, loss, self._known(at))
+        self._require_finite(number, len(inputs))
         return {name: self._zero(name) if grad is None else grad
-                for name, grad in self.reached(inputs, targets, loss=loss, at=at).items()}  # fmt: skip
+                for name, grad in self._slopes(leaves, number, len(inputs)).items()}  # fmt: skip
 
     def mean_grads(self, samples: int | float | None = None) -> dict[str, Tensor]:
         """The gradient of the mean loss over all batches; each counts by its size."""
@@ -169,14 +174,15 @@ class GuardedProbe:
                 total[name].lerp_(grad, len(targets) / seen)  # of one batch: its gradient to the bit
         return total
 
-    def reached(
-        self, inputs: Tensor, targets: Tensor, *, loss: Loss | None = None, at: Mapping[str, Tensor] | None = None
-    ) -> dict[str, Tensor | None]:
-        """As :meth:`grads`, with None for a parameter that the loss does not depend on."""
-        leaves, number = self._number(inputs, targets, loss, self._known(at))
+    def reached(self, inputs: Tensor, targets: Tensor) -> dict[str, Tensor | None]:
+        """As :meth:`grads`, with None for a parameter that the loss does not depend on; the loss may be NaN."""
+        return self._slopes(*self._number(inputs, targets, None, {}), len(inputs))
+
+    def _slopes(self, leaves: Mapping[str, Tensor], number: Tensor, samples: int) -> dict[str, Tensor | None]:
+        """The gradient of ``number`` with respect to each leaf, None if it does not depend on it."""
         if number.grad_fn is None:
             return dict.fromkeys(self._names)
-        self.passes.add(backward=len(inputs))
+        self.passes.add(backward=samples)
         grads = torch.autograd.grad(number, list(leaves.values()), allow_unused=True)
         return dict(zip(self._names, grads, strict=True))
 
@@ -188,6 +194,7 @@ class GuardedProbe:
             raise OptionError("hvp() takes a vector with a tensor for each of the targets")
         with sdpa_kernel(SDPBackend.MATH):  # the other ways to attend have no second derivative
             leaves, number = self._number(inputs, targets, loss, {})
+            self._require_finite(number, len(inputs))
             places = list(leaves.values())
             self.passes.add(backward=len(inputs))
             grads = torch.autograd.grad(number, places, create_graph=True, allow_unused=True)
@@ -214,11 +221,15 @@ class GuardedProbe:
         outputs = self._call({**at, **leaves}, inputs)
         try:
             number = (loss or self._loss)(outputs, targets)
-        except (RuntimeError, ValueError, IndexError, TypeError) as error:
+        except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
             shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise OptionError(
-                f"the loss cannot take outputs {shape} and targets {tuple(targets.shape)}: pass a loss= that can"
+                f"the loss cannot take outputs {shape} and targets {tuple(targets.shape)} ({reason}): "
+                "pass a loss= that can"
             ) from error
+        if not isinstance(number, Tensor):
+            raise OptionError(f"the loss of a batch is {type(number).__name__}; give a tensor with one number")
         if number.ndim:
             raise OptionError(f"the loss of a batch has shape {tuple(number.shape)}; give its mean, one number")
         return leaves, number
@@ -237,7 +248,7 @@ class GuardedProbe:
         def one(leaves: dict[str, Tensor], sample: Tensor, target: Tensor, weight: Tensor) -> Tensor:
             return own(self._call(leaves, sample.unsqueeze(0)), target.unsqueeze(0)) * weight
 
-        each = torch.func.vmap(torch.func.grad(one), in_dims=(None, 0, 0, 0), randomness="different")
+        each = torch.func.vmap(torch.func.grad_and_value(one), in_dims=(None, 0, 0, 0), randomness="different")
         bytes_per_sample = sum(t.numel() for t in self._targets.originals.values()) * self._dtype.itemsize
         fitting = min(_SAMPLES_AT_ONCE, _SAMPLE_GRADS_BYTES // max(1, bytes_per_sample))
         chunk = max(1, fitting * (1 if self._device.type == "cpu" else _TIMES_ELSEWHERE))
@@ -245,11 +256,37 @@ class GuardedProbe:
             part = slice(start, start + chunk)
             self.passes.add(forward=len(targets[part]), backward=len(targets[part]))
             with sdpa_kernel(SDPBackend.MATH):  # torch maps the other ways to attend one sample at a time
-                grads = each(dict(self._targets), inputs[part], targets[part], ones[part])
+                grads, losses = each(dict(self._targets), inputs[part], targets[part], ones[part])
+            self._require_finite(losses[ones[part] != 0], len(targets[part]))
             yield grads
 
+    def _require_finite(self, losses: Tensor, samples: int) -> None:
+        """``ComponentError`` if a loss that is scored on is NaN or infinite."""
+        wrong = losses.detach()[~losses.detach().isfinite()]
+        if len(wrong):
+            raise ComponentError(
+                f"{self._who}: the loss is {float(wrong[0])} on {samples} scoring samples, so their gradients mean "
+                "nothing: leave out samples whose labels are all ignored, and look for NaN in data and weights"
+            )
+
     def _call(self, leaves: Mapping[str, Tensor], inputs: Tensor) -> Any:
-        return functional_call(self._model, {**self._rest, **leaves}, (inputs,))
+        """The network's outputs. What goes wrong inside becomes one line with the component and the inputs' shape."""
+        try:
+            with short_of_memory_is_said():
+                return functional_call(self._model, {**self._rest, **leaves}, (inputs,))
+        except ForgetkitError:
+            raise
+        except Exception as error:  # a stranger's forward may raise anything
+            what = f"{self._who}: {type(self._model).__name__} fails on inputs of shape {tuple(inputs.shape)}"
+            mixes = any(isinstance(module, _BatchNorm) and module.training for module in self._model.modules())
+            if mixes and len(inputs) == 1:
+                raise OptionError(
+                    f"{what}: in train mode batch normalisation needs two samples in each batch, and this one holds "
+                    "a single one: change the number of scoring samples or the batch size, or score in eval mode"
+                ) from error
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            mode = "train" if self._model.training else "eval"
+            raise ComponentError(f"{what} in {mode} mode: {reason}") from error
 
 
 class StandIns(Mapping[str, Tensor]):
@@ -275,7 +312,11 @@ class StandIns(Mapping[str, Tensor]):
 class Checked(Mapping[str, Tensor]):
     """Scores as a criterion gave them, each checked when it is asked for: shape, dtype, finiteness."""
 
-    def __init__(self, scores: Mapping[str, Tensor], targets: Mapping[str, Tensor], who: str) -> None:
+    def __init__(
+        self, scores: Mapping[str, Tensor], targets: Mapping[str, Tensor], who: str, *, allows_ties: bool = False
+    ) -> None:
+        """``allows_ties``: whether the criterion declares that all scores may be equal."""
+        self.allows_ties = allows_ties
         if not isinstance(scores, Mapping):
             raise ComponentError(
                 f"{who} returned {type(scores).__name__}, not a mapping from parameter names to tensors"
@@ -289,11 +330,12 @@ class Checked(Mapping[str, Tensor]):
         self.lazy = not isinstance(scores, dict)
         """Whether a score is computed when it is asked for, and may come out otherwise the next time."""
         self._sound: set[str] = set()
+        self._bounds: dict[str, tuple[float, float]] = {}
 
     def __getitem__(self, name: str) -> Tensor:
         if name in self._sound:
             return self._scores[name].detach()
-        with blamed(f"the importance criterion {self._who}"):  # a lazy one computes here
+        with called(f"the importance criterion {self._who}"):  # a lazy one computes here
             score, target = self._scores[name], self._targets[name]
         if not isinstance(score, Tensor) or not score.is_floating_point():
             raise ComponentError(f"{self._who}: the score of '{name}' is not a tensor of floats")
@@ -301,8 +343,10 @@ class Checked(Mapping[str, Tensor]):
             have, want = tuple(score.shape), tuple(target.shape)
             raise ComponentError(f"{self._who}: the score of '{name}' has shape {have}, the parameter {want}")
         score = score.detach()
-        if not all_finite(score):
-            raise ComponentError(f"{self._who}: the score of '{name}' holds NaN or infinity")
+        if score.numel():
+            self._bounds[name] = bounds(score)
+            if not all(map(math.isfinite, self._bounds[name])):
+                raise ComponentError(f"{self._who}: the score of '{name}' holds NaN or infinity")
         if not self.lazy:
             self._sound.add(name)
         return score
@@ -312,6 +356,21 @@ class Checked(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self._targets)
+
+    def require_different(self) -> None:
+        """``ComponentError`` if all entries of the scores that were read are equal."""
+        lowest, highest = zip(*self._bounds.values(), strict=True)
+        if min(lowest) == max(highest):
+            self.refuse_equal(sum(target.numel() for target in self._targets.values()), min(lowest))
+
+    def refuse_equal(self, entries: int, value: float) -> None:
+        """``ComponentError`` for scores that are all ``value``, unless the criterion allows it or there is only one."""
+        if entries > 1 and not self.allows_ties:
+            raise ComponentError(
+                f"{self._who} scores all {entries:,} entries {value:g}, so a mask would be a random draw: look for a "
+                "loss without gradient (a single output under cross-entropy, labels that are all ignored) or weights "
+                "that are all equal; a criterion that means it says allows_ties = True"
+            )
 
 
 class Lazy(Mapping[str, Tensor]):

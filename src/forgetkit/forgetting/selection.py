@@ -36,6 +36,19 @@ def count_of(fraction: float, total: int, rounding: Rounding = "down") -> int:
     return (math.floor if rounding == "down" else math.ceil)(Fraction(str(fraction)) * total)
 
 
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """Masks, and the threshold that they are made by: None if nothing is selected.
+
+    ``tied`` of the ``entries`` have the score at the threshold; both counts are over all processes.
+    """
+
+    masks: Masks
+    threshold: float | None
+    tied: int
+    entries: int
+
+
 def select(
     scores: Mapping[str, Tensor],
     fraction: float,
@@ -46,6 +59,21 @@ def select(
     rounding: Rounding = "down",
     together: Processes | None = None,
 ) -> tuple[Masks, float | None]:
+    """The masks and the threshold of :func:`selection`."""
+    found = selection(scores, fraction, seeds, which=which, ties=ties, rounding=rounding, together=together)
+    return found.masks, found.threshold
+
+
+def selection(
+    scores: Mapping[str, Tensor],
+    fraction: float,
+    seeds: Seeds,
+    *,
+    which: Which = "lowest",
+    ties: Ties = "random",
+    rounding: Rounding = "down",
+    together: Processes | None = None,
+) -> Selection:
     """Masks over a fraction of the entries, those with the lowest or highest scores, and the threshold.
 
     One threshold over the pooled entries of all tensors: the score of the last entry that is needed, None where
@@ -60,12 +88,12 @@ def select(
     pool = Pool.of(scores, together, options)
     wanted = count_of(fraction, pool.total, rounding)
     if wanted == 0:
-        cut, threshold = _Cut(histogram.lowest(pool.bits), True), None  # which is the key of no score
+        cut, threshold, equal = _Cut(histogram.lowest(pool.bits), True), None, 0  # which is the key of no score
     else:
         lowest = which == "lowest"
         found = pool.kth_smallest(wanted if lowest else pool.total - wanted + 1, together)
         beyond = found.below if lowest else pool.total - found.below - found.equal
-        cut, threshold = _Cut(found.key, lowest), pool.value_of(found.key)
+        cut, threshold, equal = _Cut(found.key, lowest), pool.value_of(found.key), found.equal
         if ties == "drop":
             wanted = beyond + found.equal
         elif wanted < beyond + found.equal:
@@ -76,7 +104,7 @@ def select(
     if int(together.total([cut.taken])[0]) != wanted:
         raise ComponentError(histogram.CHANGED)
     together.end()
-    return masks, threshold
+    return Selection(masks, threshold, equal, pool.total)
 
 
 @dataclass

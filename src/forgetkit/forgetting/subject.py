@@ -11,11 +11,11 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from forgetkit.contracts import Importance, Layer, Mode, Origin, Reference, Scope, UnitGroup
+from forgetkit.contracts import Importance, Layer, Mode, Origin, Reference, Scope, UnitGroup, component_name
 from forgetkit.errors import ComponentError, NothingMatchedError, OptionError
 from forgetkit.forgetting import anatomy
 from forgetkit.forgetting.fresh import Lookup, Origins, Past, can_reset
-from forgetkit.forgetting.guard import blamed, put_back, untouched
+from forgetkit.forgetting.guard import called, put_back, untouched
 from forgetkit.forgetting.passes import Passes
 from forgetkit.forgetting.probe import Batches, Checked, GuardedProbe, Loss, ReadAgain
 from forgetkit.forgetting.units import activity_in, inputs_seen, units_of
@@ -104,6 +104,11 @@ class Subject:
                 reached = probe.reached(*sample)
                 if None in reached.values():
                     reached = probe.reached(*next(probe.batches()))
+            if all(grad is None for grad in reached.values()):
+                raise NothingMatchedError(
+                    f"the loss has no gradient for any trainable parameter of {type(model).__name__}: let it depend on "
+                    "the outputs by differentiable operations"
+                )
             left_out |= {name: "unused" for name, grad in reached.items() if grad is None}
             trainable = {name: p for name, p in trainable.items() if reached[name] is not None}
             standing.layers = _open_layers(anatomy.layers_in(model, order, resettable), trainable, left_out)
@@ -133,12 +138,12 @@ class Subject:
 
     def scores(self, importance: Importance) -> Checked:
         """Score, while the model is lent out; that parameters are ``unchanged`` is the caller's to see to."""
-        who = type(importance).__name__
+        who = component_name(importance)
         with put_back(self.model, self.seeds.number("lent"), training=self.scoring.mode == "train"):
             probe = SubjectProbe(self, who, self.past.memory(importance))
-            with blamed(f"the importance criterion {who}"):
+            with called(f"the importance criterion {who}"):
                 scores = importance.score(probe)
-        return Checked(scores, self.scored, who)
+        return Checked(scores, self.scored, who, allows_ties=bool(getattr(importance, "allows_ties", False)))
 
     @property
     def layers(self) -> tuple[Layer, ...]:

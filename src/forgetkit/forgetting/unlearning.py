@@ -11,19 +11,20 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
-from forgetkit.contracts import BnStats, Importance, OptimizerState, Reinit
+from forgetkit.contracts import BnStats, Importance, OptimizerState, Reinit, component_name
 from forgetkit.errors import NothingMatchedError, OptionError
 from forgetkit.forgetting.apply import all_or_nothing, apply, clear_all_state
 from forgetkit.forgetting.context import Context
 from forgetkit.forgetting.fresh import NOTHING_KNOWN, Past
-from forgetkit.forgetting.guard import blamed, put_back, unchanged
+from forgetkit.forgetting.guard import blamed, follows_network, put_back, unchanged
 from forgetkit.forgetting.masks import Noting
 from forgetkit.forgetting.probe import Batches, Loss
 from forgetkit.forgetting.processes import Processes
-from forgetkit.forgetting.report import UnlearnReport
+from forgetkit.forgetting.report import UnlearnReport, change_remark, tie_remark
 from forgetkit.forgetting.statistics import require_statistics, settle
 from forgetkit.forgetting.subject import AS_USUAL, Scoring, Subject
 from forgetkit.seeding import Seeds, global_state
+from forgetkit.system.torch_settings import settings_restored
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Aftercare:
     bn_stats: BnStats = "keep"
 
 
+@follows_network
 def unlearn(
     model: nn.Module,
     batches: Batches | None,
@@ -65,7 +67,7 @@ def unlearn(
     """
     began = time.perf_counter()
     model = plain(model)
-    who = type(reinit).__name__
+    who = component_name(reinit)
     needs_scores = bool(getattr(reinit, "needs_scores", False))
     if needs_scores and importance is None:
         raise OptionError(f"{who} resets entries by their importance: give it an importance criterion")
@@ -75,9 +77,9 @@ def unlearn(
         require_trained_by(optimizer, model)
     require_statistics(model, aftercare.bn_stats)
 
-    criterion = "examining" if importance is None else type(importance).__name__
+    criterion = "examining" if importance is None else component_name(importance)
     with unchanged(model, criterion):
-        with put_back(model, seeds.number("lent")):
+        with put_back(model, seeds.number("lent"), training=scoring.mode == "train"):
             subject = Subject.of(model, batches, loss, seeds, scoring, past)
         scores = subject.scores(importance) if importance is not None else None
     together = together or Processes()
@@ -86,9 +88,10 @@ def unlearn(
     with all_or_nothing() as undo, global_state(seeds.number("propose")):
         keeping = optimizer if aftercare.optimizer_state == "zero" else None
         names, ready = {*subject.targets, *subject.buffers}, partial(subject.require_back, who)
-        with blamed(f"the reinit method {who}"):
-            changes = reinit.propose(context)
-        tally = apply(model, changes, keeping, names, who, undo, ready, noting)
+        with settings_restored(f"the reinit method {who}"):  # once, because a generator works on between two changes
+            with blamed(f"the reinit method {who}"):
+                changes = reinit.propose(context)
+            tally = apply(model, changes, keeping, names, who, undo, ready, noting)
         if not tally.layers and not getattr(reinit, "changes_nothing", False):
             raise NothingMatchedError(
                 f"{who} matched no parameter of {type(model).__name__}; nothing would be forgotten"
@@ -100,10 +103,15 @@ def unlearn(
         if optimizer is not None and aftercare.optimizer_state == "fresh":
             tally.optimizer_cleared += clear_all_state(optimizer, model, undo)
         together.part()  # where another process failed, nothing is forgotten here either
+    reset = sum(layer.reset for layer in tally.layers.values())
+    selected = context.last_selection
+    remarks = [change_remark(who, reset, tally.changed)]
+    if selected is not None and not getattr(importance, "allows_ties", False):
+        remarks.append(tie_remark(criterion, selected))
     return UnlearnReport(
         scored=sum(p.numel() for p in subject.scored.values()) if scores is not None else 0,
-        reset=sum(layer.reset for layer in tally.layers.values()),
-        threshold=context.threshold,
+        reset=reset,
+        threshold=None if selected is None else selected.threshold,
         seconds=time.perf_counter() - began,
         forward_passes=subject.passes.forward,
         backward_passes=subject.passes.backward,
@@ -111,9 +119,14 @@ def unlearn(
         optimizer_cleared=tally.optimizer_cleared,
         buffers=tuple(tally.buffers),
         left_out=subject.left_out,
+        changed=tally.changed,
+        tied=0 if selected is None else selected.tied,
+        remarks=tuple(remark for remark in remarks if remark is not None),
+        repeated=context.repeated,
     )
 
 
+@follows_network
 def score(
     model: nn.Module,
     batches: Batches | None,
@@ -124,15 +137,20 @@ def score(
     past: Past = NOTHING_KNOWN,
     scoring: Scoring = AS_USUAL,
 ) -> dict[str, Tensor]:
-    """Scores of the trainable parameters that the loss depends on; higher = keep. Changes nothing."""
+    """Scores of the trainable parameters that the loss depends on; higher = keep. Changes nothing.
+
+    Raises ``ComponentError`` if they are all equal and the criterion does not say that it ``allows_ties``.
+    """
     model = plain(model)
-    who = type(importance).__name__
+    who = component_name(importance)
     with unchanged(model, who):
-        with put_back(model, seeds.number("lent")):
+        with put_back(model, seeds.number("lent"), training=scoring.mode == "train"):
             subject = Subject.of(model, batches, loss, seeds, scoring, past)
         scores = subject.scores(importance)
     with subject.lent(who) if scores.lazy else torch.inference_mode(False):
-        return {name: scores[name].clone() for name in scores}
+        copies = {name: scores[name].clone() for name in scores}
+    scores.require_different()
+    return copies
 
 
 def require_trained_by(optimizer: Optimizer, model: nn.Module) -> None:

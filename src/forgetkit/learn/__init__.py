@@ -5,7 +5,8 @@ from forgetkit.learn.budget import epoch_sizes
 from forgetkit.learn.captured import cuda_graph
 from forgetkit.learn.evaluation import accuracy
 from forgetkit.learn.network import Normalize, built, measured, network
-from forgetkit.learn.numerics import PrecisionTrial, arranged, memory_format
+from forgetkit.learn.numerics import PrecisionTrial, arranged, memory_format, operations, threads
+from forgetkit.learn.outputs import audit_outputs
 from forgetkit.learn.schedule import Schedule, by_share
 from forgetkit.learn.training import EpochResult, Rate, Trainer, require_finite
 from forgetkit.learn.underway import Underway
@@ -21,6 +22,7 @@ __all__ = [
     "Underway",
     "accuracy",
     "arranged",
+    "audit_outputs",
     "built",
     "by_share",
     "cuda_graph",
@@ -28,5 +30,7 @@ __all__ = [
     "measured",
     "memory_format",
     "network",
+    "operations",
     "require_finite",
+    "threads",
 ]

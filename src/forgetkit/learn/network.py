@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 
-from forgetkit.contracts import Inputs, ModelBuilder
+from forgetkit.contracts import Inputs, ModelBuilder, component_name, source_file
 from forgetkit.errors import ComponentError, ConfigError, ShortOfMemoryError
+from forgetkit.forgetting.guard import called, place_of
+from forgetkit.record import InitialWeights
 from forgetkit.seeding import Seeds, global_state
 from forgetkit.stream.batches import Pool
 from forgetkit.system.memory import short_of_memory_is_said
+from forgetkit.system.torch_settings import settings_restored
+
+_OURS = ("forgetkit", "torch", "torchvision")
+
+_SHOWN = 3
+"""Names in a message."""
 
 
 class Normalize(nn.Module):
@@ -48,10 +59,57 @@ def _sums(inputs: Tensor) -> tuple[Tensor, Tensor]:
     return by_channel.sum(1).cpu(), by_channel.square_().sum(1).cpu()
 
 
-def network(builder: ModelBuilder, inputs: Inputs, seeds: Seeds) -> nn.Module:
-    """Build, under the random stream ``"init"``; on the CPU, so that a device changes nothing."""
+def network(builder: ModelBuilder, inputs: Inputs, seeds: Seeds, init: InitialWeights | None = None) -> nn.Module:
+    """Build, under the random stream ``"init"``; on the CPU, so that a device changes nothing.
+
+    The weights in ``init``, if any, are loaded afterwards.
+    """
     with global_state(seeds.number("init")):
-        return built(builder, inputs)
+        model = built(builder, inputs)
+    if init is not None:
+        load(model, init, f"the model {type(builder).__name__}")
+    return model
+
+
+def load(model: nn.Module, init: InitialWeights, who: str) -> None:
+    """Load ``init`` strictly: all names and shapes are those of the network.
+
+    The file may leave out the normalisation by channel, and the name of the one module around which a builder has put
+    it. Raises ``ConfigError`` with what is missing, unexpected or of another shape.
+    """
+    tensors, own = init.tensors(), model.state_dict()
+    normalizes = {name for name, module in model.named_modules() if isinstance(module, Normalize)}
+    optional = {name for name in own if name.rpartition(".")[0] in normalizes}
+    children = [name for name, _ in model.named_children() if name not in normalizes]
+    prefixes = ["", *(f"{name}." for name in children if len(children) == 1)]
+    faults: list[Mapping[str, list[str]]] = []
+    for prefix in prefixes:
+        given = {prefix + name: tensor for name, tensor in tensors.items()}
+        faults.append(_faults(given, own, optional))
+        if not faults[-1]:
+            model.load_state_dict({**own, **given})
+            return
+    fewest = min(faults, key=lambda kinds: sum(map(len, kinds.values())))
+    listed = "; ".join(f"{kind} {_listed(names)}" for kind, names in fewest.items())
+    raise ConfigError(f"--init {init.path} does not fit {who}: {listed}")
+
+
+def _faults(given: Mapping[str, Tensor], own: Mapping[str, Tensor], optional: Collection[str]) -> dict[str, list[str]]:
+    """What keeps ``given`` from being the weights of a network that has ``own``: names, by the kind of fault."""
+    missing = [name for name in own if name not in given and name not in optional]
+    unexpected = [name for name in given if name not in own]
+    shapes = [
+        f"{name} of shape {tuple(given[name].shape)}, not {tuple(own[name].shape)}"
+        for name in given
+        if name in own and given[name].shape != own[name].shape
+    ]
+    kinds = {"missing": missing, "unexpected": unexpected, "it has": shapes}
+    return {kind: names for kind, names in kinds.items() if names}
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
 
 
 def built(builder: ModelBuilder, inputs: Inputs) -> nn.Module:
@@ -59,25 +117,39 @@ def built(builder: ModelBuilder, inputs: Inputs) -> nn.Module:
 
     Draws from the global random state. Raises ``ConfigError`` where it does not fit the data.
     """
-    model = builder.build(inputs, Normalize(inputs))
-    who = type(builder).__name__
+    who = component_name(builder)
+    with called(f"the model {who}"):
+        model = builder.build(inputs, Normalize(inputs))
     if not isinstance(model, nn.Module):
         raise ComponentError(f"{who} built {type(model).__name__}, not a torch.nn.Module")
+    who = _with_file(who, model)
     was_training = model.training
     model.eval()
     try:
-        with torch.no_grad(), short_of_memory_is_said():
+        with settings_restored(f"the model {who}"), torch.no_grad(), short_of_memory_is_said():
             outputs = model(torch.zeros(2, *inputs.shape))
     except ShortOfMemoryError:
         raise
     except Exception as error:  # a stranger's forward may raise anything
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ConfigError(f"the model {who} cannot take samples of shape {inputs.shape}: {reason}") from error
+        where = f" in {place_of(error)}" if "(" in who else ""  # not in our own code
+        raise ConfigError(f"the model {who} cannot take samples of shape {inputs.shape}: {reason}{where}") from error
     model.train(was_training)
     if not isinstance(outputs, Tensor) or tuple(outputs.shape) != (2, inputs.classes):
-        shape = tuple(outputs.shape[1:]) if isinstance(outputs, Tensor) else type(outputs).__name__
+        if not isinstance(outputs, Tensor):
+            raise ConfigError(
+                f"the model {who} returns {type(outputs).__name__} and no tensor of logits: let its forward() return "
+                f"those alone, ({inputs.classes},) for a sample"
+            )
         raise ConfigError(
-            f"the model {who} gives outputs of shape {shape} for a sample; "
+            f"the model {who} gives outputs of shape {tuple(outputs.shape[1:])} for a sample; "
             f"{inputs.classes} classes need ({inputs.classes},)"
         )
     return model
+
+
+def _with_file(who: str, model: nn.Module) -> str:
+    """The name of a model with the file of its code, where that is not ours or torch's and the name does not say."""
+    foreign = (type(part) for part in model.modules() if type(part).__module__.partition(".")[0] not in _OURS)
+    file = source_file(next(foreign, nn.Module)) if "(" not in who else ""
+    return f"{who} ({file})" if file and not Path(file).is_relative_to(Path(nn.__file__).parent) else who

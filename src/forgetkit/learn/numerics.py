@@ -1,19 +1,21 @@
-"""How a network's numbers are held and computed, where the options leave that open: memory format and precision."""
+"""How a network is computed, where the options leave that open: memory format, precision and threads."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import logging
+import math
 import re
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import torch
 from filelock import FileLock
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.functional import cross_entropy
 
 from forgetkit.contracts import Inputs
@@ -27,13 +29,16 @@ MemoryFormat = Literal["contiguous", "channels-last"]
 Precision = Literal["fp32", "bf16"]
 
 _WORTH_A_TRIAL = 1e9
-"""Floating-point operations of a batch going forward, below which calls cost more than what they compute.
+"""Floating-point operations of a batch going forward, below which calls cost more than what they compute."""
 
-torch's own counter would count all of them, and imports sympy to do so, which takes most of a second.
-"""
+_WORTH_THREADS = 2e8
+"""The same, from which more than one thread pays: docs/performance.md has the measurements."""
 
 _OF_A_TRIAL = 2e10
 """The same, of the samples that a trial takes: under a second on two cores."""
+
+_A_BLOCK = 16
+"""Channels that oneDNN computes at once."""
 
 _REPETITIONS = 3
 _FASTER = 1.25
@@ -60,7 +65,7 @@ class Timed:
 def memory_format(asked: str, model: nn.Module, inputs: Inputs, device: torch.device) -> MemoryFormat:
     """Where it is left open, channels last for images that go through 2-D convolutions, whose kernels like it best.
 
-    Raises ``ConfigError`` where channels-last is asked for and would be ignored.
+    Raises ``ConfigError`` if channels-last is asked for and would be ignored, or is not safe.
     """
     convolves = len(inputs.shape) == 3 and any(isinstance(m, nn.Conv2d | nn.ConvTranspose2d) for m in model.modules())
     if asked == "channels-last" and not convolves:
@@ -74,9 +79,58 @@ def memory_format(asked: str, model: nn.Module, inputs: Inputs, device: torch.de
                 "--memory-format channels-last: a tensor of the network has five dimensions; leave it out"
             )
         return "contiguous"
+    unsafe = _unsafe_in_channels_last(model) if device.type == "cpu" else None
+    if unsafe is not None:
+        if asked == "channels-last":
+            raise ConfigError(
+                "--memory-format channels-last: in that layout torch's backward pass on the CPU can end the process "
+                f"at '{unsafe}', a strided 1x1 convolution of less than {_A_BLOCK} channels; leave it out"
+            )
+        return "contiguous"
     if asked == "auto":
         return "channels-last" if convolves and device.type in ("cpu", "cuda") else "contiguous"
     return "channels-last" if asked == "channels-last" else "contiguous"
+
+
+def _unsafe_in_channels_last(model: nn.Module) -> str | None:
+    """The first convolution whose backward pass writes where it must not in torch 2.15, by its name.
+
+    Measured: a 1x1 kernel, a stride, fewer channels in than a block, and a batch that threads divide unevenly. The rule
+    leaves out batch and threads, which differ within a run, and torch's version, which may not change what a run is.
+    """
+    for name, module in model.named_modules():
+        if not isinstance(module, nn.Conv2d) or module.in_channels // module.groups >= _A_BLOCK:
+            continue
+        if set(module.kernel_size) == {1} and max(module.stride) > 1:
+            return str(name)
+    return None
+
+
+def operations(model: nn.Module, inputs: Inputs, batch_size: int, device: torch.device) -> float:
+    """Counts the floating-point operations of a batch going forward, by torch's own counter."""
+    from torch.utils.flop_counter import FlopCounterMode  # which imports sympy, as the first optimizer does
+
+    counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.mkldnn_rnn_layer: _of_a_recurrent_layer})
+    was_training = model.training
+    with global_state(0), torch.enable_grad(), counter:  # without gradients attention is one call, too
+        model.to(device).eval()(torch.zeros(2, *inputs.shape, device=device))
+    model.train(was_training)
+    return counter.get_total_flops() / 2 * batch_size
+
+
+def _of_a_recurrent_layer(inputs: Sequence[int], *weights: Sequence[int], **_: object) -> int:
+    """Operations of a layer that oneDNN computes in one call, which torch's counter does not know."""
+    steps, batch, _width = inputs
+    return sum(2 * steps * batch * math.prod(weight) for weight in weights[:2])
+
+
+def threads(operations: float) -> int:
+    """Resolves ``--threads auto``: one for a batch of few operations, otherwise torch's own choice.
+
+    Threads wait for each other after every layer. In a small network they wait longer than they compute, and where
+    other processes want the cores, many times longer.
+    """
+    return 1 if operations < _WORTH_THREADS else torch.get_num_threads()
 
 
 def arranged(model: nn.Module, chosen: MemoryFormat, device: torch.device) -> nn.Module:
@@ -110,33 +164,16 @@ class PrecisionTrial:
             return "fp32", None
         with global_state(0):
             model = arranged(self.model, self.memory_format, self.device).train()
-            operations = self._operations(model)
-            if operations < _WORTH_A_TRIAL:
+            count = operations(model, self.inputs, self.batch_size, self.device)
+            if count < _WORTH_A_TRIAL:
                 return "fp32", None
             try:
-                timed, earlier = self._found(model, operations)
+                timed, earlier = self._found(model, count)
             except RuntimeError as error:  # a network that mixes dtypes by hand, or memory that is short
                 return "fp32", f"a step in bf16 could not be tried ({str(error).strip().splitlines()[0]})"
         when = f"an earlier trial; to hold another, delete {self._note_of_this}" if earlier else "a short trial"
         reason = f"a step in bf16 took {1 / timed.gain:.2f} times what it took in fp32, in {when}"
         return ("bf16" if timed.gain >= _FASTER else "fp32"), reason
-
-    def _operations(self, model: nn.Module) -> float:
-        """Of a batch going forward through layers with weights: two for each weight at each place of the output."""
-        counted = 0.0
-
-        def count(module: nn.Module, _: object, outputs: object) -> None:
-            nonlocal counted
-            weight = getattr(module, "weight", None)
-            if isinstance(weight, Tensor) and weight.ndim > 1 and isinstance(outputs, Tensor):
-                counted += 2 * weight[0].numel() * outputs.numel()
-
-        handles = [module.register_forward_hook(count) for module in model.modules()]
-        with torch.no_grad():
-            model(torch.rand(2, *self.inputs.shape, device=self.device))
-        for handle in handles:
-            handle.remove()
-        return counted / 2 * self.batch_size
 
     def _timed(self, model: nn.Module, operations: float) -> Timed:
         samples = max(2, min(self.batch_size, int(self.batch_size * _OF_A_TRIAL / operations)))

@@ -12,10 +12,12 @@ from forgetkit.record.files import (
     write_output,
     write_sealed,
 )
+from forgetkit.record.initial_weights import InitialWeights
 from forgetkit.record.recorder import Recorder
 
 __all__ = [
     "SCHEMA",
+    "InitialWeights",
     "Recorder",
     "ResumePoint",
     "RunDirectory",

@@ -1,5 +1,6 @@
 """The stream: a partition fixed by the seed, a ledger of who may see what, and batches on the device."""
 
+from forgetkit.stream.audit import audit_classes, audit_samples, class_counts
 from forgetkit.stream.batches import Pool, epoch_batches
 from forgetkit.stream.check import check_data, content_digest
 from forgetkit.stream.ledger import Excerpt, Ledger
@@ -14,7 +15,10 @@ __all__ = [
     "Pool",
     "Revealed",
     "Stream",
+    "audit_classes",
+    "audit_samples",
     "check_data",
+    "class_counts",
     "content_digest",
     "digest",
     "epoch_batches",

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from forgetkit.contracts import Part, Replay, Role, Samples, ScoreOn
+from forgetkit.contracts import Part, Replay, Role, Samples, ScoreOn, component_name
 from forgetkit.errors import ComponentError
 from forgetkit.seeding import Seeds
 from forgetkit.stream.ledger import Excerpt, Ledger
 from forgetkit.stream.partition import MegaBatch
+from forgetkit.system.torch_settings import settings_restored
 
 ROLES: tuple[Role, Role] = ("train", "val")
 Kept = dict[Role, Samples]
@@ -134,8 +135,9 @@ def _retained(replay: Replay, kept: Samples, arrived: Samples, seeds: Seeds, ind
     It gets copies: what it writes into them, and what they are views of, is nobody else's.
     """
     own, new = (replace(samples, ids=samples.ids.copy(), labels=samples.labels.copy()) for samples in (kept, arrived))
-    ids = np.array(replay.retain(own, new, seeds.numpy("replay", arrived.role, index)))
-    who = type(replay).__name__
+    who = component_name(replay)
+    with settings_restored(f"the replay strategy {who}"):
+        ids = np.array(replay.retain(own, new, seeds.numpy("replay", arrived.role, index)))
     if ids.size == 0:
         ids = ids.astype(np.int64)
     if ids.ndim != 1 or ids.dtype != np.int64:

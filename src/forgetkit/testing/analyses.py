@@ -130,6 +130,13 @@ def own_randomness(case: AnalysisCase) -> None:
         _said(case.another(), _Shown().evidence)
 
 
+def leaves_settings(case: AnalysisCase) -> None:
+    """The process-wide settings of torch and NumPy (default dtype, grad mode, autocast …) are as they were."""
+    analysis, shown = case.another(), _Shown()
+    with comparing.settings_watched():
+        _said(analysis, shown.evidence)
+
+
 def _differ(one: Analysed, other: Analysed) -> bool:
     """Whether two answers are written down differently."""
     try:
@@ -143,5 +150,5 @@ def promises() -> tuple[Promise, ...]:
     return stated(
         "analyses",
         *(runs, json_values, leaves_parameters, leaves_buffers, leaves_gradients, leaves_modes, leaves_hooks),
-        *(deterministic, own_randomness),
+        *(deterministic, own_randomness, leaves_settings),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from forgetkit.errors import ComponentError
 from forgetkit.seeding import global_state
+from forgetkit.system.torch_settings import restored
 from forgetkit.testing.promise import Broken
 
 
@@ -62,6 +63,21 @@ def random_state_watched() -> Iterator[None]:
             raise Broken(
                 "it draws from (or seeds) the global random state; draw from the generator that is handed over"
             )
+
+
+@contextmanager
+def settings_watched() -> Iterator[None]:
+    """:class:`Broken` where a setting of torch or NumPy is another on leaving; it is put back."""
+    changed: list[str] = []
+    with restored(changed):
+        yield
+    require_settings(changed)
+
+
+def require_settings(changed: Sequence[str]) -> None:
+    """:class:`Broken` where a setting was changed."""
+    if changed:
+        raise Broken(f"it leaves {', '.join(changed)} changed; set it in a with block, or put back what was there")
 
 
 def raised(error: BaseException) -> str:

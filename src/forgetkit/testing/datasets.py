@@ -148,6 +148,12 @@ def own_randomness(case: Case) -> None:
         case.another().load(LoadContext(Path(folder), _quiet))
 
 
+def leaves_settings(case: Case) -> None:
+    """The process-wide settings of torch and NumPy (default dtype, grad mode, autocast …) are as they were."""
+    with tempfile.TemporaryDirectory() as folder, comparing.settings_watched():
+        case.another().load(LoadContext(Path(folder), _quiet))
+
+
 def _same(one: Data, other: Data) -> bool:
     return all(
         comparing.same_bits(np.asarray(a), np.asarray(b))
@@ -158,4 +164,8 @@ def _same(one: Data, other: Data) -> bool:
 
 def promises() -> tuple[Promise, ...]:
     """In the order in which they are looked at."""
-    return stated("datasets", runs, parts, alike, classes, labels, finite, augment, deterministic, own_randomness)
+    return stated(
+        "datasets",
+        *(runs, parts, alike, classes, labels, finite, augment),
+        *(deterministic, own_randomness, leaves_settings),
+    )

@@ -203,6 +203,16 @@ def closes(case: ExecutorCase) -> None:
                 raise Broken("a task goes on after close()") from held
 
 
+def leaves_settings(case: ExecutorCase) -> None:
+    """The process-wide settings of torch and NumPy (default dtype, grad mode, autocast …) are as they were."""
+    from forgetkit.testing import comparing  # a worker that does the tasks of this module needs no torch
+
+    with comparing.settings_watched():
+        case.executed(double, tasks(1))
+
+
 def promises() -> tuple[Promise, ...]:
     """In the order in which they are looked at."""
-    return stated("executors", runs, pairs, complete, answers, empty, leaves_tasks, raises, lost, closes)
+    return stated(
+        "executors", runs, pairs, complete, answers, empty, leaves_tasks, raises, lost, closes, leaves_settings
+    )

@@ -176,6 +176,17 @@ def finite(case: ImportanceCase) -> None:
     _finite(case.usual)
 
 
+def different(case: ImportanceCase) -> None:
+    """Not all scores are equal, unless the class says `allows_ties = True`."""
+    if getattr(case.component, "allows_ties", False):
+        raise NotApplicable("it says allows_ties = True")
+    for name in case.usual.faults:
+        raise NotApplicable(f"the promise '{name}' is broken")
+    values = {float(value) for score in case.usual.scores.values() for value in (score.min(), score.max())}
+    if len(values) == 1:
+        raise Broken(f"it scores every entry {values.pop():g}; a criterion that means it says allows_ties = True")
+
+
 def deterministic(case: ImportanceCase) -> None:
     """Asked twice under one `probe.rng`, a criterion gives the same scores to the bit."""
     criterion = case.another()
@@ -193,6 +204,15 @@ def own_randomness(case: ImportanceCase) -> None:
         raise Broken("the scores change with the global random state; draw from probe.rng or probe.rng_for(name)")
     situation, criterion = networks.plain(), case.another()
     with scoring_stage(situation, criterion, Asked()) as probe, comparing.random_state_watched():
+        answer = criterion.score(probe)
+        for name in answer:
+            answer[name]
+
+
+def leaves_settings(case: ImportanceCase) -> None:
+    """The process-wide settings of torch and NumPy (default dtype, grad mode, autocast …) are as they were."""
+    criterion = case.another()
+    with scoring_stage(networks.plain(), criterion, Asked()) as probe, comparing.settings_watched():
         answer = criterion.score(probe)
         for name in answer:
             answer[name]
@@ -380,7 +400,7 @@ def oracle(case: ImportanceCase) -> None:
 def promises() -> tuple[Promise, ...]:
     """In the order in which they are looked at."""
     checks = (
-        *(runs, keys, shapes, floats, finite, deterministic, own_randomness),
+        *(runs, keys, shapes, floats, finite, different, deterministic, own_randomness, leaves_settings),
         *(sample_budget, needs_data, needs_previous),
         *(leaves_parameters, leaves_buffers, leaves_gradients, leaves_modes, leaves_hooks),
         *(frozen, tied, unused, batch_norm, dropout, scalars, dead_units, channels_last, half_precision),

@@ -16,6 +16,7 @@ from forgetkit.errors import UsageError
 from forgetkit.forgetting import Past
 from forgetkit.forgetting.acting import VERBS, Acting, moments_of
 from forgetkit.seeding import global_state
+from forgetkit.system.torch_settings import restored
 from forgetkit.testing import comparing, networks
 from forgetkit.testing.common import Case
 from forgetkit.testing.networks import Situation
@@ -37,6 +38,8 @@ class Seen:
     modes_changed: set[str] = field(default_factory=set)
     looked: bool = False
     """Whether it looked at the activity of units."""
+    settings: list[str] = field(default_factory=list)
+    """The settings of torch and NumPy that it left changed."""
     drew: str = ""
     """The moment at which it left the global random state another than before; empty where it never did."""
 
@@ -101,7 +104,8 @@ class Watched(Intervention):
 
         with global_state(SEEDS.number(verb, moment.mega_batch, moment.epoch, moment.step, self.noise)):
             state = comparing.random_state()
-            answer = getattr(self.inner, verb)(replace(moment, apply=applied, see=looked))
+            with restored(self.seen.settings):
+                answer = getattr(self.inner, verb)(replace(moment, apply=applied, see=looked))
             if comparing.random_state() != state:
                 self.seen.drew = verb
         after = comparing.Snapshot.of(model)
@@ -268,6 +272,11 @@ def own_randomness(case: InterventionCase) -> None:
         raise Broken(f"in {drew} it draws from (or seeds) the global random state; draw from moment.rng")
 
 
+def leaves_settings(case: InterventionCase) -> None:
+    """The process-wide settings of torch and NumPy (default dtype, grad mode, autocast …) are as they were."""
+    comparing.require_settings(list(dict.fromkeys(case.usual.seen.settings)))
+
+
 def resumes(case: InterventionCase) -> None:
     """A training that a new process takes up after an epoch ends with the same weights and `moment.state`."""
     case.require_repeatable()
@@ -384,7 +393,7 @@ def promises() -> tuple[Promise, ...]:
     """In the order in which they are looked at."""
     return stated(
         "interventions",
-        *(runs, acts, finite, state_tensors, deterministic, own_randomness, resumes, touches),
+        *(runs, acts, finite, state_tensors, deterministic, own_randomness, leaves_settings, resumes, touches),
         *(leaves_modes, leaves_hooks, needs_activity, needs_previous),
         *(frozen, tied, unused, batch_norm, scalars, channels_last),
     )

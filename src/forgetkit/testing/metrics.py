@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from forgetkit.contracts import MegaBatchRow
+from forgetkit.contracts import MegaBatchRow, as_number
 from forgetkit.seeding import global_state
 from forgetkit.testing import comparing
 from forgetkit.testing.common import Case
@@ -39,14 +39,22 @@ _RUN = (row(1, 20), row(2, 13), row(3, 8))
 
 
 def _computed(case: Case, rows: tuple[MegaBatchRow, ...], seed: int = 0, component: Any = None) -> Any:
+    """What a run would record: a scalar of NumPy or torch as the number it holds; what is no number as it is."""
     metric = component if component is not None else case.another()
     with global_state(seed):
-        return metric.compute(list(rows))
+        value = metric.compute(list(rows))
+    try:
+        return as_number(value)
+    except TypeError:
+        return value
 
 
 def _fault(value: Any) -> str:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
-        return f"compute() returned {type(value).__name__}, not a number or None"
+    try:
+        if value is not None:
+            as_number(value)
+    except TypeError as error:
+        return f"compute() returned {error}, or None"
     return ""
 
 
@@ -60,7 +68,7 @@ def runs(case: Case) -> None:
 
 
 def number(case: Case) -> None:
-    """The answer is a number of Python's own, or None."""
+    """The answer is a number, or None; a scalar of NumPy or torch is one."""
     fault = _fault(_computed(case, _RUN))
     if fault:
         raise Broken(fault)
@@ -118,6 +126,12 @@ def own_randomness(case: Case) -> None:
         case.another().compute(list(_RUN))
 
 
+def leaves_settings(case: Case) -> None:
+    """The process-wide settings of torch and NumPy (default dtype, grad mode, autocast …) are as they were."""
+    with comparing.settings_watched():
+        case.another().compute(list(_RUN))
+
+
 def leaves_rows(case: Case) -> None:
     """The rows are as before, and in the same order."""
     rows = [row(1, 20), row(2, 13), row(3, 8)]
@@ -131,5 +145,5 @@ def promises() -> tuple[Promise, ...]:
     return stated(
         "metrics",
         *(runs, number, finite, empty, single, faultless, unvalidated),
-        *(deterministic, own_randomness, leaves_rows),
+        *(deterministic, own_randomness, leaves_settings, leaves_rows),
     )

@@ -96,6 +96,14 @@ def own_randomness(case: Case) -> None:
             observer.notify(event)
 
 
+def leaves_settings(case: Case) -> None:
+    """The process-wide settings of torch and NumPy (default dtype, grad mode, autocast …) are as they were."""
+    observer = case.another()
+    with comparing.settings_watched():
+        for event in _events():
+            observer.notify(event)
+
+
 def promises() -> tuple[Promise, ...]:
     """In the order in which they are looked at."""
-    return stated("observers", runs, unknown_events, resumed, leaves_events, own_randomness)
+    return stated("observers", runs, unknown_events, resumed, leaves_events, own_randomness, leaves_settings)

@@ -480,6 +480,13 @@ def own_randomness(case: ReinitCase) -> None:
         _written(context.subject.model, method, context)
 
 
+def leaves_settings(case: ReinitCase) -> None:
+    """The process-wide settings of torch and NumPy (default dtype, grad mode, autocast …) are as they were."""
+    method = case.another()
+    with proposing_stage(networks.plain(), method) as (context, _), comparing.settings_watched():
+        _written(context.subject.model, method, context)
+
+
 def frozen(case: ReinitCase) -> None:
     """A network with frozen parameters is dealt with, and those are left alone."""
     case.copes(networks.frozen())
@@ -534,6 +541,6 @@ def promises() -> tuple[Promise, ...]:
         *(runs, changes, names, masks, values, finite, acts, unmasked_kept),
         *(leaves_gradients, leaves_modes, leaves_optimizer),
         *(needs_scores, selects_first, needs_data, needs_previous, gives_back),
-        *(exact_fraction, touches, fresh_distribution, deterministic, own_randomness),
+        *(exact_fraction, touches, fresh_distribution, deterministic, own_randomness, leaves_settings),
         *(frozen, tied, unused, batch_norm, scalars, dead_units, channels_last, half_precision),
     )

@@ -219,6 +219,12 @@ def own_randomness(case: Case) -> None:
         list(played(case.another(), "train"))
 
 
+def leaves_settings(case: Case) -> None:
+    """The process-wide settings of torch and NumPy (default dtype, grad mode, autocast …) are as they were."""
+    with comparing.settings_watched():
+        list(played(case.another(), "train"))
+
+
 def memoryless(case: Case) -> None:
     """The answer is a function of the arguments alone: what was asked before has no part in it, nor has pickling."""
     if not _repeats(case):
@@ -267,5 +273,5 @@ def promises() -> tuple[Promise, ...]:
     return stated(
         "replay",
         *(runs, types, subset, unique, capacity, roles, empty, leaves_arguments, checks),
-        *(deterministic, own_randomness, memoryless, uniform),
+        *(deterministic, own_randomness, leaves_settings, memoryless, uniform),
     )

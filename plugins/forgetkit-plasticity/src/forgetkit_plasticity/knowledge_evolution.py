@@ -6,13 +6,13 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from forgetkit.contracts import Change, Origin, ReinitContext, Touch
+from forgetkit.contracts import Change, Origin, ReinitContext, Scope, Touch
 from forgetkit.errors import NothingMatchedError
 
 
@@ -24,8 +24,10 @@ class KnowledgeEvolution:
 
     mask: what M keeps.
         wels: ⌈split · n⌉ of the n entries of each parameter, drawn once;
+        bernoulli: each entry with the probability split, drawn once, as the released code does for wels;
         kels: weights and biases between the first ⌈split · n⌉ of the n units of each layer: a slimmer network.
     split: share that is kept.
+    params: which parameters are drawn anew; the others stay whole, as biases do in the released code (conv-linear).
     fresh: where ξ comes from: torch's reset_parameters (layer-default), the module's own initial distribution
         (original), U(±1/√fan_in) (uniform, with a fan_in of 1 for biases), the value at the run's start (rewind), or
         zero.
@@ -35,15 +37,21 @@ class KnowledgeEvolution:
     Source: Taha et al., 2021.
     """
 
-    mask: Literal["wels", "kels"] = "wels"
+    mask: Literal["wels", "bernoulli", "kels"] = "wels"
     split: Annotated[float, Field(gt=0, lt=1)] = 0.8
+    params: Scope = "all"
     fresh: Origin = "layer-default"
 
-    touches: ClassVar[frozenset[Touch]] = frozenset({"weights", "biases"})
+    @property
+    def touches(self) -> frozenset[Touch]:
+        """What it writes to."""
+        return frozenset({"weights", "biases"} if self.params == "all" else {"weights"})
 
     def propose(self, context: ReinitContext) -> Iterable[Change]:
         """A change for each parameter that is not kept whole."""
-        masks = dict(self._scattered(context) if self.mask == "wels" else self._beyond(context))
+        open_names = set(context.names(self.params)) - set(context.names("norm"))
+        found = self._beyond(context) if self.mask == "kels" else self._scattered(context)
+        masks = {name: redrawn for name, redrawn in found if name in open_names and bool(redrawn.any())}
         if not masks:
             raise NothingMatchedError(
                 f"knowledge-evolution: mask={self.mask}, split={self.split} keeps all of this network"
@@ -53,14 +61,15 @@ class KnowledgeEvolution:
 
     def _scattered(self, context: ReinitContext) -> Iterator[tuple[str, Tensor]]:
         """Of each parameter the entries that are not kept, drawn from a stream that lasts for the run."""
-        norms = set(context.names("norm"))
         for name in context.names("all"):
-            old = context.targets[name]
-            kept = self._kept(old.numel())
-            if name not in norms and kept < old.numel():
-                order = torch.randperm(old.numel(), generator=context.rng(name, lasting=True))
-                redrawn = torch.zeros(old.numel(), dtype=torch.bool).index_fill(0, order[kept:], True)
-                yield name, redrawn.view(old.shape).to(old.device)
+            old, rng = context.targets[name], context.rng(name, lasting=True)
+            if self.mask == "bernoulli":
+                redrawn = torch.rand(old.numel(), generator=rng) >= self.split
+            else:
+                order = torch.randperm(old.numel(), generator=rng)
+                redrawn = torch.zeros(old.numel(), dtype=torch.bool)
+                redrawn[order[self._kept(old.numel()) :]] = True
+            yield name, redrawn.view(old.shape).to(old.device)
 
     def _beyond(self, context: ReinitContext) -> Iterator[tuple[str, Tensor]]:
         """All that computes or reads a unit beyond the first, by parameter."""

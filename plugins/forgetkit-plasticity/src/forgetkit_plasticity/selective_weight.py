@@ -30,7 +30,8 @@ class SelectiveWeight(Intervention):
     choose: the amount · n lowest of a tensor's n entries, rounded up or down at random so that it is true on average
         (share), or all entries with u ≤ amount · mean u (below-mean).
     amount: how much, by the word of choose.
-    decay: of a running mean of u over the steps, which takes its place; 0: u of the step alone.
+    decay: of a running mean of u over the steps, which takes its place: mean ← decay · mean + (1 - decay) · u, from
+        zero at the start and again in a whole tensor that had an entry reset; 0: u of the step alone.
     params: which parameters may be reset.
     fresh: where ξ comes from: the module's own initial distribution (original), torch's reset_parameters
         (layer-default), U(±1/√fan_in) (uniform), the value at the run's start (rewind), or zero.
@@ -85,16 +86,13 @@ class SelectiveWeight(Intervention):
             else:
                 continue
             key = _UTILITY + name
-            moment.state[key] = torch.lerp(moment.state.get(key, now), now, 1 - self.decay)
+            moment.state[key] = torch.lerp(moment.state.get(key, torch.zeros_like(now)), now, 1 - self.decay)
 
     @torch.no_grad()
     def after_step(self, moment: Moment) -> None:
         """The reset, where one is due."""
         if self._due(moment):
             moment.apply(self._changes(moment.context, moment.state))
-            if not self.decay:
-                for name in moment.context.names(self.params):
-                    moment.state.pop(_UTILITY + name, None)
 
     def _due(self, moment: Moment) -> bool:
         if self.every == 0:
@@ -110,7 +108,10 @@ class SelectiveWeight(Intervention):
                 utility = state[_UTILITY + name]
             else:
                 continue
-            yield Change(name, self._chosen(utility, rng), context.fresh(name, self.fresh))
+            chosen = self._chosen(utility, rng)
+            if not self.decay or bool(chosen.any()):
+                state.pop(_UTILITY + name, None)  # what a fresh entry would inherit is another weight's utility
+            yield Change(name, chosen, context.fresh(name, self.fresh))
 
     def _chosen(self, utility: Tensor, rng: torch.Generator) -> Tensor:
         """The entries that are reset; of those that tie, a random choice."""

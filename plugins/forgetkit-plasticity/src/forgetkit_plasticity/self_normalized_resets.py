@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -29,9 +29,14 @@ class SelfNormalizedResets(Intervention):
     quantile: of a unit's own streaks.
     limit: longest silence that is borne, in samples.
     refresh: epochs from one look at the streaks to the next.
+    streaks: how they are counted.
+        samples: each sample by itself, all streaks since the start;
+        batches: as the released code does: a batch is silent or not as a whole, a streak of t_i ends in a restart,
+        one that ended in a restart counts as long as it was, streaks of 0 do not count, and each refresh forgets them
+        all; t_i becomes the quantile where that is shorter (the batch where no streak has ended), else 2 · t_i.
     coupled: leave out the units that several layers write into, as a residual stream's, or include them.
 
-    Cost: at each step, a pass over the activities; for each unit, a table of some hundred counts.
+    Cost: at each step, a pass over the activities; for each unit, a table of some hundred counts (batches: of limit).
 
     Source: Farias and Jozefiak, 2025.
     """
@@ -39,6 +44,7 @@ class SelfNormalizedResets(Intervention):
     quantile: Annotated[float, Field(gt=0, le=1)] = 0.95
     limit: Annotated[int, Field(ge=1)] = 20_000
     refresh: Annotated[int, Field(ge=1)] = 16
+    streaks: Literal["samples", "batches"] = "samples"
     coupled: Coupled = "skip"
 
     needs_activity: ClassVar[bool] = True
@@ -52,7 +58,7 @@ class SelfNormalizedResets(Intervention):
     @torch.no_grad()
     def after_step(self, moment: Moment) -> None:
         """Streaks grow or end; those that are too long end in a restart."""
-        context, edges = moment.context, _edges(self.limit)
+        context, edges = moment.context, self._edges
         chosen = {}
         for group in open_groups(context, self.coupled, "self-normalized-resets"):
             activity = moment.activity.get(group.name)
@@ -60,9 +66,15 @@ class SelfNormalizedResets(Intervention):
                 continue
             fired = (activity > 0).any(2)
             silent, counts, bound = self._kept(moment.state, group.name, fired, len(edges) + 1)
-            _count(fired, silent, counts, edges.to(fired.device))
-            units = silent > bound.clamp_min(len(fired))
-            counts[units, -1] += 1
+            if self.streaks == "batches":
+                bound.clamp_min_(len(fired))
+                _count_batch(fired, silent, counts)
+                units = silent >= bound
+                _add(counts, units, silent)
+            else:
+                _count(fired, silent, counts, edges.to(fired.device))
+                units = silent > bound.clamp_min(len(fired))
+                counts[units, -1] += 1
             silent[units] = 0
             chosen[group.name] = units
         moment.apply(context.reset_units(chosen))
@@ -74,11 +86,20 @@ class SelfNormalizedResets(Intervention):
         if int(epochs) % self.refresh == 0:
             for key in [key for key in moment.state if key.startswith("bound of ")]:
                 bound, counts = moment.state[key], moment.state[key.replace("bound of ", "counts of ", 1)]
-                bound.copy_(self._renewed(bound, counts))
+                if self.streaks == "batches":
+                    bound.copy_(_shorter(bound, counts[:, :-1], self.quantile).clamp_max(self.limit))
+                    counts.zero_()
+                else:
+                    bound.copy_(self._renewed(bound, counts))
+
+    @property
+    def _edges(self) -> Tensor:
+        """Lengths that streaks are counted up to."""
+        return torch.arange(self.limit + 1) if self.streaks == "batches" else _edges(self.limit)
 
     def _renewed(self, bound: Tensor, counts: Tensor) -> Tensor:
         """The first edge that so many streaks of a unit do not exceed, or twice what it has."""
-        edges = _edges(self.limit).to(bound.device)
+        edges = self._edges.to(bound.device)
         total = counts.sum(1)
         enough = counts.cumsum(1)[:, :-1] >= self.quantile * total[:, None]
         known = enough.any(1) & (total > 0)
@@ -89,9 +110,10 @@ class SelfNormalizedResets(Intervention):
         """Silent streaks under way, counts of finished ones by length, and bounds; tensors of the state."""
         size = fired.shape[1]
         silent = torch.zeros(size, dtype=torch.int64, device=fired.device)
+        counted = torch.int32 if self.streaks == "batches" else torch.int64
         return (
             state.setdefault(f"silent of {name}", silent),
-            state.setdefault(f"counts of {name}", silent.new_zeros(size, bins)),
+            state.setdefault(f"counts of {name}", torch.zeros(size, bins, dtype=counted, device=fired.device)),
             state.setdefault(f"bound of {name}", torch.full_like(silent, self.limit)),
         )
 
@@ -119,3 +141,24 @@ def _count(fired: Tensor, silent: Tensor, counts: Tensor, edges: Tensor) -> None
     at = torch.arange(size, device=fired.device) * counts.shape[1] + torch.bucketize(streaks, edges)
     counts += torch.bincount(at[fired], minlength=counts.numel()).view_as(counts)
     silent.copy_(batch - last[-1])
+
+
+def _count_batch(fired: Tensor, silent: Tensor, counts: Tensor) -> None:
+    """Follow the streaks through a batch that is silent or not as a whole."""
+    heard = fired.any(0)
+    _add(counts, heard, silent)
+    silent.add_(len(fired)).masked_fill_(heard, 0)
+
+
+def _add(counts: Tensor, units: Tensor, lengths: Tensor) -> None:
+    """Count a streak of its length for each of ``units``; the last column holds what is longer than the limit."""
+    at = lengths.clamp_max(counts.shape[1] - 1)[:, None]
+    counts.scatter_add_(1, at, units.to(counts.dtype)[:, None])
+
+
+def _shorter(bound: Tensor, counts: Tensor, quantile: float) -> Tensor:
+    """The quantile of each unit's streaks of 1 and more where it is below the bound, else twice the bound."""
+    streaks = counts[:, 1:]
+    share = streaks.cumsum(1) / streaks.sum(1, keepdim=True)  # without a streak NaN, which reaches nothing
+    at = (share >= quantile).to(torch.uint8).argmax(1) + 1
+    return torch.where(at < bound, at, 2 * bound)

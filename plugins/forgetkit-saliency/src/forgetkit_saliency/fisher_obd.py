@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from forgetkit.contracts import Amount, Probe
-from forgetkit.errors import OptionError
+from forgetkit.forgetting import class_probabilities
+
+_WHO, _REMEDY = "fisher-obd: sampled and exact", "use variant=empirical or batch"
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,8 @@ class FisherObd:
         exact: of each sample with every label, weighted by its predicted probability;
         batch: of a batch's mean loss (cheap; another quantity, not rank-equivalent).
     samples: scoring samples at most, out of those offered: a count, a share of them, or none for all.
+
+    Labels are drawn or taken in turn only where targets are class numbers: sampled and exact refuse others.
 
     Cost: one forward and one backward pass per sample (exact: per sample and class; batch: per batch).
 
@@ -59,17 +63,11 @@ class FisherObd:
         if self.variant == "empirical":
             yield targets, None
             return
-        outputs = probe.outputs(inputs)
-        if outputs.ndim != 2:
-            raise OptionError(
-                f"fisher-obd: sampled and exact need outputs of shape (batch, classes), not {tuple(outputs.shape)}: "
-                "use variant=empirical or batch"
-            )
-        probability = outputs.softmax(-1)
+        probability = class_probabilities(probe, inputs, targets, _WHO, _REMEDY)
         if self.variant == "sampled":
             drawn = torch.multinomial(probability.cpu(), 1, generator=probe.rng).flatten()
             yield drawn.to(targets.device), None
             return
         for label in range(probability.shape[-1]):
             # The root, since the weight is squared along with the gradient.
-            yield torch.full_like(targets, label), probability[:, label].sqrt()
+            yield torch.full_like(targets, label, dtype=torch.int64), probability[:, label].sqrt()

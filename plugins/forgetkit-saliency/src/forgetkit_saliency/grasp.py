@@ -12,7 +12,11 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from forgetkit.contracts import Amount, Probe
+from forgetkit.forgetting import require_classes
 from forgetkit_saliency.averages import mean_of
+
+_ROUNDING = 1e-3
+"""How far from one probabilities may sum up, in half precision."""
 
 
 @dataclass(frozen=True)
@@ -57,4 +61,17 @@ class Grasp:
         temperature = self.temperature
         if temperature is None:
             return None
-        return lambda outputs, targets: cross_entropy(outputs / temperature, targets)
+
+        def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+            if not _are_probabilities(outputs, targets):
+                require_classes(outputs, targets, "grasp: cross-entropy at a temperature", "use temperature=none")
+            return cross_entropy(outputs / temperature, targets)
+
+        return loss
+
+
+def _are_probabilities(outputs: Tensor, targets: Tensor) -> bool:
+    """Whether targets are distributions over two classes or more, as mixup makes them."""
+    if not targets.is_floating_point() or targets.shape != outputs.shape or outputs.ndim < 2 or outputs.shape[1] < 2:
+        return False
+    return bool((targets >= 0).all()) and bool((targets.sum(1) - 1).abs().max() < _ROUNDING)

@@ -6,10 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from forgetkit.contracts import Amount, Origin, Probe
 from forgetkit.errors import ComponentError, OptionError
+from forgetkit_saliency.units import assign
 
 
 @dataclass(frozen=True)
@@ -17,34 +19,49 @@ class Gxd:
     """How much the loss changes, to first order, by the reset that follows, to the very values that will be drawn.
 
     Formula: s = |g · (ξ − θ)|, with g = ∂L/∂θ of the mean loss L over the scoring samples and ξ what the entry would
-    become.
+    become; per unit, each of the n entries that compute it gets |Σ g · (ξ − θ)| / n, the sum over the n.
 
     reference: what ξ is: the value that a reset by ``masked`` will draw (draw), the value at the run's start (init),
         or zero, which is SNIP.
     origin: where a draw comes from, as the option ``fresh`` of ``masked``: original (which none means), layer-default
         or uniform. Only with reference=draw.
     samples: scoring samples at most, out of those offered: a count, a share of them, or none for all.
+    per: what is replaced as a whole.
+        weight: each entry by itself;
+        unit: a neuron or a channel, with its weights, its bias and its normalisation, as in the paper.
 
-    Cost: one forward and one backward pass over the samples, and a draw for every parameter.
+    Cost: one forward and one backward pass over the samples, and a draw for every parameter; per unit the network is
+    traced once.
 
-    Source: arXiv 2605.06834, of which the abstract alone was at hand; SNIP is the case ξ = 0.
+    Source: Elisii et al., 2026 (arXiv 2605.06834), of which the abstract alone was at hand; SNIP is the case ξ = 0.
     """
 
     reference: Literal["draw", "init", "zero"] = "draw"
     origin: Literal["original", "layer-default", "uniform"] | None = None
     samples: Amount = 1024
+    per: Literal["weight", "unit"] = "weight"
 
     def __post_init__(self) -> None:
         if self.origin is not None and self.reference != "draw":
             raise OptionError(f"gxd: origin={self.origin} is about a draw, and reference is {self.reference}: leave it")
 
     def score(self, probe: Probe) -> Mapping[str, Tensor]:
-        """|g (ξ − θ)|, a parameter at a time."""
+        """|g (ξ − θ)|, a parameter at a time, or summed over units."""
         reset = self._reset(probe)
-        return {
-            name: (gradient * (reset(name) - probe.targets[name])).abs()
+        changes = {
+            name: gradient * (reset(name) - probe.targets[name])
             for name, gradient in probe.mean_grads(self.samples).items()
         }
+        if self.per == "weight":
+            return {name: change.abs_() for name, change in changes.items()}
+        scores = {name: change.abs() for name, change in changes.items()}
+        for group in probe.units:
+            shares = [share for share in (*group.incoming, *group.bias, *group.norm) if share.name in changes]
+            if shares:
+                each = torch.cat([share.per_unit(changes[share.name], group.size) for share in shares], 1)
+                for share in shares:
+                    assign(share, scores[share.name], each.sum(1).abs() / each.shape[1])
+        return scores
 
     def _reset(self, probe: Probe) -> Callable[[str], Tensor | float]:
         """What an entry would become."""

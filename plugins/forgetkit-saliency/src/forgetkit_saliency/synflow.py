@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from forgetkit.contracts import Probe
 from forgetkit.errors import OptionError
 
-_NORMS_OF_CHANNELS = (
+_NORMS = (
     nn.BatchNorm1d,
     nn.BatchNorm2d,
     nn.BatchNorm3d,
@@ -25,8 +26,9 @@ _NORMS_OF_CHANNELS = (
     nn.InstanceNorm3d,
     nn.GroupNorm,
     nn.LocalResponseNorm,
+    nn.LayerNorm,
+    nn.RMSNorm,
 )
-_NORMS_OF_FEATURES = (nn.LayerNorm, nn.RMSNorm)
 
 
 @dataclass(frozen=True)
@@ -105,10 +107,11 @@ def _positive(probe: Probe) -> Iterator[dict[str, Tensor]]:
     model = probe.module("")
     tensors = [*model.named_parameters(), *model.named_buffers()]
     values = {name: t.detach().abs().double() for name, t in tensors if t.is_floating_point()}
-    handles = [probe.module(probe.layers[0].name).register_forward_pre_hook(_reads_ones)]
+    handles = [probe.module(probe.layers[0].name).register_forward_pre_hook(_reads_ones, with_kwargs=True)]
     for path, module in model.named_modules():
-        if isinstance(module, _NORMS_OF_CHANNELS + _NORMS_OF_FEATURES):
-            handles.append(module.register_forward_hook(_passes_on))
+        if isinstance(module, _NORMS):
+            passes_on = _PassesOn(copy.deepcopy(module).double().eval())
+            handles.append(module.register_forward_hook(passes_on, with_kwargs=True))
             own = [f"{path}.{name}" if path else name for name, _ in module.named_parameters(recurse=False)]
             values.update({name: torch.ones_like(values[name]) for name in own if name in values})
     try:
@@ -118,17 +121,57 @@ def _positive(probe: Probe) -> Iterator[dict[str, Tensor]]:
             handle.remove()
 
 
-def _reads_ones(module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-    return (torch.ones_like(arguments[0]), *arguments[1:])
+def _reads_ones(
+    module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if arguments:
+        return (torch.ones_like(arguments[0]), *arguments[1:]), named
+    first, value = next(iter(named.items()))
+    return arguments, {**named, first: torch.ones_like(value)}
 
 
-def _passes_on(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> Tensor:
-    """What the module got, times its scale and its shift, which are ones: their slopes are then the channel's flow."""
-    value: Tensor = arguments[0]
-    positions = value.ndim - 2 if isinstance(module, _NORMS_OF_CHANNELS) else 0
-    for factor in module.parameters(recurse=False):
-        value = value * factor.view(*factor.shape, *[1] * positions)
-    return value
+@dataclass(frozen=True)
+class _PassesOn:
+    """A normalisation that passes on its input, times its scale and its shift.
+
+    Both are ones, so that their slopes are the flow through the channel. ``copied`` is a copy of the module without
+    the hook, in float64.
+    """
+
+    copied: nn.Module
+
+    def __call__(self, module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any], output: Any) -> Tensor:
+        value: Tensor = next(iter((*arguments, *named.values())))
+        for factor in module.parameters(recurse=False):
+            behind = value.ndim - factor.ndim - self._dim(value.shape, factor.shape)
+            value = value * factor.view(*factor.shape, *[1] * behind)
+        return value
+
+    @torch.no_grad()
+    def _dim(self, shape: torch.Size, own: torch.Size) -> int:
+        """Which dimension of a map of ``shape`` the first one of the module's parameters counts.
+
+        What a class is called does not say: a LayerNorm over channels permutes its input first. So the module is asked:
+        where its first entries are changed, its output changes at the first place of that dimension alone.
+        """
+        dims = [dim for dim in range(1, len(shape) - len(own) + 1) if shape[dim : dim + len(own)] == own]
+        if len(dims) > 1:
+            before, after = (self._output(shape, first) for first in (1.0, 2.0))
+            places = (before != after).nonzero()
+            dims = [dim for dim in dims if not bool(places[:, dim : dim + len(own)].any())]
+        if not dims:
+            kind = type(self.copied).__name__
+            raise OptionError(f"synflow: what {kind} of {tuple(own)} scales in an input of {tuple(shape)} is unknown")
+        return dims[0]
+
+    def _output(self, shape: torch.Size, first: float) -> Tensor:
+        """What the module makes of an input without ties, with ``first`` in the first entry of its parameters."""
+        for parameter in self.copied.parameters(recurse=False):
+            parameter.fill_(1.0)
+            parameter[(0,) * parameter.ndim] = first
+        place = next(self.copied.parameters(recurse=False))
+        value: Tensor = self.copied.forward(torch.arange(math.prod(shape)).to(place).sin().view(shape))
+        return value
 
 
 def _vector(tensors: Mapping[str, Tensor]) -> Tensor:

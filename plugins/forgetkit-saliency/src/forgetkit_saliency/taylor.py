@@ -9,7 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from forgetkit.contracts import Amount, Probe, Share, UnitGroup
+from forgetkit.contracts import Amount, Probe, UnitGroup
+from forgetkit_saliency.units import assign
 
 
 @dataclass(frozen=True)
@@ -57,10 +58,4 @@ class Taylor:
         """Biases and normalisation get what their unit's weights get, so that a unit is kept or reset as a whole."""
         for share in (*group.incoming, *group.bias, *group.norm):
             if share.name in scores:
-                _assign(share, scores[share.name], values)
-
-
-def _assign(share: Share, tensor: Tensor, values: Tensor) -> None:
-    """Write one value per unit to all of the unit's entries."""
-    own = tensor.movedim(share.dim, 0)[share.start : share.start + len(values) * share.repeat]
-    own[:] = values.repeat_interleave(share.repeat).view(-1, *[1] * (own.ndim - 1))
+                assign(share, scores[share.name], values)

@@ -77,7 +77,8 @@ def _ones(places: int, like: Tensor) -> Tensor:
 
 
 def _ranks(score: Tensor) -> Tensor:
-    """The share of an entry's row that scores lower."""
+    """The share of an entry's row that scores lower; NaN stays NaN, which has no place in an order."""
     rows = score.reshape(len(score) if score.ndim > 1 else 1, -1)
     ascending = rows.sort(1).values
-    return (torch.searchsorted(ascending, rows) / rows.shape[1]).view(score.shape).to(score)
+    ranks = (torch.searchsorted(ascending, rows) / rows.shape[1]).view(score.shape).to(score)
+    return torch.where(score.isfinite(), ranks, torch.nan)

@@ -21,7 +21,9 @@ def watched(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, Tensor]]:
 def kept(probe: Probe, what: str, who: str) -> dict[str, Tensor]:
     """A tensor of the memory for each target; zeros for one that no step gave a gradient."""
     if not probe.memory:
-        raise OptionError(f"{who} watches the training: attach it with forgetkit.attach and pass its memory=")
+        raise OptionError(
+            f"{who} watches the training: attach it with forgetkit.attach, make a step, and pass its memory="
+        )
     return {
         name: probe.memory.get(f"{what} {name}", torch.zeros_like(target)).to(target)
         for name, target in probe.targets.items()

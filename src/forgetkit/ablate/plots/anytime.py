@@ -15,4 +15,4 @@ CAPTION = "Test accuracy after each mega-batch: the mean over seeds, in a band o
 
 def draw(outcomes: Outcomes) -> Figure | None:
     """A line per arm; None where no result has an accuracy."""
-    return canvas.curves(outcomes, reading.accuracies(outcomes), "test accuracy (%)", 100.0)
+    return canvas.curves(outcomes, reading.accuracies(outcomes), "test accuracy (%)", 100.0, (0.0, 100.0))

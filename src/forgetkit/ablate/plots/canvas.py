@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -73,11 +74,17 @@ def points(axes: Axes, look: Look, at: Sequence[tuple[float, float]], size: floa
     axes.plot([x for x, _ in at], [y for _, y in at], markersize=size, alpha=alpha, **style)
 
 
-def curves(outcomes: Outcomes, found: Sequence[Curve], label: str, factor: float = 1.0) -> Figure | None:
+def curves(
+    outcomes: Outcomes,
+    found: Sequence[Curve],
+    label: str,
+    factor: float = 1.0,
+    bounds: tuple[float, float] = (0.0, math.inf),
+) -> Figure | None:
     """A line per arm over the mega-batches, in a band of one standard deviation either way where there are seeds.
 
-    ``factor`` multiplies the values. A crowd is parted into panels of equal scales where an axis parts it. None where
-    there is nothing to draw.
+    ``factor`` multiplies the values; what is shown lies within ``bounds``, and so does the band. A crowd is parted
+    into panels of equal scales where an axis parts it. None where there is nothing to draw.
     """
     if not found:
         return None
@@ -97,7 +104,7 @@ def curves(outcomes: Outcomes, found: Sequence[Curve], label: str, factor: float
                 continue
             title, shown = list(panels.items())[place]
             axes.set_title(shortened(plain(title), 28), fontsize=9.5)
-            _plot(axes, told, shown, factor)
+            _plot(axes, told, shown, factor, bounds)
             axes.set_ylabel(label if place % 2 == 0 else "")
             if place + 2 >= len(panels):
                 axes.set_xlabel("mega-batch")
@@ -105,7 +112,7 @@ def curves(outcomes: Outcomes, found: Sequence[Curve], label: str, factor: float
         return settled(made)
 
 
-def _plot(axes: Axes, looks: Looks, found: Sequence[Curve], factor: float) -> None:
+def _plot(axes: Axes, looks: Looks, found: Sequence[Curve], factor: float, bounds: tuple[float, float]) -> None:
     from matplotlib.ticker import MaxNLocator
 
     crowded = len(found) > _CROWD // 2
@@ -114,7 +121,8 @@ def _plot(axes: Axes, looks: Looks, found: Sequence[Curve], factor: float) -> No
         middle = {x: factor * s.mean for x, s in curve.at.items() if s.mean is not None}
         spread = {x: factor * s.std for x, s in curve.at.items() if s.std is not None}
         if spread:
-            low, high = ([middle[x] + sign * std for x, std in spread.items()] for sign in (-1, 1))
+            low = [max(bounds[0], middle[x] - std) for x, std in spread.items()]
+            high = [min(bounds[1], middle[x] + std) for x, std in spread.items()]
             alpha = 0.06 if crowded else 0.16
             axes.fill_between(list(spread), low, high, color=look.colour, alpha=alpha, linewidth=0)
         line = {"linestyle": look.dash, "linewidth": 1.0 if crowded else 1.5}

@@ -202,7 +202,8 @@ class _Drawing:
         for line in panel.lines:
             look, at, middle = self._look(line), self.scale.at(line), self.scale.values(line.y)
             spread = self.scale.values(line.spread)
-            low, high = ([y + sign * s for y, s in zip(middle, spread, strict=True)] for sign in (-1, 1))
+            low = [y - under for y, (under, _) in self._within(middle, spread)]
+            high = [y + over for y, (_, over) in self._within(middle, spread)]
             if not all(map(math.isnan, low)):
                 fill = self.axes.fill_betweenx if self.scale.down else self.axes.fill_between
                 fill(at, low, high, color=look.colour, alpha=0.06 if crowded else 0.16, linewidth=0)
@@ -231,13 +232,30 @@ class _Drawing:
         self._error(at, heights, self.scale.values(line.spread), Look(INK))
 
     def _error(self, at: Sequence[float], middle: Sequence[float], spread: Sequence[float], look: Look) -> None:
-        known = [(x, y, s) for x, y, s in zip(at, middle, spread, strict=True) if not math.isnan(s)]
+        ends = self._within(middle, spread)
+        known = [(x, y, s) for x, (y, s) in zip(at, ends, strict=True) if not math.isnan(s[0])]
         if not known:
             return
-        places, values, deviations = zip(*known, strict=True)
+        places, values, each = zip(*known, strict=True)
+        deviations = list(zip(*each, strict=True))
         which = "xerr" if self.scale.down else "yerr"
         options: dict[str, Any] = {which: deviations, "fmt": "none", "ecolor": look.colour, "elinewidth": 1.1}
         self.axes.errorbar(*self._turned(places, values), alpha=0.7, **options)
+
+    def _within(self, middle: Sequence[float], spread: Sequence[float]) -> list[tuple[float, tuple[float, float]]]:
+        """Each value, and how far below and above it a deviation reaches: never to where no value can be.
+
+        Where all values of a chart are shares of a whole, that is below 0 % and above 100 %; what is counted or
+        measured ends at 0.
+        """
+        unit = self.chart.of.unit
+        every = [y for panel in self.chart.panels for line in panel.lines for y in line.y if y is not None]
+        least = 0.0 if unit != "number" and min(every, default=0.0) >= 0 else -math.inf
+        most = self.scale.y if unit == "fraction" and least == 0 and max(every, default=0.0) <= 1 else math.inf
+        return [
+            (y, (_NAN, _NAN) if math.isnan(s) else (min(s, y - least), min(s, most - y)))
+            for y, s in zip(middle, spread, strict=True)
+        ]
 
     def _points(self, look: Look, at: Sequence[float], middle: Sequence[float], size: float) -> None:
         known = [pair for pair in zip(at, middle, strict=True) if not math.isnan(pair[1])]

@@ -41,7 +41,7 @@ def differences(table: Table) -> str:
     title = escape(words.differences_title(table))
     lines = ['<table class="ablation differences">', f"<caption>{title}</caption>", "<thead>", "<tr>"]
     lines += [*_axes(table), '<th scope="col">number</th>']
-    lines += [f'<th scope="col">{escape(head)}</th>' for head in words.DIFFERENCE]
+    lines += [f'<th scope="col">{escape(head)}</th>' for head in words.difference_heads(table)]
     lines += ["</tr>", "</thead>", "<tbody>"]
     for row, numbers in compared:
         for one in numbers:

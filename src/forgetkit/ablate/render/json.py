@@ -36,6 +36,7 @@ def render(table: Table) -> str:
             {
                 "arm": _arm(table, row),
                 "note": row.note,
+                "same_runs_as": None if (twin := table.twin(row)) is None else _arm(table, twin),
                 "entries": dict(zip(keys, map(_entry, row.entries), strict=True)),
                 "cells": [
                     {

@@ -114,7 +114,7 @@ def _differences(table: Table) -> Iterator[str]:
     if not compared:
         return
     yield from ("", r"\medskip", rf"\noindent {escaped(words.differences_title(table))}\par\smallskip")
-    yield from _tabular(table, "lrrl", list(map(escaped, ("number", *words.DIFFERENCE))), _lines(compared))
+    yield from _tabular(table, "lrrl", list(map(escaped, ("number", *words.difference_heads(table)))), _lines(compared))
 
 
 def _lines(compared: Sequence[tuple[Row, Sequence[words.Difference]]]) -> Iterator[str]:

@@ -28,7 +28,7 @@ def _differences(table: Table) -> list[str]:
     compared = words.differences(table)
     if not compared:
         return []
-    heads = [*map(words.plain, table.axes), "number", *words.DIFFERENCE]
+    heads = [*map(words.plain, table.axes), "number", *words.difference_heads(table)]
     lines = ["", f"**{escaped(words.differences_title(table))}**", "", *head(heads, len(table.axes) + 1)]
     for row, numbers in compared:
         labels = [words.plain(label) for label in row.labels]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from forgetkit.ablate.statistics import ALPHA, DRAWS, EXACT_UP_TO, Judgement, enough
@@ -12,9 +12,9 @@ from forgetkit.ablate.table import Column, Entry, Row, Table
 from forgetkit.contracts import Unit
 
 STAR = "*"
-DIFFERENCE = ("difference [95 % interval]", "corrected p", "verdict")
-"""What is said of each difference."""
+EACH_SEED = "each seed"
 _FEW, _MANY = 1e-4, 1e15
+_SHOWN_IN = {"fraction": 100, "bytes": 2**-20}
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Shown:
 
 @dataclass(frozen=True)
 class Difference:
-    """A number of an arm less the baseline's, as it is read; ``said`` goes with ``DIFFERENCE``."""
+    """A number of an arm less the baseline's, as it is read; ``said`` goes with :func:`difference_heads`."""
 
     number: str
     said: tuple[str, str, str]
@@ -70,7 +70,7 @@ def figure(value: float, unit: Unit) -> str:
     """Percent with two digits, whole counts, tenths of seconds and MiB, of all else four digits or what is whole."""
     number = "z,.0f" if 1000 <= abs(value) < _MANY else "z.4g"
     digits = {"fraction": "z.2f", "count": "z,.0f", "seconds": "z,.1f", "bytes": "z,.1f", "number": number}[unit]
-    return format(value * {"fraction": 100, "bytes": 2**-20}.get(unit, 1), digits)
+    return format(value * _SHOWN_IN.get(unit, 1), digits)
 
 
 def figures(values: Sequence[float], unit: Unit) -> list[str]:
@@ -110,7 +110,7 @@ def against(judgement: Judgement, unit: Unit) -> str:
     if compared.difference is None or compared.p is None or judgement.adjusted is None:
         return f"no common seed: {judgement.verdict}"
     p = f"p = {compared.p:.2g}, corrected {judgement.adjusted:.2g}"
-    return f"{_difference(judgement, unit)}, {p}: {judgement.verdict}"
+    return f"{difference(judgement, unit)}, {p}: {judgement.verdict}"
 
 
 def differences(table: Table) -> list[tuple[Row, list[Difference]]]:
@@ -124,6 +124,13 @@ def differences(table: Table) -> list[tuple[Row, list[Difference]]]:
     return found if any(one.comparison.n for one in judged) else []
 
 
+def difference_heads(table: Table) -> tuple[str, str, str]:
+    """What is said of each difference; no interval is announced where none is shown."""
+    judged = distinct(entry.to_baseline for row in table.rows for entry in row.entries)
+    interval = " [95 % interval]" if any(one.comparison.low is not None for one in judged) else ""
+    return f"difference{interval}", "corrected p", "verdict"
+
+
 def differences_title(table: Table) -> str:
     """``Difference to importance=random``."""
     return f"Difference to {named(table, table.baseline)}" if table.baseline else ""
@@ -133,28 +140,54 @@ def _said(judgement: Judgement, column: Column) -> Difference:
     """Where seeds are too few for a verdict, p says nothing and is left out."""
     few = judgement.verdict == "too few seeds" or judgement.adjusted is None
     p = "–" if few else f"{judgement.adjusted:.2g}"
-    return Difference(heading(column), (_difference(judgement, column.unit), p, judgement.verdict))
+    return Difference(heading(column), (difference(judgement, column.unit), p, judgement.verdict))
 
 
-def _difference(judgement: Judgement, unit: Unit) -> str:
-    """``+1.25 [0.50, 2.00]``, without an interval where one seed gives none."""
+def difference(judgement: Judgement, unit: Unit) -> str:
+    """``+1.25 [0.50, 2.00]``; ``+1.25 (each seed)`` where the difference is the same at every one.
+
+    Without an interval where seeds are too few for a verdict.
+    """
     compared = judgement.comparison
     if compared.difference is None:
         return "no common seed"
     bounds = [] if compared.low is None or compared.high is None else [compared.low, compared.high]
-    difference, *interval = figures([compared.difference, *bounds], unit)
-    sign = "" if difference.startswith("-") else "+"
-    return f"{sign}{difference}" + (f" [{', '.join(interval)}]" if interval else "")
+    shown, *interval = figures([compared.difference, *bounds], unit)
+    if interval and interval[0] == interval[1]:
+        shown, *interval = _finer([compared.difference, *bounds], unit)
+    sign = "" if shown.startswith("-") else "+"
+    constant = judgement.comparison.constant and judgement.verdict != "too few seeds"
+    return f"{sign}{shown}" + (f" [{', '.join(interval)}]" if interval else f" ({EACH_SEED})" if constant else "")
+
+
+def _finer(values: Sequence[float], unit: Unit) -> list[str]:
+    """A mean and the ends of an interval, with two digits of its width."""
+    scaled = [value * _SHOWN_IN.get(unit, 1) for value in values]
+    width = scaled[2] - scaled[1]
+    decimals = min(15, max(0, 1 - math.floor(math.log10(width)))) if width > 0 else 15
+    return [format(value, f"z,.{decimals}f") for value in scaled]
 
 
 def notes(table: Table) -> list[str]:
-    """Each arm that lost seeds, and which."""
-    return [f"{named(table, row)}: {row.note}" for row in table.rows if row.note]
+    """Each arm that lost seeds, and which; each that is the same runs as another."""
+    lost = [f"{named(table, row)}: {row.note}" for row in table.rows if row.note]
+    twins = [(row, twin) for row in table.rows if (twin := table.twin(row)) is not None]
+    return [
+        *lost,
+        *(f"{named(table, row)} is the same runs as {named(table, twin)}: compared once" for row, twin in twins),
+    ]
 
 
 def legend(table: Table, bold: str = "Bold:") -> list[str]:
     """What ±, bold (or what stands in its place) and star mean in this table, and what its seeds cannot show."""
-    return [*_spread(table), *_bold(table, bold), *_stars(table)]
+    return [*meanings(table), *_spread(table), *_bold(table, bold), *_stars(table)]
+
+
+def meanings(table: Table) -> Iterator[str]:
+    """Each column that says what it is: ``nll: mean cross entropy``."""
+    for column in table.columns:
+        if column.meaning:
+            yield f"{plain(column.title)}: {plain(column.meaning)}."
 
 
 def _most_seeds(table: Table) -> int:
@@ -174,7 +207,7 @@ def _spread(table: Table) -> Iterator[str]:
 
 def _bold(table: Table, bold: str) -> Iterator[str]:
     entries = [entry for row in table.rows for entry in row.entries]
-    judged = [entry.to_best for entry in entries if entry.to_best is not None and entry.to_best.comparison.n]
+    judged = distinct(entry.to_best for entry in entries)
     if not any(entry.best for entry in entries):
         return
     if all(one.verdict == "too few seeds" for one in judged):
@@ -187,8 +220,7 @@ def _stars(table: Table) -> Iterator[str]:
     if table.baseline is None:
         return
     name = named(table, table.baseline)
-    entries = [entry.to_baseline for row in table.rows for entry in row.entries]
-    judged = [one for one in entries if one is not None and one.comparison.n]
+    judged = distinct(entry.to_baseline for row in table.rows for entry in row.entries)
     if not judged:
         yield f"Nothing can be compared with the baseline {name}."
         return
@@ -196,6 +228,13 @@ def _stars(table: Table) -> Iterator[str]:
     few = sum(one.verdict == "too few seeds" for one in judged)
     if few:
         yield f"Too few seeds for a star in {few} of {comparisons(len(judged))}: {enough(len(judged))} each would do."
+    if any(one.comparison.constant and one.verdict != "too few seeds" for one in judged):
+        yield f"{EACH_SEED.capitalize()}: the same difference at every seed, so there is no spread for an interval."
+
+
+def distinct(judged: Iterable[Judgement | None]) -> list[Judgement]:
+    """Each comparison once: arms that are the same runs share one."""
+    return list({id(one): one for one in judged if one is not None and one.comparison.n}.values())
 
 
 def _test(judged: list[Judgement]) -> str:

@@ -13,7 +13,7 @@ from forgetkit.ablate.plots import reading
 from forgetkit.ablate.plots.looks import names
 from forgetkit.ablate.render.words import plain
 from forgetkit.errors import OptionError
-from forgetkit.options import parse
+from forgetkit.options import Spec, parse
 
 _OWN = ("seed", "out", "name")
 """Options in which every cell differs from every other."""
@@ -172,7 +172,7 @@ def _told_apart(texts: Collection[str]) -> dict[str, str]:
         alike = [other for other in specs.values() if other.name == spec.name]
         if all(other.first is None for other in alike):
             own = {key: v for key, v in spec.options.items() if any(one.options.get(key) != v for one in alike)}
-            short[text] = ":".join([spec.name, *filter(None, [",".join(f"{key}={v}" for key, v in own.items())])])
+            short[text] = str(Spec(spec.name, None, own))
     return short if len({short.get(text, text) for text in texts}) == len(texts) else {}
 
 

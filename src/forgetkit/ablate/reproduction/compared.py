@@ -6,12 +6,12 @@ import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from forgetkit.ablate import table
+from forgetkit.ablate import statistics, table
 from forgetkit.ablate.outcome import Outcomes
 from forgetkit.ablate.reproduction.printed import Doubt, Figure
 from forgetkit.ablate.reproduction.setting import Setting
 from forgetkit.ablate.reproduction.taken import with_taken
-from forgetkit.ablate.statistics import Judgement, Summary, compare, verdicts
+from forgetkit.ablate.statistics import Judgement, Summary
 from forgetkit.ablate.table import Column
 
 
@@ -27,8 +27,8 @@ class Against:
 class Entry:
     """A number of an arm: the paper's, ours, and ours less the paper's. ``marks`` are the letters of its doubts.
 
-    Counts of errors over other test sets or numbers of mega-batches have no difference, nor have those of an analysis
-    over another network.
+    At a scale whose numbers mean nothing there is no difference. Counts of errors over other test sets or numbers of
+    mega-batches have none either, nor have those of an analysis over another network.
     """
 
     printed: Figure | None
@@ -111,10 +111,13 @@ class _Beside:
     def _entry(self, part: str, arm: str, position: int, measured: table.Entry) -> Entry:
         column = self.setting.table.columns[position]
         figure, mean = self.setting.table.figure(part, arm, column.key), measured.summary.mean
-        alike = column.unit != "count" or (
-            self.setting.same_network(part)
-            if column.key in self.setting.table.taken
-            else self.setting.counts_alike(part)
+        alike = self.setting.scale.comparable and (
+            column.unit != "count"
+            or (
+                self.setting.same_network(part)
+                if column.key in self.setting.table.taken
+                else self.setting.counts_alike(part)
+            )
         )
         return Entry(
             printed=figure,
@@ -137,19 +140,24 @@ def _place(setting: Setting, labels: Sequence[str]) -> tuple[str, str]:
 def _against(setting: Setting, rows: Mapping[tuple[str, str], table.Row]) -> dict[tuple[str, str, int], Against]:
     """By part, arm and position of the column."""
     printed = setting.table
-    places, comparisons, directions, theirs = [], [], [], []
+    places, directions, theirs = [], [], []
+    comparisons: dict[tuple[object, ...], statistics.Comparison] = {}
     for (part, arm), row in rows.items():
         base = rows[part, printed.baseline]
         for position, column in enumerate(printed.columns):
             if arm == printed.baseline or column.higher_is_better is None or not printed.judges(part, column):
                 continue
-            places.append((part, arm, position))
-            comparisons.append(compare(_by_seed(row, position), _by_seed(base, position)))
-            directions.append(column.higher_is_better)
+            values, others = _by_seed(row, position), _by_seed(base, position)
+            runs = row.runs, base.runs, position, *values.values(), *others.values()
+            places.append(((part, arm, position), runs))
+            if runs not in comparisons:  # a run that stands in several parts is compared, and corrected for, once
+                possible = table.of_a_difference(row.entries[position].bounds, base.entries[position].bounds)
+                comparisons[runs] = statistics.compare(values, others, possible)
+                directions.append(column.higher_is_better)
             figures = [printed.figure(part, name, column.key) for name in (arm, printed.baseline)]
             theirs.append(figures[0].value - figures[1].value if figures[0] and figures[1] else None)
-    judged = verdicts(comparisons, directions)
-    return {place: Against(value, one) for place, value, one in zip(places, theirs, judged, strict=True)}
+    judged = dict(zip(comparisons, statistics.verdicts(list(comparisons.values()), directions), strict=True))
+    return {place: Against(value, judged[runs]) for (place, runs), value in zip(places, theirs, strict=True)}
 
 
 def _by_seed(row: table.Row, position: int) -> dict[int, float]:

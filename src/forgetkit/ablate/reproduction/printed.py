@@ -15,12 +15,13 @@ from typing import Any
 
 from forgetkit.ablate.grid import seeds_of
 from forgetkit.ablate.reproduction.taken import Query, Taken
-from forgetkit.ablate.table import STANDARD, Column, number
+from forgetkit.ablate.table import STANDARD, Column, number, within
 from forgetkit.config import canonical
 from forgetkit.errors import OptionError, closest
 
 SCALES = ("smoke", "cpu", "full")
 _COLUMNS = ("test_accuracy", "cer", "generalization_gap")
+_OF_THE_COLUMN = ("title", "unit", "better", "bounds")
 _BETTER = {"higher": True, "lower": False, "neither": None}
 _PRINTED_IN = {"fraction": 100}
 """How many of the paper's unit make one of a result's; where it is not said, the paper prints the number itself."""
@@ -80,6 +81,8 @@ class Scale:
     arms: Mapping[str, Mapping[str, Any]]
     only: tuple[str, ...] = ()
     analyses: Mapping[str, str] = field(default_factory=dict)
+    comparable: bool = True
+    """Whether what is measured may be held against the paper's figures."""
 
 
 @dataclass(frozen=True)
@@ -183,8 +186,9 @@ def _columns(own: Mapping[str, Any]) -> tuple[tuple[Column, ...], dict[str, Take
     columns, taken = [column for column in STANDARD if column.key in own.get("columns", _COLUMNS)], {}
     for key, given in own.get("numbers", {}).items():
         title, unit, better = (given[name] for name in ("title", "unit", "better"))
-        columns.append(Column(key, title, partial(number, key=key), _BETTER[better], unit))
-        taken[key] = Taken(**{name: text for name, text in given.items() if name not in ("title", "unit", "better")})
+        bounds = given.get("bounds", (0, 1) if unit == "fraction" else (0, None))
+        columns.append(Column(key, title, partial(number, key=key), _BETTER[better], unit, bounds=within(*bounds)))
+        taken[key] = Taken(**{name: text for name, text in given.items() if name not in _OF_THE_COLUMN})
     return tuple(columns), taken
 
 
@@ -226,4 +230,5 @@ def _scale(name: str, shared: Mapping[str, Any], own: Mapping[str, Any]) -> Scal
         arms={arm: canonical(options) for arm, options in own.get("arms", {}).items()},
         only=tuple(own.get("only", ())),
         analyses=own.get("analyses", {}),
+        comparable=shared.get("comparable", True),
     )

@@ -86,10 +86,11 @@ def doubts(comparison: Comparison) -> tuple[str, ...]:
 
 def _beside(comparison: Comparison) -> Sheet:
     shown = [column for column in range(len(comparison.columns)) if _has_figures(comparison, column)]
+    differing = ("difference",) if comparison.setting.scale.comparable else ()
     numbers = tuple(
         (
             f"{words.heading(column)}{_letters(comparison.column_marks[place])}",
-            ("paper", "measured", "difference") if place in shown else ("measured",),
+            ("paper", "measured", *differing) if place in shown else ("measured",),
         )
         for place, column in enumerate(comparison.columns)
     )
@@ -100,7 +101,8 @@ def _beside(comparison: Comparison) -> Sheet:
             cost = column.higher_is_better is None and entry.measured.std == 0
             measured = _spread(entry.measured.mean, None if cost else entry.measured.std, column.unit)
             if place in shown:
-                cells += [_printed(entry, column.unit), measured, _signed(entry.difference, column.unit)]
+                cells += [_printed(entry, column.unit), measured]
+                cells += [_signed(entry.difference, column.unit) for _ in differing]
             else:
                 cells.append(measured)
         rows.append((*_labels(comparison, above, row), *cells))
@@ -172,11 +174,8 @@ def _signed(value: float | None, unit: Unit) -> str:
 def _interval(entry: Entry, unit: Unit) -> str:
     if entry.against is None:
         return _NONE
-    found = entry.against.measured.comparison
-    bounds = ""
-    if found.low is not None and found.high is not None:
-        bounds = f" [{words.figure(found.low, unit)}, {words.figure(found.high, unit)}]"
-    return f"{_signed(found.difference, unit)}{bounds}"
+    judged = entry.against.measured
+    return _NONE if judged.comparison.difference is None else words.difference(judged, unit)
 
 
 def _caption(comparison: Comparison) -> Iterator[str]:
@@ -188,7 +187,11 @@ def _caption(comparison: Comparison) -> Iterator[str]:
         yield f"Not run: {', '.join(setting.left_out)}."
     seeds = len(setting.seeds)
     yield f"Measured: mean ± standard deviation over {seeds} seeds." if seeds > 1 else "Measured: one seed."
-    if any(column.key == "cer" for column in comparison.columns) and not all(map(setting.counts_alike, setting.parts)):
+    if not setting.scale.comparable:
+        yield "No differences to the paper: runs as small as these cannot be compared with it."
+    elif any(column.key == "cer" for column in comparison.columns) and not all(
+        map(setting.counts_alike, setting.parts)
+    ):
         yield "CER counts errors over other test images or mega-batches than in the paper, hence no difference there."
     yield from _tested(comparison)
     if setting.table.ours:
@@ -196,18 +199,20 @@ def _caption(comparison: Comparison) -> Iterator[str]:
 
 
 def _tested(comparison: Comparison) -> Iterator[str]:
-    judged = [e.against.measured for row in comparison.rows for e in row.entries if e.against is not None]
-    count = sum(one.comparison.n > 0 for one in judged)
+    against = [entry.against for row in comparison.rows for entry in row.entries]
+    judged = words.distinct(one.measured for one in against if one is not None)
+    count = len(judged)
     if not count:
         return
     kind = "an exact" if all(one.comparison.exact for one in judged) else f"beyond {EXACT_UP_TO} seeds a sampled"
+    shown = any(one.comparison.low is not None for one in judged)
     yield (
-        f"Verdicts by {kind} paired sign-flip test, Holm-corrected over {words.comparisons(count)}, at p < {ALPHA}; "
-        f"in brackets {CONFIDENCE:.0%} intervals."
+        f"Verdicts by {kind} paired sign-flip test, Holm-corrected over {words.comparisons(count)}, at p < {ALPHA}"
+        f"{f'; in brackets {CONFIDENCE:.0%} intervals' if shown else ''}."
     )
     few = sum(one.verdict == "too few seeds" for one in judged)
     if few:
-        of = words.comparisons(len(judged))
+        of = words.comparisons(count)
         yield f"Too few seeds for a verdict in {few} of {of}: {enough(count)} each would do."
 
 
@@ -296,6 +301,7 @@ def content(comparison: Comparison) -> dict[str, Any]:
         "table": setting.table.name,
         "title": setting.table.title,
         "scale": setting.scale.name,
+        "comparable": setting.scale.comparable,
         "seeds": list(setting.seeds),
         "baseline": setting.table.baseline,
         "changed": list(setting.shrunk()),

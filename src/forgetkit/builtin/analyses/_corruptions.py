@@ -18,6 +18,7 @@ from forgetkit.builtin.analyses import _corruptions_noise as noise
 from forgetkit.builtin.analyses import _corruptions_weather as weather
 from forgetkit.builtin.analyses._corruptions_draws import Draws, Pixels
 from forgetkit.builtin.analyses._corruptions_files import Arrays, photographs
+from forgetkit.builtin.analyses._pixels import require_images
 from forgetkit.contracts import Evidence, Labelled
 from forgetkit.errors import DoesNotApplyError
 from forgetkit.seeding import Seeds
@@ -181,7 +182,7 @@ def as_inputs(pixels: Pixels) -> Tensor:
 
 def shape_of(evidence: Evidence) -> tuple[int, ...]:
     """``(channels, height, width)`` of a sample; ``DoesNotApplyError`` where it is no image."""
-    if not evidence.images:
-        raise DoesNotApplyError("the samples are features, not images: nothing of a camera can happen to them")
+    why = "what corrupts images is made for pixels in [0, 1]"
+    require_images(evidence, why, "the samples are features, not images: nothing of a camera can happen to them")
     inputs, _ = next(iter(evidence.samples("test", 1).batches(1)))
     return tuple(inputs.shape[1:])

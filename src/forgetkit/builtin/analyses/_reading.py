@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from forgetkit.builtin.analyses._outputs import diverged
 from forgetkit.contracts import Evidence, Labelled
 from forgetkit.errors import DoesNotApplyError
 from forgetkit.seeding import global_state
@@ -47,8 +48,8 @@ def read(evidence: Evidence, samples: Labelled) -> Reading:
     with seen.watching(model), global_state(evidence.seeds.number("noise")), torch.enable_grad(), quiet:
         for inputs, labels in samples.batches(_BATCH):
             outputs = model(inputs).float()
-            if not bool(outputs.isfinite().all()):
-                raise DoesNotApplyError("the model's outputs are not finite: there is no loss to speak of")
+            if diverged(outputs) or bool(outputs.gather(1, labels[:, None]).isinf().any()):
+                raise DoesNotApplyError("the model's loss is not finite: there are no gradients to speak of")
             loss = nn.functional.cross_entropy(outputs, labels, reduction="sum") / len(samples)
             if trained and loss.grad_fn is not None:
                 grads = torch.autograd.grad(loss, list(trained.values()), allow_unused=True)

@@ -12,6 +12,8 @@ from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 
 from forgetkit.builtin.analyses._listed import listed, number
+from forgetkit.builtin.analyses._outputs import predictions
+from forgetkit.builtin.analyses._pixels import require_images
 from forgetkit.contracts import Answer, Chart, Evidence, Labelled, Measure, Series
 from forgetkit.errors import DoesNotApplyError
 from forgetkit.seeding import Seeds, global_state
@@ -88,12 +90,12 @@ class Attack:
 
     def analyze(self, evidence: Evidence) -> Answer:
         """Accuracy by strength."""
-        if not evidence.images:
-            raise DoesNotApplyError("strengths are those of pixels in [0, 1], and the samples are no images")
+        why = "strengths are those of pixels in [0, 1]"
+        require_images(evidence, why, f"{why}, and the samples are no images")
         samples = evidence.samples("test", self.samples)
         if not len(samples):
             raise DoesNotApplyError("there are no samples to attack")
-        clean = evidence.outputs(samples).argmax(1) == samples.labels
+        clean = predictions(evidence.outputs(samples)) == samples.labels
         accuracy, blind = {0.0: _share(clean)}, 0
         # Of a copy without gradients of its own, backward passes reach for the input alone and leave no trace.
         model = evidence.twin().requires_grad_(False)
@@ -135,11 +137,19 @@ class Attack:
         area = sum((b - a) * (accuracy[a] + accuracy[b]) / 2 for a, b in pairwise(accuracy))
         greatest = max(accuracy)
         numbers = {
-            _key(self.norm, radius): Measure(value, "higher", "fraction", _title(self.norm, radius))
+            _key(self.norm, radius): Measure(
+                value, "higher", "fraction", _title(self.norm, radius), _meaning(self.norm, radius), bounds=(0, 1)
+            )
             for radius, value in accuracy.items()
         }
         if greatest:
-            numbers["area"] = Measure(area / greatest, "higher", "fraction")
+            numbers["area"] = Measure(
+                area / greatest,
+                "higher",
+                "fraction",
+                meaning="area under the curve of accuracy against strength: its mean from 0 to the greatest strength",
+                bounds=(0, 1),
+            )
         details = {
             "samples": count,
             "strengths": list(accuracy),
@@ -240,6 +250,12 @@ def _title(norm: str, radius: float) -> str:
     if norm == "linf" and radius and abs(levels - round(levels)) < 1e-6:
         return f"at {round(levels)}/{_LEVELS}"
     return f"at {radius:.6g}" if radius else "clean"
+
+
+def _meaning(norm: str, radius: float) -> str:
+    if not radius:
+        return "accuracy without an attack"
+    return f"accuracy where each image is attacked within that distance ({'L∞' if norm == 'linf' else 'L2'})"
 
 
 def _key(norm: str, radius: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,6 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from forgetkit.builtin.analyses._outputs import diverged
 from forgetkit.contracts import Answer, Chart, Evidence, Measure, Series
 from forgetkit.errors import DoesNotApplyError
 
@@ -46,24 +48,47 @@ class Calibration:
         samples = evidence.samples("test", self.samples)
         said = _Predicted(_finite(evidence.outputs(samples)), samples.labels)
         numbers = {
-            "ece": _lower(said.ece(self.bins)),
-            "mce": _lower(said.mce(self.bins)),
-            "adaptive_ece": _lower(said.adaptive_ece(self.bins)),
-            "nll": Measure(said.nll, "lower"),
-            "brier": Measure(said.brier, "lower"),
-            "overconfidence": Measure(said.confidence.mean().item() - said.accuracy, unit="fraction"),
+            "ece": _lower(
+                said.ece(self.bins),
+                f"expected calibration error: mean gap of accuracy and confidence, {self.bins} bins",
+            ),
+            "mce": _lower(said.mce(self.bins), "maximum calibration error: the largest gap of a bin"),
+            "adaptive_ece": _lower(said.adaptive_ece(self.bins), "the ece over bins of equally many samples"),
+            "nll": Measure(
+                said.nll, "lower", meaning="negative log-likelihood: mean cross entropy, in nats", bounds=(0, None)
+            ),
+            "brier": Measure(
+                said.brier,
+                "lower",
+                meaning="Brier score: mean squared distance of the predicted probabilities from the label, 0 to 2",
+                bounds=(0, 2),
+            ),
+            "overconfidence": Measure(
+                said.confidence.mean().item() - said.accuracy,
+                unit="fraction",
+                meaning="mean confidence less accuracy; above 0 the network is too sure",
+                bounds=(-1, 1),
+            ),
         }
         binned = said.binned(self.bins)
         details = {"samples": len(samples), "accuracy": said.accuracy, "bins": _table(binned)}
         diagrams = [_reliability(binned), _gap(binned), _histogram(binned)]
         remarks = []
+        if said.nll is None:
+            remarks.append("there is no nll: the network masks the class of a sample, to which it gives the logit -inf")
         try:
             temperature = _fitted(evidence)
         except DoesNotApplyError as error:
             remarks.append(f"no temperature was fitted: {error}")
         else:
             scaled = _Predicted(said.logits / temperature, said.labels)
-            numbers |= {"temperature": Measure(temperature), "ece_scaled": _lower(scaled.ece(self.bins))}
+            numbers |= {
+                "temperature": Measure(
+                    temperature,
+                    meaning="what the logits are divided by for the least nll; above 1 the network is too sure",
+                ),
+                "ece_scaled": _lower(scaled.ece(self.bins), "the ece at that temperature"),
+            }
             details |= {"nll_scaled": scaled.nll, "brier_scaled": scaled.brier, "mce_scaled": scaled.mce(self.bins)}
             if temperature in (COLDEST, HOTTEST):
                 remarks.append(
@@ -110,8 +135,10 @@ class _Predicted:
         return self.right.mean().item()
 
     @property
-    def nll(self) -> float:
-        return torch.nn.functional.cross_entropy(self.logits, self.labels).item()
+    def nll(self) -> float | None:
+        """None where a label has the probability 0, which no number of samples makes up for."""
+        loss = torch.nn.functional.cross_entropy(self.logits, self.labels).item()
+        return loss if math.isfinite(loss) else None
 
     @property
     def brier(self) -> float:
@@ -149,7 +176,7 @@ def _mean_gap(binned: _Binned) -> float:
 def _finite(logits: Tensor) -> Tensor:
     if not len(logits):
         raise DoesNotApplyError("there are no samples to judge on")
-    if not logits.isfinite().all():
+    if diverged(logits):
         raise DoesNotApplyError("the network's outputs are not finite, so that it has no confidence: train it anew")
     return logits.double()
 
@@ -164,10 +191,12 @@ def _fitted(evidence: Evidence) -> float:
     samples = evidence.samples("val")
     logits = _finite(evidence.outputs(samples))
     of_labels = logits.gather(1, samples.labels[:, None])
+    if bool(of_labels.isinf().any()):
+        raise DoesNotApplyError("the network masks the class of a validation sample: its nll is infinite at each")
 
     def slope(inverse: float) -> float:
-        expected = ((logits * inverse).softmax(1) * (logits - of_labels)).sum(1)
-        return expected.mean().item()
+        terms = (logits * inverse).softmax(1) * (logits - of_labels)
+        return terms.where(logits.isfinite(), 0).sum(1).mean().item()  # a masked class has no share in it
 
     if slope(1 / COLDEST) <= 0:
         return COLDEST
@@ -176,8 +205,8 @@ def _fitted(evidence: Evidence) -> float:
     return float(1 / brentq(slope, 1 / HOTTEST, 1 / COLDEST))
 
 
-def _lower(value: float) -> Measure:
-    return Measure(value, "lower", "fraction")
+def _lower(value: float, meaning: str) -> Measure:
+    return Measure(value, "lower", "fraction", meaning=meaning, bounds=(0, 1))
 
 
 def _gaps_as_none(values: Tensor) -> list[float | None]:

@@ -13,6 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from forgetkit.builtin.analyses._across import LeftOut
+from forgetkit.builtin.analyses._outputs import predictions
 from forgetkit.contracts import Answer, Asked, Chart, Evidence, Measure, Series
 from forgetkit.errors import DoesNotApplyError
 
@@ -104,7 +105,14 @@ class Churn:
         )
         every = [pair["changed"] for pairs in between.values() for pair in pairs]
         return Answer(
-            numbers={"between_seeds": Measure(_spread(every)[0], unit="fraction")},
+            numbers={
+                "between_seeds": Measure(
+                    _spread(every)[0],
+                    unit="fraction",
+                    meaning="test samples that two seeds of one arm predict differently at the end",
+                    bounds=(0, 1),
+                )
+            },
             charts=[chart],
             details={"between_seeds": between},
             remarks=[*left_out.remarks, *_left_out(arms, between)],
@@ -196,24 +204,41 @@ def _gaps(kept: Sequence[int]) -> str:
 def _predictions(evidence: Evidence, mega_batch: int) -> Tensor:
     """int32 ``(samples,)``: one model at a time, of which nothing else is kept."""
     then = evidence if mega_batch == evidence.mega_batch else evidence.at(mega_batch)
-    return then.outputs(then.samples("test")).argmax(1).int()
+    return predictions(then.outputs(then.samples("test"))).int()
 
 
 def _numbers(known: _Known) -> dict[str, Measure]:
     share = {kind: which.double().mean(1) for kind, which in known.flips.items()}
     return {
-        "negative_flips": _less(share["negative_flips"][-1]),
-        "negative_flips_mean": _less(share["negative_flips"].mean()),
-        "positive_flips": Measure(float(share["positive_flips"][-1]), unit="fraction"),
-        "changed": Measure(float(share["changed"][-1]), unit="fraction"),
-        "forgotten": _less(known.forgotten.double().mean()),
-        "never_learned": _less(known.never_learned.double().mean()),
-        "forgetting_events": Measure(float(known.flips["negative_flips"].double().sum(0).mean()), "lower"),
+        "negative_flips": _less(share["negative_flips"][-1], "test samples from right to wrong at the last mega-batch"),
+        "negative_flips_mean": _less(share["negative_flips"].mean(), "the same, the mean over the mega-batches"),
+        "positive_flips": Measure(
+            float(share["positive_flips"][-1]),
+            unit="fraction",
+            meaning="test samples from wrong to right at the last mega-batch",
+            bounds=(0, 1),
+        ),
+        "changed": Measure(
+            float(share["changed"][-1]),
+            unit="fraction",
+            meaning="test samples with another prediction after the last mega-batch than before",
+            bounds=(0, 1),
+        ),
+        "forgotten": _less(
+            known.forgotten.double().mean(), "test samples that were right once and are wrong at the end"
+        ),
+        "never_learned": _less(known.never_learned.double().mean(), "test samples that were never right"),
+        "forgetting_events": Measure(
+            float(known.flips["negative_flips"].double().sum(0).mean()),
+            "lower",
+            meaning="flips from right to wrong of a test sample, the mean over samples",
+            bounds=(0, len(known.flips["negative_flips"])),
+        ),
     }
 
 
-def _less(share: Tensor) -> Measure:
-    return Measure(float(share), "lower", "fraction")
+def _less(share: Tensor, meaning: str) -> Measure:
+    return Measure(float(share), "lower", "fraction", meaning=meaning, bounds=(0, 1))
 
 
 def _step(known: _Known, at: int) -> dict[str, Any]:
@@ -298,7 +323,7 @@ def _pairs(cells: Sequence[Asked], left_out: LeftOut) -> Iterator[dict[str, Any]
     for cell in cells:
         with left_out.noting(cell):
             samples = cell.evidence.samples("test")
-            known.append((cell.seed, samples.labels, cell.evidence.outputs(samples).argmax(1).int()))
+            known.append((cell.seed, samples.labels, predictions(cell.evidence.outputs(samples)).int()))
     for (seed, labels, one), (other_seed, other_labels, other) in itertools.combinations(known, 2):
         if len(labels) and torch.equal(labels, other_labels):
             differ = one != other

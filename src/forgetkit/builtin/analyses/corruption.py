@@ -84,11 +84,15 @@ class Corruption:
         means = {name: fmean(values) for name, values in accuracies.items()}
         clean = evidence.accuracy(evidence.samples("test", self.samples))
         mean = fmean(means.values())
-        numbers = {"mca": _share(mean)}
+        numbers = {"mca": _share(mean, f"mean accuracy over {len(means)} corruptions at each severity")}
         if set(BENCHMARK) <= set(means):
-            numbers["mca_15"] = _share(fmean(means[name] for name in BENCHMARK))
-        numbers["clean"] = _share(clean)
-        numbers["relative"] = _share(mean / clean if clean else None)
+            numbers["mca_15"] = _share(
+                fmean(means[name] for name in BENCHMARK), "the same over the 15 corruptions of the benchmark"
+            )
+        numbers["clean"] = _share(clean, "accuracy on the same samples, not corrupted")
+        numbers["relative"] = Measure(
+            mean / clean if clean else None, "higher", "fraction", meaning="mca / clean", bounds=(0, None)
+        )
         return Answer(
             numbers=numbers,
             charts=[_bars(means, mean)],
@@ -178,8 +182,8 @@ def _accuracies(
     }
 
 
-def _share(value: float | None) -> Measure:
-    return Measure(value, "higher", "fraction")
+def _share(value: float | None, meaning: str) -> Measure:
+    return Measure(value, "higher", "fraction", meaning=meaning, bounds=(0, 1))
 
 
 def _bars(means: Mapping[str, float], mean: float) -> Chart:

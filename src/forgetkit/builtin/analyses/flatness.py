@@ -97,9 +97,21 @@ class Flatness:
         half = accuracy.crosses((accuracy.means[0] + chance) / 2)
         sharpness = 2 * (loss.means[1] - loss.means[0]) / loss.sigmas[1] ** 2
         numbers = {
-            "drop": Measure(accuracy.means[0] - accuracy.height, "lower", "fraction"),
-            "half": Measure(half, "higher"),
-            "sharpness": Measure(sharpness if math.isfinite(sharpness) else None, "lower"),
+            "drop": Measure(
+                accuracy.means[0] - accuracy.height,
+                "lower",
+                "fraction",
+                meaning="accuracy without noise less its mean over the grid of noise",
+                bounds=(-1, 1),
+            ),
+            "half": Measure(
+                half, "higher", meaning="the noise σ at which accuracy is halfway down to chance", bounds=(0, None)
+            ),
+            "sharpness": Measure(
+                sharpness if math.isfinite(sharpness) else None,
+                "lower",
+                meaning="curvature of the loss under noise: 2 (L(σ) − L(0)) / σ² at the smallest σ",
+            ),
         }
         curves = {"accuracy": accuracy, "loss": loss}
         details = {

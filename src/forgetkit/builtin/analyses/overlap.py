@@ -13,11 +13,17 @@ from pydantic import Field
 
 from forgetkit.builtin.analyses._across import Across, LeftOut
 from forgetkit.builtin.analyses._sharing import Mask, Pair, Retained, Shared, Total, mean, spread
-from forgetkit.contracts import Answer, Asked, Chart, Evidence, Measure, Series
+from forgetkit.contracts import Answer, Asked, Bounds, Chart, Evidence, Measure, Series
 from forgetkit.errors import DoesNotApplyError
 from forgetkit.forgetting import select
 
 _MOST = 8
+_MEANINGS = {
+    "share": "of the entries that one mask keeps, those that the next one keeps too",
+    "jaccard": "entries that two consecutive masks keep, of those that either of them keeps",
+    "corrected": "the share beyond chance: 0 for random masks, 1 where they share all that they can",
+}
+_BOUNDS: dict[str, Bounds] = {"share": (0, 1), "jaccard": (0, 1), "corrected": (None, 1)}
 """Series in a chart of layers; more are no longer told apart."""
 
 _ASK = "importance=snip asks about each kept model instead"
@@ -77,7 +83,10 @@ class Overlap:
             for (earlier, later), pair in pairs.items()
         ]
         return Answer(
-            numbers={key: Measure(value, unit="fraction") for key, value in means.items()},
+            numbers={
+                key: Measure(value, unit="fraction", meaning=_MEANINGS[key], bounds=_BOUNDS[key])
+                for key, value in means.items()
+            },
             charts=charts,
             details={"importance": self.importance, "pairs": details},
             remarks=remarks,
@@ -99,8 +108,12 @@ class Overlap:
         charts = [across.heat(after), *_by_layer(dict(list(groups.items())[:_MOST]), "masks of different runs")]
         return Answer(
             numbers={
-                "between_arms": Measure(mean(across.corrected(same_arm=False)), unit="fraction"),
-                "between_seeds": Measure(mean(across.corrected(same_arm=True)), unit="fraction"),
+                "between_arms": _corrected(
+                    mean(across.corrected(same_arm=False)), "overlap beyond chance of the masks of two arms at one seed"
+                ),
+                "between_seeds": _corrected(
+                    mean(across.corrected(same_arm=True)), "overlap beyond chance of the masks of two seeds of one arm"
+                ),
             },
             charts=charts,
             details={"importance": self.importance, "mega_batch": after, "pairs": across.details},
@@ -285,3 +298,7 @@ def _without_chance(layers: Iterable[Shared]) -> list[str]:
         f"in {found[False]} of {found.total()} comparisons of a layer a mask retains all or nothing of it: "
         "share and jaccard count it, the corrected value cannot"
     ]
+
+
+def _corrected(value: float | None, meaning: str) -> Measure:
+    return Measure(value, unit="fraction", meaning=meaning, bounds=_BOUNDS["corrected"])

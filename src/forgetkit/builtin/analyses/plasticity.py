@@ -31,6 +31,11 @@ class _Shown:
     better: Better | None = None
     unit: Unit = "number"
 
+    @property
+    def meaning(self) -> str:
+        """As the legend of a table says it."""
+        return f"{self.caption[0].lower()}{self.caption[1:]}"
+
 
 _NUMBERS = {
     "dormant": _Shown("share of the units", "Dormant units", "lower", "fraction"),
@@ -134,9 +139,17 @@ class Plasticity:
         trends = {key: _slope(values) for key, values in series.items()}
         measures = {}
         for key, shown in _NUMBERS.items():
-            measures[key] = Measure(_finite(last.numbers.get(key)), shown.better, shown.unit)
+            measures[key] = Measure(
+                _finite(last.numbers.get(key)),
+                shown.better,
+                shown.unit,
+                meaning=shown.meaning,
+                bounds=(0, 1 if shown.unit == "fraction" else None),
+            )
             if key in _TRENDS:
-                measures[f"{key}_trend"] = Measure(trends[key], shown.better, shown.unit)
+                measures[f"{key}_trend"] = Measure(
+                    trends[key], shown.better, shown.unit, meaning=f"how much {key} grows with each mega-batch"
+                )
         lines = [_line(key, values) for key, values in series.items() if len(_drawn(values)) > 1]
         return Answer(
             numbers=measures,

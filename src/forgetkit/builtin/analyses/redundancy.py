@@ -18,6 +18,9 @@ from forgetkit.forgetting import select
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+_WHERE = {"train": "on training samples", "test": "on test samples", "robust": "on corrupted test samples"}
+_WHICH = {"dense": "of the network as it is", "sparse": "after its least important entries were set to zero"}
+
 
 @dataclass(frozen=True)
 class Redundancy:
@@ -63,10 +66,21 @@ class Redundancy:
         parameters = sum(parameter.numel() for parameter in evidence.model.parameters())
         return Answer(
             numbers={
-                "parameters": Measure(parameters, unit="count"),
-                "parameters_left": Measure(parameters - sum(count for count, _ in zeroed.values()), unit="count"),
+                "parameters": Measure(parameters, unit="count", meaning="entries of all parameters", bounds=(0, None)),
+                "parameters_left": Measure(
+                    parameters - sum(count for count, _ in zeroed.values()),
+                    unit="count",
+                    meaning="those that were not set to zero",
+                    bounds=(0, parameters),
+                ),
                 **{
-                    f"{name}_{part}": Measure(network.accuracy.get(part), "higher", "fraction")
+                    f"{name}_{part}": Measure(
+                        network.accuracy.get(part),
+                        "higher",
+                        "fraction",
+                        meaning=f"accuracy {_WHERE[part]}, {_WHICH[name]}",
+                        bounds=(0, 1),
+                    )
                     for name, network in networks.items()
                     for part in ("train", "test", "robust")
                 },

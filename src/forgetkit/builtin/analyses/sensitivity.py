@@ -60,9 +60,14 @@ class Sensitivity:
         every = [value for at in grid.means.values() for value in at.values()]
         return Answer(
             numbers={
-                "highest": Measure(max(every), None, grid.unit),
-                "lowest": Measure(min(every), None, grid.unit),
-                "largest_range": Measure(max(grid.ranges.values()), "lower", grid.unit),
+                "highest": Measure(max(every), None, grid.unit, meaning=f"the highest {metric} of the grid"),
+                "lowest": Measure(min(every), None, grid.unit, meaning=f"the lowest {metric} of the grid"),
+                "largest_range": Measure(
+                    max(grid.ranges.values()),
+                    "lower",
+                    grid.unit,
+                    meaning="the highest less the lowest of a method, of the method where that is most",
+                ),
             },
             charts=[*grid.maps(), *([grid.bars()] if len(grid.runs) > 1 else [])],
             details={"metric": metric, "methods": {method: grid.detail(method) for method in grid.runs}},

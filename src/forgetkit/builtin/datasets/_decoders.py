@@ -20,7 +20,7 @@ from typing import IO, Self, cast
 
 from PIL import Image
 
-from forgetkit.builtin.datasets._decoding import READY, Block, Pixels, decode_block
+from forgetkit.builtin.datasets._decoding import READY, Block, Decoded, decode_block
 from forgetkit.errors import DataError
 
 _WORTH = 5 << 20
@@ -30,15 +30,15 @@ _MOST = 16
 _GRACE = 1.0
 """Seconds for a worker that answers no more to end by itself, so that its own status is told."""
 
-Decoder = Callable[[Iterable[Block]], Iterator[Pixels]]
+Decoder = Callable[[Iterable[Block]], Iterator[Decoded]]
 
 
 @contextmanager
 def decoders(bytes_in_all: int) -> Iterator[Decoder]:
-    """Whatever gives the pixels of blocks, in their order, for image files of so many bytes in all.
+    """Whatever gives the images of blocks, in their order, for image files of so many bytes in all.
 
-    This process decodes where workers would not pay, or none can be started. What is given raises ``DataError`` as
-    :func:`decode_block` does, or where a worker has died.
+    This process decodes where workers would not pay, or none can be started. What is given raises ``DataError`` if a
+    worker has died.
     """
     count = min(_cores(), bytes_in_all // _WORTH)
     with ExitStack() as crew:
@@ -62,28 +62,29 @@ def _hired(count: int, crew: ExitStack) -> list[_Worker]:
     return [worker for worker in started if worker.ready()]
 
 
-def _in_order(workers: Sequence[_Worker], threads: Executor, blocks: Iterable[Block]) -> Iterator[Pixels]:
-    """The pixels of each block, a few of which are decoded ahead; a slow disk must not fill the memory.
+def _in_order(workers: Sequence[_Worker], threads: Executor, blocks: Iterable[Block]) -> Iterator[Decoded]:
+    """The images of each block, a few of which are decoded ahead; a slow disk must not fill the memory.
 
-    What the workers leave to this process it decodes in this thread, since filters for warnings are for all threads.
+    What the workers cannot decode this process tries again in this thread, since filters for warnings are for all
+    threads.
     """
     idle: SimpleQueue[_Worker] = SimpleQueue()
     for worker in workers:
         idle.put(worker)
 
-    def decoded(block: Block) -> Pixels | None:
+    def decoded(block: Block) -> Decoded:
         worker = idle.get()
         try:
             return worker.decoded(block)
         finally:
             idle.put(worker)
 
-    ahead: deque[tuple[Block, Future[Pixels | None]]] = deque()
+    ahead: deque[tuple[Block, Future[Decoded]]] = deque()
 
-    def first() -> Pixels:
+    def first() -> Decoded:
         block, answer = ahead.popleft()
-        pixels = answer.result()
-        return decode_block(block) if pixels is None else pixels
+        found = answer.result()
+        return decode_block(block, found) if found.bad else found
 
     for block in blocks:
         ahead.append((block, threads.submit(decoded, block)))
@@ -116,18 +117,18 @@ class _Worker:
             said = said[-len(READY) :] + more
         return True
 
-    def decoded(self, block: Block) -> Pixels | None:
-        """The pixels of a block, None where it could not decode one of them; ``DataError`` where it has died."""
+    def decoded(self, block: Block) -> Decoded:
+        """The images of a block; ``DataError`` if it has died."""
         try:
             pickle.dump((block, Image.MAX_IMAGE_PIXELS), self._to)
             self._to.flush()
-            pixels: Pixels | None = pickle.load(self._from)
+            answer: Decoded = pickle.load(self._from)
         except (OSError, EOFError, pickle.UnpicklingError) as error:
             raise DataError(
                 f"a process that decoded images died ({self._end()}) at one of {block.files[0]} to "
                 f"{block.files[-1]}: free memory if that ran out, else remove the image"
             ) from error
-        return pixels
+        return answer
 
     def _end(self) -> str:
         """How it ended; it is made to where it lives on, which would be waited for in vain."""

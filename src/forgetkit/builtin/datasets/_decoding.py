@@ -5,70 +5,226 @@ A worker imports this module, and with it NumPy and Pillow, but neither torch no
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import os
 import pickle
+import re
 import signal
+import stat
 import sys
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from forgetkit.builtin.datasets._formats import PROGRAMS, register_decoders
 from forgetkit.errors import DataError
 
 Pixels = NDArray[np.uint8]
 
-_PROGRAMS = ("EPS",)
-"""Formats that Pillow hands to another program, which carries out what the file says, whatever it is called."""
-
 READY = b"\0ready to decode\0"
 """What a worker says before its first answer; what its interpreter printed while it started came before."""
+
+FRAMES = "several frames, of which the first is taken"
+EXIF = "unreadable EXIF data or tags, taken as stored"
+TURNED = "turned as EXIF orientation says"
+COMPOSITED = "transparency composited on the background"
+SCALED = "16 bits a pixel scaled to 8"
+
+_TRANSPOSE = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What turns an image upright, by its EXIF orientation."""
+_HOLD_ORIENTATION = {"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"}
+"""Where Pillow keeps what may say how an image is turned, besides the tags of a TIFF."""
+_NOT_FRAMES = ("MPO", "PSD")
+"""Formats whose further images are previews or layers of the first."""
+_PASSING = (errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN)
+_BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262
+"""Tags of TIFF."""
+
+
+class Look(NamedTuple):
+    """What images are decoded to: height and width, one channel or three, and what lies behind transparent ones."""
+
+    size: int
+    grey: bool
+    background: tuple[int, int, int]
 
 
 class Block(NamedTuple):
     """Image files to be decoded at one go, and how."""
 
     files: Sequence[str]
-    size: int
-    grey: bool
+    look: Look
 
 
-def decode_block(block: Block) -> Pixels:
-    """The pixels of a block, ``uint8`` of shape ``(n, channels, size, size)``; raises as :func:`decode` does.
+class Fault(NamedTuple):
+    """Why an image cannot be decoded, and whether it is the file's fault and not for want of memory, say."""
+
+    reason: str
+    is_the_files: bool
+
+
+class Decoded(NamedTuple):
+    """A block's images: a row of ``pixels`` for each file, zeros for those in ``bad``.
+
+    ``bad`` has the faults by place in the block, ``notes`` the places of those that something is to be noted of.
+    """
+
+    pixels: Pixels
+    bad: dict[int, Fault]
+    notes: dict[str, list[int]]
+
+
+def decode_block(block: Block, again: Decoded | None = None) -> Decoded:
+    """The images of a block, or those among them that were bad before.
 
     Warnings are filtered for the whole process meanwhile: it is for one thread of a process at a time.
     """
-    with warnings.catch_warnings():  # what Pillow suspects to be an attack is refused
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        return np.stack([decode(path, block.size, block.grey) for path in block.files])
+    size, channels = block.look.size, 1 if block.look.grey else 3
+    pixels = np.zeros((len(block.files), channels, size, size), np.uint8) if again is None else again.pixels
+    found = Decoded(pixels, {}, {} if again is None else again.notes)
+    register_decoders(block.files)
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        warnings.simplefilter(
+            "error", Image.DecompressionBombWarning
+        )  # what Pillow suspects to be an attack is refused
+        for place, path in enumerate(block.files):
+            if again is not None and place not in again.bad:
+                continue
+            warned.clear()
+            try:
+                pixels[place], notes = decode(path, block.look)
+            except DataError as error:
+                found.bad[place] = Fault(str(error), not _may_pass(error.__cause__))
+                continue
+            for note in dict.fromkeys([*notes, *map(_note_of, warned)]):
+                found.notes.setdefault(note, []).append(place)
+    return found
 
 
-def decode(path: str, size: int, grey: bool) -> Pixels:
-    """The pixels of one image, ``uint8`` of shape ``(channels, size, size)``.
+def decode(path: str, look: Look) -> tuple[Pixels, list[str]]:
+    """The pixels of one image, ``uint8`` of shape ``(channels, size, size)``, and what is to be noted of it.
 
-    Raises ``DataError``, naming the file, if it is no image, is truncated, is so large that Pillow suspects an attack,
-    is a program (PostScript), or has more than eight bits per channel, which Pillow would clip in silence.
+    It is turned upright as its EXIF data says, 16 bits a pixel are scaled to 8, and what is transparent shows the
+    background.
+
+    Raises:
+        DataError: With the reason, if it is no image, is truncated, is so large that Pillow suspects an attack, is a
+            program (PostScript), or has pixels without a fixed range (32-bit integers, floats).
     """
+    notes: list[str] = []
     try:
+        _require_content(path)
         with Image.open(path) as image:
-            if image.format in _PROGRAMS:
+            if image.format in PROGRAMS:
                 raise ValueError(f"{image.format} is a program, which is not run")
+            if _has_frames(image):
+                notes.append(FRAMES)
+            turned_by_pillow = getattr(image, "tag_v2", {}).get(ExifTags.Base.Orientation) in _TRANSPOSE  # TIFF
             image.load()
-            if image.mode.startswith(("I", "F")):
-                raise ValueError(f"its pixels have mode {image.mode}, not 8 bits per channel")
-            # Pillow wants the alpha of a palette to be made a channel before it is dropped.
-            opaque = image.convert("RGBA") if "transparency" in image.info else image
-            fitted = ImageOps.fit(opaque.convert("L" if grey else "RGB"), (size, size))
+            if turned_by_pillow:
+                notes.append(TURNED)
+            whole = _in_eight_bits(_upright(image, notes), image, notes)
+            opaque = _composited(whole, look.background, notes)
+            fitted = ImageOps.fit(opaque.convert("L" if look.grey else "RGB"), (look.size, look.size))
     except Exception as error:  # what a decoder raises depends on the bytes it meets
         unknown = isinstance(error, UnidentifiedImageError)
-        reason = "no image that Pillow knows" if unknown else reason_of(error)
-        raise DataError(f"{path} cannot be decoded ({reason}): replace it or remove it") from error
+        raise DataError("no image that Pillow knows" if unknown else reason_of(error)) from error
     array = np.asarray(fitted)
-    return array[np.newaxis] if grey else array.transpose(2, 0, 1)
+    return array[np.newaxis] if look.grey else array.transpose(2, 0, 1), notes
+
+
+def _require_content(path: str) -> None:
+    status = os.stat(path)  # noqa: PTH116 - a Path costs more than the call
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError("it is no file but a folder, a pipe, a socket or a device")
+    if not status.st_size:
+        raise ValueError("the file is empty")
+
+
+def _has_frames(image: Image.Image) -> bool:
+    try:
+        return image.format not in _NOT_FRAMES and bool(getattr(image, "is_animated", False))
+    except Exception:  # noqa: BLE001 - damage behind the first frame, which is all that is taken
+        return False
+
+
+def _upright(image: Image.Image, notes: list[str]) -> Image.Image:
+    """As it is to be seen. Pillow's own ``exif_transpose`` writes the EXIF data anew, which fails for odd ones."""
+    if not (_HOLD_ORIENTATION & image.info.keys() or hasattr(image, "tag_v2")):
+        return image
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # noqa: BLE001 - what is wrong there is wrong with no pixel
+        notes.append(EXIF)
+        return image
+    method = _TRANSPOSE.get(orientation) if isinstance(orientation, int) else None
+    if method is None:
+        return image
+    notes.append(TURNED)
+    turned = image.transpose(method)
+    turned.info = image.info
+    return turned
+
+
+def _in_eight_bits(image: Image.Image, source: Image.Image, notes: list[str]) -> Image.Image:
+    """An image of 16-bit greys with 8 bits a pixel, any other as it is; ``source`` is the file's."""
+    is_wide = image.mode == "I" and source.format in ("PNG", "PPM")  # 16 bits, as Pillow held them once
+    if not (image.mode.startswith("I;16") or is_wide):
+        if image.mode.startswith(("I", "F")):
+            kind = "signed or 32-bit integers" if image.mode.startswith("I") else "floats"
+            raise ValueError(f"its pixels are {kind}, which have no fixed range: save 8 or 16 bits a channel")
+        return image
+    tags = getattr(source, "tag_v2", {})
+    bits = tags.get(_BITS_PER_SAMPLE, (16,))
+    white = (1 << (bits[0] if isinstance(bits, tuple) else bits)) - 1
+    deep = np.asarray(image).astype(np.int64)
+    scaled = ((deep.clip(0, white) * 510 + white) // (2 * white)).astype(np.uint8)
+    if tags.get(_PHOTOMETRIC) == 0:  # white is zero
+        scaled = 255 - scaled
+    notes.append(SCALED)
+    grey = Image.fromarray(scaled)
+    if isinstance(clear := image.info.get("transparency"), int):
+        grey.putalpha(Image.fromarray(np.where(deep == clear, 0, 255).astype(np.uint8)))
+    return grey
+
+
+def _composited(image: Image.Image, background: tuple[int, int, int], notes: list[str]) -> Image.Image:
+    """An image with alpha on the background, any other as it is."""
+    clear = image.info.get("transparency")
+    if clear is None and image.mode not in ("RGBA", "LA", "PA", "RGBa", "La"):
+        return image
+    if image.mode == "RGB" and isinstance(clear, tuple) and max(clear) > 255:  # of 16 bits; pixels have the upper 8
+        image.info["transparency"] = tuple(channel >> 8 for channel in clear)
+    layer = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
+    if layer.getchannel("A").getextrema() == (255, 255):
+        return layer.convert("RGB")
+    notes.append(COMPOSITED)
+    return Image.alpha_composite(Image.new("RGBA", layer.size, (*background, 255)), layer).convert("RGB")
+
+
+def _may_pass(error: BaseException | None) -> bool:
+    """Whether it may be gone at the next try."""
+    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in _PASSING)
+
+
+def _note_of(warning: warnings.WarningMessage) -> str:
+    text = " ".join(str(warning.message).split())
+    is_of_tags = Path(warning.filename).stem == "TiffImagePlugin"  # which reads EXIF data too
+    return EXIF if is_of_tags or "exif" in text.lower() else f"a warning of Pillow ({re.sub('[0-9]+', '…', text)})"
 
 
 def reason_of(error: Exception) -> str:
@@ -78,16 +234,14 @@ def reason_of(error: Exception) -> str:
 
 
 def work() -> None:
-    """What a worker does: blocks come on standard input, their pixels leave on standard output, until there are none.
+    """What a worker does: blocks come on standard input, their images leave on standard output, until there are none.
 
-    A block that it cannot decode without an error or a warning is answered with None: its owner tries again, who
-    may have told Pillow of more formats, and says what is wrong in its own way.
+    What it cannot decode its owner tries again, who may have told Pillow of more formats.
     """
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a decoder prints is no answer, nor is what is still to be flushed
     answers.write(READY)
     answers.flush()
-    warnings.simplefilter("error", UserWarning)
     if hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # with nobody left to answer to, it ends without a word
     while True:
@@ -95,8 +249,5 @@ def work() -> None:
             block, Image.MAX_IMAGE_PIXELS = pickle.load(sys.stdin.buffer)
         except EOFError:  # its owner has no more, or is gone
             return
-        pixels: Pixels | None = None
-        with contextlib.suppress(DataError, Warning):
-            pixels = decode_block(block)
-        pickle.dump(pixels, answers, pickle.HIGHEST_PROTOCOL)
+        pickle.dump(decode_block(block), answers, pickle.HIGHEST_PROTOCOL)
         answers.flush()

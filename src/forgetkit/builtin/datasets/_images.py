@@ -1,4 +1,4 @@
-"""Folders of image files as data: list them, decode them once, keep the pixels in a cache.
+"""Listed image files as data: decode them once, keep the pixels in a cache.
 
 The cache of a folder is a directory whose name is a digest of everything that the pixels depend on. It is
 filled beside its place and moved there whole, so that what stands there is always complete.
@@ -12,27 +12,28 @@ import hashlib
 import json
 import logging
 import os
-import stat
 import tempfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, Any, Literal
 
 import numpy as np
 import PIL
 from numpy.typing import NDArray
-from PIL import Image
 
-from forgetkit.builtin.datasets._decoding import Block, reason_of
+from forgetkit.builtin.datasets import _formats, _listing
+from forgetkit.builtin.datasets._decoding import COMPOSITED, SCALED, TURNED, Block, Decoded, Look, reason_of
+from forgetkit.builtin.datasets._listing import ImageFile, Listing, counted
 from forgetkit.contracts import Augmentation, Data, LoadContext, Part
 from forgetkit.errors import DataError
 from forgetkit.system import regular
 
 _log = logging.getLogger("forgetkit")
 
-_DECODING = 2
+_DECODING = 3
 """To be raised whenever this module turns the same file into other pixels, or keeps them in another way."""
 
 _BLOCK = 256
@@ -40,80 +41,152 @@ _BLOCK = 256
 _BLOCK_BYTES = 1 << 20
 """Bytes of image files that are decoded at one go, about."""
 _PIECE = 1 << 20
-_CHECKSUMS = "checksums.json"
+_CHECKSUMS, _REPORT = "checksums.json", "report.json"
+_MOST_BAD, _MOST_NAMED = 20, 3
+"""How many bad images are listed where they stop a run, and where they are skipped."""
+_AS_ASKED = (TURNED, COMPOSITED, SCALED)
+"""What is done to images as the documentation says: in the record alone."""
 
+OnBad = Literal["stop", "skip"]
 Shape = tuple[int, int, int, int]
 
 
-class ImageFile(NamedTuple):
-    """An image file as it is found: its path, its size in bytes, when it was last changed in nanoseconds."""
-
-    path: str
-    size: int
-    changed: int
-
-
 @dataclass(frozen=True)
-class Listing:
-    """The image files of one part in the order of their sample ids, and the class of each."""
+class Reading:
+    """How the images of a folder are read: what they are decoded to, and what becomes of those that are bad."""
 
-    files: tuple[ImageFile, ...]
-    labels: tuple[int, ...]
+    look: Look
+    on_bad: OnBad = "stop"
+
+
+@dataclass
+class _Report:
+    """What was found when images were decoded: the bad ones by part and place, and notes with a count and a file.
+
+    ``unread`` are those that may be good: a run without them would be another one.
+    """
+
+    bad: dict[str, dict[int, str]] = field(default_factory=dict)
+    notes: dict[str, tuple[int, str]] = field(default_factory=dict)
+    unread: int = 0
+
+    @classmethod
+    def from_json(cls, text: bytes) -> _Report:
+        held = json.loads(text)
+        bad = {part: {int(place): reason for place, reason in found.items()} for part, found in held["bad"].items()}
+        return cls(bad, {note: (count, path) for note, (count, path) in held["notes"].items()})
+
+    def add(self, part: str, start: int, block: Block, found: Decoded) -> None:
+        """Take in what was found in a block whose first image has this place in its part."""
+        self.bad.setdefault(part, {}).update({start + place: fault.reason for place, fault in found.bad.items()})
+        self.unread += sum(not fault.is_the_files for fault in found.bad.values())
+        for note, places in found.notes.items():
+            count, path = self.notes.get(note, (0, block.files[places[0]]))
+            self.notes[note] = count + len(places), path
 
 
 def part_folders(root: Path, train: str, test: str) -> tuple[Path, Path]:
     """The two parts' folders inside ``root``; ``DataError`` if any of the three is missing."""
-    if not _is_folder(root):
+    if not _listing.is_folder(root):
         raise DataError(f"there is no folder {root}: give the one that holds '{train}' and '{test}'")
     for name in (train, test):
-        if not _is_folder(root / name):
+        if not _listing.is_folder(root / name):
             raise DataError(f"{root} holds no folder '{name}': the images belong in {name}/CLASS/")
     return root / train, root / test
 
 
-def subfolders(folder: Path) -> tuple[str, ...]:
-    """The names of the visible folders inside ``folder``, sorted."""
-    return tuple(entry.name for entry in _visible(folder) if _is_folder(entry))
-
-
-def listing(folders: Iterable[tuple[Path, int]]) -> Listing:
-    """The images of each (folder, label), file names sorted; ``DataError`` for a folder without any."""
-    suffixes = tuple(suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN)
-    files: list[ImageFile] = []
-    labels: list[int] = []
-    for folder, label in folders:
-        if not _is_folder(folder):
-            raise DataError(f"class '{folder.name}' has no folder in {folder.parent}: it needs images there")
-        found = [
-            _image_file(entry)
-            for entry in _visible(folder)
-            if entry.name.lower().endswith(suffixes) and not _is_folder(entry)
-        ]
-        if not found:
-            raise DataError(f"class '{folder.name}' has no images in {folder}: add some, or remove the class")
-        files += found
-        labels += [label] * len(found)
-    return Listing(tuple(files), tuple(labels))
-
-
 def load(
     root: Path,
-    *,
     train: Listing,
     test: Listing,
+    *,
     classes: Sequence[str],
-    size: int,
-    grey: bool,
+    reading: Reading,
     augment: Augmentation,
     context: LoadContext,
+    remarks: Sequence[str] = (),
 ) -> Data:
-    """Both parts, their pixels mapped from the cache, which is filled first where it has to be."""
-    pixels = _Pixels(root, {"train": train, "test": test}, size, grey).load(context)
+    """Both parts, their pixels mapped from the cache, which is filled first if it has to be.
 
-    def part(name: str, source: Listing) -> Part:
-        return Part(pixels[name], np.asarray(source.labels, dtype=np.int64))
+    ``remarks`` come before those on what was read.
+    """
+    listings = {"train": train, "test": test}
+    pixels, report = _Pixels(root, listings, reading).load(context)
+    parts = {name: _part(pixels[name], source, report.bad.get(name, {})) for name, source in listings.items()}
+    for name, part in parts.items():
+        if not len(part) or (name == "train" and len(np.unique(part.labels)) < len(classes)):
+            lacking = set(range(len(classes))) - set(part.labels.tolist())
+            where = root / listings[name].name
+            raise DataError(f"no image of class '{classes[min(lacking)]}' in {where} can be decoded: repair them")
+    return Data(
+        parts["train"],
+        parts["test"],
+        tuple(classes),
+        augment,
+        remarks=(*remarks, *_remarks(root, listings, parts, classes, report)),
+        provenance=_provenance(root, listings, parts, classes, report),
+    )
 
-    return Data(part("train", train), part("test", test), tuple(classes), augment)
+
+def _part(pixels: NDArray[np.uint8], source: Listing, bad: Mapping[int, str]) -> Part:
+    return Part(pixels, np.delete(np.asarray(source.labels, dtype=np.int64), list(bad)))
+
+
+def _remarks(
+    root: Path, listings: Mapping[str, Listing], parts: Mapping[str, Part], classes: Sequence[str], report: _Report
+) -> Iterator[str]:
+    taken = {name: Counter(part.labels.tolist()) for name, part in parts.items()}
+    lacking = [name for label, name in enumerate(classes) if label not in taken["test"]]
+    if lacking:
+        names = ", ".join(lacking[:_MOST_NAMED]) + (", …" if len(lacking) > _MOST_NAMED else "")
+        yield f"no test images of {len(lacking)} of {len(classes)} classes: {names}"
+    for name, source in listings.items():
+        yield from _listing.remarks(source, taken[name], classes)
+    bad = list(_bad(root, listings, report))
+    if bad:
+        total = sum(len(source.files) for source in listings.values())
+        yield f"on-bad=skip left out {len(bad)} of {counted(total, 'image')}: {_listed(bad, _MOST_NAMED)}"
+    for note, (count, path) in report.notes.items():
+        if note not in _AS_ASKED:
+            yield f"{counted(count, 'image')} with {note}: {_below(root, path)}{' and others' if count > 1 else ''}"
+
+
+def _provenance(
+    root: Path, listings: Mapping[str, Listing], parts: Mapping[str, Part], classes: Sequence[str], report: _Report
+) -> dict[str, Any]:
+    """The counts of each class by part, and what was noted of single images."""
+    found: dict[str, Any] = {}
+    for name, source in listings.items():
+        listed, taken = Counter(source.labels), Counter(parts[name].labels.tolist())
+        rows = {
+            classes[label]: {
+                "taken": taken[label],
+                "skipped": listed[label] - taken[label],
+                "passed_over": dict(source.passed_over.get(label, {})),
+            }
+            for label in range(len(classes))
+        }
+        found[name] = {"folder": source.name, "classes": rows}
+    return found | {
+        "skipped": dict(_bad(root, listings, report)),
+        "notes": {note: count for note, (count, _) in report.notes.items()},
+    }
+
+
+def _bad(root: Path, listings: Mapping[str, Listing], report: _Report) -> Iterator[tuple[str, str]]:
+    """The path below ``root`` of each bad image, and the reason."""
+    for name, source in listings.items():
+        for place, reason in report.bad.get(name, {}).items():
+            yield _below(root, source.files[place].path), reason
+
+
+def _listed(bad: Sequence[tuple[str, str]], most: int) -> str:
+    more = f"; and {len(bad) - most:,} more" if len(bad) > most else ""
+    return "; ".join(f"{path} ({reason})" for path, reason in bad[:most]) + more
+
+
+def _below(root: Path, path: str) -> str:
+    return os.path.relpath(path, root)
 
 
 @dataclass(frozen=True)
@@ -122,14 +195,13 @@ class _Pixels:
 
     root: Path
     parts: Mapping[str, Listing]
-    size: int
-    grey: bool
+    reading: Reading
 
-    def load(self, context: LoadContext) -> dict[str, NDArray[np.uint8]]:
-        """A memory map per part, of the shape that :meth:`_shape` gives."""
+    def load(self, context: LoadContext) -> tuple[dict[str, NDArray[np.uint8]], _Report]:
+        """A memory map per part, without the images that are bad, and what was found when they were decoded."""
         entry = context.cache / "folder" / self._key()
-        pixels = self._read(entry)
-        if pixels is None:
+        found = self._read(entry)
+        if found is None:
             if entry.exists():
                 _log.warning("the image cache %s is damaged: its images are decoded again", entry)
             try:
@@ -139,31 +211,42 @@ class _Pixels:
                     f"the image cache {entry.parent} cannot be written ({reason_of(error)}): "
                     "make room there, or let this user write to it"
                 ) from error
-            pixels = self._read(entry)
-        if pixels is None:
+            found = self._read(entry)
+        if found is None:
             raise DataError(f"the image cache {entry} was changed while it was written: try again")
-        return pixels
+        return found
 
-    def _shape(self, part: str) -> Shape:
-        return (len(self.parts[part].files), 1 if self.grey else 3, self.size, self.size)
+    def _shape(self, part: str, bad: int = 0) -> Shape:
+        look = self.reading.look
+        return (len(self.parts[part].files) - bad, 1 if look.grey else 3, look.size, look.size)
 
     def _key(self) -> str:
         """A digest of all that the pixels depend on: the files as they are now, and how they are decoded."""
-        head = [_DECODING, PIL.__version__, self.size, self.grey]
+        decoders = _formats.version_of_decoders(file.path for source in self.parts.values() for file in source.files)
+        head = [_DECODING, PIL.__version__, decoders, self.reading.look, self.reading.on_bad]
         digest = hashlib.sha256(json.dumps(head).encode() + os.fsencode(self.root.resolve()))
         below = len(str(self.root / "x")) - 1
-        for source in self.parts.values():
+        for part, source in self.parts.items():
+            digest.update(b"\0\0" + part.encode())
             for path, size, changed in source.files:
                 digest.update(b"\0%s\0%d\0%d" % (os.fsencode(path[below:]), size, changed))
         return digest.hexdigest()
 
-    def _read(self, entry: Path) -> dict[str, NDArray[np.uint8]] | None:
-        """The arrays in ``entry``, or None where they are missing or damaged: a pixel that is another one is seen."""
+    def _read(self, entry: Path) -> tuple[dict[str, NDArray[np.uint8]], _Report] | None:
+        """What is in ``entry``, or None if it is missing or damaged: a pixel that is another one is seen."""
         pixels: dict[str, NDArray[np.uint8]] = {}
+        try:
+            sums = json.loads(regular.content(entry / _CHECKSUMS))
+            written = regular.content(entry / _REPORT)
+            report = _Report.from_json(written)
+            if zlib.crc32(written) != sums[_REPORT]:
+                return None
+        except Exception:  # noqa: BLE001 - whatever a damaged file raises, the images can be decoded again
+            return None
         for part in self.parts:
             file = entry / f"{part}.npy"
             try:
-                if _checksum(file) != json.loads(regular.content(entry / _CHECKSUMS))[part]:
+                if _checksum(file) != sums[file.name]:
                     return None
                 array = np.load(file, mmap_mode="r", allow_pickle=False)
             except OSError as error:
@@ -175,10 +258,10 @@ class _Pixels:
                 ) from error
             except Exception:  # noqa: BLE001 - whatever a damaged file raises, the images can be decoded again
                 return None
-            if array.shape != self._shape(part) or array.dtype != np.uint8:
+            if array.shape != self._shape(part, len(report.bad.get(part, {}))) or array.dtype != np.uint8:
                 return None
             pixels[part] = array
-        return pixels
+        return pixels, report
 
     def _fill(self, entry: Path, context: LoadContext) -> None:
         """Decode every image beside ``entry``, then move the finished directory there."""
@@ -201,35 +284,69 @@ class _Pixels:
         from forgetkit.builtin.datasets._decoders import decoders  # once for each folder: later runs do without
 
         files = [file for source in self.parts.values() for file in source.files]
-        done, total = 0, len(files)
+        done, total, report = 0, len(files), _Report()
         context.progress("decoding images", done, total)
         with decoders(sum(file.size for file in files)) as decoded:
             for part, source in self.parts.items():
-                header = {"descr": "|u1", "fortran_order": False, "shape": self._shape(part)}
                 with (directory / f"{part}.npy").open("wb") as file:
-                    np.lib.format.write_array_header_1_0(file, header)
-                    for pixels in decoded(self._blocks(source.files)):
+                    self._write_header(file, part)
+                    blocks, start = list(self._blocks(source.files)), 0
+                    for block, found in zip(blocks, decoded(blocks), strict=True):
                         # Written, not mapped: on a full disk a write fails, where a map kills the process.
-                        file.write(pixels.tobytes())
-                        done += len(pixels)
-                        context.progress("decoding images", done, total)
+                        file.write(np.delete(found.pixels, list(found.bad), axis=0).tobytes())
+                        report.add(part, start, block, found)
+                        start += len(block.files)
+                        done += len(block.files)
+                        if done < total:
+                            context.progress("decoding images", done, total)
+                    self._write_header(file, part, len(report.bad.get(part, {})))
                     file.flush()
                     os.fsync(file.fileno())  # on the disk before the directory gets its final name
-        sums = {part: _checksum(directory / f"{part}.npy") for part in self.parts}
+        self._refuse_bad(report)
+        context.progress("decoding images", total, total)
+        written = json.dumps(asdict(report)).encode()
+        (directory / _REPORT).write_bytes(written)
+        sums = {file.name: _checksum(file) for file in directory.iterdir()}
         (directory / _CHECKSUMS).write_text(json.dumps(sums))
+
+    def _write_header(self, file: IO[bytes], part: str, bad: int = 0) -> None:
+        """At the beginning of the file; it is as long for any number of images."""
+        file.seek(0)
+        header = {"descr": "|u1", "fortran_order": False, "shape": self._shape(part, bad)}
+        np.lib.format.write_array_header_1_0(file, header)
+
+    def _refuse_bad(self, report: _Report) -> None:
+        bad = [
+            (source.files[place].path, reason)
+            for part, source in self.parts.items()
+            for place, reason in report.bad.get(part, {}).items()
+        ]
+        if not bad or (self.reading.on_bad == "skip" and not report.unread):
+            return
+        remedy = "replace or remove {}, or leave {} out with on-bad=skip"
+        if report.unread:
+            remedy = (
+                "the system failed and not the image, so none is left out: try again, with more memory if that ran out"
+            )
+        if len(bad) == 1:
+            raise DataError(f"{bad[0][0]} cannot be decoded ({bad[0][1]}): {remedy.format('it', 'it')}")
+        raise DataError(
+            f"{len(bad):,} images cannot be decoded: {_listed(bad, _MOST_BAD)}: {remedy.format('them', 'them')}"
+        )
 
     def _blocks(self, files: Sequence[ImageFile]) -> Iterator[Block]:
         """Files that follow each other: so few that progress is seen and a block's pixels fit the memory many times."""
+        look = self.reading.look
         block: list[str] = []
         size = 0
         for file in files:
             block.append(file.path)
-            size += file.size + self.size * self.size
+            size += file.size + look.size * look.size
             if len(block) == _BLOCK or size >= _BLOCK_BYTES:
-                yield Block(block, self.size, self.grey)
+                yield Block(block, look)
                 block, size = [], 0
         if block:
-            yield Block(block, self.size, self.grey)
+            yield Block(block, look)
 
 
 def _checksum(file: Path) -> int:
@@ -239,33 +356,3 @@ def _checksum(file: Path) -> int:
         while piece := content.read(_PIECE):
             checksum = zlib.crc32(piece, checksum)
     return checksum
-
-
-def _visible(folder: Path) -> list[os.DirEntry[str]]:
-    try:
-        with os.scandir(folder) as entries:
-            found = [entry for entry in entries if not entry.name.startswith(".")]
-    except OSError as error:
-        raise _unreadable(folder, error) from error
-    return sorted(found, key=lambda entry: entry.name)
-
-
-def _is_folder(path: Path | os.DirEntry[str]) -> bool:
-    try:
-        return path.is_dir()
-    except OSError as error:  # it may be there, but this user may not look
-        raise _unreadable(path, error) from error
-
-
-def _image_file(entry: os.DirEntry[str]) -> ImageFile:
-    try:
-        status = entry.stat()
-    except OSError as error:
-        raise _unreadable(entry, error) from error
-    if not stat.S_ISREG(status.st_mode):
-        raise DataError(f"{entry.path} is no file but a pipe, a socket or a device: remove it")
-    return ImageFile(entry.path, status.st_size, status.st_mtime_ns)
-
-
-def _unreadable(path: Path | os.DirEntry[str], error: OSError) -> DataError:
-    return DataError(f"{os.fspath(path)} cannot be read ({reason_of(error)}): repair it, or let this user read it")

@@ -2,31 +2,56 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+from PIL import ImageColor
 from pydantic import Field
 
-from forgetkit.builtin.datasets import _images
+from forgetkit.builtin.datasets import _images, _listing
+from forgetkit.builtin.datasets._decoding import Look
+from forgetkit.builtin.datasets._images import OnBad, Reading
+from forgetkit.builtin.datasets._listing import ImageFile, Listing
 from forgetkit.contracts import Augmentation, Data, LoadContext
-from forgetkit.errors import DataError
+from forgetkit.errors import DataError, closest
+from forgetkit.seeding import Seeds
+
+_VALIDATION = ("val", "valid", "validation")
+_NOT_CLASSES = ("train", "training", "test", "testing", *_VALIDATION)
+"""Folders with such names, however they are capitalised, hold a part and are no class."""
+
+Folders = Mapping[str, list[Path]]
 
 
 @dataclass(frozen=True)
 class Folder:
     """Your own images, a folder per class: path/train/CLASS/* and path/test/CLASS/*.
 
-    Any format and size that Pillow reads; each image is cropped to a square about its middle and
-    resized with antialiasing, once: the pixels are kept in the cache until a file or an option changes.
-    Inputs are ``uint8`` of shape ``(n, 3, size, size)``, or ``(n, 1, size, size)`` if grey. Classes and
-    files are in the sorted order of their names. Hidden files, files that are no images by their suffix,
-    and folders inside a class's folder are passed over.
+    Any format and size that Pillow reads, and HEIF if pillow-heif is installed; each image is turned upright as its
+    EXIF orientation says, cropped to a square about its middle and resized with antialiasing, once: the pixels are
+    kept in the cache until a file or an option changes. Inputs are ``uint8`` of shape ``(n, 3, size, size)``, or
+    ``(n, 1, size, size)`` if grey. Images in sub-folders of a class belong to the class. Classes and files are in the
+    sorted order of their names.
 
-    ``path``: the folder that holds ``train`` and ``test``.
+    Without ``path/test``, ``path/val`` (or ``valid``, ``validation``) is the test part. With neither, or with the
+    classes directly in ``path``, test-fraction makes a share of each class the test part, at least one of two images.
+    A hash of their names chooses them, so that nearly all stay where they are when others are added.
+
+    Files are taken by their suffix, those without one by their content. A run says how many others each class has,
+    and why they are passed over; the manifest records it as ``provenance``.
+
+    ``path``: the folder that holds ``train`` and ``test``, or the classes.
     ``size``: height and width in pixels.
     ``grey``: one channel instead of three.
     ``augment``: what may be done to training images, if the run's own augment is auto.
+    ``background``: what transparent pixels show: white, black or a colour like #a0b0c0.
+    ``on_bad``: what becomes of images that cannot be decoded: stop lists them all, skip leaves them out.
+    ``test_fraction``: the share of each class's images to test on, if there is no test part.
+    ``test_seed``: the seed by which that share is chosen, whatever the seed of the run.
 
     Source: the layout of torchvision's ``ImageFolder``.
     """
@@ -35,31 +60,146 @@ class Folder:
     size: Annotated[int, Field(ge=1)] = 32
     grey: bool = False
     augment: Augmentation = "crop-flip"
+    background: Annotated[str, Field(pattern="^(white|black|#[0-9a-fA-F]{6})$"), "white, black or #rrggbb"] = "white"
+    on_bad: OnBad = "stop"
+    test_fraction: Annotated[float, Field(gt=0, lt=1)] | None = None
+    test_seed: int = 0
 
     def load(self, context: LoadContext) -> Data:
         """Both parts, as memory maps of the cached pixels.
 
-        Raises ``DataError`` where a folder is missing, a class has no images in either part or is
-        in the test part alone, an image cannot be decoded, or the cache cannot be written.
+        Raises:
+            DataError: If a folder is missing, there is no test part, a class has no training images, an image cannot
+                be decoded (unless ``on_bad`` is skip), or the cache cannot be written.
         """
         root = Path(self.path).expanduser()
-        train, test = _images.part_folders(root, "train", "test")
-        classes = _images.subfolders(train)
-        if not classes:
-            raise DataError(f"{train} holds no class folders: give the images of each class a folder there")
-        strangers = sorted(set(_images.subfolders(test)) - set(classes))
-        if strangers:
-            raise DataError(
-                f"class '{strangers[0]}' is in {test} but not in {train}: "
-                "every class of the test part must have training images"
-            )
+        train_folder, test_folder, remarks = self._layout(root)
+        folders = _listing.class_folders(train_folder)
+        if not folders:
+            raise DataError(f"{train_folder} holds no class folders: give the images of each class a folder there")
+        classes = tuple(folders)
+        train = _listing.listing(_name(train_folder, root), _labelled(folders, classes))
+        remarks += _about_folders(train_folder, folders, root)
+        if test_folder is not None:
+            others = _listing.class_folders(test_folder)
+            test = _listing.listing(_name(test_folder, root), _labelled(others, classes), optional=True)
+            _refuse_strangers(test_folder, others, train_folder, classes)
+            remarks += _about_folders(test_folder, others, root)
+        else:
+            train, test = self._divided(train, train_folder)
+        if not test.files:
+            where = test_folder if test_folder is not None else f"{self.test_fraction} of so few images"
+            raise DataError(f"{where} holds no image to test on: add some")
+        red, green, blue = ImageColor.getrgb(self.background)[:3]
         return _images.load(
             root,
-            train=_images.listing((train / name, label) for label, name in enumerate(classes)),
-            test=_images.listing((test / name, label) for label, name in enumerate(classes)),
+            train,
+            test,
             classes=classes,
-            size=self.size,
-            grey=self.grey,
+            reading=Reading(Look(self.size, self.grey, (red, green, blue)), self.on_bad),
             augment=self.augment,
             context=context,
+            remarks=remarks,
+        )
+
+    def _layout(self, root: Path) -> tuple[Path, Path | None, list[str]]:
+        """The folder of the training part, that of the test part if it has one, and what is to be said of others."""
+        if not _listing.is_folder(root):
+            raise DataError(f"there is no folder {root}: give the one that holds 'train' and 'test', or the classes")
+        if not _listing.is_folder(root / "train"):
+            return self._classes_alone(root), None, []
+        validation = [name for name in _VALIDATION if _listing.is_folder(root / name)]
+        if _listing.is_folder(root / "test"):
+            if self.test_fraction is not None:
+                raise DataError(f"test-fraction would be ignored, since {root} holds 'test': leave one of both out")
+            return root / "train", root / "test", [_left_alone(name) for name in validation]
+        if self.test_fraction is not None:
+            return root / "train", None, [_left_alone(name) for name in validation]
+        if validation:
+            said = f"there is no 'test' folder, so '{validation[0]}' is the test part; validation samples are cut from "
+            return root / "train", root / validation[0], [f"{said}'train' (--val-fraction)"]
+        raise DataError(
+            f"{root} holds no folder 'test': put the images to test on in test/CLASS/, or take a share of the training "
+            "images with test-fraction=0.1"
+        )
+
+    def _classes_alone(self, root: Path) -> Path:
+        parts = [name for name in _listing.class_folders(root) if name.casefold() in _NOT_CLASSES]
+        if parts:
+            found = ", ".join(f"'{name}'" for name in parts)
+            raise DataError(
+                f"{root} holds no folder 'train' but {found}: call the parts train, test and val, with the images in "
+                "train/CLASS/"
+            )
+        if self.test_fraction is None:
+            raise DataError(
+                f"{root} holds no folder 'train': the images belong in train/CLASS/ and test/CLASS/; if the folders in "
+                "it are the classes, take a share to test on with test-fraction=0.1"
+            )
+        return root
+
+    def _divided(self, source: Listing, folder: Path) -> tuple[Listing, Listing]:
+        """The training part and the share of each class that becomes the test part."""
+        key = Seeds(self.test_seed).number("folder", "test").to_bytes(8, "little")
+
+        def draw(place: int) -> bytes:
+            path = os.path.relpath(source.files[place].path, folder)
+            return hashlib.blake2b(os.fsencode(path), key=key, digest_size=16).digest()
+
+        places: dict[int, list[int]] = {}
+        for place, label in enumerate(source.labels):
+            places.setdefault(label, []).append(place)
+        chosen: set[int] = set()
+        for members in places.values():
+            count = min(max(1, round((self.test_fraction or 0) * len(members))), len(members) - 1)
+            chosen.update(sorted(members, key=draw)[:count])
+
+        share = f"{self.test_fraction} of {source.name}, test-seed {self.test_seed}"
+        trained = [place for place in range(len(source.files)) if place not in chosen]
+        return (
+            Listing(source.name, *_taken(source, trained), source.passed_over),
+            Listing(share, *_taken(source, sorted(chosen)), {}),
+        )
+
+
+def _taken(source: Listing, places: Sequence[int]) -> tuple[tuple[ImageFile, ...], tuple[int, ...]]:
+    return tuple(source.files[place] for place in places), tuple(source.labels[place] for place in places)
+
+
+def _labelled(folders: Folders, classes: tuple[str, ...]) -> list[tuple[Path, int]]:
+    return [(folder, label) for label, name in enumerate(classes) for folder in folders.get(name, ())]
+
+
+def _name(part: Path, root: Path) -> str:
+    return part.name if part != root else "."
+
+
+def _left_alone(name: str) -> str:
+    return f"the folder '{name}' is left alone: validation samples are cut from 'train' (--val-fraction)"
+
+
+def _about_folders(part: Path, folders: Folders, root: Path) -> list[str]:
+    """What is to be said of the folders of a part: names that Unicode writes in two ways, images in no class."""
+    where = _name(part, root)
+    said = [
+        f"{where} has {len(paths)} folders named {name!r}, composed in different ways (NFC, NFD): they are one class"
+        for name, paths in folders.items()
+        if len(paths) > 1
+    ]
+    stray = _listing.stray_images(part)
+    if stray:
+        said.append(f"{where}: {_listing.counted(stray, 'image')} passed over, in no class's folder")
+    return said
+
+
+def _refuse_strangers(test: Path, folders: Folders, train: Path, classes: tuple[str, ...]) -> None:
+    """``DataError`` if the test part has images of a class that cannot be learned."""
+    strangers = [name for name in folders if name not in classes]
+    held = _listing.listing(test.name, [(path, 0) for name in strangers for path in folders[name]], optional=True)
+    if held.files:
+        name = strangers[0]
+        more = f" (and {len(strangers) - 1} more)" if len(strangers) > 1 else ""
+        raise DataError(
+            f"class '{name}'{more} is in {test} but not in {train}: every class of the test part must have training "
+            f"images; {closest(name, classes[:20])}"
         )

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
+from forgetkit.builtin.datasets._labels import class_labels, first
+from forgetkit.builtin.datasets._split import stratified_split
 from forgetkit.contracts import Augmentation, Data, LoadContext, Part
 from forgetkit.errors import DataError
 from forgetkit.system import memory, regular
@@ -19,6 +23,7 @@ _CONVENTIONS = {
     "Keras": ("x_train", "y_train", "x_test", "y_test"),
     "MedMNIST": ("train_images", "train_labels", "test_images", "test_labels"),
 }
+_VALIDATION = {"Keras": ("x_val", "y_val"), "MedMNIST": ("val_images", "val_labels")}
 _GROWTH = {ZIP_STORED: 1, ZIP_DEFLATED: 1032}
 """Into how many bytes one can be unpacked at most, for what NumPy writes."""
 _CHANNELS = {1, 3, 4}
@@ -37,14 +42,20 @@ class Npz:
     over. Nothing pickled is ever read.
 
     Inputs of three axes are grey images, of four images with channels: integers from 0 to 255 become
-    ``uint8``, floats become ``float32`` and are otherwise taken as they are, so scale them into [0, 1].
-    Inputs of two axes are features and become ``float32``. Labels are whole numbers of shape ``(n,)`` or
-    ``(n, 1)``; the classes are 0 up to the largest label, and each must occur in the training part.
+    ``uint8``, ``uint16`` beyond that becomes ``float32`` in [0, 1], floats become ``float32`` and are otherwise taken
+    as they are, so scale them into [0, 1]. Inputs of two axes are features and become ``float32``. Labels are whole
+    numbers or names of shape ``(n,)`` or ``(n, 1)``, or one-hot rows; the classes are the numbers that occur in the
+    training part in their order, the names that do, sorted, or the columns.
+
+    Without test arrays, those for validation (``x_val``, ``val_images``) are the test part; without these,
+    ``test_fraction`` of each class is.
 
     ``path``: the file.
     ``layout``: where the channels of an image stand, last (nhwc) or first (nchw); auto takes the axis that is 1, 3 or 4
         long.
     ``augment``: what may be done to training images, if the run's own augment is auto.
+    ``test_fraction``: the share of each class's samples to test on, if there is no test part.
+    ``test_seed``: the seed by which that share is chosen, whatever the seed of the run.
 
     Source: the formats of Keras' data sets and of MedMNIST (Yang et al., 2023).
     """
@@ -52,26 +63,57 @@ class Npz:
     path: Path
     layout: Literal["auto", "nhwc", "nchw"] = "auto"
     augment: Augmentation = "none"
+    test_fraction: Annotated[float, Field(gt=0, lt=1)] | None = None
+    test_seed: int = 0
 
     def load(self, context: LoadContext) -> Data:
         """Both parts; ``DataError`` where the file or its arrays are not as described above."""
         path = Path(self.path).expanduser()
-        names, arrays = _read(path)
+        held = _read(path, divided=self.test_fraction is not None)
         try:
-            train_x, train_y, test_x, test_y = names
+            return self._data(held)
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from error
+
+    def _data(self, held: _Held) -> Data:
+        arrays, remarks = held.arrays, list(held.remarks)
+        train_x, train_y, *rest = held.names
+        for x, y in zip(held.names[::2], held.names[1::2], strict=True):
+            _require_as_many(y, arrays[y], x, arrays[x])
+        parts = _deep([train_x, *rest[:1]], arrays)
+        inputs = [self._inputs(name, parts) for name in parts]
+        facts: dict[str, Any] = {"file": {name: _shown(arrays[name]) for name in held.names}}
+        if rest:
+            test_x, test_y = rest
             if arrays[train_x].shape[1:] != arrays[test_x].shape[1:]:
                 shapes = " and ".join(f"{name} {arrays[name].shape[1:]}" for name in (train_x, test_x))
                 raise DataError(f"samples differ in shape: {shapes}")
-            train = Part(self._inputs(train_x, arrays), _labels(train_y, arrays, train_x))
-            test = Part(self._inputs(test_x, arrays), _labels(test_y, arrays, test_x))
-            if train.inputs.dtype != test.inputs.dtype:
-                raise DataError(f"{train_x} is {train.inputs.dtype} where {test_x} is {test.inputs.dtype}")
-            classes = _classes(train_y, train.labels, test_y, test.labels)
-        except DataError as error:
-            raise DataError(f"{path}: {error}") from error
-        return Data(train, test, classes, self.augment)
+            if inputs[0].dtype != inputs[1].dtype:
+                raise DataError(f"{train_x} is {inputs[0].dtype} where {test_x} is {inputs[1].dtype}")
+            train_labels, test_labels, classes, how = class_labels(train_y, arrays[train_y], test_y, arrays[test_y])
+            train, test = Part(inputs[0], train_labels), Part(inputs[1], test_labels)
+        else:
+            labels, _, classes, how = class_labels(train_y, arrays[train_y], train_y, arrays[train_y])
+            fraction = self.test_fraction or 0.0
+            kept, cut = stratified_split(labels, fraction, self.test_seed)
+            train, test = Part(inputs[0][kept], labels[kept]), Part(inputs[0][cut], labels[cut])
+            remarks.append(
+                f"there are no test arrays, so {len(cut):,} of {len(labels):,} samples are the test part "
+                f"(test-fraction={fraction:g})"
+            )
+        facts["labels"] = how
+        if "gaps" in how:
+            remarks.append(f"{train_y} holds {how}, and the network has {len(classes)} outputs")
+        if arrays[train_x].ndim == 4:
+            facts["channels"] = "first" if self._layout(train_x, arrays[train_x].shape) == "nchw" else "last"
+        if parts[train_x] is not arrays[train_x]:
+            facts["scale"] = "1/65535"
+            remarks.append(f"{train_x} is uint16 beyond 255, so it was scaled by 1/65535 to float32")
+        if held.passed_over:
+            facts["passed_over"] = list(held.passed_over)
+        return Data(train, test, classes, self.augment, tuple(remarks), facts)
 
-    def _inputs(self, name: str, arrays: dict[str, NDArray[Any]]) -> Floats | Pixels:
+    def _inputs(self, name: str, arrays: Mapping[str, NDArray[Any]]) -> Floats | Pixels:
         array = arrays[name]
         if array.ndim not in (2, 3, 4):
             raise DataError(f"{name} has {array.ndim} axes: features need 2, images 3, or 4 with channels")
@@ -97,8 +139,18 @@ class Npz:
         return "nchw" if first else "nhwc"
 
 
-def _read(path: Path) -> tuple[tuple[str, ...], dict[str, NDArray[Any]]]:
-    """The names of the four arrays, inputs before labels and training before test, and the arrays."""
+@dataclass(frozen=True, eq=False)
+class _Held:
+    """The arrays of an archive, by the names of inputs and labels in turn, training before test if there is one."""
+
+    names: tuple[str, ...]
+    arrays: dict[str, NDArray[Any]]
+    remarks: tuple[str, ...]
+    passed_over: tuple[str, ...]
+
+
+def _read(path: Path, *, divided: bool) -> _Held:
+    """What an archive holds; ``divided``: the test part is to be cut from the training part."""
     try:
         file = regular.opened(path)
     except OSError as error:
@@ -111,14 +163,39 @@ def _read(path: Path) -> tuple[tuple[str, ...], dict[str, NDArray[Any]]]:
             raise DataError(f"{path} is no .npz file, or a damaged one: save it with numpy.savez") from error
         if not isinstance(archive, np.lib.npyio.NpzFile):
             raise DataError(f"{path} holds a single array, not an .npz archive: save it with numpy.savez")
-        for names in _CONVENTIONS.values():
-            if set(names) <= set(archive.files):
-                for name in names:
-                    _require_held(path, archive, name)
-                _require_room(path, archive, names)
-                return names, {name: _member(path, archive, name) for name in names}
+        there = [name for name in archive.files if not name.startswith("__MACOSX/")]  # which a Mac's archiver adds
+        names, remarks = _chosen(path, there, divided=divided)
+        for name in names:
+            _require_held(path, archive, name)
+        _require_room(path, archive, names)
+        others = tuple(sorted(set(archive.files) - set(names)))
+        return _Held(names, {name: _member(path, archive, name) for name in names}, remarks, others)
+
+
+def _chosen(path: Path, there: Sequence[str], *, divided: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The names of the arrays to take, and what is to be said of that."""
+    for who, names in _CONVENTIONS.items():
+        if not set(names[:2]) <= set(there):
+            continue
+        validation = tuple(name for name in _VALIDATION[who] if name in there)
+        left = f"{' and '.join(validation)} are left alone: validation samples are cut from training (--val-fraction)"
+        if set(names) <= set(there):
+            if divided:
+                raise DataError(f"{path} holds {names[2]} and {names[3]}: leave test-fraction out, or take them out")
+            return names, (left,) if validation else ()
+        if set(names[2:]) & set(there):
+            break
+        if divided:
+            return names[:2], (left,) if validation else ()
+        if len(validation) == 2:
+            said = f"there are no {names[2]} and {names[3]}, so {validation[0]} and {validation[1]} are the test part"
+            return (*names[:2], *validation), (f"{said}; validation samples are cut from training (--val-fraction)",)
+        raise DataError(
+            f"{path} holds {names[0]} and {names[1]} but no test part: add {names[2]} and {names[3]}, or give "
+            "test-fraction=0.1 to cut one out"
+        )
     expected = " or ".join(f"{', '.join(names)} ({who})" for who, names in _CONVENTIONS.items())
-    found = ", ".join(sorted(archive.files)) or "nothing"
+    found = ", ".join(sorted(there)) or "nothing"
     raise DataError(f"{path} holds {found}: it must hold {expected}")
 
 
@@ -145,7 +222,9 @@ def _require_room(path: Path, archive: Any, names: tuple[str, ...]) -> None:
 
 def _unreadable(path: Path, name: str, error: Exception) -> DataError:
     reason = " ".join(str(error).split())
-    return DataError(f"{path}: {name} cannot be read ({reason}): save it anew with numpy.savez")
+    objects = "objects" in reason
+    remedy = "save numbers, or labels as text (.astype(str))" if objects else "save it anew with numpy.savez"
+    return DataError(f"{path}: {name} cannot be read ({reason}): {remedy}")
 
 
 def _require_held(path: Path, archive: Any, name: str) -> None:
@@ -171,7 +250,9 @@ def _refuse_claims(archive: ZipFile, name: str) -> None:
         first = headers.read_magic(file) == (1, 0)
         shape, _, kind = (headers.read_array_header_1_0 if first else headers.read_array_header_2_0)(file)
         wanted, there = math.prod(shape) * kind.itemsize, member.file_size - file.tell()
-    if wanted > there and not kind.hasobject:  # pickled objects are refused, whatever their length
+    if kind.hasobject:
+        raise ValueError("it holds Python objects, which are never loaded")
+    if wanted > there:
         raise ValueError(f"its shape {shape} needs {wanted:,} bytes, and it has {there:,}")
 
 
@@ -180,7 +261,7 @@ def _pixels(name: str, array: NDArray[Any]) -> Pixels:
         return array
     bad = (array < 0) | (array > 255)
     if bad.any():
-        raise DataError(f"{_first(name, array, bad)} is no pixel value: integers must lie in 0..255")
+        raise DataError(f"{first(name, array, bad)} is no pixel value: integers must lie in 0..255")
     return array.astype(np.uint8)
 
 
@@ -191,41 +272,26 @@ def _floats(name: str, array: NDArray[Any], kinds: str = "biuf") -> Floats:
         values = array.astype(np.float32, copy=False)
     bad = ~np.isfinite(values)
     if bad.any():
-        raise DataError(f"{_first(name, array, bad)} is not finite in float32: repair or remove it")
+        raise DataError(f"{first(name, array, bad)} is not finite in float32: repair or remove it")
     return values
 
 
-def _labels(name: str, arrays: dict[str, NDArray[Any]], inputs: str) -> NDArray[np.int64]:
-    array, samples = arrays[name], len(arrays[inputs])
-    if array.ndim == 2 and array.shape[1] == 1:
-        array = array[:, 0]
-    if array.ndim != 1:
-        raise DataError(f"{name} is {array.shape}, not (n,) or (n, 1): give one class number per sample")
-    if len(array) != samples:
-        raise DataError(f"{name} has {len(array)} labels for the {samples} samples of {inputs}")
-    if array.dtype.kind not in "biuf":
-        raise DataError(f"{name} is {array.dtype}: save the class numbers as integers")
-    values = array.astype(np.float64) if array.dtype.kind == "f" else array  # half floats end below the limit
-    # No class number is larger than 32 bits hold; every comparison is false for NaN, so it is found here too.
-    bad = ~((values >= 0) & (values <= np.iinfo(np.int32).max) & (values == np.floor(values)))
-    if bad.any():
-        raise DataError(f"{_first(name, array, bad)} is no class number: labels count from 0")
-    return array.astype(np.int64)
+def _deep(names: Sequence[str], arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """The inputs, as floats in [0, 1] if they are images of 16 bits in which any part goes beyond 8."""
+    chosen = {name: arrays[name] for name in names}
+    images = all(
+        array.ndim in (3, 4) and array.size and array.dtype.kind + str(array.itemsize) == "u2"
+        for array in chosen.values()
+    )
+    if not images or max(int(array.max()) for array in chosen.values()) <= 255:
+        return chosen
+    return {name: array.astype(np.float32) / np.float32(65535) for name, array in chosen.items()}
 
 
-def _classes(train_y: str, train: NDArray[np.int64], test_y: str, test: NDArray[np.int64]) -> tuple[str, ...]:
-    """The names of the classes, once every one of them is known to occur in the training part."""
-    seen = np.unique(train)
-    gaps = np.flatnonzero(seen != np.arange(len(seen)))
-    if len(gaps):
-        raise DataError(f"{train_y} has no sample of class {gaps[0]} but goes up to {seen[-1]}: leave no gaps")
-    unseen = test >= len(seen)
-    if unseen.any():
-        raise DataError(f"{_first(test_y, test, unseen)} is a class that {train_y} does not have")
-    return tuple(str(label) for label in range(len(seen)))
+def _require_as_many(y: str, labels: NDArray[Any], x: str, inputs: NDArray[Any]) -> None:
+    if inputs.ndim and labels.ndim and len(labels) != len(inputs):
+        raise DataError(f"{y} has {len(labels)} labels for the {len(inputs)} samples of {x}")
 
 
-def _first(name: str, array: NDArray[Any], where: NDArray[np.bool_]) -> str:
-    """The first entry of ``array`` that ``where`` marks, as ``name[index] = value``."""
-    index = np.unravel_index(int(np.argmax(where)), where.shape)
-    return f"{name}[{', '.join(str(i) for i in index)}] = {array[index]}"
+def _shown(array: NDArray[Any]) -> str:
+    return f"{'text' if array.dtype.kind in 'US' else array.dtype} {array.shape}"

@@ -9,7 +9,9 @@ from typing import Annotated
 
 from pydantic import Field
 
-from forgetkit.builtin.datasets import _images
+from forgetkit.builtin.datasets import _images, _listing
+from forgetkit.builtin.datasets._decoding import Look
+from forgetkit.builtin.datasets._images import OnBad, Reading
 from forgetkit.contracts import Data, LoadContext
 from forgetkit.errors import DataError
 
@@ -44,24 +46,28 @@ class RestrictedImagenet:
     pixels are kept in the cache. Inputs are ``uint8`` of shape ``(n, 3, size, size)``; the whole of
     ImageNet gives 89,517 for training and 3,450 for testing.
 
+    Images are turned upright as their EXIF orientation says, which torchvision does not do.
+
     ``path``: the folder that holds ``train`` and ``val``.
     ``size``: height and width in pixels.
+    ``on_bad``: what becomes of images that cannot be decoded: stop lists them all, skip leaves them out.
 
     Source: the ``robustness`` package (Engstrom et al., 2019); at 32×32 pixels in Ramkumar et al., 2023, appendix A.5.
     """
 
     path: Path
     size: Annotated[int, Field(ge=1)] = 32
+    on_bad: OnBad = "stop"
 
     def load(self, context: LoadContext) -> Data:
         """Both parts, as memory maps of the cached pixels.
 
         Raises ``DataError`` where ``train`` does not hold 1,000 folders, one of the 69 classes has no images
-        in either part, an image cannot be decoded, or the cache cannot be written.
+        in either part, an image cannot be decoded (unless ``on_bad`` is skip), or the cache cannot be written.
         """
         root = Path(self.path).expanduser()
         train, val = _images.part_folders(root, "train", "val")
-        names = _images.subfolders(train)
+        names = tuple(_listing.class_folders(train))
         if len(names) != _IMAGENET_CLASSES:
             raise DataError(
                 f"{train} holds {len(names)} class folders, not {_IMAGENET_CLASSES}: "
@@ -75,11 +81,10 @@ class RestrictedImagenet:
 
         return _images.load(
             root,
-            train=_images.listing(members(train)),
-            test=_images.listing(members(val)),
+            _listing.listing("train", members(train)),
+            _listing.listing("val", members(val)),
             classes=tuple(SUPERCLASSES),
-            size=self.size,
-            grey=False,
+            reading=Reading(Look(self.size, grey=False, background=(255, 255, 255)), self.on_bad),
             augment="crop-flip",
             context=context,
         )

@@ -17,6 +17,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from forgetkit.contracts import Lost
+from forgetkit.system.openmp import wait_passively
 
 _GRACE = 30.0
 """Seconds that a worker has to leave once it was asked to: it may have a long step to finish, and a state to write."""
@@ -75,6 +76,7 @@ class Local:
     def _environments(self, count: int) -> list[Mapping[str, str]]:
         """The environment of each of ``count`` workers."""
         shared = dict(os.environ)
+        wait_passively(shared)
         if self.threads or self.jobs > 1:
             shared |= dict.fromkeys(_THREADS, str(self.threads or max(_cores() // self.jobs, 1)))
         devices = self._devices(count)

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from forgetkit.contracts import Amount, Probe
-from forgetkit.errors import OptionError
+from forgetkit.forgetting import class_probabilities
+
+_WHO, _REMEDY = "fisher: sampled and exact", "use variant=empirical or batch"
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,8 @@ class Fisher:
         exact: of each sample with every label, weighted by its predicted probability;
         batch: of a batch's mean loss (cheap; another quantity, not rank-equivalent).
     samples: scoring samples at most, out of those offered: a count, a share of them, or none for all.
+
+    Labels are drawn or taken in turn only where targets are class numbers: sampled and exact refuse others.
 
     Cost: one forward and one backward pass per sample (exact: per sample and class; batch: as SNIP).
 
@@ -51,27 +55,16 @@ class Fisher:
         if self.variant == "batch":
             yield {name: len(targets) * grad.square() for name, grad in probe.grads(inputs, targets).items()}
         elif self.variant == "exact":
-            probability = _probability(probe, inputs)
+            probability = class_probabilities(probe, inputs, targets, _WHO, _REMEDY)
             for label in range(probability.shape[-1]):
-                every = torch.full_like(targets, label)
+                every = torch.full_like(targets, label, dtype=torch.int64)
                 # The weight is squared along with the gradient, hence its root here.
                 yield from _summed(probe.sample_grads(inputs, every, probability[:, label].sqrt()))
         else:
             if self.variant == "sampled":
-                probability = _probability(probe, inputs).cpu()
-                targets = torch.multinomial(probability, 1, generator=probe.rng).flatten().to(targets.device)
+                probability = class_probabilities(probe, inputs, targets, _WHO, _REMEDY)
+                targets = torch.multinomial(probability.cpu(), 1, generator=probe.rng).flatten().to(targets.device)
             yield from _summed(probe.sample_grads(inputs, targets))
-
-
-def _probability(probe: Probe, inputs: Tensor) -> Tensor:
-    """The predicted distribution, ``(batch, classes)``."""
-    outputs = probe.outputs(inputs)
-    if outputs.ndim != 2:
-        raise OptionError(
-            f"fisher: sampled and exact need outputs of shape (batch, classes), not {tuple(outputs.shape)}: "
-            "use variant=empirical or batch"
-        )
-    return outputs.softmax(-1)
 
 
 def _summed(chunks: Iterator[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:

@@ -25,6 +25,7 @@ class Random:
     """
 
     needs_data: ClassVar[bool] = False
+    allows_ties: ClassVar[bool] = True
     expected_failures: ClassVar[Mapping[str, str]] = MappingProxyType({"higher-is-keep": "its scores mean nothing"})
 
     def score(self, probe: Probe) -> Mapping[str, Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
+import traceback
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from inspect import Parameter
 from operator import attrgetter
 from pathlib import Path
+from types import ModuleType
 
 from torch import nn
 
@@ -48,10 +50,10 @@ class Imported:
             try:
                 network = make(**_wanted(make, inputs))
             except Exception as error:
-                raise UsageError(f"import: calling {self.target} raised {_one_line(error)}") from error
+                raise UsageError(f"import:{self.target}: calling it raised {_raised(error)}") from error
         if not isinstance(network, nn.Module):
             kind = type(network).__name__
-            raise UsageError(f"import: {self.target} must return a torch.nn.Module, not {kind}")
+            raise UsageError(f"import:{self.target} must return a torch.nn.Module, not {kind}")
         return nn.Sequential(OrderedDict(normalize=normalize, network=network))
 
 
@@ -71,17 +73,17 @@ def _found(name: str, path: str) -> Callable[..., object]:
         module = importlib.import_module(name)
     except ModuleNotFoundError as error:
         if not f"{name}.".startswith(f"{error.name}."):  # it is there, and something it imports is not
-            raise UsageError(f"import: importing {name} raised {_one_line(error)}") from error
+            raise UsageError(f"import:{name}:{path}: importing {name} raised {_raised(error)}") from error
         where = f"neither in {Path.cwd()} nor among the installed packages"
-        raise UsageError(f"import: there is no module '{error.name}', {where}") from error
+        raise UsageError(f"import:{name}:{path}: there is no module '{error.name}', {where}") from error
     except (Exception, SystemExit) as error:  # a script without a main guard may well exit
-        raise UsageError(f"import: importing {name} raised {_one_line(error)}") from error
+        raise UsageError(f"import:{name}:{path}: importing {name} raised {_raised(error)}") from error
     try:
         found = attrgetter(path)(module)
     except AttributeError as error:
-        raise UsageError(f"import: the module {name} has no '{path}'") from error
+        raise UsageError(f"import:{name}:{path}: the module {name}{_file_of(module)} has no '{path}'") from error
     if not callable(found):
-        raise UsageError(f"import: {name}:{path} cannot be called: its type is {type(found).__name__}")
+        raise UsageError(f"import:{name}:{path} cannot be called: its type is {type(found).__name__}")
     return found  # type: ignore[no-any-return]
 
 
@@ -102,5 +104,13 @@ def _wanted(make: Callable[..., object], inputs: Inputs) -> Mapping[str, object]
     return {name: value for name, value in offered.items() if name in names}
 
 
-def _one_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}".partition("\n")[0]
+def _raised(error: BaseException) -> str:
+    """One line: what was raised, and where. An error in syntax says the place itself."""
+    said = f"{type(error).__name__}: {error}".partition("\n")[0]
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if frame.filename != __file__ and not frame.filename.startswith("<frozen ")]
+    return f"{said} in {own[-1].filename}:{own[-1].lineno}" if own else said
+
+
+def _file_of(module: ModuleType) -> str:
+    return f" ({module.__file__})" if module.__file__ else ""

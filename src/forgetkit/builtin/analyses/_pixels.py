@@ -1,0 +1,49 @@
+"""Whether samples are images, and what to do if they are not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from forgetkit.contracts import Evidence
+from forgetkit.errors import DoesNotApplyError
+
+_OVERSHOT = 0.5
+"""How far outside [0, 1] resizing may bring a pixel; what lies further out is on another scale."""
+
+_REMEDIES: Mapping[str, str] = {
+    "NaN": "mend or leave out the samples that hold it",
+    "minus one": "give (x + 1) / 2, or uint8 pixels, and let the network scale them back",
+    "overshot": "clip them to [0, 1], or save them as uint8",
+    "levels": "divide them by 255, or save them as uint8",
+    "other": "scale them to [0, 1], or save them as uint8, and let the network normalise them",
+}
+
+
+def require_images(evidence: Evidence, why: str, features: str) -> None:
+    """``DoesNotApplyError`` if the samples are no pixels in [0, 1]: ``why`` that matters, and the remedy.
+
+    ``features`` is what is said of samples that are no images at all.
+    """
+    if evidence.images:
+        return
+    extremes = []
+    for inputs, _ in evidence.samples("test").batches():
+        if inputs.ndim != 4:
+            raise DoesNotApplyError(features)
+        extremes.append(torch.stack(torch.aminmax(inputs)))
+    lowest, highest = float(torch.stack(extremes)[:, 0].amin()), float(torch.stack(extremes)[:, 1].amax())
+    raise DoesNotApplyError(
+        f"{why}, and the samples are from {lowest:.8g} to {highest:.8g}: {_REMEDIES[_scale(lowest, highest)]}"
+    )
+
+
+def _scale(lowest: float, highest: float) -> str:
+    if lowest != lowest or highest != highest:
+        return "NaN"
+    if -1 <= lowest < -_OVERSHOT and highest <= 1:
+        return "minus one"
+    if lowest >= -_OVERSHOT and highest <= 1 + _OVERSHOT:
+        return "overshot"
+    return "levels" if lowest >= 0 and highest <= 255 else "other"

@@ -1,0 +1,213 @@
+"""Which image files a folder per class holds, and which files in it are passed over, and why."""
+
+from __future__ import annotations
+
+import os
+import stat
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from forgetkit.builtin.datasets import _formats
+from forgetkit.builtin.datasets._decoding import reason_of
+from forgetkit.errors import DataError
+
+_OF_THE_SYSTEM = {
+    *("__MACOSX", ".DS_Store", "Thumbs.db", "ehthumbs.db", "desktop.ini", "Desktop.ini"),
+    *(".ipynb_checkpoints", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found"),
+}
+"""What file managers, archivers, notebooks and network drives leave behind; nobody asks where it went."""
+_REASONS, _CLASSES = 4, 5
+"""How many reasons, and how many classes, are shown; the record has all."""
+
+
+class ImageFile(NamedTuple):
+    """An image file as it is found: its path, its size in bytes, when it was last changed in nanoseconds."""
+
+    path: str
+    size: int
+    changed: int
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The image files of one part in the order of their sample ids, and the class of each.
+
+    ``passed_over`` counts the other files of each class by the reason, ``name`` is that of the part's folder.
+    """
+
+    name: str
+    files: tuple[ImageFile, ...]
+    labels: tuple[int, ...]
+    passed_over: Mapping[int, Mapping[str, int]]
+
+
+def class_folders(folder: Path) -> dict[str, list[Path]]:
+    """The folders of each class, by its name in sorted order.
+
+    Names that differ in how Unicode composes their letters alone (NFC, NFD) are one.
+    """
+    found: dict[str, list[Path]] = {}
+    for entry in _entries(folder):
+        if not _is_hidden(entry.name) and is_folder(entry):
+            found.setdefault(unicodedata.normalize("NFC", entry.name), []).append(Path(entry.path))
+    return dict(sorted(found.items()))
+
+
+def stray_images(folder: Path) -> int:
+    """How many image files lie in a folder of classes, and in no class."""
+    known = _formats.suffixes()
+    return sum(
+        _formats.suffix_of(entry.name) in known and not _is_hidden(entry.name) and not is_folder(entry)
+        for entry in _entries(folder)
+    )
+
+
+def listing(name: str, folders: Iterable[tuple[Path, int]], *, optional: bool = False) -> Listing:
+    """The images of each (folder, label) and its sub-folders, sorted by their paths.
+
+    Raises:
+        DataError: If a folder is missing or cannot be read, or holds no image and is not ``optional``.
+    """
+    known = _formats.suffixes()
+    files: list[ImageFile] = []
+    labels: list[int] = []
+    passed_over: dict[int, Counter[str]] = {}
+    for folder, label in folders:
+        if not is_folder(folder):
+            raise DataError(f"class '{folder.name}' has no folder in {folder.parent}: it needs images there")
+        passed = passed_over.setdefault(label, Counter())
+        found = list(_walk(folder, known, passed))
+        if not found and not optional:
+            why = f" ({reasons(passed)})" if _shown(passed) else ""
+            raise DataError(f"class '{folder.name}' has no images in {folder}{why}: add some, or remove the class")
+        files += found
+        labels += [label] * len(found)
+    return Listing(name, tuple(files), tuple(labels), {label: dict(passed) for label, passed in passed_over.items()})
+
+
+def remarks(part: Listing, taken: Mapping[int, int], classes: Sequence[str]) -> Iterator[str]:
+    """A line for each class that files are passed over of, as long as there are few.
+
+    ``taken`` is how many images of each class there are.
+    """
+    shown = {label: passed for label, passed in part.passed_over.items() if _shown(passed)}
+    for label, passed in list(shown.items())[:_CLASSES]:
+        images = counted(taken.get(label, 0), "image")
+        yield f"{part.name}/{classes[label]}: {images} taken, passed over: {reasons(passed)}"
+    if len(shown) > _CLASSES:
+        total = sum((Counter(_shown(passed)) for passed in list(shown.values())[_CLASSES:]), Counter())
+        yield (
+            f"{part.name}: passed over in {len(shown) - _CLASSES} more classes: {reasons(total)}; the manifest has "
+            "them all"
+        )
+
+
+def reasons(passed: Mapping[str, int]) -> str:
+    """``3 .heic (no decoder: pip install pillow-heif), 1 .bak (no image suffix)``."""
+    said = sorted(_shown(passed).items(), key=lambda pair: (-pair[1], pair[0]))
+    more = sum(count for _, count in said[_REASONS:])
+    return ", ".join([f"{count} {reason}" for reason, count in said[:_REASONS]] + ([f"{more} others"] if more else []))
+
+
+def counted(number: int, noun: str) -> str:
+    """``1 image``, ``2 images``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def is_folder(path: Path | os.DirEntry[str]) -> bool:
+    """Whether it is a folder; ``DataError`` if this user may not look."""
+    try:
+        return path.is_dir()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+_SYSTEM = "files of the system"
+
+
+def _shown(passed: Mapping[str, int]) -> dict[str, int]:
+    return {reason: count for reason, count in passed.items() if reason != _SYSTEM}
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name in _OF_THE_SYSTEM
+
+
+def _walk(folder: Path, known: frozenset[str], passed: Counter[str]) -> Iterator[ImageFile]:
+    """The images in a folder and below, each real folder once, so that links may go in a circle."""
+    read = {_identity(folder)}
+    open_folders = [iter(_entries(folder))]
+    while open_folders:
+        entry = next(open_folders[-1], None)
+        if entry is None:
+            open_folders.pop()
+        elif _is_plain_image(entry, known):
+            yield _image_file(entry)
+        elif (reason := _reason_against(entry, known)) is not None:
+            passed[reason] += 1
+        elif not _leads_to_folder(entry):
+            yield _image_file(entry)
+        elif (identity := _identity(entry)) in read:
+            passed["linked folder (read already)"] += 1
+        else:
+            read.add(identity)
+            open_folders.append(iter(_entries(entry)))
+
+
+def _is_plain_image(entry: os.DirEntry[str], known: frozenset[str]) -> bool:
+    """Whether it is what nearly all files are: an image by its suffix, no link, not hidden."""
+    name = entry.name
+    return name[name.rfind(".") :].lower() in known and name[0] != "." and entry.is_file(follow_symlinks=False)
+
+
+def _reason_against(entry: os.DirEntry[str], known: frozenset[str]) -> str | None:
+    """Why a file or a folder is passed over, None if it is not."""
+    name, suffix = entry.name, _formats.suffix_of(entry.name)
+    if _is_hidden(name):
+        is_wanted = suffix in known and not name.startswith("._")  # macOS keeps a file's properties in such a one
+        return f"hidden {suffix}" if is_wanted else _SYSTEM
+    if suffix in known or _leads_to_folder(entry):
+        return None
+    is_image = not suffix and Path(entry).is_file() and _formats.is_image(entry.path)
+    return None if is_image else _formats.why_passed_over(suffix)
+
+
+def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, say: no image either, as decoding finds out
+        return False
+
+
+def _entries(folder: Path | os.DirEntry[str]) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        raise _unreadable(folder, error) from error
+
+
+def _identity(folder: Path | os.DirEntry[str]) -> tuple[int, int]:
+    try:
+        status = Path(folder).stat()
+    except OSError as error:
+        raise _unreadable(folder, error) from error
+    return status.st_dev, status.st_ino
+
+
+def _image_file(entry: os.DirEntry[str]) -> ImageFile:
+    """A file that cannot be opened is listed too: decoding finds out, together with all that is wrong with others."""
+    try:
+        status = entry.stat()
+    except OSError:
+        return ImageFile(entry.path, 0, 0)
+    is_file = stat.S_ISREG(status.st_mode)
+    return ImageFile(entry.path, status.st_size if is_file else 0, status.st_mtime_ns)
+
+
+def _unreadable(path: Path | os.DirEntry[str], error: OSError) -> DataError:
+    return DataError(f"{os.fspath(path)} cannot be read ({reason_of(error)}): repair it, or let this user read it")

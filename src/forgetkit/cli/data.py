@@ -1,0 +1,209 @@
+"""``forgetkit data``: what a data set holds, before anything is trained on it."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from forgetkit.cli.console import Console, print_json
+from forgetkit.errors import OptionError, RecordError
+
+if TYPE_CHECKING:
+    from forgetkit.contracts import Data
+    from forgetkit.stream import MegaBatch
+
+_MEGA_BATCHES = 8
+_VAL_FRACTION = 0.1
+"""As a run has them by default."""
+_ROWS = 60
+"""Classes that a terminal is shown."""
+_COLUMNS = 12
+"""Mega-batches that have a column each."""
+_LISTED = 6
+"""Entries of a list of what was passed over, or of the like, that are shown."""
+
+
+def command(
+    spec: Annotated[str, typer.Argument(help="A data set, a SPEC like folder:path=photos,size=32.", metavar="SPEC")],
+    mega_batches: Annotated[
+        int | None,
+        typer.Option("--mega-batches", help="In how many parts it arrives (default: 8, or fewer).", metavar="N", min=1),
+    ] = None,
+    sheet: Annotated[
+        Path | None, typer.Option("--sheet", help="Write a picture of some samples of each class.", metavar="FILE.png")
+    ] = None,
+    plugin: Annotated[
+        list[Path] | None,
+        typer.Option("--plugin", help="Use a plugin that is a single file (repeatable).", metavar="FILE.py"),
+    ] = None,
+    strict: Annotated[bool, typer.Option("--strict-plugins", help="Fail where a plugin is left out.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print an object instead of tables.")] = False,
+) -> None:
+    """Show what a data set holds, and what is strange about it.
+
+    Counts by class, values, which files were taken and passed over, what --augment auto comes to, and the findings
+    of the audit that each run begins with.
+    """
+    with contextlib.redirect_stdout(sys.stderr) if json else contextlib.nullcontext():
+        name, content = _examined(spec, mega_batches, sheet, plugin, strict=strict, as_json=json)
+    if json:
+        print_json({"dataset": name, **content})
+        return
+    console = Console()
+    for part in _shown(name, content):
+        console.print(part)
+
+
+def _examined(
+    spec: str, wanted: int | None, sheet: Path | None, plugins: list[Path] | None, *, strict: bool, as_json: bool
+) -> tuple[str, dict[str, Any]]:
+    """The SPEC in full, and what there is to be said of it."""
+    if sheet is not None and sheet.suffix.lower() != ".png":
+        raise OptionError(f"--sheet {sheet}: the name of a .png file is wanted")
+    from forgetkit import api, stream
+    from forgetkit.cli import screen, show
+    from forgetkit.contracts import LoadContext, Preparing
+    from forgetkit.stream.overview import overview
+    from forgetkit.stream.overview import sheet as picture
+
+    name, source = show.loaded(plugins, strict=strict).make("datasets", spec)
+    view = screen.choose(quiet=False, as_json=as_json)
+
+    def progress(what: str, done: int, total: int) -> None:
+        view.notify(Preparing(what, done, total))
+
+    with view.following():
+        data = stream.check_data(source.load(LoadContext(api.cache_folder(), progress)), name)
+        content = overview(data, _cut(data, wanted))
+        drawn = None if sheet is None else picture(data)
+    if sheet is not None and drawn is not None:
+        _write(sheet, drawn)
+    return name, {**content, "sheet": None if sheet is None else str(sheet)}
+
+
+def _cut(data: Data, wanted: int | None) -> Sequence[MegaBatch]:
+    """As a run with seed 0 would."""
+    import numpy as np
+
+    from forgetkit import stream
+    from forgetkit.seeding import Seeds
+
+    count = wanted or max(1, min(_MEGA_BATCHES, len(data.train) // 2))
+    return stream.partition(np.arange(len(data.train)), count, _VAL_FRACTION, "random", Seeds(0))
+
+
+def _write(path: Path, content: bytes) -> None:
+    from forgetkit.record import write_atomically
+
+    try:
+        write_atomically(path, content)
+    except RecordError as error:  # nothing was lost, the name is a mistake
+        raise OptionError(f"--sheet {path}: {error}") from error
+
+
+def _shown(name: str, content: Mapping[str, Any]) -> Iterator[Any]:
+    from forgetkit.stream.overview import ROWS
+
+    train, test, classes = content["train"], content["test"], content["classes"]
+    yield Text(name, "bold")
+    yield Text(
+        f"{len(classes):,} class{'es' * (len(classes) != 1)}, {train['samples']:,} training and {test['samples']:,} "
+        f"test samples of {' × '.join(map(str, train['shape']))}"
+    )
+    yield Text(f"augment {content['augment']} (auto)")
+    yield _values(train, test)
+    yield _classes(content)
+    for line in _facts(content["provenance"]):
+        yield Text(line)
+    for remark in content["remarks"]:
+        yield Text(f"- {remark}")
+    found = content["audit"]
+    yield Text(f"audit: {len(found)} finding{'s' * (len(found) != 1)}" if found else "audit: nothing found", "bold")
+    for finding in found:
+        yield Text(f"- {finding}")
+    if content["sheet"] is not None:
+        more = f" ({ROWS} of {len(classes):,} classes)" if len(classes) > ROWS else ""
+        yield Text(f"picture sheet: {content['sheet']}{more}")
+    elif len(train["shape"]) == 3:
+        yield Text("a picture sheet of samples: --sheet FILE.png", "dim")
+
+
+def _values(train: Mapping[str, Any], test: Mapping[str, Any]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for heading in ("part", "type", "values", "mean ± deviation", "by channel"):
+        table.add_column(heading)
+    for name, part in (("training", train), ("test", test)):
+        channels = part["channel_means"]
+        by_channel = ", ".join(f"{mean:.3g}" for mean in channels) if 1 < len(channels) <= 4 else "–"
+        values = f"{part['low']:g}..{part['high']:g}"
+        table.add_row(name, part["dtype"], values, f"{part['mean']:.3g} ± {part['std']:.3g}", by_channel)
+    return table
+
+
+def _classes(content: Mapping[str, Any]) -> Table:
+    """A row for each class: its samples, and how many each mega-batch trains on."""
+    counts, classes = content["mega_batches"], content["classes"]
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("class", overflow="fold")
+    single = len(counts) <= _COLUMNS
+    titles = [f"#{place}" for place in range(1, len(counts) + 1)] if single else ["least", "most"]
+    for heading in ("train", "test", *titles):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for label, name in enumerate(classes[:_ROWS]):
+        own = [row[label] for row in counts]
+        shown = own if single else [min(own), max(own)]
+        parts = [content[part]["by_class"][label] for part in ("train", "test")]
+        table.add_row(Text(name), *(f"{count:,}" for count in (*parts, *shown)))
+    if len(classes) > _ROWS:
+        table.add_row(f"and {len(classes) - _ROWS:,} more (--json)", *[""] * (2 + len(titles)))
+    which = f"#1 to #{len(counts)}" if single else f"least and most of {len(counts)} mega-batches"
+    table.caption = f"{which}: training samples of each mega-batch at seed 0, without validation"
+    table.caption_justify = "left"
+    return table
+
+
+def _facts(provenance: Mapping[str, Any]) -> Iterator[str]:
+    """Where samples come from, what was taken and what was passed over: a line each."""
+    lines = [line for key, value in provenance.items() for line in _lines(_title(key), value)]
+    yield from lines[:_ROWS]
+    if len(lines) > _ROWS:
+        yield f"and {len(lines) - _ROWS:,} lines more (--json)"
+
+
+def _lines(title: str, value: Any) -> Iterator[str]:
+    if isinstance(value, Mapping) and any(_depth(inner) > 1 for inner in value.values()):
+        for key, inner in value.items():
+            yield from _lines(f"{title}, {_title(key)}", inner)
+    elif text := _text(value):
+        yield f"{title}: {text}"
+
+
+def _text(value: Any) -> str:
+    """Nothing where there is nothing to tell."""
+    if isinstance(value, Mapping):
+        inner = [(_title(key), _text(one), isinstance(one, Mapping)) for key, one in value.items()]
+        return _listed([f"{key} ({text})" if deep else f"{key}: {text}" for key, text, deep in inner if text])
+    if isinstance(value, list | tuple):
+        return _listed([str(one) for one in value])
+    return "" if value in (0, None, "") else str(value)
+
+
+def _depth(value: Any) -> int:
+    return 1 + max(map(_depth, value.values()), default=0) if isinstance(value, Mapping) else 0
+
+
+def _title(key: object) -> str:
+    return str(key).replace("_", " ") if key in ("passed_over", "on_bad") else str(key)
+
+
+def _listed(words: Sequence[str]) -> str:
+    more = len(words) - _LISTED
+    return ", ".join(words[:_LISTED]) + (f" and {more:,} more (--json)" if more > 0 else "")

@@ -1,0 +1,123 @@
+"""Tables for a terminal of any width: no word is cut, and where columns have no room each row becomes a block."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Literal
+
+from rich import box
+from rich.cells import cell_len
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from forgetkit.ablate.render.words import broken
+
+_GAP = 2
+_SHORT = 16
+"""Letters up to which values stand beside each other in a block."""
+_DEEP = 8
+"""Lines that a text is folded into from which on it is easier to read in a block than in a column."""
+
+
+def table(
+    width: int,
+    heads: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    right: Collection[int] = (),
+    bold: Collection[int] = (),
+    title: str = "",
+    show_heads: bool = True,
+) -> RenderableType:
+    """Rows under heads, in columns that are as wide as ``width`` allows.
+
+    Args:
+        width: Columns of the terminal.
+        heads: A name for each column.
+        rows: Texts, one for each head.
+        right: Places of columns that stand to the right, figures say; these are never broken.
+        bold: Places of columns in bold.
+        title: A line above.
+        show_heads: Whether the names are shown above columns; blocks show them in any case.
+
+    Returns:
+        A table whose texts are broken between words and behind commas and colons. Where the longest words have no room
+        beside each other, a block for each row: its first text, and below it each other with its name.
+    """
+    columns = [[*([head] if show_heads else []), *(row[place] for row in rows)] for place, head in enumerate(heads)]
+    least = [max(_longest(text) for text in column) for column in columns]
+    for place in right:
+        least[place] = max([_longest(heads[place]), *(cell_len(row[place]) for row in rows)])
+    room = width - _GAP * (len(heads) - 1)
+    above = [Text(title, "bold")] if title else []
+    if sum(least) > room:
+        return Group(*above, *blocks(width, heads, rows))
+    widths = _shared_out(least, [max(map(_widest, column)) for column in columns], room)
+    cells = [(text, wide) for row in rows for text, wide in zip(row, widths, strict=True)]
+    if any(folded(text, wide).count("\n") - text.count("\n") >= _DEEP for text, wide in cells):
+        return Group(*above, *blocks(width, heads, rows))
+    made = Table(
+        box=box.SIMPLE_HEAD if show_heads else None,
+        show_edge=False,
+        padding=(0, _GAP - (1 if show_heads else 0), 0, 0),
+        pad_edge=False,
+        show_header=show_heads,
+    )
+    for place, head in enumerate(heads):
+        justify: Literal["left", "right"] = "right" if place in right else "left"
+        style = "bold" if place in bold else ""
+        made.add_column(Text(folded(head, widths[place])), justify=justify, width=widths[place], style=style)
+    for row in rows:
+        made.add_row(*(Text(folded(text, wide)) for text, wide in zip(row, widths, strict=True)))
+    return Group(*above, made)
+
+
+def blocks(width: int, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[Text]:
+    """A block for each row, whose first text is its name."""
+    found: list[Text] = []
+    for first, *rest in rows:
+        pairs = [(head, text) for head, text in zip(heads[1:], rest, strict=True) if text.strip()]
+        if found:
+            found.append(Text())
+        name = first if heads[0] == "" or not first.isdecimal() else f"{heads[0]} {first}"
+        found.append(Text(hanging(name, width), "bold"))
+        if all(cell_len(text) <= _SHORT for _, text in pairs):
+            found.append(Text(hanging(", ".join(f"{head} {text}".strip() for head, text in pairs), width, "  ", "  ")))
+        else:
+            found += [Text(hanging(f"{head}: {text}" if head else text, width, "  ", "    ")) for head, text in pairs]
+    return found
+
+
+def listing(width: int, entries: Mapping[str, str]) -> RenderableType:
+    """Names and a sentence about each."""
+    return table(width, ("", ""), list(entries.items()), show_heads=False)
+
+
+def hanging(text: str, width: int, first: str = "", rest: str = "") -> str:
+    """Lines of ``width`` letters under ``first``, and those that follow under ``rest``; no word is cut."""
+    lines = folded(text, max(1, width - max(len(first), len(rest)))).splitlines() or [""]
+    return "\n".join([first + lines[0], *(rest + line for line in lines[1:])])
+
+
+def folded(text: str, width: int) -> str:
+    """Each line of a text in lines of ``width`` letters, broken behind spaces, commas and colons alone."""
+    return "\n".join(piece.rstrip() for line in text.split("\n") for piece in broken(line, width))
+
+
+def _longest(text: str) -> int:
+    """Letters of the longest piece that is never broken."""
+    return _widest(folded(text, 1))
+
+
+def _widest(text: str) -> int:
+    return max(map(cell_len, text.split("\n")))
+
+
+def _shared_out(least: Sequence[int], natural: Sequence[int], room: int) -> list[int]:
+    """Widths between the least and the natural ones: the widest gives way first."""
+    widths = [max(pair) for pair in zip(least, natural, strict=True)]
+    while sum(widths) > room:
+        able = [place for place, wide in enumerate(widths) if wide > least[place]]
+        widths[max(able, key=widths.__getitem__)] -= 1
+    return widths
