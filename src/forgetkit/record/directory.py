@@ -26,12 +26,12 @@ import re
 import secrets
 import shlex
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -58,6 +58,9 @@ SCHEMA = 1
 _STATE = re.compile(r"resume-(\d+)-(\d+)(?:-(\d+))?")
 _MODEL = re.compile(r"mega-batch-(\d+)")
 _MASKS = re.compile(r"masks-(\d+)")
+_IMPOSSIBLE = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""What Python and torch raise at content that is not what it should be."""
+_T = TypeVar("_T")
 _log = logging.getLogger("forgetkit")
 
 
@@ -299,14 +302,28 @@ class RunDirectory:
 
         ``RunDirectoryError`` where there are states and none is.
         """
+        found = self.newest_usable(dict)
+        return None if found is None else found[1]
+
+    def newest_usable(self, restore: Callable[[dict[str, Any]], _T]) -> tuple[_T, ResumePoint] | None:
+        """What ``restore`` makes of the newest state that is whole, this run's and possible.
+
+        Returns:
+            That and the state; None if the run had not come to its first.
+
+        Raises:
+            RunDirectoryError: There are states, and none can be used.
+        """
         damage: RunDirectoryError | None = None
         for note in self._notes():
             try:
                 noted = self._noted(note)
                 state = load_state(note.with_suffix(".pt"), str(noted.get("state_sha256")))
                 rows = tuple(self._row(index) for index in range(1, _finished(state, noted)))
-                return ResumePoint(state, rows, float(noted["seconds"]), str(damage or ""))
-            except (KeyError, TypeError, ValueError) as error:
+                return restore(state), ResumePoint(state, rows, float(noted["seconds"]), str(damage or ""))
+            except torch.OutOfMemoryError:
+                raise
+            except _IMPOSSIBLE as error:
                 damage = RunDirectoryError(f"{note} is damaged: {reason(error)}")
             except RunDirectoryError as error:
                 damage = error
