@@ -272,7 +272,8 @@ def run(
     if RunDirectory(Path(resume)).finished and not options:
         return RunDirectory(Path(resume)).result
     directory = RunDirectory.reopen(Path(resume))
-    plan = config.resolve(config.resumed(directory.manifest, options or {}, offers), offers)
+    own = config.resumed(directory.manifest, options or {}, offers)
+    plan = config.resolve(own, offers, offline="dataset" not in (options or {}))
     return alma.run(plan, observers=observers, cache=cache_folder(), resume=directory)
 
 

@@ -99,9 +99,9 @@ class Session:
         def progress(what: str, done: int, total: int) -> None:
             bus.emit(Preparing(what, done, total))
 
-        source = config.dataset
+        source, context = config.dataset, contracts.LoadContext(cache, progress, plan.offline)
         with settings_restored(f"the data set {source}"):
-            clean = data or stream.check_data(plan.dataset.load(contracts.LoadContext(cache, progress)), source)
+            clean = data or stream.check_data(plan.dataset.load(context), source)
         data = clean
         if config.augment not in ("auto", "none") and data.train.inputs.ndim != 4:
             raise DataError(f"--augment {config.augment}: {source} holds features, not images; use --augment none")

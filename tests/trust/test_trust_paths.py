@@ -240,3 +240,22 @@ def test_a_pipe_among_the_files_of_cifar_is_not_waited_for(tmp_path, name):
             Cifar10(path=tmp_path).load(LoadContext(tmp_path, lambda *_: None))
     finally:
         signal.alarm(0)
+
+
+def test_a_record_downloads_nothing(cli, workdir, monkeypatch):
+    """A manifest whose data set would be fetched into a folder of its choosing, resumed and looked at."""
+    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: pytest.fail("it went to the network"))
+    words = ["--" + key.replace("_", "-") + f"={value}" for key, value in TINY.items()]
+    assert cli("run", *words, "--name", "r", "--out", "runs").status == 0
+    run = Path("runs/r").absolute()
+    for name in ("manifest.json", "result.json"):
+        content = read_sealed(run / name)
+        content["config"]["dataset"] = f"cifar10:path={workdir / 'theirs'},download=true"
+        write_sealed(run / name, content)
+    for also in (["analyze", run, "calibration"], ["run", "--resume", run]):
+        if also[0] == "run":
+            (run / "result.json").unlink()
+        said = cli(*also)
+        assert said.status != 0
+        assert "a record downloads nothing, so name the data set again with --dataset" in said.err, said.err
+    assert not (workdir / "theirs").exists()

@@ -89,7 +89,7 @@ def _answer(special: dict[str, Any], given: dict[str, Any], view: View, halt: Ha
     if special["resume"] is not None and special["dry_run"]:
         raise OptionError("--dry-run plans a run from its start: leave out --resume")
     asked, assigned = options.layers(special, given)
-    resume = None
+    resume, offline = None, special["resume"] is not None and "dataset" not in asked
     if special["resume"] is not None:
         there = RunDirectory(special["resume"])
         if there.finished:
@@ -101,7 +101,7 @@ def _answer(special: dict[str, Any], given: dict[str, Any], view: View, halt: Ha
             return result
         resume = RunDirectory.reopen(there.path)
         asked = config.resumed(resume.manifest, asked, offers)
-    plan = config.resolve(asked, offers)
+    plan = config.resolve(asked, offers, offline=offline)
     config.require_used(assigned, plan, offers)
     if special["dry_run"]:
         from forgetkit import rehearsal

@@ -55,10 +55,11 @@ class Published:
         """
         root = Path(path or context.cache / "torchvision").expanduser()
         harmed = [name for name in self.files if self._content(root, name) is None]
-        if harmed and not download:
+        if harmed and (context.offline or not download):
+            asks = "; a record downloads nothing, so name the data set again with --dataset" if download else ""
             raise DataError(
                 f"{self.name} is not in {root} (looked for its unharmed files in '{self.folder}'; {harmed[0]} is "
-                "missing or damaged): pass path=FOLDER with the folder that holds it, or download=true"
+                f"missing or damaged): pass path=FOLDER with the folder that holds it, or download=true{asks}"
             )
         if harmed:
             self._fetch(root, harmed, context)
