@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from forgetkit.builtin.datasets import _plain
+from forgetkit.builtin.datasets._staging import staging
 from forgetkit.contracts import Data, LoadContext, Part
 from forgetkit.errors import DataError
 from forgetkit.system import regular
@@ -107,12 +108,12 @@ class Published:
             root.mkdir(parents=True, exist_ok=True)
             with (
                 tempfile.TemporaryFile(dir=root) as archive,
-                tempfile.TemporaryDirectory(prefix=".fetched-", dir=root) as fetched,
+                staging(root, ".fetched-") as fetched,
             ):
                 self._download(archive, context)
                 (root / self.folder).mkdir(exist_ok=True)
                 for name, content in self._members(archive, names):
-                    file = Path(fetched) / name
+                    file = fetched / name
                     file.write_bytes(content)
                     file.replace(root / self.folder / name)
         except (OSError, HTTPException) as error:
