@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,17 +69,17 @@ def run(
             held.enter_context(directory.held())
             point = ResumePoint({}, (), 0.0)
         else:
-            directory, found = resume, resume.resume_point()
+            directory = resume
             session = session.settled(directory.manifest.get("config", {}))
             use_threads(session.plan.config.threads)
-            session.require_same(directory.manifest, found)
-            if found is not None and found.damage:
-                _log.warning("%s; the run goes on from the state before it", found.damage)
-            learner = Learner.new(session) if found is None else Learner.restored(session, found.state)
+            session.require_same(directory.manifest)
+            found = directory.newest_usable(partial(Learner.restored, session))
+            learner, point = found or (Learner.new(session), ResumePoint({}, (), 0.0))
+            if point.damage:
+                _log.warning("%s; the run goes on from the state before it", point.damage)
             for remark in directory.tidy(plan.config.keep_models):
                 _log.warning("%s", remark)
             warn_where_short(learner, directory.path)
-            point = found or ResumePoint({}, (), 0.0)
         bus.recorder = Recorder(directory)
         return _carry_on(session, learner, directory, point, resumed=resume is not None)
 
@@ -105,7 +106,7 @@ def _carry_on(
             parameters=learner.parameters,
             mega_batches=config.mega_batches,
             epochs=config.epochs if config.samples is None else None,
-            samples=tuple(sum(session.epochs(index)) for index in range(1, config.mega_batches + 1)),
+            samples=tuple(session.epochs(index).samples for index in range(1, config.mega_batches + 1)),
             done=learner.mega_batch - 1,
             done_epochs=learner.epochs_done,
             done_samples=learner.samples_done,

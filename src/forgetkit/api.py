@@ -23,7 +23,7 @@ from forgetkit.contracts import Rounding, Ties, Which
 from forgetkit.errors import ConfigError, OptionError
 from forgetkit.forgetting.attached import Attached, Description
 from forgetkit.forgetting.guard import all_finite
-from forgetkit.record import RunDirectory, read_json
+from forgetkit.record import RunDirectory
 from forgetkit.seeding import Seeds
 from forgetkit.session import computing
 from forgetkit.system.torch_settings import scoring_settings
@@ -270,9 +270,10 @@ def run(
     if resume is None:
         return alma.run(config.resolve(options or {}, offers), observers=observers, cache=cache_folder())
     if RunDirectory(Path(resume)).finished and not options:
-        return read_json(Path(resume) / "result.json")
+        return RunDirectory(Path(resume)).result
     directory = RunDirectory.reopen(Path(resume))
-    plan = config.resolve(config.resumed(directory.manifest, options or {}, offers), offers)
+    own = config.resumed(directory.manifest, options or {}, offers)
+    plan = config.resolve(own, offers, offline="dataset" not in (options or {}))
     return alma.run(plan, observers=observers, cache=cache_folder(), resume=directory)
 
 

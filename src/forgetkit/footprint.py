@@ -39,7 +39,7 @@ def disk_bytes(learner: Learner) -> int:
     masks = (
         (config.mega_batches - 1) * (learner.parameters // 8 + layers * _TENSOR) if config.keep_masks == "all" else 0
     )
-    epochs = sum(len(session.epochs(index)) for index in range(1, config.mega_batches + 1))
+    epochs = sum(session.epochs(index).count for index in range(1, config.mega_batches + 1))
     return models * model + masks + _STATES * state + config.mega_batches * (_ROW + _LAYER * layers) + epochs * _EPOCH
 
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from forgetkit import forgetting, learn
 from forgetkit.between import Due, Heeding, Throttled
+from forgetkit.checkpoint_validation import require_possible, require_tensors
 from forgetkit.config import RunConfig, name_of
 from forgetkit.contracts import (
     EpochEnded,
@@ -83,9 +84,15 @@ class Learner:
 
     @classmethod
     def restored(cls, session: Session, state: Mapping[str, Any]) -> Learner:
-        """The learner that a checkpoint holds."""
+        """The learner that a checkpoint holds.
+
+        Raises:
+            KeyError, TypeError, ValueError, RuntimeError: The state is not one that this run can have written.
+        """
+        require_possible(state, session)
         mean, std = tuple(state["mean"]), tuple(state["std"])
         learner = cls._of(session, Inputs(tuple(state["shape"]), len(session.data.classes), mean, std))
+        require_tensors(state, learner.model, learner.optimizer)
         learner.model.load_state_dict(state["model"])
         learner.optimizer.load_state_dict(state["optimizer"])
         for mine, saved in zip(learner.trainer.acting.states, state["interventions"], strict=True):
@@ -139,7 +146,7 @@ class Learner:
     @property
     def samples_done(self) -> int:
         """How many samples the epochs of this mega-batch have trained on so far."""
-        return sum(self.session.epochs(self.mega_batch)[: self.epochs_done])
+        return self.session.epochs(self.mega_batch).before(self.epochs_done + 1)
 
     @property
     def steps_done(self) -> int:
@@ -187,14 +194,14 @@ class Learner:
         sizes, due = self.session.epochs(t), Due(config)
         if self.epochs_done == 0 and self.underway is None:
             self.trainer.begin(pool, t, self.session.seeds)
-        for epoch in range(self.epochs_done + 1, len(sizes) + 1):
+        for epoch in range(self.epochs_done + 1, sizes.count + 1):
             if self.best.exhausted:
                 break
-            rate = self._rate(epoch, sum(sizes[: epoch - 1]))
+            rate = self._rate(epoch, sizes.before(epoch))
             between = self._between(t, epoch, due, checkpoint)
             with settings_restored(f"the model {self.session.plan.config.model} in training"):
                 ended = self.trainer.epoch(
-                    pool, t, epoch, rate, self.session.seeds, between, sizes[epoch - 1], self.underway
+                    pool, t, epoch, rate, self.session.seeds, between, sizes.of(epoch), self.underway
                 )
             self.underway, self.epochs_done = None, epoch
             self.skipped += ended.skipped
@@ -203,7 +210,7 @@ class Learner:
                 EpochEnded(
                     mega_batch=t,
                     epoch=epoch,
-                    epochs=len(sizes),
+                    epochs=sizes.count,
                     loss=ended.loss,
                     accuracy=ended.accuracy,
                     lr=rate(0),
@@ -214,7 +221,7 @@ class Learner:
                 )
             )
             self.session.halt.check()
-            if epoch < len(sizes) and due.after_epoch(epoch):
+            if epoch < sizes.count and due.after_epoch(epoch):
                 checkpoint()
                 due.start_over()
         self.carried_epoch = self.best.settle(self.model, self.epochs_done)

@@ -48,8 +48,8 @@ def rehearse(
         forgetting = _forgetting_seconds(learner, revealed) if config.mega_batches > 1 else 0.0
         disk = disk_bytes(learner)
     epochs = [session.epochs(index) for index in range(1, config.mega_batches + 1)]
-    samples = sum(map(sum, epochs))
-    looks = [1 + (len(sizes) if learner.best.watches else 0) for sizes in epochs]
+    samples = sum(sizes.samples for sizes in epochs)
+    looks = [1 + (sizes.count if learner.best.watches else 0) for sizes in epochs]
     validated = config.val_fraction * sum(size * look for size, look in zip(session.sizes, looks, strict=True))
     judged = sum(session.sizes) + validated + len(session.data.test) * config.mega_batches
     memory, largest = session.peak_memory(), max(session.sizes) * session.data.train.inputs[0].nbytes

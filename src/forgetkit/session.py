@@ -20,7 +20,7 @@ from forgetkit.config import LEFT_OPEN, Plan, RunConfig
 from forgetkit.contracts import MOST_THREADS, Data, Event, Preparing
 from forgetkit.errors import ConfigError, DataError, OptionError, RunDirectoryError
 from forgetkit.learn.determinism import only_deterministic
-from forgetkit.record import Recorder, ResumePoint
+from forgetkit.record import Recorder
 from forgetkit.seeding import Seeds
 from forgetkit.stream import MegaBatch
 from forgetkit.system import peak
@@ -99,9 +99,9 @@ class Session:
         def progress(what: str, done: int, total: int) -> None:
             bus.emit(Preparing(what, done, total))
 
-        source = config.dataset
+        source, context = config.dataset, contracts.LoadContext(cache, progress, plan.offline)
         with settings_restored(f"the data set {source}"):
-            clean = data or stream.check_data(plan.dataset.load(contracts.LoadContext(cache, progress)), source)
+            clean = data or stream.check_data(plan.dataset.load(context), source)
         data = clean
         if config.augment not in ("auto", "none") and data.train.inputs.ndim != 4:
             raise DataError(f"--augment {config.augment}: {source} holds features, not images; use --augment none")
@@ -128,7 +128,7 @@ class Session:
         choices = {option: recorded[option] for option in LEFT_OPEN if option in recorded}
         return replace(self, plan=self.plan.settled(**choices))
 
-    def epochs(self, mega_batch: int) -> tuple[int, ...]:
+    def epochs(self, mega_batch: int) -> learn.EpochSizes:
         """How many samples each epoch of a mega-batch (from 1) trains on; with patience, some may not be begun."""
         config = self.plan.config
         return learn.epoch_sizes(self.sizes[mega_batch - 1], config.epochs, config.samples)
@@ -212,17 +212,13 @@ class Session:
     def _source(self) -> str:
         return self.plan.config.dataset.partition(":")[0]
 
-    def require_same(self, manifest: Mapping[str, Any], point: ResumePoint | None) -> None:
+    def require_same(self, manifest: Mapping[str, Any]) -> None:
         """Refuse to go on with another configuration or with files that changed."""
         self.require_same_init(manifest)
-        for what, recorded in (
-            ("the manifest", manifest),
-            ("the checkpoint", point.state if point else None),
-        ):
-            if recorded is not None and recorded.get("digest") != self.plan.digest:
-                raise RunDirectoryError(
-                    f"{what} belongs to another configuration, so the run cannot be resumed with this one"
-                )
+        if manifest.get("digest") != self.plan.digest:
+            raise RunDirectoryError(
+                "the manifest belongs to another configuration, so the run cannot be resumed with this one"
+            )
         self.require_same_data(manifest, "so it cannot be resumed")
         now = versions(self.plan)
         recorded = manifest.get("versions")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -362,3 +363,29 @@ def test_a_seed_given_twice_names_both(text: str, both: str) -> None:
         grid.seeds_of(text)
     with pytest.raises(ConfigError, match="seeds: 0 is given twice"):
         Grid("", {"lr": ("0.1", "0.2")}, (0, 1, 0))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("seeds = [" + ",".join(map(str, range(300_000))) + ']\n[axes]\nmethod = ["warm"]', "more than 10,000 seeds"),
+        (
+            "[axes]\n"
+            + "\n".join(f"{axis} = {list(range(1, 61))}" for axis in ("epochs", "batch-size", "shots", "patience"))
+            + "\nmega-batches = "
+            + str(list(range(1, 61)))
+            + "\nsamples = "
+            + str(list(range(1, 61))),
+            "a grid of 46,656,000,000 cells is beyond 100,000",
+        ),
+    ],
+    ids=["seeds", "axes"],
+)
+def test_a_grid_is_counted_before_it_is_listed(tmp_path, text, said):
+    file = tmp_path / "grid.toml"
+    file.write_text(text)
+    tracemalloc.start()
+    with pytest.raises(ConfigError, match=said):
+        grid.read(file)
+    assert tracemalloc.get_traced_memory()[1] < 1 << 28
+    tracemalloc.stop()

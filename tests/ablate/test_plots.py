@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import sys
@@ -15,7 +16,8 @@ from PIL import Image
 
 from forgetkit.ablate import plots
 from forgetkit.ablate.outcome import Outcome, Outcomes
-from forgetkit.ablate.plots import anytime, canvas, cost, layers, looks, reading
+from forgetkit.ablate.plots import anytime, canvas, cost, laid, layers, looks, reading
+from forgetkit.contracts import Answer, Chart, Series
 from forgetkit.errors import OptionError, UsageError
 
 HOSTILE = '<script>alert(1)</script> & "q" \'a\' $x^2$ _u \x00\n学习 id="x" url(#x)'
@@ -238,3 +240,26 @@ def test_without_matplotlib_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(UsageError, match=r"pip install 'forgetkit\[plot\]'"):
         plots.pictures(made({"warm": [stream(0.5)]}))
+
+
+def test_of_a_line_without_end_its_shape_is_drawn():
+    """300,000 points: the extremes stay, also that of a single one."""
+    values = [math.sin(place / 10_000) for place in range(300_000)]
+    values[123_456], values[200_001] = 9.0, None
+    line = laid.Line(("a",), "a", tuple(map(float, range(300_000))), tuple(values), (None,) * 300_000)
+    few = laid.thinned(line)
+    assert len(few.x) <= laid.POINTS
+    assert (few.x[0], few.x[-1], max(value for value in few.y if value is not None)) == (0.0, 299_999.0, 9.0)
+    assert all(line.y[int(x)] == y for x, y in zip(few.x, few.y, strict=True))
+    assert max(right - left for left, right in itertools.pairwise(few.x)) <= 300_000 / (laid.POINTS // 4)
+    short = laid.Line(("a",), "a", (1.0, 2.0), (3.0, 4.0), (None, None))
+    assert laid.thinned(short) is short
+
+
+def test_a_map_of_many_columns_is_drawn_at_a_few_of_them():
+    series = [Series(row, list(range(5000)), [0.5] * 5000) for row in "ab"]
+    chart = Chart("m", "A map.", "place", "value", series, kind="heat")
+    (found,) = laid.alone("x", Answer(charts=(chart,))).values()
+    assert {len(line.x) for line in found.panels[0].lines} <= set(range(1, laid.COLUMNS + 1))
+    assert len({line.x for line in found.panels[0].lines}) == 1
+    assert "evenly spaced" in found.caption

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,7 @@ import pytest
 
 from forgetkit.ablate.pool import Pool
 from forgetkit.ablate.progress import Follower
+from forgetkit.contracts import EpochEnded, RunStarted
 from forgetkit.record import line_of
 
 CELLS = ("a" * 64, "b" * 64, "c" * 64, "d" * 64)
@@ -25,18 +27,23 @@ def record(pool: Pool, digest: str, *events: dict[str, Any]) -> None:
 
 
 def started(done_samples: int = 0) -> dict[str, Any]:
-    return {
-        "event": "run_started",
-        "samples": [100],
-        "done": 0,
-        "done_samples": done_samples,
-        "done_epochs": 0,
-        "epochs": 10,
-    }
+    begun = RunStarted(
+        run="r",
+        directory="r",
+        method="lure",
+        config={},
+        parameters=1,
+        mega_batches=1,
+        epochs=10,
+        samples=(100,),
+        done_samples=done_samples,
+    )
+    return {"event": "run_started", **dataclasses.asdict(begun)}
 
 
 def epoch(number: int) -> dict[str, Any]:
-    return {"event": "epoch_ended", "mega_batch": 1, "epoch": number, "epochs": 10, "samples": 10}
+    ended = EpochEnded(mega_batch=1, epoch=number, epochs=10, loss=0.1, accuracy=0.9, lr=0.1, samples=10, seconds=0.1)
+    return {"event": "epoch_ended", **dataclasses.asdict(ended)}
 
 
 @pytest.fixture

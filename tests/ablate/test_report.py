@@ -120,7 +120,14 @@ def test_options_are_told_apart_by_whether_arms_agree():
     assert facts.config.differ == ("importance",)
     assert facts.config.rows == tuple((name, (name,)) for name in plausible.THREE["importance"])
     shared = dict(facts.config.shared)
-    assert shared == {"preset": "clean", "method": "lure", "epochs": "10", "milestones": "4, 8", "shots": "none"}
+    assert shared == {
+        "preset": "clean",
+        "method": "lure",
+        "mega_batches": "8",
+        "epochs": "10",
+        "milestones": "4, 8",
+        "shots": "none",
+    }
     assert facts.departures.shared == (("epochs", "10 (50)"),)
     assert facts.departures.rows[0] == ("snip", ("snip (none)",))
 

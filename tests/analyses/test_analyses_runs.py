@@ -290,6 +290,7 @@ def test_outputs_that_are_nan_are_no_answers():
         {"shape": [9], "bits": torch.zeros(1, dtype=torch.uint8)},
         {"shape": [9], "bits": torch.zeros(2)},
         {"shape": [9], "bits": 3},
+        {"shape": [1 << 20, 1 << 20], "bits": None},  # a terabyte, out of a few bytes
     ],
     ids=str,
 )

@@ -14,6 +14,7 @@ from forgetkit.ablate.pool import Pool
 from forgetkit.ablate.progress import Follower
 from forgetkit.cli import cells
 from forgetkit.cli.console import Console
+from forgetkit.record import read_sealed, write_sealed
 
 SHARED = [
     *("--dataset", "synthetic:samples=60,test=20,classes=3,size=4,channels=1", "--model", "mlp:width=8"),
@@ -330,7 +331,7 @@ def test_cells_made_with_another_library_are_said(ablate):
     words = ("--over", "importance=snip,random")
     ablate(*words)
     for file in Path("ablations/cells").glob("*/result.json"):
-        file.write_text(json.dumps({**json.loads(file.read_text()), "versions": {"forgetkit": "0.0", "torch": "1.0"}}))
+        write_sealed(file, {**read_sealed(file), "versions": {"forgetkit": "0.0", "torch": "1.0"}})
         seal = json.loads((file.parent / "seal.json").read_text())
         Pool(Path("ablations")).seal(seal["digest"])
     said = ablate(*words)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -34,14 +35,22 @@ SMALL = {
 
 @given(pool=st.integers(1, 50), samples=st.integers(1, 400))
 def test_a_budget_is_cut_into_epochs(pool: int, samples: int) -> None:
-    sizes = epoch_sizes(pool, 7, samples)
-    assert sum(sizes) == samples
+    counted = epoch_sizes(pool, 7, samples)
+    sizes = list(counted)
+    assert sum(sizes) == samples == counted.samples
+    assert [counted.of(epoch) for epoch in range(1, counted.count + 1)] == sizes
+    assert [counted.before(epoch) for epoch in range(1, counted.count + 2)] == [0, *itertools.accumulate(sizes)]
     assert len(sizes) == math.ceil(samples / pool)
     assert set(sizes[:-2]) <= {pool}
     assert all(1 <= size <= pool for size in sizes)
     if samples > 1 and pool > 2:
         assert min(sizes) > 1, "batch normalisation cannot train on one"
-    assert epoch_sizes(pool, 7, None) == (pool,) * 7
+    assert list(epoch_sizes(pool, 7, None)) == [pool] * 7
+
+
+def test_epochs_without_end_take_no_memory() -> None:
+    assert epoch_sizes(60, 10**30, None).samples == 60 * 10**30
+    assert epoch_sizes(60, 1, 10**30 + 1).count == -(-(10**30) // 60)
 
 
 @given(done=st.integers(0, 1000), samples=st.integers(1, 1000), gamma=st.sampled_from([0.1, 0.5]))
@@ -117,7 +126,7 @@ def test_exactly_so_many_samples_are_seen_at_the_rate_of_their_share(
         samples
     ] * 3
     expected = [
-        (index, epoch, len(sizes), size)
+        (index, epoch, sizes.count, size)
         for index, sizes in enumerate((epoch_sizes(pool, 1, samples) for pool in pools), 1)
         for epoch, size in enumerate(sizes, 1)
     ]

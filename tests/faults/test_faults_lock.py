@@ -14,9 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 
-from forgetkit import alma, config, registry
+from forgetkit import alma, config, record, registry
 from forgetkit.ablate.pool import Pool
 from forgetkit.ablate.work import Ended, Task, carry_out
 from forgetkit.errors import RunDirectoryError, RunInUseError
@@ -77,7 +76,7 @@ def test_a_process_that_is_killed_holds_nothing(holding, cli, workdir, substance
     os.kill(child.pid, signal.SIGKILL)
     assert child.wait() == -signal.SIGKILL
     run = workdir / "runs" / "r"
-    assert (run / "run.lock").exists()
+    assert (run / "run.holder.json").exists()
     (workdir / "hold").unlink()
     resumed = cli(*resume, "--json").json
     assert resumed["config"].pop("observers") == ["hold"]
@@ -98,7 +97,7 @@ def test_a_command_is_told_in_one_line(tmp_path, monkeypatch):
 
 
 def test_one_at_a_time(tmp_path):
-    """The last to hold it takes the lock's file away, while others wait to lock it."""
+    """The last to hold it takes its name away, while others wait."""
     run, inside, most, done = RunDirectory.create(tmp_path, "r", {}), [], [], []
 
     def work():
@@ -119,34 +118,58 @@ def test_one_at_a_time(tmp_path):
     assert not list(run.path.glob("run.*"))
 
 
-def test_a_lock_on_a_file_that_is_gone_is_none(tmp_path, monkeypatch):
-    """Another holder took the file away between our opening it and our locking it, and made it anew."""
-    run, path = RunDirectory.create(tmp_path, "r", {}), tmp_path / "r" / "run.lock"
-    acquire, times = FileLock.acquire, []
+def test_a_lock_on_a_manifest_that_was_replaced_is_none(tmp_path, monkeypatch):
+    """A copy takes the place of the manifest between our opening it and our locking it."""
+    run, lock, descriptors = RunDirectory.create(tmp_path, "r", {}), record.lock._lock, []
 
-    def late(lock, *args, **kwargs):
-        held = acquire(lock, *args, **kwargs)
-        times.append(path.stat().st_ino)
-        if len(times) == 2:
-            path.rename(path.with_name("gone"))
-            path.touch()
-        return held
+    def late(descriptor):
+        if not descriptors:
+            path = run.path / "manifest.json"
+            copy = path.with_name("copy")
+            copy.write_bytes(path.read_bytes())
+            copy.replace(path)
+        descriptors.append(descriptor)
+        return lock(descriptor)
 
-    monkeypatch.setattr(FileLock, "acquire", late)
+    monkeypatch.setattr(record.lock, "_lock", late)
     with run.held():
-        assert path.stat().st_ino == times[-1] != times[1]
-    assert len(times) >= 3
+        assert len(descriptors) == 2
+        assert os.path.samestat(os.fstat(descriptors[1]), (run.path / "manifest.json").stat())
 
 
-@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
+def test_taking_files_of_the_lock_away_lets_nobody_in(tmp_path):
+    run = RunDirectory.create(tmp_path, "r", {})
+    with run.held():
+        for file in run.path.iterdir():
+            if file.is_file() and file.name != "manifest.json":
+                file.unlink()
+        with pytest.raises(RunInUseError, match="in use by another process"), RunDirectory(run.path).held():
+            pass
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.EPERM])
 def test_a_folder_that_may_not_be_written_to(tmp_path, monkeypatch, number):
     run = RunDirectory.create(tmp_path, "r", {})
 
-    def refuse(*args, **kwargs):
+    def refuse(path, *args):
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(FileLock, "acquire", refuse)
+    monkeypatch.setattr("os.fsync", refuse)
     with pytest.raises(RunDirectoryError, match=f"r may not be written to .{os.strerror(number)}.: make it writable"):
+        run.held().__enter__()
+    monkeypatch.undo()
+    with run.held():
+        pass
+
+
+def test_a_file_system_without_locks(tmp_path, monkeypatch):
+    run = RunDirectory.create(tmp_path, "r", {})
+
+    def refuse(descriptor):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(record.lock, "_lock", refuse)
+    with pytest.raises(RunDirectoryError, match=r"manifest.json cannot be locked: No locks available"):
         run.held().__enter__()
 
 

@@ -429,8 +429,8 @@ def gone_on(run):
 
 
 def test_no_bit_of_an_event_is_another():
-    line = line_of({"event": "mega_batch_ended", "row": {"test_errors": 7, "name": "ä"}, "loss": 0.1})
-    assert event_in(line) == {"event": "mega_batch_ended", "row": {"test_errors": 7, "name": "ä"}, "loss": 0.1}
+    line = line_of({"event": "of_a_plugin", "row": {"test_errors": 7, "name": "ä"}, "loss": 0.1})
+    assert event_in(line) == {"event": "of_a_plugin", "row": {"test_errors": 7, "name": "ä"}, "loss": 0.1}
     assert list(json.loads(line))[-1] == "crc32"
     for place in range(8 * (len(line) - 1)):  # the newline at its end is no part of it
         other = bytearray(line)
@@ -646,7 +646,7 @@ def test_nothing_is_written_or_deleted_through_a_link(cli, stopped, whole, subst
     assert not (workdir / "elsewhere").is_symlink()
 
 
-@pytest.mark.parametrize("name", ["checkpoints", "events.jsonl", "run.lock"])
+@pytest.mark.parametrize("name", ["checkpoints", "events.jsonl", "manifest.json"])
 def test_a_link_that_all_would_be_written_through(refused, stopped, workdir, name):
     run = stopped()
     linked(run / name, workdir / "elsewhere")
@@ -655,12 +655,24 @@ def test_a_link_that_all_would_be_written_through(refused, stopped, workdir, nam
     assert sorted((workdir / "elsewhere").rglob("*")) == before
 
 
-def test_a_temporary_file_that_is_a_link(tmp_path):
+def test_a_temporary_file_that_is_a_link_is_not_written_through(tmp_path, monkeypatch):
     file, target = tmp_path / "file", tmp_path / "target"
     target.write_text("mine")
-    file.with_name(f".file.{os.getpid()}.tmp").symlink_to(target)
-    write_atomically(file, b"new")
-    assert (file.read_bytes(), target.read_text()) == (b"new", "mine")
+    monkeypatch.setattr("secrets.token_hex", lambda size: "00" * size)
+    file.with_name(".file.00000000.tmp").symlink_to(target)
+    with pytest.raises(RecordError, match=r"cannot write .*: File exists"):
+        write_atomically(file, b"new")
+    assert target.read_text() == "mine"
+
+
+def test_temporary_names_of_equal_process_ids_do_not_collide(tmp_path, monkeypatch):
+    """Two containers share a folder, and both number their processes from 1."""
+    names, replace_file = [], Path.replace
+    monkeypatch.setattr("os.getpid", lambda: 1)
+    monkeypatch.setattr(Path, "replace", lambda self, target: (names.append(self.name), replace_file(self, target))[1])
+    for _ in range(2):
+        write_atomically(tmp_path / "file", b"content")
+    assert len(set(names)) == 2
 
 
 @pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo], ids=["folder", "pipe"])
@@ -737,10 +749,11 @@ def test_a_disk_without_the_room_is_said_before_it_begins(tiny, monkeypatch, cap
 
 def test_a_name_outlasts_a_loss_of_power(tmp_path, monkeypatch):
     done, rename = [], Path.replace
+    monkeypatch.setattr("secrets.token_hex", lambda size: "0123")
     monkeypatch.setattr(Path, "replace", lambda file, target: (done.append("renamed"), rename(file, target)))
     monkeypatch.setattr(os, "fsync", lambda number: done.append(Path(f"/proc/self/fd/{number}").readlink().name))
     write_atomically(tmp_path / "file", b"")
-    assert done == [f".file.{os.getpid()}.tmp", "renamed", tmp_path.name]
+    assert done == [".file.0123.tmp", "renamed", tmp_path.name]
 
 
 @pytest.mark.parametrize(("number", "status"), [(errno.EINVAL, "skipped"), (errno.EIO, "told")])
@@ -803,3 +816,86 @@ def test_a_full_disk_under_the_events(cli, workdir, monkeypatch, tiny_words):
     said = cli(*tiny_words, "--name", "r", "--quiet")
     assert said.status == 1
     assert said.err.splitlines()[-1] == "forgetkit: cannot write runs/r/events.jsonl: No space left on device"
+
+
+# Nonsense under valid digests
+
+
+ROW = dict.fromkeys(("index", "train_samples", "epochs", "samples_seen", "forward_passes", "backward_passes"), 1) | {
+    **dict.fromkeys(("train_accuracy", "test_accuracy", "seconds"), 0.5),
+    "val_samples": 1,
+    "val_accuracy": None,
+    "generalization_gap": -0.1,
+    "test_errors": 5,
+    "test_samples": 10,
+}
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        *({"test_errors": -5}, {"test_errors": 999}, {"samples_seen": -1}, {"seconds": -0.1}, {"test_accuracy": 1.5}),
+        *({"index": 2}, {"epochs": "many"}, {"train_accuracy": None}, {"unlearn": {"reset": -1}}, {"unknown": 1}),
+        *({"train_samples": True, "val_samples": []}, {"interventions": {"redo": -3}}),
+    ],
+    ids=str,
+)
+def test_rows_that_no_run_has(whole, workdir, cli, forged):
+    """In a result, and in the event of the row."""
+    run = workdir / "runs" / "whole"
+    content = read_sealed(run / "result.json")
+    content["mega_batches"][0] |= forged
+    write_sealed(run / "result.json", content)
+    said = cli("report", run)
+    assert (said.status, said.err.count("\n")) == (2, 1), said.err
+    assert f"{run / 'result.json'} is damaged" in said.err
+    if "index" not in forged:
+        assert event_in(line_of({"event": "mega_batch_ended", "row": {**ROW, **forged}})) is None
+
+
+def test_the_row_that_the_test_above_forges_is_sound():
+    assert event_in(line_of({"event": "mega_batch_ended", "row": ROW}))["row"] == ROW
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        *({"event": "mega_batch_ended"}, {"event": "mega_batch_ended", "row": 7}, {"event": "epoch_ended", "epoch": 1}),
+        {"event": "run_started", "samples": "many"},
+        {"event": "checkpointed", "mega_batch": -1, "epoch": 0, "file": ""},
+    ],
+    ids=str,
+)
+def test_events_that_lack_what_their_kind_has(event):
+    assert event_in(line_of(event)) is None
+
+
+@pytest.mark.parametrize("text", ["[" * 20000 + "]" * 20000, "NaN", "-Infinity", "1e999", "[1]", "9" * 5000])
+def test_json_that_is_none_of_ours(tmp_path, text):
+    file = tmp_path / "file.json"
+    file.write_text(text if text == "[1]" else '{"value": ' + text + ', "sha256": "0"}')
+    with pytest.raises(RunDirectoryError, match=r"file.json is damaged"):
+        read_sealed(file)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "result.json"])
+@pytest.mark.parametrize("schema", [0, 2, "1", None, True])
+def test_another_schema_is_named(whole, workdir, cli, name, schema):
+    run = workdir / "runs" / "whole"
+    write_sealed(run / name, {**read_sealed(run / name), "schema": schema})
+    (run / "result.json").unlink() if name == "manifest.json" else None
+    said = cli("run", "--resume", run) if name == "manifest.json" else cli("analyze", run, "calibration")
+    assert (said.status, said.err.count("\n")) == (2, 1), said.err
+    assert f"{run / name} has schema {schema!r}, and this version of forgetkit reads 1" in said.err
+
+
+@pytest.mark.parametrize(
+    "note", [{"rows": 0}, {"rows": 7}, {"rows": -1}, {"rows": True}, {"seconds": -1}, {"seconds": "x"}]
+)
+def test_a_note_that_contradicts_its_state(cli, stopped, whole, substance, caplog, note):
+    """The run goes on from the state before it, in a line that names the note."""
+    run = stopped()
+    file = states(run)[0].with_suffix(".json")
+    write_sealed(file, {**read_sealed(file), **note})
+    assert substance(cli("run", "--resume", run, "--json").json) == whole
+    assert f"{file} is damaged" in caplog.text

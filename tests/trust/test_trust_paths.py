@@ -8,6 +8,8 @@ import io
 import json
 import os
 import pickle
+import shlex
+import signal
 import tarfile
 from pathlib import Path
 
@@ -18,8 +20,8 @@ import forgetkit
 from forgetkit.builtin.datasets import cifar10
 from forgetkit.builtin.datasets.cifar10 import Cifar10
 from forgetkit.contracts import Checkpointed, LoadContext
-from forgetkit.errors import DataError
-from forgetkit.record import read_sealed, write_sealed
+from forgetkit.errors import DataError, RunDirectoryError
+from forgetkit.record import RunDirectory, read_sealed, write_sealed
 
 TINY = {
     "dataset": "synthetic:samples=60,test=20,classes=3,size=4,channels=1",
@@ -197,7 +199,7 @@ def secret(folder: Path) -> None:
     content = json.dumps({"test_accuracy": 0.123456, "mega_batches": []}).encode()
     (folder / "result.json").write_bytes(content)
     for digest in ("../../secret", "/" * 64):
-        write_sealed(folder / "seal.json", {"digest": digest, "sha256": hashlib.sha256(content).hexdigest()})
+        write_sealed(folder / "seal.json", {"digest": digest, "result_sha256": hashlib.sha256(content).hexdigest()})
 
 
 @pytest.mark.parametrize(
@@ -216,3 +218,44 @@ def test_a_note_names_cells_by_digests_alone(cli, workdir, digest, twice):
         assert (said.status, said.err.count("\n")) == (2, 1)
         assert "g.json is damaged" in said.err
         assert "12.35" not in said.out
+
+
+def test_a_command_in_a_message_can_be_pasted_into_a_shell(tmp_path):
+    run = RunDirectory.create(tmp_path, "it's a run; rm -rf *", {})
+    (run.path / "result.json").write_text("{}")
+    with pytest.raises(RunDirectoryError) as told:
+        _ = run.result
+    command = str(told.value).partition("; forgetkit ")[2].removesuffix(" makes it again")
+    assert shlex.split(command) == ["run", "--resume", str(run.path)]
+
+
+@pytest.mark.parametrize("name", ["data_batch_1", "test_batch", "batches.meta"])
+def test_a_pipe_among_the_files_of_cifar_is_not_waited_for(tmp_path, name):
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    os.mkfifo(folder / name)
+    signal.alarm(20)  # the reader would wait for ever
+    try:
+        with pytest.raises(DataError, match="missing or damaged"):
+            Cifar10(path=tmp_path).load(LoadContext(tmp_path, lambda *_: None))
+    finally:
+        signal.alarm(0)
+
+
+def test_a_record_downloads_nothing(cli, workdir, monkeypatch):
+    """A manifest whose data set would be fetched into a folder of its choosing, resumed and looked at."""
+    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: pytest.fail("it went to the network"))
+    words = ["--" + key.replace("_", "-") + f"={value}" for key, value in TINY.items()]
+    assert cli("run", *words, "--name", "r", "--out", "runs").status == 0
+    run = Path("runs/r").absolute()
+    for name in ("manifest.json", "result.json"):
+        content = read_sealed(run / name)
+        content["config"]["dataset"] = f"cifar10:path={workdir / 'theirs'},download=true"
+        write_sealed(run / name, content)
+    for also in (["analyze", run, "calibration"], ["run", "--resume", run]):
+        if also[0] == "run":
+            (run / "result.json").unlink()
+        said = cli(*also)
+        assert said.status != 0
+        assert "a record downloads nothing, so name the data set again with --dataset" in said.err, said.err
+    assert not (workdir / "theirs").exists()

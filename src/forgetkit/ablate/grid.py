@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from forgetkit import config, options
 from forgetkit.ablate.arm import asked, matches, said, the_baseline
@@ -29,6 +30,9 @@ _ITS_OWN = {
 _NO_AXES = ("observers", "checkpoint_seconds", "checkpoint_epochs", "device", "threads")
 """Options that say how a run is carried out and not what it is, so that runs that differ in them are one cell."""
 _MOST_SEEDS = 10_000
+_MOST_CELLS = 100_000
+"""More could be listed, but a table of them has no readers."""
+_Value = TypeVar("_Value", int, str)
 _KEYS = ("title", "seeds", "baseline", "base", "axes", "arms", "exclude", "include")
 
 
@@ -77,11 +81,16 @@ class Grid:
             raise ConfigError("an ablation needs something that differs: --over importance=snip,fisher, or a grid file")
         if not self.seeds:
             raise ConfigError("an ablation needs a seed: --seeds 0-4")
-        twice = next((seed for seed in self.seeds if self.seeds.count(seed) > 1), None)
+        if len(self.seeds) > _MOST_SEEDS:
+            raise ConfigError(f"seeds: these are more than {_MOST_SEEDS:,} seeds")
+        cells = math.prod(map(len, self.axes.values())) * len(self.seeds)
+        if cells > _MOST_CELLS:  # before they are listed
+            raise ConfigError(f"a grid of {cells:,} cells is beyond {_MOST_CELLS:,}: give fewer values or seeds")
+        twice = _repeated(self.seeds)
         if twice is not None:
             raise ConfigError(f"seeds: {twice} is given twice: leave one out")
         for axis, values in self.axes.items():
-            again = next((value for value in values if values.count(value) > 1), None)
+            again = _repeated(values)
             if again is not None:
                 raise ConfigError(f"axes: {axis} has the value '{again}' twice: leave one out")
         differing = (self.axes, *(options for named in self._named.values() for options in named.values()))
@@ -156,6 +165,16 @@ class Grid:
 
     def _the_baseline(self) -> dict[str, str]:
         return the_baseline(self.combinations(), self.baseline or {})
+
+
+def _repeated(values: Sequence[_Value]) -> _Value | None:
+    """The first value that stands there twice."""
+    seen: set[_Value] = set()
+    for value in values:
+        if value in seen:
+            return value
+        seen.add(value)
+    return None
 
 
 def planned(cells: Sequence[Cell], registry: Registry) -> tuple[tuple[Cell, Plan], ...]:
@@ -252,10 +271,10 @@ def _quotes_hint(arm: Mapping[str, str], registry: Registry) -> str:
     return ""
 
 
-def read(path: Path) -> Grid:
-    """The grid in a TOML file."""
+def read(path: Path, allow_import: Collection[str] = ()) -> Grid:
+    """The grid in a TOML file, whose ``import:`` SPECs name modules in ``allow_import`` alone."""
     try:
-        return _made(config.content_of(path), path.stem)
+        return _made(config.content_of(path, allow_import), path.stem)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
 

@@ -17,7 +17,6 @@ import contextlib
 import dataclasses
 import hashlib
 import itertools
-import json
 import logging
 import os
 import re
@@ -36,7 +35,7 @@ from forgetkit.analysis import answers
 from forgetkit.analysis.answers import Kept
 from forgetkit.contracts import Keep
 from forgetkit.errors import RecordError, RunDirectoryError, RunInUseError
-from forgetkit.record import RunDirectory, read_json, read_sealed, write_json, write_sealed
+from forgetkit.record import RunDirectory, own_folder, read_sealed, result_from, write_sealed
 from forgetkit.system import regular
 
 SCHEMA = 2
@@ -89,7 +88,7 @@ class Pool:
 
     def directory(self, digest: str) -> Path:
         """Where the run of a cell is recorded."""
-        return self.path / "cells" / digest[:_SHORT]
+        return own_folder(self.path / "cells") / digest[:_SHORT]
 
     def lock(self, digest: str) -> FileLock:
         """Held while a cell is carried out; the system lets go of it when its holder dies."""
@@ -119,19 +118,21 @@ class Pool:
         """A result counts where its seal says that these are its bytes."""
         try:
             content = regular.content(path / "result.json")
-            seal = read_json(path / "seal.json")
+            seal = read_sealed(path / "seal.json")
         except (OSError, RunDirectoryError):
             return Found("missing", reason="not finished", remark=f"{path} has no result with its seal; {_AGAIN}")
-        if seal.get("sha256") != hashlib.sha256(content).hexdigest():
+        if seal.get("result_sha256") != hashlib.sha256(content).hexdigest():
             return Found("missing", reason="damaged", remark=f"{path}: the result is damaged; {_AGAIN}")
         if seal.get("digest") != digest:
             return Found("missing", reason="damaged", remark=f"{path} belongs to another cell; {_AGAIN}")
-        result: dict[str, Any] = json.loads(content)
-        return Found("completed", result)
+        try:
+            return Found("completed", result_from(content, path / "result.json"))
+        except RunDirectoryError as error:
+            return Found("missing", reason="damaged", remark=f"{error}; {_AGAIN}")
 
     def _in_hand(self, digest: str) -> bool:
         """Whether a process carries the cell out, so that what it has not written yet is no damage."""
-        path = self.path / "cells" / f"{digest[:_SHORT]}.lock"
+        path = own_folder(self.path / "cells") / f"{digest[:_SHORT]}.lock"
         if not path.is_file():
             return False
         try:
@@ -146,7 +147,7 @@ class Pool:
         """Say that the result of a cell is whole, and forget that it ever failed."""
         path = self.directory(digest)
         content = (path / "result.json").read_bytes()
-        write_json(path / "seal.json", {"digest": digest, "sha256": hashlib.sha256(content).hexdigest()})
+        write_sealed(path / "seal.json", {"digest": digest, "result_sha256": hashlib.sha256(content).hexdigest()})
         _take_away(self._failure(digest))
 
     def fail(self, digest: str, status: Status, reason: str) -> None:
@@ -200,7 +201,7 @@ class Pool:
         kept = {"all": models, "last": models[-1:], "none": ()}[keep]
         stems = [f"mega-batch-{number:03}" for number in kept]
         gone = [file for file in self._among_checkpoints(digest, "mega-batch-*") if file.stem not in stems]
-        half_written = [*self._among_checkpoints(digest, ".*.tmp"), *self.directory(digest).glob(".*.tmp")]
+        half_written = [*self._among_checkpoints(digest, ".*.tmp"), *own_folder(self.directory(digest)).glob(".*.tmp")]
         for file in (*gone, *half_written, *self._resume_points(digest)):  # the last ones say that this is to be done
             with contextlib.suppress(OSError):
                 file.unlink()
@@ -210,7 +211,8 @@ class Pool:
 
         By its age alone: whether a process of another machine is still there, nobody here can say.
         """
-        for file in itertools.chain(self.path.glob("cells/.*.tmp"), self.path.glob("grids/.*.tmp")):
+        folders = (own_folder(self.path / name) for name in ("cells", "grids"))
+        for file in itertools.chain.from_iterable(folder.glob(".*.tmp") for folder in folders):
             with contextlib.suppress(OSError):
                 if time.time() - file.lstat().st_mtime > _ABANDONED:
                     file.unlink()
@@ -240,8 +242,8 @@ class Pool:
 
     def grids(self) -> tuple[str, ...]:
         """The names of the grids in this folder, the newest first."""
-        notes = sorted(self.path.glob("grids/*.json"), key=lambda note: note.stat().st_mtime_ns, reverse=True)
-        return tuple(note.stem for note in notes)
+        notes = [note for note in own_folder(self.path / "grids").glob("*.json") if not note.name.startswith(".")]
+        return tuple(note.stem for note in sorted(notes, key=lambda note: note.lstat().st_mtime_ns, reverse=True))
 
     def outcomes(self, name: str | None = None, *, with_answers: bool = True) -> Outcomes:
         """What became of a grid's cells, and what they answered; of the newest grid where none is named."""
@@ -256,7 +258,7 @@ class Pool:
 
     def asked(self, name: str) -> Path:
         """The folder of what analyses answered about all cells of a grid together, as of a run's its directory."""
-        return self.path / "grids" / f"{name}.asked"
+        return own_folder(own_folder(self.path / "grids") / f"{name}.asked")
 
     def gathered(self, note: Note, *, with_answers: bool = True) -> Outcomes:
         """What became of the cells of a grid; what is damaged among them is said."""
@@ -264,7 +266,7 @@ class Pool:
         return Outcomes(note.title, note.axes, cells, note.baseline, note.command)
 
     def _note(self, name: str) -> Path:
-        return self.path / "grids" / f"{name}.json"
+        return own_folder(self.path / "grids") / f"{name}.json"
 
     def _outcome(self, cell: Mapping[str, Any], *, with_answers: bool) -> Outcome:
         found = self.find(cell["digest"])
@@ -275,11 +277,11 @@ class Pool:
         return Outcome(cell["arm"], int(cell["seed"]), cell["digest"], found.status, found.result, found.reason, asked)
 
     def _failure(self, digest: str) -> Path:
-        return self.path / "cells" / f"{digest[:_SHORT]}.failed.json"
+        return own_folder(self.path / "cells") / f"{digest[:_SHORT]}.failed.json"
 
     def _folder(self, name: str) -> Path:
         """A folder of this one, there and open to us."""
-        folder = self.path / name
+        folder = own_folder(self.path / name)
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -11,6 +11,7 @@ from typing import Any
 
 from forgetkit.ablate.pool import Pool
 from forgetkit.record import events_in
+from forgetkit.system import regular
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ class Follower:
         if self._size(path) < place:  # the run was begun again
             place = 0
         try:
-            with path.open("rb") as file:
+            with regular.opened(path) as file:
                 file.seek(place)
                 text = file.read()
         except OSError:

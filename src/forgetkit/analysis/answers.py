@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from forgetkit.contracts import Answer, Chart, Measure, Series, as_number
 from forgetkit.errors import ComponentError, OptionError, RecordError, RunDirectoryError
-from forgetkit.record.files import read_sealed, write_sealed
+from forgetkit.record.files import own_folder, read_sealed, write_sealed
 
 SCHEMA = 1
 FOLDER = "analyses"
@@ -141,9 +141,14 @@ class Kept:
         return f"{self.analysis}{seed}" + (f" by {self.versions}" if self.versions else "")
 
 
+def folder_in(folder: Path) -> Path:
+    """Where the answers about what is recorded in ``folder`` lie; ``RunDirectoryError`` where that is a link."""
+    return own_folder(folder / FOLDER)
+
+
 def keep(folder: Path, label: str, question: Mapping[str, Any], answer: Mapping[str, Any]) -> Path:
     """Write ``analyses/LABEL.json`` in ``folder``: the question, and the answer as :func:`written` gave it."""
-    target = folder / FOLDER
+    target = folder_in(folder)
     try:
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -155,7 +160,12 @@ def keep(folder: Path, label: str, question: Mapping[str, Any], answer: Mapping[
 
 def kept(folder: Path) -> Iterator[Kept | RunDirectoryError]:
     """The answers in ``folder`` by label; where one is damaged, the error that says so in its place."""
-    for file in sorted((folder / FOLDER).glob("*.json")):
+    try:
+        files = [file for file in sorted(folder_in(folder).glob("*.json")) if not file.name.startswith(".")]
+    except RunDirectoryError as error:
+        yield error
+        return
+    for file in files:
         try:
             yield _kept(file)
         except RunDirectoryError as error:
@@ -164,9 +174,8 @@ def kept(folder: Path) -> Iterator[Kept | RunDirectoryError]:
 
 def answered(folder: Path, label: str, question: Mapping[str, Any]) -> Answer | None:
     """The answer kept under ``label`` where it is to exactly this question, and whole."""
-    file = folder / FOLDER / f"{label}.json"
     try:
-        content = read_sealed(file)
+        content = read_sealed(folder_in(folder) / f"{label}.json")
         return read(content) if content.get("question") == json.loads(json.dumps(question)) else None
     except RunDirectoryError:
         return None
@@ -175,7 +184,7 @@ def answered(folder: Path, label: str, question: Mapping[str, Any]) -> Answer | 
 def holder(folder: Path, label: str) -> str | None:
     """The SPEC of the analysis whose answer is kept under ``label``; None where there is none, or a damaged one."""
     try:
-        question = read_sealed(folder / FOLDER / f"{label}.json").get("question")
+        question = read_sealed(folder_in(folder) / f"{label}.json").get("question")
     except RunDirectoryError:
         return None
     spec = question.get("analysis") if isinstance(question, Mapping) else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,16 +13,28 @@ from torch import Tensor
 from forgetkit import forgetting
 from forgetkit.errors import DoesNotApplyError, OptionError, RunDirectoryError
 from forgetkit.record import RunDirectory
-from forgetkit.record.files import write_atomically
+from forgetkit.record.files import write_output
+from forgetkit.record.validation import reason
 
 
 def read(directory: RunDirectory, mega_batch: int) -> Mapping[str, Tensor]:
-    """The masks that a run kept after a mega-batch; ``RunDirectoryError`` where they are missing or damaged."""
+    """The masks that a run kept after a mega-batch.
+
+    Raises:
+        RunDirectoryError: They are missing, damaged or of other parameters than the run reset: a shape alone could
+            ask for more memory than there is.
+    """
     try:
-        return forgetting.restored(directory.masks_of(mega_batch))
-    except (TypeError, ValueError) as error:
+        state = directory.masks_of(mega_batch)
+        masks = forgetting.restored(state)
+        layers = directory.result["mega_batches"][mega_batch - 1]["unlearn"]["layers"]
+        for name, entry in state.items():
+            if name not in layers or math.prod(entry["shape"]) != layers[name]["size"]:
+                raise ValueError(f"the shape of '{name}' is not that of the parameter that was reset")
+        return masks
+    except (IndexError, KeyError, TypeError, ValueError) as error:
         what = f"the masks of mega-batch {mega_batch} in {directory.path}"
-        raise RunDirectoryError(f"{what} are damaged ({error}); the same run again makes them") from error
+        raise RunDirectoryError(f"{what} are damaged ({reason(error)}); the same run again makes them") from error
 
 
 def export(folder: Path, file: Path) -> int:
@@ -42,5 +55,5 @@ def export(folder: Path, file: Path) -> int:
         raise DoesNotApplyError(f"{folder} has no masks: it is no run, forgot nothing, or had --keep-masks none")
     content = io.BytesIO()
     np.savez_compressed(content, **arrays)  # type: ignore[arg-type]
-    write_atomically(file, content.getbuffer())
+    write_output(file, content.getbuffer())
     return len(arrays)

@@ -20,7 +20,7 @@ from forgetkit.analysis import masks
 from forgetkit.analysis.evidence import Examined, are_pixels
 from forgetkit.contracts import Data, DataPart, Inputs, Role
 from forgetkit.errors import DoesNotApplyError, RunDirectoryError
-from forgetkit.record import InitialWeights, RunDirectory
+from forgetkit.record import InitialWeights, RunDirectory, resume_command
 from forgetkit.registry import Registry
 from forgetkit.seeding import Seeds
 from forgetkit.session import Bus, Session
@@ -64,9 +64,8 @@ class Finished:
         if not any((self.directory.path / name).exists() for name in ("manifest.json", "result.json")):
             raise RunDirectoryError(f"{self.directory.path} is not the directory of a run: there is no manifest.json")
         if not (self.directory.path / "result.json").exists():
-            raise RunDirectoryError(
-                f"{self.directory.path} is not finished: go on with forgetkit run --resume {self.directory.path}"
-            )
+            path = self.directory.path
+            raise RunDirectoryError(f"{path} is not finished: go on with {resume_command(path)}")
         return self.directory.result
 
     @property

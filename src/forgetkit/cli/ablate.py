@@ -67,6 +67,7 @@ SPECIAL: options.Special = {
     ),
     "name": _option(str | None, "--name", "name of the grid in that folder (default: from its title)", "NAME"),
     "config": options.CONFIG,
+    "allow_import": options.ALLOW_IMPORT,
     "set": options.SET,
     **CARRYING_OUT,
 }
@@ -129,7 +130,7 @@ def _planned(file: Path | None, special: Mapping[str, Any], given: Mapping[str, 
 
     shared, _ = options.layers(special, given)
     asked = grid.extended(
-        grid.read(file) if file is not None else None,
+        grid.read(file, special["allow_import"] or ()) if file is not None else None,
         special["over"] or (),
         special["seeds"],
         shared,

@@ -196,7 +196,7 @@ class _Asking:
         """The report, and the pictures beside the answers; None where nothing was answered."""
         from forgetkit.ablate import plots, table
         from forgetkit.ablate.report import page
-        from forgetkit.record import write_atomically
+        from forgetkit.record import write_output
 
         answered = [one for one in told if one.answer is not None]
         if not answered:
@@ -208,7 +208,7 @@ class _Asking:
             self.view.say(f"without pictures: {plots.MISSING}")
         target = self.folder / "report.html"
         figures = plots.pictures(outcomes) if drawn else None
-        write_atomically(target, page(outcomes, table.make(outcomes), figures).encode())
+        write_output(target, page(outcomes, table.make(outcomes), figures).encode())
         return target
 
     def _content(self, told: Sequence[Told], report: Path | None) -> dict[str, Any]:
@@ -314,7 +314,7 @@ def _draw(answered: Sequence[Told]) -> None:
 
     for one in answered:
         if one.answer is not None:
-            for old in (one.folder / answers.FOLDER).glob(f"{one.question.label}.*.svg"):  # of another answer
+            for old in (answers.folder_in(one.folder)).glob(f"{one.question.label}.*.svg"):  # of another answer
                 old.unlink()
             for name, figure in plots.answer_pictures(one.question.label, one.answer, common=one.common).items():
-                plots.save(figure, one.folder / answers.FOLDER / f"{name}.svg")
+                plots.save(figure, answers.folder_in(one.folder) / f"{name}.svg")

@@ -39,6 +39,10 @@ def special(flag: str, help_text: str, metavar: str | None = None, *, least: int
 
 
 CONFIG = (Path | None, special("--config", "a TOML file of options, by the names above", "FILE"))
+ALLOW_IMPORT = (
+    list[str] | None,
+    special("--allow-import", "let a file's import: SPECs run that module's code (repeatable)", "MODULE"),
+)
 SET = (list[str] | None, special("--set", "another way to give any option (repeatable)", "KEY=VALUE"))
 JSON = (bool, special("--json", "print the result as one JSON object; all else goes to standard error"))
 QUIET = (bool, special("--quiet", "print nothing but errors"))
@@ -75,7 +79,7 @@ def layers(given: Mapping[str, Any], options: Mapping[str, Any]) -> tuple[dict[s
     """The TOML file's options, over them ``--set``, over them the command line's; and those of ``--set`` alone."""
     from forgetkit import config
 
-    below = config.read_toml(given["config"]) if given["config"] is not None else {}
+    below = config.read_toml(given["config"], given["allow_import"] or ()) if given["config"] is not None else {}
     named = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
     named = {key: value for key, value in named.items() if value not in (None, ())}
     assigned = config.settings(given["set"] or [])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -298,6 +299,7 @@ def _new(
     console = Console()
     for file in written.files:
         console.print(str(written.directory / file), markup=False)
-    console.print(f"\nnext: python -m pip install -e '{written.directory}[dev]'", markup=False)
-    console.print(f"      python -m pytest {written.directory}", markup=False)
+    folder = str(written.directory)
+    console.print(f"\nnext: python -m pip install -e {shlex.quote(f'{folder}[dev]')}", markup=False)
+    console.print(f"      python -m pytest {shlex.quote(folder)}", markup=False)
     console.print(f"      forgetkit plugins check {written.component} --kind {kind}", markup=False)

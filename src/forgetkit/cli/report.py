@@ -47,7 +47,7 @@ def command(
     from forgetkit.ablate import plots
     from forgetkit.ablate.report import page
     from forgetkit.cli.table import made
-    from forgetkit.record import write_atomically
+    from forgetkit.record import write_output
 
     if pictures is not None and not plots.available():
         raise UsageError(f"--pictures: {plots.MISSING}")
@@ -57,7 +57,7 @@ def command(
     target = folder / "report.html" if out is None else out
     _make(target.parent)
     with _writing("--out"):
-        write_atomically(target, page(outcomes, table, figures).encode())
+        write_output(target, page(outcomes, table, figures).encode())
     written = [] if pictures is None else _drawn(figures or {}, pictures)
     if json:
         print_json({"report": str(target), "pictures": [str(file) for file in written], **_counts(outcomes)})

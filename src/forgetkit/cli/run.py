@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 SPECIAL: options.Special = {
     "config": options.CONFIG,
+    "allow_import": options.ALLOW_IMPORT,
     "set": options.SET,
     "resume": (
         Path | None,
@@ -82,25 +83,25 @@ def _carry_out(special: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]
 def _answer(special: dict[str, Any], given: dict[str, Any], view: View, halt: Halt) -> dict[str, Any]:
     from forgetkit import api, config
     from forgetkit.alma import run
-    from forgetkit.record import RunDirectory, read_json
+    from forgetkit.record import RunDirectory
 
     offers = options.offers(special, view.warn)
     if special["resume"] is not None and special["dry_run"]:
         raise OptionError("--dry-run plans a run from its start: leave out --resume")
     asked, assigned = options.layers(special, given)
-    resume = None
+    resume, offline = None, special["resume"] is not None and "dataset" not in asked
     if special["resume"] is not None:
         there = RunDirectory(special["resume"])
         if there.finished:
             if asked:
                 config.resumed(there.manifest, asked, offers)  # says what would be ignored
             view.say(f"{there.path} is finished: there is nothing left to do")
-            result = read_json(there.path / "result.json")
+            result = there.result
             view.show_result(result)
             return result
         resume = RunDirectory.reopen(there.path)
         asked = config.resumed(resume.manifest, asked, offers)
-    plan = config.resolve(asked, offers)
+    plan = config.resolve(asked, offers, offline=offline)
     config.require_used(assigned, plan, offers)
     if special["dry_run"]:
         from forgetkit import rehearsal

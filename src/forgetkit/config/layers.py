@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections import ChainMap
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,20 +16,58 @@ from forgetkit.errors import ConfigError, closest
 from forgetkit.registry import Registry
 from forgetkit.system import regular
 
+_IMPORT = re.compile(r"(?:^|[/=,;])\s*import:\s*(?:target=)?([^,\s]+)")
+"""An ``import:`` SPEC by itself, under the name of its distribution, or as the value of an option."""
 _DEEPEST = 16
 """Dots of a path: two part a component's option, and a distribution's name may hold some more."""
 
 
-def read_toml(path: Path) -> dict[str, Any]:
+def read_toml(path: Path, allow_import: Collection[str] = ()) -> dict[str, Any]:
     """The options in a TOML file, and in tables like ``["reinit.masked"]`` those of components."""
     try:
-        return canonical(content_of(path))
+        return canonical(content_of(path, allow_import))
     except ConfigError as error:
         raise ConfigError(f"--config {path}: {error}") from error
 
 
-def content_of(path: Path) -> dict[str, Any]:
-    """What a TOML file holds; a ``ConfigError``, to which the caller adds the path, where that cannot be told."""
+def content_of(path: Path, allow_import: Collection[str] = ()) -> dict[str, Any]:
+    """Read a TOML file.
+
+    A file may come from anybody, so no code is imported because of it: each module that it names in an ``import:``
+    SPEC, or a package that holds it, must be in ``allow_import``.
+
+    Raises:
+        ConfigError: The file cannot be read, is no TOML or names another module; the caller adds its path.
+    """
+    content = _parsed(path)
+    for target in _imported(content):
+        module = target.strip("\"' ").partition(":")[0]
+        if not any(module == allowed or module.startswith(f"{allowed}.") for allowed in allow_import):
+            raise ConfigError(
+                f"import:{target} would run the code of the module {module}, which a file may not ask for by itself: "
+                f"add --allow-import {module} where you trust it"
+            )
+    return content
+
+
+def _imported(value: Any, table: str = "") -> Iterator[str]:
+    """The targets of ``import:`` SPECs anywhere in a file, tables of that component's options included."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            if str(key).strip() == "target" and table == "import" and isinstance(inner, str):
+                yield inner
+            if str(key).rpartition(".")[2].strip() == "target" and str(key).rpartition(".")[0].endswith("import"):
+                yield str(inner)
+            yield from _imported(key, table)
+            yield from _imported(inner, re.split(r"[./]", str(key))[-1].strip())
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _imported(inner, table)
+    elif isinstance(value, str):
+        yield from (match[1] for match in _IMPORT.finditer(value))
+
+
+def _parsed(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(regular.content(path).decode())
     except OSError as error:

@@ -51,6 +51,8 @@ class Plan:
     """By kind and name, the third-party distribution (or file) that a component of the run comes from."""
     init: InitialWeights | None = None
     """The file with the weights that the network begins with."""
+    offline: bool = False
+    """Whether nothing may be downloaded, since a record alone names the data set."""
 
     @property
     def components(self) -> Mapping[str, Any]:
@@ -86,10 +88,11 @@ def require_used(assigned: Mapping[str, Any], plan: Plan, registry: Registry) ->
                 raise ConfigError(f"--set {path}={value}: the run has --{key} {spec}; give the option once")
 
 
-def resolve(given: Mapping[str, Any], registry: Registry) -> Plan:
+def resolve(given: Mapping[str, Any], registry: Registry, *, offline: bool = False) -> Plan:
     """The plan of a run from the options given; what is not given is as the preset has it, or takes its default.
 
-    Components may be SPECs or objects. Raises ``ConfigError`` or ``OptionError``, one line each.
+    Components may be SPECs or objects. ``offline``: a record names the data set, so nothing is downloaded.
+    Raises ``ConfigError`` or ``OptionError``, one line each.
     """
     given = canonical(given)
     given = {**given, "preset": _preset(given.get("preset"))}
@@ -148,6 +151,7 @@ def resolve(given: Mapping[str, Any], registry: Registry) -> Plan:
         departures=departures_of(resolved, expected, made, preset),
         distributions=_distributions(spelled, made, several, registry),
         init=_initial_weights(resolved.init),
+        offline=offline,
     )
 
 
@@ -325,6 +329,7 @@ def finished(manifest: Mapping[str, Any], given: Mapping[str, Any], registry: Re
         observers=(),
         plugins=registry.plugins,
         departures={},
+        offline="dataset" not in given,
     )
 
 

@@ -357,6 +357,8 @@ class LoadContext:
 
     cache: Path
     progress: ProgressReport
+    offline: bool = False
+    """Whether nothing may be downloaded, since a record alone asks for it."""
 
 
 class ProgressReport(Protocol):

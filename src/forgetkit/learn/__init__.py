@@ -1,7 +1,7 @@
 """Learning: the network, one epoch of training, evaluation. Knows only the samples at hand."""
 
 from forgetkit.learn.best import Best
-from forgetkit.learn.budget import epoch_sizes
+from forgetkit.learn.budget import EpochSizes, epoch_sizes
 from forgetkit.learn.captured import cuda_graph
 from forgetkit.learn.evaluation import accuracy
 from forgetkit.learn.network import Normalize, built, measured, network
@@ -14,6 +14,7 @@ from forgetkit.learn.underway import Underway
 __all__ = [
     "Best",
     "EpochResult",
+    "EpochSizes",
     "Normalize",
     "PrecisionTrial",
     "Rate",

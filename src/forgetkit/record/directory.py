@@ -10,7 +10,7 @@ checkpoints/mega-batch-003.*    the model that was evaluated after mega-batch 3 
 checkpoints/masks-003.*         what was forgotten after it, a bit for each entry, and a note of its digest
 analyses/NAME.json              what an analysis found, and NAME.svg and NAME.png; see forgetkit.analysis.answers
 result.json                     written last
-run.lock, run.holder.json       there while a process works on the run
+run.holder.json                 there while a process works on the run, which holds the lock of manifest.json
 
 Each JSON file ends in a digest of its other content, and what belongs to a run bears the ``run_id`` of its manifest.
 """
@@ -24,29 +24,43 @@ import logging
 import os
 import re
 import secrets
+import shlex
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from pydantic import TypeAdapter, ValidationError
 
 from forgetkit.contracts import Keep, MegaBatchRow
 from forgetkit.errors import RecordError, RunDirectoryError
 from forgetkit.record import lock
 from forgetkit.record.checkpoints import load_state, save_state
 from forgetkit.record.events import events_in, line_of
-from forgetkit.record.files import as_json, read_sealed, sealed, sync_folder, write_atomically, write_sealed
+from forgetkit.record.files import (
+    as_json,
+    as_object,
+    own_folder,
+    read_sealed,
+    sealed,
+    sync_folder,
+    unsealed,
+    write_atomically,
+    write_sealed,
+)
+from forgetkit.record.validation import reason, require_manifest, require_result, row_from
 from forgetkit.system import regular
 
 SCHEMA = 1
 _STATE = re.compile(r"resume-(\d+)-(\d+)(?:-(\d+))?")
 _MODEL = re.compile(r"mega-batch-(\d+)")
 _MASKS = re.compile(r"masks-(\d+)")
+_IMPOSSIBLE = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""What Python and torch raise at content that is not what it should be."""
+_T = TypeVar("_T")
 _log = logging.getLogger("forgetkit")
 
 
@@ -103,7 +117,7 @@ class RunDirectory:
         directory._require_its_own_files()
         if os.path.lexists(path / "result.json"):
             try:
-                read_sealed(path / "result.json")
+                _ = directory.result
             except RunDirectoryError as error:
                 _ = directory.manifest  # where that is damaged too, nothing is made again
                 _log.warning("%s; it is made again", error)
@@ -127,13 +141,21 @@ class RunDirectory:
 
     @property
     def result(self) -> dict[str, Any]:
-        """The content of ``result.json``, less its digest."""
-        return read_sealed(self.path / "result.json", f"forgetkit run --resume {self.path} makes it again")
+        """The content of ``result.json``, its digest included."""
+        file, remedy = self.path / "result.json", f"{resume_command(self.path)} makes it again"
+        try:
+            return result_from(regular.content(file), file)
+        except OSError as error:
+            raise RunDirectoryError(f"{file} cannot be read: {error.strerror}; {remedy}") from error
+        except RunDirectoryError as error:
+            raise RunDirectoryError(f"{error}; {remedy}") from error
 
     @property
     def manifest(self) -> dict[str, Any]:
         """The content of ``manifest.json``, less its digest."""
-        return read_sealed(self.path / "manifest.json", "begin the run anew, under another --name")
+        content = read_sealed(self.path / "manifest.json", "begin the run anew, under another --name")
+        require_manifest(content, SCHEMA, str(self.path / "manifest.json"))
+        return content
 
     @cached_property
     def run_id(self) -> str:
@@ -149,8 +171,7 @@ class RunDirectory:
         with lock.held(self.path):
             with contextlib.suppress(OSError):  # where it was taken away to begin from the start
                 self._checkpoints.mkdir()
-            folders = [self.path] if self._checkpoints.is_symlink() else [self.path, self._checkpoints]
-            for file in itertools.chain.from_iterable(folder.glob(".*.tmp") for folder in folders):
+            for file in (*self.path.glob(".*.tmp"), *self._checkpoints.glob(".*.tmp")):
                 with contextlib.suppress(OSError):
                     file.unlink()
             yield
@@ -281,15 +302,29 @@ class RunDirectory:
 
         ``RunDirectoryError`` where there are states and none is.
         """
+        found = self.newest_usable(dict)
+        return None if found is None else found[1]
+
+    def newest_usable(self, restore: Callable[[dict[str, Any]], _T]) -> tuple[_T, ResumePoint] | None:
+        """What ``restore`` makes of the newest state that is whole, this run's and possible.
+
+        Returns:
+            That and the state; None if the run had not come to its first.
+
+        Raises:
+            RunDirectoryError: There are states, and none can be used.
+        """
         damage: RunDirectoryError | None = None
         for note in self._notes():
             try:
                 noted = self._noted(note)
                 state = load_state(note.with_suffix(".pt"), str(noted.get("state_sha256")))
-                rows = tuple(self._row(1 + done) for done in range(noted["rows"]))
-                return ResumePoint(state, rows, float(noted["seconds"]), str(damage or ""))
-            except (KeyError, TypeError, ValueError) as error:
-                damage = RunDirectoryError(f"{note} is damaged: {error!r}")
+                rows = tuple(self._row(index) for index in range(1, _finished(state, noted)))
+                return restore(state), ResumePoint(state, rows, float(noted["seconds"]), str(damage or ""))
+            except torch.OutOfMemoryError:
+                raise
+            except _IMPOSSIBLE as error:
+                damage = RunDirectoryError(f"{note} is damaged: {reason(error)}")
             except RunDirectoryError as error:
                 damage = error
             self.passed_over.add(note.stem)
@@ -307,12 +342,11 @@ class RunDirectory:
     def _require_its_own_files(self) -> None:
         """Nothing may be written through a link, nor would writing help where a folder stands in place of a file."""
         checkpoints = self._checkpoints
-        if checkpoints.is_symlink() or (checkpoints.exists() and not checkpoints.is_dir()):
+        if checkpoints.exists() and not checkpoints.is_dir():
             raise RunDirectoryError(f"{checkpoints} is no folder of this run: take it away, or put the folder back")
-        if (self.path / "events.jsonl").is_symlink():
-            raise RunDirectoryError(
-                f"{self.path / 'events.jsonl'} is a link, which nothing is written through: take it away"
-            )
+        for file in (self.path / name for name in ("manifest.json", "events.jsonl")):
+            if file.is_symlink():
+                raise RunDirectoryError(f"{file} is a link, and forgetkit writes through none: put the file back")
         ours = [self.path / name for name in ("manifest.json", "events.jsonl", "result.json")]
         for file in (
             *ours,
@@ -326,7 +360,7 @@ class RunDirectory:
 
     @property
     def _checkpoints(self) -> Path:
-        return self.path / "checkpoints"
+        return own_folder(self.path / "checkpoints")
 
     def _model_file(self, mega_batch: int) -> Path:
         return self._checkpoints / f"mega-batch-{mega_batch:03}.pt"
@@ -376,14 +410,14 @@ class RunDirectory:
         """From its own file or, where that is damaged, from the event that told of it."""
         file = self._row_file(mega_batch)
         try:
-            row = _as_row(self._noted(file)["row"])
+            row = row_from(self._noted(file)["row"])
             if row.index != mega_batch:
                 raise RunDirectoryError(f"{file} is the row of mega-batch {row.index}")
-        except (KeyError, RunDirectoryError, TypeError):
+        except (KeyError, RunDirectoryError, TypeError, ValueError):
             told = self._told(mega_batch)
             if told is None:
                 raise
-            return _as_row(told)
+            return row_from(told)
         return row
 
     def _told(self, mega_batch: int) -> dict[str, Any] | None:
@@ -403,13 +437,29 @@ class RunDirectory:
         return sorted(notes, key=lambda note: _place(note.stem), reverse=True)
 
 
-def _as_row(content: Mapping[str, Any]) -> MegaBatchRow:
-    """The row that was written; ``TypeError`` where an entry is missing, unknown or of another type."""
-    MegaBatchRow(**content)
+def result_from(text: bytes, file: Path) -> dict[str, Any]:
+    """The content of a ``result.json``, its digest included; ``RunDirectoryError`` if it is damaged."""
     try:
-        return TypeAdapter(MegaBatchRow).validate_python(content)
-    except ValidationError as error:
-        raise TypeError(f"{error.errors()[0]['loc'][0]}: {error.errors()[0]['msg']}") from error
+        content = as_object(text)
+    except ValueError as error:
+        raise RunDirectoryError(f"{file} is damaged: {error}") from error
+    require_result(unsealed(content, str(file)), SCHEMA, str(file))
+    return content
+
+
+def resume_command(path: Path) -> str:
+    """What a shell takes to go on with the run in that directory, whatever its name holds."""
+    return shlex.join(["forgetkit", "run", "--resume", str(path)])
+
+
+def _finished(state: Mapping[str, Any], noted: Mapping[str, Any]) -> int:
+    """The mega-batch that a state is in, as its note has it too."""
+    index, rows, seconds = state["mega_batch"], noted["rows"], noted["seconds"]
+    if type(index) is not int or type(rows) is not int or rows != index - 1 or rows < 0:
+        raise ValueError(f"{rows} rows are no record of what came before mega-batch {index}")
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or seconds < 0:
+        raise ValueError(f"it has taken {seconds} seconds")
+    return index
 
 
 def _made(out: Path, name: str, *, numbered: bool) -> Path:
@@ -433,7 +483,7 @@ def _made(out: Path, name: str, *, numbered: bool) -> Path:
         if path == out or not os.path.lexists(path):
             raise RunDirectoryError(f"cannot make {out / name}: {out} is a file, not a folder") from error
         resumable = (path / "manifest.json").exists() and not RunDirectory(path).finished
-        remedy = f", or go on with it by --resume {path}" if resumable else ""
+        remedy = f", or resume it: {resume_command(path)}" if resumable else ""
         raise RunDirectoryError(f"{path} exists already: choose another --name{remedy}") from error
     except OSError as error:
         raise RunDirectoryError(

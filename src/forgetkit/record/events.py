@@ -8,6 +8,9 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from forgetkit.record.files import as_object
+from forgetkit.record.validation import is_sound
+
 _END = re.compile(rb', "crc32": "([0-9a-f]{8})"\}\s*$')
 
 
@@ -18,15 +21,18 @@ def line_of(event: Mapping[str, Any]) -> bytes:
 
 
 def event_in(line: bytes) -> dict[str, Any] | None:
-    """The event that a line tells of; None where it was cut short or a byte of it is another."""
+    """The event that a line tells of; None if it was cut short, a byte of it is another, or it is no event."""
     end = _END.search(line)
     if end is None:
         return None
     text = line[: end.start()] + b"}"
     if zlib.crc32(text) != int(end[1], 16):
         return None
-    event = json.loads(text)
-    return event if isinstance(event, dict) else None
+    try:
+        event = as_object(text)
+    except ValueError:  # its checksum was made for what no event is
+        return None
+    return event if is_sound(event) else None
 
 
 def events_in(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:

@@ -6,7 +6,10 @@ import contextlib
 import errno
 import hashlib
 import json
+import math
 import os
+import secrets
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,9 +26,8 @@ _NO_FOLDERS = (errno.EACCES, errno.EBADF, errno.EINVAL, errno.EISDIR, errno.ENOT
 
 def write_atomically(path: Path, content: bytes | memoryview) -> None:
     """Write to a temporary file beside ``path``, sync, rename, sync the folder. A link in its place is not followed."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")  # process ids collide between containers
     try:
-        temporary.unlink(missing_ok=True)
         with temporary.open("xb") as file:
             file.write(content)
             file.flush()
@@ -38,6 +40,29 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
     except BaseException:  # an interruption leaves nothing behind either
         _forget(temporary)
         raise
+
+
+def write_output(path: Path, content: bytes | memoryview) -> None:
+    """:func:`write_atomically` for a file that a user named, or that others see.
+
+    Raises:
+        RunDirectoryError: A device, a pipe or a link has that name: it would be replaced by a file.
+    """
+    with contextlib.suppress(OSError):
+        if not stat.S_ISREG(path.lstat().st_mode):
+            raise RunDirectoryError(f"{path} is a folder, a link, a pipe or a device: name a file")
+    write_atomically(path, content)
+
+
+def own_folder(path: Path) -> Path:
+    """``path``, a folder of ours; asked for at each access, since a link may take its place at any time.
+
+    Raises:
+        RunDirectoryError: It is a link: what lies behind it is not ours to write or to take away.
+    """
+    if path.is_symlink():
+        raise RunDirectoryError(f"{path} is a link, not a folder of forgetkit's: put the folder itself in its place")
+    return path
 
 
 def sync_folder(folder: Path) -> None:
@@ -107,16 +132,34 @@ def as_json(content: Any) -> bytes:
 def read_json(path: Path) -> dict[str, Any]:
     """The object in ``path``; ``RunDirectoryError`` where it is missing, no file or damaged."""
     try:
-        content = json.loads(regular.content(path))
+        return as_object(regular.content(path))
     except OSError as error:
         raise RunDirectoryError(f"{path} cannot be read: {error.strerror}") from error
-    except RecursionError as error:
-        raise RunDirectoryError(f"{path} is damaged: it is nested too deeply") from error
     except ValueError as error:
         raise RunDirectoryError(f"{path} is damaged: {error}") from error
+
+
+def as_object(text: bytes) -> dict[str, Any]:
+    """The object that JSON text holds.
+
+    Raises:
+        ValueError: It is no JSON, no object, nested too deeply, or holds NaN or a number beyond all floats.
+    """
+    try:
+        content = json.loads(text, parse_constant=_finite, parse_float=_finite)
+        json.dumps(content)  # what is nested almost too deeply can be read and not written
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
     if not isinstance(content, dict):
-        raise RunDirectoryError(f"{path} is damaged: it holds no object")
+        raise ValueError("it holds no object")
     return content
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"it holds the number {text}")
+    return number
 
 
 def _forget(temporary: Path) -> None:

@@ -1,4 +1,4 @@
-"""One process at a time works on a run, and the others are told which."""
+"""One process at a time works on a run, and the others learn which one does."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ import os
 import platform
 import shlex
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from forgetkit.errors import RecordError, RunDirectoryError, RunInUseError
 from forgetkit.record.files import read_sealed, write_sealed
+from forgetkit.system import regular
 
-LOCK, HOLDER = "run.lock", "run.holder.json"
-_PATIENCE = 0.3
-"""Seconds: whoever has just got the lock writes its name down, and whoever just lets go takes the files away."""
+LOCKED, HOLDER = "manifest.json", "run.holder.json"
+_PATIENCE, _PAUSE = 0.3, 0.02
+"""Seconds: a process that has just taken the lock writes its name, and one that leaves needs a moment to go."""
 _SHOWN = 80
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 _TIME, _DAY = "%H:%M:%S", "%Y-%m-%d %H:%M:%S"
@@ -29,51 +29,85 @@ _TIME, _DAY = "%H:%M:%S", "%Y-%m-%d %H:%M:%S"
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """While this process has the folder of a run to itself; both files of the lock are gone afterwards.
+    """Keep the folder of a run to this process.
 
-    The system lets go of the lock when the process dies, by whatever death: the files that stay then mean nothing.
-    Raises ``RunInUseError``, which names the holder; ``RunDirectoryError`` where the folder may not be written to.
+    The lock is on the manifest: a run without it is none, so nobody can remove the lock and keep the run. The system
+    releases it when the process dies, by whatever death; the name of the holder that then stays means nothing.
+
+    Raises:
+        RunInUseError: Another process holds the run; the message names it.
+        RunDirectoryError: The manifest is missing or no file, or the folder is read-only.
     """
-    lock = _taken(folder)
+    descriptor = _locked(folder)
     try:
-        write_sealed(folder / HOLDER, _this_process())
+        _write_holder(folder)
         yield
     finally:
-        for name in (HOLDER, LOCK):  # while the lock is held: whoever waits for it sees that its file is no more
-            with contextlib.suppress(OSError):
-                (folder / name).unlink()
-        lock.release()
+        with contextlib.suppress(OSError):
+            (folder / HOLDER).unlink()
+        os.close(descriptor)
 
 
-def _taken(folder: Path) -> FileLock:
-    """The lock, once the file that is locked is the one that bears the name: its last holder may have removed it."""
-    path = folder / LOCK
-    lock = FileLock(path)
+def _locked(folder: Path) -> int:
+    """A descriptor of the manifest that holds its lock."""
+    path, until = folder / LOCKED, time.monotonic() + _PATIENCE
     while True:
-        if path.is_symlink():
-            raise RunDirectoryError(f"{path} is a link, which no lock is: take it away")
-        before = _identity(path)
+        with contextlib.ExitStack() as opened:
+            try:
+                descriptor = regular.opener(str(path), os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
+                opened.callback(os.close, descriptor)
+                locked = _lock(descriptor)
+            except OSError as error:  # a file system without locks, too
+                raise RunDirectoryError(f"{path} cannot be locked: {error.strerror}") from error
+            if locked and _is_named(path, descriptor):
+                opened.pop_all()
+                return descriptor
+        if time.monotonic() > until:
+            raise RunInUseError(f"{folder} is in use by {_holder(folder)}: wait for it or stop it")
+        time.sleep(_PAUSE)
+
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _lock(descriptor: int) -> bool:
+        """Take the lock of an open file if no process has it: of one byte far behind its end, so that all can read."""
+        os.lseek(descriptor, 1 << 30, os.SEEK_SET)
         try:
-            lock.acquire(timeout=_PATIENCE)
-        except Timeout as error:
-            raise RunInUseError(f"{folder} is in use by {_holder(folder)}: wait for it or stop it") from error
-        except OSError as error:
-            if error.errno not in _FORBIDDEN:  # a full disk is nobody's mistake
-                raise RecordError(f"cannot write {path}: {error.strerror}") from error
-            raise RunDirectoryError(
-                f"{folder} may not be written to ({error.strerror}): make it writable, or go on with a copy of it"
-            ) from error
-        if before is not None and before == _identity(path):
-            return lock
-        lock.release()
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        except OSError:
+            return False
+        return True
+else:
+    import fcntl
+
+    def _lock(descriptor: int) -> bool:
+        """Take the lock of an open file if no process has it."""
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
+def _is_named(path: Path, descriptor: int) -> bool:
+    """Whether the name still leads to the file that is locked: a copy may have been put in its place."""
     try:
-        found = path.lstat()
+        return os.path.samestat(path.lstat(), os.fstat(descriptor))
     except OSError:
-        return None
-    return found.st_dev, found.st_ino
+        return False
+
+
+def _write_holder(folder: Path) -> None:
+    try:
+        write_sealed(folder / HOLDER, _this_process())
+    except RecordError as error:
+        cause = error.__cause__
+        if not isinstance(cause, OSError) or cause.errno not in _FORBIDDEN:  # a full disk is nobody's mistake
+            raise
+        raise RunDirectoryError(
+            f"{folder} may not be written to ({cause.strerror}): make it writable, or resume a copy of it"
+        ) from error
 
 
 def _this_process() -> dict[str, Any]:

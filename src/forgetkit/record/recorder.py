@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 import time
 from dataclasses import dataclass
 
-from forgetkit.contracts import Event, Preparing, RunEnded, Stepped
+from forgetkit.contracts import Event, RunEnded
 from forgetkit.record.directory import RunDirectory
-
-_PASSING = (Preparing, Stepped, RunEnded)
+from forgetkit.record.validation import PASSING, event_name
 
 
 @dataclass(frozen=True)
@@ -21,8 +19,7 @@ class Recorder:
 
     def notify(self, event: Event) -> None:
         """Append ``event`` with its name and the time of day."""
-        if not isinstance(event, _PASSING):
-            name = re.sub(r"(?<!^)(?=[A-Z])", "_", type(event).__name__).lower()
-            self.directory.append({"event": name, "time": time.time(), **dataclasses.asdict(event)})
+        if not isinstance(event, PASSING):
+            self.directory.append({"event": event_name(type(event)), "time": time.time(), **dataclasses.asdict(event)})
         elif isinstance(event, RunEnded):
             self.directory.append({"event": "run_ended", "time": time.time()})

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import keyword
 import re
+import secrets
+import shutil
 import sys
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -62,6 +64,7 @@ def write(name: str, kind: str, out: Path, taken: Collection[str]) -> Written:
     """Write the package ``out/name`` of a plugin that offers one component of ``kind``.
 
     ``taken`` are the names of the built-ins of that kind, which a plain name goes on meaning.
+    All of it is there in the end, or nothing.
     Raises ``UsageError`` where the name will not do or something is in the way.
     """
     if kind not in _KINDS:
@@ -83,12 +86,16 @@ def write(name: str, kind: str, out: Path, taken: Collection[str]) -> Written:
         package / "py.typed": None,
         Path("tests") / f"test_{words['module']}.py": f"{kind}/test.py",
     }
+    staging = out / f".{name}.{secrets.token_hex(4)}.tmp"
     try:
         for file, template in contents.items():
-            (directory / file).parent.mkdir(parents=True, exist_ok=True)
-            (directory / file).write_text(_filled(template, {**words, "kind": kind}), encoding="utf-8")
+            (staging / file).parent.mkdir(parents=True, exist_ok=True)
+            (staging / file).write_text(_filled(template, {**words, "kind": kind}), encoding="utf-8")
+        staging.replace(directory)
     except OSError as error:
         raise UsageError(f"{directory} cannot be written: {error.strerror}") from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
     return Written(directory, words["component"], words["module"], tuple(contents))
 
 

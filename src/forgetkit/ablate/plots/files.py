@@ -12,7 +12,7 @@ from forgetkit.ablate.plots.canvas import styled
 from forgetkit.ablate.plots.looks import INK
 from forgetkit.ablate.render.words import plain
 from forgetkit.errors import OptionError
-from forgetkit.record import write_atomically
+from forgetkit.record import write_output
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,9 +38,9 @@ def save(figure: Figure, path: Path) -> None:
         own = ElementTree.Element("style")
         own.text = _ALONE
         root.insert(0, own)
-        write_atomically(path, ElementTree.tostring(root, encoding="utf-8", xml_declaration=True))
+        write_output(path, ElementTree.tostring(root, encoding="utf-8", xml_declaration=True))
     elif path.suffix == ".png":
-        write_atomically(path, _saved(figure, "png", dpi=200, facecolor="white", metadata={"Software": None}))
+        write_output(path, _saved(figure, "png", dpi=200, facecolor="white", metadata={"Software": None}))
     else:
         raise OptionError(f"{path}: a picture is written as .svg or .png")
 

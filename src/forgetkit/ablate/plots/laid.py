@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -21,6 +22,10 @@ PARTED_UP_TO = 6
 PANELS = 12
 LINES = 20
 """Series in a panel."""
+POINTS = 2000
+"""Places of a line or of bars; more than a picture has pixels take long to draw and show no more."""
+COLUMNS = 240
+"""Places of a map."""
 _OVER_SEEDS = {
     "lines": "The mean over seeds, in a band of one standard deviation either way.",
     "bars": "The mean over seeds, with one standard deviation either way.",
@@ -162,12 +167,33 @@ def _series(charts: Sequence[Chart]) -> dict[str, Line]:
     for chart in charts:
         for series in chart.series:
             gathered.setdefault(series.name, []).append(_sound(series))
-    found = {}
+    found, heat = {}, any(chart.kind == "heat" for chart in charts)
     for name, own in gathered.items():
         places, means, deviations = averaged(own)
         if any(mean is not None for mean in means):
-            found[name] = Line((name,), name, places, tuple(means), tuple(deviations))
+            line = Line((name,), name, places, tuple(means), tuple(deviations))
+            found[name] = _taken(line, range(0, len(line.x), -(-len(line.x) // COLUMNS))) if heat else thinned(line)
     return found
+
+
+def thinned(line: Line) -> Line:
+    """A line of at most about ``POINTS`` places: evenly spaced ones, and the extremes of each stretch between them."""
+    count = len(line.x)
+    if count <= POINTS:
+        return line
+    stretches = POINTS // 4
+    ends = [place * count // stretches for place in range(stretches + 1)]
+    chosen = {0, count - 1}
+    for start, end in itertools.pairwise(ends):
+        known = [place for place in range(start, end) if line.y[place] is not None] or [start]
+        heights = [line.y[place] or 0.0 for place in known]
+        chosen |= {start, known[heights.index(min(heights))], known[heights.index(max(heights))]}
+    return _taken(line, sorted(chosen))
+
+
+def _taken(line: Line, places: Sequence[int]) -> Line:
+    x, y = tuple(line.x[place] for place in places), tuple(line.y[place] for place in places)
+    return replace(line, x=x, y=y, spread=tuple(line.spread[place] for place in places))
 
 
 def _sound(series: Series) -> Series:
@@ -193,6 +219,10 @@ def _said(
         alone = [series for _, _, (one, *others) in by_arm if not others for series in one.series]
         if chart.kind != "heat" and any(series.spread for series in alone):
             yield "An arm with one seed has the spread that the analysis gave."
+    if max((len(series.x) for _, _, charts in by_arm for one in charts for series in one.series), default=0) > (
+        COLUMNS if chart.kind == "heat" else POINTS
+    ):
+        yield "Of many places the evenly spaced ones and the extremes between them are drawn."
     if len(panels) > PANELS:
         yield f"{len(panels) - PANELS} of {len(panels)} panels are left out."
     drawn = {line.name for panel in panels for line in panel.lines}

@@ -8,7 +8,7 @@ from forgetkit.ablate.outcome import Outcome, Outcomes
 from forgetkit.ablate.pool import answered
 from forgetkit.ablate.render.words import plain
 from forgetkit.errors import RunDirectoryError
-from forgetkit.record import RunDirectory
+from forgetkit.record import RunDirectory, resume_command
 
 
 def is_run(path: Path) -> bool:
@@ -19,7 +19,7 @@ def is_run(path: Path) -> bool:
 def outcomes(path: Path) -> Outcomes:
     """The run in ``path``; ``RunDirectoryError`` where it is not finished or its result is damaged."""
     if not (path / "result.json").exists():
-        raise RunDirectoryError(f"{path} is not finished: go on with forgetkit run --resume {path}")
+        raise RunDirectoryError(f"{path} is not finished: go on with {resume_command(path)}")
     result = RunDirectory(path).result
     config = result.get("config")
     seed = config.get("seed") if isinstance(config, dict) else None

@@ -13,8 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from forgetkit.builtin.datasets import _plain
+from forgetkit.builtin.datasets._staging import staging
 from forgetkit.contracts import Data, LoadContext, Part
 from forgetkit.errors import DataError
+from forgetkit.system import regular
 
 T = TypeVar("T")
 
@@ -54,10 +56,11 @@ class Published:
         """
         root = Path(path or context.cache / "torchvision").expanduser()
         harmed = [name for name in self.files if self._content(root, name) is None]
-        if harmed and not download:
+        if harmed and (context.offline or not download):
+            asks = "; a record downloads nothing, so name the data set again with --dataset" if download else ""
             raise DataError(
                 f"{self.name} is not in {root} (looked for its unharmed files in '{self.folder}'; {harmed[0]} is "
-                "missing or damaged): pass path=FOLDER with the folder that holds it, or download=true"
+                f"missing or damaged): pass path=FOLDER with the folder that holds it, or download=true{asks}"
             )
         if harmed:
             self._fetch(root, harmed, context)
@@ -67,7 +70,7 @@ class Published:
     def _content(self, root: Path, name: str) -> bytes | None:
         """A file's bytes, or None where it is missing or not what was published."""
         try:
-            with (root / self.folder / name).open("rb") as file:
+            with regular.opened(root / self.folder / name) as file:
                 content = file.read(_LONGEST)
         except OSError:
             return None
@@ -105,12 +108,12 @@ class Published:
             root.mkdir(parents=True, exist_ok=True)
             with (
                 tempfile.TemporaryFile(dir=root) as archive,
-                tempfile.TemporaryDirectory(prefix=".fetched-", dir=root) as fetched,
+                staging(root, ".fetched-") as fetched,
             ):
                 self._download(archive, context)
                 (root / self.folder).mkdir(exist_ok=True)
                 for name, content in self._members(archive, names):
-                    file = Path(fetched) / name
+                    file = fetched / name
                     file.write_bytes(content)
                     file.replace(root / self.folder / name)
         except (OSError, HTTPException) as error:

@@ -12,7 +12,6 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,6 +26,7 @@ from numpy.typing import NDArray
 from forgetkit.builtin.datasets import _formats, _listing
 from forgetkit.builtin.datasets._decoding import COMPOSITED, SCALED, TURNED, Block, Decoded, Look, reason_of
 from forgetkit.builtin.datasets._listing import ImageFile, Listing, counted
+from forgetkit.builtin.datasets._staging import staging
 from forgetkit.contracts import Augmentation, Data, LoadContext, Part
 from forgetkit.errors import DataError
 from forgetkit.system import regular
@@ -266,13 +266,13 @@ class _Pixels:
     def _fill(self, entry: Path, context: LoadContext) -> None:
         """Decode every image beside ``entry``, then move the finished directory there."""
         entry.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{entry.name[:8]}-", dir=entry.parent) as staging:
-            fresh = Path(staging) / "fresh"
+        with staging(entry.parent, ".decoding-") as place:
+            fresh = place / "fresh"
             fresh.mkdir()
             self._decode_into(fresh, context)
             if self._read(entry) is None:
                 with contextlib.suppress(FileNotFoundError):
-                    entry.rename(Path(staging) / "damaged")
+                    entry.rename(place / "damaged")
             try:
                 fresh.rename(entry)
             except OSError:
