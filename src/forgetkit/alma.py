@@ -61,7 +61,7 @@ def run(
             session.note(session.audit(), warn=remarks)
             learner = Learner.new(session)
             session = learner.session
-            session.note(learner.try_out(), about=plan.config.model)
+            session.note(learner.try_out(), about=f"the model {contracts.component_name(plan.model)}")
             out, name = Path(plan.config.out), plan.config.name
             warn_where_short(learner, out)
             held.enter_context(session.halt.heeded())  # from here on there is something to go on with

@@ -241,10 +241,15 @@ def _value(name: str, option: Option, given: Any) -> Any:
     try:
         value = _converted(option.adapter, given)
     except ValidationError as error:
-        said = error.errors()[0]["msg"]
-        reason = f"{said[0].lower()}{said[1:]}"
+        problem = error.errors()[0]
+        said = _hint(option.type) if problem["type"] == "string_pattern_mismatch" else ""
+        reason = f"must be {said}" if said else f"{problem['msg'][0].lower()}{problem['msg'][1:]}"
         raise OptionError(f"{name}: option {option.name.replace('_', '-')}={given}: {reason}") from error
-    return _absolute(name, option, value) if isinstance(value, Path) else value
+    if not isinstance(value, Path):
+        return value
+    if given == "":  # a variable of the shell that is not set, say; it would be the current folder
+        raise OptionError(f"{name}: option {option.name.replace('_', '-')} is empty: give a path ('.' is this folder)")
+    return _absolute(name, option, value)
 
 
 def _absolute(name: str, option: Option, path: Path) -> Path:
@@ -255,6 +260,11 @@ def _absolute(name: str, option: Option, path: Path) -> Path:
     except RuntimeError:
         reason = "there is no such user; write the path out"
     raise OptionError(f"{name}: option {option.name.replace('_', '-')}={path}: {reason}")
+
+
+def _hint(kind: Any) -> str:
+    """What a type says in words of its values: a text in its annotation."""
+    return next((part for part in getattr(kind, "__metadata__", ()) if isinstance(part, str)), "")
 
 
 def _may_be_none(kind: Any) -> bool:

@@ -41,7 +41,7 @@ def rehearse(
         session, config = learner.session, learner.session.plan.config
         for event in learner.settled:
             bus.emit(event)
-        session.note(learner.try_out(), about=config.model)
+        session.note(learner.try_out(), about=f"the model {contracts.component_name(session.plan.model)}")
         revealed = learner.stream.reveal(1)
         per_sample, steps = _training_pace(learner, revealed)
         evaluation = _evaluation_pace(learner, revealed)

@@ -22,6 +22,8 @@ from forgetkit.builtin.datasets.folder import Folder
 from forgetkit.builtin.datasets.restricted_imagenet import SUPERCLASSES, RestrictedImagenet
 from forgetkit.contracts import LoadContext
 from forgetkit.errors import DataError
+from forgetkit.stream.audit import audit_classes
+from forgetkit.stream.partition import MegaBatch
 
 SIDE = 32
 UPRIGHT = np.kron(np.random.default_rng(0).integers(0, 256, (4, 4, 3), dtype=np.uint8), np.ones((8, 8, 1), np.uint8))
@@ -356,8 +358,7 @@ def test_many_classes_with_files_passed_over_take_few_lines(root, context):
         save(root / "train" / f"c{number}" / "a.png")
         (root / "train" / f"c{number}" / "a.txt").write_text("")
     data = Folder(root, on_bad="skip").load(context)
-    assert len(data.remarks) == 7
-    assert data.remarks[0] == "no test images of 9 of 11 classes: c0, c1, c2, …"
+    assert len(data.remarks) == 6
     assert data.remarks[-1] == (
         "train: passed over in 4 more classes: 4 .txt (no image suffix); the manifest has them all"
     )
@@ -506,7 +507,7 @@ def test_a_share_of_each_class_is_the_test_part(plain, context):
     assert Counter(data.train.labels.tolist()) == {0: 27, 1: 10, 2: 1}
     assert not set(images_of(data.train)) & set(images_of(data.test))
     assert len({*images_of(data.train), *images_of(data.test)}) == 42
-    assert data.remarks == ("no test images of 1 of 3 classes: c",)
+    assert data.remarks == ()
     assert data.provenance["test"]["folder"] == "0.1 of ., test-seed 0"
     again = Folder(plain, size=4, test_fraction=0.1).load(LoadContext(context.cache / "new", context.progress))
     assert images_of(again.test) == images_of(data.test)
@@ -587,14 +588,59 @@ def test_parts_by_other_names_are_no_classes(root, context, train, test):
     assert "call the parts train, test and val" in message
 
 
-def test_a_class_without_test_images_is_said(root, context):
+def test_a_class_without_test_images_is_said_once(root, context):
     (root / "test" / "dog" / "0.png").unlink()
     for gone in (False, True):
         data = Folder(root).load(context)
         assert data.test.labels.tolist() == [0]
-        assert data.remarks == ("no test images of 1 of 2 classes: dog",)
+        everything = [MegaBatch(1, np.arange(len(data.train)), np.arange(0))]
+        said = [line for line in (*data.remarks, *audit_classes(data, everything)) if "dog" in line]
+        assert said == ["'dog' has no test samples: the accuracy says nothing of it; add some"]
         if not gone:
             (root / "test" / "dog").rmdir()
+
+
+def test_a_single_image_of_each_class_leaves_none_to_test_on(root, context):
+    for name in ("cat", "dog"):
+        (root / "train" / name / "1.png").unlink()
+    message = refusal(Folder(root / "train", test_fraction=0.1), context)
+    assert message == f"{root / 'train'} holds a single image of each class, so none is left to test on: add some"
+
+
+@pytest.mark.parametrize("fraction", [None, 0.1])
+def test_a_folder_around_the_data_set_is_named_with_the_one_in_it(root, context, fraction):
+    (root.parent / "zip").mkdir()
+    root.rename(inner := root.parent / "zip" / "photos")
+    (root.parent / "zip" / "__MACOSX").mkdir()
+    message = refusal(Folder(inner.parent, test_fraction=fraction), context)
+    assert message == f"{inner.parent} holds no folder 'train', but {inner} does: give that one as path"
+
+
+def test_the_share_to_test_on_and_the_order_are_those_of_any_unicode_form(tmp_path, context):
+    held = []
+    for form in ("NFC", "NFD"):
+        for number, name in enumerate(["é", "ez", "ü", "uz", "ñ", "nz", "à", "az"]):
+            for folder in ("ö", "p"):
+                path = (
+                    tmp_path / form / unicodedata.normalize(form, folder) / unicodedata.normalize(form, f"{name}.png")
+                )
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.new("RGB", (4, 4), (number, 100 * (folder == "p"), 0)).save(path)
+        data = Folder(tmp_path / form, size=4, test_fraction=0.4).load(context)
+        held.append([images_of(data.train), images_of(data.test)])
+    assert held[0] == held[1]
+
+
+def test_16_bits_of_which_12_are_used_are_remarked_on(root, context):
+    dark = np.arange(64, dtype=np.uint16).reshape(8, 8) * 65
+    for name, pixels in (("0", dark), ("1", dark + 1)):
+        Image.fromarray(pixels).save(root / "train" / "cat" / f"{name}.png")
+    Image.fromarray(dark * 16).save(root / "train" / "dog" / "0.png")
+    data = Folder(root).load(context)
+    assert data.remarks == (
+        "1 image with 16-bit greys of 4095 at most, which leaves 16 shades (scale them to 0..65535): "
+        f"{Path('train/cat/0.png')}",
+    )
 
 
 def test_a_class_of_the_test_part_alone_is_refused_if_it_has_images(root, context):

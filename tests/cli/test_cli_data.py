@@ -191,7 +191,7 @@ def test_findings_are_warned_of_before_the_first_step_and_recorded(cli, workdir,
         assert said.status == 0
         copies, soft = [record.getMessage() for record in caplog.records]
         assert copies.startswith("npz: 30 of 30 test samples are in the training part too")
-        assert "net: the network's outputs sum to one already" in soft
+        assert soft.startswith("the model import:soft:net: the network's outputs sum to one already")
     recorded = json.loads((workdir / "runs/a/manifest.json").read_text())["audit"]
     assert recorded == said.json["audit"] == [copies.partition(": ")[2], soft.partition("net: ")[2]]
 
@@ -232,3 +232,19 @@ def test_a_folder_with_every_oddity(cli, workdir):
     assert refused.status == 2
     assert "cut short.png" in refused.err
     assert "empty.jpg" in refused.err
+
+
+def test_names_with_line_ends_and_controls_stay_on_their_line(cli, tmp_path):
+    for part in ("train", "test"):
+        for name in ("cat", "d\no\x1bg"):
+            (tmp_path / part / name).mkdir(parents=True)
+            for number in range(2):
+                pixels = np.random.default_rng(number).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(tmp_path / part / name / f"{part}{number}.png")
+    (tmp_path / "train" / "cat" / "a\nb.png").write_text("no image")
+    said = cli("data", f"folder:path={tmp_path},on-bad=skip")
+    assert said.status == 0
+    lines = said.out.splitlines()
+    assert any(line.startswith("skipped: train/cat/a b.png") for line in lines)
+    assert any("'cat'" in line and "'d o\\x1bg'" in line for line in lines)
+    assert not [line for line in lines if line.startswith(("b.png", "o"))]

@@ -370,3 +370,16 @@ def test_an_object_is_checked_as_a_spec_is():
     masked = OFFERS.find("reinit", "masked").component
     with pytest.raises(OptionError, match="fraction=2"):
         OFFERS.make("reinit", masked(fraction=2))
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("folder:path=", "folder: option path is empty: give a path ('.' is this folder)"),
+        ("folder:path=x,background=red", "folder: option background=red: must be white, black or #rrggbb"),
+    ],
+)
+def test_a_refused_option_says_what_it_may_be(spec, message):
+    with pytest.raises(OptionError) as caught:
+        OFFERS.make("datasets", spec)
+    assert str(caught.value) == message

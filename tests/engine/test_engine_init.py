@@ -182,11 +182,18 @@ def spoilt(state, how):
             "missing .* and 6 more; unexpected .* and 6 more",
         ),
         "empty": ({}, "missing"),
+        "sparse": ({**state, first: state[first].detach().to_sparse()}, "is sparse|no file of tensors"),
+        "meta": ({**state, first: state[first].to("meta")}, f"'{first}' is sparse, quantized or without values"),
+        "integers": ({**state, first: state[first].int()}, "it has no floating-point numbers for network.1.weight"),
     }[how]
 
 
 @pytest.mark.parametrize(
-    "how", ["nested", "a list", "missing", "unexpected", "shape", "NaN", "another network", "empty"]
+    "how",
+    [
+        *("nested", "a list", "missing", "unexpected", "shape", "NaN", "another network", "empty"),
+        *("sparse", "meta", "integers"),
+    ],
 )
 def test_what_does_not_fit_is_named_in_one_line(weights, how):
     content, said = spoilt(weights, how)

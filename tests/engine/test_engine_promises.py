@@ -268,3 +268,35 @@ def test_an_optimizer_of_another_model_is_refused() -> None:
     model, other = nn.Linear(3, 3), nn.Linear(3, 3)
     with pytest.raises(OptionError, match="none of the model's parameters"):
         forgetkit.unlearn(model, importance="random", optimizer=torch.optim.SGD(other.parameters(), lr=0.1))
+
+
+class WithoutGradient(nn.Module):
+    """A linear network whose outputs cannot be learned from."""
+
+    def __init__(self, inputs, frozen):
+        super().__init__()
+        self.head = nn.Linear(np.prod(inputs.shape), inputs.classes).requires_grad_(not frozen)
+        self.frozen = frozen
+
+    def forward(self, x):
+        with torch.set_grad_enabled(self.frozen):
+            return self.head(x.flatten(1))
+
+
+@dataclass(frozen=True)
+class WithoutGradientBuilder:
+    """Builds it."""
+
+    frozen: bool = False
+
+    def build(self, inputs, normalize):
+        return WithoutGradient(inputs, self.frozen)
+
+
+@pytest.mark.parametrize(("frozen", "interventions"), [(False, []), (True, []), (False, ["l2-init"])])
+def test_a_network_without_a_gradient_is_refused(tmp_path, frozen, interventions):
+    """A penalty that has a gradient of its own changes nothing about that."""
+    options = {"out": tmp_path, "method": "warm", "model": WithoutGradientBuilder(frozen)}
+    with pytest.raises(ConfigError, match="the network's outputs have no gradient, so it learns nothing"):
+        forgetkit.run({**SMALL, **options, "interventions": interventions})
+    assert not list(tmp_path.iterdir())

@@ -13,7 +13,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from forgetkit.cli.console import Console, announce, print_json
+from forgetkit.cli.console import Console, announce, one_line, print_json
 from forgetkit.errors import OptionError, RecordError
 
 if TYPE_CHECKING:
@@ -102,10 +102,10 @@ def _cut(data: Data, wanted: int | None) -> Sequence[MegaBatch]:
 
 
 def _write(path: Path, content: bytes) -> None:
-    from forgetkit.record import write_atomically
+    from forgetkit.record import write_output
 
     try:
-        write_atomically(path, content)
+        write_output(path, content)
     except RecordError as error:  # nothing was lost, the name is a mistake
         raise OptionError(f"--sheet {path}: {error}") from error
 
@@ -123,13 +123,13 @@ def _shown(name: str, content: Mapping[str, Any]) -> Iterator[Any]:
     yield _values(train, test)
     yield _classes(content)
     for line in _facts(content["provenance"]):
-        yield Text(line)
+        yield Text(one_line(line))
     for remark in content["remarks"]:
-        yield Text(f"- {remark}")
+        yield Text(one_line(f"- {remark}"))
     found = content["audit"]
     yield Text(f"audit: {len(found)} finding{'s' * (len(found) != 1)}" if found else "audit: nothing found", "bold")
     for finding in found:
-        yield Text(f"- {finding}")
+        yield Text(one_line(f"- {finding}"))
     if content["sheet"] is not None:
         more = f" ({ROWS} of {len(classes):,} classes)" if len(classes) > ROWS else ""
         yield Text(f"picture sheet: {content['sheet']}{more}")
@@ -162,7 +162,7 @@ def _classes(content: Mapping[str, Any]) -> Table:
         own = [row[label] for row in counts]
         shown = own if single else [min(own), max(own)]
         parts = [content[part]["by_class"][label] for part in ("train", "test")]
-        table.add_row(Text(name), *(f"{count:,}" for count in (*parts, *shown)))
+        table.add_row(Text(one_line(name)), *(f"{count:,}" for count in (*parts, *shown)))
     if len(classes) > _ROWS:
         table.add_row(f"and {len(classes) - _ROWS:,} more (--json)", *[""] * (2 + len(titles)))
     which = f"#1 to #{len(counts)}" if single else f"least and most of {len(counts)} mega-batches"

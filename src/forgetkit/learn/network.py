@@ -103,7 +103,12 @@ def _faults(given: Mapping[str, Tensor], own: Mapping[str, Tensor], optional: Co
         for name in given
         if name in own and given[name].shape != own[name].shape
     ]
-    kinds = {"missing": missing, "unexpected": unexpected, "it has": shapes}
+    integers = [
+        f"no floating-point numbers for {name}"
+        for name in given
+        if name in own and own[name].is_floating_point() and not given[name].is_floating_point()
+    ]
+    kinds = {"missing": missing, "unexpected": unexpected, "it has": shapes + integers}
     return {kind: names for kind, names in kinds.items() if names}
 
 

@@ -134,6 +134,11 @@ class Trainer:
         with torch.autocast(inputs.device.type, torch.bfloat16, enabled=self.bf16):
             outputs = self._forward(inputs)
             loss = cross_entropy(outputs, labels)
+        if not loss.requires_grad:
+            raise ConfigError(
+                "the network's outputs have no gradient, so it learns nothing: let its forward() go without "
+                "torch.no_grad(), torch.inference_mode() and detach(), and let some parameters require gradients"
+            )
         self.optimizer.zero_grad(set_to_none=True)
         (loss + term()).backward()
         return loss.detach(), (outputs.detach().argmax(-1) == labels).sum()

@@ -47,6 +47,8 @@ class InitialWeights:
         if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
             raise ConfigError(f"--init {self.path} holds something else than tensors by their names: {_SAVE}")
         for name, tensor in state.items():
+            if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized:
+                raise ConfigError(f"--init {self.path}: '{name}' is sparse, quantized or without values; {_SAVE}")
             if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
                 raise ConfigError(f"--init {self.path}: '{name}' holds NaN or infinity; give weights that are finite")
         return dict(state)

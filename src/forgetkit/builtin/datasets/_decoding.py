@@ -34,6 +34,7 @@ EXIF = "unreadable EXIF data or tags, taken as stored"
 TURNED = "turned as EXIF orientation says"
 COMPOSITED = "transparency composited on the background"
 SCALED = "16 bits a pixel scaled to 8"
+DARK = "16-bit greys of 4095 at most, which leaves 16 shades (scale them to 0..65535)"
 
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -196,6 +197,8 @@ def _in_eight_bits(image: Image.Image, source: Image.Image, notes: list[str]) ->
     if tags.get(_PHOTOMETRIC) == 0:  # white is zero
         scaled = 255 - scaled
     notes.append(SCALED)
+    if white == 65535 and 0 < deep.max() < 4096:  # what a camera of 12 bits writes
+        notes.append(DARK)
     grey = Image.fromarray(scaled)
     if isinstance(clear := image.info.get("transparency"), int):
         grey.putalpha(Image.fromarray(np.where(deep == clear, 0, 255).astype(np.uint8)))

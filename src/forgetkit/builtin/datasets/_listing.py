@@ -186,7 +186,7 @@ def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
 def _entries(folder: Path | os.DirEntry[str]) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
-            return sorted(entries, key=lambda entry: entry.name)
+            return sorted(entries, key=lambda entry: (unicodedata.normalize("NFC", entry.name), entry.name))
     except OSError as error:
         raise _unreadable(folder, error) from error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,8 +89,11 @@ class Folder:
         else:
             train, test = self._divided(train, train_folder)
         if not test.files:
-            where = test_folder if test_folder is not None else f"{self.test_fraction} of so few images"
-            raise DataError(f"{where} holds no image to test on: add some")
+            raise DataError(
+                f"{test_folder} holds no image to test on: add some"
+                if test_folder is not None
+                else f"{train_folder} holds a single image of each class, so none is left to test on: add some"
+            )
         red, green, blue = ImageColor.getrgb(self.background)[:3]
         return _images.load(
             root,
@@ -124,13 +128,17 @@ class Folder:
         )
 
     def _classes_alone(self, root: Path) -> Path:
-        parts = [name for name in _listing.class_folders(root) if name.casefold() in _NOT_CLASSES]
+        folders = _listing.class_folders(root)
+        parts = [name for name in folders if name.casefold() in _NOT_CLASSES]
         if parts:
             found = ", ".join(f"'{name}'" for name in parts)
             raise DataError(
                 f"{root} holds no folder 'train' but {found}: call the parts train, test and val, with the images in "
                 "train/CLASS/"
             )
+        alone = next(iter(folders.values()))[0] if len(folders) == 1 else None
+        if alone is not None and _listing.is_folder(alone / "train"):  # as an archive is unpacked
+            raise DataError(f"{root} holds no folder 'train', but {alone} does: give that one as path")
         if self.test_fraction is None:
             raise DataError(
                 f"{root} holds no folder 'train': the images belong in train/CLASS/ and test/CLASS/; if the folders in "
@@ -143,7 +151,7 @@ class Folder:
         key = Seeds(self.test_seed).number("folder", "test").to_bytes(8, "little")
 
         def draw(place: int) -> bytes:
-            path = os.path.relpath(source.files[place].path, folder)
+            path = unicodedata.normalize("NFC", os.path.relpath(source.files[place].path, folder))
             return hashlib.blake2b(os.fsencode(path), key=key, digest_size=16).digest()
 
         places: dict[int, list[int]] = {}

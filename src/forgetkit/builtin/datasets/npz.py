@@ -261,7 +261,9 @@ def _pixels(name: str, array: NDArray[Any]) -> Pixels:
         return array
     bad = (array < 0) | (array > 255)
     if bad.any():
-        raise DataError(f"{first(name, array, bad)} is no pixel value: integers must lie in 0..255")
+        raise DataError(
+            f"{first(name, array, bad)} is no pixel value: integers must lie in 0..255, or be uint16 in both parts"
+        )
     return array.astype(np.uint8)
 
 
