@@ -68,7 +68,7 @@ def test_what_is_done_again_replaces_what_was_there(directory: RunDirectory) -> 
     """As after a state that was damaged: the mega-batch is learned again, in other seconds."""
     directory.save_resume_point(point([row(1), row(2), row(3)]))
     again = [row(1), row(2, seconds=0.2)]
-    directory.save_resume_point(ResumePoint({"mega_batch": 9, "epochs_done": 0}, tuple(again), 1.0))
+    directory.save_resume_point(ResumePoint({"mega_batch": 3, "epochs_done": 2}, tuple(again), 1.0))
     found = directory.resume_point()
     assert found is not None
     assert found.rows == tuple(again)
