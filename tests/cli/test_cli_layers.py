@@ -283,8 +283,8 @@ OTHERS = {
 
 
 def test_there_is_another_value_for_every_option():
-    # A device other than the processor is not at hand, and no built-in intervenes or listens.
-    assert OTHERS.keys() | {"device", "interventions", "observers"} == RunConfig.model_fields.keys()
+    # A device other than the processor is not at hand, no built-in intervenes or listens, and init names a file.
+    assert OTHERS.keys() | {"device", "init", "interventions", "observers"} == RunConfig.model_fields.keys()
 
 
 @pytest.mark.parametrize("key", OTHERS)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 
 import plausible
 import pytest
 
 from forgetkit.ablate.pool import Note, Pool
+from forgetkit.record import write_sealed
 
 AXES = {"importance": ("snip", "random")}
 
@@ -26,7 +26,7 @@ def folder(workdir):
             pool.fail(digest, "failed", cell.reason)
             continue
         pool.directory(digest).mkdir(parents=True)
-        (pool.directory(digest) / "result.json").write_text(json.dumps(cell.result))
+        write_sealed(pool.directory(digest) / "result.json", cell.result)
         pool.seal(digest)
     pool.note("criteria", Note(outcomes.title, outcomes.axes, tuple(cells)))
     return pool.path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, ClassVar
 
 import pytest
@@ -134,7 +135,7 @@ def test_a_threshold_shared_by_more_than_half_is_warned_of(equal, warned, caplog
 def test_ties_are_counted(values, fraction, which):
     scores = {"a": torch.tensor(values[:1]), "b": torch.tensor(values[1:])}
     found = selection(scores, fraction, Seeds(0), which=which)
-    wanted = int(fraction * len(values))
+    wanted = int(Fraction(str(fraction)) * len(values))  # of the decimal number as it is written
     if wanted == 0:
         assert (found.threshold, found.tied) == (None, 0)
         return
@@ -268,7 +269,7 @@ def test_a_single_sample_in_train_mode_is_one_line_with_the_remedy(batches, impo
 @pytest.mark.parametrize("importance", ["snip", "fisher", "snip:reduce=mean-abs"])
 def test_what_the_network_raises_names_component_and_shape(importance):
     wrong = (torch.randn(8, 5), batch()[1])
-    with pytest.raises(ComponentError, match=r"^(snip|fisher)\S*: Sequential fails on inputs of shape \(\d, 5\) in eval"):
+    with pytest.raises(ComponentError, match=r"^(snip|fisher)\S*: Sequential fails on inputs of shape \(\d, 5\)"):
         forgetkit.unlearn(net(), [batch(), wrong], importance=importance)
     with pytest.raises(ComponentError, match=r"Sequential fails on inputs of shape \(2, 5\) in eval mode: mat1"):
         forgetkit.unlearn(net(), [wrong], importance=importance)

@@ -9,7 +9,7 @@ import pytest
 
 import forgetkit
 from forgetkit import scaffold
-from forgetkit.errors import RunDirectoryError, UsageError
+from forgetkit.errors import RecordError, UsageError
 from forgetkit.record import write_output
 
 OPTIONS = {
@@ -62,7 +62,7 @@ def test_what_is_no_file_stays(cli, run, tmp_path, kind, option):
     }[option]
     said = cli(*words)
     assert (said.status, said.err.count("\n")) == (2, 1), said.err
-    assert f"{path} is a folder, a link, a pipe or a device" in said.err
+    assert f"{path} is a link, a pipe or a device" in said.err
     after = path.lstat()
     assert (after.st_ino, after.st_mode, after.st_mtime_ns) == (before.st_ino, before.st_mode, before.st_mtime_ns)
     if kind == "link":
@@ -73,7 +73,7 @@ def test_a_file_is_replaced_and_a_new_one_made(tmp_path):
     for content in (b"one", b"two"):
         write_output(tmp_path / "file", content)
         assert (tmp_path / "file").read_bytes() == content
-    with pytest.raises(RunDirectoryError, match="is a folder"):
+    with pytest.raises(RecordError, match="Is a directory"):
         write_output(tmp_path, b"content")
 
 

@@ -49,8 +49,8 @@ def write_output(path: Path, content: bytes | memoryview) -> None:
         RunDirectoryError: A device, a pipe or a link has that name: it would be replaced by a file.
     """
     with contextlib.suppress(OSError):
-        if not stat.S_ISREG(path.lstat().st_mode):
-            raise RunDirectoryError(f"{path} is a folder, a link, a pipe or a device: name a file")
+        if not (stat.S_ISREG(mode := path.lstat().st_mode) or stat.S_ISDIR(mode)):
+            raise RunDirectoryError(f"{path} is a link, a pipe or a device: name a file")
     write_atomically(path, content)
 
 
