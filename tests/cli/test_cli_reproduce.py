@@ -64,7 +64,7 @@ def test_paper_and_measured_side_by_side_and_the_same_again_runs_nothing(reprodu
     for row in content["rows"]:
         entry = row["entries"]["test_accuracy"]
         assert entry["paper"]["value"] == pytest.approx({"0.2 |M|": 0.9373, "128": 0.9362}[row["arm"]])
-        assert entry["difference"] == pytest.approx(entry["measured"]["mean"] - entry["paper"]["value"])
+        assert entry["difference"] is None  # a smoke run cannot be held against the paper
         assert 0 <= entry["measured"]["mean"] <= 1
     again = reproduce("table9", "--json")
     assert (carried_out(), again.out) == (0, said.out)

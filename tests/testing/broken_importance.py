@@ -407,12 +407,15 @@ class Defaults:
 
 @dataclass(frozen=True)
 class Spelling:
-    """Its option's value looks like another option.
+    """Counts its option up each time it is made.
 
-    label: for the reader.
+    step: for the reader.
     """
 
-    label: str = "a,b=1"
+    step: int = 1
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "step", self.step + 1)
 
     def score(self, probe: Probe) -> Mapping[str, Tensor]:
         return Good().score(probe)
