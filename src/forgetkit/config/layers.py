@@ -18,6 +18,8 @@ from forgetkit.system import regular
 
 _IMPORT = re.compile(r"(?:^|[/=,;])\s*import:\s*(?:target=)?([^,\s]+)")
 """An ``import:`` SPEC by itself, under the name of its distribution, or as the value of an option."""
+_PATH = 80
+"""Characters of a path that tell whose option it is."""
 _DEEPEST = 16
 """Dots of a path: two part a component's option, and a distribution's name may hold some more."""
 
@@ -50,21 +52,20 @@ def content_of(path: Path, allow_import: Collection[str] = ()) -> dict[str, Any]
     return content
 
 
-def _imported(value: Any, table: str = "") -> Iterator[str]:
+def _imported(content: Mapping[str, Any]) -> Iterator[str]:
     """The targets of ``import:`` SPECs anywhere in a file, tables of that component's options included."""
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            if str(key).strip() == "target" and table == "import" and isinstance(inner, str):
-                yield inner
-            if str(key).rpartition(".")[2].strip() == "target" and str(key).rpartition(".")[0].endswith("import"):
-                yield str(inner)
-            yield from _imported(key, table)
-            yield from _imported(inner, re.split(r"[./]", str(key))[-1].strip())
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _imported(inner, table)
-    elif isinstance(value, str):
-        yield from (match[1] for match in _IMPORT.finditer(value))
+    left: list[tuple[str, Any]] = [("", content)]  # and no recursion: a file may be nested deeper than Python is
+    while left:
+        path, value = left.pop()
+        if isinstance(value, Mapping):
+            left += [(f"{path[-_PATH:]}.{key.strip()}", inner) for key, inner in value.items()]
+            yield from (match[1] for key in value for match in _IMPORT.finditer(key))
+        elif isinstance(value, list):
+            left += [(path, inner) for inner in value]
+        elif isinstance(value, str):
+            if re.search(r"[./]import\.target$", path):
+                yield value
+            yield from (match[1] for match in _IMPORT.finditer(value))
 
 
 def _parsed(path: Path) -> dict[str, Any]:
