@@ -57,6 +57,8 @@ def _locked(folder: Path) -> int:
                 descriptor = regular.opener(str(path), os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
                 opened.callback(os.close, descriptor)
                 locked = _lock(descriptor)
+            except FileNotFoundError as error:
+                raise RunDirectoryError(f"{folder} holds no {LOCKED}, so it is not the directory of a run") from error
             except OSError as error:  # a file system without locks, too
                 raise RunDirectoryError(f"{path} cannot be locked: {error.strerror}") from error
             if locked and _is_named(path, descriptor):
