@@ -40,6 +40,10 @@ def test_a_plugin_that_does_not_load_or_says_nothing_plain_stops_no_completion(i
         ("run --model res", {"resnet18", "resnet34", "resnet50"}),
         ("run --reinit kn", {"knowledge-evolution"}),
         ("ablate --preset cl", {"clean"}),
+        ("show imp", {"importance"}),
+        ("show importance sn", {"snip"}),
+        ("data fol", {"folder"}),
+        ("analyze runs/x cal", {"calibration"}),
     ],
 )
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

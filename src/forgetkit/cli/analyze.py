@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from forgetkit.cli import options
+from forgetkit.cli import completion, options
 from forgetkit.cli.console import Console, announce, print_error, print_json
 from forgetkit.errors import OptionError, RecordError, RunDirectoryError
 
@@ -69,7 +69,13 @@ def _signature() -> inspect.Signature:
     from forgetkit.config import RunConfig
 
     folder = options.argument("folder", Path | None, "A run's directory, or the folder of an ablation.", "[DIR]")
-    names = options.argument("names", list[str] | None, "Analyses, SPECs like calibration:bins=15.", "[NAME]...")
+    names = options.argument(
+        "names",
+        list[str] | None,
+        "Analyses, SPECs like calibration:bins=15.",
+        "[NAME]...",
+        completion.for_components("analyses"),
+    )
     return options.signature(OWN, without=RunConfig.model_fields.keys(), first=[folder, names])
 
 

@@ -11,7 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from forgetkit import installed
+from forgetkit import hookspecs, installed
 
 _KINDS = {
     "importance": "importance",
@@ -58,6 +58,27 @@ def for_option(name: str, annotation: Any) -> Offer | None:
         return _Components(_KINDS[name])
     choices = [word for part in (annotation, *typing.get_args(annotation)) for word in _choices(part)]
     return _beginning(choices) if choices else None
+
+
+def for_components(kind: str) -> Offer:
+    """The components of a kind, for an argument that names one."""
+    return _Components(kind)
+
+
+def kinds(incomplete: str) -> list[str]:
+    """The kinds of components."""
+    return _beginning(_kinds())(incomplete)
+
+
+def any_component(incomplete: str) -> list[str]:
+    """The components of every kind: which kind was named before, a shell does not say here."""
+    return sorted({name for kind in _kinds() for name in components(kind) if name.startswith(incomplete)})
+
+
+def _kinds() -> list[str]:
+    """As the hooks are called, without importing the registry and with it torch."""
+    hooks = [name.removeprefix("forgetkit_") for name in vars(hookspecs) if name.startswith("forgetkit_")]
+    return sorted(kind for kind in hooks if kind != "commands")
 
 
 def components(kind: str) -> list[str]:

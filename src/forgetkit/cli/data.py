@@ -13,6 +13,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from forgetkit.cli import completion
 from forgetkit.cli.console import Console, announce, one_line, print_json
 from forgetkit.errors import OptionError, RecordError
 
@@ -32,7 +33,14 @@ _LISTED = 6
 
 
 def command(
-    spec: Annotated[str, typer.Argument(help="A data set, a SPEC like folder:path=photos,size=32.", metavar="SPEC")],
+    spec: Annotated[
+        str,
+        typer.Argument(
+            help="A data set, a SPEC like folder:path=photos,size=32.",
+            metavar="SPEC",
+            autocompletion=completion.for_components("datasets"),
+        ),
+    ],
     mega_batches: Annotated[
         int | None,
         typer.Option("--mega-batches", help="In how many parts it arrives (default: 8, or fewer).", metavar="N", min=1),

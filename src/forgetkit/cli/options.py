@@ -103,10 +103,14 @@ def command(function: Callable[..., None], signature: inspect.Signature | None) 
     return carried_out
 
 
-def argument(name: str, kind: Any, help_text: str, metavar: str) -> inspect.Parameter:
-    """A word without a flag, which may be left out."""
-    annotation = typing.Annotated[kind, typer.Argument(help=help_text, metavar=metavar)]
-    return inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation=annotation)
+def argument(
+    name: str, kind: Any, help_text: str, metavar: str, completes: completion.Offer | None = None
+) -> inspect.Parameter:
+    """A word without a flag, which may be left out; a shell is offered what ``completes`` it."""
+    told = typer.Argument(help=help_text, metavar=metavar, autocompletion=completes)
+    return inspect.Parameter(
+        name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation=typing.Annotated[kind, told]
+    )
 
 
 def signature(

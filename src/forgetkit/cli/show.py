@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from forgetkit.cli import completion
 from forgetkit.cli.console import print_json
 
 if TYPE_CHECKING:
@@ -21,9 +22,15 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print an object instead of
 
 def command(
     kind: Annotated[
-        str | None, typer.Argument(help="importance, reinit, replay, datasets, models, …", metavar="[KIND]")
+        str | None,
+        typer.Argument(
+            help="importance, reinit, replay, datasets, models, …", metavar="[KIND]", autocompletion=completion.kinds
+        ),
     ] = None,
-    name: Annotated[str | None, typer.Argument(help="The name of a component.", metavar="[NAME]")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(help="The name of a component.", metavar="[NAME]", autocompletion=completion.any_component),
+    ] = None,
     plugin: Files = None,
     strict: Annotated[bool, typer.Option("--strict-plugins", help="Fail where a plugin is left out.")] = False,
     json: AsJson = False,
