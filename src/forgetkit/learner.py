@@ -178,13 +178,12 @@ class Learner:
         twin.trainer.acting.require_tensors()
         twin._require_finite("after a single step, tried out before the run")
         twin._require_unheard()
-        findings = learn.audit_outputs(twin.model, pool, session.seeds.within("try"))
         if config.mega_batches > 1:
             # A share of two samples is one, which batch normalisation cannot be measured on: all are offered.
             twin._warn_of_repeats(twin.forget(pool, session.seeds.within("try")))
             twin._require_unheard()
         self.trainer.acting.warned = twin.trainer.acting.warned
-        return findings
+        return learn.audit_outputs(twin.model, pool, session.seeds.within("try"))  # last: it moves running statistics
 
     def learn(self, revealed: Revealed, checkpoint: Callable[[], None]) -> None:
         """Train for the epochs or samples given out on everything at hand, less what was done before a resume."""

@@ -120,7 +120,10 @@ def test_data_larger_than_memory_is_learned_and_what_runs_out_is_said(start, wor
     assert (substance(result("within")), digests(Path("runs/within"))) == expected
 
     assert held.wait() == 1
-    *_, advice, said = (workdir / "stderr").read_text().splitlines()
+    lines = (workdir / "stderr").read_text().splitlines()
+    *_, advice, said = (
+        line for line in lines if "share the score at the threshold" not in line
+    )  # most pixels are dead
     assert said.startswith("forgetkit: this process has no memory left (")
     assert advice == "to go on: forgetkit run --resume runs/held"
     assert not Path("runs/held/result.json").exists()

@@ -95,7 +95,7 @@ def test_a_criterion_whose_call_changes_a_setting(
         result = forgetkit.run(options, plugins=[plugin(tmp_path / folder, call=call)])
         results.append(RunDirectory(Path(result["directory"])).model(3))
     (line,) = lines(caplog)  # although it was called three times
-    assert "Sly" in line
+    assert "sly (" in line
     assert CHANGES[change] in line
     assert all(torch.equal(value, results[1][name]) for name, value in results[0].items())
 
