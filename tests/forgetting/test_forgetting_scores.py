@@ -122,7 +122,7 @@ def test_a_threshold_shared_by_more_than_half_is_warned_of(equal, warned, caplog
     said = [record.getMessage() for record in caplog.records]
     assert len(said) == warned == len(report.remarks)
     if warned:
-        assert f"Halves: {equal} of 99 scored entries" in said[0]
+        assert f"{equal} of 99 scored entries" in said[0]
         assert "threshold, 1," in said[0]
 
 
@@ -318,7 +318,7 @@ def test_a_reset_that_changes_nothing_is_seen(caplog):
     began = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     report = forgetkit.unlearn(model, [batch()], reinit="masked:0.5,fresh=rewind,norm=skip", initial=began)
     assert (report.changed, len(report.remarks)) == (0, 1)
-    assert f"masked:0.5,fresh=rewind,norm=skip reset {report.reset} entries, and none of them changed" in caplog.text
+    assert f"{report.reset} entries were reset, and none of them changed" in caplog.text
     none = forgetkit.unlearn(model, [batch()], reinit="masked:0", initial=began)
     assert (none.reset, none.changed, none.remarks) == (0, 0, ())
 

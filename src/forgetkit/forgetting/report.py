@@ -56,23 +56,26 @@ class UnlearnReport:
         return {**content, "buffers": list(self.buffers), "remarks": list(self.remarks)}
 
 
-def tie_remark(who: str, selected: Selection) -> str | None:
-    """A line about a threshold that more than half of the entries share."""
+def tie_remark(selected: Selection) -> str | None:
+    """A line about a threshold that more than half of the entries share.
+
+    It names no component: a resumed run, which knows options spelled out alone, must record the same.
+    """
     tied, entries = selected.tied, selected.entries
     if 2 * tied <= entries:
         return None
     return (
-        f"{who}: {tied:,} of {entries:,} scored entries ({tied / entries:.0%}) share the score at the threshold, "
+        f"{tied:,} of {entries:,} scored entries ({tied / entries:.0%}) share the score at the threshold, "
         f"{selected.threshold:g}, and the option ties decides between them: dead filters look like this, and so does a "
         "loss without gradient in most layers"
     )
 
 
-def change_remark(who: str, reset: int, changed: int) -> str | None:
+def change_remark(reset: int, changed: int) -> str | None:
     """A line about a reset that left most of its entries as they were."""
     if changed >= _FEW * reset:
         return None
     return (
-        f"{who} reset {reset:,} entries, and {f'only {changed:,}' if changed else 'none'} of them changed: "
+        f"{reset:,} entries were reset, and {f'only {changed:,}' if changed else 'none'} of them changed: "
         "the fresh values are those that the network has"
     )

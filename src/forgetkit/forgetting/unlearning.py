@@ -105,9 +105,9 @@ def unlearn(
         together.part()  # where another process failed, nothing is forgotten here either
     reset = sum(layer.reset for layer in tally.layers.values())
     selected = context.last_selection
-    remarks = [change_remark(who, reset, tally.changed)]
+    remarks = [change_remark(reset, tally.changed)]
     if selected is not None and not getattr(importance, "allows_ties", False):
-        remarks.append(tie_remark(criterion, selected))
+        remarks.append(tie_remark(selected))
     return UnlearnReport(
         scored=sum(p.numel() for p in subject.scored.values()) if scores is not None else 0,
         reset=reset,
