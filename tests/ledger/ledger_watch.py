@@ -48,6 +48,8 @@ MARK = 128
 
 READERS = {
     "forgetkit.stream.check": "checks",
+    "forgetkit.stream.audit": "checks",
+    "forgetkit.learn.outputs": "training",  # the audit looks at the batch of the try-out
     "forgetkit.learn.evaluation": "evaluator",
     "forgetkit.learner.evaluate": "evaluator",
     "forgetkit.learn.training": "training",

@@ -19,7 +19,7 @@ SPECS = (
     *("fisher-obd:variant=sampled", "fisher-obd:variant=exact", "fisher-obd:variant=batch"),
     *("gxd:reference=init", "gxd:reference=zero", "gxd:origin=uniform", "gxd:per=unit"),
     *("wanda:compare=raw", "grasp:temperature=none"),
-    *("synflow:rounds=4,keep=0.8", "path-integral:clip=0.001"),
+    *("synflow:rounds=4,keep=0.8", "path-integral:clip=10"),
 )
 FEW = {"epochs": 1, "mega_batches": 2, "threads": 1, "dataset": "synthetic:samples=60,test=20,size=8,channels=1"}
 

@@ -329,6 +329,7 @@ def finished(manifest: Mapping[str, Any], given: Mapping[str, Any], registry: Re
         observers=(),
         plugins=registry.plugins,
         departures={},
+        init=_initial_weights(config.init),
         offline="dataset" not in given,
     )
 
