@@ -19,14 +19,15 @@ SPECS = (
     *("fisher-obd:variant=sampled", "fisher-obd:variant=exact", "fisher-obd:variant=batch"),
     *("gxd:reference=init", "gxd:reference=zero", "gxd:origin=uniform", "gxd:per=unit"),
     *("wanda:compare=raw", "grasp:temperature=none"),
-    *("synflow:rounds=4,keep=0.8", "path-integral:clip=10"),
+    *("synflow:rounds=4,keep=0.8", "path-integral:clip=0.001"),
 )
 FEW = {"epochs": 1, "mega_batches": 2, "threads": 1, "dataset": "synthetic:samples=60,test=20,size=8,channels=1"}
 
 
 @pytest.mark.parametrize("spec", SPECS)
 def test_it_keeps_what_a_criterion_promises(spec: str) -> None:
-    check_importance(spec)
+    clipped = {"different": "every entry of the kit's small networks reaches the clip"}
+    check_importance(spec, expected_failures=clipped if "clip" in spec else {})
 
 
 @pytest.mark.parametrize("spec", SPECS)
