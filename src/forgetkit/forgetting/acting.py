@@ -237,7 +237,7 @@ class Acting:
             step=place.step,
             inputs=inputs,
             targets=targets,
-            look=cache(partial(self._context, self.names[number], state, seeds)),
+            look=cache(partial(self._context, self.interventions[number], state, seeds)),
             see=step.activity if watches and step is not None else dict,
             apply=partial(self._apply, number),
         )
@@ -253,8 +253,8 @@ class Acting:
             self._examined = trained, Subject.of(self.model, None, self.loss, self.seeds, AS_USUAL, self.past)
         return replace(self._examined[1], batches=ReadAgain([self._batch]), passes=self.passes)
 
-    def _context(self, who: str, state: dict[str, Tensor], seeds: Seeds) -> Context:
-        context = Context(replace(self._subject(), seeds=seeds), seeds, who, state)
+    def _context(self, component: Intervention, state: dict[str, Tensor], seeds: Seeds) -> Context:
+        context = Context(replace(self._subject(), seeds=seeds), seeds, component, state)
         self._contexts.append(context)
         return context
 

@@ -11,7 +11,19 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from forgetkit.contracts import Change, Layer, Origin, Probe, Reference, Rounding, Scope, Ties, UnitGroup, Which
+from forgetkit.contracts import (
+    Change,
+    Layer,
+    Origin,
+    Probe,
+    Reference,
+    Rounding,
+    Scope,
+    Ties,
+    UnitGroup,
+    Which,
+    component_name,
+)
 from forgetkit.errors import OptionError
 from forgetkit.forgetting import selection
 from forgetkit.forgetting.fresh import Origins
@@ -24,11 +36,11 @@ from forgetkit.seeding import Seeds
 
 @dataclass(eq=False)
 class Context:
-    """Implements :class:`forgetkit.contracts.ReinitContext` for ``who``, with the scores of ``criterion``, if any."""
+    """Implements :class:`forgetkit.contracts.ReinitContext` for ``component``, with the scores of ``criterion``."""
 
     subject: Subject
     seeds: Seeds
-    who: str
+    component: object
     memory: Mapping[str, Tensor]
     scores: Checked | None = None
     criterion: str = ""
@@ -36,6 +48,11 @@ class Context:
     """Those that select together."""
     last_selection: selection.Selection | None = field(default=None, init=False)
     """The last one that was asked for."""
+
+    @property
+    def who(self) -> str:
+        """What messages call the component."""
+        return component_name(self.component)
 
     @cached_property
     def _origins(self) -> Origins:
@@ -101,7 +118,8 @@ class Context:
             return self.seeds.torch("reinit", name)
         if self.subject.past.seeds is None:
             raise OptionError(f"{self.who} draws once for a whole run and needs the seed of it: pass run_seed=")
-        return self.subject.past.seeds.torch("lasting", self.who, name)
+        # By its class: as it was written it may be spelled otherwise when the run is resumed.
+        return self.subject.past.seeds.torch("lasting", type(self.component).__name__, name)
 
     def reset_units(self, chosen: Mapping[str, Tensor]) -> Iterator[Change]:
         """Changes that start units anew and silence them."""

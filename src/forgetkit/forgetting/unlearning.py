@@ -83,7 +83,7 @@ def unlearn(
             subject = Subject.of(model, batches, loss, seeds, scoring, past)
         scores = subject.scores(importance) if importance is not None else None
     together = together or Processes()
-    context = Context(subject, seeds, who, past.memory(reinit), scores, criterion, together)
+    context = Context(subject, seeds, reinit, past.memory(reinit), scores, criterion, together)
     # A method that draws without a generator does so from its own stream.
     with all_or_nothing() as undo, global_state(seeds.number("propose")):
         keeping = optimizer if aftercare.optimizer_state == "zero" else None
