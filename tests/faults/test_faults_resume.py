@@ -9,14 +9,11 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
-import torch
 
 import forgetkit
-from forgetkit.contracts import EpochEnded, Preparing, RunEnded, Stepped
-from forgetkit.record import RunDirectory
+from forgetkit.contracts import Preparing, RunEnded, Stepped
 
 PULL = """
 import dataclasses, forgetkit, torch
@@ -307,27 +304,3 @@ def test_the_last_event_holds_the_result(run):
     result = run({**PLAIN}, stop=stop)
     assert isinstance(stop.last, RunEnded)
     assert stop.last.result == result
-
-
-def test_what_draws_once_for_a_run_draws_the_same_when_it_is_resumed(workdir):
-    """However its SPEC is spelled: a record has every option of it."""
-
-    class Stop:
-        def notify(self, event):
-            if isinstance(event, EpochEnded) and event.mega_batch == 2:
-                raise KeyboardInterrupt
-
-    options = {
-        "dataset": "synthetic:samples=60,test=20,classes=3,size=4,channels=1",
-        "model": "mlp:width=8",
-        "reinit": "knowledge-evolution",
-        "mega_batches": 3,
-        "epochs": 1,
-        "threads": 1,
-    }
-    forgetkit.run({**options, "name": "whole"})
-    with pytest.raises(KeyboardInterrupt):
-        forgetkit.run({**options, "name": "cut"}, observers=[Stop()])
-    forgetkit.run(resume="runs/cut")
-    whole, cut = (RunDirectory(Path("runs", name)).model(3) for name in ("whole", "cut"))
-    assert all(torch.equal(whole[name], cut[name]) for name in whole)
