@@ -186,7 +186,7 @@ def proposing_stage(
     subject, who = subject_of(situation), type(method).__name__
     optimizer = _used_optimizer(situation)
     scores = subject.scores(Size(shuffled))
-    yield WatchedContext(subject, SEEDS, who, memory, scores, "Size"), optimizer
+    yield WatchedContext(subject, SEEDS, method, memory, scores, "Size"), optimizer
 
 
 def _used_optimizer(situation: Situation) -> torch.optim.Optimizer:
