@@ -183,7 +183,7 @@ def proposing_stage(
 ) -> Iterator[tuple[WatchedContext, torch.optim.Optimizer]]:
     """The context that ``method`` would get, and the optimizer that has trained the network."""
     memory = memory_of(situation, method)
-    subject, who = subject_of(situation), type(method).__name__
+    subject = subject_of(situation)
     optimizer = _used_optimizer(situation)
     scores = subject.scores(Size(shuffled))
     yield WatchedContext(subject, SEEDS, method, memory, scores, "Size"), optimizer
