@@ -10,7 +10,7 @@ from html.parser import HTMLParser
 
 import plausible
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from test_plots import HOSTILE, made, oddities, stream
 
@@ -246,6 +246,7 @@ def test_a_number_beyond_every_float_is_none():
 
 
 @given(st.lists(oddities, min_size=1, max_size=2))
+@example([{"mega_batches": 1}])
 @settings(max_examples=25, deadline=None)
 def test_odd_results_do_not_break_the_page(results):
     shown = read(made({"warm": [stream(0.5)], "odd": results}), drawn=False)
