@@ -21,7 +21,6 @@ import logging
 import os
 import re
 import shutil
-import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -36,14 +35,12 @@ from forgetkit.analysis.answers import Kept
 from forgetkit.contracts import Keep
 from forgetkit.errors import RecordError, RunDirectoryError, RunInUseError
 from forgetkit.record import RunDirectory, own_folder, read_sealed, result_from, write_sealed
-from forgetkit.system import regular
+from forgetkit.system import abandoned, regular
 
 SCHEMA = 2
 _SHORT = 16
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _AGAIN = "forgetkit ablate makes it again"
-_ABANDONED = 24 * 3600
-"""Seconds after which nobody is still writing a file of a few lines."""
 _log = logging.getLogger("forgetkit")
 
 
@@ -207,15 +204,9 @@ class Pool:
                 file.unlink()
 
     def sweep(self) -> None:
-        """Take away what killed processes left half written beside the cells and the notes of grids.
-
-        By its age alone: whether a process of another machine is still there, nobody here can say.
-        """
-        folders = (own_folder(self.path / name) for name in ("cells", "grids"))
-        for file in itertools.chain.from_iterable(folder.glob(".*.tmp") for folder in folders):
-            with contextlib.suppress(OSError):
-                if time.time() - file.lstat().st_mtime > _ABANDONED:
-                    file.unlink()
+        """Remove what killed processes left half written beside the cells and the notes of grids, by its age."""
+        for name in ("cells", "grids"):
+            abandoned.remove(own_folder(self.path / name).glob(".*.tmp"))
 
     def name_for(self, note: Note, stem: str) -> str:
         """``stem``, or the first of ``stem-2``, ``stem-3`` that no other question has."""
