@@ -23,11 +23,10 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-from filelock import FileLock, Timeout
 
 from forgetkit.ablate.outcome import Outcome, Outcomes, Status
 from forgetkit.analysis import answers
@@ -36,6 +35,7 @@ from forgetkit.contracts import Keep
 from forgetkit.errors import RecordError, RunDirectoryError, RunInUseError
 from forgetkit.record import RunDirectory, own_folder, read_sealed, result_from, write_sealed
 from forgetkit.system import abandoned, regular
+from forgetkit.system.locking import locked
 
 SCHEMA = 2
 _SHORT = 16
@@ -87,12 +87,12 @@ class Pool:
         """Where the run of a cell is recorded."""
         return own_folder(self.path / "cells") / digest[:_SHORT]
 
-    def lock(self, digest: str) -> FileLock:
-        """Held while a cell is carried out; the system lets go of it when its holder dies."""
+    def lock(self, digest: str, wait: float = 0.0) -> AbstractContextManager[bool]:
+        """Held while a cell is carried out; entering says whether this process has it, after ``wait`` seconds."""
         path = self._folder("cells") / f"{digest[:_SHORT]}.lock"
         if path.is_dir() or path.is_symlink():
             _take_away(path)
-        return FileLock(path)
+        return locked(path, wait, create=True)
 
     def find(self, digest: str) -> Found:
         """What became of a cell so far. Changes nothing."""
@@ -130,14 +130,10 @@ class Pool:
     def _in_hand(self, digest: str) -> bool:
         """Whether a process carries the cell out, so that what it has not written yet is no damage."""
         path = own_folder(self.path / "cells") / f"{digest[:_SHORT]}.lock"
-        if not path.is_file():
-            return False
         try:
-            with FileLock(path, timeout=0):
-                return False
-        except Timeout:
-            return True
-        except OSError:  # a folder that may not be written to has nobody at work
+            with locked(path) as is_free:
+                return not is_free
+        except OSError:  # nobody is at work without the file, nor in a folder that may not be written to
             return False
 
     def seal(self, digest: str) -> None:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from filelock import FileLock
 from torch import nn
 from torch.nn.functional import cross_entropy
 
@@ -22,6 +21,7 @@ from forgetkit.contracts import Inputs
 from forgetkit.errors import ConfigError, RecordError, RunDirectoryError
 from forgetkit.record import read_sealed, write_sealed
 from forgetkit.seeding import global_state
+from forgetkit.system.locking import locked
 
 _log = logging.getLogger("forgetkit")
 
@@ -219,7 +219,7 @@ class PrecisionTrial:
         note = self._note_of_this
         try:
             self.notes.mkdir(parents=True, exist_ok=True)
-            with FileLock(note.with_suffix(".lock")):
+            with locked(note.with_suffix(".lock"), math.inf, create=True):
                 noted = self._noted()
                 if noted is not None:
                     return noted, True
