@@ -170,7 +170,8 @@ class PrecisionTrial:
             try:
                 timed, earlier = self._found(model, count)
             except RuntimeError as error:  # a network that mixes dtypes by hand, or memory that is short
-                return "fp32", f"a step in bf16 could not be tried ({str(error).strip().splitlines()[0]})"
+                said = (str(error).strip() or type(error).__name__).splitlines()[0]
+                return "fp32", f"a step in bf16 could not be tried ({said})"
         when = f"an earlier trial; to hold another, delete {self._note_of_this}" if earlier else "a short trial"
         reason = f"a step in bf16 took {1 / timed.gain:.2f} times what it took in fp32, in {when}"
         return ("bf16" if timed.gain >= _FASTER else "fp32"), reason
