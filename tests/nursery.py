@@ -90,8 +90,8 @@ def carry_out(asked, streams):
     signal.signal(signal.SIGINT, signal.default_int_handler)
     # Python's own streams remember what kind of files stood behind them.
     encoding = asked["env"].get("PYTHONIOENCODING")
-    sys.stdout = os.fdopen(1, "w", encoding=encoding, closefd=False)
-    sys.stderr = os.fdopen(2, "w", encoding=encoding, closefd=False, buffering=1)
+    sys.stdout = sys.__stdout__ = os.fdopen(1, "w", encoding=encoding, closefd=False)
+    sys.stderr = sys.__stderr__ = os.fdopen(2, "w", encoding=encoding, closefd=False, buffering=1)
     sys.argv[1:] = asked["words"]
     if "before" in asked:
         module, function, arguments = asked["before"]

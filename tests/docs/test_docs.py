@@ -196,6 +196,33 @@ def test_every_component_and_option_is_documented() -> None:
             assert f"`{written}`" in text, f"option {option.name} of {offer.name} is not documented"
 
 
+PROMISES = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+NAMED = re.compile(r"`(?:python\s)?([\w/-]+\.py)\b[^`]*`")
+
+
+def promises() -> list[str]:
+    """Each row of a table, item of a list and paragraph that promises something."""
+    found = []
+    for section in PROMISES.partition("\n## Measured")[0].split("\n## ")[1:]:
+        for block in section.split("\n\n")[1:]:
+            lines = block.strip()
+            found += lines.splitlines()[2:] if lines.startswith("|") else re.split(r"\n(?=- )", lines)
+    return found
+
+
+def test_each_promise_names_its_tests() -> None:
+    assert len(promises()) > 30
+    assert [promise for promise in promises() if not NAMED.search(promise)] == []
+
+
+def test_the_tests_that_promises_name_exist() -> None:
+    names = set(NAMED.findall(PROMISES))
+    assert len(names) > 30
+    for name in names:
+        beside = [ROOT / "tests" / name, ROOT / name, *(ROOT / "tests").rglob(name)]
+        assert any(file.is_file() for file in beside), f"the page on reliability names {name}, which is not there"
+
+
 def test_links_lead_somewhere() -> None:
     for page in PAGES:
         for target in re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text(encoding="utf-8")):

@@ -15,11 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from forgetkit import alma, config, record, registry
+from forgetkit import alma, config, registry
 from forgetkit.ablate.pool import Pool
 from forgetkit.ablate.work import Ended, Task, carry_out
 from forgetkit.errors import RunDirectoryError, RunInUseError
 from forgetkit.record import RunDirectory
+from forgetkit.system import locking
 
 HOLD = """
 import dataclasses, pathlib, time, forgetkit
@@ -120,7 +121,7 @@ def test_one_at_a_time(tmp_path):
 
 def test_a_lock_on_a_manifest_that_was_replaced_is_none(tmp_path, monkeypatch):
     """A copy takes the place of the manifest between our opening it and our locking it."""
-    run, lock, descriptors = RunDirectory.create(tmp_path, "r", {}), record.lock._lock, []
+    run, lock, descriptors = RunDirectory.create(tmp_path, "r", {}), locking._lock, []
 
     def late(descriptor):
         if not descriptors:
@@ -131,7 +132,7 @@ def test_a_lock_on_a_manifest_that_was_replaced_is_none(tmp_path, monkeypatch):
         descriptors.append(descriptor)
         return lock(descriptor)
 
-    monkeypatch.setattr(record.lock, "_lock", late)
+    monkeypatch.setattr(locking, "_lock", late)
     with run.held():
         assert len(descriptors) == 2
         assert os.path.samestat(os.fstat(descriptors[1]), (run.path / "manifest.json").stat())
@@ -168,7 +169,7 @@ def test_a_file_system_without_locks(tmp_path, monkeypatch):
     def refuse(descriptor):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
-    monkeypatch.setattr(record.lock, "_lock", refuse)
+    monkeypatch.setattr(locking, "_lock", refuse)
     with pytest.raises(RunDirectoryError, match=r"manifest.json cannot be locked: No locks available"):
         run.held().__enter__()
 

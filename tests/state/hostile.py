@@ -118,6 +118,7 @@ HOSTILE: Mapping[str, Callable[[], AbstractContextManager[Any]]] = {
     "anomaly": partial(torch.autograd.set_detect_anomaly, True),
     "flush-denormal": partial(set_and_reset, torch.set_flush_denormal, True, False),
     "no-mkldnn": partial(attribute, torch.backends.mkldnn, "enabled", False),
+    "cudnn": partial(attribute, torch.backends.cudnn, "benchmark", True),
     "no-nnpack": partial(torch.backends.nnpack.flags, enabled=False),
     "math-attention": partial(torch.nn.attention.sdpa_kernel, torch.nn.attention.SDPBackend.MATH),
     "saved-tensors": partial(torch.autograd.graph.saved_tensors_hooks, _halved, lambda tensor: tensor),

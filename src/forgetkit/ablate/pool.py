@@ -21,14 +21,12 @@ import logging
 import os
 import re
 import shutil
-import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-from filelock import FileLock, Timeout
 
 from forgetkit.ablate.outcome import Outcome, Outcomes, Status
 from forgetkit.analysis import answers
@@ -36,14 +34,13 @@ from forgetkit.analysis.answers import Kept
 from forgetkit.contracts import Keep
 from forgetkit.errors import RecordError, RunDirectoryError, RunInUseError
 from forgetkit.record import RunDirectory, own_folder, read_sealed, result_from, write_sealed
-from forgetkit.system import regular
+from forgetkit.system import abandoned, regular
+from forgetkit.system.locking import locked
 
 SCHEMA = 2
 _SHORT = 16
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _AGAIN = "forgetkit ablate makes it again"
-_ABANDONED = 24 * 3600
-"""Seconds after which nobody is still writing a file of a few lines."""
 _log = logging.getLogger("forgetkit")
 
 
@@ -90,12 +87,12 @@ class Pool:
         """Where the run of a cell is recorded."""
         return own_folder(self.path / "cells") / digest[:_SHORT]
 
-    def lock(self, digest: str) -> FileLock:
-        """Held while a cell is carried out; the system lets go of it when its holder dies."""
+    def lock(self, digest: str, wait: float = 0.0) -> AbstractContextManager[bool]:
+        """Held while a cell is carried out; entering says whether this process has it, after ``wait`` seconds."""
         path = self._folder("cells") / f"{digest[:_SHORT]}.lock"
         if path.is_dir() or path.is_symlink():
             _take_away(path)
-        return FileLock(path)
+        return locked(path, wait, create=True)
 
     def find(self, digest: str) -> Found:
         """What became of a cell so far. Changes nothing."""
@@ -133,14 +130,10 @@ class Pool:
     def _in_hand(self, digest: str) -> bool:
         """Whether a process carries the cell out, so that what it has not written yet is no damage."""
         path = own_folder(self.path / "cells") / f"{digest[:_SHORT]}.lock"
-        if not path.is_file():
-            return False
         try:
-            with FileLock(path, timeout=0):
-                return False
-        except Timeout:
-            return True
-        except OSError:  # a folder that may not be written to has nobody at work
+            with locked(path) as is_free:
+                return not is_free
+        except OSError:  # nobody is at work without the file, nor in a folder that may not be written to
             return False
 
     def seal(self, digest: str) -> None:
@@ -207,15 +200,9 @@ class Pool:
                 file.unlink()
 
     def sweep(self) -> None:
-        """Take away what killed processes left half written beside the cells and the notes of grids.
-
-        By its age alone: whether a process of another machine is still there, nobody here can say.
-        """
-        folders = (own_folder(self.path / name) for name in ("cells", "grids"))
-        for file in itertools.chain.from_iterable(folder.glob(".*.tmp") for folder in folders):
-            with contextlib.suppress(OSError):
-                if time.time() - file.lstat().st_mtime > _ABANDONED:
-                    file.unlink()
+        """Remove what killed processes left half written beside the cells and the notes of grids, by its age."""
+        for name in ("cells", "grids"):
+            abandoned.remove(own_folder(self.path / name).glob(".*.tmp"))
 
     def name_for(self, note: Note, stem: str) -> str:
         """``stem``, or the first of ``stem-2``, ``stem-3`` that no other question has."""

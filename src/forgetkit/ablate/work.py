@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import Timeout
 
 from forgetkit import api, config, registry
 from forgetkit.ablate.outcome import Status
@@ -82,13 +82,11 @@ def _still_fit(device: str) -> bool:
 def _in_turn(task: Task, halt: Halt) -> Ended | None:
     pool = Pool(Path(task.folder))
     with contextlib.ExitStack() as held:
-        lock = pool.lock(task.digest)
         try:
-            held.enter_context(lock.acquire(timeout=-1 if task.patient else 0))
-        except Timeout:
-            return None
+            if not held.enter_context(pool.lock(task.digest, math.inf if task.patient else 0.0)):
+                return None
         except OSError as error:
-            raise RecordError(f"cannot write {lock.lock_file}: {error.strerror}") from error
+            raise RecordError(f"cannot lock {pool.directory(task.digest)}: {error.strerror}") from error
         found = pool.find(task.digest)
         if found.status in ("completed", "diverged") or found.failed_at not in (0, task.failed_at):
             return Ended(found.status, found.reason)

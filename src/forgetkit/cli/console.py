@@ -10,7 +10,7 @@ import os
 import sys
 import unicodedata
 from collections.abc import Iterator, Mapping
-from typing import IO, Any, TextIO
+from typing import Any, TextIO
 
 from rich import console
 from rich.segment import Segment
@@ -63,14 +63,9 @@ class Console(console.Console):
         whole = text if self.soft_wrap else layout.folded(text, self.width)
         self.print(Text(whole, style), soft_wrap=True)
 
-    def on_broken_pipe(self) -> None:
-        """Say no more."""
-        self.quiet = True
-        silence(self.file)
-
 
 class _Stream(io.FileIO):
-    """A standard stream that goes silent where it cannot be written, as on a full disk; a reader that left is told."""
+    """A standard stream that goes silent if it cannot be written: its reader has left, or the disk is full."""
 
     failure: OSError | None = None
 
@@ -78,10 +73,9 @@ class _Stream(io.FileIO):
         """All of it, as far as the writer is to know."""
         try:
             return super().write(text)
-        except (BrokenPipeError, BlockingIOError):
-            raise
         except OSError as error:
-            self.failure = error
+            if not isinstance(error, BrokenPipeError):  # who leaves early wants no more
+                self.failure = error
             return memoryview(text).nbytes
 
 
@@ -162,17 +156,7 @@ class WarningLines(logging.Handler):
 
 
 def _print(text: str, stream: TextIO) -> None:
-    try:
-        print(text, end="", file=stream, flush=True)
-    except BrokenPipeError:
-        silence(stream)
-
-
-def silence(stream: IO[str]) -> None:
-    """Let what is still to come go nowhere: else the interpreter complains when it flushes at the end."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, stream.fileno())
-    os.close(nowhere)
+    print(text, end="", file=stream, flush=True)
 
 
 def say_at_once(line: str) -> None:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from filelock import FileLock
 from torch import nn
 from torch.nn.functional import cross_entropy
 
@@ -22,6 +21,7 @@ from forgetkit.contracts import Inputs
 from forgetkit.errors import ConfigError, RecordError, RunDirectoryError
 from forgetkit.record import read_sealed, write_sealed
 from forgetkit.seeding import global_state
+from forgetkit.system.locking import locked
 
 _log = logging.getLogger("forgetkit")
 
@@ -170,7 +170,8 @@ class PrecisionTrial:
             try:
                 timed, earlier = self._found(model, count)
             except RuntimeError as error:  # a network that mixes dtypes by hand, or memory that is short
-                return "fp32", f"a step in bf16 could not be tried ({str(error).strip().splitlines()[0]})"
+                said = (str(error).strip() or type(error).__name__).splitlines()[0]
+                return "fp32", f"a step in bf16 could not be tried ({said})"
         when = f"an earlier trial; to hold another, delete {self._note_of_this}" if earlier else "a short trial"
         reason = f"a step in bf16 took {1 / timed.gain:.2f} times what it took in fp32, in {when}"
         return ("bf16" if timed.gain >= _FASTER else "fp32"), reason
@@ -219,7 +220,7 @@ class PrecisionTrial:
         note = self._note_of_this
         try:
             self.notes.mkdir(parents=True, exist_ok=True)
-            with FileLock(note.with_suffix(".lock")):
+            with locked(note.with_suffix(".lock"), math.inf, create=True):
                 noted = self._noted()
                 if noted is not None:
                     return noted, True

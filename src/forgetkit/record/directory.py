@@ -341,22 +341,16 @@ class RunDirectory:
 
     def _require_its_own_files(self) -> None:
         """Nothing may be written through a link, nor would writing help where a folder stands in place of a file."""
-        checkpoints = self._checkpoints
-        if checkpoints.exists() and not checkpoints.is_dir():
-            raise RunDirectoryError(f"{checkpoints} is no folder of this run: take it away, or put the folder back")
-        for file in (self.path / name for name in ("manifest.json", "events.jsonl")):
-            if file.is_symlink():
-                raise RunDirectoryError(f"{file} is a link, and forgetkit writes through none: put the file back")
-        ours = [self.path / name for name in ("manifest.json", "events.jsonl", "result.json")]
-        for file in (
-            *ours,
-            *self._all(_MODEL),
-            *self._all(_MASKS),
-            *self._all(_STATE),
-            *self._checkpoints.glob("resume-row-*.json"),
-        ):
-            if file.exists() and not file.is_file():
-                raise RunDirectoryError(f"{file} is no file: take it away")
+        folder, ours = (
+            self._checkpoints,
+            [self.path / name for name in ("manifest.json", "events.jsonl", "result.json")],
+        )
+        if folder.exists() and not folder.is_dir():
+            raise RunDirectoryError(f"{folder} is no folder of this run: take it away, or put the folder back")
+        links = [file for file in ours[:2] if file.is_symlink()]
+        others = (file for file in (*ours, *folder.glob("*.pt"), *folder.glob("*.json")) if file.exists())
+        for file in (*links, *(file for file in others if not file.is_file())):
+            raise RunDirectoryError(f"{file} is no file of this run: take it away, or put the file back")
 
     @property
     def _checkpoints(self) -> Path:

@@ -8,7 +8,6 @@ import os
 import platform
 import shlex
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -17,10 +16,11 @@ from typing import Any
 
 from forgetkit.errors import RecordError, RunDirectoryError, RunInUseError
 from forgetkit.record.files import read_sealed, write_sealed
-from forgetkit.system import regular
+from forgetkit.system.locking import locked
 
 LOCKED, HOLDER = "manifest.json", "run.holder.json"
-_PATIENCE, _PAUSE = 0.3, 0.02
+_REMEDY = "make it writable, or resume a copy of it"
+_PATIENCE = 0.3
 """Seconds: a process that has just taken the lock writes its name, and one that leaves needs a moment to go."""
 _SHOWN = 80
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -38,66 +38,22 @@ def held(folder: Path) -> Iterator[None]:
         RunInUseError: Another process holds the run; the message names it.
         RunDirectoryError: The manifest is missing or no file, or the folder is read-only.
     """
-    descriptor = _locked(folder)
-    try:
-        _write_holder(folder)
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            (folder / HOLDER).unlink()
-        os.close(descriptor)
-
-
-def _locked(folder: Path) -> int:
-    """A descriptor of the manifest that holds its lock."""
-    path, until = folder / LOCKED, time.monotonic() + _PATIENCE
-    while True:
-        with contextlib.ExitStack() as opened:
-            try:
-                descriptor = regular.opener(str(path), os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
-                opened.callback(os.close, descriptor)
-                locked = _lock(descriptor)
-            except FileNotFoundError as error:
-                raise RunDirectoryError(f"{folder} holds no {LOCKED}, so it is not the directory of a run") from error
-            except OSError as error:  # a file system without locks, too
-                raise RunDirectoryError(f"{path} cannot be locked: {error.strerror}") from error
-            if locked and _is_named(path, descriptor):
-                opened.pop_all()
-                return descriptor
-        if time.monotonic() > until:
+    path = folder / LOCKED
+    with contextlib.ExitStack() as lock:
+        try:
+            holds = lock.enter_context(locked(path, _PATIENCE))
+        except FileNotFoundError as error:
+            raise RunDirectoryError(f"{folder} holds no {LOCKED}, so it is not the directory of a run") from error
+        except OSError as error:  # a file system without locks, too
+            raise RunDirectoryError(f"{path} cannot be locked: {error.strerror}; {_REMEDY}") from error
+        if not holds:
             raise RunInUseError(f"{folder} is in use by {_holder(folder)}: wait for it or stop it")
-        time.sleep(_PAUSE)
-
-
-if sys.platform == "win32":
-    import msvcrt
-
-    def _lock(descriptor: int) -> bool:
-        """Take the lock of an open file if no process has it: of one byte far behind its end, so that all can read."""
-        os.lseek(descriptor, 1 << 30, os.SEEK_SET)
         try:
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-        except OSError:
-            return False
-        return True
-else:
-    import fcntl
-
-    def _lock(descriptor: int) -> bool:
-        """Take the lock of an open file if no process has it."""
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
-
-
-def _is_named(path: Path, descriptor: int) -> bool:
-    """Whether the name still leads to the file that is locked: a copy may have been put in its place."""
-    try:
-        return os.path.samestat(path.lstat(), os.fstat(descriptor))
-    except OSError:
-        return False
+            _write_holder(folder)
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                (folder / HOLDER).unlink()
 
 
 def _write_holder(folder: Path) -> None:
@@ -107,9 +63,7 @@ def _write_holder(folder: Path) -> None:
         cause = error.__cause__
         if not isinstance(cause, OSError) or cause.errno not in _FORBIDDEN:  # a full disk is nobody's mistake
             raise
-        raise RunDirectoryError(
-            f"{folder} may not be written to ({cause.strerror}): make it writable, or resume a copy of it"
-        ) from error
+        raise RunDirectoryError(f"{folder} may not be written to ({cause.strerror}): {_REMEDY}") from error
 
 
 def _this_process() -> dict[str, Any]:

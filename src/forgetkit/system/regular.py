@@ -11,7 +11,7 @@ from typing import BinaryIO
 _AT_ONCE = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
 
 
-def opened(path: Path) -> BinaryIO:
+def opened(path: Path | str) -> BinaryIO:
     """A file to read; ``OSError`` where it is none or cannot be opened, or its name holds a null character.
 
     To open a pipe would wait until somebody writes to it, and a device may have no end: both are refused.

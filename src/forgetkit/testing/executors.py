@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import math
 import os
 import tempfile
 import time
@@ -13,10 +14,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from forgetkit.contracts import Lost
 from forgetkit.errors import RecordError
+from forgetkit.system.locking import locked
 from forgetkit.testing.common import Case
 from forgetkit.testing.promise import Broken, NotApplicable, Promise, stated
 
@@ -61,7 +61,7 @@ def linger(task: Mapping[str, Any]) -> int:
 
 def _hold(folder: Path, seed: int) -> None:
     until = time.monotonic() + _LINGERS
-    with FileLock(folder / str(seed)):
+    with locked(folder / str(seed), math.inf, create=True):
         while folder.exists() and time.monotonic() < until:
             time.sleep(0.01)
 
@@ -196,11 +196,9 @@ def closes(case: ExecutorCase) -> None:
         under_way.close()
         time.sleep(_BEGINS)
         for task in tasks(3):
-            try:
-                with FileLock(Path(folder, str(task["seed"])), timeout=0):
-                    pass
-            except Timeout as held:
-                raise Broken("a task goes on after close()") from held
+            with locked(Path(folder, str(task["seed"])), create=True) as is_free:
+                if not is_free:
+                    raise Broken("a task goes on after close()")
 
 
 def leaves_settings(case: ExecutorCase) -> None:

@@ -10,12 +10,11 @@ import os
 import pickle
 import re
 import signal
-import stat
 import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +22,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from forgetkit.builtin.datasets._formats import PROGRAMS, register_decoders
 from forgetkit.errors import DataError
+from forgetkit.system import regular
 
 Pixels = NDArray[np.uint8]
 
@@ -128,8 +128,7 @@ def decode(path: str, look: Look) -> tuple[Pixels, list[str]]:
     """
     notes: list[str] = []
     try:
-        _require_content(path)
-        with Image.open(path) as image:
+        with regular.opened(path) as file, Image.open(_filled(file)) as image:
             if image.format in PROGRAMS:
                 raise ValueError(f"{image.format} is a program, which is not run")
             if _has_frames(image):
@@ -148,12 +147,10 @@ def decode(path: str, look: Look) -> tuple[Pixels, list[str]]:
     return array[np.newaxis] if look.grey else array.transpose(2, 0, 1), notes
 
 
-def _require_content(path: str) -> None:
-    status = os.stat(path)  # noqa: PTH116 - a Path costs more than the call
-    if not stat.S_ISREG(status.st_mode):
-        raise ValueError("it is no file but a folder, a pipe, a socket or a device")
-    if not status.st_size:
+def _filled(file: BinaryIO) -> BinaryIO:
+    if not os.fstat(file.fileno()).st_size:
         raise ValueError("the file is empty")
+    return file
 
 
 def _has_frames(image: Image.Image) -> bool:

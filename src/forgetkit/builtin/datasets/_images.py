@@ -230,34 +230,24 @@ class _Pixels:
 
     def _read(self, entry: Path) -> tuple[dict[str, NDArray[np.uint8]], _Report] | None:
         """What is in ``entry``, or None if it is missing or damaged: a pixel that is another one is seen."""
-        pixels: dict[str, NDArray[np.uint8]] = {}
+        file, pixels = entry, dict[str, NDArray[np.uint8]]()
         try:
             sums = json.loads(regular.content(entry / _CHECKSUMS))
-            written = regular.content(entry / _REPORT)
-            report = _Report.from_json(written)
-            if zlib.crc32(written) != sums[_REPORT]:
+            report = _Report.from_json(regular.content(entry / _REPORT))
+            whole = _checksum(entry / _REPORT) == sums[_REPORT]
+            for part in self.parts:
+                file = entry / f"{part}.npy"
+                whole &= _checksum(file) == sums[file.name]
+                array = pixels[part] = np.load(file, mmap_mode="r", allow_pickle=False)
+                whole &= array.shape == self._shape(part, len(report.bad.get(part, {}))) and array.dtype == np.uint8
+        except Exception as error:  # whatever a damaged file raises, the images can be decoded again
+            if not isinstance(error, OSError) or error.errno != errno.ENOMEM:
                 return None
-        except Exception:  # noqa: BLE001 - whatever a damaged file raises, the images can be decoded again
-            return None
-        for part in self.parts:
-            file = entry / f"{part}.npy"
-            try:
-                if _checksum(file) != sums[file.name]:
-                    return None
-                array = np.load(file, mmap_mode="r", allow_pickle=False)
-            except OSError as error:
-                if error.errno != errno.ENOMEM:
-                    return None
-                raise DataError(
-                    f"{file} cannot be mapped, for want of address space ({reason_of(error)}): raise the limit "
-                    "(ulimit -v) by the size of that file, or limit memory by a control group or ulimit -d instead"
-                ) from error
-            except Exception:  # noqa: BLE001 - whatever a damaged file raises, the images can be decoded again
-                return None
-            if array.shape != self._shape(part, len(report.bad.get(part, {}))) or array.dtype != np.uint8:
-                return None
-            pixels[part] = array
-        return pixels, report
+            raise DataError(
+                f"{file} cannot be mapped, for want of address space ({reason_of(error)}): raise the limit "
+                "(ulimit -v) by the size of that file, or limit memory by a control group or ulimit -d instead"
+            ) from error
+        return (pixels, report) if whole else None
 
     def _fill(self, entry: Path, context: LoadContext) -> None:
         """Decode every image beside ``entry``, then move the finished directory there."""

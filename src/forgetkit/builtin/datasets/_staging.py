@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_ABANDONED = 24 * 3600
-"""Seconds without a change after which the process that made a folder has died: one that works writes more often."""
+from forgetkit.system import abandoned
 
 
 @contextmanager
@@ -21,15 +18,6 @@ def staging(parent: Path, prefix: str) -> Iterator[Path]:
         parent: Where the finished files belong, so that they can be moved there at once.
         prefix: What the names of such folders begin with.
     """
-    for left in parent.glob(f"{prefix}*"):
-        if not left.is_symlink() and time.time() - _last_change(left) > _ABANDONED:
-            shutil.rmtree(left, ignore_errors=True)
+    abandoned.remove(parent.glob(f"{prefix}*"))
     with tempfile.TemporaryDirectory(prefix=prefix, dir=parent) as folder:
         yield Path(folder)
-
-
-def _last_change(folder: Path) -> float:
-    try:
-        return max(path.lstat().st_mtime for path in (folder, *folder.rglob("*")))
-    except OSError:  # somebody takes it away already
-        return time.time()
