@@ -25,8 +25,10 @@ _WORDS = (
     "Cannot allocate memory",
     "CUDA out of memory",
     "std::bad_alloc",
+    "Storage size calculation overflowed",
+    "numel: integer multiplication overflow",
 )
-"""What torch and the C++ libraries say in a plain RuntimeError where there was no memory left."""
+"""What torch and the C++ libraries say in a plain RuntimeError where there was no memory left, or never could be."""
 
 
 def left(device: torch.device | None = None) -> int | None:
