@@ -175,13 +175,14 @@ def _bounded(who: str) -> Iterator[None]:
         if count > _MOST_TENSORS:
             raise ConfigError(f"{who} has more than {_MOST_TENSORS:,} layers with parameters: choose a smaller depth")
         if left is not None and size > left:
-            raise ShortOfMemoryError(f"its parameters take more than {size / 2**30:,.1f} GiB")
+            raise MemoryError
 
     handle = register_module_parameter_registration_hook(add)
     try:
-        with short_of_memory_is_said():
-            yield
-    except ShortOfMemoryError as error:
+        yield
+    except Exception as error:
+        if memory.shortage(error) is None:
+            raise
         room = "" if left is None else f" ({left / 2**30:.1f} GiB left)"
         raise ConfigError(f"{who} does not fit into memory{room}: choose smaller options for it") from error
     finally:
