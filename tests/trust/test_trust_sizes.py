@@ -80,3 +80,8 @@ def test_too_little_disk_for_events_asks_for_fewer_epochs(cli, option, monkeypat
     monkeypatch.setattr("forgetkit.alma._anytime", stopped)
     cli("run", *TINY, "--model", "mlp:width=8", "--threads", "1", f"--{option}", "1000000000000")
     assert caplog.messages[-1].endswith(f": make room, or give fewer --{option}")
+
+
+def test_threads_that_no_machine_has_are_refused_once_for_all_runs(cli, tmp_path):
+    said = cli("analyze", tmp_path, "calibration", "--threads", HUGE)
+    assert (said.status, said.err) == (2, f"forgetkit: --threads {HUGE}: at most 1024\n")
