@@ -27,6 +27,15 @@ def disk_bytes(learner: Learner) -> int:
 
     What interventions keep is counted once they have begun.
     """
+    return _bytes_without_events(learner) + _bytes_of_events(learner)
+
+
+def _bytes_of_events(learner: Learner) -> int:
+    session = learner.session
+    return _EPOCH * sum(session.epochs(index).count for index in range(1, session.plan.config.mega_batches + 1))
+
+
+def _bytes_without_events(learner: Learner) -> int:
     session, config = learner.session, learner.session.plan.config
     model = _bytes(learner.model.state_dict())
     state = _bytes(learner.state()) + 8 * max(session.sizes)  # a number for each sample that replay keeps
@@ -39,8 +48,7 @@ def disk_bytes(learner: Learner) -> int:
     masks = (
         (config.mega_batches - 1) * (learner.parameters // 8 + layers * _TENSOR) if config.keep_masks == "all" else 0
     )
-    epochs = sum(session.epochs(index).count for index in range(1, config.mega_batches + 1))
-    return models * model + masks + _STATES * state + config.mega_batches * (_ROW + _LAYER * layers) + epochs * _EPOCH
+    return models * model + masks + _STATES * state + config.mega_batches * (_ROW + _LAYER * layers)
 
 
 def warn_where_short(learner: Learner, folder: Path) -> None:
@@ -56,13 +64,15 @@ def warn_where_short(learner: Learner, folder: Path) -> None:
         there = sum(file.stat().st_size for file in folder.rglob("*")) if (folder / "manifest.json").exists() else 0
     except OSError:
         return
-    needed = disk_bytes(learner) - there
+    needed, events = disk_bytes(learner) - there, _bytes_of_events(learner)
     if free < needed:
+        epochs = "--epochs" if learner.session.plan.config.samples is None else "--samples"
         _log.warning(
-            "%s has room for %.1f MiB, the run takes about %.1f: make room, or keep fewer models (--keep-models last)",
+            "%s has room for %.1f MiB, the run takes about %.1f: make room, or %s",
             place,
             free / 2**20,
             needed / 2**20,
+            f"give fewer {epochs}" if events > needed - events else "keep fewer models (--keep-models last)",
         )
 
 

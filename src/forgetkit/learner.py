@@ -25,7 +25,7 @@ from forgetkit.contracts import (
     Settled,
     Unlearned,
 )
-from forgetkit.errors import ComponentError, DivergedError
+from forgetkit.errors import ComponentError, ConfigError, DivergedError
 from forgetkit.forgetting.guard import hooks_on
 from forgetkit.forgetting.statistics import tracking
 from forgetkit.learn import Rate, Schedule, Underway
@@ -34,6 +34,7 @@ from forgetkit.session import Session, use_threads
 from forgetkit.stream import Excerpt, Ledger, Pool, Revealed, Stream
 from forgetkit.stream.batches import Offered
 from forgetkit.stream.stream import ROLES
+from forgetkit.system import memory
 from forgetkit.system.torch_settings import settings_restored
 
 _REPEATS = "let the builder draw from the global random state, and give weights apart from it with --init FILE"
@@ -114,6 +115,7 @@ class Learner:
         model = learn.network(plan.model, inputs, session.seeds, plan.init)
         form = learn.memory_format(config.memory_format, model, inputs, session.device)
         model = learn.arranged(model, form, session.device)
+        _require_memory(model, config, session.device)
         optimizer = _optimizer(model, config)
         # A criterion or a method that must watch the training acts in it, after those that were asked for.
         asked: list[Any] = [*plan.interventions, plan.importance, plan.reinit]
@@ -494,6 +496,19 @@ def _settled(session: Session, seen: Pool) -> tuple[Session, tuple[Settled, ...]
     precision, reason = trial.verdict()
     told = () if reason is None else (Settled("precision", precision, reason),)
     return session.settled({"memory_format": form, "precision": precision, "threads": threads}), told
+
+
+def _require_memory(model: nn.Module, config: RunConfig, device: torch.device) -> None:
+    """Raise ``ConfigError`` if gradients and optimizer state, which the first step allocates, do not fit."""
+    slots = 2 if config.optimizer == "adamw" else int(config.momentum > 0)
+    needed = (1 + slots) * sum(p.nbytes for p in model.parameters() if p.requires_grad)
+    left = memory.left(device)
+    if left is not None and needed > left:
+        raise ConfigError(
+            f"--model {config.model} does not fit into memory: its gradients and the state of --optimizer "
+            f"{config.optimizer} take {needed / 2**30:,.1f} GiB, {left / 2**30:.1f} are left: choose smaller options "
+            "for it"
+        )
 
 
 def _optimizer(model: nn.Module, config: RunConfig) -> torch.optim.Optimizer:

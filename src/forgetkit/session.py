@@ -101,7 +101,7 @@ class Session:
 
         source, context = config.dataset, contracts.LoadContext(cache, progress, plan.offline)
         with settings_restored(f"the data set {source}"):
-            clean = data or stream.check_data(plan.dataset.load(context), source)
+            clean = data or stream.load_data(plan.dataset, source, context)
         data = clean
         if config.augment not in ("auto", "none") and data.train.inputs.ndim != 4:
             raise DataError(f"--augment {config.augment}: {source} holds features, not images; use --augment none")

@@ -246,6 +246,7 @@ class _Asking:
 def _questions(given: Mapping[str, Any], offers: Registry) -> list[Question]:
     """Those that are named, and with ``--all`` every other that there is."""
     from forgetkit.analysis.asking import Question, require_apart
+    from forgetkit.contracts import MOST_THREADS
 
     names, seed, mega_batch = given["names"] or [], given["seed"] or 0, given["mega_batch"]
     if not names and not given["all"]:
@@ -254,6 +255,8 @@ def _questions(given: Mapping[str, Any], offers: Registry) -> list[Question]:
         raise OptionError(f"--as {given['label']} is the name of one answer: ask one analysis")
     if seed < 0:
         raise OptionError(f"--seed {seed}: a seed is 0 or more")
+    if (threads := given["threads"]) is not None and threads > MOST_THREADS:
+        raise OptionError(f"--threads {threads}: at most {MOST_THREADS}")
     names = list(dict.fromkeys(names))
     made = [Question.of(offers, name, label=given["label"], seed=seed, mega_batch=mega_batch) for name in names]
     if given["all"]:

@@ -90,7 +90,7 @@ def _examined(
         view.notify(Preparing(what, done, total))
 
     with view.following():
-        data = stream.check_data(source.load(LoadContext(api.cache_folder(), progress)), name)
+        data = stream.load_data(source, name, LoadContext(api.cache_folder(), progress))
         content = overview(data, _cut(data, wanted))
         drawn = None if sheet is None else picture(data)
     if sheet is not None and drawn is not None:

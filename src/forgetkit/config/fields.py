@@ -65,6 +65,9 @@ KIND_OF = {
     "model": "models",
 }
 
+MOST = 2**63 - 1
+"""The largest count: what a machine's integer holds."""
+
 _LONGEST = 200
 """Bytes of a name that leave room for what is added to it, where a file system takes 255."""
 
@@ -140,35 +143,35 @@ class RunConfig(BaseModel):
     score_transform: Annotated[Mode, Field(description="score on samples as they are, or augmented as for training")] = "eval"  # fmt: skip
     score_mode: Annotated[Mode, Field(description="the network's mode while it is scored")] = "eval"
     score_params: Annotated[Scope, Field(description="which parameters are scored, and can be selected")] = "all"
-    score_batch: Annotated[int, Field(ge=1, description="samples per batch while scoring")] = 256
+    score_batch: Annotated[int, Field(ge=1, le=MOST, description="samples per batch while scoring")] = 256
     optimizer_state: Annotated[OptimizerState, Field(description="the optimizer's memory at a forgetting: zero what was reset, keep all, or start afresh (with any method)")] = "zero"  # fmt: skip
     bn_stats: Annotated[BnStats, Field(description="running statistics after a forgetting; recalibrate: measured again on all the scoring samples offered")] = "keep"  # fmt: skip
 
     dataset: Annotated[str, Field(description="where samples come from, a SPEC like folder:path=photos,size=32")] = "digits"  # fmt: skip
     model: Annotated[str, Field(description="the network, a SPEC like resnet18 or import:package.module:callable")] = "convnet"  # fmt: skip
     init: Annotated[str | None, BeforeValidator(_none), BeforeValidator(_text), AfterValidator(_path), Field(description="weights that the network begins with: a file with its state_dict(), written by torch.save")] = None  # fmt: skip
-    mega_batches: Annotated[int, Field(ge=1, description="in how many parts the training set arrives")] = 8
+    mega_batches: Annotated[int, Field(ge=1, le=MOST, description="in how many parts the training set arrives")] = 8
     split: Annotated[Split, Field(description="cut the training set at random, or in its own order")] = "random"
     val_fraction: Annotated[float, Field(ge=0, lt=1, description="share of each mega-batch set apart for validation")] = 0.1  # fmt: skip
     val_transform: Annotated[Mode, Field(description="validate on samples as they are, or augmented as for training")] = "eval"  # fmt: skip
     augment: Annotated[Literal["auto", "none", "flip", "crop", "crop-flip"], Field(description="random flip and crop of training images; auto is what suits the data set")] = "auto"  # fmt: skip
-    shots: Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(_none), Field(description="train on that many samples of each class, drawn at random (default: on all)")] = None  # fmt: skip
+    shots: Annotated[Annotated[int, Field(ge=1, le=MOST)] | None, BeforeValidator(_none), Field(description="train on that many samples of each class, drawn at random (default: on all)")] = None  # fmt: skip
     label_noise: Annotated[float, Field(ge=0, le=1, description="probability with which a training label is redrawn")] = 0.0  # fmt: skip
     label_noise_draw: Annotated[NoiseDraw, Field(description="redraw from any class, the true one included, or from the others")] = "any"  # fmt: skip
     label_noise_val: Annotated[Literal["noisy", "clean"], Field(description="whether validation labels are noisy too")] = "noisy"  # fmt: skip
 
-    epochs: Annotated[int, Field(ge=1, description="epochs per mega-batch")] = 50
-    samples: Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(_none), Field(description="train on that many samples in each mega-batch, in place of --epochs: the last epoch is cut")] = None  # fmt: skip
-    batch_size: Annotated[int, Field(ge=1, description="samples per optimizer step")] = 64
+    epochs: Annotated[int, Field(ge=1, le=MOST, description="epochs per mega-batch")] = 50
+    samples: Annotated[Annotated[int, Field(ge=1, le=MOST)] | None, BeforeValidator(_none), Field(description="train on that many samples in each mega-batch, in place of --epochs: the last epoch is cut")] = None  # fmt: skip
+    batch_size: Annotated[int, Field(ge=1, le=MOST, description="samples per optimizer step")] = 64
     optimizer: Annotated[OptimizerName, Field(description="what makes the steps")] = "sgd"
     lr: Annotated[float | None, Field(gt=0, allow_inf_nan=False, description="learning rate at the start of each mega-batch (default: 0.1, with adamw 0.001)")] = None  # fmt: skip
     schedule: Annotated[ScheduleKind, Field(description="how the rate falls in each mega-batch: at milestones, as a cosine, not at all")] = "step"  # fmt: skip
-    milestones: Annotated[tuple[Annotated[int, Field(ge=1)], ...] | None, BeforeValidator(_listed), Field(description="epochs after which the learning rate is multiplied by gamma, like 20,40 (default: after 40 % and 80 % of the epochs or samples; none for a constant rate)")] = None  # fmt: skip
+    milestones: Annotated[tuple[Annotated[int, Field(ge=1, le=MOST)], ...] | None, BeforeValidator(_listed), Field(description="epochs after which the learning rate is multiplied by gamma, like 20,40 (default: after 40 % and 80 % of the epochs or samples; none for a constant rate)")] = None  # fmt: skip
     gamma: Annotated[float, Field(gt=0, le=1, description="factor on the learning rate at each milestone")] = 0.1
     momentum: Annotated[float, Field(ge=0, lt=1, description="momentum of SGD")] = 0.9
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False, description="weight decay, on all parameters")] = 1e-4  # fmt: skip
     carry: Annotated[Carry, Field(description="the weights that are judged, scored and carried on: of the last epoch, or of the best on validation")] = "last"  # fmt: skip
-    patience: Annotated[int, Field(ge=0, description="end a mega-batch after that many epochs without a better validation accuracy; 0: never")] = 0  # fmt: skip
+    patience: Annotated[int, Field(ge=0, le=MOST, description="end a mega-batch after that many epochs without a better validation accuracy; 0: never")] = 0  # fmt: skip
     min_delta: Annotated[float, Field(ge=0, lt=1, description="how much better counts, as a fraction of one")] = 0.0
 
     on_nan: Annotated[Literal["stop", "skip"], Field(description="a loss or gradient that is NaN or infinite: stop the run, or leave that step out")] = "stop"  # fmt: skip
@@ -190,7 +193,7 @@ class RunConfig(BaseModel):
     name: Annotated[str | None, AfterValidator(_plain), Field(description="name of the run's directory (default: made from time, method, data and seed)")] = None  # fmt: skip
     observers: Annotated[_Specs, Field(description="a listener to the run's events, a SPEC (repeatable)")] = ()
     checkpoint_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False, description="write a state to resume from once the last is older, within an epoch too")] = 60.0  # fmt: skip
-    checkpoint_epochs: Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(_none), Field(description="write one after every N epochs as well (default: by time alone)")] = None  # fmt: skip
+    checkpoint_epochs: Annotated[Annotated[int, Field(ge=1, le=MOST)] | None, BeforeValidator(_none), Field(description="write one after every N epochs as well (default: by time alone)")] = None  # fmt: skip
     keep_models: Annotated[Keep, Field(description="which of the models that were judged after each mega-batch are kept; states to resume from stay")] = "all"  # fmt: skip
     keep_masks: Annotated[Literal["all", "none"], Field(description="whether what each forgetting reset is kept, a bit for each entry, for forgetkit analyze")] = "all"  # fmt: skip
 

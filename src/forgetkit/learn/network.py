@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from forgetkit.contracts import Inputs, ModelBuilder, component_name, source_file
 from forgetkit.errors import ComponentError, ConfigError, ShortOfMemoryError
@@ -14,6 +16,7 @@ from forgetkit.forgetting.guard import called, place_of
 from forgetkit.record import InitialWeights
 from forgetkit.seeding import Seeds, global_state
 from forgetkit.stream.batches import Pool
+from forgetkit.system import memory
 from forgetkit.system.memory import short_of_memory_is_said
 from forgetkit.system.torch_settings import settings_restored
 
@@ -21,6 +24,9 @@ _OURS = ("forgetkit", "torch", "torchvision")
 
 _SHOWN = 3
 """Names in a message."""
+
+_MOST_TENSORS = 20_000
+"""Parameters of a network, each a tensor: the row of a mega-batch names them all and would take 12 MB."""
 
 
 class Normalize(nn.Module):
@@ -123,7 +129,7 @@ def built(builder: ModelBuilder, inputs: Inputs) -> nn.Module:
     Draws from the global random state. Raises ``ConfigError`` where it does not fit the data.
     """
     who = component_name(builder)
-    with called(f"the model {who}"):
+    with called(f"the model {who}"), _bounded(f"--model {who}"):
         model = builder.build(inputs, Normalize(inputs))
     if not isinstance(model, nn.Module):
         raise ComponentError(f"{who} built {type(model).__name__}, not a torch.nn.Module")
@@ -151,6 +157,36 @@ def built(builder: ModelBuilder, inputs: Inputs) -> nn.Module:
             f"{inputs.classes} classes need ({inputs.classes},)"
         )
     return model
+
+
+@contextmanager
+def _bounded(who: str) -> Iterator[None]:
+    """Raise ``ConfigError`` once the parameters of a network that is built inside are larger than memory.
+
+    Parameters are registered before values are drawn for them, and memory that holds no values takes no room.
+    """
+    left, count, size = memory.left(), 0, 0
+
+    def add(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        nonlocal count, size
+        if parameter is None or isinstance(parameter, nn.parameter.UninitializedParameter):
+            return
+        count, size = count + 1, size + parameter.nbytes
+        if count > _MOST_TENSORS:
+            raise ConfigError(f"{who} has more than {_MOST_TENSORS:,} layers with parameters: choose a smaller depth")
+        if left is not None and size > left:
+            raise MemoryError
+
+    handle = register_module_parameter_registration_hook(add)
+    try:
+        yield
+    except Exception as error:
+        if memory.shortage(error) is None:
+            raise
+        room = "" if left is None else f" ({left / 2**30:.1f} GiB left)"
+        raise ConfigError(f"{who} does not fit into memory{room}: choose smaller options for it") from error
+    finally:
+        handle.remove()
 
 
 def _with_file(who: str, model: nn.Module) -> str:

@@ -2,7 +2,7 @@
 
 from forgetkit.stream.audit import audit_classes, audit_samples, class_counts
 from forgetkit.stream.batches import Pool, epoch_batches
-from forgetkit.stream.check import check_data, content_digest
+from forgetkit.stream.check import check_data, content_digest, load_data
 from forgetkit.stream.ledger import Excerpt, Ledger
 from forgetkit.stream.partition import MegaBatch, digest, partition
 from forgetkit.stream.samples import few_shots, noisy
@@ -23,6 +23,7 @@ __all__ = [
     "digest",
     "epoch_batches",
     "few_shots",
+    "load_data",
     "noisy",
     "partition",
     "played",

@@ -9,11 +9,24 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from forgetkit.contracts import Augmentation, Data, Part
+from forgetkit.contracts import Augmentation, Data, DatasetSource, LoadContext, Part
 from forgetkit.errors import DataError
+from forgetkit.system.memory import shortage
 
 _AT_ONCE = 1 << 24
 """Bytes of samples that are looked at together."""
+
+
+def load_data(source: DatasetSource, name: str, context: LoadContext) -> Data:
+    """Load the data set ``name`` and check it; raise ``DataError`` if it is wrong or does not fit into memory."""
+    try:
+        data = source.load(context)
+    except Exception as error:
+        reason = shortage(error)
+        if reason is None:
+            raise
+        raise DataError(f"the data set {name} does not fit into memory ({reason}): choose smaller options") from error
+    return check_data(data, name)
 
 
 def check_data(data: Data, source: str) -> Data:

@@ -25,8 +25,14 @@ _WORDS = (
     "Cannot allocate memory",
     "CUDA out of memory",
     "std::bad_alloc",
+    "Storage size calculation overflowed",
+    "integer multiplication overflow",
+    "Overflow when unpacking long",
+    "too large to convert to C",
+    "array is too big",
+    "Maximum allowed ",
 )
-"""What torch and the C++ libraries say in a plain RuntimeError where there was no memory left."""
+"""What torch, numpy and the C++ libraries say in plain errors where there was no memory left, or never could be."""
 
 
 def left(device: torch.device | None = None) -> int | None:
@@ -101,16 +107,23 @@ def _text(path: Path) -> str:
         return ""
 
 
+def shortage(error: Exception) -> str | None:
+    """What an error says of memory that ran out, or of a size that no memory has; None if it says nothing of it."""
+    mapping = isinstance(error, OSError) and error.errno == errno.ENOMEM
+    if not (isinstance(error, MemoryError) or mapping or any(words in str(error) for words in _WORDS)):
+        return None
+    return str(error).strip().partition("\n")[0].rpartition("DefaultCPUAllocator: ")[2] or type(error).__name__
+
+
 @contextlib.contextmanager
 def short_of_memory_is_said() -> Iterator[None]:
     """Where memory runs out inside, ``ShortOfMemoryError`` says what helps."""
     try:
         yield
-    except (MemoryError, OSError, RuntimeError) as error:
-        mapping = isinstance(error, OSError) and error.errno == errno.ENOMEM
-        if not (isinstance(error, MemoryError) or mapping or any(words in str(error) for words in _WORDS)):
+    except (MemoryError, OSError, RuntimeError, ValueError, TypeError, OverflowError) as error:
+        said = shortage(error)
+        if said is None:
             raise
-        said = str(error).strip().partition("\n")[0].rpartition("DefaultCPUAllocator: ")[2] or type(error).__name__
         where = "the device" if type(error).__name__ == "OutOfMemoryError" else "this process"  # torch's own
         raise ShortOfMemoryError(
             f"{where} has no memory left ({said}): give it more, or begin anew with a smaller --batch-size or "
