@@ -666,7 +666,9 @@ def one(stage: Stage, seed: int, number: int, *, in_a_child: bool = False) -> Ve
         answer = _in_a_child(target.words) if alone else command(target.words)
     if forgery is not None:
         became, wrong = _judged_forgery(stage, target, inside, forgery, answer)
-        return Verdict(f"{number}", target.name, f"forged: {forgery.name}", f"{inside}: {forgery.place}", became, wrong, answer)
+        return Verdict(
+            f"{number}", target.name, f"forged: {forgery.name}", f"{inside}: {forgery.place}", became, wrong, answer
+        )
     if damage is anothers and inside.parent.name == "grids":  # a whole note, of cells that are not here
         target = replace(target, others=target.words[0] != "ablate", told=())
     if damage is anothers and inside.name == "manifest.json":  # a whole one, of a run with other data
@@ -758,7 +760,7 @@ def _judged_forgery(stage: Stage, target: Target, file: Path, forgery: Forgery, 
         return "VIOLATION", f"no result: {error!r}"
     if target.same(outcome, stage.references[target.name], bool(named)):
         return ("recovered with a warning", "") if named else ("unharmed", "")
-    if forgery.impossible:
+    if forgery.impossible and not (target.words[0] in ("run", "ablate") and file.name.startswith("mega-batch")):
         return "VIOLATION", "accepted in silence, with another result"
     return "another input", ""
 

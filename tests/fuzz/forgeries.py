@@ -196,7 +196,11 @@ def _of_tensors(old: Any, place: tuple[Any, ...], rng: random.Random) -> Iterato
             [old.reshape(1, *old.shape), old.flatten()[:-1], old.flatten()[:0], torch.cat([old.reshape(-1)] * 2)]
         ),
     )
-    yield "no memory for it", True, lambda: old.flatten()[:1].expand(10**13) if old.numel() else old.reshape(1, *old.shape)
+    yield (
+        "no memory for it",
+        True,
+        lambda: old.flatten()[:1].expand(10**13) if old.numel() else old.reshape(1, *old.shape),
+    )
     yield "another layout", True, lambda: old.to_sparse() if old.ndim else old.reshape(1)
     yield "without values", True, lambda: old.to("meta")
     if old.is_floating_point() and old.numel():
@@ -205,7 +209,11 @@ def _of_tensors(old: Any, place: tuple[Any, ...], rng: random.Random) -> Iterato
     if old.dtype in (torch.int64, torch.uint8) and old.numel():
         yield "another entry", False, lambda: _with_first(old, rng.choice([0, 1, 5, 44]))
         if old.dtype == torch.int64:
-            yield "an impossible entry", old.ndim > 0 or place[-1] == "hits", lambda: _with_first(old, rng.choice([-1, 10**12]))
+            yield (
+                "an impossible entry",
+                old.ndim > 0 or place[-1] == "hits",
+                lambda: _with_first(old, rng.choice([-1, 10**12])),
+            )
             if old.ndim and len(old) > 1:
                 yield "an entry twice", place[-1] == "ids", lambda: _with_first(old, int(old[1]))
     if old.ndim and len(old) > 1:

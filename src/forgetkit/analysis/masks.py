@@ -28,8 +28,10 @@ def read(directory: RunDirectory, mega_batch: int) -> Mapping[str, Tensor]:
         state = directory.masks_of(mega_batch)
         masks = forgetting.restored(state)
         layers = directory.result["mega_batches"][mega_batch - 1]["unlearn"]["layers"]
+        if state.keys() != layers.keys():
+            raise ValueError("they are of other parameters than those that were reset")
         for name, entry in state.items():
-            if name not in layers or math.prod(entry["shape"]) != layers[name]["size"]:
+            if math.prod(entry["shape"]) != layers[name]["size"]:
                 raise ValueError(f"the shape of '{name}' is not that of the parameter that was reset")
         return masks
     except (IndexError, KeyError, TypeError, ValueError) as error:
