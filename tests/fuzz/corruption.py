@@ -786,7 +786,14 @@ def table(verdicts: Sequence[Verdict]) -> str:
 
 def judged(stage: Stage, seed: int, numbers: Sequence[int], every: int = 0) -> list[Verdict]:
     """So many inputs; each ``every``-th in a real child."""
-    return [one(stage, seed, n, in_a_child=bool(every) and n % every == every - 1) for n in numbers]
+    verdicts = []
+    for n in numbers:
+        verdicts.append(one(stage, seed, n, in_a_child=bool(every) and n % every == every - 1))
+        if verdicts[-1].wrong:
+            v = verdicts[-1]
+            print(f"--seed {seed} --only {v.number}: {v.target}: {v.damage}: {v.file}: {v.wrong}")
+            print(f"    status {v.answer.status}: {v.answer.err.strip()[:400]!r}", flush=True)
+    return verdicts
 
 
 def without_pictures() -> contextlib.AbstractContextManager[Any]:
@@ -808,9 +815,6 @@ def main() -> int:
         verdicts = judged(stage, asked.seed, asked.only or range(asked.first, asked.first + asked.inputs), asked.every)
         os.chdir("/")
     wrong = [verdict for verdict in verdicts if verdict.wrong]
-    for v in wrong:
-        print(f"--seed {asked.seed} --only {v.number}: {v.target}: {v.damage}: {v.file}: {v.wrong}")
-        print(f"    status {v.answer.status}: {v.answer.err.strip()[:400]!r}")
     if asked.only:
         for v in verdicts:
             print(v)

@@ -117,13 +117,28 @@ def _forge_object(content: dict[str, Any], rng: random.Random) -> tuple[Forgery,
 def _forge_tensors(path: Path, rng: random.Random) -> Forgery:
     content = torch.load(path, weights_only=True)
     forgery = _change(content, rng, _of_tensors)
+    _save(path, content)
+    return forgery
+
+
+def put(path: Path, place: tuple[Any, ...], value: Any) -> None:
+    """Write another value in one place of a state or a sealed object, with right digests."""
+    content = torch.load(path, weights_only=True) if path.suffix == ".pt" else json.loads(path.read_text())
+    _put(content, place, value(_at(content, place)) if callable(value) else value)
+    if path.suffix == ".pt":
+        _save(path, content)
+    else:
+        content.pop("sha256")
+        write(path, _with_digest(content, json.dumps(content)))
+
+
+def _save(path: Path, content: Any) -> None:
     buffer = io.BytesIO()
     torch.save(content, buffer)
     path.write_bytes(buffer.getvalue())
     note = path.with_suffix(".json")
     if note.exists():
         _update(note, "state_sha256", hashlib.sha256(buffer.getvalue()).hexdigest())
-    return forgery
 
 
 Option = tuple[str, bool, Callable[[], Any]]

@@ -117,7 +117,10 @@ class Finished:
             require_alike(file, state, model.state_dict())
         except ValueError as error:
             spec = self.session.plan.config.model
-            raise RunDirectoryError(f"{error}: it is damaged, or the network {spec} is not that of the run") from error
+            raise RunDirectoryError(
+                f"{error}: the network {spec} is not that of the run, give it with --model; or the file is damaged, and "
+                "the same run again makes it"
+            ) from error
         model.load_state_dict(state)
         return model
 

@@ -105,11 +105,12 @@ def typed(kind: type[_T], content: Any) -> _T:
     Raises:
         ValueError: An entry is missing or of another type.
     """
-    return _adapter(kind).validate_json(json.dumps(content), strict=True)
+    found: _T = _adapter(kind).validate_json(json.dumps(content), strict=True)
+    return found
 
 
 @cache
-def _adapter(kind: type[_T]) -> TypeAdapter[_T]:
+def _adapter(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
 
 
@@ -173,7 +174,7 @@ def require_result(content: Mapping[str, Any], schema: int, name: str) -> None:
             if getattr(result, key) != sum(getattr(row, key) for row in rows):
                 raise ValueError(f"{key} is not the sum over its mega-batches")
         for key in content.keys() - names:
-            if isinstance(content[key], bool) or not isinstance(content[key], int | float | None):
+            if not isinstance(content[key], int | float | None):
                 raise ValueError(f"{key} is {type(content[key]).__name__}")
     except (KeyError, TypeError, ValueError) as error:
         raise RunDirectoryError(f"{name} is damaged: {reason(error)}") from error
