@@ -1,4 +1,4 @@
-"""Single forgeries, each of a kind: what no run can have written is said to be damaged, or gives way to an older state."""
+"""Single forgeries: what no run can have written is said to be damaged, or gives way to an older state."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from fuzz_judging import Answer, command, one_line
 
 from forgetkit.record import RunDirectory
 
-NEWEST = "runs/midst/checkpoints/resume-001-0000-000002.pt"
 RESULT = "runs/done/result.json"
 MASKS = ("analyze", "runs/done", "--plugin", "pull.py", "--export-masks", "masks.npz")
 REPORT = ("report", "runs/done", "--quiet", "--out", "page.html")
@@ -38,11 +37,11 @@ REPORT = ("report", "runs/done", "--quiet", "--out", "page.html")
 )
 def test_a_state_that_no_run_wrote(stage, place, value):
     """It gives way to the state before it, and the result is that of the undisturbed run."""
-    path = sorted((stage.place.here / "runs/midst/checkpoints").glob("resume-*.pt"))[-1]
+    path = max((stage.place.here / "runs/midst/checkpoints").glob("resume-*.pt"))
     put(path, place, value)
     answer = command([*RUN, "--resume", "runs/midst"])
-    assert answer.status == 0 and not answer.wrong, answer
-    assert path.stem in answer.err and "is damaged" in answer.err
+    assert (answer.status, answer.wrong) == (0, "")
+    assert f"{path.stem}.json is damaged" in answer.err or f"{path} is damaged" in answer.err
     target = next(target for target in TARGETS if target.name == "a run in the midst of an epoch")
     assert corruption.runs_are_one(target.outcome(stage.place, answer), stage.references[target.name], True)
 
@@ -51,7 +50,8 @@ def test_samples_that_replay_did_not_keep(stage):
     path = stage.place.here / "runs/cut/checkpoints/resume-003-0000.pt"
     put(path, ("stream", "train", "ids"), lambda ids: ids.flip(0).contiguous())
     answer = command([*RUN, "--resume", "runs/cut"])
-    assert answer.status == 0 and "its train samples are others" in answer.err
+    assert (answer.status, answer.wrong) == (0, "")
+    assert "its train samples are others" in answer.err
 
 
 @pytest.mark.parametrize(
@@ -69,19 +69,21 @@ def test_samples_that_replay_did_not_keep(stage):
 def test_a_record_that_no_run_wrote(stage, file, place, value, words):
     put(stage.place.here / file, place, value)
     line = one_line(command(words))
-    assert "damaged" in line and file.rpartition("/")[2].partition(".")[0] in line
+    assert "damaged" in line
+    assert corruption._names(line, corruption.Path(file))
 
 
 def test_an_answer_that_no_analysis_gave(stage):
     path = min((stage.place.here / "ablations").glob("cells/*/analyses/calibration.json"))
     put(path, ("question", "seed"), "0")
     answer = command(["table", "ablations"])
-    assert answer.status == 0 and "calibration.json is damaged" in answer.err
+    assert answer.status == 0
+    assert "calibration.json is damaged" in answer.err
 
 
 def test_nan_in_a_model(stage):
     put(stage.place.here / "runs/done/checkpoints/mega-batch-001.pt", ("model", "head.bias"), lambda b: b * torch.nan)
-    with pytest.raises(corruption.RunDirectoryError, match="head.bias"):
+    with pytest.raises(corruption.RunDirectoryError, match=r"head\.bias"):
         RunDirectory(stage.place.here / "runs/done").model(1)
 
 

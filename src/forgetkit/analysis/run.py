@@ -118,8 +118,8 @@ class Finished:
         except ValueError as error:
             spec = self.session.plan.config.model
             raise RunDirectoryError(
-                f"{error}: the network {spec} is not that of the run, give it with --model; or the file is damaged, and "
-                "the same run again makes it"
+                f"{error}: the network {spec} is not that of the run, give that with --model, or the file is damaged, "
+                "and the same run again makes it"
             ) from error
         model.load_state_dict(state)
         return model
