@@ -55,6 +55,12 @@ class _Unlearning:
 
 
 @dataclasses.dataclass(frozen=True)
+class _Departure:
+    value: Any
+    preset: Any
+
+
+@dataclasses.dataclass(frozen=True)
 class _Result:
     """The fields of ``result.json``; each other one is the number of a metric."""
 
@@ -63,10 +69,10 @@ class _Result:
     directory: str
     method: str
     preset: str
-    departures: Mapping[str, Any]
+    departures: Mapping[str, _Departure]
     config: Mapping[str, Any]
     augment: str
-    versions: Mapping[str, Any]
+    versions: Mapping[str, str | Mapping[str, str]]
     parameters: int
     noisy_labels: int
     init_sha256: str | None
