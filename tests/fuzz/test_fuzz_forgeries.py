@@ -37,7 +37,7 @@ REPORT = ("report", "runs/done", "--quiet", "--out", "page.html")
 )
 def test_a_state_that_no_run_wrote(stage, place, value):
     """It gives way to the state before it, and the result is that of the undisturbed run."""
-    path = max((stage.place.here / "runs/midst/checkpoints").glob("resume-*.pt"))
+    path = RunDirectory(stage.place.here / "runs/midst").newest_state()
     put(path, place, value)
     answer = command([*RUN, "--resume", "runs/midst"])
     assert (answer.status, answer.wrong) == (0, "")
