@@ -55,9 +55,9 @@ def require_tensors(state: Mapping[str, Any], model: nn.Module, optimizer: torch
             require_alike(what, tensors, {name: own[name] for name in tensors})
     saved, fresh = state["optimizer"], optimizer.state_dict()
     for group, own_group in zip(saved["param_groups"], fresh["param_groups"], strict=True):
-        _require(group.keys() == own_group.keys(), "its optimizer has other options")
-        for option in own_group.keys() - {"lr"}:  # each epoch sets the rate
+        for option in (group.keys() & own_group.keys()) - {"lr"}:  # another torch may have others besides
             _require(group[option] == own_group[option], f"its optimizer has another {option}")
+        _require(isinstance(group["lr"], int | float) and 0 <= group["lr"] < math.inf, "its learning rate is none")
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for place, entries in saved["state"].items():
         own_entries = _after_a_step(optimizer, parameters[place])

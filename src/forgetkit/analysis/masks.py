@@ -31,8 +31,9 @@ def read(directory: RunDirectory, mega_batch: int) -> Mapping[str, Tensor]:
         if state.keys() != layers.keys():
             raise ValueError("they are of other parameters than those that were reset")
         for name, entry in state.items():
-            if math.prod(entry["shape"]) != layers[name]["size"]:
-                raise ValueError(f"the shape of '{name}' is not that of the parameter that was reset")
+            size, reset = layers[name]["size"], layers[name]["reset"]
+            if math.prod(entry["shape"]) != size or int(masks[name].sum()) != reset:
+                raise ValueError(f"'{name}' has another shape than the parameter, or more entries than were reset")
         return masks
     except (IndexError, KeyError, TypeError, ValueError) as error:
         what = f"the masks of mega-batch {mega_batch} in {directory.path}"
