@@ -8,7 +8,7 @@ import re
 import reprlib
 from collections.abc import Iterator, Mapping
 from functools import cache
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -111,7 +111,7 @@ def typed(kind: type[_T], content: Any) -> _T:
     Raises:
         ValueError: An entry is missing or of another type.
     """
-    found: _T = _adapter(kind).validate_json(json.dumps(content), strict=True)
+    found: _T = _adapter(cast("Any", kind)).validate_json(json.dumps(content), strict=True)
     return found
 
 
