@@ -85,7 +85,8 @@ def _after_a_step(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> 
     twin = nn.Parameter(torch.zeros_like(parameter))
     twin.grad = torch.zeros_like(parameter)
     options = {name: value for name, value in optimizer.param_groups[0].items() if name != "params"}
-    other = type(optimizer)([{**options, "params": [twin]}])
+    kind: Any = type(optimizer)
+    other = kind([{**options, "params": [twin]}])
     other.step()
     return dict(other.state[twin])
 
