@@ -41,7 +41,8 @@ def test_a_state_that_no_run_wrote(stage, place, value):
     put(path, place, value)
     answer = command([*RUN, "--resume", "runs/midst"])
     assert (answer.status, answer.wrong) == (0, "")
-    assert f"{path.stem}.json is damaged" in answer.err or f"{path} is damaged" in answer.err
+    assert f"/{path.stem}." in answer.err
+    assert "is damaged" in answer.err
     target = next(target for target in TARGETS if target.name == "a run in the midst of an epoch")
     assert corruption.runs_are_one(target.outcome(stage.place, answer), stage.references[target.name], True)
 
@@ -89,9 +90,9 @@ def test_nan_in_a_model(stage):
 
 def test_every_kind_of_forgery_is_among_the_thousand(stage):
     found = set()
-    for file in sorted(stage.place.here.glob("runs/*/checkpoints/*.pt"))[:4]:
+    for file in sorted(stage.place.here.glob("runs/*/checkpoints/*.pt")):
         content = file.read_bytes()
-        for number in range(60):
+        for number in range(20):
             found.add(forge(file, random.Random(number)).name)
             file.write_bytes(content)
     assert {"another shape", "another dtype", "not finite", "no memory for it", "a key missing"} <= found
