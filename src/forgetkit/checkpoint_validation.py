@@ -6,12 +6,17 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from forgetkit.contracts import Carry, Role
+from forgetkit.learn import Underway
+from forgetkit.seeding import go_on_drawing, preserved_global_state
 from forgetkit.session import Session
+from forgetkit.stream import played
 from forgetkit.stream.stream import ROLES
+
+_MOST = 2**63 - 1
 
 
 def require_possible(state: Mapping[str, Any], session: Session) -> None:
@@ -34,67 +39,98 @@ def require_possible(state: Mapping[str, Any], session: Session) -> None:
     _require_counts("passes", state["passes"])
     _require_counts("resets", state["resets"])
     _require(len(state["passes"]) == 2, "its passes are not two")
-    _require_early_stopping(state["best"], state["epochs_done"])
+    _require_early_stopping(state["best"], state["epochs_done"], session.plan.config.carry)
     for role in ROLES:
-        _require_arrived(state["stream"][role], session, state["mega_batch"], role)
+        _require_replayed(state["stream"][role], session, state["mega_batch"], role)
     if state["underway"] is not None:
-        _require_epoch(state["underway"], sizes.of(state["epochs_done"] + 1))
+        _require_epoch(state["underway"], session.plan.config.batch_size, sizes.of(state["epochs_done"] + 1))
 
 
 def require_tensors(state: Mapping[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Refuse tensors that are not those of the network, and options of an optimizer that are not the run's."""
+    """Refuse tensors that are not those of the network, and an optimizer's state that is not that of its class."""
     own = model.state_dict()
-    for what in ("model", "previous"):
-        _require_alike(what, state[what], own, all_of_them=what == "model")
-    _require_alike("best", state["best"]["weights"], own, all_of_them=bool(state["best"]["weights"]))
+    require_alike("its model", state["model"], own)
+    for what, tensors in (("its previous model", state["previous"]), ("its best model", state["best"]["weights"])):
+        if tensors:
+            require_alike(what, tensors, {name: own[name] for name in tensors})
     saved, fresh = state["optimizer"], optimizer.state_dict()
-    _require(len(saved["param_groups"]) == len(fresh["param_groups"]), "its optimizer has other parameters")
     for group, own_group in zip(saved["param_groups"], fresh["param_groups"], strict=True):
-        for option in (group.keys() & own_group.keys()) - {"lr"}:  # each epoch sets the rate
+        for option in (group.keys() & own_group.keys()) - {"lr"}:  # another torch may have others besides
             _require(group[option] == own_group[option], f"its optimizer has another {option}")
+        _require(isinstance(group["lr"], int | float) and 0 <= group["lr"] < math.inf, "its learning rate is none")
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for place, entries in saved["state"].items():
-        for name, value in entries.items():
-            if isinstance(value, Tensor) and value.shape not in ((), parameters[place].shape):
-                raise ValueError(f"its optimizer's {name} of parameter {place} has another shape")
+        own_entries = _after_a_step(optimizer, parameters[place])
+        for name, value in own_entries.items():
+            if value is None:
+                _require(entries[name] is None, f"its optimizer has a {name}")
+        tensors = {name: value for name, value in own_entries.items() if value is not None}
+        _require(entries.keys() == own_entries.keys(), "its optimizer keeps something else")
+        require_alike(f"its optimizer's state of parameter {place}", {name: entries[name] for name in tensors}, tensors)
 
 
-def _require_alike(what: str, tensors: Mapping[str, Any], own: Mapping[str, Tensor], *, all_of_them: bool) -> None:
-    _require(not all_of_them or tensors.keys() == own.keys(), f"its {what} has other tensors than the network")
+def require_alike(what: str, tensors: Mapping[str, Any], own: Mapping[str, Tensor]) -> None:
+    """Refuse tensors of other names, shapes or types than the network's own, and NaN or infinity where it has none."""
+    if tensors.keys() != own.keys():
+        raise ValueError(f"{what} has other tensors: {sorted(map(str, tensors.keys() ^ own.keys()))[0]}")
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor) or tensor.shape != own[name].shape or tensor.dtype != own[name].dtype:
-            raise ValueError(f"'{name}' in its {what} is not that of the network")
-        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-            raise ValueError(f"'{name}' in its {what} holds NaN or infinity")
+            raise ValueError(f"'{name}' in {what} has another shape or type")
+        if bool(own[name].isfinite().all()) and not bool(tensor.isfinite().all()):
+            raise ValueError(f"'{name}' in {what} holds NaN or infinity")
 
 
-def _require_early_stopping(best: Mapping[str, Any], epochs_done: int) -> None:
+def _after_a_step(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> dict[str, Tensor | None]:
+    """What an optimizer of this class and these options keeps of a parameter."""
+    twin = nn.Parameter(torch.zeros_like(parameter))
+    twin.grad = torch.zeros_like(parameter)
+    options = {name: value for name, value in optimizer.param_groups[0].items() if name != "params"}
+    kind: Any = type(optimizer)
+    other = kind([{**options, "params": [twin]}])
+    other.step()
+    return dict(other.state[twin])
+
+
+def _require_early_stopping(best: Mapping[str, Any], epochs_done: int, carry: Carry) -> None:
     _require(best.keys() == {"epoch", "accuracy", "waited", "weights"}, "its best epoch lacks an entry")
-    _require_counts("best epoch", [best["epoch"], best["waited"]], 0, epochs_done)
+    _require_counts("best epoch", [best["epoch"]], 0, epochs_done)
+    _require_counts("epochs since", [best["waited"]], 0, epochs_done - best["epoch"])
     accuracy = best["accuracy"]
     _require(accuracy is None or (isinstance(accuracy, float) and 0 <= accuracy <= 1), "its best accuracy is none")
+    _require((accuracy is None) == (best["epoch"] == 0), "its best epoch has no accuracy")
+    _require(bool(best["weights"]) == (carry == "best-val" and best["epoch"] > 0), "its best epoch has no weights")
 
 
-def _require_arrived(kept: Mapping[str, Any], session: Session, mega_batch: int, role: str) -> None:
-    """No checkpoint opens samples of the future: what replay kept has arrived before."""
-    ids = kept["ids"]
-    if not isinstance(ids, Tensor) or ids.dtype != torch.int64 or ids.ndim != 1:
-        raise TypeError(f"the ids of its {role} samples are none")
-    past = [getattr(session.mega_batches[index], role) for index in range(mega_batch - 1)]
-    arrived = np.concatenate(past) if past else np.empty(0, dtype=np.int64)
-    _require(bool(np.isin(ids.numpy(), arrived).all()), f"its {role} samples have not arrived")
-    _require_counts("seen", [kept["seen"]], 0, len(arrived))
+def _require_replayed(kept: Mapping[str, Any], session: Session, mega_batch: int, role: Role) -> None:
+    """What replay kept follows from the stream, so a checkpoint opens no sample of the future."""
+    past = session.mega_batches[:mega_batch]
+    labels, plan = session.data.train.labels, session.plan
+    *_, ids = played(labels, past, plan.replay, session.seeds, role)
+    ids = ids[: len(ids) - len(getattr(past[-1], role))]
+    own = {"ids": torch.from_numpy(ids), "seen": torch.tensor(sum(len(getattr(m, role)) for m in past[:-1]))}
+    require_alike(f"its {role} samples", {**kept, "seen": torch.tensor(kept["seen"])}, own)
+    _require(all(torch.equal(own[name], torch.as_tensor(kept[name])) for name in own), f"its {role} samples are others")
 
 
-def _require_epoch(underway: Mapping[str, Any], samples: int) -> None:
-    _require_counts("step", [underway[name] for name in ("steps", "samples", "counted", "skipped")], 0, samples)
-    for name in ("loss", "hits"):
-        value = underway[name]
-        if not isinstance(value, Tensor) or value.ndim or not bool(value.isfinite()):
+def _require_epoch(underway: Mapping[str, Any], batch_size: int, samples: int) -> None:
+    """The sums of an unfinished epoch, whose batches are full, and global random states that can be gone on with."""
+    steps, skipped = underway["steps"], underway["skipped"]
+    _require_counts("step", [steps], 1, samples // batch_size)
+    _require_counts("skipped", [skipped], 0, steps)
+    counts = [steps * batch_size, (steps - skipped) * batch_size]
+    _require([underway["samples"], underway["counted"]] == counts, "its samples are not those of its steps")
+    _require(0 <= underway["hits"] <= counts[1], "its hits are more than its samples")
+    cpu = torch.device("cpu")
+    own = vars(Underway.beginning(cpu))
+    require_alike("its epoch", {k: underway[k] for k in ("loss", "hits")}, {k: own[k] for k in ("loss", "hits")})
+    for name in ("rate", "seconds"):
+        if type(underway[name]) is not float or not 0 <= underway[name] < math.inf:
             raise ValueError(f"the {name} of its epoch is none")
+    with preserved_global_state():
+        go_on_drawing(underway["draws"], cpu)
 
 
-def _require_counts(what: str, counts: Iterable[Any], least: int = 0, most: float = math.inf) -> None:
+def _require_counts(what: str, counts: Iterable[Any], least: int = 0, most: int = _MOST) -> None:
     for count in counts:
         if type(count) is not int or not least <= count <= most:
             raise ValueError(f"its {what} is {count!r}")

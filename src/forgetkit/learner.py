@@ -95,7 +95,9 @@ class Learner:
         learner = cls._of(session, Inputs(tuple(state["shape"]), len(session.data.classes), mean, std))
         require_tensors(state, learner.model, learner.optimizer)
         learner.model.load_state_dict(state["model"])
-        learner.optimizer.load_state_dict(state["optimizer"])
+        groups = zip(learner.optimizer.state_dict()["param_groups"], state["optimizer"]["param_groups"], strict=True)
+        options = [{**own, "lr": saved["lr"]} for own, saved in groups]
+        learner.optimizer.load_state_dict({**state["optimizer"], "param_groups": options})
         for mine, saved in zip(learner.trainer.acting.states, state["interventions"], strict=True):
             mine.update({name: value.to(session.device) for name, value in saved.items()})
         learner.trainer.acting.resets = [int(count) for count in state["resets"]]

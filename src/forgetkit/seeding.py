@@ -128,8 +128,10 @@ def go_on_drawing(draws: Mapping[str, Any], device: torch.device) -> None:
 
     version, numbers, gauss = draws["python"]
     random.setstate((version, tuple(numbers), gauss))
-    name, keys, *rest = draws["numpy"]
-    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
+    name, keys, position, *rest = draws["numpy"]
+    if not 0 <= position <= len(keys):  # NumPy would read beyond its keys
+        raise ValueError(f"the global random state of NumPy stands at {position}")
+    np.random.set_state((name, keys.numpy().astype(np.uint32), position, *rest))
     torch.set_rng_state(draws["torch"])
     if draws["device"] is not None and device.type == "cuda":
         torch.cuda.set_rng_state(draws["device"], device)

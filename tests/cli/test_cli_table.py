@@ -49,20 +49,19 @@ def store(workdir):
 
 
 def result(reached: float) -> dict[str, object]:
+    whole = plausible.result(0, {}, batches=3)
     return {
-        "schema": 1,
+        **whole,
         "config": {"mega_batches": 3},
         "test_accuracy": reached,
         "cer": round(1000 * (1 - reached)),
         "generalization_gap": None,
         "samples_seen": 1200,
         "seconds": 1.5,
-        "status": "completed",
         "my_metric": 10 * reached,
         "flag": True,
         "mega_batches": [
-            {**row, "test_accuracy": reached * row["index"] / 3}
-            for row in plausible.result(0, {}, batches=3)["mega_batches"]
+            {**row, "test_accuracy": reached * row["index"] / 3, "samples_seen": 400} for row in whole["mega_batches"]
         ],
     }
 

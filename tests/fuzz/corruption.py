@@ -29,6 +29,7 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+from forgeries import Forgery, forge, forgeable
 from fuzz_judging import Answer, command, fault
 from PIL import Image
 
@@ -175,6 +176,8 @@ class Target:
     """Without the file, or with a folder of its name, it is another input."""
     same: Callable[[Any, Any, bool], bool] = lambda found, wanted, said: bool(found == wanted)
     """Whether an outcome is the undisturbed one; True: where the damage was said."""
+    forged: float = 0.5
+    """How many of its inputs are forged, where the file can be."""
 
 
 def of_run(path: str) -> Callable[[Place, Answer], Any]:
@@ -269,6 +272,19 @@ def every_network_is_tried() -> Iterator[None]:
         yield
 
 
+def of_arrays(place: Place, answer: Answer) -> Any:
+    return npz_content(place.here / "masks.npz")
+
+
+def of_the_answers(place: Place, answer: Answer) -> Any:
+    """The answers as they were printed, whether they were there already or not."""
+    unsaid = ("seconds", "became")  # a damaged answer is asked for again
+    return [{key: one[key] for key in one if key not in unsaid} for one in json.loads(answer.out)["answers"]]
+
+
+ASKED_OF_CELLS = ("calibration", "plasticity", "churn")
+ASKED = ("churn", "plasticity")
+
 TARGETS = (
     Target(
         "an interrupted run, resumed",
@@ -278,6 +294,54 @@ TARGETS = (
         weight=6,
         told=("runs/cut/checkpoints/resume-003-0000*", "runs/cut/manifest.json"),
         same=runs_are_one,
+    ),
+    Target(
+        "a run in the midst of an epoch",
+        ("runs/midst/checkpoints/*",),
+        (*RUN, "--resume", "runs/midst"),
+        of_run("runs/midst"),
+        weight=3,
+        same=runs_are_one,
+    ),
+    Target(
+        "masks, exported",
+        ("runs/done/checkpoints/masks-*.pt",),
+        ("analyze", "runs/done", "--plugin", "pull.py", "--export-masks", "masks.npz"),
+        of_arrays,
+        weight=2,
+        forged=1,
+    ),
+    Target(
+        "a finished run, analyzed",
+        ("runs/done/*.json*", "runs/done/checkpoints/ma*-00*", "runs/done/checkpoints/mega-*"),
+        ("analyze", "runs/done", *ASKED, "--again", "--no-report", "--json", "--quiet", "--plugin", "pull.py"),
+        of_the_answers,
+        weight=3,
+        forged=1,
+    ),
+    Target(
+        "answers, tabled",
+        ("ablations/cells/*/analyses/*.json",),
+        ("table", "ablations", "--format", "csv"),
+        of_the_output,
+        same=but_for_one_on_a_page,
+        forged=1,
+    ),
+    Target(
+        "answers, reported",
+        ("ablations/cells/*/analyses/*.json", "ablations/grids/*/analyses/*.json"),
+        ("report", "ablations", "--quiet", "--out", "page.html"),
+        of_the_page("page.html"),
+        same=but_for_one_on_a_page,
+        weight=2,
+        forged=1,
+    ),
+    Target(
+        "answers, asked for again",
+        ("ablations/cells/*/analyses/*.json",),
+        ("analyze", "ablations", "calibration", "--no-report", "--json", "--quiet", "--plugin", "pull.py"),
+        of_the_answers,
+        forged=1,
     ),
     Target(
         "a finished run, reported",
@@ -515,8 +579,11 @@ def set_up(place: Place, seed: int) -> None:
     _must([*WITH_OPTIONS, "--name", "done"])
     with stopped_after(4):
         _must([*WITH_OPTIONS, "--name", "cut"], 130)
-    with stopped_after(7):
+    with stopped_after(5):
+        _must([*WITH_OPTIONS, "--name", "midst", "--carry", "best-val", "--checkpoint-seconds", "1e-9"], 130)
+    with stopped_after(12):
         _must(ABLATE, 130)
+    _must(["analyze", "ablations", *ASKED_OF_CELLS, "--no-report", "--quiet", "--plugin", "pull.py"])
     _must(["run", "--dataset", "folder:path=photos,size=8", *PLAIN, "--name", "seen"])
     with every_network_is_tried():
         _must([*WITH_OPTIONS, "--name", "tried"])
@@ -588,7 +655,9 @@ def one(stage: Stage, seed: int, number: int, *, in_a_child: bool = False) -> Ve
     file = rng.choice(files)
     inside = file.relative_to(place.here)
     foreign = _counterpart(place, target, inside, rng)
-    applied = False
+    forgery = forge(file, rng) if forgeable(file) and rng.random() < target.forged else None
+    applied = forgery is not None
+    damage = forge if applied else truncated
     while not applied:
         damage = rng.choices(DAMAGES, WEIGHTS)[0]
         applied = damage(file, rng, foreign)
@@ -596,8 +665,15 @@ def one(stage: Stage, seed: int, number: int, *, in_a_child: bool = False) -> Ve
     with target.patches():
         alone = in_a_child and target.patches is contextlib.nullcontext and target.words[0] != "report"
         answer = _in_a_child(target.words) if alone else command(target.words)
+    if forgery is not None:
+        became, wrong = _judged_forgery(stage, target, inside, forgery, answer)
+        return Verdict(
+            f"{number}", target.name, f"forged: {forgery.name}", f"{inside}: {forgery.place}", became, wrong, answer
+        )
     if damage is anothers and inside.parent.name == "grids":  # a whole note, of cells that are not here
         target = replace(target, others=target.words[0] != "ablate", told=())
+    if damage is anothers and inside.name == "manifest.json":  # a whole one, of a run with other data
+        target = replace(target, others=True)
     if not there:  # what is gone and not needed is not missed
         target = replace(target, told=())
     became, wrong = _judged(stage, target, inside, before, after, answer)
@@ -667,6 +743,29 @@ def _judged(stage: Stage, target: Target, file: Path, before: Any, after: Any, a
     return ("recovered with a warning", "") if named else ("unharmed", "")
 
 
+def _judged_forgery(stage: Stage, target: Target, file: Path, forgery: Forgery, answer: Answer) -> tuple[str, str]:
+    """What became of a forged file: what is impossible is refused, or not read; what is possible is another input."""
+    if answer.wrong:
+        return "VIOLATION", answer.wrong
+    lines = [line for line in answer.err.splitlines() if not line.startswith("to go on: ")]
+    named = [line for line in lines if _names(line, file)]
+    if forgery.impossible and len(named) < len(lines):
+        return "VIOLATION", "a line that does not name the file"
+    if answer.status:
+        if len(lines) > (len(ASKED) if target.words[0] == "analyze" else 1):  # a line for each question
+            return "VIOLATION", f"{len(lines)} lines"
+        return ("refused", "") if REMEDY.search(lines[0]) else ("VIOLATION", "it is not said what to do")
+    try:
+        outcome = target.outcome(stage.place, answer)
+    except Exception as error:  # noqa: BLE001 - there should be a whole result
+        return "VIOLATION", f"no result: {error!r}"
+    if target.same(outcome, stage.references[target.name], bool(named)):
+        return ("recovered with a warning", "") if named else ("unharmed", "")
+    if forgery.impossible and not (target.words[0] in ("run", "ablate") and file.name.startswith("mega-batch")):
+        return "VIOLATION", "accepted in silence, with another result"
+    return "another input", ""
+
+
 def _names(line: str, file: Path) -> bool:
     """Whether a line names a file or one of its folders."""
     folders = [str(folder) for folder in list(file.parents)[:-1] if str(folder) != "runs"]
@@ -688,7 +787,14 @@ def table(verdicts: Sequence[Verdict]) -> str:
 
 def judged(stage: Stage, seed: int, numbers: Sequence[int], every: int = 0) -> list[Verdict]:
     """So many inputs; each ``every``-th in a real child."""
-    return [one(stage, seed, n, in_a_child=bool(every) and n % every == every - 1) for n in numbers]
+    verdicts = []
+    for n in numbers:
+        verdicts.append(one(stage, seed, n, in_a_child=bool(every) and n % every == every - 1))
+        if verdicts[-1].wrong:
+            v = verdicts[-1]
+            print(f"--seed {seed} --only {v.number}: {v.target}: {v.damage}: {v.file}: {v.wrong}")
+            print(f"    status {v.answer.status}: {v.answer.err.strip()[:400]!r}", flush=True)
+    return verdicts
 
 
 def without_pictures() -> contextlib.AbstractContextManager[Any]:
@@ -710,9 +816,6 @@ def main() -> int:
         verdicts = judged(stage, asked.seed, asked.only or range(asked.first, asked.first + asked.inputs), asked.every)
         os.chdir("/")
     wrong = [verdict for verdict in verdicts if verdict.wrong]
-    for v in wrong:
-        print(f"--seed {asked.seed} --only {v.number}: {v.target}: {v.damage}: {v.file}: {v.wrong}")
-        print(f"    status {v.answer.status}: {v.answer.err.strip()[:400]!r}")
     if asked.only:
         for v in verdicts:
             print(v)

@@ -66,7 +66,7 @@ class Answer:
     wrong: str = ""
 
 
-def command(words: Sequence[Any], seconds: float = 60) -> Answer:
+def command(words: Sequence[Any], seconds: float = 300) -> Answer:
     """``forgetkit WORDS`` in this process."""
     out, err = io.StringIO(), io.StringIO()
     logger, handler = logging.getLogger("forgetkit"), WarningLines()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import plausible
 import pytest
 
 from forgetkit.contracts import MegaBatchRow
@@ -14,7 +15,7 @@ from forgetkit.system import regular
 
 NUMBERS = {
     **{f.name: 1 for f in dataclasses.fields(MegaBatchRow) if f.name != "index"},
-    "unlearn": {"layers": {f"layer.{n}": {"size": 100, "reset": 20} for n in range(20)}},
+    "unlearn": {**plausible.UNLEARN, "layers": {f"layer.{n}": {"size": 100, "reset": 20} for n in range(20)}},
     "interventions": {},
 }
 

@@ -19,14 +19,15 @@ import hashlib
 import itertools
 import logging
 import os
-import re
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import StringConstraints
 
 from forgetkit.ablate.outcome import Outcome, Outcomes, Status
 from forgetkit.analysis import answers
@@ -34,12 +35,12 @@ from forgetkit.analysis.answers import Kept
 from forgetkit.contracts import Keep
 from forgetkit.errors import RecordError, RunDirectoryError, RunInUseError
 from forgetkit.record import RunDirectory, own_folder, read_sealed, result_from, write_sealed
+from forgetkit.record.validation import reason, typed
 from forgetkit.system import abandoned, regular
 from forgetkit.system.locking import locked
 
 SCHEMA = 2
 _SHORT = 16
-_DIGEST = re.compile(r"[0-9a-f]{64}")
 _AGAIN = "forgetkit ablate makes it again"
 _log = logging.getLogger("forgetkit")
 
@@ -75,6 +76,24 @@ class Note:
     @property
     def _digests(self) -> dict[tuple[str, ...], str]:
         return {(*(cell["arm"][axis] for axis in self.axes), str(cell["seed"])): cell["digest"] for cell in self.cells}
+
+
+@dataclass(frozen=True)
+class _Cell:
+    arm: Mapping[str, str]
+    seed: int
+    digest: Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]  # it becomes a path
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """The types of a :class:`Note` on disk."""
+
+    title: str
+    axes: tuple[str, ...]
+    cells: tuple[_Cell, ...]
+    baseline: Mapping[str, str] | None
+    command: str
 
 
 @dataclass(frozen=True)
@@ -317,24 +336,19 @@ def _noted(path: Path) -> Note:
     if content.pop("schema", None) != SCHEMA:
         raise RunDirectoryError(f"{path} is of another version of forgetkit; forgetkit ablate makes it again")
     try:
+        typed(_Grid, content)
         note = Note(**{**content, "axes": tuple(content["axes"]), "cells": tuple(content["cells"])})
         _require_sound(note)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise RunDirectoryError(f"{path} is damaged ({error!r}); forgetkit ablate makes it again") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunDirectoryError(f"{path} is damaged ({reason(error)}); forgetkit ablate makes it again") from error
     return note
 
 
 def _require_sound(note: Note) -> None:
     """Whoever can write a note can seal it, so what it says is looked at too."""
-    arms = [cell["arm"] for cell in note.cells]
-    texts = [note.title, note.command, *note.axes, *(word for arm in (note.baseline or {}, *arms) for word in arm)]
-    texts += [word for arm in (note.baseline or {}, *arms) for word in arm.values()]
-    if not all(isinstance(text, str) for text in texts) or any(type(cell["seed"]) is not int for cell in note.cells):
-        raise TypeError("an entry is of another type")
+    arms = [*(cell["arm"] for cell in note.cells), *([] if note.baseline is None else [note.baseline])]
     if not note.cells or any(set(arm) != set(note.axes) for arm in arms):
         raise ValueError("the axes of a cell are not the grid's")
-    if not all(_DIGEST.fullmatch(cell["digest"]) for cell in note.cells):  # each becomes a path
-        raise ValueError("a cell's digest is none")
     if len(note._digests) < len(note.cells):
         raise ValueError("a cell is there twice")
 

@@ -58,9 +58,7 @@ def within(low: float | None, high: float | None) -> Callable[[Result], Bounds]:
 
 def _possible_errors(result: Result) -> Bounds:
     """Up to every test sample at every mega-batch."""
-    rows = result.get("mega_batches")
-    rows = [row for row in rows if isinstance(row, Mapping)] if isinstance(rows, list) else []
-    counts = [number(row, "test_samples") for row in rows]
+    counts = [number(row, "test_samples") for row in result.get("mega_batches", ())]
     known = [count for count in counts if count is not None]
     return 0, sum(known) if known and len(known) == len(counts) else None
 

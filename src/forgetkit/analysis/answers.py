@@ -16,6 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from forgetkit.contracts import Answer, Chart, Measure, Series, as_number
 from forgetkit.errors import ComponentError, OptionError, RecordError, RunDirectoryError
 from forgetkit.record.files import own_folder, read_sealed, write_sealed
+from forgetkit.record.validation import reason, typed
 
 SCHEMA = 1
 FOLDER = "analyses"
@@ -46,14 +47,14 @@ def read(content: Mapping[str, Any]) -> Answer:
     """The answer that :func:`written` wrote; ``RunDirectoryError`` where it is none."""
     try:
         answer = Answer(
-            numbers=TypeAdapter(dict[str, Measure]).validate_python(content["numbers"]),
-            charts=TypeAdapter(tuple[Chart, ...]).validate_python(content["charts"]),
-            details=dict(content["details"]),
-            remarks=tuple(content["remarks"]),
+            numbers=typed(dict[str, Measure], content["numbers"]),
+            charts=typed(tuple[Chart, ...], content["charts"]),
+            details=typed(dict[str, Any], content["details"]),
+            remarks=typed(tuple[str, ...], content["remarks"]),
         )
         written(answer)  # names become files, and whoever can write an answer can seal it
         return answer
-    except (ComponentError, KeyError, TypeError, ValueError, ValidationError) as error:
+    except (ComponentError, KeyError, TypeError, ValueError) as error:
         raise RunDirectoryError("it holds no answer of an analysis") from error
 
 
@@ -193,32 +194,42 @@ def holder(folder: Path, label: str) -> str | None:
 
 def _kept(file: Path) -> Kept:
     content = read_sealed(file, "forgetkit analyze makes it again")
-    question = content.get("question")
     named = content.get("label") == file.stem and _WORD.fullmatch(file.stem)
-    if content.get("schema") != SCHEMA or not named or not isinstance(question, Mapping):
+    if content.get("schema") != SCHEMA or not named:
         raise RunDirectoryError(f"{file} is no answer of this version of forgetkit; forgetkit analyze makes it again")
     try:
-        answer = read(content)
-    except RunDirectoryError as error:
-        raise RunDirectoryError(f"{file}: {error}; forgetkit analyze makes it again") from error
-    mega_batch = question.get("mega_batch")
+        answer, question = read(content), typed(_Question, content["question"])
+    except (KeyError, RunDirectoryError, ValueError) as error:
+        raise RunDirectoryError(f"{file} is damaged: {reason(error)}; forgetkit analyze makes it again") from error
     return Kept(
         label=file.stem,
-        analysis=str(question.get("analysis", "")),
-        summary=str(question.get("summary", "")),
-        mega_batch=mega_batch if isinstance(mega_batch, int) else None,
+        analysis=question.analysis,
+        summary=question.summary,
+        mega_batch=question.mega_batch,
         answer=answer,
-        seed=seed if isinstance(seed := question.get("seed"), int) else 0,
-        versions=_versions(question.get("versions")),
-        cells=tuple(map(str, cells)) if isinstance(cells := question.get("cells"), list) else (),
+        seed=question.seed,
+        versions=_versions(question.versions),
+        cells=question.cells,
     )
 
 
-def _versions(noted: Any) -> str:
+@dataclass(frozen=True)
+class _Question:
+    """What an answer is to, as a file has it."""
+
+    analysis: str
+    summary: str
+    seed: int
+    mega_batch: int | None
+    versions: Mapping[str, str | Mapping[str, str]]
+    cells: tuple[str, ...] = ()
+
+
+def _versions(noted: Mapping[str, str | Mapping[str, str]]) -> str:
     """``forgetkit 0.1.0, torch 2.11.0``."""
-    flat: dict[str, Any] = {}
-    for name, version in noted.items() if isinstance(noted, Mapping) else ():
-        flat |= version if isinstance(version, Mapping) else {name: version}
+    flat: dict[str, str] = {}
+    for name, version in noted.items():
+        flat |= {name: version} if isinstance(version, str) else version
     return ", ".join(f"{name} {version}" for name, version in flat.items())
 
 

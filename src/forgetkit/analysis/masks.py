@@ -28,9 +28,12 @@ def read(directory: RunDirectory, mega_batch: int) -> Mapping[str, Tensor]:
         state = directory.masks_of(mega_batch)
         masks = forgetting.restored(state)
         layers = directory.result["mega_batches"][mega_batch - 1]["unlearn"]["layers"]
+        if state.keys() != layers.keys():
+            raise ValueError("they are of other parameters than those that were reset")
         for name, entry in state.items():
-            if name not in layers or math.prod(entry["shape"]) != layers[name]["size"]:
-                raise ValueError(f"the shape of '{name}' is not that of the parameter that was reset")
+            size, reset = layers[name]["size"], layers[name]["reset"]
+            if math.prod(entry["shape"]) != size or int(masks[name].sum()) != reset:
+                raise ValueError(f"'{name}' has another shape than the parameter, or more entries than were reset")
         return masks
     except (IndexError, KeyError, TypeError, ValueError) as error:
         what = f"the masks of mega-batch {mega_batch} in {directory.path}"

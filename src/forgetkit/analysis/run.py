@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from forgetkit import config, contracts, learn, stream
 from forgetkit.analysis import masks
 from forgetkit.analysis.evidence import Examined, are_pixels
+from forgetkit.checkpoint_validation import require_alike
 from forgetkit.contracts import Data, DataPart, Inputs, Role
 from forgetkit.errors import DoesNotApplyError, RunDirectoryError
 from forgetkit.record import InitialWeights, RunDirectory, resume_command
@@ -111,14 +112,16 @@ class Finished:
     def kept(self, mega_batch: int) -> nn.Module:
         """The model that was judged after a mega-batch."""
         state, model = self.directory.model(mega_batch), self._network(None)
+        file = f"the model of mega-batch {mega_batch} in {self.directory.path}"
         try:
-            model.load_state_dict(state)
-        except RuntimeError as error:
-            reason = str(error).splitlines()[-1].strip()
+            require_alike(file, state, model.state_dict())
+        except ValueError as error:
             spec = self.session.plan.config.model
             raise RunDirectoryError(
-                f"the network {spec} is not that which {self.directory.path} trained: {reason}"
+                f"{error}: the network {spec} is not that of the run, give that with --model, or the file is damaged, "
+                "and the same run again makes it"
             ) from error
+        model.load_state_dict(state)
         return model
 
     def pool(self, part: DataPart, mega_batch: int) -> Pool:

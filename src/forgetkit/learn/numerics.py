@@ -20,6 +20,7 @@ from torch.nn.functional import cross_entropy
 from forgetkit.contracts import Inputs
 from forgetkit.errors import ConfigError, RecordError, RunDirectoryError
 from forgetkit.record import read_sealed, write_sealed
+from forgetkit.record.validation import typed
 from forgetkit.seeding import global_state
 from forgetkit.system.locking import locked
 
@@ -206,11 +207,10 @@ class PrecisionTrial:
         if not self._note_of_this.exists():
             return None
         try:
-            note = read_sealed(self._note_of_this)
-            timed = Timed(float(note["fp32"]), float(note["bf16"]))
+            timed = typed(Timed, read_sealed(self._note_of_this))
             if timed.gain > 0:
                 return timed
-        except (RunDirectoryError, TypeError, ValueError, KeyError, ZeroDivisionError):
+        except (RunDirectoryError, ValueError, ZeroDivisionError):
             pass
         _log.warning("%s is damaged: the trial is made again, and may come to another precision", self._note_of_this)
         return None

@@ -43,6 +43,7 @@ def load_state(path: Path, sha256: str | None = None) -> dict[str, Any]:
     try:
         _require_flat(content)
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        _require_plain(state, len(content))
     except MemoryError:
         raise
     except Exception as error:  # torch.load raises whatever its parser meets
@@ -62,10 +63,24 @@ def _require_flat(content: bytes) -> None:
         raise ValueError("it would unfold to more than it is")
 
 
+def _require_plain(value: Any, length: int) -> None:
+    """Tensors as :func:`save_state` writes them: each entry stands in the file, of that many bytes."""
+    if isinstance(value, torch.Tensor):
+        if value.layout != torch.strided or value.is_meta or value.is_quantized:
+            raise ValueError("a tensor is sparse, quantized or without values")
+        if value.numel() * value.element_size() > length:
+            raise ValueError("a tensor is larger than the file")
+    elif isinstance(value, dict | list | tuple):
+        for item in value.values() if isinstance(value, dict) else value:
+            _require_plain(item, length)
+
+
 def _on_cpu(value: Any) -> Any:
     """The same tree with its tensors on the CPU."""
     if isinstance(value, torch.Tensor):
-        return value.detach().cpu()
+        tensor = value.detach().cpu()
+        expanded = tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes()
+        return tensor.clone() if expanded else tensor
     if isinstance(value, dict):
         return {key: _on_cpu(item) for key, item in value.items()}
     return type(value)(map(_on_cpu, value)) if type(value) in (list, tuple) else value

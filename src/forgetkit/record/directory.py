@@ -248,7 +248,12 @@ class RunDirectory:
                 "--keep-models all keeps each"
             )
         held = self._held_in(file, mega_batch, "model")
-        return {name: value for name, value in held.items() if isinstance(value, torch.Tensor)}
+        for name, value in held.items():
+            if not isinstance(value, torch.Tensor) or bool(value.isnan().any()):
+                raise RunDirectoryError(
+                    f"{file} is damaged: '{name}' is no tensor or holds NaN; the same run again makes it"
+                )
+        return held
 
     def save_masks(self, mega_batch: int, masks: Mapping[str, Any]) -> None:
         """Keep what was forgotten after a mega-batch, as :meth:`forgetkit.forgetting.Noted.state` has it."""

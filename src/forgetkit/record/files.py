@@ -8,6 +8,7 @@ import hashlib
 import json
 import math
 import os
+import reprlib
 import secrets
 import stat
 from collections.abc import Mapping
@@ -146,7 +147,7 @@ def as_object(text: bytes) -> dict[str, Any]:
         ValueError: It is no JSON, no object, nested too deeply, or holds NaN or a number beyond all floats.
     """
     try:
-        content = json.loads(text, parse_constant=_finite, parse_float=_finite)
+        content = json.loads(text, parse_constant=_finite, parse_float=_finite, parse_int=_whole)
         json.dumps(content)  # what is nested almost too deeply can be read and not written
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
@@ -158,8 +159,13 @@ def as_object(text: bytes) -> dict[str, Any]:
 def _finite(text: str) -> float:
     number = float(text)
     if not math.isfinite(number):
-        raise ValueError(f"it holds the number {text}")
+        raise ValueError(f"it holds the number {reprlib.repr(text)}")
     return number
+
+
+def _whole(text: str) -> int:
+    _finite(text)
+    return int(text)
 
 
 def _forget(temporary: Path) -> None:

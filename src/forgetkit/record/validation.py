@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import math
+import json
 import re
+import reprlib
 from collections.abc import Iterator, Mapping
 from functools import cache
-from typing import Any
+from typing import Any, Literal, TypeVar, cast
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -16,9 +17,107 @@ from forgetkit.errors import RunDirectoryError
 
 PASSING = (Preparing, Stepped, RunEnded)
 """Events that only move a progress bar, or whose content has a file of its own."""
-_NAMED = {"run_id": str, "digest": str, "partition": str, "config": dict, "data": dict, "versions": dict}
-_SHARES = ("train_accuracy", "val_accuracy", "test_accuracy")
-_NEVER_NEGATIVE = ("seconds", "samples_seen", "parameters", "forward_passes", "backward_passes", "skipped_steps")
+_MANIFEST = {
+    **dict.fromkeys(("run_id", "digest", "partition", "method", "preset"), str),
+    **dict.fromkeys(("config", "data", "versions", "departures", "distributions"), dict),
+}
+_SIGNED = ("generalization_gap", "loss", "threshold")
+"""Numbers that may be negative."""
+_OPEN = ("config", "departures", "versions")
+"""What the configuration and plugins determine; the configuration checks it."""
+_T = TypeVar("_T")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Layer:
+    size: int
+    reset: int
+
+
+@dataclasses.dataclass(frozen=True)
+class _Unlearning:
+    """The fields of ``forgetkit.forgetting.UnlearnReport``."""
+
+    scored: int
+    reset: int
+    threshold: float | None
+    seconds: float
+    forward_passes: int
+    backward_passes: int
+    layers: Mapping[str, _Layer]
+    optimizer_cleared: int
+    buffers: tuple[str, ...]
+    left_out: Mapping[str, str]
+    changed: int
+    tied: int
+    remarks: tuple[str, ...]
+    repeated: str | None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Departure:
+    value: Any
+    preset: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class _Result:
+    """The fields of ``result.json``; each other one is the number of a metric."""
+
+    schema: int
+    run: str
+    directory: str
+    method: str
+    preset: str
+    departures: Mapping[str, _Departure]
+    config: Mapping[str, Any]
+    augment: str
+    versions: Mapping[str, str | Mapping[str, str]]
+    parameters: int
+    noisy_labels: int
+    init_sha256: str | None
+    mega_batches: tuple[MegaBatchRow, ...]
+    test_accuracy: float | None
+    cer: float | None
+    mean_anytime_error: float | None
+    generalization_gap: float | None
+    samples_seen: int
+    skipped_steps: int
+    forward_passes: int
+    backward_passes: int
+    seconds: float
+    peak_memory_bytes: int | None
+    status: Literal["completed"]
+
+
+def conform(kind: type[_T], content: Any) -> _T:
+    """:func:`typed`, for fields whose numbers are counts, shares and seconds.
+
+    Raises:
+        ValueError: A field is missing, of another type, or a number out of its range.
+    """
+    found = typed(kind, content)
+    for key, value in _numbers(content):
+        if value < 0 and key not in _SIGNED:
+            raise ValueError(f"{key} is {value}")
+        if value > 1 and key.endswith("accuracy"):
+            raise ValueError(f"{key} is above 1")
+    return found
+
+
+def typed(kind: type[_T], content: Any) -> _T:
+    """``content``, as JSON gave it, as ``kind``: a text is no number, and a number no text.
+
+    Raises:
+        ValueError: An entry is missing or of another type.
+    """
+    found: _T = _adapter(cast("Any", kind)).validate_json(json.dumps(content), strict=True)
+    return found
+
+
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
 
 
 def event_name(kind: type[Event]) -> str:
@@ -31,14 +130,16 @@ def is_sound(event: Mapping[str, Any]) -> bool:
     kind = _recorded().get(str(event.get("event")))
     if kind is None:
         return True
-    names, adapter = kind
+    names = {field.name for field in dataclasses.fields(kind)}
     try:
-        found = adapter.validate_python({key: value for key, value in event.items() if key in names})
+        conform(kind, {key: value for key, value in event.items() if key in names})
+        if "report" in names:
+            conform(_Unlearning, event["report"])
         if "row" in names:
             row_from(event["row"])
     except (TypeError, ValueError):
         return False
-    return all(value >= 0 for value in vars(found).values() if isinstance(value, int))
+    return True
 
 
 def row_from(content: Any) -> MegaBatchRow:
@@ -48,15 +149,18 @@ def row_from(content: Any) -> MegaBatchRow:
         TypeError, ValueError: An entry is missing, unknown, of another type or no number that a row can have.
     """
     MegaBatchRow(**content)  # pydantic would ignore what is unknown
-    row = TypeAdapter(MegaBatchRow).validate_python(content)
-    _require_sound(row)
+    row = conform(MegaBatchRow, content)
+    if row.unlearn is not None:
+        conform(_Unlearning, row.unlearn)
+    if row.test_errors > row.test_samples:
+        raise ValueError("there are more errors than test samples")
     return row
 
 
 def require_manifest(content: Mapping[str, Any], schema: int, name: str) -> None:
     """``RunDirectoryError`` unless the manifest is of this version and has what is read from it."""
     _require_schema(content, schema, name)
-    for key, kind in _NAMED.items():
+    for key, kind in _MANIFEST.items():
         if key in content and not isinstance(content[key], kind):
             raise RunDirectoryError(f"{name} is damaged: {key} is {type(content[key]).__name__}")
 
@@ -65,15 +169,19 @@ def require_result(content: Mapping[str, Any], schema: int, name: str) -> None:
     """``RunDirectoryError`` unless the result is of this version and its rows are those of a run."""
     _require_schema(content, schema, name)
     try:
+        names = {field.name for field in dataclasses.fields(_Result)}
+        result = conform(_Result, {key: value for key, value in content.items() if key in names})
         rows = [row_from(row) for row in content["mega_batches"]]
         if [row.index for row in rows] != list(range(1, len(rows) + 1)) or not rows:
             raise ValueError("its mega-batches are not numbered from 1")
-        if not isinstance(content["config"], dict) or content["config"].get("mega_batches") != len(rows):
+        if result.config.get("mega_batches") != len(rows):
             raise ValueError("its configuration has another number of mega-batches")
-        for key in _NEVER_NEGATIVE:
-            value = content.get(key, 0)
-            if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
-                raise ValueError(f"{key} is {value!r}")
+        for key in ("samples_seen", "skipped_steps", "forward_passes", "backward_passes"):
+            if getattr(result, key) != sum(getattr(row, key) for row in rows):
+                raise ValueError(f"{key} is not the sum over its mega-batches")
+        for key in content.keys() - names:
+            if not isinstance(content[key], int | float | None):
+                raise ValueError(f"{key} is {type(content[key]).__name__}")
     except (KeyError, TypeError, ValueError) as error:
         raise RunDirectoryError(f"{name} is damaged: {reason(error)}") from error
 
@@ -91,36 +199,23 @@ def _require_schema(content: Mapping[str, Any], schema: int, name: str) -> None:
     found = content.get("schema")
     if found != schema or isinstance(found, bool):
         raise RunDirectoryError(
-            f"{name} has schema {found!r}, and this version of forgetkit reads {schema}: use the version that wrote it"
+            f"{name} has schema {reprlib.repr(found)}, and this version of forgetkit reads {schema}: "
+            "use the version that wrote it"
         )
 
 
-def _require_sound(row: MegaBatchRow) -> None:
-    """``ValueError`` where a number is one that no row has."""
-    for key, value in _numbers(dataclasses.asdict(row)):
-        if not math.isfinite(value) or (value < 0 and key != "generalization_gap"):
-            raise ValueError(f"{key} is {value}")
-    if any((share := getattr(row, key)) is not None and share > 1 for key in _SHARES):
-        raise ValueError("an accuracy is above 1")
-    if row.test_errors > row.test_samples:
-        raise ValueError("there are more errors than test samples")
-
-
 def _numbers(value: Any, key: str = "") -> Iterator[tuple[str, float]]:
-    """The counts, shares and seconds in a row; a threshold of scores is any number."""
+    """The counts, shares and seconds in an object, each with the key that it stands under."""
     if isinstance(value, Mapping):
         for name, inner in value.items():
-            if name != "threshold":
+            if name not in _OPEN:
                 yield from _numbers(inner, str(name))
     elif isinstance(value, int | float) and not isinstance(value, bool):
         yield key, value
 
 
 @cache
-def _recorded() -> Mapping[str, tuple[frozenset[str], TypeAdapter[Event]]]:
-    """The fields of each kind of event that the record holds, and their types, by the name that a line has."""
+def _recorded() -> Mapping[str, type[Event]]:
+    """The kinds of event that the record holds, by the name that a line has."""
     kinds = [kind for kind in Event.__subclasses__() if kind.__module__ == Event.__module__ and kind not in PASSING]
-    return {
-        event_name(kind): (frozenset(field.name for field in dataclasses.fields(kind)), TypeAdapter(kind))
-        for kind in kinds
-    }
+    return {event_name(kind): kind for kind in kinds}

@@ -114,9 +114,7 @@ Rows = Sequence[tuple[int, Mapping[str, Any]]]
 
 def _rows(result: Result) -> Rows:
     """Each mega-batch with its index."""
-    rows = result.get("mega_batches")
-    found = [row for row in rows if isinstance(row, Mapping)] if isinstance(rows, list) else []
-    return [(int(number(row.get("index")) or place), row) for place, row in enumerate(found, 1)]
+    return list(enumerate(result.get("mega_batches", ()), 1))
 
 
 def _curves(outcomes: Outcomes, values: Callable[[Rows], Iterator[tuple[int, float | None]]]) -> tuple[Curve, ...]:
@@ -156,12 +154,8 @@ def _shares(result: Result) -> dict[str, float]:
     """The share of each layer that a run resets, the mean over its forgettings."""
     shares: dict[str, list[float]] = {}
     for _, row in _rows(result):
-        unlearn = row.get("unlearn")
-        layers = unlearn.get("layers") if isinstance(unlearn, Mapping) else None
-        for layer, counts in layers.items() if isinstance(layers, Mapping) else ():
-            size, reset = (
-                number(counts.get(key)) if isinstance(counts, Mapping) else None for key in ("size", "reset")
-            )
-            if size and reset is not None:
-                shares.setdefault(str(layer), []).append(reset / size)
+        unlearn = row.get("unlearn") or {}
+        for layer, counts in unlearn.get("layers", {}).items():
+            if counts["size"]:
+                shares.setdefault(layer, []).append(counts["reset"] / counts["size"])
     return {layer: fmean(found) for layer, found in shares.items()}

@@ -21,9 +21,8 @@ def outcomes(path: Path) -> Outcomes:
     if not (path / "result.json").exists():
         raise RunDirectoryError(f"{path} is not finished: go on with {resume_command(path)}")
     result = RunDirectory(path).result
-    config = result.get("config")
-    seed = config.get("seed") if isinstance(config, dict) else None
-    arm = {"method": plain(str(result.get("method", ""))) or "unknown"}
-    title = plain(str(result.get("run", ""))) or path.resolve().name
+    seed = result["config"].get("seed")
+    arm = {"method": plain(result["method"]) or "unknown"}
+    title = plain(result["run"]) or path.resolve().name
     cell = Outcome(arm, seed if isinstance(seed, int) else 0, "", "completed", result, answers=answered(path))
     return Outcomes(title, ("method",), (cell,))

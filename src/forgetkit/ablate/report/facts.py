@@ -178,10 +178,7 @@ def _told_apart(texts: Collection[str]) -> dict[str, str]:
 
 def _config(result: Mapping[str, Any]) -> dict[str, _Value]:
     """A method that is no shorthand is known by the label of criterion and reset that the result has."""
-    config = result.get("config")
-    if not isinstance(config, Mapping):
-        return {}
-    own = {option: value for option, value in config.items() if option not in _OWN}
+    own = {option: value for option, value in result.get("config", {}).items() if option not in _OWN}
     if "method" in own and own["method"] is None:
         own["method"] = result.get("method")
     return {plain(str(option)): _Value(said(value)) for option, value in own.items()}
@@ -189,22 +186,17 @@ def _config(result: Mapping[str, Any]) -> dict[str, _Value]:
 
 def _departures(result: Mapping[str, Any]) -> dict[str, _Value]:
     """Each departure from the preset, with the preset's own value in brackets."""
-    departures = result.get("departures")
-    if not isinstance(departures, Mapping):
-        return {}
     return {
-        plain(str(option)): _Value(said(both.get("value")), f" ({said(both.get('preset'))})")
-        for option, both in departures.items()
-        if isinstance(both, Mapping)
+        plain(option): _Value(said(both["value"]), f" ({said(both['preset'])})")
+        for option, both in result.get("departures", {}).items()
     }
 
 
 def _versions(outcomes: Outcomes) -> tuple[tuple[str, str], ...]:
     found: dict[str, dict[str, None]] = {}
     for result in _results(outcomes):
-        versions = result.get("versions")
-        for name, version in versions.items() if isinstance(versions, Mapping) else ():
+        for name, version in result.get("versions", {}).items():
             own = version.items() if isinstance(version, Mapping) else [(name, version)]
             for distribution, number in own:
-                found.setdefault(plain(str(distribution)), {})[said(number)] = None
+                found.setdefault(plain(distribution), {})[said(number)] = None
     return tuple((name, " | ".join(numbers)) for name, numbers in found.items())
