@@ -49,15 +49,6 @@ def built(name: str, shape: tuple[int, ...], seed: int = 0, normalize: nn.Module
     return BUILDERS[name].build(inputs_of(shape), normalize or nn.Identity())
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Two test runs on one machine would otherwise spin against each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 class Shift(nn.Module):
     """A normalisation that remembers what it was given."""
 

@@ -9,7 +9,6 @@ import sys
 
 import pytest
 
-from forgetkit import rehearsal
 from forgetkit.cli import tables
 
 ESCAPE = "\x1b"
@@ -97,12 +96,6 @@ def test_brackets_are_no_markup(tiny):
     rehearsed = tiny("--out", "[/bold]", "--name", "[red]", "--dry-run")
     assert rehearsed.status == 0
     assert "[/bold]" in rehearsed.out
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    """A rehearsal in this process takes a few steps and not three seconds."""
-    monkeypatch.setattr(rehearsal, "_SECONDS", 0.01)
 
 
 @pytest.mark.parametrize("replay", ["full", "none", "last", "buffer:size=7", "buffer:size=7,rule=per-mega-batch"])
