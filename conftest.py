@@ -24,3 +24,10 @@ def hasty() -> Iterator[None]:
         patch.setattr(os, "fsync", lambda descriptor: None)
         patch.setattr(rehearsal, "_SECONDS", 0.0)
         yield
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whatever has one of these fixtures starts processes."""
+    for item in items:
+        if {"nursery", "spawn"}.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.children)

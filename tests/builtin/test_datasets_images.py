@@ -773,6 +773,7 @@ def test_a_worker_without_an_owner_leaves():
         assert worker._process.wait(30) == 0
 
 
+@pytest.mark.children
 def test_a_worker_imports_little():
     code = "import sys; import forgetkit.builtin.datasets._decoding; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -87,6 +87,7 @@ def test_options_are_checked():
             options.build(parsed.name, forgetkit_models()[parsed.name], parsed)
 
 
+@pytest.mark.children
 def test_listing_the_networks_does_not_import_torchvision():
     code = "import sys, forgetkit.builtin.models; sys.exit('torchvision' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

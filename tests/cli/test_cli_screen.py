@@ -134,6 +134,7 @@ def test_a_rehearsal_leaves_the_run_as_it_would_have_been(tiny, substance):
 # A reader who leaves early
 
 
+@pytest.mark.children
 def test_the_first_line_is_enough(workdir):
     bash = ["bash", "-o", "pipefail", "-c", f"{sys.executable} -m forgetkit show | head -1"]
     done = subprocess.run(bash, capture_output=True, text=True, check=False)
