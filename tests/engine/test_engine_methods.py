@@ -22,11 +22,11 @@ CLASSES = 4
 SIZES = {
     "convnet": 8,
     "mlp": 8,
-    "resnet18": 8,
-    "resnet34": 4,
-    "resnet50": 4,
-    "wide-resnet50-2": 4,
-    "vgg16-bn": 32,
+    "resnet18:width=16": 8,
+    "resnet34:width=16": 4,
+    "resnet50:width=16": 4,
+    "wide-resnet50-2:width=16": 4,
+    "vgg16-bn:width=16": 32,
 }
 
 
