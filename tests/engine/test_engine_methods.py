@@ -18,6 +18,8 @@ from forgetkit.contracts import Inputs, ModelBuilder
 from forgetkit.learn import Normalize
 from forgetkit.seeding import Seeds
 
+pytestmark = pytest.mark.slow
+
 CLASSES = 4
 SIZES = {
     "convnet": 8,

@@ -18,6 +18,8 @@ from forgetkit.contracts import EpochEnded, Event
 from forgetkit.options import options_of
 from forgetkit.testing import check_intervention, check_reinit
 
+pytestmark = pytest.mark.slow
+
 ARCHIVE = Path(__file__).parents[4] / "shared" / "data" / "cifar10-jpeg.npz"
 DOCS = Path(__file__).parents[3] / "docs" / "plasticity.md"
 

@@ -13,6 +13,8 @@ import forgetkit
 from forgetkit.contracts import EpochEnded, Event
 from forgetkit.testing import check_importance
 
+pytestmark = pytest.mark.slow
+
 SPECS = (
     *forgetkit_importance(),
     *("taylor:per=filter", "taylor:per=filter-squared", "mas:variant=batch", "hessian:form=off-minimum,probes=2"),
