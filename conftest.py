@@ -12,9 +12,14 @@ from collections.abc import Iterator
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported and counts the cores
 
+import hypothesis
 import pytest
 
 from forgetkit import rehearsal
+
+# How long an example takes on a shared machine says nothing.
+hypothesis.settings.register_profile("shared", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("shared")
 
 
 @pytest.fixture(autouse=True, scope="session")
