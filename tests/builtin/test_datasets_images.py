@@ -602,7 +602,6 @@ def test_workers_give_the_same_pixels_in_the_same_order(root, context, workers, 
     assert (done[0], done[-1], {total for _, _, total in reports}) == (0, 29, {29})
 
 
-@pytest.mark.children
 def test_a_small_folder_starts_no_process(root, context, workers, monkeypatch):
     size = sum(path.stat().st_size for path in root.rglob("*.png"))
     monkeypatch.setattr(_decoders, "_WORTH", size // 2 + 1)
