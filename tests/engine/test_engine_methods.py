@@ -54,9 +54,12 @@ def train(model: nn.Module, optimizer: torch.optim.Optimizer, batch: tuple[Tenso
     return losses
 
 
-@pytest.fixture(scope="module", params=sorted(SIZES))
+FULL = {name.partition(":")[0]: size for name, size in SIZES.items() if ":" in name}
+
+
+@pytest.fixture(scope="module", params=[*SIZES, *(pytest.param(name, marks=pytest.mark.long) for name in FULL)])
 def trained(request: pytest.FixtureRequest) -> tuple[str, ModelBuilder, nn.Module, tuple[Tensor, Tensor]]:
-    size = SIZES[request.param]
+    size = {**SIZES, **FULL}[request.param]
     builder = registry.load().make("models", request.param)[1]
     torch.manual_seed(0)
     inputs = Inputs((3, size, size), CLASSES, (0.4,) * 3, (0.3,) * 3)
