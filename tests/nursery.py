@@ -105,7 +105,8 @@ def carry_out(asked, streams):
 registry.load()
 torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0).zero_grad()  # imports as much as torch itself
 
-forgetkit.rehearsal._SECONDS = 0.1  # no test asks how good the estimate is
+forgetkit.rehearsal._SECONDS = 0.0  # no test asks how good the estimate is
+os.fsync = lambda descriptor: None  # what a loss of power leaves is simulated
 local.subprocess = types.SimpleNamespace(**{**vars(subprocess), "Popen": Worker})
 
 channel = socket.socket(fileno=int(sys.argv[1]))

@@ -482,7 +482,7 @@ def charts_of_all_kinds(draw):
 
 
 @given(st.lists(charts_of_all_kinds(), min_size=1, max_size=3))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 def test_whatever_an_answer_may_hold_is_drawn(found):
     answers_of = [Answer(charts=[chart]) for chart in found]
     outcomes = asked({"a": answers_of[:2], "b": answers_of[2:]} if len(found) > 2 else {"a": answers_of})

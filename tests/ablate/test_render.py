@@ -468,6 +468,7 @@ def engines() -> list[str]:
     return [engine for engine in ("pdflatex", "xelatex", "lualatex") if shutil.which(engine)]
 
 
+@pytest.mark.children
 @pytest.mark.skipif(not engines(), reason="there is no TeX on this machine")
 @pytest.mark.parametrize("engine", engines())
 @pytest.mark.parametrize("document", ["{article}", "[varwidth]{standalone}"])
@@ -479,6 +480,7 @@ def test_tex_compiles_it(engine, document, tmp_path) -> None:
     typeset(made, engine, document, tmp_path)
 
 
+@pytest.mark.children
 @pytest.mark.skipif(not engines(), reason="there is no TeX on this machine")
 def test_tex_keeps_a_wide_table_within_the_line(tmp_path) -> None:
     long = "masked:fraction=0.2,fresh=uniform,share=layer"

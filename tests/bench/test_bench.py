@@ -162,6 +162,7 @@ def test_both_sides_begin_with_the_same_function_and_learn() -> None:
     assert all(loss(*view) < 0.8 * old for view, old in zip(views, before, strict=True))
 
 
+@pytest.mark.children
 def test_the_loader_offers_the_same_images_and_its_workers_end() -> None:
     sides = loading.loaded(65, CPU, workers=1)
     loop = sides.reference
@@ -176,6 +177,7 @@ def test_the_loader_offers_the_same_images_and_its_workers_end() -> None:
     assert white[0][0].max() == 1
 
 
+@pytest.mark.children
 @pytest.mark.parametrize(
     ("prepare", "layout"),
     [(loading.loaded, torch.contiguous_format), (loading.on_cuda, torch.channels_last)],
@@ -201,6 +203,7 @@ def test_the_network_of_unlearning_and_selecting_is_as_it_is_said() -> None:
     assert any(not torch.equal(p, old) for p, old in zip(small.reference.model.parameters(), before, strict=True))
 
 
+@pytest.mark.children
 def test_a_crew_works_at_once_and_in_turn() -> None:
     crew = sharing.Crew.hired(2, partial(partial, len), "work")
     assert crew.at_once() == crew.in_turn() == 4 + 4
@@ -208,6 +211,7 @@ def test_a_crew_works_at_once_and_in_turn() -> None:
     assert [process.exitcode for process, _ in crew.workers] == [0, 0]
 
 
+@pytest.mark.children
 def test_an_interruption_is_not_for_the_crew_and_who_is_at_work_leaves_without_a_word(capfd) -> None:
     crew = sharing.Crew.hired(1, partial(partial, time.sleep), 0.2)
     ((process, connection),) = crew.workers
@@ -220,6 +224,7 @@ def test_an_interruption_is_not_for_the_crew_and_who_is_at_work_leaves_without_a
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.children
 def test_a_crew_that_cannot_be_hired_is_dismissed(monkeypatch) -> None:
     made, init = [], sharing.Crew.__init__
 
@@ -237,6 +242,7 @@ def test_a_crew_that_cannot_be_hired_is_dismissed(monkeypatch) -> None:
     assert connection.closed
 
 
+@pytest.mark.children
 def test_the_start_is_that_of_children_and_torch_is_looked_for(monkeypatch) -> None:
     sides = starting.help_text()
     assert sides.fault is None

@@ -580,6 +580,7 @@ def test_a_folder_that_this_user_may_not_read_is_named(root, context, monkeypatc
 # --- decoding in processes ---
 
 
+@pytest.mark.children
 @pytest.mark.parametrize("block", [1, 2, 256])
 def test_workers_give_the_same_pixels_in_the_same_order(root, context, workers, monkeypatch, reports, block):
     for number in range(20):
@@ -608,12 +609,14 @@ def test_a_small_folder_starts_no_process(root, context, workers, monkeypatch):
     assert workers == []
 
 
+@pytest.mark.children
 def test_large_files_make_small_blocks(root, context, workers, monkeypatch, reports):
     monkeypatch.setattr(_images, "_BLOCK_BYTES", 1)
     Folder(root).load(context)
     assert [done for _, done, _ in reports] == list(range(10))
 
 
+@pytest.mark.children
 @pytest.mark.parametrize("limit", [None, 40], ids=["corrupt", "too large"])
 def test_what_a_worker_refuses_is_said_as_ever_and_no_process_is_left(root, context, workers, monkeypatch, limit):
     path = root / "train" / "green" / "a.png"
@@ -634,6 +637,7 @@ def test_what_a_worker_refuses_is_said_as_ever_and_no_process_is_left(root, cont
     assert len(workers) == 2
 
 
+@pytest.mark.children
 def test_what_pillow_was_told_here_holds_for_workers_too(root, context, workers, monkeypatch):
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
     (root / "train" / "green" / "cut.jpg").write_bytes(JPEG[: len(JPEG) // 2])
@@ -641,6 +645,7 @@ def test_what_pillow_was_told_here_holds_for_workers_too(root, context, workers,
     assert len(workers) == 2
 
 
+@pytest.mark.children
 def test_a_worker_that_is_killed_is_told(root, context, workers, monkeypatch):
     class Killed(_decoders._Worker):
         def ready(self):
@@ -656,6 +661,7 @@ def test_a_worker_that_is_killed_is_told(root, context, workers, monkeypatch):
     assert all(worker.poll() is not None for worker in workers)
 
 
+@pytest.mark.children
 def test_a_worker_that_answers_nonsense_and_lives_on_is_ended_and_told(root, context, workers, monkeypatch):
     talker = (
         "import os, sys, time; from forgetkit.builtin.datasets._decoding import READY; "
@@ -669,6 +675,7 @@ def test_a_worker_that_answers_nonsense_and_lives_on_is_ended_and_told(root, con
     assert all(worker.poll() == -9 for worker in workers)
 
 
+@pytest.mark.children
 def test_what_an_interpreter_prints_when_it_starts_is_no_answer(root, context, workers, monkeypatch, tmp_path):
     (tmp_path / "noise").mkdir()
     (tmp_path / "noise" / "sitecustomize.py").write_text(
@@ -705,6 +712,7 @@ def memory_for_a_single_worker(monkeypatch):
     monkeypatch.setattr(subprocess, "Popen", scarce)
 
 
+@pytest.mark.children
 @pytest.mark.parametrize(
     ("lacking", "count"),
     [
@@ -725,6 +733,7 @@ def test_without_workers_or_with_fewer_the_images_are_decoded_all_the_same(
     assert all(worker.poll() is not None for worker in workers)
 
 
+@pytest.mark.children
 def test_what_workers_leave_is_decoded_in_the_callers_thread(root, context, workers, monkeypatch):
     """Filters for warnings are for all threads."""
     used, decode = set(), _decoders.decode_block
@@ -754,6 +763,7 @@ def test_there_are_no_more_workers_than_cores_or_than_are_of_use(monkeypatch, as
     assert _decoders._cores() == count
 
 
+@pytest.mark.children
 def test_an_interruption_ends_the_workers(root, context, workers, monkeypatch):
     def interrupt(what, done, total):
         if done:
@@ -766,6 +776,7 @@ def test_an_interruption_ends_the_workers(root, context, workers, monkeypatch):
     assert cached(context) == []
 
 
+@pytest.mark.children
 def test_a_worker_without_an_owner_leaves():
     """As where this process is killed: its end of the pipe is closed."""
     with _decoders._Worker() as worker:
@@ -773,6 +784,7 @@ def test_a_worker_without_an_owner_leaves():
         assert worker._process.wait(30) == 0
 
 
+@pytest.mark.children
 def test_a_worker_imports_little():
     code = "import sys; import forgetkit.builtin.datasets._decoding; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

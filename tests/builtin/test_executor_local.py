@@ -18,6 +18,8 @@ from forgetkit.builtin.executors.local import Local
 from forgetkit.contracts import Lost
 from forgetkit.system import openmp
 
+pytestmark = pytest.mark.children
+
 SCRIPT = """
 import sys
 sys.path.insert(0, {here!r})

@@ -49,15 +49,6 @@ def built(name: str, shape: tuple[int, ...], seed: int = 0, normalize: nn.Module
     return BUILDERS[name].build(inputs_of(shape), normalize or nn.Identity())
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Two test runs on one machine would otherwise spin against each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 class Shift(nn.Module):
     """A normalisation that remembers what it was given."""
 
@@ -96,6 +87,7 @@ def test_options_are_checked():
             options.build(parsed.name, forgetkit_models()[parsed.name], parsed)
 
 
+@pytest.mark.children
 def test_listing_the_networks_does_not_import_torchvision():
     code = "import sys, forgetkit.builtin.models; sys.exit('torchvision' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

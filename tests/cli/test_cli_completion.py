@@ -31,6 +31,7 @@ def test_a_plugin_that_does_not_load_or_says_nothing_plain_stops_no_completion(i
     assert {"mine", "masked"} <= set(completion.components("reinit"))
 
 
+@pytest.mark.children
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
@@ -81,6 +82,7 @@ SCRIPTS = {
 }
 
 
+@pytest.mark.children
 @pytest.mark.parametrize("shell", SCRIPTS)
 def test_a_real_shell_completes_folders_and_the_names_of_plugins(shell: str, tmp_path: Path) -> None:
     program = Path(sys.executable).with_name("forgetkit")

@@ -9,16 +9,9 @@ import odd_photos
 import pytest
 from PIL import Image
 
-from forgetkit import rehearsal
 from forgetkit.builtin.datasets.folder import Folder
 from forgetkit.options import options_of
 from forgetkit.stream.overview import ROWS
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    """A rehearsal in this process takes a few steps and not three seconds."""
-    monkeypatch.setattr(rehearsal, "_SECONDS", 0.01)
 
 
 def save(path="x.npz", n=60, classes=3, **arrays):

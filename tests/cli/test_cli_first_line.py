@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 WITHOUT_TORCH = """
 import sys
 
@@ -21,6 +23,7 @@ for words in sys.argv[1:]:
 """
 
 
+@pytest.mark.children
 def test_the_first_line_is_printed_before_torch_is_imported() -> None:
     commands = ["run", "ablate --over reinit=none", "analyze . churn", "reproduce table1 --dry-run", "data digits"]
     said = subprocess.run([sys.executable, "-c", WITHOUT_TORCH, *commands], capture_output=True, text=True, check=False)

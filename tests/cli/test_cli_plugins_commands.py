@@ -115,6 +115,7 @@ def forgetkit_importance():
 # What the help costs
 
 
+@pytest.mark.children
 @pytest.mark.parametrize(
     "words",
     [["--help"], ["-h"], ["plugins", "list"], ["plugins"], ["plugins", "list", "--json"], ["plugins", "--help"]],

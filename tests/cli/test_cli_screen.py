@@ -9,7 +9,6 @@ import sys
 
 import pytest
 
-from forgetkit import rehearsal
 from forgetkit.cli import tables
 
 ESCAPE = "\x1b"
@@ -99,12 +98,6 @@ def test_brackets_are_no_markup(tiny):
     assert "[/bold]" in rehearsed.out
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    """A rehearsal in this process takes a few steps and not three seconds."""
-    monkeypatch.setattr(rehearsal, "_SECONDS", 0.01)
-
-
 @pytest.mark.parametrize("replay", ["full", "none", "last", "buffer:size=7", "buffer:size=7,rule=per-mega-batch"])
 def test_a_rehearsal_knows_how_many_samples_will_be_seen(tiny, workdir, replay):
     words = ["--replay", replay, "--epochs", 2, "--mega-batches", 3, "--name", "same"]
@@ -141,6 +134,7 @@ def test_a_rehearsal_leaves_the_run_as_it_would_have_been(tiny, substance):
 # A reader who leaves early
 
 
+@pytest.mark.children
 def test_the_first_line_is_enough(workdir):
     bash = ["bash", "-o", "pipefail", "-c", f"{sys.executable} -m forgetkit show | head -1"]
     done = subprocess.run(bash, capture_output=True, text=True, check=False)

@@ -18,6 +18,7 @@ SLOW = ("torch", "numpy", "scipy", "sklearn", "PIL", "torchvision", "asyncio", "
 """What takes long to import, and nobody needs who asks what there is."""
 
 
+@pytest.mark.children
 @pytest.mark.parametrize(
     ("words", "also"),
     [

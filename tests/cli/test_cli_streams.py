@@ -34,6 +34,7 @@ def shell(words: list[str], redirection: str, folder: Path, **environment: str) 
     )
 
 
+@pytest.mark.children
 @pytest.mark.parametrize("redirection", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-", ">/dev/full"])
 def test_a_run_goes_on_whatever_becomes_of_its_streams(redirection: str, tiny_words: list[str], tmp_path: Path) -> None:
     if redirection == ">/dev/full" and not Path("/dev/full").exists():
@@ -47,6 +48,7 @@ def test_a_run_goes_on_whatever_becomes_of_its_streams(redirection: str, tiny_wo
     assert events
 
 
+@pytest.mark.children
 def test_colours_in_a_pipe_move_nothing(tiny_words: list[str], tmp_path: Path) -> None:
     said = shell(tiny_words, "", tmp_path, FORCE_COLOR="1")
     assert "\x1b[1m" in said.stdout
@@ -66,6 +68,7 @@ def test_colours_in_a_pipe_move_nothing_in_other_commands(cli, tiny_words, monke
     assert "\x1b" not in cli("table", "it").out + cli("show", "models").out
 
 
+@pytest.mark.children
 def test_an_ablation_is_recorded_whatever_becomes_of_standard_output(tiny_words: list[str], tmp_path: Path) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("this system has no /dev/full")

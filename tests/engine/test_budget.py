@@ -215,8 +215,7 @@ def test_patience_counts_epochs_of_a_budget(tmp_path: Path) -> None:
     assert [row["samples_seen"] for row in result["mega_batches"]] == [3 * 27] * 3
 
 
-def test_a_rehearsal_and_a_screen_know_the_budget(cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("forgetkit.rehearsal._SECONDS", 0.01)
+def test_a_rehearsal_and_a_screen_know_the_budget(cli: Any) -> None:
     words = ["run", *(f"--{key.replace('_', '-')}={value}" for key, value in SMALL.items()), "--samples", 70]
     assert cli(*words, "--dry-run", "--json").json["samples_to_be_seen"] == 210
     planned = cli(*words, "--dry-run").out

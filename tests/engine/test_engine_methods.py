@@ -18,15 +18,17 @@ from forgetkit.contracts import Inputs, ModelBuilder
 from forgetkit.learn import Normalize
 from forgetkit.seeding import Seeds
 
+pytestmark = pytest.mark.slow
+
 CLASSES = 4
 SIZES = {
     "convnet": 8,
     "mlp": 8,
-    "resnet18": 8,
-    "resnet34": 4,
-    "resnet50": 4,
-    "wide-resnet50-2": 4,
-    "vgg16-bn": 32,
+    "resnet18:width=16": 8,
+    "resnet34:width=16": 4,
+    "resnet50:width=16": 4,
+    "wide-resnet50-2:width=16": 4,
+    "vgg16-bn:width=16": 32,
 }
 
 
@@ -52,10 +54,12 @@ def train(model: nn.Module, optimizer: torch.optim.Optimizer, batch: tuple[Tenso
     return losses
 
 
-@pytest.fixture(scope="module", params=sorted(SIZES))
+FULL = {name.partition(":")[0]: size for name, size in SIZES.items() if ":" in name}
+
+
+@pytest.fixture(scope="module", params=[*SIZES, *(pytest.param(name, marks=pytest.mark.long) for name in FULL)])
 def trained(request: pytest.FixtureRequest) -> tuple[str, ModelBuilder, nn.Module, tuple[Tensor, Tensor]]:
-    torch.set_num_threads(2)
-    size = SIZES[request.param]
+    size = {**SIZES, **FULL}[request.param]
     builder = registry.load().make("models", request.param)[1]
     torch.manual_seed(0)
     inputs = Inputs((3, size, size), CLASSES, (0.4,) * 3, (0.3,) * 3)
@@ -111,7 +115,7 @@ def test_forget_and_learn_again(
 
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_every_method_learns_the_digits(tmp_path: Path, method: str) -> None:
-    options = {"method": method, "mega_batches": 3, "epochs": 4, "threads": 2, "out": str(tmp_path)}
+    options = {"method": method, "mega_batches": 3, "epochs": 4, "threads": 1, "out": str(tmp_path)}
     result = forgetkit.run(options)
     assert result["method"] == method
     assert result["test_accuracy"] > 0.8  # chance is 0.1

@@ -43,9 +43,9 @@ class Hold:
         if isinstance(event, RunStarted):
             seeds.append(str(event.config["seed"]))
         elif isinstance(event, EpochEnded) and (event.mega_batch, event.epoch) == (1, 3) and stopped():
-            pathlib.Path(f"held-{os.getpid()}").touch()
             asked, before = [], signal.getsignal(signal.SIGTERM)
             signal.signal(signal.SIGTERM, lambda *given: (asked.append(1), before(*given)))
+            pathlib.Path(f"held-{os.getpid()}").touch()  # from here on it can be asked
             while stopped() and not asked:
                 time.sleep(0.01)
             signal.signal(signal.SIGTERM, before)

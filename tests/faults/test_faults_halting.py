@@ -101,13 +101,14 @@ def go(workdir, plugin, monkeypatch):
     return call
 
 
+@pytest.mark.parametrize("every", [4, pytest.param(1, marks=pytest.mark.long)])
 @pytest.mark.parametrize("options", [BASE, ACTED, WATCHED], ids=["drawing", "acted", "watched"])
-def test_stopped_at_any_look_it_goes_on_to_the_same_bits(go, workdir, options, substance, digests, result_of):
+def test_stopped_at_any_look_it_goes_on_to_the_same_bits(go, workdir, options, every, substance, digests, result_of):
     counted = Counting()
     whole = go({**options, "name": "whole"}, halt=counted)
     assert counted.looks > 20
     stopped = within = 0
-    looks = range(1, counted.looks + 1, 2 if options is ACTED else 3)
+    looks = range(1, counted.looks + 1, every)
     for number in looks:
         folder = workdir / "runs" / str(number)
         try:

@@ -210,6 +210,7 @@ def keyboard():
     signal.signal(signal.SIGINT, before)
 
 
+@pytest.mark.children
 def test_interrupted_from_the_keyboard(interrupted, workdir, keyboard):
     words, check = interrupted
     with subprocess.Popen(

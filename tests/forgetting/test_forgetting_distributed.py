@@ -19,6 +19,8 @@ import forgetkit
 from forgetkit.contracts import Change
 from forgetkit.errors import ComponentError, ForgetkitError, OptionError
 
+pytestmark = pytest.mark.children
+
 SIZE = 3
 WAIT = 60  # seconds, for a test that hangs to fail
 Part = dict[str, Tensor]

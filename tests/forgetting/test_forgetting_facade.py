@@ -233,7 +233,7 @@ def test_a_criterion_that_nobody_would_look_at(reinit):
         {"importance": Snip(samples=-1)},
         {"reinit": "masked:fraction=2"},
         {"reinit": Masked(fraction=-0.1)},
-        {"importance": object()},
+        pytest.param({"importance": object()}, id="an object"),
     ],
     ids=str,
 )

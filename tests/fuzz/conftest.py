@@ -7,14 +7,6 @@ import os
 import corruption
 import pytest
 
-from forgetkit import rehearsal
-
-
-@pytest.fixture(autouse=True)
-def hasty(monkeypatch):
-    """No test asks how good the estimate of a dry run is."""
-    monkeypatch.setattr(rehearsal, "_SECONDS", 0.0)
-
 
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory):

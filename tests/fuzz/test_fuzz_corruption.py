@@ -10,6 +10,8 @@ import pytest
 from corruption import TARGETS, Stage, Target
 from fuzz_judging import Answer
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("number", range(40))
 def test_a_damaged_file(stage, number):

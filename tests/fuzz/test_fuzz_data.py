@@ -21,6 +21,8 @@ from forgetkit.builtin.datasets.folder import Folder
 from forgetkit.builtin.datasets.npz import Npz
 from forgetkit.contracts import LoadContext
 
+pytestmark = pytest.mark.slow
+
 NAMES = ("x_train", "y_train", "x_test", "y_test")
 SMALL = ["--model", "mlp:width=4", "--mega-batches", 2, "--epochs", 1, "--threads", 1, "--quiet", "--dry-run"]
 

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from forgetkit import config, options, registry
 from forgetkit.ablate import grid
 
+pytestmark = pytest.mark.slow
+
 FIELDS = sorted(config.RunConfig.model_fields)
 PATHS = [
     *("reinit.masked.fraction", "reinit.masked", "reinit..fraction", "reinit", ".", "..", "a.b.c", "dataset.npz.path"),

@@ -22,6 +22,8 @@ from hypothesis import strategies as st
 from forgetkit.record import line_of, write_sealed
 from forgetkit.record.files import sealed
 
+pytestmark = pytest.mark.slow
+
 odd = st.one_of(
     st.sampled_from([None, True, 0, -1, 1, 10**30, 0.5, float("nan"), float("inf"), "", "none", [], {}, [[]], [None]]),
     texts.filter(lambda text: "\ud800" not in text),

@@ -126,6 +126,7 @@ for _ in range(3):
 """
 
 
+@pytest.mark.children
 @pytest.mark.skipif(not torch.__version__.startswith("2.15."), reason="torch 2.15 alone is known to crash there")
 def test_a_step_of_the_narrow_resnet_leaves_the_process_alive() -> None:
     def status(form: str) -> int:

@@ -172,6 +172,7 @@ def test_a_dry_run_says_what_auto_came_to(cli: Any, tiny_words: list[str]) -> No
     assert cli(*tiny_words[:-2], "--dry-run", "--json").json["config"]["threads"] == 1
 
 
+@pytest.mark.children
 @pytest.mark.parametrize("chosen", [None, "ACTIVE"])
 def test_threads_wait_asleep_from_before_torch_is_there(chosen: str | None) -> None:
     code = (

@@ -41,6 +41,7 @@ def registered(package: Path) -> Path:
     return package / "src"
 
 
+@pytest.mark.children
 def test_the_packages_pass_their_own_tests(tmp_path) -> None:
     written = [scaffold.write(f"forgetkit-own-{kind}", kind, tmp_path, ()) for kind in KINDS]
     path = os.pathsep.join(str(one.directory / "src") for one in written)  # one child, since it has torch to import
@@ -97,6 +98,7 @@ def test_a_run_takes_it_up_as_its_readme_says(cli, tiny, workdir, monkeypatch, k
         assert len((workdir / "run-observers.csv").read_text().splitlines()) == 2
 
 
+@pytest.mark.children
 def test_they_are_clean_whatever_they_are_called(tmp_path) -> None:
     ruff = shutil.which("ruff", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     if ruff is None:
@@ -113,6 +115,7 @@ def test_they_are_clean_whatever_they_are_called(tmp_path) -> None:
         assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.children
 def test_it_can_be_installed(tmp_path) -> None:
     if None in map(importlib.util.find_spec, ("pip", "setuptools")):
         pytest.skip("pip or setuptools is not installed")

@@ -17,6 +17,8 @@ from forgetkit.config import NOT_PROTOCOL, RunConfig
 from forgetkit.options import options_of
 from forgetkit.registry import load
 
+pytestmark = pytest.mark.slow
+
 BASE = {
     "dataset": "synthetic:samples=150,test=40,classes=3,size=8,channels=1,noise=3.0",
     "model": "convnet:width=4",

@@ -31,6 +31,8 @@ from forgetkit.seeding import Seeds
 from forgetkit.stream import partition
 from forgetkit.stream.batches import Offered, Pool
 
+pytestmark = pytest.mark.slow
+
 Tensors = Mapping[str, Tensor]
 
 RESNET18 = 11_173_962

@@ -210,6 +210,7 @@ def test_every_promise_is_documented_as_it_is() -> None:
         assert rows.get(HEADINGS.get(kind, kind.capitalize()), []) == own
 
 
+@pytest.mark.children
 def test_it_is_there_without_an_import_of_its_own_and_costs_nothing_until_it_is_used() -> None:
     code = (
         "import forgetkit, sys; assert 'torch' not in sys.modules and 'pytest' not in sys.modules; "

@@ -18,6 +18,8 @@ from forgetkit.contracts import EpochEnded, Event
 from forgetkit.options import options_of
 from forgetkit.testing import check_intervention, check_reinit
 
+pytestmark = pytest.mark.slow
+
 ARCHIVE = Path(__file__).parents[4] / "shared" / "data" / "cifar10-jpeg.npz"
 DOCS = Path(__file__).parents[3] / "docs" / "plasticity.md"
 
@@ -168,7 +170,7 @@ SWEEP = [
 ]
 
 
-@pytest.mark.parametrize("model", ["convnet", "resnet18"])
+@pytest.mark.parametrize("model", ["convnet", "resnet18:width=16", pytest.param("resnet18", marks=pytest.mark.long)])
 @pytest.mark.parametrize("acting", SWEEP, ids=str)
 def test_four_mega_batches_of_real_images(
     photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, acting: dict[str, Any]

@@ -13,6 +13,8 @@ import forgetkit
 from forgetkit.contracts import EpochEnded, Event
 from forgetkit.testing import check_importance
 
+pytestmark = pytest.mark.slow
+
 SPECS = (
     *forgetkit_importance(),
     *("taylor:per=filter", "taylor:per=filter-squared", "mas:variant=batch", "hessian:form=off-minimum,probes=2"),
@@ -78,10 +80,14 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-# On the large network all but those that take the same steps as another.
-LARGE = [name for name in forgetkit_importance() if name not in ("gradient", "mas", "movement", "snip-sample")]
-SWEEP = [(spec, "convnet:width=4") for spec in SPECS]
-SWEEP += [("taylor:per=filter" if name == "taylor" else name, "resnet18") for name in LARGE]
+# On the deep network all but those that take the same steps as another.
+DEEP = [name for name in forgetkit_importance() if name not in ("gradient", "mas", "movement", "snip-sample")]
+DEEP = ["taylor:per=filter" if name == "taylor" else name for name in DEEP]
+SWEEP = [
+    *((spec, "convnet:width=4") for spec in SPECS),
+    *((spec, "resnet18:width=16") for spec in DEEP),
+    *(pytest.param(spec, "resnet18", marks=pytest.mark.long) for spec in DEEP),
+]
 
 
 @pytest.mark.skipif(not ARCHIVE.exists(), reason="the CIFAR-10 archive is not at hand")
