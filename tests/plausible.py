@@ -83,7 +83,7 @@ def result(
         "name": "0123456789abcdef",
     }
     return {
-        "schema": 1,
+        "schema": 2,
         "run": f"run-{seed}",
         "directory": "/secret/place/run",
         "method": "lure",

@@ -66,17 +66,25 @@ def require_tensors(state: Mapping[str, Any], model: nn.Module, optimizer: torch
                 _require(entries[name] is None, f"its optimizer has a {name}")
         tensors = {name: value for name, value in own_entries.items() if value is not None}
         _require(entries.keys() == own_entries.keys(), "its optimizer keeps something else")
-        require_alike(f"its optimizer's state of parameter {place}", {name: entries[name] for name in tensors}, tensors)
+        saved_tensors = {name: entries[name] for name in tensors}
+        require_alike(f"its optimizer's state of parameter {place}", saved_tensors, tensors, may_overflow=True)
 
 
-def require_alike(what: str, tensors: Mapping[str, Any], own: Mapping[str, Tensor]) -> None:
-    """Refuse tensors of other names, shapes or types than the network's own, and NaN or infinity where it has none."""
+def require_alike(
+    what: str, tensors: Mapping[str, Any], own: Mapping[str, Tensor], *, may_overflow: bool = False
+) -> None:
+    """Refuse tensors of other names, shapes or types than the network's own, and NaN or infinity where it has none.
+
+    With ``may_overflow`` infinity is accepted: AdamW's mean of squares of a very large gradient is infinite, and the
+    run goes on.
+    """
     if tensors.keys() != own.keys():
         raise ValueError(f"{what} has other tensors: {sorted(map(str, tensors.keys() ^ own.keys()))[0]}")
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor) or tensor.shape != own[name].shape or tensor.dtype != own[name].dtype:
             raise ValueError(f"'{name}' in {what} has another shape or type")
-        if bool(own[name].isfinite().all()) and not bool(tensor.isfinite().all()):
+        wrong = tensor.isnan() if may_overflow else ~tensor.isfinite()
+        if bool(own[name].isfinite().all()) and bool(wrong.any()):
             raise ValueError(f"'{name}' in {what} holds NaN or infinity")
 
 

@@ -113,7 +113,7 @@ def forgetkit_importance():
 def test_every_key_has_its_type(result):
     content = result.json
     require(content, RESULT)
-    assert content["schema"] == 1
+    assert content["schema"] == 2
     assert content["status"] == "completed"
     assert content["directory"] == "runs/r"
     assert content["run"] == "r"

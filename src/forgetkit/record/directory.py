@@ -54,7 +54,7 @@ from forgetkit.record.files import (
 from forgetkit.record.validation import reason, require_manifest, require_result, row_from
 from forgetkit.system import regular
 
-SCHEMA = 1
+SCHEMA = 2
 _STATE = re.compile(r"resume-(\d+)-(\d+)(?:-(\d+))?")
 _MODEL = re.compile(r"mega-batch-(\d+)")
 _MASKS = re.compile(r"masks-(\d+)")
