@@ -1,0 +1,54 @@
+"""The example in plain torch and the engine give the same bits."""
+
+from __future__ import annotations
+
+import runpy
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+import forgetkit
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "lure_from_scratch.py"
+
+
+@pytest.fixture
+def single_thread() -> Iterator[None]:
+    """One thread, as the example's command takes; the seed that the example sets is undone."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with torch.random.fork_rng(devices=[]):
+        yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("single_thread")
+@pytest.mark.parametrize("seed", [0, 1])
+def test_example_equals_the_paper_preset(seed: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lure = runpy.run_path(str(EXAMPLE))["lure"]
+    model, accuracies, cer, gap = lure(seed, mega_batches=3, epochs=3)
+
+    table = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in table[1:-1]] == ["1", "2", "3"]
+    assert table[-1] == f"test accuracy {accuracies[-1]:.2%}, CER {cer}, generalization gap {gap:.2%}"
+
+    options = {"preset": "paper", "precision": "fp32", "threads": 1, "seed": seed, "out": str(tmp_path)}
+    result = forgetkit.run({**options, "mega_batches": 3, "epochs": 3})
+    assert accuracies == [row["test_accuracy"] for row in result["mega_batches"]]
+    assert (cer, gap) == (result["cer"], result["generalization_gap"])
+    checkpoint = Path(result["directory"]) / "checkpoints" / "mega-batch-003.pt"
+    expected = torch.load(checkpoint, weights_only=True)["model"]
+    state = model.state_dict()
+    assert expected.keys() - state.keys() == {"normalize.mean", "normalize.std"}  # the example normalizes beforehand
+    for name, value in state.items():
+        assert torch.equal(value, expected[name]), name
+
+
+def test_example_stays_short_and_plain() -> None:
+    lines = EXAMPLE.read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= 120
+    assert max(map(len, lines)) <= 100
+    imported = [line.split()[1] for line in lines if line.startswith(("import forgetkit", "from forgetkit"))]
+    assert imported == ["forgetkit.builtin.models.convnet", "forgetkit.contracts", "forgetkit.seeding"]
