@@ -5,13 +5,20 @@ from __future__ import annotations
 import runpy
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import forgetkit
+from forgetkit import registry
+from forgetkit.config import resolve
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "lure_from_scratch.py"
+
+
+def example() -> dict[str, Any]:
+    return runpy.run_path(str(EXAMPLE))
 
 
 @pytest.fixture
@@ -25,25 +32,33 @@ def single_thread() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("single_thread")
-@pytest.mark.parametrize("seed", [0, 1])
-def test_example_equals_the_paper_preset(seed: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    lure = runpy.run_path(str(EXAMPLE))["lure"]
-    model, accuracies, cer, gap = lure(seed, mega_batches=3, epochs=3)
+@pytest.mark.parametrize(("seed", "mega_batches"), [(0, 3), (1, 2)])
+def test_example_equals_the_paper_preset(
+    seed: int, mega_batches: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    protocol = {"mega_batches": mega_batches, "epochs": 3}
+    model, accuracies, cer, gap = example()["lure"](seed, **protocol)
 
     table = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in table[1:-1]] == ["1", "2", "3"]
+    assert [line.split()[0] for line in table[1:-1]] == [str(i + 1) for i in range(mega_batches)]
     assert table[-1] == f"test accuracy {accuracies[-1]:.2%}, CER {cer}, generalization gap {gap:.2%}"
 
     options = {"preset": "paper", "precision": "fp32", "threads": 1, "seed": seed, "out": str(tmp_path)}
-    result = forgetkit.run({**options, "mega_batches": 3, "epochs": 3})
+    result = forgetkit.run({**options, **protocol})
     assert accuracies == [row["test_accuracy"] for row in result["mega_batches"]]
     assert (cer, gap) == (result["cer"], result["generalization_gap"])
-    checkpoint = Path(result["directory"]) / "checkpoints" / "mega-batch-003.pt"
+    checkpoint = Path(result["directory"]) / "checkpoints" / f"mega-batch-{mega_batches:03}.pt"
     expected = torch.load(checkpoint, weights_only=True)["model"]
     state = model.state_dict()
     assert expected.keys() - state.keys() == {"normalize.mean", "normalize.std"}  # the example normalizes beforehand
     for name, value in state.items():
         assert torch.equal(value, expected[name]), name
+
+
+def test_example_defaults_to_the_protocol_of_the_preset() -> None:
+    config = resolve({"preset": "paper"}, registry.load(entry_points=False)).config
+    assert (config.dataset, config.model) == ("digits", "convnet:width=32")
+    assert example()["lure"].__defaults__ == (config.mega_batches, config.epochs)
 
 
 def test_example_stays_short_and_plain() -> None:
