@@ -11,7 +11,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.optim import SGD, Optimizer
+from torch.optim import SGD
 
 from forgetkit.builtin.models.convnet import ConvNet
 from forgetkit.contracts import Inputs
@@ -32,6 +32,7 @@ def lure(seed: int, mega_batches: int = 8, epochs: int = 50) -> tuple[nn.Module,
     model = ConvNet().build(Inputs((1, 8, 8), 10, mean=(0.0,), std=(1.0,)), nn.Identity())
     model.to(memory_format=torch.channels_last)
     optimizer = SGD(model.parameters(), momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
+
     seen = held_out = torch.empty(0, dtype=torch.int64)
     accuracies, gaps, cer = [], [], 0
     print("mega-batch  samples  test accuracy  errors     gap")
@@ -39,7 +40,6 @@ def lure(seed: int, mega_batches: int = 8, epochs: int = 50) -> tuple[nn.Module,
         seen = torch.cat([seen.sort().values, arrived])  # line 4: the union of M_1 to M_i
         held_out = torch.cat([held_out, validation])
         learn(model, optimizer, images[seen], labels[seen], epochs, seeds.within(i))  # line 7
-
         train_accuracy, _ = evaluate(model, images[seen], labels[seen])
         val_accuracy, _ = evaluate(model, images[held_out], labels[held_out])
         test_accuracy, errors = evaluate(model, images[test], labels[test])
@@ -104,7 +104,7 @@ def estimate_importance(model: nn.Module, images: Tensor, labels: Tensor) -> lis
 
 
 @torch.no_grad()
-def reinitialize(model: nn.Module, optimizer: Optimizer, mask: list[Tensor], seeds: Seeds) -> None:
+def reinitialize(model: nn.Module, optimizer: SGD, mask: list[Tensor], seeds: Seeds) -> None:
     """Give what is not retained new uniform values (equation 3) and no momentum."""
     for (name, theta), retained in zip(model.named_parameters(), mask, strict=True):
         bound = 1 / theta[0].numel() ** 0.5  # 1 / √fan_in

@@ -32,11 +32,11 @@ def single_thread() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("single_thread")
-@pytest.mark.parametrize(("seed", "mega_batches"), [(0, 3), (1, 2)])
+@pytest.mark.parametrize(("seed", "mega_batches", "epochs"), [(0, 3, 3), (1, 2, 5)])
 def test_example_equals_the_paper_preset(
-    seed: int, mega_batches: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    seed: int, mega_batches: int, epochs: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    protocol = {"mega_batches": mega_batches, "epochs": 3}
+    protocol = {"mega_batches": mega_batches, "epochs": epochs}
     model, accuracies, cer, gap = example()["lure"](seed, **protocol)
 
     table = capsys.readouterr().out.splitlines()
