@@ -1,7 +1,7 @@
 """Learn, Unlearn and Relearn (LURE) in plain torch, on the digits that come with scikit-learn.
 
 Equations, sections and lines of Algorithm 1 are those of Ramkumar, Arani and Zonooz, TMLR 2023.
-Gives to the bit what `forgetkit run --preset paper --precision fp32 --threads 1 --seed 0` gives.
+Equals to the bit `forgetkit run --preset paper --device cpu --precision fp32 --threads 1 --seed 0`.
 """
 
 import argparse

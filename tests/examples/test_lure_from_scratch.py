@@ -43,8 +43,8 @@ def test_example_equals_the_paper_preset(
     assert [line.split()[0] for line in table[1:-1]] == [str(i + 1) for i in range(mega_batches)]
     assert table[-1] == f"test accuracy {accuracies[-1]:.2%}, CER {cer}, generalization gap {gap:.2%}"
 
-    options = {"preset": "paper", "precision": "fp32", "threads": 1, "seed": seed, "out": str(tmp_path)}
-    result = forgetkit.run({**options, **protocol})
+    machine = {"device": "cpu", "precision": "fp32", "threads": 1}
+    result = forgetkit.run({"preset": "paper", "seed": seed, "out": str(tmp_path), **machine, **protocol})
     assert accuracies == [row["test_accuracy"] for row in result["mega_batches"]]
     assert (cer, gap) == (result["cer"], result["generalization_gap"])
     checkpoint = Path(result["directory"]) / "checkpoints" / f"mega-batch-{mega_batches:03}.pt"
