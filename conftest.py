@@ -15,7 +15,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported and co
 import hypothesis
 import pytest
 
-from forgetkit import rehearsal
+from forgetkit.engine import dry_run
 
 # How long an example takes on a shared machine says nothing.
 hypothesis.settings.register_profile("shared", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
@@ -27,7 +27,7 @@ def hasty() -> Iterator[None]:
     """Nothing waits for the disk or for a better estimate."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
-        patch.setattr(rehearsal, "_SECONDS", 0.0)
+        patch.setattr(dry_run, "_SECONDS", 0.0)
         yield
 
 

@@ -25,10 +25,11 @@ import numpy as np
 import torch
 
 import forgetkit
-from forgetkit import learn, registry
-from forgetkit.contracts import Checkpointed, EpochEnded, Event, LoadContext, Part, RunStarted
+from forgetkit import training
+from forgetkit.contracts import Checkpointed, DataSplit, EpochEnded, Event, LoadContext, RunStarted
+from forgetkit.data import SamplePool
+from forgetkit.registry import registry
 from forgetkit.seeding import Seeds
-from forgetkit.stream import Pool
 
 TARGET = 1.4
 OURS = {"forgetkit": {}, "forgetkit, contiguous fp32": {"memory_format": "contiguous", "precision": "fp32"}}
@@ -66,7 +67,7 @@ def ours(epochs: int, told: dict[str, str]) -> tuple[float, int, float]:
         return watch.seconds, watch.samples, time.perf_counter() - began
 
 
-def theirs(train: Part, epochs: int) -> tuple[float, int]:
+def theirs(train: DataSplit, epochs: int) -> tuple[float, int]:
     """Seconds of training, samples."""
     from avalanche.benchmarks import benchmark_from_datasets
     from avalanche.benchmarks.utils import as_classification_dataset
@@ -77,7 +78,7 @@ def theirs(train: Part, epochs: int) -> tuple[float, int]:
     parts = [(torch.from_numpy(train.inputs[i]), torch.from_numpy(train.labels[i])) for i in ids]
     experiences = [as_classification_dataset(labelled(TensorDataset(*part), part[1])) for part in parts]
     stream = benchmark_from_datasets(train=experiences).train_stream
-    model = network(Pool(*parts[0]))
+    model = network(SamplePool(*parts[0]))
     optimizer = torch.optim.SGD(model.parameters(), LR, MOMENTUM, weight_decay=DECAY)
     strategy = Naive(model=model, optimizer=optimizer, train_mb_size=BATCH, train_epochs=epochs, evaluator=None)
     before = [p.detach().clone() for p in model.parameters()]
@@ -98,9 +99,9 @@ def labelled(dataset: Any, labels: torch.Tensor) -> Any:
     return dataset
 
 
-def network(first: Pool) -> torch.nn.Module:
+def network(first: SamplePool) -> torch.nn.Module:
     builder = registry.load(entry_points=False).make("models", "convnet")[1]
-    return learn.network(builder, learn.measured(first, 10), Seeds(0))
+    return training.build_network(builder, training.measure_normalization(first, 10), Seeds(0))
 
 
 def main() -> None:
@@ -134,7 +135,7 @@ def main() -> None:
     print(f"wanted are at least {TARGET} × of forgetkit as a run does it: {'met' if met else 'missed'}")
 
 
-def measured(train: Part, epochs: int, repetitions: int) -> dict[str, list[float]]:
+def measured(train: DataSplit, epochs: int, repetitions: int) -> dict[str, list[float]]:
     """The seconds of each side, in turn; of ours by layout, and of its whole run."""
     seconds: dict[str, list[float]] = {**{side: [] for side in OURS}, "avalanche": [], WHOLE: []}
     order = [*OURS, "avalanche"]

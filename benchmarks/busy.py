@@ -74,15 +74,16 @@ def border(seconds: float) -> list[dict[str, Any]]:
     """For each network and batch: operations, and the time of a step with one thread by that with two."""
     import torch
 
-    from forgetkit import learn, registry
+    from forgetkit import training
     from forgetkit.contracts import Inputs
+    from forgetkit.registry import registry
     from forgetkit.seeding import Seeds
 
     offers, device, rows = registry.load(), torch.device("cpu"), []
     for spec, shape, batch in STEPS:
         inputs = Inputs(shape, 10, (0.0,) * shape[0], (1.0,) * shape[0])
-        model = learn.network(offers.make("models", spec)[1], inputs, Seeds(0))
-        model = learn.arranged(model, learn.memory_format("auto", model, inputs, device), device).train()
+        model = training.build_network(offers.make("models", spec)[1], inputs, Seeds(0))
+        model = training.to_device(model, training.choose_memory_format("auto", model, inputs, device), device).train()
         optimizer = torch.optim.SGD(model.parameters(), lr=1e-6, momentum=0.9, foreach=True)
         images, labels = torch.rand(batch, *shape), torch.randint(10, (batch,))
         taken: dict[int, list[float]] = {1: [], 2: []}
@@ -104,7 +105,7 @@ def border(seconds: float) -> list[dict[str, Any]]:
                 "model": spec,
                 "image": "x".join(map(str, shape)),
                 "batch": batch,
-                "operations": learn.operations(model, inputs, batch, device),
+                "operations": training.count_operations(model, inputs, batch, device),
                 "one_ms": fast[1] * 1e3,
                 "two_ms": fast[2] * 1e3,
                 "times as fast": fast[1] / fast[2],

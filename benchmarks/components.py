@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import forgetkit
-from forgetkit import registry
 from forgetkit.errors import ForgetkitError
+from forgetkit.registry import registry
 
 KINDS = {"importance": "importance", "reinit": "reinit", "interventions": "interventions"}
 

@@ -19,9 +19,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from forgetkit import stream
 from forgetkit.builtin.datasets.folder import Folder
 from forgetkit.contracts import Data, LoadContext
+from forgetkit.data import content_digest
 
 
 def main() -> None:
@@ -54,7 +54,7 @@ def measured(folder: Path, processes: int, repetitions: int) -> dict[str, float]
                 decoded = time.perf_counter()
                 data = loaded(folder, cache)
                 again = time.perf_counter()
-                stream.content_digest(data)
+                content_digest(data)
                 times[name].append(decoded - began)
                 times["again"].append(again - decoded)
                 times["digest"].append(time.perf_counter() - again)

@@ -20,14 +20,14 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import default_collate
 
-from forgetkit.bench import Setting
-from forgetkit.bench.loading import Transformed
+from forgetkit.bench import BenchmarkOptions
+from forgetkit.bench.loading import TransformedSamples
 from forgetkit.bench.training import BATCH, Work, chosen_precision, framework, network, sgd, step
+from forgetkit.data.batches import epoch_batches
 from forgetkit.seeding import Seeds
-from forgetkit.stream.batches import epoch_batches
 
 Call = Callable[[], object]
-CPU = Setting("cpu")
+CPU = BenchmarkOptions("cpu")
 
 
 def main() -> None:
@@ -61,7 +61,7 @@ def measured(reference: Call, ours: Call, repetitions: int) -> dict[str, Any]:
 def augmented() -> Iterator[tuple[str, str, Call, Call]]:
     """One worker's time stands for the reference's batches: its two share the cores with the training."""
     work = replace(Work.images("convnet", BATCH, CPU), augment="crop-flip")
-    dataset = Transformed(work.pool.inputs, work.pool.labels)
+    dataset = TransformedSamples(work.pool.inputs, work.pool.labels)
     yield (
         "augmented",
         "crop and flip, in one process",

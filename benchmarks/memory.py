@@ -119,7 +119,7 @@ def images(folder: Path, samples: int) -> None:
 def held_by_the_libraries() -> dict[str, int]:
     """Bytes that a process has once torch and forgetkit are imported, as the system calls them."""
     told = subprocess.run(
-        [sys.executable, "-c", "import forgetkit.alma; print(open('/proc/self/status').read())"],
+        [sys.executable, "-c", "import forgetkit.engine.run; print(open('/proc/self/status').read())"],
         check=True,
         capture_output=True,
         text=True,
@@ -165,7 +165,7 @@ def control_group(allowed: int) -> Iterator[tuple[Path, Path]]:
 
 def limited(here: Path, limit: str, bytes: int, words: list[str]) -> dict[str, Any]:  # noqa: A002 - its name on the command line
     """In the child: the limit first, then the command."""
-    import forgetkit.alma  # noqa: F401 - what the libraries hold was counted with it
+    import forgetkit.engine.run  # noqa: F401 - what the libraries hold was counted with it
     from forgetkit import cli
 
     if limit in ("data", "address"):

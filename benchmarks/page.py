@@ -48,14 +48,14 @@ def measured(record: Mapping[str, Any]) -> str:
     return f"{table(bench.HEADINGS, rows)}\n\n{where}."
 
 
-def result(case: Mapping[str, Any]) -> bench.Measured | bench.Skipped:
+def result(case: Mapping[str, Any]) -> bench.Measurement | bench.SkippedCase:
     """A case of a record as it was when it was measured."""
     words = (case["name"], case["ours"], case["reference"])
-    about = bench.Case(*words, _unprepared, case["reading"], case["target"], case["target_rate"], case["unit"])
+    about = bench.BenchmarkCase(*words, _unprepared, case["reading"], case["target"], case["target_rate"], case["unit"])
     if case["skipped"]:
-        return bench.Skipped(about, case["skipped"])
+        return bench.SkippedCase(about, case["skipped"])
     seconds = {side: tuple(times) for side, times in case["seconds"].items()}
-    return bench.Measured(about, case["work"], seconds, case["fault"])
+    return bench.Measurement(about, case["work"], seconds, case["fault"])
 
 
 def named(record: Any, columns: Sequence[str]) -> str:
@@ -78,7 +78,7 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines).replace("  ", " ")
 
 
-def _unprepared(setting: bench.Setting) -> bench.Sides:
+def _unprepared(setting: bench.BenchmarkOptions) -> bench.Sides:
     raise NotImplementedError("it was measured elsewhere")
 
 

@@ -62,7 +62,7 @@ STUDIES: Mapping[str, tuple[Arms, Mapping[str, Any], int]] = {
         SMALL,
         3,
     ),
-    "departures": (DEPARTURES, {**SMALL, "method": "lure"}, 3),
+    "overrides": (DEPARTURES, {**SMALL, "method": "lure"}, 3),
     "label-noise": (NOISE, {"label_noise": 0.3, "model": "mlp", "lr": 0.01}, 4),
     "label-noise-convnet": (NOISE, {"label_noise": 0.3}, 4),
 }

@@ -17,9 +17,9 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from forgetkit.forgetting import select
 from forgetkit.seeding import Seeds
-from forgetkit.system import peak
+from forgetkit.system import peak_memory
+from forgetkit.unlearning import select
 
 TENSORS = 62
 FRACTION = 0.2
@@ -49,7 +49,7 @@ def measured(entries: int, repeats: int, reference: bool, tied: bool) -> Row:
     """Seconds, the peak of memory beside the scores in percent of theirs, and how much longer the reference takes."""
     select(dict(drawn(10**6, tied)), FRACTION, Seeds(0))  # what the first call loads is no part of it
     scores = dict(drawn(entries, tied))
-    kept, highest = peak.watched(torch.device("cpu"))(), peak.watched(torch.device("cpu"))
+    kept, highest = peak_memory.track_peak(torch.device("cpu"))(), peak_memory.track_peak(torch.device("cpu"))
     select(scores, FRACTION, Seeds(0))
     grown, bytes_ = (highest() or 0) - (kept or 0), sum(score.nbytes for score in scores.values())
     ours, theirs = [], []

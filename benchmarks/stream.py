@@ -20,10 +20,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from forgetkit import contracts, registry, stream
-from forgetkit.contracts import MegaBatchEnded, MegaBatchRow, Part
-from forgetkit.record import Recorder, ResumePoint, RunDirectory
+from forgetkit import contracts
+from forgetkit.contracts import DataSplit, MegaBatchEnded, MegaBatchResult
+from forgetkit.data import MegaBatch, Stream, partition, simulate_replay
+from forgetkit.registry import registry
 from forgetkit.seeding import Seeds
+from forgetkit.storage import Checkpoint, Recorder, RunDirectory
 
 COUNTS = (1, 3, 10, 30, 100)
 TENSORS = 62
@@ -60,15 +62,15 @@ def main() -> None:
 def measured(spec: str, count: int, samples: int, repetitions: int) -> dict[str, Any]:
     """Medians of the seconds of each part over a whole stream, and how many samples it trains on."""
     total = count * samples
-    source = Part(np.zeros((total, 1), np.float32), np.arange(total) % 10)
+    source = DataSplit(np.zeros((total, 1), np.float32), np.arange(total) % 10)
     seeds = Seeds(0)
-    cut = stream.partition(np.arange(total), count, 0.1, "random", seeds)
+    cut = partition(np.arange(total), count, 0.1, "random", seeds)
     replay = registry.load(entry_points=False).make("replay", spec)[1]
-    trained_on = sum(map(len, stream.played(source.labels, cut, replay, seeds)))
+    trained_on = sum(map(len, simulate_replay(source.labels, cut, replay, seeds)))
 
     def play() -> None:
         for role in ("train", "val"):
-            for _ in stream.played(source.labels, cut, replay, seeds, role):
+            for _ in simulate_replay(source.labels, cut, replay, seeds, role):
                 pass
 
     parts = {"play": play, "flow": lambda: flow(source, cut, replay, seeds), "record": lambda: record(count)}
@@ -79,22 +81,22 @@ def measured(spec: str, count: int, samples: int, repetitions: int) -> dict[str,
     return {"trained_on": trained_on, **{name: statistics.median(seconds) for name, seconds in times.items()}}
 
 
-def flow(source: Part, cut: tuple[stream.MegaBatch, ...], replay: contracts.Replay, seeds: Seeds) -> None:
+def flow(source: DataSplit, cut: tuple[MegaBatch, ...], replay: contracts.Replay, seeds: Seeds) -> None:
     """A stream as a run goes through it."""
-    through = stream.Stream(source, cut, replay, seeds)
+    through = Stream(source, cut, replay, seeds)
     for index in range(1, len(cut) + 1):
         revealed = through.reveal(index)
         revealed.read("train", revealed.train)
         revealed.read("val", revealed.val)
         if index < len(cut):
-            revealed.read("train", through.offered("incoming", index))
+            revealed.read("train", through.scoring_ids("incoming", index))
         through.retain(index)
         through.state()
 
 
 def record(count: int) -> None:
     """A run's record but for its models: events, and a state to resume from at the end of each mega-batch."""
-    rows: list[MegaBatchRow] = []
+    rows: list[MegaBatchResult] = []
     state = {"model": torch.zeros(1), "epochs_done": 0}
     with tempfile.TemporaryDirectory() as folder:
         directory = RunDirectory.create(Path(folder), "run", {})
@@ -102,14 +104,14 @@ def record(count: int) -> None:
         for index in range(1, count + 1):
             rows.append(row(index))
             recorder.notify(MegaBatchEnded(rows[-1]))
-            directory.save_resume_point(ResumePoint({**state, "mega_batch": index + 1}, tuple(rows), 1.0))
+            directory.save_checkpoint(Checkpoint({**state, "mega_batch": index + 1}, tuple(rows), 1.0))
 
 
-def row(index: int) -> MegaBatchRow:
+def row(index: int) -> MegaBatchResult:
     """A mega-batch's numbers, as they are after LURE has forgotten."""
     layers = {f"layers.{number}.weight": {"size": 100_000, "reset": 20_000} for number in range(TENSORS)}
     counts = dict.fromkeys(("train_samples", "epochs", "samples_seen", "test_errors", "test_samples"), 1000)
-    return MegaBatchRow(
+    return MegaBatchResult(
         index=index,
         val_samples=100,
         train_accuracy=0.5,

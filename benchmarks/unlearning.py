@@ -109,16 +109,16 @@ def held(layers: int, width: int) -> dict[str, Any]:
     from torch import nn
 
     import forgetkit
-    from forgetkit.system.peak import watched
+    from forgetkit.system.peak_memory import track_peak
 
     def small() -> nn.Module:
         return nn.Sequential(nn.Linear(64, 64, bias=False, dtype=torch.bfloat16))
 
     forgetkit.unlearn(small(), importance="magnitude")  # all code is loaded
-    before = watched(torch.device("cpu"))() or 0
+    before = track_peak(torch.device("cpu"))() or 0
     model = nn.Sequential(*(nn.Linear(width, width, bias=False, dtype=torch.bfloat16) for _ in range(layers)))
     size = sum(p.numel() * p.element_size() for p in model.parameters())
-    peak = watched(torch.device("cpu"))
+    peak = track_peak(torch.device("cpu"))
     began = time.perf_counter()
     report = forgetkit.unlearn(model, importance="magnitude")
     seconds = time.perf_counter() - began

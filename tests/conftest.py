@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import children
 import pytest
-from children import Child, Nursery
+from helpers import subprocesses
+from helpers.subprocesses import Child, Nursery
 
 from forgetkit.cli import main
-from forgetkit.installed import GROUP
-from forgetkit.system.halting import SIGNALS
+from forgetkit.registry.entry_points import GROUP
+from forgetkit.system.interrupts import SIGNALS
 
 TINY = [
     "run",
@@ -151,7 +151,7 @@ def install(workdir, monkeypatch):
 
 @pytest.fixture(scope="session")
 def nursery() -> Iterator[Nursery]:
-    with children.open_nursery() as opened:
+    with subprocesses.open_nursery() as opened:
         yield opened
 
 
@@ -233,13 +233,13 @@ def spawn(workdir):
 @pytest.fixture
 def substance():
     """``substance(result)``: what two equal runs have in common, all but times, memory, names and unused plugins."""
-    return children.substance
+    return subprocesses.substance
 
 
 @pytest.fixture
 def digests():
     """``digests(run)``: the SHA-256 of each evaluated model's file."""
-    return children.digests
+    return subprocesses.digests
 
 
 @pytest.fixture

@@ -9,15 +9,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from forgetkit._version import __version__
-from forgetkit.hookspecs import hookimpl
+from forgetkit.registry.hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from forgetkit import testing as testing
     from forgetkit.api import analyze, attach, evidence, run, score, select, unlearn
-    from forgetkit.forgetting import Aftercare, Scoring
+    from forgetkit.unlearning import ResetPolicy, Scoring
 
 __all__ = [
-    "Aftercare",
+    "ResetPolicy",
     "Scoring",
     "__version__",
     "analyze",
@@ -34,8 +34,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in ("analyze", "attach", "evidence", "run", "score", "select", "unlearn"):
         return getattr(import_module("forgetkit.api"), name)
-    if name in ("Aftercare", "Scoring"):
-        return getattr(import_module("forgetkit.forgetting"), name)
+    if name in ("ResetPolicy", "Scoring"):
+        return getattr(import_module("forgetkit.unlearning"), name)
     if name == "testing":
         return import_module("forgetkit.testing")
     raise AttributeError(f"module 'forgetkit' has no attribute '{name}'")

@@ -15,26 +15,31 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
-from forgetkit import alma, config, contracts, forgetting, options, registry
-from forgetkit.analysis import asking
-from forgetkit.analysis.evidence import Evidence, Given, of_model
-from forgetkit.analysis.run import Finished, Means, RunEvidence
+from forgetkit import config, contracts, unlearning
+from forgetkit.analysis.evidence import Given, ModelEvidence, model_evidence
+from forgetkit.analysis.questions import Question, ask_model, ask_run, cached_answer, question_seeds
+from forgetkit.analysis.run_evidence import AnalysisEnv, FinishedRun, RunEvidence
 from forgetkit.contracts import Rounding, Ties, Which
+from forgetkit.engine.context import compute_settings
+from forgetkit.engine.run import run_plan
 from forgetkit.errors import ConfigError, OptionError
-from forgetkit.forgetting.attached import Attached, Description
-from forgetkit.forgetting.guard import all_finite
-from forgetkit.record import RunDirectory
+from forgetkit.registry import registry
+from forgetkit.registry.spec import validate_component
 from forgetkit.seeding import Seeds
-from forgetkit.session import computing
+from forgetkit.storage import RunDirectory
 from forgetkit.system.torch_settings import scoring_settings
+from forgetkit.unlearning.attachment import ComponentDescription, InterventionAttachment
+from forgetkit.unlearning.integrity import all_finite
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 Batches = Iterable[tuple[Tensor, Tensor]]
-_Kind = TypeVar("_Kind", forgetting.Scoring, forgetting.Aftercare)
+_Kind = TypeVar("_Kind", unlearning.Scoring, unlearning.ResetPolicy)
 _log = logging.getLogger("forgetkit")
-_REPEATS = "let build= draw from the global random state, and load weights into the model with load_state_dict()"
+_REPEATED_REMEDY = (
+    "let build= draw from the global random state, and load weights into the model with load_state_dict()"
+)
 Loss = Callable[[Any, Tensor], Tensor]
 
 
@@ -49,13 +54,13 @@ def unlearn(
     loss: Loss = cross_entropy,
     build: Callable[[], nn.Module] | None = None,
     initial: Mapping[str, Tensor] | None = None,
-    scoring: forgetting.Scoring | None = None,
-    aftercare: forgetting.Aftercare | None = None,
+    scoring: unlearning.Scoring | None = None,
+    policy: unlearning.ResetPolicy | None = None,
     previous: Mapping[str, Tensor] | None = None,
-    memory: forgetting.Memory | None = None,
+    memory: unlearning.Memory | None = None,
     run_seed: int | None = None,
     group: ProcessGroup | Literal[True] | None = None,
-) -> forgetting.UnlearnReport:
+) -> unlearning.UnlearnReport:
     """Make ``model`` forget, in place, and clear the optimizer's memory of what was reset.
 
     ``batches`` is any iterable of (inputs, targets); a DataLoader will do. Criteria take from it as
@@ -67,7 +72,7 @@ def unlearn(
     ``state_dict()`` held at the start, which ``rewind`` goes back to, ``previous`` of what it held when you last
     forgot; ``memory`` is that of :func:`attach`, for components that watch the training; ``run_seed`` stays the same
     at each call, for those that draw once for a whole run. ``scoring`` says which
-    parameters are scored and in which mode, ``aftercare`` what becomes of the optimizer's memory and of running
+    parameters are scored and in which mode, ``policy`` what becomes of the optimizer's memory and of running
     statistics. Where something is wrong the model is as before.
 
     ``group``, of ``torch.distributed`` (``True``: all processes), is for a model whose parts lie in several processes,
@@ -79,7 +84,7 @@ def unlearn(
 
     Returns the audit. Raises a ``forgetkit.errors.ForgetkitError`` of one line where something is wrong.
     """
-    with forgetting.Processes(group) as together:
+    with unlearning.SelectionGroup(group) as processes:
         offers = registry.load()
         method = offers.make("reinit", reinit)[1]
         who = contracts.component_name(method)
@@ -89,10 +94,13 @@ def unlearn(
             raise OptionError(f"{who} looks at no scores, so scoring= would be ignored: leave it out")
         if group is not None and not getattr(method, "needs_scores", False):
             raise OptionError(f"{who} selects nothing, so group= would be ignored: leave it out")
-        scored, after = _checked(scoring, forgetting.Scoring), _checked(aftercare, forgetting.Aftercare)
+        scored, after = (
+            _resolve_component(scoring, unlearning.Scoring),
+            _resolve_component(policy, unlearning.ResetPolicy),
+        )
         if after.optimizer_state != "zero" and optimizer is None:
             raise OptionError(f"optimizer_state={after.optimizer_state} is about an optimizer: pass optimizer=")
-        report = forgetting.unlearn(
+        report = unlearning.unlearn(
             model,
             batches,
             importance=None if importance is None else offers.make("importance", importance)[1],
@@ -100,10 +108,10 @@ def unlearn(
             optimizer=optimizer,
             seeds=Seeds(seed),
             loss=loss,
-            past=_past(build, initial, previous, memory, run_seed),
+            past=_build_history(build, initial, previous, memory, run_seed),
             scoring=scored,
-            aftercare=after,
-            together=together,
+            policy=after,
+            processes=processes,
         )
     for remark in (*report.remarks, report.repeated):
         if remark is not None:
@@ -120,9 +128,9 @@ def score(
     loss: Loss = cross_entropy,
     build: Callable[[], nn.Module] | None = None,
     initial: Mapping[str, Tensor] | None = None,
-    scoring: forgetting.Scoring | None = None,
+    scoring: unlearning.Scoring | None = None,
     previous: Mapping[str, Tensor] | None = None,
-    memory: forgetting.Memory | None = None,
+    memory: unlearning.Memory | None = None,
 ) -> dict[str, Tensor]:
     """A score per entry of each trainable parameter that the loss depends on: ``{name: tensor}``, higher = keep.
 
@@ -130,8 +138,11 @@ def score(
     :func:`unlearn`; a criterion that looks at fresh values sees those of the reset with that ``seed`` and ``build``.
     """
     criterion = registry.load().make("importance", importance)[1]
-    past, scored = _past(build, initial, previous, memory, None), _checked(scoring, forgetting.Scoring)
-    return forgetting.score(
+    past, scored = (
+        _build_history(build, initial, previous, memory, None),
+        _resolve_component(scoring, unlearning.Scoring),
+    )
+    return unlearning.score(
         model, batches, importance=criterion, seeds=Seeds(seed), loss=loss, past=past, scoring=scored
     )
 
@@ -146,7 +157,7 @@ def attach(
     build: Callable[[], nn.Module] | None = None,
     initial: Mapping[str, Tensor] | None = None,
     previous: Mapping[str, Tensor] | None = None,
-) -> Attached:
+) -> InterventionAttachment:
     """Attach interventions to a training loop of your own.
 
     Call ``attached.begin(inputs, targets)`` before each mega-batch, with two samples or more, and
@@ -183,17 +194,19 @@ def attach(
     if isinstance(components, str) or not isinstance(components, Sequence):
         raise OptionError("attach takes a list of interventions: forgetkit.attach(model, optimizer, ['redo'])")
     offers = registry.load()
-    found = [_acting(offers, component) for component in components]
-    past = _past(build, initial, previous, None, seed)
-    inner = forgetting.plain(model)
-    forgetting.require_trained_by(optimizer, inner)
+    found = [_build_intervention(offers, component) for component in components]
+    past = _build_history(build, initial, previous, None, seed)
+    inner = unlearning.unwrap(model)
+    unlearning.require_trained_by(optimizer, inner)
     made = [component for _, component in found]
-    acting = forgetting.Acting(inner, optimizer, made, Seeds(seed), past, loss)
+    acting = unlearning.InterventionRunner(inner, optimizer, made, Seeds(seed), past, loss)
     plain = [spec.partition(":")[0].rpartition("/")[2] for spec, _ in found]  # whichever distribution was written
-    return Attached(acting, list(map(Description.of, plain, made)))
+    return InterventionAttachment(acting, list(map(ComponentDescription.of, plain, made)))
 
 
-def _acting(offers: registry.Registry, component: str | contracts.Intervention) -> tuple[str, contracts.Intervention]:
+def _build_intervention(
+    offers: registry.Registry, component: str | contracts.Intervention
+) -> tuple[str, contracts.Intervention]:
     """An intervention and its SPEC, by its SPEC or as an object; or a criterion or method that is one too."""
     try:
         made: tuple[str, contracts.Intervention] = offers.make("interventions", component)
@@ -232,7 +245,7 @@ def select(
 
     Raises ``OptionError`` where scores or options are refused; in a group the others fail with ``ComponentError``.
     """
-    with scoring_settings(torch.float32), forgetting.Processes(group) as together:
+    with scoring_settings(torch.float32), unlearning.SelectionGroup(group) as processes:
         for name, score in scores.items():
             if not isinstance(score, Tensor) or not score.is_floating_point() or not all_finite(score):
                 raise OptionError(f"the score of '{name}' is not a tensor of finite floats")
@@ -240,8 +253,8 @@ def select(
             if word not in get_args(words):
                 raise OptionError(f"{option}='{word}' is none of {', '.join(get_args(words))}")
         seeds = Seeds(seed)
-        masks, _ = forgetting.select(
-            scores, fraction, seeds, which=which, ties=ties, rounding=rounding, together=together
+        masks, _ = unlearning.select(
+            scores, fraction, seeds, which=which, ties=ties, rounding=rounding, processes=processes
         )
         return masks
 
@@ -268,13 +281,13 @@ def run(
     for broken in offers.broken:
         _log.warning("%s", broken)
     if resume is None:
-        return alma.run(config.resolve(options or {}, offers), observers=observers, cache=cache_folder())
+        return run_plan(config.resolve(options or {}, offers), observers=observers, cache=cache_folder())
     if RunDirectory(Path(resume)).finished and not options:
         return RunDirectory(Path(resume)).result
     directory = RunDirectory.reopen(Path(resume))
-    own = config.resumed(directory.manifest, options or {}, offers)
+    own = config.resumed_options(directory.manifest, options or {}, offers)
     plan = config.resolve(own, offers, offline="dataset" not in (options or {}))
-    return alma.run(plan, observers=observers, cache=cache_folder(), resume=directory)
+    return run_plan(plan, observers=observers, cache=cache_folder(), resume=directory)
 
 
 def evidence(
@@ -300,7 +313,7 @@ def evidence(
     """
     offers = registry.load(files=[Path(file) for file in plugins])
     shown = {"test": test, "train": train, "val": val, "classes": classes, "initial": initial, **given}
-    return _evidence(subject, offers, asking.seeds(seed), mega_batch, shown)
+    return _evidence(subject, offers, question_seeds(seed), mega_batch, shown)
 
 
 def analyze(
@@ -321,16 +334,16 @@ def analyze(
     answer is kept as ``analyses/NAME.json`` in its directory, and the same question is answered from there, unless it
     is asked ``again``. ``threads`` are those of torch on the CPU meanwhile: by default those of the run, and for a
     model torch's own.
-    Raises ``DoesNotApplyError`` where the question makes no sense for what it is put to.
+    Raises ``InapplicableError`` where the question makes no sense for what it is put to.
     """
     offers = registry.load(files=[Path(file) for file in plugins])
-    question = asking.Question.of(offers, analysis, seed=seed, mega_batch=mega_batch)
+    question = Question.of(offers, analysis, seed=seed, mega_batch=mega_batch)
     found = _evidence(subject, offers, question.seeds, mega_batch, shown, threads)
     if not isinstance(found, RunEvidence):
-        with computing(threads):
-            return asking.ask_model(question, found)
-    known = None if again else asking.known(question, found.finished)
-    return known or asking.ask_run(question, found.finished)
+        with compute_settings(threads):
+            return ask_model(question, found)
+    known = None if again else cached_answer(question, found.finished)
+    return known or ask_run(question, found.finished)
 
 
 _OF_A_MODEL = ("test", "train", "val", "classes", "initial")
@@ -343,48 +356,48 @@ def _evidence(
     mega_batch: int | None,
     shown: Mapping[str, Any],
     threads: int | None = None,
-) -> RunEvidence | Evidence:
+) -> RunEvidence | ModelEvidence:
     """Of a run or of a model; what would be ignored is refused."""
     given = {name: value for name, value in shown.items() if value is not None}
     of_model_alone = [name for name in given if name in _OF_A_MODEL]
     if not isinstance(subject, nn.Module):
         if of_model_alone:
             raise OptionError(f"{of_model_alone[0]}= is for a model by itself, a run has its own: leave it out")
-        unknown = [name for name in given if name not in config.LOOKED_AT]
+        unknown = [name for name in given if name not in config.OVERRIDABLE]
         if unknown:
-            raise OptionError(f"{unknown[0]}= is none of {', '.join(config.LOOKED_AT)}, which may be others here")
-        finished = Finished(RunDirectory(Path(subject)), Means(offers, cache_folder(), given, threads=threads))
+            raise OptionError(f"{unknown[0]}= is none of {', '.join(config.OVERRIDABLE)}, which may be others here")
+        finished = FinishedRun(RunDirectory(Path(subject)), AnalysisEnv(offers, cache_folder(), given, threads=threads))
         return RunEvidence.of(finished, mega_batch, seeds)
     beside = [name for name in given if name not in _OF_A_MODEL]
     if mega_batch is not None or beside:
         raise OptionError(f"{(*beside, 'mega_batch')[0]}= is for the directory of a run: leave it out for a model")
     parts = {part: given.pop(part) for part in get_args(contracts.DataPart) if part in given}
-    return of_model(subject, parts, seeds, offers=offers, **given)
+    return model_evidence(subject, parts, seeds, offers=offers, **given)
 
 
-def _past(
+def _build_history(
     build: Callable[[], nn.Module] | None,
     initial: Mapping[str, Tensor] | None,
     previous: Mapping[str, Tensor] | None,
-    memory: forgetting.Memory | None,
+    memory: unlearning.Memory | None,
     run_seed: int | None,
-) -> forgetting.Past:
+) -> unlearning.ModelHistory:
     if memory is not None and not callable(memory):
         raise OptionError(f"memory= takes the method attached.memory, not {type(memory).__name__}")
-    return forgetting.Past(
+    return unlearning.ModelHistory(
         build=build,
-        repeats=None if build is None else cache(partial(forgetting.Repeats.of, build, _REPEATS)),
+        repeats=None if build is None else cache(partial(unlearning.RepeatedValues.of, build, _REPEATED_REMEDY)),
         initial=None if initial is None else initial.__getitem__,
         previous=None if previous is None else previous.__getitem__,
-        memory=memory or forgetting.NOTHING_KNOWN.memory,
+        memory=memory or unlearning.NO_HISTORY.memory,
         seeds=None if run_seed is None else Seeds(run_seed),
     )
 
 
-def _checked(given: _Kind | None, kind: type[_Kind]) -> _Kind:
+def _resolve_component(given: _Kind | None, kind: type[_Kind]) -> _Kind:
     if given is not None and not isinstance(given, kind):
         raise OptionError(f"{kind.__name__.lower()}= takes a forgetkit.{kind.__name__}, not {type(given).__name__}")
-    checked: _Kind = options.checked(kind.__name__.lower(), given if given is not None else kind())
+    checked: _Kind = validate_component(kind.__name__.lower(), given if given is not None else kind())
     return checked
 
 

@@ -31,7 +31,7 @@ class ConfigError(UsageError):
     """A run's configuration is wrong or contradicts itself."""
 
 
-class IdleOptionError(ConfigError):
+class UnusedOptionError(ConfigError):
     """An option was given that could not act in this run; ``option`` is its name."""
 
     def __init__(self, option: str, message: str) -> None:
@@ -39,7 +39,7 @@ class IdleOptionError(ConfigError):
         self.option = option
 
 
-class DoesNotApplyError(UsageError):
+class InapplicableError(UsageError):
     """A question makes no sense for what it was put to; the message says why."""
 
 
@@ -59,7 +59,7 @@ class RecordError(ForgetkitError):
     """A run's record can no longer be written: the disk is full, or the folder gone."""
 
 
-class ShortOfMemoryError(ForgetkitError):
+class InsufficientMemoryError(ForgetkitError):
     """There was no memory left, in the process or on the device."""
 
 
@@ -67,7 +67,7 @@ class ComponentError(ForgetkitError):
     """A component broke a promise of its contract."""
 
 
-class NothingMatchedError(UsageError, ComponentError):
+class NoMatchError(UsageError, ComponentError):
     """A policy matched no parameter of this model: never a silent no-op."""
 
 
@@ -79,7 +79,7 @@ class DivergedError(ForgetkitError):
     """The loss is no longer finite."""
 
 
-def closest(name: str, known: Iterable[str]) -> str:
+def suggest(name: str, known: Iterable[str]) -> str:
     """A sentence that lists ``known`` and, where one is near, asks whether it was meant."""
     names = sorted(known)
     if not names:

@@ -62,7 +62,7 @@ class Seeds:
 
 
 @contextmanager
-def preserved_global_state() -> Iterator[None]:
+def preserved_rng() -> Iterator[None]:
     """Put the global random state of Python, NumPy and torch back on leaving."""
     import numpy as np
     import torch
@@ -81,12 +81,12 @@ def preserved_global_state() -> Iterator[None]:
 
 
 @contextmanager
-def global_state(seed: int) -> Iterator[None]:
+def seeded_rng(seed: int) -> Iterator[None]:
     """Code that draws from the global state (a module's own init, dropout) runs under ``seed`` here."""
     import numpy as np
     import torch
 
-    with preserved_global_state():
+    with preserved_rng():
         random.seed(seed)
         np.random.seed(seed % 2**32)
         torch.default_generator.manual_seed(seed)
@@ -98,7 +98,7 @@ def global_state(seed: int) -> Iterator[None]:
         yield
 
 
-def global_draws(device: torch.device) -> dict[str, Any]:
+def capture_rng(device: torch.device) -> dict[str, Any]:
     """The global random state of Python, NumPy and torch as it is now, in types that a checkpoint can hold.
 
     Of torch's generators, that of the CPU and of ``device``: another machine may have fewer, or see others.
@@ -118,8 +118,8 @@ def global_draws(device: torch.device) -> dict[str, Any]:
     }
 
 
-def go_on_drawing(draws: Mapping[str, Any], device: torch.device) -> None:
-    """Put the global random state to what :func:`global_draws` found; for use within :func:`preserved_global_state`.
+def restore_rng(draws: Mapping[str, Any], device: torch.device) -> None:
+    """Put the global random state to what :func:`capture_rng` found; for use within :func:`preserved_rng`.
 
     A device of another kind than the one it was found on goes on from its own seed.
     """

@@ -12,15 +12,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import plausible
 import pytest
+from helpers import fake_outcomes
+from helpers.fake_outcomes import outcomes as outcomes_of
 
-from forgetkit.ablate import plots
-from forgetkit.ablate.outcome import Outcomes
-from forgetkit.ablate.report import page
-from forgetkit.ablate.table import make
-from forgetkit.analysis.answers import Kept
+from forgetkit.analysis.answers import StoredAnswer
 from forgetkit.contracts import Answer, Chart, Measure, Series
+from forgetkit.results import plots
+from forgetkit.results.outcome import Outcomes
+from forgetkit.results.report import render_page
+from forgetkit.results.table import make_table
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -128,7 +129,7 @@ def asked(outcomes: Outcomes) -> Outcomes:
             remarks=[HOSTILE, "a" * 300],
         )
 
-    one = [Kept("corruption", f"corruption:path={HOSTILE}", HOSTILE, 8, answer(seed)) for seed in range(3)]
+    one = [StoredAnswer("corruption", f"corruption:path={HOSTILE}", HOSTILE, 8, answer(seed)) for seed in range(3)]
     cells = tuple(replace(cell, answers=(one[cell.seed],)) for cell in outcomes.cells)
     return replace(outcomes, cells=cells, answers=(one[0],))
 
@@ -136,15 +137,15 @@ def asked(outcomes: Outcomes) -> Outcomes:
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("pages")
-    lost = {**plausible.LOST, 1: ("failed", HOSTILE)}
+    lost = {**fake_outcomes.LOST, 1: ("failed", HOSTILE)}
     made: dict[str, Outcomes] = {
-        "three": plausible.outcomes(plausible.THREE, lost=plausible.LOST, baseline={"importance": "random"}),
-        "many": plausible.outcomes(plausible.MANY),
-        "asked": asked(plausible.outcomes(plausible.THREE)),
-        "hostile": plausible.outcomes({HOSTILE: (HOSTILE, "a" * 200, '" onload="alert(1)')}, lost=lost, title=HOSTILE),
+        "three": outcomes_of(fake_outcomes.THREE, lost=fake_outcomes.LOST, baseline={"importance": "random"}),
+        "many": outcomes_of(fake_outcomes.MANY),
+        "asked": asked(outcomes_of(fake_outcomes.THREE)),
+        "hostile": outcomes_of({HOSTILE: (HOSTILE, "a" * 200, '" onload="alert(1)')}, lost=lost, title=HOSTILE),
     }
     for name, outcomes in made.items():
-        text = page(replace(outcomes, command=HOSTILE), make(outcomes), plots.pictures(outcomes))
+        text = render_page(replace(outcomes, command=HOSTILE), make_table(outcomes), plots.draw_pictures(outcomes))
         (folder / f"{name}.html").write_text(text, encoding="utf-8")
     return {name: folder / f"{name}.html" for name in made}
 

@@ -14,9 +14,9 @@ from forgetkit.builtin.metrics.accuracy import FinalAccuracy
 from forgetkit.builtin.metrics.anytime import MeanAnytimeError
 from forgetkit.builtin.metrics.cer import CumulativeErrors
 from forgetkit.builtin.metrics.gap import GeneralizationGap
-from forgetkit.contracts import MegaBatchRow, Metric
+from forgetkit.contracts import MegaBatchResult, Metric
 
-ROW = MegaBatchRow(
+ROW = MegaBatchResult(
     index=1,
     train_samples=90,
     val_samples=10,
@@ -34,7 +34,7 @@ ROW = MegaBatchRow(
 )
 
 
-def row(errors: int, tested: int, gap: float | None = None) -> MegaBatchRow:
+def row(errors: int, tested: int, gap: float | None = None) -> MegaBatchResult:
     return dataclasses.replace(
         ROW,
         test_errors=errors,

@@ -13,17 +13,17 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.stats import chi2
 
-from forgetkit import options
 from forgetkit.builtin.replay import forgetkit_replay
 from forgetkit.builtin.replay.buffer import Buffer
 from forgetkit.builtin.replay.full import Full
 from forgetkit.builtin.replay.last import Last
-from forgetkit.builtin.replay.none import Nothing
+from forgetkit.builtin.replay.none import NoReplay
 from forgetkit.contracts import Replay, Role, Samples
 from forgetkit.errors import OptionError
+from forgetkit.registry.spec import build_component, parse_spec
 
 STRATEGIES = [
-    *(Full(), Nothing(), Last()),
+    *(Full(), NoReplay(), Last()),
     *(Buffer(size=5), Buffer(size=5, rule="per-mega-batch"), Buffer(size=5, rule="lure")),
 ]
 UNLIKELY = 1e-6
@@ -31,7 +31,7 @@ UNLIKELY = 1e-6
 
 sizes_of_mega_batches = st.lists(st.integers(0, 15), min_size=1, max_size=8)
 any_strategy = st.one_of(
-    st.sampled_from([Full(), Nothing(), Last()]),
+    st.sampled_from([Full(), NoReplay(), Last()]),
     st.builds(Buffer, size=st.integers(1, 30), rule=st.sampled_from(["reservoir", "per-mega-batch"])),
 )
 
@@ -64,22 +64,22 @@ def check_equally_likely(counts: Counter, outcomes: int) -> None:
 
 def test_every_strategy_is_offered_under_its_name():
     offered = forgetkit_replay()
-    assert offered == {"buffer": Buffer, "full": Full, "last": Last, "none": Nothing}
+    assert offered == {"buffer": Buffer, "full": Full, "last": Last, "none": NoReplay}
     assert all(isinstance(strategy(), Replay) for strategy in offered.values())
 
 
 def test_options():
     assert Buffer() == Buffer(size=186, rule="reservoir")
     assert Buffer().val_size is None
-    built = options.build("buffer", Buffer, options.parse("buffer:20,rule=per-mega-batch"))
+    built = build_component("buffer", Buffer, parse_spec("buffer:20,rule=per-mega-batch"))
     assert built == Buffer(size=20, rule="per-mega-batch")
-    built = options.build("buffer", Buffer, options.parse("buffer:20,val-size=7,rule=lure"))
+    built = build_component("buffer", Buffer, parse_spec("buffer:20,val-size=7,rule=lure"))
     assert built == Buffer(size=20, val_size=7, rule="lure")
-    assert options.build("buffer", Buffer, options.parse("buffer:val_size=none")) == Buffer()
+    assert build_component("buffer", Buffer, parse_spec("buffer:val_size=none")) == Buffer()
     for spec in ["buffer:size=0", "buffer:val_size=0", "buffer:rule=fifo", "buffer:rule=grow", "full:size=3"]:
-        parsed = options.parse(spec)
+        parsed = parse_spec(spec)
         with pytest.raises(OptionError):
-            options.build(parsed.name, forgetkit_replay()[parsed.name], parsed)
+            build_component(parsed.name, forgetkit_replay()[parsed.name], parsed)
 
 
 # What holds for all of them
@@ -124,7 +124,7 @@ def test_full_none_and_last(sizes, seed):
         assert result.tolist() == sorted(seen)
     for _, arrived, result in stream(Last(), sizes, np.random.default_rng(seed)):
         assert result.tolist() == sorted(arrived.ids.tolist())
-    for _, _, result in stream(Nothing(), sizes, np.random.default_rng(seed)):
+    for _, _, result in stream(NoReplay(), sizes, np.random.default_rng(seed)):
         assert result.tolist() == []
 
 

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from forgetkit import hookspecs, registry
-from forgetkit.ablate import grid
+from forgetkit.ablation import grid
 from forgetkit.config import RunConfig, resolve
-from forgetkit.options import options_of
+from forgetkit.registry import hookspecs, registry
+from forgetkit.registry.spec import options_of
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -88,7 +88,7 @@ def test_toml_blocks_mean_something(page: Path, code: str, tmp_path: Path) -> No
         assert resolve(content, registry.load(entry_points=False)).config
     elif page.name == "ablation.md":
         (tmp_path / "grid.toml").write_text(code)
-        assert grid.planned(grid.read(tmp_path / "grid.toml").cells(), registry.load(entry_points=False))
+        assert grid.plan_cells(grid.read_grid(tmp_path / "grid.toml").cells(), registry.load(entry_points=False))
     else:
         assert content["project"]["entry-points"]["forgetkit"]
 
@@ -137,7 +137,7 @@ def flags_of(option: typing.Any) -> list[str]:
 
 
 def test_analyses_that_the_page_shows_can_be_asked() -> None:
-    from forgetkit.analysis.asking import Question
+    from forgetkit.analysis.questions import Question
 
     offers = registry.load(entry_points=False)
     text = (ROOT / "docs" / "analyses.md").read_text(encoding="utf-8")

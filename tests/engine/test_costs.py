@@ -16,8 +16,8 @@ from torch import Tensor, nn
 import forgetkit
 from forgetkit.contracts import EpochEnded, Event, Inputs, MegaBatchEnded, RunStarted
 from forgetkit.errors import RunDirectoryError
-from forgetkit.record import read_sealed, write_sealed
-from forgetkit.system import peak
+from forgetkit.storage import read_with_digest, write_with_digest
+from forgetkit.system import peak_memory
 
 SMALL = {
     "dataset": "synthetic:samples=60,test=20,classes=3,size=4,channels=1,noise=2.0",
@@ -174,7 +174,7 @@ class Looking(forgetkit.contracts.Intervention):
         return 0 * moment.model(moment.inputs[:2]).sum()
 
     def after_epoch(self, moment):
-        with moment.context.lent() as probe:
+        with moment.context.probe() as probe:
             for inputs, targets in probe.batches(5):
                 probe.grads(inputs, targets)
                 probe.outputs(inputs)
@@ -228,15 +228,15 @@ def test_a_record_without_costs_is_told_and_not_guessed(tmp_path: Path) -> None:
         forgetkit.run(options, observers=[Cut()])
     (tmp_path / "old" / "events.jsonl").unlink()  # which tell of the rows too
     for row in (tmp_path / "old" / "checkpoints").glob("resume-row-*.json"):
-        content = read_sealed(row)
+        content = read_with_digest(row)
         content["row"] = {k: v for k, v in content["row"].items() if not k.endswith("_passes")}
-        write_sealed(row, content)
+        write_with_digest(row, content)
     with pytest.raises(RunDirectoryError, match=r"is damaged.*forward_passes"):
         forgetkit.run(resume=tmp_path / "old")
 
 
 def test_the_peak_is_of_what_is_watched() -> None:
-    watch = peak.watched(torch.device("cpu"))
+    watch = peak_memory.track_peak(torch.device("cpu"))
     before = watch()
     if before is None or not Path("/proc/self/clear_refs").exists():
         pytest.skip("this system does not say")
@@ -246,19 +246,19 @@ def test_the_peak_is_of_what_is_watched() -> None:
     assert high >= before
     del large
     assert watch() >= high - 2**20
-    assert peak.watched(torch.device("cpu"))() <= high
+    assert peak_memory.track_peak(torch.device("cpu"))() <= high
 
 
 def test_where_the_peak_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(peak, "_PROCESS", tmp_path)
+    monkeypatch.setattr(peak_memory, "_PROCESS", tmp_path)
     (tmp_path / "status").write_text("Name:\tpython\nVmPeak:\t  999 kB\nVmHWM:\t   123 kB\nVmRSS:\t  100 kB\n")
-    assert peak.watched(torch.device("cpu"))() == 123 * 1024
+    assert peak_memory.track_peak(torch.device("cpu"))() == 123 * 1024
     assert (tmp_path / "clear_refs").read_text() == "5"
     (tmp_path / "status").unlink()
     pytest.importorskip("resource")
-    assert peak.watched(torch.device("cpu"))() > 2**20
+    assert peak_memory.track_peak(torch.device("cpu"))() > 2**20
     monkeypatch.setitem(sys.modules, "resource", None)
-    assert peak.watched(torch.device("cpu"))() is None
+    assert peak_memory.track_peak(torch.device("cpu"))() is None
 
 
 def test_a_run_and_a_rehearsal_say_their_memory(tmp_path: Path) -> None:

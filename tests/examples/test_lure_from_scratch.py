@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import forgetkit
-from forgetkit import registry
 from forgetkit.config import resolve
+from forgetkit.registry import registry
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "lure_from_scratch.py"
 

@@ -34,10 +34,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from children import Child, Nursery, digests, open_nursery, substance
+from helpers.subprocesses import Child, Nursery, digests, open_nursery, substance
 
 HERE = Path(__file__).parent
-PLUGIN = ("--plugin", str(HERE / "strange.py"))
+PLUGIN = ("--plugin", str(HERE.parent / "helpers" / "hostile_plugin.py"))
 PATIENCE = 60.0
 """Seconds after which a child that should have ended hangs."""
 
@@ -169,8 +169,8 @@ class Reference:
 
 
 def breaking(**how: Any) -> Before:
-    """What is done in a child before its command: see ``breaking.calls``."""
-    return str(HERE / "breaking.py"), "calls", {"root": "runs", **how}
+    """What is done in a child before its command: see ``fault_injection.calls``."""
+    return str(HERE.parent / "helpers" / "fault_injection.py"), "calls", {"root": "runs", **how}
 
 
 def reference(bench: Bench, words: Sequence[str]) -> Reference | None:
@@ -382,7 +382,7 @@ DEEDS = ("kill", "tear", "power", "short", "SIGTERM", *FAULTS)
 
 
 def how_to(deed: str) -> Mapping[str, Any]:
-    """What ``breaking.calls`` is told."""
+    """What ``fault_injection.calls`` is told."""
     if deed == "SIGTERM":
         return {"deed": "signal", "number": signal.SIGTERM}
     return {"deed": "fail", **FAULTS[deed]} if deed in FAULTS else {"deed": deed}

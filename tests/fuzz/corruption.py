@@ -29,19 +29,19 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
-from forgeries import Forgery, forge, forgeable
-from fuzz_judging import Answer, command, fault
 from PIL import Image
 
 sys.path.append(str(Path(__file__).parents[1]))
-from children import substance
+from helpers.forgeries import Forgery, forge, forgeable
+from helpers.fuzz_judging import Answer, command, fault
+from helpers.subprocesses import substance
 
-from forgetkit.ablate import plots
-from forgetkit.ablate.pool import Pool
 from forgetkit.config import RunConfig
 from forgetkit.errors import RunDirectoryError
-from forgetkit.learn import numerics
-from forgetkit.record import RunDirectory
+from forgetkit.results import plots
+from forgetkit.results.cell_store import CellStore
+from forgetkit.storage import RunDirectory
+from forgetkit.training import precision
 
 PLUGIN = '''
 """An intervention with a state of its own, and an executor that stays in this process."""
@@ -231,7 +231,7 @@ def of_the_output(place: Place, answer: Answer) -> Any:
 
 def of_the_cells(place: Place, answer: Answer) -> Any:
     """Each cell's arm, seed and result."""
-    cells = Pool(place.here / "ablations").outcomes().cells
+    cells = CellStore(place.here / "ablations").outcomes().cells
     return [
         (dict(cell.arm), cell.seed, cell.status, None if cell.result is None else substance(dict(cell.result)))
         for cell in cells
@@ -239,7 +239,7 @@ def of_the_cells(place: Place, answer: Answer) -> Any:
 
 
 def npz_content(path: Path) -> Any:
-    with np.load(path, allow_pickle=False) as archive:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
         return {name: (archive[name].dtype.str, archive[name].shape, archive[name].tobytes()) for name in archive.files}
 
 
@@ -265,9 +265,9 @@ def json_content(path: Path) -> Any:
 def every_network_is_tried() -> Iterator[None]:
     """As on a machine that multiplies bf16 by itself, and with any network large enough."""
     with (
-        mock.patch.object(numerics, "native_bf16", return_value=True),
-        mock.patch.object(numerics, "_WORTH_A_TRIAL", 0.0),
-        mock.patch.object(numerics.PrecisionTrial, "_timed", return_value=numerics.Timed(2.0, 1.0)),
+        mock.patch.object(precision, "native_bf16", return_value=True),
+        mock.patch.object(precision, "_WORTH_A_TRIAL", 0.0),
+        mock.patch.object(precision.PrecisionTrial, "_timed", return_value=precision.PrecisionTimings(2.0, 1.0)),
     ):
         yield
 
@@ -612,7 +612,7 @@ class Stage:
         set_up(place, 0)
         shutil.copytree(place.here, place.stage, symlinks=True)
         stage = cls(place)
-        outcomes = Pool(place.here / "ablations").outcomes()
+        outcomes = CellStore(place.here / "ablations").outcomes()
         stage.cells.update({cell.digest[:16]: f"{number}" for number, cell in enumerate(outcomes.cells)})
         for target in TARGETS:
             place.fresh()
@@ -799,7 +799,7 @@ def judged(stage: Stage, seed: int, numbers: Sequence[int], every: int = 0) -> l
 
 def without_pictures() -> contextlib.AbstractContextManager[Any]:
     """While pages have none: they take a second each, and read nothing more."""
-    return mock.patch.object(plots, "available", return_value=False)
+    return mock.patch.object(plots, "has_matplotlib", return_value=False)
 
 
 def main() -> int:

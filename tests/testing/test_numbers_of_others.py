@@ -57,7 +57,7 @@ def test_an_answer_of_scalars_is_written_in_plain_numbers():
         ],
         details={"of": {"each": [np.int64(3), torch.tensor(0.5)]}},
     )
-    plain = json.loads(json.dumps(answers.written(answer), allow_nan=False))
+    plain = json.loads(json.dumps(answers.answer_to_json(answer), allow_nan=False))
     assert {key: one["value"] for key, one in plain["numbers"].items()} == {"a": 0.5, "b": 2, "c": None, "d": 0.25}
     series = plain["charts"][0]["series"][0]
     assert (series["x"], series["y"], series["spread"]) == ([0, 1], [0.5, 1.0], [0.0, 0.0])
@@ -67,4 +67,4 @@ def test_an_answer_of_scalars_is_written_in_plain_numbers():
 @pytest.mark.parametrize("value", [True, np.ones(1), "1", np.float32("nan")], ids=repr)
 def test_an_answer_with_what_is_no_number_is_refused_by_name(value):
     with pytest.raises(ComponentError, match="the number 'a' of the answer is "):
-        answers.written(Answer({"a": value}))
+        answers.answer_to_json(Answer({"a": value}))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import forgetkit
-from forgetkit.contracts import Change, Intervention, Moment, ReinitContext, UnitGroup
+from forgetkit.contracts import Change, Intervention, InterventionContext, ReinitContext, UnitGroup
 
 Batch = tuple[Tensor, Tensor]
 
@@ -117,11 +117,11 @@ class Watch(Intervention):
     seen: list[Snapshot] = field(default_factory=list)
     gradients: list[dict[str, Batch]] = field(default_factory=list)
 
-    def before_step(self, moment: Moment) -> None:
+    def before_step(self, moment: InterventionContext) -> None:
         own = moment.model.named_parameters()
         self.gradients.append({n: (p.detach().clone(), p.grad.clone()) for n, p in own if p.grad is not None})
 
-    def after_step(self, moment: Moment) -> None:
+    def after_step(self, moment: InterventionContext) -> None:
         self.seen.append(Snapshot.of(moment.model, moment.optimizer))
 
 

@@ -9,7 +9,7 @@ import torch
 
 import forgetkit
 from forgetkit.contracts import EpochEnded
-from forgetkit.record import RunDirectory
+from forgetkit.storage import RunDirectory
 
 
 def test_what_draws_once_for_a_run_draws_the_same_when_it_is_resumed(tmp_path: Path) -> None:

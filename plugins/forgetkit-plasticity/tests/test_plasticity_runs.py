@@ -13,9 +13,9 @@ import pytest
 import torch
 
 import forgetkit
-from forgetkit import registry
 from forgetkit.contracts import EpochEnded, Event
-from forgetkit.options import options_of
+from forgetkit.registry import registry
+from forgetkit.registry.spec import options_of
 from forgetkit.testing import check_intervention, check_reinit
 
 pytestmark = pytest.mark.slow

@@ -25,9 +25,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import forgetkit
-from forgetkit.errors import NothingMatchedError, OptionError
-from forgetkit.forgetting import Past, unlearn
+from forgetkit.errors import NoMatchError, OptionError
 from forgetkit.seeding import Seeds
+from forgetkit.unlearning import ModelHistory, unlearn
 
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
 
@@ -91,7 +91,7 @@ def test_dash_by_a_loop(layout: Any, alpha: float, floor: float, chunk: int) -> 
 
 def test_dash_needs_something_with_weights() -> None:
     model = nn.Sequential(nn.LayerNorm(3))
-    with pytest.raises(NothingMatchedError, match="no convolution and no fully connected layer"):
+    with pytest.raises(NoMatchError, match="no convolution and no fully connected layer"):
         forgetkit.unlearn(model, [(torch.randn(4, 3), torch.arange(4) % 3)], reinit="dash")
 
 
@@ -134,7 +134,7 @@ def test_fire_leaves_zeros_and_refuses_what_has_no_matrix() -> None:
     nn.init.zeros_(model.weight)
     forgetkit.unlearn(model, reinit="fire")
     assert not model.weight.any()
-    with pytest.raises(NothingMatchedError, match="no convolution"):
+    with pytest.raises(NoMatchError, match="no convolution"):
         forgetkit.unlearn(nn.LayerNorm(3), reinit="fire")
 
 
@@ -234,7 +234,7 @@ def forgotten_twice(method: KnowledgeEvolution, seed: int = 0) -> tuple[dict[str
     for number in (1, 2):
         before = values(model)
         seeds = Seeds(seed)
-        past = Past(seeds=seeds)
+        past = ModelHistory(seeds=seeds)
         unlearn(model, images(4), importance=None, reinit=method, seeds=seeds.within("unlearn", number), past=past)
         after = values(model)
         found += [{name: after[name] != value for name, value in before.items()}, after]
@@ -316,7 +316,7 @@ def test_what_is_redrawn_follows_torch_for_biases_too() -> None:
 
 
 def test_a_network_that_is_kept_whole_is_no_forgetting() -> None:
-    with pytest.raises(NothingMatchedError, match=r"mask=kels, split=0\.8 keeps all"):
+    with pytest.raises(NoMatchError, match=r"mask=kels, split=0\.8 keeps all"):
         forgetkit.unlearn(nn.Linear(5, 3), vectors(4), reinit="knowledge-evolution:mask=kels", run_seed=0)
 
 
@@ -459,7 +459,7 @@ def test_options_that_could_not_act_are_refused() -> None:
         forgetkit.attach(mlp(), torch.optim.SGD(mlp().parameters()), ["selective-weight:amount=1.5"])
     with pytest.raises(OptionError, match="leave decay out"):
         SelectiveWeight(utility="random", decay=0.5)
-    with pytest.raises(NothingMatchedError, match="no such parameter"):
+    with pytest.raises(NoMatchError, match="no such parameter"):
         Loop(nn.LayerNorm(3), SelectiveWeight(params="conv-linear")).train([(torch.randn(4, 3), torch.arange(4) % 3)])
 
 

@@ -9,7 +9,7 @@ import torch
 from forgetkit_saliency.gradient import Gradient
 
 import forgetkit
-from forgetkit import registry
+from forgetkit.registry import registry
 
 
 def test_it_is_found_through_its_entry_point() -> None:

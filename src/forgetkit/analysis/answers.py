@@ -15,8 +15,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from forgetkit.contracts import Answer, Chart, Measure, Series, as_number
 from forgetkit.errors import ComponentError, OptionError, RecordError, RunDirectoryError
-from forgetkit.record.files import own_folder, read_sealed, write_sealed
-from forgetkit.record.validation import reason, typed
+from forgetkit.storage.atomic_files import own_folder, read_with_digest, write_with_digest
+from forgetkit.storage.validation import error_line, parse_as
 
 SCHEMA = 1
 FOLDER = "analyses"
@@ -24,7 +24,7 @@ _WORD = re.compile(r"[a-z0-9][a-z0-9_-]*")
 _LARGEST = 1e150
 
 
-def written(answer: Answer) -> dict[str, Any]:
+def answer_to_json(answer: Answer) -> dict[str, Any]:
     """As JSON holds it; ``ComponentError`` where an entry is not what the contract says, or no finite number."""
     for what, kind in (("numbers", Mapping), ("charts", Sequence), ("details", Mapping), ("remarks", Sequence)):
         if not isinstance(getattr(answer, what), kind) or isinstance(getattr(answer, what), str):
@@ -43,22 +43,22 @@ def written(answer: Answer) -> dict[str, Any]:
     return plain
 
 
-def read(content: Mapping[str, Any]) -> Answer:
-    """The answer that :func:`written` wrote; ``RunDirectoryError`` where it is none."""
+def answer_from_json(content: Mapping[str, Any]) -> Answer:
+    """The answer that :func:`answer_to_json` wrote; ``RunDirectoryError`` where it is none."""
     try:
         answer = Answer(
-            numbers=typed(dict[str, Measure], content["numbers"]),
-            charts=typed(tuple[Chart, ...], content["charts"]),
-            details=typed(dict[str, Any], content["details"]),
-            remarks=typed(tuple[str, ...], content["remarks"]),
+            numbers=parse_as(dict[str, Measure], content["numbers"]),
+            charts=parse_as(tuple[Chart, ...], content["charts"]),
+            details=parse_as(dict[str, Any], content["details"]),
+            remarks=parse_as(tuple[str, ...], content["remarks"]),
         )
-        written(answer)  # names become files, and whoever can write an answer can seal it
+        answer_to_json(answer)  # names become files, and whoever can write an answer can seal it
         return answer
     except (ComponentError, KeyError, TypeError, ValueError) as error:
         raise RunDirectoryError("it holds no answer of an analysis") from error
 
 
-def label_of(text: str) -> str:
+def parse_label(text: str) -> str:
     """A label that can name a file and a column; ``OptionError`` where it cannot."""
     if not _WORD.fullmatch(text):
         raise OptionError(f"--as {text}: write small letters, digits, - and _, beginning with a letter or digit")
@@ -121,7 +121,7 @@ def _valid(value: Measure | Chart, what: str) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Kept:
+class StoredAnswer:
     """An answer as it was kept: under which label, the analysis' SPEC, the mega-batch asked about, if one was."""
 
     label: str
@@ -142,66 +142,66 @@ class Kept:
         return f"{self.analysis}{seed}" + (f" by {self.versions}" if self.versions else "")
 
 
-def folder_in(folder: Path) -> Path:
+def answers_folder(folder: Path) -> Path:
     """Where the answers about what is recorded in ``folder`` lie; ``RunDirectoryError`` where that is a link."""
     return own_folder(folder / FOLDER)
 
 
-def keep(folder: Path, label: str, question: Mapping[str, Any], answer: Mapping[str, Any]) -> Path:
-    """Write ``analyses/LABEL.json`` in ``folder``: the question, and the answer as :func:`written` gave it."""
-    target = folder_in(folder)
+def store_answer(folder: Path, label: str, question: Mapping[str, Any], answer: Mapping[str, Any]) -> Path:
+    """Write ``analyses/LABEL.json`` in ``folder``: the question, and the answer as :func:`answer_to_json` gave it."""
+    target = answers_folder(folder)
     try:
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RecordError(f"cannot make {target}: {error.strerror}") from error
     file = target / f"{label}.json"
-    write_sealed(file, {"schema": SCHEMA, "label": label, "question": dict(question), **answer})
+    write_with_digest(file, {"schema": SCHEMA, "label": label, "question": dict(question), **answer})
     return file
 
 
-def kept(folder: Path) -> Iterator[Kept | RunDirectoryError]:
+def stored_answers(folder: Path) -> Iterator[StoredAnswer | RunDirectoryError]:
     """The answers in ``folder`` by label; where one is damaged, the error that says so in its place."""
     try:
-        files = [file for file in sorted(folder_in(folder).glob("*.json")) if not file.name.startswith(".")]
+        files = [file for file in sorted(answers_folder(folder).glob("*.json")) if not file.name.startswith(".")]
     except RunDirectoryError as error:
         yield error
         return
     for file in files:
         try:
-            yield _kept(file)
+            yield _read_stored(file)
         except RunDirectoryError as error:
             yield error
 
 
-def answered(folder: Path, label: str, question: Mapping[str, Any]) -> Answer | None:
+def cached_answer(folder: Path, label: str, question: Mapping[str, Any]) -> Answer | None:
     """The answer kept under ``label`` where it is to exactly this question, and whole."""
     try:
-        content = read_sealed(folder_in(folder) / f"{label}.json")
-        return read(content) if content.get("question") == json.loads(json.dumps(question)) else None
+        content = read_with_digest(answers_folder(folder) / f"{label}.json")
+        return answer_from_json(content) if content.get("question") == json.loads(json.dumps(question)) else None
     except RunDirectoryError:
         return None
 
 
-def holder(folder: Path, label: str) -> str | None:
+def label_owner(folder: Path, label: str) -> str | None:
     """The SPEC of the analysis whose answer is kept under ``label``; None where there is none, or a damaged one."""
     try:
-        question = read_sealed(folder_in(folder) / f"{label}.json").get("question")
+        question = read_with_digest(answers_folder(folder) / f"{label}.json").get("question")
     except RunDirectoryError:
         return None
     spec = question.get("analysis") if isinstance(question, Mapping) else None
     return spec if isinstance(spec, str) else None
 
 
-def _kept(file: Path) -> Kept:
-    content = read_sealed(file, "forgetkit analyze makes it again")
+def _read_stored(file: Path) -> StoredAnswer:
+    content = read_with_digest(file, "forgetkit analyze makes it again")
     named = content.get("label") == file.stem and _WORD.fullmatch(file.stem)
     if content.get("schema") != SCHEMA or not named:
         raise RunDirectoryError(f"{file} is no answer of this version of forgetkit; forgetkit analyze makes it again")
     try:
-        answer, question = read(content), typed(_Question, content["question"])
+        answer, question = answer_from_json(content), parse_as(_Question, content["question"])
     except (KeyError, RunDirectoryError, ValueError) as error:
-        raise RunDirectoryError(f"{file} is damaged: {reason(error)}; forgetkit analyze makes it again") from error
-    return Kept(
+        raise RunDirectoryError(f"{file} is damaged: {error_line(error)}; forgetkit analyze makes it again") from error
+    return StoredAnswer(
         label=file.stem,
         analysis=question.analysis,
         summary=question.summary,
@@ -233,12 +233,12 @@ def _versions(noted: Mapping[str, str | Mapping[str, str]]) -> str:
     return ", ".join(f"{name} {version}" for name, version in flat.items())
 
 
-def titled(label: str, key: str, measure: Measure) -> str:
+def column_title(label: str, key: str, measure: Measure) -> str:
     """What a number is called beside its label: ``ece`` of ``calibration_ece``, or the title that it has."""
     return measure.title or key.removeprefix(f"{label}_".replace("-", "_")).replace("_", " ")
 
 
-def columns(answers: Sequence[Kept]) -> dict[str, Measure]:
+def answer_columns(answers: Sequence[StoredAnswer]) -> dict[str, Measure]:
     """Each number by the key of its column: ``calibration_ece``."""
     found = {}
     for one in answers:

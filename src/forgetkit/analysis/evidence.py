@@ -11,15 +11,16 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
-from forgetkit import forgetting, registry
-from forgetkit.contracts import DataPart, Labelled, Scope
-from forgetkit.errors import ComponentError, DataError, DoesNotApplyError, OptionError, closest
-from forgetkit.forgetting.guard import require_gradients_possible
-from forgetkit.learn.evaluation import judging
-from forgetkit.registry import Registry
-from forgetkit.seeding import Seeds, global_state
-from forgetkit.stream.batches import Pool
+from forgetkit import unlearning
+from forgetkit.contracts import DataPart, LabelledSamples, Scope
+from forgetkit.data.batches import SamplePool
+from forgetkit.errors import ComponentError, DataError, InapplicableError, OptionError, suggest
+from forgetkit.registry import registry
+from forgetkit.registry.registry import Registry
+from forgetkit.seeding import Seeds, seeded_rng
 from forgetkit.system.torch_settings import each_under_torch_settings, under_torch_settings
+from forgetkit.training.evaluation import eval_mode
+from forgetkit.unlearning.integrity import require_gradients_possible
 
 _ROUNDING = 1e-4
 _SCORED_IN = 128
@@ -31,10 +32,10 @@ Given = Pair | Iterable[Pair]
 
 
 @dataclass(frozen=True, eq=False)
-class Held:
+class PooledSamples:
     """Samples in a pool, brought to ``device`` batch by batch."""
 
-    pool: Pool
+    pool: SamplePool
     device: torch.device
 
     @property
@@ -54,7 +55,7 @@ class Held:
             yield inputs.to(self.device, copy=True), labels.to(self.device, copy=True)
 
 
-class Examined(ABC):
+class BaseEvidence(ABC):
     """What the evidence of a model and that of a run have in common.
 
     ``seeds`` are those of the question; ``offers`` are the components that it may name, None: what is installed.
@@ -64,8 +65,8 @@ class Examined(ABC):
         self.seeds = seeds
         self._offers = offers
         self._remembers = True
-        self._held: dict[tuple[DataPart, int | None], Held] = {}
-        self._known: dict[Held, Tensor] = {}
+        self._held: dict[tuple[DataPart, int | None], PooledSamples] = {}
+        self._known: dict[PooledSamples, Tensor] = {}
 
     @property
     @abstractmethod
@@ -88,8 +89,8 @@ class Examined(ABC):
         """The mega-batch after which the model was kept; None where it is of no run."""
 
     @abstractmethod
-    def pool(self, part: DataPart) -> Pool:
-        """The samples of a part; ``DoesNotApplyError`` where there are none."""
+    def pool(self, part: DataPart) -> SamplePool:
+        """The samples of a part; ``InapplicableError`` where there are none."""
 
     @property
     def device(self) -> torch.device:
@@ -97,35 +98,35 @@ class Examined(ABC):
         return next((p.device for p in self.model.parameters()), torch.device("cpu"))
 
     @under_torch_settings
-    def samples(self, part: DataPart = "test", count: int | None = None) -> Held:
+    def samples(self, part: DataPart = "test", count: int | None = None) -> PooledSamples:
         """The same object each time, so that what was computed of it is known."""
         if part not in get_args(DataPart):
-            raise OptionError(f"there is no part '{part}' of the data; {closest(part, get_args(DataPart))}")
+            raise OptionError(f"there is no part '{part}' of the data; {suggest(part, get_args(DataPart))}")
         pool = self.pool(part)
         count = None if count is None or count >= len(pool) else count
         if (part, count) not in self._held:
             if count is not None:
                 drawn = torch.randperm(len(pool), generator=self.seeds.torch("samples", part))[:count].sort().values
-                pool = Pool(pool.inputs[drawn.to(pool.inputs.device)], pool.labels[drawn.to(pool.labels.device)])
-            self._held[part, count] = Held(pool, self.device)
+                pool = SamplePool(pool.inputs[drawn.to(pool.inputs.device)], pool.labels[drawn.to(pool.labels.device)])
+            self._held[part, count] = PooledSamples(pool, self.device)
         return self._held[part, count]
 
     @under_torch_settings
-    def outputs(self, samples: Labelled | Iterable[Tensor], model: nn.Module | None = None) -> Tensor:
+    def outputs(self, samples: LabelledSamples | Iterable[Tensor], model: nn.Module | None = None) -> Tensor:
         """Those of its own model on samples of its own are computed once."""
-        if model is None and isinstance(samples, Held) and self._remembers:
+        if model is None and isinstance(samples, PooledSamples) and self._remembers:
             if samples not in self._known:
                 self._known[samples] = self._computed(samples, self.model)
             return self._known[samples].clone()
         return self._computed(samples, self.model if model is None else model)
 
     @torch.no_grad()
-    def _computed(self, samples: Labelled | Iterable[Tensor], model: nn.Module) -> Tensor:
+    def _computed(self, samples: LabelledSamples | Iterable[Tensor], model: nn.Module) -> Tensor:
         batches = samples if not hasattr(samples, "batches") else (inputs for inputs, _ in samples.batches())
         found = []
         with (
-            judging(model),
-            global_state(self.seeds.number("noise")),
+            eval_mode(model),
+            seeded_rng(self.seeds.number("noise")),
             torch.autocast(self.device.type, enabled=False),
         ):
             for inputs in batches:
@@ -133,31 +134,31 @@ class Examined(ABC):
         return torch.cat(found) if found else torch.empty(0, len(self.classes))
 
     @under_torch_settings
-    def accuracy(self, samples: Labelled, model: nn.Module | None = None) -> float:
-        """Of no samples there is none: ``DoesNotApplyError``."""
+    def accuracy(self, samples: LabelledSamples, model: nn.Module | None = None) -> float:
+        """Of no samples there is none: ``InapplicableError``."""
         if not len(samples):
-            raise DoesNotApplyError("there are no samples to judge on")
+            raise InapplicableError("there are no samples to judge on")
         outputs = self.outputs(samples, model)
         if bool(outputs.isnan().any()):
-            raise DoesNotApplyError("the network's outputs are NaN, so that it has no answers to count")
+            raise InapplicableError("the network's outputs are NaN, so that it has no answers to count")
         return float((outputs.argmax(1) == samples.labels).double().mean())
 
     @under_torch_settings
-    def twin(self) -> nn.Module:
-        """A deep copy; ``DoesNotApplyError`` where the model cannot be copied."""
+    def copy_model(self) -> nn.Module:
+        """A deep copy; ``InapplicableError`` where the model cannot be copied."""
         try:
             return copy.deepcopy(self.model).eval()
         except (RuntimeError, TypeError, ValueError) as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise DoesNotApplyError(f"the model cannot be copied: {reason}") from error
+            raise InapplicableError(f"the model cannot be copied: {reason}") from error
 
     @under_torch_settings
     def scores(self, importance: str, params: Scope = "all") -> Mapping[str, Tensor]:
         """On the training samples, in a random order."""
         criterion = (self._offers or registry.load()).make("importance", importance)[1]
-        batches = _Again(self.samples("train"), _SCORED_IN, self.seeds)
-        seeds, scoring = self.seeds.within("scores", *self.apart), forgetting.Scoring(params)
-        return forgetting.score(self.model, batches, importance=criterion, seeds=seeds, scoring=scoring)
+        batches = _ReplayedBatches(self.samples("train"), _SCORED_IN, self.seeds)
+        seeds, scoring = self.seeds.within("scores", *self.apart), unlearning.Scoring(params)
+        return unlearning.score(self.model, batches, importance=criterion, seeds=seeds, scoring=scoring)
 
     @property
     def apart(self) -> tuple[str | int, ...]:
@@ -165,15 +166,15 @@ class Examined(ABC):
         return ()
 
 
-class Evidence(Examined):
-    """A model by itself. ``pools`` gives a part of the data, or raises ``DoesNotApplyError``."""
+class ModelEvidence(BaseEvidence):
+    """A model by itself. ``pools`` gives a part of the data, or raises ``InapplicableError``."""
 
     def __init__(
         self,
         model: nn.Module,
         classes: tuple[str, ...],
         seeds: Seeds,
-        pools: Callable[[DataPart], Pool],
+        pools: Callable[[DataPart], SamplePool],
         images: bool,
         began_as: Callable[[], nn.Module] | None = None,
         offers: Registry | None = None,
@@ -197,13 +198,13 @@ class Evidence(Examined):
         """As it was given."""
         return self._images
 
-    def pool(self, part: DataPart) -> Pool:
+    def pool(self, part: DataPart) -> SamplePool:
         """As it was given."""
         return self._pools(part)
 
     def masks(self) -> Mapping[int, Mapping[str, Tensor]]:
         """None are known."""
-        raise DoesNotApplyError("what was forgotten is known of runs alone: ask the directory of one")
+        raise InapplicableError("what was forgotten is known of runs alone: ask the directory of one")
 
     @property
     def mega_batch(self) -> int | None:
@@ -215,20 +216,20 @@ class Evidence(Examined):
         """Of no run."""
         return ()
 
-    def at(self, mega_batch: int) -> Evidence:
+    def at(self, mega_batch: int) -> ModelEvidence:
         """There is one model alone."""
-        raise DoesNotApplyError("a model by itself has no earlier mega-batches: ask the directory of a run")
+        raise InapplicableError("a model by itself has no earlier mega-batches: ask the directory of a run")
 
     @under_torch_settings
     def initial(self) -> nn.Module:
         """Where it was given."""
         if self._began_as is None:
-            raise DoesNotApplyError("it is not known how the model began: give initial=")
+            raise InapplicableError("it is not known how the model began: give initial=")
         return self._began_as()
 
     def history(self) -> Sequence[Mapping[str, Any]]:
         """Of no run."""
-        raise DoesNotApplyError("how training went is known of runs alone: ask the directory of one")
+        raise InapplicableError("how training went is known of runs alone: ask the directory of one")
 
     @property
     def result(self) -> Mapping[str, Any]:
@@ -237,10 +238,10 @@ class Evidence(Examined):
 
 
 @dataclass(frozen=True, eq=False)
-class _Again:
+class _ReplayedBatches:
     """Batches of samples in a random order, the same each time they are read."""
 
-    samples: Held
+    samples: PooledSamples
     size: int
     seeds: Seeds
 
@@ -250,12 +251,12 @@ class _Again:
         drawn = (order[start : start + self.size] for start in range(0, len(order), self.size))
         for places in drawn:
             inputs = pool.inputs[places.to(pool.inputs.device)]
-            batch = Pool(inputs, pool.labels[places.to(pool.labels.device)])
-            yield from Held(batch, self.samples.device).batches(self.size)
+            batch = SamplePool(inputs, pool.labels[places.to(pool.labels.device)])
+            yield from PooledSamples(batch, self.samples.device).batches(self.size)
 
 
 @under_torch_settings
-def of_model(
+def model_evidence(
     model: nn.Module,
     parts: Mapping[DataPart, Given],
     seeds: Seeds,
@@ -263,16 +264,16 @@ def of_model(
     classes: Sequence[str] | None = None,
     initial: nn.Module | Mapping[str, Tensor] | None = None,
     offers: Registry | None = None,
-) -> Evidence:
+) -> ModelEvidence:
     """The evidence of a plain model with tensors: inputs as the model takes them, or ``uint8`` pixels; int64 labels.
 
     Raises ``DataError`` where inputs, labels and outputs do not fit each other.
     """
-    model = forgetting.plain(model)
+    model = unlearning.unwrap(model)
     if not isinstance(model, nn.Module):
         raise DataError(f"a torch.nn.Module is asked about, not {type(model).__name__}")
     require_gradients_possible(model)
-    pools = {part: _gathered(part, given) for part, given in parts.items()}
+    pools = {part: _gather_part(part, given) for part, given in parts.items()}
     if "test" not in pools:
         raise DataError("give the samples to judge on: test=(inputs, labels)")
 
@@ -281,9 +282,9 @@ def of_model(
         if pool.inputs.shape[1:] != shape:
             raise DataError(f"{part}= holds inputs of shape {tuple(pool.inputs.shape[1:])}, test= of {tuple(shape)}")
 
-    def pool_of(part: DataPart) -> Pool:
+    def pool_of(part: DataPart) -> SamplePool:
         if part not in pools:
-            raise DoesNotApplyError(f"it looks at {part} samples: give {part}=(inputs, labels)")
+            raise InapplicableError(f"it looks at {part} samples: give {part}=(inputs, labels)")
         return pools[part]
 
     inputs = pools["test"].inputs[:]
@@ -291,15 +292,15 @@ def of_model(
     images = inputs.ndim == 4 and (
         inputs.dtype == torch.uint8 or (floats and are_pixels(float(inputs.min()), float(inputs.max())))
     )
-    began_as = None if initial is None else lambda: _begun(model, initial)
-    evidence = Evidence(model, tuple(classes or ()), seeds, pool_of, images, began_as, offers)
-    few = Pool(inputs[:2], pools["test"].labels[:2])
+    began_as = None if initial is None else lambda: _initial_model(model, initial)
+    evidence = ModelEvidence(model, tuple(classes or ()), seeds, pool_of, images, began_as, offers)
+    few = SamplePool(inputs[:2], pools["test"].labels[:2])
     try:
-        outputs = evidence.outputs(Held(few, evidence.device))
+        outputs = evidence.outputs(PooledSamples(few, evidence.device))
     except (RuntimeError, TypeError, ValueError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DataError(
-            f"the model cannot take inputs of shape {tuple(inputs.shape[1:])}: {reason}{_fitting(evidence, few)}"
+            f"the model cannot take inputs of shape {tuple(inputs.shape[1:])}: {reason}{_input_cast(evidence, few)}"
         ) from error
     count = _classes_of(outputs, len(few))
     if classes is not None and len(classes) != count:
@@ -324,12 +325,12 @@ def logits_of(outputs: Any) -> Tensor:
                 "the model returns complex numbers, and logits are real: return outputs.real or outputs.abs()"
             )
         return outputs
-    takes = _place_of_logits(outputs)
+    takes = _find_logits(outputs)
     remedy = f"take them out with {_HOOK.format(takes)}" if takes else "return them from the model's forward()"
     raise DataError(f"the model returns {type(outputs).__name__} and no tensor of logits (n, classes): {remedy}")
 
 
-def _place_of_logits(outputs: Any) -> str | None:
+def _find_logits(outputs: Any) -> str | None:
     """Where the tensor is that looks most like logits: what is called so, then what has a row for each sample."""
     if isinstance(getattr(outputs, "logits", None), Tensor):
         return "outputs.logits"
@@ -382,7 +383,7 @@ def _require_classes(part: DataPart, labels: Tensor, count: int) -> None:
     )
 
 
-def _fitting(evidence: Evidence, few: Pool) -> str:
+def _input_cast(evidence: ModelEvidence, few: SamplePool) -> str:
     """What brings inputs to the dtype of the model, if it can take them then."""
     floating = next((p.dtype for p in evidence.model.parameters() if p.is_floating_point()), None)
     inputs = few.inputs[:]
@@ -390,7 +391,7 @@ def _fitting(evidence: Evidence, few: Pool) -> str:
     if floating is None or was in (floating, torch.uint8):
         return ""
     try:
-        evidence.outputs(Held(Pool(inputs.to(floating), few.labels), evidence.device))
+        evidence.outputs(PooledSamples(SamplePool(inputs.to(floating), few.labels), evidence.device))
     except (RuntimeError, TypeError, ValueError, DataError):
         return ""
     pixels = inputs.ndim == 4 and not was.is_floating_point
@@ -398,7 +399,7 @@ def _fitting(evidence: Evidence, few: Pool) -> str:
     return f": give inputs.to({floating}){scaled}"
 
 
-def _begun(model: nn.Module, initial: nn.Module | Mapping[str, Tensor]) -> nn.Module:
+def _initial_model(model: nn.Module, initial: nn.Module | Mapping[str, Tensor]) -> nn.Module:
     """The model as it began: as it was given, or a copy with the state that was."""
     if isinstance(initial, nn.Module):
         return initial
@@ -414,7 +415,7 @@ def _is_pair(given: Any) -> bool:
     return isinstance(given, list | tuple) and len(given) == 2 and all(isinstance(side, Tensor) for side in given)
 
 
-def _whole(labels: Tensor) -> str:
+def _to_integers(labels: Tensor) -> str:
     """What makes whole numbers of labels, if that can be seen."""
     if labels.ndim == 2 and labels.shape[1] == 1:
         return ": give labels[:, 0]" + (".long()" if labels.is_floating_point() else "")
@@ -425,7 +426,7 @@ def _whole(labels: Tensor) -> str:
     return ""
 
 
-def _gathered(part: DataPart, given: Given) -> Pool:
+def _gather_part(part: DataPart, given: Given) -> SamplePool:
     pairs: list[Any] = [given] if isinstance(given, tuple) and len(given) == 2 else list(given)
     if not pairs or not all(map(_is_pair, pairs)):
         raise DataError(f"{part}= takes two tensors, inputs and labels, or batches of both")
@@ -435,8 +436,8 @@ def _gathered(part: DataPart, given: Given) -> Pool:
     if labels.ndim != 1 or labels.is_floating_point() or labels.is_complex() or len(labels) != len(inputs):
         raise DataError(
             f"{part}= has {len(inputs)} inputs and labels of shape {tuple(labels.shape)} in {labels.dtype}; "
-            f"a whole number for each is wanted{_whole(labels)}"
+            f"a whole number for each is wanted{_to_integers(labels)}"
         )
     if not len(labels):
         raise DataError(f"{part}= holds no samples")
-    return Pool(inputs, labels.long())
+    return SamplePool(inputs, labels.long())

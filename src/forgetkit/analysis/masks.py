@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from forgetkit import forgetting
-from forgetkit.errors import DoesNotApplyError, OptionError, RunDirectoryError
-from forgetkit.record import RunDirectory
-from forgetkit.record.files import write_output
-from forgetkit.record.validation import reason
+from forgetkit import unlearning
+from forgetkit.errors import InapplicableError, OptionError, RunDirectoryError
+from forgetkit.storage import RunDirectory
+from forgetkit.storage.atomic_files import write_output
+from forgetkit.storage.validation import error_line
 
 
-def read(directory: RunDirectory, mega_batch: int) -> Mapping[str, Tensor]:
+def read_masks(directory: RunDirectory, mega_batch: int) -> Mapping[str, Tensor]:
     """The masks that a run kept after a mega-batch.
 
     Raises:
@@ -26,7 +26,7 @@ def read(directory: RunDirectory, mega_batch: int) -> Mapping[str, Tensor]:
     """
     try:
         state = directory.masks_of(mega_batch)
-        masks = forgetting.restored(state)
+        masks = unlearning.from_state(state)
         layers = directory.result["mega_batches"][mega_batch - 1]["unlearn"]["layers"]
         if state.keys() != layers.keys():
             raise ValueError("they are of other parameters than those that were reset")
@@ -37,13 +37,13 @@ def read(directory: RunDirectory, mega_batch: int) -> Mapping[str, Tensor]:
         return masks
     except (IndexError, KeyError, TypeError, ValueError) as error:
         what = f"the masks of mega-batch {mega_batch} in {directory.path}"
-        raise RunDirectoryError(f"{what} are damaged ({reason(error)}); the same run again makes them") from error
+        raise RunDirectoryError(f"{what} are damaged ({error_line(error)}); the same run again makes them") from error
 
 
-def export(folder: Path, file: Path) -> int:
+def export_masks(folder: Path, file: Path) -> int:
     """Write ``N/PARAMETER``, a bool array of the parameter's shape for each mega-batch ``N``; how many there are.
 
-    True: the entry got a fresh value after that mega-batch. ``numpy.load(file)`` reads it. ``DoesNotApplyError`` where
+    True: the entry got a fresh value after that mega-batch. ``numpy.load(file)`` reads it. ``InapplicableError`` where
     the run has none.
     """
     if file.suffix != ".npz":
@@ -52,10 +52,10 @@ def export(folder: Path, file: Path) -> int:
     arrays = {
         f"{mega_batch}/{name}": mask.numpy()
         for mega_batch in directory.masks
-        for name, mask in read(directory, mega_batch).items()
+        for name, mask in read_masks(directory, mega_batch).items()
     }
     if not arrays:
-        raise DoesNotApplyError(f"{folder} has no masks: it is no run, forgot nothing, or had --keep-masks none")
+        raise InapplicableError(f"{folder} has no masks: it is no run, forgot nothing, or had --keep-masks none")
     content = io.BytesIO()
     np.savez_compressed(content, **arrays)  # type: ignore[arg-type]
     write_output(file, content.getbuffer())

@@ -1,22 +1,30 @@
 """How fast this machine runs forgetkit: each case beside its reference, in one process. Knows no screen."""
 
-from forgetkit.bench.cases import CASES, chosen
-from forgetkit.bench.machine import Machine, described, threads
-from forgetkit.bench.measure import Case, Measured, Setting, Sides, Skipped, Told, measure
+from forgetkit.bench.cases import CASES, choose_cases
+from forgetkit.bench.machine import Machine, describe_machine, threads
+from forgetkit.bench.measure import (
+    BenchmarkCase,
+    BenchmarkOptions,
+    Measurement,
+    ProgressCallback,
+    Sides,
+    SkippedCase,
+    measure,
+)
 from forgetkit.bench.words import HEADINGS, row
 
 __all__ = [
     "CASES",
     "HEADINGS",
-    "Case",
+    "BenchmarkCase",
+    "BenchmarkOptions",
     "Machine",
-    "Measured",
-    "Setting",
+    "Measurement",
+    "ProgressCallback",
     "Sides",
-    "Skipped",
-    "Told",
-    "chosen",
-    "described",
+    "SkippedCase",
+    "choose_cases",
+    "describe_machine",
     "measure",
     "row",
     "threads",

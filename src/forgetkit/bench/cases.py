@@ -4,112 +4,112 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from forgetkit.bench.measure import Case, Setting, Sides
-from forgetkit.errors import OptionError, closest
+from forgetkit.bench.measure import BenchmarkCase, BenchmarkOptions, Sides
+from forgetkit.errors import OptionError, suggest
 
 
-def chosen(names: Sequence[str]) -> tuple[Case, ...]:
+def choose_cases(names: Sequence[str]) -> tuple[BenchmarkCase, ...]:
     """The cases of these names in the order of ``CASES``; all where there are none."""
     known = {case.name: case for case in CASES}
     for name in names:
         if name not in known:
-            raise OptionError(f"there is no case '{name}'; {closest(name, known)}")
+            raise OptionError(f"there is no case '{name}'; {suggest(name, known)}")
     return tuple(case for case in CASES if not names or case.name in names)
 
 
-def _resnet18(setting: Setting) -> Sides:
+def _resnet18(setting: BenchmarkOptions) -> Sides:
     from forgetkit.bench import training
 
     return training.bare(training.Work.images("resnet18", 256, setting))
 
 
-def _convnet(setting: Setting) -> Sides:
+def _convnet(setting: BenchmarkOptions) -> Sides:
     from forgetkit.bench import training
 
     return training.bare(training.Work.digits(setting))
 
 
-def _augmented(setting: Setting) -> Sides:
+def _augmented(setting: BenchmarkOptions) -> Sides:
     from forgetkit.bench import loading
 
     return loading.loaded(2048, setting, workers=2)
 
 
-def _auto(setting: Setting) -> Sides:
+def _auto(setting: BenchmarkOptions) -> Sides:
     from forgetkit.bench import training
 
     return training.automatic(training.Work.images("resnet18", 256, setting))
 
 
-def _unlearn(setting: Setting) -> Sides:
+def _unlearn(setting: BenchmarkOptions) -> Sides:
     from forgetkit.bench import unlearning
 
     return unlearning.snip(setting)
 
 
-def _selection(setting: Setting) -> Sides:
+def _selection(setting: BenchmarkOptions) -> Sides:
     from forgetkit.bench import unlearning
 
     return unlearning.selection(setting)
 
 
-def _forgetting(setting: Setting) -> Sides:
+def _forgetting(setting: BenchmarkOptions) -> Sides:
     from forgetkit.bench import unlearning
 
     return unlearning.beside_an_epoch(setting)
 
 
-def _start(setting: Setting) -> Sides:
+def _start(setting: BenchmarkOptions) -> Sides:
     from forgetkit.bench import starting
 
     return starting.help_text()
 
 
-def _cuda(setting: Setting) -> Sides:
+def _cuda(setting: BenchmarkOptions) -> Sides:
     from forgetkit.bench import loading
 
     return loading.on_cuda(25_600, setting, workers=8)
 
 
-def _sharing(setting: Setting) -> Sides:
+def _sharing(setting: BenchmarkOptions) -> Sides:
     from forgetkit.bench import sharing
 
     return sharing.at_once(4, setting)
 
 
-def _no_bf16(setting: Setting) -> str | None:
+def _no_bf16(setting: BenchmarkOptions) -> str | None:
     from forgetkit.bench import training
 
     return training.no_bf16(setting)
 
 
-def _no_cuda(setting: Setting) -> str | None:
+def _no_cuda(setting: BenchmarkOptions) -> str | None:
     return None if setting.device.startswith("cuda") else "it needs a CUDA device"
 
 
 CASES = (
-    Case(
+    BenchmarkCase(
         "resnet18",
         "an epoch of 256 images of 32×32, ResNet-18, batches of 64, fp32",
         "a bare loop over the same floats on the device, channels last, normalised before",
         _resnet18,
         target=0.97,
     ),
-    Case(
+    BenchmarkCase(
         "convnet",
         "an epoch of the 1,437 digits, convnet, batches of 64, fp32",
         "a bare loop over the same floats on the device, channels last, normalised before",
         _convnet,
         target=0.90,
     ),
-    Case(
+    BenchmarkCase(
         "augmented",
         "an epoch of 2,048 images of 32×32 with crop and flip, convnet, batches of 64, all else by default",
         "a loop over DataLoader(num_workers=2) with torchvision's transforms, and training in fp32, NCHW",
         _augmented,
         target=4,
     ),
-    Case(
+    BenchmarkCase(
         "auto",
         "an epoch of 256 images of 32×32, ResNet-18, in the precision and layout that auto chooses",
         "a plain loop in fp32, NCHW",
@@ -117,7 +117,7 @@ CASES = (
         target=2.5,
         lacks=_no_bf16,
     ),
-    Case(
+    BenchmarkCase(
         "unlearn",
         "unlearn with SNIP on 128 samples, ResNet-18, less a selection of the same size beside it",
         "one forward and backward over the same samples",
@@ -125,7 +125,7 @@ CASES = (
         reading="times the cost",
         target=1.3,
     ),
-    Case(
+    BenchmarkCase(
         "selection",
         "exact masks over 11 million scores in 62 tensors",
         "torch.kthvalue over their concatenation, and a comparison",
@@ -133,14 +133,14 @@ CASES = (
         target=2,
         unit="scores",
     ),
-    Case(
+    BenchmarkCase(
         "forgetting",
         "score, select and reset after a mega-batch of the digits, convnet",
         "one epoch of training on the digits",
         _forgetting,
         reading="of it",
     ),
-    Case(
+    BenchmarkCase(
         "start",
         "forgetkit --help, without importing torch",
         "python -c pass",
@@ -149,7 +149,7 @@ CASES = (
         target=0.35,
         unit="starts",
     ),
-    Case(
+    BenchmarkCase(
         "cuda",
         "an epoch of 25,600 images of 32×32 with crop and flip, ResNet-18, batches of 64, bf16",
         "a loop over DataLoader(num_workers=8) with torchvision's transforms, bf16, channels last, the same training",
@@ -158,7 +158,7 @@ CASES = (
         rate=20_000,
         lacks=_no_cuda,
     ),
-    Case(
+    BenchmarkCase(
         "sharing",
         "an epoch of four processes at once on one device, ResNet-18, batches of 64, bf16",
         "the same four, one after the other",

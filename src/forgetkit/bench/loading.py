@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from forgetkit.bench.measure import Setting, Sides
+from forgetkit.bench.measure import BenchmarkOptions, Sides
 from forgetkit.bench.training import BATCH, Work, by_hand, chosen_precision, framework, network, sgd, step, wait
 
 
-class Transformed(Dataset[tuple[Tensor, Tensor]]):
+class TransformedSamples(Dataset[tuple[Tensor, Tensor]]):
     """``uint8`` images of shape ``(3, 32, 32)``, each through torchvision's transforms when it is asked for."""
 
     def __init__(self, images: Tensor, labels: Tensor) -> None:
@@ -61,14 +61,14 @@ class LoaderLoop:
         del self.loader
 
 
-def loaded(samples: int, setting: Setting, workers: int) -> Sides:
+def loaded(samples: int, setting: BenchmarkOptions, workers: int) -> Sides:
     """``convnet`` with crop and flip: a plain loop in fp32 beside a run as it is by default."""
     work = Work.images("convnet", samples, setting)
     chosen = replace(work, bf16=chosen_precision(work) == "bf16")
     return _beside_a_loader(work, chosen, workers, torch.contiguous_format)
 
 
-def on_cuda(samples: int, setting: Setting, workers: int) -> Sides:
+def on_cuda(samples: int, setting: BenchmarkOptions, workers: int) -> Sides:
     """ResNet-18 with crop and flip in bf16, both sides channels last: what differs is the loading and the loop."""
     work = replace(Work.images("resnet18", samples, setting), bf16=True)
     return _beside_a_loader(work, work, workers, torch.channels_last)
@@ -77,7 +77,7 @@ def on_cuda(samples: int, setting: Setting, workers: int) -> Sides:
 def _beside_a_loader(work: Work, ours: Work, workers: int, layout: torch.memory_format) -> Sides:
     model = network(work).to(work.device).to(memory_format=layout)
     loader: DataLoader[Any] = DataLoader(
-        Transformed(work.pool.inputs[:].cpu(), work.pool.labels.cpu()),
+        TransformedSamples(work.pool.inputs[:].cpu(), work.pool.labels.cpu()),
         batch_size=BATCH,
         shuffle=True,
         num_workers=workers,

@@ -47,12 +47,12 @@ def threads(count: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def described(device: str) -> Machine:
+def describe_machine(device: str) -> Machine:
     """This machine, with the ``device`` that cases run on."""
     import torch
 
     from forgetkit._version import __version__
-    from forgetkit.learn.numerics import processor
+    from forgetkit.training.precision import processor
 
     return Machine(
         processor=processor(torch.device("cpu")) or platform.processor() or platform.machine(),

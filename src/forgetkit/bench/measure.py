@@ -13,7 +13,7 @@ from forgetkit.errors import ForgetkitError
 Side = Callable[[], int]
 """Does the work once, until the device is done with it; returns how many samples (scores, starts) that was."""
 
-Reading = Literal["times as fast", "times the cost", "of it", "seconds more"]
+TimingReading = Literal["times as fast", "times the cost", "of it", "seconds more"]
 """What the figure of a case is.
 
 times as fast: reference / ours; the target is the least that is wanted.
@@ -22,12 +22,12 @@ of it: ours / reference, of unlike work: a share, without a target.
 seconds more: ours - reference; the target is the most that is allowed.
 """
 
-Told = Callable[[int, int], None]
+ProgressCallback = Callable[[int, int], None]
 """Hears how many of how many repetitions are done."""
 
 
 @dataclass(frozen=True)
-class Setting:
+class BenchmarkOptions:
     """Where cases run: the name of a torch device. Threads are torch's own, set before."""
 
     device: str
@@ -45,7 +45,7 @@ class Sides:
 
 
 @dataclass(frozen=True)
-class Case:
+class BenchmarkCase:
     """A comparison.
 
     ``ours`` and ``reference`` say in words what is timed; ``prepare`` makes it ready; ``lacks`` says in words why it
@@ -55,19 +55,19 @@ class Case:
     name: str
     ours: str
     reference: str
-    prepare: Callable[[Setting], Sides]
-    reading: Reading = "times as fast"
+    prepare: Callable[[BenchmarkOptions], Sides]
+    reading: TimingReading = "times as fast"
     target: float | None = None
     rate: float | None = None
     unit: str = "samples"
-    lacks: Callable[[Setting], str | None] = lambda setting: None
+    lacks: Callable[[BenchmarkOptions], str | None] = lambda setting: None
 
 
 @dataclass(frozen=True)
-class Measured:
+class Measurement:
     """The times of a case: for each side the seconds of every repetition, in order; ``done`` is one's work."""
 
-    case: Case
+    case: BenchmarkCase
     done: int
     seconds: Mapping[str, tuple[float, ...]]
     fault: str | None = None
@@ -123,10 +123,10 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Skipped:
+class SkippedCase:
     """A case that cannot be measured here, and why."""
 
-    case: Case
+    case: BenchmarkCase
     reason: str
 
     def as_dict(self) -> dict[str, Any]:
@@ -135,12 +135,12 @@ class Skipped:
 
 
 def measure(
-    case: Case,
-    setting: Setting,
+    case: BenchmarkCase,
+    setting: BenchmarkOptions,
     repetitions: int,
-    told: Told = lambda done, total: None,
+    told: ProgressCallback = lambda done, total: None,
     clock: Callable[[], float] = time.perf_counter,
-) -> Measured | Skipped:
+) -> Measurement | SkippedCase:
     """Each side once for nothing, then all in turn, so that what else the machine does meets them alike.
 
     The order turns round with every repetition. Raises ``ForgetkitError`` where the sides did not do as many samples
@@ -148,7 +148,7 @@ def measure(
     """
     reason = case.lacks(setting)
     if reason is not None:
-        return Skipped(case, reason)
+        return SkippedCase(case, reason)
     sides = case.prepare(setting)
     try:
         calls = {"ours": sides.ours, "reference": sides.reference}
@@ -170,10 +170,10 @@ def measure(
             told(repetition + 1, repetitions)
     finally:
         sides.close()
-    return Measured(case, work["ours"], {name: tuple(each) for name, each in times.items()}, sides.fault)
+    return Measurement(case, work["ours"], {name: tuple(each) for name, each in times.items()}, sides.fault)
 
 
-def _read(reading: Reading, seconds: Mapping[str, float]) -> float:
+def _read(reading: TimingReading, seconds: Mapping[str, float]) -> float:
     ours, reference = seconds["ours"], seconds["reference"]
     match reading:
         case "times as fast":
@@ -186,7 +186,7 @@ def _read(reading: Reading, seconds: Mapping[str, float]) -> float:
             return ours - reference
 
 
-def _about(case: Case) -> dict[str, Any]:
+def _about(case: BenchmarkCase) -> dict[str, Any]:
     return {
         "name": case.name,
         "ours": case.ours,

@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 
-from forgetkit.bench.measure import Setting, Side, Sides
+from forgetkit.bench.measure import BenchmarkOptions, Side, Sides
 from forgetkit.errors import ForgetkitError
 
-Make = Callable[[Setting], Side]
+Make = Callable[[BenchmarkOptions], Side]
 """Makes a worker's side, in that worker: a function of a module, so that it can be sent there."""
 
 _SAMPLES = 12_800
@@ -22,13 +22,13 @@ _GRACE = 5.0
 
 
 @dataclass(frozen=True, eq=False)
-class Crew:
+class WorkerPool:
     """Processes that each hold a side of their own and do its work when they are told."""
 
     workers: Sequence[tuple[BaseProcess, Connection]]
 
     @classmethod
-    def hired(cls, count: int, make: Make, setting: Setting) -> Crew:
+    def hired(cls, count: int, make: Make, setting: BenchmarkOptions) -> WorkerPool:
         """``count`` processes, which have all made their side ready."""
         spawn = multiprocessing.get_context("spawn")  # a forked process cannot use CUDA
         workers = []
@@ -41,7 +41,7 @@ class Crew:
         crew = cls(workers)
         try:
             for _, connection in workers:
-                _heard(connection)
+                _receive(connection)
         except BaseException:
             crew.dismiss()
             raise
@@ -51,14 +51,14 @@ class Crew:
         """All work; returns how much was done by all."""
         for _, connection in self.workers:
             connection.send("go")
-        return sum(_heard(connection) for _, connection in self.workers)
+        return sum(_receive(connection) for _, connection in self.workers)
 
     def in_turn(self) -> int:
         """Each works alone; returns how much was done by all."""
         done = 0
         for _, connection in self.workers:
             connection.send("go")
-            done += _heard(connection)
+            done += _receive(connection)
         return done
 
     def dismiss(self) -> None:
@@ -71,20 +71,20 @@ class Crew:
             process.join()
 
 
-def at_once(count: int, setting: Setting) -> Sides:
+def at_once(count: int, setting: BenchmarkOptions) -> Sides:
     """``count`` processes that train ResNet-18 on one device."""
-    crew = Crew.hired(count, resnet18, setting)
+    crew = WorkerPool.hired(count, resnet18, setting)
     return Sides(crew.at_once, crew.in_turn, close=crew.dismiss)
 
 
-def resnet18(setting: Setting) -> Side:
+def resnet18(setting: BenchmarkOptions) -> Side:
     """An epoch of ResNet-18 in bf16."""
     from forgetkit.bench.training import Work, framework
 
     return framework(replace(Work.images("resnet18", _SAMPLES, setting), augment="crop-flip", bf16=True))
 
 
-def _work(connection: Connection, make: Make, setting: Setting) -> None:
+def _work(connection: Connection, make: Make, setting: BenchmarkOptions) -> None:
     """The life of a worker: its side once to warm up, then each time it is told, until nobody is there any more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that hired it to act on
     side = make(setting)
@@ -98,7 +98,7 @@ def _work(connection: Connection, make: Make, setting: Setting) -> None:
                 connection.send(done)
 
 
-def _heard(connection: Connection) -> int:
+def _receive(connection: Connection) -> int:
     try:
         return int(connection.recv())
     except EOFError as error:

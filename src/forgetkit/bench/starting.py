@@ -15,9 +15,9 @@ def help_text() -> Sides:
     """The help, in child processes of the same interpreter."""
     imports_torch = subprocess.run([sys.executable, "-c", _HELP], check=False, capture_output=True).returncode
     fault = "forgetkit --help imports torch" if imports_torch else None
-    return Sides(lambda: _started(["-m", "forgetkit", "--help"]), lambda: _started(["-c", "pass"]), fault=fault)
+    return Sides(lambda: _time_start(["-m", "forgetkit", "--help"]), lambda: _time_start(["-c", "pass"]), fault=fault)
 
 
-def _started(words: Sequence[str]) -> int:
+def _time_start(words: Sequence[str]) -> int:
     subprocess.run([sys.executable, *words], check=True, stdout=subprocess.DEVNULL)
     return 1

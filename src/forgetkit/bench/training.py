@@ -12,14 +12,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from forgetkit import forgetting, learn, registry
-from forgetkit.bench.measure import Setting, Sides
-from forgetkit.contracts import Augmentation, Inputs, LoadContext, ModelBuilder, Part
-from forgetkit.learn.numerics import native_bf16
-from forgetkit.seeding import Seeds, global_state
-from forgetkit.session import computing
-from forgetkit.stream import Pool
-from forgetkit.stream.batches import pixels
+from forgetkit import training, unlearning
+from forgetkit.bench.measure import BenchmarkOptions, Sides
+from forgetkit.contracts import Augmentation, DataSplit, Inputs, LoadContext, ModelBuilder
+from forgetkit.data import SamplePool
+from forgetkit.data.batches import pixels
+from forgetkit.engine.context import compute_settings
+from forgetkit.registry import registry
+from forgetkit.seeding import Seeds, seeded_rng
+from forgetkit.training.precision import native_bf16
 
 BATCH = 64
 _LR = 0.01
@@ -31,30 +32,30 @@ class Work:
     """What both sides train: a network, samples on a device, and how."""
 
     builder: ModelBuilder
-    pool: Pool
+    pool: SamplePool
     inputs: Inputs
     augment: Augmentation = "none"
     bf16: bool = False
 
     @classmethod
-    def images(cls, model: str, samples: int, setting: Setting) -> Work:
+    def images(cls, model: str, samples: int, setting: BenchmarkOptions) -> Work:
         """Random colour images of 32 × 32 as ``uint8``, random labels of ten classes."""
         rng = np.random.default_rng(0)
         images = rng.integers(0, 256, (samples, 3, 32, 32), dtype=np.uint8)
-        return cls._of(model, Part(images, rng.integers(0, 10, samples)), setting)
+        return cls._of(model, DataSplit(images, rng.integers(0, 10, samples)), setting)
 
     @classmethod
-    def digits(cls, setting: Setting) -> Work:
+    def digits(cls, setting: BenchmarkOptions) -> Work:
         """``convnet`` on the training part of the digits."""
         source = registry.load(entry_points=False).make("datasets", "digits")[1]
         data = source.load(LoadContext(Path(), lambda what, done, total: None))
         return cls._of("convnet", data.train, setting)
 
     @classmethod
-    def _of(cls, model: str, part: Part, setting: Setting) -> Work:
+    def _of(cls, model: str, part: DataSplit, setting: BenchmarkOptions) -> Work:
         builder = registry.load(entry_points=False).make("models", model)[1]
-        measured = learn.measured(Pool.of(part, torch.device("cpu")), 10)
-        return cls(builder, Pool.of(part, torch.device(setting.device)), measured)
+        measured = training.measure_normalization(SamplePool.of(part, torch.device("cpu")), 10)
+        return cls(builder, SamplePool.of(part, torch.device(setting.device)), measured)
 
     @property
     def device(self) -> torch.device:
@@ -66,14 +67,14 @@ class Work:
 class Framework:
     """An epoch as a run trains it, at each call."""
 
-    trainer: learn.Trainer
-    pool: Pool
+    trainer: training.Trainer
+    pool: SamplePool
     epochs: int = 0
 
     def __call__(self) -> int:
         """Samples trained on."""
         self.epochs += 1
-        with computing(None):
+        with compute_settings(None):
             return self.trainer.epoch(self.pool, 1, self.epochs, _LR, _SEEDS).samples
 
     @property
@@ -127,14 +128,16 @@ def by_hand() -> AbstractContextManager[None]:
 
 def framework(work: Work) -> Framework:
     """Ours, made as a run makes it."""
-    model = learn.network(work.builder, work.inputs, _SEEDS)
-    model = learn.arranged(model, learn.memory_format("auto", model, work.inputs, work.device), work.device)
+    model = training.build_network(work.builder, work.inputs, _SEEDS)
+    model = training.to_device(
+        model, training.choose_memory_format("auto", model, work.inputs, work.device), work.device
+    )
     on_cuda = work.device.type == "cuda"
     optimizer = sgd(model, foreach=True)
-    passes = forgetting.Passes()
-    acting = forgetting.Acting(model, optimizer, [], _SEEDS, passes=passes)
-    record = learn.cuda_graph if on_cuda else None
-    trainer = learn.Trainer(model, optimizer, BATCH, work.augment, acting, work.bf16, passes, record)
+    passes = unlearning.PassCounter()
+    acting = unlearning.InterventionRunner(model, optimizer, [], _SEEDS, passes=passes)
+    record = training.cuda_graph if on_cuda else None
+    trainer = training.Trainer(model, optimizer, BATCH, work.augment, acting, work.bf16, passes, record)
     return Framework(trainer, work.pool)
 
 
@@ -149,7 +152,7 @@ def bare_loop(work: Work, layout: torch.memory_format) -> BareLoop:
 
 def network(work: Work) -> nn.Module:
     """The network of the other side, with the values that ours begins with; it takes samples that are normalised."""
-    with global_state(_SEEDS.number("init")):
+    with seeded_rng(_SEEDS.number("init")):
         return work.builder.build(work.inputs, nn.Identity())
 
 
@@ -172,15 +175,15 @@ def automatic(work: Work) -> Sides:
 
 def chosen_precision(work: Work) -> str:
     """What a run finds best here; nothing is noted down, so it is found anew each time."""
-    model = learn.network(work.builder, work.inputs, _SEEDS)
-    layout = learn.memory_format("auto", model, work.inputs, work.device)
+    model = training.build_network(work.builder, work.inputs, _SEEDS)
+    layout = training.choose_memory_format("auto", model, work.inputs, work.device)
     with tempfile.TemporaryDirectory() as notes:
-        trial = learn.PrecisionTrial(
+        trial = training.PrecisionTrial(
             model, work.inputs, BATCH, layout, work.device, named=type(work.builder).__name__, notes=Path(notes)
         )
         return trial.verdict()[0]
 
 
-def no_bf16(setting: Setting) -> str | None:
+def no_bf16(setting: BenchmarkOptions) -> str | None:
     """Why there is nothing for ``auto`` to choose."""
     return None if native_bf16(torch.device(setting.device)) else "the hardware has no bf16 of its own"

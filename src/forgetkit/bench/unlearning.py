@@ -8,24 +8,25 @@ from typing import Any
 import torch
 from torch.nn.functional import cross_entropy
 
-from forgetkit import forgetting, registry
-from forgetkit.bench.measure import Setting, Sides
+from forgetkit import unlearning
+from forgetkit.bench.measure import BenchmarkOptions, Sides
 from forgetkit.bench.training import Framework, Work, by_hand, framework, wait
+from forgetkit.data.batches import ScoringBatches
+from forgetkit.engine.context import compute_settings
+from forgetkit.registry import registry
 from forgetkit.seeding import Seeds
-from forgetkit.session import computing
-from forgetkit.stream.batches import Offered
 
 _SAMPLES = 128
 _FRACTION = 0.2
 _TENSORS, _SCORES = 62, 11_173_962
 
 
-def snip(setting: Setting) -> Sides:
+def snip(setting: BenchmarkOptions) -> Sides:
     """SNIP on ResNet-18: the work of its one forward and backward is the reference, its selection stands beside."""
     side = framework(Work.images("resnet18", _SAMPLES, setting))
     model = side.model
-    batches = [next(iter(Offered(side.pool, Seeds(0), _SAMPLES)))]
-    scores = forgetting.score(model, batches, importance=_component("importance", "snip:samples=128"), seeds=Seeds(0))
+    batches = [next(iter(ScoringBatches(side.pool, Seeds(0), _SAMPLES)))]
+    scores = unlearning.score(model, batches, importance=_component("importance", "snip:samples=128"), seeds=Seeds(0))
 
     def reference() -> int:
         model.eval()
@@ -36,21 +37,21 @@ def snip(setting: Setting) -> Sides:
         return len(labels)
 
     def select() -> int:
-        forgetting.select(scores, _FRACTION, Seeds(0))
+        unlearning.select(scores, _FRACTION, Seeds(0))
         wait(side.pool.labels.device)
         return _SAMPLES
 
     return Sides(_forgetting(side, batches, f"snip:samples={_SAMPLES}"), reference, beside=select)
 
 
-def beside_an_epoch(setting: Setting) -> Sides:
+def beside_an_epoch(setting: BenchmarkOptions) -> Sides:
     """All of a forgetting with the options of a run, and one epoch of training."""
     side = framework(Work.digits(setting))
-    batches = list(Offered(side.pool, Seeds(0), 256))
+    batches = list(ScoringBatches(side.pool, Seeds(0), 256))
     return Sides(_forgetting(side, batches, "snip"), side)
 
 
-def selection(setting: Setting) -> Sides:
+def selection(setting: BenchmarkOptions) -> Sides:
     """As many scores as ResNet-18 has entries, in as many tensors."""
     rng = torch.Generator().manual_seed(0)
     size, rest = divmod(_SCORES, _TENSORS)
@@ -58,10 +59,10 @@ def selection(setting: Setting) -> Sides:
     scores = {
         str(place): torch.empty(n).exponential_(generator=rng).to(setting.device) for place, n in enumerate(sizes)
     }
-    count = forgetting.count_of(_FRACTION, _SCORES)
+    count = unlearning.count_of(_FRACTION, _SCORES)
 
     def ours() -> int:
-        masks, _ = forgetting.select(scores, _FRACTION, Seeds(0))
+        masks, _ = unlearning.select(scores, _FRACTION, Seeds(0))
         wait(next(iter(masks.values())).device)
         return sum(len(mask) for mask in masks.values())
 
@@ -79,8 +80,8 @@ def _forgetting(side: Framework, batches: list[tuple[torch.Tensor, torch.Tensor]
     offered = sum(len(labels) for _, labels in batches)
 
     def forget() -> int:
-        with computing(None):
-            forgetting.unlearn(
+        with compute_settings(None):
+            unlearning.unlearn(
                 side.model,
                 batches,
                 importance=importance,

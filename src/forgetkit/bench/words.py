@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from forgetkit.bench.measure import Case, Measured, Reading, Skipped
+from forgetkit.bench.measure import BenchmarkCase, Measurement, SkippedCase, TimingReading
 
 HEADINGS = ("case", "ours", "reference", "figure", "range", "target", "")
 """The columns of a :func:`row`. The range is that of single repetitions."""
 
-_FIGURES: dict[Reading, str] = {
+_FIGURES: dict[TimingReading, str] = {
     "times as fast": "{:.2f} ×",
     "times the cost": "{:.2f} × cost",
     "of it": "{:.1%}",
@@ -15,10 +15,10 @@ _FIGURES: dict[Reading, str] = {
 }
 
 
-def row(result: Measured | Skipped) -> tuple[str, ...]:
+def row(result: Measurement | SkippedCase) -> tuple[str, ...]:
     """One case as texts, a column each; the last says whether the target is met."""
     case = result.case
-    if isinstance(result, Skipped):
+    if isinstance(result, SkippedCase):
         return case.name, "–", "–", "–", "–", target(case), "skipped"
     ours, reference = (_side(result, result.medians[side]) for side in ("ours", "reference"))
     figure = _FIGURES[case.reading].format(result.figure)
@@ -27,7 +27,7 @@ def row(result: Measured | Skipped) -> tuple[str, ...]:
     return case.name, ours, reference, figure, spread, target(case), verdict
 
 
-def target(case: Case) -> str:
+def target(case: BenchmarkCase) -> str:
     """``at least 0.97``, ``at most 1.3``: the direction is in the words. Empty where there is no target."""
     if case.target is None:
         return ""
@@ -36,7 +36,7 @@ def target(case: Case) -> str:
     return words if case.rate is None else f"{words} and {case.rate:,.0f}/s"
 
 
-def _side(result: Measured, seconds: float) -> str:
+def _side(result: Measurement, seconds: float) -> str:
     """A rate where samples are worked off, else a time."""
     if result.case.reading == "times as fast" and result.case.unit == "samples":
         return f"{result.done / seconds:,.0f}/s"

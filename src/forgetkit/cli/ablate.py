@@ -16,14 +16,14 @@ import typer
 from forgetkit.cli import options
 from forgetkit.cli.console import announce, print_error, print_json
 from forgetkit.errors import ConfigError, OptionError, RecordError
-from forgetkit.system.halting import Halt, listening
+from forgetkit.system.interrupts import StopRequest, handle_signals
 
 if TYPE_CHECKING:
-    from forgetkit.ablate.ablation import Ablation
-    from forgetkit.ablate.outcome import Outcomes
-    from forgetkit.cli.cells import View
+    from forgetkit.ablation.ablation import Ablation
+    from forgetkit.cli.cells import CellDisplay
     from forgetkit.contracts import Executor, Keep
-    from forgetkit.registry import Registry
+    from forgetkit.registry.registry import Registry
+    from forgetkit.results.outcome import Outcomes
 
 OUT = "ablations"
 _LONGEST = 80
@@ -32,7 +32,7 @@ _NOT_SHARED = ("seed", "out", "name", "keep_models")
 
 
 def _option(kind: Any, flag: str, help_text: str, metavar: str | None = None) -> tuple[Any, Any]:
-    return kind, options.special(flag, help_text, metavar)
+    return kind, options.special_option(flag, help_text, metavar)
 
 
 CARRYING_OUT: options.Special = {
@@ -74,7 +74,7 @@ SPECIAL: options.Special = {
 
 
 @dataclass(frozen=True)
-class Means:
+class ExecutionOptions:
     """With what the cells of a grid are carried out."""
 
     offers: Registry
@@ -84,9 +84,9 @@ class Means:
     without: tuple[str, ...]
 
     @classmethod
-    def of(cls, given: Mapping[str, Any], view: View) -> Means:
+    def of(cls, given: Mapping[str, Any], view: CellDisplay) -> ExecutionOptions:
         """As the options in ``CARRYING_OUT`` say."""
-        offers = options.offers(given, view.warn)
+        offers = options.load_components(given, view.warn)
         if given["jobs"] is not None and given["executor"] is not None:
             raise OptionError(f"--jobs {given['jobs']} is short for --executor local:jobs={given['jobs']}: give one")
         if given["jobs"] is not None and given["jobs"] < 1:
@@ -117,20 +117,20 @@ def _ablate(**given: Any) -> None:
     file = given.pop("file")
     announce("ablate", quiet=special["quiet"], as_json=special["json"])
 
-    def planned(means: Means) -> Ablation:
-        return _planned(file, special, given, means.offers)
+    def planned(means: ExecutionOptions) -> Ablation:
+        return _plan(file, special, given, means.offers)
 
-    conclude(special, planned, _show)
+    conclude_ablation(special, planned, _show)
 
 
-def _planned(file: Path | None, special: Mapping[str, Any], given: Mapping[str, Any], offers: Registry) -> Ablation:
+def _plan(file: Path | None, special: Mapping[str, Any], given: Mapping[str, Any], offers: Registry) -> Ablation:
     from forgetkit import api
-    from forgetkit.ablate import grid
-    from forgetkit.ablate.ablation import Ablation
+    from forgetkit.ablation import grid
+    from forgetkit.ablation.ablation import Ablation
 
     shared, _ = options.layers(special, given)
-    asked = grid.extended(
-        grid.read(file, special["allow_import"] or ()) if file is not None else None,
+    asked = grid.extend_grid(
+        grid.read_grid(file, special["allow_import"] or ()) if file is not None else None,
         special["over"] or (),
         special["seeds"],
         shared,
@@ -148,10 +148,10 @@ def _planned(file: Path | None, special: Mapping[str, Any], given: Mapping[str, 
     return ablation.matched(offers, api.cache_folder())
 
 
-class _Leaving(Halt):
+class _ImmediateStop(StopRequest):
     """Stops at once, and says so where the workers do not."""
 
-    def __init__(self, view: View) -> None:
+    def __init__(self, view: CellDisplay) -> None:
         super().__init__()
         self.view = view
 
@@ -168,29 +168,31 @@ def _is_plain(name: str) -> bool:
     return name.isprintable() and len(name.encode()) <= _LONGEST
 
 
-Show = Callable[["View", "Outcomes", Mapping[str, Any]], dict[str, Any]]
+ShowOutcomes = Callable[["CellDisplay", "Outcomes", Mapping[str, Any]], dict[str, Any]]
 """Shows what became of a grid, unless the view is quiet, and returns what ``--json`` prints."""
 
 
-def conclude(special: Mapping[str, Any], plan: Callable[[Means], Ablation], show: Show) -> None:
+def conclude_ablation(
+    special: Mapping[str, Any], plan: Callable[[ExecutionOptions], Ablation], show: ShowOutcomes
+) -> None:
     """Plan a grid, carry it out or say what that would take, and show what came of it.
 
     ``special`` holds at least what ``CARRYING_OUT`` names. Leaves with status 1 where a cell failed.
     """
     from forgetkit.cli import cells
 
-    view = cells.choose(quiet=special["quiet"], as_json=special["json"])
+    view = cells.choose_cell_display(quiet=special["quiet"], as_json=special["json"])
     try:
         with (
-            listening(_Leaving(view)),
+            handle_signals(_ImmediateStop(view)),
             contextlib.redirect_stdout(sys.stderr) if special["json"] else contextlib.nullcontext(),
         ):
-            means = Means.of(special, view)
+            means = ExecutionOptions.of(special, view)
             ablation = plan(means)
             if special["dry_run"]:
-                answer, failed = _rehearsed(ablation, means, view), 0
+                answer, failed = _show_dry_run(ablation, means, view), 0
             else:
-                outcomes = carry_out(ablation, means, view, special)
+                outcomes = run_ablation(ablation, means, view, special)
                 failed = sum(cell.status in ("failed", "missing") for cell in outcomes.cells)
                 answer = show(view, outcomes, special)
     except (KeyboardInterrupt, RecordError) as error:
@@ -204,11 +206,13 @@ def conclude(special: Mapping[str, Any], plan: Callable[[Means], Ablation], show
         raise typer.Exit(1)
 
 
-def carry_out(ablation: Ablation, means: Means, view: View, special: Mapping[str, Any]) -> Outcomes:
+def run_ablation(
+    ablation: Ablation, means: ExecutionOptions, view: CellDisplay, special: Mapping[str, Any]
+) -> Outcomes:
     """Run what is missing of a grid or failed; what became of all its cells."""
     from forgetkit import api
-    from forgetkit.ablate.ablation import ended
-    from forgetkit.ablate.progress import Follower
+    from forgetkit.ablation.ablation import run_tasks
+    from forgetkit.ablation.progress import ProgressReader
     from forgetkit.cli import screen
 
     found, name = ablation.found(), ablation.named()
@@ -217,17 +221,17 @@ def carry_out(ablation: Ablation, means: Means, view: View, special: Mapping[str
     for remark in ablation.made_otherwise(found):
         view.warn(remark)
     places = ablation.open(found)
-    loading = screen.choose(quiet=special["quiet"], as_json=special["json"])
+    loading = screen.choose_run_display(quiet=special["quiet"], as_json=special["json"])
     with loading.following():
         augment = ablation.require_data(places, found, [loading], api.cache_folder())
-    view.say(_standing_in_words(ablation, found, places))
+    view.say(_status_lines(ablation, found, places))
     _say_augment(view, augment)
     ablation.pool.note(name, ablation.note(_this_command()))
-    ablation.tidy(found, special["keep"])
+    ablation.remove_stale(found, special["keep"])
     tasks = ablation.tasks(found, keep=means.keep, plugins=means.plugins, without=means.without)
     names = {ablation.digests[place]: str(ablation.cells[place]) for place in places}
-    follower = Follower(ablation.pool, [task.digest for task in tasks])
-    with view.following(ablation, follower), contextlib.closing(ended(tasks, means.executor)) as answers:
+    follower = ProgressReader(ablation.pool, [task.digest for task in tasks])
+    with view.following(ablation, follower), contextlib.closing(run_tasks(tasks, means.executor)) as answers:
         for task, end in answers:
             follower.end(task.digest)
             result = ablation.pool.find(task.digest).result if end.status == "completed" else None
@@ -239,7 +243,7 @@ def _this_command() -> str:
     return shlex.join(["forgetkit", *sys.argv[1:]])
 
 
-def _standing_in_words(ablation: Ablation, found: Mapping[str, Any], places: tuple[int, ...]) -> str:
+def _status_lines(ablation: Ablation, found: Mapping[str, Any], places: tuple[int, ...]) -> str:
     grid = ablation.grid
     arms, seeds = len(grid.combinations()), len(grid.seeds)
     kept = sum(state.status in ("completed", "diverged") for state in found.values())
@@ -251,28 +255,28 @@ def _standing_in_words(ablation: Ablation, found: Mapping[str, Any], places: tup
     return f"{grid.title}: {cells}{alike}; {kept} there already, {rest}, in {ablation.pool.path}"
 
 
-def _say_augment(view: View, augment: Mapping[str, str]) -> None:
+def _say_augment(view: CellDisplay, augment: Mapping[str, str]) -> None:
     for dataset, chosen in augment.items():
         view.say(f"augment {chosen} (auto) for {dataset}")
 
 
-def _rehearsed(ablation: Ablation, means: Means, view: View) -> dict[str, Any]:
+def _show_dry_run(ablation: Ablation, means: ExecutionOptions, view: CellDisplay) -> dict[str, Any]:
     """What ``--dry-run`` shows."""
     from forgetkit import api
-    from forgetkit.ablate.estimate import estimate
+    from forgetkit.ablation.estimate import estimate_ablation
     from forgetkit.cli import cells, tables
     from forgetkit.config import machine
 
     found = ablation.found()
     places = ablation.open(found)
     jobs = getattr(means.executor, "jobs", 1)
-    threads = getattr(means.executor, "threads", None) or max(1, machine.threads() // jobs)
-    cost = estimate([ablation.plans[place] for place in places], jobs, threads, (), api.cache_folder())
+    threads = getattr(means.executor, "threads", None) or max(1, machine.default_threads() // jobs)
+    cost = estimate_ablation([ablation.plans[place] for place in places], jobs, threads, (), api.cache_folder())
     states = [found[digest].status for digest in ablation.digests]
-    view.say(_standing_in_words(ablation, found, places))
+    view.say(_status_lines(ablation, found, places))
     _say_augment(view, cost.augment)
     if view.shows:
-        cells.standing(view.console, ablation, states)
+        cells.print_status(view.console, ablation, states)
     memory = "" if cost.memory_bytes is None else f" and {cost.memory_bytes / 2**20:,.0f} MiB of memory"
     view.say(
         f"about {tables.duration(cost.seconds)} with {jobs} at a time{memory}, from a sample of {cost.timed}; "
@@ -293,15 +297,15 @@ def _rehearsed(ablation: Ablation, means: Means, view: View) -> dict[str, Any]:
     }
 
 
-def _show(view: View, outcomes: Outcomes, special: Mapping[str, Any]) -> dict[str, Any]:
+def _show(view: CellDisplay, outcomes: Outcomes, special: Mapping[str, Any]) -> dict[str, Any]:
     """The table, and as an object what ``forgetkit table --json`` gives."""
-    from forgetkit.ablate import render, table
+    from forgetkit.results import render, table
 
-    made = table.make(outcomes)
+    made = table.make_table(outcomes)
     if view.shows:
-        from forgetkit.cli import grids
+        from forgetkit.cli import table_view
 
-        grids.show(view.console, made, outcomes)
+        table_view.show_table(view.console, made, outcomes)
         folder = shlex.quote(str(special["out"] or OUT))
         view.say(f"more: forgetkit table {folder} --format latex, forgetkit report {folder}")
     answer: dict[str, Any] = json.loads(render.render(made, "json"))

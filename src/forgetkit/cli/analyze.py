@@ -17,44 +17,54 @@ from forgetkit.cli.console import Console, announce, print_error, print_json
 from forgetkit.errors import OptionError, RecordError, RunDirectoryError
 
 if TYPE_CHECKING:
-    from forgetkit.ablate.asking import Place, Told
-    from forgetkit.ablate.outcome import Outcomes
-    from forgetkit.ablate.pool import Pool
-    from forgetkit.analysis.asking import Question
-    from forgetkit.analysis.run import Means
-    from forgetkit.cli.asked import View
-    from forgetkit.registry import Registry
+    from forgetkit.analysis.questions import Question
+    from forgetkit.analysis.run_evidence import AnalysisEnv
+    from forgetkit.cli.asked import AnalysisDisplay
+    from forgetkit.registry.registry import Registry
+    from forgetkit.results.cell_store import CellStore
+    from forgetkit.results.outcome import Outcomes
+    from forgetkit.results.questions import AnalysisOutcome, RunRef
 
 OWN: options.Special = {
-    "all": (bool, options.special("--all", "ask every analysis there is, with its usual options")),
+    "all": (bool, options.special_option("--all", "ask every analysis there is, with its usual options")),
     "mega_batch": (
         int | None,
-        options.special("--mega-batch", "ask about the model after that mega-batch (default: the last)", "N"),
+        options.special_option("--mega-batch", "ask about the model after that mega-batch (default: the last)", "N"),
     ),
-    "seed": (int | None, options.special("--seed", "the seed of what analyses draw (default: 0)", "N")),
+    "seed": (int | None, options.special_option("--seed", "the seed of what analyses draw (default: 0)", "N")),
     "label": (
         str | None,
-        options.special("--as", "keep the answer under another name than the analysis has", "LABEL"),
+        options.special_option("--as", "keep the answer under another name than the analysis has", "LABEL"),
     ),
-    "again": (bool, options.special("--again", "ask again where the answer is there already")),
-    "grid": (str | None, options.special("--grid", "which grid, where the folder holds several", "NAME")),
+    "again": (bool, options.special_option("--again", "ask again where the answer is there already")),
+    "grid": (str | None, options.special_option("--grid", "which grid, where the folder holds several", "NAME")),
     "dataset": (
         str | None,
-        options.special("--dataset", "where the data of the runs is by now, if it was moved", "SPEC"),
+        options.special_option("--dataset", "where the data of the runs is by now, if it was moved", "SPEC"),
     ),
-    "model": (str | None, options.special("--model", "the network again, where it is code from outside", "SPEC")),
-    "device": (str | None, options.special("--device", "another device than that of the runs", "DEVICE")),
+    "model": (
+        str | None,
+        options.special_option("--model", "the network again, where it is code from outside", "SPEC"),
+    ),
+    "device": (str | None, options.special_option("--device", "another device than that of the runs", "DEVICE")),
     "threads": (
         int | None,
-        options.special("--threads", "threads of torch on the CPU (default: as many as each run had)", "N", least=1),
+        options.special_option(
+            "--threads", "threads of torch on the CPU (default: as many as each run had)", "N", least=1
+        ),
     ),
     "export_masks": (
         Path | None,
-        options.special("--export-masks", "write what a run forgot as arrays: N/PARAMETER, true: reset", "FILE.npz"),
+        options.special_option(
+            "--export-masks", "write what a run forgot as arrays: N/PARAMETER, true: reset", "FILE.npz"
+        ),
     ),
-    "no_report": (bool, options.special("--no-report", "write neither report.html nor pictures")),
-    "list": (bool, options.special("--list", "list the analyses there are")),
-    "json": (bool, options.special("--json", "print the answers as one JSON object; all else goes to standard error")),
+    "no_report": (bool, options.special_option("--no-report", "write neither report.html nor pictures")),
+    "list": (bool, options.special_option("--list", "list the analyses there are")),
+    "json": (
+        bool,
+        options.special_option("--json", "print the answers as one JSON object; all else goes to standard error"),
+    ),
     "quiet": options.QUIET,
     **options.PLUGINS,
 }
@@ -89,18 +99,18 @@ def _analyze(**given: Any) -> None:
     """
     announce("analyze", quiet=given["quiet"] or given["list"], as_json=given["json"])
     with contextlib.redirect_stdout(sys.stderr) if given["json"] else contextlib.nullcontext():
-        answer, status = _carry_out(given)
+        answer, status = _analyze_or_export(given)
     if given["json"]:
         print_json(answer)
     if status:
         raise typer.Exit(status)
 
 
-def _carry_out(given: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
+def _analyze_or_export(given: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
     from forgetkit.cli import asked
 
-    view = asked.choose(quiet=given["quiet"], as_json=given["json"])
-    offers = options.offers(given, view.warn)
+    view = asked.choose_analysis_display(quiet=given["quiet"], as_json=given["json"])
+    offers = options.load_components(given, view.warn)
     if given["list"]:
         return _list(given, offers), 0
     folder = given["folder"]
@@ -110,7 +120,7 @@ def _carry_out(given: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
         return _export(folder, given), 0
     questions = _questions(given, offers)
     try:
-        return _Asking(folder, questions, given, offers, view).carried_out()
+        return _AnalysisSession(folder, questions, given, offers, view).carried_out()
     except (KeyboardInterrupt, RecordError) as error:  # what was answered so far is kept
         if isinstance(error, KeyboardInterrupt):
             view.warn("interrupted")
@@ -119,39 +129,44 @@ def _carry_out(given: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
         raise
 
 
-class _Asking:
+class _AnalysisSession:
     """Questions to a run, or to the runs of an ablation and to all of them together."""
 
     def __init__(
-        self, folder: Path, questions: Sequence[Question], given: Mapping[str, Any], offers: Registry, view: View
+        self,
+        folder: Path,
+        questions: Sequence[Question],
+        given: Mapping[str, Any],
+        offers: Registry,
+        view: AnalysisDisplay,
     ) -> None:
-        from forgetkit.ablate.report import alone
-        from forgetkit.cli.table import opened
+        from forgetkit.cli.table import open_ablation
+        from forgetkit.results.report import single_run
 
         self.folder, self.questions, self.given, self.offers, self.view = folder, questions, given, offers, view
-        self.pool: Pool | None = None
+        self.pool: CellStore | None = None
         self.grid = given["grid"]
-        if alone.is_run(folder):
+        if single_run.is_run(folder):
             if self.grid is not None:
                 raise OptionError(f"--grid {self.grid}: {folder} is the directory of a single run; leave it out")
         else:
-            self.pool = opened(folder, "analyze takes that of a run or of an ablation")
+            self.pool = open_ablation(folder, "analyze takes that of a run or of an ablation")
             self.grid = self.grid or next(iter(self.pool.grids()), None)
 
     def carried_out(self) -> tuple[dict[str, Any], int]:
         """What became of all questions, as ``--json`` prints it, and the exit status."""
-        from forgetkit.analysis import asking
-        from forgetkit.contracts import Comparing
+        from forgetkit.analysis.questions import require_own_label
+        from forgetkit.contracts import MultiRunAnalysis
 
         outcomes = self._outcomes(with_answers=False)
         places = self._places(outcomes)
         if not self.given["again"]:
             for question in self.questions:
-                asking.require_own_label(question, [place.folder for place in places])
-        told: list[Told] = []
+                require_own_label(question, [place.folder for place in places])
+        told: list[AnalysisOutcome] = []
         with self.view.following(len(places) * len(self.questions)):
             for one in self._asked(places, outcomes):
-                about_all = one.became == "does not apply" and isinstance(one.question.analysis, Comparing)
+                about_all = one.became == "does not apply" and isinstance(one.question.analysis, MultiRunAnalysis)
                 if self.pool is not None and about_all and not one.common:
                     self.view.pass_over(one)  # its answer is that of all runs together
                 else:
@@ -164,68 +179,68 @@ class _Asking:
             self.view.say(f"report: {report}")
         return self._content(told, report), self._status(told)
 
-    def _asked(self, places: Sequence[Place], outcomes: Outcomes) -> Iterator[Told]:
-        from forgetkit.ablate import asking
+    def _asked(self, places: Sequence[RunRef], outcomes: Outcomes) -> Iterator[AnalysisOutcome]:
+        from forgetkit.results import questions
 
         means, again = self._means(), self.given["again"]
-        yield from asking.ask_each(places, self.questions, means, again=again, about_to=self.view.asking)
+        yield from questions.ask_each(places, self.questions, means, again=again, about_to=self.view.asking)
         if self.pool is not None:
-            yield from asking.ask_together(self.pool, self.grid, outcomes, self.questions, means, again=again)
+            yield from questions.ask_together(self.pool, self.grid, outcomes, self.questions, means, again=again)
 
-    def _places(self, outcomes: Outcomes) -> tuple[Place, ...]:
-        from forgetkit.ablate.asking import Place, places
+    def _places(self, outcomes: Outcomes) -> tuple[RunRef, ...]:
+        from forgetkit.results.questions import RunRef, run_refs
 
         if self.pool is None:
-            return (Place(self.folder.resolve().name, self.folder),)
-        found = places(self.pool, outcomes)
+            return (RunRef(self.folder.resolve().name, self.folder),)
+        found = run_refs(self.pool, outcomes)
         if not found:
             raise RunDirectoryError(f"{self.folder} has no finished cell: forgetkit ablate carries them out")
         return found
 
     def _outcomes(self, *, with_answers: bool = True) -> Outcomes:
         if self.pool is None:
-            from forgetkit.ablate.report import alone
+            from forgetkit.results.report import single_run
 
-            return alone.outcomes(self.folder)
+            return single_run.single_run_outcomes(self.folder)
         return self.pool.outcomes(self.grid, with_answers=with_answers)
 
-    def _means(self) -> Means:
+    def _means(self) -> AnalysisEnv:
         from forgetkit import api, config
-        from forgetkit.analysis.run import Means
+        from forgetkit.analysis.run_evidence import AnalysisEnv
         from forgetkit.cli import screen
 
-        elsewhere = {key: self.given[key] for key in config.LOOKED_AT if self.given[key] is not None}
-        loading = screen.choose(quiet=True, as_json=self.given["json"])
-        return Means(self.offers, api.cache_folder(), elsewhere, (loading,), self.given["threads"])
+        elsewhere = {key: self.given[key] for key in config.OVERRIDABLE if self.given[key] is not None}
+        loading = screen.choose_run_display(quiet=True, as_json=self.given["json"])
+        return AnalysisEnv(self.offers, api.cache_folder(), elsewhere, (loading,), self.given["threads"])
 
-    def _reported(self, told: Sequence[Told], outcomes: Outcomes) -> Path | None:
+    def _reported(self, told: Sequence[AnalysisOutcome], outcomes: Outcomes) -> Path | None:
         """The report, and the pictures beside the answers; None where nothing was answered."""
-        from forgetkit.ablate import plots, table
-        from forgetkit.ablate.report import page
-        from forgetkit.record import write_output
+        from forgetkit.results import plots, table
+        from forgetkit.results.report import render_page
+        from forgetkit.storage import write_output
 
         answered = [one for one in told if one.answer is not None]
         if not answered:
             return None
-        drawn = plots.available()
+        drawn = plots.has_matplotlib()
         if drawn:
             _draw([one for one in answered if one.became == "answered"])
         else:
             self.view.say(f"without pictures: {plots.MISSING}")
         target = self.folder / "report.html"
-        figures = plots.pictures(outcomes) if drawn else None
-        write_output(target, page(outcomes, table.make(outcomes), figures).encode())
+        figures = plots.draw_pictures(outcomes) if drawn else None
+        write_output(target, render_page(outcomes, table.make_table(outcomes), figures).encode())
         return target
 
-    def _content(self, told: Sequence[Told], report: Path | None) -> dict[str, Any]:
+    def _content(self, told: Sequence[AnalysisOutcome], report: Path | None) -> dict[str, Any]:
         return {
             "directory": str(self.folder),
             "grid": self.grid if self.pool is not None else None,
-            "answers": [_said(one) for one in told],
+            "answers": [_outcome_json(one) for one in told],
             "report": None if report is None else str(report),
         }
 
-    def _status(self, told: Sequence[Told]) -> int:
+    def _status(self, told: Sequence[AnalysisOutcome]) -> int:
         """1 where an analysis failed, 2 where one that was named has no answer; that of the error where none has."""
         failed = [one.error for one in told if one.became == "failed" and one.error is not None]
         if failed and all(one.answer is None for one in told):
@@ -245,7 +260,7 @@ class _Asking:
 
 def _questions(given: Mapping[str, Any], offers: Registry) -> list[Question]:
     """Those that are named, and with ``--all`` every other that there is."""
-    from forgetkit.analysis.asking import Question, require_apart
+    from forgetkit.analysis.questions import Question, require_distinct_labels
     from forgetkit.contracts import MOST_THREADS
 
     names, seed, mega_batch = given["names"] or [], given["seed"] or 0, given["mega_batch"]
@@ -264,11 +279,11 @@ def _questions(given: Mapping[str, Any], offers: Registry) -> list[Question]:
         for offer in offers.named("analyses"):
             if offer.component not in asked:
                 made.append(Question.of(offers, offers.label(offer), seed=seed, mega_batch=mega_batch))
-    require_apart(made)
+    require_distinct_labels(made)
     return made
 
 
-def _said(one: Told) -> dict[str, Any]:
+def _outcome_json(one: AnalysisOutcome) -> dict[str, Any]:
     numbers = {} if one.answer is None else one.answer.numbers
     return {
         "run": one.run,
@@ -301,29 +316,29 @@ def _list(given: Mapping[str, Any], offers: Registry) -> dict[str, Any]:
 def _export(folder: Path, given: Mapping[str, Any]) -> dict[str, Any]:
     """The masks of a run, for other programs."""
     from forgetkit import config
-    from forgetkit.ablate.report import alone
-    from forgetkit.analysis.masks import export
+    from forgetkit.analysis.masks import export_masks
+    from forgetkit.results.report import single_run
 
-    for option in ("names", "all", "mega_batch", "seed", "label", "again", "grid", *config.LOOKED_AT):
+    for option in ("names", "all", "mega_batch", "seed", "label", "again", "grid", *config.OVERRIDABLE):
         if given[option]:
             word = {"names": "the analyses", "label": "--as"}.get(option, f"--{option.replace('_', '-')}")
             raise OptionError(f"--export-masks writes all masks of a run and asks nothing: leave out {word}")
-    if not alone.is_run(folder):
+    if not single_run.is_run(folder):
         raise RunDirectoryError(f"{folder} is not the directory of a run, which --export-masks takes")
-    written = export(folder, given["export_masks"])
+    written = export_masks(folder, given["export_masks"])
     if not given["json"] and not given["quiet"]:
         Console().print(f"{given['export_masks']}: {written} arrays", markup=False)
     return {"masks": str(given["export_masks"]), "arrays": written}
 
 
-def _draw(answered: Sequence[Told]) -> None:
+def _draw(answered: Sequence[AnalysisOutcome]) -> None:
     """Each chart of the answers, as SVG beside the answer itself."""
-    from forgetkit.ablate import plots
     from forgetkit.analysis import answers
+    from forgetkit.results import plots
 
     for one in answered:
         if one.answer is not None:
-            for old in (answers.folder_in(one.folder)).glob(f"{one.question.label}.*.svg"):  # of another answer
+            for old in (answers.answers_folder(one.folder)).glob(f"{one.question.label}.*.svg"):  # of another answer
                 old.unlink()
-            for name, figure in plots.answer_pictures(one.question.label, one.answer, common=one.common).items():
-                plots.save(figure, answers.folder_in(one.folder) / f"{name}.svg")
+            for name, figure in plots.draw_answer(one.question.label, one.answer, common=one.common).items():
+                plots.save(figure, answers.answers_folder(one.folder) / f"{name}.svg")

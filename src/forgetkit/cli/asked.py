@@ -11,28 +11,28 @@ from typing import TYPE_CHECKING
 from rich.console import RenderableType
 from rich.text import Text
 
-from forgetkit.ablate.render import words
 from forgetkit.cli import layout, screen, tables
 from forgetkit.cli.console import Console, print_error
 from forgetkit.contracts import Measure
+from forgetkit.results.render import formatting
 
 if TYPE_CHECKING:
-    from forgetkit.ablate.asking import Told
-    from forgetkit.ablate.outcome import Outcomes
+    from forgetkit.results.outcome import Outcomes
+    from forgetkit.results.questions import AnalysisOutcome
 
 _SAID_IN_A_LINE = 4
 """Numbers of an answer that a line names; the rest is in tables, files and the report."""
 
 
-def choose(*, quiet: bool, as_json: bool) -> View:
+def choose_analysis_display(*, quiet: bool, as_json: bool) -> AnalysisDisplay:
     """The view that suits: with ``--json`` standard output belongs to the object alone."""
     console = Console(stderr=as_json)
     if quiet:
-        return View(console)
-    return LiveView(console) if console.moves else PlainView(console)
+        return AnalysisDisplay(console)
+    return LiveAnalysisDisplay(console) if console.moves else PlainAnalysisDisplay(console)
 
 
-class View:
+class AnalysisDisplay:
     """Says nothing of questions that are answered; each reason why one is not, once."""
 
     def __init__(self, console: Console) -> None:
@@ -54,7 +54,7 @@ class View:
         """A line on standard error."""
         print_error(f"forgetkit: {message}")
 
-    def tell(self, told: Told) -> None:
+    def tell(self, told: AnalysisOutcome) -> None:
         """What became of a question."""
         if told.became == "failed":
             self._once(told, f"{told.run}: {told.question.label}: {told.reason}")
@@ -63,10 +63,10 @@ class View:
         """One that was asked for by name has no answer for any run."""
         self.warn(f"{label} does not apply: {reason}")
 
-    def pass_over(self, told: Told) -> None:
+    def pass_over(self, told: AnalysisOutcome) -> None:
         """One that does not apply to a run, since it is about several."""
 
-    def _once(self, told: Told, line: str) -> bool:
+    def _once(self, told: AnalysisOutcome, line: str) -> bool:
         """What concerns a run as a whole is the same for each question to it. Whether it was said now."""
         known = (told.run, told.reason) in self._said
         if not known:
@@ -74,11 +74,11 @@ class View:
             self.warn(line)
         return not known
 
-    def show(self, told: Sequence[Told], outcomes: Outcomes | None) -> None:
+    def show(self, told: Sequence[AnalysisOutcome], outcomes: Outcomes | None) -> None:
         """Nothing."""
 
 
-class PlainView(View):
+class PlainAnalysisDisplay(AnalysisDisplay):
     """A line for each question, and at the end the numbers."""
 
     def __init__(self, console: Console) -> None:
@@ -95,7 +95,7 @@ class PlainView(View):
         """Print it."""
         self.console.say(text)
 
-    def tell(self, told: Told) -> None:
+    def tell(self, told: AnalysisOutcome) -> None:
         """Which run, which question, and what was found or why nothing was."""
         if not told.common:
             self._done += 1
@@ -114,7 +114,7 @@ class PlainView(View):
             took = "there already" if told.became == "known" else tables.duration(told.seconds)
             self.say(f"{name}: {_numbers(told.answer.numbers)} ({took}{self._left()})")
 
-    def pass_over(self, told: Told) -> None:
+    def pass_over(self, told: AnalysisOutcome) -> None:
         """It counts, and a count that skipped would look as if a line were lost."""
         self._done += 1
         self.say(f"[{self._done}/{self._total}] {told.run}: {told.question.label} is asked of all runs together")
@@ -128,7 +128,7 @@ class PlainView(View):
         spent = time.monotonic() - self._began
         return f", about {tables.duration(spent * (self._total - self._done) / self._done)} left"
 
-    def show(self, told: Sequence[Told], outcomes: Outcomes | None) -> None:
+    def show(self, told: Sequence[AnalysisOutcome], outcomes: Outcomes | None) -> None:
         """The numbers of each answer, arm by arm, and what must be known of them."""
         for label in dict.fromkeys(one.question.label for one in told if one.answer is not None):
             own = [one for one in told if one.question.label == label and one.answer is not None]
@@ -151,15 +151,15 @@ class PlainView(View):
                 self.console.print(Text(f"- {remark}", "dim"))
 
     def _table(self, label: str, outcomes: Outcomes) -> None:
-        from forgetkit.ablate.columns import of_answers
-        from forgetkit.ablate.table import make
-        from forgetkit.cli import grids
+        from forgetkit.cli import table_view
+        from forgetkit.results.columns import answer_columns
+        from forgetkit.results.table import make_table
 
-        table = dataclasses.replace(make(outcomes, of_answers(outcomes, label)), title=label)
-        grids.show(self.console, table, outcomes, briefly=True)
+        table = dataclasses.replace(make_table(outcomes, answer_columns(outcomes, label)), title=label)
+        table_view.show_table(self.console, table, outcomes, briefly=True)
 
 
-class LiveView(PlainView):
+class LiveAnalysisDisplay(PlainAnalysisDisplay):
     """A bar with the time left; each answer leaves a line."""
 
     def __init__(self, console: Console) -> None:
@@ -169,7 +169,7 @@ class LiveView(PlainView):
     @contextmanager
     def following(self, total: int) -> Iterator[None]:
         """While questions are put, the bar is on the screen."""
-        with super().following(total), screen.live(self.console, self.bars, 8):
+        with super().following(total), screen.live_display(self.console, self.bars, 8):
             yield
 
     def bars(self) -> RenderableType:
@@ -191,23 +191,28 @@ def _numbers(numbers: Mapping[str, Measure | float | None]) -> str:
     return ", ".join(shown[:_SAID_IN_A_LINE]) + (f" and {more} more" if more > 0 else "") or "no numbers"
 
 
-def _lines(told: Sequence[Told]) -> Iterator[tuple[str, str]]:
+def _lines(told: Sequence[AnalysisOutcome]) -> Iterator[tuple[str, str]]:
     for one in told:
         if one.answer is not None:
             yield from _texts(one.answer.numbers)
 
 
-def _meanings(told: Sequence[Told]) -> Iterator[str]:
+def _meanings(told: Sequence[AnalysisOutcome]) -> Iterator[str]:
     """What each number is, as the analysis says it."""
     for one in told:
         for key, value in one.answer.numbers.items() if one.answer is not None else ():
             if isinstance(value, Measure) and value.meaning:
-                yield f"{words.plain(value.title) or key.replace('_', ' ')}: {words.plain(value.meaning)}."
+                title = formatting.one_line(value.title) or key.replace("_", " ")
+                yield f"{title}: {formatting.one_line(value.meaning)}."
 
 
 def _texts(numbers: Mapping[str, Measure | float | None]) -> Iterator[tuple[str, str]]:
     units = {"fraction": " %", "seconds": " s", "bytes": " MiB"}
     for key, value in numbers.items():
         measure = value if isinstance(value, Measure) else Measure(value)
-        text = "–" if measure.value is None else words.figure(measure.value, measure.unit) + units.get(measure.unit, "")
+        text = (
+            "–"
+            if measure.value is None
+            else formatting.format_figure(measure.value, measure.unit) + units.get(measure.unit, "")
+        )
         yield measure.title or key.replace("_", " "), text

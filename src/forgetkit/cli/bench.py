@@ -18,7 +18,7 @@ from forgetkit.bench.cases import NAMES
 from forgetkit.cli.console import Console, print_json
 
 if TYPE_CHECKING:
-    from forgetkit.bench import Case, Machine, Measured, Setting, Skipped
+    from forgetkit.bench import BenchmarkCase, BenchmarkOptions, Machine, Measurement, SkippedCase
 
 _WIDE = 76
 """Columns of a terminal that hold the table without folding a figure."""
@@ -49,12 +49,12 @@ def command(
     """
     from forgetkit import bench
 
-    cases = bench.chosen(case or ())  # before torch is imported
+    cases = bench.choose_cases(case or ())  # before torch is imported
     from forgetkit.config import machine
 
-    setting = bench.Setting(machine.device(device))
+    setting = bench.BenchmarkOptions(machine.resolve_device(device))
     with bench.threads(threads):
-        here = bench.described(setting.device)
+        here = bench.describe_machine(setting.device)
         view = _view(Console(stderr=json))
         view.say(_headline(here))
         try:
@@ -66,7 +66,9 @@ def command(
         print_json({"schema": 1, "machine": here.as_dict(), "cases": [result.as_dict() for result in results]})
 
 
-def _measured(cases: Sequence[Case], setting: Setting, repetitions: int, view: _Lines) -> Iterator[Measured | Skipped]:
+def _measured(
+    cases: Sequence[BenchmarkCase], setting: BenchmarkOptions, repetitions: int, view: _Lines
+) -> Iterator[Measurement | SkippedCase]:
     from forgetkit.bench import measure
 
     with view.following():
@@ -105,18 +107,18 @@ class _Lines:
         """A line."""
         self._console.print(text, markup=False)
 
-    def begin(self, case: Case, place: int, total: int) -> None:
+    def begin(self, case: BenchmarkCase, place: int, total: int) -> None:
         """A case begins."""
 
     def told(self, done: int, total: int) -> None:
         """So many repetitions of it are done."""
 
-    def end(self, result: Measured | Skipped) -> None:
+    def end(self, result: Measurement | SkippedCase) -> None:
         """It is done, or was skipped."""
-        from forgetkit.bench import Measured, row
+        from forgetkit.bench import Measurement, row
 
         case = result.case
-        if not isinstance(result, Measured):
+        if not isinstance(result, Measurement):
             self.say(f"{case.name}: skipped: {result.reason}")
             return
         _, ours, reference, figure, spread, target, verdict = row(result)
@@ -130,7 +132,7 @@ class _Screen(_Lines):
 
     def __init__(self, console: Console) -> None:
         super().__init__(console)
-        self._results: list[Measured | Skipped] = []
+        self._results: list[Measurement | SkippedCase] = []
         self._now = ""
         # Without a thread that redraws: it would take time from what is timed.
         self._live = Live(console=console, auto_refresh=False)
@@ -143,7 +145,7 @@ class _Screen(_Lines):
             self._now = ""
             self._draw()
 
-    def begin(self, case: Case, place: int, total: int) -> None:
+    def begin(self, case: BenchmarkCase, place: int, total: int) -> None:
         """Say what is measured."""
         self._now = f"{place} of {total}: {case.name}: {case.ours}, against {case.reference}"
         self._draw()
@@ -152,7 +154,7 @@ class _Screen(_Lines):
         """Say how far it is."""
         self._draw(f" ({done} of {total} repetitions)")
 
-    def end(self, result: Measured | Skipped) -> None:
+    def end(self, result: Measurement | SkippedCase) -> None:
         """One row more."""
         self._results.append(result)
         self._draw()
@@ -161,8 +163,8 @@ class _Screen(_Lines):
         self._live.update(Group(_table(self._results), Text(self._now + progress, "dim")), refresh=True)
 
 
-def _table(results: Sequence[Measured | Skipped]) -> Table:
-    from forgetkit.bench import HEADINGS, Skipped, row
+def _table(results: Sequence[Measurement | SkippedCase]) -> Table:
+    from forgetkit.bench import HEADINGS, SkippedCase, row
 
     table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
     for heading in HEADINGS:
@@ -171,7 +173,7 @@ def _table(results: Sequence[Measured | Skipped]) -> Table:
         *texts, verdict = row(result)
         table.add_row(*map(Text, texts), Text(verdict, _COLOURS.get(verdict, "dim")))
     for result in results:
-        reason = result.reason if isinstance(result, Skipped) else result.fault
+        reason = result.reason if isinstance(result, SkippedCase) else result.fault
         if reason:
             table.caption = f"{table.caption + '; ' if table.caption else ''}{result.case.name}: {reason}"
     return table

@@ -12,23 +12,23 @@ from forgetkit.cli import layout, screen, tables
 from forgetkit.cli.console import Console, print_error, say_at_once
 
 if TYPE_CHECKING:
-    from forgetkit.ablate.ablation import Ablation
-    from forgetkit.ablate.progress import Follower
-    from forgetkit.ablate.work import Ended, Task
+    from forgetkit.ablation.ablation import Ablation
+    from forgetkit.ablation.progress import ProgressReader
+    from forgetkit.ablation.worker import CellResult, Task
 
 _RUNNING_SHOWN = 16
 _STOPPING = "forgetkit: stopping after these steps (again: at once)"
 
 
-def choose(*, quiet: bool, as_json: bool) -> View:
+def choose_cell_display(*, quiet: bool, as_json: bool) -> CellDisplay:
     """The view that suits: with ``--json`` standard output belongs to the object alone."""
     console = Console(stderr=as_json)
     if quiet:
-        return View(console)
-    return LiveView(console) if console.moves else PlainView(console)
+        return CellDisplay(console)
+    return LiveCellDisplay(console) if console.moves else PlainCellDisplay(console)
 
 
-class View:
+class CellDisplay:
     """Says nothing of cells that go well."""
 
     shows = False
@@ -38,7 +38,7 @@ class View:
         self.console = console
 
     @contextmanager
-    def following(self, ablation: Ablation, follower: Follower) -> Iterator[None]:
+    def following(self, ablation: Ablation, follower: ProgressReader) -> Iterator[None]:
         """While cells are carried out."""
         yield
 
@@ -52,21 +52,21 @@ class View:
     def say_stopping(self) -> None:
         """Nothing; called by a signal, in the midst of anything."""
 
-    def ended(self, name: str, task: Task, ended: Ended, numbers: Mapping[str, float]) -> None:
+    def ended(self, name: str, task: Task, ended: CellResult, numbers: Mapping[str, float]) -> None:
         """A cell came to its end; one that failed is worth a line in any case."""
         if ended.status != "completed":
             what = {"missing": "", "diverged": " diverged"}.get(ended.status, " failed")
             self.warn(f"{name}{what}: {ended.reason}")
 
 
-class PlainView(View):
+class PlainCellDisplay(CellDisplay):
     """A line for each cell."""
 
     shows = True
 
     def __init__(self, console: Console) -> None:
         super().__init__(console)
-        self._follower: Follower | None = None
+        self._follower: ProgressReader | None = None
         self._total, self._done = 0, 0
 
     def say_stopping(self) -> None:
@@ -75,7 +75,7 @@ class PlainView(View):
             say_at_once(_STOPPING)
 
     @contextmanager
-    def following(self, ablation: Ablation, follower: Follower) -> Iterator[None]:
+    def following(self, ablation: Ablation, follower: ProgressReader) -> Iterator[None]:
         """While cells are carried out."""
         self._follower, self._total, self._done = follower, len(follower.digests), 0
         try:
@@ -87,20 +87,20 @@ class PlainView(View):
         """A line."""
         self.console.say(text)
 
-    def ended(self, name: str, task: Task, ended: Ended, numbers: Mapping[str, float]) -> None:
+    def ended(self, name: str, task: Task, ended: CellResult, numbers: Mapping[str, float]) -> None:
         """Which cell, what it came to, and what is left."""
         self._done += 1
         place = f"[{self._done}/{self._total}]"
         super().ended(f"{place} {name}", task, ended, numbers)
         if ended.status == "completed":
-            self.say(f"{place} {name}: {_told(numbers)}{self._left()}")
+            self.say(f"{place} {name}: {_count_texts(numbers)}{self._left()}")
 
     def _left(self) -> str:
         left = None if self._follower is None or self._done == self._total else self._follower.left()
         return "" if left is None else f", about {tables.duration(left)} left"
 
 
-class LiveView(PlainView):
+class LiveCellDisplay(PlainCellDisplay):
     """A bar for all cells and one for each that is being carried out; those that end leave a line."""
 
     def __init__(self, console: Console) -> None:
@@ -108,7 +108,7 @@ class LiveView(PlainView):
         self._stopping = ""
 
     @contextmanager
-    def following(self, ablation: Ablation, follower: Follower) -> Iterator[None]:
+    def following(self, ablation: Ablation, follower: ProgressReader) -> Iterator[None]:
         """While cells are carried out, the bars are on the screen."""
         names = dict(zip(ablation.digests, map(str, ablation.cells), strict=True))
 
@@ -123,7 +123,7 @@ class LiveView(PlainView):
             whole = layout.Bar(f"{self._done} of {self._total} cells", share, (f"{share:4.0%}", *rest), "bold")
             return layout.bars(*self.console.size, [*shown, whole], self._stopping)
 
-        moving = screen.live(self.console, bars, 4)
+        moving = screen.live_display(self.console, bars, 4)
         with super().following(ablation, follower), moving if follower.digests else nullcontext():
             yield
 
@@ -140,14 +140,14 @@ class LiveView(PlainView):
         return ""
 
 
-def _told(numbers: Mapping[str, float]) -> str:
+def _count_texts(numbers: Mapping[str, float]) -> str:
     return (
         f"test accuracy {tables.percent(numbers['test_accuracy'])}, CER {numbers['cer']:,}, "
         f"{tables.duration(numbers['seconds'])}"
     )
 
 
-def standing(console: Console, ablation: Ablation, states: Sequence[str]) -> None:
+def print_status(console: Console, ablation: Ablation, states: Sequence[str]) -> None:
     """A row per arm: which of its seeds are done, and which are not."""
     axes = list(ablation.grid.axes)
     arms: dict[tuple[str, ...], dict[str, list[int]]] = {}

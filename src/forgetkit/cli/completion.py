@@ -11,7 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from forgetkit import hookspecs, installed
+from forgetkit.registry import entry_points, hookspecs
 
 _KINDS = {
     "importance": "importance",
@@ -47,7 +47,7 @@ def words(environment: typing.Mapping[str, str]) -> list[str]:
 def for_option(name: str, annotation: Any) -> Offer | None:
     """The choices of a field of the configuration, or the components that it may name."""
     if name == "preset":
-        from forgetkit import presets
+        from forgetkit.config import presets
 
         return _beginning(presets.NAMES)
     if name == "method":
@@ -87,7 +87,7 @@ def components(kind: str) -> list[str]:
     Nothing is imported. A plugin that does not return a plain dictionary from its hook is left out.
     """
     found = set(_names(Path(str(resources.files("forgetkit.builtin").joinpath(kind, "__init__.py"))), kind))
-    for point in installed.plugins():
+    for point in entry_points.plugins():
         file = None if point.disabled or point.clash else _source(point.module)
         if file is not None:
             found.update(_names(file, kind))

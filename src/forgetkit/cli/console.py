@@ -22,7 +22,7 @@ _WIDE = 1000
 """Columns of a file or a pipe, which have no end: no table is squeezed there."""
 
 
-_OBEYED = ("Cc", "Cf", "Cs", "Zl", "Zp")
+_CONTROL_CHARS = ("Cc", "Cf", "Cs", "Zl", "Zp")
 """Categories of characters that are no text: controls, marks of direction, halves of characters, ends of lines."""
 
 
@@ -51,7 +51,7 @@ class Console(console.Console):
         """The same pieces; in those that are no commands of rich's own, nothing that a terminal would obey."""
         for segment in super().render(renderable, options):
             inert = segment.control or segment.text.isprintable() or segment.text == "\n"
-            yield segment if inert else Segment(_obeyed_by_none(segment.text, "\ufffd"), segment.style)
+            yield segment if inert else Segment(_escape_control_chars(segment.text, "\ufffd"), segment.style)
 
     @property
     def moves(self) -> bool:
@@ -60,7 +60,7 @@ class Console(console.Console):
 
     def say(self, text: str, style: str = "") -> None:
         """Print a sentence. On a terminal no word is cut; one that is longer than a line can be copied whole."""
-        whole = text if self.soft_wrap else layout.folded(text, self.width)
+        whole = text if self.soft_wrap else layout.fold_text(text, self.width)
         self.print(Text(whole, style), soft_wrap=True)
 
 
@@ -124,7 +124,7 @@ def print_json(content: Mapping[str, Any]) -> None:
 
 def print_text(text: str) -> None:
     """Text to its own end on standard output: as it is in a file or a pipe, without commands on a terminal."""
-    _print(_obeyed_by_none(text) if sys.stdout.isatty() else text, sys.stdout)
+    _print(_escape_control_chars(text) if sys.stdout.isatty() else text, sys.stdout)
 
 
 def print_error(line: str) -> None:
@@ -134,14 +134,14 @@ def print_error(line: str) -> None:
 
 def one_line(text: str) -> str:
     """Text on one line, in which nothing acts on a terminal: a file's name may hold whatever its giver likes."""
-    return _obeyed_by_none(" ".join(text.split()))
+    return _escape_control_chars(" ".join(text.split()))
 
 
-def _obeyed_by_none(text: str, instead: str = "") -> str:
+def _escape_control_chars(text: str, instead: str = "") -> str:
     """Lines in which another character stands for each that acts on a terminal, or its name."""
     return "".join(
         instead or letter.encode("unicode_escape").decode()
-        if letter not in "\n\t" and unicodedata.category(letter) in _OBEYED
+        if letter not in "\n\t" and unicodedata.category(letter) in _CONTROL_CHARS
         else letter
         for letter in text
     )

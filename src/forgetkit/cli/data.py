@@ -19,7 +19,7 @@ from forgetkit.errors import OptionError, RecordError
 
 if TYPE_CHECKING:
     from forgetkit.contracts import Data
-    from forgetkit.stream import MegaBatch
+    from forgetkit.data import MegaBatch
 
 _MEGA_BATCHES = 8
 _VAL_FRACTION = 0.1
@@ -62,55 +62,56 @@ def command(
     """
     announce("data", quiet=False, as_json=json)
     with contextlib.redirect_stdout(sys.stderr) if json else contextlib.nullcontext():
-        name, content = _examined(spec, mega_batches, sheet, plugin, strict=strict, as_json=json)
+        name, content = _describe(spec, mega_batches, sheet, plugin, strict=strict, as_json=json)
     if json:
         print_json({"dataset": name, **content})
         return
     console = Console()
-    for part in _shown(name, content):
+    for part in _shown_lines(name, content):
         console.print(part)
 
 
-def _examined(
+def _describe(
     spec: str, wanted: int | None, sheet: Path | None, plugins: list[Path] | None, *, strict: bool, as_json: bool
 ) -> tuple[str, dict[str, Any]]:
     """The SPEC in full, and what there is to be said of it."""
     if sheet is not None and sheet.suffix.lower() != ".png":
         raise OptionError(f"--sheet {sheet}: the name of a .png file is wanted")
-    from forgetkit import api, stream
+    from forgetkit import api
     from forgetkit.cli import screen, show
-    from forgetkit.contracts import LoadContext, Preparing
-    from forgetkit.stream.overview import overview
-    from forgetkit.stream.overview import sheet as picture
+    from forgetkit.contracts import LoadContext, LoadProgress
+    from forgetkit.data import load_data
+    from forgetkit.data.contact_sheet import describe_data
+    from forgetkit.data.contact_sheet import draw_contact_sheet as picture
 
-    name, source = show.loaded(plugins, strict=strict).make("datasets", spec)
-    view = screen.choose(quiet=False, as_json=as_json)
+    name, source = show.load_registry(plugins, strict=strict).make("datasets", spec)
+    view = screen.choose_run_display(quiet=False, as_json=as_json)
 
     def progress(what: str, done: int, total: int) -> None:
-        view.notify(Preparing(what, done, total))
+        view.notify(LoadProgress(what, done, total))
 
     with view.following():
-        data = stream.load_data(source, name, LoadContext(api.cache_folder(), progress))
-        content = overview(data, _cut(data, wanted))
+        data = load_data(source, name, LoadContext(api.cache_folder(), progress))
+        content = describe_data(data, _cut_stream(data, wanted))
         drawn = None if sheet is None else picture(data)
     if sheet is not None and drawn is not None:
         _write(sheet, drawn)
     return name, {**content, "sheet": None if sheet is None else str(sheet)}
 
 
-def _cut(data: Data, wanted: int | None) -> Sequence[MegaBatch]:
+def _cut_stream(data: Data, wanted: int | None) -> Sequence[MegaBatch]:
     """As a run with seed 0 would."""
     import numpy as np
 
-    from forgetkit import stream
+    from forgetkit.data import partition
     from forgetkit.seeding import Seeds
 
     count = wanted or max(1, min(_MEGA_BATCHES, len(data.train) // 2))
-    return stream.partition(np.arange(len(data.train)), count, _VAL_FRACTION, "random", Seeds(0))
+    return partition(np.arange(len(data.train)), count, _VAL_FRACTION, "random", Seeds(0))
 
 
 def _write(path: Path, content: bytes) -> None:
-    from forgetkit.record import write_output
+    from forgetkit.storage import write_output
 
     try:
         write_output(path, content)
@@ -118,8 +119,8 @@ def _write(path: Path, content: bytes) -> None:
         raise OptionError(f"--sheet {path}: {error}") from error
 
 
-def _shown(name: str, content: Mapping[str, Any]) -> Iterator[Any]:
-    from forgetkit.stream.overview import ROWS
+def _shown_lines(name: str, content: Mapping[str, Any]) -> Iterator[Any]:
+    from forgetkit.data.contact_sheet import ROWS
 
     train, test, classes = content["train"], content["test"], content["classes"]
     yield Text(name, "bold")
@@ -199,9 +200,9 @@ def _text(value: Any) -> str:
     """Nothing where there is nothing to tell."""
     if isinstance(value, Mapping):
         inner = [(_title(key), _text(one), isinstance(one, Mapping)) for key, one in value.items()]
-        return _listed([f"{key} ({text})" if deep else f"{key}: {text}" for key, text, deep in inner if text])
+        return _join_words([f"{key} ({text})" if deep else f"{key}: {text}" for key, text, deep in inner if text])
     if isinstance(value, list | tuple):
-        return _listed([str(one) for one in value])
+        return _join_words([str(one) for one in value])
     return "" if value in (0, None, "") else str(value)
 
 
@@ -213,6 +214,6 @@ def _title(key: object) -> str:
     return str(key).replace("_", " ") if key in ("passed_over", "on_bad") else str(key)
 
 
-def _listed(words: Sequence[str]) -> str:
+def _join_words(words: Sequence[str]) -> str:
     more = len(words) - _LISTED
     return ", ".join(words[:_LISTED]) + (f" and {more:,} more (--json)" if more > 0 else "")

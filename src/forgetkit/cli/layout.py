@@ -13,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from forgetkit.ablate.wrapping import broken
+from forgetkit.results.line_breaks import break_lines
 
 _GAP = 2
 _SHORT = 16
@@ -63,9 +63,9 @@ def bars(width: int, height: int, shown: Sequence[Bar], note: str = "") -> Rende
         for columns in (*([names] if beside else []), max(1, room + _SHORTEST_BAR - wide), wide):
             line.add_column(width=columns, no_wrap=True)
         line.add_row(*cells, ProgressBar(total=1, completed=bar.share), Text(text))
-        above = [] if beside else folded(bar.name, width).splitlines()
+        above = [] if beside else fold_text(bar.name, width).splitlines()
         pieces.append([*(Text(piece, bar.style) for piece in above), line])
-    below = [Text(line) for line in folded(note, width).splitlines()]
+    below = [Text(line) for line in fold_text(note, width).splitlines()]
     while len(pieces) > 1 and sum(map(len, pieces)) + len(below) >= height:
         del pieces[0]
     return Group(*(line for piece in pieces for line in piece), *below)
@@ -111,11 +111,11 @@ def table(
     room = width - _GAP * (len(heads) - 1)
     above = [Text(title, "bold")] if title else []
     if sum(least) > room:
-        return Group(*above, *blocks(width, heads, rows))
-    widths = _shared_out(least, [max(map(_widest, column)) for column in columns], room)
+        return Group(*above, *block_list(width, heads, rows))
+    widths = _share_width(least, [max(map(_widest, column)) for column in columns], room)
     cells = [(text, wide) for row in rows for text, wide in zip(row, widths, strict=True)]
-    if any(folded(text, wide).count("\n") - text.count("\n") >= _DEEP for text, wide in cells):
-        return Group(*above, *blocks(width, heads, rows))
+    if any(fold_text(text, wide).count("\n") - text.count("\n") >= _DEEP for text, wide in cells):
+        return Group(*above, *block_list(width, heads, rows))
     made = Table(
         box=box.SIMPLE_HEAD if show_heads else None,
         show_edge=False,
@@ -126,13 +126,13 @@ def table(
     for place, head in enumerate(heads):
         justify: Literal["left", "right"] = "right" if place in right else "left"
         style = "bold" if place in bold else ""
-        made.add_column(Text(folded(head, widths[place])), justify=justify, width=widths[place], style=style)
+        made.add_column(Text(fold_text(head, widths[place])), justify=justify, width=widths[place], style=style)
     for row in rows:
-        made.add_row(*(Text(folded(text, wide)) for text, wide in zip(row, widths, strict=True)))
+        made.add_row(*(Text(fold_text(text, wide)) for text, wide in zip(row, widths, strict=True)))
     return Group(*above, made)
 
 
-def blocks(width: int, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[Text]:
+def block_list(width: int, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[Text]:
     """A block for each row, whose first text is its name."""
     found: list[Text] = []
     for first, *rest in rows:
@@ -140,11 +140,15 @@ def blocks(width: int, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> l
         if found:
             found.append(Text())
         name = first if heads[0] == "" or not first.isdecimal() else f"{heads[0]} {first}"
-        found.append(Text(hanging(name, width), "bold"))
+        found.append(Text(hanging_indent(name, width), "bold"))
         if all(cell_len(text) <= _SHORT for _, text in pairs):
-            found.append(Text(hanging(", ".join(f"{head} {text}".strip() for head, text in pairs), width, "  ", "  ")))
+            found.append(
+                Text(hanging_indent(", ".join(f"{head} {text}".strip() for head, text in pairs), width, "  ", "  "))
+            )
         else:
-            found += [Text(hanging(f"{head}: {text}" if head else text, width, "  ", "    ")) for head, text in pairs]
+            found += [
+                Text(hanging_indent(f"{head}: {text}" if head else text, width, "  ", "    ")) for head, text in pairs
+            ]
     return found
 
 
@@ -153,27 +157,27 @@ def listing(width: int, entries: Mapping[str, str]) -> RenderableType:
     return table(width, ("", ""), list(entries.items()), show_heads=False)
 
 
-def hanging(text: str, width: int, first: str = "", rest: str = "") -> str:
+def hanging_indent(text: str, width: int, first: str = "", rest: str = "") -> str:
     """Lines of ``width`` letters under ``first``, and those that follow under ``rest``; no word is cut."""
-    lines = folded(text, max(1, width - max(len(first), len(rest)))).splitlines() or [""]
+    lines = fold_text(text, max(1, width - max(len(first), len(rest)))).splitlines() or [""]
     return "\n".join([first + lines[0], *(rest + line for line in lines[1:])])
 
 
-def folded(text: str, width: int) -> str:
+def fold_text(text: str, width: int) -> str:
     """Each line of a text in lines of ``width`` letters, broken behind spaces, commas and colons alone."""
-    return "\n".join(piece.rstrip() for line in text.split("\n") for piece in broken(line, width))
+    return "\n".join(piece.rstrip() for line in text.split("\n") for piece in break_lines(line, width))
 
 
 def _longest(text: str) -> int:
     """Letters of the longest piece that is never broken."""
-    return _widest(folded(text, 1))
+    return _widest(fold_text(text, 1))
 
 
 def _widest(text: str) -> int:
     return max(map(cell_len, text.split("\n")))
 
 
-def _shared_out(least: Sequence[int], natural: Sequence[int], room: int) -> list[int]:
+def _share_width(least: Sequence[int], natural: Sequence[int], room: int) -> list[int]:
     """Widths between the least and the natural ones: the widest gives way first."""
     widths = [max(pair) for pair in zip(least, natural, strict=True)]
     while sum(widths) > room:

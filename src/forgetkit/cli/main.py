@@ -115,7 +115,7 @@ def _options(
 
 
 def _add_commands_of_plugins(app: typer.Typer, own: Collection[str | None], asked: str) -> None:
-    from forgetkit import registry
+    from forgetkit.registry import registry
 
     offers = registry.load()
     for broken in offers.broken:

@@ -15,7 +15,7 @@ from forgetkit.cli import completion
 from forgetkit.errors import OptionError
 
 if TYPE_CHECKING:
-    from forgetkit.registry import Registry
+    from forgetkit.registry.registry import Registry
 
 Special = Mapping[str, tuple[Any, Any]]
 """What is not part of a run's configuration: the type and the option of each, by the name of the parameter."""
@@ -33,41 +33,47 @@ _PANELS = {
 _SINGULAR = {"interventions": "intervention", "metrics": "metric", "observers": "observer"}
 
 
-def special(flag: str, help_text: str, metavar: str | None = None, *, least: int | None = None) -> Any:
+def special_option(flag: str, help_text: str, metavar: str | None = None, *, least: int | None = None) -> Any:
     """An option that says how something is carried out; a number is ``least`` at the least."""
     return typer.Option(flag, help=help_text, metavar=metavar, min=least, rich_help_panel="How to run it")
 
 
-CONFIG = (Path | None, special("--config", "a TOML file of options, by the names above", "FILE"))
+CONFIG = (Path | None, special_option("--config", "a TOML file of options, by the names above", "FILE"))
 ALLOW_IMPORT = (
     list[str] | None,
-    special("--allow-import", "let a file's import: SPECs run that module's code (repeatable)", "MODULE"),
+    special_option("--allow-import", "let a file's import: SPECs run that module's code (repeatable)", "MODULE"),
 )
-SET = (list[str] | None, special("--set", "another way to give any option (repeatable)", "KEY=VALUE"))
-JSON = (bool, special("--json", "print the result as one JSON object; all else goes to standard error"))
-QUIET = (bool, special("--quiet", "print nothing but errors"))
+SET = (list[str] | None, special_option("--set", "another way to give any option (repeatable)", "KEY=VALUE"))
+JSON = (bool, special_option("--json", "print the result as one JSON object; all else goes to standard error"))
+QUIET = (bool, special_option("--quiet", "print nothing but errors"))
 PLUGINS: Special = {
-    "no_plugin": (list[str] | None, special("--no-plugin", "leave an installed plugin out (repeatable)", "NAME")),
-    "plugin": (list[Path] | None, special("--plugin", "use a plugin that is a single file (repeatable)", "FILE.py")),
-    "strict_plugins": (bool, special("--strict-plugins", "fail where an installed plugin is left out")),
+    "no_plugin": (
+        list[str] | None,
+        special_option("--no-plugin", "leave an installed plugin out (repeatable)", "NAME"),
+    ),
+    "plugin": (
+        list[Path] | None,
+        special_option("--plugin", "use a plugin that is a single file (repeatable)", "FILE.py"),
+    ),
+    "strict_plugins": (bool, special_option("--strict-plugins", "fail where an installed plugin is left out")),
 }
 
 
-def offers(given: Mapping[str, Any], warn: Callable[[str], None]) -> Registry:
+def load_components(given: Mapping[str, Any], warn: Callable[[str], None]) -> Registry:
     """The components that a command line may name; what is wrong with plugins is said, or fails where that is asked."""
-    from forgetkit import registry
+    from forgetkit.registry import registry
 
     found = registry.load(without=given["no_plugin"] or (), files=given["plugin"] or ())
     if given["strict_plugins"]:
-        found.require_whole()
+        found.require_all_loaded()
     for broken in found.broken:
         warn(str(broken))
-    for warning in _overshadowed(given["plugin"] or (), found):
+    for warning in _shadowed_builtins(given["plugin"] or (), found):
         warn(warning)
     return found
 
 
-def _overshadowed(files: Sequence[Path], found: Registry) -> Iterator[str]:
+def _shadowed_builtins(files: Sequence[Path], found: Registry) -> Iterator[str]:
     """What a file offers under the name of a built-in, which the plain name goes on to mean."""
     for path in files:
         for offer in found.offers:
@@ -82,11 +88,11 @@ def layers(given: Mapping[str, Any], options: Mapping[str, Any]) -> tuple[dict[s
     below = config.read_toml(given["config"], given["allow_import"] or ()) if given["config"] is not None else {}
     named = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
     named = {key: value for key, value in named.items() if value not in (None, ())}
-    assigned = config.settings(given["set"] or [])
+    assigned = config.parse_assignments(given["set"] or [])
     twice = named.keys() & assigned.keys()
     if twice:
         raise OptionError(f"--set {min(twice)} and --{min(twice).replace('_', '-')} are given both: leave one out")
-    return config.layered(below, {**assigned, **named}), assigned
+    return config.merge_layers(below, {**assigned, **named}), assigned
 
 
 def command(function: Callable[..., None], signature: inspect.Signature | None) -> Callable[..., None]:

@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from forgetkit import installed
 from forgetkit.cli import layout
 from forgetkit.cli.console import Console, print_json
-from forgetkit.cli.show import AsJson, Files, loaded
-from forgetkit.errors import OptionError, closest
+from forgetkit.cli.show import AsJson, Files, load_registry
+from forgetkit.errors import OptionError, suggest
+from forgetkit.registry import entry_points
 
 if TYPE_CHECKING:
-    from forgetkit.options import Spec
-    from forgetkit.registry import Offer, Registry
+    from forgetkit.registry.registry import ComponentEntry, Registry
+    from forgetkit.registry.spec import Spec
     from forgetkit.testing import Verdict
 
 _Kind = Annotated[str | None, typer.Option("--kind", help="importance, reinit, replay, …", metavar="KIND")]
@@ -50,7 +50,7 @@ def _list(
     json: AsJson = False,
 ) -> None:
     """List the installed plugins, from their metadata alone."""
-    entries = _loaded_entries() if load else [_entry(point) for point in installed.plugins()]
+    entries = _load_entries() if load else [_entry(point) for point in entry_points.plugins()]
     if json:
         print_json({"plugins": entries})
         return
@@ -63,7 +63,7 @@ def _list(
     console.print(layout.table(console.width, (*keys, "offers" if load else ""), rows))
 
 
-def _entry(point: installed.Installed) -> dict[str, Any]:
+def _entry(point: entry_points.PluginEntryPoint) -> dict[str, Any]:
     return {
         "plugin": point.plugin,
         "distribution": point.distribution,
@@ -74,8 +74,8 @@ def _entry(point: installed.Installed) -> dict[str, Any]:
     }
 
 
-def _loaded_entries() -> list[dict[str, Any]]:
-    from forgetkit import registry
+def _load_entries() -> list[dict[str, Any]]:
+    from forgetkit.registry import registry
 
     offers = registry.load()
     reasons = {(broken.distribution, broken.plugin): broken.reason for broken in offers.broken}
@@ -89,13 +89,13 @@ def _loaded_entries() -> list[dict[str, Any]]:
             ],
             "left_out": reasons.get((point.distribution, point.plugin)),
         }
-        for point in installed.plugins()
+        for point in entry_points.plugins()
     ]
 
 
 def _remark(entry: Mapping[str, Any]) -> str:
     if entry["disabled"]:
-        return f"disabled by {installed.DISABLE}"
+        return f"disabled by {entry_points.DISABLE}"
     if reason := entry.get("left_out") or entry.get("clash"):
         return f"left out: {reason}"
     return ", ".join(f"{offer['name']} ({offer['kind']})" for offer in entry.get("offers", ()))
@@ -108,28 +108,28 @@ def _show(
     json: AsJson = False,
 ) -> None:
     """Show a component, or all that a plugin offers."""
-    from forgetkit.cli import described
+    from forgetkit.cli import component_info
 
-    offers = loaded(plugin)
-    chosen, whole = _meant(offers, name, kind)
-    contents = [described.described(offer) for offer in chosen]
+    offers = load_registry(plugin)
+    chosen, whole = _matching_components(offers, name, kind)
+    contents = [component_info.describe_component(offer) for offer in chosen]
     if json:
         print_json({"name": name, "components": contents} if whole else contents[0])
         return
     for content in contents:
-        described.print_described(content)
+        component_info.print_described(content)
         if content is not contents[-1]:
             print()
 
 
-def _meant(offers: Registry, name: str, kind: str | None) -> tuple[Sequence[Offer], bool]:
+def _matching_components(offers: Registry, name: str, kind: str | None) -> tuple[Sequence[ComponentEntry], bool]:
     """The component of that name, or else all of the plugin or distribution of that name; and whether it is the latter.
 
     A component's own mistakes of naming (two plugins offer it) are said as everywhere.
     """
-    from forgetkit import registry
+    from forgetkit.registry import registry
 
-    kinds = registry.KINDS if kind is None else (registry.kind_called(kind),)
+    kinds = registry.KINDS if kind is None else (registry.parse_kind(kind),)
     plain = name.rpartition("/")[2]
     having = [k for k in kinds if any(name in (o.name, f"{o.distribution}/{o.name}") for o in offers.named(k))]
     if len(having) > 1:
@@ -142,13 +142,13 @@ def _meant(offers: Registry, name: str, kind: str | None) -> tuple[Sequence[Offe
     for broken in offers.broken:
         if name in (broken.plugin, broken.distribution):
             raise OptionError(str(broken))
-    for point in offers.left_alone:
+    for point in offers.inactive:
         if point.is_one_of({name}):
-            raise OptionError(f"plugin '{point.plugin}' of {point.distribution} is disabled by {installed.DISABLE}")
+            raise OptionError(f"plugin '{point.plugin}' of {point.distribution} is disabled by {entry_points.DISABLE}")
     if kind is not None:
         offers.find(kinds[0], name)  # says what is near, and which plugin may have brought it
     known = {o.name for o in offers.offers} | {o.distribution for o in offers.offers}
-    raise OptionError(f"no component and no plugin is called '{name}'; {closest(plain, known)}")
+    raise OptionError(f"no component and no plugin is called '{name}'; {suggest(plain, known)}")
 
 
 def _check(
@@ -173,7 +173,7 @@ def _check(
     """
     # A stranger's component may print; with --json standard output belongs to the object alone.
     with contextlib.redirect_stdout(sys.stderr) if json else contextlib.nullcontext():
-        examined = _examined(loaded(plugin), name, kind, option or (), expect or ())
+        examined = _examine(load_registry(plugin), name, kind, option or (), expect or ())
         if not json:
             for one in examined:
                 _print_examined(one)
@@ -192,25 +192,25 @@ def _check(
 _STATUSES = ("kept", "broken", "expected", "not applicable")
 
 
-def _examined(
+def _examine(
     offers: Registry, name: str, kind: str | None, given: Iterable[str], expected: Sequence[str]
 ) -> list[dict[str, Any]]:
     """What became of each promise of each component."""
-    from forgetkit import options
+    from forgetkit.registry.spec import parse_spec
 
-    spec = options.parse(name)
+    spec = parse_spec(name)
     spec = dataclasses.replace(spec, options={**spec.options, **_pairs(given, spec)})
-    chosen, whole = _meant(offers, spec.name, kind)
+    chosen, whole = _matching_components(offers, spec.name, kind)
     if whole and (spec.first is not None or spec.options):
         raise OptionError(f"'{spec.name}' is a plugin: options are given to one of its components")
     found = [
-        _examined_one(offers, offer, dataclasses.replace(spec, name=offers.label(offer)), expected, alone=not whole)
+        _examine_one(offers, offer, dataclasses.replace(spec, name=offers.label(offer)), expected, alone=not whole)
         for offer in chosen
     ]
     known = {promise["promise"] for one in found for promise in one["promises"]}
     for promise in expected:
         if promise not in known:
-            raise OptionError(f"--expect: no promise is called '{promise}'; {closest(promise, known)}")
+            raise OptionError(f"--expect: no promise is called '{promise}'; {suggest(promise, known)}")
     return found
 
 
@@ -227,17 +227,18 @@ def _pairs(given: Iterable[str], spec: Spec) -> dict[str, str]:
     return found
 
 
-def _examined_one(
-    offers: Registry, offer: Offer, spec: Spec, expected: Sequence[str], *, alone: bool
+def _examine_one(
+    offers: Registry, offer: ComponentEntry, spec: Spec, expected: Sequence[str], *, alone: bool
 ) -> dict[str, Any]:
     """One component. Of several, those that cannot be made without options are left for a check of their own."""
-    from forgetkit import options, testing
+    from forgetkit import testing
+    from forgetkit.registry.spec import options_of
 
     about: dict[str, Any] = {"kind": offer.kind, "name": spec.name, "spec": spec.name}
     promises = {promise.name for promise in testing.promises(offer.kind)}
     if not promises:
         return about | {"not_checked": f"{offer.kind} make no promises", "promises": []}
-    required = [o.name for o in options.options_of(offer.component) if o.default is dataclasses.MISSING]
+    required = [o.name for o in options_of(offer.component) if o.default is dataclasses.MISSING]
     if required and not alone:
         return about | {"not_checked": f"it needs the option '{required[0]}': check it by itself", "promises": []}
     written, component = offers.make(offer.kind, spec)
@@ -280,11 +281,11 @@ def _new(
     json: AsJson = False,
 ) -> None:
     """Write a package with a working component, its tests and its entry point."""
-    from forgetkit import registry, scaffold
+    from forgetkit.registry import registry, scaffold
 
-    kind = registry.kind_called(kind)
+    kind = registry.parse_kind(kind)
     taken = {offer.name for offer in registry.load(entry_points=False).named(kind)}
-    written = scaffold.write(name, kind, out, taken)
+    written = scaffold.write_package(name, kind, out, taken)
     if json:
         print_json(
             {

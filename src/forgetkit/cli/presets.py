@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from forgetkit import presets
 from forgetkit.cli.console import Console, print_json
+from forgetkit.config import presets
 
 _AsJson = Annotated[bool, typer.Option("--json", help="Print an object instead of lines.")]
 
@@ -55,7 +55,7 @@ def _show(
 
 
 def _show_one(name: str, json: bool) -> None:
-    values, summary = presets.flat(name), presets.summary(name)
+    values, summary = presets.all_values(name), presets.summary(name)
     stated = {option: reasons[name] for option, reasons in presets.reasons().items() if name in reasons}
     if json:
         options = [
@@ -67,8 +67,8 @@ def _show_one(name: str, json: bool) -> None:
     page = _Page()
     page.say(summary)
     for option, reason in stated.items():
-        page.head(f"{option}: {_shown(values[option])}")
-        page.say(_told(reason), "  ")
+        page.head(f"{option}: {_shown_value(values[option])}")
+        page.say(_reason_text(reason), "  ")
 
 
 def _show_both(name: str, other: str, json: bool) -> None:
@@ -88,9 +88,9 @@ def _show_both(name: str, other: str, json: bool) -> None:
     page.say(f"{name} | {other}: {len(found) or 'no'} difference{'s' * (len(found) != 1)}")
     width = max(len(name), len(other)) + 4
     for d in found:
-        page.head(f"{d.option}: {_shown(d.value)} | {_shown(d.other_value)}")
+        page.head(f"{d.option}: {_shown_value(d.value)} | {_shown_value(d.other_value)}")
         for side, value, reason in ((name, d.value, d.reason), (other, d.other_value, d.other_reason)):
-            page.say(_told(reason) if reason else _silent(d.option, value), f"  {side}".ljust(width))
+            page.say(_reason_text(reason) if reason else _default_text(d.option, value), f"  {side}".ljust(width))
 
 
 class _Page:
@@ -121,15 +121,15 @@ def _side(value: Any, reason: presets.Reason | None) -> dict[str, Any]:
     return {"value": value, "says": reason and reason.says, "source": reason and reason.source}
 
 
-def _told(reason: presets.Reason) -> str:
+def _reason_text(reason: presets.Reason) -> str:
     return f"{reason.says} ({reason.source})"
 
 
-def _silent(option: str, value: Any) -> str:
+def _default_text(option: str, value: Any) -> str:
     return "silent; as clean" if value is not None else f"silent; by rule: {presets.rule(option)}"
 
 
-def _shown(value: Any) -> str:
+def _shown_value(value: Any) -> str:
     if value is None:
         return "by rule"
     return f"{value:g}" if isinstance(value, float) else str(value)

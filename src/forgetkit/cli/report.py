@@ -16,7 +16,7 @@ from forgetkit.errors import OptionError, RecordError, RunDirectoryError, UsageE
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from forgetkit.ablate.outcome import Outcomes
+    from forgetkit.results.outcome import Outcomes
 
 
 def command(
@@ -44,21 +44,21 @@ def command(
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
 ) -> None:
     """Write one HTML page with the table, pictures, configurations and provenance of an ablation or a run."""
-    from forgetkit.ablate import plots
-    from forgetkit.ablate.report import page
-    from forgetkit.cli.table import made
-    from forgetkit.record import write_output
+    from forgetkit.cli.table import make_requested_table
+    from forgetkit.results import plots
+    from forgetkit.results.report import render_page
+    from forgetkit.storage import write_output
 
-    if pictures is not None and not plots.available():
+    if pictures is not None and not plots.has_matplotlib():
         raise UsageError(f"--pictures: {plots.MISSING}")
     outcomes = _outcomes(folder, grid)
-    table = made(outcomes, columns, order, baseline)
-    figures = plots.pictures(outcomes) if plots.available() else None
+    table = make_requested_table(outcomes, columns, order, baseline)
+    figures = plots.draw_pictures(outcomes) if plots.has_matplotlib() else None
     target = folder / "report.html" if out is None else out
     _make(target.parent)
-    with _writing("--out"):
-        write_output(target, page(outcomes, table, figures).encode())
-    written = [] if pictures is None else _drawn(figures or {}, pictures)
+    with _writable_output("--out"):
+        write_output(target, render_page(outcomes, table, figures).encode())
+    written = [] if pictures is None else _draw_files(figures or {}, pictures)
     if json:
         print_json({"report": str(target), "pictures": [str(file) for file in written], **_counts(outcomes)})
     elif not quiet:
@@ -69,23 +69,23 @@ def command(
 
 def _outcomes(folder: Path, grid: str | None) -> Outcomes:
     """What became of the cells, of a grid or of a run by itself."""
-    from forgetkit.ablate.report import alone
-    from forgetkit.cli.table import opened
+    from forgetkit.cli.table import open_ablation
+    from forgetkit.results.report import single_run
 
-    if not alone.is_run(folder):
-        return opened(folder, "report takes that of an ablation or of a run").outcomes(grid)
+    if not single_run.is_run(folder):
+        return open_ablation(folder, "report takes that of an ablation or of a run").outcomes(grid)
     if grid is not None:
         raise OptionError(f"--grid {grid}: {folder} is the directory of a single run; leave it out")
-    return alone.outcomes(folder)
+    return single_run.single_run_outcomes(folder)
 
 
-def _drawn(figures: dict[str, Figure], folder: Path) -> list[Path]:
+def _draw_files(figures: dict[str, Figure], folder: Path) -> list[Path]:
     """Each picture in both forms."""
-    from forgetkit.ablate import plots
+    from forgetkit.results import plots
 
     _make(folder)
     files = [folder / f"{name}.{form}" for name in figures for form in ("svg", "png")]
-    with _writing("--pictures"):
+    with _writable_output("--pictures"):
         for file in files:
             plots.save(figures[file.stem], file)
     return files
@@ -97,7 +97,7 @@ def _counts(outcomes: Outcomes) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _writing(option: str) -> Iterator[None]:
+def _writable_output(option: str) -> Iterator[None]:
     """A place that nothing can be written to is a mistake in ``option``; a full disk is none."""
     try:
         yield

@@ -11,37 +11,40 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from forgetkit.cli import options
-from forgetkit.cli.ablate import CARRYING_OUT, Means, conclude
+from forgetkit.cli.ablate import CARRYING_OUT, ExecutionOptions, conclude_ablation
 from forgetkit.cli.console import Console, announce, print_json, print_text
-from forgetkit.errors import OptionError, closest
+from forgetkit.errors import OptionError, suggest
 
 if TYPE_CHECKING:
-    from forgetkit.ablate.ablation import Ablation
-    from forgetkit.ablate.outcome import Outcomes
-    from forgetkit.ablate.reproduction.setting import Setting
-    from forgetkit.ablate.reproduction.written import Sheet
-    from forgetkit.cli.cells import View
+    from forgetkit.ablation.ablation import Ablation
+    from forgetkit.cli.cells import CellDisplay
+    from forgetkit.paper.render import ComparisonSheet
+    from forgetkit.paper.scaled_table import ScaledTable
+    from forgetkit.results.outcome import Outcomes
 
 OUT = "reproductions"
 _SCREEN = "rich"
 
 _OWN: options.Special = {
-    "scale": (str | None, options.special("--scale", "smoke, cpu or full (default: smoke)", "SCALE")),
+    "scale": (str | None, options.special_option("--scale", "smoke, cpu or full (default: smoke)", "SCALE")),
     "part": (
         list[str] | None,
-        options.special("--part", "a part of the table instead of all, or the scale's (repeatable)", "NAME"),
+        options.special_option("--part", "a part of the table instead of all, or the scale's (repeatable)", "NAME"),
     ),
     "data": (
         list[str] | None,
-        options.special("--data", "where a data set of the paper comes from (repeatable)", "NAME=SPEC"),
+        options.special_option("--data", "where a data set of the paper comes from (repeatable)", "NAME=SPEC"),
     ),
-    "seeds": (str | None, options.special("--seeds", "the seeds of each row, like 0-4 (default: the scale's)", "A-B")),
+    "seeds": (
+        str | None,
+        options.special_option("--seeds", "the seeds of each row, like 0-4 (default: the scale's)", "A-B"),
+    ),
     "set": (
         list[str] | None,
-        options.special("--set", "an option of all runs, like device=cuda (repeatable)", "KEY=VALUE"),
+        options.special_option("--set", "an option of all runs, like device=cuda (repeatable)", "KEY=VALUE"),
     ),
-    "out": (Path | None, options.special("--out", f"folder of the runs (default: {OUT}/NAME-SCALE)", "DIR")),
-    "format": (str | None, options.special("--format", "rich, markdown, latex, csv or json", "FORMAT")),
+    "out": (Path | None, options.special_option("--out", f"folder of the runs (default: {OUT}/NAME-SCALE)", "DIR")),
+    "format": (str | None, options.special_option("--format", "rich, markdown, latex, csv or json", "FORMAT")),
     **CARRYING_OUT,
 }
 
@@ -76,39 +79,40 @@ def _reproduce(**given: Any) -> None:
     if own and given["dry_run"]:
         raise OptionError(f"--dry-run has no table to print as {form}: leave out --format {form}, or use --format json")
     announce("reproduce", quiet=given["quiet"], as_json=given["json"] or own)
-    from forgetkit.ablate.reproduction import compared, written
+    from forgetkit.paper import render
+    from forgetkit.paper.comparison import compare_with_paper
 
     setting = _setting(given)
-    given["keep"] = _keep(setting, given["keep"])
+    given["keep"] = _models_to_keep(setting, given["keep"])
     texts: list[str] = []
-    carried_out: list[tuple[Ablation, Means]] = []
+    carried_out: list[tuple[Ablation, ExecutionOptions]] = []
 
-    def plan(means: Means) -> Ablation:
-        from forgetkit.ablate.ablation import Ablation
+    def plan(means: ExecutionOptions) -> Ablation:
+        from forgetkit.ablation.ablation import Ablation
 
         name = f"{setting.table.name}-{setting.scale.name}"
         ablation = Ablation.of(setting.grid(), given["out"] or Path(OUT) / name, means.offers, stem=name)
         carried_out.append((ablation, means))
         return ablation
 
-    def show(view: View, outcomes: Outcomes, special: Mapping[str, Any]) -> dict[str, Any]:
-        comparison = compared.compared(setting, _asked(setting, *carried_out[0], view, outcomes))
+    def show(view: CellDisplay, outcomes: Outcomes, special: Mapping[str, Any]) -> dict[str, Any]:
+        comparison = compare_with_paper(setting, _with_answers(setting, *carried_out[0], view, outcomes))
         if own:
-            texts.append(written.render(comparison, form))
+            texts.append(render.render_comparison(comparison, form))
         elif view.shows and form == _SCREEN:
             _print(view.console, comparison)
-        return written.content(comparison)
+        return render.content(comparison)
 
     try:
         # Standard output belongs to the text alone.
         with contextlib.redirect_stdout(sys.stderr) if own else contextlib.nullcontext():
-            conclude(given, plan, show)
+            conclude_ablation(given, plan, show)
     finally:
         for text in texts:
             print_text(text)
 
 
-def _keep(setting: Setting, chosen: str | None) -> str | None:
+def _models_to_keep(setting: ScaledTable, chosen: str | None) -> str | None:
     """Which models runs keep: as many as are asked about; ``OptionError`` where fewer were chosen."""
     order = ("none", "last", "all")
     if not setting.queries or chosen not in (None, *order):
@@ -121,17 +125,19 @@ def _keep(setting: Setting, chosen: str | None) -> str | None:
     return chosen or (setting.keep if setting.keep == "all" else None)
 
 
-def _asked(setting: Setting, ablation: Ablation, means: Means, view: View, outcomes: Outcomes) -> Outcomes:
+def _with_answers(
+    setting: ScaledTable, ablation: Ablation, means: ExecutionOptions, view: CellDisplay, outcomes: Outcomes
+) -> Outcomes:
     """The runs with their answers to what they had not been asked before."""
     if not setting.queries:
         return outcomes
     from forgetkit import api
-    from forgetkit.ablate.reproduction.asked import ask
-    from forgetkit.analysis.run import Means as With
+    from forgetkit.analysis.run_evidence import AnalysisEnv as With
+    from forgetkit.paper.run_analyses import run_analyses
 
     elsewhere = {key: value for key, value in setting.changes.items() if key == "device"}
     looking = With(means.offers, api.cache_folder(), elsewhere)
-    for one in ask(setting, ablation.pool, ablation.named(), outcomes, looking):
+    for one in run_analyses(setting, ablation.pool, ablation.named(), outcomes, looking):
         if one.became == "answered":
             view.say(f"{one.run}: {one.question.label} in {one.seconds:.1f} s")
         elif one.reason:
@@ -143,11 +149,11 @@ def _asked(setting: Setting, ablation: Ablation, means: Means, view: View, outco
 def _format(asked: str | None, *, as_json: bool) -> str:
     if asked is None:
         return "json" if as_json else _SCREEN
-    from forgetkit.ablate.reproduction.written import FORMATS
+    from forgetkit.paper.render import FORMATS
 
     known = (_SCREEN, *FORMATS)
     if asked not in known:
-        raise OptionError(f"there is no format '{asked}'; {closest(asked, known)}")
+        raise OptionError(f"there is no format '{asked}'; {suggest(asked, known)}")
     if as_json and asked != "json":
         raise OptionError(f"--json and --format {asked} contradict each other: leave one out")
     return asked
@@ -162,18 +168,18 @@ def _require_alone(given: Mapping[str, Any], form: str | None) -> None:
             raise OptionError(f"{flag} is for a table and none is named: name one that forgetkit reproduce lists")
 
 
-def _setting(given: Mapping[str, Any]) -> Setting:
+def _setting(given: Mapping[str, Any]) -> ScaledTable:
     from forgetkit import config
-    from forgetkit.ablate.grid import seeds_of
-    from forgetkit.ablate.reproduction.setting import setting
+    from forgetkit.ablation.grid import parse_seeds
+    from forgetkit.paper.scaled_table import scale_table
 
-    return setting(
+    return scale_table(
         given["name"],
         given["scale"] or "smoke",
         given["part"] or (),
         _pairs(given["data"] or ()),
-        None if given["seeds"] is None else seeds_of(given["seeds"]),
-        config.settings(given["set"] or []),
+        None if given["seeds"] is None else parse_seeds(given["seeds"]),
+        config.parse_assignments(given["set"] or []),
     )
 
 
@@ -190,19 +196,19 @@ def _pairs(texts: Any) -> dict[str, str]:
 
 
 def _list(*, as_json: bool) -> None:
-    from forgetkit.ablate.reproduction import printed
     from forgetkit.cli import layout
+    from forgetkit.paper import reference
 
-    titles = printed.titles()
+    titles = reference.table_titles()
     if as_json:
-        print_json({"tables": titles, "scales": list(printed.SCALES)})
+        print_json({"tables": titles, "scales": list(reference.SCALES)})
         return
     console = Console()
     console.print(layout.listing(console.width, titles))
     console.print("forgetkit reproduce NAME --scale smoke|cpu|full", markup=False)
 
 
-def _width(sheet: Sheet) -> int:
+def _width(sheet: ComparisonSheet) -> int:
     columns = zip(sheet.heads, *sheet.rows, strict=True)
     return sum(max(map(len, column)) + 2 for column in columns)
 
@@ -210,17 +216,17 @@ def _width(sheet: Sheet) -> int:
 def _print(console: Console, comparison: Any) -> None:
     from rich.text import Text
 
-    from forgetkit.ablate.reproduction import written
     from forgetkit.cli import layout
+    from forgetkit.paper import render
 
     console.print(Text(comparison.setting.table.title, "bold"))
-    for line in written.caption(comparison):
+    for line in render.caption(comparison):
         console.print(Text(line))
-    for sheet in written.sheets(comparison):
+    for sheet in render.sheets(comparison):
         # Where all numbers have no room beside each other, each has a table of its own: no figure is folded.
         for part in [sheet] if _width(sheet) <= console.width else sheet.apart():
             figures = range(sheet.labels, len(part.heads))
             console.print(layout.table(console.width, part.heads, part.rows, right=figures, title=part.title))
             console.print()
-    for line in written.doubts(comparison):
+    for line in render.caveats(comparison):
         console.print(Text(f"- {line}", "dim"))

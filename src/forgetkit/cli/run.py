@@ -1,4 +1,4 @@
-"""``forgetkit run``."""
+"""``forgetkit run_plan``."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from forgetkit.cli import options
 from forgetkit.cli.console import announce, print_json
-from forgetkit.errors import OptionError, RecordError, ShortOfMemoryError
-from forgetkit.system.halting import Halt, listening
+from forgetkit.errors import InsufficientMemoryError, OptionError, RecordError
+from forgetkit.system.interrupts import StopRequest, handle_signals
 
 if TYPE_CHECKING:
-    from forgetkit.cli.screen import View
+    from forgetkit.cli.screen import RunDisplay
 
 SPECIAL: options.Special = {
     "config": options.CONFIG,
@@ -22,13 +22,16 @@ SPECIAL: options.Special = {
     "set": options.SET,
     "resume": (
         Path | None,
-        options.special(
+        options.special_option(
             "--resume",
             "go on with an interrupted run, as it was begun (states and models may be kept otherwise)",
             "RUN_DIR",
         ),
     ),
-    "dry_run": (bool, options.special("--dry-run", "print the plan and its cost, from a timed sample; write nothing")),
+    "dry_run": (
+        bool,
+        options.special_option("--dry-run", "print the plan and its cost, from a timed sample; write nothing"),
+    ),
     "json": options.JSON,
     "quiet": options.QUIET,
     **options.PLUGINS,
@@ -64,10 +67,10 @@ def _carry_out(special: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]
     """Rehearse or run; return what ``--json`` prints. Whatever stops it, the user is told how to go on."""
     from forgetkit.cli import screen
 
-    view = screen.choose(quiet=special["quiet"], as_json=special["json"])
-    halt = Halt()
+    view = screen.choose_run_display(quiet=special["quiet"], as_json=special["json"])
+    halt = StopRequest()
     try:
-        with listening(halt, view.say_stopping):
+        with handle_signals(halt, view.say_stopping):
             if special["resume"] is not None:
                 view.remember(str(special["resume"]), given)
             return _answer(special, given, view, halt)
@@ -75,17 +78,17 @@ def _carry_out(special: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]
         view.warn("interrupted")
         view.say_how_to_resume(_plugins(special))
         raise
-    except (RecordError, ShortOfMemoryError):  # a full disk can be emptied, a limit raised
+    except (RecordError, InsufficientMemoryError):  # a full disk can be emptied, a limit raised
         view.say_how_to_resume(_plugins(special))
         raise
 
 
-def _answer(special: dict[str, Any], given: dict[str, Any], view: View, halt: Halt) -> dict[str, Any]:
+def _answer(special: dict[str, Any], given: dict[str, Any], view: RunDisplay, halt: StopRequest) -> dict[str, Any]:
     from forgetkit import api, config
-    from forgetkit.alma import run
-    from forgetkit.record import RunDirectory
+    from forgetkit.engine.run import run_plan
+    from forgetkit.storage import RunDirectory
 
-    offers = options.offers(special, view.warn)
+    offers = options.load_components(special, view.warn)
     if special["resume"] is not None and special["dry_run"]:
         raise OptionError("--dry-run plans a run from its start: leave out --resume")
     asked, assigned = options.layers(special, given)
@@ -94,24 +97,24 @@ def _answer(special: dict[str, Any], given: dict[str, Any], view: View, halt: Ha
         there = RunDirectory(special["resume"])
         if there.finished:
             if asked:
-                config.resumed(there.manifest, asked, offers)  # says what would be ignored
+                config.resumed_options(there.manifest, asked, offers)  # says what would be ignored
             view.say(f"{there.path} is finished: there is nothing left to do")
             result = there.result
             view.show_result(result)
             return result
         resume = RunDirectory.reopen(there.path)
-        asked = config.resumed(resume.manifest, asked, offers)
+        asked = config.resumed_options(resume.manifest, asked, offers)
     plan = config.resolve(asked, offers, offline=offline)
     config.require_used(assigned, plan, offers)
     if special["dry_run"]:
-        from forgetkit import rehearsal
+        from forgetkit.engine import dry_run
 
         with view.following():
-            rehearsed = rehearsal.rehearse(plan, [view], api.cache_folder())
+            rehearsed = dry_run.estimate_cost(plan, [view], api.cache_folder())
         view.show_rehearsal(rehearsed)
         return rehearsed
     with view.following():
-        result = run(plan, observers=[view], cache=api.cache_folder(), resume=resume, halt=halt)
+        result = run_plan(plan, observers=[view], cache=api.cache_folder(), resume=resume, halt=halt)
     view.show_result(result)
     return result
 

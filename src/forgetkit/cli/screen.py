@@ -20,26 +20,26 @@ from forgetkit.cli.console import Console, print_error, say_at_once
 from forgetkit.contracts import (
     EpochEnded,
     Event,
+    LoadProgress,
     MegaBatchEnded,
     MegaBatchRevealed,
-    Preparing,
+    OptionResolved,
     RunStarted,
-    Settled,
-    Stepped,
+    StepProgress,
 )
 
 STOPPING = "forgetkit: stopping after this step (again: at once)"
 
 
-def choose(*, quiet: bool, as_json: bool) -> View:
+def choose_run_display(*, quiet: bool, as_json: bool) -> RunDisplay:
     """The view that suits: with ``--json`` standard output belongs to the object alone."""
     console = Console(stderr=as_json)
     if quiet:
-        return View(console)
-    return LiveView(console) if console.moves else PlainView(console)
+        return RunDisplay(console)
+    return LiveRunDisplay(console) if console.moves else PlainRunDisplay(console)
 
 
-class View:
+class RunDisplay:
     """Says nothing of a run that goes well."""
 
     def __init__(self, console: Console) -> None:
@@ -87,7 +87,7 @@ class View:
         """Nothing."""
 
 
-class PlainView(View):
+class PlainRunDisplay(RunDisplay):
     """A line for each mega-batch, and one for an epoch now and then."""
 
     _PAUSE = 10.0
@@ -103,23 +103,23 @@ class PlainView(View):
         self._estimate.notify(event)
         match event:
             case RunStarted():
-                self.say(tables.headline(event))
-                if event.going_on is not None:
-                    self.say(event.going_on)
-            case Settled():
+                self.say(tables.run_headline(event))
+                if event.resume_message is not None:
+                    self.say(event.resume_message)
+            case OptionResolved():
                 self.say(f"--{event.option} {event.value}: {event.reason}")
             case MegaBatchRevealed():
                 self.say(
                     f"mega-batch {event.mega_batch}: {event.arrived} samples arrived, training on {event.train_samples}"
                 )
             case MegaBatchEnded():
-                self.say(tables.line(event.row))
+                self.say(tables.row_line(event.row))
             case EpochEnded() if time.monotonic() - self._spoke >= self._PAUSE:
                 self.say(
                     f"mega-batch {event.mega_batch}: epoch {event.epoch}/{event.epochs}, loss {event.loss:.4f}, "
                     f"accuracy {event.accuracy:.1%}, about {tables.duration(self._estimate.left())} left"
                 )
-            case Preparing() if event.done == event.total or time.monotonic() - self._spoke >= self._PAUSE:
+            case LoadProgress() if event.done == event.total or time.monotonic() - self._spoke >= self._PAUSE:
                 self.say(f"{event.what}: {event.done} of {event.total}")
             case _:
                 pass
@@ -148,7 +148,7 @@ class PlainView(View):
         self._spoke = time.monotonic()
 
 
-class LiveView(PlainView):
+class LiveRunDisplay(PlainRunDisplay):
     """A bar for each mega-batch and one for the whole run, with loss, accuracy and the time left."""
 
     _SHOWN = 12
@@ -166,7 +166,7 @@ class LiveView(PlainView):
     @contextmanager
     def following(self) -> Iterator[None]:
         """While the run lasts, the bars are on the screen."""
-        with live(self.console, self.bars, 8):
+        with live_display(self.console, self.bars, 8):
             yield
 
     def bars(self) -> RenderableType:
@@ -180,17 +180,17 @@ class LiveView(PlainView):
 
     def notify(self, event: Event) -> None:
         """Move the bars."""
-        View.notify(self, event)
+        RunDisplay.notify(self, event)
         match event:
-            case Preparing():
+            case LoadProgress():
                 share = event.done / max(event.total, 1)
                 self._preparing = layout.Bar(event.what, share, (f"{share:4.0%}",)) if share < 1 else None
-            case Settled():
+            case OptionResolved():
                 self.say(f"--{event.option} {event.value}: {event.reason}")
             case RunStarted():
-                self.say(tables.headline(event))
-                if event.going_on is not None:
-                    self.say(event.going_on)
+                self.say(tables.run_headline(event))
+                if event.resume_message is not None:
+                    self.say(event.resume_message)
                 self._samples, self._began = event.samples, time.monotonic()
                 self._share_before = (sum(event.samples[: event.done]) + event.done_samples) / sum(event.samples)
                 self._show_whole(self._share_before)
@@ -199,7 +199,7 @@ class LiveView(PlainView):
                 self._bars[event.mega_batch] = layout.Bar(self._name(event.mega_batch), 0.0, ("learning",))
                 if len(self._bars) > self._SHOWN:
                     del self._bars[min(self._bars)]
-            case Stepped():
+            case StepProgress():
                 self._move(event.mega_batch, event.epoch - 1, event.done / event.total)
             case EpochEnded():
                 self._move(
@@ -235,7 +235,7 @@ class LiveView(PlainView):
         self._whole = layout.Bar("run", share, parts, "bold")
 
 
-def live(console: Console, shown: Callable[[], RenderableType], per_second: int) -> Live:
+def live_display(console: Console, shown: Callable[[], RenderableType], per_second: int) -> Live:
     """What moves on a terminal and is gone at the end. Errors that go elsewhere than to a terminal still go there."""
     return Live(
         get_renderable=shown,

@@ -12,7 +12,7 @@ from forgetkit.cli import completion
 from forgetkit.cli.console import print_json
 
 if TYPE_CHECKING:
-    from forgetkit.registry import Registry
+    from forgetkit.registry.registry import Registry
 
 Files = Annotated[
     list[Path] | None, typer.Option("--plugin", help="Look into a plugin that is a single file.", metavar="FILE.py")
@@ -36,26 +36,26 @@ def command(
     json: AsJson = False,
 ) -> None:
     """List the components there are, or one with its options."""
-    from forgetkit import registry
-    from forgetkit.cli import described
+    from forgetkit.cli import component_info
+    from forgetkit.registry import registry
 
-    offers = loaded(plugin, strict=strict)
-    kinds = [k for k in registry.KINDS if offers.named(k)] if kind is None else [registry.kind_called(kind)]
+    offers = load_registry(plugin, strict=strict)
+    kinds = [k for k in registry.KINDS if offers.named(k)] if kind is None else [registry.parse_kind(kind)]
     if name is None:
-        entries = described.listing(offers, kinds)
-        print_json(entries) if json else described.print_listing(entries)
+        entries = component_info.list_components(offers, kinds)
+        print_json(entries) if json else component_info.print_listing(entries)
         return
-    content = described.described(offers.find(kinds[0], name))
-    print_json(content) if json else described.print_described(content)
+    content = component_info.describe_component(offers.find(kinds[0], name))
+    print_json(content) if json else component_info.print_described(content)
 
 
-def loaded(files: list[Path] | None, *, strict: bool = False) -> Registry:
+def load_registry(files: list[Path] | None, *, strict: bool = False) -> Registry:
     """The registry; a line about each plugin that is left out, or with ``strict`` an error."""
-    from forgetkit import registry
+    from forgetkit.registry import registry
 
     offers = registry.load(files=files or ())
     if strict:
-        offers.require_whole()
+        offers.require_all_loaded()
     for broken in offers.broken:
         print(f"forgetkit: {broken}", file=sys.stderr)
     return offers

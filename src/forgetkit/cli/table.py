@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from forgetkit.cli.console import Console, print_text
-from forgetkit.errors import OptionError, RunDirectoryError, closest
+from forgetkit.errors import OptionError, RunDirectoryError, suggest
 
 if TYPE_CHECKING:
-    from forgetkit.ablate.outcome import Outcomes
-    from forgetkit.ablate.pool import Pool
-    from forgetkit.ablate.table import Table
+    from forgetkit.results.cell_store import CellStore
+    from forgetkit.results.outcome import Outcomes
+    from forgetkit.results.table import Table
 
 _SCREEN = "rich"
 
@@ -39,29 +39,29 @@ def command(
     json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
 ) -> None:
     """Print the table of an ablation: a row per arm, mean and standard deviation over its seeds."""
-    from forgetkit.ablate.render import render
-    from forgetkit.cli import grids
+    from forgetkit.cli import table_view
+    from forgetkit.results.render import render
 
     form = _format(form, json)
-    pool = opened(folder, "table takes that of an ablation")
+    pool = open_ablation(folder, "table takes that of an ablation")
     outcomes = pool.outcomes(grid)
-    table = made(outcomes, columns, order, baseline)
+    table = make_requested_table(outcomes, columns, order, baseline)
     if form != _SCREEN:
         print_text(render(table, form))
         return
     console = Console()
-    grids.show(console, table, outcomes)
+    table_view.show_table(console, table, outcomes)
     if grid is None and (older := pool.grids()[1:]):
         console.print(f"The newest grid of this folder; --grid shows {', '.join(older)}.", markup=False)
 
 
-def opened(folder: Path, takes: str) -> Pool:
+def open_ablation(folder: Path, takes: str) -> CellStore:
     """The folder of an ablation; ``takes`` is said where there is no folder, and the folder below where it is that."""
-    from forgetkit.ablate.pool import Pool
+    from forgetkit.results.cell_store import CellStore
 
     if not folder.is_dir():
         raise RunDirectoryError(f"{folder} is no folder: {takes}")
-    pool = Pool(folder)
+    pool = CellStore(folder)
     below = sorted({str(note.parents[1]) for note in folder.glob("*/grids/*.json")})
     runs = sorted(str(note.parent) for note in folder.glob("*/manifest.json"))
     if runs and not pool.grids():
@@ -71,21 +71,21 @@ def opened(folder: Path, takes: str) -> Pool:
     return pool
 
 
-def made(outcomes: Outcomes, columns: str | None, order: str | None, baseline: str | None) -> Table:
+def make_requested_table(outcomes: Outcomes, columns: str | None, order: str | None, baseline: str | None) -> Table:
     """The table that is asked for by the words of a command line."""
-    from forgetkit.ablate.columns import chosen, key_of
-    from forgetkit.ablate.table import DEFAULT, make
+    from forgetkit.results.columns import key_of, parse_columns
+    from forgetkit.results.table import DEFAULT, make_table
 
-    asked = DEFAULT if columns is None else chosen(columns, outcomes)
-    return make(outcomes, asked, _baseline(baseline, outcomes), None if order is None else key_of(order))
+    asked = DEFAULT if columns is None else parse_columns(columns, outcomes)
+    return make_table(outcomes, asked, _baseline(baseline, outcomes), None if order is None else key_of(order))
 
 
 def _format(asked: str | None, json: bool) -> str:
-    from forgetkit.ablate.render import FORMATS
+    from forgetkit.results.render import FORMATS
 
     known = (_SCREEN, *FORMATS)
     if asked is not None and asked not in known:
-        raise OptionError(f"there is no format '{asked}'; {closest(asked, known)}")
+        raise OptionError(f"there is no format '{asked}'; {suggest(asked, known)}")
     if json and asked not in (None, "json"):
         raise OptionError(f"--json and --format {asked} contradict each other: leave one out")
     return "json" if json else asked or _SCREEN
@@ -93,10 +93,10 @@ def _format(asked: str | None, json: bool) -> str:
 
 def _baseline(text: str | None, outcomes: Outcomes) -> dict[str, str] | None:
     """The arm that is meant; None leaves it to the grid."""
-    from forgetkit.ablate.arm import asked, the_baseline
+    from forgetkit.results.arm import find_baseline, parse_arm
 
     if text is None:
         return None
     arms = outcomes.arms()
     axes = {axis: list(dict.fromkeys(arm[axis] for arm in arms)) for axis in outcomes.axes}
-    return the_baseline(arms, asked("--baseline", text, axes))
+    return find_baseline(arms, parse_arm("--baseline", text, axes))

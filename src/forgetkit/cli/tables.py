@@ -8,17 +8,17 @@ from typing import Any
 from rich.console import RenderableType
 
 from forgetkit.cli import layout
-from forgetkit.contracts import MegaBatchRow, RunStarted
+from forgetkit.contracts import MegaBatchResult, RunStarted
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 
 
-def headline(event: RunStarted) -> str:
+def run_headline(event: RunStarted) -> str:
     """What runs, in one line."""
     config = event.config
     apart = [
         f"{option.rpartition('.')[2]}={_word(both['value'])}"
-        for option, both in event.departures.items()
+        for option, both in event.overrides.items()
         if option.startswith(("importance.", "reinit."))
     ]
     acting = [spec.partition(":")[0] for spec in config["interventions"]]
@@ -62,7 +62,7 @@ def _length(event: RunStarted) -> str:
     return f"{event.epochs} epoch{'s' if event.epochs > 1 else ''}"
 
 
-def line(row: MegaBatchRow) -> str:
+def row_line(row: MegaBatchResult) -> str:
     """A finished mega-batch in one line."""
     meanwhile = "".join(f", {count:,} by {name} meanwhile" for name, count in row.interventions.items() if count)
     forgot = meanwhile if row.unlearn is None else f", {row.unlearn['reset']:,} entries reset{meanwhile}"
@@ -76,10 +76,10 @@ def line(row: MegaBatchRow) -> str:
     )
 
 
-def provenance(preset: str, departures: Mapping[str, Mapping[str, Any]]) -> str:
-    """The preset, and each departure from it with the preset's own value in brackets."""
-    changed = [f"{option} {_word(both['value'])} ({_word(both['preset'])})" for option, both in departures.items()]
-    return f"preset {preset}, but for " + ", ".join(changed) if changed else f"preset {preset}, no departures"
+def provenance(preset: str, overrides: Mapping[str, Mapping[str, Any]]) -> str:
+    """The preset, and each override from it with the preset's own value in brackets."""
+    changed = [f"{option} {_word(both['value'])} ({_word(both['preset'])})" for option, both in overrides.items()]
+    return f"preset {preset}, but for " + ", ".join(changed) if changed else f"preset {preset}, no overrides"
 
 
 def _word(value: Any) -> str:
@@ -119,7 +119,7 @@ def totals(result: Mapping[str, Any]) -> Iterator[str]:
     yield f"{result['samples_seen']:,} samples seen in {duration(result['seconds'])}{_noise(result)}"
     if result["skipped_steps"]:
         yield f"{result['skipped_steps']:,} steps were left out: their loss or gradients were NaN or infinite"
-    yield provenance(result["preset"], result["departures"])
+    yield provenance(result["preset"], result["overrides"])
     yield f"record: {result['directory']}"
 
 
@@ -151,7 +151,7 @@ def cost(rehearsal: Mapping[str, Any]) -> Iterator[str]:
     sizes = rehearsal["train_samples"]
     yield f"{rehearsal['parameters']:,} parameters; training on {', '.join(f'{n:,}' for n in sizes)} samples per epoch"
     yield f"{rehearsal['samples_to_be_seen']:,} samples to be seen"
-    yield provenance(rehearsal["preset"], rehearsal["departures"])
+    yield provenance(rehearsal["preset"], rehearsal["overrides"])
     memory = rehearsal["estimated_memory_bytes"]
     taken = "" if memory is None else f", {memory / 2**20:,.0f} MiB of memory"
     disk = rehearsal["estimated_disk_bytes"] / 2**20

@@ -6,10 +6,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from forgetkit import options
 from forgetkit.config.fields import NOT_PROTOCOL, RunConfig, flag, name_of
-from forgetkit.config.layers import Workshop
-from forgetkit.errors import ConfigError, IdleOptionError
+from forgetkit.config.layers import ComponentFactory
+from forgetkit.errors import ConfigError, UnusedOptionError
+from forgetkit.registry.spec import option_to_json
 
 
 def refuse_contradictions(config: RunConfig) -> None:
@@ -23,19 +23,19 @@ def refuse_contradictions(config: RunConfig) -> None:
             )
 
 
-def refuse_idle(config: RunConfig, expected: RunConfig, made: Mapping[str, Any]) -> None:
+def refuse_unused(config: RunConfig, expected: RunConfig, made: Mapping[str, Any]) -> None:
     """An option that was given and would change nothing is a mistake. The preset's own are for all runs.
 
     One that turns something off that the preset has on does act, hence the second look, at the preset's value.
     """
-    for key, reason in _idle(config, made).items():
+    for key, reason in _unused_options(config, made).items():
         value, preset, default = getattr(config, key), getattr(expected, key), RunConfig.model_fields[key].default
-        if value not in (preset, default) and key in _idle(config.model_copy(update={key: preset}), made):
+        if value not in (preset, default) and key in _unused_options(config.model_copy(update={key: preset}), made):
             shown = ",".join(map(str, value)) if isinstance(value, tuple) else value
-            raise IdleOptionError(key, f"--{flag(key)} {shown} would be ignored, since {reason}: leave it out")
+            raise UnusedOptionError(key, f"--{flag(key)} {shown} would be ignored, since {reason}: leave it out")
 
 
-def _idle(config: RunConfig, made: Mapping[str, Any]) -> dict[str, str]:
+def _unused_options(config: RunConfig, made: Mapping[str, Any]) -> dict[str, str]:
     """Options that cannot act in this run, and why."""
     found: dict[str, str] = {}
     method, importance = f"--reinit {name_of(str(config.reinit))}", made["importance"]
@@ -85,8 +85,8 @@ def _idle(config: RunConfig, made: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
-def departures_of(
-    config: RunConfig, expected: RunConfig, made: Mapping[str, Any], preset: Workshop
+def find_overrides(
+    config: RunConfig, expected: RunConfig, made: Mapping[str, Any], preset: ComponentFactory
 ) -> dict[str, dict[str, Any]]:
     """Each option of the protocol that is not as the preset has it, those of components included."""
     ours, theirs = config.model_dump(mode="json"), expected.model_dump(mode="json")
@@ -104,6 +104,6 @@ def departures_of(
         for option, default in preset.defaults(key, name).items():  # one without a default is the user's to choose
             value = getattr(made[key], option)
             if value != default:
-                both = {"value": options.plain(value), "preset": options.plain(default)}
+                both = {"value": option_to_json(value), "preset": option_to_json(default)}
                 found[f"{key}.{name}.{flag(option)}"] = both
     return found

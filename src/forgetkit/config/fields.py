@@ -18,7 +18,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from forgetkit import options, presets
+from forgetkit.config import presets
 from forgetkit.contracts import (
     MOST_THREADS,
     BnStats,
@@ -34,6 +34,7 @@ from forgetkit.contracts import (
     ScoreOn,
     Split,
 )
+from forgetkit.registry.spec import parse_spec
 
 METHODS: Mapping[str, tuple[str | None, str]] = {
     "warm": (None, "none"),
@@ -45,15 +46,15 @@ METHODS: Mapping[str, tuple[str | None, str]] = {
 }
 """Shorthands: the importance criterion and the reinit method of each name of the paper."""
 
-_KEPT = ("checkpoint_seconds", "checkpoint_epochs", "keep_models", "keep_masks")
+_RETENTION = ("checkpoint_seconds", "checkpoint_epochs", "keep_models", "keep_masks")
 
-NOT_RESULTS = ("preset", "method", "out", "name", "observers", "device", "threads", *_KEPT)
+NOT_RESULTS = ("preset", "method", "out", "name", "observers", "device", "threads", *_RETENTION)
 """Options that say where and how a run is carried out, or are names for what others spell out: not what it is."""
 
 NOT_PROTOCOL = (
     *("preset", "method", "importance", "reinit", "replay", "dataset", "model", "init", "seed"),
     *("device", "precision", "memory_format", "deterministic", "threads", "metrics", "out", "name", "observers"),
-    *_KEPT,
+    *_RETENTION,
 )
 """What is compared, with what and where, or is told apart by its options: all else is the protocol's."""
 
@@ -73,10 +74,10 @@ _LONGEST = 200
 
 PLAIN = (str, int, float, list, dict, type(None))  # what a TOML file can hold, and no component
 
-SEVERAL = ("interventions", "metrics", "observers")
+REPEATABLE = ("interventions", "metrics", "observers")
 
 
-def _listed(given: Any) -> Any:
+def _parse_list(given: Any) -> Any:
     """``"20,40"`` or ``"none"``, as the command line and ``--set`` give it."""
     if isinstance(given, str):
         if given.strip().lower() == "none":
@@ -85,16 +86,16 @@ def _listed(given: Any) -> Any:
     return given
 
 
-def _several(given: Any) -> Any:
+def _parse_repeatable(given: Any) -> Any:
     """A single SPEC, as ``--set`` gives it, where there may be more."""
     return (given,) if isinstance(given, str) else given
 
 
-def _none(given: Any) -> Any:
+def _parse_none(given: Any) -> Any:
     return None if given == "none" else given
 
 
-def _text(given: Any) -> Any:
+def _as_text(given: Any) -> Any:
     return str(given) if isinstance(given, Path) else given
 
 
@@ -105,7 +106,7 @@ def _threads(given: Any, check: ValidatorFunctionWrapHandler) -> Any:
         raise PydanticCustomError("threads", f"a number from 1 to {MOST_THREADS} is wanted, or auto") from error
 
 
-def _plain(name: str | None) -> str | None:
+def _plain_name(name: str | None) -> str | None:
     if name is None:
         return None
     if name in ("", ".", "..") or set(name) & set("/\\") or not name.isprintable() or len(name.encode()) > _LONGEST:
@@ -123,7 +124,7 @@ def _path(text: str | None) -> str | None:
 
 
 Threads = Annotated[int, Field(ge=1, le=MOST_THREADS)]
-_Specs = Annotated[tuple[str, ...], BeforeValidator(_several)]
+_Specs = Annotated[tuple[str, ...], BeforeValidator(_parse_repeatable)]
 
 
 class RunConfig(BaseModel):
@@ -149,24 +150,24 @@ class RunConfig(BaseModel):
 
     dataset: Annotated[str, Field(description="where samples come from, a SPEC like folder:path=photos,size=32")] = "digits"  # fmt: skip
     model: Annotated[str, Field(description="the network, a SPEC like resnet18 or import:package.module:callable")] = "convnet"  # fmt: skip
-    init: Annotated[str | None, BeforeValidator(_none), BeforeValidator(_text), AfterValidator(_path), Field(description="weights that the network begins with: a file with its state_dict(), written by torch.save")] = None  # fmt: skip
+    init: Annotated[str | None, BeforeValidator(_parse_none), BeforeValidator(_as_text), AfterValidator(_path), Field(description="weights that the network begins with: a file with its state_dict(), written by torch.save")] = None  # fmt: skip
     mega_batches: Annotated[int, Field(ge=1, le=MOST, description="in how many parts the training set arrives")] = 8
     split: Annotated[Split, Field(description="cut the training set at random, or in its own order")] = "random"
     val_fraction: Annotated[float, Field(ge=0, lt=1, description="share of each mega-batch set apart for validation")] = 0.1  # fmt: skip
     val_transform: Annotated[Mode, Field(description="validate on samples as they are, or augmented as for training")] = "eval"  # fmt: skip
     augment: Annotated[Literal["auto", "none", "flip", "crop", "crop-flip"], Field(description="random flip and crop of training images; auto is what suits the data set")] = "auto"  # fmt: skip
-    shots: Annotated[Annotated[int, Field(ge=1, le=MOST)] | None, BeforeValidator(_none), Field(description="train on that many samples of each class, drawn at random (default: on all)")] = None  # fmt: skip
+    shots: Annotated[Annotated[int, Field(ge=1, le=MOST)] | None, BeforeValidator(_parse_none), Field(description="train on that many samples of each class, drawn at random (default: on all)")] = None  # fmt: skip
     label_noise: Annotated[float, Field(ge=0, le=1, description="probability with which a training label is redrawn")] = 0.0  # fmt: skip
     label_noise_draw: Annotated[NoiseDraw, Field(description="redraw from any class, the true one included, or from the others")] = "any"  # fmt: skip
     label_noise_val: Annotated[Literal["noisy", "clean"], Field(description="whether validation labels are noisy too")] = "noisy"  # fmt: skip
 
     epochs: Annotated[int, Field(ge=1, le=MOST, description="epochs per mega-batch")] = 50
-    samples: Annotated[Annotated[int, Field(ge=1, le=MOST)] | None, BeforeValidator(_none), Field(description="train on that many samples in each mega-batch, in place of --epochs: the last epoch is cut")] = None  # fmt: skip
+    samples: Annotated[Annotated[int, Field(ge=1, le=MOST)] | None, BeforeValidator(_parse_none), Field(description="train on that many samples in each mega-batch, in place of --epochs: the last epoch is cut")] = None  # fmt: skip
     batch_size: Annotated[int, Field(ge=1, le=MOST, description="samples per optimizer step")] = 64
     optimizer: Annotated[OptimizerName, Field(description="what makes the steps")] = "sgd"
     lr: Annotated[float | None, Field(gt=0, allow_inf_nan=False, description="learning rate at the start of each mega-batch (default: 0.1, with adamw 0.001)")] = None  # fmt: skip
     schedule: Annotated[ScheduleKind, Field(description="how the rate falls in each mega-batch: at milestones, as a cosine, not at all")] = "step"  # fmt: skip
-    milestones: Annotated[tuple[Annotated[int, Field(ge=1, le=MOST)], ...] | None, BeforeValidator(_listed), Field(description="epochs after which the learning rate is multiplied by gamma, like 20,40 (default: after 40 % and 80 % of the epochs or samples; none for a constant rate)")] = None  # fmt: skip
+    milestones: Annotated[tuple[Annotated[int, Field(ge=1, le=MOST)], ...] | None, BeforeValidator(_parse_list), Field(description="epochs after which the learning rate is multiplied by gamma, like 20,40 (default: after 40 % and 80 % of the epochs or samples; none for a constant rate)")] = None  # fmt: skip
     gamma: Annotated[float, Field(gt=0, le=1, description="factor on the learning rate at each milestone")] = 0.1
     momentum: Annotated[float, Field(ge=0, lt=1, description="momentum of SGD")] = 0.9
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False, description="weight decay, on all parameters")] = 1e-4  # fmt: skip
@@ -186,23 +187,23 @@ class RunConfig(BaseModel):
 
     out: Annotated[
         str,
-        BeforeValidator(_text),
+        BeforeValidator(_as_text),
         AfterValidator(_path),
         Field(min_length=1, description="folder that the run's directory is made in"),
     ] = "runs"
-    name: Annotated[str | None, AfterValidator(_plain), Field(description="name of the run's directory (default: made from time, method, data and seed)")] = None  # fmt: skip
+    name: Annotated[str | None, AfterValidator(_plain_name), Field(description="name of the run's directory (default: made from time, method, data and seed)")] = None  # fmt: skip
     observers: Annotated[_Specs, Field(description="a listener to the run's events, a SPEC (repeatable)")] = ()
     checkpoint_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False, description="write a state to resume from once the last is older, within an epoch too")] = 60.0  # fmt: skip
-    checkpoint_epochs: Annotated[Annotated[int, Field(ge=1, le=MOST)] | None, BeforeValidator(_none), Field(description="write one after every N epochs as well (default: by time alone)")] = None  # fmt: skip
+    checkpoint_epochs: Annotated[Annotated[int, Field(ge=1, le=MOST)] | None, BeforeValidator(_parse_none), Field(description="write one after every N epochs as well (default: by time alone)")] = None  # fmt: skip
     keep_models: Annotated[Keep, Field(description="which of the models that were judged after each mega-batch are kept; states to resume from stay")] = "all"  # fmt: skip
     keep_masks: Annotated[Literal["all", "none"], Field(description="whether what each forgetting reset is kept, a bit for each entry, for forgetkit analyze")] = "all"  # fmt: skip
 
 
 def flag(key: str) -> str:
     """An option as the command line spells it, without its dashes in front."""
-    return (key.removesuffix("s") if key in SEVERAL else key).replace("_", "-")
+    return (key.removesuffix("s") if key in REPEATABLE else key).replace("_", "-")
 
 
 def name_of(spec: str) -> str:
     """The component that a SPEC names."""
-    return options.parse(spec).name
+    return parse_spec(spec).name

@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from forgetkit import options
-from forgetkit.config.fields import KIND_OF, SEVERAL, RunConfig, flag
-from forgetkit.errors import ConfigError, closest
-from forgetkit.registry import Registry
-from forgetkit.system import regular
+from forgetkit.config.fields import KIND_OF, REPEATABLE, RunConfig, flag
+from forgetkit.errors import ConfigError, suggest
+from forgetkit.registry.registry import Registry
+from forgetkit.registry.spec import parse_spec, resolved_defaults
+from forgetkit.system import safe_open
 
 _IMPORT = re.compile(r"(?:^|[/=,;])\s*import:\s*(?:target=)?([^,\s]+)")
 """An ``import:`` SPEC by itself, under the name of its distribution, or as the value of an option."""
@@ -27,12 +27,12 @@ _DEEPEST = 16
 def read_toml(path: Path, allow_import: Collection[str] = ()) -> dict[str, Any]:
     """The options in a TOML file, and in tables like ``["reinit.masked"]`` those of components."""
     try:
-        return canonical(content_of(path, allow_import))
+        return canonical_keys(read_options_file(path, allow_import))
     except ConfigError as error:
         raise ConfigError(f"--config {path}: {error}") from error
 
 
-def content_of(path: Path, allow_import: Collection[str] = ()) -> dict[str, Any]:
+def read_options_file(path: Path, allow_import: Collection[str] = ()) -> dict[str, Any]:
     """Read a TOML file.
 
     A file may come from anybody, so no code is imported because of it: each module that it names in an ``import:``
@@ -41,8 +41,8 @@ def content_of(path: Path, allow_import: Collection[str] = ()) -> dict[str, Any]
     Raises:
         ConfigError: The file cannot be read, is no TOML or names another module; the caller adds its path.
     """
-    content = _parsed(path)
-    for target in _imported(content):
+    content = _parse_toml(path)
+    for target in _import_targets(content):
         module = target.strip("\"' ").partition(":")[0]
         if not any(module == allowed or module.startswith(f"{allowed}.") for allowed in allow_import):
             raise ConfigError(
@@ -52,7 +52,7 @@ def content_of(path: Path, allow_import: Collection[str] = ()) -> dict[str, Any]
     return content
 
 
-def _imported(content: Mapping[str, Any]) -> Iterator[str]:
+def _import_targets(content: Mapping[str, Any]) -> Iterator[str]:
     """The targets of ``import:`` SPECs anywhere in a file, tables of that component's options included."""
     left: list[tuple[str, Any]] = [("", content)]  # and no recursion: a file may be nested deeper than Python is
     while left:
@@ -68,9 +68,9 @@ def _imported(content: Mapping[str, Any]) -> Iterator[str]:
             yield from (match[1] for match in _IMPORT.finditer(value))
 
 
-def _parsed(path: Path) -> dict[str, Any]:
+def _parse_toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(regular.content(path).decode())
+        return tomllib.loads(safe_open.read_bytes(path).decode())
     except OSError as error:
         raise ConfigError(f"{error.strerror}; give a TOML file that you may read") from error
     except RecursionError as error:
@@ -79,21 +79,21 @@ def _parsed(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{error}; repair it: TOML is wanted") from error
 
 
-def settings(assignments: list[str]) -> dict[str, Any]:
+def parse_assignments(assignments: list[str]) -> dict[str, Any]:
     """``key=value`` pairs, as ``--set`` takes them."""
     found: dict[str, Any] = {}
     for text in assignments:
         key, equals, value = text.partition("=")
         if not equals:
             raise ConfigError(f"--set {text}: write key=value")
-        key, value = next(iter(canonical({key.strip(): value.strip()}).items()))
+        key, value = next(iter(canonical_keys({key.strip(): value.strip()}).items()))
         if key in found:
             raise ConfigError(f"--set {key} is given twice: leave one out")
         found[key] = value
     return found
 
 
-def canonical(given: Mapping[str, Any]) -> dict[str, Any]:
+def canonical_keys(given: Mapping[str, Any]) -> dict[str, Any]:
     """Options under one name each, whatever was written.
 
     Those of a run by the names of their fields: dashes or underscores, and the command line's singulars, will do.
@@ -108,7 +108,7 @@ def canonical(given: Mapping[str, Any]) -> dict[str, Any]:
 
     for key, value in given.items():
         if "." in key or (key in KIND_OF and isinstance(value, Mapping)):
-            for path, setting in _flattened(key, value):
+            for path, setting in _flatten(key, value):
                 component, _, option = path.rpartition(".")
                 if component.partition(".")[0] not in KIND_OF or "." not in component:
                     raise ConfigError(
@@ -118,26 +118,26 @@ def canonical(given: Mapping[str, Any]) -> dict[str, Any]:
                 take(f"{component}.{option.replace('-', '_')}", setting)
             continue
         name = key.replace("-", "_")
-        name = f"{name}s" if f"{name}s" in SEVERAL else name
+        name = f"{name}s" if f"{name}s" in REPEATABLE else name
         if name not in RunConfig.model_fields:
-            known = [field.removesuffix("s") if field in SEVERAL else field for field in RunConfig.model_fields]
-            raise ConfigError(f"no option is called '{key}'; {closest(key, [k.replace('_', '-') for k in known])}")
+            known = [field.removesuffix("s") if field in REPEATABLE else field for field in RunConfig.model_fields]
+            raise ConfigError(f"no option is called '{key}'; {suggest(key, [k.replace('_', '-') for k in known])}")
         take(name, value)
     return found
 
 
-def _flattened(path: str, value: Any) -> Iterator[tuple[str, Any]]:
+def _flatten(path: str, value: Any) -> Iterator[tuple[str, Any]]:
     """Tables inside tables as paths."""
     if path.count(".") > _DEEPEST:
         raise ConfigError(f"'{path}…' is nested too deeply; an option of a component is like reinit.masked.fraction")
     if isinstance(value, Mapping):
         for key, inner in value.items():
-            yield from _flattened(f"{path}.{key}", inner)
+            yield from _flatten(f"{path}.{key}", inner)
     else:
         yield path, value
 
 
-def layered(*layers: Mapping[str, Any]) -> dict[str, Any]:
+def merge_layers(*layers: Mapping[str, Any]) -> dict[str, Any]:
     """Options one over the other, the last on top. A method overrules what lies below of the two it stands for."""
     options: dict[str, Any] = {}
     for layer in layers:
@@ -147,20 +147,20 @@ def layered(*layers: Mapping[str, Any]) -> dict[str, Any]:
             component, dot, option = path.rpartition(".")
             key, _, name = component.partition(".")
             if dot and key not in layer and isinstance(options.get(key), str):
-                options[key] = _without(options[key], name, option)
+                options[key] = _without_option(options[key], name, option)
     return options
 
 
-def _without(spec: str, name: str, option: str) -> str:
+def _without_option(spec: str, name: str, option: str) -> str:
     """A SPEC less an option, where it is one of this component."""
-    parsed = options.parse(spec)
+    parsed = parse_spec(spec)
     if parsed.name != name or option not in parsed.options:
         return spec
     return str(replace(parsed, options={key: value for key, value in parsed.options.items() if key != option}))
 
 
 @dataclass(frozen=True, eq=False)
-class Workshop:
+class ComponentFactory:
     """Makes components, with the defaults for their options that the layers hold."""
 
     registry: Registry
@@ -174,7 +174,7 @@ class Workshop:
         """The options of a component that nobody gives."""
         offer = self.registry.find(KIND_OF[key], name)
         held = [t for written, t in self._tables(key).items() if self.registry.find(KIND_OF[key], written) is offer]
-        return options.resolved_defaults(name, offer.component, ChainMap(*held))
+        return resolved_defaults(name, offer.component, ChainMap(*held))
 
     def _tables(self, key: str) -> dict[str, dict[str, Any]]:
         """By the name of a component, the defaults given for its options."""

@@ -7,14 +7,14 @@ import os
 from forgetkit.errors import ConfigError
 
 
-def threads() -> int:
+def default_threads() -> int:
     """How many torch would take by itself."""
     import torch
 
     return torch.get_num_threads()
 
 
-def device(name: str) -> str:
+def resolve_device(name: str) -> str:
     """The device that ``name`` means here; ``ConfigError`` where there is none."""
     import torch
 

@@ -12,18 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from forgetkit import contracts, options, presets
-from forgetkit.config import machine
-from forgetkit.config.checks import departures_of, refuse_contradictions, refuse_idle
-from forgetkit.config.fields import KIND_OF, METHODS, NOT_RESULTS, PLAIN, SEVERAL, RunConfig, flag, name_of
-from forgetkit.config.layers import Workshop, canonical, layered
-from forgetkit.errors import ConfigError, DoesNotApplyError, OptionError, closest
-from forgetkit.registry import Registry
+from forgetkit import contracts
+from forgetkit.config import machine, presets
+from forgetkit.config.checks import find_overrides, refuse_contradictions, refuse_unused
+from forgetkit.config.fields import KIND_OF, METHODS, NOT_RESULTS, PLAIN, REPEATABLE, RunConfig, flag, name_of
+from forgetkit.config.layers import ComponentFactory, canonical_keys, merge_layers
+from forgetkit.errors import ConfigError, InapplicableError, OptionError, suggest
+from forgetkit.registry.registry import Registry
+from forgetkit.registry.spec import check_option, resolved_defaults
 
 if TYPE_CHECKING:
-    from forgetkit.record import InitialWeights
+    from forgetkit.storage import InitialWeights
 
-LEFT_OPEN = ("precision", "memory_format", "threads")
+AUTO_OPTIONS = ("precision", "memory_format", "threads")
 """Options that may be left to what the network and the machine are found to be; a run records what they came to."""
 
 _MAY_CHANGE = ("observers", "checkpoint_seconds", "checkpoint_epochs", "keep_models", "keep_masks")
@@ -45,7 +46,7 @@ class Plan:
     metrics: Mapping[str, contracts.Metric]
     observers: tuple[contracts.Observer, ...]
     plugins: Mapping[str, str]
-    departures: Mapping[str, Mapping[str, Any]]
+    overrides: Mapping[str, Mapping[str, Any]]
     """Each option that is not as the preset has it: its ``value``, and the ``preset``'s."""
     distributions: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """By kind and name, the third-party distribution (or file) that a component of the run comes from."""
@@ -59,7 +60,7 @@ class Plan:
         """The components that options of a run name, by the option."""
         return {key: getattr(self, key) for key in KIND_OF}
 
-    def settled(self, **choices: Any) -> Plan:
+    def with_resolved(self, **choices: Any) -> Plan:
         """The same plan, with options that were left open (``auto``) as it was found that they should be."""
         return replace(self, config=self.config.model_copy(update=choices))
 
@@ -83,7 +84,7 @@ def require_used(assigned: Mapping[str, Any], plan: Plan, registry: Registry) ->
                 raise ConfigError(
                     f"--set {path}={value} would be ignored, since the run has --{key} {spec}: leave it out"
                 )
-            asked = options.resolved_defaults(name, offer.component, {option: value})[option]
+            asked = resolved_defaults(name, offer.component, {option: value})[option]
             if asked != getattr(plan.components[key], option):
                 raise ConfigError(f"--set {path}={value}: the run has --{key} {spec}; give the option once")
 
@@ -94,21 +95,23 @@ def resolve(given: Mapping[str, Any], registry: Registry, *, offline: bool = Fal
     Components may be SPECs or objects. ``offline``: a record names the data set, so nothing is downloaded.
     Raises ``ConfigError`` or ``OptionError``, one line each.
     """
-    given = canonical(given)
-    given = {**given, "preset": _preset(given.get("preset"))}
-    protocol = canonical(presets.read(given["preset"]))
+    given = canonical_keys(given)
+    given = {**given, "preset": _preset_of(given.get("preset"))}
+    protocol = canonical_keys(presets.read(given["preset"]))
     _check_defaults(given, registry)
     base = _without_foreign_lr(protocol, given)
-    everything = layered(base, given)
-    make = Workshop(registry, everything).make
+    everything = merge_layers(base, given)
+    make = ComponentFactory(registry, everything).make
 
     objects = {
         key: value
         for key, value in everything.items()
         if (key in KIND_OF and not isinstance(value, PLAIN))
-        or (key in SEVERAL and isinstance(value, list | tuple) and not all(isinstance(part, PLAIN) for part in value))
+        or (
+            key in REPEATABLE and isinstance(value, list | tuple) and not all(isinstance(part, PLAIN) for part in value)
+        )
     }
-    config = _validated(everything, objects)
+    config = _validate(everything, objects)
     wanted = {key: objects.get(key, getattr(config, key)) for key in KIND_OF}
     wanted["importance"], wanted["reinit"] = _method(config.method, wanted["importance"], wanted["reinit"], make)
 
@@ -118,28 +121,28 @@ def resolve(given: Mapping[str, Any], registry: Registry, *, offline: bool = Fal
         if wanted[key] is not None:
             spelled[key], made[key] = make(key, wanted[key])
     several: dict[str, list[tuple[str, Any]]] = {
-        key: [registry.make(key, spec) for spec in objects.get(key, getattr(config, key))] for key in SEVERAL
+        key: [registry.make(key, spec) for spec in objects.get(key, getattr(config, key))] for key in REPEATABLE
     }
     if made["importance"] is not None and not _needs_scores(made["reinit"]):
         raise OptionError(
             f"--reinit {name_of(spelled['reinit'])} looks at no scores, so --importance "
             f"{name_of(spelled['importance'])} would be ignored: leave it out, or use --reinit masked"
         )
-    preset = Workshop(registry, protocol)
+    preset = ComponentFactory(registry, protocol)
     label = _label(spelled, preset.make)
-    resolved = _by_rule(config).model_copy(
+    resolved = _apply_rules(config).model_copy(
         update={
             "method": label if label in METHODS else None,
             "importance": None,
             **spelled,
             **{key: tuple(spec for spec, _ in parts) for key, parts in several.items()},
-            "device": machine.device(config.device),
+            "device": machine.resolve_device(config.device),
             "init": None if config.init is None else str(Path(config.init).absolute()),
         }
     )
-    expected = _expected(protocol, resolved)
+    expected = _preset_config(protocol, resolved)
     refuse_contradictions(resolved)
-    refuse_idle(resolved, expected, made)
+    refuse_unused(resolved, expected, made)
     return Plan(
         config=resolved,
         method=label,
@@ -148,7 +151,7 @@ def resolve(given: Mapping[str, Any], registry: Registry, *, offline: bool = Fal
         metrics=_metrics(several["metrics"], registry),
         observers=tuple(c for _, c in several["observers"]),
         plugins=registry.plugins,
-        departures=departures_of(resolved, expected, made, preset),
+        overrides=find_overrides(resolved, expected, made, preset),
         distributions=_distributions(spelled, made, several, registry),
         init=_initial_weights(resolved.init),
         offline=offline,
@@ -156,7 +159,7 @@ def resolve(given: Mapping[str, Any], registry: Registry, *, offline: bool = Fal
 
 
 def _initial_weights(path: str | None) -> InitialWeights | None:
-    from forgetkit.record import InitialWeights  # this imports torch, and a command line prints its first line before
+    from forgetkit.storage import InitialWeights  # this imports torch, and a command line prints its first line before
 
     return None if path is None else InitialWeights(Path(path))
 
@@ -198,7 +201,7 @@ def _missing(kind: str, spec: str, manifest: Mapping[str, Any], registry: Regist
 def _require_present(manifest: Mapping[str, Any], own: Mapping[str, Any], registry: Registry) -> None:
     """``OptionError`` names a component of a run that goes on which is not on offer, and where it came from."""
     parts = [(KIND_OF[key], own.get(key)) for key in KIND_OF]
-    parts += [(key, spec) for key in SEVERAL for spec in own.get(key) or ()]
+    parts += [(key, spec) for key in REPEATABLE for spec in own.get(key) or ()]
     for kind, spec in parts:
         why = _missing(kind, spec, manifest, registry) if isinstance(spec, str) else None
         if why is not None:
@@ -217,12 +220,12 @@ _COUNTS = ("epochs", "mega_batches")
 """Options that others follow from: that of a resumed run must be the one it was begun with, before those are judged."""
 
 
-def _kept(key: str, given: Any, begun: Any) -> ConfigError:
+def _keep_begun(key: str, given: Any, begun: Any) -> ConfigError:
     said, was = (str(value).lower() if isinstance(value, bool) else value for value in (given, begun))
     return ConfigError(f"--{flag(key)} {said}: this run was begun with {was}; a resumed run keeps its configuration")
 
 
-def resumed(manifest: Mapping[str, Any], given: Mapping[str, Any], registry: Registry) -> dict[str, Any]:
+def resumed_options(manifest: Mapping[str, Any], given: Mapping[str, Any], registry: Registry) -> dict[str, Any]:
     """The options of a run that goes on: its own. One given beside them must say the same, or not matter."""
     recorded = manifest.get("config")
     if not isinstance(recorded, Mapping):
@@ -234,7 +237,7 @@ def resumed(manifest: Mapping[str, Any], given: Mapping[str, Any], registry: Reg
     for key, value in given.items():  # an object given again takes the place of its name
         if key in KIND_OF and not isinstance(value, PLAIN) and registry.make(KIND_OF[key], value)[0] == own.get(key):
             own[key] = value
-    given = canonical(given)
+    given = canonical_keys(given)
     _require_present(manifest, {**own, **{key: given[key] for key in _MAY_CHANGE if key in given}}, registry)
     for key, spec in code_of(own).items():
         if key not in given:
@@ -244,30 +247,30 @@ def resumed(manifest: Mapping[str, Any], given: Mapping[str, Any], registry: Reg
     if given:
         for key, value in given.items():  # before what follows from it is looked at
             if isinstance(value, str | int | float) and key in _COUNTS and str(value) != str(recorded[key]):
-                raise _kept(key, value, recorded[key])
-        plan = resolve(layered(own, {key: value for key, value in given.items() if "." not in key}), registry)
+                raise _keep_begun(key, value, recorded[key])
+        plan = resolve(merge_layers(own, {key: value for key, value in given.items() if "." not in key}), registry)
         asked = plan.config.model_dump(mode="json")
         require_used(given, plan, registry)
         for key in given:
-            left_open = key in LEFT_OPEN and asked[key] == "auto"  # which it has come to, or may have
+            left_open = key in AUTO_OPTIONS and asked[key] == "auto"  # which it has come to, or may have
             if key not in _MAY_CHANGE and "." not in key and asked[key] != recorded.get(key) and not left_open:
-                raise _kept(key, given[key], recorded.get(key))
+                raise _keep_begun(key, given[key], recorded.get(key))
     return {**own, **{key: given[key] for key in _MAY_CHANGE if key in given}}
 
 
-LOOKED_AT = ("dataset", "model", "device")
+OVERRIDABLE = ("dataset", "model", "device")
 """Options of a finished run that may be others where it is looked at: the same data elsewhere, the same network."""
 
 
-def recorded(manifest: Mapping[str, Any], given: Mapping[str, Any], registry: Registry) -> dict[str, Any]:
+def recorded_options(manifest: Mapping[str, Any], given: Mapping[str, Any], registry: Registry) -> dict[str, Any]:
     """The options of a finished run, with those ``given`` that say where and with what it is looked at.
 
-    Raises ``ConfigError`` for one that is not in ``LOOKED_AT``, and where its network is code from outside that is not
-    given again.
+    Raises ``ConfigError`` for one that is not in ``OVERRIDABLE``, and if its network is code from outside that is
+    not given again.
     """
     for key in given:
-        if key not in LOOKED_AT:
-            raise ConfigError(f"{key}= is as the run was made; what may be another is {', '.join(LOOKED_AT)}")
+        if key not in OVERRIDABLE:
+            raise ConfigError(f"{key}= is as the run was made; what may be another is {', '.join(OVERRIDABLE)}")
     content = manifest.get("config")
     if not isinstance(content, Mapping):
         raise ConfigError("the manifest of this run holds no configuration; it is damaged")
@@ -282,31 +285,31 @@ def recorded(manifest: Mapping[str, Any], given: Mapping[str, Any], registry: Re
                 f"this run's {key} is code from outside, and none is run because a record names it: add --{key} {spec}"
             )
     own = {key: value for key, value in content.items() if key not in ("method", *_MAY_CHANGE)}
-    return layered(own, canonical(given))
+    return merge_layers(own, canonical_keys(given))
 
 
 @dataclass(frozen=True)
-class Absent:
-    """A component of a finished run that is not at hand: a ``DoesNotApplyError`` as soon as something asks for it."""
+class AbsentComponent:
+    """A component of a finished run that is not at hand: an ``InapplicableError`` as soon as something asks for it."""
 
     reason: str
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):  # of which copy asks
             raise AttributeError(name)
-        raise DoesNotApplyError(self.reason)
+        raise InapplicableError(self.reason)
 
 
-def finished(manifest: Mapping[str, Any], given: Mapping[str, Any], registry: Registry) -> Plan:
-    """The plan of a finished run, to look at it; ``given`` is as for :func:`recorded`.
+def finished_plan(manifest: Mapping[str, Any], given: Mapping[str, Any], registry: Registry) -> Plan:
+    """The plan of a finished run, to look at it; ``given`` is as for :func:`recorded_options`.
 
     A component that cannot be made again is missed when something asks for it: a question about weights needs no
     criterion. Options are as they were recorded, resolved; whether they can act was found out when the run began.
     """
-    content = recorded(manifest, given, registry)
+    content = recorded_options(manifest, given, registry)
     objects = {key: value for key, value in content.items() if key in KIND_OF and not isinstance(value, PLAIN)}
-    config = _validated(content, objects)
-    make = Workshop(registry, content).make
+    config = _validate(content, objects)
+    make = ComponentFactory(registry, content).make
     spelled: dict[str, str] = {}
     made: dict[str, Any] = {"importance": None}
     for key in KIND_OF:
@@ -318,8 +321,8 @@ def finished(manifest: Mapping[str, Any], given: Mapping[str, Any], registry: Re
                 if key in given:
                     raise
                 why = _missing(KIND_OF[key], spec, manifest, registry) if isinstance(spec, str) else None
-                made[key] = Absent(f"this run's {flag(key)}: {why or error}")
-    config = config.model_copy(update={**spelled, "device": machine.device(config.device)})
+                made[key] = AbsentComponent(f"this run's {flag(key)}: {why or error}")
+    config = config.model_copy(update={**spelled, "device": machine.resolve_device(config.device)})
     return Plan(
         config,
         str(manifest.get("method")),
@@ -328,7 +331,7 @@ def finished(manifest: Mapping[str, Any], given: Mapping[str, Any], registry: Re
         metrics={},
         observers=(),
         plugins=registry.plugins,
-        departures={},
+        overrides={},
         init=_initial_weights(config.init),
         offline="dataset" not in given,
     )
@@ -352,7 +355,7 @@ _RESULT_KEYS = (
     "status",
     "augment",
     "preset",
-    "departures",
+    "overrides",
     "noisy_labels",
     "init_sha256",
     "sha256",
@@ -361,7 +364,7 @@ _RESULT_KEYS = (
 _OWN_METRICS = ("test-accuracy", "cer", "mean-anytime-error", "generalization-gap")
 
 
-def _preset(name: Any) -> str:
+def _preset_of(name: Any) -> str:
     if name is not None and not isinstance(name, str):
         raise ConfigError(f"--preset {name}: the name of one is wanted: {', '.join(presets.NAMES)}")
     return presets.NAMES[0] if name is None else name
@@ -373,10 +376,10 @@ def _check_defaults(given: Mapping[str, Any], registry: Registry) -> None:
         component, dot, option = path.rpartition(".")
         if dot:
             key, _, name = component.partition(".")
-            options.check_option(name, registry.find(KIND_OF[key], name).component, option, value)
+            check_option(name, registry.find(KIND_OF[key], name).component, option, value)
 
 
-def _validated(given: Mapping[str, Any], objects: Mapping[str, Any]) -> RunConfig:
+def _validate(given: Mapping[str, Any], objects: Mapping[str, Any]) -> RunConfig:
     plain = {key: value for key, value in given.items() if key not in objects and "." not in key}
     try:
         return RunConfig.model_validate(plain)
@@ -394,7 +397,7 @@ def _without_foreign_lr(protocol: dict[str, Any], given: Mapping[str, Any]) -> d
     return {key: value for key, value in protocol.items() if key != "lr"}
 
 
-def _by_rule(config: RunConfig) -> RunConfig:
+def _apply_rules(config: RunConfig) -> RunConfig:
     """What is left open, by its rule."""
     lr = config.lr if config.lr is not None else {"sgd": 0.1, "adamw": 0.001}[config.optimizer]
     timed = config.precision == "auto" and config.deterministic  # no clock may decide what the bits are
@@ -402,11 +405,11 @@ def _by_rule(config: RunConfig) -> RunConfig:
     return config.model_copy(update={"lr": lr, "milestones": _milestones(config), "precision": precision})
 
 
-def _expected(protocol: Mapping[str, Any], resolved: RunConfig) -> RunConfig:
+def _preset_config(protocol: Mapping[str, Any], resolved: RunConfig) -> RunConfig:
     """What the preset alone would come to; milestones by rule follow the run's epochs or samples, and its schedule."""
     preset = RunConfig.model_validate({key: value for key, value in protocol.items() if "." not in key})
     followed = preset.model_copy(update={key: getattr(resolved, key) for key in ("epochs", "samples", "schedule")})
-    return preset.model_copy(update={"lr": _by_rule(preset).lr, "milestones": _milestones(followed)})
+    return preset.model_copy(update={"lr": _apply_rules(preset).lr, "milestones": _milestones(followed)})
 
 
 def _needs_scores(reinit: object) -> bool:
@@ -418,7 +421,7 @@ def _method(
 ) -> tuple[Any, Any]:
     """The criterion and the reinit method: a shorthand's, unless one is named itself."""
     if name is not None and name not in METHODS:
-        raise ConfigError(f"no method is called '{name}'; {closest(name, METHODS)}")
+        raise ConfigError(f"no method is called '{name}'; {suggest(name, METHODS)}")
     if name is None and importance is None and reinit is None:
         name = "lure"
     base_importance, base_reinit = METHODS[name] if name is not None else ("snip", "masked")

@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError
 from forgetkit.contracts.numeric import as_number
 
 
-def as_written(given: Any) -> Any:
+def parse_number(given: Any) -> Any:
     """The number that a text spells: whole where it is written whole (``1``), else a float (``0.2``, ``1.0``)."""
     if not isinstance(given, str):
         try:
@@ -23,9 +23,9 @@ def as_written(given: Any) -> Any:
         return given
 
 
-def _amount(given: Any) -> int | float | None:
+def _parse_amount(given: Any) -> int | float | None:
     """A count where a whole number is written, a share where a decimal one is: ``1`` is one sample, ``0.2`` a fifth."""
-    value = None if given == "none" else as_written(given)
+    value = None if given == "none" else parse_number(given)
     whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
     share = isinstance(value, float) and 0 < value < 1
     if value is None or whole or share:
@@ -33,5 +33,5 @@ def _amount(given: Any) -> int | float | None:
     raise PydanticCustomError("amount", "write a count from 1, a share between 0 and 1 (0.2), or none for all")
 
 
-Amount = Annotated[int | float | None, BeforeValidator(_amount), "≥ 1, or a share < 1, or none (all)"]
+SampleLimit = Annotated[int | float | None, BeforeValidator(_parse_amount), "≥ 1, or a share < 1, or none (all)"]
 """An option that says how many samples: a count from 1, a share strictly between 0 and 1, or None for all of them."""

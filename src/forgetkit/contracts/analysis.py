@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from forgetkit.contracts.choices import Scope
+    from forgetkit.contracts.literals import Scope
     from forgetkit.seeding import Seeds
 
 DataPart = Literal["test", "train", "val"]
@@ -25,7 +25,7 @@ Bounds = tuple[float | None, float | None]
 """The lowest and the highest value that a number can have; None where there is no such end."""
 
 
-class Labelled(Protocol):
+class LabelledSamples(Protocol):
     """Samples and their labels, in an order that stays the same."""
 
     @property
@@ -43,7 +43,7 @@ class Labelled(Protocol):
 class Evidence(Protocol):
     """A trained model and samples; of a run, the models of other mega-batches, masks and the result too.
 
-    What is missing is said by :class:`forgetkit.errors.DoesNotApplyError`, in a line that an analysis may let through.
+    What is missing is said by :class:`forgetkit.errors.InapplicableError`, in a line that an analysis may let through.
     All is computed in float32. The model is in eval mode and is to be left as it is: :meth:`twin` is for changing.
     """
 
@@ -72,24 +72,24 @@ class Evidence(Protocol):
         """Named random streams of this question: ``evidence.seeds.torch("noise", 3)`` is a CPU generator."""
         ...
 
-    def samples(self, part: DataPart = "test", count: int | None = None) -> Labelled:
+    def samples(self, part: DataPart = "test", count: int | None = None) -> LabelledSamples:
         """A part of the data, or ``count`` of it: drawn once by the seed, the same at every mega-batch of a run for
         the test part; all where there are no more.
         """
         ...
 
-    def outputs(self, samples: Labelled | Iterable[Tensor], model: nn.Module | None = None) -> Tensor:
+    def outputs(self, samples: LabelledSamples | Iterable[Tensor], model: nn.Module | None = None) -> Tensor:
         """Logits, float32 ``(n, classes)`` on the CPU, of ``model`` or, where none is given, of the one asked about.
 
         ``samples`` may be batches of inputs of your own. In eval mode, without gradients; buffers stay as they are.
         """
         ...
 
-    def accuracy(self, samples: Labelled, model: nn.Module | None = None) -> float:
+    def accuracy(self, samples: LabelledSamples, model: nn.Module | None = None) -> float:
         """The share of right answers, in [0, 1]."""
         ...
 
-    def twin(self) -> nn.Module:
+    def copy_model(self) -> nn.Module:
         """A copy of the model in eval mode, on its device, to be changed at will."""
         ...
 
@@ -198,7 +198,7 @@ class Answer:
 
 
 @dataclass(frozen=True, eq=False)
-class Asked:
+class ComparedRun:
     """A finished run of an ablation: its arm, a value per axis, its seed, its evidence and its own answer, if any."""
 
     arm: Mapping[str, str]
@@ -211,8 +211,9 @@ class Asked:
 class Analysis(Protocol):
     """A question put to a trained model; it leaves the model as it was.
 
-    A method ``compare(cells)`` of a sequence of :class:`Asked` makes one :class:`Answer` of all runs of an ablation.
-    Where the question makes no sense, raise :class:`forgetkit.errors.DoesNotApplyError` with the reason.
+    A method ``compare(cells)`` of a sequence of :class:`ComparedRun` makes one :class:`Answer` of all runs of an
+    ablation.
+    Where the question makes no sense, raise :class:`forgetkit.errors.InapplicableError` with the reason.
     """
 
     def analyze(self, evidence: Evidence) -> Answer:
@@ -221,9 +222,9 @@ class Analysis(Protocol):
 
 
 @runtime_checkable
-class Comparing(Protocol):
+class MultiRunAnalysis(Protocol):
     """An analysis that has something to say about several runs together."""
 
-    def compare(self, cells: Sequence[Asked]) -> Answer:
+    def compare(self, cells: Sequence[ComparedRun]) -> Answer:
         """The answer about all of them, in the order of the ablation."""
         ...

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
-    from forgetkit.contracts.choices import Origin, Reference, Rounding, Scope, Ties, Which
     from forgetkit.contracts.data import Data, Inputs, Samples
-    from forgetkit.contracts.events import Event, MegaBatchRow
+    from forgetkit.contracts.events import Event, MegaBatchResult
+    from forgetkit.contracts.literals import Origin, Reference, Rounding, Scope, Ties, Which
     from forgetkit.contracts.units import UnitGroup
 
     Loss = Callable[[Any, Tensor], Tensor]
@@ -247,8 +247,8 @@ class ReinitContext(Protocol):
         """What the method kept in ``moment.state`` while training, where it is an :class:`Intervention` too."""
         ...
 
-    def lent(self) -> AbstractContextManager[Probe]:
-        """The model, lent to be measured: ``with context.lent() as probe``. Leave it before you yield a change."""
+    def probe(self) -> AbstractContextManager[Probe]:
+        """The model, lent to be measured: ``with context.probe() as probe``. Leave it before you yield a change."""
         ...
 
 
@@ -259,7 +259,7 @@ class Reinit(Protocol):
     A class attribute ``needs_scores = True`` says that it calls ``context.select`` and therefore
     needs an importance criterion. Another, ``changes_nothing = True``, says that yielding no
     change is what it is for; everywhere else that is an error. ``needs_data = True`` says that it looks at samples
-    through ``context.lent``; ``touches``, a frozenset of ``Touch``, what it writes to. One that must watch the
+    through ``context.probe``; ``touches``, a frozenset of ``Writes``, what it writes to. One that must watch the
     training is an :class:`Intervention` too.
     """
 
@@ -289,7 +289,7 @@ class Replay(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class Moment:
+class InterventionContext:
     """Where training stands when an intervention acts.
 
     ``state`` belongs to the intervention: tensors it wants to find again, which the host keeps
@@ -330,24 +330,24 @@ class Moment:
 class Intervention:
     """What acts while training. Override what you need; each method is called at its moment.
 
-    A class attribute ``touches``, a frozenset of ``Touch``, says what it writes to; ``needs_activity = True`` that it
+    A class attribute ``touches``, a frozenset of ``Writes``, says what it writes to; ``needs_activity = True`` that it
     looks at ``moment.activity``. When it acts is read off the methods that it overrides.
     """
 
-    def begin(self, moment: Moment) -> None:
+    def begin(self, moment: InterventionContext) -> None:
         """Before the first step of each mega-batch."""
 
-    def loss(self, moment: Moment) -> Tensor | None:
+    def loss(self, moment: InterventionContext) -> Tensor | None:
         """A term added to the loss of a step, or None."""
         return None
 
-    def before_step(self, moment: Moment) -> None:
+    def before_step(self, moment: InterventionContext) -> None:
         """With the gradients in ``.grad``, before the optimizer steps."""
 
-    def after_step(self, moment: Moment) -> None:
+    def after_step(self, moment: InterventionContext) -> None:
         """After each optimizer step."""
 
-    def after_epoch(self, moment: Moment) -> None:
+    def after_epoch(self, moment: InterventionContext) -> None:
         """After each epoch."""
 
 
@@ -356,12 +356,12 @@ class LoadContext:
     """What a data set is loaded with: a folder for caches, and a way to say how far it has come."""
 
     cache: Path
-    progress: ProgressReport
+    progress: ProgressCallback
     offline: bool = False
     """Whether nothing may be downloaded, since a record alone asks for it."""
 
 
-class ProgressReport(Protocol):
+class ProgressCallback(Protocol):
     """Called with what is being done, how much of it is done, and how much there is."""
 
     def __call__(self, what: str, done: int, total: int) -> None:
@@ -399,7 +399,7 @@ class ModelBuilder(Protocol):
 class Metric(Protocol):
     """A number computed from the finished mega-batches of a run."""
 
-    def compute(self, rows: Sequence[MegaBatchRow]) -> float | int | None:
+    def compute(self, rows: Sequence[MegaBatchResult]) -> float | int | None:
         """The number, or None where it is not defined. A scalar of NumPy or torch is taken as the number it holds."""
         ...
 
@@ -414,7 +414,7 @@ class Observer(Protocol):
 
 
 @dataclass(frozen=True)
-class Lost:
+class WorkerLost:
     """What an executor yields in place of an answer where the worker died over the task; ``reason`` is one line.
 
     ``status`` is the worker's exit status where the executor knows it, less than zero where a signal killed it. With
@@ -433,7 +433,7 @@ class Executor(Protocol):
         """Yield (position, ``work(tasks[position])``) as they finish, in any order, each position once.
 
         ``work`` is a function of a module, so that it can be pickled by name; tasks and answers can be pickled too.
-        Where the worker of a task dies without an answer, :class:`Lost` stands in its place and the others go on.
+        Where the worker of a task dies without an answer, :class:`WorkerLost` stands in its place and the others go on.
 
         What ``work`` raises is raised here, and no more tasks are done. However this ends, exhausted, with an exception
         or by ``close()``, nothing that it started goes on once it has ended.

@@ -10,11 +10,11 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from forgetkit.contracts.choices import Augmentation, Role
+    from forgetkit.contracts.literals import Augmentation, Role
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class DataSplit:
     """The training or the test part of a data set.
 
     ``inputs`` is an array (a memory map will do) of shape ``(n, channels, height, width)`` for
@@ -39,8 +39,8 @@ class Data:
     taken, passed over and skipped. The manifest records it; two data sets that differ in it alone are equal.
     """
 
-    train: Part
-    test: Part
+    train: DataSplit
+    test: DataSplit
     classes: tuple[str, ...]
     augment: Augmentation = "none"
     remarks: tuple[str, ...] = ()

@@ -17,7 +17,7 @@ class Event:
 
 
 @dataclass(frozen=True)
-class Preparing(Event):
+class LoadProgress(Event):
     """Something slow comes before the run: ``done`` of ``total`` units of ``what``."""
 
     what: str
@@ -44,16 +44,16 @@ class RunStarted(Event):
     done_samples: int = 0
     """Samples that those epochs have seen."""
     preset: str = ""
-    departures: Mapping[str, Any] = field(default_factory=dict)
+    overrides: Mapping[str, Any] = field(default_factory=dict)
     """Options that differ from the preset's, and their two values."""
-    going_on: str | None = None
+    resume_message: str | None = None
     """Where a resumed run goes on, in words; None for one that is new."""
     augment: str = "none"
     """What is done to training images: what ``auto`` has become."""
 
 
 @dataclass(frozen=True)
-class Settled(Event):
+class OptionResolved(Event):
     """An option that was left open is found to be best at ``value``, and the ``reason`` why."""
 
     option: str
@@ -72,7 +72,7 @@ class MegaBatchRevealed(Event):
 
 
 @dataclass(frozen=True)
-class Stepped(Event):
+class StepProgress(Event):
     """``done`` of ``total`` optimizer steps of an epoch are made (a few times a second at most)."""
 
     mega_batch: int
@@ -120,7 +120,7 @@ class Checkpointed(Event):
 
 
 @dataclass(frozen=True)
-class MegaBatchRow:
+class MegaBatchResult:
     """What a finished mega-batch amounts to: one row of the table, one entry of the result.
 
     Accuracies and the gap are fractions of one, ``None`` where there were no validation samples.
@@ -154,7 +154,7 @@ class MegaBatchRow:
 class MegaBatchEnded(Event):
     """Mega-batch learned, evaluated and (but for the last) forgotten."""
 
-    row: MegaBatchRow
+    row: MegaBatchResult
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Share:
+class UnitSlice:
     """Where a group's units sit in one parameter or buffer.
 
     ``dim`` is the dimension that counts them. The first unit begins at entry ``start`` of it (layers that read a
@@ -49,15 +49,15 @@ class UnitGroup:
 
     name: str
     size: int
-    incoming: tuple[Share, ...]
-    bias: tuple[Share, ...]
-    norm: tuple[Share, ...]
-    stats: tuple[Share, ...]
-    outgoing: tuple[Share, ...]
+    incoming: tuple[UnitSlice, ...]
+    bias: tuple[UnitSlice, ...]
+    norm: tuple[UnitSlice, ...]
+    stats: tuple[UnitSlice, ...]
+    outgoing: tuple[UnitSlice, ...]
     readers: tuple[str, ...]
     coupled: bool
 
     @property
-    def parameters(self) -> tuple[Share, ...]:
+    def parameters(self) -> tuple[UnitSlice, ...]:
         """Every share in a parameter."""
         return (*self.incoming, *self.bias, *self.norm, *self.outgoing)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from forgetkit.errors import ShortOfMemoryError
+from forgetkit.errors import InsufficientMemoryError
 
 if TYPE_CHECKING:
     import torch
@@ -35,7 +35,7 @@ _WORDS = (
 """What torch, numpy and the C++ libraries say in plain errors where there was no memory left, or never could be."""
 
 
-def left(device: torch.device | None = None) -> int | None:
+def available(device: torch.device | None = None) -> int | None:
     """Bytes that can still be taken on ``device``, the CPU unless another is given; None where the system does not say.
 
     On the CPU the least of what the machine has to give, what the control groups of this process leave it (versions 1
@@ -47,11 +47,13 @@ def left(device: torch.device | None = None) -> int | None:
 
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    bounds = [bound for bound in (_of_the_machine(), *_of_the_groups(), *_of_the_limits()) if bound is not None]
+    bounds = [
+        bound for bound in (_machine_available(), *_cgroup_available(), *_rlimit_available()) if bound is not None
+    ]
     return max(0, min(bounds)) if bounds else None
 
 
-def _of_the_machine() -> int | None:
+def _machine_available() -> int | None:
     found = _table(_PROC / "meminfo").get("MemAvailable")
     if found is None:
         with contextlib.suppress(AttributeError, OSError, ValueError):  # not Linux, or not even POSIX
@@ -59,7 +61,7 @@ def _of_the_machine() -> int | None:
     return found
 
 
-def _of_the_groups() -> Iterator[int]:
+def _cgroup_available() -> Iterator[int]:
     """What is left in each control group that has a limit. A container may see its own group as the uppermost."""
     for line in _text(_PROC / "self" / "cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
@@ -73,17 +75,17 @@ def _of_the_groups() -> Iterator[int]:
         for folder in (group, *list(group.parents)[: len(group.parts) - len(top.parts)]):
             limit, used = _text(folder / most).strip(), _text(folder / now).strip()
             if limit.isdigit() and used.isdigit():
-                yield int(limit) - max(0, int(used) - _kept_files(folder))
+                yield int(limit) - max(0, int(used) - _cached_files(folder))
 
 
-def _kept_files(group: Path) -> int:
+def _cached_files(group: Path) -> int:
     """Bytes of files that are kept in memory for a group and those inside it, and given up where memory is short."""
     found = _KEPT_FILES.findall(_text(group / "memory.stat"))
     inside = any(total for total, _ in found)  # version 1 counts the group alone as well
     return sum(int(number) for total, number in found if bool(total) == inside)
 
 
-def _of_the_limits() -> Iterator[int]:
+def _rlimit_available() -> Iterator[int]:
     try:
         import resource
     except ImportError:  # Windows
@@ -116,8 +118,8 @@ def shortage(error: Exception) -> str | None:
 
 
 @contextlib.contextmanager
-def short_of_memory_is_said() -> Iterator[None]:
-    """Where memory runs out inside, ``ShortOfMemoryError`` says what helps."""
+def translate_oom() -> Iterator[None]:
+    """Where memory runs out inside, ``InsufficientMemoryError`` says what helps."""
     try:
         yield
     except (MemoryError, OSError, RuntimeError, ValueError, TypeError, OverflowError) as error:
@@ -125,7 +127,7 @@ def short_of_memory_is_said() -> Iterator[None]:
         if said is None:
             raise
         where = "the device" if type(error).__name__ == "OutOfMemoryError" else "this process"  # torch's own
-        raise ShortOfMemoryError(
+        raise InsufficientMemoryError(
             f"{where} has no memory left ({said}): give it more, or begin anew with a smaller --batch-size or "
             "--score-batch, or a smaller network"
         ) from error

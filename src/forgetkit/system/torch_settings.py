@@ -47,18 +47,18 @@ _PRECISIONS = (
 
 
 @dataclass(frozen=True)
-class _Room:
+class _SettingsScope:
     """What surrounds a computation: whom it has named, so that it names each once, and whether all is set."""
 
     reported: set[str]
     whole: bool
 
 
-_room: ContextVar[_Room | None] = ContextVar("room", default=None)
+_scope: ContextVar[_SettingsScope | None] = ContextVar("room", default=None)
 
 
 @dataclass(frozen=True, eq=False)
-class Setting:
+class TorchSetting:
     """A setting: what torch calls it, how to read and write it, and its value in a run."""
 
     name: str
@@ -102,8 +102,8 @@ def torch_settings(threads: int | None = None) -> Iterator[None]:
     """
     wanted = {setting: setting.usual for setting in _table() if setting.usual is not _KEEP}
     if threads is not None:
-        wanted[_called(_THREADS)] = threads
-    with _entered(_Room(set(), whole=True)), _in_force(wanted) as before:
+        wanted[_setting_named(_THREADS)] = threads
+    with _entered_scope(_SettingsScope(set(), whole=True)), _with_values(wanted) as before:
         aside = _code_in(before)
         if aside:
             _log.warning("set aside while forgetkit computes: %s", ", ".join(aside))
@@ -121,18 +121,18 @@ def scoring_settings(dtype: torch.dtype, reported: set[str] | None = None) -> It
         dtype: What the network is scored in.
         reported: Whom earlier calls have named. None starts anew.
     """
-    room = _room.get()
+    room = _scope.get()
     if room is not None and torch.get_default_dtype() == dtype:
         yield
         return
     if room is None:
-        room = _Room(set() if reported is None else reported, whole=False)
+        room = _SettingsScope(set() if reported is None else reported, whole=False)
     wanted = {
         **{setting: setting.usual for setting in _table() if setting.name.startswith(_AUTOCAST)},
-        _called(_DTYPE): dtype,
-        _called(_DEVICE): _without_devices(_read_function_modes()),
+        _setting_named(_DTYPE): dtype,
+        _setting_named(_DEVICE): _without_devices(_read_function_modes()),
     }
-    with _entered(room), _in_force(wanted):
+    with _entered_scope(room), _with_values(wanted):
         yield
 
 
@@ -144,7 +144,7 @@ def settings_restored(who: str) -> Iterator[None]:
         with restored(changed):
             yield
     finally:
-        room = _room.get() or _Room(set(), whole=False)
+        room = _scope.get() or _SettingsScope(set(), whole=False)
         if changed and who not in room.reported:
             room.reported.add(who)
             _log.warning("%s changed %s for the whole process: put back", who, ", ".join(changed))
@@ -155,7 +155,7 @@ def under_torch_settings(function: Callable[_Params, _Result]) -> Callable[_Para
 
     @wraps(function)
     def inside(*args: _Params.args, **kwargs: _Params.kwargs) -> _Result:
-        with _once():
+        with _outermost_settings():
             return function(*args, **kwargs)
 
     return inside
@@ -163,11 +163,11 @@ def under_torch_settings(function: Callable[_Params, _Result]) -> Callable[_Para
 
 def each_under_torch_settings(items: Iterable[_Result]) -> Iterator[_Result]:
     """Compute each item inside :func:`torch_settings`, and hand it over outside."""
-    return _each(_once, items)
+    return _each(_outermost_settings, items)
 
 
-def _once() -> AbstractContextManager[None]:
-    room = _room.get()
+def _outermost_settings() -> AbstractContextManager[None]:
+    room = _scope.get()
     return nullcontext() if room is not None and room.whole else torch_settings()
 
 
@@ -188,12 +188,12 @@ def _each(inside: Callable[[], AbstractContextManager[None]], items: Iterable[_R
 
 
 @contextmanager
-def _entered(room: _Room) -> Iterator[None]:
-    token = _room.set(room)
+def _entered_scope(room: _SettingsScope) -> Iterator[None]:
+    token = _scope.set(room)
     try:
         yield
     finally:
-        _room.reset(token)
+        _scope.reset(token)
 
 
 @contextmanager
@@ -209,7 +209,7 @@ def restored(changed: list[str]) -> Iterator[None]:
 
 
 @contextmanager
-def _in_force(wanted: Mapping[Setting, Any]) -> Iterator[Snapshot]:
+def _with_values(wanted: Mapping[TorchSetting, Any]) -> Iterator[Snapshot]:
     """Gradients on, inference mode off and the ``wanted`` values set; all of it as before afterwards."""
     before = snapshot()
     with torch.inference_mode(False), torch.enable_grad():
@@ -225,24 +225,24 @@ def _in_force(wanted: Mapping[Setting, Any]) -> Iterator[Snapshot]:
 
 
 @cache
-def _table() -> tuple[Setting, ...]:
+def _table() -> tuple[TorchSetting, ...]:
     """All settings. Grad mode comes last, because other settings are written under any."""
     half: bool | tuple[bool, bool] = (True, True)
     if not isinstance(_c._get_cublas_allow_fp16_reduced_precision_reduction(), tuple):  # before torch 2.10
         half = True
     return (
-        Setting("torch.set_default_tensor_type", _c._get_default_device, _write_tensor_type, "cpu"),
-        Setting(_DTYPE, torch.get_default_dtype, torch.set_default_dtype, torch.float32),
-        Setting(_DEVICE, _read_function_modes, _write_function_modes, ((), None, None)),
-        Setting("a TorchDispatchMode", _read_dispatch_modes, _write_dispatch_modes, ()),
+        TorchSetting("torch.set_default_tensor_type", _c._get_default_device, _write_tensor_type, "cpu"),
+        TorchSetting(_DTYPE, torch.get_default_dtype, torch.set_default_dtype, torch.float32),
+        TorchSetting(_DEVICE, _read_function_modes, _write_function_modes, ((), None, None)),
+        TorchSetting("a TorchDispatchMode", _read_dispatch_modes, _write_dispatch_modes, ()),
         *_autocast(),
-        Setting("torch.set_float32_matmul_precision", _read_precision, _write_precision, _USUAL_PRECISION),
-        Setting("torch.use_deterministic_algorithms", _read_deterministic, _write_deterministic, (False, False)),
+        TorchSetting("torch.set_float32_matmul_precision", _read_precision, _write_precision, _USUAL_PRECISION),
+        TorchSetting("torch.use_deterministic_algorithms", _read_deterministic, _write_deterministic, (False, False)),
         *_flag("torch.utils.deterministic.fill_uninitialized_memory", "deterministic_fill_uninitialized_memory", True),
-        Setting("torch.autograd.set_detect_anomaly", _read_anomaly, _write_anomaly, (False, True)),
-        Setting("torch.set_flush_denormal", _flushes, torch.set_flush_denormal, False),
-        Setting("torch.autograd.graph.saved_tensors_hooks", _read_saved_hooks, _write_saved_hooks, ()),
-        Setting("hooks on every module or optimizer", _read_hooks, _write_hooks, {}),
+        TorchSetting("torch.autograd.set_detect_anomaly", _read_anomaly, _write_anomaly, (False, True)),
+        TorchSetting("torch.set_flush_denormal", _flushes, torch.set_flush_denormal, False),
+        TorchSetting("torch.autograd.graph.saved_tensors_hooks", _read_saved_hooks, _write_saved_hooks, ()),
+        TorchSetting("hooks on every module or optimizer", _read_hooks, _write_hooks, {}),
         *_flag("torch.backends.cudnn.enabled", "cudnn_enabled", True),
         *_flag("torch.backends.cudnn.deterministic", "cudnn_deterministic", True),
         *_flag("torch.backends.cudnn.benchmark", "cudnn_benchmark", False),
@@ -256,28 +256,30 @@ def _table() -> tuple[Setting, ...]:
         *_flag("torch.backends.cuda.preferred_linalg_library", "linalg_preferred_backend"),
         *_flag("torch.backends.cuda.preferred_blas_library", "blas_preferred_backend"),
         *_attention(),
-        Setting("torch.backends.opt_einsum", _read_einsum, _write_einsum, torch.backends.opt_einsum.is_available()),
-        Setting(_THREADS, torch.get_num_threads, torch.set_num_threads),
+        TorchSetting(
+            "torch.backends.opt_einsum", _read_einsum, _write_einsum, torch.backends.opt_einsum.is_available()
+        ),
+        TorchSetting(_THREADS, torch.get_num_threads, torch.set_num_threads),
         *_numpy(),
-        Setting("warnings.simplefilter", _read_raising, _write_raising),
-        Setting("torch.inference_mode", torch.is_inference_mode_enabled, _nothing),
-        Setting("torch.set_grad_enabled", torch.is_grad_enabled, torch.set_grad_enabled),
+        TorchSetting("warnings.simplefilter", _read_raising, _write_raising),
+        TorchSetting("torch.inference_mode", torch.is_inference_mode_enabled, _no_write),
+        TorchSetting("torch.set_grad_enabled", torch.is_grad_enabled, torch.set_grad_enabled),
     )
 
 
-def _called(name: str) -> Setting:
+def _setting_named(name: str) -> TorchSetting:
     return next(setting for setting in _table() if setting.name == name)
 
 
-def _nothing(value: object) -> None:
+def _no_write(value: object) -> None:
     """torch's own guard restores this setting."""
 
 
-def _flag(name: str, stem: str, usual: Any = _KEEP) -> Iterator[Setting]:
+def _flag(name: str, stem: str, usual: Any = _KEEP) -> Iterator[TorchSetting]:
     """A setting of one value, where this version of torch has it."""
     read, write = (getattr(_c, f"_{verb}_{stem}", None) for verb in ("get", "set"))
     if read is not None and write is not None:
-        yield Setting(name, read, partial(_spread, write), usual)
+        yield TorchSetting(name, read, partial(_spread, write), usual)
 
 
 def _spread(write: Callable[..., object], value: Any) -> None:
@@ -285,37 +287,39 @@ def _spread(write: Callable[..., object], value: Any) -> None:
     write(*value) if isinstance(value, tuple) else write(value)
 
 
-def _attention() -> Iterator[Setting]:
+def _attention() -> Iterator[TorchSetting]:
     name = "torch.nn.attention.sdpa_kernel"
     for kernel in ("flash", "mem_efficient", "math", "cudnn", "overrideable"):
         read = getattr(_c, f"_get_{kernel}_sdp_enabled", None)
         write = getattr(_c, f"_set_sdp_use_{kernel}", None)
         if read is not None and write is not None:
-            yield Setting(name, read, write, True)
+            yield TorchSetting(name, read, write, True)
     order = [getattr(_c, f"_{verb}_sdp_priority_order", None) for verb in ("get", "set")]
     if None not in order:
-        yield Setting(name, *order)  # type: ignore[arg-type]
+        yield TorchSetting(name, *order)  # type: ignore[arg-type]
     yield from _flag(name, "math_sdp_allow_fp16_bf16_reduction", False)
-    yield Setting("torch.backends.mha.set_fastpath_enabled", mha.get_fastpath_enabled, mha.set_fastpath_enabled, True)
+    yield TorchSetting(
+        "torch.backends.mha.set_fastpath_enabled", mha.get_fastpath_enabled, mha.set_fastpath_enabled, True
+    )
 
 
-def _numpy() -> Iterator[Setting]:
+def _numpy() -> Iterator[TorchSetting]:
     usual = {"divide": "warn", "over": "warn", "under": "ignore", "invalid": "warn"}
-    yield Setting("numpy.seterr", np.geterr, lambda value: np.seterr(**value), usual)
-    yield Setting("numpy.seterrcall", np.geterrcall, np.seterrcall, None)
-    yield Setting("numpy.setbufsize", np.getbufsize, np.setbufsize, 8192)
+    yield TorchSetting("numpy.seterr", np.geterr, lambda value: np.seterr(**value), usual)
+    yield TorchSetting("numpy.seterrcall", np.geterrcall, np.seterrcall, None)
+    yield TorchSetting("numpy.setbufsize", np.getbufsize, np.setbufsize, 8192)
 
 
-def _autocast() -> Iterator[Setting]:
+def _autocast() -> Iterator[TorchSetting]:
     for device in _DEVICES:
         if torch.amp.is_autocast_available(device):
             usual = (False, torch.bfloat16 if device == "cpu" else torch.float16)
             read, write = partial(_read_autocast, device), partial(_write_autocast, device)
-            yield Setting(f"{_AUTOCAST}('{device}')", read, write, usual)
+            yield TorchSetting(f"{_AUTOCAST}('{device}')", read, write, usual)
     cached, cache = torch.is_autocast_cache_enabled, torch.set_autocast_cache_enabled
-    yield Setting(f"{_AUTOCAST}(cache_enabled=)", cached, cache, True)
+    yield TorchSetting(f"{_AUTOCAST}(cache_enabled=)", cached, cache, True)
     # Inside a caller's autocast the casts of weights would outlive a step, because only the outermost clears them.
-    yield Setting(f"{_AUTOCAST} nesting", _read_nesting, _write_nesting, 0)
+    yield TorchSetting(f"{_AUTOCAST} nesting", _read_nesting, _write_nesting, 0)
 
 
 def _read_autocast(device: str) -> tuple[bool, torch.dtype]:

@@ -11,18 +11,18 @@ import torch
 from torch import Tensor
 
 from forgetkit.analysis import answers
-from forgetkit.analysis.evidence import Evidence, of_model
+from forgetkit.analysis.evidence import ModelEvidence, model_evidence
 from forgetkit.contracts import Answer, DataPart
-from forgetkit.errors import ComponentError, DoesNotApplyError, RunDirectoryError
-from forgetkit.seeding import global_state
+from forgetkit.errors import ComponentError, InapplicableError, RunDirectoryError
+from forgetkit.seeding import seeded_rng
 from forgetkit.testing import comparing, networks
-from forgetkit.testing.common import Case
-from forgetkit.testing.promise import Broken, NotApplicable, Promise, stated
-from forgetkit.testing.stage import SEEDS
+from forgetkit.testing.common import KitCase
+from forgetkit.testing.fixtures import SEEDS
+from forgetkit.testing.promise import Failure, NotApplicable, Promise, promise
 
 
 @dataclass(frozen=True, eq=False)
-class Analysed:
+class AnalysisRecord:
     """An answer, and the network before and after."""
 
     answer: Any
@@ -31,25 +31,25 @@ class Analysed:
 
 
 @dataclass(frozen=True, eq=False)
-class AnalysisCase(Case):
+class AnalysisCase(KitCase):
     """An analysis under examination."""
 
-    def analysed(self, *, component: Any = None, seed: int = 0) -> Analysed:
+    def analysed(self, *, component: Any = None, seed: int = 0) -> AnalysisRecord:
         """What is said of a small network on images; ``seed`` is that of the global random state."""
         analysis = component if component is not None else self.another()
-        shown = _Shown()
+        shown = _AnalysisFixture()
         before = comparing.Snapshot.of(shown.model)
-        with global_state(seed):
-            answer = _said(analysis, shown.evidence)
-        return Analysed(answer, before, comparing.Snapshot.of(shown.model))
+        with seeded_rng(seed):
+            answer = _answer_text(analysis, shown.evidence)
+        return AnalysisRecord(answer, before, comparing.Snapshot.of(shown.model))
 
     @cached_property
-    def usual(self) -> Analysed:
+    def usual(self) -> AnalysisRecord:
         """The first answer, for every promise that is about that."""
         return self.analysed()
 
 
-class _Shown:
+class _AnalysisFixture:
     """A network on images, made anew, and all that an analysis may ask of it."""
 
     def __init__(self) -> None:
@@ -62,13 +62,13 @@ class _Shown:
             "val": (self.inputs, self.labels),
         }
         initial = networks.pixels().model.eval()
-        self.evidence = of_model(self.model, parts, SEEDS.within("analysis"), initial=initial)
+        self.evidence = model_evidence(self.model, parts, SEEDS.within("analysis"), initial=initial)
 
 
-def _said(analysis: Any, evidence: Evidence) -> Any:
+def _answer_text(analysis: Any, evidence: ModelEvidence) -> Any:
     try:
         return analysis.analyze(evidence)
-    except DoesNotApplyError as error:
+    except InapplicableError as error:
         raise NotApplicable(f"it does not apply to a model by itself: {error}") from error
 
 
@@ -76,15 +76,15 @@ def runs(case: AnalysisCase) -> None:
     """`analyze(evidence)` returns an `Answer`."""
     answer = case.usual.answer
     if not isinstance(answer, Answer):
-        raise Broken(f"analyze() returned {type(answer).__name__}, not an Answer")
+        raise Failure(f"analyze() returned {type(answer).__name__}, not an Answer")
 
 
 def json_values(case: AnalysisCase) -> None:
     """The answer can be written as JSON and read back: no NaN, no infinity, texts for keys."""
     try:
-        answers.read(json.loads(json.dumps(answers.written(case.usual.answer), allow_nan=False)))
+        answers.answer_from_json(json.loads(json.dumps(answers.answer_to_json(case.usual.answer), allow_nan=False)))
     except (ComponentError, RunDirectoryError) as error:
-        raise Broken(f"the answer cannot be written down: {error}") from error
+        raise Failure(f"the answer cannot be written down: {error}") from error
 
 
 def leaves_parameters(case: AnalysisCase) -> None:
@@ -117,7 +117,7 @@ def deterministic(case: AnalysisCase) -> None:
     analysis = case.another()
     once = case.analysed(component=analysis)
     if _differ(once, case.analysed(component=analysis)):
-        raise Broken("asked again, it gives another answer; remember nothing and draw from evidence.seeds alone")
+        raise Failure("asked again, it gives another answer; remember nothing and draw from evidence.seeds alone")
 
 
 def own_randomness(case: AnalysisCase) -> None:
@@ -125,29 +125,29 @@ def own_randomness(case: AnalysisCase) -> None:
     if _differ(case.usual, case.analysed()):
         raise NotApplicable("the promise 'deterministic' is broken")
     if _differ(case.analysed(seed=1), case.analysed(seed=2)):
-        raise Broken("the answer varies with the global random state; draw from evidence.seeds")
-    with comparing.random_state_watched():
-        _said(case.another(), _Shown().evidence)
+        raise Failure("the answer varies with the global random state; draw from evidence.seeds")
+    with comparing.watch_random_state():
+        _answer_text(case.another(), _AnalysisFixture().evidence)
 
 
 def leaves_settings(case: AnalysisCase) -> None:
     """The process-wide settings of torch and NumPy (default dtype, grad mode, autocast …) are as they were."""
-    analysis, shown = case.another(), _Shown()
-    with comparing.settings_watched():
-        _said(analysis, shown.evidence)
+    analysis, shown = case.another(), _AnalysisFixture()
+    with comparing.watch_settings():
+        _answer_text(analysis, shown.evidence)
 
 
-def _differ(one: Analysed, other: Analysed) -> bool:
+def _differ(one: AnalysisRecord, other: AnalysisRecord) -> bool:
     """Whether two answers are written down differently."""
     try:
-        return answers.written(one.answer) != answers.written(other.answer)
+        return answers.answer_to_json(one.answer) != answers.answer_to_json(other.answer)
     except (AttributeError, ComponentError) as error:
         raise NotApplicable("the promise 'json-values' is broken") from error
 
 
 def promises() -> tuple[Promise, ...]:
     """In the order in which they are looked at."""
-    return stated(
+    return promise(
         "analyses",
         *(runs, json_values, leaves_parameters, leaves_buffers, leaves_gradients, leaves_modes, leaves_hooks),
         *(deterministic, own_randomness, leaves_settings),

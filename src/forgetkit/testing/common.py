@@ -10,14 +10,13 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from forgetkit import options
-from forgetkit.errors import OptionError, closest
-from forgetkit.options import Option, options_of
-from forgetkit.testing.promise import Broken, NotApplicable, Promise, stated
+from forgetkit.errors import OptionError, suggest
+from forgetkit.registry.spec import Option, build_component, format_spec, options_of, parse_spec, validate_component
+from forgetkit.testing.promise import Failure, NotApplicable, Promise, promise
 
 
 @dataclass(frozen=True, eq=False)
-class Case:
+class KitCase:
     """A component under examination."""
 
     component: Any
@@ -47,7 +46,7 @@ class Case:
         standard = {option.name: option.default for option in self.options}
         for name in wanted:
             if name not in standard:
-                raise OptionError(f"examined_with names '{name}'; {closest(name, standard)}")
+                raise OptionError(f"examined_with names '{name}'; {suggest(name, standard)}")
         # Whoever gave an option another value than the usual one means that value.
         untouched = {name: value for name, value in wanted.items() if getattr(fresh, name) == standard[name]}
         return dataclasses.replace(fresh, **untouched)
@@ -57,61 +56,63 @@ class Case:
         return dataclasses.replace(self.another(), **values)
 
 
-def summary(case: Case) -> None:
+def summary(case: KitCase) -> None:
     """The first line of the class's docstring says what it is, as a sentence."""
     first = _docstring(type(case.component)).partition("\n")[0]
     if not first:
-        raise Broken("the class has no docstring; give it one whose first line says what it is")
+        raise Failure("the class has no docstring; give it one whose first line says what it is")
     if not first.endswith((".", ":", "?")):
-        raise Broken(f"the docstring's first line '{first}' is no sentence: it ends without a full stop")
+        raise Failure(f"the docstring's first line '{first}' is no sentence: it ends without a full stop")
 
 
-def frozen_dataclass(case: Case) -> None:
+def frozen_dataclass(case: KitCase) -> None:
     """The class is a frozen dataclass."""
     kind = type(case.component)
     if not dataclasses.is_dataclass(kind):
-        raise Broken(f"{kind.__name__} is no dataclass; write @dataclass(frozen=True) above it")
+        raise Failure(f"{kind.__name__} is no dataclass; write @dataclass(frozen=True) above it")
     if not kind.__dataclass_params__.frozen:  # type: ignore[attr-defined]
-        raise Broken(f"{kind.__name__} can be changed after it was made; write @dataclass(frozen=True) above it")
+        raise Failure(f"{kind.__name__} can be changed after it was made; write @dataclass(frozen=True) above it")
 
 
-def described(case: Case) -> None:
+def described(case: KitCase) -> None:
     """A docstring that goes past its summary has a line `option: what it means` for each option."""
     text = "\n".join(_docstring(kind) for kind in type(case.component).__mro__ if dataclasses.is_dataclass(kind))
     if case.options and "\n" not in _docstring(type(case.component)).strip():
         raise NotApplicable("the docstring is a summary alone")
     for option in case.options:
         if not re.search(rf"^\s*`*{option.name}`*:", text, re.MULTILINE):
-            raise Broken(f"the docstring does not describe the option '{option.name}': write a line '{option.name}: …'")
+            raise Failure(
+                f"the docstring does not describe the option '{option.name}': write a line '{option.name}: …'"
+            )
 
 
-def defaults(case: Case) -> None:
+def defaults(case: KitCase) -> None:
     """Each option's value is one that its own annotation allows, and stays as it is when it is checked."""
     case.require_dataclass()
     try:
-        checked = options.checked(case.name, case.component)
+        checked = validate_component(case.name, case.component)
     except OptionError as error:
-        raise Broken(f"an option has a value that its own annotation refuses: {error}") from error
+        raise Failure(f"an option has a value that its own annotation refuses: {error}") from error
     if checked != case.component:
-        raise Broken(f"checked against the annotations of its options, it becomes another component, {checked}")
+        raise Failure(f"checked against the annotations of its options, it becomes another component, {checked}")
 
 
-def spelling(case: Case) -> None:
+def spelling(case: KitCase) -> None:
     """The SPEC that spells every option out gives an equal component."""
     try:
         defaults(case)
-    except Broken as broken:
+    except Failure as broken:
         raise NotApplicable("the promise 'defaults' is broken") from broken
-    text = options.spelled(case.name, case.component)
+    text = format_spec(case.name, case.component)
     try:
-        again = options.build(case.name, type(case.component), options.parse(text))
+        again = build_component(case.name, type(case.component), parse_spec(text))
     except OptionError as error:
-        raise Broken(f"its own SPEC '{text}' is refused: {error}") from error
+        raise Failure(f"its own SPEC '{text}' is refused: {error}") from error
     if again != case.component:
-        raise Broken(f"its own SPEC '{text}' gives another component, {again}")
+        raise Failure(f"its own SPEC '{text}' gives another component, {again}")
 
 
-def pickles(case: Case) -> None:
+def pickles(case: KitCase) -> None:
     """A pickled copy is equal, so that it can be sent to another process."""
     case.require_dataclass()
     if "<locals>" in type(case.component).__qualname__:
@@ -119,9 +120,9 @@ def pickles(case: Case) -> None:
     try:
         again = pickle.loads(pickle.dumps(case.component))
     except Exception as error:  # a stranger's __reduce__ may raise anything
-        raise Broken(f"it cannot be pickled: {type(error).__name__}: {error}") from error
+        raise Failure(f"it cannot be pickled: {type(error).__name__}: {error}") from error
     if again != case.component:
-        raise Broken(f"a pickled copy is another component, {again}")
+        raise Failure(f"a pickled copy is another component, {again}")
 
 
 def _docstring(kind: type) -> str:
@@ -132,4 +133,4 @@ def _docstring(kind: type) -> str:
 
 def promises(kind: str) -> tuple[Promise, ...]:
     """Those of every kind, for ``kind``."""
-    return stated(kind, summary, frozen_dataclass, described, defaults, spelling, pickles, needs="")
+    return promise(kind, summary, frozen_dataclass, described, defaults, spelling, pickles, needs="")

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from forgetkit.errors import ComponentError
-from forgetkit.seeding import global_state
+from forgetkit.seeding import seeded_rng
 from forgetkit.system.torch_settings import restored
-from forgetkit.testing.promise import Broken
+from forgetkit.testing.promise import Failure
 
 
 def same_bits(one: Any, other: Any) -> bool:
@@ -54,20 +54,20 @@ def random_state() -> tuple[Any, ...]:
 
 
 @contextmanager
-def random_state_watched() -> Iterator[None]:
-    """:class:`Broken` where the global random state, seeded as nobody else would, is another on leaving."""
-    with global_state(0x5EED_0F_A_57A4):
+def watch_random_state() -> Iterator[None]:
+    """:class:`Failure` where the global random state, seeded as nobody else would, is another on leaving."""
+    with seeded_rng(0x5EED_0F_A_57A4):
         before = random_state()
         yield
         if random_state() != before:
-            raise Broken(
+            raise Failure(
                 "it draws from (or seeds) the global random state; draw from the generator that is handed over"
             )
 
 
 @contextmanager
-def settings_watched() -> Iterator[None]:
-    """:class:`Broken` where a setting of torch or NumPy is another on leaving; it is put back."""
+def watch_settings() -> Iterator[None]:
+    """:class:`Failure` where a setting of torch or NumPy is another on leaving; it is put back."""
     changed: list[str] = []
     with restored(changed):
         yield
@@ -75,12 +75,12 @@ def settings_watched() -> Iterator[None]:
 
 
 def require_settings(changed: Sequence[str]) -> None:
-    """:class:`Broken` where a setting was changed."""
+    """:class:`Failure` where a setting was changed."""
     if changed:
-        raise Broken(f"it leaves {', '.join(changed)} changed; set it in a with block, or put back what was there")
+        raise Failure(f"it leaves {', '.join(changed)} changed; set it in a with block, or put back what was there")
 
 
-def raised(error: BaseException) -> str:
+def raised_error(error: BaseException) -> str:
     """What was raised and where, in one line; where a host has named the one who raised it, what that one raised."""
     if isinstance(error, ComponentError) and error.__cause__ is not None:
         error = error.__cause__
@@ -126,7 +126,7 @@ def differing(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
 
 
 def require_same(before: Mapping[str, Any], after: Mapping[str, Any], what: str) -> None:
-    """:class:`Broken` where something differs, with the first name of it."""
+    """:class:`Failure` where something differs, with the first name of it."""
     names = differing(before, after)
     if names:
-        raise Broken(f"{what} '{min(names)}' is another than before")
+        raise Failure(f"{what} '{min(names)}' is another than before")

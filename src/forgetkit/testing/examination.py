@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from forgetkit import registry
-from forgetkit.errors import OptionError, UsageError, closest
+from forgetkit.errors import OptionError, UsageError, suggest
+from forgetkit.registry import registry
 from forgetkit.system.torch_settings import restored
 from forgetkit.testing import (
     analyses,
@@ -20,17 +20,17 @@ from forgetkit.testing import (
     metrics,
     models,
     observers,
+    observing,
     reinit,
     replay,
-    watching,
 )
 from forgetkit.testing.analyses import AnalysisCase
-from forgetkit.testing.comparing import raised
+from forgetkit.testing.comparing import raised_error
 from forgetkit.testing.executors import ExecutorCase
 from forgetkit.testing.importance import ImportanceCase, Oracle
 from forgetkit.testing.interventions import InterventionCase
 from forgetkit.testing.models import ModelCase
-from forgetkit.testing.promise import Broken, BrokenPromise, NotApplicable, Promise, Status, Verdict
+from forgetkit.testing.promise import BrokenPromise, Failure, NotApplicable, Promise, Status, Verdict
 from forgetkit.testing.reinit import ReinitCase
 
 NONE_EXPECTED: Mapping[str, str] = MappingProxyType({})
@@ -53,7 +53,7 @@ _PROMISES: Mapping[str, Callable[[], tuple[Promise, ...]]] = MappingProxyType(
 _WATCHING = ("importance", "reinit")
 """The kinds whose components may be interventions too."""
 
-_CASES: Mapping[str, type[common.Case]] = MappingProxyType(
+_CASES: Mapping[str, type[common.KitCase]] = MappingProxyType(
     {
         "reinit": ReinitCase,
         "interventions": InterventionCase,
@@ -67,10 +67,10 @@ _CASES: Mapping[str, type[common.Case]] = MappingProxyType(
 def promises(kind: str) -> tuple[Promise, ...]:
     """What components of ``kind`` promise, in the order in which it is looked at; nothing is asked of commands."""
     if kind not in registry.KINDS:
-        raise OptionError(f"there is no kind '{kind}' of components; {closest(kind, registry.KINDS)}")
+        raise OptionError(f"there is no kind '{kind}' of components; {suggest(kind, registry.KINDS)}")
     if kind not in _PROMISES:
         return ()
-    beside = watching.promises(kind) if kind in _WATCHING else ()
+    beside = observing.promises(kind) if kind in _WATCHING else ()
     return (*_PROMISES[kind](), *beside, *common.promises(kind))
 
 
@@ -88,7 +88,7 @@ def examine(
     added. One that is kept after all counts as broken. ``oracle(model, inputs, targets)`` gives the
     scores of a criterion in closed form for a linear network, a tensor for each name.
     """
-    made = _made(kind, component)
+    made = _build_component(kind, component)
     expected = _expected(kind, made, expected_failures)
     case = _case(kind, made, oracle)
     return tuple(_verdicts(promises(kind), case, expected))
@@ -102,7 +102,7 @@ def check(
     oracle: Oracle | None = None,
 ) -> Verdict:
     """The verdict on one promise; raises :class:`BrokenPromise` where it is broken."""
-    made = _made(promise.kind, component)
+    made = _build_component(promise.kind, component)
     expected = _expected(promise.kind, made, expected_failures)
     case = _case(promise.kind, made, oracle)
     needed = [p for p in promises(promise.kind) if p == promise or p.name == promise.needs]
@@ -116,7 +116,7 @@ def require(
 ) -> tuple[Verdict, ...]:
     """As :func:`examine`; raises :class:`BrokenPromise` where one is broken."""
     verdicts = examine(kind, component, expected_failures=expected_failures, oracle=oracle)
-    _require_kept(_made(kind, component), verdicts)
+    _require_kept(_build_component(kind, component), verdicts)
     return verdicts
 
 
@@ -125,7 +125,7 @@ def require_known(kind: str, names: Iterable[str]) -> None:
     known = [promise.name for promise in promises(kind)]
     for name in names:
         if name not in known:
-            raise OptionError(f"expected_failures: {kind} promises no '{name}'; {closest(name, known)}")
+            raise OptionError(f"expected_failures: {kind} promises no '{name}'; {suggest(name, known)}")
 
 
 def _require_kept(component: Any, verdicts: Iterable[Verdict]) -> None:
@@ -140,7 +140,7 @@ def _require_kept(component: Any, verdicts: Iterable[Verdict]) -> None:
     )
 
 
-def _made(kind: str, component: Any) -> Any:
+def _build_component(kind: str, component: Any) -> Any:
     """The component as an object. One that is given as an object stays as it is: its faults are told one by one."""
     if isinstance(component, str):
         return registry.load().make(kind, component)[1]
@@ -161,42 +161,42 @@ def _expected(kind: str, component: Any, given: Mapping[str, str]) -> Mapping[st
     return expected
 
 
-def _case(kind: str, component: Any, oracle: Oracle | None) -> common.Case:
+def _case(kind: str, component: Any, oracle: Oracle | None) -> common.KitCase:
     if kind == "importance":
         return ImportanceCase(component, oracle)
     if oracle is not None:
         raise OptionError(f"oracle= is about the scores of a criterion; for {kind} leave it out")
-    return _CASES.get(kind, common.Case)(component)
+    return _CASES.get(kind, common.KitCase)(component)
 
 
-def _verdicts(wanted: Sequence[Promise], case: common.Case, expected: Mapping[str, str]) -> Iterator[Verdict]:
+def _verdicts(wanted: Sequence[Promise], case: common.KitCase, expected: Mapping[str, str]) -> Iterator[Verdict]:
     """One after the other; what a component that does not run promises beside its form is not looked at."""
     idle: dict[str, str] = {}
     for promise in wanted:
         status, reason = _outcome(promise, case, idle.get(promise.needs, ""))
         if status != "kept":
             idle[promise.name] = "it does not run" if status == "broken" else reason
-        yield _weighed(promise, status, reason, expected.get(promise.name))
+        yield _apply_expectations(promise, status, reason, expected.get(promise.name))
 
 
-def _outcome(promise: Promise, case: common.Case, idle: str) -> tuple[Status, str]:
+def _outcome(promise: Promise, case: common.KitCase, idle: str) -> tuple[Status, str]:
     if idle:
         return "not applicable", idle
     try:
         with restored([]):  # what it leaves behind breaks the promise about settings, and no other
             promise.verify(case)
-    except Broken as broken:
+    except Failure as broken:
         return "broken", str(broken)
     except NotApplicable as reason:
         return "not applicable", str(reason)
     except UsageError as refusal:  # a component may say that it is not for such a network
         return "not applicable", f"it refuses: {refusal}"
     except Exception as error:  # noqa: BLE001 - a stranger's code may raise anything
-        return "broken", raised(error)
+        return "broken", raised_error(error)
     return "kept", ""
 
 
-def _weighed(promise: Promise, status: Status, reason: str, excuse: str | None) -> Verdict:
+def _apply_expectations(promise: Promise, status: Status, reason: str, excuse: str | None) -> Verdict:
     """With the excuse, if there is one: what was expected to be broken must be."""
     if excuse is None:
         return Verdict(promise, status, reason)

@@ -14,11 +14,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from forgetkit.contracts import Lost
+from forgetkit.contracts import WorkerLost
 from forgetkit.errors import RecordError
-from forgetkit.system.locking import locked
-from forgetkit.testing.common import Case
-from forgetkit.testing.promise import Broken, NotApplicable, Promise, stated
+from forgetkit.system.file_lock import locked
+from forgetkit.testing.common import KitCase
+from forgetkit.testing.promise import Failure, NotApplicable, Promise, promise
 
 _LINGERS = 2.0
 """Seconds for which a task goes on that nobody ends."""
@@ -72,7 +72,7 @@ def tasks(count: int, **shared: Any) -> list[dict[str, Any]]:
 
 
 @dataclass(frozen=True, eq=False)
-class Executed:
+class ExecutionRecord:
     """What an executor yielded, and what it had been given, before and after."""
 
     yielded: tuple[Any, ...]
@@ -105,17 +105,17 @@ def _fault(each: Any) -> str:
 
 
 @dataclass(frozen=True, eq=False)
-class ExecutorCase(Case):
+class ExecutorCase(KitCase):
     """An executor under examination."""
 
-    def executed(self, work: Callable[[Any], Any], some: Sequence[dict[str, Any]]) -> Executed:
+    def executed(self, work: Callable[[Any], Any], some: Sequence[dict[str, Any]]) -> ExecutionRecord:
         """``work`` on some tasks, to the end."""
         handed = [dict(task) for task in some]
         given = copy.deepcopy(handed)
-        return Executed(tuple(self.another().execute(work, handed)), given, handed)
+        return ExecutionRecord(tuple(self.another().execute(work, handed)), given, handed)
 
     @cached_property
-    def usual(self) -> Executed:
+    def usual(self) -> ExecutionRecord:
         """Three tasks, for every promise that is about those."""
         return self.executed(double, tasks(3))
 
@@ -130,14 +130,14 @@ def pairs(case: ExecutorCase) -> None:
     for each in case.usual.yielded:
         fault = _fault(each)
         if fault:
-            raise Broken(fault)
+            raise Failure(fault)
 
 
 def complete(case: ExecutorCase) -> None:
     """Each task is done, and yielded once."""
     positions = sorted(position for position, _ in case.usual.pairs)
     if positions != [0, 1, 2]:
-        raise Broken(f"of three tasks it yields the positions {positions}")
+        raise Failure(f"of three tasks it yields the positions {positions}")
 
 
 def answers(case: ExecutorCase) -> None:
@@ -145,19 +145,19 @@ def answers(case: ExecutorCase) -> None:
     for position, answer in case.usual.answers.items():
         expected = double(case.usual.given[position])
         if answer != expected:
-            raise Broken(f"beside position {position} stands {answer!r}, where the answer is {expected!r}")
+            raise Failure(f"beside position {position} stands {answer!r}, where the answer is {expected!r}")
 
 
 def empty(case: ExecutorCase) -> None:
     """Without tasks nothing is yielded."""
     if case.executed(double, []).yielded:
-        raise Broken("it yields an answer without a task")
+        raise Failure("it yields an answer without a task")
 
 
 def leaves_tasks(case: ExecutorCase) -> None:
     """The tasks are as before."""
     if case.usual.given != case.usual.after:
-        raise Broken("it changes the tasks that it is handed")
+        raise Failure("it changes the tasks that it is handed")
 
 
 def raises(case: ExecutorCase) -> None:
@@ -167,21 +167,21 @@ def raises(case: ExecutorCase) -> None:
     except RecordError:
         return
     except Exception as error:
-        raise Broken(f"work raised RecordError, and the caller sees {type(error).__name__}: {error}") from error
-    raise Broken("work raised RecordError, and the caller sees nothing of it")
+        raise Failure(f"work raised RecordError, and the caller sees {type(error).__name__}: {error}") from error
+    raise Failure("work raised RecordError, and the caller sees nothing of it")
 
 
 def lost(case: ExecutorCase) -> None:
-    """Where a worker dies over a task, `Lost` with a reason in one line stands for the answer, and the others go on."""
+    """Where a worker dies over a task, `WorkerLost` with a reason in one line stands for the answer, and the others go on."""
     done = case.executed(perish, tasks(3, examiner=os.getpid()))
     if _HERE in (answer for _, answer in done.pairs):
         raise NotApplicable("it works in the process of whoever asks, and dies with that")
     found = done.answers
-    if not isinstance(found[1], Lost) or len(str(found[1].reason).splitlines()) != 1:
-        raise Broken(f"the worker of a task died, and beside its position stands {found[1]!r}, not Lost with a reason")
+    if not isinstance(found[1], WorkerLost) or len(str(found[1].reason).splitlines()) != 1:
+        raise Failure(f"the worker of a task died, and beside its position stands {found[1]!r}, not Lost with a reason")
     for position in (0, 2):
         if found[position] != double(done.given[position]):
-            raise Broken(f"the worker of a task died, and beside another's position stands {found[position]!r}")
+            raise Failure(f"the worker of a task died, and beside another's position stands {found[position]!r}")
 
 
 def closes(case: ExecutorCase) -> None:
@@ -189,7 +189,7 @@ def closes(case: ExecutorCase) -> None:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         under_way = case.another().execute(linger, tasks(3, folder=folder))
         if not isinstance(under_way, Generator):
-            raise Broken(
+            raise Failure(
                 f"execute() returns {type(under_way).__name__}, which cannot be closed; write it as a generator"
             )
         next(under_way)
@@ -198,19 +198,19 @@ def closes(case: ExecutorCase) -> None:
         for task in tasks(3):
             with locked(Path(folder, str(task["seed"])), create=True) as is_free:
                 if not is_free:
-                    raise Broken("a task goes on after close()")
+                    raise Failure("a task goes on after close()")
 
 
 def leaves_settings(case: ExecutorCase) -> None:
     """The process-wide settings of torch and NumPy (default dtype, grad mode, autocast …) are as they were."""
     from forgetkit.testing import comparing  # a worker that does the tasks of this module needs no torch
 
-    with comparing.settings_watched():
+    with comparing.watch_settings():
         case.executed(double, tasks(1))
 
 
 def promises() -> tuple[Promise, ...]:
     """In the order in which they are looked at."""
-    return stated(
+    return promise(
         "executors", runs, pairs, complete, answers, empty, leaves_tasks, raises, lost, closes, leaves_settings
     )

@@ -15,28 +15,28 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from forgetkit.contracts import Amount, Intervention
+from forgetkit.contracts import Intervention, SampleLimit
 from forgetkit.errors import UsageError
-from forgetkit.seeding import global_state
+from forgetkit.seeding import seeded_rng
 from forgetkit.testing import comparing, networks
-from forgetkit.testing.networks import Situation
-from forgetkit.testing.promise import Broken, NotApplicable, Promise, stated
-from forgetkit.testing.stage import Asked, scoring_stage
-from forgetkit.testing.watching import WatchingCase, require_same_memory
+from forgetkit.testing.fixtures import RecordedRequests, scoring_stage
+from forgetkit.testing.networks import NetworkFixture
+from forgetkit.testing.observing import WatchingCase, require_same_memory
+from forgetkit.testing.promise import Failure, NotApplicable, Promise, promise
 
 Oracle = Callable[[nn.Module, Tensor, Tensor], Mapping[str, Tensor]]
 """The scores that a criterion must give a linear network, in closed form, from the network and all its samples."""
 
 
 @dataclass(frozen=True, eq=False)
-class Scored:
+class ScoreRecord:
     """What a criterion answered, and what it was asked about."""
 
     scores: Mapping[str, Any]
     targets: Mapping[str, Tensor]
     memory: Mapping[str, Any]
     """What it had kept in a training before, where it has a part in that."""
-    asked: Asked
+    asked: RecordedRequests
 
     @property
     def faults(self) -> Mapping[str, str]:
@@ -45,7 +45,7 @@ class Scored:
         for name, look in _LOOKS.items():
             try:
                 look(self)
-            except Broken as broken:
+            except Failure as broken:
                 found[name] = str(broken)
         return found
 
@@ -56,38 +56,40 @@ class ImportanceCase(WatchingCase):
 
     oracle: Oracle | None = None
 
-    def scored(self, situation: Situation, *, component: Any = None, seed: int = 0) -> Scored:
+    def scored(self, situation: NetworkFixture, *, component: Any = None, seed: int = 0) -> ScoreRecord:
         """What a copy that was never asked before says; ``seed`` is that of the global random state."""
         criterion = component if component is not None else self.another()
-        asked = Asked()
-        with scoring_stage(situation, criterion, asked) as probe, global_state(seed):
+        asked = RecordedRequests()
+        with scoring_stage(situation, criterion, asked) as probe, seeded_rng(seed):
             targets = {name: target.detach().clone() for name, target in probe.targets.items()}
             memory = copy.deepcopy(dict(probe.memory))
             answer = criterion.score(probe)
             if not isinstance(answer, Mapping):
-                raise Broken(f"score() returned {type(answer).__name__}, not a mapping from parameter names to tensors")
-            return Scored({name: answer[name] for name in answer}, targets, memory, asked)
+                raise Failure(
+                    f"score() returned {type(answer).__name__}, not a mapping from parameter names to tensors"
+                )
+            return ScoreRecord({name: answer[name] for name in answer}, targets, memory, asked)
 
     @cached_property
-    def usual(self) -> Scored:
+    def usual(self) -> ScoreRecord:
         """What comes of a small convolutional network, for every promise that is about that."""
         return self.borrowed(networks.plain())
 
     @cached_property
-    def several(self) -> tuple[Scored, ...]:
+    def several(self) -> tuple[ScoreRecord, ...]:
         """What comes of networks that differ in what there is to look at."""
         return tuple(self.borrowed(network()) for network in (networks.plain, networks.normalised, networks.dead_units))
 
-    def borrowed(self, situation: Situation, **how: Any) -> Scored:
+    def borrowed(self, situation: NetworkFixture, **how: Any) -> ScoreRecord:
         """As :meth:`scored`, for a promise that is not about whether the criterion copes with the network."""
         try:
             return self.scored(situation, **how)
         except (UsageError, NotApplicable):
             raise
         except Exception as error:
-            raise NotApplicable(f"on this network {comparing.raised(error)}") from error
+            raise NotApplicable(f"on this network {comparing.raised_error(error)}") from error
 
-    def sound(self, situation: Situation, **how: Any) -> Mapping[str, Tensor]:
+    def sound(self, situation: NetworkFixture, **how: Any) -> Mapping[str, Tensor]:
         """The scores, for a promise that is not about their form."""
         scored = self.borrowed(situation, **how)
         for name in scored.faults:
@@ -104,12 +106,12 @@ class ImportanceCase(WatchingCase):
         if not self.repeats:
             raise NotApplicable("the promise 'deterministic' is broken")
 
-    def copes(self, situation: Situation) -> None:
-        """:class:`Broken` where the answer has a fault that it has not on the plain network."""
+    def copes(self, situation: NetworkFixture) -> None:
+        """:class:`Failure` where the answer has a fault that it has not on the plain network."""
         usual = self.usual.faults
         for name, reason in self.scored(situation).faults.items():
             if name not in usual:
-                raise Broken(reason)
+                raise Failure(reason)
 
 
 def runs(case: ImportanceCase) -> None:
@@ -117,38 +119,38 @@ def runs(case: ImportanceCase) -> None:
     try:
         case.scored(networks.plain())
     except UsageError as error:
-        raise Broken(f"it refuses a small convolutional network: {error}") from error
+        raise Failure(f"it refuses a small convolutional network: {error}") from error
 
 
-def _keys(scored: Scored) -> None:
+def _keys(scored: ScoreRecord) -> None:
     for name in scored.targets.keys() - scored.scores.keys():
-        raise Broken(f"there is no score for '{name}'")
+        raise Failure(f"there is no score for '{name}'")
     for name in scored.scores.keys() - scored.targets.keys():
-        raise Broken(f"there is a score for '{name}', which is none of probe.targets")
+        raise Failure(f"there is a score for '{name}', which is none of probe.targets")
 
 
-def _shapes(scored: Scored) -> None:
+def _shapes(scored: ScoreRecord) -> None:
     for name, score in scored.scores.items():
         target = scored.targets.get(name)
         if target is not None and tuple(getattr(score, "shape", target.shape)) != tuple(target.shape):
-            raise Broken(f"the score of '{name}' has shape {tuple(score.shape)}, the parameter {tuple(target.shape)}")
+            raise Failure(f"the score of '{name}' has shape {tuple(score.shape)}, the parameter {tuple(target.shape)}")
 
 
-def _floats(scored: Scored) -> None:
+def _floats(scored: ScoreRecord) -> None:
     for name, score in scored.scores.items():
         if not isinstance(score, Tensor):
-            raise Broken(f"the score of '{name}' is {type(score).__name__}, not a tensor")
+            raise Failure(f"the score of '{name}' is {type(score).__name__}, not a tensor")
         if score.dtype != torch.float32:
-            raise Broken(f"the score of '{name}' is {score.dtype}, not torch.float32")
+            raise Failure(f"the score of '{name}' is {score.dtype}, not torch.float32")
 
 
-def _finite(scored: Scored) -> None:
+def _finite(scored: ScoreRecord) -> None:
     for name, score in scored.scores.items():
         if isinstance(score, Tensor) and not bool(torch.isfinite(score).all()):
-            raise Broken(f"the score of '{name}' holds NaN or infinity")
+            raise Failure(f"the score of '{name}' holds NaN or infinity")
 
 
-_LOOKS: Mapping[str, Callable[[Scored], None]] = {
+_LOOKS: Mapping[str, Callable[[ScoreRecord], None]] = {
     "keys": _keys,
     "shapes": _shapes,
     "floats": _floats,
@@ -184,7 +186,7 @@ def different(case: ImportanceCase) -> None:
         raise NotApplicable(f"the promise '{name}' is broken")
     values = {float(value) for score in case.usual.scores.values() for value in (score.min(), score.max())}
     if len(values) == 1:
-        raise Broken(f"it scores every entry {values.pop():g}; a criterion that means it says allows_ties = True")
+        raise Failure(f"it scores every entry {values.pop():g}; a criterion that means it says allows_ties = True")
 
 
 def deterministic(case: ImportanceCase) -> None:
@@ -194,16 +196,16 @@ def deterministic(case: ImportanceCase) -> None:
     again = case.scored(networks.plain(), component=criterion)
     require_same_memory(once.memory, again.memory)
     if comparing.differing(once.scores, again.scores):
-        raise Broken("asked again, it gives other scores; it must remember nothing and draw from probe.rng alone")
+        raise Failure("asked again, it gives other scores; it must remember nothing and draw from probe.rng alone")
 
 
 def own_randomness(case: ImportanceCase) -> None:
     """The global random state has no part in the scores and is left as it was."""
     case.require_repeatable()
     if _heeds_global_state(case, networks.plain):
-        raise Broken("the scores change with the global random state; draw from probe.rng or probe.rng_for(name)")
+        raise Failure("the scores change with the global random state; draw from probe.rng or probe.rng_for(name)")
     situation, criterion = networks.plain(), case.another()
-    with scoring_stage(situation, criterion, Asked()) as probe, comparing.random_state_watched():
+    with scoring_stage(situation, criterion, RecordedRequests()) as probe, comparing.watch_random_state():
         answer = criterion.score(probe)
         for name in answer:
             answer[name]
@@ -212,13 +214,13 @@ def own_randomness(case: ImportanceCase) -> None:
 def leaves_settings(case: ImportanceCase) -> None:
     """The process-wide settings of torch and NumPy (default dtype, grad mode, autocast …) are as they were."""
     criterion = case.another()
-    with scoring_stage(networks.plain(), criterion, Asked()) as probe, comparing.settings_watched():
+    with scoring_stage(networks.plain(), criterion, RecordedRequests()) as probe, comparing.watch_settings():
         answer = criterion.score(probe)
         for name in answer:
             answer[name]
 
 
-def _heeds_global_state(case: ImportanceCase, network: Callable[[], Situation]) -> bool:
+def _heeds_global_state(case: ImportanceCase, network: Callable[[], NetworkFixture]) -> bool:
     one, other = (case.borrowed(network(), seed=seed).scores for seed in (1, 2))
     return bool(comparing.differing(one, other))
 
@@ -231,12 +233,12 @@ def sample_budget(case: ImportanceCase) -> None:
     situation = networks.plain()
     amounts: dict[int | float, int] = {3: 3, 0.5: situation.samples // 2}
     for samples, most in amounts.items():
-        if isinstance(samples, float) and option.type != Amount:
+        if isinstance(samples, float) and option.type != SampleLimit:
             continue  # an option of another type takes no shares
         limited = case.with_options(samples=samples)
         drawn = len(case.borrowed(situation, component=limited).asked.samples)
         if drawn > most:
-            raise Broken(f"with samples={samples} it draws {drawn} of {situation.samples} samples; {most} are allowed")
+            raise Failure(f"with samples={samples} it draws {drawn} of {situation.samples} samples; {most} are allowed")
 
 
 def needs_data(case: ImportanceCase) -> None:
@@ -244,9 +246,9 @@ def needs_data(case: ImportanceCase) -> None:
     said = bool(getattr(case.component, "needs_data", True))
     drawn = any(scored.asked.samples for scored in case.several)
     if drawn and not said:
-        raise Broken("it draws samples; take out needs_data = False")
+        raise Failure("it draws samples; take out needs_data = False")
     if said and not drawn:
-        raise Broken("it draws no samples; say needs_data = False, so that options about them are not ignored")
+        raise Failure("it draws no samples; say needs_data = False, so that options about them are not ignored")
 
 
 def needs_previous(case: ImportanceCase) -> None:
@@ -254,20 +256,20 @@ def needs_previous(case: ImportanceCase) -> None:
     require_said_previous(case, case.usual.asked)
 
 
-def require_said_previous(case: WatchingCase, asked: Asked) -> None:
-    """:class:`Broken` where the previous weights are asked for and it is not said, or the other way round."""
+def require_said_previous(case: WatchingCase, asked: RecordedRequests) -> None:
+    """:class:`Failure` where the previous weights are asked for and it is not said, or the other way round."""
     said, found = bool(getattr(case.component, "needs_previous", False)), "previous" in asked.references
     if said and not found and isinstance(case.component, Intervention):
         found = "previous" in case.watching.usual.asked.references
     if said != found:
-        raise Broken(
+        raise Failure(
             "it says needs_previous = True and never asks reference('previous')"
             if said
             else "it asks reference('previous'); say needs_previous = True, so that the host keeps those weights"
         )
 
 
-def _left_alone(case: ImportanceCase, situation: Situation) -> tuple[comparing.Snapshot, comparing.Snapshot]:
+def _left_alone(case: ImportanceCase, situation: NetworkFixture) -> tuple[comparing.Snapshot, comparing.Snapshot]:
     """The network before and after scoring, as a run lends it."""
     situation.model.eval()
     before = comparing.Snapshot.of(situation.model)
@@ -308,7 +310,7 @@ def leaves_hooks(case: ImportanceCase) -> None:
     before, after = _left_alone(case, situation)
     for name, hooks in before.hooks.items():
         if set(hooks) - set(after.hooks.get(name, ())):
-            raise Broken(f"a hook that the module '{name}' came with is gone after scoring")
+            raise Failure(f"a hook that the module '{name}' came with is gone after scoring")
 
 
 def _looks_on(module: nn.Module, *seen: Any) -> None:
@@ -342,7 +344,7 @@ def dropout(case: ImportanceCase) -> None:
     if _heeds_global_state(case, networks.plain):
         raise NotApplicable("the promise 'own-randomness' is broken")
     if _heeds_global_state(case, networks.dropout):
-        raise Broken("dropout acts while scoring, so that the scores change with the global random state")
+        raise Failure("dropout acts while scoring, so that the scores change with the global random state")
 
 
 def scalars(case: ImportanceCase) -> None:
@@ -362,7 +364,7 @@ def channels_last(case: ImportanceCase) -> None:
     usual, other = case.sound(networks.plain()), case.sound(networks.channels_last())
     for name, score in usual.items():
         if not comparing.nearly(other[name], score):
-            raise Broken(f"in channels_last the scores of '{name}' are others")
+            raise Failure(f"in channels_last the scores of '{name}' are others")
 
 
 def half_precision(case: ImportanceCase) -> None:
@@ -379,7 +381,7 @@ def higher_is_keep(case: ImportanceCase) -> None:
         useless = torch.zeros_like(score, dtype=torch.bool)
         useless[where] = True
         if bool(score[useless].max() > score[~useless].median()):
-            raise Broken(f"an entry of '{name}' without any effect scores above half of those that have one")
+            raise Failure(f"an entry of '{name}' without any effect scores above half of those that have one")
 
 
 def oracle(case: ImportanceCase) -> None:
@@ -392,9 +394,9 @@ def oracle(case: ImportanceCase) -> None:
     expected = case.oracle(copy.deepcopy(situation.model), inputs, targets)
     for name, score in scores.items():
         if name not in expected:
-            raise Broken(f"the closed form has nothing for '{name}'")
+            raise Failure(f"the closed form has nothing for '{name}'")
         if not comparing.nearly(score, expected[name].detach()):
-            raise Broken(f"the scores of '{name}' are not those of the closed form")
+            raise Failure(f"the scores of '{name}' are not those of the closed form")
 
 
 def promises() -> tuple[Promise, ...]:
@@ -406,4 +408,4 @@ def promises() -> tuple[Promise, ...]:
         *(frozen, tied, unused, batch_norm, dropout, scalars, dead_units, channels_last, half_precision),
         *(higher_is_keep, oracle),
     )
-    return stated("importance", *checks)
+    return promise("importance", *checks)

@@ -11,30 +11,30 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from forgetkit.contracts import Change, Intervention, Moment, Touch
+from forgetkit.contracts import Change, Intervention, InterventionContext, Writes
 from forgetkit.errors import UsageError
-from forgetkit.forgetting import Past
-from forgetkit.forgetting.acting import VERBS, Acting, moments_of
-from forgetkit.seeding import global_state
+from forgetkit.seeding import seeded_rng
 from forgetkit.system.torch_settings import restored
 from forgetkit.testing import comparing, networks
-from forgetkit.testing.common import Case
-from forgetkit.testing.networks import Situation
-from forgetkit.testing.promise import Broken, NotApplicable, Promise, stated
-from forgetkit.testing.stage import SEEDS, Asked, acting_on, past_of, train
-from forgetkit.testing.touching import kind_of, require_no_less, require_no_more
+from forgetkit.testing.common import KitCase
+from forgetkit.testing.fixtures import SEEDS, RecordedRequests, acting_on, past_of, train
+from forgetkit.testing.networks import NetworkFixture
+from forgetkit.testing.promise import Failure, NotApplicable, Promise, promise
+from forgetkit.testing.writes import kind_of, require_no_less, require_no_more
+from forgetkit.unlearning import ModelHistory
+from forgetkit.unlearning.interventions import HOOKS, InterventionRunner, overridden_hooks
 
-Network = Callable[[], Situation]
+Network = Callable[[], NetworkFixture]
 
 EPOCHS = ((1, 1), (1, 2), (2, 1), (2, 2))
 """The training that an intervention is seen in: two mega-batches of two epochs."""
 
 
 @dataclass(eq=False)
-class Seen:
+class HookCall:
     """What an intervention has been seen to do, over all its moments."""
 
-    touched: set[Touch] = field(default_factory=set)
+    touched: set[Writes] = field(default_factory=set)
     modes_changed: set[str] = field(default_factory=set)
     looked: bool = False
     """Whether it looked at the activity of units."""
@@ -45,17 +45,17 @@ class Seen:
 
 
 @dataclass(eq=False)
-class Watched(Intervention):
+class WatchedIntervention(Intervention):
     """Stands for an intervention and looks at the network before and after each of its moments."""
 
     inner: Intervention
-    seen: Seen
+    seen: HookCall
     noise: int
 
     @classmethod
-    def of(cls, inner: Intervention, seen: Seen, noise: int) -> Watched:
+    def of(cls, inner: Intervention, seen: HookCall, noise: int) -> WatchedIntervention:
         """One of a class of the intervention's own name, which the host tells it and draws by."""
-        named: type[Watched] = type(type(inner).__name__, (cls,), {})
+        named: type[WatchedIntervention] = type(type(inner).__name__, (cls,), {})
         return named(inner, seen, noise)
 
     @property
@@ -63,31 +63,31 @@ class Watched(Intervention):
         """As the intervention says."""
         return bool(getattr(self.inner, "needs_activity", False))
 
-    def begin(self, moment: Moment) -> None:
+    def begin(self, moment: InterventionContext) -> None:
         """That of the intervention."""
         self._at("begin", moment)
 
-    def loss(self, moment: Moment) -> Tensor | None:
+    def loss(self, moment: InterventionContext) -> Tensor | None:
         """That of the intervention."""
         term: Tensor | None = self._at("loss", moment)
         if term is not None:
             self.seen.touched.add("loss")
         return term
 
-    def before_step(self, moment: Moment) -> None:
+    def before_step(self, moment: InterventionContext) -> None:
         """That of the intervention."""
         self._at("before_step", moment)
 
-    def after_step(self, moment: Moment) -> None:
+    def after_step(self, moment: InterventionContext) -> None:
         """That of the intervention."""
         self._at("after_step", moment)
 
-    def after_epoch(self, moment: Moment) -> None:
+    def after_epoch(self, moment: InterventionContext) -> None:
         """That of the intervention."""
         self._at("after_epoch", moment)
 
-    def _at(self, verb: str, moment: Moment) -> Any:
-        if verb not in moments_of(type(self.inner)):
+    def _at(self, verb: str, moment: InterventionContext) -> Any:
+        if verb not in overridden_hooks(type(self.inner)):
             return None
         model, optimizer = moment.model, moment.optimizer
         before, kept = comparing.Snapshot.of(model), [_optimizer_of(optimizer)]
@@ -102,7 +102,7 @@ class Watched(Intervention):
             self.seen.looked = True
             return moment.activity
 
-        with global_state(SEEDS.number(verb, moment.mega_batch, moment.epoch, moment.step, self.noise)):
+        with seeded_rng(SEEDS.number(verb, moment.mega_batch, moment.epoch, moment.step, self.noise)):
             state = comparing.random_state()
             with restored(self.seen.settings):
                 answer = getattr(self.inner, verb)(replace(moment, apply=applied, see=looked))
@@ -138,14 +138,14 @@ def _optimizer_of(optimizer: torch.optim.Optimizer) -> Any:
 
 
 @dataclass(frozen=True, eq=False)
-class Trained:
+class TrainingRecord:
     """A training that is over."""
 
     before: comparing.Snapshot
     model: nn.Module
     state: Mapping[str, Any]
-    seen: Seen
-    asked: Asked
+    seen: HookCall
+    asked: RecordedRequests
 
     @property
     def weights(self) -> Mapping[str, Tensor]:
@@ -169,50 +169,52 @@ def outcome_of(model: nn.Module, state: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 @dataclass(frozen=True, eq=False)
-class InterventionCase(Case):
+class InterventionCase(KitCase):
     """An intervention under examination."""
 
-    elsewhere: Callable[[], Set[Touch]] = frozenset
+    elsewhere: Callable[[], Set[Writes]] = frozenset
     """What it writes to outside the training, where it is a component of another kind too."""
 
     @cached_property
-    def _kept(self) -> dict[tuple[Network, int], Trained]:
+    def _kept(self) -> dict[tuple[Network, int], TrainingRecord]:
         return {}
 
-    def trained(self, network: Network, noise: int = 0) -> Trained:
+    def trained(self, network: Network, noise: int = 0) -> TrainingRecord:
         """A training with a copy that was never used before; asked for again, the same one."""
         if (network, noise) not in self._kept:
             self._kept[network, noise] = self.anew(network, self.another(), noise)
         return self._kept[network, noise]
 
-    def anew(self, network: Network, component: Any, noise: int = 0) -> Trained:
+    def anew(self, network: Network, component: Any, noise: int = 0) -> TrainingRecord:
         """A training of its own."""
-        situation, asked = network(), Asked()
+        situation, asked = network(), RecordedRequests()
         before = comparing.Snapshot.of(situation.model)
         acting, seen = self.acting(situation, past_of(situation.model, asked), component, noise)
         train(acting, situation.batches, EPOCHS, noise)
-        return Trained(before, situation.model, acting.states[0], seen, asked)
+        return TrainingRecord(before, situation.model, acting.states[0], seen, asked)
 
-    def acting(self, situation: Situation, past: Past, component: Any, noise: int = 0) -> tuple[Acting, Seen]:
+    def acting(
+        self, situation: NetworkFixture, past: ModelHistory, component: Any, noise: int = 0
+    ) -> tuple[InterventionRunner, HookCall]:
         """``component`` at work on the network, and what it will be seen to do."""
         if not isinstance(component, Intervention):
-            raise Broken(f"{type(component).__name__} is no forgetkit.contracts.Intervention; inherit from that class")
-        seen = Seen()
-        return acting_on(situation, Watched.of(component, seen, noise), past), seen
+            raise Failure(f"{type(component).__name__} is no forgetkit.contracts.Intervention; inherit from that class")
+        seen = HookCall()
+        return acting_on(situation, WatchedIntervention.of(component, seen, noise), past), seen
 
     @property
-    def usual(self) -> Trained:
+    def usual(self) -> TrainingRecord:
         """What comes of a small convolutional network, for every promise that is about that."""
         return self.borrowed(networks.plain)
 
-    def borrowed(self, network: Network, noise: int = 0) -> Trained:
+    def borrowed(self, network: Network, noise: int = 0) -> TrainingRecord:
         """As :meth:`trained`, for a promise that is not about whether the intervention copes with the network."""
         try:
             return self.trained(network, noise)
         except (UsageError, NotApplicable):
             raise
         except Exception as error:
-            raise NotApplicable(f"on this network {comparing.raised(error)}") from error
+            raise NotApplicable(f"on this network {comparing.raised_error(error)}") from error
 
     @cached_property
     def repeats(self) -> bool:
@@ -231,27 +233,27 @@ def runs(case: InterventionCase) -> None:
     try:
         case.trained(networks.plain)
     except UsageError as error:
-        raise Broken(f"it refuses a small convolutional network: {error}") from error
+        raise Failure(f"it refuses a small convolutional network: {error}") from error
 
 
 def acts(case: InterventionCase) -> None:
     """It overrides at least one of the moments."""
-    if not moments_of(type(case.component)):
-        raise Broken(f"it overrides none of {', '.join(VERBS)}, so it never acts")
+    if not overridden_hooks(type(case.component)):
+        raise Failure(f"it overrides none of {', '.join(HOOKS)}, so it never acts")
 
 
 def finite(case: InterventionCase) -> None:
     """No parameter or buffer becomes NaN or infinite."""
     for name, value in case.usual.weights.items():
         if not bool(value.isfinite().all()):
-            raise Broken(f"after a few steps at a learning rate of 0.05 '{name}' holds NaN or infinity")
+            raise Failure(f"after a few steps at a learning rate of 0.05 '{name}' holds NaN or infinity")
 
 
 def state_tensors(case: InterventionCase) -> None:
     """What it keeps in `moment.state` are tensors under names, since that is what a checkpoint can hold."""
     for name, value in case.usual.state.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise Broken(f"moment.state[{name!r}] is {type(value).__name__}, not a tensor under a name")
+            raise Failure(f"moment.state[{name!r}] is {type(value).__name__}, not a tensor under a name")
 
 
 def deterministic(case: InterventionCase) -> None:
@@ -259,17 +261,17 @@ def deterministic(case: InterventionCase) -> None:
     component = case.another()
     once, again = (case.anew(networks.plain, component).outcome for _ in range(2))
     for name in sorted(comparing.differing(once, again)):
-        raise Broken(f"trained again under the same seed, {name} is another; remember nothing, draw from moment.rng")
+        raise Failure(f"trained again under the same seed, {name} is another; remember nothing, draw from moment.rng")
 
 
 def own_randomness(case: InterventionCase) -> None:
     """The global random state has no part in what it does and is left as it was, so that no other draw shifts."""
     case.require_repeatable()
     for name in sorted(comparing.differing(case.usual.outcome, case.borrowed(networks.plain, noise=1).outcome)):
-        raise Broken(f"{name} varies with the global random state; draw from moment.rng")
+        raise Failure(f"{name} varies with the global random state; draw from moment.rng")
     drew = case.usual.seen.drew
     if drew:
-        raise Broken(f"in {drew} it draws from (or seeds) the global random state; draw from moment.rng")
+        raise Failure(f"in {drew} it draws from (or seeds) the global random state; draw from moment.rng")
 
 
 def leaves_settings(case: InterventionCase) -> None:
@@ -297,7 +299,7 @@ def resumes(case: InterventionCase) -> None:
         train(second, taken_up.batches, EPOCHS[done:])
         for name in sorted(comparing.differing(whole, outcome_of(taken_up.model, second.states[0]))):
             taken = f"taken up after {done} of {len(EPOCHS)} epochs"
-            raise Broken(f"{taken}, {name} is another; what is to be found again belongs in moment.state")
+            raise Failure(f"{taken}, {name} is another; what is to be found again belongs in moment.state")
 
 
 def _through_a_file(content: dict[str, Any]) -> dict[str, Any]:
@@ -316,7 +318,7 @@ def touches(case: InterventionCase) -> None:
     declared = getattr(case.component, "touches", None)
     if declared is None:
         raise NotApplicable("it does not say what it touches")
-    touched: set[Touch] = set()
+    touched: set[Writes] = set()
     for network in (networks.plain, networks.normalised, networks.dead_and_normalised):
         touched |= case.borrowed(network).seen.touched
     require_no_more(touched, declared)
@@ -327,7 +329,7 @@ def leaves_modes(case: InterventionCase) -> None:
     """After each of its moments every module is in the mode that it was in."""
     changed = case.borrowed(networks.normalised).seen.modes_changed
     if changed:
-        raise Broken(f"it leaves the module '{min(changed)}' in another mode, eval or train")
+        raise Failure(f"it leaves the module '{min(changed)}' in another mode, eval or train")
 
 
 def leaves_hooks(case: InterventionCase) -> None:
@@ -341,19 +343,19 @@ def needs_activity(case: InterventionCase) -> None:
     said = bool(getattr(case.component, "needs_activity", False))
     looked = case.usual.seen.looked
     if said and not looked:
-        raise Broken(
+        raise Failure(
             "it says needs_activity = True and never looks at moment.activity; where it looks too seldom to be seen, "
             "name other options in examined_with"
         )
     if looked and not said:
-        raise Broken("it looks at moment.activity, which is empty; say needs_activity = True")
+        raise Failure("it looks at moment.activity, which is empty; say needs_activity = True")
 
 
 def needs_previous(case: InterventionCase) -> None:
     """A class that asks for the weights of the mega-batch before says `needs_previous = True`."""
     said = bool(getattr(case.component, "needs_previous", False))
     if "previous" in case.usual.asked.references and not said:
-        raise Broken("it asks reference('previous'); say needs_previous = True, so that the host keeps those weights")
+        raise Failure("it asks reference('previous'); say needs_previous = True, so that the host keeps those weights")
 
 
 def frozen(case: InterventionCase) -> None:
@@ -391,7 +393,7 @@ def channels_last(case: InterventionCase) -> None:
 
 def promises() -> tuple[Promise, ...]:
     """In the order in which they are looked at."""
-    return stated(
+    return promise(
         "interventions",
         *(runs, acts, finite, state_tensors, deterministic, own_randomness, leaves_settings, resumes, touches),
         *(leaves_modes, leaves_hooks, needs_activity, needs_previous),

@@ -14,11 +14,11 @@ from torch.nn.functional import cross_entropy
 
 from forgetkit.contracts import Inputs
 from forgetkit.errors import UsageError
-from forgetkit.learn import Normalize
-from forgetkit.seeding import global_state
+from forgetkit.seeding import seeded_rng
 from forgetkit.testing import comparing
-from forgetkit.testing.common import Case
-from forgetkit.testing.promise import Broken, NotApplicable, Promise, stated
+from forgetkit.testing.common import KitCase
+from forgetkit.testing.promise import Failure, NotApplicable, Promise, promise
+from forgetkit.training import Normalize
 
 SHAPES = ((1, 8, 8), (3, 16, 16), (3, 32, 32), (12,))
 """One sample's shape; the first that a builder takes is the one it is looked at with."""
@@ -29,7 +29,7 @@ _MANY = 256
 _SIGMAS = 7.0
 
 
-class Recorded(Normalize):
+class RecordedModel(Normalize):
     """The normalisation, which remembers what it was given, and may give zeros."""
 
     def __init__(self, inputs: Inputs) -> None:
@@ -52,7 +52,7 @@ def _samples(inputs: Inputs, count: int) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class ModelCase(Case):
+class ModelCase(KitCase):
     """A builder under examination."""
 
     @cached_property
@@ -68,24 +68,24 @@ class ModelCase(Case):
                 return shape
         raise NotApplicable(f"it takes none of the shapes {', '.join(map(str, SHAPES))}: {refusals[0]}")
 
-    def built(self, classes: int = 5, seed: int = 0) -> tuple[nn.Module, Recorded, Inputs]:
+    def built(self, classes: int = 5, seed: int = 0) -> tuple[nn.Module, RecordedModel, Inputs]:
         """The network, the normalisation that it was given, and what it was built for."""
         return self._build(self.shape, classes, seed)
 
-    def _build(self, shape: tuple[int, ...], classes: int, seed: int) -> tuple[nn.Module, Recorded, Inputs]:
+    def _build(self, shape: tuple[int, ...], classes: int, seed: int) -> tuple[nn.Module, RecordedModel, Inputs]:
         inputs = _inputs(shape, classes)
-        normalize = Recorded(inputs)
-        with global_state(seed):
+        normalize = RecordedModel(inputs)
+        with seeded_rng(seed):
             model = self.another().build(inputs, normalize)
         if not isinstance(model, nn.Module):
-            raise Broken(f"build() returned {type(model).__name__}, not a torch.nn.Module")
+            raise Failure(f"build() returned {type(model).__name__}, not a torch.nn.Module")
         with torch.no_grad():
             model.eval()(_samples(inputs, 2))  # completes lazy layers
         normalize.seen.clear()
         return model, normalize, inputs
 
     @cached_property
-    def usual(self) -> tuple[nn.Module, Recorded, Inputs]:
+    def usual(self) -> tuple[nn.Module, RecordedModel, Inputs]:
         """A network that is only looked at."""
         return self.built()
 
@@ -110,9 +110,9 @@ def outputs(case: ModelCase) -> None:
             found = model.eval()(_samples(inputs, 3))
         if not isinstance(found, Tensor) or tuple(found.shape) != (3, classes):
             shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
-            raise Broken(f"for three samples and {classes} classes the outputs are {shape}, not (3, {classes})")
+            raise Failure(f"for three samples and {classes} classes the outputs are {shape}, not (3, {classes})")
         if bool((found.isnan() | found.isposinf()).any()):  # -infinity is the logit of a class that is masked
-            raise Broken("the outputs of a network just built hold NaN or infinity")
+            raise Failure("the outputs of a network just built hold NaN or infinity")
 
 
 def normalizes_first(case: ModelCase) -> None:
@@ -122,25 +122,25 @@ def normalizes_first(case: ModelCase) -> None:
     with torch.no_grad():
         model.eval()(samples)
         if len(normalize.seen) != 1 or not comparing.same_bits(normalize.seen[0], samples):
-            raise Broken("normalize is not called once with the samples as they are; put it first")
+            raise Failure("normalize is not called once with the samples as they are; put it first")
         normalize.silent = True
         silenced = model(samples)
     if isinstance(silenced, Tensor) and not comparing.nearly(silenced[:1].expand_as(silenced), silenced):
-        raise Broken("the outputs depend on the samples past what normalize gives")
+        raise Failure("the outputs depend on the samples past what normalize gives")
 
 
 def deterministic(case: ModelCase) -> None:
     """Built twice under one global random state, a network has the same values to the bit."""
     one, other = (_values(case.built()[0]) for _ in range(2))
     if comparing.differing(one, other):
-        raise Broken("built again under the same seed, it has other values; draw from torch's global random state")
+        raise Failure("built again under the same seed, it has other values; draw from torch's global random state")
 
 
 def follows_seed(case: ModelCase) -> None:
     """Built under another global random state, a network has other values."""
     one, other = (_values(case.built(seed=seed)[0]) for seed in (1, 2))
     if not comparing.differing(one, other):
-        raise Broken("it has the same values whatever the seed; do not seed, and draw from the global random state")
+        raise Failure("it has the same values whatever the seed; do not seed, and draw from the global random state")
 
 
 def _values(model: nn.Module) -> Mapping[str, Tensor]:
@@ -157,7 +157,7 @@ def trains(case: ModelCase) -> None:
     cross_entropy(found, torch.arange(6) % min(2, found.shape[1])).backward()
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and parameter.grad is None:
-            raise Broken(f"the loss does not depend on '{name}'")
+            raise Failure(f"the loss does not depend on '{name}'")
 
 
 def batch_independent(case: ModelCase) -> None:
@@ -171,7 +171,7 @@ def batch_independent(case: ModelCase) -> None:
             raise NotApplicable("the promise 'outputs' is broken")
         alone = torch.cat([model(sample[None]) for sample in samples])
     if not comparing.nearly(alone, together):
-        raise Broken("in eval mode a sample alone gets other outputs than in a batch")
+        raise Failure("in eval mode a sample alone gets other outputs than in a batch")
 
 
 def quiet_eval(case: ModelCase) -> None:
@@ -179,13 +179,13 @@ def quiet_eval(case: ModelCase) -> None:
     model, _, inputs = case.usual
     samples = _samples(inputs, 2)
     model.eval()
-    with torch.no_grad(), comparing.random_state_watched():
+    with torch.no_grad(), comparing.watch_random_state():
         model(samples)
 
 
 def leaves_settings(case: ModelCase) -> None:
     """The process-wide settings of torch and NumPy (default dtype, grad mode, autocast …) are as they were."""
-    with comparing.settings_watched():
+    with comparing.watch_settings():
         model, _, inputs = case.built()
         model(_samples(inputs, 6))
 
@@ -210,17 +210,17 @@ def initialises_one(case: ModelCase) -> None:
         with torch.no_grad():
             for parameter in parameters.values():
                 parameter.fill_(torch.nan)
-        with global_state(0):
+        with seeded_rng(0):
             initialise(module)
         for local, parameter in module.named_parameters():
             if parameter is not parameters.get(local):
-                raise Broken(f"initialise() puts a new tensor in the place of '{name}.{local}'; write in place")
+                raise Failure(f"initialise() puts a new tensor in the place of '{name}.{local}'; write in place")
             if bool(parameter.isnan().any()):
-                raise Broken(f"initialise() leaves '{name}.{local}' as it was")
+                raise Failure(f"initialise() leaves '{name}.{local}' as it was")
         now = _values(model)
         for other, (tensor, version) in others.items():
             if now.get(other) is not tensor or tensor._version != version:
-                raise Broken(f"initialise() of '{name}' writes to '{other}'")
+                raise Failure(f"initialise() of '{name}' writes to '{other}'")
 
 
 def initialises_alike(case: ModelCase) -> None:
@@ -229,11 +229,11 @@ def initialises_alike(case: ModelCase) -> None:
     model, _, _ = case.built()
     for name, module in _leaves(model):
         before = {local: p.detach().clone() for local, p in module.named_parameters()}
-        with global_state(1):
+        with seeded_rng(1):
             initialise(module)
         for local, parameter in module.named_parameters():
             if not _alike(before[local], parameter.detach()):
-                raise Broken(
+                raise Failure(
                     f"the values that initialise() draws for '{name}.{local}' are of another kind than build()'s"
                 )
 
@@ -258,7 +258,7 @@ def _leaves(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 def promises() -> tuple[Promise, ...]:
     """In the order in which they are looked at."""
-    return stated(
+    return promise(
         "models",
         *(runs, outputs, normalizes_first, deterministic, follows_seed, trains),
         *(batch_independent, quiet_eval, leaves_settings, keeps_eval, initialises_one, initialises_alike),

@@ -9,18 +9,18 @@ from forgetkit.contracts import (
     Checkpointed,
     EpochEnded,
     Event,
+    LoadProgress,
     MegaBatchEnded,
     MegaBatchRevealed,
-    Preparing,
     RunEnded,
     RunStarted,
-    Stepped,
+    StepProgress,
     Unlearned,
 )
 from forgetkit.testing import comparing
-from forgetkit.testing.common import Case
+from forgetkit.testing.common import KitCase
 from forgetkit.testing.metrics import row
-from forgetkit.testing.promise import Broken, Promise, stated
+from forgetkit.testing.promise import Failure, Promise, promise
 
 
 def _events() -> tuple[Event, ...]:
@@ -30,7 +30,7 @@ def _events() -> tuple[Event, ...]:
     report = {"scored": 40, "reset": 8, "threshold": 0.1, "seconds": 0.2, "layers": layers, "buffers": []}
     first = (
         MegaBatchRevealed(1, 100, 90, 10),
-        Stepped(1, 1, 1, 2),
+        StepProgress(1, 1, 1, 2),
         EpochEnded(1, 1, 1, 0.7, 0.5, 0.1, 90, 1.5, 0.4),
         Unlearned(1, report),
         Checkpointed(1, 1, "mega-batch-1.pt"),
@@ -42,7 +42,7 @@ def _events() -> tuple[Event, ...]:
         MegaBatchEnded(row(2, 13, validated=False)),
     )
     return (
-        Preparing("loading digits", 1, 2),
+        LoadProgress("loading digits", 1, 2),
         RunStarted("a-run", "runs/a-run", "masked", config, 100, 2, 1, (90, 90)),
         *(*first, *second),
         RunEnded({"schema": 1, "run": "a-run", "config": config, "mega_batches": [], "status": "completed"}),
@@ -50,25 +50,25 @@ def _events() -> tuple[Event, ...]:
 
 
 @dataclass(frozen=True)
-class Unheard(Event):
+class UnknownEvent(Event):
     """A kind of event that no observer knows yet."""
 
 
-def runs(case: Case) -> None:
+def runs(case: KitCase) -> None:
     """`notify(event)` takes every event of a run."""
     observer = case.another()
     for event in _events():
         observer.notify(event)
 
 
-def unknown_events(case: Case) -> None:
+def unknown_events(case: KitCase) -> None:
     """An event of a kind that it does not know is taken too: later versions may have more of them."""
     observer = case.another()
-    for event in (*_events()[:2], Unheard()):
+    for event in (*_events()[:2], UnknownEvent()):
         observer.notify(event)
 
 
-def resumed(case: Case) -> None:
+def resumed(case: KitCase) -> None:
     """A run that is taken up in its second mega-batch is followed from there."""
     observer, events = case.another(), _events()
     config = {"dataset": "digits", "model": "mlp", "seed": 0}
@@ -77,7 +77,7 @@ def resumed(case: Case) -> None:
         observer.notify(event)
 
 
-def leaves_events(case: Case) -> None:
+def leaves_events(case: KitCase) -> None:
     """What events hold is as before."""
     observer, events = case.another(), _events()
     before = copy.deepcopy(events)
@@ -85,25 +85,25 @@ def leaves_events(case: Case) -> None:
         observer.notify(event)
     for event, kept in zip(events, before, strict=True):
         if event != kept:
-            raise Broken(f"it changes what {type(event).__name__} holds; others see the same event")
+            raise Failure(f"it changes what {type(event).__name__} holds; others see the same event")
 
 
-def own_randomness(case: Case) -> None:
+def own_randomness(case: KitCase) -> None:
     """The global random state is left as it was."""
     observer = case.another()
-    with comparing.random_state_watched():
+    with comparing.watch_random_state():
         for event in _events():
             observer.notify(event)
 
 
-def leaves_settings(case: Case) -> None:
+def leaves_settings(case: KitCase) -> None:
     """The process-wide settings of torch and NumPy (default dtype, grad mode, autocast …) are as they were."""
     observer = case.another()
-    with comparing.settings_watched():
+    with comparing.watch_settings():
         for event in _events():
             observer.notify(event)
 
 
 def promises() -> tuple[Promise, ...]:
     """In the order in which they are looked at."""
-    return stated("observers", runs, unknown_events, resumed, leaves_events, own_randomness, leaves_settings)
+    return promise("observers", runs, unknown_events, resumed, leaves_events, own_randomness, leaves_settings)

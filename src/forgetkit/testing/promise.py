@@ -19,7 +19,7 @@ class Promise:
     name: str
     text: str
     verify: Callable[[Any], None] = field(repr=False, compare=False)
-    """Looks at a case of the kind; raises :class:`Broken` or :class:`NotApplicable`, or returns."""
+    """Looks at a case of the kind; raises :class:`Failure` or :class:`NotApplicable`, or returns."""
     needs: str = field(default="runs", repr=False, compare=False)
     """The promise without which this one is not looked at; empty where there is none."""
 
@@ -37,7 +37,7 @@ class BrokenPromise(ComponentError):  # noqa: N818 - the message begins with wha
     """A component does not do what its contract says."""
 
 
-class Broken(Exception):  # noqa: N818 - never leaves this room
+class Failure(Exception):  # noqa: N818 - never leaves this room
     """The promise that is looked at is broken, for this reason."""
 
 
@@ -45,7 +45,7 @@ class NotApplicable(Exception):  # noqa: N818 - never leaves this room
     """The promise says nothing about this component, or another that is broken hides it."""
 
 
-def stated(kind: str, *checks: Callable[[Any], None], needs: str = "runs") -> tuple[Promise, ...]:
+def promise(kind: str, *checks: Callable[[Any], None], needs: str = "runs") -> tuple[Promise, ...]:
     """The promises that ``checks`` look at: a function's name is the promise's, its docstring what it says."""
     return tuple(
         Promise(kind, check.__name__.replace("_", "-"), " ".join((check.__doc__ or "").split()), check, needs)

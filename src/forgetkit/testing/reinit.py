@@ -17,18 +17,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from forgetkit.contracts import Change, Intervention, Touch
+from forgetkit.contracts import Change, Intervention, Writes
 from forgetkit.errors import OptionError, UsageError
-from forgetkit.forgetting.selection import count_of
-from forgetkit.options import check_option
-from forgetkit.seeding import global_state
+from forgetkit.registry.spec import check_option
+from forgetkit.seeding import seeded_rng
 from forgetkit.testing import comparing, networks
+from forgetkit.testing.fixtures import LateRequestError, RecordedRequests, WatchedContext, proposing_stage
 from forgetkit.testing.importance import require_said_previous
-from forgetkit.testing.networks import Situation
-from forgetkit.testing.promise import Broken, NotApplicable, Promise, stated
-from forgetkit.testing.stage import Asked, AskedLate, WatchedContext, proposing_stage
-from forgetkit.testing.touching import kind_of, require_no_less, require_no_more
-from forgetkit.testing.watching import WatchingCase, require_same_memory
+from forgetkit.testing.networks import NetworkFixture
+from forgetkit.testing.observing import WatchingCase, require_same_memory
+from forgetkit.testing.promise import Failure, NotApplicable, Promise, promise
+from forgetkit.testing.writes import kind_of, require_no_less, require_no_more
+from forgetkit.unlearning.selection import count_of
 
 _DIFFERENT = (networks.plain, networks.normalised, networks.dead_units)
 
@@ -37,7 +37,7 @@ _KS_LIMIT = 2.7
 
 
 @dataclass(frozen=True, eq=False)
-class Forgotten:
+class ResetRecord:
     """What a method proposed, and the network before and after."""
 
     changes: tuple[Any, ...]
@@ -51,7 +51,7 @@ class Forgotten:
     optimizer_after: Mapping[str, Any]
     memory: Mapping[str, Any]
     """What it had kept in a training before, where it has a part in that."""
-    asked: Asked
+    asked: RecordedRequests
     kept_out: str
     """The name before whose change a lent probe was still out; empty where none was."""
 
@@ -71,7 +71,7 @@ class Forgotten:
         for name, look in _LOOKS.items():
             try:
                 look(self)
-            except Broken as broken:
+            except Failure as broken:
                 found[name] = str(broken)
         return found
 
@@ -88,8 +88,8 @@ class ReinitCase(WatchingCase):
     """A way of forgetting under examination."""
 
     def forgotten(
-        self, situation: Situation, *, component: Any = None, seed: int = 0, shuffled: bool = False
-    ) -> Forgotten:
+        self, situation: NetworkFixture, *, component: Any = None, seed: int = 0, shuffled: bool = False
+    ) -> ResetRecord:
         """What a copy that was never asked before does; ``seed`` is that of the global random state.
 
         Entries are scored by their size, or with ``shuffled`` at random.
@@ -99,9 +99,9 @@ class ReinitCase(WatchingCase):
             model, targets = context.subject.model, context.targets
             before, optimizer_before = comparing.Snapshot.of(model), _state_of(optimizer, model)
             memory = copy.deepcopy(dict(context.memory))
-            with global_state(seed):
-                changes, kept_out = _written(model, method, context)
-            return Forgotten(
+            with seeded_rng(seed):
+                changes, kept_out = _written_names(model, method, context)
+            return ResetRecord(
                 changes=changes,
                 open={name: tuple(tensor.shape) for name, tensor in {**targets, **context.buffers}.items()},
                 scored=sum(tensor.numel() for tensor in context.subject.scored.values()),
@@ -115,18 +115,18 @@ class ReinitCase(WatchingCase):
             )
 
     @cached_property
-    def usual(self) -> Forgotten:
+    def usual(self) -> ResetRecord:
         """What comes of a small convolutional network, for every promise that is about that."""
         return self.borrowed(networks.plain())
 
     @cached_property
-    def several(self) -> tuple[Forgotten, ...]:
+    def several(self) -> tuple[ResetRecord, ...]:
         """What comes of networks that differ in what there is to forget."""
         return tuple(self.borrowed(network()) for network in _DIFFERENT)
 
-    def touched(self) -> Set[Touch]:
+    def touched(self) -> Set[Writes]:
         """What is written to, over networks that differ and with scores at random."""
-        found: set[Touch] = set()
+        found: set[Writes] = set()
         for network in (*_DIFFERENT, networks.dead_and_normalised, networks.scalars):
             situation = network()
             with suppress(UsageError):
@@ -135,28 +135,28 @@ class ReinitCase(WatchingCase):
                 found.update(kind_of(situation.model, name) for name in written)
         return found
 
-    def borrowed(self, situation: Situation, **how: Any) -> Forgotten:
+    def borrowed(self, situation: NetworkFixture, **how: Any) -> ResetRecord:
         """As :meth:`forgotten`, for a promise that is not about whether the method copes with the network."""
         try:
             return self.forgotten(situation, **how)
         except (UsageError, NotApplicable):
             raise
         except Exception as error:
-            raise NotApplicable(f"on this network {comparing.raised(error)}") from error
+            raise NotApplicable(f"on this network {comparing.raised_error(error)}") from error
 
-    def sound(self, situation: Situation, **how: Any) -> Forgotten:
+    def sound(self, situation: NetworkFixture, **how: Any) -> ResetRecord:
         """As :meth:`borrowed`, for a promise that is not about the form of the changes."""
         forgotten = self.borrowed(situation, **how)
         for name in (*forgotten.faults, *(["gives-back"] if forgotten.kept_out else [])):
             raise NotApplicable(f"the promise '{name}' is broken")
         return forgotten
 
-    def copes(self, situation: Situation) -> None:
-        """:class:`Broken` where the changes have a fault that they have not on the plain network."""
+    def copes(self, situation: NetworkFixture) -> None:
+        """:class:`Failure` where the changes have a fault that they have not on the plain network."""
         usual = self.usual.faults
         for name, reason in self.forgotten(situation).faults.items():
             if name not in usual:
-                raise Broken(reason)
+                raise Failure(reason)
 
     @cached_property
     def repeats(self) -> bool:
@@ -169,7 +169,7 @@ class ReinitCase(WatchingCase):
             raise NotApplicable("the promise 'deterministic' is broken")
 
 
-def _written(model: nn.Module, method: Any, context: WatchedContext) -> tuple[tuple[Any, ...], str]:
+def _written_names(model: nn.Module, method: Any, context: WatchedContext) -> tuple[tuple[Any, ...], str]:
     """The changes, each written before the next is asked for as a run does."""
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     shapes = {name: tuple(tensor.shape) for name, tensor in {**context.targets, **context.buffers}.items()}
@@ -177,11 +177,11 @@ def _written(model: nn.Module, method: Any, context: WatchedContext) -> tuple[tu
     with torch.no_grad():
         proposed = method.propose(context)
         if not isinstance(proposed, Iterable):
-            raise Broken(f"propose() returned {type(proposed).__name__}, not changes one after the other")
-        with ended(iter(proposed)) as each:
+            raise Failure(f"propose() returned {type(proposed).__name__}, not changes one after the other")
+        with run_reset(iter(proposed)) as each:
             for change in each:
                 context.under_way = True
-                changes.append(_copied(change))
+                changes.append(_copy_network(change))
                 if context.out:  # while a probe is out nothing may be written, so this is the end
                     kept_out = str(getattr(change, "name", "?"))
                     break
@@ -194,7 +194,7 @@ def _written(model: nn.Module, method: Any, context: WatchedContext) -> tuple[tu
 
 
 @contextmanager
-def ended(each: Iterator[Any]) -> Iterator[Iterator[Any]]:
+def run_reset(each: Iterator[Any]) -> Iterator[Iterator[Any]]:
     """Whatever happens, a generator is closed here and not when it is collected: what it holds open is nested."""
     try:
         yield each
@@ -203,7 +203,7 @@ def ended(each: Iterator[Any]) -> Iterator[Iterator[Any]]:
             each.close()
 
 
-def _copied(change: Any) -> Any:
+def _copy_network(change: Any) -> Any:
     if not isinstance(change, Change):
         return change
     mask: Any = change.mask.clone() if isinstance(change.mask, Tensor) else change.mask
@@ -228,52 +228,52 @@ def _same(one: Iterable[Any], other: Iterable[Any]) -> bool:
     return comparing.same_bits(*parts)
 
 
-def _changes(forgotten: Forgotten) -> None:
+def _changes(forgotten: ResetRecord) -> None:
     for change in forgotten.changes:
         if not isinstance(change, Change):
-            raise Broken(f"it yields {type(change).__name__}, not Change(name, mask, value)")
+            raise Failure(f"it yields {type(change).__name__}, not Change(name, mask, value)")
 
 
-def _names(forgotten: Forgotten) -> None:
+def _names(forgotten: ResetRecord) -> None:
     seen = set()
     for change in forgotten.changes:
         name = getattr(change, "name", None)
         if not isinstance(change, Change):
             continue
         if name not in forgotten.open:
-            raise Broken(f"it changes '{name}', which is neither in context.targets nor in context.buffers")
+            raise Failure(f"it changes '{name}', which is neither in context.targets nor in context.buffers")
         if name in seen:
-            raise Broken(f"it changes '{name}' twice")
+            raise Failure(f"it changes '{name}' twice")
         seen.add(name)
 
 
-def _masks(forgotten: Forgotten) -> None:
+def _masks(forgotten: ResetRecord) -> None:
     for change in forgotten.changes:
         mask, shape = getattr(change, "mask", None), forgotten.open.get(getattr(change, "name", ""))
         if mask is None or shape is None:
             continue
         if not isinstance(mask, Tensor) or mask.dtype != torch.bool or tuple(mask.shape) != shape:
-            raise Broken(f"the mask for '{change.name}' is not a bool tensor of shape {shape}")
+            raise Failure(f"the mask for '{change.name}' is not a bool tensor of shape {shape}")
 
 
-def _values(forgotten: Forgotten) -> None:
+def _values(forgotten: ResetRecord) -> None:
     for change in forgotten.changes:
         shape = forgotten.open.get(getattr(change, "name", ""))
         if isinstance(change, Change) and shape is not None:
             if not isinstance(change.value, Tensor):
-                raise Broken(f"the value for '{change.name}' is {type(change.value).__name__}, not a tensor")
+                raise Failure(f"the value for '{change.name}' is {type(change.value).__name__}, not a tensor")
             if tuple(change.value.shape) != shape:
-                raise Broken(f"the value for '{change.name}' has shape {tuple(change.value.shape)}, not {shape}")
+                raise Failure(f"the value for '{change.name}' has shape {tuple(change.value.shape)}, not {shape}")
 
 
-def _finite(forgotten: Forgotten) -> None:
+def _finite(forgotten: ResetRecord) -> None:
     for change in forgotten.changes:
         value = getattr(change, "value", None)
         if isinstance(value, Tensor) and value.is_floating_point() and not bool(value.isfinite().all()):
-            raise Broken(f"the value for '{change.name}' holds NaN or infinity")
+            raise Failure(f"the value for '{change.name}' holds NaN or infinity")
 
 
-_LOOKS: Mapping[str, Callable[[Forgotten], None]] = {
+_LOOKS: Mapping[str, Callable[[ResetRecord], None]] = {
     "changes": _changes,
     "names": _names,
     "masks": _masks,
@@ -287,8 +287,8 @@ def runs(case: ReinitCase) -> None:
     try:
         case.forgotten(networks.plain())
     except UsageError as error:
-        raise Broken(f"it refuses a small convolutional network: {error}") from error
-    except AskedLate:
+        raise Failure(f"it refuses a small convolutional network: {error}") from error
+    except LateRequestError:
         return
 
 
@@ -322,9 +322,9 @@ def acts(case: ReinitCase) -> None:
     changed = any(forgotten.changes for forgotten in case.several)
     said = bool(getattr(case.component, "changes_nothing", False))
     if said and changed:
-        raise Broken("it says changes_nothing = True and changes something")
+        raise Failure("it says changes_nothing = True and changes something")
     if not said and not changed:
-        raise Broken("it changes nothing; where that is what it is for, say changes_nothing = True")
+        raise Failure("it changes nothing; where that is what it is for, say changes_nothing = True")
 
 
 def unmasked_kept(case: ReinitCase) -> None:
@@ -339,7 +339,7 @@ def unmasked_kept(case: ReinitCase) -> None:
         expected[change.name] = value if change.mask is None else torch.where(change.mask, value, old)
     after = {**forgotten.after.parameters, **forgotten.after.buffers}
     for name in sorted(comparing.differing(expected, after)):
-        raise Broken(f"entries of '{name}' that no mask names are others afterwards; write by changes alone")
+        raise Failure(f"entries of '{name}' that no mask names are others afterwards; write by changes alone")
 
 
 def leaves_gradients(case: ReinitCase) -> None:
@@ -366,17 +366,17 @@ def needs_scores(case: ReinitCase) -> None:
     said = bool(getattr(case.component, "needs_scores", False))
     asked = sum(forgotten.asked.selections for forgotten in case.several)
     if said and not asked:
-        raise Broken("it says needs_scores = True and never asks select(), so that a criterion would be ignored")
+        raise Failure("it says needs_scores = True and never asks select(), so that a criterion would be ignored")
     if asked and not said:
-        raise Broken("it asks select(); say needs_scores = True, so that the host has scores for it")
+        raise Failure("it asks select(); say needs_scores = True, so that the host has scores for it")
 
 
 def selects_first(case: ReinitCase) -> None:
     """`context.select` is asked before the first change is yielded."""
     try:
         case.forgotten(networks.plain())
-    except AskedLate as late:
-        raise Broken(str(late)) from late
+    except LateRequestError as late:
+        raise Failure(str(late)) from late
 
 
 def needs_data(case: ReinitCase) -> None:
@@ -384,9 +384,9 @@ def needs_data(case: ReinitCase) -> None:
     said = bool(getattr(case.component, "needs_data", False))
     drawn = any(forgotten.asked.samples for forgotten in case.several)
     if said and not drawn:
-        raise Broken("it says needs_data = True and draws no samples")
+        raise Failure("it says needs_data = True and draws no samples")
     if drawn and not said:
-        raise Broken("it draws samples; say needs_data = True, so that options about them act")
+        raise Failure("it draws samples; say needs_data = True, so that options about them act")
 
 
 def needs_previous(case: ReinitCase) -> None:
@@ -395,10 +395,10 @@ def needs_previous(case: ReinitCase) -> None:
 
 
 def gives_back(case: ReinitCase) -> None:
-    """A probe from `context.lent()` is given back before the next change is yielded."""
+    """A probe from `context.probe()` is given back before the next change is yielded."""
     forgotten = case.usual
     if forgotten.kept_out:
-        raise Broken(f"the change to '{forgotten.kept_out}' is yielded while a probe is out: leave 'with' first")
+        raise Failure(f"the change to '{forgotten.kept_out}' is yielded while a probe is out: leave 'with' first")
 
 
 def exact_fraction(case: ReinitCase) -> None:
@@ -418,7 +418,7 @@ def exact_fraction(case: ReinitCase) -> None:
             change.value.numel() if change.mask is None else int(change.mask.sum()) for change in forgotten.sound
         )
         if count != wanted:
-            raise Broken(
+            raise Failure(
                 f"fraction={fraction} of {forgotten.scored} entries is {wanted}, and {count} are under the masks"
             )
 
@@ -442,13 +442,13 @@ def fresh_distribution(case: ReinitCase) -> None:
         drawn = change.value.flatten() if change.mask is None else change.value[change.mask]
         if change.value.ndim < 2:
             if bool((drawn != networks.UNUSUAL_BIAS).any()):
-                raise Broken(
+                raise Failure(
                     f"'{change.name}' starts from {networks.UNUSUAL_BIAS} in its own module, and does not here"
                 )
             continue
         standard = ((drawn.double() - networks.UNUSUAL_MEAN) / networks.UNUSUAL_STD).sort().values
         if len(standard) and _distance_from_normal(standard) * math.sqrt(len(standard)) > _KS_LIMIT:
-            raise Broken(f"the entries of '{change.name}' do not follow the distribution that its module starts from")
+            raise Failure(f"the entries of '{change.name}' do not follow the distribution that its module starts from")
 
 
 def _distance_from_normal(ordered: Tensor) -> float:
@@ -466,7 +466,7 @@ def deterministic(case: ReinitCase) -> None:
     again = case.forgotten(networks.plain(), component=method)
     require_same_memory(once.memory, again.memory)
     if not _same(once.changes, again.changes):
-        raise Broken("asked again, it proposes other changes; it must remember nothing and draw from context.rng")
+        raise Failure("asked again, it proposes other changes; it must remember nothing and draw from context.rng")
 
 
 def own_randomness(case: ReinitCase) -> None:
@@ -474,10 +474,10 @@ def own_randomness(case: ReinitCase) -> None:
     case.require_repeatable()
     one, other = (case.borrowed(networks.plain(), seed=seed).changes for seed in (1, 2))
     if not _same(one, other):
-        raise Broken("the changes vary with the global random state; draw from context.rng or context.fresh")
+        raise Failure("the changes vary with the global random state; draw from context.rng or context.fresh")
     situation, method = networks.plain(), case.another()
-    with proposing_stage(situation, method) as (context, _), comparing.random_state_watched():
-        _written(context.subject.model, method, context)
+    with proposing_stage(situation, method) as (context, _), comparing.watch_random_state():
+        _written_names(context.subject.model, method, context)
 
 
 def leaves_settings(case: ReinitCase) -> None:
@@ -485,10 +485,10 @@ def leaves_settings(case: ReinitCase) -> None:
     method = case.another()
     with (
         proposing_stage(networks.plain(), method) as (context, _),
-        comparing.settings_watched(),
-        suppress(AskedLate),  # that is another promise
+        comparing.watch_settings(),
+        suppress(LateRequestError),  # that is another promise
     ):
-        _written(context.subject.model, method, context)
+        _written_names(context.subject.model, method, context)
 
 
 def frozen(case: ReinitCase) -> None:
@@ -528,9 +528,9 @@ def channels_last(case: ReinitCase) -> None:
     pairs = zip(case.sound(networks.plain()).sound, case.sound(networks.channels_last()).sound, strict=False)
     for usual, other in pairs:
         if usual.name != other.name or not comparing.same_bits(usual.mask, other.mask):
-            raise Broken(f"in channels_last something else than in '{usual.name}' is changed")
+            raise Failure(f"in channels_last something else than in '{usual.name}' is changed")
         if not comparing.nearly(other.value, usual.value):
-            raise Broken(f"in channels_last the values for '{usual.name}' are others")
+            raise Failure(f"in channels_last the values for '{usual.name}' are others")
 
 
 def half_precision(case: ReinitCase) -> None:
@@ -540,7 +540,7 @@ def half_precision(case: ReinitCase) -> None:
 
 def promises() -> tuple[Promise, ...]:
     """In the order in which they are looked at."""
-    return stated(
+    return promise(
         "reinit",
         *(runs, changes, names, masks, values, finite, acts, unmasked_kept),
         *(leaves_gradients, leaves_modes, leaves_optimizer),

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import Literal
 
-from forgetkit.contracts import ReinitContext, Touch, UnitGroup
-from forgetkit.errors import NothingMatchedError
+from forgetkit.contracts import ReinitContext, UnitGroup, Writes
+from forgetkit.errors import NoMatchError
 
 Coupled = Literal["skip", "include"]
 """What becomes of units that several layers write into, the channels of a residual stream."""
 
-RESETTING: frozenset[Touch] = frozenset({"weights", "biases", "norm", "stats"})
+RESETTING: frozenset[Writes] = frozenset({"weights", "biases", "norm", "stats"})
 """What a unit's reset writes to."""
 
 
 def open_groups(context: ReinitContext, coupled: Coupled, who: str) -> tuple[UnitGroup, ...]:
-    """The groups whose units ``who`` may reset; ``NothingMatchedError`` where there is none."""
+    """The groups whose units ``who`` may reset; ``NoMatchError`` where there is none."""
     groups = tuple(group for group in context.units if coupled == "include" or not group.coupled)
     if not groups:
         remedy = (
@@ -23,5 +23,5 @@ def open_groups(context: ReinitContext, coupled: Coupled, who: str) -> tuple[Uni
             if context.units
             else "it needs hidden layers, and layer normalisation or attention between them mixes what they compute"
         )
-        raise NothingMatchedError(f"{who}: this network has no units that could be reset by themselves; {remedy}")
+        raise NoMatchError(f"{who}: this network has no units that could be reset by themselves; {remedy}")
     return groups

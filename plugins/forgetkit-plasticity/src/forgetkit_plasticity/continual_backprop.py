@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from forgetkit.contracts import Intervention, Moment, Share, Touch, UnitGroup
+from forgetkit.contracts import Intervention, InterventionContext, UnitGroup, UnitSlice, Writes
 from forgetkit_plasticity._units import RESETTING, Coupled, open_groups
 
 _SMALLEST = torch.finfo(torch.float32).eps
@@ -84,15 +84,15 @@ class ContinualBackprop(Intervention):
     coupled: Coupled = "skip"
 
     needs_activity: ClassVar[bool] = True
-    touches: ClassVar[frozenset[Touch]] = RESETTING
+    touches: ClassVar[frozenset[Writes]] = RESETTING
     examined_with: ClassVar[Mapping[str, Any]] = MappingProxyType({"rate": 0.5, "maturity": 1})
 
-    def begin(self, moment: Moment) -> None:
+    def begin(self, moment: InterventionContext) -> None:
         """Says at once where there is nothing to reset."""
         open_groups(moment.context, self.coupled, "continual-backprop")
 
     @torch.no_grad()
-    def after_step(self, moment: Moment) -> None:
+    def after_step(self, moment: InterventionContext) -> None:
         """Everybody ages, is weighed, and the least useful restart."""
         context = moment.context
         chosen = {}
@@ -148,7 +148,7 @@ class ContinualBackprop(Intervention):
         return torch.zeros_like(mature).index_fill(0, lowest, True)
 
 
-def _size_of(shares: Sequence[Share], tensors: Mapping[str, Tensor], size: int) -> Tensor:
+def _size_of(shares: Sequence[UnitSlice], tensors: Mapping[str, Tensor], size: int) -> Tensor:
     """The mean of each unit's absolute entries in ``shares``."""
     return torch.cat([share.per_unit(tensors[share.name], size).abs().float() for share in shares], 1).mean(1)
 

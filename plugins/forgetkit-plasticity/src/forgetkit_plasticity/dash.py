@@ -10,8 +10,8 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from forgetkit.contracts import Amount, Change, Probe, ReinitContext, Touch
-from forgetkit.errors import NothingMatchedError
+from forgetkit.contracts import Change, Probe, ReinitContext, SampleLimit, Writes
+from forgetkit.errors import NoMatchError
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,10 @@ class Dash:
     alpha: Annotated[float, Field(gt=0, le=1)] = 0.3
     floor: Annotated[float, Field(ge=0, le=1)] = 0.3
     chunk: Annotated[int, Field(ge=1)] = 1024
-    samples: Amount = None
+    samples: SampleLimit = None
 
     needs_data: ClassVar[bool] = True
-    touches: ClassVar[frozenset[Touch]] = frozenset({"weights", "biases"})
+    touches: ClassVar[frozenset[Writes]] = frozenset({"weights", "biases"})
 
     def propose(self, context: ReinitContext) -> Iterable[Change]:
         """A change for each matrix, kernel and bias of layers that do not normalise."""
@@ -46,7 +46,7 @@ class Dash:
         names = [name for layer in context.layers if layer.kind == "weight" for name in layer.parameters]
         names = [name for name in dict.fromkeys(names) if name in descent]
         if not names:
-            raise NothingMatchedError("dash: this network has no convolution and no fully connected layer")
+            raise NoMatchError("dash: this network has no convolution and no fully connected layer")
         for name in names:
             old = context.targets[name]
             # A kernel is what lies behind a pair of channels; a row, what lies behind an output.
@@ -56,7 +56,7 @@ class Dash:
 
     def _descent(self, context: ReinitContext) -> dict[str, Tensor]:
         """The running mean of the direction in which the loss goes down."""
-        with context.lent() as probe:
+        with context.probe() as probe:
             mean = probe.zeros()
             for gradient in self._gradients(probe):
                 for name, direction in mean.items():

@@ -11,8 +11,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from forgetkit.contracts import Change, ReinitContext, Touch
-from forgetkit.errors import NothingMatchedError
+from forgetkit.contracts import Change, ReinitContext, Writes
+from forgetkit.errors import NoMatchError
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,13 @@ class Fire:
 
     iterations: Annotated[int, Field(ge=1)] = 10
 
-    touches: ClassVar[frozenset[Touch]] = frozenset({"weights"})
+    touches: ClassVar[frozenset[Writes]] = frozenset({"weights"})
 
     def propose(self, context: ReinitContext) -> Iterable[Change]:
         """A change for each matrix and kernel of layers that do not normalise."""
         names = context.names("conv-linear")
         if not names:
-            raise NothingMatchedError("fire: this network has no convolution and no fully connected layer")
+            raise NoMatchError("fire: this network has no convolution and no fully connected layer")
         for name in names:
             yield Change(name, None, self._orthogonal(context.targets[name]))
 

@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from forgetkit.contracts import Intervention, Moment, Touch
+from forgetkit.contracts import Intervention, InterventionContext, Writes
 
 _SLOW = "slow "
 
@@ -34,10 +34,10 @@ class HareTortoise(Intervention):
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.999
     every: Annotated[int, Field(ge=1)] = 10
 
-    touches: ClassVar[frozenset[Touch]] = frozenset({"weights", "biases", "norm", "stats"})
+    touches: ClassVar[frozenset[Writes]] = frozenset({"weights", "biases", "norm", "stats"})
     examined_with: ClassVar[Mapping[str, Any]] = MappingProxyType({"every": 3})
 
-    def begin(self, moment: Moment) -> None:
+    def begin(self, moment: InterventionContext) -> None:
         """The first time, the slow average sets out where the network stands."""
         if not moment.state:
             context = moment.context
@@ -46,7 +46,7 @@ class HareTortoise(Intervention):
                     moment.state[_SLOW + name] = _copy(value)
 
     @torch.no_grad()
-    def after_step(self, moment: Moment) -> None:
+    def after_step(self, moment: InterventionContext) -> None:
         """The slow average follows."""
         for name, value in _tensors(moment.model).items():
             slow = moment.state.get(_SLOW + name)
@@ -54,7 +54,7 @@ class HareTortoise(Intervention):
                 slow.lerp_(value.to(slow.dtype), 1 - self.momentum)
 
     @torch.no_grad()
-    def after_epoch(self, moment: Moment) -> None:
+    def after_epoch(self, moment: InterventionContext) -> None:
         """At every so many epochs, the return: a copy, so that each goes on by itself."""
         epochs = moment.state.setdefault("epochs", torch.zeros((), dtype=torch.int64))
         epochs += 1

@@ -12,8 +12,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from forgetkit.contracts import Change, Origin, ReinitContext, Scope, Touch
-from forgetkit.errors import NothingMatchedError
+from forgetkit.contracts import Change, Origin, ReinitContext, Scope, Writes
+from forgetkit.errors import NoMatchError
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class KnowledgeEvolution:
     fresh: Origin = "layer-default"
 
     @property
-    def touches(self) -> frozenset[Touch]:
+    def touches(self) -> frozenset[Writes]:
         """What it writes to."""
         return frozenset({"weights", "biases"} if self.params == "all" else {"weights"})
 
@@ -53,9 +53,7 @@ class KnowledgeEvolution:
         found = self._beyond(context) if self.mask == "kels" else self._scattered(context)
         masks = {name: redrawn for name, redrawn in found if name in open_names and bool(redrawn.any())}
         if not masks:
-            raise NothingMatchedError(
-                f"knowledge-evolution: mask={self.mask}, split={self.split} keeps all of this network"
-            )
+            raise NoMatchError(f"knowledge-evolution: mask={self.mask}, split={self.split} keeps all of this network")
         for name, redrawn in masks.items():
             yield Change(name, redrawn, context.fresh(name, self.fresh))
 

@@ -9,8 +9,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from forgetkit.contracts import Intervention, Moment, Touch
-from forgetkit.errors import NothingMatchedError
+from forgetkit.contracts import Intervention, InterventionContext, Writes
+from forgetkit.errors import NoMatchError
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class L2Init(Intervention):
 
     strength: Annotated[float, Field(ge=0)] = 1e-3
 
-    touches: ClassVar[frozenset[Touch]] = frozenset({"loss"})
+    touches: ClassVar[frozenset[Writes]] = frozenset({"loss"})
 
-    def begin(self, moment: Moment) -> None:
+    def begin(self, moment: InterventionContext) -> None:
         """The first time, what the weights are."""
         if not moment.state:
             context = moment.context
@@ -40,9 +40,9 @@ class L2Init(Intervention):
                 if name not in norms:
                     moment.state[name] = context.targets[name].clone()
             if not moment.state:
-                raise NothingMatchedError("l2-init: this network has no parameter outside of normalisation layers")
+                raise NoMatchError("l2-init: this network has no parameter outside of normalisation layers")
 
-    def loss(self, moment: Moment) -> Tensor:
+    def loss(self, moment: InterventionContext) -> Tensor:
         """The penalty."""
         parameters = dict(moment.model.named_parameters())
         terms = [_squared_distance(parameters[name], begun) for name, begun in moment.state.items()]

@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from forgetkit.contracts import Amount, Change, Intervention, Moment, ReinitContext, Touch, UnitGroup
+from forgetkit.contracts import Change, Intervention, InterventionContext, ReinitContext, SampleLimit, UnitGroup, Writes
 from forgetkit_plasticity._units import RESETTING, Coupled, open_groups
 
 
@@ -33,11 +33,11 @@ class Redo:
     """
 
     tau: Annotated[float, Field(ge=0)] = 0.1
-    samples: Amount = 1024
+    samples: SampleLimit = 1024
     coupled: Coupled = "skip"
 
     needs_data: ClassVar[bool] = True
-    touches: ClassVar[frozenset[Touch]] = RESETTING
+    touches: ClassVar[frozenset[Writes]] = RESETTING
 
     def propose(self, context: ReinitContext) -> Iterable[Change]:
         """A change for each parameter that belongs to a dormant unit."""
@@ -52,7 +52,7 @@ class Redo:
         """E|h| of each unit over the samples, by the group's name."""
         mean: dict[str, Tensor] = {}
         seen = 0
-        with context.lent() as probe:
+        with context.probe() as probe:
             for inputs, targets in probe.batches(self.samples):
                 seen += len(targets)
                 for name, size in _sizes(probe.unit_activity(inputs)).items():
@@ -82,14 +82,14 @@ class RedoWhileTraining(Intervention):
     coupled: Coupled = "skip"
 
     needs_activity: ClassVar[bool] = True
-    touches: ClassVar[frozenset[Touch]] = RESETTING
+    touches: ClassVar[frozenset[Writes]] = RESETTING
     examined_with: ClassVar[Mapping[str, Any]] = MappingProxyType({"every": 2})
 
-    def begin(self, moment: Moment) -> None:
+    def begin(self, moment: InterventionContext) -> None:
         """Says at once where there is nothing to reset."""
         open_groups(moment.context, self.coupled, "redo")
 
-    def after_step(self, moment: Moment) -> None:
+    def after_step(self, moment: InterventionContext) -> None:
         """At every so many steps, a reset."""
         steps = moment.state.setdefault("steps", torch.zeros((), dtype=torch.int64))
         steps += 1

@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from forgetkit.contracts import Change, Intervention, Moment, ReinitContext, Scope, Touch
+from forgetkit.contracts import Change, Intervention, InterventionContext, ReinitContext, Scope, Writes
 from forgetkit.errors import OptionError
 
 
@@ -37,7 +37,7 @@ class Rewind(Intervention):
     params: Scope = "conv-linear"
 
     needs_scores: ClassVar[bool] = True
-    touches: ClassVar[frozenset[Touch]] = frozenset({"weights", "biases", "norm"})
+    touches: ClassVar[frozenset[Writes]] = frozenset({"weights", "biases", "norm"})
 
     def __post_init__(self) -> None:
         if self.lowest == "initial" and self.epoch == 0:
@@ -46,7 +46,7 @@ class Rewind(Intervention):
                 "use reinit cold:draw=same, or epoch=1 and later"
             )
 
-    def after_epoch(self, moment: Moment) -> None:
+    def after_epoch(self, moment: InterventionContext) -> None:
         """In the first epochs of the run, a copy of the weights."""
         if moment.mega_batch == 1 and moment.epoch <= self.epoch:
             for name, value in moment.model.named_parameters():

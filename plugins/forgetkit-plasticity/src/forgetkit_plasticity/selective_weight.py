@@ -12,8 +12,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from forgetkit.contracts import Change, Intervention, Moment, Origin, ReinitContext, Scope, Touch
-from forgetkit.errors import NothingMatchedError, OptionError
+from forgetkit.contracts import Change, Intervention, InterventionContext, Origin, ReinitContext, Scope, Writes
+from forgetkit.errors import NoMatchError, OptionError
 
 _UTILITY = "utility of "
 
@@ -58,19 +58,19 @@ class SelectiveWeight(Intervention):
             raise OptionError("selective-weight: utility=random has no running mean: leave decay out")
 
     @property
-    def touches(self) -> frozenset[Touch]:
+    def touches(self) -> frozenset[Writes]:
         """What it writes to."""
         if self.params == "all":
             return frozenset({"weights", "biases", "norm"})
         return frozenset({"weights", "norm"} if self.params == "weights" else {"weights"})
 
-    def begin(self, moment: Moment) -> None:
+    def begin(self, moment: InterventionContext) -> None:
         """Says at once where there is nothing to reset."""
         if not moment.context.names(self.params):
-            raise NothingMatchedError(f"selective-weight: params={self.params}: this network has no such parameter")
+            raise NoMatchError(f"selective-weight: params={self.params}: this network has no such parameter")
 
     @torch.no_grad()
-    def before_step(self, moment: Moment) -> None:
+    def before_step(self, moment: InterventionContext) -> None:
         """Utilities are measured while the gradients and the weights that they are of are at hand."""
         steps = moment.state.setdefault("steps", torch.zeros((), dtype=torch.int64))
         steps += 1
@@ -89,12 +89,12 @@ class SelectiveWeight(Intervention):
             moment.state[key] = torch.lerp(moment.state.get(key, torch.zeros_like(now)), now, 1 - self.decay)
 
     @torch.no_grad()
-    def after_step(self, moment: Moment) -> None:
+    def after_step(self, moment: InterventionContext) -> None:
         """The reset, where one is due."""
         if self._due(moment):
             moment.apply(self._changes(moment.context, moment.state))
 
-    def _due(self, moment: Moment) -> bool:
+    def _due(self, moment: InterventionContext) -> bool:
         if self.every == 0:
             return moment.mega_batch > 1 and (moment.epoch, moment.step) == (1, 0)
         return int(moment.state["steps"]) % self.every == 0

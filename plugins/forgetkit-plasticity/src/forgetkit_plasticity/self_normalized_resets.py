@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from forgetkit.contracts import Intervention, Moment, Touch
+from forgetkit.contracts import Intervention, InterventionContext, Writes
 from forgetkit_plasticity._units import RESETTING, Coupled, open_groups
 
 _PER_OCTAVE = 8
@@ -48,15 +48,15 @@ class SelfNormalizedResets(Intervention):
     coupled: Coupled = "skip"
 
     needs_activity: ClassVar[bool] = True
-    touches: ClassVar[frozenset[Touch]] = RESETTING
+    touches: ClassVar[frozenset[Writes]] = RESETTING
     examined_with: ClassVar[Mapping[str, Any]] = MappingProxyType({"limit": 2, "refresh": 1})
 
-    def begin(self, moment: Moment) -> None:
+    def begin(self, moment: InterventionContext) -> None:
         """Says at once where there is nothing to reset."""
         open_groups(moment.context, self.coupled, "self-normalized-resets")
 
     @torch.no_grad()
-    def after_step(self, moment: Moment) -> None:
+    def after_step(self, moment: InterventionContext) -> None:
         """Streaks grow or end; those that are too long end in a restart."""
         context, edges = moment.context, self._edges
         chosen = {}
@@ -79,7 +79,7 @@ class SelfNormalizedResets(Intervention):
             chosen[group.name] = units
         moment.apply(context.reset_units(chosen))
 
-    def after_epoch(self, moment: Moment) -> None:
+    def after_epoch(self, moment: InterventionContext) -> None:
         """At every so many epochs, new bounds."""
         epochs = moment.state.setdefault("epochs", torch.zeros((), dtype=torch.int64))
         epochs += 1

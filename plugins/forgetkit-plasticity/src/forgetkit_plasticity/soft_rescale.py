@@ -8,8 +8,8 @@ from typing import Annotated, ClassVar
 import torch
 from pydantic import Field
 
-from forgetkit.contracts import Intervention, Moment, Touch
-from forgetkit.errors import NothingMatchedError
+from forgetkit.contracts import Intervention, InterventionContext, Writes
+from forgetkit.errors import NoMatchError
 
 
 @dataclass(frozen=True)
@@ -28,19 +28,19 @@ class SoftRescale(Intervention):
 
     strength: Annotated[float, Field(ge=0, le=1)] = 1e-3
 
-    touches: ClassVar[frozenset[Touch]] = frozenset({"weights", "biases"})
+    touches: ClassVar[frozenset[Writes]] = frozenset({"weights", "biases"})
 
-    def begin(self, moment: Moment) -> None:
+    def begin(self, moment: InterventionContext) -> None:
         """The first time, the norms."""
         if not moment.state:
             context = moment.context
             for name in context.names("conv-linear"):
                 moment.state[name] = torch.linalg.vector_norm(context.targets[name].float())
             if not moment.state:
-                raise NothingMatchedError("soft-rescale: this network has no convolution and no fully connected layer")
+                raise NoMatchError("soft-rescale: this network has no convolution and no fully connected layer")
 
     @torch.no_grad()
-    def after_step(self, moment: Moment) -> None:
+    def after_step(self, moment: InterventionContext) -> None:
         """Every layer in the order of execution; what two layers share once."""
         parameters = dict(moment.model.named_parameters())
         product = torch.ones(())

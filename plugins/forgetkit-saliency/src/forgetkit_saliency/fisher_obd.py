@@ -9,8 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from forgetkit.contracts import Amount, Probe
-from forgetkit.forgetting import class_probabilities
+from forgetkit.contracts import Probe, SampleLimit
+from forgetkit.unlearning import class_probabilities
 
 _WHO, _REMEDY = "fisher-obd: sampled and exact", "use variant=empirical or batch"
 
@@ -37,7 +37,7 @@ class FisherObd:
     """
 
     variant: Literal["empirical", "sampled", "exact", "batch"] = "empirical"
-    samples: Amount = 1024
+    samples: SampleLimit = 1024
 
     def score(self, probe: Probe) -> Mapping[str, Tensor]:
         """½ F θ²."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from forgetkit.contracts import Amount, Probe
+from forgetkit.contracts import Probe, SampleLimit
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Gradient:
     Source: a common control of SNIP.
     """
 
-    samples: Amount = 1024
+    samples: SampleLimit = 1024
 
     def score(self, probe: Probe) -> Mapping[str, Tensor]:
         """|g| with g the gradient of the mean loss over the samples."""

@@ -11,8 +11,8 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from forgetkit.contracts import Amount, Probe
-from forgetkit.forgetting import require_classes
+from forgetkit.contracts import Probe, SampleLimit
+from forgetkit.unlearning import require_classes
 from forgetkit_saliency.averages import mean_of
 
 _ROUNDING = 1e-3
@@ -36,7 +36,7 @@ class Grasp:
     """
 
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = 200.0
-    samples: Amount = 256
+    samples: SampleLimit = 256
 
     expected_failures: ClassVar[Mapping[str, str]] = MappingProxyType(
         {"higher-is-keep": "signed: an entry without effect scores zero, above those that hinder learning"}

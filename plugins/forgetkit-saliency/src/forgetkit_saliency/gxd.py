@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from forgetkit.contracts import Amount, Origin, Probe
+from forgetkit.contracts import Origin, Probe, SampleLimit
 from forgetkit.errors import ComponentError, OptionError
 from forgetkit_saliency.units import assign
 
@@ -38,7 +38,7 @@ class Gxd:
 
     reference: Literal["draw", "init", "zero"] = "draw"
     origin: Literal["original", "layer-default", "uniform"] | None = None
-    samples: Amount = 1024
+    samples: SampleLimit = 1024
     per: Literal["weight", "unit"] = "weight"
 
     def __post_init__(self) -> None:

@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from forgetkit.contracts import Amount, Probe
+from forgetkit.contracts import Probe, SampleLimit
 from forgetkit_saliency.averages import mean_of
 
 
@@ -34,7 +34,7 @@ class Hessian:
 
     form: Literal["obd", "off-minimum"] = "obd"
     probes: Annotated[int, Field(ge=1)] = 8
-    samples: Amount = 256
+    samples: SampleLimit = 256
 
     @property
     def expected_failures(self) -> Mapping[str, str]:

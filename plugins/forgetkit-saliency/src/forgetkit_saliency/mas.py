@@ -8,7 +8,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from forgetkit.contracts import Amount, Probe
+from forgetkit.contracts import Probe, SampleLimit
 from forgetkit_saliency.averages import absolutes, mean_of
 
 
@@ -29,7 +29,7 @@ class Mas:
     """
 
     variant: Literal["per-sample", "batch"] = "per-sample"
-    samples: Amount = 1024
+    samples: SampleLimit = 1024
 
     def score(self, probe: Probe) -> Mapping[str, Tensor]:
         """The mean of |∂‖f‖²/∂θ|."""

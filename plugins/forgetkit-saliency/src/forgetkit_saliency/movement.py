@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from forgetkit.contracts import Intervention, Moment, Probe, Touch
+from forgetkit.contracts import Intervention, InterventionContext, Probe, Writes
 from forgetkit_saliency.watched import kept, watched
 
 
@@ -28,16 +28,16 @@ class Movement(Intervention):
     """
 
     needs_data: ClassVar[bool] = False
-    touches: ClassVar[frozenset[Touch]] = frozenset()
+    touches: ClassVar[frozenset[Writes]] = frozenset()
     expected_failures: ClassVar[Mapping[str, str]] = MappingProxyType(
         {"higher-is-keep": "signed: an entry without effect scores zero, above those that shrink"}
     )
 
-    def begin(self, moment: Moment) -> None:
+    def begin(self, moment: InterventionContext) -> None:
         """Nothing of the mega-batch before counts."""
         moment.state.clear()
 
-    def before_step(self, moment: Moment) -> None:
+    def before_step(self, moment: InterventionContext) -> None:
         """Add what the gradient asks of each weight."""
         for name, parameter, gradient in watched(moment.model):
             asked = -gradient * parameter.detach().float()

@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from forgetkit.contracts import Intervention, Moment, Probe, Touch
+from forgetkit.contracts import Intervention, InterventionContext, Probe, Writes
 from forgetkit_saliency.watched import kept, watched
 
 
@@ -32,13 +32,13 @@ class PathIntegral(Intervention):
     clip: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
 
     needs_data: ClassVar[bool] = False
-    touches: ClassVar[frozenset[Touch]] = frozenset()
+    touches: ClassVar[frozenset[Writes]] = frozenset()
 
-    def begin(self, moment: Moment) -> None:
+    def begin(self, moment: InterventionContext) -> None:
         """Nothing of the mega-batch before counts."""
         moment.state.clear()
 
-    def before_step(self, moment: Moment) -> None:
+    def before_step(self, moment: InterventionContext) -> None:
         """Note each weight and its gradient."""
         for name, parameter, gradient in watched(moment.model):
             value = parameter.detach().float().clone()
@@ -46,7 +46,7 @@ class PathIntegral(Intervention):
             moment.state[f"value {name}"] = value
             moment.state[f"gradient {name}"] = gradient.clone()
 
-    def after_step(self, moment: Moment) -> None:
+    def after_step(self, moment: InterventionContext) -> None:
         """Add what the step has contributed."""
         for name, parameter in moment.model.named_parameters():
             value = moment.state.pop(f"value {name}", None)

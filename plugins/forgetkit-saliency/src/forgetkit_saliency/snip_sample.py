@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from forgetkit.contracts import Amount, Probe
+from forgetkit.contracts import Probe, SampleLimit
 from forgetkit_saliency.averages import absolutes, mean_of
 
 
@@ -27,7 +27,7 @@ class SnipSample:
     Source: Lee et al., 2019, with the mean and the magnitude in the other order.
     """
 
-    samples: Amount = 1024
+    samples: SampleLimit = 1024
 
     def score(self, probe: Probe) -> Mapping[str, Tensor]:
         """|θ| times the mean of |g|."""

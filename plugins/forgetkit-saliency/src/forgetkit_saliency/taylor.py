@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from forgetkit.contracts import Amount, Probe, UnitGroup
+from forgetkit.contracts import Probe, SampleLimit, UnitGroup
 from forgetkit_saliency.units import assign
 
 
@@ -32,7 +32,7 @@ class Taylor:
     """
 
     per: Literal["weight", "filter", "filter-squared"] = "weight"
-    samples: Amount = 1024
+    samples: SampleLimit = 1024
 
     def score(self, probe: Probe) -> Mapping[str, Tensor]:
         """θ g, as magnitudes or summed over units."""

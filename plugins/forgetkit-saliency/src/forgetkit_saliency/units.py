@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from forgetkit.contracts import Share
+from forgetkit.contracts import UnitSlice
 
 
-def assign(share: Share, tensor: Tensor, values: Tensor) -> None:
+def assign(share: UnitSlice, tensor: Tensor, values: Tensor) -> None:
     """Write one value per unit to all of the unit's entries in ``tensor``.
 
     Args:

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from forgetkit.contracts import Amount, Probe
+from forgetkit.contracts import Probe, SampleLimit
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Wanda:
     """
 
     compare: Literal["row", "raw"] = "row"
-    samples: Amount = 1024
+    samples: SampleLimit = 1024
 
     def score(self, probe: Probe) -> Mapping[str, Tensor]:
         """|W| ‖X‖, perhaps as a rank within the row."""

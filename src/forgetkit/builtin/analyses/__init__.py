@@ -12,7 +12,7 @@ from forgetkit.builtin.analyses.plasticity import Plasticity
 from forgetkit.builtin.analyses.redundancy import Redundancy
 from forgetkit.builtin.analyses.sensitivity import Sensitivity
 from forgetkit.contracts import Analysis
-from forgetkit.hookspecs import hookimpl
+from forgetkit.registry.hookspecs import hookimpl
 
 
 @hookimpl

@@ -6,14 +6,14 @@ from fractions import Fraction
 from typing import Any
 
 
-def listed(written: Any) -> Any:
+def join_words(written: Any) -> Any:
     """``"fog+snow"`` is a list of two, a number a list of one; what is a list already, or JSON, stays."""
     if isinstance(written, int | float) and not isinstance(written, bool):
         return [written]
     return written.split("+") if isinstance(written, str) and not written.startswith("[") else written
 
 
-def number(written: Any) -> Any:
+def format_number(written: Any) -> Any:
     """``"8/255"`` is the number that it names; what names none stays as it is."""
     try:
         return float(Fraction(written)) if isinstance(written, str) and "/" in written else written

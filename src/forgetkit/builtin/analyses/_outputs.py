@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from forgetkit.errors import DoesNotApplyError
+from forgetkit.errors import InapplicableError
 
 
 def predictions(outputs: Tensor) -> Tensor:
-    """The class of the highest logit, int64 ``(n,)``; ``DoesNotApplyError`` if a logit is NaN, which has no order."""
+    """The class of the highest logit, int64 ``(n,)``; ``InapplicableError`` if a logit is NaN, which has no order."""
     if bool(outputs.isnan().any()):
-        raise DoesNotApplyError("the network's outputs are NaN, so that it has no answers to compare")
+        raise InapplicableError("the network's outputs are NaN, so that it has no answers to compare")
     return outputs.argmax(1)
 
 

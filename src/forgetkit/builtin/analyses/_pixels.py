@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 
 from forgetkit.contracts import Evidence
-from forgetkit.errors import DoesNotApplyError
+from forgetkit.errors import InapplicableError
 
 _OVERSHOT = 0.5
 """How far outside [0, 1] resizing may bring a pixel; what lies further out is on another scale."""
@@ -23,7 +23,7 @@ _REMEDIES: Mapping[str, str] = {
 
 
 def require_images(evidence: Evidence, why: str, features: str) -> None:
-    """``DoesNotApplyError`` if the samples are no pixels in [0, 1]: ``why`` that matters, and the remedy.
+    """``InapplicableError`` if the samples are no pixels in [0, 1]: ``why`` that matters, and the remedy.
 
     ``features`` is what is said of samples that are no images at all.
     """
@@ -32,10 +32,10 @@ def require_images(evidence: Evidence, why: str, features: str) -> None:
     extremes = []
     for inputs, _ in evidence.samples("test").batches():
         if inputs.ndim != 4:
-            raise DoesNotApplyError(features)
+            raise InapplicableError(features)
         extremes.append(torch.stack(torch.aminmax(inputs)))
     lowest, highest = float(torch.stack(extremes)[:, 0].amin()), float(torch.stack(extremes)[:, 1].amax())
-    raise DoesNotApplyError(
+    raise InapplicableError(
         f"{why}, and the samples are from {lowest:.8g} to {highest:.8g}: {_REMEDIES[_scale(lowest, highest)]}"
     )
 

@@ -11,12 +11,12 @@ import torch
 from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 
-from forgetkit.builtin.analyses._listed import listed, number
+from forgetkit.builtin.analyses._listed import format_number, join_words
 from forgetkit.builtin.analyses._outputs import predictions
 from forgetkit.builtin.analyses._pixels import require_images
-from forgetkit.contracts import Answer, Chart, Evidence, Labelled, Measure, Series
-from forgetkit.errors import DoesNotApplyError
-from forgetkit.seeding import Seeds, global_state
+from forgetkit.contracts import Answer, Chart, Evidence, LabelledSamples, Measure, Series
+from forgetkit.errors import InapplicableError
+from forgetkit.seeding import Seeds, seeded_rng
 
 _LEVELS = 255
 """Steps between black and white."""
@@ -29,11 +29,11 @@ _STRENGTHS = {
 
 def _strengths(written: Any) -> Any:
     """``"1/255+8/255"``, ``0.5``, a list; none stays."""
-    return None if written in (None, "none") else listed(written)
+    return None if written in (None, "none") else join_words(written)
 
 
-Strength = Annotated[float, BeforeValidator(number), Field(ge=0, allow_inf_nan=False)]
-StepSize = Annotated[float, BeforeValidator(number), Field(gt=0, allow_inf_nan=False)]
+Strength = Annotated[float, BeforeValidator(format_number), Field(ge=0, allow_inf_nan=False)]
+StepSize = Annotated[float, BeforeValidator(format_number), Field(gt=0, allow_inf_nan=False)]
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Attack:
     @property
     def _radii(self) -> tuple[float, ...]:
         given = _STRENGTHS[self.norm] if self.strengths is None else self.strengths
-        return tuple(map(number, given))
+        return tuple(map(format_number, given))
 
     def analyze(self, evidence: Evidence) -> Answer:
         """Accuracy by strength."""
@@ -94,12 +94,12 @@ class Attack:
         require_images(evidence, why, f"{why}, and the samples are no images")
         samples = evidence.samples("test", self.samples)
         if not len(samples):
-            raise DoesNotApplyError("there are no samples to attack")
+            raise InapplicableError("there are no samples to attack")
         clean = predictions(evidence.outputs(samples)) == samples.labels
         accuracy, blind = {0.0: _share(clean)}, 0
         # Of a copy without gradients of its own, backward passes reach for the input alone and leave no trace.
-        model = evidence.twin().requires_grad_(False)
-        with global_state(evidence.seeds.number("model")), torch.autocast(evidence.device.type, enabled=False):
+        model = evidence.copy_model().requires_grad_(False)
+        with seeded_rng(evidence.seeds.number("model")), torch.autocast(evidence.device.type, enabled=False):
             for radius in sorted(filter(None, self._radii)):
                 right, unmoved = self._withstood(radius, model, samples, clean, evidence.seeds)
                 accuracy[radius] = _share(right)
@@ -107,11 +107,11 @@ class Attack:
         return self._answer(accuracy, len(samples), blind)
 
     def _descent(self, radius: float) -> Descent:
-        step = 2.5 * radius / self.steps if self.step_size is None else float(number(self.step_size))
+        step = 2.5 * radius / self.steps if self.step_size is None else float(format_number(self.step_size))
         return Descent(self.norm, radius, step, self.steps)
 
     def _withstood(
-        self, radius: float, model: nn.Module, samples: Labelled, clean: Tensor, seeds: Seeds
+        self, radius: float, model: nn.Module, samples: LabelledSamples, clean: Tensor, seeds: Seeds
     ) -> tuple[Tensor, int]:
         """Which samples stay right, and for how many of them no gradient was ever found.
 
@@ -214,7 +214,7 @@ class Descent:
 
 
 def _gradient(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    """Of each image's own cross-entropy; ``DoesNotApplyError`` where there is none, or it is not finite."""
+    """Of each image's own cross-entropy; ``InapplicableError`` where there is none, or it is not finite."""
     images = images.detach().requires_grad_(True)
     try:
         with torch.enable_grad():
@@ -223,9 +223,9 @@ def _gradient(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         gradient: Tensor = torch.autograd.grad(loss, images)[0]
     except RuntimeError as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise DoesNotApplyError(f"the network gives no gradient of its input to go by: {reason}") from error
+        raise InapplicableError(f"the network gives no gradient of its input to go by: {reason}") from error
     if not gradient.isfinite().all():
-        raise DoesNotApplyError("the gradient in the input is not finite: the network may have diverged")
+        raise InapplicableError("the gradient in the input is not finite: the network may have diverged")
     return gradient
 
 

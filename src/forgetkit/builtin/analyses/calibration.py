@@ -14,7 +14,7 @@ from torch import Tensor
 
 from forgetkit.builtin.analyses._outputs import diverged
 from forgetkit.contracts import Answer, Chart, Evidence, Measure, Series
-from forgetkit.errors import DoesNotApplyError
+from forgetkit.errors import InapplicableError
 
 COLDEST, HOTTEST = 0.01, 100.0
 """The temperatures between which the best is looked for."""
@@ -46,7 +46,7 @@ class Calibration:
     def analyze(self, evidence: Evidence) -> Answer:
         """Errors of calibration, a reliability diagram, the gap of each bin, a histogram of the confidence."""
         samples = evidence.samples("test", self.samples)
-        said = _Predicted(_finite(evidence.outputs(samples)), samples.labels)
+        said = _Predictions(_finite(evidence.outputs(samples)), samples.labels)
         numbers = {
             "ece": _lower(
                 said.ece(self.bins),
@@ -77,11 +77,11 @@ class Calibration:
         if said.nll is None:
             remarks.append("there is no nll: the network masks the class of a sample, to which it gives the logit -inf")
         try:
-            temperature = _fitted(evidence)
-        except DoesNotApplyError as error:
+            temperature = _fit_temperature(evidence)
+        except InapplicableError as error:
             remarks.append(f"no temperature was fitted: {error}")
         else:
-            scaled = _Predicted(said.logits / temperature, said.labels)
+            scaled = _Predictions(said.logits / temperature, said.labels)
             numbers |= {
                 "temperature": Measure(
                     temperature,
@@ -98,7 +98,7 @@ class Calibration:
 
 
 @dataclass(frozen=True, eq=False)
-class _Binned:
+class _ReliabilityBins:
     """Samples by bin, each a float64 tensor ``(bins,)``; the means of an empty bin are NaN."""
 
     count: Tensor
@@ -112,7 +112,7 @@ class _Binned:
 
 
 @dataclass(frozen=True, eq=False)
-class _Predicted:
+class _Predictions:
     """Logits ``(n, classes)`` in float64, int64 labels ``(n,)``, and what is said of them."""
 
     logits: Tensor
@@ -145,7 +145,7 @@ class _Predicted:
         truth = torch.nn.functional.one_hot(self.labels, self.logits.shape[1])
         return (self.probabilities - truth).square().sum(1).mean().item()
 
-    def binned(self, bins: int) -> _Binned:
+    def binned(self, bins: int) -> _ReliabilityBins:
         """In bins of equal width."""
         inner = torch.linspace(0, 1, bins + 1, dtype=torch.float64)[1:-1]
         return self._by(torch.bucketize(self.confidence, inner, right=True), bins)
@@ -162,26 +162,26 @@ class _Predicted:
         middle = size.cumsum(0) - size / 2
         return _mean_gap(self._by((middle * bins / len(self.labels)).long()[group], bins))
 
-    def _by(self, places: Tensor, bins: int) -> _Binned:
+    def _by(self, places: Tensor, bins: int) -> _ReliabilityBins:
         count, confidence, right = (
             torch.bincount(places, weights, bins).double() for weights in (None, self.confidence, self.right)
         )
-        return _Binned(count, confidence / count, right / count)
+        return _ReliabilityBins(count, confidence / count, right / count)
 
 
-def _mean_gap(binned: _Binned) -> float:
+def _mean_gap(binned: _ReliabilityBins) -> float:
     return (binned.gaps * binned.count).sum().item() / binned.count.sum().item()
 
 
 def _finite(logits: Tensor) -> Tensor:
     if not len(logits):
-        raise DoesNotApplyError("there are no samples to judge on")
+        raise InapplicableError("there are no samples to judge on")
     if diverged(logits):
-        raise DoesNotApplyError("the network's outputs are not finite, so that it has no confidence: train it anew")
+        raise InapplicableError("the network's outputs are not finite, so that it has no confidence: train it anew")
     return logits.double()
 
 
-def _fitted(evidence: Evidence) -> float:
+def _fit_temperature(evidence: Evidence) -> float:
     """The temperature of the least NLL on the validation part.
 
     NLL is convex in 1 / T, and its slope is the mean of the expected logit less the label's.
@@ -192,7 +192,7 @@ def _fitted(evidence: Evidence) -> float:
     logits = _finite(evidence.outputs(samples))
     of_labels = logits.gather(1, samples.labels[:, None])
     if bool(of_labels.isinf().any()):
-        raise DoesNotApplyError("the network masks the class of a validation sample: its nll is infinite at each")
+        raise InapplicableError("the network masks the class of a validation sample: its nll is infinite at each")
 
     def slope(inverse: float) -> float:
         terms = (logits * inverse).softmax(1) * (logits - of_labels)
@@ -213,7 +213,7 @@ def _gaps_as_none(values: Tensor) -> list[float | None]:
     return [None if value != value else value for value in values.tolist()]
 
 
-def _table(binned: _Binned) -> list[Mapping[str, Any]]:
+def _table(binned: _ReliabilityBins) -> list[Mapping[str, Any]]:
     bins = len(binned.count)
     rows = zip(binned.count.tolist(), _gaps_as_none(binned.confidence), _gaps_as_none(binned.accuracy), strict=True)
     return [
@@ -222,7 +222,7 @@ def _table(binned: _Binned) -> list[Mapping[str, Any]]:
     ]
 
 
-def _reliability(binned: _Binned) -> Chart:
+def _reliability(binned: _ReliabilityBins) -> Chart:
     return Chart(
         name="reliability",
         caption="Accuracy by confidence, each bin at its middle; below the diagonal a network is too sure",
@@ -234,7 +234,7 @@ def _reliability(binned: _Binned) -> Chart:
     )
 
 
-def _gap(binned: _Binned) -> Chart:
+def _gap(binned: _ReliabilityBins) -> Chart:
     """Runs have bins in common but not the mean confidence in them, which the diagram therefore cannot stand at."""
     return Chart(
         name="gap",
@@ -246,12 +246,12 @@ def _gap(binned: _Binned) -> Chart:
     )
 
 
-def _middles(binned: _Binned) -> list[float]:
+def _middles(binned: _ReliabilityBins) -> list[float]:
     bins = len(binned.count)
     return [(at + 0.5) / bins for at in range(bins)]
 
 
-def _histogram(binned: _Binned) -> Chart:
+def _histogram(binned: _ReliabilityBins) -> Chart:
     bins = len(binned.count)
     share = (binned.count / binned.count.sum()).tolist()
     words = [f"{100 * at / bins:.3g}–{100 * (at + 1) / bins:.3g}" for at in range(bins)]

@@ -12,10 +12,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from forgetkit.builtin.analyses._across import LeftOut
+from forgetkit.builtin.analyses._cross_run import LeftOutRuns
 from forgetkit.builtin.analyses._outputs import predictions
-from forgetkit.contracts import Answer, Asked, Chart, Evidence, Measure, Series
-from forgetkit.errors import DoesNotApplyError
+from forgetkit.contracts import Answer, Chart, ComparedRun, Evidence, Measure, Series
+from forgetkit.errors import InapplicableError
 
 _KINDS = {
     "changed": "changed",
@@ -49,13 +49,13 @@ class Churn:
 
     def analyze(self, evidence: Evidence) -> Answer:
         """Shares of the test samples at the last mega-batch and over all; raises where fewer than two are kept."""
-        kept = _kept(evidence)
+        kept = _kept_share(evidence)
         samples = evidence.samples("test")
         if not len(samples):
-            raise DoesNotApplyError("there are no test samples, whose predictions could flip")
-        known = _Known(kept, samples.labels, torch.stack([_predictions(evidence, n) for n in kept]))
+            raise InapplicableError("there are no test samples, whose predictions could flip")
+        known = _PredictionHistory(kept, samples.labels, torch.stack([_predictions(evidence, n) for n in kept]))
         remarks = [_gaps(kept)] if kept[-1] - kept[0] >= len(kept) else []
-        charts = [_over_time(known), _lost(known)]
+        charts = [_over_time(known), _forgotten_samples(known)]
         if len(evidence.classes) <= _BARS:
             charts.append(_by_class(known, evidence.classes))
         else:
@@ -73,16 +73,16 @@ class Churn:
             remarks=remarks,
         )
 
-    def compare(self, cells: Sequence[Asked]) -> Answer:
+    def compare(self, cells: Sequence[ComparedRun]) -> Answer:
         """What the seed alone changes: predictions of two runs of an arm at their last mega-batch, over all pairs."""
-        arms: dict[str, list[Asked]] = {}
+        arms: dict[str, list[ComparedRun]] = {}
         for cell in cells:
             arms.setdefault(", ".join(cell.arm.values()), []).append(cell)
-        left_out = LeftOut()
+        left_out = LeftOutRuns()
         between = {arm: found for arm, several in arms.items() if (found := list(_pairs(several, left_out)))}
         if not between:
             why = "".join(f" ({remark})" for remark in left_out.remarks[:1])
-            raise DoesNotApplyError(
+            raise InapplicableError(
                 "no arm has two finished runs with the same test samples, whose predictions could be compared: "
                 f"give it more seeds{why}"
             )
@@ -118,7 +118,7 @@ class Churn:
             remarks=[*left_out.remarks, *_left_out(arms, between)],
         )
 
-    def _forgotten(self, known: _Known, classes: Sequence[str]) -> dict[str, Any]:
+    def _forgotten(self, known: _PredictionHistory, classes: Sequence[str]) -> dict[str, Any]:
         places = known.forgotten.nonzero().flatten()
         return {
             "count": len(places),
@@ -129,7 +129,7 @@ class Churn:
             ],
         }
 
-    def _never_learned(self, known: _Known, classes: Sequence[str]) -> dict[str, Any]:
+    def _never_learned(self, known: _PredictionHistory, classes: Sequence[str]) -> dict[str, Any]:
         places = known.never_learned.nonzero().flatten()
         return {
             "count": len(places),
@@ -140,7 +140,7 @@ class Churn:
 
 
 @dataclass(frozen=True, eq=False)
-class _Known:
+class _PredictionHistory:
     """Predictions ``(mega-batches, samples)`` of the models that were kept, and the labels."""
 
     kept: tuple[int, ...]
@@ -181,16 +181,16 @@ class _Known:
         return ~self.right.any(0)
 
 
-def _kept(evidence: Evidence) -> tuple[int, ...]:
+def _kept_share(evidence: Evidence) -> tuple[int, ...]:
     """The mega-batches up to the one asked about, which is the last of them; two at least."""
     last = evidence.mega_batch
     if last is None:
-        raise DoesNotApplyError("predictions flip between the mega-batches of a run: ask the directory of one")
+        raise InapplicableError("predictions flip between the mega-batches of a run: ask the directory of one")
     kept = tuple(n for n in evidence.mega_batches if n <= last)
     if len(kept) < 2 or kept[-1] != last:
         known = ", ".join(map(str, kept))
         have = f"the model{'s' if len(kept) > 1 else ''} after {known} alone" if kept else "no model"
-        raise DoesNotApplyError(
+        raise InapplicableError(
             f"up to mega-batch {last} the run keeps {have}, and flips are between that of {last} and one before: "
             "let runs keep them all (--keep-models all, of an ablation --keep all)"
         )
@@ -207,7 +207,7 @@ def _predictions(evidence: Evidence, mega_batch: int) -> Tensor:
     return predictions(then.outputs(then.samples("test"))).int()
 
 
-def _numbers(known: _Known) -> dict[str, Measure]:
+def _numbers(known: _PredictionHistory) -> dict[str, Measure]:
     share = {kind: which.double().mean(1) for kind, which in known.flips.items()}
     return {
         "negative_flips": _less(share["negative_flips"][-1], "test samples from right to wrong at the last mega-batch"),
@@ -241,7 +241,7 @@ def _less(share: Tensor, meaning: str) -> Measure:
     return Measure(float(share), "lower", "fraction", meaning=meaning, bounds=(0, 1))
 
 
-def _step(known: _Known, at: int) -> dict[str, Any]:
+def _step(known: _PredictionHistory, at: int) -> dict[str, Any]:
     """Counts between two mega-batches; ``by_chance``: the negative flips of two models that err independently."""
     right = known.right[at - 1 : at + 1].sum(1).tolist()
     count = len(known.labels)
@@ -255,7 +255,7 @@ def _step(known: _Known, at: int) -> dict[str, Any]:
     }
 
 
-def _classes(known: _Known, classes: Sequence[str]) -> Iterator[dict[str, Any]]:
+def _classes(known: _PredictionHistory, classes: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Counts by the samples' own class: flips of the last step, and what became of them over all."""
     for label, name in enumerate(classes):
         own = known.labels == label
@@ -269,7 +269,7 @@ def _classes(known: _Known, classes: Sequence[str]) -> Iterator[dict[str, Any]]:
         }
 
 
-def _over_time(known: _Known) -> Chart:
+def _over_time(known: _PredictionHistory) -> Chart:
     return Chart(
         name="flips",
         caption="Predictions that flipped since the mega-batch before",
@@ -284,7 +284,7 @@ def _over_time(known: _Known) -> Chart:
     )
 
 
-def _lost(known: _Known) -> Chart:
+def _forgotten_samples(known: _PredictionHistory) -> Chart:
     shares = [float((known.last_right == n).double().mean()) for n in known.kept[:-1]]
     return Chart(
         name="forgotten",
@@ -297,7 +297,7 @@ def _lost(known: _Known) -> Chart:
     )
 
 
-def _by_class(known: _Known, classes: Sequence[str]) -> Chart:
+def _by_class(known: _PredictionHistory, classes: Sequence[str]) -> Chart:
     rows = list(_classes(known, classes))
     return Chart(
         name="classes",
@@ -317,7 +317,7 @@ def _by_class(known: _Known, classes: Sequence[str]) -> Chart:
     )
 
 
-def _pairs(cells: Sequence[Asked], left_out: LeftOut) -> Iterator[dict[str, Any]]:
+def _pairs(cells: Sequence[ComparedRun], left_out: LeftOutRuns) -> Iterator[dict[str, Any]]:
     """Shares of the test samples that two runs of an arm tell apart, for each two with the same ones."""
     known = []
     for cell in cells:
@@ -335,7 +335,7 @@ def _pairs(cells: Sequence[Asked], left_out: LeftOut) -> Iterator[dict[str, Any]
             }
 
 
-def _last_flips(cell: Asked) -> float | None:
+def _last_flips(cell: ComparedRun) -> float | None:
     """What the run's own answer says of its last step."""
     value = cell.answer.numbers.get("changed") if cell.answer is not None else None
     return value.value if isinstance(value, Measure) else value

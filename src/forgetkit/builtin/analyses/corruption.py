@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, Field
 
-from forgetkit.builtin.analyses._listed import listed
-from forgetkit.contracts import Answer, Chart, Evidence, Labelled, Measure, Series
-from forgetkit.errors import OptionError, closest
+from forgetkit.builtin.analyses._listed import join_words
+from forgetkit.contracts import Answer, Chart, Evidence, LabelledSamples, Measure, Series
+from forgetkit.errors import OptionError, suggest
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from forgetkit.builtin.analyses._corruptions import Source
+    from forgetkit.builtin.analyses.corruptions.generation import Source
 
 BENCHMARK = (
     *("gaussian_noise", "shot_noise", "impulse_noise"),
@@ -56,8 +56,10 @@ class Corruption:
 
     samples: Annotated[int, Field(ge=1)] | None = 1000
     path: Path | None = None
-    corruptions: Annotated[tuple[str, ...] | None, BeforeValidator(listed), "names joined by +, or none (all)"] = None
-    severities: Annotated[tuple[int, ...], BeforeValidator(listed), "of 1 to 5, joined by +"] = SEVERITIES
+    corruptions: Annotated[tuple[str, ...] | None, BeforeValidator(join_words), "names joined by +, or none (all)"] = (
+        None
+    )
+    severities: Annotated[tuple[int, ...], BeforeValidator(join_words), "of 1 to 5, joined by +"] = SEVERITIES
     frost: Path | None = None
 
     examined_with: ClassVar[Mapping[str, Any]] = {"severities": (1, 4)}
@@ -65,7 +67,7 @@ class Corruption:
     def __post_init__(self) -> None:
         for name in self.corruptions or ():
             if name not in CORRUPTIONS:
-                raise OptionError(f"corruption: there is no corruption '{name}'; {closest(name, CORRUPTIONS)}")
+                raise OptionError(f"corruption: there is no corruption '{name}'; {suggest(name, CORRUPTIONS)}")
         if not set(self.severities) <= set(SEVERITIES):
             raise OptionError(f"corruption: option severities={list(self.severities)}: they are numbers from 1 to 5")
         for option, chosen in (("corruptions", self.chosen), ("severities", self.severities)):
@@ -107,12 +109,12 @@ class Corruption:
         )
 
     def _source(self, evidence: Evidence) -> Source:
-        from forgetkit.builtin.analyses._corruptions import Made, Read
-        from forgetkit.builtin.analyses._corruptions_files import Arrays
+        from forgetkit.builtin.analyses.corruptions.files import Arrays
+        from forgetkit.builtin.analyses.corruptions.generation import GeneratedCorruptions, StoredCorruptions
 
         if self.path is None:
-            return Made.of(evidence, self.samples, self.frost)
-        return Read.of(evidence, self.samples, Arrays.of(self.path, self.chosen))
+            return GeneratedCorruptions.of(evidence, self.samples, self.frost)
+        return StoredCorruptions.of(evidence, self.samples, Arrays.of(self.path, self.chosen))
 
     def _remarks(self, evidence: Evidence) -> Iterator[str]:
         if len(self.chosen) < len(CORRUPTIONS) or len(self.severities) < len(SEVERITIES):
@@ -133,26 +135,26 @@ class Corruption:
             yield f"the images are {sides[0]} × {sides[1]}; the severities are those for 32 × 32 pixels"
 
 
-def corrupted(
+def corrupt_samples(
     evidence: Evidence,
     *,
     samples: int | None = 1000,
     corruptions: Sequence[str] = BENCHMARK,
     severities: Sequence[int] = SEVERITIES,
-) -> Iterator[tuple[str, int, Labelled]]:
+) -> Iterator[tuple[str, int, LabelledSamples]]:
     """Test samples at each corruption and severity, made on the fly: the same at each, and at each asking.
 
-    They can be given to ``evidence.accuracy`` with several models. ``DoesNotApplyError`` where they are no images.
+    They can be given to ``evidence.accuracy`` with several models. ``InapplicableError`` where they are no images.
     """
-    from forgetkit.builtin.analyses._corruptions import Made
+    from forgetkit.builtin.analyses.corruptions.generation import GeneratedCorruptions
 
-    source = Made.of(evidence, samples)
+    source = GeneratedCorruptions.of(evidence, samples)
     for name in corruptions:
         for severity in severities:
             yield name, severity, source.samples(name, severity)
 
 
-def corrupted_accuracies(
+def accuracies_under_corruption(
     evidence: Evidence,
     model: nn.Module | None = None,
     *,
@@ -162,11 +164,11 @@ def corrupted_accuracies(
 ) -> Mapping[str, list[float]]:
     """By corruption, the accuracy at each severity, on images made on the fly: of ``model``, or of the one asked about.
 
-    ``DoesNotApplyError`` where the samples are no images.
+    ``InapplicableError`` where the samples are no images.
     """
-    from forgetkit.builtin.analyses._corruptions import Made
+    from forgetkit.builtin.analyses.corruptions.generation import GeneratedCorruptions
 
-    return _accuracies(evidence, Made.of(evidence, samples), model, corruptions, severities)
+    return _accuracies(evidence, GeneratedCorruptions.of(evidence, samples), model, corruptions, severities)
 
 
 def _accuracies(

@@ -12,11 +12,11 @@ import torch
 from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 
-from forgetkit.builtin.analyses._listed import listed
+from forgetkit.builtin.analyses._listed import join_words
 from forgetkit.builtin.analyses._outputs import diverged
-from forgetkit.contracts import Answer, Chart, Evidence, Labelled, Measure, Series
-from forgetkit.errors import DoesNotApplyError, OptionError
-from forgetkit.forgetting.statistics import settle, tracking
+from forgetkit.contracts import Answer, Chart, Evidence, LabelledSamples, Measure, Series
+from forgetkit.errors import InapplicableError, OptionError
+from forgetkit.unlearning.batchnorm import refresh_bn_stats, tracking_layers
 
 _SIGMAS = {
     "relative": (0.05, 0.1, 0.2, 0.4, 0.8),
@@ -28,7 +28,7 @@ Sigma = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 def _sigmas(written: Any) -> Any:
     """``"0.1+0.3"``, ``0.5``, a list; none stays."""
-    return None if written in (None, "none") else listed(written)
+    return None if written in (None, "none") else join_words(written)
 
 
 @dataclass(frozen=True)
@@ -78,9 +78,9 @@ class Flatness:
         """Accuracy and loss by the size of the noise."""
         samples = evidence.samples(self.part, self.samples)
         if not len(samples):
-            raise DoesNotApplyError(f"there are no samples of the part '{self.part}' to judge on")
+            raise InapplicableError(f"there are no samples of the part '{self.part}' to judge on")
         again = evidence.samples("train", self.samples) if self.bn_stats == "recalibrate" else None
-        shaken = Shaken(evidence, evidence.twin(), self.scale == "relative", again)
+        shaken = Perturbed(evidence, evidence.copy_model(), self.scale == "relative", again)
         seen: dict[float, list[Tensor]] = {sigma: [] for sigma in sorted({0.0, *self._grid})}
         for repeat in range(self.repeats):
             noise = shaken.noise(repeat)
@@ -89,8 +89,8 @@ class Flatness:
                     models = (shaken.by(signed, noise) for signed in ([sigma, -sigma] if sigma else [sigma]))
                     found = [evidence.outputs(samples, model) for model in models]
                     if not sigma and diverged(found[0]):
-                        raise DoesNotApplyError("the network's outputs are not finite without any noise: train it anew")
-                    looks = [_judged(outputs, samples.labels) for outputs in found]
+                        raise InapplicableError("the network's outputs are not finite without any noise: train it anew")
+                    looks = [_accuracy_of(outputs, samples.labels) for outputs in found]
                     rows.append(torch.stack(looks).mean(0))
         return self._answer(seen, len(samples), 1 / len(evidence.classes))
 
@@ -148,17 +148,17 @@ class Flatness:
 
 
 @dataclass(frozen=True, eq=False)
-class Shaken:
+class Perturbed:
     """A model's twin, its parameters written anew for each look: what was written before leaves nothing behind."""
 
     evidence: Evidence
     twin: nn.Module
     relative: bool
-    again: Labelled | None
+    again: LabelledSamples | None
 
     def __post_init__(self) -> None:
-        if self.again is not None and not tracking(self.twin):
-            raise DoesNotApplyError(
+        if self.again is not None and not tracking_layers(self.twin):
+            raise InapplicableError(
                 f"bn-stats=recalibrate: {type(self.evidence.model).__name__} has no batch normalisation that keeps "
                 "running statistics; use keep"
             )
@@ -180,9 +180,9 @@ class Shaken:
         if self.again is not None:
             try:
                 seed = self.evidence.seeds.number("recalibrate")
-                settle(self.twin, "recalibrate", self.again.batches(), [], seed)
+                refresh_bn_stats(self.twin, "recalibrate", self.again.batches(), [], seed)
             except OptionError as error:
-                raise DoesNotApplyError(str(error)) from error
+                raise InapplicableError(str(error)) from error
         return self.twin
 
     def _clean(self) -> list[tuple[str, Tensor]]:
@@ -190,7 +190,7 @@ class Shaken:
         return [(name, p.detach()) for name, p in parameters if p.is_floating_point()]
 
 
-def _judged(outputs: Tensor, labels: Tensor) -> Tensor:
+def _accuracy_of(outputs: Tensor, labels: Tensor) -> Tensor:
     """Accuracy and mean cross-entropy, float64; where outputs are NaN the answer is wrong and there is no loss."""
     outputs = outputs.double()
     right = (outputs.argmax(1) == labels) & ~outputs.isnan().any(1)

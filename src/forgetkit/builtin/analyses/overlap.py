@@ -11,11 +11,11 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field
 
-from forgetkit.builtin.analyses._across import Across, LeftOut
-from forgetkit.builtin.analyses._sharing import Mask, Pair, Retained, Shared, Total, mean, spread
-from forgetkit.contracts import Answer, Asked, Bounds, Chart, Evidence, Measure, Series
-from forgetkit.errors import DoesNotApplyError
-from forgetkit.forgetting import select
+from forgetkit.builtin.analyses._cross_run import CrossRun, LeftOutRuns
+from forgetkit.builtin.analyses._mask_overlap import Mask, MaskOverlap, Pair, Retained, Total, mean, spread
+from forgetkit.contracts import Answer, Bounds, Chart, ComparedRun, Evidence, Measure, Series
+from forgetkit.errors import InapplicableError
+from forgetkit.unlearning import select
 
 _MOST = 8
 _MEANINGS = {
@@ -57,7 +57,7 @@ class Overlap:
         """Along one run: each mask and the next."""
         known = self._known(evidence)
         if len(known.after) == 1:
-            raise DoesNotApplyError(
+            raise InapplicableError(
                 f"the run has a single mask, after mega-batch {known.after[0]}, and none to compare it with: "
                 f"{self._more()}"
             )
@@ -70,7 +70,7 @@ class Overlap:
             lone.update(earlier.keys() ^ later.keys())
         every = [shared for pair in pairs.values() for shared in pair.values()]
         if not any(shared.chosen for shared in every):
-            raise DoesNotApplyError(_NO_CHOICE)
+            raise InapplicableError(_NO_CHOICE)
         remarks = [*_gaps(known.after), *_apart(lone), *_without_chance(every)]
         drawn = {f"{earlier} and {later}": [pairs[earlier, later]] for earlier, later in _some(list(pairs), remarks)}
         charts = [*_by_layer(drawn, "consecutive masks of a run"), _course(pairs)]
@@ -92,13 +92,13 @@ class Overlap:
             remarks=remarks,
         )
 
-    def compare(self, cells: Sequence[Asked]) -> Answer:
+    def compare(self, cells: Sequence[ComparedRun]) -> Answer:
         """Across runs: between arms at one seed, and between the seeds of an arm."""
-        left_out = LeftOut()
+        left_out = LeftOutRuns()
         after, runs = self._runs(cells, left_out)
-        across = Across.of(runs)
+        across = CrossRun.of(runs)
         if not across.pairs:
-            raise DoesNotApplyError(
+            raise InapplicableError(
                 "no two runs with masks are of one seed, or of one arm: give each arm the same seeds"
             )
         remarks = [*left_out.remarks, *_without_chance(s for pair in across.pairs.values() for s in pair.values())]
@@ -108,10 +108,10 @@ class Overlap:
         charts = [across.heat(after), *_by_layer(dict(list(groups.items())[:_MOST]), "masks of different runs")]
         return Answer(
             numbers={
-                "between_arms": _corrected(
+                "between_arms": _chance_corrected(
                     mean(across.corrected(same_arm=False)), "overlap beyond chance of the masks of two arms at one seed"
                 ),
-                "between_seeds": _corrected(
+                "between_seeds": _chance_corrected(
                     mean(across.corrected(same_arm=True)), "overlap beyond chance of the masks of two seeds of one arm"
                 ),
             },
@@ -120,7 +120,7 @@ class Overlap:
             remarks=remarks,
         )
 
-    def _known(self, evidence: Evidence, *run: str | int) -> Known:
+    def _known(self, evidence: Evidence, *run: str | int) -> ParameterMasks:
         """The masks of a run up to the mega-batch asked about, of which there is one at least.
 
         ``run``: what tells it from others that it is compared with.
@@ -130,14 +130,14 @@ class Overlap:
             after = _until(evidence.mega_batch, masks)
             if not after:
                 up_to = f" up to mega-batch {evidence.mega_batch}" if masks else ""
-                raise DoesNotApplyError(f"nothing was forgotten in the run{up_to}, so it has no masks; {_ASK}")
-            return Known(after, masks.__getitem__)
+                raise InapplicableError(f"nothing was forgotten in the run{up_to}, so it has no masks; {_ASK}")
+            return ParameterMasks(after, masks.__getitem__)
         if not evidence.mega_batches:
-            raise DoesNotApplyError("masks are made of the models of several mega-batches: ask the directory of a run")
+            raise InapplicableError("masks are made of the models of several mega-batches: ask the directory of a run")
         after = _until(evidence.mega_batch, evidence.mega_batches)
         if not after:
-            raise DoesNotApplyError(f"up to mega-batch {evidence.mega_batch} no model is kept: {self._more()}")
-        return Known(after, lambda at: self._scored(evidence, at, *run))
+            raise InapplicableError(f"up to mega-batch {evidence.mega_batch} no model is kept: {self._more()}")
+        return ParameterMasks(after, lambda at: self._scored(evidence, at, *run))
 
     def _scored(self, evidence: Evidence, after: int, *run: str | int) -> Mask:
         """The mask that a criterion would have made of the model kept after a mega-batch."""
@@ -145,7 +145,7 @@ class Overlap:
         # Entries that tie (those of dead units) are drawn anew for each: the same draw would be an overlap.
         return select(scores, self.fraction, evidence.seeds.within("ties", after, *run))[0]
 
-    def _runs(self, cells: Sequence[Asked], left_out: LeftOut) -> tuple[int, list[tuple[Asked, Mask]]]:
+    def _runs(self, cells: Sequence[ComparedRun], left_out: LeftOutRuns) -> tuple[int, list[tuple[ComparedRun, Mask]]]:
         """The mega-batch to compare at, and the runs that have a mask after it, of the same parameters."""
         known = []
         for cell in cells:
@@ -155,17 +155,17 @@ class Overlap:
         left_out.require(known)
         after = self.mega_batch or max(set.intersection(*(set(masks.after) for _, masks in known)), default=None)
         if after is None:
-            raise DoesNotApplyError("the runs have no mega-batch in common after which all of them have a mask")
+            raise InapplicableError("the runs have no mega-batch in common after which all of them have a mask")
         runs = []
         for cell, masks in known:
             with left_out.noting(cell):
                 if after not in masks.after:
-                    raise DoesNotApplyError(f"it has no mask after mega-batch {after}")
+                    raise InapplicableError(f"it has no mask after mega-batch {after}")
                 mask = masks.of(after)
                 if not any(0 < Retained.of(entries).count < entries.numel() for entries in mask.values()):
-                    raise DoesNotApplyError(_NO_CHOICE)
+                    raise InapplicableError(_NO_CHOICE)
                 runs.append((cell, mask))
-        alike = _alike(runs, left_out)
+        alike = _comparable_runs(runs, left_out)
         left_out.require(alike)
         return after, alike
 
@@ -176,7 +176,7 @@ class Overlap:
 
 
 @dataclass(frozen=True)
-class Known:
+class ParameterMasks:
     """The mega-batches of a run after which there are masks, ascending, and the mask after each."""
 
     after: tuple[int, ...]
@@ -195,20 +195,20 @@ def _gaps(after: Sequence[int]) -> list[str]:
     return [f"the masks after mega-batches {', '.join(map(str, after))} are known: a step between two may span several"]
 
 
-def _layers(earlier: Mask, later: Mask) -> Iterator[tuple[str, Shared]]:
+def _layers(earlier: Mask, later: Mask) -> Iterator[tuple[str, MaskOverlap]]:
     """What two masks share of each parameter that is in both, one at a time."""
     for name in earlier:
         if name in later:
             first, second = earlier[name], later[name]
             if first.shape != second.shape:
-                raise DoesNotApplyError(
+                raise InapplicableError(
                     f"two masks of the run have '{name}' in shapes {tuple(first.shape)} and {tuple(second.shape)}: "
                     "the network has changed between them"
                 )
             yield name, Retained.of(first).shared_with(Retained.of(second))
 
 
-def _alike(runs: Sequence[tuple[Asked, Mask]], left_out: LeftOut) -> list[tuple[Asked, Mask]]:
+def _comparable_runs(runs: Sequence[tuple[ComparedRun, Mask]], left_out: LeftOutRuns) -> list[tuple[ComparedRun, Mask]]:
     """The runs whose masks have the names and shapes that most have."""
     shapes = [tuple((name, tuple(value.shape)) for name, value in mask.items()) for _, mask in runs]
     usual = Counter(shapes).most_common(1)[0][0] if shapes else ()
@@ -289,7 +289,7 @@ def _apart(names: Iterable[str]) -> list[str]:
     return [f"left out, for they are in one of two consecutive masks alone: {', '.join(found[:3])}{more}"]
 
 
-def _without_chance(layers: Iterable[Shared]) -> list[str]:
+def _without_chance(layers: Iterable[MaskOverlap]) -> list[str]:
     """A line about the layers that nothing is chosen in."""
     found = Counter(shared.chosen for shared in layers)
     if not found[False]:
@@ -300,5 +300,5 @@ def _without_chance(layers: Iterable[Shared]) -> list[str]:
     ]
 
 
-def _corrected(value: float | None, meaning: str) -> Measure:
+def _chance_corrected(value: float | None, meaning: str) -> Measure:
     return Measure(value, unit="fraction", meaning=meaning, bounds=_BOUNDS["corrected"])

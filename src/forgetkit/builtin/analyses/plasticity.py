@@ -11,9 +11,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from forgetkit.builtin.analyses._reading import Reading, read
+from forgetkit.builtin.analyses._activations import ActivationRecord, record_activations
 from forgetkit.contracts import Answer, Better, Chart, DataPart, Evidence, Measure, Series, Unit
-from forgetkit.errors import DoesNotApplyError
+from forgetkit.errors import InapplicableError
 
 Weights = Mapping[str, Tensor]
 Rows = list[dict[str, Any]]
@@ -23,7 +23,7 @@ _SPECTRUM = 0.99
 
 
 @dataclass(frozen=True)
-class _Shown:
+class _ShownNumber:
     """How a number is shown."""
 
     label: str
@@ -38,14 +38,14 @@ class _Shown:
 
 
 _NUMBERS = {
-    "dormant": _Shown("share of the units", "Dormant units", "lower", "fraction"),
-    "effective_rank": _Shown("effective rank", "Effective rank of the features that the head reads"),
-    "weight_norm": _Shown("L2 norm", "Norm of all parameters"),
-    "gradient_norm": _Shown("L2 norm", "Norm of the mean loss's gradient"),
-    "distance_initial": _Shown("L2 distance", "Distance from the parameters that the run began with"),
-    "distance_previous": _Shown("L2 distance", "Distance from the parameters after the mega-batch before"),
-    "fit_epochs": _Shown("epochs", "Epochs until a mega-batch was nearly fitted", "lower", "count"),
-    "fit_accuracy": _Shown("training accuracy", "Mean training accuracy over the epochs", "higher", "fraction"),
+    "dormant": _ShownNumber("share of the units", "Dormant units", "lower", "fraction"),
+    "effective_rank": _ShownNumber("effective rank", "Effective rank of the features that the head reads"),
+    "weight_norm": _ShownNumber("L2 norm", "Norm of all parameters"),
+    "gradient_norm": _ShownNumber("L2 norm", "Norm of the mean loss's gradient"),
+    "distance_initial": _ShownNumber("L2 distance", "Distance from the parameters that the run began with"),
+    "distance_previous": _ShownNumber("L2 distance", "Distance from the parameters after the mega-batch before"),
+    "fit_epochs": _ShownNumber("epochs", "Epochs until a mega-batch was nearly fitted", "lower", "count"),
+    "fit_accuracy": _ShownNumber("training accuracy", "Mean training accuracy over the epochs", "higher", "fraction"),
 }  # fmt: skip
 _TRENDS = ("dormant", "effective_rank")
 
@@ -78,15 +78,15 @@ class Plasticity:
     def analyze(self, evidence: Evidence) -> Answer:
         """Of each mega-batch whose model is kept, up to the one asked about; of a model by itself, once."""
         remarks: list[str] = []
-        initial = _known_initial(evidence, remarks)
+        initial = _initial_weights(evidence, remarks)
         fits = self._fits(evidence, remarks)
         states: list[_State] = []
         previous: tuple[int | None, Weights] = (None, {})
-        for n in _kept(evidence):
+        for n in _kept_models(evidence):
             then = evidence if n in (None, evidence.mega_batch) else evidence.at(n)
             weights = _weights(then.model)
             before = previous[1] if n is not None and previous[0] == n - 1 else None
-            state = self._state(then, _Compared(weights, initial, before))
+            state = self._state(then, _WeightComparison(weights, initial, before))
             state.numbers.update({} if n is None else fits.get(n, {}))
             states.append(state)
             previous = (n, weights)
@@ -97,12 +97,12 @@ class Plasticity:
             )
         return self._answer(states, fits, [*remarks, *states[-1].remarks])
 
-    def _state(self, evidence: Evidence, compared: _Compared) -> _State:
+    def _state(self, evidence: Evidence, compared: _WeightComparison) -> _State:
         """All that is measured of one model."""
         samples = evidence.samples(self.part, self.samples)
         if not len(samples):
-            raise DoesNotApplyError(f"there are no samples of the part '{self.part}' to look at")
-        reading = read(evidence, samples)
+            raise InapplicableError(f"there are no samples of the part '{self.part}' to look at")
+        reading = record_activations(evidence, samples)
         units = [_row_of_units(name, activity, self.tau) for name, activity in reading.activity.items()]
         layers = list(compared.by_layer(reading.gradients))
         numbers: dict[str, float | None] = {
@@ -121,7 +121,7 @@ class Plasticity:
             return {}
         try:
             history = evidence.history()
-        except DoesNotApplyError as error:
+        except InapplicableError as error:
             remarks.append(f"how fast mega-batches were fitted is not known: {error}")
             return {}
         accuracies: dict[int, list[float]] = {}
@@ -150,7 +150,7 @@ class Plasticity:
                 measures[f"{key}_trend"] = Measure(
                     trends[key], shown.better, shown.unit, meaning=f"how much {key} grows with each mega-batch"
                 )
-        lines = [_line(key, values) for key, values in series.items() if len(_drawn(values)) > 1]
+        lines = [_line(key, values) for key, values in series.items() if len(_drawn_values(values)) > 1]
         return Answer(
             numbers=measures,
             charts=[*lines, *([_bars(last)] if last.units else [])],
@@ -183,7 +183,7 @@ class _State:
 
 
 @dataclass(frozen=True, eq=False)
-class _Compared:
+class _WeightComparison:
     """Parameters beside those of other models; None where there are none to compare with."""
 
     weights: Weights
@@ -214,7 +214,7 @@ class _Compared:
         }
 
 
-def _kept(evidence: Evidence) -> Sequence[int | None]:
+def _kept_models(evidence: Evidence) -> Sequence[int | None]:
     last = evidence.mega_batch
     return [None] if last is None else [*(n for n in evidence.mega_batches if n < last), last]
 
@@ -223,10 +223,10 @@ def _weights(model: nn.Module) -> Weights:
     return {name: parameter.detach().cpu() for name, parameter in model.named_parameters()}
 
 
-def _known_initial(evidence: Evidence, remarks: list[str]) -> Weights | None:
+def _initial_weights(evidence: Evidence, remarks: list[str]) -> Weights | None:
     try:
         return _weights(evidence.initial())
-    except DoesNotApplyError as error:
+    except InapplicableError as error:
         remarks.append(f"no distance from initialisation: {error}")
         return None
 
@@ -252,7 +252,7 @@ def _row_of_units(name: str, activity: Tensor, tau: float) -> dict[str, Any]:
     }
 
 
-def _ranks(reading: Reading) -> tuple[dict[str, float], list[str]]:
+def _ranks(reading: ActivationRecord) -> tuple[dict[str, float], list[str]]:
     """Ranks of the features, and what is to be said of them."""
     if reading.features is None:
         return {}, ["no effective rank: no linear layer at the end reads features that others wrote"]
@@ -287,7 +287,7 @@ def _fit(accuracies: Sequence[float], share: float) -> dict[str, float | None]:
     }
 
 
-def _drawn(values: Mapping[int | None, float | None]) -> dict[int, float]:
+def _drawn_values(values: Mapping[int | None, float | None]) -> dict[int, float]:
     return {n: v for n, value in values.items() if n is not None and (v := _finite(value)) is not None}
 
 
@@ -297,7 +297,7 @@ def _finite(value: float | None) -> float | None:
 
 def _slope(values: Mapping[int | None, float | None]) -> float | None:
     """By least squares, for each mega-batch; None of fewer than two."""
-    known = _drawn(values)
+    known = _drawn_values(values)
     if len(known) < 2:
         return None
     at = [n - sum(known) / len(known) for n in known]

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import torch
 from pydantic import Field
 
-from forgetkit.builtin.analyses.corruption import corrupted
+from forgetkit.builtin.analyses.corruption import corrupt_samples
 from forgetkit.contracts import Answer, Chart, Evidence, Measure, Rounding, Scope, Series
-from forgetkit.errors import DoesNotApplyError
-from forgetkit.forgetting import select
+from forgetkit.errors import InapplicableError
+from forgetkit.unlearning import select
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -56,9 +56,9 @@ class Redundancy:
         """The network as it is beside its twin with zeros."""
         scores = evidence.scores(self.importance, self.params)
         masks, threshold = select(scores, self.fraction, evidence.seeds.within("ties"), rounding=self.round)
-        sparse = evidence.twin()
-        zeroed = _emptied(sparse, masks)
-        networks = {"dense": Judged(None), "sparse": Judged(sparse)}
+        sparse = evidence.copy_model()
+        zeroed = _zero_masked(sparse, masks)
+        networks = {"dense": ZeroedNetwork(None), "sparse": ZeroedNetwork(sparse)}
         for network in networks.values():
             for part in ("train", "test"):
                 network.accuracy[part] = evidence.accuracy(evidence.samples(part, self.samples), network.model)
@@ -95,13 +95,13 @@ class Redundancy:
             remarks=remarks,
         )
 
-    def _corrupted(self, evidence: Evidence, networks: Mapping[str, Judged]) -> list[str]:
+    def _corrupted(self, evidence: Evidence, networks: Mapping[str, ZeroedNetwork]) -> list[str]:
         """Judge all networks on each corruption, made once; a line where there is none."""
         if not self.corrupted:
             return []
         count = self.corrupted if self.samples is None else min(self.corrupted, self.samples)
         try:
-            for name, _, samples in corrupted(evidence, samples=count):
+            for name, _, samples in corrupt_samples(evidence, samples=count):
                 right = dict.fromkeys(networks, 0)
                 for inputs, labels in samples.batches():
                     for which, network in networks.items():
@@ -109,7 +109,7 @@ class Redundancy:
                         right[which] += int((answers == labels.cpu()).sum())
                 for which, network in networks.items():
                     network.by_corruption.setdefault(name, []).append(right[which] / len(samples))
-        except DoesNotApplyError as error:
+        except InapplicableError as error:
             return [f"there is no robust accuracy: {error}"]
         for network in networks.values():
             network.accuracy["robust"] = fmean(map(fmean, network.by_corruption.values()))
@@ -117,7 +117,7 @@ class Redundancy:
 
 
 @dataclass
-class Judged:
+class ZeroedNetwork:
     """A network, None for the one asked about, and its accuracies; of corrupted samples, at each severity."""
 
     model: nn.Module | None
@@ -133,7 +133,7 @@ class Judged:
         return {**self.accuracy, **ratios, "corruptions": self.by_corruption}
 
 
-def _emptied(model: nn.Module, masks: Mapping[str, Tensor]) -> dict[str, tuple[int, int]]:
+def _zero_masked(model: nn.Module, masks: Mapping[str, Tensor]) -> dict[str, tuple[int, int]]:
     """Set what is masked to zero, in place; how many entries that was and of how many, by parameter."""
     zeroed = {}
     parameters = dict(model.named_parameters())
@@ -144,7 +144,7 @@ def _emptied(model: nn.Module, masks: Mapping[str, Tensor]) -> dict[str, tuple[i
     return zeroed
 
 
-def _bars(networks: Mapping[str, Judged]) -> Chart:
+def _bars(networks: Mapping[str, ZeroedNetwork]) -> Chart:
     series = [Series(name, list(of.accuracy), list(of.accuracy.values())) for name, of in networks.items()]
     caption = "Accuracy of the network as it is, and without its least important entries."
     return Chart("accuracy", caption, "samples", "accuracy", series, kind="bars", unit="fraction")

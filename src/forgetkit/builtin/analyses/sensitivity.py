@@ -10,8 +10,8 @@ from functools import cached_property
 from statistics import fmean
 from typing import Any
 
-from forgetkit.contracts import Answer, Asked, Better, Chart, Evidence, Measure, Series, Unit
-from forgetkit.errors import DoesNotApplyError
+from forgetkit.contracts import Answer, Better, Chart, ComparedRun, Evidence, Measure, Series, Unit
+from forgetkit.errors import InapplicableError
 
 _AXES = ("lr", "weight_decay")
 _GRID = "forgetkit ablate --over method=warm,lure --over lr=0.005,0.01,0.05,0.1 --over weight-decay=0,1e-4,5e-4,1e-3"
@@ -23,7 +23,7 @@ _KNOWN: dict[str, tuple[Unit, Better]] = {
 }
 """Numbers of the protocol; those of metrics say neither."""
 
-Place = tuple[float, float]
+GridPoint = tuple[float, float]
 """A learning rate and a weight decay."""
 
 
@@ -45,15 +45,15 @@ class Sensitivity:
 
     def analyze(self, evidence: Evidence) -> Answer:
         """A run by itself has one learning rate and one weight decay."""
-        raise DoesNotApplyError(f"a run has one learning rate and one weight decay; a grid has several: {_GRID}")
+        raise InapplicableError(f"a run has one learning rate and one weight decay; a grid has several: {_GRID}")
 
-    def compare(self, cells: Sequence[Asked]) -> Answer:
+    def compare(self, cells: Sequence[ComparedRun]) -> Answer:
         """A map of learning rate by weight decay for each method, the mean over seeds."""
         metric = self.metric.replace("-", "_")
-        grid = _Grid(metric, _gathered(cells, metric))
+        grid = _MetricGrid(metric, _gather_metric(cells, metric))
         if min(map(len, grid.axes)) < 2:
             rates, decays = grid.axes
-            raise DoesNotApplyError(
+            raise InapplicableError(
                 f"the ablation has {_count(rates, 'learning rate')} and {_count(decays, 'weight decay')}; a grid has "
                 f"several of both: {_GRID}"
             )
@@ -76,11 +76,11 @@ class Sensitivity:
 
 
 @dataclass(frozen=True)
-class _Grid:
+class _MetricGrid:
     """The metric of each run, by method and place."""
 
     metric: str
-    runs: Mapping[str, Mapping[Place, Sequence[float]]]
+    runs: Mapping[str, Mapping[GridPoint, Sequence[float]]]
 
     @property
     def unit(self) -> Unit:
@@ -99,7 +99,7 @@ class _Grid:
         return sorted({rate for rate, _ in places}), sorted({decay for _, decay in places})
 
     @cached_property
-    def means(self) -> dict[str, dict[Place, float]]:
+    def means(self) -> dict[str, dict[GridPoint, float]]:
         """Over seeds."""
         return {method: {place: fmean(own) for place, own in at.items()} for method, at in self.runs.items()}
 
@@ -153,12 +153,12 @@ class _Grid:
             yield f"combinations have {min(seeds)} to {max(seeds)} seeds each"
 
 
-def _gathered(cells: Sequence[Asked], metric: str) -> dict[str, dict[Place, list[float]]]:
+def _gather_metric(cells: Sequence[ComparedRun], metric: str) -> dict[str, dict[GridPoint, list[float]]]:
     """The metric of each run, by method and place."""
     known = [(cell, _number(cell.evidence.result, metric)) for cell in cells]
     if not any(value is not None for _, value in known):
-        raise DoesNotApplyError(f"no run has a number '{metric}' in its result: choose another metric")
-    found: dict[str, dict[Place, list[float]]] = {}
+        raise InapplicableError(f"no run has a number '{metric}' in its result: choose another metric")
+    found: dict[str, dict[GridPoint, list[float]]] = {}
     for cell, value in known:
         config = cell.evidence.result.get("config") or {}
         rate, decay = (_number(config, axis) for axis in _AXES)
@@ -167,7 +167,7 @@ def _gathered(cells: Sequence[Asked], metric: str) -> dict[str, dict[Place, list
     return found
 
 
-def _method(cell: Asked) -> str:
+def _method(cell: ComparedRun) -> str:
     """What is left of an arm; where nothing is, what the result calls its method."""
     rest = [value for axis, value in cell.arm.items() if axis.replace("-", "_") not in _AXES]
     return ", ".join(rest) or str(cell.evidence.result.get("method") or "all")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from forgetkit.hookspecs import hookimpl
+from forgetkit.registry.hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from forgetkit.builtin.datasets import _plain
 from forgetkit.builtin.datasets._staging import staging
-from forgetkit.contracts import Data, LoadContext, Part
+from forgetkit.contracts import Data, DataSplit, LoadContext
 from forgetkit.errors import DataError
-from forgetkit.system import regular
+from forgetkit.system import safe_open
 
 T = TypeVar("T")
 
@@ -28,7 +28,7 @@ _PATIENCE = 60.0
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedCifar:
     """A data set as its author published it: an archive with a folder of files.
 
     The archive is known by its SHA-256. The files in it are known by their MD5, as the author and torchvision have it,
@@ -70,7 +70,7 @@ class Published:
     def _content(self, root: Path, name: str) -> bytes | None:
         """A file's bytes, or None where it is missing or not what was published."""
         try:
-            with regular.opened(root / self.folder / name) as file:
+            with safe_open.open_file(root / self.folder / name) as file:
                 content = file.read(_LONGEST)
         except OSError:
             return None
@@ -85,7 +85,7 @@ class Published:
         if content is None:
             raise DataError(f"{root / self.folder / name} was changed while it was read: try again")
         try:
-            return taken(_plain.entries(content))
+            return taken(_plain.read_pickled_dict(content))
         except Exception as error:  # whatever the bytes lead to
             reason = " ".join(str(error).split()) or type(error).__name__
             raise DataError(
@@ -93,12 +93,12 @@ class Published:
                 "fetch it anew with download=true"
             ) from error
 
-    def _part(self, root: Path, names: Sequence[str]) -> Part:
+    def _part(self, root: Path, names: Sequence[str]) -> DataSplit:
         def taken(entries: dict[str, Any]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
             return entries["data"].reshape(-1, 3, 32, 32), np.asarray(entries[self.labels], dtype=np.int64)
 
         inputs, labels = zip(*(self._read(root, name, taken) for name in names), strict=True)
-        return Part(np.concatenate(inputs), np.concatenate(labels))
+        return DataSplit(np.concatenate(inputs), np.concatenate(labels))
 
     def _fetch(self, root: Path, names: Sequence[str], context: LoadContext) -> None:
         """Download the archive into a file without a name, and take from it, once it is known to be the one."""

@@ -22,11 +22,11 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from forgetkit.builtin.datasets._formats import PROGRAMS, register_decoders
 from forgetkit.errors import DataError
-from forgetkit.system import regular
+from forgetkit.system import safe_open
 
 Pixels = NDArray[np.uint8]
 
-READY = b"\0ready to decode\0"
+WORKER_READY = b"\0ready to decode\0"
 """What a worker says before its first answer; what its interpreter printed while it started came before."""
 
 FRAMES = "several frames, of which the first is taken"
@@ -55,7 +55,7 @@ _BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262
 """Tags of TIFF."""
 
 
-class Look(NamedTuple):
+class DecodeFormat(NamedTuple):
     """What images are decoded to: height and width, one channel or three, and what lies behind transparent ones."""
 
     size: int
@@ -67,35 +67,35 @@ class Block(NamedTuple):
     """Image files to be decoded at one go, and how."""
 
     files: Sequence[str]
-    look: Look
+    look: DecodeFormat
 
 
-class Fault(NamedTuple):
+class DecodeFault(NamedTuple):
     """Why an image cannot be decoded, and whether it is the file's fault and not for want of memory, say."""
 
     reason: str
     is_the_files: bool
 
 
-class Decoded(NamedTuple):
+class DecodedBlock(NamedTuple):
     """A block's images: a row of ``pixels`` for each file, zeros for those in ``bad``.
 
     ``bad`` has the faults by place in the block, ``notes`` the places of those that something is to be noted of.
     """
 
     pixels: Pixels
-    bad: dict[int, Fault]
+    bad: dict[int, DecodeFault]
     notes: dict[str, list[int]]
 
 
-def decode_block(block: Block, again: Decoded | None = None) -> Decoded:
+def decode_block(block: Block, again: DecodedBlock | None = None) -> DecodedBlock:
     """The images of a block, or those among them that were bad before.
 
     Warnings are filtered for the whole process meanwhile: it is for one thread of a process at a time.
     """
     size, channels = block.look.size, 1 if block.look.grey else 3
     pixels = np.zeros((len(block.files), channels, size, size), np.uint8) if again is None else again.pixels
-    found = Decoded(pixels, {}, {} if again is None else again.notes)
+    found = DecodedBlock(pixels, {}, {} if again is None else again.notes)
     register_decoders(block.files)
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
@@ -109,14 +109,14 @@ def decode_block(block: Block, again: Decoded | None = None) -> Decoded:
             try:
                 pixels[place], notes = decode(path, block.look)
             except DataError as error:
-                found.bad[place] = Fault(str(error), not _may_pass(error.__cause__))
+                found.bad[place] = DecodeFault(str(error), not _may_pass(error.__cause__))
                 continue
             for note in dict.fromkeys([*notes, *map(_note_of, warned)]):
                 found.notes.setdefault(note, []).append(place)
     return found
 
 
-def decode(path: str, look: Look) -> tuple[Pixels, list[str]]:
+def decode(path: str, look: DecodeFormat) -> tuple[Pixels, list[str]]:
     """The pixels of one image, ``uint8`` of shape ``(channels, size, size)``, and what is to be noted of it.
 
     It is turned upright as its EXIF data says, 16 bits a pixel are scaled to 8, and what is transparent shows the
@@ -128,7 +128,7 @@ def decode(path: str, look: Look) -> tuple[Pixels, list[str]]:
     """
     notes: list[str] = []
     try:
-        with regular.opened(path) as file, Image.open(_filled(file)) as image:
+        with safe_open.open_file(path) as file, Image.open(_filled(file)) as image:
             if image.format in PROGRAMS:
                 raise ValueError(f"{image.format} is a program, which is not run")
             if _has_frames(image):
@@ -137,8 +137,8 @@ def decode(path: str, look: Look) -> tuple[Pixels, list[str]]:
             image.load()
             if turned_by_pillow:
                 notes.append(TURNED)
-            whole = _in_eight_bits(_upright(image, notes), image, notes)
-            opaque = _composited(whole, look.background, notes)
+            whole = _to_eight_bits(_apply_orientation(image, notes), image, notes)
+            opaque = _composite(whole, look.background, notes)
             fitted = ImageOps.fit(opaque.convert("L" if look.grey else "RGB"), (look.size, look.size))
     except Exception as error:  # what a decoder raises depends on the bytes it meets
         unknown = isinstance(error, UnidentifiedImageError)
@@ -160,7 +160,7 @@ def _has_frames(image: Image.Image) -> bool:
         return False
 
 
-def _upright(image: Image.Image, notes: list[str]) -> Image.Image:
+def _apply_orientation(image: Image.Image, notes: list[str]) -> Image.Image:
     """As it is to be seen. Pillow's own ``exif_transpose`` writes the EXIF data anew, which fails for odd ones."""
     if not (_HOLD_ORIENTATION & image.info.keys() or hasattr(image, "tag_v2")):
         return image
@@ -178,7 +178,7 @@ def _upright(image: Image.Image, notes: list[str]) -> Image.Image:
     return turned
 
 
-def _in_eight_bits(image: Image.Image, source: Image.Image, notes: list[str]) -> Image.Image:
+def _to_eight_bits(image: Image.Image, source: Image.Image, notes: list[str]) -> Image.Image:
     """An image of 16-bit greys with 8 bits a pixel, any other as it is; ``source`` is the file's."""
     is_wide = image.mode == "I" and source.format in ("PNG", "PPM")  # 16 bits, as Pillow held them once
     if not (image.mode.startswith("I;16") or is_wide):
@@ -202,7 +202,7 @@ def _in_eight_bits(image: Image.Image, source: Image.Image, notes: list[str]) ->
     return grey
 
 
-def _composited(image: Image.Image, background: tuple[int, int, int], notes: list[str]) -> Image.Image:
+def _composite(image: Image.Image, background: tuple[int, int, int], notes: list[str]) -> Image.Image:
     """An image with alpha on the background, any other as it is."""
     clear = image.info.get("transparency")
     if clear is None and image.mode not in ("RGBA", "LA", "PA", "RGBa", "La"):
@@ -240,7 +240,7 @@ def work() -> None:
     """
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a decoder prints is no answer, nor is what is still to be flushed
-    answers.write(READY)
+    answers.write(WORKER_READY)
     answers.flush()
     if hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # with nobody left to answer to, it ends without a word

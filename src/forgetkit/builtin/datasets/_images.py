@@ -24,12 +24,20 @@ import PIL
 from numpy.typing import NDArray
 
 from forgetkit.builtin.datasets import _formats, _listing
-from forgetkit.builtin.datasets._decoding import COMPOSITED, SCALED, TURNED, Block, Decoded, Look, reason_of
-from forgetkit.builtin.datasets._listing import ImageFile, Listing, counted
+from forgetkit.builtin.datasets._decoding import (
+    COMPOSITED,
+    SCALED,
+    TURNED,
+    Block,
+    DecodedBlock,
+    DecodeFormat,
+    reason_of,
+)
+from forgetkit.builtin.datasets._listing import ImageFile, Listing, count_noun
 from forgetkit.builtin.datasets._staging import staging
-from forgetkit.contracts import Augmentation, Data, LoadContext, Part
+from forgetkit.contracts import Augmentation, Data, DataSplit, LoadContext
 from forgetkit.errors import DataError
-from forgetkit.system import regular
+from forgetkit.system import safe_open
 
 _log = logging.getLogger("forgetkit")
 
@@ -44,7 +52,7 @@ _PIECE = 1 << 20
 _CHECKSUMS, _REPORT = "checksums.json", "report.json"
 _MOST_BAD, _MOST_NAMED = 20, 3
 """How many bad images are listed where they stop a run, and where they are skipped."""
-_AS_ASKED = (TURNED, COMPOSITED, SCALED)
+_DECODE_AS_GIVEN = (TURNED, COMPOSITED, SCALED)
 """What is done to images as the documentation says: in the record alone."""
 
 OnBad = Literal["stop", "skip"]
@@ -52,10 +60,10 @@ Shape = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
-class Reading:
+class ImageOptions:
     """How the images of a folder are read: what they are decoded to, and what becomes of those that are bad."""
 
-    look: Look
+    look: DecodeFormat
     on_bad: OnBad = "stop"
 
 
@@ -76,7 +84,7 @@ class _Report:
         bad = {part: {int(place): reason for place, reason in found.items()} for part, found in held["bad"].items()}
         return cls(bad, {note: (count, path) for note, (count, path) in held["notes"].items()})
 
-    def add(self, part: str, start: int, block: Block, found: Decoded) -> None:
+    def add(self, part: str, start: int, block: Block, found: DecodedBlock) -> None:
         """Take in what was found in a block whose first image has this place in its part."""
         self.bad.setdefault(part, {}).update({start + place: fault.reason for place, fault in found.bad.items()})
         self.unread += sum(not fault.is_the_files for fault in found.bad.values())
@@ -101,7 +109,7 @@ def load(
     test: Listing,
     *,
     classes: Sequence[str],
-    reading: Reading,
+    reading: ImageOptions,
     augment: Augmentation,
     context: LoadContext,
     remarks: Sequence[str] = (),
@@ -128,12 +136,12 @@ def load(
     )
 
 
-def _part(pixels: NDArray[np.uint8], source: Listing, bad: Mapping[int, str]) -> Part:
-    return Part(pixels, np.delete(np.asarray(source.labels, dtype=np.int64), list(bad)))
+def _part(pixels: NDArray[np.uint8], source: Listing, bad: Mapping[int, str]) -> DataSplit:
+    return DataSplit(pixels, np.delete(np.asarray(source.labels, dtype=np.int64), list(bad)))
 
 
 def _remarks(
-    root: Path, listings: Mapping[str, Listing], parts: Mapping[str, Part], classes: Sequence[str], report: _Report
+    root: Path, listings: Mapping[str, Listing], parts: Mapping[str, DataSplit], classes: Sequence[str], report: _Report
 ) -> Iterator[str]:
     taken = {name: Counter(part.labels.tolist()) for name, part in parts.items()}
     for name, source in listings.items():
@@ -141,14 +149,14 @@ def _remarks(
     bad = list(_bad(root, listings, report))
     if bad:
         total = sum(len(source.files) for source in listings.values())
-        yield f"on-bad=skip left out {len(bad)} of {counted(total, 'image')}: {_listed(bad, _MOST_NAMED)}"
+        yield f"on-bad=skip left out {len(bad)} of {count_noun(total, 'image')}: {_join_paths(bad, _MOST_NAMED)}"
     for note, (count, path) in report.notes.items():
-        if note not in _AS_ASKED:
-            yield f"{counted(count, 'image')} with {note}: {_below(root, path)}{' and others' if count > 1 else ''}"
+        if note not in _DECODE_AS_GIVEN:
+            yield f"{count_noun(count, 'image')} with {note}: {_below(root, path)}{' and others' if count > 1 else ''}"
 
 
 def _provenance(
-    root: Path, listings: Mapping[str, Listing], parts: Mapping[str, Part], classes: Sequence[str], report: _Report
+    root: Path, listings: Mapping[str, Listing], parts: Mapping[str, DataSplit], classes: Sequence[str], report: _Report
 ) -> dict[str, Any]:
     """The counts of each class by part, and what was noted of single images."""
     found: dict[str, Any] = {}
@@ -176,7 +184,7 @@ def _bad(root: Path, listings: Mapping[str, Listing], report: _Report) -> Iterat
             yield _below(root, source.files[place].path), reason
 
 
-def _listed(bad: Sequence[tuple[str, str]], most: int) -> str:
+def _join_paths(bad: Sequence[tuple[str, str]], most: int) -> str:
     more = f"; and {len(bad) - most:,} more" if len(bad) > most else ""
     return "; ".join(f"{path} ({reason})" for path, reason in bad[:most]) + more
 
@@ -191,7 +199,7 @@ class _Pixels:
 
     root: Path
     parts: Mapping[str, Listing]
-    reading: Reading
+    reading: ImageOptions
 
     def load(self, context: LoadContext) -> tuple[dict[str, NDArray[np.uint8]], _Report]:
         """A memory map per part, without the images that are bad, and what was found when they were decoded."""
@@ -232,8 +240,8 @@ class _Pixels:
         """What is in ``entry``, or None if it is missing or damaged: a pixel that is another one is seen."""
         file, pixels = entry, dict[str, NDArray[np.uint8]]()
         try:
-            sums = json.loads(regular.content(entry / _CHECKSUMS))
-            report = _Report.from_json(regular.content(entry / _REPORT))
+            sums = json.loads(safe_open.read_bytes(entry / _CHECKSUMS))
+            report = _Report.from_json(safe_open.read_bytes(entry / _REPORT))
             whole = _checksum(entry / _REPORT) == sums[_REPORT]
             for part in self.parts:
                 file = entry / f"{part}.npy"
@@ -267,12 +275,12 @@ class _Pixels:
                 # Another process was quicker, and its pixels are the same.
 
     def _decode_into(self, directory: Path, context: LoadContext) -> None:
-        from forgetkit.builtin.datasets._decoders import decoders  # once for each folder: later runs do without
+        from forgetkit.builtin.datasets._decode_pool import decoder_pool  # once for each folder: later runs do without
 
         files = [file for source in self.parts.values() for file in source.files]
         done, total, report = 0, len(files), _Report()
         context.progress("decoding images", done, total)
-        with decoders(sum(file.size for file in files)) as decoded:
+        with decoder_pool(sum(file.size for file in files)) as decoded:
             for part, source in self.parts.items():
                 with (directory / f"{part}.npy").open("wb") as file:
                     self._write_header(file, part)
@@ -317,7 +325,7 @@ class _Pixels:
         if len(bad) == 1:
             raise DataError(f"{bad[0][0]} cannot be decoded ({bad[0][1]}): {remedy.format('it', 'it')}")
         raise DataError(
-            f"{len(bad):,} images cannot be decoded: {_listed(bad, _MOST_BAD)}: {remedy.format('them', 'them')}"
+            f"{len(bad):,} images cannot be decoded: {_join_paths(bad, _MOST_BAD)}: {remedy.format('them', 'them')}"
         )
 
     def _blocks(self, files: Sequence[ImageFile]) -> Iterator[Block]:
@@ -338,7 +346,7 @@ class _Pixels:
 def _checksum(file: Path) -> int:
     """A CRC-32 of all bytes: several times as fast as a digest, and it is damage that is looked for, not malice."""
     checksum = 0
-    with regular.opened(file) as content:
+    with safe_open.open_file(file) as content:
         while piece := content.read(_PIECE):
             checksum = zlib.crc32(piece, checksum)
     return checksum

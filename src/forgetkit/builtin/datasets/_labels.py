@@ -65,7 +65,7 @@ def _read(name: str, array: NDArray[Any]) -> tuple[NDArray[Any], int | None]:
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
     if array.ndim == 2 and array.shape[1] > 1 and array.dtype.kind in "biuf":
-        return _hot(name, array), array.shape[1]
+        return _one_hot(name, array), array.shape[1]
     if array.ndim != 1:
         raise DataError(
             f"{name} is {array.shape}, not (n,), (n, 1) or one-hot (n, classes): give one class number or name per "
@@ -85,7 +85,7 @@ def _read(name: str, array: NDArray[Any]) -> tuple[NDArray[Any], int | None]:
     return array.astype(np.int64), None
 
 
-def _hot(name: str, array: NDArray[Any]) -> Labels:
+def _one_hot(name: str, array: NDArray[Any]) -> Labels:
     good = ((array == 0) | (array == 1)).all(axis=1) & ((array == 1).sum(axis=1) == 1)
     if not good.all():
         row = int(np.argmin(good))

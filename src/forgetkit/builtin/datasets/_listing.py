@@ -82,7 +82,7 @@ def listing(name: str, folders: Iterable[tuple[Path, int]], *, optional: bool = 
         passed = passed_over.setdefault(label, Counter())
         found = list(_walk(folder, known, passed))
         if not found and not optional:
-            why = f" ({reasons(passed)})" if _shown(passed) else ""
+            why = f" ({reasons(passed)})" if _shown_suffix(passed) else ""
             raise DataError(f"class '{folder.name}' has no images in {folder}{why}: add some, or remove the class")
         files += found
         labels += [label] * len(found)
@@ -94,12 +94,12 @@ def remarks(part: Listing, taken: Mapping[int, int], classes: Sequence[str]) -> 
 
     ``taken`` is how many images of each class there are.
     """
-    shown = {label: passed for label, passed in part.passed_over.items() if _shown(passed)}
+    shown = {label: passed for label, passed in part.passed_over.items() if _shown_suffix(passed)}
     for label, passed in list(shown.items())[:_CLASSES]:
-        images = counted(taken.get(label, 0), "image")
+        images = count_noun(taken.get(label, 0), "image")
         yield f"{part.name}/{classes[label]}: {images} taken, passed over: {reasons(passed)}"
     if len(shown) > _CLASSES:
-        total = sum((Counter(_shown(passed)) for passed in list(shown.values())[_CLASSES:]), Counter())
+        total = sum((Counter(_shown_suffix(passed)) for passed in list(shown.values())[_CLASSES:]), Counter())
         yield (
             f"{part.name}: passed over in {len(shown) - _CLASSES} more classes: {reasons(total)}; the manifest has "
             "them all"
@@ -108,12 +108,12 @@ def remarks(part: Listing, taken: Mapping[int, int], classes: Sequence[str]) -> 
 
 def reasons(passed: Mapping[str, int]) -> str:
     """``3 .heic (no decoder: pip install pillow-heif), 1 .bak (no image suffix)``."""
-    said = sorted(_shown(passed).items(), key=lambda pair: (-pair[1], pair[0]))
+    said = sorted(_shown_suffix(passed).items(), key=lambda pair: (-pair[1], pair[0]))
     more = sum(count for _, count in said[_REASONS:])
     return ", ".join([f"{count} {reason}" for reason, count in said[:_REASONS]] + ([f"{more} others"] if more else []))
 
 
-def counted(number: int, noun: str) -> str:
+def count_noun(number: int, noun: str) -> str:
     """``1 image``, ``2 images``."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
@@ -129,7 +129,7 @@ def is_folder(path: Path | os.DirEntry[str]) -> bool:
 _SYSTEM = "files of the system"
 
 
-def _shown(passed: Mapping[str, int]) -> dict[str, int]:
+def _shown_suffix(passed: Mapping[str, int]) -> dict[str, int]:
     return {reason: count for reason, count in passed.items() if reason != _SYSTEM}
 
 

@@ -24,7 +24,7 @@ _NAMES = {
 """What the files may name: with NumPy's old and new modules, written by Python 2 and 3."""
 
 
-def entries(content: bytes) -> dict[str, Any]:
+def read_pickled_dict(content: bytes) -> dict[str, Any]:
     """The dictionary in a pickle, by text; arrays are ``uint8``. Raises what the bytes lead to, and runs nothing."""
     found = _Reader(io.BytesIO(content), encoding="bytes").load()
     if not isinstance(found, dict):
@@ -46,16 +46,16 @@ class _Reader(pickle.Unpickler):
         known = _NAMES.get((module, name))
         if known is None:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}")
-        return {"array": _Array, "nothing": _Nothing, "type": _Type, "bytes": _encoded}[known]
+        return {"array": _Array, "nothing": _NumpyArrayStub, "type": _Type, "bytes": _encode_text}[known]
 
     def persistent_load(self, pid: Any) -> Any:
         raise pickle.UnpicklingError("it refers to objects outside")
 
 
-class _Nothing:
+class _NumpyArrayStub:
     """For ``numpy.ndarray``, which is handed on and never called."""
 
-    def __new__(cls, *_: object) -> _Nothing:
+    def __new__(cls, *_: object) -> _NumpyArrayStub:
         raise pickle.UnpicklingError("it makes an array in another way")
 
 
@@ -86,7 +86,7 @@ class _Array:
         return np.frombuffer(held, np.uint8).reshape(shape, order="F" if by_column else "C")
 
 
-def _encoded(held: object, encoding: object = "latin1", *_: object) -> bytes:
+def _encode_text(held: object, encoding: object = "latin1", *_: object) -> bytes:
     """For ``_codecs.encode``, by which Python 3 writes bytes for Python 2."""
     if not isinstance(held, str) or encoding not in ("latin1", b"latin1"):
         raise pickle.UnpicklingError("bytes in it are written in another way")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from forgetkit.system import abandoned
+from forgetkit.system import stale_files
 
 
 @contextmanager
@@ -18,6 +18,6 @@ def staging(parent: Path, prefix: str) -> Iterator[Path]:
         parent: Where the finished files belong, so that they can be moved there at once.
         prefix: What the names of such folders begin with.
     """
-    abandoned.remove(parent.glob(f"{prefix}*"))
+    stale_files.remove_stale_files(parent.glob(f"{prefix}*"))
     with tempfile.TemporaryDirectory(prefix=prefix, dir=parent) as folder:
         yield Path(folder)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from forgetkit.builtin.datasets._cifar import Published
+from forgetkit.builtin.datasets._cifar import PublishedCifar
 from forgetkit.contracts import Data, LoadContext
 
-PUBLISHED = Published(
+PUBLISHED = PublishedCifar(
     name="CIFAR100",
     folder="cifar-100-python",
     url="https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from forgetkit.contracts import Data, LoadContext, Part
+from forgetkit.contracts import Data, DataSplit, LoadContext
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Digits:
         test = np.zeros(len(labels), dtype=bool)
         test[np.argsort(labels, kind="stable")[::5]] = True
         return Data(
-            train=Part(inputs[~test], labels[~test]),
-            test=Part(inputs[test], labels[test]),
+            train=DataSplit(inputs[~test], labels[~test]),
+            test=DataSplit(inputs[test], labels[test]),
             classes=tuple(str(digit) for digit in range(10)),
         )

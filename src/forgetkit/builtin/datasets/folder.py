@@ -14,11 +14,11 @@ from PIL import ImageColor
 from pydantic import Field
 
 from forgetkit.builtin.datasets import _images, _listing
-from forgetkit.builtin.datasets._decoding import Look
-from forgetkit.builtin.datasets._images import OnBad, Reading
+from forgetkit.builtin.datasets._decoding import DecodeFormat
+from forgetkit.builtin.datasets._images import ImageOptions, OnBad
 from forgetkit.builtin.datasets._listing import ImageFile, Listing
 from forgetkit.contracts import Augmentation, Data, LoadContext
-from forgetkit.errors import DataError, closest
+from forgetkit.errors import DataError, suggest
 from forgetkit.seeding import Seeds
 
 _VALIDATION = ("val", "valid", "validation")
@@ -79,12 +79,12 @@ class Folder:
         if not folders:
             raise DataError(f"{train_folder} holds no class folders: give the images of each class a folder there")
         classes = tuple(folders)
-        train = _listing.listing(_name(train_folder, root), _labelled(folders, classes))
+        train = _listing.listing(_name(train_folder, root), _labelled_folders(folders, classes))
         remarks += _about_folders(train_folder, folders, root)
         if test_folder is not None:
             others = _listing.class_folders(test_folder)
-            test = _listing.listing(_name(test_folder, root), _labelled(others, classes), optional=True)
-            _refuse_strangers(test_folder, others, train_folder, classes)
+            test = _listing.listing(_name(test_folder, root), _labelled_folders(others, classes), optional=True)
+            _refuse_unknown_classes(test_folder, others, train_folder, classes)
             remarks += _about_folders(test_folder, others, root)
         else:
             train, test = self._divided(train, train_folder)
@@ -100,7 +100,7 @@ class Folder:
             train,
             test,
             classes=classes,
-            reading=Reading(Look(self.size, self.grey, (red, green, blue)), self.on_bad),
+            reading=ImageOptions(DecodeFormat(self.size, self.grey, (red, green, blue)), self.on_bad),
             augment=self.augment,
             context=context,
             remarks=remarks,
@@ -116,9 +116,9 @@ class Folder:
         if _listing.is_folder(root / "test"):
             if self.test_fraction is not None:
                 raise DataError(f"test-fraction would be ignored, since {root} holds 'test': leave one of both out")
-            return root / "train", root / "test", [_left_alone(name) for name in validation]
+            return root / "train", root / "test", [_is_ignored(name) for name in validation]
         if self.test_fraction is not None:
-            return root / "train", None, [_left_alone(name) for name in validation]
+            return root / "train", None, [_is_ignored(name) for name in validation]
         if validation:
             said = f"there is no 'test' folder, so '{validation[0]}' is the test part; validation samples are cut from "
             return root / "train", root / validation[0], [f"{said}'train' (--val-fraction)"]
@@ -165,16 +165,16 @@ class Folder:
         share = f"{self.test_fraction} of {source.name}, test-seed {self.test_seed}"
         trained = [place for place in range(len(source.files)) if place not in chosen]
         return (
-            Listing(source.name, *_taken(source, trained), source.passed_over),
-            Listing(share, *_taken(source, sorted(chosen)), {}),
+            Listing(source.name, *_taken_files(source, trained), source.passed_over),
+            Listing(share, *_taken_files(source, sorted(chosen)), {}),
         )
 
 
-def _taken(source: Listing, places: Sequence[int]) -> tuple[tuple[ImageFile, ...], tuple[int, ...]]:
+def _taken_files(source: Listing, places: Sequence[int]) -> tuple[tuple[ImageFile, ...], tuple[int, ...]]:
     return tuple(source.files[place] for place in places), tuple(source.labels[place] for place in places)
 
 
-def _labelled(folders: Folders, classes: tuple[str, ...]) -> list[tuple[Path, int]]:
+def _labelled_folders(folders: Folders, classes: tuple[str, ...]) -> list[tuple[Path, int]]:
     return [(folder, label) for label, name in enumerate(classes) for folder in folders.get(name, ())]
 
 
@@ -182,7 +182,7 @@ def _name(part: Path, root: Path) -> str:
     return part.name if part != root else "."
 
 
-def _left_alone(name: str) -> str:
+def _is_ignored(name: str) -> str:
     return f"the folder '{name}' is left alone: validation samples are cut from 'train' (--val-fraction)"
 
 
@@ -196,11 +196,11 @@ def _about_folders(part: Path, folders: Folders, root: Path) -> list[str]:
     ]
     stray = _listing.stray_images(part)
     if stray:
-        said.append(f"{where}: {_listing.counted(stray, 'image')} passed over, in no class's folder")
+        said.append(f"{where}: {_listing.count_noun(stray, 'image')} passed over, in no class's folder")
     return said
 
 
-def _refuse_strangers(test: Path, folders: Folders, train: Path, classes: tuple[str, ...]) -> None:
+def _refuse_unknown_classes(test: Path, folders: Folders, train: Path, classes: tuple[str, ...]) -> None:
     """``DataError`` if the test part has images of a class that cannot be learned."""
     strangers = [name for name in folders if name not in classes]
     held = _listing.listing(test.name, [(path, 0) for name in strangers for path in folders[name]], optional=True)
@@ -209,5 +209,5 @@ def _refuse_strangers(test: Path, folders: Folders, train: Path, classes: tuple[
         more = f" (and {len(strangers) - 1} more)" if len(strangers) > 1 else ""
         raise DataError(
             f"class '{name}'{more} is in {test} but not in {train}: every class of the test part must have training "
-            f"images; {closest(name, classes[:20])}"
+            f"images; {suggest(name, classes[:20])}"
         )

@@ -15,9 +15,9 @@ from pydantic import Field
 
 from forgetkit.builtin.datasets._labels import class_labels, first
 from forgetkit.builtin.datasets._split import stratified_split
-from forgetkit.contracts import Augmentation, Data, LoadContext, Part
+from forgetkit.contracts import Augmentation, Data, DataSplit, LoadContext
 from forgetkit.errors import DataError
-from forgetkit.system import memory, regular
+from forgetkit.system import memory, safe_open
 
 _CONVENTIONS = {
     "Keras": ("x_train", "y_train", "x_test", "y_test"),
@@ -75,14 +75,14 @@ class Npz:
         except DataError as error:
             raise DataError(f"{path}: {error}") from error
 
-    def _data(self, held: _Held) -> Data:
+    def _data(self, held: _ArchiveArrays) -> Data:
         arrays, remarks = held.arrays, list(held.remarks)
         train_x, train_y, *rest = held.names
         for x, y in zip(held.names[::2], held.names[1::2], strict=True):
             _require_as_many(y, arrays[y], x, arrays[x])
-        parts = _deep([train_x, *rest[:1]], arrays)
+        parts = _rescale_16_bit([train_x, *rest[:1]], arrays)
         inputs = [self._inputs(name, parts) for name in parts]
-        facts: dict[str, Any] = {"file": {name: _shown(arrays[name]) for name in held.names}}
+        facts: dict[str, Any] = {"file": {name: _shape_text(arrays[name]) for name in held.names}}
         if rest:
             test_x, test_y = rest
             if arrays[train_x].shape[1:] != arrays[test_x].shape[1:]:
@@ -91,12 +91,12 @@ class Npz:
             if inputs[0].dtype != inputs[1].dtype:
                 raise DataError(f"{train_x} is {inputs[0].dtype} where {test_x} is {inputs[1].dtype}")
             train_labels, test_labels, classes, how = class_labels(train_y, arrays[train_y], test_y, arrays[test_y])
-            train, test = Part(inputs[0], train_labels), Part(inputs[1], test_labels)
+            train, test = DataSplit(inputs[0], train_labels), DataSplit(inputs[1], test_labels)
         else:
             labels, _, classes, how = class_labels(train_y, arrays[train_y], train_y, arrays[train_y])
             fraction = self.test_fraction or 0.0
             kept, cut = stratified_split(labels, fraction, self.test_seed)
-            train, test = Part(inputs[0][kept], labels[kept]), Part(inputs[0][cut], labels[cut])
+            train, test = DataSplit(inputs[0][kept], labels[kept]), DataSplit(inputs[0][cut], labels[cut])
             remarks.append(
                 f"there are no test arrays, so {len(cut):,} of {len(labels):,} samples are the test part "
                 f"(test-fraction={fraction:g})"
@@ -140,7 +140,7 @@ class Npz:
 
 
 @dataclass(frozen=True, eq=False)
-class _Held:
+class _ArchiveArrays:
     """The arrays of an archive, by the names of inputs and labels in turn, training before test if there is one."""
 
     names: tuple[str, ...]
@@ -149,10 +149,10 @@ class _Held:
     passed_over: tuple[str, ...]
 
 
-def _read(path: Path, *, divided: bool) -> _Held:
+def _read(path: Path, *, divided: bool) -> _ArchiveArrays:
     """What an archive holds; ``divided``: the test part is to be cut from the training part."""
     try:
-        file = regular.opened(path)
+        file = safe_open.open_file(path)
     except OSError as error:
         reason = error.strerror or error
         raise DataError(f"{path} cannot be opened ({reason}): give an .npz file that you may read") from error
@@ -164,15 +164,15 @@ def _read(path: Path, *, divided: bool) -> _Held:
         if not isinstance(archive, np.lib.npyio.NpzFile):
             raise DataError(f"{path} holds a single array, not an .npz archive: save it with numpy.savez")
         there = [name for name in archive.files if not name.startswith("__MACOSX/")]  # which a Mac's archiver adds
-        names, remarks = _chosen(path, there, divided=divided)
+        names, remarks = _choose_arrays(path, there, divided=divided)
         for name in names:
-            _require_held(path, archive, name)
+            _require_complete(path, archive, name)
         _require_room(path, archive, names)
         others = tuple(sorted(set(archive.files) - set(names)))
-        return _Held(names, {name: _member(path, archive, name) for name in names}, remarks, others)
+        return _ArchiveArrays(names, {name: _member(path, archive, name) for name in names}, remarks, others)
 
 
-def _chosen(path: Path, there: Sequence[str], *, divided: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _choose_arrays(path: Path, there: Sequence[str], *, divided: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The names of the arrays to take, and what is to be said of that."""
     for who, names in _CONVENTIONS.items():
         if not set(names[:2]) <= set(there):
@@ -211,7 +211,7 @@ def _member(path: Path, archive: Any, name: str) -> NDArray[Any]:
 
 def _require_room(path: Path, archive: Any, names: tuple[str, ...]) -> None:
     """The arrays of an archive are held in memory, all of them."""
-    left, members = memory.left(), archive.zip.infolist()
+    left, members = memory.available(), archive.zip.infolist()
     wanted = sum(member.file_size for member in members if member.filename.removesuffix(".npy") in names)
     if left is not None and wanted > left:
         raise DataError(
@@ -227,7 +227,7 @@ def _unreadable(path: Path, name: str, error: Exception) -> DataError:
     return DataError(f"{path}: {name} cannot be read ({reason}): {remedy}")
 
 
-def _require_held(path: Path, archive: Any, name: str) -> None:
+def _require_complete(path: Path, archive: Any, name: str) -> None:
     """Memory is taken for as many numbers as a member's header says: its bytes must be able to hold them."""
     try:
         _refuse_claims(archive.zip, name)
@@ -278,7 +278,7 @@ def _floats(name: str, array: NDArray[Any], kinds: str = "biuf") -> Floats:
     return values
 
 
-def _deep(names: Sequence[str], arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+def _rescale_16_bit(names: Sequence[str], arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     """The inputs, as floats in [0, 1] if they are images of 16 bits in which any part goes beyond 8."""
     chosen = {name: arrays[name] for name in names}
     images = all(
@@ -295,5 +295,5 @@ def _require_as_many(y: str, labels: NDArray[Any], x: str, inputs: NDArray[Any])
         raise DataError(f"{y} has {len(labels)} labels for the {len(inputs)} samples of {x}")
 
 
-def _shown(array: NDArray[Any]) -> str:
+def _shape_text(array: NDArray[Any]) -> str:
     return f"{'text' if array.dtype.kind in 'US' else array.dtype} {array.shape}"

@@ -10,8 +10,8 @@ from typing import Annotated
 from pydantic import Field
 
 from forgetkit.builtin.datasets import _images, _listing
-from forgetkit.builtin.datasets._decoding import Look
-from forgetkit.builtin.datasets._images import OnBad, Reading
+from forgetkit.builtin.datasets._decoding import DecodeFormat
+from forgetkit.builtin.datasets._images import ImageOptions, OnBad
 from forgetkit.contracts import Data, LoadContext
 from forgetkit.errors import DataError
 
@@ -84,7 +84,7 @@ class RestrictedImagenet:
             _listing.listing("train", members(train)),
             _listing.listing("val", members(val)),
             classes=tuple(SUPERCLASSES),
-            reading=Reading(Look(self.size, grey=False, background=(255, 255, 255)), self.on_bad),
+            reading=ImageOptions(DecodeFormat(self.size, grey=False, background=(255, 255, 255)), self.on_bad),
             augment="crop-flip",
             context=context,
         )

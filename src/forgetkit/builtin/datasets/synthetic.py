@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from forgetkit.contracts import Data, LoadContext, Part
+from forgetkit.contracts import Data, DataSplit, LoadContext
 from forgetkit.seeding import Seeds
 
 _PIXELS_PER_UNIT = np.float32(1 / 8)
@@ -64,11 +64,11 @@ class Synthetic:
             classes=tuple(str(label) for label in range(self.classes)),
         )
 
-    def _part(self, n: int, prototypes: NDArray[np.float32], rng: np.random.Generator) -> Part:
+    def _part(self, n: int, prototypes: NDArray[np.float32], rng: np.random.Generator) -> DataSplit:
         labels = rng.permutation(np.arange(n, dtype=np.int64) % self.classes)
         inputs = rng.standard_normal((n, *prototypes.shape[1:]), dtype=np.float32)
         inputs *= np.float32(self.noise)
         inputs += prototypes[labels]
         inputs *= _PIXELS_PER_UNIT
         inputs += np.float32(0.5)
-        return Part(np.clip(inputs, 0, 1, out=inputs), labels)
+        return DataSplit(np.clip(inputs, 0, 1, out=inputs), labels)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from forgetkit.builtin.executors.local import Local
 from forgetkit.contracts import Executor
-from forgetkit.hookspecs import hookimpl
+from forgetkit.registry.hookspecs import hookimpl
 
 
 @hookimpl

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from forgetkit.contracts import Lost
+from forgetkit.contracts import WorkerLost
 from forgetkit.system.openmp import wait_passively
 
 _GRACE = 30.0
@@ -46,10 +46,10 @@ class Local:
     def execute(self, work: Callable[[Any], Any], tasks: Sequence[Any]) -> Generator[tuple[int, Any], None, None]:
         """Each position and its answer, as the workers finish; a worker that runs out of tasks leaves."""
         waiting = deque(enumerate(tasks))
-        crew: set[_Worker] = set()
-        busy: dict[Any, tuple[_Worker, int]] = {}
+        crew: set[_WorkerProcess] = set()
+        busy: dict[Any, tuple[_WorkerProcess, int]] = {}
 
-        def hand_on(worker: _Worker) -> None:
+        def hand_on(worker: _WorkerProcess) -> None:
             crew.add(worker)
             position, task = waiting.popleft()
             busy[worker.channel] = worker, position
@@ -57,13 +57,13 @@ class Local:
 
         try:
             for environment in self._environments(min(self.jobs, len(tasks))):
-                hand_on(_Worker(environment))
+                hand_on(_WorkerProcess(environment))
             while busy:
                 for channel in wait(list(busy)):
                     worker, position = busy.pop(channel)
                     answer = worker.answer()
                     if waiting:
-                        hand_on(_Worker(worker.environment) if worker.gone else worker)
+                        hand_on(_WorkerProcess(worker.environment) if worker.gone else worker)
                     else:
                         worker.send(b"")
                     yield position, answer
@@ -109,7 +109,7 @@ def _visible_devices() -> Sequence[str]:
 
 
 @dataclass(eq=False)
-class _Worker:
+class _WorkerProcess:
     """A process that does one task after another, in a process group of its own with whatever its tasks start.
 
     It is no ``multiprocessing.Process``: that would import the caller's script again, could not be given an
@@ -148,7 +148,7 @@ class _Worker:
             message = self.channel.recv_bytes()
         except (EOFError, OSError):
             status = self.end()
-            return Lost(_reason(status), status)
+            return WorkerLost(_reason(status), status)
         answer, error = pickle.loads(message)
         if error is not None:
             raise error

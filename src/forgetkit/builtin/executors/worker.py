@@ -48,10 +48,10 @@ def _answer(message: bytes) -> bytes:
         return pickle.dumps((work(task), None))
     except Exception as error:  # noqa: BLE001 - it is raised where the answer was waited for
         error.add_note(f"In a worker process:\n{traceback.format_exc()}")
-        return _pickled(error)
+        return _pickle_error(error)
 
 
-def _pickled(error: Exception) -> bytes:
+def _pickle_error(error: Exception) -> bytes:
     try:
         message = pickle.dumps((None, error))
         pickle.loads(message)  # many an exception can be pickled and then not be made again

@@ -7,7 +7,7 @@ from forgetkit.builtin.importance.magnitude import Magnitude
 from forgetkit.builtin.importance.random import Random
 from forgetkit.builtin.importance.snip import Snip
 from forgetkit.contracts import Importance
-from forgetkit.hookspecs import hookimpl
+from forgetkit.registry.hookspecs import hookimpl
 
 
 @hookimpl

@@ -9,8 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from forgetkit.contracts import Amount, Probe
-from forgetkit.forgetting import class_probabilities
+from forgetkit.contracts import Probe, SampleLimit
+from forgetkit.unlearning import class_probabilities
 
 _WHO, _REMEDY = "fisher: sampled and exact", "use variant=empirical or batch"
 
@@ -37,7 +37,7 @@ class Fisher:
     """
 
     variant: Literal["empirical", "sampled", "exact", "batch"] = "empirical"
-    samples: Amount = 1024
+    samples: SampleLimit = 1024
 
     def score(self, probe: Probe) -> Mapping[str, Tensor]:
         """The mean over samples (or batches, weighted by size) of the squared gradient."""
@@ -59,14 +59,14 @@ class Fisher:
             for label in range(probability.shape[-1]):
                 every = torch.full_like(targets, label, dtype=torch.int64)
                 # The weight is squared along with the gradient, hence its root here.
-                yield from _summed(probe.sample_grads(inputs, every, probability[:, label].sqrt()))
+                yield from _sum_chunks(probe.sample_grads(inputs, every, probability[:, label].sqrt()))
         else:
             if self.variant == "sampled":
                 probability = class_probabilities(probe, inputs, targets, _WHO, _REMEDY)
                 targets = torch.multinomial(probability.cpu(), 1, generator=probe.rng).flatten().to(targets.device)
-            yield from _summed(probe.sample_grads(inputs, targets))
+            yield from _sum_chunks(probe.sample_grads(inputs, targets))
 
 
-def _summed(chunks: Iterator[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
+def _sum_chunks(chunks: Iterator[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
     for chunk in chunks:
         yield {name: grads.square().sum(0) for name, grads in chunk.items()}

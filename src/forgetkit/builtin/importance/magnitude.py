@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from forgetkit.contracts import Probe
-from forgetkit.forgetting import Lazy
+from forgetkit.unlearning import LazyScores
 
 
 @dataclass(frozen=True)
@@ -31,4 +31,4 @@ class Magnitude:
 
     def score(self, probe: Probe) -> Mapping[str, Tensor]:
         """|θ|, a parameter at a time."""
-        return Lazy(probe.targets, torch.abs)
+        return LazyScores(probe.targets, torch.abs)

@@ -8,7 +8,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from forgetkit.contracts import Amount, Probe
+from forgetkit.contracts import Probe, SampleLimit
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Snip:
     Source: Lee et al., 2019; equation 2 of Ramkumar et al., 2023.
     """
 
-    samples: Amount = 1024
+    samples: SampleLimit = 1024
     reduce: Literal["abs-mean", "mean-abs", "per-sample"] = "abs-mean"
 
     def score(self, probe: Probe) -> Mapping[str, Tensor]:

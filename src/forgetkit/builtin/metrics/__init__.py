@@ -7,7 +7,7 @@ from forgetkit.builtin.metrics.anytime import MeanAnytimeError
 from forgetkit.builtin.metrics.cer import CumulativeErrors
 from forgetkit.builtin.metrics.gap import GeneralizationGap
 from forgetkit.contracts import Metric
-from forgetkit.hookspecs import hookimpl
+from forgetkit.registry.hookspecs import hookimpl
 
 
 @hookimpl

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from forgetkit.contracts import MegaBatchRow
+from forgetkit.contracts import MegaBatchResult
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,6 @@ class FinalAccuracy:
     Source: Ramkumar et al., 2023, section 4.
     """
 
-    def compute(self, rows: Sequence[MegaBatchRow]) -> float | None:
+    def compute(self, rows: Sequence[MegaBatchResult]) -> float | None:
         """The last row's; None without rows."""
         return rows[-1].test_accuracy if rows else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from forgetkit.contracts import MegaBatchRow
+from forgetkit.contracts import MegaBatchResult
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class MeanAnytimeError:
     Source: equation 4 of Ramkumar et al., 2023, divided by its maximum.
     """
 
-    def compute(self, rows: Sequence[MegaBatchRow]) -> float | None:
+    def compute(self, rows: Sequence[MegaBatchResult]) -> float | None:
         """The fraction; None without test samples."""
         tested = sum(row.test_samples for row in rows)
         return sum(row.test_errors for row in rows) / tested if tested else None

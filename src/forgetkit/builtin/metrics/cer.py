@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from forgetkit.contracts import MegaBatchRow
+from forgetkit.contracts import MegaBatchResult
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,6 @@ class CumulativeErrors:
     Source: equation 4 of Ramkumar et al., 2023.
     """
 
-    def compute(self, rows: Sequence[MegaBatchRow]) -> int:
+    def compute(self, rows: Sequence[MegaBatchResult]) -> int:
         """The sum; 0 without rows."""
         return sum(row.test_errors for row in rows)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from forgetkit.contracts import MegaBatchRow
+from forgetkit.contracts import MegaBatchResult
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class GeneralizationGap:
     Source: Ramkumar et al., 2023, section 4.
     """
 
-    def compute(self, rows: Sequence[MegaBatchRow]) -> float | None:
+    def compute(self, rows: Sequence[MegaBatchResult]) -> float | None:
         """The mean; None without rows, or where a mega-batch had no validation samples."""
         gaps = [row.generalization_gap for row in rows]
         known = [gap for gap in gaps if gap is not None]

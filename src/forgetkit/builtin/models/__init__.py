@@ -8,7 +8,7 @@ from forgetkit.builtin.models.mlp import Mlp
 from forgetkit.builtin.models.resnet import ResNet18, ResNet34, ResNet50, WideResNet50
 from forgetkit.builtin.models.vgg import Vgg16
 from forgetkit.contracts import ModelBuilder
-from forgetkit.hookspecs import hookimpl
+from forgetkit.registry.hookspecs import hookimpl
 
 
 @hookimpl

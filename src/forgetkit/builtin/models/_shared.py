@@ -13,7 +13,7 @@ from forgetkit.errors import UsageError
 _AS_TORCH_DRAWS = (nn.Linear, nn.BatchNorm2d, nn.LayerNorm)
 
 
-def draw(module: nn.Module) -> None:
+def redraw_module(module: nn.Module) -> None:
     """Draw one module's own values anew, in place, from the global random state.
 
     A convolution's weights are Kaiming normal (fan-out, ReLU) and its bias is zero; a linear layer
@@ -40,7 +40,7 @@ def image_shape(model: str, inputs: Inputs) -> tuple[int, int, int]:
     return channels, height, width
 
 
-def assembled(normalize: nn.Module, initialise: Callable[[nn.Module], None], **layers: nn.Module) -> nn.Sequential:
+def assemble(normalize: nn.Module, initialise: Callable[[nn.Module], None], **layers: nn.Module) -> nn.Sequential:
     """``normalize`` as it is and then the layers, each under its name and drawn by ``initialise``."""
     for layer in layers.values():
         layer.apply(initialise)

@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import Field
 from torch import nn
 
-from forgetkit.builtin.models._shared import assembled, draw, image_shape
+from forgetkit.builtin.models._shared import assemble, image_shape, redraw_module
 from forgetkit.contracts import Inputs
 
 
@@ -41,7 +41,7 @@ class ConvNet:
                 features.append(nn.MaxPool2d(2))
                 side //= 2
             channels = outputs
-        return assembled(
+        return assemble(
             normalize,
             self.initialise,
             features=features,
@@ -52,4 +52,4 @@ class ConvNet:
 
     def initialise(self, module: nn.Module) -> None:
         """Draw one module's own values anew, in place, from the global random state."""
-        draw(module)
+        redraw_module(module)

@@ -46,11 +46,11 @@ class Imported:
     def build(self, inputs: Inputs, normalize: nn.Module) -> nn.Module:
         """``normalize`` and then the module; ``UsageError`` where importing or calling goes wrong."""
         with _current_folder_importable():
-            make = _found(*self.target.split(":"))
+            make = _import_callable(*self.target.split(":"))
             try:
-                network = make(**_wanted(make, inputs))
+                network = make(**_accepted_keywords(make, inputs))
             except Exception as error:
-                raise UsageError(f"import:{self.target}: calling it raised {_raised(error)}") from error
+                raise UsageError(f"import:{self.target}: calling it raised {_raised_line(error)}") from error
         if not isinstance(network, nn.Module):
             kind = type(network).__name__
             raise UsageError(f"import:{self.target} must return a torch.nn.Module, not {kind}")
@@ -68,18 +68,18 @@ def _current_folder_importable() -> Iterator[None]:
         sys.path[:] = before
 
 
-def _found(name: str, path: str) -> Callable[..., object]:
+def _import_callable(name: str, path: str) -> Callable[..., object]:
     try:
         module = importlib.import_module(name)
     except ModuleNotFoundError as error:
         if not f"{name}.".startswith(f"{error.name}."):  # it is there, and something it imports is not
-            raise UsageError(f"import:{name}:{path}: importing {name} raised {_raised(error)}") from error
+            raise UsageError(f"import:{name}:{path}: importing {name} raised {_raised_line(error)}") from error
         where = f"neither in {Path.cwd()} nor among the installed packages"
         if name.endswith(".py"):
             where += f"; a module is named without its suffix: import:{name.removesuffix('.py')}:{path}"
         raise UsageError(f"import:{name}:{path}: there is no module '{error.name}', {where}") from error
     except (Exception, SystemExit) as error:  # a script without a main guard may well exit
-        raise UsageError(f"import:{name}:{path}: importing {name} raised {_raised(error)}") from error
+        raise UsageError(f"import:{name}:{path}: importing {name} raised {_raised_line(error)}") from error
     try:
         found = attrgetter(path)(module)
     except AttributeError as error:
@@ -89,7 +89,7 @@ def _found(name: str, path: str) -> Callable[..., object]:
     return found  # type: ignore[no-any-return]
 
 
-def _wanted(make: Callable[..., object], inputs: Inputs) -> Mapping[str, object]:
+def _accepted_keywords(make: Callable[..., object], inputs: Inputs) -> Mapping[str, object]:
     """The keywords on offer that the signature of ``make`` names."""
     offered = {
         "shape": inputs.shape,
@@ -106,7 +106,7 @@ def _wanted(make: Callable[..., object], inputs: Inputs) -> Mapping[str, object]
     return {name: value for name, value in offered.items() if name in names}
 
 
-def _raised(error: BaseException) -> str:
+def _raised_line(error: BaseException) -> str:
     """One line: what was raised, and where. An error in syntax says the place itself."""
     said = f"{type(error).__name__}: {error}".partition("\n")[0]
     frames = traceback.extract_tb(error.__traceback__)

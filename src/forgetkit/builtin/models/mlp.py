@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import Field
 from torch import nn
 
-from forgetkit.builtin.models._shared import assembled, draw
+from forgetkit.builtin.models._shared import assemble, redraw_module
 from forgetkit.contracts import Inputs
 
 
@@ -40,7 +40,7 @@ class Mlp:
             hidden.append(nn.LayerNorm(self.width))
             hidden.append(nn.ReLU())
             units = self.width
-        return assembled(
+        return assemble(
             normalize,
             self.initialise,
             flatten=nn.Flatten(),
@@ -50,4 +50,4 @@ class Mlp:
 
     def initialise(self, module: nn.Module) -> None:
         """Draw one module's own values anew, in place, from the global random state."""
-        draw(module)
+        redraw_module(module)

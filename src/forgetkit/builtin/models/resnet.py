@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 from torch import nn
 
-from forgetkit.builtin.models._shared import draw, image_shape
+from forgetkit.builtin.models._shared import image_shape, redraw_module
 from forgetkit.contracts import Inputs
 from forgetkit.errors import UsageError
 
@@ -42,7 +42,7 @@ class _ResNet:
 
     def initialise(self, module: nn.Module) -> None:
         """Draw one module's own values anew, in place, from the global random state."""
-        draw(module)
+        redraw_module(module)
 
 
 @dataclass(frozen=True)

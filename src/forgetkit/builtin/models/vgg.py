@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import Field
 from torch import nn
 
-from forgetkit.builtin.models._shared import assembled, draw, image_shape
+from forgetkit.builtin.models._shared import assemble, image_shape, redraw_module
 from forgetkit.contracts import Inputs
 from forgetkit.errors import UsageError
 
@@ -50,7 +50,7 @@ class Vgg16:
                 features.append(nn.ReLU(inplace=True))
                 channels = outputs
             features.append(nn.MaxPool2d(2))
-        return assembled(
+        return assemble(
             normalize,
             self.initialise,
             features=features,
@@ -65,4 +65,4 @@ class Vgg16:
             nn.init.normal_(module.weight, std=0.01)
             nn.init.zeros_(module.bias)
         else:
-            draw(module)
+            redraw_module(module)

@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from forgetkit.builtin.reinit.cold import Cold
 from forgetkit.builtin.reinit.llf import LaterLayers
 from forgetkit.builtin.reinit.masked import Masked
-from forgetkit.builtin.reinit.none import Nothing
+from forgetkit.builtin.reinit.none import NoReset
 from forgetkit.builtin.reinit.rifle import Rifle
 from forgetkit.builtin.reinit.shrink_perturb import ShrinkPerturb
 from forgetkit.contracts import Reinit
-from forgetkit.hookspecs import hookimpl
+from forgetkit.registry.hookspecs import hookimpl
 
 
 @hookimpl
@@ -19,7 +19,7 @@ def forgetkit_reinit() -> Mapping[str, type[Reinit]]:
         "cold": Cold,
         "llf": LaterLayers,
         "masked": Masked,
-        "none": Nothing,
+        "none": NoReset,
         "rifle": Rifle,
         "shrink-perturb": ShrinkPerturb,
     }

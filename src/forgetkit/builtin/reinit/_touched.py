@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from forgetkit.contracts import Scope, Touch
+from forgetkit.contracts import Scope, Writes
 
 
-def touched_by(scope: Scope) -> frozenset[Touch]:
+def written_by(scope: Scope) -> frozenset[Writes]:
     """What is written to where the parameters in ``scope`` are."""
     if scope == "all":
         return frozenset({"weights", "biases", "norm"})

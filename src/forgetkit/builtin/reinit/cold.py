@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from forgetkit.contracts import Change, Origin, ReinitContext, Touch
+from forgetkit.contracts import Change, Origin, ReinitContext, Writes
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Cold:
 
     draw: Literal["new", "same"] = "new"
 
-    touches: ClassVar[frozenset[Touch]] = frozenset({"weights", "biases", "norm", "stats"})
+    touches: ClassVar[frozenset[Writes]] = frozenset({"weights", "biases", "norm", "stats"})
 
     def propose(self, context: ReinitContext) -> Iterable[Change]:
         """Every trainable parameter and every buffer that is drawn together with them."""

@@ -11,14 +11,14 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator
 from pydantic_core import PydanticCustomError
 
-from forgetkit.builtin.reinit._touched import touched_by
-from forgetkit.contracts import Change, Origin, ReinitContext, Scope, Touch, as_written
-from forgetkit.errors import NothingMatchedError
+from forgetkit.builtin.reinit._touched import written_by
+from forgetkit.contracts import Change, Origin, ReinitContext, Scope, Writes, parse_number
+from forgetkit.errors import NoMatchError
 
 
 def _start(given: Any) -> int | float:
     """A layer where a whole number is written, a share where a decimal one is."""
-    value = as_written(given)
+    value = parse_number(given)
     if isinstance(value, float) and 0 <= value < 1:
         return value
     if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
@@ -53,9 +53,9 @@ class LaterLayers:
     fresh: Origin = "original"
 
     @property
-    def touches(self) -> frozenset[Touch]:
+    def touches(self) -> frozenset[Writes]:
         """What it writes to."""
-        touched = touched_by(self.params)
+        touched = written_by(self.params)
         return touched - {"norm"} if self.norm == "keep" else touched | {"stats"}
 
     def propose(self, context: ReinitContext) -> Iterable[Change]:
@@ -63,7 +63,7 @@ class LaterLayers:
         weighted = [at for at, layer in enumerate(context.layers) if layer.kind == "weight"]
         kept = self._kept(len(weighted))
         if kept >= len(weighted):
-            raise NothingMatchedError(
+            raise NoMatchError(
                 f"llf: start={self.start} keeps all {len(weighted)} weighted layers of this model; choose a smaller one"
             )
         within = {*context.names(self.params), *context.buffers}

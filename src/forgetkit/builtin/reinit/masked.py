@@ -8,8 +8,8 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from forgetkit.builtin.reinit._touched import touched_by
-from forgetkit.contracts import Change, Origin, ReinitContext, Rounding, Scope, Ties, Touch, Which
+from forgetkit.builtin.reinit._touched import written_by
+from forgetkit.contracts import Change, Origin, ReinitContext, Rounding, Scope, Ties, Which, Writes
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,9 @@ class Masked:
     needs_scores: ClassVar[bool] = True
 
     @property
-    def touches(self) -> frozenset[Touch]:
+    def touches(self) -> frozenset[Writes]:
         """What it writes to."""
-        touched = touched_by(self.params)
+        touched = written_by(self.params)
         return touched - {"norm"} if self.norm == "skip" else touched
 
     def propose(self, context: ReinitContext) -> Iterable[Change]:

@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from forgetkit.contracts import Change, ReinitContext, Touch
+from forgetkit.contracts import Change, ReinitContext, Writes
 
 
 @dataclass(frozen=True)
-class Nothing:
+class NoReset:
     """Warm start: forget nothing, train on from the weights at hand.
 
     Formula: θ ← θ.
@@ -21,7 +21,7 @@ class Nothing:
     """
 
     changes_nothing: ClassVar[bool] = True
-    touches: ClassVar[frozenset[Touch]] = frozenset()
+    touches: ClassVar[frozenset[Writes]] = frozenset()
 
     def propose(self, context: ReinitContext) -> Iterable[Change]:
         """No change."""

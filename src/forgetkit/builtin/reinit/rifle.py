@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from forgetkit.contracts import Change, Origin, ReinitContext, Touch
-from forgetkit.errors import NothingMatchedError
-from forgetkit.forgetting import head_of
+from forgetkit.contracts import Change, Origin, ReinitContext, Writes
+from forgetkit.errors import NoMatchError
+from forgetkit.unlearning import head_of
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,12 @@ class Rifle:
 
     fresh: Origin = "original"
 
-    touches: ClassVar[frozenset[Touch]] = frozenset({"weights", "biases"})
+    touches: ClassVar[frozenset[Writes]] = frozenset({"weights", "biases"})
 
     def propose(self, context: ReinitContext) -> Iterable[Change]:
         """The head's weight and bias."""
         head = head_of(context.layers)
         if head is None:
-            raise NothingMatchedError("rifle: this model has no fully connected layer, so it has no head to draw anew")
+            raise NoMatchError("rifle: this model has no fully connected layer, so it has no head to draw anew")
         for name in head.parameters:
             yield Change(name, None, context.fresh(name, self.fresh))

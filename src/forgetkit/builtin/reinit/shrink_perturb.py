@@ -10,8 +10,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from forgetkit.builtin.reinit._touched import touched_by
-from forgetkit.contracts import Change, ReinitContext, Scope, Touch
+from forgetkit.builtin.reinit._touched import written_by
+from forgetkit.contracts import Change, ReinitContext, Scope, Writes
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ class ShrinkPerturb:
     stats: Literal["keep", "reset"] = "keep"
 
     @property
-    def touches(self) -> frozenset[Touch]:
+    def touches(self) -> frozenset[Writes]:
         """What it writes to."""
-        return touched_by(self.params) | ({"stats"} if self.stats == "reset" else set())
+        return written_by(self.params) | ({"stats"} if self.stats == "reset" else set())
 
     def propose(self, context: ReinitContext) -> Iterable[Change]:
         """Every trainable parameter in scope, and with ``stats=reset`` the running statistics."""

@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from forgetkit.builtin.replay.buffer import Buffer
 from forgetkit.builtin.replay.full import Full
 from forgetkit.builtin.replay.last import Last
-from forgetkit.builtin.replay.none import Nothing
+from forgetkit.builtin.replay.none import NoReplay
 from forgetkit.contracts import Replay
-from forgetkit.hookspecs import hookimpl
+from forgetkit.registry.hookspecs import hookimpl
 
 
 @hookimpl
 def forgetkit_replay() -> Mapping[str, type[Replay]]:
     """The paper's three, and the previous mega-batch alone."""
-    return {"buffer": Buffer, "full": Full, "last": Last, "none": Nothing}
+    return {"buffer": Buffer, "full": Full, "last": Last, "none": NoReplay}

@@ -11,7 +11,7 @@ from forgetkit.contracts import Samples
 
 
 @dataclass(frozen=True)
-class Nothing:
+class NoReplay:
     """Keep nothing: each mega-batch trains on what it brings.
 
     Formula: kept ← ∅.

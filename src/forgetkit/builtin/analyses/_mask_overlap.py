@@ -1,0 +1,155 @@
+"""What two masks of a network both retain, counted."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Mask = Mapping[str, "Tensor"]
+"""True where an entry gets a fresh value, by parameter."""
+
+Pair = Mapping[str, "MaskOverlap"]
+"""What two masks share, by layer."""
+
+_ONES = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(1, dtype=np.uint8)
+"""How many bits of a byte are set; ``numpy.bitwise_count`` is not in every version that is supported."""
+
+
+@dataclass(frozen=True)
+class MaskOverlap:
+    """Of the ``entries`` of a layer: how many each of two masks retains, and how many both do."""
+
+    entries: int
+    first: int
+    second: int
+    both: int
+
+    @property
+    def share(self) -> float | None:
+        """Of those that the first retains; None where it retains none."""
+        return self.both / self.first if self.first else None
+
+    @property
+    def jaccard(self) -> float | None:
+        """Of those that one of them retains; None where neither retains any."""
+        either = self.first + self.second - self.both
+        return self.both / either if either else None
+
+    @property
+    def chance(self) -> float | None:
+        """What ``share`` is on average if one of the masks is dealt out at random within the layer."""
+        return self.second / self.entries if self.entries else None
+
+    @property
+    def chosen(self) -> bool:
+        """Whether each mask retains some and not all: otherwise there is no chance, for there is one way alone."""
+        return 0 < self.first < self.entries and 0 < self.second < self.entries
+
+    @property
+    def corrected(self) -> float | None:
+        """1 where all that can be shared by masks of one density is, 0 as by chance, below where they avoid each other;
+        None where a mask retains all or nothing.
+        """
+        if not self.chosen:
+            return None
+        by_chance = self.first * self.second  # times the entries, so that whole numbers are divided once
+        return (self.entries * self.both - by_chance) / (self.entries * self.first - by_chance)
+
+    @property
+    def deviation(self) -> float | None:
+        """The standard deviation of ``corrected`` if one of the masks is dealt out at random within the layer."""
+        if not self.chosen:
+            return None
+        n, a, b = self.entries, self.first, self.second
+        both = math.sqrt(a * b * (n - a) * (n - b) / (n - 1)) / n  # a hypergeometric distribution
+        return both / (a * (1 - b / n))
+
+    @property
+    def turned(self) -> MaskOverlap:
+        """The second mask first."""
+        return MaskOverlap(self.entries, self.second, self.first, self.both)
+
+
+@dataclass(frozen=True)
+class Total:
+    """The layers of a pair of masks taken together."""
+
+    pair: Pair
+
+    @property
+    def share(self) -> float | None:
+        """Of all that the first retains."""
+        return _ratio((s.both, s.first) for s in self.pair.values())
+
+    @property
+    def jaccard(self) -> float | None:
+        """Of all that one of them retains."""
+        return _ratio((s.both, s.first + s.second - s.both) for s in self.pair.values())
+
+    @property
+    def corrected(self) -> float | None:
+        """Against chance within each layer, so that layers that are retained to unequal parts are no overlap."""
+        chosen = [(s, s.first * s.second / s.entries) for s in self.pair.values() if s.chosen]
+        return _ratio((s.both - by_chance, s.first - by_chance) for s, by_chance in chosen)
+
+    @cached_property
+    def summary(self) -> dict[str, float | None]:
+        """All three."""
+        return {"share": self.share, "jaccard": self.jaccard, "corrected": self.corrected}
+
+
+@dataclass(frozen=True)
+class Retained:
+    """The entries of a layer that a mask retains, a bit for each."""
+
+    bits: NDArray[np.uint8]
+    entries: int
+    count: int
+
+    @classmethod
+    def of(cls, mask: Tensor) -> Retained:
+        """Those that are not reset."""
+        bits = np.packbits(~mask.detach().cpu().numpy().ravel())
+        return cls(bits, mask.numel(), _ones(bits))
+
+    def shared_with(self, other: Retained) -> MaskOverlap:
+        """What a second mask retains of them."""
+        return MaskOverlap(self.entries, self.count, other.count, _ones(self.bits & other.bits))
+
+
+def rotated(pair: Pair) -> Pair:
+    """The second mask first."""
+    return {name: shared.turned for name, shared in pair.items()}
+
+
+def mean(values: Sequence[float | None]) -> float | None:
+    """Of those that there are."""
+    known = [value for value in values if value is not None]
+    return statistics.fmean(known) if known else None
+
+
+def spread(values: Sequence[float | None]) -> float | None:
+    """Their standard deviation, where there are two of them."""
+    known = [value for value in values if value is not None]
+    return statistics.stdev(known) if len(known) > 1 else None
+
+
+def _ones(bits: NDArray[np.uint8]) -> int:
+    return int(_ONES[bits].sum(dtype=np.int64))
+
+
+def _ratio(terms: Iterable[tuple[float, float]]) -> float | None:
+    above, below = 0.0, 0.0
+    for part, whole in terms:
+        above, below = above + part, below + whole
+    return above / below if below else None

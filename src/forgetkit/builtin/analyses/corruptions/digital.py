@@ -1,0 +1,123 @@
+"""What editing, storing and bending do to an image."""
+
+from __future__ import annotations
+
+from io import BytesIO
+
+import numpy as np
+import torch
+from PIL import Image
+from scipy import ndimage
+from torch import Tensor
+from torch.nn import functional
+
+from forgetkit.builtin.analyses.corruptions.draws import CorruptionDraws, Floats, Pixels, fractions, quantize
+
+_SIZE = 32
+"""That of the images that the benchmark's parameters are for."""
+
+
+def contrast(pixels: Pixels, severity: int, draws: CorruptionDraws) -> Pixels:
+    """Each channel drawn towards its mean over the image."""
+    kept = (0.75, 0.5, 0.4, 0.3, 0.15)[severity - 1]
+    values = fractions(pixels)
+    mean = values.mean((1, 2), keepdims=True)
+    return quantize((values - mean) * kept + mean)
+
+
+def brightness(pixels: Pixels, severity: int, draws: CorruptionDraws) -> Pixels:
+    """More value, in hue, saturation and value."""
+    more = (0.05, 0.1, 0.15, 0.2, 0.3)[severity - 1]
+    values = fractions(pixels)
+    value = values.max(-1, keepdims=True)
+    brighter = np.minimum(value + more, 1)
+    # Hue and saturation stay as they are where the channels keep their proportions; black has none and becomes grey.
+    return quantize(np.where(value > 0, values * (brighter / np.where(value > 0, value, 1)), brighter))
+
+
+def saturate(pixels: Pixels, severity: int, draws: CorruptionDraws) -> Pixels:
+    """Less saturation at the first two severities, more at the others, in hue, saturation and value."""
+    times, more = ((0.3, 0.0), (0.1, 0.0), (1.5, 0.0), (2.0, 0.1), (2.5, 0.2))[severity - 1]
+    values = fractions(pixels)
+    value = values.max(-1, keepdims=True)
+    lacking = value - values  # of each channel to the largest: in proportion to the saturation, at the same hue
+    chroma = lacking.max(-1, keepdims=True)
+    # The hue of a grey pixel is 0 by convention, which is red: green and blue are what it comes to lack.
+    lacking = np.where(chroma > 0, lacking / np.where(chroma > 0, chroma, 1), (0.0, 1.0, 1.0))
+    saturation = chroma / np.where(value > 0, value, 1)
+    return quantize(value - lacking * value * np.clip(saturation * times + more, 0, 1))
+
+
+def jpeg_compression(pixels: Pixels, severity: int, draws: CorruptionDraws) -> Pixels:
+    """Written as JPEG and read again."""
+    quality = (80, 65, 58, 50, 40)[severity - 1]
+    return np.stack([_encode_jpeg(image, quality) for image in pixels])
+
+
+def _encode_jpeg(image: Pixels, quality: int) -> Pixels:
+    file = BytesIO()
+    Image.fromarray(image).save(file, "JPEG", quality=quality)
+    return np.asarray(Image.open(file))
+
+
+def pixelate(pixels: Pixels, severity: int, draws: CorruptionDraws) -> Pixels:
+    """Made smaller, and as large as before again, by means over boxes."""
+    share = (0.95, 0.9, 0.85, 0.75, 0.65)[severity - 1]
+    height, width = pixels.shape[1:3]
+    small = max(int(width * share), 1), max(int(height * share), 1)
+    box = Image.Resampling.BOX
+    return np.stack(
+        [np.asarray(Image.fromarray(image).resize(small, box).resize((width, height), box)) for image in pixels]
+    )
+
+
+def elastic_transform(pixels: Pixels, severity: int, draws: CorruptionDraws) -> Pixels:
+    """Three points moved at random and the plane with them, then each pixel by a smooth field of displacements."""
+    strength, smoothness, moved = (
+        (0.0, 0.0, 0.08),
+        (0.05, 0.2, 0.07),
+        (0.08, 0.06, 0.06),
+        (0.1, 0.04, 0.05),
+        (0.1, 0.03, 0.03),
+    )[severity - 1]
+    height, width = pixels.shape[1:3]
+    values = fractions(pixels, np.float32)
+    corners = draws.uniform(-moved * _SIZE, moved * _SIZE, 3, 2)
+    values = _sample_at(values, *_displace(corners, height, width), about_centres=True)
+    field = draws.uniform(-1, 1, 2, height, width)
+    deviation = smoothness * _SIZE
+    field = strength * _SIZE * ndimage.gaussian_filter(field, (0, 0, deviation, deviation), mode="reflect", truncate=3)
+    down, across = np.meshgrid(np.arange(height), np.arange(width), indexing="ij")
+    return quantize(_sample_at(values, down + field[:, 1], across + field[:, 0], about_centres=False))
+
+
+def _displace(offsets: Floats, height: int, width: int) -> tuple[Floats, Floats]:
+    """Where each pixel, ``(n, height, width)``, comes from, as rows and columns, if three points around the middle
+    are moved by ``offsets``, ``(n, 3, 2)``, across and down.
+    """
+    middle, away = np.array([width // 2, height // 2], np.float64), max(min(height, width) // 3, 1)
+    begun = middle + away * np.array([[1, 1], [1, -1], [-1, -1]])
+    ended = np.concatenate([begun + offsets, np.ones((len(offsets), 3, 1))], -1)
+    # The way back is solved for: what maps the points as moved to where they began.
+    back = np.linalg.solve(ended, np.broadcast_to(begun, offsets.shape))
+    down, across = np.meshgrid(np.arange(height), np.arange(width), indexing="ij")
+    places = np.stack([across, down, np.ones_like(down)], -1).astype(np.float64) @ back[:, None]
+    return places[..., 1], places[..., 0]
+
+
+def _sample_at(values: Floats, rows: Floats, columns: Floats, *, about_centres: bool) -> Floats:
+    """The images at places between pixels, linear; beyond the edge they are mirrored, about the centres of the
+    outermost pixels or about their outer edges.
+    """
+    height, width = values.shape[1:3]
+    if about_centres:
+        down, across = rows * (2 / max(height - 1, 1)) - 1, columns * (2 / max(width - 1, 1)) - 1
+    else:
+        down, across = (rows + 0.5) * (2 / height) - 1, (columns + 0.5) * (2 / width) - 1
+    grid = torch.from_numpy(np.stack([across, down], -1).astype(np.float32))
+    images: Tensor = torch.from_numpy(values.astype(np.float32)).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        found = functional.grid_sample(
+            images, grid, mode="bilinear", padding_mode="reflection", align_corners=about_centres
+        )
+    return found.permute(0, 2, 3, 1).numpy()

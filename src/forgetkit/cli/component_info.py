@@ -1,0 +1,265 @@
+"""What there is to say about a component, as an object and on a screen."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+import types
+import typing
+from collections.abc import Collection, Iterable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.text import Text
+
+from forgetkit.cli import layout
+from forgetkit.cli.console import Console
+
+if TYPE_CHECKING:
+    from forgetkit.registry.registry import ComponentEntry, Registry
+    from forgetkit.registry.spec import Option
+
+
+def describe_component(offer: ComponentEntry) -> dict[str, Any]:
+    """All facts about a component, or about a command."""
+    origin = {"kind": offer.kind, "name": offer.name, "from": offer.distribution, "version": offer.version}
+    if offer.kind == "commands":
+        return origin | _command(offer.component)
+    from forgetkit.registry.spec import options_of
+
+    about = _docstring(offer.component)
+    known = options_of(offer.component)
+    parts = _parse_docstring(about, [option.name for option in known])
+    return origin | {
+        "about": about,
+        "formula": parts.formula,
+        "cost": parts.cost,
+        "source": parts.source,
+        "needs_data": _needs_data(offer),
+        "acts": _acts(offer.component),
+        "touches": _writes(offer),
+        "options": [_option(option, parts.meanings[option.name]) for option in known],
+    }
+
+
+def list_components(offers: Registry, kinds: Iterable[str]) -> dict[str, dict[str, str]]:
+    """Names and summaries by kind."""
+    return {kind: {offers.label(offer): component_summary(offer) for offer in offers.named(kind)} for kind in kinds}
+
+
+def component_summary(offer: ComponentEntry) -> str:
+    """A component or a command in one line."""
+    if offer.kind == "commands":
+        return str(_command(offer.component)["about"]).partition("\n")[0]
+    return offer.summary
+
+
+def print_listing(entries: Mapping[str, Mapping[str, str]]) -> None:
+    """A table for each kind."""
+    console = Console()
+    for kind, summaries in entries.items():
+        if not summaries:
+            console.print(f"{kind}: none yet; a plugin may bring some", markup=False)
+            continue
+        console.print(Text(kind, "bold"))
+        console.print(layout.listing(console.width, summaries))
+        console.print()
+
+
+def print_described(content: Mapping[str, Any]) -> None:
+    """The same facts for a reader."""
+    console = Console()
+    origin = content["from"] if content["from"] == "forgetkit" else f"{content['from']} {content['version']}"
+    console.print(Text.assemble((content["name"], "bold"), f" ({content['kind']}, from {origin})\n"))
+    if content["kind"] == "commands":
+        console.print(content["about"], markup=False)
+        for name, line in content["commands"].items():
+            console.print(f"  {name}  {line}", markup=False)
+        console.print(f"\nIts options: forgetkit {content['name']} --help", markup=False)
+        return
+    console.print(
+        _parse_docstring(content["about"], [o["name"].replace("-", "_") for o in content["options"]]).rest, markup=False
+    )
+    if content["formula"]:
+        console.print(f"\nFormula: {content['formula']}", markup=False)
+    if content["options"]:
+        console.print()
+        keys = ("name", "type", "range", "default", "meaning")
+        rows = [[option[key] for key in keys] for option in content["options"]]
+        console.print(layout.table(console.width, ("option", *keys[1:]), rows))
+        console.print()
+    else:
+        console.print()
+    for title, text in _facts(content):
+        console.print(f"{title}: {text}", markup=False)
+
+
+def _facts(content: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+    """What stands below the options, a line each."""
+    if content["needs_data"] is not None:
+        yield "Data", "looks at samples." if content["needs_data"] else "looks at no samples."
+    if content["acts"] is not None:
+        yield "Acts", f"{'; '.join(f'{name}: {when}' for name, when in content['acts'].items()) or 'never'}."
+    if content["kind"] in ("reinit", "interventions"):
+        touches = content["touches"]
+        yield "Touches", "it does not say." if touches is None else f"{', '.join(touches) or 'nothing'}."
+    for title in ("cost", "source"):
+        if content[title]:
+            yield title.capitalize(), content[title]
+
+
+def _command(component: Any) -> dict[str, Any]:
+    if not isinstance(component, typer.Typer):
+        return {"about": "It is no typer.Typer, and left out.", "commands": {}}
+    command = typer.main.get_command(component)
+    below = getattr(command, "commands", {})
+    return {
+        "about": inspect.cleandoc(command.help or ""),
+        "commands": {name: one.get_short_help_str(200) for name, one in below.items()},
+    }
+
+
+def _needs_data(offer: ComponentEntry) -> bool | None:
+    """A criterion looks at samples unless it says otherwise, a way of forgetting only where it says so."""
+    if offer.kind not in ("importance", "reinit"):
+        return None
+    return bool(_class_attribute(offer.component, "needs_data", offer.kind == "importance"))
+
+
+def _acts(component: type) -> dict[str, str] | None:
+    """The methods of an intervention that a class overrides, and when each is called."""
+    from forgetkit.contracts import Intervention
+
+    if not issubclass(component, Intervention):
+        return None
+    moments = {name: method for name, method in vars(Intervention).items() if inspect.isfunction(method)}
+    return {
+        name: (inspect.getdoc(method) or "").partition("\n")[0].rstrip(".").lower()
+        for name, method in moments.items()
+        if not name.startswith("_") and getattr(component, name) is not method
+    }
+
+
+def _writes(offer: ComponentEntry) -> list[str] | None:
+    from forgetkit.contracts import Writes
+
+    declared = _class_attribute(offer.component, "touches", None)
+    return None if declared is None else [touch for touch in typing.get_args(Writes) if touch in declared]
+
+
+def _class_attribute(component: type, name: str, otherwise: Any) -> Any:
+    """A class attribute; where it depends on the options, as a property, that of the default ones."""
+    value = inspect.getattr_static(component, name, otherwise)
+    if not isinstance(value, property):
+        return value
+    try:
+        return getattr(component(), name)
+    except TypeError:  # it cannot be made without options
+        return otherwise
+
+
+def _docstring(component: type) -> str:
+    """What its author wrote: a dataclass without a docstring is given its signature for one."""
+    text = inspect.cleandoc(component.__doc__ or "")
+    return "" if text.startswith(f"{component.__name__}(") else text
+
+
+@dataclasses.dataclass(frozen=True)
+class _ParsedDocstring:
+    """What a docstring says: its named paragraphs, the meaning of each option, and the rest of it."""
+
+    rest: str
+    formula: str | None
+    cost: str | None
+    source: str | None
+    meanings: Mapping[str, str]
+
+
+def _parse_docstring(about: str, options: Collection[str]) -> _ParsedDocstring:
+    """A docstring by its parts. ``Formula:``, ``Cost:``, ``Source:`` or an option's name begins one, at the start of
+    a line; the next, or an empty line, ends it.
+    """
+    rest: list[str] = []
+    parts: dict[str, list[str]] = {}
+    lines = rest
+    for line in about.replace("``", "").splitlines():
+        word, _, text = line.partition(":")
+        key = word.replace("-", "_").replace("Sources", "Source")
+        if text[:1] in ("", " ") and key in ("Formula", "Cost", "Source", *options):
+            lines = parts.setdefault(key, [])
+            lines.append(text)
+        elif line or lines is rest:
+            lines.append(line)
+        else:
+            lines = rest
+    found = {key: _join_lines(lines) for key, lines in parts.items()}
+    meanings = {option: found.get(option, "") for option in options}
+    return _ParsedDocstring(_reflow(rest), found.get("Formula"), found.get("Cost"), found.get("Source"), meanings)
+
+
+def _reflow(lines: Iterable[str]) -> str:
+    """Paragraphs for a screen: they flow at its width, while lists and tables keep their lines."""
+    found: list[str] = []
+    for line in lines:
+        if found and found[-1] and line and not line.startswith(" ") and not found[-1].startswith(" "):
+            found[-1] += f" {line}"
+        elif line or (found and found[-1]):  # one empty line is enough
+            found.append(line)
+    return "\n".join(found).rstrip()
+
+
+def _join_lines(lines: Iterable[str]) -> str:
+    """One paragraph, but for indented lines that begin with ``choice:``."""
+    found: list[str] = []
+    for line in lines:
+        if found and not re.match(r" +[\w-]+: ", line):
+            found[-1] += f" {line.strip()}"
+        else:
+            found.append(line.strip())
+    return "\n".join(found).strip()
+
+
+def _option(option: Option, meaning: str) -> dict[str, str]:
+    kind, values = _type(option.type)
+    return {
+        "name": option.name.replace("_", "-"),
+        "type": kind,
+        "range": values,
+        "default": _default(option.default),
+        "meaning": meaning,
+    }
+
+
+def _type(annotation: Any) -> tuple[str, str]:
+    """An annotation for people: a type, and the range of its values. A text among the notes of ``Annotated`` is that
+    range in words.
+    """
+    origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Annotated:
+        kind, values = _type(parts[0])
+        notes = [note for outer in parts[1:] for note in getattr(outer, "metadata", [outer])]
+        words = [note for note in notes if isinstance(note, str)]
+        return kind, ", ".join(words or filter(None, [values, *map(_bound, notes)]))
+    if origin is typing.Literal:
+        return " | ".join(dict.fromkeys(type(part).__name__ for part in parts)), " | ".join(map(str, parts))
+    if origin in (typing.Union, types.UnionType):
+        kinds, ranges = zip(*map(_type, parts), strict=True)
+        return " | ".join(dict.fromkeys(kinds)), " | ".join(filter(None, ranges))
+    if annotation is types.NoneType:
+        return "none", ""
+    return (annotation.__name__ if origin is None and isinstance(annotation, type) else str(annotation)), ""
+
+
+def _bound(note: Any) -> str:
+    signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
+    return ", ".join(
+        f"{sign} {getattr(note, key)}" for key, sign in signs.items() if getattr(note, key, None) is not None
+    )
+
+
+def _default(value: Any) -> str:
+    """A default as a SPEC would say it."""
+    if value is dataclasses.MISSING:
+        return "required"
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)

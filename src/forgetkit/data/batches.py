@@ -1,0 +1,189 @@
+"""Samples on the device, and batches of them: order and augmentation drawn once per epoch.
+
+Each image gets a crop and a flip of its own, whole batches at a time: torchvision's transforms
+draw once per call, which would give a batch one crop in common.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from forgetkit.contracts import Augmentation, DataSplit, Sampling
+from forgetkit.data.ledger import LazySubset
+from forgetkit.seeding import Seeds
+from forgetkit.system import memory
+
+MEMORY_SHARE = 1 / 4
+"""Of the memory that is left, what a pool's samples may take; where they would take more, they stay where they are."""
+
+_AT_ONCE = 1 << 25
+"""Bytes of samples that are moved together, or looked at, as floats, where nobody asks for a number of them."""
+
+
+@dataclass(frozen=True, eq=False)
+class LazyInputs:
+    """The inputs of samples that stay where they are: read when they are asked for, indexed like a tensor of them."""
+
+    excerpt: LazySubset
+    to: torch.device
+    device = torch.device("cpu")
+    """Where its indices are."""
+
+    @property
+    def shape(self) -> torch.Size:
+        """As of the tensor that holds them all."""
+        return torch.Size((len(self.excerpt), *self.excerpt.shape))
+
+    def __getitem__(self, places: Tensor | slice) -> Tensor:
+        ids = self.excerpt.ids[places if isinstance(places, slice) else places.numpy()]
+        return _tensor(self.excerpt.read(ids).inputs).to(self.to)
+
+
+@dataclass(frozen=True, eq=False)
+class SamplePool:
+    """Samples to be trained, scored or judged on, images still as ``uint8``: on a device, or read from afar."""
+
+    inputs: Tensor | LazyInputs
+    labels: Tensor
+
+    @classmethod
+    def of(cls, part: DataSplit, device: torch.device) -> SamplePool:
+        """Move a part to ``device``."""
+        return cls(_tensor(part.inputs).to(device), _tensor(part.labels).to(device))
+
+    @classmethod
+    def fitting(cls, excerpt: LazySubset, device: torch.device) -> SamplePool:
+        """Read all samples to ``device`` where they take no more than a share of the memory that is left there.
+
+        Otherwise each batch is read when it is due. What the batches hold is the same to the bit.
+        """
+        if not fits_in_memory(len(excerpt) * excerpt.sample_bytes, device):
+            return cls(LazyInputs(excerpt, device), _tensor(excerpt.labels).to(device))
+        if device.type == "cpu":
+            return cls.of(excerpt.read(excerpt.ids), device)
+        return cls(_load_to_device(excerpt, device), _tensor(excerpt.labels).to(device))
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def in_order(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """All samples as they stand, ``size`` at a time, as pixels in [0, 1]."""
+        for start in range(0, len(self), size):
+            yield pixels(self.inputs[start : start + size]), self.labels[start : start + size]
+
+    def at_most(self, size: int) -> int:
+        """That many samples at a time, or as many of these as memory is spared for: at least two."""
+        return max(2, min(size, _AT_ONCE // (4 * self.inputs.shape[1:].numel())))
+
+
+@dataclass(frozen=True, eq=False)
+class ScoringBatches:
+    """A pool to be looked at: the same batches each time it is read, in a random order or as it stands."""
+
+    pool: SamplePool
+    seeds: Seeds
+    size: int
+    sampling: Sampling = "random"
+    augment: Augmentation = "none"
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        if self.sampling == "random":
+            return epoch_batches(self.pool, self.size, self.augment, self.seeds)
+        return _batches(self.pool, torch.arange(len(self.pool)), self.size, self.augment, self.seeds)
+
+
+def fits_in_memory(size: int, device: torch.device) -> bool:
+    """Whether so many bytes are no more than a share of the memory that is left on ``device``, or nobody knows."""
+    left = memory.available(device)
+    return left is None or size <= MEMORY_SHARE * left
+
+
+def epoch_batches(
+    pool: SamplePool, size: int, augment: Augmentation, seeds: Seeds, samples: int | None = None, first: int = 0
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """One epoch: every sample once, in an order and with crops and flips that ``seeds`` fixes; or ``samples`` of it.
+
+    ``first`` is the batch to begin with, where those before it were had already.
+    """
+    order = torch.randperm(len(pool), generator=seeds.torch("order"))
+    return _batches(pool, order[:samples], size, augment, seeds, first)
+
+
+def _batches(
+    pool: SamplePool, order: Tensor, size: int, augment: Augmentation, seeds: Seeds, first: int = 0
+) -> Iterator[tuple[Tensor, Tensor]]:
+    order = order.to(pool.inputs.device)
+    draws = _AugmentationDraws.of(pool, augment, seeds)
+    for start, stop in batch_bounds(len(order), size)[first:]:
+        ids = order[start:stop]
+        inputs = pool.inputs[ids]
+        yield pixels(inputs if draws is None else draws.applied(inputs, start, stop)), pool.labels[ids]
+
+
+def _load_to_device(excerpt: LazySubset, device: torch.device) -> Tensor:
+    """All inputs on a device other than this machine's memory, which holds a piece of them at a time."""
+    whole = _tensor(excerpt.read(excerpt.ids[:0]).inputs).to(device).new_empty((len(excerpt), *excerpt.shape))
+    step = max(1, _AT_ONCE // max(1, excerpt.sample_bytes))
+    for start in range(0, len(excerpt), step):
+        whole[start : start + step] = _tensor(excerpt.read(excerpt.ids[start : start + step]).inputs)
+    return whole
+
+
+def _tensor(array: NDArray[Any]) -> Tensor:
+    """A read-only memory map is copied, what was read for us is taken as it is."""
+    return torch.from_numpy(np.require(array, requirements=["C", "W"]))
+
+
+def batch_bounds(samples: int, size: int) -> list[tuple[int, int]]:
+    """Where batches start and stop. A lone last sample joins the batch before it: batch
+    normalisation cannot work on a single one.
+    """
+    starts = list(range(0, samples, size))
+    if len(starts) > 1 and samples - starts[-1] == 1 and size > 1:
+        starts.pop()
+    return list(zip(starts, [*starts[1:], samples], strict=True))
+
+
+def pixels(inputs: Tensor) -> Tensor:
+    """``uint8`` in 0..255 becomes float32 in [0, 1]; floats stay what they are."""
+    return inputs.float().div_(255) if inputs.dtype == torch.uint8 else inputs
+
+
+@dataclass(frozen=True, eq=False)
+class _AugmentationDraws:
+    """Where each image of an epoch is cropped, and whether it is mirrored."""
+
+    pad: int
+    offsets: Tensor
+    flips: Tensor
+
+    @classmethod
+    def of(cls, pool: SamplePool, augment: Augmentation, seeds: Seeds) -> _AugmentationDraws | None:
+        if augment == "none":
+            return None
+        samples, device, rng = len(pool), pool.labels.device, seeds.torch("augment")
+        pad = max(pool.inputs.shape[-2:]) // 8 if "crop" in augment else 0
+        offsets = torch.randint(0, 2 * pad + 1, (samples, 2), generator=rng)
+        flips = torch.rand(samples, generator=rng) < (0.5 if "flip" in augment else 0.0)
+        return cls(pad, offsets.to(device), flips.to(device))
+
+    def applied(self, images: Tensor, start: int, stop: int) -> Tensor:
+        """Pad with black, cut a window of the old size out of each image, mirror half of them."""
+        offsets, flips = self.offsets[start:stop], self.flips[start:stop]
+        channels, height, width = images.shape[-3:]
+        padded = torch.nn.functional.pad(images, (self.pad,) * 4)
+        down = torch.arange(height, device=images.device)
+        across = torch.arange(width, device=images.device)
+        rows = offsets[:, :1] + down
+        columns = offsets[:, 1:] + torch.where(flips[:, None], width - 1 - across, across)
+        # Places in each image's plane, the same for its channels: one gather, where indexing in four is slow.
+        places = (rows[:, :, None] * padded.shape[-1] + columns[:, None, :]).flatten(1)
+        picked = padded.flatten(2).gather(2, places[:, None].expand(-1, channels, -1))
+        return picked.view(-1, channels, height, width)

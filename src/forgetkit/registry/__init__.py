@@ -1,0 +1,1 @@
+"""What is on offer: hook specs, entry points, SPECs, the registry, the scaffold."""

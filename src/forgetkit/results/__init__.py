@@ -1,0 +1,1 @@
+"""What a folder of cells comes to: outcomes, statistics, tables, plots, the report."""

@@ -1,0 +1,161 @@
+"""What the results of an ablation say for a picture: plain numbers, nothing drawn.
+
+A result that lacks a number, or has something else in its place, adds nothing; the other results stand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from forgetkit.results.outcome import Outcomes
+from forgetkit.results.statistics import Summary, summarize
+from forgetkit.results.table import LARGEST
+
+Arm = Mapping[str, str]
+Result = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class SeedCurve:
+    """An arm along the stream: mean, deviation and count over its seeds, by the index of the mega-batch."""
+
+    arm: Arm
+    at: Mapping[int, Summary]
+
+
+@dataclass(frozen=True)
+class CostPoint:
+    """What an arm costs and reaches: (cost, accuracy) of each of its runs, and the means."""
+
+    arm: Arm
+    runs: tuple[tuple[float, float], ...]
+
+    @property
+    def mean(self) -> tuple[float, float]:
+        """Mean cost, mean accuracy."""
+        return fmean(cost for cost, _ in self.runs), fmean(accuracy for _, accuracy in self.runs)
+
+
+@dataclass(frozen=True)
+class CostSeries:
+    """Accuracy against cost, and what the cost is counted in."""
+
+    measure: str
+    spots: tuple[CostPoint, ...]
+
+
+@dataclass(frozen=True)
+class ResetShares:
+    """The share of each layer that an arm resets, the mean over mega-batches and seeds.
+
+    None where an arm has no such layer. ``layers`` stand in the order of execution, as recorded; arms that reset
+    nothing are left out.
+    """
+
+    layers: tuple[str, ...]
+    arms: tuple[tuple[Arm, tuple[float | None, ...]], ...]
+
+
+def number(value: Any) -> float | None:
+    """A number that counts in tables too, else None."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if abs(value) <= LARGEST else None
+
+
+def results(outcomes: Outcomes, arm: Arm) -> list[Result]:
+    """What an arm's completed cells hold, by seed."""
+    cells = outcomes.of(arm)
+    return [cell.result for cell in cells if cell.status == "completed" and isinstance(cell.result, Mapping)]
+
+
+def accuracies(outcomes: Outcomes) -> tuple[SeedCurve, ...]:
+    """Test accuracy over the mega-batches, a fraction of one."""
+    return _curves(outcomes, lambda rows: ((index, number(row.get("test_accuracy"))) for index, row in rows))
+
+
+def errors(outcomes: Outcomes) -> tuple[SeedCurve, ...]:
+    """Test errors so far over the mega-batches."""
+    return _curves(outcomes, _summed)
+
+
+def costs(outcomes: Outcomes) -> CostSeries:
+    """Test accuracy against forward and backward passes where each result has counted them, else samples seen."""
+    found = [result for arm in outcomes.arms() for result in results(outcomes, arm)]
+    counted = bool(found) and all(_passes(result) is not None for result in found)
+    cost = _passes if counted else _samples
+    spots = []
+    for arm in outcomes.arms():
+        pairs = [(cost(result), number(result.get("test_accuracy"))) for result in results(outcomes, arm)]
+        runs = tuple((x, y) for x, y in pairs if x is not None and y is not None)
+        if runs:
+            spots.append(CostPoint(arm, runs))
+    return CostSeries("forward and backward passes" if counted else "samples seen", tuple(spots))
+
+
+def resets(outcomes: Outcomes) -> ResetShares:
+    """The share of each layer that is reset at a forgetting."""
+    by_arm: list[tuple[Arm, dict[str, float]]] = []
+    for arm in outcomes.arms():
+        seeds = [_shares(result) for result in results(outcomes, arm)]
+        layers = dict.fromkeys(layer for shares in seeds for layer in shares)
+        means = {layer: fmean(shares[layer] for shares in seeds if layer in shares) for layer in layers}
+        if any(means.values()):
+            by_arm.append((arm, means))
+    layers = dict.fromkeys(layer for _, means in by_arm for layer in means)
+    return ResetShares(tuple(layers), tuple((arm, tuple(map(means.get, layers))) for arm, means in by_arm))
+
+
+Rows = Sequence[tuple[int, Mapping[str, Any]]]
+
+
+def _rows(result: Result) -> Rows:
+    """Each mega-batch with its index."""
+    return list(enumerate(result.get("mega_batches", ()), 1))
+
+
+def _curves(outcomes: Outcomes, values: Callable[[Rows], Iterator[tuple[int, float | None]]]) -> tuple[SeedCurve, ...]:
+    curves = []
+    for arm in outcomes.arms():
+        at: dict[int, list[float]] = {}
+        for result in results(outcomes, arm):
+            for index, value in values(_rows(result)):
+                if value is not None:
+                    at.setdefault(index, []).append(value)
+        if at:
+            curves.append(SeedCurve(arm, {index: summarize(at[index]) for index in sorted(at)}))
+    return tuple(curves)
+
+
+def _summed(rows: Rows) -> Iterator[tuple[int, float | None]]:
+    """A mega-batch whose errors are not known ends the sum."""
+    total = 0.0
+    for index, row in rows:
+        made = number(row.get("test_errors"))
+        if made is None:
+            return
+        total += made
+        yield index, total
+
+
+def _samples(result: Result) -> float | None:
+    return number(result.get("samples_seen"))
+
+
+def _passes(result: Result) -> float | None:
+    forward, backward = number(result.get("forward_passes")), number(result.get("backward_passes"))
+    return None if forward is None or backward is None else forward + backward
+
+
+def _shares(result: Result) -> dict[str, float]:
+    """The share of each layer that a run resets, the mean over its forgettings."""
+    shares: dict[str, list[float]] = {}
+    for _, row in _rows(result):
+        unlearn = row.get("unlearn") or {}
+        for layer, counts in unlearn.get("layers", {}).items():
+            if counts["size"]:
+                shares.setdefault(layer, []).append(counts["reset"] / counts["size"])
+    return {layer: fmean(found) for layer, found in shares.items()}

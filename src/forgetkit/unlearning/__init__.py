@@ -1,0 +1,44 @@
+"""Forgetting, for any ``nn.Module`` in anybody's loop. Knows nothing of streams, runs or plugins."""
+
+from forgetkit.unlearning.fresh_values import NO_HISTORY, Memory, ModelHistory, RepeatedValues
+from forgetkit.unlearning.interventions import InterventionRunner, StepHooks, TrainStep, overridden_hooks
+from forgetkit.unlearning.labels import class_probabilities, require_classes
+from forgetkit.unlearning.masks import MaskRecorder, Masks, from_state
+from forgetkit.unlearning.model_view import Scoring
+from forgetkit.unlearning.pass_counter import PassCounter
+from forgetkit.unlearning.pipeline import ResetPolicy, require_trained_by, score, unlearn, unwrap
+from forgetkit.unlearning.probe import LazyScores
+from forgetkit.unlearning.report import LayerReport, UnlearnReport
+from forgetkit.unlearning.selection import count_of, select
+from forgetkit.unlearning.selection_group import SelectionGroup
+from forgetkit.unlearning.structure import head_of
+
+__all__ = [
+    "NO_HISTORY",
+    "InterventionRunner",
+    "LayerReport",
+    "LazyScores",
+    "MaskRecorder",
+    "Masks",
+    "Memory",
+    "ModelHistory",
+    "PassCounter",
+    "RepeatedValues",
+    "ResetPolicy",
+    "Scoring",
+    "SelectionGroup",
+    "StepHooks",
+    "TrainStep",
+    "UnlearnReport",
+    "class_probabilities",
+    "count_of",
+    "from_state",
+    "head_of",
+    "overridden_hooks",
+    "require_classes",
+    "require_trained_by",
+    "score",
+    "select",
+    "unlearn",
+    "unwrap",
+]

@@ -1,0 +1,113 @@
+"""Runs and grids that are killed, starved of their disk and cut from power come to the same as in peace.
+
+A small number of what ``python tests/faults/kills.py --runs 100 --calls 1 --ablations 1`` does.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+import re
+from pathlib import Path
+
+import kills
+import pytest
+from helpers import fault_injection
+
+
+@pytest.fixture
+def bench(workdir, nursery):
+    return kills.Bench(workdir, nursery)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory, nursery):
+    """A run of a few steps, with a state after each."""
+    return kills.Small.of(kills.Bench(tmp_path_factory.mktemp("small"), nursery))
+
+
+def test_killed_at_random_moments(bench):
+    said = []
+    assert kills.killed_runs(bench, 6, 1, said.append), said
+    assert said[-1].startswith("6 of 6 identical (")
+    assert int(re.search(r"\((\d+) kills", said[-1])[1]) >= 6
+
+
+@pytest.mark.parametrize("deed", kills.DEEDS)
+def test_broken_at_calls_that_change_files(small, deed):
+    """At every 53rd, from another one on for each deed."""
+    calls = small.calls
+    for at in range(2 + 5 * kills.DEEDS.index(deed), len(calls) + 1, 53):
+        small.broken(deed, at, seed=at)
+
+
+@pytest.fixture(scope="module")
+def grid(tmp_path_factory, nursery):
+    """Two cells, one after the other."""
+    return kills.SmallGrid.of(kills.Bench(tmp_path_factory.mktemp("grid"), nursery))
+
+
+@pytest.mark.parametrize(("deed", "at"), [("EIO", 8), ("ENOSPC", 60), ("SIGTERM", 71), ("EROFS", 150)])
+def test_a_grid_is_broken_at_a_call_that_changes_a_file(grid, deed, at):
+    grid.broken(deed, at)
+
+
+def test_a_worker_dies_between_a_result_and_its_seal(grid):
+    grid.broken("kill", next(int(call.split()[0]) for call in grid.calls if "/.seal.json" in call))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_a_command_says_is_done_outlasts_a_loss_of_power(bench, small, seed):
+    (bench.folder / "runs").mkdir()
+    disturbed = kills.Disturbed(bench, small.words, small.whole, random.Random(seed))
+    assert bench.ends(disturbed.begin(kills.breaking(deed="power", seed=seed))) == 0
+    assert (disturbed.run / "result.json").exists()
+    disturbed.to_its_end(0)
+
+
+def test_a_grid_is_killed_again_and_again(bench):
+    ablated = kills.Ablated(bench, kills.FEW, random.Random(4))
+    ablated.check(3)
+    assert len(ablated.kills) == 3
+
+
+# The harness itself
+
+
+def test_a_run_that_comes_to_something_else_is_told(bench, small):
+    whole = kills.Reference({**small.whole.result, "samples_seen": -1}, small.whole.models, 1.0, small.whole.calls)
+    disturbed = kills.Disturbed(bench, small.words, whole, random.Random(0))
+    with pytest.raises(kills.BrokenPromiseError, match=r"another result: \.samples_seen: -1 became \d+"):
+        disturbed.to_its_end(0)
+
+
+def left_on(folder, seed, *, synced):
+    """What a loss of power leaves of a file that was replaced and of another that was written, after ``synced``."""
+    folder.mkdir()
+    Path(folder, "old").write_bytes(b"old")
+    disk = fault_injection.Disk(str(folder))
+    for name in ("new", "temporary"):
+        Path(folder, name).write_bytes(b"content")
+        disk.opened(str(folder / name))
+    if "file" in synced:
+        disk.synced(str(folder / "temporary"))
+    disk.capture(str(folder / "old"))
+    Path(folder, "temporary").replace(folder / "old")
+    disk.moved(str(folder / "temporary"), str(folder / "old"))
+    if "folder" in synced:
+        disk.synced(str(folder))
+    disk.lose(random.Random(seed))
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_what_was_not_synced_may_be_lost_and_nothing_else(tmp_path):
+    numbers = itertools.count()
+
+    def found(*synced):
+        return [left_on(tmp_path / f"{seed} {synced} {next(numbers)}", seed, synced=synced) for seed in range(60)]
+
+    assert {b"old", b"", b"content"} <= {left["old"] for left in found()}
+    assert {left["old"] for left in found("file")} == {b"old", b"content"}
+    assert {left["old"] for left in found("file", "folder")} == {b"content"}
+    assert any(left["old"] not in (b"old", b"content") for left in found("folder"))
+    assert {len(left) for left in found()} >= {1, 2}
