@@ -30,7 +30,7 @@ METHODS: Arms = {
     "random mask": {"importance": "random", "reinit": "masked"},
     "highest": {"importance": "snip", "reinit": "masked:which=highest"},
 }
-DEPARTURES: Arms = {
+OVERRIDES: Arms = {
     "clean": {},
     "score-on first": {"score_on": "first"},
     "100 scoring samples": {"importance": "snip:samples=100"},
@@ -62,7 +62,7 @@ STUDIES: Mapping[str, tuple[Arms, Mapping[str, Any], int]] = {
         SMALL,
         3,
     ),
-    "overrides": (DEPARTURES, {**SMALL, "method": "lure"}, 3),
+    "overrides": (OVERRIDES, {**SMALL, "method": "lure"}, 3),
     "label-noise": (NOISE, {"label_noise": 0.3, "model": "mlp", "lr": 0.01}, 4),
     "label-noise-convnet": (NOISE, {"label_noise": 0.3}, 4),
 }

@@ -209,7 +209,7 @@ def test_the_method_is_named_after_what_ran(tiny, words, label):
     assert tiny(*words, "--json").json["method"] == label
 
 
-def test_departures_are_what_differs_from_the_preset(result, tiny, workdir):
+def test_overrides_are_what_differs_from_the_preset(result, tiny, workdir):
     """The result, the manifest and a rehearsal agree; what is compared, with what and where, is no override."""
     words = ["--preset", "paper", "--reinit", "masked:fresh=zero", "--mega-batches", 3, "--lr", 0.1, "--name", "p"]
     content = tiny(*words, "--replay", "buffer:size=9", "--json").json

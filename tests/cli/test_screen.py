@@ -61,7 +61,7 @@ def test_a_pipe_gets_plain_lines(tiny):
     assert lines[-1] == "record: runs/p"
 
 
-def test_the_preset_and_its_departures_are_named(tiny):
+def test_the_preset_and_its_overrides_are_named(tiny):
     words = ["--preset", "paper", "--epochs", 50, "--milestones", "none", "--reinit", "rifle:fresh=zero"]
     for more in ([], ["--dry-run"]):
         said = tiny(*words, "--lr", 0.1, *more)

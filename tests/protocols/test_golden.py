@@ -1,6 +1,6 @@
 """What each preset resolves to, option by option, as it was read through by people: none drifts unseen.
 
-Where a change is meant, change ``golden.json`` with it, and the reason in ``presets/reasons.toml``.
+Where a change is meant, change ``golden.json`` with it, and the reason in ``config/presets/reasons.toml``.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ def test_a_preset_is_what_it_was(preset: str) -> None:
 
 
 @pytest.mark.parametrize("preset", presets.NAMES)
-def test_a_preset_alone_departs_in_nothing(preset: str) -> None:
+def test_a_preset_alone_has_no_overrides(preset: str) -> None:
     offers = registry.load(entry_points=False)
     for method in METHODS:
         assert config.resolve({"preset": preset, "method": method}, offers).overrides == {}
 
 
-def test_departures_name_the_option_and_both_values() -> None:
+def test_overrides_name_the_option_and_both_values() -> None:
     offers = registry.load(entry_points=False)
     given = {
         "preset": "paper",
@@ -100,7 +100,7 @@ def test_layers_over_a_preset(tmp_path: Path) -> None:
     }
 
 
-def test_the_record_says_the_preset_and_its_departures(tiny, workdir, substance) -> None:
+def test_the_record_says_the_preset_and_its_overrides(tiny, workdir, substance) -> None:
     said = tiny("--preset", "paper", "--label-noise", "0.5", "--json")
     manifest = json.loads(next(workdir.glob("runs/*/manifest.json")).read_text())
     assert said.status == 0

@@ -409,7 +409,7 @@ def test_words_are_checked():
 
 
 def test_in_one_s_own_hands():
-    """``forgetting.unlearn`` takes what ``forgetkit.unlearn`` takes."""
+    """``unlearning.unlearn`` takes what ``forgetkit.unlearn`` takes."""
     one, two = stack(), stack()
     given = {"importance": Random(), "reinit": Masked(fraction=0.5), "policy": AGAIN}
     unlearning.unlearn(one, vectors(8, 5), seeds=Seeds(4), **given)

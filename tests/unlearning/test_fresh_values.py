@@ -381,7 +381,7 @@ def test_a_state_will_do_to_rewind_to(give: Callable[[nn.Module], dict[str, Tens
 
 
 def test_what_the_functions_below_take():
-    """``forgetting.unlearn`` with a past is ``forgetkit.unlearn`` with its parts."""
+    """``unlearning.unlearn`` with a past is ``forgetkit.unlearn`` with its parts."""
     one, two, began = convnet(), convnet(), values(convnet(seed=1))
     given = {"fraction": 0.5, "fresh": "rewind"}
     unlearning.unlearn(

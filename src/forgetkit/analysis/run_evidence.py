@@ -39,7 +39,7 @@ class AnalysisEnv:
     offers: Registry
     cache: Path
     given: Mapping[str, Any] = field(default_factory=dict)
-    """Where the data is now, on which device, the code of a network from outside: ``config.LOOKED_AT``."""
+    """Where the data is now, on which device, the code of a network from outside: ``config.OVERRIDABLE``."""
     observers: tuple[contracts.Observer, ...] = ()
     threads: int | None = None
     """Of torch on the CPU; None: as many as each run had."""

@@ -1,4 +1,4 @@
-"""``forgetkit run_plan``."""
+"""``forgetkit run``."""
 
 from __future__ import annotations
 
@@ -110,9 +110,9 @@ def _answer(special: dict[str, Any], given: dict[str, Any], view: RunDisplay, ha
         from forgetkit.engine import dry_run
 
         with view.following():
-            rehearsed = dry_run.estimate_cost(plan, [view], api.cache_folder())
-        view.show_rehearsal(rehearsed)
-        return rehearsed
+            estimate = dry_run.estimate_cost(plan, [view], api.cache_folder())
+        view.show_dry_run(estimate)
+        return estimate
     with view.following():
         result = run_plan(plan, observers=[view], cache=api.cache_folder(), resume=resume, halt=halt)
     view.show_result(result)

@@ -83,7 +83,7 @@ class RunDisplay:
     def show_result(self, result: Mapping[str, Any]) -> None:
         """Nothing."""
 
-    def show_rehearsal(self, rehearsal: Mapping[str, Any]) -> None:
+    def show_dry_run(self, estimate: Mapping[str, Any]) -> None:
         """Nothing."""
 
 
@@ -135,11 +135,11 @@ class PlainRunDisplay(RunDisplay):
         for text in tables.totals(result):
             self.console.say(text)
 
-    def show_rehearsal(self, rehearsal: Mapping[str, Any]) -> None:
+    def show_dry_run(self, estimate: Mapping[str, Any]) -> None:
         """The plan and its cost."""
-        self.console.print(tables.plan(rehearsal, self.console.width))
+        self.console.print(tables.plan(estimate, self.console.width))
         self.console.print()
-        for text in tables.cost(rehearsal):
+        for text in tables.cost(estimate):
             self.console.say(text)
 
     def say(self, text: str) -> None:

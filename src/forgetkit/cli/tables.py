@@ -131,33 +131,33 @@ def _noise(result: Mapping[str, Any]) -> str:
     return f"; {changed:,} labels of the stream changed by noise, {noisy} counted against them"
 
 
-def plan(rehearsal: Mapping[str, Any], width: int) -> RenderableType:
+def plan(estimate: Mapping[str, Any], width: int) -> RenderableType:
     """The resolved configuration."""
     rows = []
-    config = rehearsal["config"]
-    resolved = {"augment": augmentation(config["augment"], rehearsal["augment"])}
+    config = estimate["config"]
+    resolved = {"augment": augmentation(config["augment"], estimate["augment"])}
     if config["schedule"] == "step" and not config["milestones"]:
         resolved["milestones"] = "after 40 % and 80 % of the samples" if config["milestones"] is None else "none"
     for key, value in {**config, **resolved}.items():
         absent = value is False or value in (None, [], ())
-        if not absent and not (key == "epochs" and rehearsal["config"]["samples"]):
+        if not absent and not (key == "epochs" and estimate["config"]["samples"]):
             shown = ",".join(map(str, value)) if isinstance(value, list) else str(value)
             rows.append((f"--{key.replace('_', '-')}", shown))
-    return layout.table(width, ("option", "value"), rows, title=f"{rehearsal['method']}: what would run")
+    return layout.table(width, ("option", "value"), rows, title=f"{estimate['method']}: what would run")
 
 
-def cost(rehearsal: Mapping[str, Any]) -> Iterator[str]:
+def cost(estimate: Mapping[str, Any]) -> Iterator[str]:
     """What it will take."""
-    sizes = rehearsal["train_samples"]
-    yield f"{rehearsal['parameters']:,} parameters; training on {', '.join(f'{n:,}' for n in sizes)} samples per epoch"
-    yield f"{rehearsal['samples_to_be_seen']:,} samples to be seen"
-    yield provenance(rehearsal["preset"], rehearsal["overrides"])
-    memory = rehearsal["estimated_memory_bytes"]
+    sizes = estimate["train_samples"]
+    yield f"{estimate['parameters']:,} parameters; training on {', '.join(f'{n:,}' for n in sizes)} samples per epoch"
+    yield f"{estimate['samples_to_be_seen']:,} samples to be seen"
+    yield provenance(estimate["preset"], estimate["overrides"])
+    memory = estimate["estimated_memory_bytes"]
     taken = "" if memory is None else f", {memory / 2**20:,.0f} MiB of memory"
-    disk = rehearsal["estimated_disk_bytes"] / 2**20
+    disk = estimate["estimated_disk_bytes"] / 2**20
     yield (
-        f"about {duration(rehearsal['estimated_seconds'])}{taken} and {disk:,.1f} MiB on the disk, "
-        f"from a sample of {rehearsal['timed_steps']} steps; nothing was written"
+        f"about {duration(estimate['estimated_seconds'])}{taken} and {disk:,.1f} MiB on the disk, "
+        f"from a sample of {estimate['timed_steps']} steps; nothing was written"
     )
 
 

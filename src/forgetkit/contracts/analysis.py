@@ -44,7 +44,7 @@ class Evidence(Protocol):
     """A trained model and samples; of a run, the models of other mega-batches, masks and the result too.
 
     What is missing is said by :class:`forgetkit.errors.InapplicableError`, in a line that an analysis may let through.
-    All is computed in float32. The model is in eval mode and is to be left as it is: :meth:`twin` is for changing.
+    All is computed in float32. The model is in eval mode: leave it as it is, and change a :meth:`copy_model`.
     """
 
     @property

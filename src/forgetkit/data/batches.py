@@ -48,7 +48,7 @@ class LazyInputs:
 
 @dataclass(frozen=True, eq=False)
 class SamplePool:
-    """Samples to be trained, scored or judged on, images still as ``uint8``: on a device, or read from afar."""
+    """Samples to be trained, scored or judged on, images still as ``uint8``: on a device, or read when needed."""
 
     inputs: Tensor | LazyInputs
     labels: Tensor

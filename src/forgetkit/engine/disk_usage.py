@@ -1,4 +1,4 @@
-"""What a run takes on the disk, from the sizes of what its learner holds."""
+"""What a run takes on the disk, from the sizes of what its training state holds."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ def run_plan(
 def _run_from(
     context: RunContext, learner: TrainingState, directory: RunDirectory, point: Checkpoint, *, resumed: bool
 ) -> dict[str, Any]:
-    """From where the learner stands to the result, with a state to resume from after each mega-batch."""
+    """From where the training stands to the result, with a state to resume from after each mega-batch."""
     config, bus = context.plan.config, context.bus
     began = time.perf_counter() - point.seconds
     rows = list(point.rows)

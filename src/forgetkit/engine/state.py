@@ -85,7 +85,7 @@ class TrainingState:
 
     @classmethod
     def from_state(cls, context: RunContext, state: Mapping[str, Any]) -> TrainingState:
-        """The learner that a checkpoint holds.
+        """The training state that a checkpoint holds.
 
         Raises:
             KeyError, TypeError, ValueError, RuntimeError: The state is not one that this run can have written.
@@ -387,7 +387,7 @@ class TrainingState:
         """How the network came to be; what it began with is drawn again, should anybody ask."""
         builder, inputs, seeds = self.context.plan.model, self.inputs, self.context.seeds
         init = self.context.plan.init
-        previous = self.previous  # not the learner itself, through which a component would come to the samples
+        previous = self.previous  # not the state itself, through which a component would come to the samples
         initialise = getattr(builder, "initialise", None)
         build = None if initialise is not None else partial(training.build_model, builder, inputs)
 
@@ -412,7 +412,7 @@ class TrainingState:
 
     @cached_property
     def _repeats(self) -> Callable[[], unlearning.RepeatedValues]:
-        """What two builds of the network have in common, found out once; without the learner, which has samples."""
+        """What two builds of the network have in common, found out once; without the state, which has samples."""
         return cache(
             partial(
                 unlearning.RepeatedValues.of,

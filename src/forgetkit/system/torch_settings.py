@@ -54,7 +54,7 @@ class _SettingsScope:
     whole: bool
 
 
-_scope: ContextVar[_SettingsScope | None] = ContextVar("room", default=None)
+_scope: ContextVar[_SettingsScope | None] = ContextVar("scope", default=None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,18 +121,18 @@ def scoring_settings(dtype: torch.dtype, reported: set[str] | None = None) -> It
         dtype: What the network is scored in.
         reported: Whom earlier calls have named. None starts anew.
     """
-    room = _scope.get()
-    if room is not None and torch.get_default_dtype() == dtype:
+    scope = _scope.get()
+    if scope is not None and torch.get_default_dtype() == dtype:
         yield
         return
-    if room is None:
-        room = _SettingsScope(set() if reported is None else reported, whole=False)
+    if scope is None:
+        scope = _SettingsScope(set() if reported is None else reported, whole=False)
     wanted = {
         **{setting: setting.usual for setting in _table() if setting.name.startswith(_AUTOCAST)},
         _setting_named(_DTYPE): dtype,
         _setting_named(_DEVICE): _without_devices(_read_function_modes()),
     }
-    with _entered_scope(room), _with_values(wanted):
+    with _entered_scope(scope), _with_values(wanted):
         yield
 
 
@@ -144,9 +144,9 @@ def settings_restored(who: str) -> Iterator[None]:
         with restored(changed):
             yield
     finally:
-        room = _scope.get() or _SettingsScope(set(), whole=False)
-        if changed and who not in room.reported:
-            room.reported.add(who)
+        scope = _scope.get() or _SettingsScope(set(), whole=False)
+        if changed and who not in scope.reported:
+            scope.reported.add(who)
             _log.warning("%s changed %s for the whole process: put back", who, ", ".join(changed))
 
 
@@ -167,8 +167,8 @@ def each_under_torch_settings(items: Iterable[_Result]) -> Iterator[_Result]:
 
 
 def _outermost_settings() -> AbstractContextManager[None]:
-    room = _scope.get()
-    return nullcontext() if room is not None and room.whole else torch_settings()
+    scope = _scope.get()
+    return nullcontext() if scope is not None and scope.whole else torch_settings()
 
 
 def each_restored(who: str, items: Iterable[_Result]) -> Iterator[_Result]:
@@ -188,8 +188,8 @@ def _each(inside: Callable[[], AbstractContextManager[None]], items: Iterable[_R
 
 
 @contextmanager
-def _entered_scope(room: _SettingsScope) -> Iterator[None]:
-    token = _scope.set(room)
+def _entered_scope(scope: _SettingsScope) -> Iterator[None]:
+    token = _scope.set(scope)
     try:
         yield
     finally:

@@ -178,7 +178,9 @@ def lost(case: ExecutorCase) -> None:
         raise NotApplicable("it works in the process of whoever asks, and dies with that")
     found = done.answers
     if not isinstance(found[1], WorkerLost) or len(str(found[1].reason).splitlines()) != 1:
-        raise Failure(f"the worker of a task died, and beside its position stands {found[1]!r}, not Lost with a reason")
+        raise Failure(
+            f"the worker of a task died, and beside its position stands {found[1]!r}, not WorkerLost with a reason"
+        )
     for position in (0, 2):
         if found[position] != double(done.given[position]):
             raise Failure(f"the worker of a task died, and beside another's position stands {found[position]!r}")

@@ -72,9 +72,9 @@ class Trainer:
     ) -> EpochResult:
         """Every sample of ``pool`` once, or the first ``samples`` in this epoch's order; or the rest of it.
 
-        ``lr`` is the rate, or says it of each step. Loss and hits stay on the device until the end. ``stepped`` hears
-        of each step what the epoch has come to, of how many steps; with what it was told last, paused, as ``underway``
-        another call goes on from there, to the same bits.
+        ``lr`` is the rate, or gives it for each step. Loss and hits stay on the device until the end. ``stepped`` gets
+        the progress of the epoch and the number of its steps after each step. Given a saved ``epoch_progress``, the
+        call continues from there, to the same bits.
 
         Raises ``DivergedError`` where a loss is not finite, or where no step could be made.
         """

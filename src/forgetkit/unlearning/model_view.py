@@ -40,7 +40,7 @@ DEFAULT_SCORING = Scoring()
 
 @dataclass(eq=False)
 class ViewCache:
-    """What changes about a subject: whether it is lent out; what is found on a batch, once somebody asks."""
+    """What changes about a view: whether it is lent out; what is found on a batch, once somebody asks."""
 
     lent: bool = False
     layers: tuple[Layer, ...] | None = None
@@ -138,7 +138,7 @@ class ModelView:
             raise ComponentError(f"{who} proposes a change while the model is lent to it: leave context.probe() first")
 
     def scores(self, importance: Importance) -> ValidatedScores:
-        """Score, while the model is lent out; that parameters are ``unchanged`` is the caller's to see to."""
+        """Score, with the model lent out. The caller checks that its parameters are unchanged."""
         who = component_name(importance)
         with restore_state(self.model, self.seeds.number("lent"), training=self.scoring.mode == "train"):
             probe = ModelProbe(self, who, self.past.memory(importance))
@@ -216,7 +216,7 @@ class ReferenceWeights(Mapping[str, Tensor]):
 
 
 class ModelProbe(GuardedProbe):
-    """The probe of a subject. One without batches says so when it is asked for them."""
+    """The probe of a view. One without batches says so when it is asked for them."""
 
     def __init__(
         self, subject: ModelView, who: str, memory: Mapping[str, Tensor], targets: Mapping[str, Tensor] | None = None

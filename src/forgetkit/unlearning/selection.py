@@ -79,7 +79,7 @@ def selection(
     One threshold over the pooled entries of all tensors: the score of the last entry that is needed, None where
     none is. Of the entries that tie there, as many as are needed are drawn at random, each set equally likely, from
     the stream ``"ties"`` of ``seeds``; with ``ties="stable"`` they are the first; ``ties="drop"`` takes all of them,
-    which can be far more than the fraction. With ``together`` the masks are this process's part of what a single
+    which can be far more than the fraction. With ``processes`` the masks are this process's part of what a single
     process that holds the scores of all, in the order of their ranks, would get.
     """
     processes = processes or SelectionGroup()

@@ -121,7 +121,7 @@ def difference_heads(table: Table) -> tuple[str, str, str]:
 
 
 def differences_title(table: Table) -> str:
-    """``FormattedDifference to importance=random``."""
+    """``Difference to importance=random``."""
     return f"Difference to {arm_label(table, table.baseline)}" if table.baseline else ""
 
 
