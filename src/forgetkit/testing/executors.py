@@ -172,7 +172,7 @@ def raises(case: ExecutorCase) -> None:
 
 
 def lost(case: ExecutorCase) -> None:
-    """Where a worker dies over a task, `WorkerLost` with a reason in one line stands for the answer, and the others go on."""
+    """If a worker dies over a task, `WorkerLost` with a reason in one line is its answer; the others go on."""
     done = case.executed(perish, tasks(3, examiner=os.getpid()))
     if _HERE in (answer for _, answer in done.pairs):
         raise NotApplicable("it works in the process of whoever asks, and dies with that")
