@@ -33,6 +33,7 @@ REPORT = ("report", "runs/done", "--quiet", "--out", "page.html")
         (("optimizer", "state", 0, "momentum_buffer"), lambda momentum: momentum.to(torch.complex64)),
         (("optimizer", "state", 0, "momentum_buffer"), lambda momentum: momentum.flatten()[:1].expand(10**13)),
         (("model", "head.bias"), lambda bias: bias.to("meta")),
+        (("model", "head.bias"), lambda bias: bias.to_sparse()),
     ],
 )
 def test_a_state_that_no_run_wrote(stage, place, value):
@@ -72,6 +73,12 @@ def test_a_record_that_no_run_wrote(stage, file, place, value, words):
     line = one_line(command(words))
     assert "damaged" in line
     assert corruption._names(line, corruption.Path(file))
+
+
+def test_a_manifest_that_no_run_wrote(stage):
+    put(stage.place.here / "runs/done/manifest.json", ("run_id",), ["x"])
+    line = one_line(command(("analyze", "runs/done", "churn")))
+    assert "runs/done/manifest.json is damaged (run_id is list): begin the run anew" in line
 
 
 def test_an_answer_that_no_analysis_gave(stage):

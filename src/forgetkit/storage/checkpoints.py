@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,9 @@ def load_state(path: Path, sha256: str | None = None) -> dict[str, Any]:
         raise RunDirectoryError(f"the checkpoint {path} is damaged or another: its digest is not the recorded one")
     try:
         _require_flat(content)
-        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # torch warns that it checks sparse tensors, which are refused below
+            warnings.filterwarnings("ignore", "Validating sparse tensor invariants", UserWarning)
+            state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         _require_plain(state, len(content))
     except MemoryError:
         raise

@@ -153,8 +153,9 @@ class RunDirectory:
     @property
     def manifest(self) -> dict[str, Any]:
         """The content of ``manifest.json``, less its digest."""
-        content = read_with_digest(self.path / "manifest.json", "begin the run anew, under another --name")
-        require_manifest(content, SCHEMA, str(self.path / "manifest.json"))
+        file, remedy = self.path / "manifest.json", "begin the run anew, under another --name"
+        content = read_with_digest(file, remedy)
+        require_manifest(content, SCHEMA, str(file), remedy)
         return content
 
     @cached_property

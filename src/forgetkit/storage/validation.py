@@ -157,12 +157,12 @@ def parse_row(content: Any) -> MegaBatchResult:
     return row
 
 
-def require_manifest(content: Mapping[str, Any], schema: int, name: str) -> None:
-    """``RunDirectoryError`` unless the manifest is of this version and has what is read from it."""
+def require_manifest(content: Mapping[str, Any], schema: int, name: str, remedy: str) -> None:
+    """``RunDirectoryError`` unless the manifest is of this version and what is read from it has its type."""
     _require_schema(content, schema, name)
     for key, kind in _MANIFEST.items():
         if key in content and not isinstance(content[key], kind):
-            raise RunDirectoryError(f"{name} is damaged: {key} is {type(content[key]).__name__}")
+            raise RunDirectoryError(f"{name} is damaged ({key} is {type(content[key]).__name__}): {remedy}")
 
 
 def require_result(content: Mapping[str, Any], schema: int, name: str) -> None:
