@@ -8,15 +8,19 @@ single step.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported and counts the cores
+os.environ["PYTHONDONTWRITEBYTECODE"] = "1"  # for child processes: see below
 
 import hypothesis
 import pytest
 
 from forgetkit.engine import dry_run
 
+# Tests write a module anew within a second, and Python would take its stale byte code for it.
+sys.dont_write_bytecode = True
 # How long an example takes on a shared machine says nothing.
 hypothesis.settings.register_profile("shared", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("shared")
