@@ -100,7 +100,7 @@ def _run_in_turn(task: Task, halt: StopRequest) -> CellResult | None:
             raise
         except DivergedError as error:
             pool.fail(task.digest, "diverged", str(error))
-            pool.remove_stale(task.digest, task.keep)  # it is not gone on with
+            pool.remove_stale(task.digest, task.keep)  # a diverged cell is not resumed
             return CellResult("diverged", str(error))
         except ForgetkitError as error:
             pool.fail(task.digest, "failed", str(error))

@@ -52,7 +52,7 @@ def answer_from_json(content: Mapping[str, Any]) -> Answer:
             details=parse_as(dict[str, Any], content["details"]),
             remarks=parse_as(tuple[str, ...], content["remarks"]),
         )
-        answer_to_json(answer)  # names become files, and whoever can write an answer can seal it
+        answer_to_json(answer)  # names become files, and a forged answer can have a valid digest
         return answer
     except (ComponentError, KeyError, TypeError, ValueError) as error:
         raise RunDirectoryError("it holds no answer of an analysis") from error

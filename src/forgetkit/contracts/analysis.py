@@ -43,8 +43,8 @@ class LabelledSamples(Protocol):
 class Evidence(Protocol):
     """A trained model and samples; of a run, the models of other mega-batches, masks and the result too.
 
-    What is missing is said by :class:`forgetkit.errors.InapplicableError`, in a line that an analysis may let through.
-    All is computed in float32. The model is in eval mode: leave it as it is, and change a :meth:`copy_model`.
+    Anything missing raises :class:`forgetkit.errors.InapplicableError` with the reason; an analysis may let it through.
+    Everything is computed in float32. The model is in eval mode: leave it as it is, and change a :meth:`copy_model`.
     """
 
     @property
