@@ -77,7 +77,7 @@ def test_clean_is_the_defaults_of_a_run():
 
 def test_clean_is_the_defaults_of_the_components():
     expected = {}
-    for offer in registry.load(entry_points=False).offers:
+    for offer in registry.load(entry_points=False).components:
         if offer.kind in ("importance", "reinit", "replay"):
             for option in options_of(offer.component):
                 assert option.default is not MISSING

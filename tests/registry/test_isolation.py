@@ -97,7 +97,7 @@ def test_a_fault_is_said_in_one_line_and_costs_that_plugin_alone(install, fault)
     offers = registry.load()
     assert [str(broken) for broken in offers.broken] == [f"plugin 'a' of a-dist is left out: {reason}"]
     assert offers.plugins == {"b-dist": "1.2"}
-    assert {offer.distribution for offer in offers.offers} == {"forgetkit", "b-dist"}
+    assert {offer.distribution for offer in offers.components} == {"forgetkit", "b-dist"}
 
 
 @pytest.mark.parametrize("fault", FAULTS)

@@ -312,19 +312,19 @@ class InterventionContext:
     step: int
     inputs: Tensor | None
     targets: Tensor | None
-    look: Callable[[], ReinitContext]
-    see: Callable[[], Mapping[str, Tensor]]
+    make_context: Callable[[], ReinitContext]
+    compute_activity: Callable[[], Mapping[str, Tensor]]
     apply: Callable[[Iterable[Change]], int]
 
     @property
     def context(self) -> ReinitContext:
         """What a reinit method may look at; made when it is asked for, since it costs a pass over two samples once."""
-        return self.look()
+        return self.make_context()
 
     @property
     def activity(self) -> Mapping[str, Tensor]:
         """What the readers of each group of units saw in this step."""
-        return self.see()
+        return self.compute_activity()
 
 
 class Intervention:

@@ -126,7 +126,7 @@ class FailedPlugin:
 class Registry:
     """Everything on offer."""
 
-    offers: tuple[ComponentEntry, ...]
+    components: tuple[ComponentEntry, ...]
     broken: tuple[FailedPlugin, ...]
     plugins: Mapping[str, str]
     """Distribution (or file) of each third-party plugin in use, and its version."""
@@ -135,7 +135,7 @@ class Registry:
 
     def named(self, kind: str) -> tuple[ComponentEntry, ...]:
         """The offers of one kind, sorted by name."""
-        return tuple(sorted((o for o in self.offers if o.kind == kind), key=lambda o: (o.name, o.distribution)))
+        return tuple(sorted((o for o in self.components if o.kind == kind), key=lambda o: (o.name, o.distribution)))
 
     def find(self, kind: str, name: str) -> ComponentEntry:
         """The offer that ``name`` or ``distribution/name`` means.
@@ -168,7 +168,7 @@ class Registry:
 
     def distribution_of(self, component: object) -> str | None:
         """The third-party distribution, or the file, that offers an object's class; None for any other object."""
-        makers = (offer.distribution for offer in self.offers if offer.component is type(component))
+        makers = (offer.distribution for offer in self.components if offer.component is type(component))
         return next((maker for maker in makers if maker != BUILTIN), None)
 
     def origin(self, kind: str, name: str, distribution: str, version: str) -> str:
@@ -227,7 +227,7 @@ class Registry:
 
     def _keep_name(self, component: object, written: str) -> None:
         """A built-in goes by its SPEC, a plugin's component by that and where it comes from."""
-        offer = next((offer for offer in self.offers if offer.component is type(component)), None)
+        offer = next((offer for offer in self.components if offer.component is type(component)), None)
         if offer is None or offer.distribution == BUILTIN:
             contracts.keep_name(component, written)
         elif offer.version == "file":
