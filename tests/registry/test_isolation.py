@@ -159,6 +159,40 @@ def test_an_entry_point_that_leads_nowhere(install, workdir) -> None:
     assert offers.plugins == {"a-dist": "1.2"}
 
 
+WRAPPER = f"""{HEAD}{CRITERION}
+@forgetkit.hookimpl(wrapper=True)
+def forgetkit_importance():
+    yield
+    return [{{'wrapped': C}}]
+"""
+INCOMPARABLE = f"""{HEAD}{CRITERION}
+class Hooks:
+    def __eq__(self, other):
+        raise ValueError("compared")
+    @forgetkit.hookimpl
+    def forgetkit_importance(self):
+        return {{'size': C}}
+plugin = Hooks()
+"""
+
+
+def test_a_plugin_cannot_wrap_the_hooks_of_another(install) -> None:
+    install("a-dist", "a", WRAPPER)
+    install("b-dist", "b", GOOD)
+    components = registry.load().named("importance")
+    assert {entry.name for entry in components if not entry.is_builtin} == {"wrapped", "size"}
+
+
+def test_an_object_that_cannot_be_compared_is_a_plugin_like_others(install, workdir) -> None:
+    for name in ("a", "b"):
+        install(f"{name}-dist", name, INCOMPARABLE)
+        (file,) = (workdir / "site").glob(f"{name}_dist-*/entry_points.txt")
+        file.write_text(f"[forgetkit]\n{name} = {name}_dist_plugin:plugin\n")
+    loaded = registry.load()
+    assert loaded.plugins.keys() == {"a-dist", "b-dist"}
+    assert not loaded.broken
+
+
 @pytest.mark.parametrize("name", ["forgetkit", "Forgetkit"])
 def test_nobody_else_is_the_builtins(install, name) -> None:
     install(name, "pirate", GOOD.replace("'size'", "'snip'"))
@@ -240,8 +274,8 @@ def test_who_asks_for_what_is_left_out_hears_why(install, monkeypatch, how) -> N
     offers = registry.load(without=["a"] if how == "option" else [])
     why = {
         "broken": "is left out: ModuleNotFoundError: No module named 'nosuchmodule'",
-        "environment": "is left alone, as FORGETKIT_DISABLE_PLUGINS asks",
-        "option": "is left alone, as --no-plugin asks",
+        "environment": "is disabled by FORGETKIT_DISABLE_PLUGINS",
+        "option": "is disabled by --no-plugin",
     }[how]
     with pytest.raises(OptionError) as raised:
         offers.find("importance", "size")

@@ -158,7 +158,7 @@ def test_one_that_is_disabled_is_named(begun, cli, monkeypatch) -> None:
     monkeypatch.setenv("FORGETKIT_DISABLE_PLUGINS", "halve-dist")
     stopped(begun)
     said = cli("run", "--resume", begun)
-    assert "came from halve-dist 1.2; plugin 'halve' of halve-dist is left alone, as FORGETKIT_DISABLE" in said.err
+    assert "came from halve-dist 1.2; plugin 'halve' of halve-dist is disabled by FORGETKIT_DISABLE" in said.err
 
 
 def test_a_file_that_is_not_given_again_is_named(plugin, tiny, cli, workdir) -> None:
