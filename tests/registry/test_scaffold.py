@@ -143,13 +143,13 @@ def test_a_kind_in_the_singular(cli, word, kind) -> None:
 
 
 REFUSED = {
-    ("Mine", "importance"): "'Mine' will not do as a name",
-    ("mine_own", "importance"): "will not do as a name",
+    ("Mine", "importance"): "'Mine' is no valid name",
+    ("mine_own", "importance"): "is no valid name",
     ("-mine", "importance"): None,
-    ("1st", "importance"): "will not do as a name",
-    ("../mine", "importance"): "will not do as a name",
-    ("forgetkit", "importance"): "will not do as a name",
-    ("forgetkit-", "importance"): "will not do as a name",
+    ("1st", "importance"): "is no valid name",
+    ("../mine", "importance"): "is no valid name",
+    ("forgetkit", "importance"): "is no valid name",
+    ("forgetkit-", "importance"): "is no valid name",
     ("a" * 41, "importance"): "40 characters at most",
     ("class", "importance"): "'class' means something in Python: write forgetkit-class",
     ("json", "metrics"): "a module is called 'json' already: write forgetkit-json",
