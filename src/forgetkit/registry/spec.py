@@ -128,9 +128,13 @@ def _is_list(value: str) -> bool:
         return False
 
 
-@lru_cache(maxsize=512)  # planning a grid calls it a thousand times
 def options_of(component: type) -> tuple[Option, ...]:
     """The options of a component class, in the order of its fields."""
+    return _options_of(component)
+
+
+@lru_cache(maxsize=512)  # planning a grid calls it a thousand times; its own type accepts no class
+def _options_of(component: type) -> tuple[Option, ...]:
     if not dataclasses.is_dataclass(component):
         raise OptionError(f"{component.__name__} is not a dataclass; a component's fields are its options")
     try:
