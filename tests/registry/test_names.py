@@ -52,8 +52,8 @@ class Acts(Intervention):
 class Keeps:
     "Keep."
     how: str = "raise"
-    def retain(self, kept, arrived, rng):
-        return arrived.ids * 0 - 5
+    def retain(self, buffer, arrivals, rng):
+        return arrivals.ids * 0 - 5
 
 @dataclass(frozen=True)
 class Hears:

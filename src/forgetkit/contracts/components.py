@@ -277,13 +277,13 @@ class Replay(Protocol):
     training samples in each mega-batch, and raises ``OptionError`` where the options could not act on those.
     """
 
-    def retain(self, kept: Samples, arrived: Samples, rng: np.random.Generator) -> NDArray[np.int64]:
-        """The ids to keep once a mega-batch is done: unique, a subset of ``kept`` and ``arrived``.
+    def retain(self, buffer: Samples, arrivals: Samples, rng: np.random.Generator) -> NDArray[np.int64]:
+        """The ids to keep once a mega-batch is done: unique, a subset of ``buffer`` and ``arrivals``.
 
         Called for the training and the validation samples apart; both carry their ``role``.
 
         A function of its arguments alone, without memory of its own: it is also played through on ids before a
-        run, to know its length, and again when a run is resumed. ``kept`` is always its own last answer.
+        run, to know its length, and again when a run is resumed. ``buffer`` is always its own last answer.
         """
         ...
 
