@@ -85,7 +85,9 @@ class Intervention:
     """
 
     def begin(self, moment: InterventionContext) -> None:
-        """Act before the first step of each mega-batch; a run that resumes within one does not call it again.
+        """Act before the first step of each mega-batch.
+
+        A run that resumes within a mega-batch does not call it again.
 
         Args:
             moment: The point in training.
