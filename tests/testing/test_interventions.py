@@ -113,7 +113,7 @@ class Seldom(Intervention):
 class Sooner(Seldom):
     """Acts once in a thousand steps, and every third under examination."""
 
-    examined_with: ClassVar = {"every": 3}
+    test_options: ClassVar = {"every": 3}
 
 
 def test_a_class_says_with_which_options_it_can_be_seen_to_act() -> None:

@@ -144,11 +144,11 @@ def test_a_promise_that_nobody_makes_cannot_be_expected_to_fail() -> None:
 class Elsewhere(Last):
     """Wants to be examined with an option that it has not."""
 
-    examined_with: ClassVar[Mapping[str, Any]] = {"evry": 2}
+    test_options: ClassVar[Mapping[str, Any]] = {"evry": 2}
 
 
-def test_the_options_to_be_examined_with_exist() -> None:
-    assert "examined_with names 'evry'" in verdict_of("runs", "metrics", Elsewhere).reason
+def test_an_unknown_test_option_is_named() -> None:
+    assert "test_options names 'evry'" in verdict_of("runs", "metrics", Elsewhere).reason
 
 
 def test_kinds() -> None:

@@ -40,13 +40,13 @@ class KitCase:
     def another(self) -> Any:
         """A copy that nobody has asked anything, with the options that its class wants to be examined with."""
         fresh = copy.deepcopy(self.component)
-        wanted = getattr(self.component, "examined_with", None)
+        wanted = getattr(self.component, "test_options", None)
         if not wanted:
             return fresh
         standard = {option.name: option.default for option in self.options}
         for name in wanted:
             if name not in standard:
-                raise OptionError(f"examined_with names '{name}'; {suggest(name, standard)}")
+                raise OptionError(f"test_options names '{name}'; {suggest(name, standard)}")
         # Whoever gave an option another value than the usual one means that value.
         untouched = {name: value for name, value in wanted.items() if getattr(fresh, name) == standard[name]}
         return dataclasses.replace(fresh, **untouched)

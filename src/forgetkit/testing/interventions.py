@@ -345,7 +345,7 @@ def needs_activity(case: InterventionCase) -> None:
     if said and not looked:
         raise Failure(
             "it says needs_activity = True and never looks at moment.activity; where it looks too seldom to be seen, "
-            "name other options in examined_with"
+            "name other options in test_options"
         )
     if looked and not said:
         raise Failure("it looks at moment.activity, which is empty; say needs_activity = True")

@@ -33,7 +33,7 @@ def require_no_less(touched: Set[Writes], declared: Set[Writes]) -> None:
     if declared - touched:
         raise Failure(
             f"touches names {_listed(declared - touched)}, which it writes to on no network with these options; where "
-            "it acts too seldom to be seen, name other options in examined_with"
+            "it acts too seldom to be seen, name other options in test_options"
         )
 
 
