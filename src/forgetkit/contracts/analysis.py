@@ -73,8 +73,10 @@ class Evidence(Protocol):
         ...
 
     def samples(self, part: DataPart = "test", count: int | None = None) -> LabelledSamples:
-        """A part of the data, or ``count`` of it: drawn once by the seed, the same at every mega-batch of a run for
-        the test part; all where there are no more.
+        """Return a part of the data, or ``count`` samples of it.
+
+        The seed draws them once: for the test part they are the same at every mega-batch of a run. If the part has no
+        more than ``count``, it is returned whole.
         """
         ...
 
@@ -98,8 +100,10 @@ class Evidence(Protocol):
         ...
 
     def masks(self) -> Mapping[int, Mapping[str, Tensor]]:
-        """What was forgotten: by the mega-batch after which it was, by parameter, True where an entry got a fresh
-        value. Parameters that no change was proposed for are left out. Each asking makes new tensors, on the CPU.
+        """Masks of the resets, by mega-batch and parameter: True where an entry got a fresh value.
+
+        A reset is listed under the mega-batch before it. Parameters without a change are left out. Each access makes
+        new tensors, on the CPU.
         """
         ...
 
@@ -122,9 +126,7 @@ class Evidence(Protocol):
         ...
 
     def history(self) -> Sequence[Mapping[str, Any]]:
-        """What training said at the end of each epoch, up to the last of this mega-batch: the fields of
-        :class:`EpochEnded`, each epoch once and in order.
-        """
+        """One row for each epoch up to the last of this mega-batch, in order: the fields of :class:`EpochEnded`."""
         ...
 
     @property

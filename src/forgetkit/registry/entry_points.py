@@ -36,8 +36,9 @@ class PluginEntryPoint:
 
     @property
     def disabled(self) -> bool:
-        """Whether the environment says to leave it alone. A name that is not installed is no mistake there: a variable
-        is set once, for places that have different plugins.
+        """Whether the environment variable disables the plugin.
+
+        Names that are not installed are allowed there: one variable serves machines with different plugins.
         """
         said = {word.strip() for word in os.environ.get(DISABLE, "").split(",")} - {""}
         return bool(said & {"1", "all"}) or self.is_one_of(said)

@@ -235,8 +235,10 @@ def format_spec(name: str, component: Any) -> str:
 
 
 def _check_value(name: str, option: Option, given: Any) -> Any:
-    """The checked value. ``none`` means None where the option may be None; a path becomes absolute, so that
-    a SPEC means the same from any folder.
+    """Return the validated value.
+
+    ``none`` means None if the option may be None. A path becomes absolute, so that a SPEC means the same from any
+    folder.
     """
     if given == "none" and _accepts_none(option.type):
         return None
