@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import doctest
 import importlib
 import inspect
 import re
+import sys
 import textwrap
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -132,6 +135,26 @@ def test_exported_names_are_documented(module: str) -> None:
     room = importlib.import_module(module)
     found = [each for name in room.__all__ for each in violations(getattr(room, name))]
     assert not found, "\n" + "\n".join(found)
+
+
+MARKS = {"check_executor": pytest.mark.children, "check_intervention": pytest.mark.slow}
+
+
+def examples() -> Iterator[Any]:
+    for module in sorted(set(MODULES) - set(NOT_DONE)):
+        room = importlib.import_module(module)
+        for name in room.__all__:
+            if inspect.isclass(getattr(room, name)) or inspect.isfunction(getattr(room, name)):
+                yield pytest.param(getattr(room, name), id=f"{module}.{name}", marks=MARKS.get(name, ()))
+
+
+@pytest.mark.parametrize("exported", list(examples()))
+def test_the_examples_run(exported: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("example")  # in which a class of an example can be found again, as pickle does
+    monkeypatch.setitem(sys.modules, "example", module)
+    for example in doctest.DocTestFinder(recurse=False).find(exported, exported.__name__, globs=vars(module)):
+        example.globs = vars(module)
+        assert doctest.DocTestRunner(verbose=False).run(example).failed == 0
 
 
 def test_the_components_are_contracts() -> None:

@@ -134,10 +134,10 @@ class KitCase:
             raise NotApplicable(f"the promise '{name}' is broken")
         return record
 
-    def require_as_sound(self, record: Any, where: str = "") -> None:
-        """Raise ``Failure`` if a record has a fault that the usual one does not have."""
+    def require_as_sound(self, observe: Callable[[], Any], where: str = "") -> None:
+        """Raise ``Failure`` if the record of another call has a fault that the usual one does not have."""
         usual = self.faults(self.usual)
-        for name, reason in self.faults(record).items():
+        for name, reason in self.faults(observe()).items():
             if name not in usual:
                 raise Failure(f"{where}{reason}")
 

@@ -149,7 +149,7 @@ def leaves_hooks(case: ImportanceCase) -> None:
 
 def dropout(case: ImportanceCase) -> None:
     """Dropout does not change the scores: the network is in eval mode and stays in it."""
-    case.require_as_sound(case.observe(networks.dropout))
+    case.require_as_sound(lambda: case.observe(networks.dropout))
     case.require_repeatable()
     if case.variation():
         raise NotApplicable("the promise 'own-randomness' is broken")
@@ -159,7 +159,7 @@ def dropout(case: ImportanceCase) -> None:
 
 def channels_last(case: ImportanceCase) -> None:
     """The memory format changes no score by more than rounding."""
-    case.require_as_sound(case.observe(networks.channels_last))
+    case.require_as_sound(lambda: case.observe(networks.channels_last))
     case.require_repeatable()
     usual, other = case.sound().scores, case.sound(networks.channels_last).scores
     for name, score in usual.items():

@@ -299,6 +299,7 @@ PROMISES = (
         "reads moment.activity",
         "The class reads `moment.activity` if and only if it says `needs_activity = True`.",
         lambda case: case.usual.effects.activity,
+        purpose="the host measures it",
     ),
     row(needs_previous),
     row(frozen),

@@ -332,7 +332,7 @@ def _distance_from_normal(ordered: Tensor) -> float:
 
 def channels_last(case: ReinitCase) -> None:
     """The memory format changes no mask, and no value by more than rounding."""
-    case.require_as_sound(case.observe(networks.channels_last))
+    case.require_as_sound(lambda: case.observe(networks.channels_last))
     case.require_repeatable()
     pairs = zip(case.sound().writable, case.sound(networks.channels_last).writable, strict=False)
     for usual, other in pairs:
@@ -355,6 +355,7 @@ PROMISES = (
         "calls context.select()",
         "The class calls `context.select` if and only if it says `needs_scores = True`.",
         lambda case: any(record.requests.selections for record in case.several),
+        purpose="the host has scores for it",
     ),
     row(selects_first),
     needs_data("The class draws samples if and only if it says `needs_data = True`.", default=False),

@@ -7,7 +7,7 @@ import pickle
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -148,17 +148,21 @@ def capacity(case: ReplayCase) -> None:
 
 def roles(case: ReplayCase) -> None:
     """Validation samples are kept by the same rules as training samples."""
-    case.require_as_sound(list(play_stream(case.another(), "val")), "of validation samples: ")
+    case.require_as_sound(lambda: list(play_stream(case.another(), "val")), "of validation samples: ")
 
 
 def empty(case: ReplayCase) -> None:
     """A stream without samples of a role, and a mega-batch that brings none, give a valid answer."""
     some = _samples(np.arange(9, dtype=np.int64), 9, "train")
     for kept in (_samples(some.ids[:0], 0, "val"), some):
-        arrived = _samples(some.ids[:0], 0, kept.role)
-        answer = case.another().retain(kept, arrived, SEEDS.numpy("empty"))
-        step = ReplayStep(kept, arrived, answer, case.usual[0].may_repeat)
-        case.require_as_sound([step], f"with {len(kept)} kept and none arrived: ")
+        where = f"with {len(kept)} kept and none arrived: "
+        case.require_as_sound(partial(_retain_without_arrivals, case.another(), kept), where)
+
+
+def _retain_without_arrivals(strategy: Any, kept: Samples) -> list[ReplayStep]:
+    arrived = _samples(kept.ids[:0], 0, kept.role)
+    answer = strategy.retain(kept, arrived, SEEDS.numpy("empty"))
+    return [ReplayStep(kept, arrived, answer, bool(getattr(strategy, "may_repeat", False)))]
 
 
 def leaves_arguments(case: ReplayCase) -> None:

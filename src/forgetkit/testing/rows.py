@@ -46,7 +46,7 @@ def of_usual(rows: Iterable[Row]) -> tuple[Row, ...]:
 
 def copes(given: Callable[[], Any], text: str, name: str = "") -> Row:
     """On another input the result has no fault that the usual one does not have."""
-    return Row(name or hyphenated(given), text, lambda case: case.require_as_sound(case.observe(given)))
+    return Row(name or hyphenated(given), text, lambda case: case.require_as_sound(lambda: case.observe(given)))
 
 
 def leaves(part: str, text: str, given: Any = None) -> Row:
@@ -61,8 +61,10 @@ def leaves(part: str, text: str, given: Any = None) -> Row:
     return Row(f"leaves-{part}", text, verify)
 
 
-def declares(flag: str, verb: str, text: str, found: Callable[[Any], bool], default: bool = False) -> Row:
-    """A component does something if and only if its class says so by a flag."""
+def declares(
+    flag: str, verb: str, text: str, found: Callable[[Any], bool], *, purpose: str, default: bool = False
+) -> Row:
+    """A component does something if and only if its class says so by a flag, which has a purpose for the host."""
 
     def verify(case: KitCase) -> None:
         declared, does = bool(getattr(case.component, flag, default)), found(case)
@@ -72,7 +74,7 @@ def declares(flag: str, verb: str, text: str, found: Callable[[Any], bool], defa
                 "it does"
             )
         if does and not declared:
-            raise Failure(f"it {verb}; say {flag} = True")
+            raise Failure(f"it {verb}; say {flag} = True, so that {purpose}")
 
     return Row(flag.replace("_", "-"), text, verify)
 

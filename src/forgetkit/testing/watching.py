@@ -58,7 +58,12 @@ def _asks_previous(case: WatchingCase) -> bool:
 def needs_data(text: str, default: bool) -> Row:
     """The row about drawing samples; ``default`` is what counts without the flag."""
     return declares(
-        "needs_data", "draws samples", text, lambda case: any(r.requests.samples for r in case.several), default
+        "needs_data",
+        "draws samples",
+        text,
+        lambda case: any(record.requests.samples for record in case.several),
+        purpose="options about samples act",
+        default=default,
     )
 
 
@@ -67,6 +72,7 @@ NEEDS_PREVIOUS = declares(
     "asks reference('previous')",
     "The class asks for the weights of the previous mega-batch if and only if it says `needs_previous = True`.",
     _asks_previous,
+    purpose="the host keeps those weights",
 )
 
 
