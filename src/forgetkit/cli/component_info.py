@@ -177,8 +177,10 @@ class _ParsedDocstring:
 
 
 def _parse_docstring(about: str, options: Collection[str]) -> _ParsedDocstring:
-    """A docstring by its parts. ``Formula:``, ``Cost:``, ``Source:`` or an option's name begins one, at the start of
-    a line; the next, or an empty line, ends it.
+    """Split a docstring into its parts.
+
+    ``Formula:``, ``Cost:``, ``Source:`` or an option's name at the start of a line begins a part; the next one or an
+    empty line ends it.
     """
     rest: list[str] = []
     parts: dict[str, list[str]] = {}
@@ -232,8 +234,9 @@ def _option(option: Option, meaning: str) -> dict[str, str]:
 
 
 def _type(annotation: Any) -> tuple[str, str]:
-    """An annotation for people: a type, and the range of its values. A text among the notes of ``Annotated`` is that
-    range in words.
+    """Describe an annotation to people: a type, and the range of its values.
+
+    A text among the metadata of ``Annotated`` is that range in words.
     """
     origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Annotated:

@@ -142,8 +142,9 @@ def _tensor(array: NDArray[Any]) -> Tensor:
 
 
 def batch_bounds(samples: int, size: int) -> list[tuple[int, int]]:
-    """Where batches start and stop. A lone last sample joins the batch before it: batch
-    normalisation cannot work on a single one.
+    """Return where batches start and stop.
+
+    A single last sample joins the batch before it, since batch normalisation needs two.
     """
     starts = list(range(0, samples, size))
     if len(starts) > 1 and samples - starts[-1] == 1 and size > 1:

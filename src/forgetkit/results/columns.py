@@ -16,9 +16,9 @@ _NO_NUMBER = ("schema",)
 
 
 def parse_columns(text: str, outcomes: Outcomes) -> tuple[Column, ...]:
-    """``test_accuracy,calibration_ece,my_metric:higher``: standard columns, numbers of answers, and whatever other
-    numbers the results hold.
+    """Parse ``test_accuracy,calibration_ece,my_metric:higher`` into columns.
 
+    A name is a standard column, a number of an answer, or any other number that the results hold.
     ``:higher`` or ``:lower`` says which is better; an answer says it itself. A number that says neither, and is no
     measure of the protocol, is shown and not compared. Hyphens are taken for underscores, as in the names of metrics.
     """
@@ -36,9 +36,9 @@ def other_columns(outcomes: Outcomes) -> tuple[Column, ...]:
 
 
 def answer_columns(outcomes: Outcomes, label: str | None = None) -> tuple[Column, ...]:
-    """A column for each number that an analysis gave; of those under ``label`` alone where one is named, and without it
-    in their titles.
+    """Return a column for each number that an analysis gave.
 
+    With ``label`` only those under it, without the label in their titles.
     Direction and unit are those of the answer; where cells contradict each other, those of the first. What a result
     calls by the same name comes before it.
     """

@@ -85,7 +85,7 @@ class ContinualBackprop(Intervention):
 
     needs_activity: ClassVar[bool] = True
     touches: ClassVar[frozenset[Writes]] = RESETTING
-    examined_with: ClassVar[Mapping[str, Any]] = MappingProxyType({"rate": 0.5, "maturity": 1})
+    test_options: ClassVar[Mapping[str, Any]] = MappingProxyType({"rate": 0.5, "maturity": 1})
 
     def begin(self, moment: InterventionContext) -> None:
         """Says at once where there is nothing to reset."""

@@ -35,7 +35,7 @@ class HareTortoise(Intervention):
     every: Annotated[int, Field(ge=1)] = 10
 
     touches: ClassVar[frozenset[Writes]] = frozenset({"weights", "biases", "norm", "stats"})
-    examined_with: ClassVar[Mapping[str, Any]] = MappingProxyType({"every": 3})
+    test_options: ClassVar[Mapping[str, Any]] = MappingProxyType({"every": 3})
 
     def begin(self, moment: InterventionContext) -> None:
         """The first time, the slow average sets out where the network stands."""

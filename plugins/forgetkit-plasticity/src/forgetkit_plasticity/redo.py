@@ -83,7 +83,7 @@ class RedoWhileTraining(Intervention):
 
     needs_activity: ClassVar[bool] = True
     touches: ClassVar[frozenset[Writes]] = RESETTING
-    examined_with: ClassVar[Mapping[str, Any]] = MappingProxyType({"every": 2})
+    test_options: ClassVar[Mapping[str, Any]] = MappingProxyType({"every": 2})
 
     def begin(self, moment: InterventionContext) -> None:
         """Says at once where there is nothing to reset."""

@@ -49,7 +49,7 @@ class SelectiveWeight(Intervention):
     params: Scope = "all"
     fresh: Origin = "original"
 
-    examined_with: ClassVar[Mapping[str, Any]] = MappingProxyType({"amount": 0.5})
+    test_options: ClassVar[Mapping[str, Any]] = MappingProxyType({"amount": 0.5})
 
     def __post_init__(self) -> None:
         if self.choose == "share" and self.amount > 1:

@@ -49,7 +49,7 @@ class SelfNormalizedResets(Intervention):
 
     needs_activity: ClassVar[bool] = True
     touches: ClassVar[frozenset[Writes]] = RESETTING
-    examined_with: ClassVar[Mapping[str, Any]] = MappingProxyType({"limit": 2, "refresh": 1})
+    test_options: ClassVar[Mapping[str, Any]] = MappingProxyType({"limit": 2, "refresh": 1})
 
     def begin(self, moment: InterventionContext) -> None:
         """Says at once where there is nothing to reset."""

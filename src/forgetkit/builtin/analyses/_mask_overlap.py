@@ -57,8 +57,9 @@ class MaskOverlap:
 
     @property
     def corrected(self) -> float | None:
-        """1 where all that can be shared by masks of one density is, 0 as by chance, below where they avoid each other;
-        None where a mask retains all or nothing.
+        """Overlap on a scale where 1 is the most that masks of one density can share and 0 is chance.
+
+        Negative if the masks avoid each other; None if a mask retains all entries or none.
         """
         if not self.chosen:
             return None

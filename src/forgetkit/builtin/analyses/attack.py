@@ -73,7 +73,7 @@ class Attack:
     samples: Annotated[int, Field(ge=1)] | None = 500
     random_start: bool = True
 
-    examined_with: ClassVar[Mapping[str, Any]] = {"strengths": (0.1,), "steps": 2}
+    test_options: ClassVar[Mapping[str, Any]] = {"strengths": (0.1,), "steps": 2}
 
     def __post_init__(self) -> None:
         if self.restarts > 1 and not self.random_start:

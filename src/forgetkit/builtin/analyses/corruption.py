@@ -62,7 +62,7 @@ class Corruption:
     severities: Annotated[tuple[int, ...], BeforeValidator(join_words), "of 1 to 5, joined by +"] = SEVERITIES
     frost: Path | None = None
 
-    examined_with: ClassVar[Mapping[str, Any]] = {"severities": (1, 4)}
+    test_options: ClassVar[Mapping[str, Any]] = {"severities": (1, 4)}
 
     def __post_init__(self) -> None:
         for name in self.corruptions or ():

@@ -64,7 +64,7 @@ class Flatness:
     part: Literal["train", "test"] = "train"
     samples: Annotated[int, Field(ge=1)] | None = 1000
 
-    examined_with: ClassVar[Mapping[str, Any]] = {"sigmas": (0.1, 0.5), "repeats": 2}
+    test_options: ClassVar[Mapping[str, Any]] = {"sigmas": (0.1, 0.5), "repeats": 2}
 
     def __post_init__(self) -> None:
         if not any(self._grid):

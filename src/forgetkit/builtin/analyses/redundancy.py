@@ -50,7 +50,7 @@ class Redundancy:
     samples: Annotated[int, Field(ge=1)] | None = 2000
     corrupted: Annotated[int, Field(ge=0)] = 200
 
-    examined_with: ClassVar[Mapping[str, Any]] = {"corrupted": 2}
+    test_options: ClassVar[Mapping[str, Any]] = {"corrupted": 2}
 
     def analyze(self, evidence: Evidence) -> Answer:
         """The network as it is beside its twin with zeros."""

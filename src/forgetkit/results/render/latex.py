@@ -1,4 +1,4 @@
-"""Tables for papers: a tabular of booktabs and its legend, to be read in with ``\\input``."""
+r"""Tables for papers: a tabular of booktabs and its legend, to be read in with ``\input``."""
 
 from __future__ import annotations
 

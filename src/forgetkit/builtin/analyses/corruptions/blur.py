@@ -59,8 +59,10 @@ def motion_blur(pixels: Pixels, severity: int, draws: CorruptionDraws) -> Pixels
 
 
 def smear(values: Pixels, radius: int, deviation: float, degrees: Floats) -> Pixels:
-    """ImageMagick's motion blur: of the ``2 radius + 1`` pixels that begin here and lie in a direction, the mean,
-    weighted by half a normal density; beyond the edge, its pixel is repeated. An angle for each image.
+    """Apply ImageMagick's motion blur, with an angle for each image.
+
+    Each pixel becomes the mean of the ``2 radius + 1`` pixels that start at it and lie in the direction of the angle,
+    weighted by half a normal density. Beyond the edge the edge's pixel is repeated.
     """
     count, height, width = values.shape[:3]
     steps = np.arange(2 * radius + 1)

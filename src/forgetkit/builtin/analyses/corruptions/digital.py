@@ -92,8 +92,9 @@ def elastic_transform(pixels: Pixels, severity: int, draws: CorruptionDraws) -> 
 
 
 def _displace(offsets: Floats, height: int, width: int) -> tuple[Floats, Floats]:
-    """Where each pixel, ``(n, height, width)``, comes from, as rows and columns, if three points around the middle
-    are moved by ``offsets``, ``(n, 3, 2)``, across and down.
+    """Return the rows and columns, each ``(n, height, width)``, that each pixel comes from under an affine map.
+
+    The map moves three points around the middle by ``offsets``, ``(n, 3, 2)``, across and down.
     """
     middle, away = np.array([width // 2, height // 2], np.float64), max(min(height, width) // 3, 1)
     begun = middle + away * np.array([[1, 1], [1, -1], [-1, -1]])
@@ -106,8 +107,9 @@ def _displace(offsets: Floats, height: int, width: int) -> tuple[Floats, Floats]
 
 
 def _sample_at(values: Floats, rows: Floats, columns: Floats, *, about_centres: bool) -> Floats:
-    """The images at places between pixels, linear; beyond the edge they are mirrored, about the centres of the
-    outermost pixels or about their outer edges.
+    """Sample the images between their pixels by linear interpolation.
+
+    Beyond the edge the images are mirrored, about the centres of the outermost pixels or about their outer edges.
     """
     height, width = values.shape[1:3]
     if about_centres:

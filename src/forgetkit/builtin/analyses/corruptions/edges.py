@@ -14,8 +14,10 @@ _STEPS = {1: 1.0, 2: 1.4, 5: 2.1969}
 
 
 def edges(images: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Canny's edges of grey images ``(n, height, width)``: gradients by Sobel's operator, measured as the sum of both
-    sides; the largest across the edge; above 150, or above 50 and connected to such a one.
+    """Detect Canny's edges in grey images ``(n, height, width)``.
+
+    The gradient is Sobel's, its size the sum of both absolute components. An edge pixel has the largest gradient across
+    the edge, and that is above 150, or above 50 and connected to a pixel above 150.
     """
     values = images.astype(np.int64)
     down, across = (_sobel(values, axis) for axis in (1, 2))

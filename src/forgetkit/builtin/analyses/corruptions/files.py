@@ -29,8 +29,9 @@ _MAGIC = b"\x93NUMPY"
 
 @dataclass(frozen=True, eq=False)
 class Arrays:
-    """A folder of ``NAME.npy``, uint8 ``(5 n, height, width, channels)``, and ``labels.npy``, ``(5 n,)``: n images at
-    severity 1, the same at severity 2, and so on. The arrays stay on the disk.
+    """A folder of ``NAME.npy``, uint8 ``(5 n, height, width, channels)``, and ``labels.npy``, ``(5 n,)``.
+
+    The first n images have severity 1, the same n images follow at severity 2, and so on. The arrays stay on the disk.
     """
 
     folder: Path
@@ -115,8 +116,10 @@ def _array(file: Path) -> NDArray[Any]:
 
 
 def photographs(folder: Path, shape: tuple[int, ...]) -> tuple[Pixels, ...]:
-    """The first five images in ``folder`` by name, a fifth as large; ``DataError`` where there are none, or they are
-    then too small for images of this ``shape``, ``(channels, height, width)``.
+    """Read the first five images in ``folder`` by name, scaled to a fifth of their size.
+
+    Raises ``DataError`` if there are none, or if they are too small for images of ``shape``,
+    ``(channels, height, width)``.
     """
     try:
         files = sorted(file for file in folder.iterdir() if file.suffix.lower() in _SUFFIXES)[:_PHOTOGRAPHS]
