@@ -8,9 +8,9 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 from torch import nn
 
+from forgetkit.builtin._torchvision import importing_torchvision
 from forgetkit.builtin.models._shared import image_shape, redraw_module
 from forgetkit.contracts import Inputs
-from forgetkit.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -27,14 +27,8 @@ class _ResNet:
     def build(self, inputs: Inputs, normalize: nn.Module) -> nn.Module:
         """The network; ``UsageError`` where the samples are no images."""
         image_shape(self.name, inputs)
-        try:  # late: torchvision is slow to import, and fails where it does not match torch
+        with importing_torchvision(self.name):
             from forgetkit.builtin.models._small_resnet import SmallResNet
-        except (ImportError, RuntimeError) as error:
-            reason = str(error).partition("\n")[0]
-            raise UsageError(
-                f"{self.name} needs torchvision, which fails to import ({reason}); "
-                "install torch and torchvision together, from the same index"
-            ) from error
         network = SmallResNet(self.bottleneck, self.blocks, self.width, self.widening, inputs.shape[0], inputs.classes)
         network.apply(self.initialise)
         network.normalize = normalize
