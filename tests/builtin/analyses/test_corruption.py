@@ -16,8 +16,10 @@ from forgetkit.builtin.analyses.corruption import (
     accuracies_under_corruption,
     corrupt_samples,
 )
-from forgetkit.builtin.analyses.corruptions import generation
+from forgetkit.builtin.analyses.corruptions import samples as corrupted
 from forgetkit.builtin.analyses.corruptions.draws import CorruptionDraws
+from forgetkit.builtin.analyses.corruptions.files import Arrays
+from forgetkit.builtin.analyses.corruptions.table import TABLE
 from forgetkit.errors import DataError, InapplicableError, OptionError
 from forgetkit.registry import registry
 from forgetkit.seeding import Seeds, seeded_rng
@@ -65,7 +67,7 @@ def test_the_numbers_are_plain_means_of_accuracies():
     images, labels = pictures()
     pixels = images.permute(0, 2, 3, 1).contiguous().numpy()
     accuracies = {}
-    for name, corrupt in generation.table().items():
+    for name, corrupt in TABLE.items():
         for severity in range(1, 6):
             worse = corrupt(pixels, severity, CorruptionDraws(SEEDS.within(name, severity), range(24)))
             outputs = Flat()(torch.tensor(worse).permute(0, 3, 1, 2) / 255)
@@ -91,7 +93,7 @@ def test_the_numbers_are_plain_means_of_accuracies():
 def test_the_benchmark_has_fifteen_and_the_paper_nineteen():
     assert len(BENCHMARK) == 15
     assert len(CORRUPTIONS) == 19
-    assert tuple(generation.table()) == CORRUPTIONS
+    assert tuple(TABLE) == CORRUPTIONS
 
 
 def test_a_part_is_what_the_whole_says_of_it():
@@ -126,7 +128,7 @@ def test_batches_do_not_shift_what_is_drawn(name, monkeypatch):
     assert whole.dtype == torch.float32
     assert torch.equal((whole * 255).round() / 255, whole)
     assert torch.equal(inputs_of(asked(), name, size=5), whole)
-    monkeypatch.setattr(generation, "_AT_ONCE", 1)
+    monkeypatch.setattr(corrupted, "_AT_ONCE", 1)
     assert torch.equal(inputs_of(asked(), name), whole)
 
 
@@ -182,8 +184,8 @@ def test_rows_are_the_same_images_at_each_severity_and_their_labels_decide(tmp_p
     np.save(tmp_path / "snow.npy", images)
     np.save(tmp_path / "labels.npy", rows % 10 % 4)
     evidence = asked()
-    arrays = generation.Arrays.of(tmp_path, ["snow"])
-    source = generation.StoredCorruptions.of(evidence, 6, arrays)
+    arrays = Arrays.of(tmp_path, ["snow"])
+    source = corrupted.StoredCorruptions.of(evidence, 6, arrays)
     drawn = [
         torch.cat([inputs[:, 0, 0, 0] for inputs, _ in source.samples("snow", severity).batches(4)]) * 255
         for severity in range(1, 6)
@@ -194,7 +196,7 @@ def test_rows_are_the_same_images_at_each_severity_and_their_labels_decide(tmp_p
         assert torch.equal(source.samples("snow", severity + 1).labels, (drawn[0].round() % 10 % 4).long())
     assert float(drawn[0].min()) >= 0
     assert float(drawn[0].max()) < 10
-    whole = generation.StoredCorruptions.of(evidence, None, arrays)
+    whole = corrupted.StoredCorruptions.of(evidence, None, arrays)
     assert len(whole.samples("snow", 1)) == 10
 
 
@@ -293,7 +295,7 @@ def test_frost_is_laid_over_from_the_first_five_photographs(tmp_path):
     (tmp_path / "notes.txt").write_text("of six winters")
     images = torch.zeros(60, 3, 8, 8, dtype=torch.uint8)
     evidence = asked(images, torch.arange(60) % CLASSES)
-    source = generation.GeneratedCorruptions.of(evidence, None, tmp_path)
+    source = corrupted.GeneratedCorruptions.of(evidence, None, tmp_path)
     levels = {
         float(inputs[place].max()) * 255
         for inputs, _ in source.samples("frost", 1).batches()

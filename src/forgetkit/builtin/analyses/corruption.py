@@ -17,7 +17,7 @@ from forgetkit.errors import OptionError, suggest
 if TYPE_CHECKING:
     from torch import nn
 
-    from forgetkit.builtin.analyses.corruptions.generation import Source
+    from forgetkit.builtin.analyses.corruptions.samples import Source
 
 BENCHMARK = (
     *("gaussian_noise", "shot_noise", "impulse_noise"),
@@ -110,7 +110,7 @@ class Corruption:
 
     def _source(self, evidence: Evidence) -> Source:
         from forgetkit.builtin.analyses.corruptions.files import Arrays
-        from forgetkit.builtin.analyses.corruptions.generation import GeneratedCorruptions, StoredCorruptions
+        from forgetkit.builtin.analyses.corruptions.samples import GeneratedCorruptions, StoredCorruptions
 
         if self.path is None:
             return GeneratedCorruptions.of(evidence, self.samples, self.frost)
@@ -146,7 +146,7 @@ def corrupt_samples(
 
     They can be given to ``evidence.accuracy`` with several models. ``InapplicableError`` where they are no images.
     """
-    from forgetkit.builtin.analyses.corruptions.generation import GeneratedCorruptions
+    from forgetkit.builtin.analyses.corruptions.samples import GeneratedCorruptions
 
     source = GeneratedCorruptions.of(evidence, samples)
     for name in corruptions:
@@ -166,7 +166,7 @@ def accuracies_under_corruption(
 
     ``InapplicableError`` where the samples are no images.
     """
-    from forgetkit.builtin.analyses.corruptions.generation import GeneratedCorruptions
+    from forgetkit.builtin.analyses.corruptions.samples import GeneratedCorruptions
 
     return _accuracies(evidence, GeneratedCorruptions.of(evidence, samples), model, corruptions, severities)
 

@@ -11,18 +11,17 @@ _FARTHEST = 1e-7
 """A pixel that weighs less than this cannot change a grey level."""
 
 
-def gaussian_blur(pixels: Pixels, severity: int, draws: CorruptionDraws) -> Pixels:
+def gaussian_blur(pixels: Pixels, draws: CorruptionDraws, deviation: float) -> Pixels:
     """The mean of the surroundings, weighted by a normal density."""
-    return quantize(_smooth(fractions(pixels), (0.4, 0.6, 0.7, 0.8, 1.0)[severity - 1]))
+    return quantize(_smooth(fractions(pixels), deviation))
 
 
-def glass_blur(pixels: Pixels, severity: int, draws: CorruptionDraws) -> Pixels:
+def glass_blur(pixels: Pixels, draws: CorruptionDraws, deviation: float, times: int) -> Pixels:
     """Blurred, then each pixel replaced by a neighbour or left, once or twice, then blurred again.
 
     The benchmark's program means to swap neighbours and, since its rows are views, copies one over the other; as it
     goes from the last pixel to the first and looks up and left alone, each copy is of a pixel not yet overwritten.
     """
-    deviation, times = ((0.05, 1), (0.25, 1), (0.4, 1), (0.25, 2), (0.4, 2))[severity - 1]
     values = quantize(_smooth(fractions(pixels), deviation))
     count, height, width = values.shape[:3]
     rows, columns = np.arange(2, height), np.arange(2, width)
@@ -33,9 +32,8 @@ def glass_blur(pixels: Pixels, severity: int, draws: CorruptionDraws) -> Pixels:
     return quantize(_smooth(fractions(values), deviation))
 
 
-def defocus_blur(pixels: Pixels, severity: int, draws: CorruptionDraws) -> Pixels:
+def defocus_blur(pixels: Pixels, draws: CorruptionDraws, radius: float, softness: float) -> Pixels:
     """The mean over a small disk with soft edges."""
-    radius, softness = ((0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1.0, 0.2), (1.5, 0.1))[severity - 1]
     kernel = disk(radius, softness)[None, :, :, None]
     return quantize(ndimage.correlate(fractions(pixels), kernel, mode="mirror"))
 
@@ -52,9 +50,8 @@ def disk(radius: float, softness: float) -> Floats:
     return weights
 
 
-def motion_blur(pixels: Pixels, severity: int, draws: CorruptionDraws) -> Pixels:
+def motion_blur(pixels: Pixels, draws: CorruptionDraws, radius: int, deviation: float) -> Pixels:
     """Smeared to one side, at an angle that differs from image to image."""
-    radius, deviation = ((6, 1.0), (6, 1.5), (6, 2.0), (8, 2.0), (9, 2.5))[severity - 1]
     return smear(pixels, radius, deviation, draws.uniform(-45, 45))
 
 
@@ -77,9 +74,9 @@ def smear(values: Pixels, radius: int, deviation: float, degrees: Floats) -> Pix
     return np.rint(total).astype(np.uint8)
 
 
-def zoom_blur(pixels: Pixels, severity: int, draws: CorruptionDraws) -> Pixels:
+def zoom_blur(pixels: Pixels, draws: CorruptionDraws, end: float) -> Pixels:
     """The mean of the image and of itself enlarged, again and again, to as much as 1.25 times."""
-    factors = np.arange(1, (1.06, 1.11, 1.16, 1.21, 1.26)[severity - 1], 0.01)
+    factors = np.arange(1, end, 0.01)
     values = fractions(pixels, np.float32)
     return quantize((values + sum(enlarge(values, factor) for factor in factors)) / np.float32(len(factors) + 1))
 

@@ -17,27 +17,24 @@ _SIZE = 32
 """That of the images that the benchmark's parameters are for."""
 
 
-def contrast(pixels: Pixels, severity: int, draws: CorruptionDraws) -> Pixels:
+def contrast(pixels: Pixels, draws: CorruptionDraws, kept: float) -> Pixels:
     """Each channel drawn towards its mean over the image."""
-    kept = (0.75, 0.5, 0.4, 0.3, 0.15)[severity - 1]
     values = fractions(pixels)
     mean = values.mean((1, 2), keepdims=True)
     return quantize((values - mean) * kept + mean)
 
 
-def brightness(pixels: Pixels, severity: int, draws: CorruptionDraws) -> Pixels:
+def brightness(pixels: Pixels, draws: CorruptionDraws, added: float) -> Pixels:
     """More value, in hue, saturation and value."""
-    more = (0.05, 0.1, 0.15, 0.2, 0.3)[severity - 1]
     values = fractions(pixels)
     value = values.max(-1, keepdims=True)
-    brighter = np.minimum(value + more, 1)
+    brighter = np.minimum(value + added, 1)
     # Hue and saturation stay as they are where the channels keep their proportions; black has none and becomes grey.
     return quantize(np.where(value > 0, values * (brighter / np.where(value > 0, value, 1)), brighter))
 
 
-def saturate(pixels: Pixels, severity: int, draws: CorruptionDraws) -> Pixels:
+def saturate(pixels: Pixels, draws: CorruptionDraws, factor: float, added: float) -> Pixels:
     """Less saturation at the first two severities, more at the others, in hue, saturation and value."""
-    times, more = ((0.3, 0.0), (0.1, 0.0), (1.5, 0.0), (2.0, 0.1), (2.5, 0.2))[severity - 1]
     values = fractions(pixels)
     value = values.max(-1, keepdims=True)
     lacking = value - values  # of each channel to the largest: in proportion to the saturation, at the same hue
@@ -45,12 +42,11 @@ def saturate(pixels: Pixels, severity: int, draws: CorruptionDraws) -> Pixels:
     # The hue of a grey pixel is 0 by convention, which is red: green and blue are what it comes to lack.
     lacking = np.where(chroma > 0, lacking / np.where(chroma > 0, chroma, 1), (0.0, 1.0, 1.0))
     saturation = chroma / np.where(value > 0, value, 1)
-    return quantize(value - lacking * value * np.clip(saturation * times + more, 0, 1))
+    return quantize(value - lacking * value * np.clip(saturation * factor + added, 0, 1))
 
 
-def jpeg_compression(pixels: Pixels, severity: int, draws: CorruptionDraws) -> Pixels:
+def jpeg_compression(pixels: Pixels, draws: CorruptionDraws, quality: int) -> Pixels:
     """Written as JPEG and read again."""
-    quality = (80, 65, 58, 50, 40)[severity - 1]
     return np.stack([_encode_jpeg(image, quality) for image in pixels])
 
 
@@ -60,26 +56,20 @@ def _encode_jpeg(image: Pixels, quality: int) -> Pixels:
     return np.asarray(Image.open(file))
 
 
-def pixelate(pixels: Pixels, severity: int, draws: CorruptionDraws) -> Pixels:
+def pixelate(pixels: Pixels, draws: CorruptionDraws, scale: float) -> Pixels:
     """Made smaller, and as large as before again, by means over boxes."""
-    share = (0.95, 0.9, 0.85, 0.75, 0.65)[severity - 1]
     height, width = pixels.shape[1:3]
-    small = max(int(width * share), 1), max(int(height * share), 1)
+    small = max(int(width * scale), 1), max(int(height * scale), 1)
     box = Image.Resampling.BOX
     return np.stack(
         [np.asarray(Image.fromarray(image).resize(small, box).resize((width, height), box)) for image in pixels]
     )
 
 
-def elastic_transform(pixels: Pixels, severity: int, draws: CorruptionDraws) -> Pixels:
+def elastic_transform(
+    pixels: Pixels, draws: CorruptionDraws, strength: float, smoothness: float, moved: float
+) -> Pixels:
     """Three points moved at random and the plane with them, then each pixel by a smooth field of displacements."""
-    strength, smoothness, moved = (
-        (0.0, 0.0, 0.08),
-        (0.05, 0.2, 0.07),
-        (0.08, 0.06, 0.06),
-        (0.1, 0.04, 0.05),
-        (0.1, 0.03, 0.03),
-    )[severity - 1]
     height, width = pixels.shape[1:3]
     values = fractions(pixels, np.float32)
     corners = draws.uniform(-moved * _SIZE, moved * _SIZE, 3, 2)

@@ -33,9 +33,8 @@ _CRYSTAL = 0.6
 """How far, in pixels, crystals reach: neighbours are then as alike as in the photographs (a correlation of 0.4)."""
 
 
-def fog(pixels: Pixels, severity: int, draws: CorruptionDraws) -> Pixels:
+def fog(pixels: Pixels, draws: CorruptionDraws, thickness: float, decay: float) -> Pixels:
     """A cloud of light added, and all made darker until the brightest value is no brighter than before."""
-    thickness, decay = ((0.2, 3.0), (0.5, 3.0), (0.75, 2.5), (1.0, 2.0), (1.5, 1.75))[severity - 1]
     height, width = pixels.shape[1:3]
     values = fractions(pixels)
     brightest = values.max((1, 2, 3), keepdims=True)
@@ -74,9 +73,10 @@ def plasma(noise: Floats, size: int, decay: float) -> Floats:
     return heights
 
 
-def frost(pixels: Pixels, severity: int, draws: CorruptionDraws, photographs: Sequence[Pixels] = ()) -> Pixels:
+def frost(
+    pixels: Pixels, draws: CorruptionDraws, kept: float, strength: float, photographs: Sequence[Pixels] = ()
+) -> Pixels:
     """Crystals of ice on the lens, from one of the photographs, or painted where there are none."""
-    kept, strength = ((1.0, 0.2), (1.0, 0.3), (0.9, 0.4), (0.85, 0.4), (0.75, 0.45))[severity - 1]
     height, width = pixels.shape[1:3]
     ice = _cut(photographs, height, width, draws) if photographs else _paint(height, width, draws)
     return quantize(kept * fractions(pixels) + strength * ice / 255)
@@ -107,41 +107,46 @@ def _paint(height: int, width: int, draws: CorruptionDraws) -> Floats:
     return ice
 
 
-def snow(pixels: Pixels, severity: int, draws: CorruptionDraws) -> Pixels:
+def snow(
+    pixels: Pixels,
+    draws: CorruptionDraws,
+    mean: float,
+    deviation: float,
+    zoom: float,
+    threshold: float,
+    radius: int,
+    length: float,
+    kept: float,
+) -> Pixels:
     """Flakes that fall in a direction of the image's own, and once more turned round; the rest somewhat bleached."""
-    mean, deviation, size, least, radius, length, kept = (
-        (0.1, 0.2, 1.0, 0.6, 8, 3, 0.95),
-        (0.1, 0.2, 1.0, 0.5, 10, 4, 0.9),
-        (0.15, 0.3, 1.75, 0.55, 10, 4, 0.9),
-        (0.25, 0.3, 2.25, 0.6, 12, 6, 0.85),
-        (0.3, 0.3, 1.25, 0.65, 14, 12, 0.8),
-    )[severity - 1]
-    flakes = enlarge(draws.normal(*pixels.shape[1:3], 1, mean=mean, deviation=deviation), size)
-    fallen = smear(quantize(np.where(flakes < least, 0, flakes)), radius, length, draws.uniform(-135, -45))
+    flakes = enlarge(draws.normal(*pixels.shape[1:3], 1, mean=mean, deviation=deviation), zoom)
+    fallen = smear(quantize(np.where(flakes < threshold, 0, flakes)), radius, length, draws.uniform(-135, -45))
     layer = fractions(fallen, np.float32)
     values = fractions(pixels, np.float32)
     bleached = np.maximum(values, (values @ _LUMA)[..., None] * 1.5 + 0.5)
     return quantize(kept * values + (1 - kept) * bleached + layer + layer[:, ::-1, ::-1])
 
 
-def spatter(pixels: Pixels, severity: int, draws: CorruptionDraws) -> Pixels:
-    """Drops of water at the first three severities, stains of mud at the others."""
-    mean, deviation, smoothness, least, strength = (
-        (0.62, 0.1, 0.7, 0.7, 0.5),
-        (0.65, 0.1, 0.8, 0.7, 0.5),
-        (0.65, 0.3, 1.0, 0.69, 0.5),
-        (0.65, 0.1, 0.7, 0.69, 0.6),
-        (0.65, 0.1, 0.5, 0.68, 0.6),
-    )[severity - 1]
+def spatter(
+    pixels: Pixels,
+    draws: CorruptionDraws,
+    mean: float,
+    deviation: float,
+    smoothness: float,
+    threshold: float,
+    strength: float,
+    mud: bool,
+) -> Pixels:
+    """Add drops of water, or stains of mud."""
     liquid = draws.normal(*pixels.shape[1:3], mean=mean, deviation=deviation)
     liquid = ndimage.gaussian_filter(liquid, (0, smoothness, smoothness), mode="nearest", truncate=4)
     values = fractions(pixels, np.float32)
-    if severity <= 3:
+    if not mud:
         # Where there is more than 255 levels hold, the benchmark's program begins again at 0.
-        levels = (np.where(liquid < least, 0, liquid) * 255).astype(np.int64) % 256
+        levels = (np.where(liquid < threshold, 0, liquid) * 255).astype(np.int64) % 256
         drops = _drops(levels.astype(np.uint8))
         return quantize(values + drops[..., None] * np.float32(strength) * _WATER)
-    stains = ndimage.gaussian_filter((liquid > least).astype(np.float32), (0, strength, strength), mode="nearest")
+    stains = ndimage.gaussian_filter((liquid > threshold).astype(np.float32), (0, strength, strength), mode="nearest")
     stains = np.where(stains < 0.8, 0, stains)[..., None]
     return quantize(values * (1 - stains) + stains * _MUD)
 

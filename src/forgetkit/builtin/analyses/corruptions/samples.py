@@ -1,9 +1,9 @@
-"""The corruptions by name, and test samples with one of them: made, or read from the benchmark's arrays."""
+"""Corrupted test samples: generated, or read from the benchmark's arrays."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -13,12 +13,9 @@ import torch
 from torch import Tensor
 
 from forgetkit.builtin.analyses._pixels import require_images
-from forgetkit.builtin.analyses.corruptions import blur as blur
-from forgetkit.builtin.analyses.corruptions import digital as digital
-from forgetkit.builtin.analyses.corruptions import noise as noise
-from forgetkit.builtin.analyses.corruptions import weather as weather
 from forgetkit.builtin.analyses.corruptions.draws import CorruptionDraws, Pixels
 from forgetkit.builtin.analyses.corruptions.files import Arrays, photographs
+from forgetkit.builtin.analyses.corruptions.table import TABLE, Corrupter
 from forgetkit.contracts import Evidence, LabelledSamples
 from forgetkit.errors import InapplicableError
 from forgetkit.seeding import Seeds
@@ -29,13 +26,6 @@ _AT_ONCE = 2**20
 _LUMA = torch.tensor([0.299, 0.587, 0.114])[:, None, None]
 
 
-class CorruptionFunction(Protocol):
-    """Makes images ``(n, height, width, 3)`` worse, by a severity from 1 to 5."""
-
-    def __call__(self, pixels: Pixels, severity: int, draws: CorruptionDraws) -> Pixels:
-        """Corrupt images of values from 0 to 255; ``draws`` gives the random numbers."""
-
-
 class Source(Protocol):
     """Where corrupted samples come from."""
 
@@ -44,37 +34,12 @@ class Source(Protocol):
         ...
 
 
-def table() -> dict[str, CorruptionFunction]:
-    """The 19, the benchmark's 15 first, each by the name of its array."""
-    return {
-        "gaussian_noise": noise.gaussian_noise,
-        "shot_noise": noise.shot_noise,
-        "impulse_noise": noise.impulse_noise,
-        "defocus_blur": blur.defocus_blur,
-        "glass_blur": blur.glass_blur,
-        "motion_blur": blur.motion_blur,
-        "zoom_blur": blur.zoom_blur,
-        "snow": weather.snow,
-        "frost": weather.frost,
-        "fog": weather.fog,
-        "brightness": digital.brightness,
-        "contrast": digital.contrast,
-        "elastic_transform": digital.elastic_transform,
-        "pixelate": digital.pixelate,
-        "jpeg_compression": digital.jpeg_compression,
-        "speckle_noise": noise.speckle_noise,
-        "gaussian_blur": blur.gaussian_blur,
-        "spatter": weather.spatter,
-        "saturate": digital.saturate,
-    }
-
-
 @dataclass(frozen=True, eq=False)
 class GeneratedCorruptions:
     """Corrupted on the fly, from the test samples; ``count`` of them, or all."""
 
     evidence: Evidence
-    corrupting: Mapping[str, CorruptionFunction]
+    corrupters: Mapping[str, Corrupter]
     count: int | None
 
     @classmethod
@@ -85,16 +50,18 @@ class GeneratedCorruptions:
             raise InapplicableError(
                 f"the images have {shape[0]} channels, and corruptions are of grey images (1) and of colours (3)"
             )
-        known = table()
+        corrupters = dict(TABLE)
         if frost is not None:
-            known["frost"] = partial(weather.frost, photographs=photographs(frost, shape))
-        return cls(evidence, known, count)
+            painted = TABLE["frost"]
+            with_photographs = partial(painted.function, photographs=photographs(frost, shape))
+            corrupters["frost"] = replace(painted, function=with_photographs)
+        return cls(evidence, corrupters, count)
 
     def samples(self, corruption: str, severity: int) -> LabelledSamples:
         """Nothing is computed before the batches are read."""
         clean = self.evidence.samples("test", self.count)
         seeds = self.evidence.seeds.within(corruption, severity)
-        return _CorruptedRows(clean, self.evidence.device, self.corrupting[corruption], severity, seeds)
+        return _CorruptedRows(clean, self.evidence.device, self.corrupters[corruption], severity, seeds)
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +70,7 @@ class _CorruptedRows:
 
     clean: LabelledSamples
     device: torch.device
-    corrupting: CorruptionFunction
+    corrupter: Corrupter
     severity: int
     seeds: Seeds
 
@@ -132,7 +99,7 @@ class _CorruptedRows:
         grey = inputs.shape[1] == 1
         values = inputs.cpu().mul(255).round().to(torch.uint8).expand(-1, 3, -1, -1)
         pixels = np.ascontiguousarray(values.permute(0, 2, 3, 1).numpy())
-        worse = as_inputs(self.corrupting(pixels, self.severity, CorruptionDraws(self.seeds, places)))
+        worse = as_inputs(self.corrupter(pixels, self.severity, CorruptionDraws(self.seeds, places)))
         return (worse * _LUMA).sum(1, keepdim=True).mul(255).round().div(255) if grey else worse
 
 
