@@ -190,7 +190,7 @@ def test_a_temperature_at_the_end_is_said():
     for val, end in (((logits, labels), COLDEST), ((logits, (labels + 1) % 3), HOTTEST)):
         answer = said(*drawn(20, 3), val=val)
         assert value(answer, "temperature") == end
-        assert "none is best" in answer.remarks[0]
+        assert "the end of the range" in answer.remarks[0]
 
 
 def test_without_a_validation_part_all_but_the_temperature_is_said():

@@ -109,7 +109,7 @@ def test_counts_are_those_of_sets(data: st.DataObject) -> None:
         assert shared.corrected == pytest.approx((len(one & other) / len(one) - r) / (1 - r), abs=1e-12)
     assert Total({"a": shared}).corrected == pytest.approx(shared.corrected)
     assert Total({"a": shared}).share == shared.share
-    assert shared.turned == Retained.of(torch.from_numpy(second)).shared_with(Retained.of(torch.from_numpy(first)))
+    assert shared.swapped == Retained.of(torch.from_numpy(second)).shared_with(Retained.of(torch.from_numpy(first)))
 
 
 def test_a_mask_that_is_no_block_of_memory_is_read_in_logical_order() -> None:
@@ -244,7 +244,7 @@ WHOLE = {"a": torch.ones(6, dtype=torch.bool), "b": torch.zeros(3, dtype=torch.b
 @pytest.mark.parametrize(
     ("masks", "said"),
     [
-        ([], "nothing was forgotten in the run"),
+        ([], "the run forgot nothing"),
         ([reset(0, a=10)], "a single mask, after mega-batch 1.*three mega-batches or more.*importance=snip"),
         ([WHOLE, WHOLE], "whole or not at all"),
         ([reset(0, a=10), reset(0, a=11)], r"'a' in shapes \(10,\) and \(11,\)"),
@@ -282,7 +282,7 @@ def test_entries_that_tie_are_no_overlap() -> None:
 
 @pytest.mark.parametrize(
     ("models", "said"),
-    [((), "ask the directory of a run"), ((2,), "a single mask, after mega-batch 2.*--keep-models all")],
+    [((), "analyse the directory of a run"), ((2,), "a single mask, after mega-batch 2.*--keep-models all")],
 )
 def test_a_criterion_needs_kept_models(models: tuple[int, ...], said: str) -> None:
     run = Run(scored={n: {"a": torch.rand(4)} for n in models})
@@ -363,7 +363,7 @@ def test_runs_that_cannot_be_compared_are_told_of_and_left_out() -> None:
     ]
     answer = Overlap().compare(cells)
     assert list(series(answer, "arms")) == ["all"]
-    assert answer.remarks[0].startswith("left out: m=none, seed 1 2: nothing was forgotten")
+    assert answer.remarks[0].startswith("left out: m=none, seed 1 2: the run forgot nothing")
     assert answer.remarks[1].startswith("left out: m=cold, seed 1: its masks reset each parameter whole")
     assert answer.remarks[2].startswith("left out: m=wide, seed 1: its masks are of other parameters")
     assert value(answer, "between_arms") is None
@@ -382,7 +382,7 @@ def test_the_mega_batch_is_the_last_that_all_have_or_the_one_asked_for() -> None
     assert answer.details["mega_batch"] == 3
     assert answer.details["pairs"][0]["seeds"] == [1, 3]
     assert answer.remarks == ["left out: m=a, seed 2: it has no mask after mega-batch 3"]
-    with pytest.raises(InapplicableError, match="no mega-batch in common"):
+    with pytest.raises(InapplicableError, match="no mega-batch after which all runs have a mask"):
         Overlap().compare([cell(1, 1), cell(2, 2)])
     with pytest.raises(InapplicableError, match="give each arm the same seeds"):
         Overlap().compare([asked(1, reset(0, a=9), m="a"), asked(2, reset(1, a=9), m="b")])

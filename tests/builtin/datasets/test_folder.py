@@ -404,7 +404,7 @@ def workers(monkeypatch):
     """Two processes decode, however few images there are."""
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1}, raising=False)
-    monkeypatch.setattr(_decode_pool, "_WORTH", 1)
+    monkeypatch.setattr(_decode_pool, "_BYTES_PER_WORKER", 1)
 
 
 @pytest.fixture(params=["here", "workers"])

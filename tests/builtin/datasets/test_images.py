@@ -56,7 +56,7 @@ def no_decoding(monkeypatch):
     """Call it, and from then on every decoding fails."""
 
     def forbid():
-        def fail(path, look):
+        def fail(path, target):
             raise AssertionError(f"{path} is decoded again")
 
         monkeypatch.setattr(_decoding, "decode", fail)
@@ -76,7 +76,7 @@ def workers(monkeypatch):
 
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1}, raising=False)
-    monkeypatch.setattr(_decode_pool, "_WORTH", 1)
+    monkeypatch.setattr(_decode_pool, "_BYTES_PER_WORKER", 1)
     monkeypatch.setattr(_decode_pool, "_DecodeWorker", Watched)
     return started
 
@@ -412,14 +412,14 @@ def test_who_comes_second_uses_what_the_first_has_written(root, context, monkeyp
     """While one process decodes, another one does the same and is done before."""
     quick = {}
 
-    def slow(path, look):
+    def slow(path, target):
         if not quick:
             quick["entry"] = None
             with monkeypatch.context() as patch:
                 patch.setattr(_decoding, "decode", decode)
                 quick["data"] = Folder(root).load(context)
                 (quick["entry"],) = [path for path in cached(context) if not path.name.startswith(".")]
-        return np.full((3, look.size, look.size), 123, np.uint8), []  # to be told from the quick one's
+        return np.full((3, format.size, format.size), 123, np.uint8), []  # to be told from the quick one's
 
     decode = _decoding.decode
     monkeypatch.setattr(_decoding, "decode", slow)
@@ -604,7 +604,7 @@ def test_workers_give_the_same_pixels_in_the_same_order(root, context, workers, 
 
 def test_a_small_folder_starts_no_process(root, context, workers, monkeypatch):
     size = sum(path.stat().st_size for path in root.rglob("*.png"))
-    monkeypatch.setattr(_decode_pool, "_WORTH", size // 2 + 1)
+    monkeypatch.setattr(_decode_pool, "_BYTES_PER_WORKER", size // 2 + 1)
     Folder(root).load(context)
     assert workers == []
 

@@ -271,7 +271,7 @@ def _pairs(cells: Sequence[ComparedRun], left_out: LeftOutRuns) -> Iterator[dict
     """For each two runs with the same test samples, the share that they predict differently."""
     known = []
     for cell in cells:
-        with left_out.noting(cell):
+        with left_out.catching(cell):
             samples = cell.evidence.samples("test")
             known.append((cell.seed, samples.labels, predictions(cell.evidence.outputs(samples)).int()))
     for (seed, labels, one), (other_seed, other_labels, other) in itertools.combinations(known, 2):

@@ -100,7 +100,7 @@ class Folder:
             train,
             test,
             classes=classes,
-            reading=ImageOptions(DecodeFormat(self.size, self.grey, (red, green, blue)), self.on_bad),
+            options=ImageOptions(DecodeFormat(self.size, self.grey, (red, green, blue)), self.on_bad),
             augment=self.augment,
             context=context,
             remarks=remarks,

@@ -84,7 +84,7 @@ class RestrictedImagenet:
             _listing.listing("train", members(train)),
             _listing.listing("val", members(val)),
             classes=tuple(SUPERCLASSES),
-            reading=ImageOptions(DecodeFormat(self.size, grey=False, background=(255, 255, 255)), self.on_bad),
+            options=ImageOptions(DecodeFormat(self.size, grey=False, background=(255, 255, 255)), self.on_bad),
             augment="crop-flip",
             context=context,
         )
