@@ -360,7 +360,7 @@ def test_many_classes_with_files_passed_over_take_few_lines(root, context):
     data = Folder(root, on_bad="skip").load(context)
     assert len(data.remarks) == 6
     assert data.remarks[-1] == (
-        "train: passed over in 4 more classes: 4 .txt (no image suffix); the manifest has them all"
+        "train: passed over in 4 more classes: 4 .txt (no image suffix); the manifest has all of them"
     )
 
 
@@ -563,7 +563,7 @@ def test_validation_images_beside_a_test_part_are_left_alone_and_that_is_said(ro
     save(root / "val" / "cat" / "a.png")
     data = Folder(root).load(context)
     assert len(data.test) == 2
-    assert data.remarks == ("the folder 'val' is left alone: validation samples are cut from 'train' (--val-fraction)",)
+    assert data.remarks == ("the folder 'val' is ignored: validation samples are cut from 'train' (--val-fraction)",)
     (root / "test").rename(root / "elsewhere")
     data = Folder(root, test_fraction=0.5).load(context)
     assert (len(data.train), len(data.test), len(data.remarks)) == (2, 2, 1)

@@ -419,7 +419,7 @@ def test_who_comes_second_uses_what_the_first_has_written(root, context, monkeyp
                 patch.setattr(_decoding, "decode", decode)
                 quick["data"] = Folder(root).load(context)
                 (quick["entry"],) = [path for path in cached(context) if not path.name.startswith(".")]
-        return np.full((3, format.size, format.size), 123, np.uint8), []  # to be told from the quick one's
+        return np.full((3, target.size, target.size), 123, np.uint8), []  # to be told from the quick one's
 
     decode = _decoding.decode
     monkeypatch.setattr(_decoding, "decode", slow)

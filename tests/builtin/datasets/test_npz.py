@@ -181,7 +181,7 @@ def test_a_test_part_is_cut_from_training_class_by_class(save, tmp_path):
 def test_validation_arrays_are_the_test_part_or_left_alone(save):
     val = {"x_val": images(2, 5, 6, 3), "y_val": LABELS[:2]}
     data = Npz(save(**val)).load(CONTEXT)
-    assert "x_val and y_val are left alone" in data.remarks[0]
+    assert "x_val and y_val are ignored" in data.remarks[0]
     data = Npz(save(**val, x_test=None, y_test=None)).load(CONTEXT)
     assert len(data.test) == 2
     assert "no x_test and y_test, so x_val and y_val are the test part" in data.remarks[0]

@@ -15,7 +15,7 @@ from forgetkit.contracts import Inputs
 
 @dataclass(frozen=True)
 class _ResNet:
-    """What the residual networks have in common: all but their measures."""
+    """Base class of the residual networks, which differ in their sizes."""
 
     width: Annotated[int, Field(ge=1)] = 64
 
@@ -25,7 +25,7 @@ class _ResNet:
     widening: ClassVar[int] = 1
 
     def build(self, inputs: Inputs, normalize: nn.Module) -> nn.Module:
-        """The network; ``UsageError`` where the samples are no images."""
+        """Build the network; raise ``UsageError`` if samples are no images."""
         image_shape(self.name, inputs)
         with importing_torchvision(self.name):
             from forgetkit.builtin.models._small_resnet import SmallResNet
@@ -35,7 +35,7 @@ class _ResNet:
         return network
 
     def initialise(self, module: nn.Module) -> None:
-        """Draw one module's own values anew, in place, from the global random state."""
+        """Redraw the values of one module, not of its children, in place, from the global random state."""
         redraw_module(module)
 
 
