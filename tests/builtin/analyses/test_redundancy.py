@@ -163,7 +163,7 @@ def test_of_features_there_is_no_robust_accuracy() -> None:
     answer = Redundancy().analyze(evidence())
     assert numbers(answer)["dense_robust"] is None
     assert answer.remarks == (
-        ["there is no robust accuracy: the samples are features, not images: nothing of a camera can happen to them"]
+        ["there is no robust accuracy: the samples are features, not images, and corruptions need images"]
     )
     assert Redundancy(corrupted=0).analyze(evidence()).remarks == []
 

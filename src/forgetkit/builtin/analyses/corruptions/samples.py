@@ -21,22 +21,22 @@ from forgetkit.errors import InapplicableError
 from forgetkit.seeding import Seeds
 
 _AT_ONCE = 2**20
-"""Values of images that are corrupted together, some ten megabytes of floats."""
+"""Values that are corrupted together, some ten megabytes of floats."""
 
 _LUMA = torch.tensor([0.299, 0.587, 0.114])[:, None, None]
 
 
 class Source(Protocol):
-    """Where corrupted samples come from."""
+    """A source of corrupted samples."""
 
     def samples(self, corruption: str, severity: int) -> LabelledSamples:
-        """The same samples at each corruption and severity, in the same order."""
+        """The samples with a corruption and severity: always the same samples in the same order."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class GeneratedCorruptions:
-    """Corrupted on the fly, from the test samples; ``count`` of them, or all."""
+    """Corruptions of the test samples, computed when they are read; of ``count`` samples, or all."""
 
     evidence: Evidence
     corrupters: Mapping[str, Corrupter]
@@ -44,11 +44,11 @@ class GeneratedCorruptions:
 
     @classmethod
     def of(cls, evidence: Evidence, count: int | None, frost: Path | None = None) -> GeneratedCorruptions:
-        """``InapplicableError`` where the samples are no images of one or three channels."""
+        """Raise ``InapplicableError`` if the samples are no images of one or three channels."""
         shape = shape_of(evidence)
         if shape[0] not in (1, 3):
             raise InapplicableError(
-                f"the images have {shape[0]} channels, and corruptions are of grey images (1) and of colours (3)"
+                f"the images have {shape[0]} channels, and corruptions need one (grey) or three (colour)"
             )
         corrupters = dict(TABLE)
         if frost is not None:
@@ -58,7 +58,7 @@ class GeneratedCorruptions:
         return cls(evidence, corrupters, count)
 
     def samples(self, corruption: str, severity: int) -> LabelledSamples:
-        """Nothing is computed before the batches are read."""
+        """Samples that are corrupted when their batches are read."""
         clean = self.evidence.samples("test", self.count)
         seeds = self.evidence.seeds.within(corruption, severity)
         return _CorruptedRows(clean, self.evidence.device, self.corrupters[corruption], severity, seeds)
@@ -66,7 +66,7 @@ class GeneratedCorruptions:
 
 @dataclass(frozen=True, eq=False)
 class _CorruptedRows:
-    """Samples, corrupted each time that they are read, in the same way each time."""
+    """Samples that are corrupted each time they are read, always in the same way."""
 
     clean: LabelledSamples
     device: torch.device
@@ -76,24 +76,24 @@ class _CorruptedRows:
 
     @property
     def labels(self) -> Tensor:
-        """Those of the samples as they were."""
+        """The labels of the clean samples."""
         return self.clean.labels
 
     def __len__(self) -> int:
         return len(self.clean)
 
     def batches(self, size: int = 256) -> Iterator[tuple[Tensor, Tensor]]:
-        """Pixels are multiples of 1/255."""
-        begun = 0
+        """Batches whose pixels are multiples of 1/255."""
+        first = 0
         for inputs, labels in self.clean.batches(size):
             few = max(_AT_ONCE // inputs[0].numel(), 1)
-            places = range(begun, begun + len(inputs))
+            places = range(first, first + len(inputs))
             worse = [
                 self._worse(inputs[start : start + few], places[start : start + few])
                 for start in range(0, len(inputs), few)
             ]
             yield torch.cat(worse).to(self.device), labels
-            begun += len(inputs)
+            first += len(inputs)
 
     def _worse(self, inputs: Tensor, places: range) -> Tensor:
         grey = inputs.shape[1] == 1
@@ -105,7 +105,7 @@ class _CorruptedRows:
 
 @dataclass(frozen=True, eq=False)
 class StoredCorruptions:
-    """Rows of the benchmark's arrays, drawn once by the seed; ``count`` of them, or all."""
+    """Rows of the benchmark's arrays, drawn by the seed: ``count`` rows, or all."""
 
     evidence: Evidence
     arrays: Arrays
@@ -113,14 +113,14 @@ class StoredCorruptions:
 
     @classmethod
     def of(cls, evidence: Evidence, count: int | None, arrays: Arrays) -> StoredCorruptions:
-        """``InapplicableError`` where the arrays are of other images or classes than the model's."""
+        """Raise ``InapplicableError`` if images or classes are not those of the model."""
         arrays.require_fit(shape_of(evidence), len(evidence.classes))
-        there = arrays.per_severity
-        drawn = torch.randperm(there, generator=evidence.seeds.torch("rows"))
-        return cls(evidence, arrays, drawn[: there if count is None else count].sort().values)
+        available = arrays.per_severity
+        drawn = torch.randperm(available, generator=evidence.seeds.torch("rows"))
+        return cls(evidence, arrays, drawn[: available if count is None else count].sort().values)
 
     def samples(self, corruption: str, severity: int) -> LabelledSamples:
-        """Read when the batches are."""
+        """Samples that are read with their batches."""
         rows = self.rows + (severity - 1) * self.arrays.per_severity
         return _Rows(self.arrays.images(corruption), self.arrays.labels[rows], rows, self.evidence.device)
 
@@ -149,8 +149,8 @@ def as_inputs(pixels: Pixels) -> Tensor:
 
 
 def shape_of(evidence: Evidence) -> tuple[int, ...]:
-    """``(channels, height, width)`` of a sample; ``InapplicableError`` where it is no image."""
-    why = "what corrupts images is made for pixels in [0, 1]"
-    require_images(evidence, why, "the samples are features, not images: nothing of a camera can happen to them")
+    """``(channels, height, width)`` of a sample; raise ``InapplicableError`` if it is no image."""
+    why = "corruptions need pixels in [0, 1]"
+    require_images(evidence, why, "the samples are features, not images, and corruptions need images")
     inputs, _ = next(iter(evidence.samples("test", 1).batches(1)))
     return tuple(inputs.shape[1:])
