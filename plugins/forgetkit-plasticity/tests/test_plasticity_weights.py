@@ -455,7 +455,7 @@ def test_once_per_mega_batch() -> None:
 
 
 def test_options_that_could_not_act_are_refused() -> None:
-    with pytest.raises(OptionError, match="is no share"):
+    with pytest.raises(OptionError, match="is no fraction"):
         forgetkit.attach(mlp(), torch.optim.SGD(mlp().parameters()), ["selective-weight:amount=1.5"])
     with pytest.raises(OptionError, match="leave decay out"):
         SelectiveWeight(utility="random", decay=0.5)

@@ -161,7 +161,7 @@ def test_gxd_of_a_unit_foresees_its_whole_reset() -> None:
 
 
 def test_gxd_knows_which_options_fit() -> None:
-    with pytest.raises(OptionError, match="reference is zero"):
+    with pytest.raises(OptionError, match="reference=zero"):
         Gxd(reference="zero", origin="uniform")
     with pytest.raises(OptionError, match="initial"):
         forgetkit.score(mlp(), batches(4), importance="gxd:reference=init")
