@@ -74,7 +74,7 @@ def test_it_keeps_its_promises(norm):
 @pytest.mark.parametrize(
     ("norm", "dual", "strengths"), [("linf", 1, (0.002, 0.01, 0.04, 0.1)), ("l2", 2, (0.02, 0.05, 0.2, 0.5))]
 )
-def test_a_linear_network_falls_where_the_margin_is_less_than_the_dual_norm_allows(norm, dual, strengths):
+def test_a_linear_network_falls_by_the_dual_norm(norm, dual, strengths):
     """Of two classes, with no pixel at its limit: right while margin > ε ‖4 (w_other - w_own)‖ in the dual norm."""
     with seeded_rng(2):
         linear = nn.Linear(PIXELS, 2)

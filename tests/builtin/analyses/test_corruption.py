@@ -106,7 +106,7 @@ def test_a_part_is_what_the_whole_says_of_it():
     assert any("2 of 19" in remark for remark in part.remarks)
 
 
-def test_fewer_samples_are_the_same_at_each_severity_and_another_seed_draws_others():
+def test_samples_are_equal_at_each_severity():
     evidence = asked()
     clean = evidence.samples("test", 7)
     for _, _, samples in corrupt_samples(evidence, samples=7, corruptions=("contrast", "snow"), severities=(1, 5)):
@@ -132,7 +132,7 @@ def test_batches_do_not_shift_what_is_drawn(name, monkeypatch):
     assert torch.equal(inputs_of(asked(), name), whole)
 
 
-def test_grey_images_are_corrupted_as_colours_and_made_grey_again():
+def test_grey_images_are_corrupted_as_colours():
     images, labels = pictures(channels=1, size=9)
     evidence = asked(images, labels)
     worse = inputs_of(evidence, "contrast", severity=2)
@@ -178,7 +178,7 @@ def test_arrays_give_what_the_same_images_give(tmp_path):
     assert any("arrays" in remark for remark in read.remarks)
 
 
-def test_rows_are_the_same_images_at_each_severity_and_their_labels_decide(tmp_path):
+def test_rows_are_the_same_images_at_each_severity(tmp_path):
     rows = np.arange(50)
     images = np.broadcast_to(np.uint8(rows)[:, None, None, None], (50, 8, 8, 3))
     np.save(tmp_path / "snow.npy", images)

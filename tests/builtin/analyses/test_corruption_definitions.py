@@ -97,7 +97,7 @@ def test_shot_noise_is_counted_light(severity, quanta):
 
 
 @pytest.mark.parametrize(("severity", "share"), with_severity(0.01, 0.02, 0.03, 0.05, 0.07))
-def test_impulse_noise_hits_its_share_of_the_values_black_and_white_alike(severity, share):
+def test_impulse_noise_hits_its_share_of_the_values(severity, share):
     worse = made("impulse_noise", severity, grey(128))
     for value in (0, 255):
         slack = 5 * math.sqrt(share / 2 / worse.size)
@@ -219,7 +219,7 @@ def test_zoom_blur_is_the_mean_up_to_its_factor(severity, last):
 
 
 @pytest.mark.parametrize(("severity", "kept"), with_severity(0.75, 0.5, 0.4, 0.3, 0.15))
-def test_contrast_keeps_the_mean_and_a_part_of_what_differs_from_it(severity, kept):
+def test_contrast_keeps_the_mean(severity, kept):
     pixels = scenes()
     mean = pixels.mean((1, 2), keepdims=True)
     assert abs(made("contrast", severity, pixels) - (mean + kept * (pixels - mean))).max() < 1 + 1e-6
@@ -231,7 +231,7 @@ def colours():
 
 
 @pytest.mark.parametrize("severity", FIVE)
-def test_brightness_and_saturation_by_another_conversion_of_colours(severity):
+def test_brightness_and_saturation_agree_with_colorsys(severity):
     more = (0.05, 0.1, 0.15, 0.2, 0.3)[severity - 1]
     times, added = ((0.3, 0), (0.1, 0), (1.5, 0), (2, 0.1), (2.5, 0.2))[severity - 1]
     brighter, stronger = (made(name, severity, colours())[0] for name in ("brightness", "saturate"))

@@ -102,7 +102,7 @@ def test_cifar10_from_a_path(tmp_path, context, reports, ten):
     assert reports == []
 
 
-def test_cifar100_has_the_fine_labels_and_lives_in_the_cache_by_default(context, monkeypatch):
+def test_cifar100_has_fine_labels_and_is_in_the_cache(context, monkeypatch):
     files = small_cifar100()
     publish(monkeypatch, files, name="CIFAR100")
     write(context.cache / "torchvision" / "cifar-100-python", files)

@@ -120,7 +120,7 @@ def test_files_come_in_the_order_of_their_names(tmp_path, context):
     assert data.train.inputs[:, 0, 0, 0].tolist() == [0, 1, 2, 3]
 
 
-def test_images_are_cropped_about_their_middle_to_keep_their_aspect(tmp_path, context):
+def test_images_are_cropped_about_their_middle(tmp_path, context):
     wide = np.zeros((10, 30, 3), np.uint8)
     wide[:, :10, 0] = wide[:, 10:20, 1] = wide[:, 20:, 2] = 255
     for part in ("train", "test"):
@@ -149,7 +149,7 @@ def test_shrinking_is_antialiased(tmp_path, context):
 
 
 @pytest.mark.skipif(not CIFAR.exists(), reason="the CIFAR archive is not beside this checkout")
-def test_real_images_of_the_right_size_are_decoded_and_left_alone(tmp_path, context):
+def test_real_images_of_the_right_size_do_not_change(tmp_path, context):
     archive = np.load(CIFAR)
     expected = {}
     for part in ("train", "test"):
@@ -398,7 +398,7 @@ def test_a_cache_that_cannot_be_written_is_told(root, context):
     assert f"the image cache {context.cache / 'folder'} cannot be written" in message
 
 
-def test_a_cache_that_can_only_be_read_is_enough_once_it_is_filled(root, context, monkeypatch):
+def test_a_filled_cache_may_be_read_only(root, context, monkeypatch):
     Folder(root).load(context)
 
     def refuse(*args, **kwargs):
@@ -618,7 +618,7 @@ def test_large_files_make_small_blocks(root, context, workers, monkeypatch, repo
 
 @pytest.mark.children
 @pytest.mark.parametrize("limit", [None, 40], ids=["corrupt", "too large"])
-def test_what_a_worker_refuses_is_said_as_ever_and_no_process_is_left(root, context, workers, monkeypatch, limit):
+def test_what_a_worker_refuses_is_reported(root, context, workers, monkeypatch, limit):
     path = root / "train" / "green" / "a.png"
     if limit is None:
         path.write_bytes(PNG[: len(PNG) // 2])
@@ -662,7 +662,7 @@ def test_a_worker_that_is_killed_is_told(root, context, workers, monkeypatch):
 
 
 @pytest.mark.children
-def test_a_worker_that_answers_nonsense_and_lives_on_is_ended_and_told(root, context, workers, monkeypatch):
+def test_a_worker_that_answers_nonsense_is_killed(root, context, workers, monkeypatch):
     talker = (
         "import os, sys, time; from forgetkit.builtin.datasets._decoding import WORKER_READY; "
         "os.write(1, WORKER_READY + b'nonsense'); time.sleep(60)"
@@ -722,9 +722,7 @@ def memory_for_a_single_worker(monkeypatch):
         (memory_for_a_single_worker, 1),
     ],
 )
-def test_without_workers_or_with_fewer_the_images_are_decoded_all_the_same(
-    root, context, workers, monkeypatch, lacking, count
-):
+def test_images_are_decoded_with_fewer_workers_or_none(root, context, workers, monkeypatch, lacking, count):
     with monkeypatch.context() as patch:
         lacking(patch)
         data = Folder(root, size=6).load(context)

@@ -122,7 +122,7 @@ WORDS = ("zebra", "Ärger", "cat", "10", "9")
     kind=st.sampled_from(["i1", "u8", "f2", "f8", ">i4", "U", "S", "one-hot", "one-hot bool", "1..C", "column"]),
 )
 @settings(max_examples=60, deadline=None)
-def test_labels_of_any_kind_are_numbered_by_the_order_of_their_classes(labels, kind):
+def test_labels_are_numbered_by_the_order_of_classes(labels, kind):
     """An oracle in few lines: what a sample is called stays the same, and names are sorted."""
     numbers = np.array(labels)
     saved = {
