@@ -141,7 +141,7 @@ class Flatness:
 
 @dataclass(frozen=True, eq=False)
 class Perturbed:
-    """A copy of a model whose parameters are written anew for each σ."""
+    """A copy of a model whose parameters are overwritten for each σ."""
 
     evidence: Evidence
     copy: nn.Module

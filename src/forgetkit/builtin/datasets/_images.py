@@ -143,9 +143,9 @@ def _part(pixels: NDArray[np.uint8], source: Listing, bad: Mapping[int, str]) ->
 def _remarks(
     root: Path, listings: Mapping[str, Listing], parts: Mapping[str, DataSplit], classes: Sequence[str], report: _Report
 ) -> Iterator[str]:
-    taken = {name: Counter(part.labels.tolist()) for name, part in parts.items()}
+    counts = {name: Counter(part.labels.tolist()) for name, part in parts.items()}
     for name, source in listings.items():
-        yield from _listing.remarks(source, taken[name], classes)
+        yield from _listing.remarks(source, counts[name], classes)
     bad = list(_bad(root, listings, report))
     if bad:
         total = sum(len(source.files) for source in listings.values())

@@ -86,11 +86,11 @@ def listing(name: str, folders: Iterable[tuple[Path, int]], *, optional: bool = 
     return Listing(name, tuple(files), tuple(labels), {label: dict(passed) for label, passed in passed_over.items()})
 
 
-def remarks(part: Listing, taken: Mapping[int, int], classes: Sequence[str]) -> Iterator[str]:
-    """A remark for each class with passed over files, up to a few; ``taken`` counts the images of each class."""
+def remarks(part: Listing, counts: Mapping[int, int], classes: Sequence[str]) -> Iterator[str]:
+    """A remark for each class with passed over files, up to a few; ``counts`` has the images of each class."""
     shown = {label: passed for label, passed in part.passed_over.items() if _shown_suffix(passed)}
     for label, passed in list(shown.items())[:_CLASSES]:
-        images = count_noun(taken.get(label, 0), "image")
+        images = count_noun(counts.get(label, 0), "image")
         yield f"{part.name}/{classes[label]}: {images} taken, passed over: {reasons(passed)}"
     if len(shown) > _CLASSES:
         total = sum((Counter(_shown_suffix(passed)) for passed in list(shown.values())[_CLASSES:]), Counter())

@@ -205,7 +205,7 @@ def _member(path: Path, archive: Any, name: str) -> NDArray[Any]:
     except Exception as error:  # damaged, pickled, or larger than memory
         raise _unreadable(path, name, error) from error
     if not isinstance(array, np.ndarray):  # a member that is no .npy file comes as bytes
-        raise DataError(f"{path}: {name} is no array: save it anew with numpy.savez")
+        raise DataError(f"{path}: {name} is no array: save it again with numpy.savez")
     return array
 
 
@@ -223,7 +223,7 @@ def _require_room(path: Path, archive: Any, names: tuple[str, ...]) -> None:
 def _unreadable(path: Path, name: str, error: Exception) -> DataError:
     reason = " ".join(str(error).split())
     objects = "objects" in reason
-    remedy = "save numbers, or labels as text (.astype(str))" if objects else "save it anew with numpy.savez"
+    remedy = "save numbers, or labels as text (.astype(str))" if objects else "save it again with numpy.savez"
     return DataError(f"{path}: {name} cannot be read ({reason}): {remedy}")
 
 

@@ -63,7 +63,7 @@ class Local:
                     worker, position = busy.pop(channel)
                     answer = worker.answer()
                     if waiting:
-                        assign_next(_WorkerProcess(worker.environment) if worker.gone else worker)
+                        assign_next(_WorkerProcess(worker.environment) if worker.has_ended else worker)
                     else:
                         worker.send(b"")
                     yield position, answer
@@ -134,7 +134,7 @@ class _WorkerProcess:
             )
 
     @property
-    def gone(self) -> bool:
+    def has_ended(self) -> bool:
         return self.process.returncode is not None
 
     def send(self, message: bytes) -> None:
@@ -163,7 +163,7 @@ class _WorkerProcess:
 
     def end(self) -> int:
         """Wait for the worker, kill what is left of its group, and return its exit status."""
-        if not self.gone:
+        if not self.has_ended:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(_GRACE)
             self._signal(signal.SIGKILL)

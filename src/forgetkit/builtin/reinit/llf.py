@@ -30,7 +30,7 @@ def _start(given: Any) -> int | float:
 
 @dataclass(frozen=True)
 class LaterLayers:
-    """Later-layer forgetting (LLF): draw every layer from a depth on anew.
+    """Later-layer forgetting (LLF): redraw every layer from a depth on.
 
     Formula: θ ← ξ in the layers after the first ⌈start · L⌉ of the L that have weights, in the order in which they
     execute.

@@ -16,7 +16,7 @@ from forgetkit.errors import OptionError
 
 @dataclass(frozen=True)
 class Buffer:
-    """Keep a few random samples.
+    """Keep a few samples, drawn at random.
 
     Formula: reservoir: after any number of mega-batches, a uniform draw of min(size, seen) from everything seen.
 
