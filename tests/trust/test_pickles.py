@@ -92,6 +92,20 @@ def test_it_is_not_even_looked_at_where_its_digest_is_another(tmp_path, context,
         Cifar10(tmp_path).load(context)
 
 
+def test_a_batch_that_is_replaced_after_the_check_is_not_read(tmp_path, context, mark, monkeypatch):
+    small = {"data": np.zeros((2, 3072), np.uint8), "labels": [0, 1]}
+    cifar(tmp_path, pickle.dumps(small, protocol=2), monkeypatch)
+    read = _cifar._Cifar._read
+
+    def replace_and_read(self, file, md5):
+        (tmp_path / "cifar-10-batches-py" / "data_batch_3").write_bytes(pickle.dumps(Deed(mark)))
+        return read(self, file, md5)
+
+    monkeypatch.setattr(_cifar._Cifar, "_read", replace_and_read)
+    with pytest.raises(DataError, match="data_batch_3 was changed while it was read: try again"):
+        Cifar10(tmp_path).load(context)
+
+
 def unpickled(content: bytes):
     return _cifar._CifarUnpickler(io.BytesIO(content), encoding="latin1").load()
 
@@ -241,7 +255,7 @@ def test_an_npz_packed_in_another_way_is_refused(tmp_path, context):
     np.savez(tmp_path / "a.npz", **{k: v for k, v in arrays().items() if k != "x_train"})
     with zipfile.ZipFile(tmp_path / "a.npz", "a", zipfile.ZIP_BZIP2) as archive:
         archive.writestr("x_train.npy", member((4, 5), content=b"\0" * 80))
-    with pytest.raises(DataError, match="compressed in another way"):
+    with pytest.raises(DataError, match="NumPy does not write this compression"):
         Npz(tmp_path / "a.npz").load(context)
 
 
