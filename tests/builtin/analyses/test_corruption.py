@@ -241,7 +241,7 @@ def broken_arrays(folder, how):
     [
         ("missing", "fog.npy cannot be opened"),
         ("no labels", "labels.npy cannot be opened"),
-        ("short", "119 images for the 120 labels"),
+        ("short", "119 images for 120 labels"),
         ("no multiple", "a multiple of five"),
         ("floats", "uint8 images"),
         ("flat", "uint8 images"),
@@ -268,10 +268,10 @@ def test_arrays_of_another_data_set_do_not_apply(tmp_path):
     with pytest.raises(InapplicableError, match="8 × 8 × 3, and the model was tested on 9 × 9 × 3"):
         analysis.analyze(asked(*pictures(size=9)))
     np.save(tmp_path / "labels.npy", np.arange(120) % 10)
-    with pytest.raises(InapplicableError, match="10 classes apart, and the model 4"):
+    with pytest.raises(InapplicableError, match="10 classes, and the model 4"):
         analysis.analyze(asked())
     np.save(tmp_path / "labels.npy", np.arange(120) % 2)
-    with pytest.raises(InapplicableError, match="2 classes apart, and the model 4"):
+    with pytest.raises(InapplicableError, match="2 classes, and the model 4"):
         analysis.analyze(asked())
     with pytest.raises(DataError, match="there is no folder"):
         Corruption(path=tmp_path / "elsewhere").analyze(asked())
