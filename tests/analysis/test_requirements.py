@@ -264,7 +264,7 @@ SCALES = {
     ),
     "nan": (
         PIXELS.clone().index_fill(0, torch.tensor([7]), torch.nan),
-        r"mend or leave out the samples",
+        r"repair or leave out the samples",
     ),
 }
 

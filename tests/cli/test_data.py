@@ -59,7 +59,7 @@ def test_findings_and_remarks_are_lines_and_no_failure(cli):
     save(x_test=held["x_train"][:30], x_val=held["x_test"], y_val=held["y_test"])
     said = cli("data", "npz:x.npz", "--mega-batches", 2)
     assert said.status == 0
-    assert "- x_val and y_val are left alone" in said.out
+    assert "- x_val and y_val are ignored" in said.out
     assert "audit: 1 finding\n- 30 of 30 test samples are in the training part too" in said.out
     assert len(cli("data", "npz:x.npz", "--mega-batches", 2, "--json").json["audit"]) == 1
 

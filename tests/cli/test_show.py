@@ -215,7 +215,7 @@ def test_one_component_reads_well_on_a_narrow_terminal(terminal):
     assert max(map(len, re.sub(r"\x1b\[[0-9;]*m", "", seen).splitlines())) <= 80
     words = " ".join(seen.split())
     assert "…" not in words
-    assert "(a control: what matters" in words
+    assert "(a control: reset the" in words
 
 
 def test_every_component_can_be_shown(cli):

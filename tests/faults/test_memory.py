@@ -185,7 +185,7 @@ def test_an_archive_larger_than_memory_is_refused_before_it_is_read(cli, monkeyp
     said = cli("run", "--dataset", "npz:path=data.npz", "--out", "runs")
     assert said.status == 2
     assert said.err.startswith("forgetkit: ")
-    assert f"data.npz holds {wanted:,} bytes where {wanted - 1:,} of memory are left: " in said.err
+    assert f"data.npz holds {wanted:,} bytes and {wanted - 1:,} of memory are free: " in said.err
     assert "--dataset folder" in said.err
     monkeypatch.setattr(memory, "available", lambda device=None: wanted)
     assert cli("data", "npz:path=data.npz").status == 0

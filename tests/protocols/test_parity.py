@@ -443,7 +443,7 @@ def scored_first(replay: str, index: int, pieces: list[list[int]]) -> list[int]:
 
 
 @pytest.mark.parametrize(("samples", "mega_batches"), [(367, 3), (100, 7), (109, 4), (40, 1)])
-def test_contiguous_is_the_head_for_training_and_the_tail_for_validation(samples: int, mega_batches: int) -> None:
+def test_contiguous_splits_into_head_and_tail(samples: int, mega_batches: int) -> None:
     chosen = plan_of("lure-code", "convnet").config
     cut = partition(np.arange(samples), mega_batches, chosen.val_fraction, chosen.split, Seeds(1))
     train, val = contiguous(samples, mega_batches)

@@ -28,7 +28,7 @@ def events(result: dict[str, Any], name: str) -> list[dict[str, Any]]:
     return [event for event in map(json.loads, lines) if event["event"] == name]
 
 
-def test_with_every_label_turned_round_the_network_learns_the_opposite(workdir: Path) -> None:
+def test_with_all_labels_flipped_it_learns_the_opposite(workdir: Path) -> None:
     """Of two classes each becomes the other: training labels are noisy, test labels true, validation as asked."""
     noisy = run(workdir, label_noise=1.0, label_noise_draw="other")
     assert noisy["noisy_labels"] == 120
@@ -41,7 +41,7 @@ def test_with_every_label_turned_round_the_network_learns_the_opposite(workdir: 
     assert clean["test_accuracy"] == noisy["test_accuracy"]
 
 
-def test_noise_is_the_same_for_every_method_and_another_at_another_seed(workdir: Path) -> None:
+def test_label_noise_depends_on_the_seed_alone(workdir: Path) -> None:
     def changed(**options: Any) -> int:
         return int(run(workdir, **{"label_noise": 0.5, "epochs": 1, **options})["noisy_labels"])
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import io
 import json
@@ -15,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.cifar_files import Response, file_names, publish
 
 import forgetkit
-from forgetkit.builtin.datasets import cifar10
 from forgetkit.builtin.datasets.cifar10 import Cifar10
 from forgetkit.contracts import Checkpointed, LoadContext
 from forgetkit.errors import DataError, RunDirectoryError
@@ -60,15 +59,13 @@ def tar_of(members: dict[str, bytes | tuple[bytes, str]]) -> bytes:
 def fetched(tmp_path, monkeypatch):
     """``fetched(changed)``: CIFAR-10 from an archive that was published so, with members changed or more of them."""
     small = {"data": np.zeros((2, 3072), np.uint8), "labels": [0, 1], "label_names": ["a", "b"]}
-    files = dict.fromkeys(cifar10.PUBLISHED.files, pickle.dumps(small, protocol=2))
-    digests = {name: hashlib.md5(content).hexdigest() for name, content in files.items()}
+    files = dict.fromkeys(file_names(), pickle.dumps(small, protocol=2))
 
     def load(changed: dict[str, bytes | tuple[bytes, str] | None]) -> Path:
         members = {f"cifar-10-batches-py/{name}": content for name, content in files.items()} | changed
         content = tar_of({name: what for name, what in members.items() if what is not None})
-        known = {"sha256": hashlib.sha256(content).hexdigest(), "length": len(content), "files": digests}
-        monkeypatch.setattr(cifar10, "PUBLISHED", dataclasses.replace(cifar10.PUBLISHED, **known))
-        monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: io.BytesIO(content))
+        publish(monkeypatch, files, content)
+        monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: Response(content))
         root = tmp_path / "in" / "data"
         Cifar10(root, download=True).load(LoadContext(tmp_path / "cache", lambda *_: None))
         return root
@@ -81,7 +78,7 @@ def test_members_that_lead_elsewhere_become_no_file(tmp_path, fetched):
     links = {"cifar-10-batches-py/more": (tarfile.SYMTYPE, "/"), "cifar-10-batches-py/more/x": b"1"}
     root = fetched({**outside, **links})
     expected = {root.parent, root, root / "cifar-10-batches-py"}
-    expected |= {root / "cifar-10-batches-py" / name for name in cifar10.PUBLISHED.files}
+    expected |= {root / "cifar-10-batches-py" / name for name in file_names()}
     assert below(tmp_path) == set(map(str, expected))
     assert not Path("/tmp/forgetkit-was-here").exists()
 

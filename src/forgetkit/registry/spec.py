@@ -235,8 +235,9 @@ def format_spec(name: str, component: Any) -> str:
 
 
 def _check_value(name: str, option: Option, given: Any) -> Any:
-    """The validated value. ``none`` is None if the type allows it; a path becomes absolute, so that a SPEC means the
-    same in each folder.
+    """Return the validated value.
+
+    ``none`` means None if the type allows it. A path becomes absolute, so that a SPEC means the same in each folder.
     """
     if given == "none" and _accepts_none(option.type):
         return None

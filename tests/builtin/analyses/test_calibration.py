@@ -125,7 +125,7 @@ def test_what_is_calibrated_by_construction_has_no_error():
         assert value(answer, key) == pytest.approx(0, abs=1e-6)
 
 
-def test_adaptive_bins_hold_equally_many_and_equal_confidences_together():
+def test_adaptive_bins_hold_equally_many_samples():
     rng = torch.Generator().manual_seed(0)
     confidence = (0.5 + 0.5 * torch.rand(60, generator=rng)).tolist()
     right = (torch.rand(60, generator=rng) < 0.7).tolist()
@@ -190,10 +190,10 @@ def test_a_temperature_at_the_end_is_said():
     for val, end in (((logits, labels), COLDEST), ((logits, (labels + 1) % 3), HOTTEST)):
         answer = said(*drawn(20, 3), val=val)
         assert value(answer, "temperature") == end
-        assert "none is best" in answer.remarks[0]
+        assert "the end of the range" in answer.remarks[0]
 
 
-def test_without_a_validation_part_all_but_the_temperature_is_said():
+def test_without_a_validation_part_no_temperature_is_fitted():
     answer = said(*drawn())
     assert set(answer.numbers) == {"ece", "mce", "adaptive_ece", "nll", "brier", "overconfidence"}
     assert answer.remarks[0].startswith("no temperature was fitted: ")

@@ -90,7 +90,7 @@ def test_what_is_missing_is_a_gap_and_is_said():
     assert (chart.name, chart.series[1].y[1]) == ("test-accuracy", None)
     assert answer.remarks == [
         "warm: 15 of 16 combinations have a run, and its range is over these",
-        "one seed each: a range has in it what seeds differ in too",
+        "one seed each: a range includes the differences between seeds",
     ]
 
 

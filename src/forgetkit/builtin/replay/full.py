@@ -12,7 +12,7 @@ from forgetkit.contracts import Samples
 
 @dataclass(frozen=True)
 class Full:
-    """Keep everything: each mega-batch trains on all that has arrived so far.
+    """Keep everything: train on all samples that have arrived so far.
 
     Formula: kept ← kept ∪ arrived.
 
@@ -22,5 +22,5 @@ class Full:
     """
 
     def retain(self, buffer: Samples, arrivals: Samples, rng: np.random.Generator) -> NDArray[np.int64]:
-        """All ids, in ascending order."""
+        """Return all ids, in ascending order."""
         return np.union1d(buffer.ids, arrivals.ids)

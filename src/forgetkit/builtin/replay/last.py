@@ -12,7 +12,7 @@ from forgetkit.contracts import Samples
 
 @dataclass(frozen=True)
 class Last:
-    """Keep the latest mega-batch: each trains on the previous one and its own.
+    """Keep the latest mega-batch: train on the previous mega-batch and the current one.
 
     Formula: kept ← arrived.
 
@@ -22,5 +22,5 @@ class Last:
     """
 
     def retain(self, buffer: Samples, arrivals: Samples, rng: np.random.Generator) -> NDArray[np.int64]:
-        """The new ids, in ascending order."""
+        """Return the ids that arrived, in ascending order."""
         return np.unique(arrivals.ids)

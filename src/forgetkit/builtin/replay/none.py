@@ -12,7 +12,7 @@ from forgetkit.contracts import Samples
 
 @dataclass(frozen=True)
 class NoReplay:
-    """Keep nothing: each mega-batch trains on what it brings.
+    """Keep nothing: train on the current mega-batch alone.
 
     Formula: kept ← ∅.
 
@@ -22,5 +22,5 @@ class NoReplay:
     """
 
     def retain(self, buffer: Samples, arrivals: Samples, rng: np.random.Generator) -> NDArray[np.int64]:
-        """No ids."""
+        """Return no ids."""
         return np.empty(0, dtype=np.int64)

@@ -1,9 +1,9 @@
-"""The corruptions by name, and test samples with one of them: made, or read from the benchmark's arrays."""
+"""Corrupted test samples: generated, or read from the benchmark's arrays."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -13,132 +13,99 @@ import torch
 from torch import Tensor
 
 from forgetkit.builtin.analyses._pixels import require_images
-from forgetkit.builtin.analyses.corruptions import blur as blur
-from forgetkit.builtin.analyses.corruptions import digital as digital
-from forgetkit.builtin.analyses.corruptions import noise as noise
-from forgetkit.builtin.analyses.corruptions import weather as weather
 from forgetkit.builtin.analyses.corruptions.draws import CorruptionDraws, Pixels
 from forgetkit.builtin.analyses.corruptions.files import Arrays, photographs
+from forgetkit.builtin.analyses.corruptions.table import TABLE, Corrupter
 from forgetkit.contracts import Evidence, LabelledSamples
 from forgetkit.errors import InapplicableError
 from forgetkit.seeding import Seeds
 
 _AT_ONCE = 2**20
-"""Values of images that are corrupted together, some ten megabytes of floats."""
+"""Values that are corrupted together, some ten megabytes of floats."""
 
 _LUMA = torch.tensor([0.299, 0.587, 0.114])[:, None, None]
 
 
-class CorruptionFunction(Protocol):
-    """Makes images ``(n, height, width, 3)`` worse, by a severity from 1 to 5."""
-
-    def __call__(self, pixels: Pixels, severity: int, draws: CorruptionDraws) -> Pixels:
-        """Corrupt images of values from 0 to 255; ``draws`` gives the random numbers."""
-
-
 class Source(Protocol):
-    """Where corrupted samples come from."""
+    """A source of corrupted samples."""
 
     def samples(self, corruption: str, severity: int) -> LabelledSamples:
-        """The same samples at each corruption and severity, in the same order."""
+        """The samples with a corruption and severity: always the same samples in the same order."""
         ...
-
-
-def table() -> dict[str, CorruptionFunction]:
-    """The 19, the benchmark's 15 first, each by the name of its array."""
-    return {
-        "gaussian_noise": noise.gaussian_noise,
-        "shot_noise": noise.shot_noise,
-        "impulse_noise": noise.impulse_noise,
-        "defocus_blur": blur.defocus_blur,
-        "glass_blur": blur.glass_blur,
-        "motion_blur": blur.motion_blur,
-        "zoom_blur": blur.zoom_blur,
-        "snow": weather.snow,
-        "frost": weather.frost,
-        "fog": weather.fog,
-        "brightness": digital.brightness,
-        "contrast": digital.contrast,
-        "elastic_transform": digital.elastic_transform,
-        "pixelate": digital.pixelate,
-        "jpeg_compression": digital.jpeg_compression,
-        "speckle_noise": noise.speckle_noise,
-        "gaussian_blur": blur.gaussian_blur,
-        "spatter": weather.spatter,
-        "saturate": digital.saturate,
-    }
 
 
 @dataclass(frozen=True, eq=False)
 class GeneratedCorruptions:
-    """Corrupted on the fly, from the test samples; ``count`` of them, or all."""
+    """Corruptions of the test samples, computed when they are read; of ``count`` samples, or all."""
 
     evidence: Evidence
-    corrupting: Mapping[str, CorruptionFunction]
+    corrupters: Mapping[str, Corrupter]
     count: int | None
 
     @classmethod
     def of(cls, evidence: Evidence, count: int | None, frost: Path | None = None) -> GeneratedCorruptions:
-        """``InapplicableError`` where the samples are no images of one or three channels."""
+        """Raise ``InapplicableError`` if the samples are no images of one or three channels."""
         shape = shape_of(evidence)
         if shape[0] not in (1, 3):
             raise InapplicableError(
-                f"the images have {shape[0]} channels, and corruptions are of grey images (1) and of colours (3)"
+                f"the images have {shape[0]} channels, and corruptions need one (grey) or three (colour)"
             )
-        known = table()
+        corrupters = dict(TABLE)
         if frost is not None:
-            known["frost"] = partial(weather.frost, photographs=photographs(frost, shape))
-        return cls(evidence, known, count)
+            painted = TABLE["frost"]
+            with_photographs = partial(painted.function, photographs=photographs(frost, shape))
+            corrupters["frost"] = replace(painted, function=with_photographs)
+        return cls(evidence, corrupters, count)
 
     def samples(self, corruption: str, severity: int) -> LabelledSamples:
-        """Nothing is computed before the batches are read."""
+        """Samples that are corrupted when their batches are read."""
         clean = self.evidence.samples("test", self.count)
         seeds = self.evidence.seeds.within(corruption, severity)
-        return _CorruptedRows(clean, self.evidence.device, self.corrupting[corruption], severity, seeds)
+        return _CorruptedRows(clean, self.evidence.device, self.corrupters[corruption], severity, seeds)
 
 
 @dataclass(frozen=True, eq=False)
 class _CorruptedRows:
-    """Samples, corrupted each time that they are read, in the same way each time."""
+    """Samples that are corrupted each time they are read, always in the same way."""
 
     clean: LabelledSamples
     device: torch.device
-    corrupting: CorruptionFunction
+    corrupter: Corrupter
     severity: int
     seeds: Seeds
 
     @property
     def labels(self) -> Tensor:
-        """Those of the samples as they were."""
+        """The labels of the clean samples."""
         return self.clean.labels
 
     def __len__(self) -> int:
         return len(self.clean)
 
     def batches(self, size: int = 256) -> Iterator[tuple[Tensor, Tensor]]:
-        """Pixels are multiples of 1/255."""
-        begun = 0
+        """Batches whose pixels are multiples of 1/255."""
+        first = 0
         for inputs, labels in self.clean.batches(size):
             few = max(_AT_ONCE // inputs[0].numel(), 1)
-            places = range(begun, begun + len(inputs))
+            places = range(first, first + len(inputs))
             worse = [
                 self._worse(inputs[start : start + few], places[start : start + few])
                 for start in range(0, len(inputs), few)
             ]
             yield torch.cat(worse).to(self.device), labels
-            begun += len(inputs)
+            first += len(inputs)
 
     def _worse(self, inputs: Tensor, places: range) -> Tensor:
         grey = inputs.shape[1] == 1
         values = inputs.cpu().mul(255).round().to(torch.uint8).expand(-1, 3, -1, -1)
         pixels = np.ascontiguousarray(values.permute(0, 2, 3, 1).numpy())
-        worse = as_inputs(self.corrupting(pixels, self.severity, CorruptionDraws(self.seeds, places)))
+        worse = as_inputs(self.corrupter(pixels, self.severity, CorruptionDraws(self.seeds, places)))
         return (worse * _LUMA).sum(1, keepdim=True).mul(255).round().div(255) if grey else worse
 
 
 @dataclass(frozen=True, eq=False)
 class StoredCorruptions:
-    """Rows of the benchmark's arrays, drawn once by the seed; ``count`` of them, or all."""
+    """Rows of the benchmark's arrays, drawn by the seed: ``count`` rows, or all."""
 
     evidence: Evidence
     arrays: Arrays
@@ -146,14 +113,14 @@ class StoredCorruptions:
 
     @classmethod
     def of(cls, evidence: Evidence, count: int | None, arrays: Arrays) -> StoredCorruptions:
-        """``InapplicableError`` where the arrays are of other images or classes than the model's."""
+        """Raise ``InapplicableError`` if images or classes are not those of the model."""
         arrays.require_fit(shape_of(evidence), len(evidence.classes))
-        there = arrays.per_severity
-        drawn = torch.randperm(there, generator=evidence.seeds.torch("rows"))
-        return cls(evidence, arrays, drawn[: there if count is None else count].sort().values)
+        available = arrays.per_severity
+        drawn = torch.randperm(available, generator=evidence.seeds.torch("rows"))
+        return cls(evidence, arrays, drawn[: available if count is None else count].sort().values)
 
     def samples(self, corruption: str, severity: int) -> LabelledSamples:
-        """Read when the batches are."""
+        """Samples that are read with their batches."""
         rows = self.rows + (severity - 1) * self.arrays.per_severity
         return _Rows(self.arrays.images(corruption), self.arrays.labels[rows], rows, self.evidence.device)
 
@@ -182,8 +149,8 @@ def as_inputs(pixels: Pixels) -> Tensor:
 
 
 def shape_of(evidence: Evidence) -> tuple[int, ...]:
-    """``(channels, height, width)`` of a sample; ``InapplicableError`` where it is no image."""
-    why = "what corrupts images is made for pixels in [0, 1]"
-    require_images(evidence, why, "the samples are features, not images: nothing of a camera can happen to them")
+    """``(channels, height, width)`` of a sample; raise ``InapplicableError`` if it is no image."""
+    why = "corruptions need pixels in [0, 1]"
+    require_images(evidence, why, "the samples are features, not images, and corruptions need images")
     inputs, _ = next(iter(evidence.samples("test", 1).batches(1)))
     return tuple(inputs.shape[1:])

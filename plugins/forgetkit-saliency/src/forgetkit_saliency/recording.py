@@ -1,4 +1,4 @@
-"""What criteria that watch the training have in common."""
+"""Shared parts of criteria that watch the training."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from forgetkit.contracts import Probe
 from forgetkit.errors import OptionError
 
 
-def watched(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, Tensor]]:
-    """Parameters that have a gradient, and it, in float32."""
+def gradients_of(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, Tensor]]:
+    """The parameters that have a gradient, and the gradients in float32."""
     for name, parameter in model.named_parameters():
         if parameter.grad is not None:
             yield name, parameter, parameter.grad.detach().float()
 
 
-def kept(probe: Probe, what: str, who: str) -> dict[str, Tensor]:
-    """A tensor of the memory for each target; zeros for one that no step gave a gradient."""
+def recorded(probe: Probe, what: str, who: str) -> dict[str, Tensor]:
+    """The recorded tensor of each target; zeros if no step gave a gradient."""
     if not probe.memory:
         raise OptionError(
             f"{who} watches the training: attach it with forgetkit.attach, make a step, and pass its memory="
