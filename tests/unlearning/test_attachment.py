@@ -189,7 +189,7 @@ def test_a_step_that_is_skipped_or_left_hides_nothing() -> None:
     assert torch.equal(loop.weight, before)
     loop.step()
     # As documented, a step that is left by ``continue`` ends with what acts after it; a skipped one does not.
-    assert loop.attached.state_dict()["components"][2]["steps"] == 2
+    assert loop.attached.state_dict()["components"][2]["state"]["steps"] == 2
 
 
 def test_who_does_not_act_there_is_not_asked_to() -> None:
@@ -197,7 +197,7 @@ def test_who_does_not_act_there_is_not_asked_to() -> None:
     with loop.attached.step(INPUTS, TARGETS):
         loop.backward()
         loop.optimizer.step()
-    assert loop.attached.state_dict()["components"][0]["steps"] == 1
+    assert loop.attached.state_dict()["components"][0]["state"]["steps"] == 1
 
 
 def test_a_mega_batch_that_told_of_no_epoch_is_refused() -> None:
@@ -211,7 +211,7 @@ def test_a_mega_batch_that_told_of_no_epoch_is_refused() -> None:
     plain = Loop(Doubles())
     plain.step()
     plain.attached.begin(INPUTS, TARGETS)
-    assert plain.attached.state_dict()["place"] == [2, 1, 0]
+    assert plain.attached.state_dict()["position"] == [2, 1, 0]
 
 
 @pytest.mark.parametrize("call", ["begin", "step", "after_epoch", "state_dict", "load_state_dict"])
@@ -242,21 +242,21 @@ def test_the_state_before_the_first_step_is_one(begun: bool) -> None:
     loop.step()
     loop.attached.load_state_dict(kept)
     assert saved(loop.attached.state_dict()) == kept
-    assert kept["place"] == [1, 1, 0]
-    assert kept["components"] == [{}, {}]
+    assert kept["position"] == [1, 1, 0]
+    assert [one["state"] for one in kept["components"]] == [{}, {}]
     if not begun:
         with pytest.raises(OptionError, match=r"attached\.begin"):
             loop.step()
         loop.attached.begin(INPUTS, TARGETS)
     loop.step()
-    assert loop.attached.state_dict()["components"][0]["steps"] == 1
+    assert loop.attached.state_dict()["components"][0]["state"]["steps"] == 1
 
 
 def test_what_was_loaded_is_a_copy() -> None:
     loop = Loop(Counts())
     loop.step()
     kept = copy.deepcopy(loop.attached.state_dict())
-    steps = kept["components"][0]["steps"].requires_grad_()
+    steps = kept["components"][0]["state"]["steps"].requires_grad_()
     loop.attached.load_state_dict(kept)
     mine = loop.attached.memory(Counts())["steps"]
     mine.add_(5)
@@ -343,24 +343,26 @@ def with_(**entries: Any) -> Callable[[dict[str, Any]], Any]:
     return lambda state: {**state, **entries}
 
 
+def with_first(**entries: Any) -> Callable[[dict[str, Any]], Any]:
+    return lambda state: {**state, "components": [{**state["components"][0], **entries}, state["components"][1]]}
+
+
 NO_STATES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "nothing": (lambda state: None, "not NoneType"),
-    "empty": (lambda state: {}, "it has no 'place'"),
-    "of an optimizer": (lambda state: {"state": {}, "param_groups": []}, "it has no 'place'"),
-    "the network's": (lambda state: net().state_dict(), "it has no 'place'"),
-    "a place of text": (with_(place="abc"), "'place' is abc"),
-    "a place of two": (with_(place=[1, 1]), r"'place' is \[1, 1\]"),
-    "a place before the first": (with_(place=[0, 1, 0]), r"'place' is \[0, 1, 0\]"),
-    "a place of floats": (with_(place=[1.5, 1, 0]), r"'place' is \[1\.5"),
-    "components of numbers": (with_(components=[{"a": 1}, {}]), "component 1 does not hold tensors"),
-    "components as a mapping": (with_(components={"a": 1}), "'components' is dict"),
-    "older": (lambda state: {k: state[k] for k in ("place", "components")}, "an older forgetkit wrote it"),
-    "no network": (without("network"), "no 'network'"),
-    "a network of text": (with_(network="mlp"), "'network' is str"),
-    "no names": (with_(attached=[{}, {}]), "does not name its components"),
-    "fewer names": (with_(attached=[]), "names more or fewer components"),
+    "empty": (lambda state: {}, "it has no 'position'"),
+    "of an optimizer": (lambda state: {"state": {}, "param_groups": []}, "it has no 'position'"),
+    "the network's": (lambda state: net().state_dict(), "it has no 'position'"),
+    "a position of text": (with_(position="abc"), "'position' is abc"),
+    "a position of two": (with_(position=[1, 1]), r"it has no 'position\.2'"),
+    "a position before the first": (with_(position=[0, 1, 0]), r"'position\.0' is 0"),
+    "a position of floats": (with_(position=[1.5, 1, 0]), r"'position\.0' is 1\.5"),
+    "states of numbers": (with_first(state={"a": 1}), r"'components\.0\.state\.a' is 1"),
+    "components as a mapping": (with_(components={"a": 1}), r"'components' is \{"),
+    "no network": (without("network"), "it has no 'network'"),
+    "a network of text": (with_(network="mlp"), "'network' is mlp"),
+    "no names": (with_(components=[{}, {}]), r"it has no 'components\.0\.name'"),
     "begun by a word": (with_(begun="yes"), "'begun' is yes"),
-    "seed of text": (with_(seed="a\nb" * 99), "of seed a b"),
+    "seed of text": (with_(seed="a\nb" * 99), "'seed' is a b"),
 }
 
 

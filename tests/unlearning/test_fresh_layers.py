@@ -172,7 +172,7 @@ def initialise(module: nn.Module) -> None:
 def test_initialise_is_used_where_it_is_given():
     model = mlp(6)
     unlearning.unlearn(
-        model, None, importance=None, reinit=Cold(), seeds=Seeds(0), past=ModelHistory(initialise=initialise)
+        model, None, importance=None, reinit=Cold(), seeds=Seeds(0), history=ModelHistory(initialise=initialise)
     )
     for at in (0, 2):
         assert (model[at].weight == 5).all()
@@ -185,7 +185,7 @@ def test_what_initialise_leaves_alone_is_not_fresh():
     model = nn.Sequential(nn.Linear(5, 6), nn.LayerNorm(6), nn.Linear(6, CLASSES))
     with pytest.raises(ComponentError, match=r"'1\.weight'.*initialise\(\) of LayerNorm") as caught:
         unlearning.unlearn(
-            model, None, importance=None, reinit=Cold(), seeds=Seeds(0), past=ModelHistory(initialise=initialise)
+            model, None, importance=None, reinit=Cold(), seeds=Seeds(0), history=ModelHistory(initialise=initialise)
         )
     assert "\n" not in str(caught.value)
 
@@ -320,7 +320,7 @@ def test_a_model_in_half_precision():
     model = convnet(dtype=torch.bfloat16)
     before = values(model)
     report = unlearning.unlearn(
-        model, images(4), importance=Random(), reinit=Masked(fraction=1.0), seeds=Seeds(2), past=ModelHistory()
+        model, images(4), importance=Random(), reinit=Masked(fraction=1.0), seeds=Seeds(2), history=ModelHistory()
     )
     fresh = drawn(convnet(), seed=2)
     assert report.reset == sum(p.numel() for p in model.parameters())

@@ -182,7 +182,7 @@ def test_a_context_gives_them_in_the_dtype_of_what_they_replace(origin, dtype):
         return [Change("5.bias", None, context.fresh("5.bias", origin))]
 
     past = ModelHistory(initial=began.__getitem__)
-    unlearn_with(propose, model, past=past)
+    unlearn_with(propose, model, history=past)
     origins = FreshValues(model, past, Seeds(0))
     for name, value in seen.items():
         assert value.dtype == dtype
@@ -386,7 +386,7 @@ def test_what_the_functions_below_take():
     given = {"fraction": 0.5, "fresh": "rewind"}
     unlearning.unlearn(
         one, images(4), importance=Random(), reinit=Masked(**given), seeds=Seeds(3),
-        past=ModelHistory(initial=began.__getitem__),
+        history=ModelHistory(initial=began.__getitem__),
     )  # fmt: skip
     forgetkit.unlearn(two, images(4), importance=Random(), reinit=Masked(**given), seed=3, initial=began)
     assert changed(one, values(two)) == {}

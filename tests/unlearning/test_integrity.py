@@ -18,7 +18,7 @@ from forgetkit.builtin.reinit.masked import Masked
 from forgetkit.contracts import Probe
 from forgetkit.errors import ComponentError
 from forgetkit.seeding import Seeds
-from forgetkit.unlearning.integrity import fingerprint
+from forgetkit.unlearning.fingerprints import fingerprint
 
 BATCHES = images(4, 4)
 

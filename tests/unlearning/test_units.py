@@ -20,8 +20,9 @@ from forgetkit.registry import registry
 from forgetkit.seeding import Seeds
 from forgetkit.training import build_network
 from forgetkit.unlearning import ModelHistory, Scoring
+from forgetkit.unlearning.activity import activity_in, capture_inputs
 from forgetkit.unlearning.model_view import ModelView
-from forgetkit.unlearning.units import activity_in, capture_inputs, units_of
+from forgetkit.unlearning.units import units_of
 
 Batch = tuple[Tensor, Tensor]
 

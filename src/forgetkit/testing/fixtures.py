@@ -85,7 +85,7 @@ class WatchedContext(ResetContext):
         with super().probe():
             self.out += 1
             try:
-                yield WatchedProbe(self.asked, self.subject, self.who, self.memory, self.targets)
+                yield WatchedProbe(self.asked, self.view, self.who, self.memory, self.targets)
             finally:
                 self.out -= 1
 
@@ -193,7 +193,7 @@ def proposing_stage(
     subject = subject_of(situation)
     optimizer = _used_optimizer(situation)
     scores = subject.scores(Size(shuffled))
-    yield WatchedContext(subject, SEEDS, method, memory, scores, "Size"), optimizer
+    yield WatchedContext(subject, method, memory, scores, "Size"), optimizer
 
 
 def _used_optimizer(situation: NetworkFixture) -> torch.optim.Optimizer:

@@ -96,7 +96,7 @@ class ReinitCase(WatchingCase):
         """
         method = component if component is not None else self.another()
         with proposing_stage(situation, method, shuffled=shuffled) as (context, optimizer):
-            model, targets = context.subject.model, context.targets
+            model, targets = context.view.model, context.targets
             before, optimizer_before = comparing.Snapshot.of(model), _state_of(optimizer, model)
             memory = copy.deepcopy(dict(context.memory))
             with seeded_rng(seed):
@@ -104,7 +104,7 @@ class ReinitCase(WatchingCase):
             return ResetRecord(
                 changes=changes,
                 open={name: tuple(tensor.shape) for name, tensor in {**targets, **context.buffers}.items()},
-                scored=sum(tensor.numel() for tensor in context.subject.scored.values()),
+                scored=sum(tensor.numel() for tensor in context.view.scored.values()),
                 before=before,
                 after=comparing.Snapshot.of(model),
                 optimizer_before=optimizer_before,
@@ -477,7 +477,7 @@ def own_randomness(case: ReinitCase) -> None:
         raise Failure("the changes vary with the global random state; draw from context.rng or context.fresh")
     situation, method = networks.plain(), case.another()
     with proposing_stage(situation, method) as (context, _), comparing.watch_random_state():
-        _written_names(context.subject.model, method, context)
+        _written_names(context.view.model, method, context)
 
 
 def leaves_settings(case: ReinitCase) -> None:
@@ -488,7 +488,7 @@ def leaves_settings(case: ReinitCase) -> None:
         comparing.watch_settings(),
         suppress(LateRequestError),  # that is another promise
     ):
-        _written_names(context.subject.model, method, context)
+        _written_names(context.view.model, method, context)
 
 
 def frozen(case: ReinitCase) -> None:

@@ -143,7 +143,7 @@ class Overlap:
         """The mask that a criterion would have made of the model kept after a mega-batch."""
         scores = evidence.at(after).scores(str(self.importance))
         # Entries that tie (those of dead units) are drawn anew for each: the same draw would be an overlap.
-        return select(scores, self.fraction, evidence.seeds.within("ties", after, *run))[0]
+        return select(scores, self.fraction, evidence.seeds.within("ties", after, *run)).masks
 
     def _runs(self, cells: Sequence[ComparedRun], left_out: LeftOutRuns) -> tuple[int, list[tuple[ComparedRun, Mask]]]:
         """The mega-batch to compare at, and the runs that have a mask after it, of the same parameters."""
