@@ -12,6 +12,8 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from helpers.simple_interventions import Doubles, Pull, net
+from helpers.unlearning_networks import refused
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -20,33 +22,6 @@ from forgetkit.contracts import Intervention, InterventionContext
 from forgetkit.errors import OptionError
 
 INPUTS, TARGETS = torch.randn(6, 5, generator=torch.Generator().manual_seed(1)), torch.arange(6) % 3
-
-
-def net(width: int = 4) -> nn.Sequential:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(5, width), nn.ReLU(), nn.Linear(width, 3))
-
-
-@dataclass(frozen=True)
-class Doubles(Intervention):
-    """Take longer steps."""
-
-    times: float = 2.0
-
-    def before_step(self, moment: InterventionContext) -> None:
-        for p in moment.model.parameters():
-            assert p.grad is not None
-            p.grad.mul_(self.times)
-
-
-@dataclass(frozen=True)
-class Pull(Intervention):
-    """Pull weights to zero."""
-
-    strength: float = 0.5
-
-    def loss(self, moment: InterventionContext) -> Tensor:
-        return self.strength * sum(p.square().sum() for p in moment.model.parameters())
 
 
 @dataclass(frozen=True)
@@ -95,9 +70,8 @@ class Loop:
 def test_a_loop_without_begin_is_refused_by_name(components: list[Any], who: str) -> None:
     loop = Loop(*components, begun=False)
     for call in (loop.step, loop.attached.after_epoch):
-        with pytest.raises(OptionError, match=rf"^{who} .*: call attached\.begin\(inputs, targets\) before") as caught:
+        with refused(OptionError, match=rf"^{who} .*: call attached\.begin\(inputs, targets\) before"):
             call()
-        assert "\n" not in str(caught.value)
     loop.attached.begin(INPUTS, TARGETS)
     loop.step()
 
@@ -329,9 +303,8 @@ def test_a_state_of_another_loop_is_refused_and_nothing_is_loaded(other: str) ->
     make, says = OTHER_LOOPS[other]
     loop = make()
     before = saved(loop.attached.state_dict())
-    with pytest.raises(OptionError, match=says) as caught:
+    with refused(OptionError, match=says):
         loop.attached.load_state_dict(saved(source.attached.state_dict()))
-    assert "\n" not in str(caught.value)
     assert saved(loop.attached.state_dict()) == before
 
 
@@ -372,9 +345,8 @@ def test_what_is_no_state_is_refused_in_a_line(what: str) -> None:
     loop.step()
     change, says = NO_STATES[what]
     before = saved(loop.attached.state_dict())
-    with pytest.raises(OptionError, match=says) as caught:
+    with refused(OptionError, match=says) as caught:
         loop.attached.load_state_dict(change(saved(before)))
-    assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 300
     assert saved(loop.attached.state_dict()) == before
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.unlearning_networks import bits, convnet, images, same_bits, unlearn_with, values
+from helpers.unlearning_networks import convnet, images, same_bits, unlearn_with, values
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -19,8 +19,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import forgetkit
-from forgetkit import unlearning
-from forgetkit.builtin.importance.magnitude import Magnitude
 from forgetkit.contracts import Change, ReinitContext
 from forgetkit.errors import ComponentError
 from forgetkit.seeding import Seeds, seeded_rng
@@ -307,12 +305,6 @@ def test_a_fingerprint_tells_changes_in_several_places(data):
     assert (fingerprints.fingerprint(old) == fingerprints.fingerprint(new)) == same_bits(old, new)
 
 
-def test_a_row_of_odd_numbers_is_the_beginning_of_a_longer_one():
-    longest = fingerprints._odd_numbers(1000)
-    assert bool((longest % 2 != 0).all())
-    assert all(torch.equal(fingerprints._odd_numbers(count), longest[:count]) for count in (0, 1, 15, 16, 17, 500))
-
-
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_change_is_noticed_in_any_layout(layout):
     model = Sized(LAYOUTS[layout](torch.randn(4, 3, 2, 5)))
@@ -392,13 +384,6 @@ def test_old_values_are_not_copied_to_draw_new_ones():
     with Held(model) as held:
         draws.draw("0.weight")
     assert held.most < 1.5 * 4 * 64 * 64
-
-
-def test_scores_of_half_precision_are_those_of_single():
-    model = convnet(dtype=torch.bfloat16)
-    found = unlearning.score(model, None, importance=Magnitude(), seeds=Seeds(0))
-    for name, parameter in model.named_parameters():
-        assert torch.equal(bits(found[name]), bits(parameter.detach().float().abs()))
 
 
 def test_nothing_is_turned_round_to_be_read_or_written():

@@ -11,7 +11,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.unlearning_networks import CLASSES, Batch, changed, concatenate, convnet, images, mlp, same_bits, values
+from helpers.unlearning_networks import (
+    CLASSES,
+    Batch,
+    changed,
+    concatenate,
+    convnet,
+    images,
+    mlp,
+    refused,
+    same_bits,
+    values,
+)
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 from torch.utils.data import DataLoader, TensorDataset
@@ -153,24 +164,20 @@ def test_without_batches():
         assert forgetkit.unlearn(model, importance=importance).reset == 15
     magnitude = forgetkit.score(model, importance="magnitude")
     assert all(torch.equal(magnitude[name], p.detach().abs()) for name, p in model.named_parameters())
-    before = values(model)
     for importance in ("snip", "fisher", "fisher:variant=exact"):
-        with pytest.raises(OptionError, match="batches") as caught:
+        with refused(OptionError, match="batches", unchanged=model):
             forgetkit.unlearn(model, importance=importance)
-        assert "\n" not in str(caught.value)
-        with pytest.raises(OptionError, match="batches"):
+        with refused(OptionError, match="batches", unchanged=model):
             forgetkit.score(model, importance=importance)
-    with pytest.raises(OptionError, match="batches"):
+    with refused(OptionError, match="batches", unchanged=model):
         forgetkit.unlearn(model)
-    assert changed(model, before) == {}
 
 
 @pytest.mark.parametrize("batches", [[], iter(()), [(torch.zeros(0, 2, 5, 5), torch.zeros(0, dtype=torch.int64))]])
 @pytest.mark.parametrize("reinit", ["masked", "cold", "rifle"])
 def test_batches_with_nothing_in_them(reinit, batches):
-    with pytest.raises(OptionError, match="empty") as caught:
+    with refused(OptionError, match="empty"):
         forgetkit.unlearn(convnet(), batches, reinit=reinit)
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -185,17 +192,15 @@ def test_batches_with_nothing_in_them(reinit, batches):
     ids=["a tensor", "one", "a dictionary", "a dictionary of two", "a number"],
 )
 def test_batches_of_something_else(batches):
-    with pytest.raises(OptionError, match="batches") as caught:
+    with refused(OptionError, match="batches"):
         forgetkit.score(mlp(), batches)
-    assert "\n" not in str(caught.value)
 
 
 def test_a_loss_that_is_no_mean():
-    with pytest.raises(OptionError, match="loss") as caught:
+    with refused(OptionError, match="loss"):
         forgetkit.score(
             convnet(), images(4), loss=lambda outputs, labels: cross_entropy(outputs, labels, reduction="none")
         )
-    assert "\n" not in str(caught.value)
 
 
 def test_a_seed_is_a_whole_number():
@@ -216,11 +221,8 @@ def test_an_empty_batch_among_others():
 @pytest.mark.parametrize("reinit", ["cold", "llf", "rifle", "shrink-perturb", "none"])
 def test_a_criterion_that_nobody_would_look_at(reinit):
     model = convnet()
-    before = values(model)
-    with pytest.raises(OptionError, match="importance") as caught:
+    with refused(OptionError, match="importance", unchanged=model):
         forgetkit.unlearn(model, images(4), importance="snip", reinit=reinit)
-    assert "\n" not in str(caught.value)
-    assert changed(model, before) == {}
 
 
 @pytest.mark.parametrize(
@@ -238,9 +240,8 @@ def test_a_criterion_that_nobody_would_look_at(reinit):
     ids=str,
 )
 def test_a_wrong_option(given):
-    with pytest.raises(OptionError) as caught:
+    with refused(OptionError) as caught:
         forgetkit.unlearn(convnet(), images(4), **given)
-    assert "\n" not in str(caught.value)
     assert isinstance(caught.value, ForgetkitError)
 
 

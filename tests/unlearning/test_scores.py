@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from helpers.unlearning_networks import Net
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -172,15 +173,8 @@ def test_masked_classes_of_minus_infinity_are_no_fault():
     def loss(outputs: Tensor, targets: Tensor) -> Tensor:
         return F.cross_entropy(outputs, targets)
 
-    class Hiding(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.inner = model
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.inner(x) + hidden
-
-    scores = forgetkit.score(Hiding(), [batch(classes=2)], importance="fisher:variant=exact", loss=loss)
+    hiding = Net(lambda net, x: net.inner(x) + hidden, inner=model)
+    scores = forgetkit.score(hiding, [batch(classes=2)], importance="fisher:variant=exact", loss=loss)
     assert all(bool(score.isfinite().all()) for score in scores.values())
 
 

@@ -143,5 +143,5 @@ def _retained_ids(replay: Replay, retained: Samples, arrived: Samples, seeds: Se
         raise ComponentError(f"{who} kept a sample twice")
     unknown = ids[~np.isin(ids, np.concatenate([retained.ids, arrived.ids]))]
     if len(unknown):
-        raise ComponentError(f"{who} kept sample {unknown[0]}, which was not at hand")
+        raise ComponentError(f"{who} kept sample {unknown[0]}, which was neither retained nor new")
     return ids

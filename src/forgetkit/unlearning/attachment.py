@@ -65,8 +65,8 @@ class InterventionAttachment:
         if self._epoch == 1 and self._step:
             for who in self._runner.with_hook("after_epoch"):
                 raise OptionError(
-                    f"{who} acts after epochs, and this mega-batch told of none: call attached.after_epoch() after "
-                    "each epoch, before the next attached.begin()"
+                    f"{who} acts after epochs, and this mega-batch ended none: call attached.after_epoch() after each "
+                    "epoch, before the next attached.begin()"
                 )
         if (self._epoch, self._step) != (1, 0):
             self._mega_batch, self._epoch, self._step = self._mega_batch + 1, 1, 0
@@ -203,7 +203,7 @@ class InterventionAttachment:
         if not self._begun:
             who = ", ".join(self._runner.names) or "this loop"
             raise OptionError(
-                f"{who} did not hear of the mega-batch: call attached.begin(inputs, targets) before its first step"
+                f"{who} cannot act before a mega-batch: call attached.begin(inputs, targets) before its first step"
             )
 
 

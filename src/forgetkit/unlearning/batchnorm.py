@@ -50,7 +50,7 @@ def refresh_bn_stats(
     if not layers:
         return []
     if how == "recalibrate" and batches is None:
-        raise OptionError("bn-stats=recalibrate looks at data: give batches of (inputs, targets)")
+        raise OptionError("bn-stats=recalibrate needs data: give batches of (inputs, targets)")
     own = {buffer for layer in layers.values() for buffer in layer.buffers()}
     before = [(buffer, buffer.clone()) for buffer in model.buffers()]
     undo.append(lambda: _restore_buffers(before))

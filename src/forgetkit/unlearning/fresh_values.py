@@ -1,7 +1,7 @@
 """Fresh values: by default from the distribution that a module itself starts from.
 
-:class:`LayerwiseFresh` initialises a copy of the one module on the CPU. :class:`RebuiltFresh` builds the whole network
-anew, for models that only their constructor can initialise.
+:class:`LayerwiseFresh` initialises a copy of the one module on the CPU. For models that only their constructor can
+initialise, :class:`FreshValues` builds the whole network anew.
 """
 
 from __future__ import annotations
@@ -79,15 +79,17 @@ class FreshValues:
     def __init__(self, model: nn.Module, history: ModelHistory, seeds: Seeds) -> None:
         self._tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
         self._history, self._seeds = history, seeds
-        self._rebuilt = None if history.build is None else RebuiltFresh(history.build, scoring_dtype(model), seeds)
+        self._dtype = scoring_dtype(model)
         self._layerwise = LayerwiseFresh(model, history.initialise, seeds)
         self._layer_default = LayerwiseFresh(model, None, seeds, "choose another origin than layer-default")
+        self._rebuilt: set[str] = set()
+        """The names of the values that were taken from a network built anew."""
 
     def draw(self, name: str, origin: Origin) -> Tensor:
         """Return a fresh value, on the CPU or, for ``rewind``, where the initial values are."""
         match origin:
             case "original":
-                return (self._rebuilt or self._layerwise).draw(name)
+                return self._layerwise.draw(name) if self._history.build is None else self._from_build(name)
             case "layer-default":
                 return self._layer_default.draw(name)
             case "uniform":
@@ -101,9 +103,24 @@ class FreshValues:
     @property
     def repeated(self) -> str | None:
         """A line about values drawn from a rebuilt network that are the same in another build, if there are any."""
-        repeats, drawn = self._history.repeats, () if self._rebuilt is None else self._rebuilt.drawn
-        trainable = {name for name in drawn if self._tensors[name].requires_grad}
+        repeats = self._history.repeats
+        trainable = {name for name in self._rebuilt if self._tensors[name].requires_grad}
         return repeats().line(trainable) if repeats is not None and trainable else None
+
+    @cached_property
+    def _built(self) -> dict[str, Tensor]:
+        """The values of a network built anew, once per reset."""
+        if self._history.build is None:
+            return {}
+        with scoring_settings(self._dtype), seeded_rng(self._seeds.number("fresh")):
+            model = self._history.build()
+        return {name: t.detach().cpu() for name, t in [*model.named_parameters(), *model.named_buffers()]}
+
+    def _from_build(self, name: str) -> Tensor:
+        if name not in self._built:
+            raise ComponentError(f"the network built anew has no '{name}': build= must give the same architecture")
+        self._rebuilt.add(name)
+        return self._built[name]
 
     def _uniform(self, name: str) -> Tensor:
         """U(±1/√fan_in): Kaiming uniform with a = √5, over all dimensions but the first; a vector has a fan_in of 1."""
@@ -169,25 +186,3 @@ def _nan_like(parameter: Tensor) -> nn.Parameter:
     value = torch.empty_like(parameter, dtype=dtype, device="cpu", requires_grad=False)
     (torch.view_as_real(value) if value.is_complex() else value).fill_(torch.nan)
     return nn.Parameter(value, requires_grad=parameter.requires_grad)
-
-
-class RebuiltFresh:
-    """Takes values from the same network built anew, once per reset."""
-
-    def __init__(self, build: Build, dtype: torch.dtype, seeds: Seeds) -> None:
-        self._build, self._dtype, self._seeds = build, dtype, seeds
-        self.drawn: set[str] = set()
-        """The names of the values drawn so far."""
-
-    @cached_property
-    def _values(self) -> dict[str, Tensor]:
-        with scoring_settings(self._dtype), seeded_rng(self._seeds.number("fresh")):
-            model = self._build()
-        return {name: t.detach().cpu() for name, t in [*model.named_parameters(), *model.named_buffers()]}
-
-    def draw(self, name: str) -> Tensor:
-        """Return the value of ``name`` in the network built anew."""
-        if name not in self._values:
-            raise ComponentError(f"the network built anew has no '{name}': build= must give the same architecture")
-        self.drawn.add(name)
-        return self._values[name]

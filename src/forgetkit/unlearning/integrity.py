@@ -50,7 +50,7 @@ def assert_params_unchanged(model: nn.Module, who: str) -> Iterator[None]:
     after = fingerprints_of([name for name, p in parameters.items() if (p.shape, p.dtype) == forms[name]])
     for name in parameters:
         if after.get(name) != before[name]:
-            raise ComponentError(f"{who} changed the parameter '{name}' of the model it was only to look at")
+            raise ComponentError(f"{who} changed the parameter '{name}': it may only read the model")
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from forgetkit.unlearning.units import units_of
 
 @dataclass(frozen=True)
 class Scoring:
-    """Which parameters are scored, and in which mode the network runs meanwhile.
+    """Which parameters are scored, and in which mode the network runs.
 
     Args:
         params: The parameters that are scored and can be selected: ``"all"``, ``"weights"`` (without biases), or
@@ -90,7 +90,7 @@ class ModelView:
         scoring: Scoring,
         history: ModelHistory,
     ) -> ModelView:
-        """Examine ``model``; the caller holds :func:`restore_state` meanwhile.
+        """Examine ``model``; inside the caller's :func:`restore_state`.
 
         Two samples show which parameters the loss depends on and in which order the modules execute. If a parameter
         seems unused, the whole first batch decides, since a model may route samples differently. All buffers of a
@@ -149,7 +149,7 @@ class ModelView:
             raise ComponentError(f"{who} proposes a change while the model is lent to it: leave context.probe() first")
 
     def scores(self, importance: Importance) -> ValidatedScores:
-        """Score: call the criterion with a probe. The caller holds :func:`assert_params_unchanged`."""
+        """Score: call the criterion with a probe. Call it inside :func:`assert_params_unchanged`."""
         who = component_name(importance)
         with restore_state(self.model, self.seeds.number("lent"), training=self.scoring.mode == "train"):
             probe = ModelProbe(self, who, self.history.memory(importance))
@@ -191,20 +191,18 @@ class ModelView:
             if which not in ("initial", "previous"):
                 raise OptionError(f"reference weights are initial or previous, not '{which}'")
             remedy = "; in a run, its class says needs_previous = True" if which == "previous" else ""
-            raise OptionError(f"the {which} weights are not known here: pass {which}=, copies of state_dict(){remedy}")
+            raise OptionError(f"the {which} weights are unknown: pass {which}=, copies of state_dict(){remedy}")
 
         def earlier(name: str) -> Tensor:
             now = current[name]
             try:
                 value = lookup(name)
             except KeyError as error:
-                raise OptionError(f"the weights of the past hold no '{name}': pass all of state_dict()") from error
+                raise OptionError(f"the earlier weights hold no '{name}': pass all of state_dict()") from error
             if value.shape != now.shape:
-                raise OptionError(f"the weights of the past hold '{name}' in another shape than {tuple(now.shape)}")
+                raise OptionError(f"the earlier weights hold '{name}' in another shape than {tuple(now.shape)}")
             if value.untyped_storage().data_ptr() == now.untyped_storage().data_ptr():
-                raise OptionError(
-                    f"the weights of the past hold the model's own '{name}', which has changed: pass copies"
-                )
+                raise OptionError(f"the earlier weights hold the model's own '{name}', which has changed: pass copies")
             return value.detach().to(now)
 
         return LazyTensors(current.keys(), earlier)
@@ -257,7 +255,7 @@ class ModelProbe(GuardedProbe, ViewAccess):
     def batches(self, samples: int | float | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """Return an iterator over the batches."""
         if self.view.batches is None:
-            raise OptionError(f"{self._who} looks at data: give it batches of (inputs, targets)")
+            raise OptionError(f"{self._who} needs data: give it batches of (inputs, targets)")
         return super().batches(samples)
 
     @property
