@@ -172,16 +172,16 @@ def _missing_classes(classes: Sequence[str], train: NDArray[np.int64], test: NDA
     missing = np.flatnonzero(train == 0)
     if len(missing):
         errors = int(test[missing].sum())
-        wrong = f", and {errors:,} test samples of {_them(missing)} count as errors" if errors else ""
+        wrong = f", and {errors:,} test samples of {_agree(missing, 'it', 'them')} count as errors" if errors else ""
         yield (
-            f"{_names(classes, missing)} {_has(missing)} no training samples{wrong}: add some, or leave "
-            f"{'it' if len(missing) == 1 else 'them'} out"
+            f"{_names(classes, missing)} {_agree(missing, 'has', 'have')} no training samples{wrong}: add some, or "
+            f"leave {_agree(missing, 'it', 'them')} out"
         )
     untested = np.flatnonzero((test == 0) & (train > 0))
     if len(untested):
         yield (
-            f"{_names(classes, untested)} {_has(untested)} no test samples: the accuracy says nothing of "
-            f"{_them(untested)}; add some"
+            f"{_names(classes, untested)} {_agree(untested, 'has', 'have')} no test samples: the accuracy says nothing "
+            f"of {_agree(untested, 'it', 'them')}; add some"
         )
     if len(present) > 1 and train.max() >= _IMBALANCE * train[present].min():
         small, large = int(present[np.argmin(train[present])]), int(np.argmax(train))
@@ -207,10 +207,9 @@ def _absent_classes(classes: Sequence[str], counts: NDArray[np.int64], split: Sp
         if split == "contiguous"
         else "use fewer --mega-batches"
     )
-    verb = "trains" if len(short) == 1 else "train"
     yield (
-        f"{len(short)} of {len(counts)} mega-batches {verb} on no sample of some class (mega-batch {first + 1}: "
-        f"none of {lacks}): {remedy}"
+        f"{len(short)} of {len(counts)} mega-batches {_agree(short, 'trains', 'train')} on no sample of some class "
+        f"(mega-batch {first + 1}: none of {lacks}): {remedy}"
     )
 
 
@@ -235,42 +234,35 @@ def _unread(train: PartSummary, test: PartSummary) -> Iterator[str]:
 def _shared_samples(train: PartSummary, test: PartSummary) -> Iterator[str]:
     both = np.flatnonzero(np.isin(test.digests, train.digests))
     if len(both):
-        at = int(both[0])
-        twin = int(train.ids[np.flatnonzero(train.digests == test.digests[at])[0]])
+        first = int(both[0])
+        twin = int(train.ids[np.argmax(train.digests == test.digests[first])])
         yield (
-            f"{len(both):,} of {len(test.ids):,} test samples {'is' if len(both) == 1 else 'are'} in the training part "
-            f"too (test sample {int(test.ids[at])} is training sample {twin}): remove them from one part, or the "
+            f"{len(both):,} of {len(test.ids):,} test samples {_agree(both, 'is', 'are')} in the training part too "
+            f"(test sample {int(test.ids[first])} is training sample {twin}): remove them from one part, or the "
             "accuracy counts what was learned by heart"
         )
 
 
 def _copies(data: Data, train: PartSummary) -> Iterator[str]:
     labels = data.train.labels[train.ids]
-    order = np.argsort(train.digests, kind="stable")
-    same = train.digests[order][1:] == train.digests[order][:-1]
-    if not same.any():
-        return
-    group = np.concatenate([[0], np.cumsum(~same)])
-    sorted_labels = labels[order]
-    least = np.full(int(group[-1]) + 1, np.iinfo(np.int64).max)
-    most = np.full(int(group[-1]) + 1, -1)
-    np.minimum.at(least, group, sorted_labels)
-    np.maximum.at(most, group, sorted_labels)
-    torn = (least != most)[group]
+    _, group, sizes = np.unique(train.digests, return_inverse=True, return_counts=True)
+    least, most = np.full(len(sizes), np.iinfo(np.int64).max), np.full(len(sizes), -1)
+    np.minimum.at(least, group, labels)
+    np.maximum.at(most, group, labels)
+    torn = least != most
     if torn.any():
-        members = np.flatnonzero(group == group[np.argmax(torn)])
-        one = members[0]
-        other = next(at for at in members if sorted_labels[at] != sorted_labels[one])
+        members = np.flatnonzero(group == np.argmax(torn))
+        one, other = members[0], members[np.argmax(labels[members] != labels[members[0]])]
         yield (
-            f"{int(torn.sum()):,} training samples are copies of one another under different labels (sample "
-            f"{int(train.ids[order[one]])} is '{data.classes[sorted_labels[one]]}', "
-            f"{int(train.ids[order[other]])} is '{data.classes[sorted_labels[other]]}'): look at their labels"
+            f"{int(sizes[torn].sum()):,} training samples are copies of one another under different labels (sample "
+            f"{int(train.ids[one])} is '{data.classes[labels[one]]}', {int(train.ids[other])} is "
+            f"'{data.classes[labels[other]]}'): look at their labels"
         )
-    copies = int((same & ~torn[1:]).sum())
-    if copies > _COPIES * len(labels):
+    copies = int((sizes[~torn] - 1).sum())
+    if copies > _COPIES * len(data.train.labels):
         are = "is a copy of another" if copies == 1 else "are copies of others"
         yield (
-            f"{copies:,} of {len(labels):,} training samples {are}: remove them, or validation holds "
+            f"{copies:,} of {len(data.train.labels):,} training samples {are}: remove them, or validation holds "
             "what was trained on"
         )
 
@@ -348,8 +340,8 @@ def _constant(train: PartSummary, test: PartSummary, *, images: bool) -> Iterato
     moves = int((test.low != test.high)[still].sum() if len(test.ids) > 1 else 0)
     there = f"; {moves} of them {'does' if moves == 1 else 'do'} in the test part" if moves else ""
     yield (
-        f"{len(still)} of {len(train.low)} {what}s never {'varies' if len(still) == 1 else 'vary'} in training ({what} "
-        f"{_join_words([str(at) for at in still])}{there}): leave {'it' if len(still) == 1 else 'them'} out"
+        f"{len(still)} of {len(train.low)} {what}s never {_agree(still, 'varies', 'vary')} in training ({what} "
+        f"{_join_words([str(at) for at in still])}{there}): leave {_agree(still, 'it', 'them')} out"
     )
 
 
@@ -360,7 +352,7 @@ def _blank(data: Data, train: PartSummary, test: PartSummary, *, images: bool) -
         blank = np.flatnonzero(part.blank)
         if len(blank):
             yield (
-                f"{len(blank):,} of {len(part.ids):,} {name} samples {'is' if len(blank) == 1 else 'are'} one value "
+                f"{len(blank):,} of {len(part.ids):,} {name} samples {_agree(blank, 'is', 'are')} one value "
                 f"throughout (sample {int(part.ids[blank[0]])}): "
                 + ("were they decoded? remove them" if images else "remove them, if they are empty rows")
             )
@@ -380,9 +372,5 @@ def _join_words(words: Sequence[str]) -> str:
     return ", ".join(words[:_NAMED]) + (f" and {more:,} more" if more > 0 else "")
 
 
-def _has(labels: NDArray[Any]) -> str:
-    return "has" if len(labels) == 1 else "have"
-
-
-def _them(labels: NDArray[Any]) -> str:
-    return "it" if len(labels) == 1 else "them"
+def _agree(items: NDArray[Any], one: str, several: str) -> str:
+    return one if len(items) == 1 else several

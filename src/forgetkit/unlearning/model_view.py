@@ -90,7 +90,7 @@ class ModelView:
         scoring: Scoring,
         history: ModelHistory,
     ) -> ModelView:
-        """Examine ``model``; inside the caller's :func:`restore_state`.
+        """Examine ``model``, whose state is restored.
 
         Two samples show which parameters the loss depends on and in which order the modules execute. If a parameter
         seems unused, the whole first batch decides, since a model may route samples differently. All buffers of a
@@ -109,14 +109,15 @@ class ModelView:
         }
         replayable, cache = None if batches is None else ReplayableBatches(batches), ViewCache()
         if replayable is not None:
-            probe = GuardedProbe(model, replayable, tuple(trainable), loss, seeds)
-            sample = next(probe.batches(2), None)
-            if sample is None:
-                raise OptionError("there are no batches to look at: 'batches' is empty")
-            with structure.execution_order(model) as order:
-                reached = probe.reached(*sample)
-                if None in reached.values():
-                    reached = probe.reached(*next(probe.batches()))
+            with restore_state(model, seeds.number("lent"), training=scoring.mode == "train"):
+                probe = GuardedProbe(model, replayable, tuple(trainable), loss, seeds)
+                sample = next(probe.batches(2), None)
+                if sample is None:
+                    raise OptionError("there are no batches to look at: 'batches' is empty")
+                with structure.execution_order(model) as order:
+                    reached = probe.reached(*sample)
+                    if None in reached.values():
+                        reached = probe.reached(*next(probe.batches()))
             if all(grad is None for grad in reached.values()):
                 raise NoMatchError(
                     f"the loss has no gradient for any trainable parameter of {type(model).__name__}: let it depend on "

@@ -4,8 +4,8 @@
     M = 1[s <= the k-th smallest of s]   select   a reinit method selects exactly ⌊fraction · N⌋ entries ``selection``
     θ ← θ · (1 - M) + ξ · M              apply    fresh values ξ replace them in place                   ``apply``
 
-The middle step runs inside the reinit method, which calls ``context.select(fraction)``: a method may select nothing
-and, say, reset the last layer.
+M is 1 where an entry gets a fresh value (the paper writes 1 - M). The middle step runs inside the reinit method, which
+calls ``context.select(fraction)``: a method may also select nothing and reset, say, the last layer.
 """
 
 from __future__ import annotations
@@ -26,12 +26,7 @@ from forgetkit.system.torch_settings import settings_restored
 from forgetkit.unlearning.apply import AppliedChanges, Undo, all_or_nothing, apply, clear_all_state
 from forgetkit.unlearning.batchnorm import refresh_bn_stats, require_statistics
 from forgetkit.unlearning.fresh_values import NO_HISTORY, ModelHistory
-from forgetkit.unlearning.integrity import (
-    assert_params_unchanged,
-    attribute_errors_to,
-    restore_state,
-    with_network_settings,
-)
+from forgetkit.unlearning.integrity import assert_params_unchanged, attribute_errors_to, with_network_settings
 from forgetkit.unlearning.masks import MaskCallback
 from forgetkit.unlearning.model_view import DEFAULT_SCORING, ModelView, Scoring
 from forgetkit.unlearning.probe import Batches, Loss
@@ -56,7 +51,7 @@ class ResetPolicy:
         >>> policy = forgetkit.ResetPolicy(bn_stats="reset")
         >>> report = forgetkit.unlearn(model, importance="magnitude", reinit="masked:fraction=0.25", policy=policy)
         >>> report.reset, report.buffers
-        (7, ('1.running_mean', '1.running_var', '1.num_batches_tracked'))
+        (8, ('1.running_mean', '1.running_var', '1.num_batches_tracked'))
     """
 
     optimizer_state: OptimizerState = "zero"
@@ -111,13 +106,14 @@ def unlearn(
     require_statistics(model, policy.bn_stats)
 
     criterion = "examining" if importance is None else component_name(importance)
+    # Score.
     with assert_params_unchanged(model, criterion):
-        view = _examined(model, batches, seeds, loss, history, scoring)
+        view = ModelView.of(model, batches, loss, seeds, scoring, history)
         scores = None if importance is None else view.scores(importance)
     processes = processes or SelectionGroup()
     context = ResetContext(view, reinit, history.memory(reinit), scores, criterion, processes)
     cleared = optimizer if policy.optimizer_state == "zero" else None
-    # seeded_rng: a method that draws without a generator draws from a stream of its own.
+    # Select and apply. A method that draws without a generator draws from a stream of its own.
     with all_or_nothing() as undo, seeded_rng(seeds.number("propose")):
         applied = _select_and_apply(context, reinit, cleared, undo, record_mask)
         if applied.layers:
@@ -136,13 +132,6 @@ def _require_consistent(importance: Importance | None, reinit: Reinit) -> None:
         raise OptionError(f"{who} resets entries by their importance: give it an importance criterion")
     if importance is not None and not needs_scores:
         raise OptionError(f"{who} looks at no scores, so the importance criterion would be ignored: leave it out")
-
-
-def _examined(
-    model: nn.Module, batches: Batches | None, seeds: Seeds, loss: Loss, history: ModelHistory, scoring: Scoring
-) -> ModelView:
-    with restore_state(model, seeds.number("lent"), training=scoring.mode == "train"):
-        return ModelView.of(model, batches, loss, seeds, scoring, history)
 
 
 def _select_and_apply(
@@ -207,7 +196,7 @@ def score(
     model = unwrap(model)
     who = component_name(importance)
     with assert_params_unchanged(model, who):
-        view = _examined(model, batches, seeds, loss, history, scoring)
+        view = ModelView.of(model, batches, loss, seeds, scoring, history)
         scores = view.scores(importance)
     with view.lend(who) if scores.lazy else torch.inference_mode(False):
         copies = {name: scores[name].clone() for name in scores}
