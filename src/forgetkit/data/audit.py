@@ -259,10 +259,10 @@ def _copies(data: Data, train: PartSummary) -> Iterator[str]:
             f"'{data.classes[labels[other]]}'): look at their labels"
         )
     copies = int((sizes[~torn] - 1).sum())
-    if copies > _COPIES * len(data.train.labels):
+    if copies > _COPIES * len(labels):
         are = "is a copy of another" if copies == 1 else "are copies of others"
         yield (
-            f"{copies:,} of {len(data.train.labels):,} training samples {are}: remove them, or validation holds "
+            f"{copies:,} of {len(labels):,} training samples {are}: remove them, or validation holds "
             "what was trained on"
         )
 
