@@ -320,7 +320,7 @@ def good() -> dict[str, Any]:
     ],
 )
 @pytest.mark.parametrize("which", ["train", "test"])
-def test_unsound_data_is_named(change: dict[str, Any], complaint: str, which: str) -> None:
+def test_invalid_data_is_named(change: dict[str, Any], complaint: str, which: str) -> None:
     parts = {"train": good(), "test": good()}
     parts[which] |= change
     with pytest.raises(DataError, match=f"mine: the {which} part.*{complaint}"):

@@ -78,7 +78,7 @@ def test_masked_entries_are_fresh_and_the_others_keep_their_bits(importance, dty
 
 
 @pytest.mark.parametrize("fraction", [0, 0.001, 0.2, 0.29, 0.5, 1])
-def test_exactly_so_many(fraction):
+def test_the_number_of_reset_entries_is_exact(fraction):
     model = convnet()
     before, total = values(model), sum(p.numel() for p in model.parameters())
     report = forgetkit.unlearn(model, BATCHES, reinit=f"masked:fraction={fraction}")
@@ -203,7 +203,7 @@ def test_leftover_momentum_does_not_move_what_is_fresh():
     assert moved
 
 
-def test_an_optimizer_that_knows_only_some_parameters_or_nothing_yet():
+def test_an_optimizer_of_some_parameters_or_without_state():
     model = convnet()
     report = forgetkit.unlearn(model, BATCHES, optimizer=torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9))
     assert report.optimizer_cleared == 0
@@ -240,7 +240,7 @@ def test_the_step_count_of_a_parameter_of_no_dimensions_stays():
 
 @pytest.mark.parametrize("reinit", ["masked", "cold", "llf", "rifle", "shrink-perturb", "none"])
 @pytest.mark.parametrize("name", ["sgd", "adam"])
-def test_training_goes_on(name, reinit):
+def test_training_continues_after_a_reset(name, reinit):
     model, optimizer = trained(name)
     forgetkit.unlearn(model, BATCHES, reinit=reinit, optimizer=optimizer, seed=3)
     assert all(p.requires_grad and p.is_leaf for p in model.parameters())

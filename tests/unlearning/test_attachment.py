@@ -89,7 +89,7 @@ OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
 
 @pytest.mark.parametrize("made", OPTIMIZERS)
 @pytest.mark.parametrize("what", LEFT_OUT)
-def test_a_step_that_leaves_a_component_out_is_stopped_before_the_optimizer_steps(what: str, made: str) -> None:
+def test_an_incomplete_step_stops_before_the_optimizer_steps(what: str, made: str) -> None:
     component, says = LEFT_OUT[what]
     model = net()
     optimizer = OPTIMIZERS[made](model.parameters())
@@ -166,7 +166,7 @@ def test_a_step_that_is_skipped_or_left_hides_nothing() -> None:
     assert loop.attached.state_dict()["components"][2]["state"]["steps"] == 2
 
 
-def test_who_does_not_act_there_is_not_asked_to() -> None:
+def test_hooks_that_are_not_overridden_are_not_required() -> None:
     loop = Loop(Counts())
     with loop.attached.step(INPUTS, TARGETS):
         loop.backward()
@@ -297,7 +297,7 @@ OTHER_LOOPS = {
 
 
 @pytest.mark.parametrize("other", OTHER_LOOPS)
-def test_a_state_of_another_loop_is_refused_and_nothing_is_loaded(other: str) -> None:
+def test_a_state_of_another_loop_loads_nothing(other: str) -> None:
     source = Loop(Counts(), Doubles(3.0))
     source.step()
     make, says = OTHER_LOOPS[other]
@@ -340,7 +340,7 @@ NO_STATES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
 
 
 @pytest.mark.parametrize("what", NO_STATES)
-def test_what_is_no_state_is_refused_in_a_line(what: str) -> None:
+def test_an_invalid_state_is_refused_in_one_line(what: str) -> None:
     loop = Loop(Counts(), Doubles())
     loop.step()
     change, says = NO_STATES[what]

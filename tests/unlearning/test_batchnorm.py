@@ -115,7 +115,7 @@ def test_with_any_way_of_forgetting(reinit):
             assert (model[4].running_var == 1).all()
 
 
-def test_they_are_kept_by_default():
+def test_statistics_are_kept_by_default():
     model = convnet()
     before = values(model)
     for policy in (None, ResetPolicy(), ResetPolicy(bn_stats="keep")):
@@ -240,7 +240,7 @@ def test_refused_where_there_are_no_statistics(model, how):
         forgetkit.unlearn(model, vectors(8), policy=ResetPolicy(bn_stats=how))
 
 
-def test_measuring_needs_batches():
+def test_recalibration_needs_batches():
     model = convnet()
     with refused(OptionError, match="bn-stats=recalibrate needs data", unchanged=model):
         forgetkit.unlearn(model, reinit="cold", policy=AGAIN)
@@ -386,7 +386,7 @@ def test_kept_momentum_moves_what_is_fresh():
         torch.testing.assert_close(p.detach(), before[name] - 0.05 * 0.9 * velocity[name])
 
 
-def test_words_are_checked():
+def test_policy_options_are_validated():
     for policy in (ResetPolicy(bn_stats="again"), ResetPolicy(optimizer_state="new"), {"bn_stats": "reset"}):
         with refused(OptionError):
             forgetkit.unlearn(convnet(), images(4), policy=policy)

@@ -323,7 +323,7 @@ def test_a_change_is_noticed_in_any_layout(layout):
 
 
 @pytest.mark.parametrize(("importance", "times"), [("snip", 2), ("fisher", 2), ("magnitude", 4)])
-def test_so_often_a_model_is_read_for_its_fingerprint(importance, times, monkeypatch):
+def test_how_often_parameters_are_fingerprinted(importance, times, monkeypatch):
     """Before and after scoring; where scores are made when they are asked for, around the selection as well."""
     counted, plain = [], fingerprints.fingerprints
     monkeypatch.setattr(integrity, "fingerprints", lambda tensors: counted.append(1) or plain(tensors))

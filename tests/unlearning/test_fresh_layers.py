@@ -151,7 +151,7 @@ def test_drawing_changes_nothing():
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
-def test_another_precision_gets_the_same_values_as_far_as_it_holds_them(dtype):
+def test_another_precision_gets_the_same_values_rounded(dtype):
     model = convnet(dtype=dtype)
     forgetkit.unlearn(model, reinit="cold", seed=5)
     fresh = drawn(convnet(), seed=5)

@@ -103,7 +103,7 @@ def initialise(module: nn.Module) -> None:
         module.reset_parameters()
 
 
-def test_original_is_the_network_s_own_and_layer_default_is_torch_s():
+def test_original_and_layer_default_distributions():
     model = mlp(300)
     origins = FreshValues(model, ModelHistory(initialise=initialise), Seeds(0))
     own = origins.draw("0.weight", "original")
@@ -154,7 +154,7 @@ def test_rewinding_needs_what_there_was():
         forgetkit.unlearn(model, images(4), reinit="masked:fresh=rewind", initial=model.state_dict())
 
 
-def test_an_origin_that_nobody_knows():
+def test_an_unknown_origin_is_refused():
     with pytest.raises(OptionError, match="not 'kaiming'"):
         unlearn_with(lambda c: [Change("5.bias", None, c.fresh("5.bias", "kaiming"))], convnet())
     with pytest.raises(OptionError, match="fresh=kaiming"):
@@ -372,7 +372,7 @@ def test_a_state_will_do_to_rewind_to(give: Callable[[nn.Module], dict[str, Tens
     assert changed(start, expected) == {}
 
 
-def test_what_the_functions_below_take():
+def test_the_library_function_equals_the_python_api():
     """``unlearning.unlearn`` with a past is ``forgetkit.unlearn`` with its parts."""
     one, two, began = convnet(), convnet(), values(convnet(seed=1))
     given = {"fraction": 0.5, "fresh": "rewind"}

@@ -254,7 +254,7 @@ def all_of_it_and_an_error(model: nn.Module, probe: Probe) -> None:
 @pytest.mark.parametrize(
     "mess", [running_statistics, buffers_replaced, attributes, modes_and_flags, hooks, random_draws, gradients]
 )
-def test_a_mess_is_tidied_up(mess, when):
+def test_changed_state_is_restored(mess, when):
     model = mixed()
     snapshot = Snapshot(model)
     score(model, when(lambda probe: mess(model, probe)))
@@ -263,7 +263,7 @@ def test_a_mess_is_tidied_up(mess, when):
 
 @pytest.mark.parametrize("call", [score, unlearn])
 @pytest.mark.parametrize("when", [Meddling, MeddlingLater])
-def test_after_an_error_too(call, when):
+def test_changed_state_is_restored_after_an_error(call, when):
     model = mixed()
     snapshot = Snapshot(model)
     with pytest.raises(ComponentError, match=rf"^the importance criterion {when.__name__} raised ZeroDiv") as caught:

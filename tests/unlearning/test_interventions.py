@@ -103,7 +103,7 @@ def test_a_term_of_the_loss_is_weight_decay_by_another_name() -> None:
     torch.testing.assert_close(dict(one.named_parameters()), dict(other.named_parameters()))
 
 
-def test_what_is_done_to_gradients_is_what_the_optimizer_steps_by() -> None:
+def test_the_optimizer_steps_by_the_changed_gradients() -> None:
     one, other = net(), net()
     long, short = torch.optim.SGD(one.parameters(), lr=0.2), torch.optim.SGD(other.parameters(), lr=0.1)
     trained(one, long, forgetkit.attach(one, long, []))
@@ -147,7 +147,7 @@ def test_activity_and_a_reset_in_the_middle_of_training() -> None:
     assert all(not module._forward_pre_hooks for module in model.modules())
 
 
-def test_who_does_not_ask_sees_nothing() -> None:
+def test_activity_is_empty_unless_requested() -> None:
     model, seen = net(), []
 
     @dataclass(frozen=True)
@@ -199,7 +199,7 @@ def test_what_a_method_holds_open_is_given_back_when_it_fails() -> None:
     assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
 
 
-def test_an_intervention_looks_at_the_network_and_leaves_it_as_it_was() -> None:
+def test_measuring_in_an_intervention_changes_nothing() -> None:
     model, found = net(), []
     begun = {name: value.clone() for name, value in model.state_dict().items()}
 
@@ -254,7 +254,7 @@ class Steps(Intervention):
         return {name: probe.memory[f"moved.{name}"] for name in probe.targets}
 
 
-def test_a_criterion_that_watches_the_training_in_a_loop_of_ones_own() -> None:
+def test_a_criterion_that_watches_an_attached_loop() -> None:
     model = net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     attached = forgetkit.attach(model, optimizer, [Steps()])
@@ -284,7 +284,7 @@ def test_a_run_attaches_it_by_itself_and_resumes_to_the_bit(tmp_path: Path) -> N
             assert one["unlearn"]["threshold"] == other["unlearn"]["threshold"] > 0
 
 
-def test_the_previous_weights_are_those_at_the_end_of_the_mega_batch_before(tmp_path: Path) -> None:
+def test_previous_weights_end_the_previous_mega_batch(tmp_path: Path) -> None:
     asked: list[dict[str, Tensor]] = []
 
     @dataclass(frozen=True)
@@ -473,7 +473,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("what", BAD)
-def test_a_fault_of_an_intervention_is_named_before_anything_is_written(tmp_path: Path, what: str) -> None:
+def test_a_faulty_intervention_is_named_before_any_write(tmp_path: Path, what: str) -> None:
     value, words = BAD[what]
     with refused(ComponentError, match=words):
         forgetkit.run({**FEW, "interventions": [Bad(value)], "mega_batches": 2, "out": str(tmp_path)})

@@ -202,7 +202,7 @@ def test_weights_of_the_past() -> None:
         asked(model, lambda probe: probe.reference("next"))
 
 
-def test_a_criterion_sees_the_very_values_that_the_reset_will_give() -> None:
+def test_a_criterion_sees_the_fresh_values_of_the_reset() -> None:
     model = small(torch.float32)
     seen: dict[str, Tensor] = {}
 

@@ -39,7 +39,7 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     return a.keys() == b.keys() and all(same_bits(a[name], b[name]) for name in a)
 
 
-def test_as_the_documentation_has_it():
+def test_the_documented_calls():
     model, batches = convnet(), images(6, 6)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     report = forgetkit.unlearn(
@@ -53,7 +53,7 @@ def test_as_the_documentation_has_it():
     assert sum(int(mask.sum()) for mask in masks.values()) == report.scored * 2 // 10
 
 
-def test_its_defaults():
+def test_defaults():
     """SNIP where scores are needed, masked, seed 0, cross entropy."""
     one, two = convnet(), convnet()
     forgetkit.unlearn(one, images(6))
@@ -109,7 +109,7 @@ class GradNorm:
         return total
 
 
-def test_somebody_s_own_criterion():
+def test_a_custom_criterion():
     model, batches = convnet().eval(), images(6, 6)
     scores = forgetkit.score(model, batches, importance=GradNorm(samples=6))
     cross_entropy(model(batches[0][0]), batches[0][1]).backward()
@@ -122,7 +122,7 @@ def test_somebody_s_own_criterion():
     "make", [iter, lambda b: (batch for batch in b), lambda b: zip(*zip(*b, strict=True), strict=True)]
 )
 @pytest.mark.parametrize("importance", ["snip", "fisher", "snip:samples=7", "random"])
-def test_what_can_be_read_only_once(importance, make):
+def test_batches_that_can_be_read_only_once(importance, make):
     """Each batch counts once, those that were looked at first, too; no more are read than are wanted."""
     model, batches = convnet(), images(5, 4, 3)
     expected = forgetkit.score(model, batches, importance=importance, seed=1)

@@ -248,7 +248,7 @@ def test_modes_are_those_that_were_asked_for():
         ([batch(), batch(1)], "fisher:variant=batch"),
     ],
 )
-def test_a_single_sample_in_train_mode_is_one_line_with_the_remedy(batches, importance):
+def test_a_single_sample_in_train_mode_names_the_remedy(batches, importance):
     with pytest.raises(OptionError) as caught:
         forgetkit.unlearn(net(), batches, importance=importance, scoring=TRAIN)
     said = str(caught.value)

@@ -452,7 +452,7 @@ def test_scores_that_change_between_two_passes():
     [{}, {"which": "highest"}, {"ties": "drop"}, {"ties": "stable", "which": "highest"}, {"rounding": "up"}],
     ids=str,
 )
-def test_select_is_the_same_thing(given):
+def test_forgetkit_select_equals_the_library_function(given):
     scores = {"a": torch.rand(31, generator=torch.Generator().manual_seed(0)), "b": torch.zeros(20)}
     masks = forgetkit.select(scores, fraction=0.3, seed=4, **given)
     expected = select(scores, 0.3, Seeds(4), **given).masks
@@ -463,12 +463,12 @@ def test_select_is_the_same_thing(given):
 
 
 @pytest.mark.parametrize("given", [{"which": "middle"}, {"ties": "first"}, {"rounding": "nearest"}], ids=str)
-def test_a_word_that_select_does_not_know(given):
+def test_unknown_options_of_select_are_refused(given):
     with refused(OptionError, match="{}='{}' is none of".format(*next(iter(given.items())))):
         forgetkit.select({"a": torch.rand(3)}, fraction=0.5, **given)
 
 
-def test_masks_are_shown_by_their_shapes_and_are_equal_to_themselves_alone():
+def test_masks_have_a_short_repr_and_compare_by_identity():
     scores = {"a": torch.rand(3, 2), "b": torch.rand(())}
     chosen, other = (select(scores, 0.5, Seeds(0)).masks for _ in range(2))
     assert repr(chosen) == "Masks({'a': (3, 2), 'b': ()})"

@@ -47,7 +47,7 @@ def test_layers_stand_in_the_order_of_execution():
     assert layers[3].parameters == ("conv1.weight", "conv1.bias")
 
 
-def test_the_head_is_the_linear_layer_that_runs_last_whatever_it_is_called():
+def test_the_head_is_the_linear_layer_that_runs_last():
     model = backwards()
     before = values(model)
     report = forgetkit.unlearn(model, vectors(3), reinit="rifle")
@@ -212,7 +212,7 @@ def twice() -> Net:
     )  # fmt: skip
 
 
-def test_a_module_that_runs_twice_is_one_layer_where_it_first_runs():
+def test_a_module_that_runs_twice_is_one_layer():
     model = twice()
     assert [layer.name for layer in layers_of(model, vectors(3))] == ["enter", "again", "between", "out"]
     before = values(model)
@@ -396,7 +396,7 @@ def test_what_parametrises_a_weight_is_that_weight(module, weights, kernels, nor
     assert found["norm"] == {f"parametrizations.{name}" for name in norm} | ({"bias"} if norm else set())
 
 
-def test_a_shared_parameter_is_in_scope_once_under_its_first_name():
+def test_a_shared_parameter_is_in_scope_once():
     assert scopes(Tied()) == {
         "all": {"table.weight", "mix.weight", "mix.bias"},
         "weights": {"table.weight", "mix.weight"},
@@ -442,7 +442,7 @@ def test_the_order_of_execution_needs_a_batch(reinit):
 
 
 @pytest.mark.parametrize("reinit", ["cold", "shrink-perturb", "none"])
-def test_others_need_none(reinit):
+def test_other_methods_need_no_batch(reinit):
     assert forgetkit.unlearn(mlp(), reinit=reinit).reset == (0 if reinit == "none" else 24)
 
 

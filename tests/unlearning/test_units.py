@@ -103,7 +103,7 @@ def places(shares: Iterable[UnitSlice]) -> list[tuple[str, int, int, int]]:
     return [(s.name, s.dim, s.start, s.repeat) for s in shares]
 
 
-def test_a_block_has_units_of_its_own_and_a_stream_that_all_blocks_share() -> None:
+def test_units_of_residual_blocks_and_their_shared_stream() -> None:
     found = units(Residual())
     assert list(found) == ["stem", "same.inner", "wider.inner", "wider.outer"]
     inner = found["same.inner"]
@@ -123,7 +123,7 @@ def test_a_block_has_units_of_its_own_and_a_stream_that_all_blocks_share() -> No
     assert places(last.outgoing) == [("head.weight", 1, 0, 1)]
 
 
-def test_a_concatenation_lies_side_by_side_and_flattened_maps_stay_with_their_channel() -> None:
+def test_units_of_a_concatenation_and_of_flattened_maps() -> None:
     found = units(Concatenated())
     assert list(found) == ["left", "right"]
     assert places(found["right"].incoming) == [("right.weight", 0, 0, 1), ("apart.weight", 0, 3, 1)]
@@ -247,7 +247,7 @@ def test_statistics_that_nothing_can_reset_close_their_units() -> None:
     assert len(units_of(model, torch.rand(2, 4), names | set(dict(model.named_buffers())))) == 1
 
 
-def test_activity_of_readers_that_see_time_apart_or_are_called_by_keyword() -> None:
+def test_activity_over_time_and_by_keyword() -> None:
     def reads(net: Net, x: Tensor) -> Tensor:
         hidden = net.inside(x).relu()
         by_row = net.second(input=hidden.flatten(0, 1)).view(len(x), -1, 3)
