@@ -34,12 +34,18 @@ class Scoring:
         mode: ``"eval"`` uses running statistics of batch normalisation, ``"train"`` those of each batch. Either way
             the running statistics stay as they are.
 
+    Raises:
+        OptionError: When it is used, if an option has another value.
+
     Example:
         >>> import torch, forgetkit
         >>> model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
         >>> scores = forgetkit.score(model, importance="magnitude", scoring=forgetkit.Scoring(params="weights"))
         >>> {name: tuple(score.shape) for name, score in scores.items()}
         {'0.weight': (4, 3), '2.weight': (2, 4)}
+
+    References:
+        Ramkumar et al. (2023) score every parameter, and their code does so in eval mode: these are the defaults.
     """
 
     params: Scope = "all"

@@ -45,6 +45,9 @@ class ResetPolicy:
         bn_stats: ``"keep"`` keeps the running statistics of batch normalisation, ``"reset"`` sets them to mean 0 and
             variance 1, ``"recalibrate"`` measures them again on the scoring batches.
 
+    Raises:
+        OptionError: When it is used, if an option has another value or nothing to act on.
+
     Example:
         >>> import torch, forgetkit
         >>> model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 2))
@@ -52,6 +55,9 @@ class ResetPolicy:
         >>> report = forgetkit.unlearn(model, importance="magnitude", reinit="masked:fraction=0.25", policy=policy)
         >>> report.reset, report.buffers
         (8, ('1.running_mean', '1.running_var', '1.num_batches_tracked'))
+
+    References:
+        Algorithm 1 of Ramkumar et al. (2023) names neither; their code keeps both.
     """
 
     optimizer_state: OptimizerState = "zero"
