@@ -214,12 +214,12 @@ def test_samples_carry_their_role_and_their_labels() -> None:
     roles: list[tuple[str, str]] = []
 
     class Watching:
-        def retain(self, kept: Samples, arrived: Samples, rng: np.random.Generator) -> np.ndarray:
-            roles.append((kept.role, arrived.role))
-            assert arrived.ids.tolist() in [getattr(m, arrived.role).tolist() for m in cut]
-            for samples in (kept, arrived):
+        def retain(self, buffer: Samples, arrivals: Samples, rng: np.random.Generator) -> np.ndarray:
+            roles.append((buffer.role, arrivals.role))
+            assert arrivals.ids.tolist() in [getattr(m, arrivals.role).tolist() for m in cut]
+            for samples in (buffer, arrivals):
                 assert (samples.labels == samples.ids % 3).all()
-            return np.concatenate([kept.ids, arrived.ids])[::-2].copy()
+            return np.concatenate([buffer.ids, arrivals.ids])[::-2].copy()
 
     cut = cut_of(40, 4, 0.2, 1)
     through = Stream(part(40), cut, Watching(), Seeds(1))
@@ -232,8 +232,8 @@ def test_samples_carry_their_role_and_their_labels() -> None:
 @pytest.mark.parametrize("may_repeat", [True, False])
 def test_a_sample_counts_twice_only_for_who_says_so(may_repeat: bool) -> None:
     class Repeating:
-        def retain(self, kept: Samples, arrived: Samples, rng: np.random.Generator) -> np.ndarray:
-            return np.sort(np.concatenate([kept.ids, arrived.ids, arrived.ids[:1]]))
+        def retain(self, buffer: Samples, arrivals: Samples, rng: np.random.Generator) -> np.ndarray:
+            return np.sort(np.concatenate([buffer.ids, arrivals.ids, arrivals.ids[:1]]))
 
     Repeating.may_repeat = may_repeat
     cut = cut_of(30, 3, 0.1, 0)
@@ -294,8 +294,8 @@ def test_a_restored_stream_goes_on_as_the_old_one(spec: str) -> None:
 )
 def test_a_strategy_that_breaks_its_promise(keep: Any, complaint: str) -> None:
     class Broken:
-        def retain(self, kept: Samples, arrived: Samples, rng: np.random.Generator) -> np.ndarray:
-            return keep(kept, arrived)
+        def retain(self, buffer: Samples, arrivals: Samples, rng: np.random.Generator) -> np.ndarray:
+            return keep(buffer, arrivals)
 
     stream = Stream(part(30), cut_of(30, 3, 0.1, 0), Broken(), Seeds(0))
     stream.reveal(1)

@@ -239,8 +239,8 @@ class InterventionRunner:
             step=at.step,
             inputs=inputs,
             targets=targets,
-            look=cache(partial(self._context, component, state, seeds)),
-            see=dict if step is None or not getattr(component, "needs_activity", False) else step.activity,
+            make_context=cache(partial(self._context, component, state, seeds)),
+            compute_activity=dict if step is None or not getattr(component, "needs_activity", False) else step.activity,
             apply=partial(self._apply, number),
         )
 

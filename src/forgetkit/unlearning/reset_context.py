@@ -86,9 +86,9 @@ class ResetContext(ViewAccess):
         # By class, since a resumed run may write the same component as another SPEC.
         return run_seeds.torch("lasting", type(self.component).__name__, name)
 
-    def reset_units(self, chosen: Mapping[str, Tensor]) -> Iterator[Change]:
+    def reset_units(self, units: Mapping[str, Tensor]) -> Iterator[Change]:
         """Return changes that reinitialise units and silence them."""
-        return reset_changes(self.units, chosen, {**self.targets, **self.buffers}, self.fresh)
+        return reset_changes(self.units, units, {**self.targets, **self.buffers}, self.fresh)
 
     @contextmanager
     def probe(self) -> Iterator[Probe]:
