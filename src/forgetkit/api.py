@@ -29,7 +29,7 @@ from forgetkit.seeding import Seeds
 from forgetkit.storage import RunDirectory
 from forgetkit.system.torch_settings import scoring_settings
 from forgetkit.unlearning.attachment import ComponentDescription, InterventionAttachment
-from forgetkit.unlearning.integrity import all_finite
+from forgetkit.unlearning.tensor_checks import all_finite
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -108,7 +108,7 @@ def unlearn(
             optimizer=optimizer,
             seeds=Seeds(seed),
             loss=loss,
-            past=_build_history(build, initial, previous, memory, run_seed),
+            history=_build_history(build, initial, previous, memory, run_seed),
             scoring=scored,
             policy=after,
             processes=processes,
@@ -143,7 +143,7 @@ def score(
         _resolve_component(scoring, unlearning.Scoring),
     )
     return unlearning.score(
-        model, batches, importance=criterion, seeds=Seeds(seed), loss=loss, past=past, scoring=scored
+        model, batches, importance=criterion, seeds=Seeds(seed), loss=loss, history=past, scoring=scored
     )
 
 
@@ -253,10 +253,10 @@ def select(
             if word not in get_args(words):
                 raise OptionError(f"{option}='{word}' is none of {', '.join(get_args(words))}")
         seeds = Seeds(seed)
-        masks, _ = unlearning.select(
+        selection = unlearning.select(
             scores, fraction, seeds, which=which, ties=ties, rounding=rounding, processes=processes
         )
-        return masks
+        return selection.masks
 
 
 def run(

@@ -440,7 +440,7 @@ FAULTS = {
     "chooses with a list": (
         "def propose(self, context):\n        return context.reset_units({context.units[0].name: [0]})",
         2,
-        "is said by a bool tensor",
+        "by a bool tensor of shape",
     ),
 }
 

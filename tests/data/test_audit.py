@@ -169,7 +169,7 @@ def test_of_the_built_in_data_nothing_is_said(spec, tmp_path):
     assert found(source.load(LoadContext(tmp_path, lambda *_: None))) == []
 
 
-def test_a_class_that_a_mega_batch_lacks_is_named_with_its_remedy():
+def test_a_class_missing_from_a_mega_batch_is_named():
     held = data(y=np.sort(np.arange(60) % 3))
     (line,) = found(held, 3, "contiguous")
     assert "3 of 3 mega-batches train on no sample of some class (mega-batch 1: none of 'b', 'c')" in line

@@ -139,9 +139,7 @@ def test_to_another_device_samples_go_a_piece_at_a_time(
 
 @settings(deadline=None)
 @given(ids=st.lists(st.integers(0, SAMPLES - 1), max_size=90))
-def test_a_map_is_read_in_the_order_of_the_disk_and_handed_on_in_the_order_asked(
-    ids: list[int], tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_a_memory_map_is_read_in_file_order(ids: list[int], tmp_path_factory: pytest.TempPathFactory) -> None:
     looked: list[np.ndarray] = []
 
     class Watched(np.memmap):

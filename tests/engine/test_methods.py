@@ -88,7 +88,7 @@ def test_forget_and_learn_again(
         reinit=offers.make("reinit", reinit)[1],
         optimizer=optimizer,
         seeds=Seeds(3),
-        past=unlearning.ModelHistory(initialise=builder.initialise),
+        history=unlearning.ModelHistory(initialise=builder.initialise),
     )
     total = sum(p.numel() for p in model.parameters())
     touched = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}

@@ -181,7 +181,7 @@ class Overhearing(Intervention):
             self._hang("intervention", moment.model[0], moment.mega_batch)
 
     def propose(self, context: Any) -> Any:
-        self._hang("reinit", context.subject.model[0], self._forgettings)
+        self._hang("reinit", context.view.model[0], self._forgettings)
         self._forgettings += 1
         return [Change(name, None, target * 0.9) for name, target in context.targets.items()]
 

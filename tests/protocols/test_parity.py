@@ -191,7 +191,7 @@ class Subject:
             reinit=plan.reinit,
             optimizer=self.optimizer,
             seeds=Seeds(6),
-            past=unlearning.ModelHistory(None, plan.model.initialise),
+            history=unlearning.ModelHistory(None, plan.model.initialise),
             scoring=unlearning.Scoring(chosen.score_params, chosen.score_mode),
             policy=unlearning.ResetPolicy(chosen.optimizer_state, chosen.bn_stats),
         )

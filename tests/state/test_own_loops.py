@@ -173,7 +173,11 @@ def test_interventions(name: str, spec: str) -> None:
             attached.after_epoch()
         return {
             **model.state_dict(),
-            **{f"{at} {k}": v for at, s in enumerate(attached.state_dict()["components"]) for k, v in s.items()},
+            **{
+                f"{at} {k}": v
+                for at, s in enumerate(attached.state_dict()["components"])
+                for k, v in s["state"].items()
+            },
         }
 
     expected, found = looped(torch.enable_grad), looped(STATES[name])

@@ -235,7 +235,7 @@ def forgotten_twice(method: KnowledgeEvolution, seed: int = 0) -> tuple[dict[str
         before = values(model)
         seeds = Seeds(seed)
         past = ModelHistory(seeds=seeds)
-        unlearn(model, images(4), importance=None, reinit=method, seeds=seeds.within("unlearn", number), past=past)
+        unlearn(model, images(4), importance=None, reinit=method, seeds=seeds.within("unlearn", number), history=past)
         after = values(model)
         found += [{name: after[name] != value for name, value in before.items()}, after]
     return tuple(found)

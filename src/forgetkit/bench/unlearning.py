@@ -62,7 +62,7 @@ def selection(setting: BenchmarkOptions) -> Sides:
     count = unlearning.count_of(_FRACTION, _SCORES)
 
     def ours() -> int:
-        masks, _ = unlearning.select(scores, _FRACTION, Seeds(0))
+        masks = unlearning.select(scores, _FRACTION, Seeds(0)).masks
         wait(next(iter(masks.values())).device)
         return sum(len(mask) for mask in masks.values())
 

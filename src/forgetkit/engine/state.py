@@ -138,7 +138,7 @@ class TrainingState:
         )
         flow = Stream(context.data.train, context.mega_batches, plan.replay, context.seeds)
         learner = cls(context, inputs, model, optimizer, trainer, flow, _new_early_stopping(config), passes)
-        acting.past = learner._past
+        acting.history = learner._past
         learner.hooks = hooks_on(model)
         return learner
 
@@ -166,8 +166,8 @@ class TrainingState:
         twin = TrainingState._of(context, self.inputs)
         twin.trainer = replace(twin.trainer, record=None)
         twin._repeats = self._repeats
-        twin.trainer.acting.past = twin._past
-        twin.trainer.acting.seeds, twin.trainer.acting.trying = context.seeds.within("try"), True
+        twin.trainer.acting.history = twin._past
+        twin.trainer.acting.seeds, twin.trainer.acting.check_finite = context.seeds.within("try"), True
         few = twin.stream.reveal(1).read("train", context.mega_batches[0].train[: config.batch_size])
         pool = SamplePool.of(few, context.device)
         twin.trainer.begin(pool, 1, context.seeds.within("try"))
@@ -376,7 +376,7 @@ class TrainingState:
             reinit=plan.reinit,
             optimizer=self.optimizer,
             seeds=seeds,
-            past=self._past,
+            history=self._past,
             scoring=unlearning.Scoring(config.score_params, config.score_mode),
             policy=unlearning.ResetPolicy(config.optimizer_state, config.bn_stats),
             record_mask=masks if config.keep_masks == "all" else None,

@@ -85,7 +85,7 @@ class WatchedContext(ResetContext):
         with super().probe():
             self.out += 1
             try:
-                yield WatchedProbe(self.requests, self.subject, self.who, self.memory, self.targets)
+                yield WatchedProbe(self.requests, self.view, self.who, self.memory, self.targets)
             finally:
                 self.out -= 1
 
@@ -192,7 +192,7 @@ def proposing_stage(
     view = view_of(fixture)
     optimizer = _used_optimizer(fixture)
     scores = view.scores(Size(shuffled))
-    yield WatchedContext(view, SEEDS, method, memory, scores, "Size"), optimizer
+    yield WatchedContext(view, method, memory, scores, "Size"), optimizer
 
 
 def _used_optimizer(fixture: NetworkFixture) -> torch.optim.Optimizer:

@@ -148,7 +148,7 @@ class ReinitCase(WatchingCase):
     def perform(self, component: Any, given: NetworkFixture, seed: int) -> ResetRecord:
         """Reset a network."""
         with proposing_stage(given, component, shuffled=self.shuffled) as (context, optimizer):
-            model = context.subject.model
+            model = context.view.model
             before = comparing.Snapshot.of(model, optimizer)
             memory = copy.deepcopy(dict(context.memory))
             with seeded_rng(seed):
@@ -156,7 +156,7 @@ class ReinitCase(WatchingCase):
             return ResetRecord(
                 changes=proposed,
                 shapes=_shapes(context),
-                scored=sum(tensor.numel() for tensor in context.subject.scored.values()),
+                scored=sum(tensor.numel() for tensor in context.view.scored.values()),
                 before=before,
                 after=comparing.Snapshot.of(model, optimizer),
                 memory=memory,
@@ -200,7 +200,7 @@ def _shapes(context: WatchedContext) -> dict[str, tuple[int, ...]]:
 
 def _apply_changes(method: Any, context: WatchedContext) -> tuple[tuple[Any, ...], str]:
     """Write each change before the next one is requested, as a run does; return them and the unreturned name."""
-    tensors = comparing.tensors_of(context.subject.model)
+    tensors = comparing.tensors_of(context.view.model)
     shapes = _shapes(context)
     found, seen = [], set()
     with torch.no_grad():

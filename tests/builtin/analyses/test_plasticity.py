@@ -23,7 +23,8 @@ from forgetkit.errors import InapplicableError
 from forgetkit.seeding import Seeds
 from forgetkit.testing import check_analysis, networks
 from forgetkit.testing.networks import NetworkFixture
-from forgetkit.unlearning.units import activity_in, capture_inputs, units_of
+from forgetkit.unlearning.activity import activity_in, capture_inputs
+from forgetkit.unlearning.units import units_of
 
 
 def shown(situation: NetworkFixture, **more: Any) -> ModelEvidence:

@@ -135,7 +135,7 @@ class Overlap:
         """The mask that a criterion makes from the model that was kept after a mega-batch."""
         scores = evidence.at(after).scores(str(self.importance))
         # Tied entries (those of dead units) need a draw of their own in each mask: the same draw would be an overlap.
-        return select(scores, self.fraction, evidence.seeds.within("ties", after, *run))[0]
+        return select(scores, self.fraction, evidence.seeds.within("ties", after, *run)).masks
 
     def _runs(self, cells: Sequence[ComparedRun], left_out: LeftOutRuns) -> tuple[int, list[tuple[ComparedRun, Mask]]]:
         """The mega-batch to compare at, and the runs that have a mask after it, of the same parameters."""

@@ -56,9 +56,9 @@ class Redundancy:
     def analyze(self, evidence: Evidence) -> Answer:
         """Measure the network as it is, and a copy with zeros."""
         scores = evidence.scores(self.importance, self.params)
-        masks, threshold = select(scores, self.fraction, evidence.seeds.within("ties"), rounding=self.round)
+        selected = select(scores, self.fraction, evidence.seeds.within("ties"), rounding=self.round)
         sparse = evidence.copy_model()
-        zeroed = _zero_masked(sparse, masks)
+        zeroed = _zero_masked(sparse, selected.masks)
         networks = {"dense": ZeroedNetwork(None), "sparse": ZeroedNetwork(sparse)}
         for network in networks.values():
             for part in ("train", "test"):
@@ -78,7 +78,7 @@ class Redundancy:
                 numbers[f"{name}_{part}"] = fraction(network.accuracy.get(part), meaning, "higher")
         details = {
             "importance": self.importance,
-            "threshold": threshold,
+            "threshold": selected.threshold,
             **{name: network.details for name, network in networks.items()},
             "zeroed": {name: list(counts) for name, counts in zeroed.items()},
         }
