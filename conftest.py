@@ -22,7 +22,7 @@ from forgetkit.engine import dry_run
 sys.dont_write_bytecode = True
 # Times on a shared machine mean nothing. `nox -s long` takes the profile of that name.
 PROFILE = {"deadline": None, "suppress_health_check": [hypothesis.HealthCheck.too_slow]}
-hypothesis.settings.register_profile("short", max_examples=25, **PROFILE)
+hypothesis.settings.register_profile("short", max_examples=40, **PROFILE)
 hypothesis.settings.register_profile("long", max_examples=300, **PROFILE)
 hypothesis.settings.load_profile("short")
 

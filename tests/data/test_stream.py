@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from forgetkit.contracts import Data, DataSplit, Samples
@@ -208,7 +208,6 @@ class AnySubset:
         return at_hand[rng.random(len(at_hand)) < self.choose]
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     samples=st.integers(5, 80), count=st.integers(1, 5), share=st.sampled_from([0.0, 0.3, 1.0]), seed=st.integers(0, 5)
 )

@@ -149,18 +149,18 @@ def finishes(bench, whole):
 
     def check(child=None, *, there=None):
         child = child or bench()
-        said = (child.wait(), child.err.read_text())
-        assert said[0] == 0, said
+        answer = (child.wait(), child.err.read_text())
+        assert answer[0] == 0, answer
         assert child.out.read_bytes() == whole[1]
         assert tables("ablations") == whole[2]
-        assert "Traceback" not in said[1]
+        assert "Traceback" not in answer[1]
         if there is not None:
             assert re.search(
-                rf"; {there} there already, {6 - there} to run( \(\d of them begun\))?, in ablations", said[1]
+                rf"; {there} there already, {6 - there} to run( \(\d of them begun\))?, in ablations", answer[1]
             )
         for cell in cells().values():
             assert not list(cell.rglob(".*.tmp"))
-        return said[1].splitlines()
+        return answer[1].splitlines()
 
     return check
 
@@ -316,14 +316,14 @@ def test_damage_of_many_kinds(severed, whole, finishes, cli):
     (found["random", 2] / "result.json").unlink()
     (found["random", 2] / "result.json" / "below").mkdir(parents=True)
 
-    said = cli("table", "ablations", "--json")
-    values = [cell["values"].values() for row in json.loads(said.out)["rows"] for cell in row["cells"]]
-    assert (said.status, {value for numbers in values for value in numbers}) == (0, {None})
+    answer = cli("table", "ablations", "--json")
+    values = [cell["values"].values() for row in json.loads(answer.out)["rows"] for cell in row["cells"]]
+    assert (answer.status, {value for numbers in values for value in numbers}) == (0, {None})
     note = Path("ablations", "grids", "importance.json")
     note.write_text(note.read_text().replace('"seed": 2', '"seed": 3', 1))
-    said = cli("table", "ablations")
-    assert (said.status, said.out, said.err.count("\n")) == (2, "", 1)
-    assert f"{note} is damaged" in said.err
+    answer = cli("table", "ablations")
+    assert (answer.status, answer.out, answer.err.count("\n")) == (2, "", 1)
+    assert f"{note} is damaged" in answer.err
 
     lines = finishes(there=0)
     for path, says in (
@@ -459,9 +459,9 @@ def test_folders_that_cannot_be_written_to(cli, workdir):
     (workdir / "file").write_text("mine")
     words = ["ablate", *SHARED, "--over", "importance=snip,random", "--json"]
     for out in (workdir / "file", workdir / "file" / "below", "/proc/forgetkit"):
-        said = cli(*words, "--out", out)
-        assert (said.status, said.out) == (2, "")
-        assert said.err.splitlines()[-1].startswith("forgetkit: cannot make ")
+        answer = cli(*words, "--out", out)
+        assert (answer.status, answer.out) == (2, "")
+        assert answer.err.splitlines()[-1].startswith("forgetkit: cannot make ")
     assert (workdir / "file").read_text() == "mine"
 
 
@@ -473,10 +473,10 @@ def test_a_folder_that_became_read_only(cli, workdir, whole):
         pytest.skip("this container may not mount")
     try:
         subprocess.run(bind[1], check=True)
-        said = cli("table", "ablations", "--json")
-        assert (said.status, said.json) == (0, json.loads(whole[1]))
-        said = cli(*WORDS)
+        answer = cli("table", "ablations", "--json")
+        assert (answer.status, answer.json) == (0, json.loads(whole[1]))
+        answer = cli(*WORDS)
     finally:
         subprocess.run(["umount", "ablations"], check=True)
-    assert (said.status, said.out) == (2, "")
-    assert "may not be written to; choose another --out" in said.err.splitlines()[-1]
+    assert (answer.status, answer.out) == (2, "")
+    assert "may not be written to; choose another --out" in answer.err.splitlines()[-1]

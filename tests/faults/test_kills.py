@@ -26,18 +26,19 @@ def small(tmp_path_factory, fork_server):
     return kills.SmallRun.create(kills.CommandRunner(tmp_path_factory.mktemp("small"), fork_server))
 
 
-def test_killed_at_random_moments(runner):
-    said = []
-    assert kills.killed_runs(runner, 6, 1, said.append), said
-    assert said[-1].startswith("6 of 6 identical (")
-    assert int(re.search(r"\((\d+) kills", said[-1])[1]) >= 6
+@pytest.mark.parametrize("runs", [3, pytest.param(20, marks=pytest.mark.long)])
+def test_killed_at_random_moments(runner, runs):
+    lines = []
+    assert kills.killed_runs(runner, runs, 1, lines.append), lines
+    assert lines[-1].startswith(f"{runs} of {runs} identical (")
+    assert int(re.search(r"\((\d+) kills", lines[-1])[1]) >= runs
 
 
+@pytest.mark.parametrize("step", [79, pytest.param(13, marks=pytest.mark.long)])
 @pytest.mark.parametrize("fault", kills.FAULTS)
-def test_broken_at_calls_that_change_files(small, fault):
-    """At every 53rd, from another one on for each fault."""
-    calls = small.calls
-    for at in range(2 + 5 * kills.FAULTS.index(fault), len(calls) + 1, 53):
+def test_faults_at_calls_that_change_files(small, fault, step):
+    """At every ``step``-th call, from another one on for each fault."""
+    for at in range(2 + 7 * kills.FAULTS.index(fault), len(small.calls) + 1, step):
         small.break_at(fault, at, seed=at)
 
 

@@ -105,12 +105,12 @@ def refused(cli):
 
     def call(run, *words):
         before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} if run.is_dir() else {}
-        said = cli("run", "--resume", run, *words)
-        assert (said.status, said.out) == (2, ""), said
-        assert said.err.startswith("forgetkit: ")
-        assert said.err.count("\n") == 1
+        answer = cli("run", "--resume", run, *words)
+        assert (answer.status, answer.out) == (2, ""), answer
+        assert answer.err.startswith("forgetkit: ")
+        assert answer.err.count("\n") == 1
         assert {path: path.read_bytes() for path in before} == before
-        return said.err
+        return answer.err
 
     return call
 
@@ -151,9 +151,9 @@ def test_a_folder_that_is_no_run(refused, workdir):
 
 def test_a_run_that_is_finished_has_nothing_left_to_do(cli, whole, workdir, substance, refused):
     run = workdir / "runs" / "whole"
-    said = cli("run", "--resume", run)
-    assert (said.status, said.err) == (0, "")
-    assert said.out.startswith(f"{run} is finished: there is nothing left to do\n")
+    answer = cli("run", "--resume", run)
+    assert (answer.status, answer.err) == (0, "")
+    assert answer.out.startswith(f"{run} is finished: there is nothing left to do\n")
     content = json.loads((run / "result.json").read_text())
     assert cli("run", "--resume", run, "--json").json == content == forgetkit.run(resume=run)
     assert "--epochs 9: this run was begun with 3; a resumed run keeps" in refused(run, "--epochs", 9)
@@ -200,8 +200,8 @@ def test_an_option_that_the_run_does_not_have(refused, stopped, words):
 
 
 def test_options_that_the_run_has_anyway(cli, stopped, whole, substance):
-    said = cli("run", "--resume", stopped(), "--epochs", 3, "--method", "lure", "--seed", 0, "--json")
-    assert substance(said.json) == whole
+    answer = cli("run", "--resume", stopped(), "--epochs", 3, "--method", "lure", "--seed", 0, "--json")
+    assert substance(answer.json) == whole
 
 
 def test_checkpoints_may_come_less_often(cli, stopped, substance, whole):
@@ -245,9 +245,9 @@ DAMAGE = [truncated, flipped, emptied, Path.unlink]
 def test_a_damaged_state_falls_back_to_the_one_before(cli, stopped, damage, whole, substance, digests, workdir):
     run = stopped()
     damage(states(run)[0])
-    said = cli("run", "--resume", run, "--json")
-    assert said.status == 0, said.err
-    assert substance(said.json) == whole
+    answer = cli("run", "--resume", run, "--json")
+    assert answer.status == 0, answer.err
+    assert substance(answer.json) == whole
     assert digests(run) == digests(workdir / "runs" / "whole")
 
 
@@ -257,8 +257,8 @@ def test_a_damaged_state_falls_back_to_the_one_before(cli, stopped, damage, whol
 def test_a_damaged_note_falls_back_to_the_one_before(cli, stopped, text, whole, substance):
     run = stopped()
     states(run)[0].with_suffix(".json").write_text(text, errors="surrogateescape")
-    said = cli("run", "--resume", run, "--json")
-    assert substance(said.json) == whole
+    answer = cli("run", "--resume", run, "--json")
+    assert substance(answer.json) == whole
 
 
 @pytest.mark.parametrize("rows", ["x", [3], [{"index": 1}], [{"nosuch": 1}]])
@@ -317,9 +317,9 @@ def test_the_run_was_moved(cli, stopped, whole, substance, workdir, monkeypatch)
     (workdir / "elsewhere").mkdir()
     moved = run.rename(workdir / "elsewhere" / "mine")
     monkeypatch.chdir("/")
-    said = cli("run", "--resume", moved, "--json")
-    assert substance(said.json) == whole
-    assert said.json["directory"] == str(moved)
+    answer = cli("run", "--resume", moved, "--json")
+    assert substance(answer.json) == whole
+    assert answer.json["directory"] == str(moved)
     assert (moved / "result.json").exists()
 
 
@@ -332,9 +332,9 @@ def test_other_versions_are_worth_a_warning(cli, stopped, whole, substance, capl
 
 
 def test_a_rehearsal_has_nothing_to_resume(cli, stopped):
-    said = cli("run", "--resume", stopped(), "--dry-run")
-    assert (said.status, said.err.count("\n")) == (2, 1)
-    assert "leave out --resume" in said.err
+    answer = cli("run", "--resume", stopped(), "--dry-run")
+    assert (answer.status, answer.err.count("\n")) == (2, 1)
+    assert "leave out --resume" in answer.err
 
 
 # Data that changed
@@ -535,13 +535,13 @@ def test_a_damaged_result_is_made_again(cli, finished, damage, stateless, whole,
         state.unlink()
     refusal = cli("report", run)
     assert (refusal.status, refusal.err.count("\n"), f"--resume {run}" in refusal.err) == (2, 1, True)
-    said = cli("run", "--resume", run, "--json")
-    assert substance(said.json) == whole
+    answer = cli("run", "--resume", run, "--json")
+    assert substance(answer.json) == whole
     assert digests(run) == digests(workdir / "runs" / "whole")
-    assert json.loads((run / "result.json").read_text()) == said.json
+    assert json.loads((run / "result.json").read_text()) == answer.json
     assert len(caplog.messages) == (damage is not Path.unlink)
     assert all(f"{run / 'result.json'} is damaged" in line for line in caplog.messages)
-    assert cli("run", "--resume", run, "--json").json == said.json
+    assert cli("run", "--resume", run, "--json").json == answer.json
 
 
 # Models
@@ -732,8 +732,8 @@ def test_a_name_that_is_made_is_free(tmp_path, monkeypatch, tiny_words, cli):
     for _ in range(3):
         assert cli(*tiny_words, "--out", tmp_path / "runs").status == 0
     assert sorted(run.name for run in (tmp_path / "runs").iterdir()) == ["now", "now-2", "now-3"]
-    said = cli(*tiny_words, "--out", tmp_path / "runs", "--name", "now")
-    assert (said.status, said.err) == (2, f"forgetkit: {tmp_path}/runs/now exists already: choose another --name\n")
+    answer = cli(*tiny_words, "--out", tmp_path / "runs", "--name", "now")
+    assert (answer.status, answer.err) == (2, f"forgetkit: {tmp_path}/runs/now exists already: choose another --name\n")
 
 
 @pytest.mark.parametrize("keep", ["all", "none"])
@@ -793,10 +793,10 @@ def test_a_full_disk_stops_the_run_and_an_emptied_one_lets_it_go_on(
     words = [word for key, value in OPTIONS.items() for word in (f"--{key.replace('_', '-')}", value)]
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", replace)
-        said = cli("run", *words, "--name", "r", "--quiet")
+        answer = cli("run", *words, "--name", "r", "--quiet")
     run = workdir / "runs" / "r"
-    assert said.status == 1
-    hint, line = said.err.splitlines()
+    assert answer.status == 1
+    hint, line = answer.err.splitlines()
     assert hint == "to go on: forgetkit run --resume runs/r"
     assert line.startswith("forgetkit: cannot write ")
     assert line.endswith(f"{file}: No space left on device")
@@ -819,9 +819,9 @@ def test_a_full_disk_under_the_events(cli, workdir, monkeypatch, tiny_words):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(run_directory.RunDirectory, "append", full)
-    said = cli(*tiny_words, "--name", "r", "--quiet")
-    assert said.status == 1
-    assert said.err.splitlines()[-1] == "forgetkit: cannot write runs/r/events.jsonl: No space left on device"
+    answer = cli(*tiny_words, "--name", "r", "--quiet")
+    assert answer.status == 1
+    assert answer.err.splitlines()[-1] == "forgetkit: cannot write runs/r/events.jsonl: No space left on device"
 
 
 # Nonsense under valid digests
@@ -852,9 +852,9 @@ def test_rows_that_no_run_has(whole, workdir, cli, forged):
     content = read_with_digest(run / "result.json")
     content["mega_batches"][0] |= forged
     write_with_digest(run / "result.json", content)
-    said = cli("report", run)
-    assert (said.status, said.err.count("\n")) == (2, 1), said.err
-    assert f"{run / 'result.json'} is damaged" in said.err
+    answer = cli("report", run)
+    assert (answer.status, answer.err.count("\n")) == (2, 1), answer.err
+    assert f"{run / 'result.json'} is damaged" in answer.err
     if "index" not in forged:
         assert event_in(line_of({"event": "mega_batch_ended", "row": {**ROW, **forged}})) is None
 
@@ -890,9 +890,9 @@ def test_another_schema_is_named(whole, workdir, cli, name, schema):
     run = workdir / "runs" / "whole"
     write_with_digest(run / name, {**read_with_digest(run / name), "schema": schema})
     (run / "result.json").unlink() if name == "manifest.json" else None
-    said = cli("run", "--resume", run) if name == "manifest.json" else cli("analyze", run, "calibration")
-    assert (said.status, said.err.count("\n")) == (2, 1), said.err
-    assert f"{run / name} has schema {schema!r}, and this version of forgetkit reads 2" in said.err
+    answer = cli("run", "--resume", run) if name == "manifest.json" else cli("analyze", run, "calibration")
+    assert (answer.status, answer.err.count("\n")) == (2, 1), answer.err
+    assert f"{run / name} has schema {schema!r}, and this version of forgetkit reads 2" in answer.err
 
 
 @pytest.mark.parametrize(

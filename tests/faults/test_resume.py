@@ -272,10 +272,10 @@ def test_a_resumed_run_tells_where_it_stands(run, workdir, cli, plugin, terminal
     for name in ("a", "b"):
         with pytest.raises(KeyboardInterrupt):
             run({**STATEFUL, "name": name}, stop=Stop(9))
-    said = cli("run", "--resume", "runs/a", "--plugin", path)
-    assert "mega-batch 1:" not in said.out
-    assert "mega-batch 2:" in said.out
-    assert len([line for line in said.out.splitlines() if line.split()[:1] in (["1"], ["2"], ["3"])]) == 3
+    answer = cli("run", "--resume", "runs/a", "--plugin", path)
+    assert "mega-batch 1:" not in answer.out
+    assert "mega-batch 2:" in answer.out
+    assert len([line for line in answer.out.splitlines() if line.split()[:1] in (["1"], ["2"], ["3"])]) == 3
     status, seen = terminal(["run", "--resume", "runs/b", "--plugin", path])
     assert status == 0
     assert "mega-batch 2/3" in seen

@@ -79,8 +79,8 @@ def test_under_an_observer_that_draws(runner, whole):
 def test_in_another_process_folder_language_and_zone(workdir, spawn, whole):
     """A process of its own, with other hashes; all others here are forks of one."""
     elsewhere = {"PYTHONHASHSEED": "123", "LC_ALL": "C", "LANG": "tr_TR.UTF-8", "TZ": "Asia/Kathmandu", "COLUMNS": "40"}
-    said = spawn(*WORDS, "--out", workdir / "away" / "runs", "--quiet", **elsewhere)
-    assert (said.status, said.out, said.err) == (0, "", "")
+    answer = spawn(*WORDS, "--out", workdir / "away" / "runs", "--quiet", **elsewhere)
+    assert (answer.status, answer.out, answer.err) == (0, "", "")
     assert outcome(workdir / "away" / "runs" / "r") == whole
 
 

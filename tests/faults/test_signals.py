@@ -168,8 +168,8 @@ def test_both_workers_of_a_grid_leave_states(runner):
     time.sleep(0.05)  # the workers are asked by then
     Path("go").touch()
     assert runner.wait(child) == 130
-    said = runner.read_stderr()
-    assert said.count("to go on: forgetkit ablate ") == 1
+    answer = runner.read_stderr()
+    assert answer.count("to go on: forgetkit ablate ") == 1
     assert Path("stdout").read_text() == ""
     cells = sorted(Path("ablations/cells").glob("*/"))
     assert [states(cell)[-1] for cell in cells] == ["resume-001-0001-000004"] * 2

@@ -42,9 +42,9 @@ def told(path: Path) -> str:
                 held = np.sort(archive[name].astype(np.float32) / scale, axis=None)
                 assert np.array_equal(held, np.sort(part.inputs.astype(np.float32), axis=None))
 
-    said = refusal(load)
-    assert not said or str(path) in said or said.startswith("npz: ")
-    return said
+    message = refusal(load)
+    assert not message or str(path) in message or message.startswith("npz: ")
+    return message
 
 
 shapes = array_shapes(min_dims=0, max_dims=5, min_side=0, max_side=5)
@@ -302,5 +302,5 @@ def test_any_bytes_in_an_image(tmp_path, noise, start, form):
     (folder / "train/x/other.png").write_bytes(content)
     with contextlib.suppress(FileNotFoundError):
         os.utime(folder / "train/x/other.png", ns=(0, hash(bytes(content)) % 2**60))
-    said = refusal(lambda: loaded(folder))
-    assert not said or "other.png" in said
+    message = refusal(lambda: loaded(folder))
+    assert not message or "other.png" in message

@@ -168,8 +168,8 @@ def test_any_file_of_options(offers, workdir, content):
     file.write_bytes(content)
     refusal(lambda: config.resolve(config.read_toml(file), offers))
     refusal(lambda: grid.read_grid(file))
-    said = refusal(lambda: config.read_toml(file))
-    assert not said or said.startswith(f"--config {file}: ")
+    message = refusal(lambda: config.read_toml(file))
+    assert not message or message.startswith(f"--config {file}: ")
 
 
 @examples(8)

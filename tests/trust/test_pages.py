@@ -14,7 +14,7 @@ from html.parser import HTMLParser
 
 import pytest
 from helpers import fake_outcomes
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
@@ -116,7 +116,6 @@ def acts(text: str) -> set[str]:
 
 
 @given(texts)
-@settings(max_examples=25, deadline=None)
 @example("".join(ATTACKS))
 def test_a_page_has_the_shape_of_a_harmless_one(text):
     written = whole(text)
@@ -140,7 +139,6 @@ def test_so_do_its_pictures():
 
 
 @given(texts)
-@settings(max_examples=25, deadline=None)
 @example("".join(ATTACKS))
 def test_tables_hold_no_markup_of_others(text):
     found = outcomes(text)
@@ -185,7 +183,6 @@ def test_tex_carries_nothing_out(text):
 
 
 @given(texts)
-@settings(max_examples=25, deadline=None)
 def test_no_cell_of_a_csv_is_a_formula(text):
     rows = list(csv.reader(io.StringIO(render(make_table(outcomes(text)), "csv"), newline="")))
     assert len({len(row) for row in rows}) == 1

@@ -116,8 +116,8 @@ def test_what_lay_there_as_a_link_is_replaced_and_not_written_through(tmp_path, 
 def test_a_name_is_one_folders(cli, tiny_words, workdir, name):
     (workdir / "in").mkdir()
     os.chdir(workdir / "in")
-    said = cli(*tiny_words, "--name", name, "--quiet")
-    assert (said.status, said.err.count("\n")) == (2, 1)
+    answer = cli(*tiny_words, "--name", name, "--quiet")
+    assert (answer.status, answer.err.count("\n")) == (2, 1)
     grid = cli("ablate", "--over", "reinit=cold,rifle", *tiny_words[1:], "--name", name, "--dry-run")
     assert (grid.status, grid.err.count("\n")) == (2, 1)
     asked = cli("table", ".", "--grid", name)
@@ -128,8 +128,8 @@ def test_a_name_is_one_folders(cli, tiny_words, workdir, name):
 @pytest.mark.parametrize("out", ["a\0b", "x" * 300, "/dev/null/x", "/proc/x"])
 def test_an_out_that_no_folder_can_be_is_one_line(cli, tiny_words, workdir, out):
     for words in ([*tiny_words, "--quiet"], ["ablate", "--over", "reinit=cold,rifle", *tiny_words[1:], "--quiet"]):
-        said = cli(*words, "--out", out)
-        assert (said.status, said.err.count("\n")) == (2, 1), said.err
+        answer = cli(*words, "--out", out)
+        assert (answer.status, answer.err.count("\n")) == (2, 1), answer.err
     assert below(workdir) == set()
 
 
@@ -161,8 +161,8 @@ def got(workdir):
 def test_the_name_in_a_manifest_is_where_nothing_is_written(cli, workdir, got, name):
     path = got(name=name, out=str(workdir / "elsewhere"))
     before = below(workdir) - below(path)
-    said = cli("run", "--resume", path, "--quiet")
-    assert (said.status, said.err.count("\n")) == (2, 1)
+    answer = cli("run", "--resume", path, "--quiet")
+    assert (answer.status, answer.err.count("\n")) == (2, 1)
     assert below(workdir) - below(path) <= before
 
 
@@ -216,10 +216,10 @@ def test_a_note_names_cells_by_digests_alone(cli, workdir, digest, twice):
         content = read_with_digest(path)
         write_with_digest(path, {**content, "cells": [*content["cells"], {**content["cells"][0], "digest": "ab" * 32}]})
     for command in ("table", "report"):
-        said = cli(command, "abl")
-        assert (said.status, said.err.count("\n")) == (2, 1)
-        assert "g.json is damaged" in said.err
-        assert "12.35" not in said.out
+        answer = cli(command, "abl")
+        assert (answer.status, answer.err.count("\n")) == (2, 1)
+        assert "g.json is damaged" in answer.err
+        assert "12.35" not in answer.out
 
 
 def test_a_command_in_a_message_can_be_pasted_into_a_shell(tmp_path):
@@ -257,7 +257,7 @@ def test_a_record_downloads_nothing(cli, workdir, monkeypatch):
     for also in (["analyze", run, "calibration"], ["run", "--resume", run]):
         if also[0] == "run":
             (run / "result.json").unlink()
-        said = cli(*also)
-        assert said.status != 0
-        assert "a record downloads nothing, so name the data set again with --dataset" in said.err, said.err
+        answer = cli(*also)
+        assert answer.status != 0
+        assert "a record downloads nothing, so name the data set again with --dataset" in answer.err, answer.err
     assert not (workdir / "theirs").exists()

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -137,7 +137,6 @@ GOOD = python_2(np.zeros((1, 8), np.uint8), [1], by_column=False)
 
 
 @given(st.data())
-@settings(max_examples=60, deadline=None)
 def test_no_bytes_make_it_call_anything_else(data):
     """Whatever is changed of a good file, nothing but a dictionary of plain things comes of it, or an error."""
     content = bytearray(GOOD)
