@@ -1,6 +1,6 @@
-"""Runs and grids that are killed, starved of their disk and cut from power come to the same as in peace.
+"""Runs and grids that are killed, lose their disk or their power give the undisturbed result.
 
-A small number of what ``python tests/faults/kills.py --runs 100 --calls 1 --ablations 1`` does.
+``python tests/faults/kills.py --runs 100 --calls 1 --ablations 1`` does the same many more times.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def runner(workdir, fork_server):
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory, fork_server):
-    """A run of a few steps, with a state after each."""
+    """A run of a few steps, with a checkpoint after each."""
     return kills.SmallRun.create(kills.CommandRunner(tmp_path_factory.mktemp("small"), fork_server))
 
 
@@ -44,7 +44,7 @@ def test_faults_at_calls_that_change_files(small, fault, step):
 
 @pytest.fixture(scope="module")
 def grid(tmp_path_factory, fork_server):
-    """Two cells, one after the other."""
+    """A grid of two cells."""
     return kills.SmallGrid.create(kills.CommandRunner(tmp_path_factory.mktemp("grid"), fork_server))
 
 
@@ -83,7 +83,7 @@ def test_a_run_that_comes_to_something_else_is_told(runner, small):
 
 
 def left_on(folder, seed, *, synced):
-    """What a loss of power leaves of a file that was replaced and of another that was written, after ``synced``."""
+    """The files that a loss of power leaves: one was replaced, one written, and ``synced`` were synced."""
     folder.mkdir()
     Path(folder, "old").write_bytes(b"old")
     disk = fault_injection.Disk(str(folder))

@@ -1,4 +1,4 @@
-"""Links in place of folders of ours: nothing is written, swept or read behind them, in the midst of a run neither."""
+"""A link in place of one of forgetkit's folders: nothing is written, removed or read through it."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_what_analyses_answered_about_a_grid(tmp_path, elsewhere, untouched):
 
 
 def test_a_link_to_the_folder_of_a_run_itself_is_the_users(tmp_path, cli):
-    """Only what forgetkit makes must be folders: where a run lies is for its user to say."""
+    """Only folders that forgetkit makes must not be links; the path to a run may have links."""
     first = forgetkit.run({**OPTIONS, "name": "r", "out": tmp_path / "disk"})
     (tmp_path / "runs").symlink_to(tmp_path / "disk", target_is_directory=True)
     assert cli("run", "--resume", tmp_path / "runs" / "r", "--json").json["cer"] == first["cer"]
@@ -120,7 +120,7 @@ def test_a_link_to_the_folder_of_a_run_itself_is_the_users(tmp_path, cli):
 
 @pytest.mark.parametrize("name", [".#default.json", "._default.json"])
 def test_files_of_editors_beside_the_grids(tmp_path, cli, name):
-    """Locks of Emacs are links that lead nowhere; a Mac writes attributes beside each file."""
+    """Emacs locks are dangling links; macOS writes attribute files."""
     words = ["--" + key.replace("_", "-") + f"={value}" for key, value in OPTIONS.items() if key != "checkpoint_epochs"]
     assert cli("ablate", "--over", "method=warm", "--seeds", "0", "--out", tmp_path, *words).status == 0
     before = cli("table", tmp_path).out

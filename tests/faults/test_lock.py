@@ -1,4 +1,4 @@
-"""Two processes on one run: one works on it, the other is told which."""
+"""Two processes on one run: one works on it, the other gets an error that names it."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ OPTIONS = {
 
 
 class StopAfter:
-    """Interrupts the run when its last epoch but one has ended: two states lie there by then."""
+    """Interrupts the run after its last but one epoch, when it has two checkpoints."""
 
     def notify(self, event):
         if isinstance(event, EpochEnded) and (event.mega_batch, event.epoch) == (2, 2):
@@ -54,7 +54,7 @@ class StopAfter:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """``made(stop, **options)``: the folder of a run, carried out once, to be copied; and what it came to."""
+    """``made(stop, **options)``: the folder and the result of a run, to copy; runs once."""
     known = {}
 
     def call(stop, **options):
@@ -72,7 +72,7 @@ def made(tmp_path_factory):
 
 @pytest.fixture
 def stopped(workdir, made):
-    """``stopped(name, **options)``: the folder of an interrupted run."""
+    """``stopped(name, **options)``: a copy of an interrupted run."""
 
     def call(name="r", **options):
         shutil.copytree(made(True, **options)[0], workdir / "runs" / name)
@@ -83,7 +83,7 @@ def stopped(workdir, made):
 
 @pytest.fixture
 def finished(workdir, made):
-    """The folder of a run that has come to its end."""
+    """``finished(name, **options)``: a copy of a finished run."""
 
     def call(name="r", **options):
         shutil.copytree(made(False, **options)[0], workdir / "runs" / name)
@@ -94,14 +94,14 @@ def finished(workdir, made):
 
 @pytest.fixture
 def whole(finished, made, substance):
-    """The substance of the run that is never interrupted, whose folder is ``runs/whole``."""
+    """The substance of the uninterrupted run in ``runs/whole``."""
     finished("whole")
     return substance(made(False)[1])
 
 
 @pytest.fixture
 def refused(cli):
-    """Resume, and check what all refusals have in common; return the line."""
+    """Resume, require a refusal that changes no file, and return its line."""
 
     def call(run, *words):
         before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} if run.is_dir() else {}
@@ -117,14 +117,14 @@ def refused(cli):
 
 @contextlib.contextmanager
 def edited(file):
-    """The content of a file, sealed again after it was changed."""
+    """Change the content of a file and update its digest."""
     content = read_with_digest(file)
     yield content
     write_with_digest(file, content)
 
 
 def states(run):
-    """The states to resume from, newest first."""
+    """The checkpoints, newest first."""
     return sorted(run.glob("checkpoints/resume-*.pt"), reverse=True)
 
 
@@ -132,7 +132,7 @@ def test_two_states_are_kept(stopped):
     assert [file.stem for file in states(stopped())] == ["resume-002-0001", "resume-002-0000"]
 
 
-# What is no run that could go on
+# Folders that cannot be resumed
 
 
 def test_a_folder_that_is_missing(refused, workdir):
@@ -342,7 +342,7 @@ def test_a_rehearsal_has_nothing_to_resume(cli, stopped):
 
 @pytest.fixture
 def arrays(workdir):
-    """Write an npz file; ``change`` says what of it is otherwise."""
+    """Write an npz file; ``change`` modifies its arrays."""
 
     def write(change=None):
         rng = np.random.default_rng(0)
@@ -401,7 +401,7 @@ def test_data_that_came_back(cli, stopped, arrays, substance):
     assert cli("run", "--resume", run).status == 0
 
 
-# Never a wrong number: another bit in any file, files of other runs, archives that a stranger could have made
+# Never a wrong number: flipped bits, files of other runs, malicious archives
 
 
 def test_another_bit_is_another_bit_in_whatever_file(stopped, finished):
@@ -557,7 +557,7 @@ def test_a_judged_model_that_is_not_whole_is_said_when_the_run_goes_on(cli, stop
 
 @pytest.mark.parametrize(("keep", "left"), [("last", ["mega-batch-001"]), ("none", [])])
 def test_models_that_are_kept_no_more_make_room_at_once(stopped, keep, left):
-    """A full disk is gone on with so: the next model is not waited for."""
+    """With a full disk, old models are removed at once."""
     run = RunDirectory(stopped())
     assert list(run.remove_stale(keep)) == []
     assert sorted(file.stem for file in run.path.glob("checkpoints/mega-batch-*.pt")) == left
@@ -614,7 +614,7 @@ def test_a_model_that_is_damaged(finished, damage):
 
 @pytest.mark.parametrize(("keep", "kept"), [("all", (1, 2)), ("last", (2,)), ("none", ())])
 def test_models_that_are_kept(cli, stopped, whole, substance, keep, kept):
-    """A resumed run may change its mind; the result is the same."""
+    """A resumed run may have another value; the result is the same."""
     run = stopped()
     result = cli("run", "--resume", run, "--keep-models", keep, "--json").json
     assert result["config"].pop("keep_models") == keep
@@ -673,7 +673,7 @@ def test_a_temporary_file_that_is_a_link_is_not_written_through(tmp_path, monkey
 
 
 def test_temporary_names_of_equal_process_ids_do_not_collide(tmp_path, monkeypatch):
-    """Two containers share a folder, and both number their processes from 1."""
+    """Two containers may share a folder and have equal process ids."""
     names, replace_file = [], Path.replace
     monkeypatch.setattr("os.getpid", lambda: 1)
     monkeypatch.setattr(Path, "replace", lambda self, target: (names.append(self.name), replace_file(self, target))[1])
@@ -699,7 +699,7 @@ def test_a_file_where_a_folder_belongs(refused, stopped):
 
 
 def test_states_that_a_process_left_which_died_between_two_files_go(cli, stopped):
-    """Those without a note, and those beyond the one that the run goes on from."""
+    """Checkpoints without a note, and those newer than the resumed one."""
     run = stopped()
     shutil.copy(states(run)[0], run / "checkpoints" / "resume-001-0007-000003.pt")
     shutil.copy(states(run)[0], run / "checkpoints" / "resume-002-0001-000009.pt")
@@ -762,14 +762,14 @@ def test_a_name_outlasts_a_loss_of_power(tmp_path, monkeypatch):
     assert done == [".file.0123.tmp", "renamed", tmp_path.name]
 
 
-@pytest.mark.parametrize(("number", "status"), [(errno.EINVAL, "skipped"), (errno.EIO, "told")])
+@pytest.mark.parametrize(("number", "status"), [(errno.EINVAL, "skipped"), (errno.EIO, "raised")])
 def test_a_folder_that_cannot_be_synced(tmp_path, monkeypatch, number, status):
     def refuse(descriptor):
         if Path(f"/proc/self/fd/{descriptor}").is_dir():
             raise OSError(number, "no")
 
     monkeypatch.setattr(os, "fsync", refuse)
-    with pytest.raises(RecordError, match="cannot write") if status == "told" else contextlib.nullcontext():
+    with pytest.raises(RecordError, match="cannot write") if status == "raised" else contextlib.nullcontext():
         write_atomically(tmp_path / "file", b"")
 
 
@@ -847,7 +847,7 @@ ROW = dict.fromkeys(("index", "train_samples", "epochs", "samples_seen", "forwar
     ids=str,
 )
 def test_rows_that_no_run_has(whole, workdir, cli, forged):
-    """In a result, and in the event of the row."""
+    """In a result, and in the event."""
     run = workdir / "runs" / "whole"
     content = read_with_digest(run / "result.json")
     content["mega_batches"][0] |= forged
@@ -899,7 +899,7 @@ def test_another_schema_is_named(whole, workdir, cli, name, schema):
     "note", [{"rows": 0}, {"rows": 7}, {"rows": -1}, {"rows": True}, {"seconds": -1}, {"seconds": "x"}]
 )
 def test_a_note_that_contradicts_its_state(cli, stopped, whole, substance, caplog, note):
-    """The run goes on from the state before it, in a line that names the note."""
+    """The run resumes from the checkpoint before it and names the note."""
     run = stopped()
     file = states(run)[0].with_suffix(".json")
     write_with_digest(file, {**read_with_digest(file), **note})

@@ -1,4 +1,4 @@
-"""The same seed gives the same result: however many at once, whoever looks on, wherever and whenever."""
+"""The same seed gives the same result with any number of jobs, observer, folder, language and clock."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def runner(workdir, fork_server):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, fork_server):
-    """What the run comes to that says nothing."""
+    """The outcome of the quiet run."""
     runner = kills.CommandRunner(tmp_path_factory.mktemp("whole"), fork_server)
     assert runner.run([*WORDS, "--quiet"]) == 0
     return outcome(runner.folder / "runs" / "r")
@@ -77,7 +77,7 @@ def test_under_an_observer_that_draws(runner, whole):
 
 
 def test_in_another_process_folder_language_and_zone(workdir, spawn, whole):
-    """A process of its own, with other hashes; all others here are forks of one."""
+    """In a fresh interpreter with other hashes; the other tests fork one process."""
     elsewhere = {"PYTHONHASHSEED": "123", "LC_ALL": "C", "LANG": "tr_TR.UTF-8", "TZ": "Asia/Kathmandu", "COLUMNS": "40"}
     answer = spawn(*WORDS, "--out", workdir / "away" / "runs", "--quiet", **elsewhere)
     assert (answer.status, answer.out, answer.err) == (0, "", "")

@@ -1,4 +1,4 @@
-"""Real commands that are asked to stop, at any time and by any signal, leave what can be gone on with."""
+"""Commands stop at any time and by any signal, and can be resumed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LEARNING = shlex.split(
     "--model dropnet --intervention pull --intervention lingers --augment crop-flip --epochs 3 --mega-batches 2"
 )
 WORDS = [*kills.SHARED, *LEARNING, *kills.PLUGIN]
-TOLD = [
+MESSAGE = [
     "forgetkit: interrupted",
     f"to go on: forgetkit run --resume runs/r {shlex.join(kills.PLUGIN)}",
 ]
@@ -30,7 +30,7 @@ def runner(workdir, fork_server):
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory, fork_server):
-    """``undisturbed(words)``: what such a run comes to in peace; each carried out once."""
+    """``undisturbed(words)``: the reference of such a run; each runs once."""
     runner, known = kills.CommandRunner(tmp_path_factory.mktemp("whole"), fork_server), {}
     (runner.folder / "go").touch()
 
@@ -43,10 +43,10 @@ def undisturbed(tmp_path_factory, fork_server):
 
 
 def waiting(child, number=1, seconds=60):
-    """The processes that wait in the midst of something, once there are so many: ``child``, or what it has started."""
+    """Wait until ``number`` processes of ``child`` pause; returns their ids."""
     until = time.monotonic() + seconds
     while len(found := sorted(Path().glob("here-*"))) < number:
-        assert time.monotonic() < until, "nobody waits"
+        assert time.monotonic() < until, "no process pauses"
         assert not child.ended, child.wait()
         time.sleep(0.002)
     return [int(file.name.partition("-")[2]) for file in found]
@@ -58,7 +58,7 @@ def states(run=Path("runs/r")):
 
 @pytest.fixture
 def same(runner, undisturbed):
-    """Go on as the command said, and compare."""
+    """Resume as the command printed, and compare."""
 
     def check(words=WORDS):
         Path("go").touch()
@@ -83,7 +83,7 @@ def test_in_the_midst_of_an_epoch_the_step_is_finished(runner, same, name):
     child.signal(getattr(signal, name))
     Path("go").touch()
     assert runner.wait(child) == 130
-    assert runner.read_stderr().splitlines() == TOLD
+    assert runner.read_stderr().splitlines() == MESSAGE
     assert states()[-1] == "resume-001-0001-000004"
     same()
 
@@ -95,7 +95,7 @@ def test_the_second_one_stops_at_once(runner, same):
     assert not child.ended
     child.signal(signal.SIGINT)
     assert runner.wait(child) == 130
-    assert runner.read_stderr().splitlines() == TOLD
+    assert runner.read_stderr().splitlines() == MESSAGE
     assert states() == []
     same()
 
@@ -128,13 +128,13 @@ def test_in_the_midst_of(runner, same, option):
     child.signal(signal.SIGTERM)
     Path("go").touch()
     assert runner.wait(child) == 130
-    assert runner.read_stderr().splitlines() == TOLD
+    assert runner.read_stderr().splitlines() == MESSAGE
     assert states()
     same(words)
 
 
 def test_a_run_that_has_not_gone_on_yet_is_gone_on_with_later(runner, same):
-    """Asked to stop while the data is loaded, which a run knows from its manifest."""
+    """Stopped while the data loads."""
     child = begun(runner)
     child.signal(signal.SIGKILL)
     runner.wait(child)
@@ -142,7 +142,7 @@ def test_a_run_that_has_not_gone_on_yet_is_gone_on_with_later(runner, same):
     plugin.write_text("import os, signal\nos.kill(os.getpid(), signal.SIGTERM)\n")
     words = ["run", "--resume", "runs/r", *kills.PLUGIN, "--plugin", str(plugin), "--quiet"]
     assert runner.run(words) == 130
-    assert runner.read_stderr().splitlines() == [TOLD[0], f"{TOLD[1]} --plugin early.py"]
+    assert runner.read_stderr().splitlines() == [MESSAGE[0], f"{MESSAGE[1]} --plugin early.py"]
     same()
 
 
@@ -156,7 +156,7 @@ GRID = [
 
 
 def begun_at(cell):
-    """How far it was each time when it was begun and gone on with: epochs and samples of the first mega-batch."""
+    """The epochs and samples of the first mega-batch done at each start of a cell."""
     lines = map(json.loads, (cell / "events.jsonl").read_text().splitlines())
     return [(line["done_epochs"], line["done_samples"]) for line in lines if line["event"] == "run_started"]
 
@@ -165,7 +165,7 @@ def test_both_workers_of_a_grid_leave_states(runner):
     child = runner.start([*GRID, "--out", "ablations"])
     waiting(child, 2)
     child.signal(signal.SIGTERM)
-    time.sleep(0.05)  # the workers are asked by then
+    time.sleep(0.05)  # the workers have the signal by then
     Path("go").touch()
     assert runner.wait(child) == 130
     answer = runner.read_stderr()
@@ -183,7 +183,7 @@ def test_both_workers_of_a_grid_leave_states(runner):
 
 
 def test_two_processes_go_on_with_one_run(runner, same):
-    """One of them does; the other says who has it."""
+    """One resumes the run; the others name it."""
     first = begun(runner)
     first.signal(signal.SIGKILL)
     assert runner.wait(first) == -signal.SIGKILL

@@ -28,7 +28,7 @@ SMALL = ["--model", "mlp:width=4", "--mega-batches", 2, "--epochs", 1, "--thread
 
 
 def told(path: Path) -> str:
-    """What an archive is refused with, "" where it is data that a run can take."""
+    """The message that refuses an archive, "" if it is valid data."""
 
     def load():
         data = Npz(path).load(LoadContext(path.parent, lambda what, done, total: None))
@@ -282,7 +282,7 @@ def test_what_is_no_image_in_a_folder(photos, put, where):
     ],
     ids=" ".join,
 )
-def test_what_is_no_file_is_read_by_nobody(workdir, put, words):
+def test_no_special_file_is_read(workdir, put, words):
     put(workdir / "it")
     with limited(30):
         answer = command(words)

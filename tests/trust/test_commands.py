@@ -1,4 +1,4 @@
-"""The commands: nothing is fetched unasked, no record brings code, and what others wrote acts on no terminal."""
+"""Commands fetch nothing by default, run no code from a record, and print no control characters."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ HOSTILE = "\x1b]0;EVIL\x07[link=x]a[bold]\x1b[2J\u202e"
 
 @pytest.fixture
 def offline_child(start, workdir):
-    """``offline_child(words)``: the exit status, what was said, and which connections were tried."""
+    """``offline_child(words)``: the exit status, the standard error and the attempted connections."""
 
     def call(words) -> tuple[int, str, list[str]]:
         log = workdir / "tried"
@@ -46,7 +46,7 @@ def offline_child(start, workdir):
 
 @pytest.fixture
 def offline_here(workdir, monkeypatch):
-    """The same for this process: the file in which tries are written down."""
+    """The same for this process; the file that logs attempts."""
     for owner, name in ((socket.socket, "connect"), (socket.socket, "connect_ex")):
         monkeypatch.setattr(owner, name, getattr(owner, name))
     for name in ("getaddrinfo", "gethostbyname"):
@@ -91,7 +91,7 @@ def make(shape, classes):
 
 
 class Stop:
-    """An observer that ends a run after its first mega-batch, as Ctrl-C does."""
+    """Interrupts a run after its first mega-batch."""
 
     def notify(self, event):
         if isinstance(event, Checkpointed):
@@ -115,7 +115,7 @@ def interrupted(folder: Path, model: str) -> Path:
 
 @pytest.fixture
 def theirs(workdir):
-    """The unfinished run of somebody else, whose network is code in a file beside it: ours, or theirs."""
+    """An unfinished run from elsewhere whose network is code in a file."""
     (workdir / "stranger.py").write_text(EVIL)
     before = set(sys.modules)
     yield interrupted(workdir / "got", "import:stranger:make")
@@ -185,7 +185,7 @@ def photos(root: Path) -> Path:
 
 
 def test_what_others_wrote_acts_on_no_terminal(terminal, workdir):
-    """rich colours and moves the cursor; it never sets a title, opens a link or clears the screen."""
+    """Output may have colours and cursor moves, but sets no title, opens no link, clears no screen."""
     root = photos(workdir / f"p{HOSTILE}")
     run = ["run", "--model", "mlp:width=8", "--epochs", "1", "--mega-batches", "2", "--threads", "1", "--dataset"]
     (root / "train" / "b" / "9.png").write_bytes(b"no image")

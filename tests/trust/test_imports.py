@@ -1,4 +1,4 @@
-"""A file from anybody brings no code to run: its ``import:`` SPECs need ``--allow-import`` on the command line."""
+"""Files run no code by themselves: their ``import:`` SPECs need ``--allow-import`` on the command line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names that lead elsewhere, in archives, manifests, notes of grids and on the command line, lead nowhere."""
+"""Names that point outside their folder, in archives, manifests, grids and on the command line, have no effect."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ELSEWHERE = ["../x", "../../x", "/tmp/x", "a/b", "..", ".", "", "a\0b", "a\\b", 
 
 
 def below(folder: Path) -> set[str]:
-    """All that is there, links not followed."""
+    """All paths below a folder; links are not followed."""
     return {str(path) for path in folder.rglob("*")}
 
 
@@ -42,7 +42,7 @@ def below(folder: Path) -> set[str]:
 
 
 def tar_of(members: dict[str, bytes | tuple[bytes, str]]) -> bytes:
-    """A compressed archive; a pair is a link's kind and where it leads."""
+    """A compressed archive; a pair is a kind of link and its target."""
     written = io.BytesIO()
     with tarfile.open(fileobj=written, mode="w:gz") as tar:
         for name, content in members.items():
@@ -144,7 +144,7 @@ class Stop:
 
 @pytest.fixture
 def got(workdir):
-    """The unfinished run of a stranger, and how to write its manifest anew: the digest in it fits, as theirs would."""
+    """``got(**options)``: an unfinished run from elsewhere, with a changed manifest and a valid digest."""
     with pytest.raises(KeyboardInterrupt):
         forgetkit.run({**TINY, "out": str(workdir / "got"), "name": "theirs"}, observers=[Stop()])
     path = workdir / "got" / "theirs"
@@ -194,7 +194,7 @@ def note(folder: Path, digests: list[str], name: str = "g", **changed) -> Path:
 
 
 def secret(folder: Path) -> None:
-    """A result outside of the ablation's folder, sealed as a cell's would be."""
+    """Write a result outside the ablation's folder, sealed like a cell's."""
     folder.mkdir(parents=True)
     content = json.dumps({"test_accuracy": 0.123456, "mega_batches": []}).encode()
     (folder / "result.json").write_bytes(content)
@@ -225,9 +225,9 @@ def test_a_note_names_cells_by_digests_alone(cli, workdir, digest, twice):
 def test_a_command_in_a_message_can_be_pasted_into_a_shell(tmp_path):
     run = RunDirectory.create(tmp_path, "it's a run; rm -rf *", {})
     (run.path / "result.json").write_text("{}")
-    with pytest.raises(RunDirectoryError) as told:
+    with pytest.raises(RunDirectoryError) as caught:
         _ = run.result
-    command = str(told.value).partition("; forgetkit ")[2].removesuffix(" makes it again")
+    command = str(caught.value).partition("; forgetkit ")[2].removesuffix(" makes it again")
     assert shlex.split(command) == ["run", "--resume", str(run.path)]
 
 
