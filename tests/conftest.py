@@ -14,12 +14,14 @@ import termios
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from helpers import subprocesses
-from helpers.subprocesses import Child, ForkServer
+from helpers.subprocesses import Child, ForkedWorker, ForkServer
 
+from forgetkit.builtin.executors import local
 from forgetkit.cli import main
 from forgetkit.registry.entry_points import GROUP
 from forgetkit.system.interrupts import SIGNALS
@@ -87,7 +89,18 @@ def workdir(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def cli(workdir, capsys):
+def forked_workers(request, monkeypatch):
+    """Let the executor ``local`` fork its workers: a fresh interpreter imports torch for seconds."""
+
+    def start_worker(command: Sequence[str], **options: Any) -> ForkedWorker:
+        server = request.getfixturevalue("fork_server")
+        return ForkedWorker(server, command, options["env"], options["pass_fds"])
+
+    monkeypatch.setattr(local, "subprocess", SimpleNamespace(**{**vars(subprocess), "Popen": start_worker}))
+
+
+@pytest.fixture
+def cli(workdir, capsys, forked_workers):
     """``cli("show", "--json")``: run a command in this process."""
 
     def call(*words: Any) -> CommandResult:

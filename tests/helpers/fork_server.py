@@ -3,7 +3,8 @@
 The argument is the number of a socket. Each request is a line of JSON on it. A request with ``words``, and with two
 file descriptors for standard output and error, starts a child and is answered by its process id. ``before`` names a
 module's path, a function there and its arguments; the child calls it first. A request with ``wait``, a process id, is
-answered by that child's exit status once it has ended (negative: the signal that killed it).
+answered by that child's exit status once it has ended (negative: the signal that killed it). A request with
+``worker``, the code of a worker of the executor ``local``, and with its connection and standard error starts a worker.
 """
 
 import importlib
@@ -28,6 +29,32 @@ from forgetkit.registry import registry
 from forgetkit.system.interrupts import SIGNALS
 
 
+def become_worker(code, env, connection, number):
+    """Become a worker of the executor ``local``, with its connection as file descriptor ``number``."""
+    signals = [getattr(signal, name) for name in SIGNALS]
+    os.setsid()
+    for one in signals:
+        if signal.getsignal(one) != signal.SIG_IGN:
+            signal.signal(one, signal.SIG_DFL)
+    os.environ.clear()
+    os.environ.update(env)
+    os.dup2(2, 1)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(connection, number)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
+    os.closerange(3, number)
+    os.closerange(number + 1, 1024)
+    sys.unraisablehook = lambda _: None  # collecting the parent's connections fails: they are closed here
+    status = 1
+    try:
+        exec(code, {})
+        status = 0
+    except SystemExit as leaving:
+        status = leaving.code
+    finally:
+        os._exit(status)
+
+
 class Worker:
     """A worker of the executor ``local``, forked in place of ``subprocess.Popen``."""
 
@@ -39,27 +66,7 @@ class Worker:
         signal.pthread_sigmask(signal.SIG_BLOCK, signals)  # Python loses what a handler raises during a fork
         self.pid = os.fork()
         if self.pid == 0:
-            os.setsid()
-            for number in signals:
-                if signal.getsignal(number) != signal.SIG_IGN:
-                    signal.signal(number, signal.SIG_DFL)
-            os.environ.clear()
-            os.environ.update(env)
-            os.dup2(2, 1)
-            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
-            [connection] = pass_fds
-            os.closerange(3, connection)
-            os.closerange(connection + 1, 1024)
-            sys.unraisablehook = lambda _: None  # collecting the parent's connections fails: they are closed here
-            status = 1
-            try:
-                exec(command[2], {})
-                status = 0
-            except SystemExit as leaving:
-                status = leaving.code
-            finally:
-                os._exit(status)
+            become_worker(command[2], env, *pass_fds, *pass_fds)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
 
     def wait(self, timeout=None):
@@ -120,7 +127,11 @@ while True:
         answer = os.waitstatus_to_exitcode(os.waitpid(request["wait"], 0)[1])
     else:
         answer = os.fork()
-        if answer == 0:
+        if answer == 0 and "worker" in request:
+            os.chdir(request["cwd"])
+            os.dup2(streams[1], 2)
+            become_worker(request["worker"], request["env"], streams[0], request["number"])
+        elif answer == 0:
             run_command(request, streams)
         for stream in streams:
             os.close(stream)

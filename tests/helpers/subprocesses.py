@@ -99,6 +99,30 @@ class Child:
         self.wait()
 
 
+class ForkedWorker:
+    """A worker of the executor ``local`` that a fork server starts, in place of ``subprocess.Popen``."""
+
+    def __init__(
+        self, server: ForkServer, command: Sequence[str], env: dict[str, str], pass_fds: Sequence[int]
+    ) -> None:
+        (number,) = pass_fds
+        request = {"worker": command[2], "env": dict(env), "number": number, "cwd": str(Path.cwd())}
+        self._child = Child(server.request(request, [number, 2]), server)
+
+    @property
+    def pid(self) -> int:
+        return self._child.pid
+
+    @property
+    def returncode(self) -> int | None:
+        return self._child.status
+
+    def wait(self, timeout: float = 600.0) -> int:
+        if not self._child.ended_within(timeout):
+            raise subprocess.TimeoutExpired("worker", timeout)
+        return self._child.wait()
+
+
 def _state(pid: int) -> str:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
