@@ -189,6 +189,7 @@ def loss(model, inputs, labels) -> float:
         return float(cross_entropy(model.train()(inputs), labels))
 
 
+@pytest.mark.slow
 def test_both_sides_start_with_the_same_function_and_learn() -> None:
     sides = training.bare(training.Work.digits("cpu"))
     pool, loop = sides.ours.pool, sides.reference

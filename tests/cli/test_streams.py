@@ -56,6 +56,7 @@ def test_colours_in_a_pipe_move_nothing(tiny_words: list[str], tmp_path: Path) -
     assert said.stdout.startswith("forgetkit run: loading torch\n")
 
 
+@pytest.mark.slow
 def test_colours_in_a_pipe_move_nothing_in_other_commands(cli, tiny_words, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     ablate = ["ablate", *tiny_words[1:], "--over", "reinit=none,masked", "--out", "it"]

@@ -118,6 +118,7 @@ def test_a_link_to_the_folder_of_a_run_itself_is_the_users(tmp_path, cli):
     assert RunDirectory(tmp_path / "runs" / "r").models == (1, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [".#default.json", "._default.json"])
 def test_files_of_editors_beside_the_grids(tmp_path, cli, name):
     """Emacs locks are dangling links; macOS writes attribute files."""
