@@ -198,7 +198,7 @@ def test_every_hook_is_tested() -> None:
 
 def test_every_component_and_option_is_documented() -> None:
     pages = {page.stem: page.read_text(encoding="utf-8") for page in (ROOT / "docs").glob("*.md")}
-    for entry in registry.load(entry_points=False).offers:
+    for entry in registry.load(entry_points=False).components:
         text = pages["analyses" if entry.kind == "analyses" else "methods"]
         if entry.kind == "analyses":
             text = re.split(r"^## ", text.partition(f"## `{entry.name}`\n")[2], maxsplit=1, flags=re.MULTILINE)[0]
