@@ -37,7 +37,6 @@ OLD_NAMES = {
     "builtin": "Shaken Made Read Nothing",
     "cli": "View LiveView PlainView Means conclude _obeyed_by_none",
     "testing": "Situation examined_with Asked",
-    "bench": "Told Crew",
 }
 
 

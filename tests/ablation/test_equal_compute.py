@@ -32,7 +32,7 @@ def match(asked: Grid, cache: Path) -> tuple[tuple[GridCell, ...], tuple[GridCel
     return cells, match_samples(plans, cells, OFFERS, cache)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     replay=st.sets(st.sampled_from(["full", "none", "last", "buffer:size=7"]), min_size=1),
     mega_batches=st.sets(st.integers(1, 6), min_size=1, max_size=3),

@@ -70,6 +70,7 @@ def table(said) -> dict[tuple[str, ...], list[float | None]]:
     }
 
 
+@pytest.mark.slow
 def test_a_grid_ends_in_a_table_of_the_runs_that_it_is_made_of(ablate, cli):
     said = ablate("--over", "importance=snip,random", "--over", "replay=full,none", "--seeds", "0-1", "--json")
     assert said.status == 0, said.err
@@ -82,6 +83,7 @@ def test_a_grid_ends_in_a_table_of_the_runs_that_it_is_made_of(ablate, cli):
             assert run.json["test_accuracy"] == accuracy
 
 
+@pytest.mark.slow
 def test_the_same_again_runs_nothing_and_more_only_what_is_new(ablate):
     words = ("--over", "importance=snip,random", "--json")
     first = ablate(*words, "--seeds", "0-1")
@@ -257,6 +259,7 @@ def test_the_report_says_which_command_carries_the_cells_out(ablate, cli, monkey
     assert "forgetkit ablate --over importance=snip,random" in Path("ablations/report.html").read_text()
 
 
+@pytest.mark.slow
 def test_another_question_on_the_same_axes_has_a_name_of_its_own(ablate, cli):
     for words in ((), ("--batch-size", "8"), ("--match", "samples"), ("--seeds", "0-1")):
         assert ablate("--over", "replay=full,none", *words).status == 0

@@ -49,6 +49,7 @@ def flags(options):
     return [word for key, value in options.items() for word in (f"--{key.replace('_', '-')}", str(value))]
 
 
+@pytest.mark.slow
 @given(file=LAYER, assigned=LAYER, line=LAYER)
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_the_higher_layer_wins(file, assigned, line, cli, workdir):

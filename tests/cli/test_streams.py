@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console as RichConsole
 from rich.console import RenderableType
@@ -56,6 +56,7 @@ def test_colours_in_a_pipe_move_nothing(tiny_words: list[str], tmp_path: Path) -
     assert said.stdout.startswith("forgetkit run: loading torch\n")
 
 
+@pytest.mark.slow
 def test_colours_in_a_pipe_move_nothing_in_other_commands(cli, tiny_words, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     ablate = ["ablate", *tiny_words[1:], "--over", "reinit=none,masked", "--out", "it"]
@@ -127,7 +128,6 @@ def test_no_word_of_a_bar_of_a_run_is_cut(width: int) -> None:
 NAMES = st.lists(st.text("ab", min_size=1, max_size=12), min_size=1, max_size=12).map(", ".join)
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.tuples(NAMES, st.floats(0, 1), st.lists(NAMES, min_size=1, max_size=3)), min_size=1, max_size=9),
     st.sampled_from([40, 60, 80]),

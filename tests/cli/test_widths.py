@@ -6,7 +6,7 @@ import re
 
 import pytest
 from helpers import fake_outcomes
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console as Rich
 
@@ -39,7 +39,6 @@ def require_all_loaded(whole: str, shown: str, width: int, beside: str = "", wit
     assert max(map(len, shown.splitlines()), default=0) <= width
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(TEXTS, TEXTS, TEXTS), min_size=1, max_size=4), st.sampled_from(WIDTHS))
 def test_every_word_of_a_table_is_whole_at_every_width(rows, width) -> None:
     heads = ("name", "what it is", "figures")

@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torch import nn
@@ -196,7 +196,6 @@ def test_a_class_missing_from_a_mega_batch_is_named():
     ),
     st.data(),
 )
-@settings(max_examples=60, deadline=None)
 def test_odd_data_makes_lines_and_never_an_error(x, draw):
     """And the summary agrees with NumPy in float64."""
     y = np.array(draw.draw(st.lists(st.integers(0, 2), min_size=len(x), max_size=len(x))))

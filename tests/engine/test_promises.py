@@ -164,6 +164,7 @@ def test_a_tied_head_is_the_head() -> None:
     assert set(later.layers) == {"body.weight", "body.bias"}, "what is shared with a kept layer is kept"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "error", "complaint"),
     [

@@ -1,4 +1,4 @@
-"""Asked to stop: the step is finished, a state is left in the midst of the epoch, the rest ends in the same bits."""
+"""A stop request finishes the step and writes a checkpoint; the resumed run gives the same bits."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from forgetkit.contracts import Intervention
 
 @dataclasses.dataclass(frozen=True)
 class Shake(Intervention):
-    '''Draws wherever one can, and keeps what it drew.'''
+    '''Draws from every generator, and keeps a sum of the draws.'''
 
     def after_step(self, moment):
         drawn = torch.rand(()) + random.random() + numpy.random.rand() + torch.rand((), generator=moment.rng)
@@ -67,7 +67,7 @@ WATCHED = {
 
 
 class Counting(StopRequest):
-    """Asks to stop at its look ``number``, from 1, and counts them."""
+    """Requests a stop at poll ``number``, from 1, and counts the polls."""
 
     def __init__(self, number=None):
         super().__init__()
@@ -86,7 +86,7 @@ class Counting(StopRequest):
 
 @pytest.fixture
 def go(workdir, plugin, monkeypatch):
-    """Run or go on, under a halt."""
+    """Run or resume, with a stop request."""
     plugin("drawing", DRAWING)
     monkeypatch.syspath_prepend(workdir)
     path = plugin("shake", ACTING)
@@ -103,6 +103,7 @@ def go(workdir, plugin, monkeypatch):
     return call
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("every", [4, pytest.param(1, marks=pytest.mark.long)])
 @pytest.mark.parametrize("options", [BASE, ACTED, WATCHED], ids=["drawing", "acted", "watched"])
 def test_stopped_at_any_look_it_goes_on_to_the_same_bits(go, workdir, options, every, substance, digests, result_of):
@@ -164,7 +165,7 @@ def test_states_come_after_every_so_many_epochs(go, workdir):
 
 
 class Ask:
-    """Sends a signal to this process when an event of a kind comes."""
+    """Sends a signal to this process at an event of one kind."""
 
     def __init__(self, kind, number, times=1):
         self.kind, self.number, self.times = kind, number, times
@@ -182,7 +183,7 @@ def test_each_signal_is_heard(go, workdir, name, substance):
     number = getattr(signal, name)
     with pytest.raises(GracefulStop), handle_signals(halt, lambda: noted.append(1)):
         go({**BASE, "name": "r"}, halt=halt, observers=[Ask(MegaBatchRevealed, number)])
-    assert signal.getsignal(number) is signal.SIG_IGN  # or the next one would end it as it leaves
+    assert signal.getsignal(number) is signal.SIG_IGN  # a second signal would end it
     assert noted == [1]
     assert [file.stem for file in (workdir / "runs/r/checkpoints").glob("*.pt")] == ["resume-001-0000-000001"]
     assert substance(go(resume=workdir / "runs" / "r")) == substance(whole)
@@ -220,7 +221,7 @@ def test_where_nothing_could_be_lost_it_stops_at_once():
 
 
 def test_warnings_that_are_repeated_ask_once(monkeypatch):
-    """SIGXCPU comes each second of processor time, and schedulers send two signals where one is meant."""
+    """SIGXCPU comes each second of processor time, and schedulers may send two signals for one request."""
     now = [100.0]
     monkeypatch.setattr("forgetkit.system.interrupts.time.monotonic", lambda: now[0])
     halt, noted = StopRequest(), []
@@ -235,7 +236,7 @@ def test_warnings_that_are_repeated_ask_once(monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
     for name in SIGNALS:
-        os.kill(os.getpid(), getattr(signal, name))  # while we leave
+        os.kill(os.getpid(), getattr(signal, name))  # while the process ends
 
 
 def test_a_signal_that_is_to_be_ignored_stays_so():
@@ -263,7 +264,7 @@ def test_another_thread_hears_no_signals():
 
 
 def test_only_the_state_of_the_epoch_makes_the_bits_the_same(go, workdir, monkeypatch, digests):
-    """Without the random state of the epoch dropout would draw otherwise: the tests above would notice."""
+    """Break the code once: without the random state of the epoch the weights differ."""
     go({**BASE, "name": "whole"})
     monkeypatch.setattr("forgetkit.training.trainer.restore_rng", lambda draws, device: None)
     with pytest.raises(GracefulStop):

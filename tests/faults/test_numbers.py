@@ -249,7 +249,7 @@ def test_a_score_that_is_not_a_number_is_said_with_its_mega_batch(workdir):
 
 
 def test_the_command_says_it_in_a_line(cli, workdir):
-    said = cli("run", *(f"--{k.replace('_', '-')}={v}" for k, v in OPTIONS.items()), "--lr", 1e30, "--quiet")
-    assert (said.status, said.out, said.err.count("\n")) == (1, "", 1)
-    assert said.err.startswith("forgetkit: ")
-    assert "the last good state is" in said.err or "no state was written before" in said.err
+    answer = cli("run", *(f"--{k.replace('_', '-')}={v}" for k, v in OPTIONS.items()), "--lr", 1e30, "--quiet")
+    assert (answer.status, answer.out, answer.err.count("\n")) == (1, "", 1)
+    assert answer.err.startswith("forgetkit: ")
+    assert "the last good state is" in answer.err or "no state was written before" in answer.err

@@ -147,7 +147,7 @@ class OwnRandomness(Good):
 
 
 class Memoryless(Good):
-    """Counts how often it was asked."""
+    """Counts its calls."""
 
     def retain(self, buffer: Samples, arrivals: Samples, rng: np.random.Generator) -> Any:
         times = vars(self).get("times", 0) + 1

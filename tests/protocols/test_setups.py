@@ -104,6 +104,7 @@ def test_both_optimizers_learn_and_forget(workdir: Path, optimizer: str, state: 
     assert report["optimizer_cleared"] == cleared[state]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("mega_batches", "replay"), [(25, "full"), (50, "none"), (100, "buffer:size=30")])
 @pytest.mark.parametrize("preset", ["clean", "lure-code"])
 def test_long_streams(workdir: Path, mega_batches: int, replay: str, preset: str) -> None:
@@ -123,6 +124,7 @@ def test_long_streams(workdir: Path, mega_batches: int, replay: str, preset: str
         assert trained[-1] > 1000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("mega_batches", "shots"), [(30, 27), (70, 54)])
 def test_few_shots_in_long_streams(workdir: Path, mega_batches: int, shots: int) -> None:
     """Restricted ImageNet's set-up in small: fourteen classes, a balanced draw, cut into 30 or 70."""

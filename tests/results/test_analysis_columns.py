@@ -238,7 +238,6 @@ def test_a_run_by_itself_has_its_answers(tmp_path):
         max_size=4,
     )
 )
-@settings(max_examples=60, deadline=None)
 def test_an_average_is_that_of_a_loop(seeds):
     found = [Series("s", list(own), list(own.values())) for own in seeds]
     places, means, deviations = layout.average_series(found)
@@ -488,7 +487,7 @@ def charts_of_all_kinds(draw):
 
 
 @given(st.lists(charts_of_all_kinds(), min_size=1, max_size=3))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_whatever_an_answer_may_hold_is_drawn(found):
     answers_of = [Answer(charts=[chart]) for chart in found]
     outcomes = asked({"a": answers_of[:2], "b": answers_of[2:]} if len(found) > 2 else {"a": answers_of})

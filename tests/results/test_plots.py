@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import pytest
 from helpers import fake_outcomes
 from helpers.odd_outcomes import HOSTILE, made, oddities, stream
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -76,7 +76,6 @@ def test_only_completed_cells_count():
 
 
 @given(st.lists(oddities, min_size=1, max_size=2))
-@settings(max_examples=60, deadline=None)
 def test_odd_results_are_read_as_far_as_they_can_be(results):
     outcomes = made({"warm": [stream(0.5)], "odd": results})
     for read in (series.accuracies, series.errors):
@@ -87,7 +86,6 @@ def test_odd_results_are_read_as_far_as_they_can_be(results):
 
 
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=4))
-@settings(max_examples=30, deadline=None)
 def test_every_arm_looks_unlike_every_other(sizes):
     axes = {f"axis{place}": [f"v{value}" for value in range(size)] for place, size in enumerate(sizes)}
     outcomes = Outcomes("t", tuple(axes), fake_outcomes.missing(axes))

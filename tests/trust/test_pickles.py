@@ -1,4 +1,4 @@
-"""Files of a stranger, who wrote a program where data is expected: none of it runs, and one line says what is wrong."""
+"""Files with a program in place of data: none of it runs, and one line names the problem."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.cifar_files import file_names, publish
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -151,7 +151,6 @@ GOOD = python_2(np.zeros((1, 8), np.uint8), [1], by_column=False)
 
 
 @given(st.data())
-@settings(max_examples=60, deadline=None)
 def test_no_bytes_make_it_find_anything_else(data):
     """Change any bytes of a good file: the reader hands out NumPy's names alone."""
     found = []
@@ -276,7 +275,7 @@ def test_a_cache_of_objects_is_decoded_again(tmp_path, context, mark):
     files = {file.stem: file for file in context.cache.rglob("*.npy")}
     for file in files.values():
         np.save(file, np.array([Deed(mark)], object), allow_pickle=True)
-    sums = {part: _images._checksum(file) for part, file in files.items()}  # which fit, as a stranger's would
+    sums = {part: _images._checksum(file) for part, file in files.items()}
     (files["train"].parent / _images._CHECKSUMS).write_text(json.dumps(sums))
     assert np.array_equal(source.load(context).train.inputs, expected)
 

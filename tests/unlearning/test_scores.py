@@ -126,7 +126,6 @@ def test_a_threshold_shared_by_more_than_half_is_warned_of(equal, warned, caplog
         assert "threshold, 1," in said[0]
 
 
-@settings(deadline=None, max_examples=40)
 @given(
     values=st.lists(st.sampled_from([0.0, -0.0, 1.0, 2.0]), min_size=2, max_size=12),
     fraction=st.floats(0.1, 1),
@@ -315,7 +314,7 @@ def test_a_reset_that_changes_nothing_is_seen(caplog):
     assert (none.reset, none.changed, none.remarks) == (0, 0, ())
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(fraction=st.floats(0, 1), seed=st.integers(0, 9))
 def test_changed_entries_are_counted(fraction, seed):
     model = net().to(memory_format=torch.preserve_format)

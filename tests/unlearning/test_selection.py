@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.unlearning_networks import refused
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy.stats import chi2
 from torch import Tensor
@@ -62,7 +62,6 @@ def check_lowest(scores: Mapping[str, Tensor], fraction: float, seed: int = 0) -
 @example([2e-50, 1e-50, 3e-50], 0.34)
 @example([1.0, 1.0 + 2**-52, 1.0 - 2**-53], 0.34)
 @example([1e300, 1e301, -1e301, 1e302], 0.5)
-@settings(max_examples=150, deadline=None)
 def test_float64_is_told_apart_to_the_last_bit(values, fraction):
     check_lowest({"a": torch.tensor(values, dtype=torch.float64)}, fraction)
 
@@ -109,7 +108,6 @@ def a_pool() -> dict[str, Tensor]:
     keys=st.lists(st.lists(st.integers(-3, 3), max_size=6), max_size=4),
     bounds=st.tuples(st.integers(-4, 4), st.integers(-4, 4)), limit=st.integers(0, 9), data=st.data(),
 )  # fmt: skip
-@settings(max_examples=300, deadline=None)
 def test_the_kth_smallest_from_any_bracket(keys, bounds, limit, data):
     arrays, in_order = [np.array(some, np.int32) for some in keys], sorted(chain(*keys))
     bracket = radix_select.Bracket(*bounds, limit)
@@ -308,7 +306,6 @@ def test_many_ties_favour_no_tensor():
 @example([[0.0, -0.0, 1.0], [-0.0]], 0.5, torch.float32, "lowest", "drop", "up")
 @example([[1.0, 1.0], [1.0]], 0.2, torch.float64, "highest", "drop", "up")
 @example([[3.4e38, -3.4e38], []], 0.5, torch.float32, "highest", "random", "down")
-@settings(max_examples=300, deadline=None)
 def test_every_way_to_select_as_a_full_sort(pool, fraction, dtype, which, ties, rounding):
     """Entries in the order of a stable sort: so many, or all down to the last of them and what equals it."""
     tensors = [torch.tensor(values, dtype=torch.float64).to(dtype) for values in pool]
@@ -345,7 +342,6 @@ def test_every_way_to_select_as_a_full_sort(pool, fraction, dtype, which, ties, 
 )  # fmt: skip
 @example([1e300, 1e301, -1e301, 1e302], 0.5, "stable")
 @example([5e-324, -5e-324, 0.0, -0.0], 0.5, "stable")
-@settings(max_examples=150, deadline=None)
 def test_the_highest_are_the_lowest_of_the_negated(values, fraction, ties):
     score = torch.tensor(values, dtype=torch.float64)
     masks, threshold = masks_and_threshold({"a": score}, fraction, Seeds(0), which="highest", ties=ties)

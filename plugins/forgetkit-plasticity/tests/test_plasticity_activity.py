@@ -43,6 +43,7 @@ def units_reset(model: nn.Module) -> dict[str, list[bool]]:
     return {group.name: silent_units(group, model.state_dict()).tolist() for group in groups}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tau", [0.0, 0.6, 1.0])
 def test_redo_resets_what_is_dormant_on_all_samples_together(tau: float) -> None:
     model = flat()

@@ -417,6 +417,7 @@ def test_consecutive_resets_overlap_by_chance(utility: Any) -> None:
     assert overlap == pytest.approx(0.18, abs=0.04)
 
 
+@pytest.mark.slow
 def test_the_share_is_true_on_average() -> None:
     torch.manual_seed(0)
     model = nn.Linear(7, 3)

@@ -17,7 +17,6 @@ from forgetkit._version import __version__
 from forgetkit.cli import (
     ablate,
     analyze,
-    bench,
     completion,
     data,
     plugins,
@@ -88,7 +87,6 @@ def application(words: Sequence[str] = ()) -> typer.Typer:
     app.command("reproduce")(reproduce.command(with_options=asked == "reproduce"))
     app.command("show")(show.command)
     app.command("data")(data.command)
-    app.command("bench")(bench.command)
     app.add_typer(plugins.application(), name="plugins")
     app.add_typer(presets.application(), name="presets")
     own = {command.name for command in app.registered_commands} | {group.name for group in app.registered_groups}

@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -153,7 +153,6 @@ def test_by_default_it_is_the_attack_of_torchattacks_by_default():
     steps=st.integers(1, 4),
     seed=st.integers(0, 9),
 )
-@settings(max_examples=60, deadline=None)
 def test_no_image_leaves_the_ball_or_the_range_of_pixels(norm, radius, step, steps, seed):
     descent, images = Descent(norm, radius, step, steps), drawn(6)
     begun = descent.start(images, torch.Generator().manual_seed(seed))

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -81,7 +81,6 @@ def test_errors_are_those_of_a_loop_and_of_torchmetrics(bins):
     places=st.lists(st.tuples(st.integers(0, 40), st.booleans()), min_size=1, max_size=30),
     bins=st.integers(1, 12),
 )
-@settings(max_examples=60, deadline=None)
 def test_every_sample_is_in_one_bin(places, bins):
     """Confidence 0.5 and 1 as well, of which some are edges."""
     confidence = [0.5 + place / 80 for place, _ in places]

@@ -9,7 +9,7 @@ from itertools import pairwise
 import pytest
 import torch
 from helpers.finished_runs import Past, told
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from forgetkit.analysis import answers
@@ -101,7 +101,6 @@ def test_a_small_table_by_hand() -> None:
     json.dumps(answers.answer_to_json(answer), allow_nan=False)
 
 
-@settings(max_examples=40, deadline=None)
 @given(histories())
 def test_flips_differ_by_the_change_in_accuracy(history: tuple[list[list[int]], list[int]]) -> None:
     tables, labels = history
@@ -114,7 +113,6 @@ def test_flips_differ_by_the_change_in_accuracy(history: tuple[list[list[int]], 
         assert step["changed"] == step["positive_flips"] + step["negative_flips"] + step["other_flips"]
 
 
-@settings(max_examples=40, deadline=None)
 @given(histories())
 def test_a_loop_finds_the_same_lost_samples(history: tuple[list[list[int]], list[int]]) -> None:
     tables, labels = history

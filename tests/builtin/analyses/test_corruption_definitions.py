@@ -195,7 +195,6 @@ def test_motion_blur_is_as_long_as_its_kernel(severity, radius):
     width=st.integers(1, 40),
     factor=st.sampled_from((*np.arange(1, 1.26, 0.01), 1.75, 2.25)),
 )
-@settings(max_examples=60, deadline=None)
 def test_enlarging_agrees_with_scipy(height, width, factor):
     image = np.random.default_rng(height * width).random((height, width))
     rows, columns = math.ceil(height / factor), math.ceil(width / factor)
@@ -434,7 +433,7 @@ def test_equalising_spreads_the_levels_that_there_are():
 
 @pytest.mark.parametrize("name", TABLE)
 @given(height=st.integers(1, 40), width=st.integers(1, 40), severity=st.integers(1, 5), seed=st.integers(0, 99))
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 def test_images_of_any_size_stay_images(name, height, width, severity, seed):
     pixels = scenes(2, height, width, seed)
     before = pixels.copy()

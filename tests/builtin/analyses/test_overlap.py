@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from scipy.stats import hypergeom
@@ -91,7 +91,6 @@ def series(answer: Answer, chart: str) -> dict[str, dict[Any, float | None]]:
 # Counting
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_counts_are_those_of_sets(data: st.DataObject) -> None:
     shape = data.draw(arrays.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=6))

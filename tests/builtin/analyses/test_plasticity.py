@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.finished_runs import Past
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -98,7 +98,6 @@ def test_equal_singular_values_have_full_effective_rank(rank: int) -> None:
     assert answer.details["mega_batches"][0]["ranks"]["hard"] == rank
 
 
-@settings(max_examples=25, deadline=None)
 @given(st.lists(st.floats(0.05, 10), min_size=2, max_size=8))
 def test_the_effective_rank_of_known_singular_values(values: list[float]) -> None:
     entropy = 0.0

@@ -175,6 +175,7 @@ def test_without_training_samples_it_does_not_apply() -> None:
         Redundancy().analyze(shown)
 
 
+@pytest.mark.slow
 def test_it_keeps_the_promises_of_analyses() -> None:
     verdicts = check_analysis(Redundancy(corrupted=1))
     assert all(verdict.status == "kept" for verdict in verdicts)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -93,7 +93,6 @@ def test_medmnist_convention_with_its_column_of_labels(tmp_path):
     last=st.booleans(),
     said=st.booleans(),
 )
-@settings(max_examples=40, deadline=None)
 def test_either_layout_comes_back_channels_first(canonical, last, said):
     """Saved in either layout, told or guessed, the images are the same."""
     saved = np.moveaxis(canonical, 1, -1) if last else canonical
@@ -121,7 +120,6 @@ WORDS = ("zebra", "Ärger", "cat", "10", "9")
     labels=st.lists(st.integers(0, 4), min_size=1, max_size=30),
     kind=st.sampled_from(["i1", "u8", "f2", "f8", ">i4", "U", "S", "one-hot", "one-hot bool", "1..C", "column"]),
 )
-@settings(max_examples=60, deadline=None)
 def test_labels_are_numbered_by_the_order_of_classes(labels, kind):
     """An oracle in few lines: what a sample is called stays the same, and names are sorted."""
     numbers = np.array(labels)

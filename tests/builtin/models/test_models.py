@@ -413,6 +413,7 @@ def train(network: nn.Module, batches: list[tuple[Tensor, Tensor]], lr: float) -
     return losses
 
 
+@pytest.mark.slow
 @every_builder
 def test_a_few_steps_fit_a_few_samples(name):
     shape = (1, 32, 32) if name == "vgg16-bn" else DIGITS

@@ -1,4 +1,4 @@
-"""What forgetting costs."""
+"""The cost of unlearning and of its selection."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch.nn.functional import cross_entropy
 
+from comparisons.measure import Sides
+from comparisons.training import Framework, Work, by_hand, framework, wait
 from forgetkit import unlearning
-from forgetkit.bench.measure import BenchmarkOptions, Sides
-from forgetkit.bench.training import Framework, Work, by_hand, framework, wait
 from forgetkit.data.batches import ScoringBatches
 from forgetkit.engine.context import compute_settings
 from forgetkit.registry import registry
@@ -21,9 +21,9 @@ _FRACTION = 0.2
 _TENSORS, _SCORES = 62, 11_173_962
 
 
-def snip(setting: BenchmarkOptions) -> Sides:
-    """SNIP on ResNet-18: the work of its one forward and backward is the reference, its selection stands beside."""
-    side = framework(Work.images("resnet18", _SAMPLES, setting))
+def snip(device: str) -> Sides:
+    """Unlearn by SNIP on ResNet-18; the reference is one forward and backward pass, the selection is excluded."""
+    side = framework(Work.images("resnet18", _SAMPLES, device))
     model = side.model
     batches = [next(iter(ScoringBatches(side.pool, Seeds(0), _SAMPLES)))]
     scores = unlearning.score(model, batches, importance=_component("importance", "snip:samples=128"), seeds=Seeds(0))
@@ -41,24 +41,22 @@ def snip(setting: BenchmarkOptions) -> Sides:
         wait(side.pool.labels.device)
         return _SAMPLES
 
-    return Sides(_forgetting(side, batches, f"snip:samples={_SAMPLES}"), reference, beside=select)
+    return Sides(_unlearning(side, batches, f"snip:samples={_SAMPLES}"), reference, excluded=select)
 
 
-def beside_an_epoch(setting: BenchmarkOptions) -> Sides:
-    """All of a forgetting with the options of a run, and one epoch of training."""
-    side = framework(Work.digits(setting))
+def beside_an_epoch(device: str) -> Sides:
+    """Unlearn with the options of a run; the reference is one epoch of training."""
+    side = framework(Work.digits(device))
     batches = list(ScoringBatches(side.pool, Seeds(0), 256))
-    return Sides(_forgetting(side, batches, "snip"), side)
+    return Sides(_unlearning(side, batches, "snip"), side)
 
 
-def selection(setting: BenchmarkOptions) -> Sides:
-    """As many scores as ResNet-18 has entries, in as many tensors."""
+def selection(device: str) -> Sides:
+    """Select among as many scores, in as many tensors, as ResNet-18 has."""
     rng = torch.Generator().manual_seed(0)
     size, rest = divmod(_SCORES, _TENSORS)
-    sizes = [size + (place < rest) for place in range(_TENSORS)]
-    scores = {
-        str(place): torch.empty(n).exponential_(generator=rng).to(setting.device) for place, n in enumerate(sizes)
-    }
+    sizes = [size + (index < rest) for index in range(_TENSORS)]
+    scores = {str(index): torch.empty(n).exponential_(generator=rng).to(device) for index, n in enumerate(sizes)}
     count = unlearning.count_of(_FRACTION, _SCORES)
 
     def ours() -> int:
@@ -75,11 +73,11 @@ def selection(setting: BenchmarkOptions) -> Sides:
     return Sides(ours, reference)
 
 
-def _forgetting(side: Framework, batches: list[tuple[torch.Tensor, torch.Tensor]], criterion: str) -> Callable[[], int]:
+def _unlearning(side: Framework, batches: list[tuple[torch.Tensor, torch.Tensor]], criterion: str) -> Callable[[], int]:
     importance, reinit = _component("importance", criterion), _component("reinit", f"masked:{_FRACTION}")
-    offered = sum(len(labels) for _, labels in batches)
+    samples = sum(len(labels) for _, labels in batches)
 
-    def forget() -> int:
+    def unlearn() -> int:
         with compute_settings(None):
             unlearning.unlearn(
                 side.model,
@@ -90,9 +88,9 @@ def _forgetting(side: Framework, batches: list[tuple[torch.Tensor, torch.Tensor]
                 seeds=Seeds(0),
             )
             wait(side.pool.labels.device)
-        return offered
+        return samples
 
-    return forget
+    return unlearn
 
 
 def _component(kind: str, spec: str) -> Any:

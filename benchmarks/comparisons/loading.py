@@ -1,4 +1,4 @@
-"""Training, beside the loop that most people write: a DataLoader with torchvision's transforms."""
+"""Training beside a common loop: a DataLoader with torchvision's transforms."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from forgetkit.bench.measure import BenchmarkOptions, Sides
-from forgetkit.bench.training import BATCH, Work, by_hand, chosen_precision, framework, network, sgd, step, wait
+from comparisons.measure import Sides
+from comparisons.training import BATCH, Work, by_hand, framework, in_chosen_precision, network, sgd, step, wait
 
 
 class TransformedSamples(Dataset[tuple[Tensor, Tensor]]):
-    """``uint8`` images of shape ``(3, 32, 32)``, each through torchvision's transforms when it is asked for."""
+    """``uint8`` images of shape ``(3, 32, 32)``, each transformed by torchvision when it is read."""
 
     def __init__(self, images: Tensor, labels: Tensor) -> None:
         from torchvision.transforms import v2
@@ -34,7 +34,7 @@ class TransformedSamples(Dataset[tuple[Tensor, Tensor]]):
 
 @dataclass(eq=False)
 class LoaderLoop:
-    """An epoch over a DataLoader at each call, its images in a layout; its workers stay from one to the next."""
+    """An epoch over a DataLoader at each call, in a memory layout; the loader's workers persist."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
@@ -44,7 +44,7 @@ class LoaderLoop:
     layout: torch.memory_format
 
     def __call__(self) -> int:
-        """Samples trained on."""
+        """Train an epoch; returns the number of samples."""
         self.model.train()
         done = 0
         with by_hand():
@@ -61,16 +61,15 @@ class LoaderLoop:
         del self.loader
 
 
-def loaded(samples: int, setting: BenchmarkOptions, workers: int) -> Sides:
-    """``convnet`` with crop and flip: a plain loop in fp32 beside a run as it is by default."""
-    work = Work.images("convnet", samples, setting)
-    chosen = replace(work, bf16=chosen_precision(work) == "bf16")
-    return _beside_a_loader(work, chosen, workers, torch.contiguous_format)
+def convnet_by_default(samples: int, device: str, workers: int) -> Sides:
+    """Train ``convnet`` with crop and flip: a run with default options beside a plain loop in fp32."""
+    work = Work.images("convnet", samples, device)
+    return _beside_a_loader(work, in_chosen_precision(work), workers, torch.contiguous_format)
 
 
-def on_cuda(samples: int, setting: BenchmarkOptions, workers: int) -> Sides:
-    """ResNet-18 with crop and flip in bf16, both sides channels last: what differs is the loading and the loop."""
-    work = replace(Work.images("resnet18", samples, setting), bf16=True)
+def resnet18_in_bf16(samples: int, device: str, workers: int) -> Sides:
+    """Train ResNet-18 with crop and flip, both sides in bf16 and channels last: loading and loop differ."""
+    work = replace(Work.images("resnet18", samples, device), bf16=True)
     return _beside_a_loader(work, work, workers, torch.channels_last)
 
 

@@ -1,4 +1,4 @@
-"""Training, beside the loops that people write by hand."""
+"""Training beside hand-written loops."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from comparisons.measure import Sides
 from forgetkit import training, unlearning
-from forgetkit.bench.measure import BenchmarkOptions, Sides
 from forgetkit.contracts import Augmentation, DataSplit, Inputs, LoadContext, ModelBuilder
 from forgetkit.data import SamplePool
 from forgetkit.data.batches import pixels
@@ -29,7 +29,7 @@ _SEEDS = Seeds(0)
 
 @dataclass(frozen=True, eq=False)
 class Work:
-    """What both sides train: a network, samples on a device, and how."""
+    """A network, samples on a device, and how to train: the same for both sides."""
 
     builder: ModelBuilder
     pool: SamplePool
@@ -38,54 +38,54 @@ class Work:
     bf16: bool = False
 
     @classmethod
-    def images(cls, model: str, samples: int, setting: BenchmarkOptions) -> Work:
-        """Random colour images of 32 × 32 as ``uint8``, random labels of ten classes."""
+    def images(cls, model: str, samples: int, device: str) -> Work:
+        """Random images of shape ``(3, 32, 32)`` as ``uint8``, with random labels of ten classes."""
         rng = np.random.default_rng(0)
         images = rng.integers(0, 256, (samples, 3, 32, 32), dtype=np.uint8)
-        return cls._of(model, DataSplit(images, rng.integers(0, 10, samples)), setting)
+        return cls._of(model, DataSplit(images, rng.integers(0, 10, samples)), device)
 
     @classmethod
-    def digits(cls, setting: BenchmarkOptions) -> Work:
-        """``convnet`` on the training part of the digits."""
+    def digits(cls, device: str) -> Work:
+        """``convnet`` and the training part of the digits."""
         source = registry.load(entry_points=False).make("datasets", "digits")[1]
         data = source.load(LoadContext(Path(), lambda what, done, total: None))
-        return cls._of("convnet", data.train, setting)
+        return cls._of("convnet", data.train, device)
 
     @classmethod
-    def _of(cls, model: str, part: DataSplit, setting: BenchmarkOptions) -> Work:
+    def _of(cls, model: str, part: DataSplit, device: str) -> Work:
         builder = registry.load(entry_points=False).make("models", model)[1]
         measured = training.measure_normalization(SamplePool.of(part, torch.device("cpu")), 10)
-        return cls(builder, SamplePool.of(part, torch.device(setting.device)), measured)
+        return cls(builder, SamplePool.of(part, torch.device(device)), measured)
 
     @property
     def device(self) -> torch.device:
-        """Where the samples are."""
+        """The device of the samples."""
         return self.pool.labels.device
 
 
 @dataclass(eq=False)
 class Framework:
-    """An epoch as a run trains it, at each call."""
+    """An epoch at each call, as a run trains it."""
 
     trainer: training.Trainer
     pool: SamplePool
     epochs: int = 0
 
     def __call__(self) -> int:
-        """Samples trained on."""
+        """Train an epoch; returns the number of samples."""
         self.epochs += 1
         with compute_settings(None):
             return self.trainer.epoch(self.pool, 1, self.epochs, _LR, _SEEDS).samples
 
     @property
     def model(self) -> nn.Module:
-        """What is trained."""
+        """The network in training."""
         return self.trainer.model
 
 
 @dataclass(eq=False)
 class BareLoop:
-    """An epoch over floats that lie ready on the device, in their own layout, at each call."""
+    """An epoch at each call, over floats that are on the device already."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
@@ -93,7 +93,7 @@ class BareLoop:
     labels: Tensor
 
     def __call__(self) -> int:
-        """Samples trained on."""
+        """Train an epoch; returns the number of samples."""
         self.model.train()
         with by_hand():
             for ids in torch.randperm(len(self.labels), device=self.labels.device).split(BATCH):
@@ -105,7 +105,7 @@ class BareLoop:
 def step(
     model: nn.Module, optimizer: torch.optim.Optimizer, inputs: Tensor, labels: Tensor, *, bf16: bool = False
 ) -> None:
-    """A step of training as anybody writes it; nothing is read back from the device."""
+    """Take a training step; nothing is read back from the device."""
     with torch.autocast(inputs.device.type, torch.bfloat16) if bf16 else nullcontext():
         loss = cross_entropy(model(inputs), labels)
     optimizer.zero_grad(set_to_none=True)
@@ -114,7 +114,7 @@ def step(
 
 
 def wait(device: torch.device) -> None:
-    """Until the device has done what it was given."""
+    """Wait until the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
@@ -122,12 +122,12 @@ def wait(device: torch.device) -> None:
 
 
 def by_hand() -> AbstractContextManager[None]:
-    """cuDNN as somebody sets it who wants speed: it tries its algorithms, and need not give the same bits again."""
+    """Let cuDNN benchmark its algorithms and choose nondeterministic ones, as fast hand-written loops do."""
     return torch.backends.cudnn.flags(enabled=True, benchmark=True, deterministic=False)
 
 
 def framework(work: Work) -> Framework:
-    """Ours, made as a run makes it."""
+    """Build our side as a run builds it."""
     model = training.build_network(work.builder, work.inputs, _SEEDS)
     model = training.to_device(
         model, training.choose_memory_format("auto", model, work.inputs, work.device), work.device
@@ -135,14 +135,14 @@ def framework(work: Work) -> Framework:
     on_cuda = work.device.type == "cuda"
     optimizer = sgd(model, foreach=True)
     passes = unlearning.PassCounter()
-    acting = unlearning.InterventionRunner(model, optimizer, [], _SEEDS, passes=passes)
+    interventions = unlearning.InterventionRunner(model, optimizer, [], _SEEDS, passes=passes)
     record = training.cuda_graph if on_cuda else None
-    trainer = training.Trainer(model, optimizer, BATCH, work.augment, acting, work.bf16, passes, record)
+    trainer = training.Trainer(model, optimizer, BATCH, work.augment, interventions, work.bf16, passes, record)
     return Framework(trainer, work.pool)
 
 
 def bare_loop(work: Work, layout: torch.memory_format) -> BareLoop:
-    """The best that can be written by hand over floats: they are normalised before, not in the network."""
+    """Build the fastest hand-written loop: inputs are normalised before training, not in the network."""
     model = network(work).to(work.device).to(memory_format=layout)
     shape = (1, -1, *([1] * (len(work.inputs.shape) - 1)))
     mean, std = (torch.tensor(values, device=work.device).view(shape) for values in (work.inputs.mean, work.inputs.std))
@@ -151,39 +151,37 @@ def bare_loop(work: Work, layout: torch.memory_format) -> BareLoop:
 
 
 def network(work: Work) -> nn.Module:
-    """The network of the other side, with the values that ours begins with; it takes samples that are normalised."""
+    """Build the reference's network: our initial weights, for inputs that are normalised already."""
     with seeded_rng(_SEEDS.number("init")):
         return work.builder.build(work.inputs, nn.Identity())
 
 
 def sgd(model: nn.Module, *, fused: bool | None = None, foreach: bool | None = None) -> torch.optim.Optimizer:
-    """The optimizer of both sides; how it steps is as torch has it where nothing is said."""
+    """Build the optimizer of both sides; torch chooses the implementation by default."""
     return torch.optim.SGD(model.parameters(), _LR, 0.9, weight_decay=5e-4, fused=fused, foreach=foreach)
 
 
 def bare(work: Work) -> Sides:
-    """The framework beside the best bare loop in the same layout and precision."""
+    """Set the framework beside the fastest bare loop in the same layout and precision."""
     return Sides(framework(work), bare_loop(work, torch.channels_last))
 
 
 def automatic(work: Work) -> Sides:
-    """What ``auto`` chooses beside a plain loop in fp32 and torch's own layout."""
-    return Sides(
-        framework(replace(work, bf16=chosen_precision(work) == "bf16")), bare_loop(work, torch.contiguous_format)
-    )
+    """Set what ``auto`` chooses beside a plain loop in fp32 and torch's default layout."""
+    return Sides(framework(in_chosen_precision(work)), bare_loop(work, torch.contiguous_format))
 
 
-def chosen_precision(work: Work) -> str:
-    """What a run finds best here; nothing is noted down, so it is found anew each time."""
+def in_chosen_precision(work: Work) -> Work:
+    """Replace the precision by the one that ``auto`` chooses on this machine."""
     model = training.build_network(work.builder, work.inputs, _SEEDS)
     layout = training.choose_memory_format("auto", model, work.inputs, work.device)
     with tempfile.TemporaryDirectory() as notes:
         trial = training.PrecisionTrial(
             model, work.inputs, BATCH, layout, work.device, named=type(work.builder).__name__, notes=Path(notes)
         )
-        return trial.verdict()[0]
+        return replace(work, bf16=trial.verdict()[0] == "bf16")
 
 
-def no_bf16(setting: BenchmarkOptions) -> str | None:
-    """Why there is nothing for ``auto`` to choose."""
-    return None if native_bf16(torch.device(setting.device)) else "the hardware has no bf16 of its own"
+def no_bf16(device: str) -> str | None:
+    """Give the reason if ``auto`` has no choice of precision on this device."""
+    return None if native_bf16(torch.device(device)) else "the hardware does not multiply in bf16"
