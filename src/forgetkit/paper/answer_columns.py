@@ -62,7 +62,7 @@ class AnswerColumn:
         return value / under if under else None
 
 
-def add_answer_columns(outcomes: Outcomes, taken: Mapping[str, AnswerColumn], part: str) -> Outcomes:
+def add_answer_columns(outcomes: Outcomes, answer_columns: Mapping[str, AnswerColumn], part: str) -> Outcomes:
     """The same runs, with the numbers taken among those of their results, by the keys of ``taken``.
 
     ``part`` is that of the runs of a table that has one part alone.
@@ -73,14 +73,16 @@ def add_answer_columns(outcomes: Outcomes, taken: Mapping[str, AnswerColumn], pa
             return cell
         row = [part, *(cell.arm[axis] for axis in outcomes.axes)][-2:]
         return replace(
-            cell, result={**cell.result, **{key: _of(cell.answers, one, *row) for key, one in taken.items()}}
+            cell, result={**cell.result, **{key: _of(cell.answers, one, *row) for key, one in answer_columns.items()}}
         )
 
-    return replace(outcomes, cells=tuple(map(enriched, outcomes.cells))) if taken else outcomes
+    return replace(outcomes, cells=tuple(map(enriched, outcomes.cells))) if answer_columns else outcomes
 
 
-def _of(answers: Sequence[StoredAnswer], taken: AnswerColumn, part: str, arm: str) -> float | None:
-    return next((taken.value(one.answer, part, arm) for one in answers if one.label == taken.of), None)
+def _of(answers: Sequence[StoredAnswer], answer_columns: AnswerColumn, part: str, arm: str) -> float | None:
+    return next(
+        (answer_columns.value(one.answer, part, arm) for one in answers if one.label == answer_columns.of), None
+    )
 
 
 def _number(answer: Answer, key: str) -> float | None:

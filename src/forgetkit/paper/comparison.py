@@ -58,33 +58,33 @@ class PaperComparison:
     ``marked`` are the doubts that have a letter where they apply, ``doubts`` those about the table as a whole.
     """
 
-    setting: ScaledTable
+    scaled: ScaledTable
     columns: tuple[Column, ...]
     column_marks: tuple[str, ...]
     rows: tuple[ComparedRow, ...]
-    marked: Mapping[str, Caveat]
-    doubts: tuple[Caveat, ...]
+    lettered: Mapping[str, Caveat]
+    caveats: tuple[Caveat, ...]
 
 
-def compare_with_paper(setting: ScaledTable, outcomes: Outcomes) -> PaperComparison:
+def compare_with_paper(scaled: ScaledTable, outcomes: Outcomes) -> PaperComparison:
     """Each row of the paper's table that was run, beside what came of it.
 
     Every arm is compared with the baseline of its own part over common seeds; p values are corrected over the table.
     Numbers of analyses are those of the answers that the runs have.
     """
-    printed = setting.table
-    answered = add_answer_columns(outcomes, printed.taken, setting.parts[0])
-    measured = {_column_position(setting, row.labels): row for row in table.make_table(answered, printed.columns).rows}
-    relevant = [doubt for doubt in printed.doubts if doubt.part in (None, *setting.parts)]
-    marked = _assign_letters([doubt for doubt in relevant if not doubt.whole])
-    beside = _Comparer(setting, marked, _baseline_deltas(setting, measured))
+    printed = scaled.table
+    answered = add_answer_columns(outcomes, printed.answer_columns, scaled.parts[0])
+    measured = {_column_position(scaled, row.labels): row for row in table.make_table(answered, printed.columns).rows}
+    relevant = [caveat for caveat in printed.caveats if caveat.part in (None, *scaled.parts)]
+    lettered = _assign_letters([caveat for caveat in relevant if not caveat.whole])
+    beside = _Comparer(scaled, lettered, _baseline_deltas(scaled, measured))
     return PaperComparison(
-        setting=setting,
+        scaled=scaled,
         columns=printed.columns,
-        column_marks=tuple(_marks(marked, None, None, column.key) for column in printed.columns),
+        column_marks=tuple(_marks(lettered, None, None, column.key) for column in printed.columns),
         rows=tuple(beside.row(*place, row) for place, row in measured.items()),
-        marked=marked,
-        doubts=tuple(doubt for doubt in relevant if doubt.whole),
+        lettered=lettered,
+        caveats=tuple(caveat for caveat in relevant if caveat.whole),
     )
 
 
@@ -92,8 +92,8 @@ def compare_with_paper(setting: ScaledTable, outcomes: Outcomes) -> PaperCompari
 class _Comparer:
     """Sets what was measured beside the paper's. ``against`` goes by part, arm and position of the column."""
 
-    setting: ScaledTable
-    marked: Mapping[str, Caveat]
+    scaled: ScaledTable
+    lettered: Mapping[str, Caveat]
     against: Mapping[tuple[str, str, int], BaselineDelta]
 
     def row(self, part: str, arm: str, measured: table.TableRow) -> ComparedRow:
@@ -101,22 +101,22 @@ class _Comparer:
         return ComparedRow(
             part=part,
             arm=arm,
-            ours=arm in self.setting.table.ours,
+            ours=arm in self.scaled.table.ours,
             entries=tuple(self._entry(part, arm, place, entry) for place, entry in enumerate(measured.entries)),
-            marks=_marks(self.marked, part, arm, None),
-            part_marks=_marks(self.marked, part, None, None),
+            marks=_marks(self.lettered, part, arm, None),
+            part_marks=_marks(self.lettered, part, None, None),
             note=measured.note,
         )
 
     def _entry(self, part: str, arm: str, position: int, measured: table.TableEntry) -> ComparedEntry:
-        column = self.setting.table.columns[position]
-        figure, mean = self.setting.table.figure(part, arm, column.key), measured.summary.mean
-        alike = self.setting.scale.comparable and (
+        column = self.scaled.table.columns[position]
+        figure, mean = self.scaled.table.figure(part, arm, column.key), measured.summary.mean
+        alike = self.scaled.scale.comparable and (
             column.unit != "count"
             or (
-                self.setting.same_network(part)
-                if column.key in self.setting.table.taken
-                else self.setting.counts_alike(part)
+                self.scaled.same_network(part)
+                if column.key in self.scaled.table.answer_columns
+                else self.scaled.counts_alike(part)
             )
         )
         return ComparedEntry(
@@ -124,24 +124,24 @@ class _Comparer:
             measured=measured.summary,
             difference=None if figure is None or mean is None or not alike else mean - figure.value,
             against=self.against.get((part, arm, position)),
-            marks=_marks(self.marked, part, arm, column.key),
+            marks=_marks(self.lettered, part, arm, column.key),
         )
 
 
-def _assign_letters(doubts: Sequence[Caveat]) -> dict[str, Caveat]:
+def _assign_letters(caveats: Sequence[Caveat]) -> dict[str, Caveat]:
     """A letter for each; ``ValueError`` where a table has more doubts than there are letters, so that none is lost."""
-    return dict(zip(string.ascii_lowercase[: len(doubts)], doubts, strict=True))
+    return dict(zip(string.ascii_lowercase[: len(caveats)], caveats, strict=True))
 
 
-def _column_position(setting: ScaledTable, labels: Sequence[str]) -> tuple[str, str]:
-    return (labels[0], labels[1]) if len(labels) > 1 else (setting.parts[0], labels[0])
+def _column_position(scaled: ScaledTable, labels: Sequence[str]) -> tuple[str, str]:
+    return (labels[0], labels[1]) if len(labels) > 1 else (scaled.parts[0], labels[0])
 
 
 def _baseline_deltas(
-    setting: ScaledTable, rows: Mapping[tuple[str, str], table.TableRow]
+    scaled: ScaledTable, rows: Mapping[tuple[str, str], table.TableRow]
 ) -> dict[tuple[str, str, int], BaselineDelta]:
     """By part, arm and position of the column."""
-    printed = setting.table
+    printed = scaled.table
     places, directions, theirs = [], [], []
     comparisons: dict[tuple[object, ...], statistics.PairedComparison] = {}
     for (part, arm), row in rows.items():
@@ -167,13 +167,13 @@ def _by_seed(row: table.TableRow, position: int) -> dict[int, float]:
     return {seed: value for seed, value in values if value is not None}
 
 
-def _marks(marked: Mapping[str, Caveat], part: str | None, arm: str | None, column: str | None) -> str:
+def _marks(lettered: Mapping[str, Caveat], part: str | None, arm: str | None, column: str | None) -> str:
     """The letters of the doubts about exactly this place.
 
     A doubt about an arm in all parts stands at the arm in each of them, and so with columns.
     """
     return "".join(
         letter
-        for letter, doubt in marked.items()
-        if (doubt.arm, doubt.column) == (arm, column) and doubt.part in (None, part)
+        for letter, caveat in lettered.items()
+        if (caveat.arm, caveat.column) == (arm, column) and caveat.part in (None, part)
     )

@@ -106,10 +106,10 @@ class PaperTable:
     ours: tuple[str, ...]
     baseline: str
     printed: Mapping[str, Mapping[str, Mapping[str, PaperNumber]]]
-    doubts: tuple[Caveat, ...]
+    caveats: tuple[Caveat, ...]
     scales: Mapping[str, RunScale]
     queries: Mapping[str, Query]
-    taken: Mapping[str, AnswerColumn]
+    answer_columns: Mapping[str, AnswerColumn]
     judged_parts: tuple[str, ...] = ()
     judged_columns: tuple[str, ...] = ()
 
@@ -147,7 +147,7 @@ def read_table(name: str) -> PaperTable:
         key: TablePart(part["data"], canonical_keys(part.get("options", {}))) for key, part in own["parts"].items()
     }
     arms = {key: canonical_keys(options) for key, options in own["arms"].items()}
-    columns, taken = _columns(own)
+    columns, answer_columns = _columns(own)
     keys = [column.key for column in columns]
     return PaperTable(
         name=name,
@@ -164,10 +164,10 @@ def read_table(name: str) -> PaperTable:
             part: {arm: _figures(row, columns) for arm, row in rows.items()}
             for part, rows in own.get("printed", {}).items()
         },
-        doubts=tuple(_caveats([*own.get("doubts", ()), *shared["doubts"]], arms, keys)),
+        caveats=tuple(_caveats([*own.get("doubts", ()), *shared["doubts"]], arms, keys)),
         scales={scale: _scale(scale, sizes[scale], resized.get(scale, {})) for scale in SCALES},
         queries={label: _query(given) for label, given in own.get("analyses", {}).items()},
-        taken=taken,
+        answer_columns=answer_columns,
         judged_parts=tuple(own.get("judged", {}).get("parts", parts)),
         judged_columns=tuple(own.get("judged", {}).get("columns", keys)),
     )
@@ -185,15 +185,15 @@ def _content(stem: str) -> dict[str, Any]:
 
 def _columns(own: Mapping[str, Any]) -> tuple[tuple[Column, ...], dict[str, AnswerColumn]]:
     """Standard columns in their own order, then those that are taken from answers, and from where these are."""
-    columns, taken = [column for column in STANDARD if column.key in own.get("columns", _COLUMNS)], {}
+    columns, answer_columns = [column for column in STANDARD if column.key in own.get("columns", _COLUMNS)], {}
     for key, given in own.get("numbers", {}).items():
         title, unit, better = (given[name] for name in ("title", "unit", "better"))
         bounds = given.get("bounds", (0, 1) if unit == "fraction" else (0, None))
         columns.append(
             Column(key, title, partial(number, key=key), _BETTER[better], unit, bounds=fixed_bounds(*bounds))
         )
-        taken[key] = AnswerColumn(**{name: text for name, text in given.items() if name not in _OF_THE_COLUMN})
-    return tuple(columns), taken
+        answer_columns[key] = AnswerColumn(**{name: text for name, text in given.items() if name not in _OF_THE_COLUMN})
+    return tuple(columns), answer_columns
 
 
 def _query(given: str | Mapping[str, Any]) -> Query:
@@ -217,9 +217,9 @@ def _figures(row: Mapping[str, float], columns: Iterable[Column]) -> dict[str, P
 def _caveats(given: Iterable[Mapping[str, str]], arms: Iterable[str], keys: Iterable[str]) -> Iterable[Caveat]:
     """Those of the table first, then those of all that it has a place for."""
     for entry in given:
-        doubt = Caveat(**entry)
-        if doubt.arm in (None, *arms) and doubt.column in (None, *keys):
-            yield doubt
+        caveat = Caveat(**entry)
+        if caveat.arm in (None, *arms) and caveat.column in (None, *keys):
+            yield caveat
 
 
 def _scale(name: str, shared: Mapping[str, Any], own: Mapping[str, Any]) -> RunScale:

@@ -20,7 +20,7 @@ from forgetkit.storage import RunDirectory
 
 
 def run_analyses(
-    setting: ScaledTable, pool: CellStore, grid: str, outcomes: Outcomes, means: AnalysisEnv
+    scaled: ScaledTable, store: CellStore, grid: str, outcomes: Outcomes, env: AnalysisEnv
 ) -> Iterator[AnalysisOutcome]:
     """Put the questions of a figure to each of its finished runs once, and say what became of each.
 
@@ -28,31 +28,31 @@ def run_analyses(
     ``OptionError`` where a question is none.
     """
     questions: dict[str, list[Question]] = {"run": [], "pair": [], "grid": []}
-    for label, query in setting.queries.items():
-        question = Question.of(means.offers, query.analysis, label=label, mega_batch=query.mega_batch)
+    for label, query in scaled.queries.items():
+        question = Question.of(env.offers, query.analysis, label=label, mega_batch=query.mega_batch)
         questions[query.about].append(question)
-    runs = FigureRuns(setting, pool, outcomes, means)
+    runs = FigureRuns(scaled, store, outcomes, env)
     places = [runs.place(cell) for cell in runs.cells]
     if questions["run"]:
-        yield from folders.ask_each(places, questions["run"], means)
+        yield from folders.ask_each(places, questions["run"], env)
     for question in questions["pair"]:
         for cell, place in zip(runs.cells, places, strict=True):
             base = runs.baseline(cell)
             if base is not None and base.digest != cell.digest:
                 yield runs.together(question, (base, cell), place)
     for question in questions["grid"]:
-        place = folders.RunRef(f"all {len(runs.cells)} runs", pool.answers_folder(grid))
-        yield runs.together(question, runs.cells, place, without=setting.table.part)
+        place = folders.RunRef(f"all {len(runs.cells)} runs", store.answers_folder(grid))
+        yield runs.together(question, runs.cells, place, without=scaled.table.part)
 
 
 @dataclass(frozen=True)
 class FigureRuns:
     """The finished runs of a figure, each once, whatever the rows that show it."""
 
-    setting: ScaledTable
-    pool: CellStore
+    scaled: ScaledTable
+    store: CellStore
     outcomes: Outcomes
-    means: AnalysisEnv
+    env: AnalysisEnv
 
     @cached_property
     def cells(self) -> tuple[Outcome, ...]:
@@ -62,11 +62,11 @@ class FigureRuns:
 
     def place(self, cell: Outcome) -> folders.RunRef:
         """What a run is called, and where it is."""
-        return folders.RunRef(folders.cell_label(self.outcomes, cell), self.pool.directory(cell.digest))
+        return folders.RunRef(folders.cell_label(self.outcomes, cell), self.store.directory(cell.digest))
 
     def baseline(self, cell: Outcome) -> Outcome | None:
         """The run that one is compared with: of its part and seed."""
-        arm = {**cell.arm, self.setting.table.arm: self.setting.table.baseline}
+        arm = {**cell.arm, self.scaled.table.arm: self.scaled.table.baseline}
         same = (other for other in self.outcomes.cells if other.arm == arm and other.seed == cell.seed)
         return next((other for other in same if other.status == "completed"), None)
 
@@ -93,5 +93,5 @@ class FigureRuns:
         )
 
     def _evidence(self, question: Question, cell: Outcome) -> RunEvidence:
-        finished = FinishedRun(RunDirectory(self.pool.directory(cell.digest)), self.means)
+        finished = FinishedRun(RunDirectory(self.store.directory(cell.digest)), self.env)
         return RunEvidence.of(finished, question.mega_batch, question.seeds, lasting=False)

@@ -100,18 +100,18 @@ class ScaledTable:
 
     def counts_alike(self, part: str) -> bool:
         """Whether a count of errors has the paper's test set and number of mega-batches behind it."""
-        ours, theirs = self._run(part), self._printed(part)
+        ours, theirs = self._run(part), self._paper_run(part)
         name = self.table.parts[part].data
         same = ours["dataset"] == self.table.scales["full"].data.get(name)
         return (same or self._chosen(part)) and str(ours["mega_batches"]) == str(theirs["mega_batches"])
 
     def same_network(self, part: str) -> bool:
         """Whether it is the paper's, so that its parameters can be as many."""
-        return bool(self._run(part)["model"] == self._printed(part)["model"])
+        return bool(self._run(part)["model"] == self._paper_run(part)["model"])
 
-    def shrunk(self) -> tuple[str, ...]:
+    def changes_from_paper(self) -> tuple[str, ...]:
         """Everything in which these runs differ from the paper's, in words: what all parts share comes first."""
-        by_part = {part: list(_changes(self._printed(part), self._run(part))) for part in self.parts}
+        by_part = {part: list(_changes(self._paper_run(part), self._run(part))) for part in self.parts}
         shared = [said for said in by_part[self.parts[0]] if all(said in others for others in by_part.values())]
         own: dict[str, list[str]] = {}
         for part, said in by_part.items():
@@ -123,9 +123,9 @@ class ScaledTable:
             if (said := list(_changes(options, self.arm(arm))))
         )
         parts = (f"{' and '.join(parts)}: {said}" for said, parts in own.items())
-        return (*dict.fromkeys(self._sources()), *shared, *parts, *arms, *self._asked_otherwise())
+        return (*dict.fromkeys(self._sources()), *shared, *parts, *arms, *self._changed_analyses())
 
-    def _asked_otherwise(self) -> Iterator[str]:
+    def _changed_analyses(self) -> Iterator[str]:
         """In what the analyses differ, in words."""
         for label, query in self.queries.items():
             before, after = (parse_spec(one.analysis).options for one in (self.table.queries[label], query))
@@ -138,13 +138,13 @@ class ScaledTable:
             if said:
                 yield f"{label}: {', '.join(said)}"
 
-    def _printed(self, part: str) -> dict[str, Any]:
+    def _paper_run(self, part: str) -> dict[str, Any]:
         """What the paper's runs of a part share, but for the data set."""
         return config.merge_layers(self.table.base, self.table.parts[part].options)
 
     def _run(self, part: str) -> dict[str, Any]:
         """The same of ours."""
-        own = self._printed(part)
+        own = self._paper_run(part)
         data = {"dataset": self.data[self.table.parts[part].data]}
         model = {"model": self.scale.models.get(own["model"], own["model"])}
         run = config.merge_layers(own, data, model, self.scale.options, self.scale.parts.get(part, {}), self.changes)

@@ -15,7 +15,8 @@ from markupsafe import Markup
 
 from forgetkit.results import plots
 from forgetkit.results.outcome import Outcomes
-from forgetkit.results.render import html
+from forgetkit.results.render.html import format_block
+from forgetkit.results.render.table_document import difference_sheets, main_sheet, remarks
 from forgetkit.results.report import analysis_sections
 from forgetkit.results.report.report_data import gather_report_data
 from forgetkit.results.table import Table
@@ -39,9 +40,9 @@ def render_page(outcomes: Outcomes, table: Table, figures: Mapping[str, Figure] 
     environment.filters["breakable"] = _with_breaks
     return environment.from_string(_part("page.html")).render(
         facts=gather_report_data(outcomes),
-        table=Markup(html.grid(table)),
-        remarks=Markup(html.remarks(table)),
-        differences=Markup(html.differences(table)),
+        table=_main_table(table),
+        remarks=_remarks(table),
+        differences=_differences(table),
         pictures=None if drawn is None else [picture for picture in drawn if picture.name in plots.CAPTIONS],
         analyses=[
             _Analysis.of(one, drawn or []) for one in analysis_sections.analysis_sections(outcomes, _baseline(table))
@@ -53,6 +54,18 @@ def render_page(outcomes: Outcomes, table: Table, figures: Mapping[str, Figure] 
         style_digest=_digest(style),
         script_digest=_digest(script),
     )
+
+
+def _main_table(table: Table) -> Markup:
+    return Markup(format_block(main_sheet(table)))
+
+
+def _remarks(table: Table) -> Markup:
+    return Markup(format_block(remarks(table)))
+
+
+def _differences(table: Table) -> Markup:
+    return Markup("".join(map(format_block, difference_sheets(table))))
 
 
 def _visible_text(text: str) -> str:
@@ -92,11 +105,8 @@ class _Analysis:
 
     @classmethod
     def of(cls, facts: analysis_sections.AnalysisSection, drawn: Sequence[_Picture]) -> _Analysis:
-        grid, legend, differences = (
-            Markup(part(facts.table) if facts.table else "") for part in (html.grid, html.remarks, html.differences)
-        )
-        own = [one for one in drawn if one.name.partition(".")[0] == facts.label]
-        return cls(facts, grid, legend, differences, own)
+        parts = [part(facts.table) if facts.table else Markup() for part in (_main_table, _remarks, _differences)]
+        return cls(facts, *parts, [one for one in drawn if one.name.partition(".")[0] == facts.label])
 
 
 def _part(name: str) -> str:
