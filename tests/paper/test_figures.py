@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,7 +22,6 @@ from forgetkit.paper.reference import SCALES
 from forgetkit.paper.run_analyses import FigureRuns
 from forgetkit.registry import registry
 from forgetkit.registry.spec import parse_spec
-from forgetkit.results.cell_store import CellStore
 from forgetkit.results.outcome import Outcome, Outcomes
 
 OFFERS = registry.load(entry_points=False)
@@ -210,7 +208,7 @@ def test_a_run_is_asked_together_with_the_baseline_of_its_part_and_seed() -> Non
         for seed in (0, 1)
     ]
     cells[0] = dataclasses.replace(cells[0], status="failed", result=None)
-    runs = FigureRuns(chosen, CellStore(Path("nowhere")), Outcomes("", chosen.axes, tuple(cells)), None)  # type: ignore[arg-type]
+    runs = FigureRuns(chosen, Outcomes("", chosen.axes, tuple(cells)))
     assert len(runs.cells) == 7
     for one in runs.cells:
         base = runs.baseline(one)

@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 from forgetkit.results.render import formatting
-from forgetkit.results.render.document import Document, Remarks, Sheet, TextCell, TextColumn, TextRow
+from forgetkit.results.render.document import Block, Document, Remarks, Sheet, TextCell, TextColumn, TextRow
 from forgetkit.results.render.formatting import FormattedEntry, one_line
 from forgetkit.results.render.json import column_content, judgement_content
 from forgetkit.results.statistics import ALPHA, CONFIDENCE
@@ -17,7 +17,7 @@ SCHEMA = 1
 
 def table_document(table: Table) -> Document:
     """The table, its legend and notes, then the differences to the baseline."""
-    blocks = [main_sheet(table), remarks(table), *difference_sheets(table)]
+    blocks: list[Block] = [main_sheet(table), remarks(table), *difference_sheets(table)]
     return Document(blocks, _records(table), _content(table))
 
 
