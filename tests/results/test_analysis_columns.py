@@ -275,7 +275,7 @@ def test_panels_are_by_series_while_they_are_few_and_then_by_arm(series, arms, p
     outcomes = asked({f"a{arm}": [many(series, arm)] for arm in range(arms)})
     found = only(outcomes)
     assert [(panel.title, len(panel.lines)) for panel in found.panels] == panels
-    assert found.styled_by == told
+    assert found.styled_by == styled_by
     figure = drawn(outcomes)
     assert [(axes.get_title(), len(points(axes))) for axes in figure.axes] == panels
 
