@@ -136,7 +136,7 @@ class BaseEvidence(ABC):
     def accuracy(self, samples: LabelledSamples, model: nn.Module | None = None) -> float:
         """The share of correct answers; raises ``InapplicableError`` if there are no samples, or outputs are NaN."""
         if not len(samples):
-            raise InapplicableError("there are no samples to judge on")
+            raise InapplicableError("there are no samples to evaluate")
         outputs = self.outputs(samples, model)
         if bool(outputs.isnan().any()):
             raise InapplicableError("the network's outputs are NaN, so that it has no answers to count")
@@ -202,7 +202,7 @@ class ModelEvidence(BaseEvidence):
 
     def masks(self) -> Mapping[int, Mapping[str, Tensor]]:
         """Raise ``InapplicableError``: only runs have masks."""
-        raise InapplicableError("what was forgotten is known of runs alone: ask the directory of one")
+        raise InapplicableError("only a run has masks: analyze the directory of one")
 
     @property
     def mega_batch(self) -> int | None:
@@ -216,18 +216,18 @@ class ModelEvidence(BaseEvidence):
 
     def at(self, mega_batch: int) -> ModelEvidence:
         """Raise ``InapplicableError``: there is only one model."""
-        raise InapplicableError("a model by itself has no earlier mega-batches: ask the directory of a run")
+        raise InapplicableError("a model alone has no earlier mega-batches: analyze the directory of a run")
 
     @under_torch_settings
     def initial(self) -> nn.Module:
         """The untrained model; raises ``InapplicableError`` if it was not given."""
         if self._make_initial is None:
-            raise InapplicableError("it is not known how the model began: give initial=")
+            raise InapplicableError("the untrained model is unknown: give initial=")
         return self._make_initial()
 
     def history(self) -> Sequence[Mapping[str, Any]]:
         """Raise ``InapplicableError``: only runs have a history."""
-        raise InapplicableError("how training went is known of runs alone: ask the directory of one")
+        raise InapplicableError("only a run has a history of its training: analyze the directory of one")
 
     @property
     def result(self) -> Mapping[str, Any]:
@@ -269,11 +269,11 @@ def model_evidence(
     """
     model = unlearning.unwrap(model)
     if not isinstance(model, nn.Module):
-        raise DataError(f"a torch.nn.Module is asked about, not {type(model).__name__}")
+        raise DataError(f"the model is a {type(model).__name__}: pass a torch.nn.Module")
     require_gradients_possible(model)
     pools = {part: _gather_part(part, given) for part, given in parts.items()}
     if "test" not in pools:
-        raise DataError("give the samples to judge on: test=(inputs, labels)")
+        raise DataError("give the samples to evaluate: test=(inputs, labels)")
 
     shape = pools["test"].inputs.shape[1:]
     for part, pool in pools.items():

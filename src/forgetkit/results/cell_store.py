@@ -372,4 +372,4 @@ def _remove(path: Path) -> None:
         else:
             path.unlink(missing_ok=True)
     except OSError as error:
-        raise RecordError(f"cannot take away {path}: {error.strerror}") from error
+        raise RecordError(f"cannot remove {path}: {error.strerror}") from error

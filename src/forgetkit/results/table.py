@@ -186,16 +186,6 @@ class Table:
         return _arm_label(self.axes, row.labels)
 
 
-def standard_columns(keys: Iterable[str]) -> tuple[Column, ...]:
-    """Return standard columns by their keys; raises ``OptionError`` if one does not exist."""
-    known = {column.key: column for column in STANDARD}
-    chosen = list(keys)
-    for key in chosen:
-        if key not in known:
-            raise OptionError(f"there is no column '{key}'; {suggest(key, known)}")
-    return tuple(known[key] for key in chosen)
-
-
 def make_table(
     outcomes: Outcomes,
     columns: Sequence[Column] = DEFAULT,
