@@ -261,7 +261,7 @@ def many(count: int, arm: float = 0.0) -> Answer:
 
 
 @pytest.mark.parametrize(
-    ("series", "arms", "panels", "told"),
+    ("series", "arms", "panels", "styled_by"),
     [
         (1, 1, [("", 1)], "nothing"),
         (3, 1, [("", 3)], "series"),
@@ -270,11 +270,11 @@ def many(count: int, arm: float = 0.0) -> Answer:
         (7, 2, [("a0", 7), ("a1", 7)], "series"),
     ],
 )
-def test_panels_are_by_series_while_they_are_few_and_then_by_arm(series, arms, panels, told):
+def test_panels_are_by_series_while_they_are_few_and_then_by_arm(series, arms, panels, styled_by):
     outcomes = asked({f"a{arm}": [many(series, arm)] for arm in range(arms)})
     found = only(outcomes)
     assert [(panel.title, len(panel.lines)) for panel in found.panels] == panels
-    assert found.told == told
+    assert found.styled_by == styled_by
     figure = drawn(outcomes)
     assert [(axes.get_title(), len(points(axes))) for axes in figure.axes] == panels
 

@@ -18,9 +18,9 @@ from forgetkit.errors import OptionError, suggest
 if TYPE_CHECKING:
     from forgetkit.ablation.ablation import Ablation
     from forgetkit.cli.cells import CellDisplay
-    from forgetkit.paper.render import ComparisonSheet
     from forgetkit.paper.scaled_table import ScaledTable
     from forgetkit.results.outcome import Outcomes
+    from forgetkit.results.render.document import Sheet
 
 OUT = "reproductions"
 _SCREEN = "rich"
@@ -208,8 +208,8 @@ def _list(*, as_json: bool) -> None:
     console.print("forgetkit reproduce NAME --scale smoke|cpu|full", markup=False)
 
 
-def _width(sheet: ComparisonSheet) -> int:
-    columns = zip(sheet.heads, *sheet.rows, strict=True)
+def _width(sheet: Sheet) -> int:
+    columns = zip(sheet.heads, *sheet.texts, strict=True)
     return sum(max(map(len, column)) + 2 for column in columns)
 
 
@@ -219,14 +219,14 @@ def _print(console: Console, comparison: Any) -> None:
     from forgetkit.cli import layout
     from forgetkit.paper import render
 
-    console.print(Text(comparison.setting.table.title, "bold"))
+    console.print(Text(comparison.scaled.table.title, "bold"))
     for line in render.caption(comparison):
         console.print(Text(line))
     for sheet in render.sheets(comparison):
         # Where all numbers have no room beside each other, each has a table of its own: no figure is folded.
-        for part in [sheet] if _width(sheet) <= console.width else sheet.apart():
+        for part in [sheet] if _width(sheet) <= console.width else sheet.split():
             figures = range(sheet.labels, len(part.heads))
-            console.print(layout.table(console.width, part.heads, part.rows, right=figures, title=part.title))
+            console.print(layout.table(console.width, part.heads, part.texts, right=figures, title=part.title))
             console.print()
     for line in render.caveats(comparison):
         console.print(Text(f"- {line}", "dim"))
