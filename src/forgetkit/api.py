@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
@@ -19,6 +18,7 @@ from forgetkit import config, contracts, unlearning
 from forgetkit.analysis.evidence import Given, ModelEvidence, model_evidence
 from forgetkit.analysis.questions import Question, ask_model, ask_run, cached_answer, question_seeds
 from forgetkit.analysis.run_evidence import AnalysisEnv, FinishedRun, RunEvidence
+from forgetkit.config.machine import cache_folder
 from forgetkit.contracts import Rounding, Ties, Which
 from forgetkit.engine.context import compute_settings
 from forgetkit.engine.run import run_plan
@@ -399,11 +399,3 @@ def _resolve_component(given: _Kind | None, kind: type[_Kind]) -> _Kind:
         raise OptionError(f"{kind.__name__.lower()}= takes a forgetkit.{kind.__name__}, not {type(given).__name__}")
     checked: _Kind = validate_component(kind.__name__.lower(), given if given is not None else kind())
     return checked
-
-
-def cache_folder() -> Path:
-    """Where decoded data sets are kept: $FORGETKIT_CACHE, or the user's cache folder."""
-    own = os.environ.get("FORGETKIT_CACHE")
-    if own:
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "forgetkit"
