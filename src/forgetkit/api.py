@@ -296,7 +296,7 @@ def run(
         raise ConfigError(f"options are a mapping like {{'dataset': 'digits'}}, not {type(options).__name__}")
     files, offers = _load_plugins(plugins)
     given = options or {}
-    objects = {key: value for key, value in given.items() if not isinstance(value, str)}
+    objects = {key: value for key, value in given.items() if value is not None and not isinstance(value, str)}
     if resume is None:
         content = run_plan(config.resolve(given, offers), observers=observers, cache=cache_folder())
         return RunResult(content, content["directory"], files, objects)

@@ -27,7 +27,7 @@ class RunResult(dict[str, Any]):
     """The content of a run's `result.json`: a dict, equal to a plain one, that JSON can hold.
 
     Attributes:
-        path: the directory of the run.
+        path: the directory of the run, absolute.
     """
 
     def __init__(
@@ -39,8 +39,8 @@ class RunResult(dict[str, Any]):
     ) -> None:
         """Wrap ``content``; ``objects`` are the data set and the network, if the run got objects in place of SPECs."""
         super().__init__(content)
-        self.path = Path(path)
-        self._plugins = tuple(plugins)
+        self.path = Path(path).absolute()
+        self._plugins = tuple(file.absolute() for file in plugins)
         self._objects = {key: value for key, value in (objects or {}).items() if key in OVERRIDABLE}
 
     def __reduce__(self) -> tuple[Any, ...]:
