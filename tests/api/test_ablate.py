@@ -7,7 +7,6 @@ import io
 import json
 import logging
 import sys
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import ModuleType
 from typing import Any
@@ -45,16 +44,16 @@ def forgetkit_executors():
 """
 
 
-@dataclass(frozen=True)
-class Counting:
-    """Runs tasks in this process."""
+def counting(done: list[str]) -> Any:
+    """An executor that runs tasks in this process and lists their digests."""
 
-    done: list[str]
+    class Counting:
+        def execute(self, work: Any, tasks: Any) -> Any:
+            for position, task in enumerate(tasks):
+                done.append(task.digest)
+                yield position, work(task)
 
-    def execute(self, work: Any, tasks: Any) -> Any:
-        for position, task in enumerate(tasks):
-            self.done.append(task.digest)
-            yield position, work(task)
+    return Counting()
 
 
 class Refusing:
@@ -72,7 +71,7 @@ def test_the_command_line_and_a_call_share_cells_and_tables(cli, plugin, workdir
         seeds=range(2),
         baseline={"importance": "random"},
         options=OPTIONS,
-        executor=Counting(done),
+        executor=counting(done),
     )
     assert (len(done), capsys.readouterr()) == (4, ("", ""))
     command = ["ablate", "--plugin", plugin("here", HERE), "--executor", "here", *WORDS, "--json"]
@@ -125,7 +124,7 @@ class Frame:
 def test_a_failed_cell_is_logged_and_the_others_go_on(workdir, caplog):
     with caplog.at_level(logging.WARNING, "forgetkit"):
         found = forgetkit.ablate(
-            lr=[0.01, 1e30], options={**OPTIONS, "milestones": "none", "epochs": 3}, executor=Counting([])
+            lr=[0.01, 1e30], options={**OPTIONS, "milestones": "none", "epochs": 3}, executor=counting([])
         )
     assert [cell.status for cell in found.outcomes.cells] == ["completed", "diverged"]
     assert any("lr=1e+30, seed 0 diverged: " in record.getMessage() for record in caplog.records)
