@@ -14,14 +14,10 @@ from forgetkit.registry.hookspecs import hookimpl
 if TYPE_CHECKING:
     from forgetkit import testing as testing
     from forgetkit.api import ablate, analyze, attach, evidence, run, score, select, unlearn
-    from forgetkit.results.ablation import Ablation
-    from forgetkit.results.run_result import RunResult
     from forgetkit.unlearning import ResetPolicy, Scoring
 
 __all__ = [
-    "Ablation",
     "ResetPolicy",
-    "RunResult",
     "Scoring",
     "__version__",
     "ablate",
@@ -39,10 +35,6 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in ("ablate", "analyze", "attach", "evidence", "run", "score", "select", "unlearn"):
         return getattr(import_module("forgetkit.api"), name)
-    if name == "Ablation":
-        return import_module("forgetkit.results.ablation").Ablation
-    if name == "RunResult":
-        return import_module("forgetkit.results.run_result").RunResult
     if name in ("ResetPolicy", "Scoring"):
         return getattr(import_module("forgetkit.unlearning"), name)
     if name == "testing":

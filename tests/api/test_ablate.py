@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import sys
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import ModuleType
 from typing import Any
@@ -47,6 +48,7 @@ def forgetkit_executors():
 def counting(done: list[str]) -> Any:
     """An executor that runs tasks in this process and lists their digests."""
 
+    @dataclass(frozen=True)
     class Counting:
         def execute(self, work: Any, tasks: Any) -> Any:
             for position, task in enumerate(tasks):
@@ -56,6 +58,7 @@ def counting(done: list[str]) -> Any:
     return Counting()
 
 
+@dataclass(frozen=True)
 class Refusing:
     """Runs nothing: there is nothing to run."""
 

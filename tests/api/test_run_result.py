@@ -15,6 +15,7 @@ from torch import nn
 
 import forgetkit
 from forgetkit.errors import InapplicableError, OptionError, RunDirectoryError
+from forgetkit.results.run_result import RunResult
 
 OPTIONS = {
     "dataset": "synthetic:samples=60,test=20,classes=3,size=4,channels=1",
@@ -41,7 +42,7 @@ def test_a_result_is_the_dict_of_its_file(result):
     again = forgetkit.run(resume="runs/r")
     assert (again, again.path) == (content, Path("runs/r").absolute())
     copied = pickle.loads(pickle.dumps(result))
-    assert (type(copied), copied, copied.path) == (forgetkit.RunResult, result, result.path)
+    assert (type(copied), copied, copied.path) == (RunResult, result, result.path)
 
 
 def test_the_table_has_a_row_per_mega_batch_that_nothing_is_compared_in(result):
