@@ -13,13 +13,14 @@ from forgetkit.registry.hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from forgetkit import testing as testing
-    from forgetkit.api import analyze, attach, evidence, run, score, select, unlearn
+    from forgetkit.api import ablate, analyze, attach, evidence, run, score, select, unlearn
     from forgetkit.unlearning import ResetPolicy, Scoring
 
 __all__ = [
     "ResetPolicy",
     "Scoring",
     "__version__",
+    "ablate",
     "analyze",
     "attach",
     "evidence",
@@ -32,7 +33,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("analyze", "attach", "evidence", "run", "score", "select", "unlearn"):
+    if name in ("ablate", "analyze", "attach", "evidence", "run", "score", "select", "unlearn"):
         return getattr(import_module("forgetkit.api"), name)
     if name in ("ResetPolicy", "Scoring"):
         return getattr(import_module("forgetkit.unlearning"), name)

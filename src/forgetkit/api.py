@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
@@ -16,15 +15,21 @@ from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
 from forgetkit import config, contracts, unlearning
+from forgetkit.ablation.grid import grid_from_python
+from forgetkit.ablation.plan import AblationPlan
+from forgetkit.ablation.runner import AblationLog, ExecutionOptions, run_ablation
 from forgetkit.analysis.evidence import Given, ModelEvidence, model_evidence
 from forgetkit.analysis.questions import Question, ask_model, ask_run, cached_answer, question_seeds
 from forgetkit.analysis.run_evidence import AnalysisEnv, FinishedRun, RunEvidence
+from forgetkit.config.machine import cache_folder
 from forgetkit.contracts import Rounding, Ties, Which
 from forgetkit.engine.context import compute_settings
 from forgetkit.engine.run import run_plan
 from forgetkit.errors import ConfigError, OptionError
 from forgetkit.registry import registry
 from forgetkit.registry.spec import validate_component
+from forgetkit.results.ablation import Ablation
+from forgetkit.results.run_result import RunResult
 from forgetkit.seeding import Seeds
 from forgetkit.storage import RunDirectory
 from forgetkit.system.torch_settings import scoring_settings
@@ -265,29 +270,105 @@ def run(
     observers: Sequence[contracts.Observer] = (),
     plugins: Sequence[str | Path] = (),
     resume: str | Path | None = None,
-) -> dict[str, Any]:
-    """What ``forgetkit run`` does, from Python; returns the content of ``result.json``.
+) -> RunResult:
+    """Train over a stream of mega-batches, as `forgetkit run` does.
 
-    ``options`` are those of the command line, with underscores. ``plugins`` are single plugin files. With
-    ``resume``, the directory of a run, that run goes on, and its own options hold; a finished one's result is returned.
-    No signals are listened to: an interruption comes through at once, with a note of the directory, and what was
-    computed since the last state is computed again.
+    Signals are not handled: an interruption comes through at once, with a note of the directory, and what was computed
+    since the last checkpoint is computed again on resume.
+
+    Args:
+        options: those of the command line, with underscores. Components are SPECs or objects.
+        observers: are notified of each event of the run.
+        plugins: single plugin files.
+        resume: the directory of a run that goes on, whose own options hold. The result of a finished one is returned.
+
+    Returns:
+        The content of `result.json`, a dict with `table`, `plot()` and `model()`.
+
+    Raises:
+        ForgetkitError: an option, the data or the directory is wrong; one line that says what to do.
+
+    Example:
+        >>> result = forgetkit.run({"method": "lure", "epochs": 2, "mega_batches": 3})
+        >>> print(result["test_accuracy"], result.table)
     """
     if not isinstance(options, Mapping | None):
         raise ConfigError(f"options are a mapping like {{'dataset': 'digits'}}, not {type(options).__name__}")
+    files, offers = _load_plugins(plugins)
+    given = options or {}
+    objects = {key: value for key, value in given.items() if value is not None and not isinstance(value, str)}
+    if resume is None:
+        content = run_plan(config.resolve(given, offers), observers=observers, cache=cache_folder())
+        return RunResult(content, content["directory"], files, objects)
+    path = Path(resume)
+    if RunDirectory(path).finished and not given:
+        return RunResult(RunDirectory(path).result, path, files)
+    directory = RunDirectory.reopen(path)
+    own = config.resumed_options(directory.manifest, given, offers)
+    plan = config.resolve(own, offers, offline="dataset" not in given)
+    content = run_plan(plan, observers=observers, cache=cache_folder(), resume=directory)
+    return RunResult(content, path, files, objects)
+
+
+def ablate(
+    grid: str | Path | Mapping[str, Any] | None = None,
+    *,
+    seeds: str | Iterable[int] | None = None,
+    jobs: int | None = None,
+    baseline: str | Mapping[str, Any] | None = None,
+    options: Mapping[str, Any] | None = None,
+    match: Literal["samples"] | None = None,
+    out: str | Path = "ablations",
+    executor: str | contracts.Executor | None = None,
+    keep: contracts.Keep | None = None,
+    plugins: Sequence[str | Path] = (),
+    **axes: Sequence[Any],
+) -> Ablation:
+    """Compare components over a grid of runs, as `forgetkit ablate` does.
+
+    Cells that are in the folder already are not run again, whether a call or the command line ran them. A cell that
+    fails or diverges is logged and shows in the table; the others go on.
+
+    Args:
+        grid: a TOML file, or a mapping with the entries of one (`axes`, `arms`, `base`, …).
+        seeds: of each arm: whole numbers, or text like `"0-4"`. None: those of the grid, or 0.
+        jobs: cells that run at once, each in a process of its own. None: 1.
+        baseline: the arm that others are compared with: a value on each axis, or text as for `--baseline`.
+        options: options of all runs, with underscores.
+        match: `"samples"` compares at equal numbers of training samples, not of epochs.
+        out: the folder of the cells, relative to the current one.
+        executor: what runs the cells, a SPEC or an object, in place of `jobs`.
+        keep: models that finished cells keep. None: the last one of each new cell.
+        plugins: single plugin files.
+        **axes: options of a run, each with a list of values: `importance=["snip", "random"]`.
+
+    Returns:
+        The outcomes, with `table`, `to_pandas()` and `report()`.
+
+    Raises:
+        ForgetkitError: the grid, an option, the data or the folder is wrong; one line that says what to do.
+        KeyboardInterrupt: the call was interrupted; the same call goes on.
+
+    Example:
+        >>> found = forgetkit.ablate(importance=["snip", "random"], seeds=range(2), options={"epochs": 2})
+        >>> print(found.table)
+    """
+    files, offers = _load_plugins(plugins)
+    question = grid_from_python(grid, axes, seeds, {} if options is None else options, baseline)
+    execution = ExecutionOptions.of(offers, jobs=jobs, executor=executor, keep=keep, plugins=files)
+    plan = AblationPlan.of(question, Path(out), offers, match=match)
+    return Ablation(plan.pool.path, run_ablation(plan, execution, AblationLog()))
+
+
+def _load_plugins(plugins: Sequence[str | Path]) -> tuple[tuple[Path, ...], registry.Registry]:
+    """The files and the components on offer; plugins that are left out are logged."""
     if isinstance(plugins, str | Path):
         raise ConfigError(f"plugins is a list of files: plugins=['{plugins}']")
-    offers = registry.load(files=[Path(file) for file in plugins])
+    files = tuple(map(Path, plugins))
+    offers = registry.load(files=files)
     for broken in offers.broken:
         _log.warning("%s", broken)
-    if resume is None:
-        return run_plan(config.resolve(options or {}, offers), observers=observers, cache=cache_folder())
-    if RunDirectory(Path(resume)).finished and not options:
-        return RunDirectory(Path(resume)).result
-    directory = RunDirectory.reopen(Path(resume))
-    own = config.resumed_options(directory.manifest, options or {}, offers)
-    plan = config.resolve(own, offers, offline="dataset" not in (options or {}))
-    return run_plan(plan, observers=observers, cache=cache_folder(), resume=directory)
+    return files, offers
 
 
 def evidence(
@@ -399,11 +480,3 @@ def _resolve_component(given: _Kind | None, kind: type[_Kind]) -> _Kind:
         raise OptionError(f"{kind.__name__.lower()}= takes a forgetkit.{kind.__name__}, not {type(given).__name__}")
     checked: _Kind = validate_component(kind.__name__.lower(), given if given is not None else kind())
     return checked
-
-
-def cache_folder() -> Path:
-    """Where decoded data sets are kept: $FORGETKIT_CACHE, or the user's cache folder."""
-    own = os.environ.get("FORGETKIT_CACHE")
-    if own:
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "forgetkit"

@@ -11,7 +11,7 @@ import torch
 
 from forgetkit import config
 from forgetkit.ablation import worker
-from forgetkit.ablation.ablation import run_tasks
+from forgetkit.ablation.plan import run_tasks
 from forgetkit.ablation.worker import CellResult, Task, run_cell
 from forgetkit.contracts import WorkerLost
 from forgetkit.errors import ForgetkitError

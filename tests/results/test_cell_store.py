@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from forgetkit import config
-from forgetkit.ablation.ablation import Ablation
 from forgetkit.ablation.grid import Grid
+from forgetkit.ablation.plan import AblationPlan
 from forgetkit.ablation.progress import ProgressReader
 from forgetkit.ablation.worker import CellResult, Task, run_cell
 from forgetkit.errors import RunDirectoryError
@@ -70,8 +70,8 @@ def test_what_a_cell_keeps(tmp_path: Path) -> None:
         assert len(list(checkpoints.iterdir())) == count + 2
 
 
-def ablation(folder: Path, **options: object) -> Ablation:
-    return Ablation.of(Grid("", {"reinit": ("cold",)}, (0,), {**TINY, **options}), folder, OFFERS)
+def ablation(folder: Path, **options: object) -> AblationPlan:
+    return AblationPlan.of(Grid("", {"reinit": ("cold",)}, (0,), {**TINY, **options}), folder, OFFERS)
 
 
 def left(pool: CellStore, digest: str) -> list[str]:

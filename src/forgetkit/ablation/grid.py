@@ -7,7 +7,8 @@ import math
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from numbers import Integral, Real
+from pathlib import Path, PurePath
 from typing import Any, TypeVar
 
 from forgetkit import config
@@ -297,19 +298,92 @@ def extend_grid(
         if axis in new:
             raise ConfigError(f"--over {axis} is given twice: give its values once, with commas")
         new[axis] = values
+    chosen_seeds = None if seeds is None else parse_seeds(seeds)
+    return _overlay(grid, new, chosen_seeds, base, baseline, exclude)
+
+
+def grid_from_python(
+    grid: str | Path | Mapping[str, Any] | None,
+    axes: Mapping[str, Any],
+    seeds: Any,
+    base: Mapping[str, Any],
+    baseline: str | Mapping[str, Any] | None,
+) -> Grid:
+    """Return the grid of a call: axes, seeds and shared options on top of those of a file or a mapping.
+
+    Raises ``ConfigError`` if a value is an object: a worker builds components by their SPECs.
+    """
+    if isinstance(grid, str | Path):
+        below: Grid | None = read_grid(Path(grid))
+    elif grid is None:
+        below = None
+    elif isinstance(grid, Mapping):
+        content = _plain("the grid", grid)
+        below = _build_grid(content, " by ".join(_table("axes", content.get("axes", {}))) or "grid")
+    else:
+        raise ConfigError(f"the grid is a path or a mapping with 'axes' or 'arms', not {type(grid).__name__}")
+    if below is None and not axes:
+        raise ConfigError('an ablation needs something that differs: importance=["snip", "random"], or a grid')
+    if not isinstance(base, Mapping):
+        raise ConfigError(f"options are a mapping like {{'dataset': 'digits'}}, not {type(base).__name__}")
+    given = {key: _values(key, _plain(key, values)) for key, values in axes.items()}
+    new: dict[str, tuple[str, ...]] = {}
+    for key, values in given.items():
+        if new.setdefault(_axis(key), values) is not values:
+            raise ConfigError(f"axes: {key} is given twice: leave one out")
+    plain_seeds = _plain("seeds", seeds)
+    chosen_seeds = parse_seeds(seeds) if isinstance(seeds, str) else None if seeds is None else _whole(plain_seeds)
+    return _overlay(below, new, chosen_seeds, config.canonical_keys(_plain("options", base)), baseline)
+
+
+def _plain(what: str, value: Any) -> Any:
+    """The value as a TOML file has it; ``ConfigError`` if it is an object."""
+    if value is None or isinstance(value, str | bool):
+        return value
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, Real):
+        return float(value)
+    if isinstance(value, PurePath):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(str(key), inner) for key, inner in value.items()}
+    if isinstance(value, Sequence):
+        return [_plain(what, inner) for inner in value]
+    raise ConfigError(
+        f"{what}: {type(value).__name__} is no value of a grid: write text, numbers or a list of them; a worker builds "
+        "a component by its SPEC, of a plugin or import:MODULE:NAME"
+    )
+
+
+def _overlay(
+    grid: Grid | None,
+    new: Mapping[str, tuple[str, ...]],
+    seeds: tuple[int, ...] | None,
+    base: Mapping[str, Any],
+    baseline: str | Mapping[str, Any] | None,
+    exclude: Iterable[str] = (),
+) -> Grid:
+    """Lay axes, seeds and shared options over a grid, or make one of them."""
     axes = {**(grid.axes if grid is not None else {}), **new}
     if grid is None:
-        grid = Grid(" by ".join(axes), axes, parse_seeds(seeds or "0"))
+        grid = Grid(" by ".join(axes), axes, (0,) if seeds is None else seeds)
     else:
-        grid = replace(grid, axes=axes, seeds=grid.seeds if seeds is None else parse_seeds(seeds))
+        grid = replace(grid, axes=axes, seeds=grid.seeds if seeds is None else seeds)
     for axis in grid.axes:
         if axis in base:
             raise ConfigError(f"--{axis.replace('_', '-')} and --over {axis} are given both: leave one out")
     below = {option: value for option, value in config.canonical_keys(grid.base).items() if option not in new}
     shared = config.merge_layers(below, base)
     left_out = (*grid.exclude, *(parse_arm("--exclude", text, grid.axes) for text in exclude))
-    chosen = grid.baseline if baseline is None else parse_arm("--baseline", baseline, grid.axes)
+    chosen = grid.baseline if baseline is None else _chosen_baseline(baseline, grid.axes)
     return replace(grid, base=shared, exclude=left_out, baseline=chosen)
+
+
+def _chosen_baseline(given: str | Mapping[str, Any], axes: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
+    if isinstance(given, str):
+        return parse_arm("--baseline", given, axes)
+    return _combination("baseline", _plain("baseline", given))
 
 
 def parse_axis(text: str) -> tuple[str, tuple[str, ...]]:
@@ -424,7 +498,7 @@ def _whole(seeds: Any) -> tuple[int, ...]:
 
 def _word(value: Any) -> str:
     """A value as a command line spells it."""
-    if isinstance(value, bool):
+    if value is None or isinstance(value, bool):
         return str(value).lower()
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 

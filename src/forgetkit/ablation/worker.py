@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 
-from forgetkit import api, config
+from forgetkit import config
+from forgetkit.config.machine import cache_folder
 from forgetkit.contracts import Keep
 from forgetkit.engine.run import run_plan
 from forgetkit.errors import DivergedError, ForgetkitError, RecordError, RunDirectoryError, RunInUseError
@@ -48,6 +49,13 @@ class CellResult:
 
     status: Status
     reason: str = ""
+
+    def failure(self, name: str) -> str | None:
+        """A line about a cell called ``name`` that is not completed; None if it is."""
+        if self.status == "completed":
+            return None
+        verb = {"missing": "", "diverged": " diverged"}.get(self.status, " failed")
+        return f"{name}{verb}: {self.reason}"
 
 
 def run_cell(task: Task) -> CellResult | None:
@@ -128,7 +136,7 @@ def _run_or_resume(pool: CellStore, task: Task, halt: StopRequest) -> None:
     own = {"out": str(path.parent), "name": path.name}
     plan = config.resolve({**task.options, **own}, offers)
     try:
-        run_plan(plan, cache=api.cache_folder(), resume=unfinished, halt=halt, remarks=False)
+        run_plan(plan, cache=cache_folder(), resume=unfinished, halt=halt, remarks=False)
     except RunInUseError:
         raise
     except RunDirectoryError as error:
@@ -136,6 +144,6 @@ def _run_or_resume(pool: CellStore, task: Task, halt: StopRequest) -> None:
             raise
         if not unfinished.finished:  # by hand, before we had it
             pool.discard(task.digest, error)  # its data changed, or its state is another's
-            run_plan(plan, cache=api.cache_folder(), halt=halt, remarks=False)
+            run_plan(plan, cache=cache_folder(), halt=halt, remarks=False)
     pool.seal(task.digest)
     pool.remove_stale(task.digest, task.keep)

@@ -1,4 +1,4 @@
-"""``forgetkit ablate``, and what carries out the cells of any grid."""
+"""``forgetkit ablate``, and what shows how the cells of any grid go."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import contextlib
 import json
 import shlex
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,18 +14,18 @@ import typer
 
 from forgetkit.cli import options
 from forgetkit.cli.console import announce, print_error, print_json
-from forgetkit.errors import ConfigError, OptionError, RecordError
+from forgetkit.errors import RecordError
 from forgetkit.system.interrupts import StopRequest, handle_signals
 
 if TYPE_CHECKING:
-    from forgetkit.ablation.ablation import Ablation
+    from forgetkit.ablation.plan import AblationPlan
+    from forgetkit.ablation.runner import ExecutionOptions
     from forgetkit.cli.cells import CellDisplay
-    from forgetkit.contracts import Executor, Keep
+    from forgetkit.contracts import Observer
     from forgetkit.registry.registry import Registry
     from forgetkit.results.outcome import Outcomes
 
 OUT = "ablations"
-_LONGEST = 80
 _NOT_SHARED = ("seed", "out", "name", "keep_models")
 """Options of a run that an ablation gives its cells itself."""
 
@@ -73,30 +72,18 @@ SPECIAL: options.Special = {
 }
 
 
-@dataclass(frozen=True)
-class ExecutionOptions:
-    """With what the cells of a grid are carried out."""
+def _execution_options(given: Mapping[str, Any], view: CellDisplay) -> ExecutionOptions:
+    """As the options in ``CARRYING_OUT`` say."""
+    from forgetkit.ablation.runner import ExecutionOptions
 
-    offers: Registry
-    executor: Executor
-    keep: Keep
-    plugins: tuple[Path, ...]
-    without: tuple[str, ...]
-
-    @classmethod
-    def of(cls, given: Mapping[str, Any], view: CellDisplay) -> ExecutionOptions:
-        """As the options in ``CARRYING_OUT`` say."""
-        offers = options.load_components(given, view.warn)
-        if given["jobs"] is not None and given["executor"] is not None:
-            raise OptionError(f"--jobs {given['jobs']} is short for --executor local:jobs={given['jobs']}: give one")
-        if given["jobs"] is not None and given["jobs"] < 1:
-            raise OptionError(f"--jobs {given['jobs']}: at least one is needed")
-        spec = given["executor"] or f"local:jobs={1 if given['jobs'] is None else given['jobs']}"
-        keep: Any = given["keep"] or "last"
-        if keep not in ("all", "last", "none"):
-            raise OptionError(f"--keep {keep}: write all, last or none")
-        executor: Executor = offers.make("executors", spec)[1]
-        return cls(offers, executor, keep, tuple(given["plugin"] or ()), tuple(given["no_plugin"] or ()))
+    return ExecutionOptions.of(
+        options.load_components(given, view.warn),
+        jobs=given["jobs"],
+        executor=given["executor"],
+        keep=given["keep"] or None,
+        plugins=given["plugin"] or (),
+        without=given["no_plugin"] or (),
+    )
 
 
 def command(*, with_options: bool = True) -> Callable[..., None]:
@@ -117,16 +104,15 @@ def _ablate(**given: Any) -> None:
     file = given.pop("file")
     announce("ablate", quiet=special["quiet"], as_json=special["json"])
 
-    def planned(means: ExecutionOptions) -> Ablation:
-        return _plan(file, special, given, means.offers)
+    def plan(execution: ExecutionOptions) -> AblationPlan:
+        return _plan(file, special, given, execution.offers)
 
-    conclude_ablation(special, planned, _show)
+    conclude_ablation(special, plan, _show)
 
 
-def _plan(file: Path | None, special: Mapping[str, Any], given: Mapping[str, Any], offers: Registry) -> Ablation:
-    from forgetkit import api
+def _plan(file: Path | None, special: Mapping[str, Any], given: Mapping[str, Any], offers: Registry) -> AblationPlan:
     from forgetkit.ablation import grid
-    from forgetkit.ablation.ablation import Ablation
+    from forgetkit.ablation.plan import AblationPlan
 
     shared, _ = options.layers(special, given)
     asked = grid.extend_grid(
@@ -137,15 +123,8 @@ def _plan(file: Path | None, special: Mapping[str, Any], given: Mapping[str, Any
         special["baseline"],
         special["exclude"] or (),
     )
-    name = special["name"]
-    if name is not None and not _is_plain(name):
-        raise ConfigError(f"--name {name}: a plain name is wanted, without slashes, of {_LONGEST} bytes at most")
-    ablation = Ablation.of(asked, special["out"] or Path(OUT), offers, name=name)
-    if special["match"] is None:
-        return ablation
-    if special["match"] != "samples":
-        raise OptionError(f"--match {special['match']}: there is --match samples")
-    return ablation.matched(offers, api.cache_folder())
+    folder = special["out"] or Path(OUT)
+    return AblationPlan.of(asked, folder, offers, name=special["name"], match=special["match"])
 
 
 class _ImmediateStop(StopRequest):
@@ -161,24 +140,18 @@ class _ImmediateStop(StopRequest):
         super().request()
 
 
-def _is_plain(name: str) -> bool:
-    """Whether a file of that name is in the folder that is meant, and in no other."""
-    if name in ("", ".", "..") or set(name) & set("/\\"):
-        return False
-    return name.isprintable() and len(name.encode()) <= _LONGEST
-
-
 ShowOutcomes = Callable[["CellDisplay", "Outcomes", Mapping[str, Any]], dict[str, Any]]
 """Shows what became of a grid, unless the view is quiet, and returns what ``--json`` prints."""
 
 
 def conclude_ablation(
-    special: Mapping[str, Any], plan: Callable[[ExecutionOptions], Ablation], show: ShowOutcomes
+    special: Mapping[str, Any], plan: Callable[[ExecutionOptions], AblationPlan], show: ShowOutcomes
 ) -> None:
     """Plan a grid, carry it out or say what that would take, and show what came of it.
 
     ``special`` holds at least what ``CARRYING_OUT`` names. Leaves with status 1 where a cell failed.
     """
+    from forgetkit.ablation.runner import run_ablation
     from forgetkit.cli import cells
 
     view = cells.choose_cell_display(quiet=special["quiet"], as_json=special["json"])
@@ -187,12 +160,13 @@ def conclude_ablation(
             handle_signals(_ImmediateStop(view)),
             contextlib.redirect_stdout(sys.stderr) if special["json"] else contextlib.nullcontext(),
         ):
-            means = ExecutionOptions.of(special, view)
-            ablation = plan(means)
+            execution = _execution_options(special, view)
+            ablation = plan(execution)
             if special["dry_run"]:
-                answer, failed = _show_dry_run(ablation, means, view), 0
+                answer, failed = _show_dry_run(ablation, execution, view), 0
             else:
-                outcomes = run_ablation(ablation, means, view, special)
+                loading, command = _loading_shown(special), _this_command()
+                outcomes = run_ablation(ablation, execution, view, loading=loading, command=command)
                 failed = sum(cell.status in ("failed", "missing") for cell in outcomes.cells)
                 answer = show(view, outcomes, special)
     except (KeyboardInterrupt, RecordError) as error:
@@ -206,75 +180,35 @@ def conclude_ablation(
         raise typer.Exit(1)
 
 
-def run_ablation(
-    ablation: Ablation, means: ExecutionOptions, view: CellDisplay, special: Mapping[str, Any]
-) -> Outcomes:
-    """Run what is missing of a grid or failed; what became of all its cells."""
-    from forgetkit import api
-    from forgetkit.ablation.ablation import run_tasks
-    from forgetkit.ablation.progress import ProgressReader
+@contextlib.contextmanager
+def _loading_shown(special: Mapping[str, Any]) -> Iterator[Sequence[Observer]]:
+    """Show how data is loaded."""
     from forgetkit.cli import screen
 
-    found, name = ablation.found(), ablation.named()
-    for remark in dict.fromkeys(state.remark for state in found.values() if state.remark):
-        view.warn(remark)
-    for remark in ablation.made_otherwise(found):
-        view.warn(remark)
-    places = ablation.open(found)
-    loading = screen.choose_run_display(quiet=special["quiet"], as_json=special["json"])
-    with loading.following():
-        augment = ablation.require_data(places, found, [loading], api.cache_folder())
-    view.say(_status_lines(ablation, found, places))
-    _say_augment(view, augment)
-    ablation.pool.note(name, ablation.note(_this_command()))
-    ablation.remove_stale(found, special["keep"])
-    tasks = ablation.tasks(found, keep=means.keep, plugins=means.plugins, without=means.without)
-    names = {ablation.digests[place]: str(ablation.cells[place]) for place in places}
-    follower = ProgressReader(ablation.pool, [task.digest for task in tasks])
-    with view.following(ablation, follower), contextlib.closing(run_tasks(tasks, means.executor)) as answers:
-        for task, end in answers:
-            follower.end(task.digest)
-            result = ablation.pool.find(task.digest).result if end.status == "completed" else None
-            view.ended(names[task.digest], task, end, result or {})
-    return ablation.outcomes(_this_command())
+    display = screen.choose_run_display(quiet=special["quiet"], as_json=special["json"])
+    with display.following():
+        yield [display]
 
 
 def _this_command() -> str:
     return shlex.join(["forgetkit", *sys.argv[1:]])
 
 
-def _status_lines(ablation: Ablation, found: Mapping[str, Any], places: tuple[int, ...]) -> str:
-    grid = ablation.grid
-    arms, seeds = len(grid.combinations()), len(grid.seeds)
-    kept = sum(state.status in ("completed", "diverged") for state in found.values())
-    cells = f"{len(ablation.cells)} cells: {arms} arm{'s' * (arms > 1)} at {seeds} seed{'s' * (seeds > 1)}"
-    same = len(ablation.cells) - len(found)
-    alike = f", of which {same} {'comes' if same == 1 else 'come'} to the same as others" if same else ""
-    begun = sum(ablation.pool.directory(ablation.digests[place]).exists() for place in places)
-    rest = f"{len(places)} to run" + (f" ({begun} of them begun)" if begun else "")
-    return f"{grid.title}: {cells}{alike}; {kept} there already, {rest}, in {ablation.pool.path}"
-
-
-def _say_augment(view: CellDisplay, augment: Mapping[str, str]) -> None:
-    for dataset, chosen in augment.items():
-        view.say(f"augment {chosen} (auto) for {dataset}")
-
-
-def _show_dry_run(ablation: Ablation, means: ExecutionOptions, view: CellDisplay) -> dict[str, Any]:
+def _show_dry_run(ablation: AblationPlan, execution: ExecutionOptions, view: CellDisplay) -> dict[str, Any]:
     """What ``--dry-run`` shows."""
-    from forgetkit import api
     from forgetkit.ablation.estimate import estimate_ablation
+    from forgetkit.ablation.runner import say_augment, status_line
     from forgetkit.cli import cells, tables
     from forgetkit.config import machine
 
     found = ablation.found()
     places = ablation.open(found)
-    jobs = getattr(means.executor, "jobs", 1)
-    threads = getattr(means.executor, "threads", None) or max(1, machine.default_threads() // jobs)
-    cost = estimate_ablation([ablation.plans[place] for place in places], jobs, threads, (), api.cache_folder())
+    jobs = getattr(execution.executor, "jobs", 1)
+    threads = getattr(execution.executor, "threads", None) or max(1, machine.default_threads() // jobs)
+    cost = estimate_ablation([ablation.plans[place] for place in places], jobs, threads, (), machine.cache_folder())
     states = [found[digest].status for digest in ablation.digests]
-    view.say(_status_lines(ablation, found, places))
-    _say_augment(view, cost.augment)
+    view.say(status_line(ablation, found))
+    say_augment(view, cost.augment)
     if view.shows:
         cells.print_status(view.console, ablation, states)
     memory = "" if cost.memory_bytes is None else f" and {cost.memory_bytes / 2**20:,.0f} MiB of memory"

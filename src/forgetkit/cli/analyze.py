@@ -205,13 +205,14 @@ class _AnalysisSession:
         return self.pool.outcomes(self.grid, with_answers=with_answers)
 
     def _means(self) -> AnalysisEnv:
-        from forgetkit import api, config
+        from forgetkit import config
         from forgetkit.analysis.run_evidence import AnalysisEnv
         from forgetkit.cli import screen
+        from forgetkit.config import machine
 
         elsewhere = {key: self.given[key] for key in config.OVERRIDABLE if self.given[key] is not None}
         loading = screen.choose_run_display(quiet=True, as_json=self.given["json"])
-        return AnalysisEnv(self.offers, api.cache_folder(), elsewhere, (loading,), self.given["threads"])
+        return AnalysisEnv(self.offers, machine.cache_folder(), elsewhere, (loading,), self.given["threads"])
 
     def _reported(self, told: Sequence[AnalysisOutcome], outcomes: Outcomes) -> Path | None:
         """The report, and the pictures beside the answers; None where nothing was answered."""

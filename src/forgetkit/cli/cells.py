@@ -12,7 +12,7 @@ from forgetkit.cli import layout, screen, tables
 from forgetkit.cli.console import Console, print_error, say_at_once
 
 if TYPE_CHECKING:
-    from forgetkit.ablation.ablation import Ablation
+    from forgetkit.ablation.plan import AblationPlan
     from forgetkit.ablation.progress import ProgressReader
     from forgetkit.ablation.worker import CellResult, Task
 
@@ -38,7 +38,7 @@ class CellDisplay:
         self.console = console
 
     @contextmanager
-    def following(self, ablation: Ablation, follower: ProgressReader) -> Iterator[None]:
+    def following(self, ablation: AblationPlan, follower: ProgressReader) -> Iterator[None]:
         """While cells are carried out."""
         yield
 
@@ -54,9 +54,9 @@ class CellDisplay:
 
     def ended(self, name: str, task: Task, ended: CellResult, numbers: Mapping[str, float]) -> None:
         """A cell came to its end; one that failed is worth a line in any case."""
-        if ended.status != "completed":
-            what = {"missing": "", "diverged": " diverged"}.get(ended.status, " failed")
-            self.warn(f"{name}{what}: {ended.reason}")
+        failure = ended.failure(name)
+        if failure is not None:
+            self.warn(failure)
 
 
 class PlainCellDisplay(CellDisplay):
@@ -75,7 +75,7 @@ class PlainCellDisplay(CellDisplay):
             say_at_once(_STOPPING)
 
     @contextmanager
-    def following(self, ablation: Ablation, follower: ProgressReader) -> Iterator[None]:
+    def following(self, ablation: AblationPlan, follower: ProgressReader) -> Iterator[None]:
         """While cells are carried out."""
         self._follower, self._total, self._done = follower, len(follower.digests), 0
         try:
@@ -108,7 +108,7 @@ class LiveCellDisplay(PlainCellDisplay):
         self._stopping = ""
 
     @contextmanager
-    def following(self, ablation: Ablation, follower: ProgressReader) -> Iterator[None]:
+    def following(self, ablation: AblationPlan, follower: ProgressReader) -> Iterator[None]:
         """While cells are carried out, the bars are on the screen."""
         names = dict(zip(ablation.digests, map(str, ablation.cells), strict=True))
 
@@ -147,7 +147,7 @@ def _count_texts(numbers: Mapping[str, float]) -> str:
     )
 
 
-def print_status(console: Console, ablation: Ablation, states: Sequence[str]) -> None:
+def print_status(console: Console, ablation: AblationPlan, states: Sequence[str]) -> None:
     """A row per arm: which of its seeds are done, and which are not."""
     axes = list(ablation.grid.axes)
     arms: dict[tuple[str, ...], dict[str, list[int]]] = {}

@@ -77,8 +77,8 @@ def _describe(
     """The SPEC in full, and what there is to be said of it."""
     if sheet is not None and sheet.suffix.lower() != ".png":
         raise OptionError(f"--sheet {sheet}: the name of a .png file is wanted")
-    from forgetkit import api
     from forgetkit.cli import screen, show
+    from forgetkit.config import machine
     from forgetkit.contracts import LoadContext, LoadProgress
     from forgetkit.data import load_data
     from forgetkit.data.contact_sheet import describe_data
@@ -91,7 +91,7 @@ def _describe(
         view.notify(LoadProgress(what, done, total))
 
     with view.following():
-        data = load_data(source, name, LoadContext(api.cache_folder(), progress))
+        data = load_data(source, name, LoadContext(machine.cache_folder(), progress))
         content = describe_data(data, _cut_stream(data, wanted))
         drawn = None if sheet is None else picture(data)
     if sheet is not None and drawn is not None:

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from forgetkit.cli import options
-from forgetkit.cli.ablate import CARRYING_OUT, ExecutionOptions, conclude_ablation
+from forgetkit.cli.ablate import CARRYING_OUT, conclude_ablation
 from forgetkit.cli.console import Console, announce, print_json, print_text
 from forgetkit.errors import OptionError, suggest
 
 if TYPE_CHECKING:
-    from forgetkit.ablation.ablation import Ablation
+    from forgetkit.ablation.plan import AblationPlan
+    from forgetkit.ablation.runner import ExecutionOptions
     from forgetkit.cli.cells import CellDisplay
     from forgetkit.paper.render import ComparisonSheet
     from forgetkit.paper.scaled_table import ScaledTable
@@ -85,14 +86,14 @@ def _reproduce(**given: Any) -> None:
     setting = _setting(given)
     given["keep"] = _models_to_keep(setting, given["keep"])
     texts: list[str] = []
-    carried_out: list[tuple[Ablation, ExecutionOptions]] = []
+    carried_out: list[tuple[AblationPlan, ExecutionOptions]] = []
 
-    def plan(means: ExecutionOptions) -> Ablation:
-        from forgetkit.ablation.ablation import Ablation
+    def plan(execution: ExecutionOptions) -> AblationPlan:
+        from forgetkit.ablation.plan import AblationPlan
 
         name = f"{setting.table.name}-{setting.scale.name}"
-        ablation = Ablation.of(setting.grid(), given["out"] or Path(OUT) / name, means.offers, stem=name)
-        carried_out.append((ablation, means))
+        ablation = AblationPlan.of(setting.grid(), given["out"] or Path(OUT) / name, execution.offers, stem=name)
+        carried_out.append((ablation, execution))
         return ablation
 
     def show(view: CellDisplay, outcomes: Outcomes, special: Mapping[str, Any]) -> dict[str, Any]:
@@ -126,18 +127,18 @@ def _models_to_keep(setting: ScaledTable, chosen: str | None) -> str | None:
 
 
 def _with_answers(
-    setting: ScaledTable, ablation: Ablation, means: ExecutionOptions, view: CellDisplay, outcomes: Outcomes
+    setting: ScaledTable, ablation: AblationPlan, execution: ExecutionOptions, view: CellDisplay, outcomes: Outcomes
 ) -> Outcomes:
     """The runs with their answers to what they had not been asked before."""
     if not setting.queries:
         return outcomes
-    from forgetkit import api
-    from forgetkit.analysis.run_evidence import AnalysisEnv as With
+    from forgetkit.analysis.run_evidence import AnalysisEnv
+    from forgetkit.config import machine
     from forgetkit.paper.run_analyses import run_analyses
 
     elsewhere = {key: value for key, value in setting.changes.items() if key == "device"}
-    looking = With(means.offers, api.cache_folder(), elsewhere)
-    for one in run_analyses(setting, ablation.pool, ablation.named(), outcomes, looking):
+    env = AnalysisEnv(execution.offers, machine.cache_folder(), elsewhere)
+    for one in run_analyses(setting, ablation.pool, ablation.named(), outcomes, env):
         if one.became == "answered":
             view.say(f"{one.run}: {one.question.label} in {one.seconds:.1f} s")
         elif one.reason:

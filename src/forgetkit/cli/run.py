@@ -84,7 +84,8 @@ def _carry_out(special: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]
 
 
 def _answer(special: dict[str, Any], given: dict[str, Any], view: RunDisplay, halt: StopRequest) -> dict[str, Any]:
-    from forgetkit import api, config
+    from forgetkit import config
+    from forgetkit.config import machine
     from forgetkit.engine.run import run_plan
     from forgetkit.storage import RunDirectory
 
@@ -110,11 +111,11 @@ def _answer(special: dict[str, Any], given: dict[str, Any], view: RunDisplay, ha
         from forgetkit.engine import dry_run
 
         with view.following():
-            estimate = dry_run.estimate_cost(plan, [view], api.cache_folder())
+            estimate = dry_run.estimate_cost(plan, [view], machine.cache_folder())
         view.show_dry_run(estimate)
         return estimate
     with view.following():
-        result = run_plan(plan, observers=[view], cache=api.cache_folder(), resume=resume, halt=halt)
+        result = run_plan(plan, observers=[view], cache=machine.cache_folder(), resume=resume, halt=halt)
     view.show_result(result)
     return result
 

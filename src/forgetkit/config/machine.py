@@ -1,8 +1,9 @@
-"""What the machine at hand has: device, threads."""
+"""What the machine at hand has: device, threads, a cache folder."""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from forgetkit.errors import ConfigError
 
@@ -32,6 +33,14 @@ def resolve_device(name: str) -> str:
     if device.type == "cuda" and device.index is not None and device.index >= torch.cuda.device_count():
         raise ConfigError(f"--device {name}: {_shown(torch.cuda.device_count())}")
     return name
+
+
+def cache_folder() -> Path:
+    """Where decoded data sets are kept: $FORGETKIT_CACHE, or the user's cache folder."""
+    own = os.environ.get("FORGETKIT_CACHE")
+    if own:
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "forgetkit"
 
 
 def _shown(count: int) -> str:

@@ -1,4 +1,4 @@
-"""An ablation: a grid in a folder. What is there of its cells stays; the rest an executor carries out."""
+"""The plan of an ablation: a grid in a folder. What is there of its cells stays; the rest an executor runs."""
 
 from __future__ import annotations
 
@@ -14,21 +14,23 @@ from forgetkit.ablation.equal_compute import match_samples, on_cpu
 from forgetkit.ablation.grid import Grid, GridCell, plan_cells
 from forgetkit.ablation.worker import CellResult, Task, run_cell
 from forgetkit.config import KIND_OF, REPEATABLE, Plan, name_of
+from forgetkit.config.machine import cache_folder
 from forgetkit.contracts import Executor, Keep, Observer, WorkerLost, component_name
 from forgetkit.engine.context import EventDispatcher, RunContext, versions
-from forgetkit.errors import ConfigError, DataError, RunDirectoryError
+from forgetkit.errors import ConfigError, DataError, OptionError, RunDirectoryError
 from forgetkit.registry.registry import Registry
 from forgetkit.results.cell_store import CellStatus, CellStore, GridManifest
 from forgetkit.results.outcome import Outcomes
 from forgetkit.storage import RunDirectory
 from forgetkit.system.torch_settings import each_restored
 
+_LONGEST_NAME = 80
 _STOPPED = 130
 """Exit status of a worker that was asked to stop, and left a state to go on from."""
 
 
 @dataclass(frozen=True, eq=False)
-class Ablation:
+class AblationPlan:
     """The cells of a grid, each with its plan and the digest it is known by, and the folder they are recorded in.
 
     Cells whose options come to the same share a digest, and are carried out once. ``stem`` is what the grid's name
@@ -45,13 +47,32 @@ class Ablation:
 
     @classmethod
     def of(
-        cls, grid: Grid, folder: Path, offers: Registry, *, name: str | None = None, stem: str | None = None
-    ) -> Ablation:
-        """Nothing is written. Raises ``ConfigError`` where options of a cell do not go together."""
-        pairs = plan_cells(grid.cells(), offers)
-        return cls(grid, CellStore(folder), stem or _file_stem(grid.title), name, *_columns(pairs, offers))
+        cls,
+        grid: Grid,
+        folder: Path,
+        offers: Registry,
+        *,
+        name: str | None = None,
+        stem: str | None = None,
+        match: str | None = None,
+    ) -> AblationPlan:
+        """Plan the cells, and write nothing; with ``match="samples"`` at equal numbers of training samples.
 
-    def matched(self, offers: Registry, cache: Path) -> Ablation:
+        Raises ``ConfigError`` if options of a cell do not go together, or ``name`` is no plain name.
+        """
+        if name is not None and not _is_plain(name):
+            raise ConfigError(
+                f"--name {name}: a plain name is wanted, without slashes, of {_LONGEST_NAME} bytes at most"
+            )
+        pairs = plan_cells(grid.cells(), offers)
+        plan = cls(grid, CellStore(folder), stem or _file_stem(grid.title), name, *_columns(pairs, offers))
+        if match is None:
+            return plan
+        if match != "samples":
+            raise OptionError(f"--match {match}: there is --match samples")
+        return plan.matched(offers, cache_folder())
+
+    def matched(self, offers: Registry, cache: Path) -> AblationPlan:
         """The same cells at equal numbers of training samples."""
         pairs = plan_cells(match_samples(self.plans, self.cells, offers, cache), offers)
         cells, plans, digests = _columns(pairs, offers)
@@ -249,6 +270,13 @@ def _cell_digest(plan: Plan, offers: Registry) -> str:
     if not versions:
         return plan.digest
     return hashlib.sha256(json.dumps([plan.digest, versions], sort_keys=True).encode()).hexdigest()
+
+
+def _is_plain(name: str) -> bool:
+    """Whether a file of that name is in the folder that is meant, and in no other."""
+    if name in ("", ".", "..") or set(name) & set("/\\"):
+        return False
+    return name.isprintable() and len(name.encode()) <= _LONGEST_NAME
 
 
 def _file_stem(title: str) -> str:
