@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from forgetkit.cli import options
-from forgetkit.cli.console import announce, print_error, print_json
+from forgetkit.cli.streams import announce
+from forgetkit.display.console import print_error, print_json
 from forgetkit.errors import ConfigError, OptionError, RecordError
 from forgetkit.system.interrupts import StopRequest, handle_signals
 
 if TYPE_CHECKING:
     from forgetkit.ablation.ablation import Ablation
-    from forgetkit.cli.cells import CellDisplay
     from forgetkit.contracts import Executor, Keep
+    from forgetkit.display.cell_display import CellDisplay
     from forgetkit.registry.registry import Registry
     from forgetkit.results.outcome import Outcomes
 
@@ -179,7 +180,7 @@ def conclude_ablation(
 
     ``special`` holds at least what ``CARRYING_OUT`` names. Leaves with status 1 where a cell failed.
     """
-    from forgetkit.cli import cells
+    from forgetkit.display import cell_display as cells
 
     view = cells.choose_cell_display(quiet=special["quiet"], as_json=special["json"])
     try:
@@ -213,7 +214,7 @@ def run_ablation(
     from forgetkit import api
     from forgetkit.ablation.ablation import run_tasks
     from forgetkit.ablation.progress import ProgressReader
-    from forgetkit.cli import screen
+    from forgetkit.display import run_display as screen
 
     found, name = ablation.found(), ablation.named()
     for remark in dict.fromkeys(state.remark for state in found.values() if state.remark):
@@ -264,8 +265,9 @@ def _show_dry_run(ablation: Ablation, means: ExecutionOptions, view: CellDisplay
     """What ``--dry-run`` shows."""
     from forgetkit import api
     from forgetkit.ablation.estimate import estimate_ablation
-    from forgetkit.cli import cells, tables
     from forgetkit.config import machine
+    from forgetkit.display import cell_display as cells
+    from forgetkit.display import run_tables as tables
 
     found = ablation.found()
     places = ablation.open(found)
@@ -303,7 +305,7 @@ def _show(view: CellDisplay, outcomes: Outcomes, special: Mapping[str, Any]) -> 
 
     made = table.make_table(outcomes)
     if view.shows:
-        from forgetkit.cli import table_view
+        from forgetkit.display import table_view
 
         table_view.show_table(view.console, made, outcomes)
         folder = shlex.quote(str(special["out"] or OUT))
