@@ -11,8 +11,9 @@ from threading import Event, Thread, Timer
 import pytest
 
 from forgetkit.ablation.progress import ProgressReader
-from forgetkit.cli import cells
-from forgetkit.cli.console import Console
+from forgetkit.display.cell_display import CellDisplay
+from forgetkit.display.console import Console
+from forgetkit.display.display import PlainDisplay
 from forgetkit.results.cell_store import CellStore
 from forgetkit.storage import read_with_digest, write_with_digest
 
@@ -347,7 +348,7 @@ def test_a_data_set_that_is_missing_is_said_before_anything_runs(cli):
 
 
 def test_that_workers_are_waited_for_is_said_where_there_are_some(capfd):
-    view = cells.PlainCellDisplay(Console(stderr=True))
+    view = CellDisplay(PlainDisplay(Console(stderr=True)))
     view.say_stopping()
     with view.following(None, ProgressReader(CellStore(Path()), ["0" * 64])):
         assert capfd.readouterr().err == ""

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from forgetkit.cli import tables
+from forgetkit.display import run_tables
 
 ESCAPE = "\x1b"
 
@@ -68,7 +68,7 @@ def test_the_preset_and_its_overrides_are_named(tiny):
         changed = "mega-batches 2 (8), milestones none (20,40), reinit.rifle.fresh zero (original)"
         assert f"preset paper, but for {changed}\n" in said.out
     assert ", preset paper, " in tiny("--preset", "paper").out.splitlines()[0]
-    assert tables.provenance("alma", {}) == "preset alma, no overrides"
+    assert run_tables.provenance("alma", {}) == "preset alma, no overrides"
 
 
 def test_an_early_end_and_the_weights_carried_on_are_said(tiny):
@@ -179,7 +179,7 @@ def test_a_stream_that_knows_few_characters(start, workdir, tiny_words):
     ("values", "drawn"), [([0.0, 1.0], "▁█"), ([3.0], "▄"), ([2.0, 2.0], "▄▄"), ([0.0, 0.5, 1.0], "▁▅█")]
 )
 def test_a_sparkline(values, drawn):
-    assert tables.sparkline(values) == drawn
+    assert run_tables.sparkline(values) == drawn
 
 
 @pytest.mark.parametrize(
@@ -187,4 +187,4 @@ def test_a_sparkline(values, drawn):
     [(0, "0.0 s"), (59.94, "59.9 s"), (60, "1 min 00 s"), (3599.6, "1 h 00 min"), (86400, "24 h 00 min")],
 )
 def test_a_duration(seconds, said):
-    assert tables.duration(seconds) == said
+    assert run_tables.duration(seconds) == said

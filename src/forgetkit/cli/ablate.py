@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from forgetkit.cli import options
-from forgetkit.cli.console import announce, print_error, print_json
+from forgetkit.cli.streams import announce
+from forgetkit.display.console import print_error, print_json
 from forgetkit.errors import RecordError
 from forgetkit.system.interrupts import StopRequest, handle_signals
 
 if TYPE_CHECKING:
     from forgetkit.ablation.plan import AblationPlan
     from forgetkit.ablation.runner import ExecutionOptions
-    from forgetkit.cli.cells import CellDisplay
     from forgetkit.contracts import Observer
+    from forgetkit.display.cell_display import CellDisplay
     from forgetkit.registry.registry import Registry
     from forgetkit.results.outcome import Outcomes
 
@@ -152,7 +153,7 @@ def conclude_ablation(
     ``special`` holds at least what ``CARRYING_OUT`` names. Leaves with status 1 where a cell failed.
     """
     from forgetkit.ablation.runner import run_ablation
-    from forgetkit.cli import cells
+    from forgetkit.display import cell_display as cells
 
     view = cells.choose_cell_display(quiet=special["quiet"], as_json=special["json"])
     try:
@@ -183,7 +184,7 @@ def conclude_ablation(
 @contextlib.contextmanager
 def _loading_shown(special: Mapping[str, Any]) -> Iterator[Sequence[Observer]]:
     """Show how data is loaded."""
-    from forgetkit.cli import screen
+    from forgetkit.display import run_display as screen
 
     display = screen.choose_run_display(quiet=special["quiet"], as_json=special["json"])
     with display.following():
@@ -198,8 +199,9 @@ def _show_dry_run(ablation: AblationPlan, execution: ExecutionOptions, view: Cel
     """What ``--dry-run`` shows."""
     from forgetkit.ablation.estimate import estimate_ablation
     from forgetkit.ablation.runner import say_augment, status_line
-    from forgetkit.cli import cells, tables
     from forgetkit.config import machine
+    from forgetkit.display import cell_display as cells
+    from forgetkit.display import run_tables as tables
 
     found = ablation.found()
     places = ablation.open(found)
@@ -237,7 +239,7 @@ def _show(view: CellDisplay, outcomes: Outcomes, special: Mapping[str, Any]) -> 
 
     made = table.make_table(outcomes)
     if view.shows:
-        from forgetkit.cli import table_view
+        from forgetkit.display import table_view
 
         table_view.show_table(view.console, made, outcomes)
         folder = shlex.quote(str(special["out"] or OUT))

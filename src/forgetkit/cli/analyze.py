@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from forgetkit.cli import completion, options
-from forgetkit.cli.console import Console, announce, print_error, print_json
+from forgetkit.cli.streams import announce
+from forgetkit.display.console import Console, print_error, print_json
 from forgetkit.errors import OptionError, RecordError, RunDirectoryError
 
 if TYPE_CHECKING:
     from forgetkit.analysis.questions import Question
     from forgetkit.analysis.run_evidence import AnalysisEnv
-    from forgetkit.cli.asked import AnalysisDisplay
+    from forgetkit.display.analysis_display import AnalysisDisplay
     from forgetkit.registry.registry import Registry
     from forgetkit.results.cell_store import CellStore
     from forgetkit.results.outcome import Outcomes
@@ -107,9 +108,9 @@ def _analyze(**given: Any) -> None:
 
 
 def _analyze_or_export(given: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
-    from forgetkit.cli import asked
+    from forgetkit.display.analysis_display import choose_analysis_display
 
-    view = asked.choose_analysis_display(quiet=given["quiet"], as_json=given["json"])
+    view = choose_analysis_display(quiet=given["quiet"], as_json=given["json"])
     offers = options.load_components(given, view.warn)
     if given["list"]:
         return _list(given, offers), 0
@@ -207,11 +208,11 @@ class _AnalysisSession:
     def _means(self) -> AnalysisEnv:
         from forgetkit import config
         from forgetkit.analysis.run_evidence import AnalysisEnv
-        from forgetkit.cli import screen
         from forgetkit.config import machine
+        from forgetkit.display.run_display import choose_run_display
 
         elsewhere = {key: self.given[key] for key in config.OVERRIDABLE if self.given[key] is not None}
-        loading = screen.choose_run_display(quiet=True, as_json=self.given["json"])
+        loading = choose_run_display(quiet=True, as_json=self.given["json"])
         return AnalysisEnv(self.offers, machine.cache_folder(), elsewhere, (loading,), self.given["threads"])
 
     def _reported(self, told: Sequence[AnalysisOutcome], outcomes: Outcomes) -> Path | None:
@@ -304,7 +305,7 @@ def _list(given: Mapping[str, Any], offers: Registry) -> dict[str, Any]:
     for option in ("folder", "names", "all"):
         if given[option]:
             raise OptionError("--list lists the analyses there are and asks none: leave the rest out")
-    from forgetkit.cli import layout
+    from forgetkit.display import layout
 
     entries = {offers.label(offer): offer.summary for offer in offers.named("analyses")}
     if not given["json"]:

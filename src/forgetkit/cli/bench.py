@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from forgetkit.bench.cases import NAMES
-from forgetkit.cli.console import Console, print_json
+from forgetkit.display.console import Console, print_json
 
 if TYPE_CHECKING:
     from forgetkit.bench import BenchmarkCase, BenchmarkOptions, Machine, Measurement, SkippedCase

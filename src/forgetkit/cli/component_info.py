@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from forgetkit.cli import layout
-from forgetkit.cli.console import Console
+from forgetkit.display import layout
+from forgetkit.display.console import Console
 
 if TYPE_CHECKING:
     from forgetkit.registry.registry import ComponentEntry, Registry

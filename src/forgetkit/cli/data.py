@@ -14,7 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from forgetkit.cli import completion
-from forgetkit.cli.console import Console, announce, one_line, print_json
+from forgetkit.cli.streams import announce
+from forgetkit.display.console import Console, one_line, print_json
 from forgetkit.errors import OptionError, RecordError
 
 if TYPE_CHECKING:
@@ -77,15 +78,16 @@ def _describe(
     """The SPEC in full, and what there is to be said of it."""
     if sheet is not None and sheet.suffix.lower() != ".png":
         raise OptionError(f"--sheet {sheet}: the name of a .png file is wanted")
-    from forgetkit.cli import screen, show
+    from forgetkit.cli import show
     from forgetkit.config import machine
     from forgetkit.contracts import LoadContext, LoadProgress
     from forgetkit.data import load_data
     from forgetkit.data.contact_sheet import describe_data
     from forgetkit.data.contact_sheet import draw_contact_sheet as picture
+    from forgetkit.display.run_display import choose_run_display
 
     name, source = show.load_registry(plugins, strict=strict).make("datasets", spec)
-    view = screen.choose_run_display(quiet=False, as_json=as_json)
+    view = choose_run_display(quiet=False, as_json=as_json)
 
     def progress(what: str, done: int, total: int) -> None:
         view.notify(LoadProgress(what, done, total))

@@ -28,7 +28,8 @@ from forgetkit.cli import (
     show,
     table,
 )
-from forgetkit.cli.console import WarningLines, one_line, prepare_streams, write_failure
+from forgetkit.cli.streams import WarningLines, prepare_streams, write_failure
+from forgetkit.display.console import one_line
 from forgetkit.errors import ForgetkitError
 from forgetkit.system.openmp import wait_passively
 

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from forgetkit.cli import layout
-from forgetkit.cli.console import Console, print_json
 from forgetkit.cli.show import AsJson, Files, load_registry
+from forgetkit.display import layout
+from forgetkit.display.console import Console, print_json
 from forgetkit.errors import OptionError, suggest
 from forgetkit.registry import entry_points
 

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from forgetkit.cli.console import Console, print_json
 from forgetkit.config import presets
+from forgetkit.display.console import Console, print_json
 
 _AsJson = Annotated[bool, typer.Option("--json", help="Print an object instead of lines.")]
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from forgetkit.cli.console import print_json, print_text
+from forgetkit.display.console import print_json, print_text
 from forgetkit.errors import OptionError, RecordError, RunDirectoryError, UsageError
 
 if TYPE_CHECKING:

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from forgetkit.cli import options
 from forgetkit.cli.ablate import CARRYING_OUT, conclude_ablation
-from forgetkit.cli.console import Console, announce, print_json, print_text
+from forgetkit.cli.streams import announce
+from forgetkit.display.console import Console, print_json, print_text
 from forgetkit.errors import OptionError, suggest
 
 if TYPE_CHECKING:
     from forgetkit.ablation.plan import AblationPlan
     from forgetkit.ablation.runner import ExecutionOptions
-    from forgetkit.cli.cells import CellDisplay
+    from forgetkit.display.cell_display import CellDisplay
     from forgetkit.paper.render import ComparisonSheet
     from forgetkit.paper.scaled_table import ScaledTable
     from forgetkit.results.outcome import Outcomes
@@ -197,7 +198,7 @@ def _pairs(texts: Any) -> dict[str, str]:
 
 
 def _list(*, as_json: bool) -> None:
-    from forgetkit.cli import layout
+    from forgetkit.display import layout
     from forgetkit.paper import reference
 
     titles = reference.table_titles()
@@ -217,7 +218,7 @@ def _width(sheet: ComparisonSheet) -> int:
 def _print(console: Console, comparison: Any) -> None:
     from rich.text import Text
 
-    from forgetkit.cli import layout
+    from forgetkit.display import layout
     from forgetkit.paper import render
 
     console.print(Text(comparison.setting.table.title, "bold"))

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from forgetkit.cli import options
-from forgetkit.cli.console import announce, print_json
+from forgetkit.cli.streams import announce
+from forgetkit.display.console import print_json
 from forgetkit.errors import InsufficientMemoryError, OptionError, RecordError
 from forgetkit.system.interrupts import StopRequest, handle_signals
 
 if TYPE_CHECKING:
-    from forgetkit.cli.screen import RunDisplay
+    from forgetkit.display.run_display import RunDisplay
 
 SPECIAL: options.Special = {
     "config": options.CONFIG,
@@ -65,9 +66,9 @@ def _run(**given: Any) -> None:
 
 def _carry_out(special: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     """Rehearse or run; return what ``--json`` prints. Whatever stops it, the user is told how to go on."""
-    from forgetkit.cli import screen
+    from forgetkit.display.run_display import choose_run_display
 
-    view = screen.choose_run_display(quiet=special["quiet"], as_json=special["json"])
+    view = choose_run_display(quiet=special["quiet"], as_json=special["json"])
     halt = StopRequest()
     try:
         with handle_signals(halt, view.say_stopping):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from forgetkit.cli import completion
-from forgetkit.cli.console import print_json
+from forgetkit.display.console import print_json
 
 if TYPE_CHECKING:
     from forgetkit.registry.registry import Registry

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from forgetkit.cli.console import Console, print_text
+from forgetkit.display.console import Console, print_text
 from forgetkit.errors import OptionError, RunDirectoryError, suggest
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def command(
     json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
 ) -> None:
     """Print the table of an ablation: a row per arm, mean and standard deviation over its seeds."""
-    from forgetkit.cli import table_view
+    from forgetkit.display import table_view
     from forgetkit.results.render import render
 
     form = _format(form, json)

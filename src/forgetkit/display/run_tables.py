@@ -1,4 +1,4 @@
-"""Tables, lines and sparklines."""
+"""What is said of a run: tables, lines and sparklines."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 
 from rich.console import RenderableType
 
-from forgetkit.cli import layout
 from forgetkit.contracts import MegaBatchResult, RunStarted
+from forgetkit.display import layout
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 

@@ -15,8 +15,8 @@ from rich.padding import Padding
 from rich.table import Table as Screen
 from rich.text import Text
 
-from forgetkit.cli import layout, tables
-from forgetkit.cli.console import Console
+from forgetkit.display import layout, run_tables
+from forgetkit.display.console import Console
 from forgetkit.results.line_breaks import break_lines
 from forgetkit.results.outcome import Outcomes
 from forgetkit.results.plots import series
@@ -149,7 +149,7 @@ def _anytime(table: Table, curves: Curves) -> Iterator[_Strip]:
     among = [value for curve in curves.values() for value in curve]
     if among:
         found = (curves.get(row.labels) for row in table.rows)
-        texts = (Text(tables.sparkline(curve, among) if curve else "–") for curve in found)
+        texts = (Text(run_tables.sparkline(curve, among) if curve else "–") for curve in found)
         yield _Strip("anytime", tuple(texts), "left")
 
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
 from rich.text import Text
 
-from forgetkit.cli import layout, screen, tables
-from forgetkit.cli.console import Console, print_error
 from forgetkit.contracts import Measure
+from forgetkit.display import layout, table_view
+from forgetkit.display.display import Display, ProgressDisplay, choose_display
+from forgetkit.display.run_tables import duration
 from forgetkit.results.render import formatting
 
 if TYPE_CHECKING:
@@ -25,94 +26,52 @@ _SAID_IN_A_LINE = 4
 
 
 def choose_analysis_display(*, quiet: bool, as_json: bool) -> AnalysisDisplay:
-    """The view that suits: with ``--json`` standard output belongs to the object alone."""
-    console = Console(stderr=as_json)
-    if quiet:
-        return AnalysisDisplay(console)
-    return LiveAnalysisDisplay(console) if console.moves else PlainAnalysisDisplay(console)
+    """Show questions as the options ask."""
+    return AnalysisDisplay(choose_display(quiet=quiet, as_json=as_json))
 
 
-class AnalysisDisplay:
-    """Says nothing of questions that are answered; each reason why one is not, once."""
+class AnalysisDisplay(ProgressDisplay):
+    """A line for each question, a bar with the time left, and at the end the numbers; each reason is said once."""
 
-    def __init__(self, console: Console) -> None:
-        self.console = console
+    def __init__(self, display: Display) -> None:
+        super().__init__(display)
         self._said: set[tuple[str, str]] = set()
+        self._total, self._done, self._began = 0, 0, 0.0
+        self._what = "asking"
 
-    @contextmanager
-    def following(self, total: int) -> Iterator[None]:
-        """While questions are put, ``total`` of them to single runs."""
-        yield
+    def following(self, total: int) -> AbstractContextManager[object]:
+        """While questions are put, ``total`` of them to single runs, the bar is on the screen."""
+        self._total, self._done, self._began = total, 0, time.monotonic()
+        return self.display.follow(self.bars)
+
+    def bars(self) -> RenderableType:
+        """What is on the screen now; another thread asks."""
+        left = self._left()
+        parts = [f"{self._done}/{self._total}", *([] if left is None else [f"about {duration(left)} left"])]
+        return layout.bars(*self.console.size, [layout.Bar(self._what, self._done / max(self._total, 1), parts)])
 
     def asking(self, what: str) -> None:
-        """A question is put."""
-
-    def say(self, text: str) -> None:
-        """A line that is no warning."""
-
-    def warn(self, message: str) -> None:
-        """A line on standard error."""
-        print_error(f"forgetkit: {message}")
-
-    def tell(self, told: AnalysisOutcome) -> None:
-        """What became of a question."""
-        if told.became == "failed":
-            self._once(told, f"{told.run}: {told.question.label}: {told.reason}")
-
-    def lacks(self, label: str, reason: str) -> None:
-        """One that was asked for by name has no answer for any run."""
-        self.warn(f"{label} does not apply: {reason}")
-
-    def pass_over(self, told: AnalysisOutcome) -> None:
-        """One that does not apply to a run, since it is about several."""
-
-    def _once(self, told: AnalysisOutcome, line: str) -> bool:
-        """What concerns a run as a whole is the same for each question to it. Whether it was said now."""
-        known = (told.run, told.reason) in self._said
-        if not known:
-            self._said.add((told.run, told.reason))
-            self.warn(line)
-        return not known
-
-    def show(self, told: Sequence[AnalysisOutcome], outcomes: Outcomes | None) -> None:
-        """Nothing."""
-
-
-class PlainAnalysisDisplay(AnalysisDisplay):
-    """A line for each question, and at the end the numbers."""
-
-    def __init__(self, console: Console) -> None:
-        super().__init__(console)
-        self._total, self._done, self._began = 0, 0, 0.0
-
-    @contextmanager
-    def following(self, total: int) -> Iterator[None]:
-        """Count them."""
-        self._total, self._done, self._began = total, 0, time.monotonic()
-        yield
-
-    def say(self, text: str) -> None:
-        """Print it."""
-        self.console.say(text)
+        """Beside the bar."""
+        self._what = what
 
     def tell(self, told: AnalysisOutcome) -> None:
         """Which run, which question, and what was found or why nothing was."""
-        if not told.common:
-            self._done += 1
-        place = "" if told.common else f"[{self._done}/{self._total}] "
+        self._done += not told.common
+        place = f"[{self._done}/{self._total}] " if self.shows and not told.common else ""
         name = f"{place}{told.run}: {told.question.label}"
         if told.became == "failed":
-            if not self._once(told, f"{name}: {told.reason}"):
+            # What concerns a run as a whole is the same for each question to it.
+            if self._is_new(told.run, told.reason):
+                self.warn(f"{name}: {told.reason}")
+            else:
                 self.say(f"{name} failed, as above")
         elif told.answer is None:
-            if (told.question.label, told.reason) not in self._said:
-                self._said.add((told.question.label, told.reason))
-                self.say(f"{name} does not apply: {told.reason}")
-            else:
-                self.say(f"{name} does not apply, as above")
+            new = self._is_new(told.question.label, told.reason)
+            self.say(f"{name} does not apply{f': {told.reason}' if new else ', as above'}")
         else:
-            took = "there already" if told.became == "known" else tables.duration(told.seconds)
-            self.say(f"{name}: {_numbers(told.answer.numbers)} ({took}{self._left()})")
+            took = "there already" if told.became == "known" else duration(told.seconds)
+            left = self.display.format_left(self._left())
+            self.say(f"{name}: {_numbers(told.answer.numbers)} ({took}{left})")
 
     def pass_over(self, told: AnalysisOutcome) -> None:
         """It counts, and a count that skipped would look as if a line were lost."""
@@ -120,16 +79,24 @@ class PlainAnalysisDisplay(AnalysisDisplay):
         self.say(f"[{self._done}/{self._total}] {told.run}: {told.question.label} is asked of all runs together")
 
     def lacks(self, label: str, reason: str) -> None:
-        """It was said for each run."""
+        """One that was asked for by name has no answer for any run; where lines are shown, each run had one."""
+        if not self.shows:
+            self.warn(f"{label} does not apply: {reason}")
 
-    def _left(self) -> str:
-        if not 0 < self._done < self._total:
-            return ""
+    def _is_new(self, about: str, reason: str) -> bool:
+        """Whether it was not said before."""
+        new = (about, reason) not in self._said
+        self._said.add((about, reason))
+        return new
+
+    def _left(self) -> float | None:
         spent = time.monotonic() - self._began
-        return f", about {tables.duration(spent * (self._total - self._done) / self._done)} left"
+        return spent * (self._total - self._done) / self._done if 0 < self._done < self._total else None
 
     def show(self, told: Sequence[AnalysisOutcome], outcomes: Outcomes | None) -> None:
         """The numbers of each answer, arm by arm, and what must be known of them."""
+        if not self.shows:
+            return
         for label in dict.fromkeys(one.question.label for one in told if one.answer is not None):
             own = [one for one in told if one.question.label == label and one.answer is not None]
             self.console.print()
@@ -151,38 +118,11 @@ class PlainAnalysisDisplay(AnalysisDisplay):
                 self.console.print(Text(f"- {remark}", "dim"))
 
     def _table(self, label: str, outcomes: Outcomes) -> None:
-        from forgetkit.cli import table_view
         from forgetkit.results.columns import answer_columns
         from forgetkit.results.table import make_table
 
         table = dataclasses.replace(make_table(outcomes, answer_columns(outcomes, label)), title=label)
         table_view.show_table(self.console, table, outcomes, briefly=True)
-
-
-class LiveAnalysisDisplay(PlainAnalysisDisplay):
-    """A bar with the time left; each answer leaves a line."""
-
-    def __init__(self, console: Console) -> None:
-        super().__init__(console)
-        self._what = "asking"
-
-    @contextmanager
-    def following(self, total: int) -> Iterator[None]:
-        """While questions are put, the bar is on the screen."""
-        with super().following(total), screen.live_display(self.console, self.bars, 8):
-            yield
-
-    def bars(self) -> RenderableType:
-        """What is on the screen now; another thread asks."""
-        parts = (f"{self._done}/{self._total}", *filter(None, [super()._left().removeprefix(", ")]))
-        return layout.bars(*self.console.size, [layout.Bar(self._what, self._done / max(self._total, 1), parts)])
-
-    def asking(self, what: str) -> None:
-        """Beside the bar."""
-        self._what = what
-
-    def _left(self) -> str:
-        return ""
 
 
 def _numbers(numbers: Mapping[str, Measure | float | None]) -> str:
