@@ -90,8 +90,8 @@ def unlearn(
     Returns the audit. Raises a ``forgetkit.errors.ForgetkitError`` of one line where something is wrong.
     """
     with unlearning.SelectionGroup(group) as processes:
-        offers = registry.load()
-        method = offers.make("reinit", reinit)[1]
+        components = registry.load()
+        method = components.make("reinit", reinit)[1]
         who = contracts.component_name(method)
         if importance is None and getattr(method, "needs_scores", False):
             importance = "snip"
@@ -108,7 +108,7 @@ def unlearn(
         report = unlearning.unlearn(
             model,
             batches,
-            importance=None if importance is None else offers.make("importance", importance)[1],
+            importance=None if importance is None else components.make("importance", importance)[1],
             reinit=method,
             optimizer=optimizer,
             seeds=Seeds(seed),
@@ -198,8 +198,8 @@ def attach(
     """
     if isinstance(components, str) or not isinstance(components, Sequence):
         raise OptionError("attach takes a list of interventions: forgetkit.attach(model, optimizer, ['redo'])")
-    offers = registry.load()
-    found = [_build_intervention(offers, component) for component in components]
+    components = registry.load()
+    found = [_build_intervention(components, component) for component in components]
     past = _build_history(build, initial, previous, None, seed)
     inner = unlearning.unwrap(model)
     unlearning.require_trained_by(optimizer, inner)
@@ -210,16 +210,16 @@ def attach(
 
 
 def _build_intervention(
-    offers: registry.Registry, component: str | contracts.Intervention
+    components: registry.Registry, component: str | contracts.Intervention
 ) -> tuple[str, contracts.Intervention]:
     """An intervention and its SPEC, by its SPEC or as an object; or a criterion or method that is one too."""
     try:
-        made: tuple[str, contracts.Intervention] = offers.make("interventions", component)
+        made: tuple[str, contracts.Intervention] = components.make("interventions", component)
         return made
     except OptionError:
         for kind in ("importance", "reinit") if isinstance(component, str) else ():
             with contextlib.suppress(OptionError):
-                spec, other = offers.make(kind, component)
+                spec, other = components.make(kind, component)
                 if isinstance(other, contracts.Intervention):
                     return spec, other
         raise
@@ -294,18 +294,18 @@ def run(
     """
     if not isinstance(options, Mapping | None):
         raise ConfigError(f"options are a mapping like {{'dataset': 'digits'}}, not {type(options).__name__}")
-    files, offers = _load_plugins(plugins)
+    files, components = _load_plugins(plugins)
     given = options or {}
     objects = {key: value for key, value in given.items() if value is not None and not isinstance(value, str)}
     if resume is None:
-        content = run_plan(config.resolve(given, offers), observers=observers, cache=cache_folder())
+        content = run_plan(config.resolve(given, components), observers=observers, cache=cache_folder())
         return RunResult(content, content["directory"], files, objects)
     path = Path(resume)
     if RunDirectory(path).finished and not given:
         return RunResult(RunDirectory(path).result, path, files)
     directory = RunDirectory.reopen(path)
-    own = config.resumed_options(directory.manifest, given, offers)
-    plan = config.resolve(own, offers, offline="dataset" not in given)
+    own = config.resumed_options(directory.manifest, given, components)
+    plan = config.resolve(own, components, offline="dataset" not in given)
     content = run_plan(plan, observers=observers, cache=cache_folder(), resume=directory)
     return RunResult(content, path, files, objects)
 
@@ -353,10 +353,10 @@ def ablate(
         >>> found = forgetkit.ablate(importance=["snip", "random"], seeds=range(2), options={"epochs": 2})
         >>> print(found.table)
     """
-    files, offers = _load_plugins(plugins)
+    files, components = _load_plugins(plugins)
     question = grid_from_python(grid, axes, seeds, {} if options is None else options, baseline)
-    execution = ExecutionOptions.of(offers, jobs=jobs, executor=executor, keep=keep, plugins=files)
-    plan = AblationPlan.of(question, Path(out), offers, match=match)
+    execution = ExecutionOptions.of(components, jobs=jobs, executor=executor, keep=keep, plugins=files)
+    plan = AblationPlan.of(question, Path(out), components, match=match)
     return Ablation(plan.pool.path, run_ablation(plan, execution, AblationLog()))
 
 
@@ -365,10 +365,10 @@ def _load_plugins(plugins: Sequence[str | Path]) -> tuple[tuple[Path, ...], regi
     if isinstance(plugins, str | Path):
         raise ConfigError(f"plugins is a list of files: plugins=['{plugins}']")
     files = tuple(map(Path, plugins))
-    offers = registry.load(files=files)
-    for broken in offers.broken:
+    components = registry.load(files=files)
+    for broken in components.broken:
         _log.warning("%s", broken)
-    return files, offers
+    return files, components
 
 
 def evidence(
@@ -392,9 +392,9 @@ def evidence(
     of the run that are others here: ``dataset``, ``model``, ``device``. Raises a ``forgetkit.errors.ForgetkitError`` of
     one line.
     """
-    offers = registry.load(files=[Path(file) for file in plugins])
+    components = registry.load(files=[Path(file) for file in plugins])
     shown = {"test": test, "train": train, "val": val, "classes": classes, "initial": initial, **given}
-    return _evidence(subject, offers, question_seeds(seed), mega_batch, shown)
+    return _evidence(subject, components, question_seeds(seed), mega_batch, shown)
 
 
 def analyze(
@@ -417,9 +417,9 @@ def analyze(
     model torch's own.
     Raises ``InapplicableError`` where the question makes no sense for what it is put to.
     """
-    offers = registry.load(files=[Path(file) for file in plugins])
-    question = Question.of(offers, analysis, seed=seed, mega_batch=mega_batch)
-    found = _evidence(subject, offers, question.seeds, mega_batch, shown, threads)
+    components = registry.load(files=[Path(file) for file in plugins])
+    question = Question.of(components, analysis, seed=seed, mega_batch=mega_batch)
+    found = _evidence(subject, components, question.seeds, mega_batch, shown, threads)
     if not isinstance(found, RunEvidence):
         with compute_settings(threads):
             return ask_model(question, found)
@@ -432,7 +432,7 @@ _OF_A_MODEL = ("test", "train", "val", "classes", "initial")
 
 def _evidence(
     subject: str | Path | nn.Module,
-    offers: registry.Registry,
+    components: registry.Registry,
     seeds: Seeds,
     mega_batch: int | None,
     shown: Mapping[str, Any],
@@ -447,13 +447,15 @@ def _evidence(
         unknown = [name for name in given if name not in config.OVERRIDABLE]
         if unknown:
             raise OptionError(f"{unknown[0]}= is none of {', '.join(config.OVERRIDABLE)}, which may be others here")
-        finished = FinishedRun(RunDirectory(Path(subject)), AnalysisEnv(offers, cache_folder(), given, threads=threads))
+        finished = FinishedRun(
+            RunDirectory(Path(subject)), AnalysisEnv(components, cache_folder(), given, threads=threads)
+        )
         return RunEvidence.of(finished, mega_batch, seeds)
     beside = [name for name in given if name not in _OF_A_MODEL]
     if mega_batch is not None or beside:
         raise OptionError(f"{(*beside, 'mega_batch')[0]}= is for the directory of a run: leave it out for a model")
     parts = {part: given.pop(part) for part in get_args(contracts.DataPart) if part in given}
-    return model_evidence(subject, parts, seeds, offers=offers, **given)
+    return model_evidence(subject, parts, seeds, offers=components, **given)
 
 
 def _build_history(

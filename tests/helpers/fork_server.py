@@ -21,7 +21,7 @@ import torch
 
 import forgetkit.engine.dry_run
 from forgetkit import cli
-from forgetkit.ablation import ablation  # noqa: F401 - what the commands import late, the children have at once
+from forgetkit.ablation import plan  # noqa: F401 - what the commands import late, the children have at once
 from forgetkit.builtin.executors import local
 from forgetkit.display import cell_display, run_display, table_view  # noqa: F401
 from forgetkit.registry import registry

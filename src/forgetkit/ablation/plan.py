@@ -50,7 +50,7 @@ class AblationPlan:
         cls,
         grid: Grid,
         folder: Path,
-        offers: Registry,
+        components: Registry,
         *,
         name: str | None = None,
         stem: str | None = None,
@@ -64,18 +64,18 @@ class AblationPlan:
             raise ConfigError(
                 f"--name {name}: a plain name is wanted, without slashes, of {_LONGEST_NAME} bytes at most"
             )
-        pairs = plan_cells(grid.cells(), offers)
-        plan = cls(grid, CellStore(folder), stem or _file_stem(grid.title), name, *_columns(pairs, offers))
+        pairs = plan_cells(grid.cells(), components)
+        plan = cls(grid, CellStore(folder), stem or _file_stem(grid.title), name, *_columns(pairs, components))
         if match is None:
             return plan
         if match != "samples":
             raise OptionError(f"--match {match}: there is --match samples")
-        return plan.matched(offers, cache_folder())
+        return plan.matched(components, cache_folder())
 
-    def matched(self, offers: Registry, cache: Path) -> AblationPlan:
+    def matched(self, components: Registry, cache: Path) -> AblationPlan:
         """The same cells at equal numbers of training samples."""
-        pairs = plan_cells(match_samples(self.plans, self.cells, offers, cache), offers)
-        cells, plans, digests = _columns(pairs, offers)
+        pairs = plan_cells(match_samples(self.plans, self.cells, components, cache), components)
+        cells, plans, digests = _columns(pairs, components)
         grid = replace(self.grid, title=f"{self.grid.title}, at equal numbers of training samples")
         return replace(self, grid=grid, stem=f"{self.stem}-equal-samples", cells=cells, plans=plans, digests=digests)
 
@@ -253,20 +253,20 @@ def _distinct_partitions(plans: Sequence[Plan]) -> Iterable[Plan]:
 
 
 def _columns(
-    pairs: Sequence[tuple[GridCell, Plan]], offers: Registry
+    pairs: Sequence[tuple[GridCell, Plan]], components: Registry
 ) -> tuple[tuple[GridCell, ...], tuple[Plan, ...], tuple[str, ...]]:
     cells, plans = zip(*pairs, strict=True)
-    return cells, plans, tuple(_cell_digest(plan, offers) for plan in plans)
+    return cells, plans, tuple(_cell_digest(plan, components) for plan in plans)
 
 
-def _cell_digest(plan: Plan, offers: Registry) -> str:
+def _cell_digest(plan: Plan, components: Registry) -> str:
     """The digest of a plan, and of the versions of the plugins whose components it uses: other code, another cell."""
-    if not offers.plugins:
+    if not components.plugins:
         return plan.digest
     asked = [(KIND_OF[key], spec) for key in KIND_OF if (spec := getattr(plan.config, key)) is not None]
     asked += [(key, spec) for key in REPEATABLE if key != "observers" for spec in getattr(plan.config, key)]
-    makers = {offers.find(kind, name_of(spec)).distribution for kind, spec in asked}
-    versions = {maker: version for maker, version in offers.plugins.items() if maker in makers}
+    makers = {components.find(kind, name_of(spec)).distribution for kind, spec in asked}
+    versions = {maker: version for maker, version in components.plugins.items() if maker in makers}
     if not versions:
         return plan.digest
     return hashlib.sha256(json.dumps([plan.digest, versions], sort_keys=True).encode()).hexdigest()

@@ -30,7 +30,7 @@ class ExecutionOptions:
     already keep what they have.
     """
 
-    offers: Registry
+    components: Registry
     executor: Executor
     keep: Keep | None = None
     plugins: tuple[Path, ...] = ()
@@ -39,7 +39,7 @@ class ExecutionOptions:
     @classmethod
     def of(
         cls,
-        offers: Registry,
+        components: Registry,
         *,
         jobs: int | None = None,
         executor: str | Executor | None = None,
@@ -57,8 +57,8 @@ class ExecutionOptions:
         if keep not in (None, *get_args(Keep)):
             raise OptionError(f"--keep {keep}: write all, last or none")
         spec = executor or f"local:jobs={1 if jobs is None else jobs}"
-        built: Executor = offers.make("executors", spec)[1]
-        return cls(offers, built, keep, tuple(plugins), tuple(without))
+        built: Executor = components.make("executors", spec)[1]
+        return cls(components, built, keep, tuple(plugins), tuple(without))
 
 
 class AblationView(Protocol):
@@ -70,7 +70,10 @@ class AblationView(Protocol):
     def warn(self, message: str) -> None:
         """Show a warning."""
 
-    def following(self, ablation: AblationPlan, follower: ProgressReader, /) -> AbstractContextManager[None]:
+    def loading(self) -> AbstractContextManager[Sequence[Observer]]:
+        """Return a context for the time in which data is loaded, with the observers of that."""
+
+    def following(self, ablation: AblationPlan, progress: ProgressReader, /) -> AbstractContextManager[None]:
         """Return a context for the time in which cells run."""
 
     def ended(self, name: str, task: Task, ended: CellResult, numbers: Mapping[str, Any], /) -> None:
@@ -87,7 +90,11 @@ class AblationLog:
         """Log a warning."""
         _log.warning("%s", message)
 
-    def following(self, ablation: AblationPlan, follower: ProgressReader) -> AbstractContextManager[None]:
+    def loading(self) -> AbstractContextManager[Sequence[Observer]]:
+        """Show no progress."""
+        return nullcontext(())
+
+    def following(self, ablation: AblationPlan, progress: ProgressReader) -> AbstractContextManager[None]:
         """Show no progress."""
         return nullcontext()
 
@@ -99,17 +106,11 @@ class AblationLog:
 
 
 def run_ablation(
-    ablation: AblationPlan,
-    execution: ExecutionOptions,
-    view: AblationView,
-    *,
-    loading: AbstractContextManager[Sequence[Observer]] | None = None,
-    command: str = "",
+    ablation: AblationPlan, execution: ExecutionOptions, view: AblationView, *, command: str = ""
 ) -> Outcomes:
     """Run the cells that are missing or failed, and return what all cells came to.
 
-    ``loading`` is entered while data is loaded, and gives the observers of that. ``command`` is recorded as the
-    line that runs the grid.
+    ``command`` is recorded as the line that runs the grid.
 
     Raises ``ConfigError`` if the name of the grid is another's, ``DataError`` if the data is not that of finished
     cells, and ``RecordError`` if the folder cannot be written to.
@@ -120,10 +121,10 @@ def run_ablation(
     for remark in ablation.made_otherwise(found):
         view.warn(remark)
     places = ablation.open(found)
-    with loading or nullcontext(()) as observers:
+    with view.loading() as observers:
         augment = ablation.require_data(places, found, observers, cache_folder())
     view.say(status_line(ablation, found))
-    say_augment(view, augment)
+    report_augment(view, augment)
     ablation.pool.note(name, ablation.note(command))
     ablation.remove_stale(found, execution.keep)
     tasks = ablation.tasks(found, keep=execution.keep or "last", plugins=execution.plugins, without=execution.without)
@@ -150,7 +151,7 @@ def status_line(ablation: AblationPlan, found: Mapping[str, CellStatus]) -> str:
     return f"{grid.title}: {cells}{alike}; {kept} there already, {rest}, in {ablation.pool.path}"
 
 
-def say_augment(view: AblationView, augment: Mapping[str, str]) -> None:
+def report_augment(view: AblationView, augment: Mapping[str, str]) -> None:
     """Say what ``auto`` augmentation came to, by data set."""
     for dataset, chosen in augment.items():
         view.say(f"augment {chosen} (auto) for {dataset}")

@@ -130,11 +130,11 @@ def _ran_cell(pool: CellStore, task: Task, halt: StopRequest) -> bool:
 
 
 def _run_or_resume(pool: CellStore, task: Task, halt: StopRequest) -> None:
-    offers = registry.load(without=task.without, files=[Path(file) for file in task.plugins])
+    components = registry.load(without=task.without, files=[Path(file) for file in task.plugins])
     path = pool.directory(task.digest)
     unfinished = pool.reopened(task.digest)
     own = {"out": str(path.parent), "name": path.name}
-    plan = config.resolve({**task.options, **own}, offers)
+    plan = config.resolve({**task.options, **own}, components)
     try:
         run_plan(plan, cache=cache_folder(), resume=unfinished, halt=halt, remarks=False)
     except RunInUseError:

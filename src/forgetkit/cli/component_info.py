@@ -43,9 +43,11 @@ def describe_component(offer: ComponentEntry) -> dict[str, Any]:
     }
 
 
-def list_components(offers: Registry, kinds: Iterable[str]) -> dict[str, dict[str, str]]:
+def list_components(components: Registry, kinds: Iterable[str]) -> dict[str, dict[str, str]]:
     """Names and summaries by kind."""
-    return {kind: {offers.label(offer): component_summary(offer) for offer in offers.named(kind)} for kind in kinds}
+    return {
+        kind: {components.label(offer): component_summary(offer) for offer in components.named(kind)} for kind in kinds
+    }
 
 
 def component_summary(offer: ComponentEntry) -> str:

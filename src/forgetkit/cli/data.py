@@ -13,7 +13,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from forgetkit.cli import completion
+from forgetkit.cli import completion, options
 from forgetkit.cli.streams import announce
 from forgetkit.display.console import Console, one_line, print_json
 from forgetkit.errors import OptionError, RecordError
@@ -49,12 +49,9 @@ def command(
     sheet: Annotated[
         Path | None, typer.Option("--sheet", help="Write a picture of some samples of each class.", metavar="FILE.png")
     ] = None,
-    plugin: Annotated[
-        list[Path] | None,
-        typer.Option("--plugin", help="Use a plugin that is a single file (repeatable).", metavar="FILE.py"),
-    ] = None,
-    strict: Annotated[bool, typer.Option("--strict-plugins", help="Fail where a plugin is left out.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print an object instead of tables.")] = False,
+    plugin: options.PluginFiles = None,
+    strict: options.StrictPlugins = False,
+    json: options.AsJson = False,
 ) -> None:
     """Show what a data set holds, and what is strange about it.
 
@@ -78,7 +75,6 @@ def _describe(
     """The SPEC in full, and what there is to be said of it."""
     if sheet is not None and sheet.suffix.lower() != ".png":
         raise OptionError(f"--sheet {sheet}: the name of a .png file is wanted")
-    from forgetkit.cli import show
     from forgetkit.config import machine
     from forgetkit.contracts import LoadContext, LoadProgress
     from forgetkit.data import load_data
@@ -86,7 +82,7 @@ def _describe(
     from forgetkit.data.contact_sheet import draw_contact_sheet as picture
     from forgetkit.display.run_display import choose_run_display
 
-    name, source = show.load_registry(plugins, strict=strict).make("datasets", spec)
+    name, source = options.load_components({"plugin": plugins, "strict_plugins": strict}).make("datasets", spec)
     view = choose_run_display(quiet=False, as_json=as_json)
 
     def progress(what: str, done: int, total: int) -> None:

@@ -118,17 +118,19 @@ def _options(
 def _add_commands_of_plugins(app: typer.Typer, own: Collection[str | None], asked: str) -> None:
     from forgetkit.registry import registry
 
-    offers = registry.load()
-    for broken in offers.broken:
+    components = registry.load()
+    for broken in components.broken:
         _say(str(broken), 0)
-    for offer in offers.named("commands"):
+    for offer in components.named("commands"):
         apart = f"{offer.distribution}/{offer.name}"
         if isinstance(offer.component, typer.Typer):
-            app.add_typer(offer.component, name=apart if asked == apart or offer.name in own else offers.label(offer))
+            app.add_typer(
+                offer.component, name=apart if asked == apart or offer.name in own else components.label(offer)
+            )
         else:
             _say(f"the command '{offer.name}' of {offer.distribution} is left out: it is no typer.Typer", 0)
-    if any(asked == offer.name for offer in offers.named("commands")):
-        offers.find("commands", asked)  # says so where two plugins offer it
+    if any(asked == offer.name for offer in components.named("commands")):
+        components.find("commands", asked)  # says so where two plugins offer it
 
 
 def _notes(error: Exception) -> list[str]:

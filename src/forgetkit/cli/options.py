@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from forgetkit.cli import completion
+from forgetkit.display.console import print_error
 from forgetkit.errors import OptionError
 
 if TYPE_CHECKING:
@@ -38,6 +39,11 @@ def special_option(flag: str, help_text: str, metavar: str | None = None, *, lea
     return typer.Option(flag, help=help_text, metavar=metavar, min=least, rich_help_panel="How to run it")
 
 
+def run_option(kind: Any, flag: str, help_text: str, metavar: str | None = None, *, least: int | None = None) -> Any:
+    """The type and the option of an entry in a ``Special``."""
+    return kind, special_option(flag, help_text, metavar, least=least)
+
+
 CONFIG = (Path | None, special_option("--config", "a TOML file of options, by the names above", "FILE"))
 ALLOW_IMPORT = (
     list[str] | None,
@@ -59,22 +65,37 @@ PLUGINS: Special = {
 }
 
 
-def load_components(given: Mapping[str, Any], warn: Callable[[str], None]) -> Registry:
-    """The components that a command line may name; what is wrong with plugins is said, or fails where that is asked."""
+PluginFiles = typing.Annotated[
+    list[Path] | None,
+    typer.Option("--plugin", help="Use a plugin that is a single file (repeatable).", metavar="FILE.py"),
+]
+StrictPlugins = typing.Annotated[bool, typer.Option("--strict-plugins", help="Fail if a plugin is left out.")]
+AsJson = typing.Annotated[bool, typer.Option("--json", help="Print an object instead of tables.")]
+
+
+def load_components(given: Mapping[str, Any], warn: Callable[[str], None] | None = None) -> Registry:
+    """Load the components that a command line may name.
+
+    ``given`` has the values of ``plugin``, ``no_plugin`` and ``strict_plugins``, or some of them. Plugins that are
+    left out are warned of, on standard error by default; with ``strict_plugins`` they are an error.
+    """
     from forgetkit.registry import registry
 
-    found = registry.load(without=given["no_plugin"] or (), files=given["plugin"] or ())
-    if given["strict_plugins"]:
+    warn, files = warn or _warn, given.get("plugin") or ()
+    found = registry.load(without=given.get("no_plugin") or (), files=files)
+    if given.get("strict_plugins"):
         found.require_all_loaded()
-    for broken in found.broken:
-        warn(str(broken))
-    for warning in _shadowed_builtins(given["plugin"] or (), found):
+    for warning in (*map(str, found.broken), *_shadowed_builtins(files, found)):
         warn(warning)
     return found
 
 
+def _warn(message: str) -> None:
+    print_error(f"forgetkit: {message}")
+
+
 def _shadowed_builtins(files: Sequence[Path], found: Registry) -> Iterator[str]:
-    """What a file offers under the name of a built-in, which the plain name goes on to mean."""
+    """Yield a warning for each component of a file that has the name of a built-in: the plain name means that."""
     for path in files:
         for offer in found.offers:
             if offer.distribution == path.stem and found.find(offer.kind, offer.name) is not offer:

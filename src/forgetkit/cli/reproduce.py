@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import shlex
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from forgetkit.cli import options
-from forgetkit.cli.ablate import CARRYING_OUT, conclude_ablation
+from forgetkit.cli import options, table_options
+from forgetkit.cli.execution import EXECUTION, run_grid
 from forgetkit.cli.streams import announce
 from forgetkit.display.console import Console, print_json, print_text
-from forgetkit.errors import OptionError, suggest
+from forgetkit.errors import OptionError
 
 if TYPE_CHECKING:
     from forgetkit.ablation.plan import AblationPlan
@@ -22,32 +21,25 @@ if TYPE_CHECKING:
     from forgetkit.display.cell_display import CellDisplay
     from forgetkit.paper.render import ComparisonSheet
     from forgetkit.paper.scaled_table import ScaledTable
+    from forgetkit.registry.registry import Registry
     from forgetkit.results.outcome import Outcomes
 
 OUT = "reproductions"
-_SCREEN = "rich"
-
 _OWN: options.Special = {
-    "scale": (str | None, options.special_option("--scale", "smoke, cpu or full (default: smoke)", "SCALE")),
-    "part": (
-        list[str] | None,
-        options.special_option("--part", "a part of the table instead of all, or the scale's (repeatable)", "NAME"),
+    "scale": options.run_option(str | None, "--scale", "smoke, cpu or full (default: smoke)", "SCALE"),
+    "part": options.run_option(
+        list[str] | None, "--part", "a part of the table instead of all, or the scale's (repeatable)", "NAME"
     ),
-    "data": (
-        list[str] | None,
-        options.special_option("--data", "where a data set of the paper comes from (repeatable)", "NAME=SPEC"),
+    "data": options.run_option(
+        list[str] | None, "--data", "where a data set of the paper comes from (repeatable)", "NAME=SPEC"
     ),
-    "seeds": (
-        str | None,
-        options.special_option("--seeds", "the seeds of each row, like 0-4 (default: the scale's)", "A-B"),
+    "seeds": options.run_option(str | None, "--seeds", "the seeds of each row, like 0-4 (default: the scale's)", "A-B"),
+    "set": options.run_option(
+        list[str] | None, "--set", "an option of all runs, like device=cuda (repeatable)", "KEY=VALUE"
     ),
-    "set": (
-        list[str] | None,
-        options.special_option("--set", "an option of all runs, like device=cuda (repeatable)", "KEY=VALUE"),
-    ),
-    "out": (Path | None, options.special_option("--out", f"folder of the runs (default: {OUT}/NAME-SCALE)", "DIR")),
-    "format": (str | None, options.special_option("--format", "rich, markdown, latex, csv or json", "FORMAT")),
-    **CARRYING_OUT,
+    "out": options.run_option(Path | None, "--out", f"folder of the runs (default: {OUT}/NAME-SCALE)", "DIR"),
+    "format": options.run_option(str | None, "--format", "rich, markdown, latex, csv or json", "FORMAT"),
+    **EXECUTION,
 }
 
 
@@ -73,92 +65,49 @@ def _reproduce(**given: Any) -> None:
     """
     form = _format(given["format"], as_json=given["json"])
     given = {**given, "json": form == "json"}
-    own = form not in (_SCREEN, "json")
+    is_text = form not in (table_options.SCREEN, "json")
     if given["name"] is None:
-        _require_alone(given, form if own else None)
+        _require_alone(given, form if is_text else None)
         _list(as_json=given["json"])
         return
-    if own and given["dry_run"]:
+    if is_text and given["dry_run"]:
         raise OptionError(f"--dry-run has no table to print as {form}: leave out --format {form}, or use --format json")
-    announce("reproduce", quiet=given["quiet"], as_json=given["json"] or own)
-    from forgetkit.paper import render
-    from forgetkit.paper.comparison import compare_with_paper
+    announce("reproduce", quiet=given["quiet"], as_json=given["json"] or is_text)
+    from forgetkit.paper import render, reproduction
 
-    setting = _setting(given)
-    given["keep"] = _models_to_keep(setting, given["keep"])
+    scaled = _scaled_table(given)
+    given["keep"] = reproduction.models_to_keep(scaled, given["keep"])
     texts: list[str] = []
-    carried_out: list[tuple[AblationPlan, ExecutionOptions]] = []
+    planned: list[tuple[AblationPlan, Registry]] = []
 
     def plan(execution: ExecutionOptions) -> AblationPlan:
-        from forgetkit.ablation.plan import AblationPlan
+        folder = given["out"] or Path(OUT) / reproduction.grid_name(scaled)
+        planned.append((reproduction.plan_runs(scaled, folder, execution.components), execution.components))
+        return planned[0][0]
 
-        name = f"{setting.table.name}-{setting.scale.name}"
-        ablation = AblationPlan.of(setting.grid(), given["out"] or Path(OUT) / name, execution.offers, stem=name)
-        carried_out.append((ablation, execution))
-        return ablation
-
-    def show(view: CellDisplay, outcomes: Outcomes, special: Mapping[str, Any]) -> dict[str, Any]:
-        comparison = compare_with_paper(setting, _with_answers(setting, *carried_out[0], view, outcomes))
-        if own:
+    def show(view: CellDisplay, outcomes: Outcomes) -> dict[str, Any]:
+        comparison = reproduction.compare_runs(scaled, *planned[0], outcomes, view)
+        if is_text:
             texts.append(render.render_comparison(comparison, form))
-        elif view.shows and form == _SCREEN:
+        elif view.shows and form == table_options.SCREEN:
             _print(view.console, comparison)
         return render.content(comparison)
 
     try:
         # Standard output belongs to the text alone.
-        with contextlib.redirect_stdout(sys.stderr) if own else contextlib.nullcontext():
-            conclude_ablation(given, plan, show)
+        with contextlib.redirect_stdout(sys.stderr) if is_text else contextlib.nullcontext():
+            run_grid(given, plan, show)
     finally:
         for text in texts:
             print_text(text)
 
 
-def _models_to_keep(setting: ScaledTable, chosen: str | None) -> str | None:
-    """Which models runs keep: as many as are asked about; ``OptionError`` where fewer were chosen."""
-    order = ("none", "last", "all")
-    if not setting.queries or chosen not in (None, *order):
-        return chosen
-    if chosen is not None and order.index(chosen) < order.index(setting.keep):
-        raise OptionError(
-            f"--keep {chosen}: {setting.table.name} asks the runs about models that they would not keep: "
-            f"leave it out, or use --keep {setting.keep}"
-        )
-    return chosen or (setting.keep if setting.keep == "all" else None)
-
-
-def _with_answers(
-    setting: ScaledTable, ablation: AblationPlan, execution: ExecutionOptions, view: CellDisplay, outcomes: Outcomes
-) -> Outcomes:
-    """The runs with their answers to what they had not been asked before."""
-    if not setting.queries:
-        return outcomes
-    from forgetkit.analysis.run_evidence import AnalysisEnv
-    from forgetkit.config import machine
-    from forgetkit.paper.run_analyses import run_analyses
-
-    elsewhere = {key: value for key, value in setting.changes.items() if key == "device"}
-    env = AnalysisEnv(execution.offers, machine.cache_folder(), elsewhere)
-    for one in run_analyses(setting, ablation.pool, ablation.named(), outcomes, env):
-        if one.became == "answered":
-            view.say(f"{one.run}: {one.question.label} in {one.seconds:.1f} s")
-        elif one.reason:
-            view.warn(f"{one.run}: {one.question.label}: {one.reason}")
-    view.say(f"pictures: forgetkit report {shlex.quote(str(ablation.pool.path))}")
-    return ablation.outcomes(outcomes.command)
-
-
-def _format(asked: str | None, *, as_json: bool) -> str:
-    if asked is None:
-        return "json" if as_json else _SCREEN
+def _format(name: str | None, *, as_json: bool) -> str:
+    if name is None:  # the formats import torch
+        return "json" if as_json else table_options.SCREEN
     from forgetkit.paper.render import FORMATS
 
-    known = (_SCREEN, *FORMATS)
-    if asked not in known:
-        raise OptionError(f"there is no format '{asked}'; {suggest(asked, known)}")
-    if as_json and asked != "json":
-        raise OptionError(f"--json and --format {asked} contradict each other: leave one out")
-    return asked
+    return table_options.choose_format(name, FORMATS, as_json=as_json)
 
 
 def _require_alone(given: Mapping[str, Any], form: str | None) -> None:
@@ -170,7 +119,7 @@ def _require_alone(given: Mapping[str, Any], form: str | None) -> None:
             raise OptionError(f"{flag} is for a table and none is named: name one that forgetkit reproduce lists")
 
 
-def _setting(given: Mapping[str, Any]) -> ScaledTable:
+def _scaled_table(given: Mapping[str, Any]) -> ScaledTable:
     from forgetkit import config
     from forgetkit.ablation.grid import parse_seeds
     from forgetkit.paper.scaled_table import scale_table

@@ -90,7 +90,7 @@ def _answer(special: dict[str, Any], given: dict[str, Any], view: RunDisplay, ha
     from forgetkit.engine.run import run_plan
     from forgetkit.storage import RunDirectory
 
-    offers = options.load_components(special, view.warn)
+    components = options.load_components(special, view.warn)
     if special["resume"] is not None and special["dry_run"]:
         raise OptionError("--dry-run plans a run from its start: leave out --resume")
     asked, assigned = options.layers(special, given)
@@ -99,15 +99,15 @@ def _answer(special: dict[str, Any], given: dict[str, Any], view: RunDisplay, ha
         there = RunDirectory(special["resume"])
         if there.finished:
             if asked:
-                config.resumed_options(there.manifest, asked, offers)  # says what would be ignored
+                config.resumed_options(there.manifest, asked, components)  # says what would be ignored
             view.say(f"{there.path} is finished: there is nothing left to do")
             result = there.result
             view.show_result(result)
             return result
         resume = RunDirectory.reopen(there.path)
-        asked = config.resumed_options(resume.manifest, asked, offers)
-    plan = config.resolve(asked, offers, offline=offline)
-    config.require_used(assigned, plan, offers)
+        asked = config.resumed_options(resume.manifest, asked, components)
+    plan = config.resolve(asked, components, offline=offline)
+    config.require_used(assigned, plan, components)
     if special["dry_run"]:
         from forgetkit.engine import dry_run
 

@@ -78,8 +78,8 @@ class AnalysisDisplay(ProgressDisplay):
         self._done += 1
         self.say(f"[{self._done}/{self._total}] {told.run}: {told.question.label} is asked of all runs together")
 
-    def lacks(self, label: str, reason: str) -> None:
-        """One that was asked for by name has no answer for any run; where lines are shown, each run had one."""
+    def warn_unanswered(self, label: str, reason: str) -> None:
+        """Warn of an analysis that no run answers, unless each run had a line about it."""
         if not self.shows:
             self.warn(f"{label} does not apply: {reason}")
 

@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING
 from rich.console import RenderableType
 
 from forgetkit.display import layout
-from forgetkit.display.console import Console
 from forgetkit.display.display import Display, ProgressDisplay, choose_display
+from forgetkit.display.run_display import RunDisplay
 from forgetkit.display.run_tables import duration, percent
 
 if TYPE_CHECKING:
+    from forgetkit.ablation.estimate import CostEstimate
     from forgetkit.ablation.plan import AblationPlan
     from forgetkit.ablation.progress import ProgressReader
     from forgetkit.ablation.worker import CellResult, Task
+    from forgetkit.contracts import Observer
+    from forgetkit.results.cell_store import CellStatus
 
 _RUNNING_SHOWN = 16
 _STOPPING = "forgetkit: stopping after these steps (again: at once)"
@@ -34,6 +37,13 @@ class CellDisplay(ProgressDisplay):
         super().__init__(display)
         self._follower: ProgressReader | None = None
         self._total, self._done = 0, 0
+
+    @contextmanager
+    def loading(self) -> Iterator[Sequence[Observer]]:
+        """Show how data is loaded."""
+        run = RunDisplay(self.display)
+        with run.following():
+            yield (run,)
 
     @contextmanager
     def following(self, ablation: AblationPlan, follower: ProgressReader) -> Iterator[None]:
@@ -71,30 +81,40 @@ class CellDisplay(ProgressDisplay):
             self.warn(f"{name}{what}: {ended.reason}")
         elif self.shows:
             left = None if self._follower is None or self._done == self._total else self._follower.left()
-            self.say(f"{name}: {_count_texts(numbers)}{self.display.format_left(left)}")
+            self.say(f"{name}: {_numbers_text(numbers)}{self.display.format_left(left)}")
+
+    def show_dry_run(self, ablation: AblationPlan, found: Mapping[str, CellStatus], cost: CostEstimate) -> None:
+        """Show the cells of a grid, and what the rest takes."""
+        from forgetkit.ablation.runner import report_augment, status_line
+
+        self.say(status_line(ablation, found))
+        report_augment(self, cost.augment)
+        if self.shows:
+            self._print_cells(ablation, found)
+        memory = "" if cost.memory_bytes is None else f" and {cost.memory_bytes / 2**20:,.0f} MiB of memory"
+        self.say(
+            f"about {duration(cost.seconds)} with {cost.jobs} at a time{memory}, from a sample of {cost.timed}; "
+            "nothing was written"
+        )
+
+    def _print_cells(self, ablation: AblationPlan, found: Mapping[str, CellStatus]) -> None:
+        """A row per arm: which of its seeds are done, and which are not."""
+        arms: dict[tuple[str, ...], dict[str, list[int]]] = {}
+        for cell, digest in zip(ablation.cells, ablation.digests, strict=True):
+            arms.setdefault(tuple(cell.arm.values()), {}).setdefault(found[digest].status, []).append(cell.seed)
+        rows = [
+            (*labels, _seeds(seeds, "completed", "diverged"), _seeds(seeds, "missing", "failed"))
+            for labels, seeds in arms.items()
+        ]
+        heads = (*ablation.grid.axes, "seeds done", "to run")
+        self.console.print(layout.table(self.console.width, heads, rows))
 
 
-def _count_texts(numbers: Mapping[str, float]) -> str:
+def _numbers_text(numbers: Mapping[str, float]) -> str:
     return f"test accuracy {percent(numbers['test_accuracy'])}, CER {numbers['cer']:,}, {duration(numbers['seconds'])}"
 
 
-def print_status(console: Console, ablation: AblationPlan, states: Sequence[str]) -> None:
-    """A row per arm: which of its seeds are done, and which are not."""
-    axes = list(ablation.grid.axes)
-    arms: dict[tuple[str, ...], dict[str, list[int]]] = {}
-    rows: list[tuple[str, ...]] = []
-    for cell, state in zip(ablation.cells, states, strict=True):
-        arms.setdefault(tuple(cell.arm.values()), {}).setdefault(state, []).append(cell.seed)
-    for labels, seeds in arms.items():
-        done = _seeds({state: s for state, s in seeds.items() if state in ("completed", "diverged")}, "completed")
-        rest = _seeds({state: s for state, s in seeds.items() if state in ("missing", "failed")}, "missing")
-        rows.append((*labels, done, rest))
-    console.print(layout.table(console.width, (*axes, "seeds done", "to run"), rows))
-
-
-def _seeds(by_state: Mapping[str, Sequence[int]], unsaid: str) -> str:
-    """``0, 1, 2 (failed)``."""
-    words = [
-        f"{seed}" + ("" if state == unsaid else f" ({state})") for state, seeds in by_state.items() for seed in seeds
-    ]
-    return ", ".join(words) or "–"
+def _seeds(by_status: Mapping[str, Sequence[int]], usual: str, other: str) -> str:
+    """Return seeds of two statuses like ``0, 1, 2 (failed)``."""
+    texts = [str(seed) for seed in by_status.get(usual, ())]
+    return ", ".join([*texts, *(f"{seed} ({other})" for seed in by_status.get(other, ()))]) or "–"
