@@ -87,16 +87,27 @@ def test_the_command_line_and_a_call_share_cells_and_tables(cli, plugin, workdir
     assert said.json == json.loads(found.table.render("json"))
     for form in ("markdown", "latex", "csv", "json", "html"):
         assert cli("table", "ablations", "--format", form).out == found.table.render(form)
-    assert (str(found), found._repr_html_()) == (found.table.render(), found.table.render("html"))
+    assert str(found) == found.table.render()
+    assert found._repr_html_().startswith(f"<p>4 cells in {found.path}: 4 completed</p>")
+    assert found.table.render("html") in found._repr_html_()
 
     again = forgetkit.ablate(
         {"axes": {"importance": ("snip", "random")}, "seeds": "0-1", "baseline": {"importance": "random"}},
-        options=OPTIONS,
         executor=Refusing(),
+        **OPTIONS,
     )
     assert again.table.render("json") == found.table.render("json")
     assert cli("report", "ablations", "--out", "theirs.html").status == 0
     assert again.report(Path("new") / "ours.html").read_bytes() == Path("theirs.html").read_bytes()
+
+    part = forgetkit.ablate(
+        over={"importance": np.array(["snip", "random"])},
+        seeds=1,
+        exclude=["random"],
+        executor=Refusing(),
+        **OPTIONS,
+    )
+    assert [(cell.arm, cell.seed) for cell in part.outcomes.cells] == [({"importance": "snip"}, 1)]
 
     monkeypatch.setattr("forgetkit.results.ablation.find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"^to_pandas\(\) needs pandas: pip install pandas$"):
@@ -137,10 +148,19 @@ def test_a_failed_cell_is_logged_and_the_others_go_on(workdir, caplog):
     ("call", "message"),
     [
         ({}, "something that differs"),
-        ({"importance": "snip"}, "needs a list of values"),
+        ({"importance": "snip"}, "something that differs"),
+        ({"over": {"importance": "snip"}}, "needs a list of values"),
+        ({"over": ["importance"]}, "over= takes a mapping"),
+        ({"over": {"lr": [1]}, "lr": [2]}, "lr is given twice, by itself and in over"),
+        ({"importance": ["snip", "random"], "epochs": 2}, "epochs is given twice, by itself and in options"),
+        ({"importance": ["snip", "random"], "exclude": "snip"}, "exclude is a list"),
+        ({"importance": ["snip", "random"], "exclude": ["fisher"]}, "fisher"),
+        ({"importance": ["snip", "random"], "name": "a/b"}, "a plain name"),
+        ({"importance": ["snip", "random"], "no_plugin": "mine"}, "no_plugin is a list"),
         ({"importance": [object()]}, "object is no value of a grid"),
         ({"importance": ["snip", "random"], "options": {"model": object()}}, "object is no value of a grid"),
-        ({"importance": ["snip", "random"], "seeds": 5}, "list of different whole numbers"),
+        ({"importance": ["snip", "random"], "seeds": -5}, "list of different whole numbers"),
+        ({"importance": ["snip", "random"], "seeds": True}, "list of different whole numbers"),
         ({"importance": ["snip", "random"], "seeds": [0, 0]}, "0 is given twice"),
         ({"importance": ["snip", "random"], "seeds": "4-1"}, "write 0-4"),
         ({"importance": ["snip", "random"], "jobs": 0}, "at least one"),
@@ -153,7 +173,7 @@ def test_a_failed_cell_is_logged_and_the_others_go_on(workdir, caplog):
         ({"grid": {"importance": ["snip"]}}, "a grid has no entry 'importance'"),
         ({"grid": 3}, "a path or a mapping"),
         ({"grid": "missing.toml"}, "missing.toml"),
-        ({"importance": ["snip", "random"], "plugins": "mine.py"}, "plugins is a list of files"),
+        ({"importance": ["snip", "random"], "plugins": "mine.py"}, "plugins is a list"),
     ],
 )
 def test_a_mistake_is_one_line_and_nothing_is_written(call, message, workdir):
@@ -167,7 +187,7 @@ def test_values_are_those_of_a_command_line():
     grid = grid_from_python(
         None,
         {"lr": [0.1, np.float64(0.01)], "label-noise": (0, np.int64(1)), "deterministic": [True, None]},
-        np.arange(2).tolist(),
+        np.arange(2),
         {"init": PurePosixPath("a/b")},
         None,
     )

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import forgetkit
-from forgetkit.errors import InapplicableError, OptionError, RunDirectoryError
+from forgetkit.errors import ConfigError, InapplicableError, OptionError, RunDirectoryError
 from forgetkit.results.run_result import RunResult
 
 OPTIONS = {
@@ -28,7 +28,7 @@ OPTIONS = {
 
 @pytest.fixture
 def result(workdir):
-    return forgetkit.run({**OPTIONS, "model": "mlp:width=8"})
+    return forgetkit.run(OPTIONS, model="mlp:width=8")
 
 
 def test_a_result_is_the_dict_of_its_file(result):
@@ -49,7 +49,8 @@ def test_the_table_has_a_row_per_mega_batch_that_nothing_is_compared_in(result):
     assert rows[0]["reset"] == str(result["mega_batches"][0]["unlearn"]["reset"])
     assert rows[1]["reset"] == ""
     assert "Bold" not in str(result.table)
-    assert result._repr_html_() == result.table.render("html")
+    assert result._repr_html_().startswith(f"<p>r: test accuracy {result['test_accuracy']:.2%}, CER ")
+    assert result.table.render("html") in result._repr_html_()
 
 
 def test_the_model_is_the_one_that_was_evaluated(result):
@@ -67,3 +68,19 @@ def test_a_plot_is_a_picture_of_the_report(result):
     assert result.plot().savefig
     with pytest.raises(OptionError, match="no picture 'anytme'; did you mean"):
         result.plot("anytme")
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ({"options": {"epochs": 1}, "epochs": 2}, "epochs is given twice, by itself and in options: leave one out"),
+        ({"options": ["epochs"]}, "options= takes a mapping"),
+        ({"epoch": 1}, "no option is called 'epoch'"),
+        ({"plugins": "mine.py"}, "plugins is a list"),
+    ],
+)
+def test_a_mistake_is_one_line_and_nothing_is_written(call, message, workdir):
+    with pytest.raises(ConfigError, match=message) as raised:
+        forgetkit.run(**call)
+    assert "\n" not in str(raised.value)
+    assert not Path("runs").exists()

@@ -302,12 +302,19 @@ def extend_grid(
     return _overlay(grid, new, chosen_seeds, base, baseline, exclude)
 
 
+def split_axes(named: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Split the keywords of a call into axes, which have several values, and options of all runs."""
+    axes = {key: value for key, value in named.items() if _is_several(value)}
+    return axes, {key: value for key, value in named.items() if key not in axes}
+
+
 def grid_from_python(
     grid: str | Path | Mapping[str, Any] | None,
     axes: Mapping[str, Any],
     seeds: Any,
     base: Mapping[str, Any],
     baseline: str | Mapping[str, Any] | None,
+    exclude: Iterable[str | Mapping[str, Any]] = (),
 ) -> Grid:
     """Return the grid of a call: axes, seeds and shared options on top of those of a file or a mapping.
 
@@ -324,16 +331,23 @@ def grid_from_python(
         raise ConfigError(f"the grid is a path or a mapping with 'axes' or 'arms', not {type(grid).__name__}")
     if below is None and not axes:
         raise ConfigError('an ablation needs something that differs: importance=["snip", "random"], or a grid')
-    if not isinstance(base, Mapping):
-        raise ConfigError(f"options are a mapping like {{'dataset': 'digits'}}, not {type(base).__name__}")
-    given = {key: _values(key, _plain(key, values)) for key, values in axes.items()}
+    if isinstance(exclude, str | Mapping):
+        raise ConfigError(f"exclude is a list of combinations, not {exclude!r}")
     new: dict[str, tuple[str, ...]] = {}
-    for key, values in given.items():
-        if new.setdefault(_axis(key), values) is not values:
+    for key, values in axes.items():
+        axis = _axis(key)
+        if axis in new:
             raise ConfigError(f"axes: {key} is given twice: leave one out")
-    plain_seeds = _plain("seeds", seeds)
-    chosen_seeds = parse_seeds(seeds) if isinstance(seeds, str) else None if seeds is None else _whole(plain_seeds)
-    return _overlay(below, new, chosen_seeds, config.canonical_keys(_plain("options", base)), baseline)
+        new[axis] = _values(key, _plain(key, values))
+    several = [seeds] if isinstance(seeds, Integral) else seeds
+    chosen_seeds = (
+        parse_seeds(seeds) if isinstance(seeds, str) else None if seeds is None else _whole(_plain("seeds", several))
+    )
+    return _overlay(below, new, chosen_seeds, config.canonical_keys(_plain("options", base)), baseline, exclude)
+
+
+def _is_several(value: Any) -> bool:
+    return isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping)
 
 
 def _plain(what: str, value: Any) -> Any:
@@ -348,7 +362,7 @@ def _plain(what: str, value: Any) -> Any:
         return str(value)
     if isinstance(value, Mapping):
         return {str(key): _plain(str(key), inner) for key, inner in value.items()}
-    if isinstance(value, Sequence):
+    if _is_several(value):
         return [_plain(what, inner) for inner in value]
     raise ConfigError(
         f"{what}: {type(value).__name__} is no value of a grid: write text, numbers or a list of them; a worker builds "
@@ -362,7 +376,7 @@ def _overlay(
     seeds: tuple[int, ...] | None,
     base: Mapping[str, Any],
     baseline: str | Mapping[str, Any] | None,
-    exclude: Iterable[str] = (),
+    exclude: Iterable[str | Mapping[str, Any]] = (),
 ) -> Grid:
     """Lay axes, seeds and shared options over a grid, or make one of them."""
     axes = {**(grid.axes if grid is not None else {}), **new}
@@ -375,15 +389,17 @@ def _overlay(
             raise ConfigError(f"--{axis.replace('_', '-')} and --over {axis} are given both: leave one out")
     below = {option: value for option, value in config.canonical_keys(grid.base).items() if option not in new}
     shared = config.merge_layers(below, base)
-    left_out = (*grid.exclude, *(parse_arm("--exclude", text, grid.axes) for text in exclude))
-    chosen = grid.baseline if baseline is None else _chosen_baseline(baseline, grid.axes)
+    left_out = (*grid.exclude, *(_parse_combination("exclude", one, grid.axes) for one in exclude))
+    chosen = grid.baseline if baseline is None else _parse_combination("baseline", baseline, grid.axes)
     return replace(grid, base=shared, exclude=left_out, baseline=chosen)
 
 
-def _chosen_baseline(given: str | Mapping[str, Any], axes: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
+def _parse_combination(
+    what: str, given: str | Mapping[str, Any], axes: Mapping[str, tuple[str, ...]]
+) -> dict[str, str]:
     if isinstance(given, str):
-        return parse_arm("--baseline", given, axes)
-    return _combination("baseline", _plain("baseline", given))
+        return parse_arm(f"--{what}", given, axes)
+    return _combination(what, _plain(what, given))
 
 
 def parse_axis(text: str) -> tuple[str, tuple[str, ...]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
@@ -25,16 +25,16 @@ _RUNNING_SHOWN = 16
 _STOPPING = "forgetkit: stopping after these steps (again: at once)"
 
 
-def choose_cell_display(*, quiet: bool, as_json: bool) -> CellDisplay:
-    """Show cells as the options ask; warnings go above the bars."""
-    return CellDisplay(choose_display(quiet=quiet, as_json=as_json, warning_style="red"))
+def choose_cell_display(*, quiet: bool, as_json: bool, warn: Callable[[str], None] | None = None) -> CellDisplay:
+    """Choose the display for where the process runs; ``warn`` replaces its warnings."""
+    return CellDisplay(choose_display(quiet=quiet, as_json=as_json, warning_style="red"), warn)
 
 
 class CellDisplay(ProgressDisplay):
-    """A line for each cell that ends; a bar for all cells and one for each that is being carried out."""
+    """Shows a line for each cell that ends, a bar for all cells, and one for each that runs."""
 
-    def __init__(self, display: Display) -> None:
-        super().__init__(display)
+    def __init__(self, display: Display, warn: Callable[[str], None] | None = None) -> None:
+        super().__init__(display, warn)
         self._follower: ProgressReader | None = None
         self._total, self._done = 0, 0
 
@@ -76,9 +76,9 @@ class CellDisplay(ProgressDisplay):
         """Which cell, what it came to, and what is left; one that failed is worth a line in any case."""
         self._done += 1
         name = f"[{self._done}/{self._total}] {name}" if self.shows else name
-        if ended.status != "completed":
-            what = {"missing": "", "diverged": " diverged"}.get(ended.status, " failed")
-            self.warn(f"{name}{what}: {ended.reason}")
+        failure = ended.failure(name)
+        if failure is not None:
+            self.warn(failure)
         elif self.shows:
             left = None if self._follower is None or self._done == self._total else self._follower.left()
             self.say(f"{name}: {_numbers_text(numbers)}{self.display.format_left(left)}")

@@ -29,18 +29,19 @@ class Console(console.Console):
     What names, paths and messages hold is text: it is no markup, and acts on no terminal.
     """
 
-    def __init__(self, *, stderr: bool = False) -> None:
+    def __init__(self, *, stderr: bool = False, **settings: Any) -> None:
         stream = sys.stderr if stderr else sys.stdout
         width = None if stream.isatty() else _WIDE
-        super().__init__(
-            stderr=stderr,
-            markup=False,
-            emoji=False,
-            highlight=False,
-            soft_wrap=width is not None,
-            width=width,
-            color_system=None if width is not None and os.environ.get("NO_COLOR") else "auto",
-        )
+        usual: dict[str, Any] = {
+            "stderr": stderr,
+            "markup": False,
+            "emoji": False,
+            "highlight": False,
+            "soft_wrap": width is not None,
+            "width": width,
+            "color_system": None if width is not None and os.environ.get("NO_COLOR") else "auto",
+        }
+        super().__init__(**usual | settings)
 
     def render(
         self, renderable: console.RenderableType, options: console.ConsoleOptions | None = None

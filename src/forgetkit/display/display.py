@@ -1,11 +1,14 @@
-"""Where progress is shown: nowhere, in lines, or in bars that move on a terminal."""
+"""Where progress is shown: nowhere, in lines, in bars on a terminal, or below the cell of a notebook."""
 
 from __future__ import annotations
 
+import io
 import sys
+import threading
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from importlib import import_module
 
 from rich.console import RenderableType
 from rich.live import Live
@@ -13,18 +16,23 @@ from rich.live import Live
 from forgetkit.display import console
 from forgetkit.display.run_tables import duration
 
+_NOTEBOOK_WIDTH = 100
+_NOTEBOOK_BARS = '<pre style="line-height: normal">{code}</pre>'
+
 
 def choose_display(*, quiet: bool, as_json: bool, warning_style: str | None = None) -> Display:
-    """Choose a silent, live or plain display; with ``--json`` standard output belongs to the object alone.
+    """Choose the display for where the process runs.
 
     Args:
         quiet: Whether warnings alone are shown.
-        as_json: Whether the display writes to standard error.
+        as_json: Whether the display writes to standard error, because standard output is for a JSON object.
         warning_style: How a live display prints warnings above its bars; None leaves them to standard error.
     """
     out = console.Console(stderr=as_json)
     if quiet:
         return Display(out)
+    if out.is_jupyter:
+        return NotebookDisplay(console.Console(stderr=as_json, width=_NOTEBOOK_WIDTH, soft_wrap=False))
     return LiveDisplay(out, warning_style) if out.moves else PlainDisplay(out)
 
 
@@ -125,9 +133,45 @@ class LiveDisplay(PlainDisplay):
         )
 
 
-class ProgressDisplay:
-    """What is shown of work in progress, on any display."""
+class NotebookDisplay(LiveDisplay):
+    """Redraws bars below the cell of a notebook; IPython alone is needed."""
 
-    def __init__(self, display: Display) -> None:
+    @contextmanager
+    def follow(self, bars: Callable[[], RenderableType], per_second: int = 8) -> Iterator[None]:
+        """Redraw the bars until the end, and then remove them."""
+        ipython, done = import_module("IPython.display"), threading.Event()
+        output = ipython.display(ipython.HTML(""), display_id=True)
+
+        def redraw() -> None:
+            while not done.wait(1 / per_second):
+                output.update(ipython.HTML(_to_html(bars())))
+
+        thread = threading.Thread(target=redraw, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+            output.update(ipython.HTML(""))
+
+
+def _to_html(bars: RenderableType) -> str:
+    page = console.Console(
+        file=io.StringIO(),
+        width=_NOTEBOOK_WIDTH,
+        record=True,
+        force_terminal=True,
+        force_jupyter=False,
+        color_system="truecolor",
+    )
+    page.print(bars)
+    return page.export_html(inline_styles=True, code_format=_NOTEBOOK_BARS)
+
+
+class ProgressDisplay:
+    """What is shown of work in progress, on any display. ``warn`` replaces the warnings of the display."""
+
+    def __init__(self, display: Display, warn: Callable[[str], None] | None = None) -> None:
         self.display, self.console, self.shows = display, display.console, display.shows
-        self.say, self.warn = display.say, display.warn
+        self.say, self.warn = display.say, warn or display.warn

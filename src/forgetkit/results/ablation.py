@@ -1,9 +1,10 @@
-"""What ``forgetkit.ablate`` returns: the outcomes of a grid as a table, a data frame and a page."""
+"""The outcomes of a grid as a table, a data frame and a page: what ``forgetkit.ablate`` returns."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from html import escape
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,16 +13,17 @@ from typing import Any
 from forgetkit.errors import RunDirectoryError, UsageError
 from forgetkit.results.columns import answer_columns, other_columns
 from forgetkit.results.outcome import Outcomes
+from forgetkit.results.render import formatting
 from forgetkit.results.table import STANDARD, Table, make_table
 
 
 @dataclass(frozen=True, eq=False)
 class Ablation:
-    """What the cells of a grid came to, as they were when `forgetkit.ablate` returned.
+    """The outcomes of a grid of runs, as they were when ``forgetkit.ablate`` returned.
 
     Attributes:
-        path: the folder of the cells, which `forgetkit table` and `forgetkit report` take.
-        outcomes: each cell with its arm, seed, status and result.
+        path: The folder of the cells, which ``forgetkit table`` and ``forgetkit report`` take.
+        outcomes: Each cell with its arm, seed, status and result.
     """
 
     path: Path
@@ -36,14 +38,14 @@ class Ablation:
         """Return a data frame with a row per cell.
 
         Returns:
-            A `pandas.DataFrame`: a column per axis, `seed`, `status`, `reason` and `digest`, then each number of the
-            results and of the analyses at full precision, NaN if a cell has none.
+            A ``pandas.DataFrame``: a column per axis, ``seed``, ``status``, ``reason`` and ``digest``, then each number
+            of the results and of the analyses as float64, NaN if a cell has none.
 
         Raises:
-            UsageError: pandas is missing.
+            UsageError: If pandas is missing.
 
         Example:
-            >>> forgetkit.ablate(importance=["snip", "random"]).to_pandas()["test_accuracy"].mean()
+            >>> accuracies = found.to_pandas()["test_accuracy"]  # doctest: +SKIP
         """
         if find_spec("pandas") is None:
             raise UsageError("to_pandas() needs pandas: pip install pandas")
@@ -60,20 +62,20 @@ class Ablation:
         return frame.astype(numbers)
 
     def report(self, path: str | Path) -> Path:
-        """Write the page that `forgetkit report` writes.
+        """Write the page that ``forgetkit report`` writes.
 
         Args:
-            path: the HTML file; folders above it are made. An older file is replaced.
+            path: The HTML file. Missing folders are made, an older file is replaced.
 
         Returns:
-            The path of the page. It has no pictures if matplotlib is missing, and says so.
+            The path of the page. Without matplotlib the page has no pictures, and says so.
 
         Raises:
-            RunDirectoryError: the folder cannot be made.
-            RecordError: the file cannot be written.
+            RunDirectoryError: If the folder cannot be made.
+            RecordError: If the file cannot be written.
 
         Example:
-            >>> forgetkit.ablate(importance=["snip", "random"]).report("report.html")
+            >>> page = found.report("report.html")
         """
         from forgetkit.results import plots
         from forgetkit.results.report import render_page
@@ -92,4 +94,14 @@ class Ablation:
         return str(self.table)
 
     def _repr_html_(self) -> str:
-        return self.table._repr_html_()
+        cells = [cell.status for cell in self.outcomes.cells]
+        counts = ", ".join(f"{cells.count(status)} {status}" for status in dict.fromkeys(cells))
+        return notebook_html(self.table, f"{len(cells)} cells in {self.path}: {counts}")
+
+
+def notebook_html(table: Table, headline: str) -> str:
+    """Return a table for a notebook: a line above it, figures of one width, and a scroll bar if it is wide."""
+    return (
+        f"<p>{escape(formatting.one_line(headline))}</p>\n"
+        f'<div style="overflow-x: auto; font-variant-numeric: tabular-nums">\n{table.render("html")}</div>\n'
+    )

@@ -1,4 +1,4 @@
-"""What ``forgetkit.run`` returns: the content of ``result.json``, with a table, a plot and the model."""
+"""The content of ``result.json`` with a table, plots and the model: what ``forgetkit.run`` returns."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from forgetkit.config.machine import cache_folder
 from forgetkit.contracts import Unit
 from forgetkit.errors import OptionError, suggest
 from forgetkit.registry import registry
+from forgetkit.results.ablation import notebook_html
 from forgetkit.results.outcome import Outcome, Outcomes
 from forgetkit.results.table import Column, Table, make_table, number
 from forgetkit.seeding import Seeds
@@ -24,10 +25,10 @@ if TYPE_CHECKING:
 
 
 class RunResult(dict[str, Any]):
-    """The content of a run's `result.json`: a dict, equal to a plain one, that JSON can hold.
+    """The content of a run's ``result.json``: a dict that is equal to a plain one and that JSON can hold.
 
     Attributes:
-        path: the directory of the run, absolute.
+        path: The directory of the run, absolute.
     """
 
     def __init__(
@@ -60,18 +61,19 @@ class RunResult(dict[str, Any]):
         """Draw a picture of the run.
 
         Args:
-            name: `anytime`, `errors`, `cost` or `layers`, as in `forgetkit report`, or the chart of an analysis.
+            name: ``anytime``, ``errors``, ``cost`` or ``layers``, as in ``forgetkit report``, or the chart of an
+                analysis.
 
         Returns:
-            A `matplotlib.figure.Figure`, which is not registered with pyplot.
+            A ``matplotlib.figure.Figure``, which is not registered with pyplot.
 
         Raises:
-            UsageError: matplotlib is missing.
-            OptionError: the run has no picture of that name.
-            RunDirectoryError: the directory of the run is gone or damaged.
+            UsageError: If matplotlib is missing.
+            OptionError: If the run has no picture of that name.
+            RunDirectoryError: If the directory of the run is missing or damaged.
 
         Example:
-            >>> forgetkit.run({"epochs": 1}).plot().savefig("anytime.svg")
+            >>> result.plot().savefig("anytime.svg")
         """
         from forgetkit.results import plots
         from forgetkit.results.report.single_run import single_run_outcomes
@@ -85,24 +87,25 @@ class RunResult(dict[str, Any]):
         """Load a network of the run.
 
         Args:
-            mega_batch: after which mega-batch, from 1; None: the last.
+            mega_batch: After which mega-batch, from 1. None: the last.
 
         Returns:
             A new network in eval mode, on the run's device, with the weights that were evaluated.
 
         Raises:
-            InapplicableError: the run did not keep that model; `keep_models="all"` keeps each.
-            RunDirectoryError: there is no such mega-batch, or the directory is gone or damaged.
+            InapplicableError: If the run did not keep that model; ``keep_models="all"`` keeps each.
+            RunDirectoryError: If there is no such mega-batch, or the directory is missing or damaged.
 
         Example:
-            >>> forgetkit.run({"epochs": 1}).model()(torch.zeros(1, 1, 8, 8)).argmax(1)
+            >>> labels = result.model()(torch.zeros(1, 1, 8, 8)).argmax(1)
         """
         offers = registry.load(files=self._plugins)
         finished = FinishedRun(RunDirectory(self.path), AnalysisEnv(offers, cache_folder(), self._objects))
         return RunEvidence.of(finished, mega_batch, Seeds(0)).model
 
     def _repr_html_(self) -> str:
-        return self.table._repr_html_()
+        accuracy, errors = f"{self['test_accuracy']:.2%}", f"{self['cer']:,}"
+        return notebook_html(self.table, f"{self['run']}: test accuracy {accuracy}, CER {errors}, in {self.path}")
 
 
 def _column(key: str, title: str, unit: Unit) -> Column:
