@@ -126,7 +126,7 @@ def test_a_worker_that_was_asked_to_stop_fails_nothing(tmp_path: Path) -> None:
 
     asked = task(tmp_path)
     assert list(run_tasks([asked], Stopping())) == [
-        (asked, CellResult("missing", "stopped; the same command goes on with it"))
+        (asked, CellResult("missing", "stopped; the same command resumes it"))
     ]
     assert CellStore(tmp_path).find(asked.digest).status == "missing"
     assert run_cell(asked) == CellResult("completed")

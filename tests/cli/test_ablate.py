@@ -205,7 +205,7 @@ def test_a_grid_in_a_file_with_more_on_the_command_line(ablate):
         (("--over", "importance=snip", "--match", "epochs"), "--match epochs: there is --match samples"),
         (("--over", "importance=snip", "--name", "a/b"), "--name a/b: a plain name is wanted"),
         (("--over", "importance=snip", "--exclude", "reinit=cold"), "--exclude reinit=cold"),
-        (("--over", "seed=1,2"), "'seed' is no option that cells share or differ in: use --seeds"),
+        (("--over", "seed=1,2"), "'seed' is set by the ablation for each cell: use --seeds"),
         (("--over", "reinit=masked,cold", "--importance", "snip"), "reinit=cold.*looks at no scores"),
         (("nowhere.toml",), "nowhere.toml: No such file"),
     ],

@@ -123,7 +123,7 @@ def test_the_table_of_an_ablation_comes_last_and_whole(capsys, monkeypatch, widt
     of_width(monkeypatch, 1000)
     table_view.show_table(console.Console(), table, outcomes)
     whole = capsys.readouterr().out
-    left_out = "No room for: widen the terminal, choose --columns, or read it from a pipe."
+    left_out = "No room for: widen the terminal, choose --columns, or print to a pipe."
     assert not tokens(shown) - tokens(whole) - tokens(left_out)
     assert {word for label in outcomes.arms() for text in label.values() for word in tokens(text)} <= tokens(shown)
 

@@ -303,7 +303,7 @@ def test_matched_cells_are_followed_by_their_samples(tmp_path: Path) -> None:
     asked = task(tmp_path, epochs=None, samples=100)
     follower = ProgressReader(CellStore(tmp_path), [asked.digest])
     assert run_cell(asked) == CellResult("completed")
-    standing = follower.standing()[asked.digest]
+    standing = follower.running()[asked.digest]
     assert (standing.share, standing.mega_batch) == (1.0, 2)
     assert (follower.left() or 0) < 1e-9
 

@@ -18,7 +18,7 @@ _DECIDES = (
     *("batch_size", "augment", "optimizer", "precision", "memory_format", "deterministic", "carry", "patience"),
     *("device", "threads"),
 )
-"""Options that decide what training costs. A criterion or a seed changes little."""
+"""Options that decide the cost of training. A criterion or a seed changes little."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The plan of an ablation: a grid in a folder. What is there of its cells stays; the rest an executor runs."""
+"""The plan of an ablation: a grid in a folder, of whose cells an executor runs those that are not finished."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from forgetkit.system.torch_settings import each_restored
 
 _LONGEST_NAME = 80
 _STOPPED = 130
-"""Exit status of a worker that was asked to stop, and left a state to go on from."""
+"""Exit status of a worker that stopped on request, after a checkpoint."""
 
 
 @dataclass(frozen=True, eq=False)
 class AblationPlan:
-    """The cells of a grid, each with its plan and the digest it is known by, and the folder they are recorded in.
+    """The cells of a grid, each with its plan and digest, and the folder of their records.
 
-    Cells whose options come to the same share a digest, and are carried out once. ``stem`` is what the grid's name
-    begins with, ``name`` the whole of it where somebody chose one.
+    Cells with the same resolved options share a digest and run once. ``stem`` begins the name of the grid; ``name`` is
+    the whole name if one was chosen.
     """
 
     grid: Grid
@@ -56,9 +56,9 @@ class AblationPlan:
         stem: str | None = None,
         match: str | None = None,
     ) -> AblationPlan:
-        """Plan the cells, and write nothing; with ``match="samples"`` at equal numbers of training samples.
+        """Plan the cells, with ``match="samples"`` at equal numbers of training samples; write nothing.
 
-        Raises ``ConfigError`` if options of a cell do not go together, or ``name`` is no plain name.
+        Raises ``ConfigError`` if options of a cell contradict each other, or if ``name`` is no plain name.
         """
         if name is not None and not _is_plain(name):
             raise ConfigError(
@@ -73,7 +73,7 @@ class AblationPlan:
         return plan.matched(components, cache_folder())
 
     def matched(self, components: Registry, cache: Path) -> AblationPlan:
-        """The same cells at equal numbers of training samples."""
+        """Return the same cells at equal numbers of training samples."""
         pairs = plan_cells(match_samples(self.plans, self.cells, components, cache), components)
         cells, plans, digests = _columns(pairs, components)
         grid = replace(self.grid, title=f"{self.grid.title}, at equal numbers of training samples")
@@ -82,10 +82,10 @@ class AblationPlan:
     def require_data(
         self, places: Iterable[int], found: Mapping[str, CellStatus], observers: Sequence[Observer], cache: Path
     ) -> dict[str, str]:
-        """Load each data set once: one that is missing is said before anything runs, one to decode is decoded once.
+        """Load each data set once, so that a missing one is an error before a cell runs, and one process decodes it.
 
-        What its source remarks and its audit finds is logged. Returns what ``auto`` augmentation comes to, by data
-        set. ``DataError`` where it is not what a finished cell was made from: both would stand in one table.
+        Logs remarks of the source and findings of the audit. Returns what ``auto`` augmentation stands for, by data
+        set. Raises ``DataError`` if finished cells had other data: one table would show both.
         """
         plans = [self.plans[place] for place in places]
         one_of_each = {plan.config.dataset: plan for plan in reversed(plans)}
@@ -95,7 +95,7 @@ class AblationPlan:
             context.warn_of_remarks()
             context.note(context.audit())
             for other in _distinct_partitions([other for other in plans if other.config.dataset == dataset]):
-                with suppress(ConfigError):  # that a cell cannot be is for the cell to say
+                with suppress(ConfigError):  # the cell itself reports it
                     cut = RunContext.prepare(on_cpu(other), EventDispatcher(()), cache, data=context.clean)
                     context.note(finding for finding in cut.audit_classes() if finding not in context.findings)
             if any(other.config.augment == "auto" for other in plans if other.config.dataset == dataset):
@@ -103,13 +103,13 @@ class AblationPlan:
             for other, digest in zip(self.plans, self.digests, strict=True):
                 if other.config.dataset == dataset and found[digest].status == "completed":
                     self._require_same_data(other, digest, cache)
-                    break  # it was compared with one that was there before
+                    break  # one finished cell is enough
         return augment
 
     def _require_same_data(self, plan: Plan, digest: str, cache: Path) -> None:
         try:
             recorded = RunDirectory(self.pool.directory(digest)).manifest.get("data")
-        except RunDirectoryError:  # damaged: it has nothing to compare
+        except RunDirectoryError:  # damaged: nothing to compare
             return
         if recorded != RunContext.prepare(on_cpu(plan), EventDispatcher(()), cache).manifest()["data"]:
             raise DataError(
@@ -118,11 +118,11 @@ class AblationPlan:
             )
 
     def found(self) -> dict[str, CellStatus]:
-        """What is there, by digest."""
+        """Return the status of each cell, by digest."""
         return {digest: self.pool.find(digest) for digest in self.digests}
 
     def made_otherwise(self, found: Mapping[str, CellStatus]) -> Iterator[str]:
-        """In a line each, which library the finished cells were made with another version of."""
+        """Yield a line for each library of which finished cells had another version."""
         now = versions(self.plans[0])
         for what in ("forgetkit", "torch"):
             then = [result["versions"].get(what) for one in found.values() if (result := one.result) is not None]
@@ -134,7 +134,7 @@ class AblationPlan:
                 )
 
     def open(self, found: Mapping[str, CellStatus]) -> tuple[int, ...]:
-        """The places of the cells that are still to be carried out, failed ones again, each digest once."""
+        """Return the positions of the cells to run: missing and failed ones, each digest once."""
         first = {digest: place for place, digest in reversed(list(enumerate(self.digests)))}
         return tuple(
             place
@@ -143,7 +143,7 @@ class AblationPlan:
         )
 
     def note(self, command: str = "") -> GridManifest:
-        """The grid as it is written down, with the ``command`` that carries it out."""
+        """Return the manifest of the grid, with the ``command`` that runs it."""
         cells = tuple(
             {"arm": dict(cell.arm), "seed": cell.seed, "digest": digest}
             for cell, digest in zip(self.cells, self.digests, strict=True)
@@ -151,7 +151,7 @@ class AblationPlan:
         return GridManifest(self.grid.title, tuple(self.grid.axes), cells, self.grid.reference(), command)
 
     def named(self) -> str:
-        """The grid's name in its folder; ``ConfigError`` where the one that was chosen is another question's."""
+        """Return the name of the grid in its folder; ``ConfigError`` if another grid has the chosen one."""
         if self.name is None:
             return self.pool.name_for(self.note(), self.stem)
         if not self.pool.may_take(self.name, self.note()):
@@ -168,10 +168,10 @@ class AblationPlan:
         plugins: Sequence[Path] = (),
         without: Sequence[str] = (),
     ) -> tuple[Task, ...]:
-        """What an executor is handed for the cells that are open.
+        """Return the tasks for an executor, one for each cell to run.
 
-        A state to go on from is written after each epoch unless the options say how often, so that no more than the
-        epoch in flight is lost.
+        A checkpoint is written after each epoch unless the options say how often, so that a killed worker loses no more
+        than that epoch.
         """
         files = tuple(str(file.absolute()) for file in plugins)
         return tuple(
@@ -188,9 +188,9 @@ class AblationPlan:
         )
 
     def remove_stale(self, found: Mapping[str, CellStatus], keep: Keep | None) -> None:
-        """Take away what cells that came to their end before need no more, and what was left half written.
+        """Remove files that finished cells do not need, and half-written ones.
 
-        Models go where ``keep`` says so; where it is None, those alone that a process left which died as it tidied up.
+        Models are removed as ``keep`` says; None: only those that a killed process did not remove.
         """
         self.pool.sweep()
         for digest, state in found.items():
@@ -198,25 +198,25 @@ class AblationPlan:
                 self.pool.remove_stale(digest, keep or "last")
 
     def outcomes(self, command: str = "") -> Outcomes:
-        """What became of the cells."""
+        """Return the outcomes of the cells."""
         return self.pool.gather(self.note(command))
 
 
 def run_tasks(tasks: Sequence[Task], executor: Executor) -> Generator[tuple[Task, CellResult], None, None]:
-    """Carry the tasks out: each with what came of it, as they end.
+    """Run the tasks, and yield each with its result as it ends.
 
-    A cell that another process has in hand is passed over and waited for at the end. Where a worker is lost, so is
-    its task, and the others go on. Raises ``RecordError`` where the folder can no longer be written to.
+    A cell that another process runs is waited for at the end. If a worker is lost, its task fails and the others go on.
+    Raises ``RecordError`` if the folder cannot be written to.
     """
-    held: list[Task] = []
+    in_use: list[Task] = []
     with closing(_executor_answers(tasks, executor)) as answers:
         for task, answer in answers:
             if answer is None:
-                held.append(replace(task, patient=True))
+                in_use.append(replace(task, patient=True))
             else:
                 yield task, answer
-    if held:
-        yield from run_tasks(held, executor)
+    if in_use:
+        yield from run_tasks(in_use, executor)
 
 
 def _executor_answers(
@@ -232,22 +232,22 @@ def _lost_result(task: Task, lost: WorkerLost) -> CellResult:
     pool = CellStore(Path(task.folder))
     found = pool.find(task.digest)
     if found.status == "completed" or found.failed_at not in (0, task.failed_at):
-        return CellResult(found.status, found.reason)  # it was written down before the worker left
+        return CellResult(found.status, found.reason)  # recorded before the worker was lost
     if lost.status == _STOPPED:
-        return CellResult("missing", "stopped; the same command goes on with it")
+        return CellResult("missing", "stopped; the same command resumes it")
     pool.fail(task.digest, "failed", lost.reason)
     return CellResult("failed", lost.reason)
 
 
 def _checkpoint_each_epoch(options: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The options, with a state after each epoch where they do not say how often one is written."""
+    """Add a checkpoint after each epoch, unless the options say how often."""
     return (
         options if options.keys() & {"checkpoint_seconds", "checkpoint_epochs"} else {**options, "checkpoint_epochs": 1}
     )
 
 
 def _distinct_partitions(plans: Sequence[Plan]) -> Iterable[Plan]:
-    """One of each kind of plan that cuts the same samples into other mega-batches, whatever the seed."""
+    """Return one plan for each way to cut the samples into mega-batches, whatever the seed."""
     cuts = {(p.config.mega_batches, p.config.split, p.config.shots, p.config.val_fraction): p for p in reversed(plans)}
     return reversed(cuts.values())
 
@@ -260,7 +260,7 @@ def _columns(
 
 
 def _cell_digest(plan: Plan, components: Registry) -> str:
-    """The digest of a plan, and of the versions of the plugins whose components it uses: other code, another cell."""
+    """Return the digest of a plan and of the versions of its plugins: other code makes another cell."""
     if not components.plugins:
         return plan.digest
     asked = [(KIND_OF[key], spec) for key in KIND_OF if (spec := getattr(plan.config, key)) is not None]
@@ -273,13 +273,13 @@ def _cell_digest(plan: Plan, components: Registry) -> str:
 
 
 def _is_plain(name: str) -> bool:
-    """Whether a file of that name is in the folder that is meant, and in no other."""
+    """Return whether a file of that name lies in the folder itself."""
     if name in ("", ".", "..") or set(name) & set("/\\"):
         return False
     return name.isprintable() and len(name.encode()) <= _LONGEST_NAME
 
 
 def _file_stem(title: str) -> str:
-    """A title as the name of a file."""
+    """Turn a title into the name of a file."""
     words = "".join(letter if letter.isalnum() and letter.isascii() else " " for letter in title).split()
     return "-".join(words).lower()[:80] or "grid"

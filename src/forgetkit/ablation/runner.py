@@ -1,4 +1,4 @@
-"""Runs the cells of an ablation that are missing or failed, and gathers what all of them came to."""
+"""The run of an ablation: missing and failed cells run, and the outcomes of all are gathered."""
 
 from __future__ import annotations
 
@@ -24,10 +24,9 @@ _log = logging.getLogger("forgetkit")
 
 @dataclass(frozen=True)
 class ExecutionOptions:
-    """How the cells of a grid are run.
+    """How the cells of a grid run.
 
-    ``keep`` says which models a finished cell keeps. None: new cells keep the last one, and those that are there
-    already keep what they have.
+    ``keep`` says which models a finished cell keeps. None: new cells keep the last one, finished cells what they have.
     """
 
     components: Registry
@@ -81,7 +80,7 @@ class AblationView(Protocol):
 
 
 class AblationLog:
-    """The view of a library: logs warnings and cells that failed, and says nothing else."""
+    """Logs warnings and cells that failed, and shows nothing else."""
 
     def say(self, text: str) -> None:
         """Say nothing."""
@@ -108,7 +107,7 @@ class AblationLog:
 def run_ablation(
     ablation: AblationPlan, execution: ExecutionOptions, view: AblationView, *, command: str = ""
 ) -> Outcomes:
-    """Run the cells that are missing or failed, and return what all cells came to.
+    """Run the cells that are missing or failed, and return the outcomes of all.
 
     ``command`` is recorded as the line that runs the grid.
 
@@ -152,6 +151,6 @@ def status_line(ablation: AblationPlan, found: Mapping[str, CellStatus]) -> str:
 
 
 def report_augment(view: AblationView, augment: Mapping[str, str]) -> None:
-    """Say what ``auto`` augmentation came to, by data set."""
+    """Show what ``auto`` augmentation stands for, by data set."""
     for dataset, chosen in augment.items():
         view.say(f"augment {chosen} (auto) for {dataset}")

@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 OUT = "ablations"
 _NOT_SHARED = ("seed", "out", "name", "keep_models")
-"""Options of a run that an ablation gives its cells itself."""
+"""Options of a run that an ablation sets for each cell."""
 
 SPECIAL: options.Special = {
     "over": options.run_option(
         list[str] | None,
         "--over",
-        "an option and its values; a comma before key= belongs to the SPEC in front of it (repeatable)",
+        "an option and its values; a comma before key= belongs to the SPEC before it (repeatable)",
         "KEY=VALUE,VALUE",
     ),
     "exclude": options.run_option(
@@ -54,16 +54,16 @@ SPECIAL: options.Special = {
 
 
 def command(*, with_options: bool = True) -> Callable[..., None]:
-    """The function that typer makes the command of; its options are those of a run, and its own."""
+    """Return the function of the command, with the options of a run and its own."""
     file = options.argument("file", Path | None, "A grid in a file.", "[GRID.toml]")
     signature = options.signature(SPECIAL, without=_NOT_SHARED, first=[file]) if with_options else None
     return options.command(_ablate, signature)
 
 
 def _ablate(**given: Any) -> None:
-    """Compare components over a grid of runs, and end in a table.
+    """Compare components over a grid of runs, and print a table.
 
-    What is there of the cells is kept: the same command again runs what is missing or failed.
+    Finished cells are not run again: the same command runs what is missing or failed.
 
     Exit status: 0 done, 1 a cell failed, 2 a mistake in the command line or a file, 130 interrupted.
     """

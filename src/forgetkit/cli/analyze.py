@@ -1,4 +1,4 @@
-"""``forgetkit analyze``: questions to finished runs."""
+"""``forgetkit analyze``."""
 
 from __future__ import annotations
 
@@ -23,52 +23,35 @@ if TYPE_CHECKING:
     from forgetkit.registry.registry import Registry
 
 OWN: options.Special = {
-    "all": (bool, options.special_option("--all", "ask every analysis there is, with its usual options")),
-    "mega_batch": (
-        int | None,
-        options.special_option("--mega-batch", "ask about the model after that mega-batch (default: the last)", "N"),
+    "all": options.run_option(bool, "--all", "run every analysis, with its default options"),
+    "mega_batch": options.run_option(
+        int | None, "--mega-batch", "analyze the model after that mega-batch (default: the last)", "N"
     ),
-    "seed": (int | None, options.special_option("--seed", "the seed of what analyses draw (default: 0)", "N")),
-    "label": (
-        str | None,
-        options.special_option("--as", "keep the answer under another name than the analysis has", "LABEL"),
+    "seed": options.run_option(int | None, "--seed", "the seed of the analyses (default: 0)", "N"),
+    "label": options.run_option(
+        str | None, "--as", "store the answer under another name than that of the analysis", "LABEL"
     ),
-    "again": (bool, options.special_option("--again", "ask again where the answer is there already")),
-    "grid": (str | None, options.special_option("--grid", "which grid, where the folder holds several", "NAME")),
-    "dataset": (
-        str | None,
-        options.special_option("--dataset", "where the data of the runs is by now, if it was moved", "SPEC"),
+    "again": options.run_option(bool, "--again", "run analyses again whose answers are stored"),
+    "grid": options.run_option(str | None, "--grid", "which grid, if the folder holds several", "NAME"),
+    "dataset": options.run_option(str | None, "--dataset", "where the data of the runs is, if it was moved", "SPEC"),
+    "model": options.run_option(str | None, "--model", "the network of the runs, if it is code from outside", "SPEC"),
+    "device": options.run_option(str | None, "--device", "another device than that of the runs", "DEVICE"),
+    "threads": options.run_option(
+        int | None, "--threads", "threads of torch on the CPU (default: as many as each run had)", "N", least=1
     ),
-    "model": (
-        str | None,
-        options.special_option("--model", "the network again, where it is code from outside", "SPEC"),
+    "export_masks": options.run_option(
+        Path | None, "--export-masks", "write the masks of a run as arrays: N/PARAMETER, true: reset", "FILE.npz"
     ),
-    "device": (str | None, options.special_option("--device", "another device than that of the runs", "DEVICE")),
-    "threads": (
-        int | None,
-        options.special_option(
-            "--threads", "threads of torch on the CPU (default: as many as each run had)", "N", least=1
-        ),
-    ),
-    "export_masks": (
-        Path | None,
-        options.special_option(
-            "--export-masks", "write what a run forgot as arrays: N/PARAMETER, true: reset", "FILE.npz"
-        ),
-    ),
-    "no_report": (bool, options.special_option("--no-report", "write neither report.html nor pictures")),
-    "list": (bool, options.special_option("--list", "list the analyses there are")),
-    "json": (
-        bool,
-        options.special_option("--json", "print the answers as one JSON object; all else goes to standard error"),
-    ),
+    "no_report": options.run_option(bool, "--no-report", "write neither report.html nor pictures"),
+    "list": options.run_option(bool, "--list", "list the analyses"),
+    "json": options.run_option(bool, "--json", "print the answers as one JSON object; all else goes to standard error"),
     "quiet": options.QUIET,
     **options.PLUGINS,
 }
 
 
 def command(*, with_options: bool = True) -> Callable[..., None]:
-    """The function that typer makes the command of."""
+    """Return the function of the command."""
     return options.command(_analyze, _signature() if with_options else None)
 
 
@@ -87,10 +70,10 @@ def _signature() -> inspect.Signature:
 
 
 def _analyze(**given: Any) -> None:
-    """Ask finished runs what forgetting did to the network: robustness, calibration, flatness, churn and more.
+    """Analyze finished runs: robustness, calibration, flatness, churn and more.
 
-    Answers are kept as analyses/NAME.json in the directory of each run, with pictures; they are columns of
-    forgetkit table and sections of the report. What is there already is not asked again.
+    Answers are stored as analyses/NAME.json in the directory of each run, with pictures; they are columns of
+    forgetkit table and sections of the report. A stored answer is not computed again.
 
     Exit status: 0 done, 1 an analysis failed, 2 a mistake in the command line or a file, 130 interrupted.
     """
@@ -154,15 +137,15 @@ def _ask(
 
 
 def _questions(given: Mapping[str, Any], components: Registry) -> list[Question]:
-    """Those that are named, and with ``--all`` every other that there is."""
+    """Return the questions that are named, and with ``--all`` one for every other analysis."""
     from forgetkit.analysis.questions import Question, require_distinct_labels
     from forgetkit.contracts import MOST_THREADS
 
     names, seed, mega_batch = given["names"] or [], given["seed"] or 0, given["mega_batch"]
     if not names and not given["all"]:
-        raise OptionError("name an analysis, or ask all of them by --all; forgetkit analyze --list lists them")
+        raise OptionError("name an analysis, or run all of them by --all; forgetkit analyze --list lists them")
     if given["label"] is not None and (given["all"] or len(names) != 1):
-        raise OptionError(f"--as {given['label']} is the name of one answer: ask one analysis")
+        raise OptionError(f"--as {given['label']} is the name of one answer: name one analysis")
     if seed < 0:
         raise OptionError(f"--seed {seed}: a seed is 0 or more")
     if (threads := given["threads"]) is not None and threads > MOST_THREADS:
@@ -170,19 +153,19 @@ def _questions(given: Mapping[str, Any], components: Registry) -> list[Question]
     names = list(dict.fromkeys(names))
     made = [Question.of(components, name, label=given["label"], seed=seed, mega_batch=mega_batch) for name in names]
     if given["all"]:
-        asked = {type(question.analysis) for question in made}
+        named = {type(question.analysis) for question in made}
         for offer in components.named("analyses"):
-            if offer.component not in asked:
+            if offer.component not in named:
                 made.append(Question.of(components, components.label(offer), seed=seed, mega_batch=mega_batch))
     require_distinct_labels(made)
     return made
 
 
 def _list(given: Mapping[str, Any], components: Registry) -> dict[str, Any]:
-    """What there is to ask."""
+    """List the analyses."""
     for option in ("folder", "names", "all"):
         if given[option]:
-            raise OptionError("--list lists the analyses there are and asks none: leave the rest out")
+            raise OptionError("--list lists the analyses and runs none: leave the rest out")
     from forgetkit.display import layout
 
     entries = {components.label(offer): offer.summary for offer in components.named("analyses")}
@@ -194,7 +177,7 @@ def _list(given: Mapping[str, Any], components: Registry) -> dict[str, Any]:
 
 
 def _export(folder: Path, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The masks of a run, for other programs."""
+    """Write the masks of a run for other programs."""
     from forgetkit import config
     from forgetkit.analysis.masks import export_masks
     from forgetkit.results.report import single_run
@@ -202,7 +185,7 @@ def _export(folder: Path, given: Mapping[str, Any]) -> dict[str, Any]:
     for option in ("names", "all", "mega_batch", "seed", "label", "again", "grid", *config.OVERRIDABLE):
         if given[option]:
             word = {"names": "the analyses", "label": "--as"}.get(option, f"--{option.replace('_', '-')}")
-            raise OptionError(f"--export-masks writes all masks of a run and asks nothing: leave out {word}")
+            raise OptionError(f"--export-masks writes all masks of a run and runs no analysis: leave out {word}")
     if not single_run.is_run(folder):
         raise RunDirectoryError(f"{folder} is not the directory of a run, which --export-masks takes")
     written = export_masks(folder, given["export_masks"])

@@ -1,4 +1,4 @@
-"""``forgetkit data``: what a data set holds, before anything is trained on it."""
+"""``forgetkit data``: the content of a data set."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 _MEGA_BATCHES = 8
 _VAL_FRACTION = 0.1
-"""As a run has them by default."""
+"""The defaults of a run."""
 _ROWS = 60
-"""Classes that a terminal is shown."""
+"""The most classes in the table."""
 _COLUMNS = 12
-"""Mega-batches that have a column each."""
+"""The most mega-batches with a column each."""
 _LISTED = 6
-"""Entries of a list of what was passed over, or of the like, that are shown."""
+"""The most entries of a list in the provenance."""
 
 
 def command(
@@ -44,7 +44,7 @@ def command(
     ],
     mega_batches: Annotated[
         int | None,
-        typer.Option("--mega-batches", help="In how many parts it arrives (default: 8, or fewer).", metavar="N", min=1),
+        typer.Option("--mega-batches", help="Number of mega-batches (default: 8, or fewer).", metavar="N", min=1),
     ] = None,
     sheet: Annotated[
         Path | None, typer.Option("--sheet", help="Write a picture of some samples of each class.", metavar="FILE.png")
@@ -53,10 +53,10 @@ def command(
     strict: options.StrictPlugins = False,
     json: options.AsJson = False,
 ) -> None:
-    """Show what a data set holds, and what is strange about it.
+    """Show what a data set holds, and what looks wrong in it.
 
-    Counts by class, values, which files were taken and passed over, what --augment auto comes to, and the findings
-    of the audit that each run begins with.
+    Counts by class, values, files that were used and ignored, what --augment auto stands for, and the findings of the
+    audit at the start of each run.
     """
     announce("data", quiet=False, as_json=json)
     with contextlib.redirect_stdout(sys.stderr) if json else contextlib.nullcontext():
@@ -72,7 +72,7 @@ def command(
 def _describe(
     spec: str, wanted: int | None, sheet: Path | None, plugins: list[Path] | None, *, strict: bool, as_json: bool
 ) -> tuple[str, dict[str, Any]]:
-    """The SPEC in full, and what there is to be said of it."""
+    """Return the SPEC in full, and the content of the data set."""
     if sheet is not None and sheet.suffix.lower() != ".png":
         raise OptionError(f"--sheet {sheet}: the name of a .png file is wanted")
     from forgetkit.config import machine
@@ -98,7 +98,7 @@ def _describe(
 
 
 def _cut_stream(data: Data, wanted: int | None) -> Sequence[MegaBatch]:
-    """As a run with seed 0 would."""
+    """Cut the stream of a run with seed 0."""
     import numpy as np
 
     from forgetkit.data import partition
@@ -113,7 +113,7 @@ def _write(path: Path, content: bytes) -> None:
 
     try:
         write_output(path, content)
-    except RecordError as error:  # nothing was lost, the name is a mistake
+    except RecordError as error:  # a mistake in the name, no lost record
         raise OptionError(f"--sheet {path}: {error}") from error
 
 
@@ -157,7 +157,7 @@ def _values(train: Mapping[str, Any], test: Mapping[str, Any]) -> Table:
 
 
 def _classes(content: Mapping[str, Any]) -> Table:
-    """A row for each class: its samples, and how many each mega-batch trains on."""
+    """A row for each class: its samples, and the training samples of each mega-batch."""
     counts, classes = content["mega_batches"], content["classes"]
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("class", overflow="fold")
@@ -179,7 +179,7 @@ def _classes(content: Mapping[str, Any]) -> Table:
 
 
 def _facts(provenance: Mapping[str, Any]) -> Iterator[str]:
-    """Where samples come from, what was taken and what was passed over: a line each."""
+    """Yield the origin of the samples, the files that were used and ignored: a line each."""
     lines = [line for key, value in provenance.items() for line in _lines(_title(key), value)]
     yield from lines[:_ROWS]
     if len(lines) > _ROWS:
@@ -195,7 +195,7 @@ def _lines(title: str, value: Any) -> Iterator[str]:
 
 
 def _text(value: Any) -> str:
-    """Nothing where there is nothing to tell."""
+    """Return an entry in words; nothing if it is empty or 0."""
     if isinstance(value, Mapping):
         inner = [(_title(key), _text(one), isinstance(one, Mapping)) for key, one in value.items()]
         return _join_words([f"{key} ({text})" if deep else f"{key}: {text}" for key, text, deep in inner if text])

@@ -1,4 +1,4 @@
-"""The command ``forgetkit``: its subcommands, and what a user sees when something is wrong."""
+"""The command ``forgetkit``: its subcommands, and what it prints about an error."""
 
 from __future__ import annotations
 
@@ -44,15 +44,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     prepare_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal or a pipe may not know every character we print
+            stream.reconfigure(errors="replace")  # a terminal or a pipe may lack a character
     logging.basicConfig(handlers=[WarningLines()], level=logging.WARNING)
-    if "torch" not in sys.modules:  # it looks once, as it loads
+    if "torch" not in sys.modules:  # OpenMP reads the environment once, at import
         wait_passively(os.environ)
     try:
         status = application(() if completion.words(os.environ) else words)(words, standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
         return _say("interrupted", INTERRUPTED)
-    except SystemExit as leaving:  # typer and rich leave so when whoever read our output has seen enough
+    except SystemExit as leaving:  # typer and rich exit so if the reader of a pipe has left
         return leaving.code if isinstance(leaving.code, int) else 1
     except Exception as error:  # noqa: BLE001 - no traceback reaches a user who did not ask for it
         if debug:
@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def application(words: Sequence[str] = ()) -> typer.Typer:
-    """The typer application. Plugins are asked for commands only where none of our own is named."""
+    """Return the typer application. Plugins are loaded only if ``words`` name none of our commands."""
     app = typer.Typer(
         name="forgetkit",
         help="Train networks on data that keeps arriving, and make them forget on purpose.",
@@ -130,16 +130,16 @@ def _add_commands_of_plugins(app: typer.Typer, own: Collection[str | None], aske
         else:
             _say(f"the command '{offer.name}' of {offer.distribution} is left out: it is no typer.Typer", 0)
     if any(asked == offer.name for offer in components.named("commands")):
-        components.find("commands", asked)  # says so where two plugins offer it
+        components.find("commands", asked)  # an error if two plugins offer it
 
 
 def _notes(error: Exception) -> list[str]:
-    """What was added to the message where more was known; tracebacks of worker processes are no notes to a user."""
+    """Return the notes of an error that are for a user: one line each, not the traceback of a worker."""
     return [note for note in getattr(error, "__notes__", ()) if "\n" not in note]
 
 
 def _place(error: Exception) -> str:
-    """Where it was raised: in a plugin, more often than not."""
+    """Return the file and line that raised the error."""
     frame = traceback.extract_tb(error.__traceback__)[-1]
     return f"{frame.filename}:{frame.lineno}"
 

@@ -1,4 +1,4 @@
-"""``forgetkit plugins``: what is installed, what it offers, whether it keeps its promises, and a new one."""
+"""``forgetkit plugins``: list, show, check and scaffold plugins."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _Kind = Annotated[str | None, typer.Option("--kind", help="importance, reinit, r
 
 def application() -> typer.Typer:
     """The commands below ``forgetkit plugins``."""
-    app = typer.Typer(help="What is installed, what it offers, whether it keeps its promises, and a new one.")
+    app = typer.Typer(help="List, show and check plugins, or write a new one.")
     app.callback(invoke_without_command=True)(_without_command)
     app.command("list")(_list)
     app.command("show")(_show)
@@ -123,10 +123,7 @@ def _show(
 
 
 def _matching_components(components: Registry, name: str, kind: str | None) -> tuple[Sequence[ComponentEntry], bool]:
-    """The component of that name, or else all of the plugin or distribution of that name; and whether it is the latter.
-
-    A component's own mistakes of naming (two plugins offer it) are said as everywhere.
-    """
+    """Return the component of that name, or all of a plugin or distribution, and whether it is the latter."""
     from forgetkit.registry import registry
 
     kinds = registry.KINDS if kind is None else (registry.parse_kind(kind),)
@@ -146,7 +143,7 @@ def _matching_components(components: Registry, name: str, kind: str | None) -> t
         if point.is_one_of({name}):
             raise OptionError(f"plugin '{point.plugin}' of {point.distribution} is disabled by {entry_points.DISABLE}")
     if kind is not None:
-        components.find(kinds[0], name)  # says what is near, and which plugin may have brought it
+        components.find(kinds[0], name)  # an error with similar names, and the plugin that may offer it
     known = {o.name for o in components.offers} | {o.distribution for o in components.offers}
     raise OptionError(f"no component and no plugin is called '{name}'; {suggest(plain, known)}")
 
@@ -167,11 +164,11 @@ def _check(
     plugin: options.PluginFiles = None,
     json: options.AsJson = False,
 ) -> None:
-    """Hold a component, or all that a plugin offers, to the promises of its kind.
+    """Check a component, or all that a plugin offers, against the promises of its kind.
 
     Exit status: 0 all are kept, 1 one is broken, 2 a mistake in the command line.
     """
-    # A stranger's component may print; with --json standard output belongs to the object alone.
+    # A component may print; with --json standard output is for the object alone.
     with contextlib.redirect_stdout(sys.stderr) if json else contextlib.nullcontext():
         examined = _examine(options.load_components({"plugin": plugin}), name, kind, option or (), expect or ())
         if not json:
@@ -193,13 +190,16 @@ _STATUSES = ("kept", "broken", "expected", "not applicable")
 
 
 def _examine(
-    components: Registry, name: str, kind: str | None, given: Iterable[str], expected: Sequence[str]
+    components: Registry, name: str, kind: str | None, texts: Iterable[str], expected: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """What became of each promise of each component."""
+    """Check the promises of each component."""
     from forgetkit.registry.spec import parse_spec
 
     spec = parse_spec(name)
-    spec = dataclasses.replace(spec, options={**spec.options, **_pairs(given, spec)})
+    given = {key.replace("-", "_"): value for key, value in options.parse_pairs("--option", texts).items()}
+    if twice := given.keys() & spec.options.keys():
+        raise OptionError(f"the option '{min(twice)}' is given twice, in {name} and by --option: leave one out")
+    spec = dataclasses.replace(spec, options={**spec.options, **given})
     chosen, whole = _matching_components(components, spec.name, kind)
     if whole and (spec.first is not None or spec.options):
         raise OptionError(f"'{spec.name}' is a plugin: options are given to one of its components")
@@ -216,23 +216,10 @@ def _examine(
     return found
 
 
-def _pairs(given: Iterable[str], spec: Spec) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for text in given:
-        key, equals, value = text.partition("=")
-        key = key.strip().replace("-", "_")
-        if not equals:
-            raise OptionError(f"--option {text}: write KEY=VALUE")
-        if key in found or key in spec.options:
-            raise OptionError(f"the option '{key}' is given twice")
-        found[key] = value.strip()
-    return found
-
-
 def _examine_one(
     components: Registry, offer: ComponentEntry, spec: Spec, expected: Sequence[str], *, alone: bool
 ) -> dict[str, Any]:
-    """One component. Of several, those that cannot be made without options are left for a check of their own."""
+    """Check one component. Among several, one that needs options is left for a check by itself."""
     from forgetkit import testing
     from forgetkit.registry.spec import options_of
 
@@ -267,7 +254,7 @@ def _print_examined(one: Mapping[str, Any]) -> None:
         console.print(f"  not checked: {one['not_checked']}", markup=False)
     for (status, reason), alike in itertools.groupby(one["promises"], lambda p: (p["status"], p["reason"])):
         promises = list(alike)
-        if status == "not applicable" and len(promises) > 2:  # all for one reason: a criterion that does not watch, say
+        if status == "not applicable" and len(promises) > 2:  # all for one reason
             first, last = promises[0]["promise"], promises[-1]["promise"]
             console.print(f"  {status:<14}  {first} to {last}, {len(promises)} promises: {reason}", markup=False)
             continue
@@ -279,7 +266,7 @@ def _print_examined(one: Mapping[str, Any]) -> None:
 def _new(
     name: Annotated[str, typer.Argument(help="The distribution's name, like forgetkit-mine.", metavar="NAME")],
     kind: Annotated[str, typer.Option("--kind", help="What it offers: importance, reinit, …", metavar="KIND")],
-    out: Annotated[Path, typer.Option("--out", help="The folder to make its folder in.", metavar="DIR")] = Path(),
+    out: Annotated[Path, typer.Option("--out", help="The folder of the new package.", metavar="DIR")] = Path(),
     json: options.AsJson = False,
 ) -> None:
     """Write a package with a working component, its tests and its entry point."""

@@ -1,4 +1,4 @@
-"""``forgetkit report``: an ablation as one page that needs nothing else."""
+"""``forgetkit report``: an ablation or a run as one self-contained page."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def command(
 
 
 def _draw_files(figures: dict[str, Figure], folder: Path) -> list[Path]:
-    """Each picture in both forms."""
+    """Save each picture as SVG and PNG."""
     from forgetkit.results import plots
 
     _make(folder)
@@ -78,7 +78,7 @@ def _counts(outcomes: Outcomes) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _writable_output(option: str) -> Iterator[None]:
-    """A place that nothing can be written to is a mistake in ``option``; a full disk is none."""
+    """Turn an error of writing into a mistake in ``option``, unless the disk is full."""
     try:
         yield
     except RecordError as error:

@@ -1,4 +1,4 @@
-"""``forgetkit reproduce``: the paper's tables and figures, printed beside measured."""
+"""``forgetkit reproduce``: the paper's tables and figures beside measured ones."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _OWN: options.Special = {
 
 
 def command(*, with_options: bool = True) -> Callable[..., None]:
-    """The function that typer makes the command of."""
+    """Return the function of the command."""
     return options.command(_reproduce, _signature() if with_options else None)
 
 
@@ -56,10 +56,10 @@ def _signature() -> inspect.Signature:
 
 
 def _reproduce(**given: Any) -> None:
-    """Run a table or figure of the paper, and print it beside what was measured.
+    """Run a table or figure of the paper, and print the paper's numbers beside the measured ones.
 
-    Without a name: what there is. What is there of the runs and of what they were asked is kept: the same command
-    again does the rest.
+    Without a name, list the tables and figures. Finished runs and stored answers are kept: the same command does the
+    rest.
 
     Exit status: 0 done, 1 a run failed, 2 a mistake in the command line, 130 interrupted.
     """
@@ -94,7 +94,7 @@ def _reproduce(**given: Any) -> None:
         return render.content(comparison)
 
     try:
-        # Standard output belongs to the text alone.
+        # Standard output is for the text alone.
         with contextlib.redirect_stdout(sys.stderr) if is_text else contextlib.nullcontext():
             run_grid(given, plan, show)
     finally:
@@ -111,7 +111,7 @@ def _format(name: str | None, *, as_json: bool) -> str:
 
 
 def _require_alone(given: Mapping[str, Any], form: str | None) -> None:
-    """``OptionError`` where the list of tables is asked for, and options that mean nothing to it."""
+    """Raise ``OptionError`` for options that mean nothing to the list of tables."""
     beside = {option: given[option] for option in _OWN if option not in ("format", "json")} | {"format": form}
     for option, value in beside.items():
         if value is not None and value is not False and value != []:
@@ -128,22 +128,10 @@ def _scaled_table(given: Mapping[str, Any]) -> ScaledTable:
         given["name"],
         given["scale"] or "smoke",
         given["part"] or (),
-        _pairs(given["data"] or ()),
+        options.parse_pairs("--data", given["data"] or (), "NAME=SPEC, like CIFAR10=folder:path=photos,size=32"),
         None if given["seeds"] is None else parse_seeds(given["seeds"]),
         config.parse_assignments(given["set"] or []),
     )
-
-
-def _pairs(texts: Any) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for text in texts:
-        name, equals, spec = text.partition("=")
-        if not equals or not spec.strip():
-            raise OptionError(f"--data {text}: write NAME=SPEC, like CIFAR10=folder:path=photos,size=32")
-        if name in found:
-            raise OptionError(f"--data {name} is given twice: leave one out")
-        found[name.strip()] = spec.strip()
-    return found
 
 
 def _list(*, as_json: bool) -> None:
@@ -174,7 +162,7 @@ def _print(console: Console, comparison: Any) -> None:
     for line in render.caption(comparison):
         console.print(Text(line))
     for sheet in render.sheets(comparison):
-        # Where all numbers have no room beside each other, each has a table of its own: no figure is folded.
+        # A sheet that is too wide becomes a table for each number: no figure is folded.
         for part in [sheet] if _width(sheet) <= console.width else sheet.apart():
             figures = range(sheet.labels, len(part.heads))
             console.print(layout.table(console.width, part.heads, part.rows, right=figures, title=part.title))

@@ -1,4 +1,4 @@
-"""``forgetkit show``: what there is, and what each component's options are."""
+"""``forgetkit show``: the components and their options."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def command(
     strict: options.StrictPlugins = False,
     json: options.AsJson = False,
 ) -> None:
-    """List the components there are, or one with its options."""
+    """List the components, or show one with its options."""
     from forgetkit.cli import component_info
     from forgetkit.registry import registry
 

@@ -1,4 +1,4 @@
-"""Standard streams, whose readers may leave early: ``forgetkit show | head -1``."""
+"""Standard streams whose readers may leave early: ``forgetkit show | head -1``."""
 
 from __future__ import annotations
 
@@ -12,25 +12,24 @@ from forgetkit.display.console import print_error
 
 
 class _Stream(io.FileIO):
-    """A standard stream that goes silent if it cannot be written: its reader has left, or the disk is full."""
+    """A standard stream that drops what it cannot write: its reader has left, or the disk is full."""
 
     failure: OSError | None = None
 
     def write(self, text: Any) -> int:
-        """All of it, as far as the writer is to know."""
+        """Write, and report success in any case."""
         try:
             return super().write(text)
         except OSError as error:
-            if not isinstance(error, BrokenPipeError):  # who leaves early wants no more
+            if not isinstance(error, BrokenPipeError):  # the reader left early
                 self.failure = error
             return memoryview(text).nbytes
 
 
 def prepare_streams() -> None:
-    """Gives each standard stream a file, and lets none of them stop what the program does.
+    """Give each standard stream a file, and let no failed write stop the program.
 
-    A descriptor that is closed would be given to the next file that is opened, such as a record, and whatever prints
-    would print into it.
+    Otherwise the next file that is opened, such as a record, would get a closed descriptor, and prints go into it.
     """
     for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
         stream = getattr(sys, name)
@@ -50,7 +49,7 @@ def prepare_streams() -> None:
 
 
 def write_failure() -> str | None:
-    """Why standard output lacks something; None if it does not."""
+    """Return why a write to standard output failed; None if none did."""
     raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
     if not isinstance(raw, _Stream):
         return None
@@ -59,14 +58,14 @@ def write_failure() -> str | None:
 
 
 def announce(command: str, *, quiet: bool, as_json: bool) -> None:
-    """A line at once: on a busy machine seconds go by before there is anything else to say."""
+    """Print a line before torch is imported, which takes seconds."""
     if not quiet and "torch" not in sys.modules:
         print(f"forgetkit {command}: loading torch", file=sys.stderr if as_json else sys.stdout, flush=True)
 
 
 class WarningLines(logging.Handler):
-    """Prints each warning as errors are printed; while bars move, standard error is theirs, and lines go above them."""
+    """Prints each warning on standard error, above bars that move."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """A line."""
+        """Print a line."""
         print_error(f"forgetkit: {record.getMessage()}")

@@ -1,1 +1,1 @@
-"""What a terminal shows: consoles, progress, tables. rich is imported here, and this room where something is shown."""
+"""What a terminal or a notebook shows: consoles, progress, tables. Import this room, and with it rich, late."""

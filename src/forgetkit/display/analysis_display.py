@@ -1,4 +1,4 @@
-"""What is seen while finished runs are asked questions."""
+"""The analyses of finished runs, as lines, a bar and tables."""
 
 from __future__ import annotations
 
@@ -21,62 +21,63 @@ if TYPE_CHECKING:
     from forgetkit.results.outcome import Outcomes
     from forgetkit.results.questions import AnalysisOutcome
 
-_SAID_IN_A_LINE = 4
-"""Numbers of an answer that a line names; the rest is in tables, files and the report."""
+_MOST_IN_A_LINE = 4
+"""The most numbers of an answer in a line."""
 
 
 def choose_analysis_display(*, quiet: bool, as_json: bool) -> AnalysisDisplay:
-    """Show questions as the options ask."""
+    """Choose the display for where the process runs."""
     return AnalysisDisplay(choose_display(quiet=quiet, as_json=as_json))
 
 
 class AnalysisDisplay(ProgressDisplay):
-    """A line for each question, a bar with the time left, and at the end the numbers; each reason is said once."""
+    """Shows a line for each question, a bar with the time left, and at the end the numbers; each reason once."""
 
     def __init__(self, display: Display) -> None:
         super().__init__(display)
-        self._said: set[tuple[str, str]] = set()
+        self._reasons: set[tuple[str, str]] = set()
         self._total, self._done, self._began = 0, 0, 0.0
         self._what = "asking"
 
     def following(self, total: int) -> AbstractContextManager[object]:
-        """While questions are put, ``total`` of them to single runs, the bar is on the screen."""
+        """Return a context with a bar about ``total`` questions to single runs."""
         self._total, self._done, self._began = total, 0, time.monotonic()
         return self.display.follow(self.bars)
 
     def bars(self) -> RenderableType:
-        """What is on the screen now; another thread asks."""
+        """Return the bar now; another thread calls this."""
         left = self._left()
         parts = [f"{self._done}/{self._total}", *([] if left is None else [f"about {duration(left)} left"])]
         return layout.bars(*self.console.size, [layout.Bar(self._what, self._done / max(self._total, 1), parts)])
 
     def asking(self, what: str) -> None:
-        """Beside the bar."""
+        """Show ``what`` beside the bar."""
         self._what = what
 
-    def tell(self, told: AnalysisOutcome) -> None:
-        """Which run, which question, and what was found or why nothing was."""
-        self._done += not told.common
-        place = f"[{self._done}/{self._total}] " if self.shows and not told.common else ""
-        name = f"{place}{told.run}: {told.question.label}"
-        if told.became == "failed":
-            # What concerns a run as a whole is the same for each question to it.
-            if self._is_new(told.run, told.reason):
-                self.warn(f"{name}: {told.reason}")
+    def tell(self, outcome: AnalysisOutcome) -> None:
+        """Show what became of a question to a run."""
+        self._done += not outcome.common
+        position = f"[{self._done}/{self._total}] " if self.shows and not outcome.common else ""
+        name = f"{position}{outcome.run}: {outcome.question.label}"
+        if outcome.became == "failed":
+            # One reason may hold for each question to a run.
+            if self._is_new(outcome.run, outcome.reason):
+                self.warn(f"{name}: {outcome.reason}")
             else:
                 self.say(f"{name} failed, as above")
-        elif told.answer is None:
-            new = self._is_new(told.question.label, told.reason)
-            self.say(f"{name} does not apply{f': {told.reason}' if new else ', as above'}")
+        elif outcome.answer is None:
+            new = self._is_new(outcome.question.label, outcome.reason)
+            self.say(f"{name} does not apply{f': {outcome.reason}' if new else ', as above'}")
         else:
-            took = "there already" if told.became == "known" else duration(told.seconds)
+            took = "there already" if outcome.became == "known" else duration(outcome.seconds)
             left = self.display.format_left(self._left())
-            self.say(f"{name}: {_numbers(told.answer.numbers)} ({took}{left})")
+            self.say(f"{name}: {_numbers(outcome.answer.numbers)} ({took}{left})")
 
-    def pass_over(self, told: AnalysisOutcome) -> None:
-        """It counts, and a count that skipped would look as if a line were lost."""
+    def pass_over(self, outcome: AnalysisOutcome) -> None:
+        """Count a question that is put to all runs together."""
         self._done += 1
-        self.say(f"[{self._done}/{self._total}] {told.run}: {told.question.label} is asked of all runs together")
+        name = f"[{self._done}/{self._total}] {outcome.run}: {outcome.question.label}"
+        self.say(f"{name} compares runs: it analyzes all of them together")
 
     def warn_unanswered(self, label: str, reason: str) -> None:
         """Warn of an analysis that no run answers, unless each run had a line about it."""
@@ -84,29 +85,29 @@ class AnalysisDisplay(ProgressDisplay):
             self.warn(f"{label} does not apply: {reason}")
 
     def _is_new(self, about: str, reason: str) -> bool:
-        """Whether it was not said before."""
-        new = (about, reason) not in self._said
-        self._said.add((about, reason))
+        """Return whether this reason is shown for the first time."""
+        new = (about, reason) not in self._reasons
+        self._reasons.add((about, reason))
         return new
 
     def _left(self) -> float | None:
         spent = time.monotonic() - self._began
         return spent * (self._total - self._done) / self._done if 0 < self._done < self._total else None
 
-    def show(self, told: Sequence[AnalysisOutcome], outcomes: Outcomes | None) -> None:
-        """The numbers of each answer, arm by arm, and what must be known of them."""
+    def show(self, answers: Sequence[AnalysisOutcome], outcomes: Outcomes | None) -> None:
+        """Print the numbers of each answer by arm, their meaning and remarks."""
         if not self.shows:
             return
-        for label in dict.fromkeys(one.question.label for one in told if one.answer is not None):
-            own = [one for one in told if one.question.label == label and one.answer is not None]
+        for label in dict.fromkeys(one.question.label for one in answers if one.answer is not None):
+            own = [one for one in answers if one.question.label == label and one.answer is not None]
             self.console.print()
             if outcomes is not None and any(not one.common for one in own):
                 self._table(label, outcomes)
             else:
-                asked = own[0].question
-                after = "" if asked.mega_batch is None else f", after mega-batch {asked.mega_batch}"
-                self.console.print(Text(f"{label} ({asked.spec}{after})", "bold"))
-                self.console.print(Text(asked.summary, "dim"))
+                question = own[0].question
+                after = "" if question.mega_batch is None else f", after mega-batch {question.mega_batch}"
+                self.console.print(Text(f"{label} ({question.spec}{after})", "bold"))
+                self.console.print(Text(question.summary, "dim"))
                 for key, text in _lines([one for one in own if not one.common]):
                     self.console.print(f"  {key:24}{text}", markup=False)
             for key, text in _lines([one for one in own if one.common]):
@@ -127,19 +128,19 @@ class AnalysisDisplay(ProgressDisplay):
 
 def _numbers(numbers: Mapping[str, Measure | float | None]) -> str:
     shown = [f"{key} {text}" for key, text in _texts(numbers)]
-    more = len(shown) - _SAID_IN_A_LINE
-    return ", ".join(shown[:_SAID_IN_A_LINE]) + (f" and {more} more" if more > 0 else "") or "no numbers"
+    more = len(shown) - _MOST_IN_A_LINE
+    return ", ".join(shown[:_MOST_IN_A_LINE]) + (f" and {more} more" if more > 0 else "") or "no numbers"
 
 
-def _lines(told: Sequence[AnalysisOutcome]) -> Iterator[tuple[str, str]]:
-    for one in told:
+def _lines(answers: Sequence[AnalysisOutcome]) -> Iterator[tuple[str, str]]:
+    for one in answers:
         if one.answer is not None:
             yield from _texts(one.answer.numbers)
 
 
-def _meanings(told: Sequence[AnalysisOutcome]) -> Iterator[str]:
+def _meanings(answers: Sequence[AnalysisOutcome]) -> Iterator[str]:
     """What each number is, as the analysis says it."""
-    for one in told:
+    for one in answers:
         for key, value in one.answer.numbers.items() if one.answer is not None else ():
             if isinstance(value, Measure) and value.meaning:
                 title = formatting.one_line(value.title) or key.replace("_", " ")

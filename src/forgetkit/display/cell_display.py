@@ -1,4 +1,4 @@
-"""What is shown while the cells of a grid are carried out."""
+"""The cells of a grid that run, as lines and bars."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from forgetkit.results.cell_store import CellStatus
 
 _RUNNING_SHOWN = 16
-_STOPPING = "forgetkit: stopping after these steps (again: at once)"
+_STOPPING = "forgetkit: stopping after these steps; checkpoints will be saved. Ctrl-C again to abort."
 
 
 def choose_cell_display(*, quiet: bool, as_json: bool, warn: Callable[[str], None] | None = None) -> CellDisplay:
@@ -35,7 +35,7 @@ class CellDisplay(ProgressDisplay):
 
     def __init__(self, display: Display, warn: Callable[[str], None] | None = None) -> None:
         super().__init__(display, warn)
-        self._follower: ProgressReader | None = None
+        self._progress: ProgressReader | None = None
         self._total, self._done = 0, 0
 
     @contextmanager
@@ -46,41 +46,41 @@ class CellDisplay(ProgressDisplay):
             yield (run,)
 
     @contextmanager
-    def following(self, ablation: AblationPlan, follower: ProgressReader) -> Iterator[None]:
-        """While cells are carried out, the bars are on the screen."""
-        self._follower, self._total, self._done = follower, len(follower.digests), 0
-        moving = self.display.follow(lambda: self._bars(ablation, follower), 4) if self._total else nullcontext()
+    def following(self, ablation: AblationPlan, progress: ProgressReader) -> Iterator[None]:
+        """Keep the bars on the screen while cells run."""
+        self._progress, self._total, self._done = progress, len(progress.digests), 0
+        moving = self.display.follow(lambda: self._bars(ablation, progress), 4) if self._total else nullcontext()
         try:
             with moving:
                 yield
         finally:
-            self._follower = None
+            self._progress = None
 
-    def _bars(self, ablation: AblationPlan, follower: ProgressReader) -> RenderableType:
+    def _bars(self, ablation: AblationPlan, progress: ProgressReader) -> RenderableType:
         cells, shown = dict(zip(ablation.digests, ablation.cells, strict=True)), []
-        for digest, standing in list(follower.standing().items())[:_RUNNING_SHOWN]:
-            epoch = f", epoch {standing.epoch}/{standing.epochs}" if standing.epochs else ""
-            parts = (f"mega-batch {standing.mega_batch}{epoch}",)
-            shown.append(layout.Bar(str(cells[digest]), standing.share, parts))
-        left, share = follower.left(), follower.share()
+        for digest, cell in list(progress.running().items())[:_RUNNING_SHOWN]:
+            epoch = f", epoch {cell.epoch}/{cell.epochs}" if cell.epochs else ""
+            parts = (f"mega-batch {cell.mega_batch}{epoch}",)
+            shown.append(layout.Bar(str(cells[digest]), cell.share, parts))
+        left, share = progress.left(), progress.share()
         rest = () if left is None else (f"{duration(left)} left",)
         whole = layout.Bar(f"{self._done} of {self._total} cells", share, (f"{share:4.0%}", *rest), "bold")
         return layout.bars(*self.console.size, [*shown, whole], self.display.note)
 
     def say_stopping(self) -> None:
-        """A line, where there are workers to wait for; called by a signal, in the midst of anything."""
-        if self._follower is not None:
+        """Print a line if there are workers to wait for; a signal handler calls this."""
+        if self._progress is not None:
             self.display.say_at_once(_STOPPING)
 
     def ended(self, name: str, task: Task, ended: CellResult, numbers: Mapping[str, float]) -> None:
-        """Which cell, what it came to, and what is left; one that failed is worth a line in any case."""
+        """Show a cell, its numbers and the time left; warn of a cell that failed."""
         self._done += 1
         name = f"[{self._done}/{self._total}] {name}" if self.shows else name
         failure = ended.failure(name)
         if failure is not None:
             self.warn(failure)
         elif self.shows:
-            left = None if self._follower is None or self._done == self._total else self._follower.left()
+            left = None if self._progress is None or self._done == self._total else self._progress.left()
             self.say(f"{name}: {_numbers_text(numbers)}{self.display.format_left(left)}")
 
     def show_dry_run(self, ablation: AblationPlan, found: Mapping[str, CellStatus], cost: CostEstimate) -> None:

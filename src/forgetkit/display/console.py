@@ -1,4 +1,4 @@
-"""What prints: text of any origin, on which no terminal acts."""
+"""Printing of text from any origin, without control characters that a terminal obeys."""
 
 from __future__ import annotations
 
@@ -17,17 +17,14 @@ from rich.text import Text
 from forgetkit.display import layout
 
 _WIDE = 1000
-"""Columns of a file or a pipe, which have no end: no table is squeezed there."""
+"""Columns of a file or a pipe, so that no table is squeezed there."""
 
 _CONTROL_CHARS = ("Cc", "Cf", "Cs", "Zl", "Zp")
-"""Categories of characters that are no text: controls, marks of direction, halves of characters, ends of lines."""
+"""Unicode categories that are no text: controls, direction marks, surrogates, ends of lines."""
 
 
 class Console(console.Console):
-    """Falls silent when its reader leaves, and lets the program finish what it does.
-
-    What names, paths and messages hold is text: it is no markup, and acts on no terminal.
-    """
+    """A rich console without markup, which prints no control characters from names, paths and messages."""
 
     def __init__(self, *, stderr: bool = False, **settings: Any) -> None:
         stream = sys.stderr if stderr else sys.stdout
@@ -46,44 +43,44 @@ class Console(console.Console):
     def render(
         self, renderable: console.RenderableType, options: console.ConsoleOptions | None = None
     ) -> Iterator[Segment]:
-        """The same pieces; in those that are no commands of rich's own, nothing that a terminal would obey."""
+        """Render as rich does, and replace control characters that are not rich's own."""
         for segment in super().render(renderable, options):
             inert = segment.control or segment.text.isprintable() or segment.text == "\n"
             yield segment if inert else Segment(_escape_control_chars(segment.text, "\ufffd"), segment.style)
 
     @property
     def moves(self) -> bool:
-        """Whether bars may move on it: on a terminal that obeys, not where a pipe is merely given colours."""
+        """Whether bars can move: on a terminal that obeys, not in a pipe with forced colours."""
         return self.file.isatty() and self.is_interactive
 
     def say(self, text: str, style: str = "") -> None:
-        """Print a sentence. On a terminal no word is cut; one that is longer than a line can be copied whole."""
+        """Print a sentence. A terminal cuts no word, so that a long one can be copied whole."""
         whole = text if self.soft_wrap else layout.fold_text(text, self.width)
         self.print(Text(whole, style), soft_wrap=True)
 
 
 def print_json(content: Mapping[str, Any]) -> None:
-    """One object on standard output."""
+    """Print an object on standard output."""
     print_text(json.dumps(content) + "\n")
 
 
 def print_text(text: str) -> None:
-    """Text to its own end on standard output: as it is in a file or a pipe, without commands on a terminal."""
+    """Print text on standard output: unchanged in a file or a pipe, without control characters on a terminal."""
     _print(_escape_control_chars(text) if sys.stdout.isatty() else text, sys.stdout)
 
 
 def print_error(line: str) -> None:
-    """A line on standard error."""
+    """Print a line on standard error."""
     _print(f"{one_line(line)}\n", sys.stderr)
 
 
 def one_line(text: str) -> str:
-    """Text on one line, in which nothing acts on a terminal: a file's name may hold whatever its giver likes."""
+    """Return text on one line without control characters, which the name of a file may hold."""
     return _escape_control_chars(" ".join(text.split()))
 
 
 def _escape_control_chars(text: str, instead: str = "") -> str:
-    """Lines in which another character stands for each that acts on a terminal, or its name."""
+    """Replace each control character by ``instead``, or by its escape sequence."""
     return "".join(
         instead or letter.encode("unicode_escape").decode()
         if letter not in "\n\t" and unicodedata.category(letter) in _CONTROL_CHARS
@@ -97,6 +94,6 @@ def _print(text: str, stream: TextIO) -> None:
 
 
 def say_at_once(line: str) -> None:
-    """A line on standard error past all buffers and locks, which whatever a signal interrupts may hold."""
+    """Write a line on standard error without buffers and locks, which the interrupted code may hold."""
     with contextlib.suppress(OSError):
         os.write(2, f"{line}\n".encode())

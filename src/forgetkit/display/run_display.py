@@ -1,4 +1,4 @@
-"""What is shown of a run: its events as lines and bars, its result, its plan."""
+"""A run as lines and bars: its events, its result, its plan."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from forgetkit.display import layout, run_tables
 from forgetkit.display.console import print_error
 from forgetkit.display.display import Display, ProgressDisplay, choose_display
 
-STOPPING = "forgetkit: stopping after this step (again: at once)"
+STOPPING = "forgetkit: stopping after this step; a checkpoint will be saved. Ctrl-C again to abort."
 _PAUSE = 10.0
-"""Seconds without a line, after which an epoch is worth one."""
+"""Seconds without a line, after which an epoch gets one."""
 _BARS_SHOWN = 12
 
 
 def choose_run_display(*, quiet: bool, as_json: bool) -> RunDisplay:
-    """Show a run as the options ask."""
+    """Choose the display for where the process runs."""
     return RunDisplay(choose_display(quiet=quiet, as_json=as_json))
 
 
 class RunDisplay(ProgressDisplay):
-    """Observes a run: a line for each mega-batch, or a bar, and one for the whole run with the time left."""
+    """Observes a run: shows a line or a bar for each mega-batch, and a bar for the run with the time left."""
 
     def __init__(self, display: Display) -> None:
         super().__init__(display)
@@ -52,38 +52,38 @@ class RunDisplay(ProgressDisplay):
         self._began, self._share_before = 0.0, 0.0
 
     def remember(self, directory: str, options: Mapping[str, Any]) -> None:
-        """Where a run is recorded, and which of its options are to be said again: how to resume it can then be told."""
+        """Note the directory of a run, and the options that resuming needs again."""
         from forgetkit import config
 
         self._directory = directory
         self._code = [word for key, spec in config.code_of(options).items() for word in (f"--{key}", spec)]
 
     def following(self) -> AbstractContextManager[object]:
-        """While the run lasts, the bars are on the screen."""
+        """Return a context in which the bars are on the screen."""
         return self.display.follow(self.bars)
 
     def bars(self) -> RenderableType:
-        """What is on the screen now; another thread asks."""
+        """Return the bars now; another thread calls this."""
         shown = [*self._bars.values(), *(bar for bar in (self._preparing, self._whole) if bar is not None)]
         return layout.bars(*self.console.size, shown, self.display.note)
 
     def say_stopping(self) -> None:
-        """A line; called by a signal, in the midst of anything."""
+        """Print a line; a signal handler calls this."""
         self.display.say_at_once(STOPPING)
 
     def say_how_to_resume(self, options: Sequence[str]) -> None:
-        """After an interruption: nothing finished is lost. ``options`` are what the record does not know."""
+        """Print the command that resumes; ``options`` are those that the record does not hold."""
         if self._directory is not None:
             command = shlex.join(["forgetkit", "run", "--resume", self._directory, *self._code, *options])
             print_error(f"to go on: {command}")
 
     def show_result(self, result: Mapping[str, Any]) -> None:
-        """The table, the totals and where the record is."""
+        """Print the table, the totals and the directory."""
         if self.shows:
             self._print(run_tables.mega_batches(result, self.console.width), run_tables.totals(result))
 
     def show_dry_run(self, estimate: Mapping[str, Any]) -> None:
-        """The plan and its cost."""
+        """Print the plan and its cost."""
         if self.shows:
             self._print(run_tables.plan(estimate, self.console.width), run_tables.cost(estimate))
 
@@ -94,7 +94,7 @@ class RunDisplay(ProgressDisplay):
             self.console.say(text)
 
     def notify(self, event: Event) -> None:
-        """Print what is worth a line, and move the bars."""
+        """Print a line or move the bars."""
         self._estimate.notify(event)
         match event:
             case LoadProgress():
@@ -147,7 +147,7 @@ class RunDisplay(ProgressDisplay):
         return f"mega-batch {mega_batch}/{len(self._samples)}"
 
     def _move(self, mega_batch: int, epochs: int, share: float = 0.0, parts: Sequence[str] = ()) -> None:
-        """So many epochs of a mega-batch are done, and a share of the next; the last may be shorter than others."""
+        """Show that ``epochs`` of a mega-batch are done, and a share of the next; the last epoch may be shorter."""
         total = self._samples[mega_batch - 1]
         whole = min(epochs * self._pool, total)
         done = whole + share * min(self._pool, total - whole)
@@ -156,7 +156,7 @@ class RunDisplay(ProgressDisplay):
         self._show_whole((sum(self._samples[: mega_batch - 1]) + done) / sum(self._samples))
 
     def _show_whole(self, share: float) -> None:
-        """The bar of the run, with the time left at the pace since this process began."""
+        """Show the bar of the run, with the time left at the pace since this process began."""
         done = share - self._share_before
         left = (time.monotonic() - self._began) * (1 - share) / done if done > 0 else None
         parts = (f"{share * 100:3.0f} %", *(() if left is None else (f"{run_tables.duration(left)} left",)))
@@ -164,7 +164,7 @@ class RunDisplay(ProgressDisplay):
 
 
 class _Estimate:
-    """How long the rest takes, at the pace so far."""
+    """Estimates the time left, at the pace so far."""
 
     def __init__(self) -> None:
         self._samples: tuple[int, ...] = ()
