@@ -100,7 +100,7 @@ class Crossing(CellStore):
 
 
 @pytest.mark.parametrize(
-    "other", [ProgressReader.standing, ProgressReader.left, lambda follower: follower.end(CELLS[1])]
+    "other", [ProgressReader.running, ProgressReader.left, lambda follower: follower.end(CELLS[1])]
 )
 def test_two_threads_take_turns(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: Callable[[ProgressReader], Any]
