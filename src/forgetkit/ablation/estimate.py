@@ -36,13 +36,13 @@ class CostEstimate:
     jobs: int
 
 
-def estimate_ablation(ablation: AblationPlan, found: Mapping[str, CellStatus], executor: Executor) -> CostEstimate:
+def estimate_ablation(ablation: AblationPlan, statuses: Mapping[str, CellStatus], executor: Executor) -> CostEstimate:
     """Try one cell of each kind for a few seconds, as a worker of ``executor`` would run it; write nothing."""
     jobs = getattr(executor, "jobs", 1)
     threads = getattr(executor, "threads", None) or max(1, machine.default_threads() // jobs)
     kinds: dict[str, list[Plan]] = {}
-    for place in ablation.open(found):
-        plan = ablation.plans[place]
+    for position in ablation.to_run(statuses):
+        plan = ablation.plans[position]
         kinds.setdefault(str([getattr(plan.config, option) for option in _DECIDES]), []).append(plan)
     seconds = 0.0
     peaks: list[int | None] = []
@@ -64,17 +64,17 @@ def estimate_ablation(ablation: AblationPlan, found: Mapping[str, CellStatus], e
     return CostEstimate(seconds / jobs, memory, len(kinds), augment, jobs)
 
 
-def dry_run_content(ablation: AblationPlan, found: Mapping[str, CellStatus], cost: CostEstimate) -> dict[str, Any]:
+def dry_run_content(ablation: AblationPlan, statuses: Mapping[str, CellStatus], cost: CostEstimate) -> dict[str, Any]:
     """Return what ``--dry-run --json`` prints."""
     return {
         "dry_run": True,
         "title": ablation.grid.title,
-        "directory": str(ablation.pool.path),
+        "directory": str(ablation.store.path),
         "cells": [
-            {"arm": dict(cell.arm), "seed": cell.seed, "digest": digest, "status": found[digest].status}
+            {"arm": dict(cell.arm), "seed": cell.seed, "digest": digest, "status": statuses[digest].status}
             for cell, digest in zip(ablation.cells, ablation.digests, strict=True)
         ],
-        "to_run": len(ablation.open(found)),
+        "to_run": len(ablation.to_run(statuses)),
         "augment": dict(cost.augment),
         "estimated_seconds": cost.seconds,
         "estimated_memory_bytes": cost.memory_bytes,

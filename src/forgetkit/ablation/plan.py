@@ -38,7 +38,7 @@ class AblationPlan:
     """
 
     grid: Grid
-    pool: CellStore
+    store: CellStore
     stem: str
     name: str | None
     cells: tuple[GridCell, ...]
@@ -70,9 +70,9 @@ class AblationPlan:
             return plan
         if match != "samples":
             raise OptionError(f"--match {match}: there is --match samples")
-        return plan.matched(components, cache_folder())
+        return plan.with_equal_samples(components, cache_folder())
 
-    def matched(self, components: Registry, cache: Path) -> AblationPlan:
+    def with_equal_samples(self, components: Registry, cache: Path) -> AblationPlan:
         """Return the same cells at equal numbers of training samples."""
         pairs = plan_cells(match_samples(self.plans, self.cells, components, cache), components)
         cells, plans, digests = _columns(pairs, components)
@@ -80,14 +80,14 @@ class AblationPlan:
         return replace(self, grid=grid, stem=f"{self.stem}-equal-samples", cells=cells, plans=plans, digests=digests)
 
     def require_data(
-        self, places: Iterable[int], found: Mapping[str, CellStatus], observers: Sequence[Observer], cache: Path
+        self, positions: Iterable[int], statuses: Mapping[str, CellStatus], observers: Sequence[Observer], cache: Path
     ) -> dict[str, str]:
         """Load each data set once, so that a missing one is an error before a cell runs, and one process decodes it.
 
         Logs remarks of the source and findings of the audit. Returns what ``auto`` augmentation stands for, by data
         set. Raises ``DataError`` if finished cells had other data: one table would show both.
         """
-        plans = [self.plans[place] for place in places]
+        plans = [self.plans[position] for position in positions]
         one_of_each = {plan.config.dataset: plan for plan in reversed(plans)}
         augment: dict[str, str] = {}
         for dataset, plan in one_of_each.items():
@@ -101,45 +101,43 @@ class AblationPlan:
             if any(other.config.augment == "auto" for other in plans if other.config.dataset == dataset):
                 augment[dataset] = context.data.augment
             for other, digest in zip(self.plans, self.digests, strict=True):
-                if other.config.dataset == dataset and found[digest].status == "completed":
+                if other.config.dataset == dataset and statuses[digest].status == "completed":
                     self._require_same_data(other, digest, cache)
                     break  # one finished cell is enough
         return augment
 
     def _require_same_data(self, plan: Plan, digest: str, cache: Path) -> None:
         try:
-            recorded = RunDirectory(self.pool.directory(digest)).manifest.get("data")
+            recorded = RunDirectory(self.store.directory(digest)).manifest.get("data")
         except RunDirectoryError:  # damaged: nothing to compare
             return
         if recorded != RunContext.prepare(on_cpu(plan), EventDispatcher(()), cache).manifest()["data"]:
             raise DataError(
-                f"{plan.config.dataset} is not what the cells in {self.pool.path} were made from (other samples or "
+                f"{plan.config.dataset} is not what the cells in {self.store.path} were made from (other samples or "
                 "labels): put it back, or use another --out"
             )
 
-    def found(self) -> dict[str, CellStatus]:
+    def statuses(self) -> dict[str, CellStatus]:
         """Return the status of each cell, by digest."""
-        return {digest: self.pool.find(digest) for digest in self.digests}
+        return {digest: self.store.find(digest) for digest in self.digests}
 
-    def made_otherwise(self, found: Mapping[str, CellStatus]) -> Iterator[str]:
+    def version_warnings(self, statuses: Mapping[str, CellStatus]) -> Iterator[str]:
         """Yield a line for each library of which finished cells had another version."""
         now = versions(self.plans[0])
         for what in ("forgetkit", "torch"):
-            then = [result["versions"].get(what) for one in found.values() if (result := one.result) is not None]
+            then = [result["versions"].get(what) for one in statuses.values() if (result := one.result) is not None]
             others = [version for version in then if version != now[what]]
             if others:
-                yield (
-                    f"{len(others)} of {len(found)} cells were made with {what} {', '.join(sorted(set(others)))}, not "
-                    f"{now[what]}: their numbers may differ"
-                )
+                made = f"{len(others)} of {len(statuses)} cells were made with {what} {', '.join(sorted(set(others)))}"
+                yield f"{made}, not {now[what]}: their numbers may differ"
 
-    def open(self, found: Mapping[str, CellStatus]) -> tuple[int, ...]:
+    def to_run(self, statuses: Mapping[str, CellStatus]) -> tuple[int, ...]:
         """Return the positions of the cells to run: missing and failed ones, each digest once."""
-        first = {digest: place for place, digest in reversed(list(enumerate(self.digests)))}
+        first = {digest: position for position, digest in reversed(list(enumerate(self.digests)))}
         return tuple(
-            place
-            for place, digest in enumerate(self.digests)
-            if first[digest] == place and found[digest].status in ("missing", "failed")
+            position
+            for position, digest in enumerate(self.digests)
+            if first[digest] == position and statuses[digest].status in ("missing", "failed")
         )
 
     def note(self, command: str = "") -> GridManifest:
@@ -150,19 +148,19 @@ class AblationPlan:
         )
         return GridManifest(self.grid.title, tuple(self.grid.axes), cells, self.grid.reference(), command)
 
-    def named(self) -> str:
+    def grid_name(self) -> str:
         """Return the name of the grid in its folder; ``ConfigError`` if another grid has the chosen one."""
         if self.name is None:
-            return self.pool.name_for(self.note(), self.stem)
-        if not self.pool.may_take(self.name, self.note()):
+            return self.store.name_for(self.note(), self.stem)
+        if not self.store.may_take(self.name, self.note()):
             raise ConfigError(
-                f"--name {self.name}: in {self.pool.path} that is the name of a grid with other cells: choose another"
+                f"--name {self.name}: in {self.store.path} that is the name of a grid with other cells: choose another"
             )
         return self.name
 
     def tasks(
         self,
-        found: Mapping[str, CellStatus],
+        statuses: Mapping[str, CellStatus],
         *,
         keep: Keep = "last",
         plugins: Sequence[Path] = (),
@@ -176,30 +174,30 @@ class AblationPlan:
         files = tuple(str(file.absolute()) for file in plugins)
         return tuple(
             Task(
-                folder=str(self.pool.path.absolute()),
-                digest=self.digests[place],
-                options={**_checkpoint_each_epoch(self.cells[place].options), "keep_models": keep},
+                folder=str(self.store.path.absolute()),
+                digest=self.digests[position],
+                options={**_checkpoint_each_epoch(self.cells[position].options), "keep_models": keep},
                 plugins=files,
                 without=tuple(without),
                 keep=keep,
-                failed_at=found[self.digests[place]].failed_at,
+                failed_at=statuses[self.digests[position]].failed_at,
             )
-            for place in self.open(found)
+            for position in self.to_run(statuses)
         )
 
-    def remove_stale(self, found: Mapping[str, CellStatus], keep: Keep | None) -> None:
+    def remove_stale(self, statuses: Mapping[str, CellStatus], keep: Keep | None) -> None:
         """Remove files that finished cells do not need, and half-written ones.
 
         Models are removed as ``keep`` says; None: only those that a killed process did not remove.
         """
-        self.pool.sweep()
-        for digest, state in found.items():
-            if state.status in ("completed", "diverged") and (keep is not None or self.pool.has_stale(digest)):
-                self.pool.remove_stale(digest, keep or "last")
+        self.store.sweep()
+        for digest, state in statuses.items():
+            if state.status in ("completed", "diverged") and (keep is not None or self.store.has_stale(digest)):
+                self.store.remove_stale(digest, keep or "last")
 
     def outcomes(self, command: str = "") -> Outcomes:
         """Return the outcomes of the cells."""
-        return self.pool.gather(self.note(command))
+        return self.store.gather(self.note(command))
 
 
 def run_tasks(tasks: Sequence[Task], executor: Executor) -> Generator[tuple[Task, CellResult], None, None]:
@@ -229,13 +227,13 @@ def _executor_answers(
 
 
 def _lost_result(task: Task, lost: WorkerLost) -> CellResult:
-    pool = CellStore(Path(task.folder))
-    found = pool.find(task.digest)
+    store = CellStore(Path(task.folder))
+    found = store.find(task.digest)
     if found.status == "completed" or found.failed_at not in (0, task.failed_at):
         return CellResult(found.status, found.reason)  # recorded before the worker was lost
     if lost.status == _STOPPED:
         return CellResult("missing", "stopped; the same command resumes it")
-    pool.fail(task.digest, "failed", lost.reason)
+    store.fail(task.digest, "failed", lost.reason)
     return CellResult("failed", lost.reason)
 
 

@@ -34,7 +34,7 @@ class ProgressReader:
     It writes nothing, and ignores a missing or half-written record. Threads may share it.
     """
 
-    pool: CellStore
+    store: CellStore
     digests: Sequence[str]
     _read: dict[str, int] = field(default_factory=dict)
     _samples: dict[str, Sequence[int]] = field(default_factory=dict)
@@ -125,7 +125,7 @@ class ProgressReader:
         return list(events_in(whole.splitlines()))
 
     def _path(self, digest: str) -> Path:
-        return self.pool.directory(digest) / "events.jsonl"
+        return self.store.directory(digest) / "events.jsonl"
 
     @staticmethod
     def _size(path: Path) -> int:

@@ -114,40 +114,42 @@ def run_ablation(
     Raises ``ConfigError`` if the name of the grid is another's, ``DataError`` if the data is not that of finished
     cells, and ``RecordError`` if the folder cannot be written to.
     """
-    found, name = ablation.found(), ablation.named()
-    for remark in dict.fromkeys(state.remark for state in found.values() if state.remark):
+    statuses, name = ablation.statuses(), ablation.grid_name()
+    for remark in dict.fromkeys(state.remark for state in statuses.values() if state.remark):
         view.warn(remark)
-    for remark in ablation.made_otherwise(found):
+    for remark in ablation.version_warnings(statuses):
         view.warn(remark)
-    places = ablation.open(found)
+    positions = ablation.to_run(statuses)
     with view.loading() as observers:
-        augment = ablation.require_data(places, found, observers, cache_folder())
-    view.say(status_line(ablation, found))
+        augment = ablation.require_data(positions, statuses, observers, cache_folder())
+    view.say(status_line(ablation, statuses))
     report_augment(view, augment)
-    ablation.pool.note(name, ablation.note(command))
-    ablation.remove_stale(found, execution.keep)
-    tasks = ablation.tasks(found, keep=execution.keep or "last", plugins=execution.plugins, without=execution.without)
-    names = {ablation.digests[place]: str(ablation.cells[place]) for place in places}
-    follower = ProgressReader(ablation.pool, [task.digest for task in tasks])
-    with view.following(ablation, follower), closing(run_tasks(tasks, execution.executor)) as answers:
+    ablation.store.note(name, ablation.note(command))
+    ablation.remove_stale(statuses, execution.keep)
+    tasks = ablation.tasks(
+        statuses, keep=execution.keep or "last", plugins=execution.plugins, without=execution.without
+    )
+    names = {ablation.digests[position]: str(ablation.cells[position]) for position in positions}
+    progress = ProgressReader(ablation.store, [task.digest for task in tasks])
+    with view.following(ablation, progress), closing(run_tasks(tasks, execution.executor)) as answers:
         for task, end in answers:
-            follower.end(task.digest)
-            result = ablation.pool.find(task.digest).result if end.status == "completed" else None
+            progress.end(task.digest)
+            result = ablation.store.find(task.digest).result if end.status == "completed" else None
             view.ended(names[task.digest], task, end, result or {})
     return ablation.outcomes(command)
 
 
-def status_line(ablation: AblationPlan, found: Mapping[str, CellStatus]) -> str:
+def status_line(ablation: AblationPlan, statuses: Mapping[str, CellStatus]) -> str:
     """Return how many cells a grid has, how many are finished, and how many are to run."""
-    grid, places = ablation.grid, ablation.open(found)
+    grid, positions = ablation.grid, ablation.to_run(statuses)
     arms, seeds = len(grid.combinations()), len(grid.seeds)
-    kept = sum(state.status in ("completed", "diverged") for state in found.values())
+    kept = sum(state.status in ("completed", "diverged") for state in statuses.values())
     cells = f"{len(ablation.cells)} cells: {arms} arm{'s' * (arms > 1)} at {seeds} seed{'s' * (seeds > 1)}"
-    same = len(ablation.cells) - len(found)
+    same = len(ablation.cells) - len(statuses)
     alike = f", of which {same} {'comes' if same == 1 else 'come'} to the same as others" if same else ""
-    begun = sum(ablation.pool.directory(ablation.digests[place]).exists() for place in places)
-    rest = f"{len(places)} to run" + (f" ({begun} of them begun)" if begun else "")
-    return f"{grid.title}: {cells}{alike}; {kept} there already, {rest}, in {ablation.pool.path}"
+    begun = sum(ablation.store.directory(ablation.digests[position]).exists() for position in positions)
+    rest = f"{len(positions)} to run" + (f" ({begun} of them begun)" if begun else "")
+    return f"{grid.title}: {cells}{alike}; {kept} there already, {rest}, in {ablation.store.path}"
 
 
 def report_augment(view: AblationView, augment: Mapping[str, str]) -> None:

@@ -88,50 +88,50 @@ def _device_answers(device: str) -> bool:
 
 
 def _run_locked(task: Task, stop: StopRequest) -> CellResult | None:
-    pool = CellStore(Path(task.folder))
-    with contextlib.ExitStack() as held:
+    store = CellStore(Path(task.folder))
+    with contextlib.ExitStack() as locks:
         try:
-            if not held.enter_context(pool.lock(task.digest, math.inf if task.patient else 0.0)):
+            if not locks.enter_context(store.lock(task.digest, math.inf if task.patient else 0.0)):
                 return None
         except OSError as error:
-            raise RecordError(f"cannot lock {pool.directory(task.digest)}: {error.strerror}") from error
-        found = pool.find(task.digest)
+            raise RecordError(f"cannot lock {store.directory(task.digest)}: {error.strerror}") from error
+        found = store.find(task.digest)
         if found.status in ("completed", "diverged") or found.failed_at not in (0, task.failed_at):
             return CellResult(found.status, found.reason)
         try:
-            while not _ran_cell(pool, task, stop):
+            while not _ran_cell(store, task, stop):
                 if not task.patient:
                     return None
                 time.sleep(_PAUSE)
         except RecordError:
             raise
         except DivergedError as error:
-            pool.fail(task.digest, "diverged", str(error))
-            pool.remove_stale(task.digest, task.keep)  # a diverged cell is not resumed
+            store.fail(task.digest, "diverged", str(error))
+            store.remove_stale(task.digest, task.keep)  # a diverged cell is not resumed
             return CellResult("diverged", str(error))
         except ForgetkitError as error:
-            pool.fail(task.digest, "failed", str(error))
+            store.fail(task.digest, "failed", str(error))
             return CellResult("failed", str(error))
         except Exception as error:  # noqa: BLE001 - a component of a stranger may raise anything; the other cells go on
             reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]
-            pool.fail(task.digest, "failed", reason)
+            store.fail(task.digest, "failed", reason)
             return CellResult("failed", reason)
         return CellResult("completed")
 
 
-def _ran_cell(pool: CellStore, task: Task, stop: StopRequest) -> bool:
+def _ran_cell(store: CellStore, task: Task, stop: StopRequest) -> bool:
     """Return whether the cell ran; it does not if a user resumes its run by hand."""
     try:
-        _run_or_resume(pool, task, stop)
+        _run_or_resume(store, task, stop)
     except RunInUseError:
         return False
     return True
 
 
-def _run_or_resume(pool: CellStore, task: Task, stop: StopRequest) -> None:
+def _run_or_resume(store: CellStore, task: Task, stop: StopRequest) -> None:
     components = registry.load(without=task.without, files=[Path(file) for file in task.plugins])
-    path = pool.directory(task.digest)
-    unfinished = pool.reopened(task.digest)
+    path = store.directory(task.digest)
+    unfinished = store.reopened(task.digest)
     own = {"out": str(path.parent), "name": path.name}
     plan = config.resolve({**task.options, **own}, components)
     try:
@@ -142,7 +142,7 @@ def _run_or_resume(pool: CellStore, task: Task, stop: StopRequest) -> None:
         if unfinished is None:
             raise
         if not unfinished.finished:  # a user may have finished it by hand
-            pool.discard(task.digest, error)  # other data, or the checkpoint of another run
+            store.discard(task.digest, error)  # other data, or the checkpoint of another run
             run_plan(plan, cache=cache_folder(), halt=stop, remarks=False)
-    pool.seal(task.digest)
-    pool.remove_stale(task.digest, task.keep)
+    store.seal(task.digest)
+    store.remove_stale(task.digest, task.keep)

@@ -86,10 +86,10 @@ def _estimate_or_run(
     if given["dry_run"]:
         from forgetkit.ablation.estimate import dry_run_content, estimate_ablation
 
-        found = ablation.found()
-        cost = estimate_ablation(ablation, found, execution.executor)
-        view.show_dry_run(ablation, found, cost)
-        return dry_run_content(ablation, found, cost), False
+        statuses = ablation.statuses()
+        cost = estimate_ablation(ablation, statuses, execution.executor)
+        view.show_dry_run(ablation, statuses, cost)
+        return dry_run_content(ablation, statuses, cost), False
     outcomes = run_ablation(ablation, execution, view, command=_this_command())
     return show(view, outcomes), any(cell.status in ("failed", "missing") for cell in outcomes.cells)
 

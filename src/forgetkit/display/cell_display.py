@@ -83,25 +83,25 @@ class CellDisplay(ProgressDisplay):
             left = None if self._progress is None or self._done == self._total else self._progress.left()
             self.say(f"{name}: {_numbers_text(numbers)}{self.display.format_left(left)}")
 
-    def show_dry_run(self, ablation: AblationPlan, found: Mapping[str, CellStatus], cost: CostEstimate) -> None:
+    def show_dry_run(self, ablation: AblationPlan, statuses: Mapping[str, CellStatus], cost: CostEstimate) -> None:
         """Show the cells of a grid, and what the rest takes."""
         from forgetkit.ablation.runner import report_augment, status_line
 
-        self.say(status_line(ablation, found))
+        self.say(status_line(ablation, statuses))
         report_augment(self, cost.augment)
         if self.shows:
-            self._print_cells(ablation, found)
+            self._print_cells(ablation, statuses)
         memory = "" if cost.memory_bytes is None else f" and {cost.memory_bytes / 2**20:,.0f} MiB of memory"
         self.say(
             f"about {duration(cost.seconds)} with {cost.jobs} at a time{memory}, from a sample of {cost.timed}; "
             "nothing was written"
         )
 
-    def _print_cells(self, ablation: AblationPlan, found: Mapping[str, CellStatus]) -> None:
+    def _print_cells(self, ablation: AblationPlan, statuses: Mapping[str, CellStatus]) -> None:
         """A row per arm: which of its seeds are done, and which are not."""
         arms: dict[tuple[str, ...], dict[str, list[int]]] = {}
         for cell, digest in zip(ablation.cells, ablation.digests, strict=True):
-            arms.setdefault(tuple(cell.arm.values()), {}).setdefault(found[digest].status, []).append(cell.seed)
+            arms.setdefault(tuple(cell.arm.values()), {}).setdefault(statuses[digest].status, []).append(cell.seed)
         rows = [
             (*labels, _seeds(seeds, "completed", "diverged"), _seeds(seeds, "missing", "failed"))
             for labels, seeds in arms.items()

@@ -48,10 +48,10 @@ def compare_runs(
         return compare_with_paper(scaled, outcomes)
     overrides = {key: value for key, value in scaled.changes.items() if key == "device"}
     env = AnalysisEnv(components, cache_folder(), overrides)
-    for one in run_analyses(scaled, ablation.pool, ablation.named(), outcomes, env):
+    for one in run_analyses(scaled, ablation.store, ablation.grid_name(), outcomes, env):
         if one.became == "answered":
             view.say(f"{one.run}: {one.question.label} in {one.seconds:.1f} s")
         elif one.reason:
             view.warn(f"{one.run}: {one.question.label}: {one.reason}")
-    view.say(f"pictures: forgetkit report {shlex.quote(str(ablation.pool.path))}")
+    view.say(f"pictures: forgetkit report {shlex.quote(str(ablation.store.path))}")
     return compare_with_paper(scaled, ablation.outcomes(outcomes.command))
