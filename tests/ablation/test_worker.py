@@ -166,14 +166,14 @@ def test_a_cell_that_somebody_finished_by_hand_meanwhile_is_completed(
 def test_memory_goes_back_to_the_device_after_each_cell(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: Device, asked: str, waited_for: str | None
 ) -> None:
-    monkeypatch.setattr(worker, "_run_in_turn", lambda task, halt: CellResult("completed"))
+    monkeypatch.setattr(worker, "_run_locked", lambda task, stop: CellResult("completed"))
     assert run_cell(Task(str(tmp_path), "0" * 64, {"device": asked})) == CellResult("completed")
     assert device.calls == [waited_for, "empty_cache"]
 
 
 def test_without_cuda_nothing_is_asked_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: Device) -> None:
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
-    monkeypatch.setattr(worker, "_run_in_turn", lambda task, halt: CellResult("completed"))
+    monkeypatch.setattr(worker, "_run_locked", lambda task, stop: CellResult("completed"))
     device.broken = True
     assert run_cell(Task(str(tmp_path), "0" * 64, {})) == CellResult("completed")
     assert device.calls == []
