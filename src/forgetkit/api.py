@@ -242,10 +242,10 @@ def attach(
     past = _build_history(build, initial, previous, None, seed)
     inner = unlearning.unwrap(model)
     unlearning.require_trained_by(optimizer, inner)
-    made = [component for _, component in found]
-    acting = unlearning.InterventionRunner(inner, optimizer, made, Seeds(seed), past, loss)
-    plain = [spec.partition(":")[0].rpartition("/")[2] for spec, _ in found]  # whichever distribution was written
-    return InterventionAttachment(acting, list(map(ComponentDescription.of, plain, made)))
+    instances = [component for _, component in found]
+    runner = unlearning.InterventionRunner(inner, optimizer, instances, Seeds(seed), past, loss)
+    names = [spec.partition(":")[0].rpartition("/")[2] for spec, _ in found]  # without the distribution
+    return InterventionAttachment(runner, list(map(ComponentDescription.of, names, instances)))
 
 
 def _build_intervention(
@@ -253,8 +253,8 @@ def _build_intervention(
 ) -> tuple[str, contracts.Intervention]:
     """Return the SPEC and the object of an intervention, or of a criterion or reset method that is one too."""
     try:
-        made: tuple[str, contracts.Intervention] = components.make("interventions", component)
-        return made
+        found: tuple[str, contracts.Intervention] = components.make("interventions", component)
+        return found
     except OptionError:
         for kind in ("importance", "reinit") if isinstance(component, str) else ():
             with contextlib.suppress(OptionError):

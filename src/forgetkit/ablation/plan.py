@@ -261,9 +261,9 @@ def _cell_digest(plan: Plan, components: Registry) -> str:
     """Return the digest of a plan and of the versions of its plugins: other code makes another cell."""
     if not components.plugins:
         return plan.digest
-    asked = [(KIND_OF[key], spec) for key in KIND_OF if (spec := getattr(plan.config, key)) is not None]
-    asked += [(key, spec) for key in REPEATABLE if key != "observers" for spec in getattr(plan.config, key)]
-    makers = {components.find(kind, name_of(spec)).distribution for kind, spec in asked}
+    used = [(KIND_OF[key], spec) for key in KIND_OF if (spec := getattr(plan.config, key)) is not None]
+    used += [(key, spec) for key in REPEATABLE if key != "observers" for spec in getattr(plan.config, key)]
+    makers = {components.find(kind, name_of(spec)).distribution for kind, spec in used}
     versions = {maker: version for maker, version in components.plugins.items() if maker in makers}
     if not versions:
         return plan.digest

@@ -143,13 +143,13 @@ def status_line(ablation: AblationPlan, statuses: Mapping[str, CellStatus]) -> s
     """Return how many cells a grid has, how many are finished, and how many are to run."""
     grid, positions = ablation.grid, ablation.to_run(statuses)
     arms, seeds = len(grid.combinations()), len(grid.seeds)
-    kept = sum(state.status in ("completed", "diverged") for state in statuses.values())
+    finished = sum(state.status in ("completed", "diverged") for state in statuses.values())
     cells = f"{len(ablation.cells)} cells: {arms} arm{'s' * (arms > 1)} at {seeds} seed{'s' * (seeds > 1)}"
     same = len(ablation.cells) - len(statuses)
-    alike = f", of which {same} {'comes' if same == 1 else 'come'} to the same as others" if same else ""
+    repeated = f", of which {same} {'comes' if same == 1 else 'come'} to the same as others" if same else ""
     begun = sum(ablation.store.directory(ablation.digests[position]).exists() for position in positions)
     rest = f"{len(positions)} to run" + (f" ({begun} of them begun)" if begun else "")
-    return f"{grid.title}: {cells}{alike}; {kept} there already, {rest}, in {ablation.store.path}"
+    return f"{grid.title}: {cells}{repeated}; {finished} there already, {rest}, in {ablation.store.path}"
 
 
 def report_augment(view: AblationView, augment: Mapping[str, str]) -> None:

@@ -151,14 +151,16 @@ def _questions(given: Mapping[str, Any], components: Registry) -> list[Question]
     if (threads := given["threads"]) is not None and threads > MOST_THREADS:
         raise OptionError(f"--threads {threads}: at most {MOST_THREADS}")
     names = list(dict.fromkeys(names))
-    made = [Question.of(components, name, label=given["label"], seed=seed, mega_batch=mega_batch) for name in names]
+    questions = [
+        Question.of(components, name, label=given["label"], seed=seed, mega_batch=mega_batch) for name in names
+    ]
     if given["all"]:
-        named = {type(question.analysis) for question in made}
+        classes = {type(question.analysis) for question in questions}
         for offer in components.named("analyses"):
-            if offer.component not in named:
-                made.append(Question.of(components, components.label(offer), seed=seed, mega_batch=mega_batch))
-    require_distinct_labels(made)
-    return made
+            if offer.component not in classes:
+                questions.append(Question.of(components, components.label(offer), seed=seed, mega_batch=mega_batch))
+    require_distinct_labels(questions)
+    return questions
 
 
 def _list(given: Mapping[str, Any], components: Registry) -> dict[str, Any]:

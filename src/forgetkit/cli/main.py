@@ -80,21 +80,21 @@ def application(words: Sequence[str] = ()) -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_options)
-    asked = next((word for word in words or completion.words(os.environ) if not word.startswith("-")), None)
-    app.command("run")(run.command(with_options=asked == "run"))
-    app.command("ablate")(ablate.command(with_options=asked == "ablate"))
-    app.command("analyze")(analyze.command(with_options=asked == "analyze"))
+    command_word = next((word for word in words or completion.words(os.environ) if not word.startswith("-")), None)
+    app.command("run")(run.command(with_options=command_word == "run"))
+    app.command("ablate")(ablate.command(with_options=command_word == "ablate"))
+    app.command("analyze")(analyze.command(with_options=command_word == "analyze"))
     app.command("table")(table.command)
     app.command("report")(report.command)
-    app.command("reproduce")(reproduce.command(with_options=asked == "reproduce"))
+    app.command("reproduce")(reproduce.command(with_options=command_word == "reproduce"))
     app.command("show")(show.command)
     app.command("data")(data.command)
     app.command("bench")(bench.command)
     app.add_typer(plugins.application(), name="plugins")
     app.add_typer(presets.application(), name="presets")
     own = {command.name for command in app.registered_commands} | {group.name for group in app.registered_groups}
-    if asked is not None and asked not in own:
-        _add_commands_of_plugins(app, own, asked)
+    if command_word is not None and command_word not in own:
+        _add_commands_of_plugins(app, own, command_word)
     return app
 
 
@@ -115,7 +115,7 @@ def _options(
     pass
 
 
-def _add_commands_of_plugins(app: typer.Typer, own: Collection[str | None], asked: str) -> None:
+def _add_commands_of_plugins(app: typer.Typer, own: Collection[str | None], command_word: str) -> None:
     from forgetkit.registry import registry
 
     components = registry.load()
@@ -125,12 +125,12 @@ def _add_commands_of_plugins(app: typer.Typer, own: Collection[str | None], aske
         apart = f"{offer.distribution}/{offer.name}"
         if isinstance(offer.component, typer.Typer):
             app.add_typer(
-                offer.component, name=apart if asked == apart or offer.name in own else components.label(offer)
+                offer.component, name=apart if command_word == apart or offer.name in own else components.label(offer)
             )
         else:
             _say(f"the command '{offer.name}' of {offer.distribution} is left out: it is no typer.Typer", 0)
-    if any(asked == offer.name for offer in components.named("commands")):
-        components.find("commands", asked)  # an error if two plugins offer it
+    if any(command_word == offer.name for offer in components.named("commands")):
+        components.find("commands", command_word)  # an error if two plugins offer it
 
 
 def _notes(error: Exception) -> list[str]:

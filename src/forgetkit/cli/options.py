@@ -161,10 +161,10 @@ def signature(
             continue
         several, switch = typing.get_origin(field.annotation) is tuple, field.annotation is bool
         flag = "--" + _SINGULAR.get(name, name).replace("_", "-")
-        stated = "" if switch or field.default in (None, ()) else f" (default: {field.default})"
+        default = "" if switch or field.default in (None, ()) else f" (default: {field.default})"
         option = typer.Option(
             flag,
-            help=f"{field.description}{stated}",
+            help=f"{field.description}{default}",
             metavar=None if switch else _metavar(field.annotation),
             autocompletion=None if switch else completion.for_option(name, field.annotation),
             rich_help_panel=panel,

@@ -111,10 +111,10 @@ def _show(
     from forgetkit.cli import component_info
 
     components = options.load_components({"plugin": plugin})
-    chosen, whole = _matching_components(components, name, kind)
+    chosen, is_plugin = _matching_components(components, name, kind)
     contents = [component_info.describe_component(offer) for offer in chosen]
     if json:
-        print_json({"name": name, "components": contents} if whole else contents[0])
+        print_json({"name": name, "components": contents} if is_plugin else contents[0])
         return
     for content in contents:
         component_info.print_described(content)
@@ -133,9 +133,9 @@ def _matching_components(components: Registry, name: str, kind: str | None) -> t
         raise OptionError(f"'{name}' is a name in several kinds: write --kind {' or --kind '.join(having)}")
     if having:
         return [components.find(having[0], name)], False
-    whole = [o for o in components.offers if o.kind in kinds and name in (o.plugin, o.distribution)]
-    if whole:
-        return whole, True
+    is_plugin = [o for o in components.offers if o.kind in kinds and name in (o.plugin, o.distribution)]
+    if is_plugin:
+        return is_plugin, True
     for broken in components.broken:
         if name in (broken.plugin, broken.distribution):
             raise OptionError(str(broken))
@@ -180,8 +180,8 @@ def _check(
         print_json({"components": examined, "counts": dict(counts)})
     else:
         broken = [p["promise"] for one in examined for p in one["promises"] if p["status"] == "broken"]
-        said = ", ".join(f"{counts[status]} {status}" for status in (*_STATUSES, "not checked") if counts[status])
-        print(f"{said}; broken: {', '.join(dict.fromkeys(broken))}" if broken else said)
+        summary = ", ".join(f"{counts[status]} {status}" for status in (*_STATUSES, "not checked") if counts[status])
+        print(f"{summary}; broken: {', '.join(dict.fromkeys(broken))}" if broken else summary)
     if counts["broken"]:
         raise typer.Exit(1)
 
@@ -200,12 +200,12 @@ def _examine(
     if twice := given.keys() & spec.options.keys():
         raise OptionError(f"the option '{min(twice)}' is given twice, in {name} and by --option: leave one out")
     spec = dataclasses.replace(spec, options={**spec.options, **given})
-    chosen, whole = _matching_components(components, spec.name, kind)
-    if whole and (spec.first is not None or spec.options):
+    chosen, is_plugin = _matching_components(components, spec.name, kind)
+    if is_plugin and (spec.first is not None or spec.options):
         raise OptionError(f"'{spec.name}' is a plugin: options are given to one of its components")
     found = [
         _examine_one(
-            components, offer, dataclasses.replace(spec, name=components.label(offer)), expected, alone=not whole
+            components, offer, dataclasses.replace(spec, name=components.label(offer)), expected, alone=not is_plugin
         )
         for offer in chosen
     ]
@@ -252,8 +252,8 @@ def _print_examined(one: Mapping[str, Any]) -> None:
     console.print(Text.assemble((one["spec"], "bold"), f" ({one['kind']})"))
     if one["not_checked"]:
         console.print(f"  not checked: {one['not_checked']}", markup=False)
-    for (status, reason), alike in itertools.groupby(one["promises"], lambda p: (p["status"], p["reason"])):
-        promises = list(alike)
+    for (status, reason), group in itertools.groupby(one["promises"], lambda p: (p["status"], p["reason"])):
+        promises = list(group)
         if status == "not applicable" and len(promises) > 2:  # all for one reason
             first, last = promises[0]["promise"], promises[-1]["promise"]
             console.print(f"  {status:<14}  {first} to {last}, {len(promises)} promises: {reason}", markup=False)

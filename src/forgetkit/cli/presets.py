@@ -56,17 +56,17 @@ def _show(
 
 def _show_one(name: str, json: bool) -> None:
     values, summary = presets.all_values(name), presets.summary(name)
-    stated = {option: reasons[name] for option, reasons in presets.reasons().items() if name in reasons}
+    own = {option: reasons[name] for option, reasons in presets.reasons().items() if name in reasons}
     if json:
         options = [
             {"option": option, "value": values[option], "says": reason.says, "source": reason.source}
-            for option, reason in stated.items()
+            for option, reason in own.items()
         ]
         print_json({"name": name, "summary": summary, "options": options})
         return
     page = _Page()
     page.say(summary)
-    for option, reason in stated.items():
+    for option, reason in own.items():
         page.head(f"{option}: {_shown_value(values[option])}")
         page.say(_reason_text(reason), "  ")
 

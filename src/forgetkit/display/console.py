@@ -55,8 +55,8 @@ class Console(console.Console):
 
     def say(self, text: str, style: str = "") -> None:
         """Print a sentence. A terminal cuts no word, so that a long one can be copied whole."""
-        whole = text if self.soft_wrap else layout.fold_text(text, self.width)
-        self.print(Text(whole, style), soft_wrap=True)
+        folded = text if self.soft_wrap else layout.fold_text(text, self.width)
+        self.print(Text(folded, style), soft_wrap=True)
 
 
 def print_json(content: Mapping[str, Any]) -> None:

@@ -16,14 +16,14 @@ _BLOCKS = "▁▂▃▄▅▆▇█"
 def run_headline(event: RunStarted) -> str:
     """Describe a run that starts, in one line."""
     config = event.config
-    apart = [
+    own_options = [
         f"{option.rpartition('.')[2]}={_word(both['value'])}"
         for option, both in event.overrides.items()
         if option.startswith(("importance.", "reinit."))
     ]
     acting = [spec.partition(":")[0] for spec in config["interventions"]]
     parts = [
-        " with ".join([f"{event.method} ({', '.join(apart)})" if apart else event.method, *acting]),
+        " with ".join([f"{event.method} ({', '.join(own_options)})" if own_options else event.method, *acting]),
         f"on {config['dataset'].partition(':')[0]}",
         f"with {config['model'].partition(':')[0]} ({event.parameters:,} parameters)",
         f"{event.mega_batches} mega-batches of {_length(event)}",
@@ -155,10 +155,10 @@ def cost(estimate: Mapping[str, Any]) -> Iterator[str]:
     yield f"{estimate['samples_to_be_seen']:,} samples to be seen"
     yield provenance(estimate["preset"], estimate["overrides"])
     memory = estimate["estimated_memory_bytes"]
-    taken = "" if memory is None else f", {memory / 2**20:,.0f} MiB of memory"
+    memory_text = "" if memory is None else f", {memory / 2**20:,.0f} MiB of memory"
     disk = estimate["estimated_disk_bytes"] / 2**20
     yield (
-        f"about {duration(estimate['estimated_seconds'])}{taken} and {disk:,.1f} MiB on the disk, "
+        f"about {duration(estimate['estimated_seconds'])}{memory_text} and {disk:,.1f} MiB on the disk, "
         f"from a sample of {estimate['timed_steps']} steps; nothing was written"
     )
 

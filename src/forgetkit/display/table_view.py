@@ -69,19 +69,19 @@ def show_table(console: Console, table: Table, outcomes: Outcomes, *, briefly: b
     marked = console.color_system is None
     figures = [*_seeds(table), *_figures(table, marked), *_anytime(table, curves)]
     room = console.width - (len(_BASELINE) if table.baseline else 0)
-    labels, kept = _fit_columns(_labels(table), figures, room)
-    if stacked := _taken_up([*labels, *kept]) > room:
-        kept = figures
+    labels, fitting = _fit_columns(_labels(table), figures, room)
+    if stacked := _width([*labels, *fitting]) > room:
+        fitting = figures
     if title := formatting.one_line(table.title):
         console.print(Text(title, "bold"))
-    console.print(Group(*_blocks(table, figures, console.width)) if stacked else _screen(table, [*labels, *kept]))
+    console.print(Group(*_blocks(table, figures, console.width)) if stacked else _screen(table, [*labels, *fitting]))
     console.print()
-    drawn = curves if len(kept) == len(figures) else {}
+    drawn = curves if len(fitting) == len(figures) else {}
     for line in [*formatting.legend(table, _BEST if marked else "Bold:"), *_own_legend(table, drawn)]:
         console.print(Text(line, "dim"))
     for line in [*formatting.notes(table), *_reasons(table)]:
         console.print(Text(layout.hanging_indent(line, console.width, "- ", "  ")))
-    if left_out := ", ".join(strip.name for strip in figures[len(kept) :]):
+    if left_out := ", ".join(strip.name for strip in figures[len(fitting) :]):
         console.print(Text(f"No room for {left_out}: widen the terminal, choose --columns, or print to a pipe."))
 
 
@@ -154,23 +154,23 @@ def _anytime(table: Table, curves: Curves) -> Iterator[_Strip]:
 
 def _fit_columns(labels: Sequence[_Strip], figures: Sequence[_Strip], room: int) -> tuple[list[_Strip], list[_Strip]]:
     """Return the labels, folded if needed, and as many of the first figures as fit."""
-    kept, widths = list(figures), [label.width for label in labels]
+    fitting, widths = list(figures), [label.width for label in labels]
 
     def over(widths: Sequence[int]) -> bool:
-        return _in_columns([*widths, *(strip.width for strip in kept)]) > room
+        return _in_columns([*widths, *(strip.width for strip in fitting)]) > room
 
-    if kept and kept[-1].justify == "left" and over(widths):
-        kept.pop()
+    if fitting and fitting[-1].justify == "left" and over(widths):
+        fitting.pop()
     narrow = [min(label.width, label.folded(_NARROW).width) for label in labels]
-    while len(kept) > 1 and over(narrow):
-        kept.pop()
+    while len(fitting) > 1 and over(narrow):
+        fitting.pop()
     while over(widths) and widths != narrow:
         wide = [place for place, least in enumerate(narrow) if widths[place] > least]
         widths[max(wide, key=widths.__getitem__)] -= 1
-    return [label.folded(width) for label, width in zip(labels, widths, strict=True)], kept
+    return [label.folded(width) for label, width in zip(labels, widths, strict=True)], fitting
 
 
-def _taken_up(strips: Sequence[_Strip]) -> int:
+def _width(strips: Sequence[_Strip]) -> int:
     return _in_columns([strip.width for strip in strips])
 
 
@@ -220,7 +220,7 @@ def _differences(table: Table, room: int) -> Iterator[Text | Padding]:
     strips = _difference_strips(numbers, formatting.difference_heads(table), room - indent)
     lines = zip(*(strip.texts for strip in strips), strict=True)
     yield Text(layout.fold_text(formatting.differences_title(table), room), "bold")
-    if _taken_up(strips) > room - indent:
+    if _width(strips) > room - indent:
         yield from _differences_in_lines(table, compared, room)
         return
     yield Padding(_table_with_heads(strips), (0, 0, 0, indent), expand=False)
@@ -241,8 +241,8 @@ def _differences_in_lines(
         yield Text(layout.fold_text(formatting.arm_label(table, row), room))
         for one in numbers:
             difference, p, verdict = one.said
-            said = f"{one.number}: {difference}, {f'corrected p {p}, ' if p != '–' else ''}{verdict}"
-            yield Text(layout.hanging_indent(said, room, "  ", "    "))
+            line = f"{one.number}: {difference}, {f'corrected p {p}, ' if p != '–' else ''}{verdict}"
+            yield Text(layout.hanging_indent(line, room, "  ", "    "))
     yield Text()
 
 
