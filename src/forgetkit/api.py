@@ -430,7 +430,7 @@ def ablate(
         components, jobs=jobs, executor=executor, keep=keep, plugins=files, without=tuple(no_plugin)
     )
     plan = AblationPlan.of(question, Path(out), components, name=name, match=match)
-    return Ablation(plan.store.path, run_ablation(plan, execution, _ablation_view(progress)))
+    return Ablation(plan.store.path.absolute(), run_ablation(plan, execution, _ablation_view(progress)))
 
 
 def _merge_options(

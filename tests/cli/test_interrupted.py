@@ -12,8 +12,8 @@ import termios
 import pytest
 
 STOPPING = {
-    "run": "forgetkit: stopping after this step; a checkpoint will be saved. Ctrl-C again to abort.",
-    "ablate": "forgetkit: stopping after these steps; checkpoints will be saved. Ctrl-C again to abort.",
+    "run": "forgetkit: stopping after this step (again: abort)",
+    "ablate": "forgetkit: stopping after these steps (again: abort)",
 }
 
 

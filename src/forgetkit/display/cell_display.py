@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from forgetkit.results.cell_store import CellStatus
 
 _RUNNING_SHOWN = 16
-_STOPPING = "forgetkit: stopping after these steps; checkpoints will be saved. Ctrl-C again to abort."
+_STOPPING = "forgetkit: stopping after these steps (again: abort)"
 
 
 def choose_cell_display(*, quiet: bool, as_json: bool, warn: Callable[[str], None] | None = None) -> CellDisplay:

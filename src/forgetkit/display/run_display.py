@@ -25,7 +25,7 @@ from forgetkit.display import layout, run_tables
 from forgetkit.display.console import print_error
 from forgetkit.display.display import Display, ProgressDisplay, choose_display
 
-STOPPING = "forgetkit: stopping after this step; a checkpoint will be saved. Ctrl-C again to abort."
+STOPPING = "forgetkit: stopping after this step (again: abort)"
 _PAUSE = 10.0
 """Seconds without a line, after which an epoch gets one."""
 _BARS_SHOWN = 12

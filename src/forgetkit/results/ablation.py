@@ -22,7 +22,7 @@ class Ablation:
     """The outcomes of a grid of runs, as they were when ``forgetkit.ablate`` returned.
 
     Attributes:
-        path: The folder of the cells, which ``forgetkit table`` and ``forgetkit report`` take.
+        path: The folder of the cells, absolute, which ``forgetkit table`` and ``forgetkit report`` take.
         outcomes: Each cell with its arm, seed, status and result.
     """
 
