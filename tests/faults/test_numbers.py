@@ -178,7 +178,7 @@ def test_what_was_left_out_is_told_and_counted(workdir, cli):
     assert [row["skipped_steps"] for row in result["mega_batches"]] == [3, 1]
     assert result["skipped_steps"] == 4
     assert ", 3 steps left out" in run_tables.row_line(MegaBatchResult(**result["mega_batches"][0]))
-    assert any(text.startswith("4 steps were left out") for text in run_tables.totals(result))
+    assert any(text.startswith("4 steps were skipped") for text in run_tables.totals(result))
     assert [event.skipped for event in ears.epochs] == [2, 0, 1, 1, 0, 0]
     for name in ("mega-batch-001", "mega-batch-002"):
         state = torch.load(workdir / "runs" / "r" / "checkpoints" / f"{name}.pt", weights_only=True)
