@@ -88,7 +88,7 @@ def _warn(message: str) -> None:
 def _shadowed_builtins(files: Sequence[Path], found: Registry) -> Iterator[str]:
     """Yield a warning for each component of a file that has the name of a built-in: the plain name means that."""
     for path in files:
-        for offer in found.offers:
+        for offer in found.components:
             if offer.distribution == path.stem and found.find(offer.kind, offer.name) is not offer:
                 yield f"--plugin {path}: '{offer.name}' means the built-in; write {found.label(offer)} for the file's"
 

@@ -84,7 +84,7 @@ def _load_entries() -> list[dict[str, Any]]:
         | {
             "offers": [
                 {"kind": offer.kind, "name": components.label(offer)}
-                for offer in components.offers
+                for offer in components.components
                 if (offer.distribution, offer.plugin) == (point.distribution, point.plugin)
             ],
             "left_out": reasons.get((point.distribution, point.plugin)),
@@ -133,7 +133,7 @@ def _matching_components(components: Registry, name: str, kind: str | None) -> t
         raise OptionError(f"'{name}' is a name in several kinds: write --kind {' or --kind '.join(having)}")
     if having:
         return [components.find(having[0], name)], False
-    is_plugin = [o for o in components.offers if o.kind in kinds and name in (o.plugin, o.distribution)]
+    is_plugin = [o for o in components.components if o.kind in kinds and name in (o.plugin, o.distribution)]
     if is_plugin:
         return is_plugin, True
     for broken in components.broken:
@@ -144,7 +144,7 @@ def _matching_components(components: Registry, name: str, kind: str | None) -> t
             raise OptionError(f"plugin '{point.plugin}' of {point.distribution} is disabled by {entry_points.DISABLE}")
     if kind is not None:
         components.find(kinds[0], name)  # an error with similar names, and the plugin that may offer it
-    known = {o.name for o in components.offers} | {o.distribution for o in components.offers}
+    known = {o.name for o in components.components} | {o.distribution for o in components.components}
     raise OptionError(f"no component and no plugin is called '{name}'; {suggest(plain, known)}")
 
 
