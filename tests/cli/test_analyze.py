@@ -273,7 +273,7 @@ def test_the_list_has_every_analysis_and_its_summary(cli, sure):
     ("words", "status", "says"),
     [
         ([], 2, "name the directory of a run or the folder of an ablation"),
-        (["RUN"], 2, "name an analysis, or ask all of them by --all"),
+        (["RUN"], 2, "name an analysis, or run all of them by --all"),
         (["nowhere", "calibration"], 2, "nowhere is no folder: analyze takes that of a run or of an ablation"),
         (["RUN", "calibration", "calibration:bins=5"], 2, "would both be kept as calibration"),
         (["RUN", "--export-masks", "x.npz", "--as", "x"], 2, "leave out --as"),
@@ -291,7 +291,7 @@ def test_the_list_has_every_analysis_and_its_summary(cli, sure):
         (["RUN", "calibration", "--seed", -1], 2, "--seed -1"),
         (["RUN", "calibration", "--grid", "g"], 2, "is the directory of a single run; leave it out"),
         (["RUN", "calibration", "--dataset", "digits"], 2, "digits is not what the run began with"),
-        (["RUN", "calibration", "--list"], 2, "--list lists the analyses there are and asks none"),
+        (["RUN", "calibration", "--list"], 2, "--list lists the analyses and runs none"),
         (["RUN", "--export-masks", "x.txt"], 2, "the name of an .npz file is wanted"),
         (["RUN", "calibration", "--export-masks", "x.npz"], 2, "leave out the analyses"),
         (["RUN", "sensitivity"], 2, "sensitivity does not apply: "),

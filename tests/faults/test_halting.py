@@ -8,7 +8,8 @@ import threading
 
 import pytest
 
-from forgetkit import api, config
+from forgetkit import config
+from forgetkit.config import machine
 from forgetkit.contracts import EpochEnded, MegaBatchRevealed, Unlearned
 from forgetkit.engine.run import run_plan
 from forgetkit.registry import registry
@@ -98,7 +99,7 @@ def go(workdir, plugin, monkeypatch):
             unfinished = RunDirectory.reopen(resume)
             options = config.resumed_options(unfinished.manifest, {"model": BASE["model"]}, offers)
         plan = config.resolve(options, offers)
-        return run_plan(plan, observers=observers, cache=api.cache_folder(), resume=unfinished, halt=halt)
+        return run_plan(plan, observers=observers, cache=machine.cache_folder(), resume=unfinished, halt=halt)
 
     return call
 

@@ -11,10 +11,10 @@ from torch import nn
 
 import forgetkit
 from forgetkit import training
-from forgetkit.cli import tables
 from forgetkit.contracts import EpochEnded, Intervention, MegaBatchResult
 from forgetkit.data import SamplePool
 from forgetkit.data.batches import epoch_batches
+from forgetkit.display import run_tables
 from forgetkit.errors import ComponentError, DivergedError
 from forgetkit.seeding import Seeds
 from forgetkit.unlearning import InterventionRunner
@@ -177,8 +177,8 @@ def test_what_was_left_out_is_told_and_counted(workdir, cli):
     )
     assert [row["skipped_steps"] for row in result["mega_batches"]] == [3, 1]
     assert result["skipped_steps"] == 4
-    assert ", 3 steps left out" in tables.row_line(MegaBatchResult(**result["mega_batches"][0]))
-    assert any(text.startswith("4 steps were left out") for text in tables.totals(result))
+    assert ", 3 steps left out" in run_tables.row_line(MegaBatchResult(**result["mega_batches"][0]))
+    assert any(text.startswith("4 steps were skipped") for text in run_tables.totals(result))
     assert [event.skipped for event in ears.epochs] == [2, 0, 1, 1, 0, 0]
     for name in ("mega-batch-001", "mega-batch-002"):
         state = torch.load(workdir / "runs" / "r" / "checkpoints" / f"{name}.pt", weights_only=True)

@@ -22,9 +22,9 @@ import torch
 
 import forgetkit.engine.dry_run
 from forgetkit import cli
-from forgetkit.ablation import ablation  # noqa: F401 - commands import these modules late, children have them at once
+from forgetkit.ablation import plan  # noqa: F401 - commands import these modules late, children have them at once
 from forgetkit.builtin.executors import local
-from forgetkit.cli import cells, screen, table_view  # noqa: F401
+from forgetkit.display import cell_display, run_display, table_view  # noqa: F401
 from forgetkit.registry import registry
 from forgetkit.system.interrupts import SIGNALS
 

@@ -16,7 +16,7 @@ from typing import Any
 from hypothesis import HealthCheck, Phase, settings
 
 from forgetkit.cli import main
-from forgetkit.cli.console import WarningLines
+from forgetkit.cli.streams import WarningLines
 from forgetkit.errors import ForgetkitError
 
 

@@ -14,8 +14,9 @@ from PIL import Image
 from rich.table import Table
 
 import forgetkit
-from forgetkit.cli.console import Console, print_text
 from forgetkit.contracts import Checkpointed, RunStarted
+from forgetkit.display.console import Console, print_text
+from forgetkit.display.run_display import RunDisplay
 from forgetkit.errors import ConfigError
 from forgetkit.storage import write_with_digest
 
@@ -146,16 +147,14 @@ def test_a_run_that_names_code_goes_on_once_it_is_named_again(cli, theirs, workd
 
 
 def test_the_line_that_tells_how_to_go_on_names_it(cli, theirs, workdir, monkeypatch):
-    from forgetkit.cli import screen
-
-    told = screen.RunDisplay.notify
+    told = RunDisplay.notify
 
     def stop(self, event):
         told(self, event)
         if isinstance(event, RunStarted):
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(screen.PlainRunDisplay, "notify", stop)
+    monkeypatch.setattr(RunDisplay, "notify", stop)
     answer = cli("run", "--resume", theirs, "--model", "import:stranger:make")
     assert answer.status == 130
     assert f"to go on: forgetkit run --resume {theirs} --model import:target=stranger:make" in answer.err

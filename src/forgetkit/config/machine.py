@@ -1,8 +1,9 @@
-"""The device and the number of threads of this machine."""
+"""The device, the number of threads and the cache folder of this machine."""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from forgetkit.errors import ConfigError
 
@@ -32,6 +33,14 @@ def resolve_device(name: str) -> str:
     if device.type == "cuda" and device.index is not None and device.index >= torch.cuda.device_count():
         raise ConfigError(f"--device {name}: {_device_count_message(torch.cuda.device_count())}")
     return name
+
+
+def cache_folder() -> Path:
+    """Return the folder of decoded data sets: ``$FORGETKIT_CACHE``, or one in the user's cache folder."""
+    own = os.environ.get("FORGETKIT_CACHE")
+    if own:
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "forgetkit"
 
 
 def _device_count_message(count: int) -> str:

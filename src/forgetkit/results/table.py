@@ -185,6 +185,21 @@ class Table:
         """``importance=snip, replay=full``."""
         return _arm_label(self.axes, row.labels)
 
+    def render(self, form: str = "markdown") -> str:
+        """Return the table as ``markdown``, ``latex``, ``csv``, ``json`` or ``html``, with a newline at the end.
+
+        Raises ``OptionError`` if there is no such format.
+        """
+        from forgetkit.results.render import render
+
+        return render(self, form)
+
+    def __str__(self) -> str:
+        return self.render()
+
+    def _repr_html_(self) -> str:
+        return self.render("html")
+
 
 def make_table(
     outcomes: Outcomes,

@@ -1,4 +1,4 @@
-"""Tables for a terminal of any width: no word is cut, and where columns have no room each row becomes a block."""
+"""Tables and bars for a terminal of any width: no word is cut, and rows become blocks if columns do not fit."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from forgetkit.results.line_breaks import break_lines
 
 _GAP = 2
 _SHORT = 16
-"""Letters up to which values stand beside each other in a block."""
+"""The most letters of values that share a line in a block."""
 _DEEP = 8
-"""Lines that a text is folded into from which on it is easier to read in a block than in a column."""
+"""A text of so many lines is shown in a block, not in a column."""
 
 _SHORTEST_BAR = 4
 _ECHO = 2
@@ -28,7 +28,7 @@ _ECHO = 2
 
 @dataclass(frozen=True)
 class Bar:
-    """A progress bar: its name, the fraction that is done, and what is said of it, most important first."""
+    """A progress bar: its name, the fraction that is done, and texts, the most important first."""
 
     name: str
     share: float
@@ -72,7 +72,7 @@ def bars(width: int, height: int, shown: Sequence[Bar], note: str = "") -> Rende
 
 
 def _fitting(parts: Sequence[str], room: int) -> str:
-    """As many of the parts as fit, but at least the first."""
+    """Join as many parts as fit, at least the first."""
     count = len(parts)
     while count > 1 and cell_len("  ".join(parts[:count])) > room:
         count -= 1
@@ -95,14 +95,14 @@ def table(
         width: Columns of the terminal.
         heads: A name for each column.
         rows: Texts, one for each head.
-        right: Places of columns that stand to the right, figures say; these are never broken.
-        bold: Places of columns in bold.
+        right: Positions of columns that are right-aligned and do not break, such as figures.
+        bold: Positions of columns in bold.
         title: A line above.
         show_heads: Whether the names are shown above columns; blocks show them in any case.
 
     Returns:
-        A table whose texts are broken between words and behind commas and colons. Where the longest words have no room
-        beside each other, a block for each row: its first text, and below it each other with its name.
+        A table whose texts break between words and after commas and colons. If the longest words do not fit beside
+        each other, a block for each row: its first text, and below it the others with their names.
     """
     columns = [[*([head] if show_heads else []), *(row[place] for row in rows)] for place, head in enumerate(heads)]
     least = [max(_longest(text) for text in column) for column in columns]
@@ -133,7 +133,7 @@ def table(
 
 
 def block_list(width: int, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[Text]:
-    """A block for each row, whose first text is its name."""
+    """Make a block for each row; its first text is its name."""
     found: list[Text] = []
     for first, *rest in rows:
         pairs = [(head, text) for head, text in zip(heads[1:], rest, strict=True) if text.strip()]
@@ -153,23 +153,23 @@ def block_list(width: int, heads: Sequence[str], rows: Sequence[Sequence[str]]) 
 
 
 def listing(width: int, entries: Mapping[str, str]) -> RenderableType:
-    """Names and a sentence about each."""
+    """Make a list of names with a sentence about each."""
     return table(width, ("", ""), list(entries.items()), show_heads=False)
 
 
 def hanging_indent(text: str, width: int, first: str = "", rest: str = "") -> str:
-    """Lines of ``width`` letters under ``first``, and those that follow under ``rest``; no word is cut."""
+    """Fold a text to ``width`` letters; the first line begins with ``first``, the others with ``rest``."""
     lines = fold_text(text, max(1, width - max(len(first), len(rest)))).splitlines() or [""]
     return "\n".join([first + lines[0], *(rest + line for line in lines[1:])])
 
 
 def fold_text(text: str, width: int) -> str:
-    """Each line of a text in lines of ``width`` letters, broken behind spaces, commas and colons alone."""
+    """Fold each line of a text to ``width`` letters, after spaces, commas and colons alone."""
     return "\n".join(piece.rstrip() for line in text.split("\n") for piece in break_lines(line, width))
 
 
 def _longest(text: str) -> int:
-    """Letters of the longest piece that is never broken."""
+    """Return the letters of the longest piece that does not break."""
     return _widest(fold_text(text, 1))
 
 
@@ -178,7 +178,7 @@ def _widest(text: str) -> int:
 
 
 def _share_width(least: Sequence[int], natural: Sequence[int], room: int) -> list[int]:
-    """Widths between the least and the natural ones: the widest gives way first."""
+    """Return widths between the least and the natural ones; the widest shrinks first."""
     widths = [max(pair) for pair in zip(least, natural, strict=True)]
     while sum(widths) > room:
         able = [place for place, wide in enumerate(widths) if wide > least[place]]

@@ -1,4 +1,4 @@
-"""Tables, lines and sparklines."""
+"""Tables, lines and sparklines about a run."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from typing import Any
 
 from rich.console import RenderableType
 
-from forgetkit.cli import layout
 from forgetkit.contracts import MegaBatchResult, RunStarted
+from forgetkit.display import layout
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 
 
 def run_headline(event: RunStarted) -> str:
-    """What runs, in one line."""
+    """Describe a run that starts, in one line."""
     config = event.config
-    apart = [
+    own_options = [
         f"{option.rpartition('.')[2]}={_word(both['value'])}"
         for option, both in event.overrides.items()
         if option.startswith(("importance.", "reinit."))
     ]
     acting = [spec.partition(":")[0] for spec in config["interventions"]]
     parts = [
-        " with ".join([f"{event.method} ({', '.join(apart)})" if apart else event.method, *acting]),
+        " with ".join([f"{event.method} ({', '.join(own_options)})" if own_options else event.method, *acting]),
         f"on {config['dataset'].partition(':')[0]}",
         f"with {config['model'].partition(':')[0]} ({event.parameters:,} parameters)",
         f"{event.mega_batches} mega-batches of {_length(event)}",
@@ -40,13 +40,13 @@ def run_headline(event: RunStarted) -> str:
     return ", ".join(parts)
 
 
-def augmentation(asked: str, chosen: str) -> str:
-    """What is done to training images, and whether that was left open."""
-    return f"{chosen} (auto)" if asked == "auto" else chosen
+def augmentation(option: str, chosen: str) -> str:
+    """Name the augmentation, and say whether it was ``auto``."""
+    return f"{chosen} (auto)" if option == "auto" else chosen
 
 
 def _rate(config: Mapping[str, Any]) -> str:
-    """The learning rate and how it falls: what is by default follows from other options."""
+    """Name the learning rate and its schedule."""
     if config["schedule"] != "step":
         return f"lr {config['lr']:g} {config['schedule']}"
     if config["samples"] is not None and config["milestones"] is None:
@@ -56,30 +56,32 @@ def _rate(config: Mapping[str, Any]) -> str:
 
 
 def _length(event: RunStarted) -> str:
-    """How long each mega-batch is trained."""
+    """Name the length of training for each mega-batch."""
     if event.epochs is None:
         return f"{event.samples[0]:,} samples"
     return f"{event.epochs} epoch{'s' if event.epochs > 1 else ''}"
 
 
 def row_line(row: MegaBatchResult) -> str:
-    """A finished mega-batch in one line."""
-    meanwhile = "".join(f", {count:,} by {name} meanwhile" for name, count in row.interventions.items() if count)
-    forgot = meanwhile if row.unlearn is None else f", {row.unlearn['reset']:,} entries reset{meanwhile}"
+    """Describe a finished mega-batch in one line."""
+    by_interventions = "".join(f", {count:,} by {name} meanwhile" for name, count in row.interventions.items() if count)
+    reset = "" if row.unlearn is None else f", {row.unlearn['reset']:,} entries reset"
     carried = (
         "" if row.carried_epoch in (None, row.epochs) else f", weights of epoch {row.carried_epoch} of {row.epochs}"
     )
     skipped = f", {row.skipped_steps:,} steps left out" if row.skipped_steps else ""
     return (
         f"mega-batch {row.index}: test accuracy {row.test_accuracy:.2%}, {row.test_errors} errors"
-        f"{carried}{skipped}{forgot}, {duration(row.seconds)}"
+        f"{carried}{skipped}{reset}{by_interventions}, {duration(row.seconds)}"
     )
 
 
 def provenance(preset: str, overrides: Mapping[str, Mapping[str, Any]]) -> str:
-    """The preset, and each override from it with the preset's own value in brackets."""
-    changed = [f"{option} {_word(both['value'])} ({_word(both['preset'])})" for option, both in overrides.items()]
-    return f"preset {preset}, but for " + ", ".join(changed) if changed else f"preset {preset}, no overrides"
+    """Name the preset, and each override with the preset's own value in brackets."""
+    changed = [
+        f"{option}={_word(both['value'])} (preset: {_word(both['preset'])})" for option, both in overrides.items()
+    ]
+    return f"preset {preset}; " + (f"overrides: {', '.join(changed)}" if changed else "no overrides")
 
 
 def _word(value: Any) -> str:
@@ -89,7 +91,7 @@ def _word(value: Any) -> str:
 
 
 def mega_batches(result: Mapping[str, Any], width: int) -> RenderableType:
-    """A row per mega-batch; 80 columns hold 11 million parameters."""
+    """Make a table with a row per mega-batch; 80 columns hold 11 million parameters."""
     heads = ("batch", "samples", "train", "val", "test", "errors", "gap", "reset", "seconds")
     rows = [
         (
@@ -109,7 +111,7 @@ def mega_batches(result: Mapping[str, Any], width: int) -> RenderableType:
 
 
 def totals(result: Mapping[str, Any]) -> Iterator[str]:
-    """The run's own numbers, the shape of its accuracy, and where the record is."""
+    """Yield lines about the whole run: accuracy, cost, overrides and the directory."""
     curve = [row["test_accuracy"] for row in result["mega_batches"]]
     yield f"anytime accuracy  {sparkline(curve)}  first {curve[0]:.2%}, last {curve[-1]:.2%}"
     yield (
@@ -118,7 +120,7 @@ def totals(result: Mapping[str, Any]) -> Iterator[str]:
     )
     yield f"{result['samples_seen']:,} samples seen in {duration(result['seconds'])}{_noise(result)}"
     if result["skipped_steps"]:
-        yield f"{result['skipped_steps']:,} steps were left out: their loss or gradients were NaN or infinite"
+        yield f"{result['skipped_steps']:,} steps were skipped: their loss or gradients were NaN or infinite"
     yield provenance(result["preset"], result["overrides"])
     yield f"record: {result['directory']}"
 
@@ -132,7 +134,7 @@ def _noise(result: Mapping[str, Any]) -> str:
 
 
 def plan(estimate: Mapping[str, Any], width: int) -> RenderableType:
-    """The resolved configuration."""
+    """Make a table of the resolved configuration."""
     rows = []
     config = estimate["config"]
     resolved = {"augment": augmentation(config["augment"], estimate["augment"])}
@@ -147,34 +149,34 @@ def plan(estimate: Mapping[str, Any], width: int) -> RenderableType:
 
 
 def cost(estimate: Mapping[str, Any]) -> Iterator[str]:
-    """What it will take."""
+    """Yield lines about the cost of a run."""
     sizes = estimate["train_samples"]
     yield f"{estimate['parameters']:,} parameters; training on {', '.join(f'{n:,}' for n in sizes)} samples per epoch"
     yield f"{estimate['samples_to_be_seen']:,} samples to be seen"
     yield provenance(estimate["preset"], estimate["overrides"])
     memory = estimate["estimated_memory_bytes"]
-    taken = "" if memory is None else f", {memory / 2**20:,.0f} MiB of memory"
+    memory_text = "" if memory is None else f", {memory / 2**20:,.0f} MiB of memory"
     disk = estimate["estimated_disk_bytes"] / 2**20
     yield (
-        f"about {duration(estimate['estimated_seconds'])}{taken} and {disk:,.1f} MiB on the disk, "
+        f"about {duration(estimate['estimated_seconds'])}{memory_text} and {disk:,.1f} MiB on the disk, "
         f"from a sample of {estimate['timed_steps']} steps; nothing was written"
     )
 
 
 def sparkline(values: Sequence[float], among: Sequence[float] = ()) -> str:
-    """A block per value, the lowest low and the highest high, of these values or of all ``among`` which they are."""
+    """Draw a block per value, on the scale of these values or of ``among``."""
     low, high = min(among or values), max(among or values)
     span = high - low
     return "".join(_BLOCKS[round((v - low) / span * (len(_BLOCKS) - 1)) if span else 3] for v in values)
 
 
 def percent(value: float | None) -> str:
-    """A fraction as a percentage, a dash where there is none."""
+    """Format a fraction as a percentage, None as a dash."""
     return "–" if value is None else f"{value:.2%}"
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them."""
+    """Format seconds as seconds, minutes or hours."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

@@ -1,4 +1,4 @@
-"""The table of an ablation for a screen: as wide as that is, or whole in a pipe."""
+"""The table of an ablation for a screen of any width; a pipe gets all of it."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from rich.padding import Padding
 from rich.table import Table as Screen
 from rich.text import Text
 
-from forgetkit.cli import layout, tables
-from forgetkit.cli.console import Console
+from forgetkit.display import layout, run_tables
+from forgetkit.display.console import Console
 from forgetkit.results.line_breaks import break_lines
 from forgetkit.results.outcome import Outcomes
 from forgetkit.results.plots import series
@@ -25,10 +25,10 @@ from forgetkit.results.table import Table, TableRow
 
 _BASELINE = "▸ "
 _BEST = "†"
-"""In place of bold, where nothing can be bold."""
+"""Marks the best mean if nothing can be bold."""
 _GAP = 2
 _NARROW = 14
-"""Letters that are left to a label, however little room there is."""
+"""The least width of a label."""
 _REASONS = 5
 
 
@@ -42,27 +42,26 @@ class _Strip:
 
     @property
     def heading(self) -> list[str]:
-        """The name in lines, broken where it is wider than what stands below it."""
+        """The name in lines, broken if it is wider than the texts."""
         return [line.rstrip() for line in break_lines(self.name, _text_width(self.texts))]
 
     @property
     def width(self) -> int:
-        """Letters of its longest line."""
+        """The letters of the longest line."""
         return max(_text_width(self.texts), *map(cell_len, self.heading))
 
     def folded(self, width: int) -> _Strip:
-        """In lines of ``width`` letters, where the texts can be broken."""
+        """Fold the texts to ``width`` letters."""
         lines = ([line.rstrip() for line in break_lines(text.plain, width)] for text in self.texts)
         return _Strip(self.name, tuple(Text("\n".join(text)) for text in lines), self.justify)
 
 
 def show_table(console: Console, table: Table, outcomes: Outcomes, *, briefly: bool = False) -> None:
-    """Print ``table``, beside it each arm's accuracy over the mega-batches, and below what it says in words.
+    """Print ``table`` with each arm's accuracy over the mega-batches, and its legend and notes.
 
-    What a terminal has no room for is left out, the accuracies first, then columns from the right, and named; where
-    labels and one column have no room, each arm is a block that has all. Where there is a baseline, the differences to
-    it come first, each on a line of its own, so that the table itself is what stays on the screen. ``briefly``: without
-    accuracies and differences, which belong to another table.
+    If a terminal is too narrow, the accuracies are left out, then columns from the right, and a line names them; if
+    labels and one column do not fit, each arm becomes a block. The differences to a baseline come first, so that the
+    table stays on the screen. ``briefly`` leaves out accuracies and differences, which belong to another table.
     """
     for part in [] if briefly else _differences(table, console.width):
         console.print(part)
@@ -70,20 +69,20 @@ def show_table(console: Console, table: Table, outcomes: Outcomes, *, briefly: b
     marked = console.color_system is None
     figures = [*_seeds(table), *_figures(table, marked), *_anytime(table, curves)]
     room = console.width - (len(_BASELINE) if table.baseline else 0)
-    labels, kept = _fit_columns(_labels(table), figures, room)
-    if stacked := _taken_up([*labels, *kept]) > room:
-        kept = figures
+    labels, fitting = _fit_columns(_labels(table), figures, room)
+    if stacked := _width([*labels, *fitting]) > room:
+        fitting = figures
     if title := formatting.one_line(table.title):
         console.print(Text(title, "bold"))
-    console.print(Group(*_blocks(table, figures, console.width)) if stacked else _screen(table, [*labels, *kept]))
+    console.print(Group(*_blocks(table, figures, console.width)) if stacked else _screen(table, [*labels, *fitting]))
     console.print()
-    drawn = curves if len(kept) == len(figures) else {}
+    drawn = curves if len(fitting) == len(figures) else {}
     for line in [*formatting.legend(table, _BEST if marked else "Bold:"), *_own_legend(table, drawn)]:
         console.print(Text(line, "dim"))
     for line in [*formatting.notes(table), *_reasons(table)]:
         console.print(Text(layout.hanging_indent(line, console.width, "- ", "  ")))
-    if left_out := ", ".join(strip.name for strip in figures[len(kept) :]):
-        console.print(Text(f"No room for {left_out}: widen the terminal, choose --columns, or read it from a pipe."))
+    if left_out := ", ".join(strip.name for strip in figures[len(fitting) :]):
+        console.print(Text(f"No room for {left_out}: widen the terminal, choose --columns, or print to a pipe."))
 
 
 def _text_width(texts: Sequence[Text]) -> int:
@@ -99,7 +98,7 @@ def _labels(table: Table) -> list[_Strip]:
 
 
 def _seeds(table: Table) -> Iterator[_Strip]:
-    """How many seeds a row has, where rows differ in that."""
+    """Yield a column of the number of seeds, if rows differ in it."""
     counts = [_count(row) for row in table.rows]
     if len({count for count in counts if count}) > 1:
         yield _Strip("n", tuple(Text(str(count)) for count in counts))
@@ -119,7 +118,7 @@ def _figures(table: Table, marked: bool) -> Iterator[_Strip]:
 
 
 def _figure(row: TableRow, place: int, shown: formatting.FormattedEntry) -> Text:
-    """The mean, bold where it is among the best, and its deviation in the background."""
+    """Format the mean, bold if it is among the best, and its deviation dim."""
     entry = row.entries[place]
     if entry.summary.mean is None:
         nothing = place == 0 and not _count(row)
@@ -137,7 +136,7 @@ Curves = Mapping[tuple[str, ...], Sequence[float]]
 
 
 def _curves(outcomes: Outcomes, axes: Sequence[str]) -> Curves:
-    """Mean test accuracy after each mega-batch, by the labels of the arm."""
+    """Return the mean test accuracy after each mega-batch, by the labels of the arm."""
     return {
         tuple(curve.arm[axis] for axis in axes): [at.mean for at in curve.at.values() if at.mean is not None]
         for curve in series.accuracies(outcomes)
@@ -145,33 +144,33 @@ def _curves(outcomes: Outcomes, axes: Sequence[str]) -> Curves:
 
 
 def _anytime(table: Table, curves: Curves) -> Iterator[_Strip]:
-    """All curves on one scale."""
+    """Yield a column of curves on one scale."""
     among = [value for curve in curves.values() for value in curve]
     if among:
         found = (curves.get(row.labels) for row in table.rows)
-        texts = (Text(tables.sparkline(curve, among) if curve else "–") for curve in found)
+        texts = (Text(run_tables.sparkline(curve, among) if curve else "–") for curve in found)
         yield _Strip("anytime", tuple(texts), "left")
 
 
 def _fit_columns(labels: Sequence[_Strip], figures: Sequence[_Strip], room: int) -> tuple[list[_Strip], list[_Strip]]:
-    """Labels, folded where they must be, and the first of the figures: as much as there is room for."""
-    kept, widths = list(figures), [label.width for label in labels]
+    """Return the labels, folded if needed, and as many of the first figures as fit."""
+    fitting, widths = list(figures), [label.width for label in labels]
 
     def over(widths: Sequence[int]) -> bool:
-        return _in_columns([*widths, *(strip.width for strip in kept)]) > room
+        return _in_columns([*widths, *(strip.width for strip in fitting)]) > room
 
-    if kept and kept[-1].justify == "left" and over(widths):
-        kept.pop()
+    if fitting and fitting[-1].justify == "left" and over(widths):
+        fitting.pop()
     narrow = [min(label.width, label.folded(_NARROW).width) for label in labels]
-    while len(kept) > 1 and over(narrow):
-        kept.pop()
+    while len(fitting) > 1 and over(narrow):
+        fitting.pop()
     while over(widths) and widths != narrow:
         wide = [place for place, least in enumerate(narrow) if widths[place] > least]
         widths[max(wide, key=widths.__getitem__)] -= 1
-    return [label.folded(width) for label, width in zip(labels, widths, strict=True)], kept
+    return [label.folded(width) for label, width in zip(labels, widths, strict=True)], fitting
 
 
-def _taken_up(strips: Sequence[_Strip]) -> int:
+def _width(strips: Sequence[_Strip]) -> int:
     return _in_columns([strip.width for strip in strips])
 
 
@@ -180,7 +179,7 @@ def _in_columns(widths: Sequence[int]) -> int:
 
 
 def _blocks(table: Table, figures: Sequence[_Strip], width: int) -> Iterator[Text]:
-    """Each arm's name, and below it a line for each of its numbers."""
+    """Yield the name of each arm, and below it a line for each of its numbers."""
     for place, row in enumerate(table.rows):
         mark = _BASELINE if row.baseline else " " * len(_BASELINE) if table.baseline else ""
         yield Text(layout.hanging_indent(formatting.arm_label(table, row), width, mark, " " * len(mark)))
@@ -202,7 +201,7 @@ def _screen(table: Table, strips: Sequence[_Strip]) -> Screen:
 
 
 def _table_with_heads(strips: Sequence[_Strip], *, head: bool = True) -> Screen:
-    """A table without a row yet."""
+    """Make a table without rows."""
     screen = Screen(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, _GAP - 1, 0, 0), pad_edge=False, show_header=head)
     depth = max(len(strip.heading) for strip in strips)
     for strip in strips:
@@ -212,7 +211,7 @@ def _table_with_heads(strips: Sequence[_Strip], *, head: bool = True) -> Screen:
 
 
 def _differences(table: Table, room: int) -> Iterator[Text | Padding]:
-    """Each arm less the baseline: its name on a line of its own, and below that a line per number."""
+    """Yield the differences to the baseline: the name of an arm, and below it a line per number."""
     compared = formatting.format_differences(table)
     if not compared:
         return
@@ -221,7 +220,7 @@ def _differences(table: Table, room: int) -> Iterator[Text | Padding]:
     strips = _difference_strips(numbers, formatting.difference_heads(table), room - indent)
     lines = zip(*(strip.texts for strip in strips), strict=True)
     yield Text(layout.fold_text(formatting.differences_title(table), room), "bold")
-    if _taken_up(strips) > room - indent:
+    if _width(strips) > room - indent:
         yield from _differences_in_lines(table, compared, room)
         return
     yield Padding(_table_with_heads(strips), (0, 0, 0, indent), expand=False)
@@ -237,20 +236,20 @@ def _differences(table: Table, room: int) -> Iterator[Text | Padding]:
 def _differences_in_lines(
     table: Table, compared: Sequence[tuple[TableRow, Sequence[formatting.FormattedDifference]]], room: int
 ) -> Iterator[Text]:
-    """A line for each number, where columns have no room."""
+    """Yield a line for each number, for a screen without room for columns."""
     for row, numbers in compared:
         yield Text(layout.fold_text(formatting.arm_label(table, row), room))
         for one in numbers:
             difference, p, verdict = one.said
-            said = f"{one.number}: {difference}, {f'corrected p {p}, ' if p != '–' else ''}{verdict}"
-            yield Text(layout.hanging_indent(said, room, "  ", "    "))
+            line = f"{one.number}: {difference}, {f'corrected p {p}, ' if p != '–' else ''}{verdict}"
+            yield Text(layout.hanging_indent(line, room, "  ", "    "))
     yield Text()
 
 
 def _difference_strips(
     differences: Sequence[formatting.FormattedDifference], heads: tuple[str, str, str], room: int
 ) -> list[_Strip]:
-    """What can be broken, the number's name and then the verdict, is folded where there is no room; figures never."""
+    """Make the columns; the names of numbers are folded if needed, then the verdicts, never figures."""
     rows = [(one.number, *one.said) for one in differences]
     texts = [tuple(map(Text, column)) for column in zip(*rows, strict=True)]
     number, (difference, p, verdict) = _Strip("number", texts[0], "left"), heads
@@ -262,7 +261,7 @@ def _difference_strips(
 
 
 def _mark_baseline(table: Table, strips: Sequence[_Strip]) -> list[_Strip]:
-    """The first column indented, but for the mark of the baseline."""
+    """Indent the first column, and mark the baseline there."""
     indent = " " * len(_BASELINE)
     first = strips[0]
     texts = (text.plain.replace("\n", f"\n{indent}") for text in first.texts)
@@ -281,7 +280,7 @@ def _own_legend(table: Table, curves: Curves) -> Iterator[str]:
 
 
 def _reasons(table: Table) -> Iterator[str]:
-    """Why cells came to nothing, the most frequent reasons first."""
+    """Yield the reasons of failed cells, the most frequent first."""
     lost = Counter(
         (cell.status, formatting.one_line(cell.reason))
         for row in table.rows
