@@ -15,7 +15,9 @@ from forgetkit.ablation.grid import Grid, GridCell, plan_cells
 from forgetkit.ablation.worker import CellResult, Task, run_cell
 from forgetkit.config import KIND_OF, REPEATABLE, Plan, name_of
 from forgetkit.contracts import Executor, Keep, Observer, WorkerLost, component_name
-from forgetkit.engine.context import EventDispatcher, RunContext, versions
+from forgetkit.engine.context import versions
+from forgetkit.engine.events import EventDispatcher
+from forgetkit.engine.run_data import RunData
 from forgetkit.errors import ConfigError, DataError, RunDirectoryError
 from forgetkit.registry.registry import Registry
 from forgetkit.results.cell_store import CellStatus, CellStore, GridManifest
@@ -70,15 +72,16 @@ class Ablation:
         one_of_each = {plan.config.dataset: plan for plan in reversed(plans)}
         augment: dict[str, str] = {}
         for dataset, plan in one_of_each.items():
-            context = RunContext.prepare(on_cpu(plan), EventDispatcher(observers), cache)
-            context.warn_of_remarks()
-            context.note(context.audit())
+            run_data = RunData.prepare(on_cpu(plan), EventDispatcher(observers), cache)
+            findings = run_data.findings(log=True)
             for other in _distinct_partitions([other for other in plans if other.config.dataset == dataset]):
                 with suppress(ConfigError):  # that a cell cannot be is for the cell to say
-                    cut = RunContext.prepare(on_cpu(other), EventDispatcher(()), cache, data=context.clean)
-                    context.note(finding for finding in cut.audit_classes() if finding not in context.findings)
+                    cut = RunData.prepare(on_cpu(other), EventDispatcher(()), cache, data=run_data.clean)
+                    new = [finding for finding in cut.audit_classes() if finding not in findings]
+                    run_data.warn(new)
+                    findings += new
             if any(other.config.augment == "auto" for other in plans if other.config.dataset == dataset):
-                augment[dataset] = context.data.augment
+                augment[dataset] = run_data.data.augment
             for other, digest in zip(self.plans, self.digests, strict=True):
                 if other.config.dataset == dataset and found[digest].status == "completed":
                     self._require_same_data(other, digest, cache)
@@ -90,7 +93,7 @@ class Ablation:
             recorded = RunDirectory(self.pool.directory(digest)).manifest.get("data")
         except RunDirectoryError:  # damaged: it has nothing to compare
             return
-        if recorded != RunContext.prepare(on_cpu(plan), EventDispatcher(()), cache).manifest()["data"]:
+        if recorded != RunData.prepare(on_cpu(plan), EventDispatcher(()), cache).facts():
             raise DataError(
                 f"{plan.config.dataset} is not what the cells in {self.pool.path} were made from (other samples or "
                 "labels): put it back, or use another --out"

@@ -128,7 +128,7 @@ def _run_or_resume(pool: CellStore, task: Task, halt: StopRequest) -> None:
     own = {"out": str(path.parent), "name": path.name}
     plan = config.resolve({**task.options, **own}, offers)
     try:
-        run_plan(plan, cache=api.cache_folder(), resume=unfinished, halt=halt, remarks=False)
+        run_plan(plan, cache=api.cache_folder(), resume=unfinished, stop=halt, remarks=False, keep_checkpoints=True)
     except RunInUseError:
         raise
     except RunDirectoryError as error:
@@ -136,6 +136,6 @@ def _run_or_resume(pool: CellStore, task: Task, halt: StopRequest) -> None:
             raise
         if not unfinished.finished:  # by hand, before we had it
             pool.discard(task.digest, error)  # its data changed, or its state is another's
-            run_plan(plan, cache=api.cache_folder(), halt=halt, remarks=False)
+            run_plan(plan, cache=api.cache_folder(), stop=halt, remarks=False, keep_checkpoints=True)
     pool.seal(task.digest)
     pool.remove_stale(task.digest, task.keep)

@@ -52,10 +52,9 @@ def describe_machine(device: str) -> Machine:
     import torch
 
     from forgetkit._version import __version__
-    from forgetkit.training.precision import processor
 
     return Machine(
-        processor=processor(torch.device("cpu")) or platform.processor() or platform.machine(),
+        processor=platform.processor() or platform.machine(),
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         threads=torch.get_num_threads(),
         instructions=torch.backends.cpu.get_cpu_capability(),

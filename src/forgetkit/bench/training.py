@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from forgetkit.data.batches import pixels
 from forgetkit.engine.context import compute_settings
 from forgetkit.registry import registry
 from forgetkit.seeding import Seeds, seeded_rng
-from forgetkit.training.precision import native_bf16
+from forgetkit.training.precision import has_native_bf16
 
 BATCH = 64
 _LR = 0.01
@@ -174,16 +173,11 @@ def automatic(work: Work) -> Sides:
 
 
 def chosen_precision(work: Work) -> str:
-    """What a run finds best here; nothing is noted down, so it is found anew each time."""
+    """The precision that a run chooses here."""
     model = training.build_network(work.builder, work.inputs, _SEEDS)
-    layout = training.choose_memory_format("auto", model, work.inputs, work.device)
-    with tempfile.TemporaryDirectory() as notes:
-        trial = training.PrecisionTrial(
-            model, work.inputs, BATCH, layout, work.device, named=type(work.builder).__name__, notes=Path(notes)
-        )
-        return trial.verdict()[0]
+    return training.choose_precision(training.count_operations(model, work.inputs, BATCH, work.device), work.device)
 
 
 def no_bf16(setting: BenchmarkOptions) -> str | None:
     """Why there is nothing for ``auto`` to choose."""
-    return None if native_bf16(torch.device(setting.device)) else "the hardware has no bf16 of its own"
+    return None if has_native_bf16(torch.device(setting.device)) else "the hardware has no bf16 of its own"

@@ -114,7 +114,7 @@ def _answer(special: dict[str, Any], given: dict[str, Any], view: RunDisplay, ha
         view.show_dry_run(estimate)
         return estimate
     with view.following():
-        result = run_plan(plan, observers=[view], cache=api.cache_folder(), resume=resume, halt=halt)
+        result = run_plan(plan, observers=[view], cache=api.cache_folder(), resume=resume, stop=halt)
     view.show_result(result)
     return result
 

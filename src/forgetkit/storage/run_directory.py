@@ -58,6 +58,7 @@ SCHEMA = 2
 _STATE = re.compile(r"resume-(\d+)-(\d+)(?:-(\d+))?")
 _MODEL = re.compile(r"mega-batch-(\d+)")
 _MASKS = re.compile(r"masks-(\d+)")
+_ROW = re.compile(r"resume-row-(\d+)")
 _IMPOSSIBLE = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 """What Python and torch raise at content that is not what it should be."""
 _T = TypeVar("_T")
@@ -344,6 +345,11 @@ class RunDirectory:
     def finish(self, result: Mapping[str, Any]) -> dict[str, Any]:
         """Write ``result.json``, and return its content: from here on the run is finished."""
         return write_with_digest(self.path / "result.json", result)
+
+    def drop_checkpoints(self) -> None:
+        """Remove what only an unfinished run needs: checkpoints to resume from, then the rows beside them."""
+        self._drop(self._all(_STATE))
+        self._drop(self._all(_ROW))
 
     def _require_its_own_files(self) -> None:
         """Nothing may be written through a link, nor would writing help where a folder stands in place of a file."""
