@@ -562,7 +562,6 @@ def set_up(place: Place, seed: int) -> None:
         _must(ABLATE, 130)
     _must(["analyze", "ablations", *ASKED_OF_CELLS, "--no-report", "--quiet", "--plugin", "pull.py"])
     _must(["run", "--dataset", "folder:path=photos,size=8", *PLAIN, "--name", "seen"])
-    _must([*WITH_OPTIONS, "--name", "tried"])
 
 
 @dataclass
@@ -592,8 +591,7 @@ class Stage:
         stage.cells.update({cell.digest[:16]: f"{number}" for number, cell in enumerate(outcomes.cells)})
         for target in TARGETS:
             place.fresh()
-            with target.patches():
-                answer = command(target.words)
+            answer = command(target.words)
             if answer.status != 0 or answer.wrong:
                 raise SystemExit(f"{target.name}, undisturbed: {answer}")
             stage.references[target.name] = target.outcome(place, answer)
@@ -638,9 +636,8 @@ def one(stage: Stage, seed: int, number: int, *, in_a_child: bool = False) -> Ve
         damage = rng.choices(DAMAGES, WEIGHTS)[0]
         applied = damage(file, rng, foreign)
     before, after, there = _content(target, place.stage / inside), _content(target, file), file.exists()
-    with target.patches():
-        alone = in_a_child and target.words[0] != "report"
-        answer = _in_a_child(target.words) if alone else command(target.words)
+    alone = in_a_child and target.words[0] != "report"
+    answer = _in_a_child(target.words) if alone else command(target.words)
     if forgery is not None:
         became, wrong = _judged_forgery(stage, target, inside, forgery, answer)
         return Verdict(

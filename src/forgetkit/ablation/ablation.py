@@ -10,8 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from forgetkit import api
 from forgetkit.ablation.equal_compute import match_samples, on_cpu
 from forgetkit.ablation.grid import Grid, GridCell, plan_cells
+from forgetkit.ablation.precision import share_precision
 from forgetkit.ablation.worker import CellResult, Task, run_cell
 from forgetkit.config import KIND_OF, REPEATABLE, Plan, name_of
 from forgetkit.contracts import Executor, Keep, Observer, WorkerLost, component_name
@@ -156,11 +158,12 @@ class Ablation:
         epoch in flight is lost.
         """
         files = tuple(str(file.absolute()) for file in plugins)
+        precisions = share_precision(self.plans, api.cache_folder())
         return tuple(
             Task(
                 folder=str(self.pool.path.absolute()),
                 digest=self.digests[place],
-                options={**_checkpoint_each_epoch(self.cells[place].options), "keep_models": keep},
+                options={**_checkpoint_each_epoch(self.cells[place].options), **precisions[place], "keep_models": keep},
                 plugins=files,
                 without=tuple(without),
                 keep=keep,

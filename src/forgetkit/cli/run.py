@@ -100,6 +100,7 @@ def _answer(special: dict[str, Any], given: dict[str, Any], view: RunDisplay, ha
                 config.resumed_options(there.manifest, asked, offers)  # says what would be ignored
             view.say(f"{there.path} is finished: there is nothing left to do")
             result = there.result
+            there.drop_checkpoints()  # if the process died after it had written the result
             view.show_result(result)
             return result
         resume = RunDirectory.reopen(there.path)

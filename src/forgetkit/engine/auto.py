@@ -59,9 +59,14 @@ def with_recorded(plan: Plan, recorded: Mapping[str, Any]) -> Plan:
     return plan.with_resolved(**{option: recorded[option] for option in AUTO_OPTIONS if option in recorded})
 
 
-def suits_bf16(plan: Plan, run_data: RunData) -> bool:
-    """Whether the network of a plan is large enough for bf16 and can take a step in it, whatever the hardware."""
-    inputs, network = _build(plan, run_data)
+def suits_bf16(run_data: RunData) -> bool:
+    """Whether the network of a plan is large enough for bf16 and can take a step in it, whatever the hardware.
+
+    Its normalisation is not measured, since it changes neither.
+    """
+    plan, shape = run_data.plan, tuple(run_data.data.train.inputs.shape[1:])
+    inputs = Inputs(shape, len(run_data.data.classes), (0.0,) * shape[0], (1.0,) * shape[0])
+    network = training.build_network(plan.model, inputs, run_data.seeds)
     operations = _count_operations(plan, run_data, inputs, network)
     return training.is_worth_bf16(operations) and training.bf16_failure(network, inputs, run_data.device) is None
 

@@ -347,9 +347,15 @@ class RunDirectory:
         return write_with_digest(self.path / "result.json", result)
 
     def drop_checkpoints(self) -> None:
-        """Remove what only an unfinished run needs: checkpoints to resume from, then the rows beside them."""
-        self._drop(self._all(_STATE))
-        self._drop(self._all(_ROW))
+        """Remove what only an unfinished run needs: checkpoints to resume from, then the rows beside them.
+
+        A file that cannot be removed stays, with a warning: the run is finished all the same.
+        """
+        try:
+            self._drop(self._all(_STATE))
+            self._drop(self._all(_ROW))
+        except (RecordError, RunDirectoryError) as error:
+            _log.warning("%s", error)
 
     def _require_its_own_files(self) -> None:
         """Nothing may be written through a link, nor would writing help where a folder stands in place of a file."""
