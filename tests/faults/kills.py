@@ -36,6 +36,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from helpers.subprocesses import Child, Nursery, digests, open_nursery, substance
 
+from forgetkit.storage import RunDirectory
+
 HERE = Path(__file__).parent
 PLUGIN = ("--plugin", str(HERE.parent / "helpers" / "hostile_plugin.py"))
 PATIENCE = 60.0
@@ -231,11 +233,16 @@ class Disturbed:
             if status != 0:
                 raise BrokenPromiseError(f"it left with {status}: {self.bench.said()}")
         self.bench.said()
+        if self._has_states() and (self.bench.ends(self.begin(None)) != 0 or self._has_states()):
+            raise BrokenPromiseError(f"a finished run has states left: {self.bench.said()}")
         result = json.loads((self.run / "result.json").read_text())
         if substance(result) != self.whole.result:
             raise BrokenPromiseError(f"another result: {_difference(self.whole.result, substance(result))}")
         if digests(self.run) != self.whole.models:
             raise BrokenPromiseError(f"other weights: {self.whole.models} became {digests(self.run)}")
+
+    def _has_states(self) -> bool:
+        return any(self.run.glob("checkpoints/resume-*"))
 
     def begin(self, before: Before | None) -> Child:
         """Anew, or on from where it was."""
@@ -425,10 +432,19 @@ class Small:
         disturbed.to_its_end(0)
 
     def _require_what_was_synced(self, at: int) -> None:
-        """The newest state that was complete, its folder synced, when the call was made, or a newer one, is there."""
+        """The newest state that was complete, its folder synced, when the call was made, or a newer one, is there.
+
+        Once the result is synced, the states are removed.
+        """
         noted = synced = ""
+        ended = False
         for call in self.calls[: at - 1]:
             _, kind, path = call.split(" ", 2)
+            ended |= (kind, path) == ("replace", "r/result.json")
+            if ended and (kind, path) == ("fsync", "r"):
+                if not RunDirectory(self.bench.folder / "runs/r").finished:
+                    raise BrokenPromiseError("the result was synced, and it is not there")
+                return
             note = re.fullmatch(r"r/checkpoints/(resume-[\d-]+)\.json", path)
             if kind == "replace" and note:
                 noted = note[1]
