@@ -61,8 +61,13 @@ class Plan:
         return {key: getattr(self, key) for key in KIND_OF}
 
     def with_resolved(self, **choices: Any) -> Plan:
-        """The same plan, with options that were left open (``auto``) as it was found that they should be."""
-        return replace(self, config=self.config.model_copy(update=choices))
+        """The same plan with values in place of ``auto``."""
+        overrides = dict(self.overrides)
+        if "precision" in overrides and "precision" in choices:
+            override = {**overrides.pop("precision"), "value": choices["precision"]}
+            if override["value"] != override["preset"]:
+                overrides["precision"] = override
+        return replace(self, config=self.config.model_copy(update=choices), overrides=overrides)
 
     @property
     def digest(self) -> str:
@@ -400,16 +405,21 @@ def _without_foreign_lr(protocol: dict[str, Any], given: Mapping[str, Any]) -> d
 def _apply_rules(config: RunConfig) -> RunConfig:
     """What is left open, by its rule."""
     lr = config.lr if config.lr is not None else {"sgd": 0.1, "adamw": 0.001}[config.optimizer]
-    timed = config.precision == "auto" and config.deterministic  # no clock may decide what the bits are
-    precision = "fp32" if timed else config.precision
+    is_fp32 = config.precision == "auto" and config.deterministic  # the same on more hardware
+    precision = "fp32" if is_fp32 else config.precision
     return config.model_copy(update={"lr": lr, "milestones": _milestones(config), "precision": precision})
 
 
 def _preset_config(protocol: Mapping[str, Any], resolved: RunConfig) -> RunConfig:
-    """What the preset alone would come to; milestones by rule follow the run's epochs or samples, and its schedule."""
+    """What the preset alone would come to; milestones by rule follow the run's epochs or samples, and its schedule.
+
+    A preset's ``auto`` precision stands for either value, since the record of a run holds the resolved one.
+    """
     preset = RunConfig.model_validate({key: value for key, value in protocol.items() if "." not in key})
     followed = preset.model_copy(update={key: getattr(resolved, key) for key in ("epochs", "samples", "schedule")})
-    return preset.model_copy(update={"lr": _apply_rules(preset).lr, "milestones": _milestones(followed)})
+    precision = resolved.precision if preset.precision == "auto" else preset.precision
+    lr = _apply_rules(preset).lr
+    return preset.model_copy(update={"lr": lr, "milestones": _milestones(followed), "precision": precision})
 
 
 def _needs_scores(reinit: object) -> bool:
