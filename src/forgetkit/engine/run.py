@@ -97,9 +97,9 @@ def run_plan(
         events.recorder = Recorder(directory)
         _emit_start(state, directory, None if resume is None else _resume_message(state, checkpoint), resolved)
         result = directory.finish(_run_from(state, directory, checkpoint))
+        events.emit(RunEnded(result))
         if not keep_checkpoints:
             directory.drop_checkpoints()
-        events.emit(RunEnded(result))
         return result
 
 

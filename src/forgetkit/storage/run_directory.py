@@ -394,7 +394,7 @@ class RunDirectory:
             for file in sorted(files, key=lambda file: file.suffix):
                 file.unlink(missing_ok=True)
         except OSError as error:
-            raise RecordError(f"cannot take away {file}: {error.strerror}") from error
+            raise RecordError(f"cannot remove {file}: {error.strerror}") from error
 
     def _note(self, file: Path, content: Mapping[str, Any]) -> None:
         write_with_digest(file.with_suffix(".json"), {"run_id": self.run_id, **content})
