@@ -207,7 +207,7 @@ class Needing:
 
 
 STRANGER = registry.Registry(
-    (*OFFERS.offers, registry.ComponentEntry("reinit", "needing", Needing, "stranger")), (), {}
+    (*OFFERS.components, registry.ComponentEntry("reinit", "needing", Needing, "stranger")), (), {}
 )
 
 

@@ -214,7 +214,7 @@ def test_the_facts_of_an_intervention(install, cli):
     said = cli("plugins", "show", "decay").out
     assert "decay (interventions, from a-dist 1.2)" in said
     assert "Touches: weights." in said
-    assert "begin: before the first step of each mega-batch" in said
+    assert "begin: act before the first step of each mega-batch" in said
 
 
 def test_the_facts_of_criteria_and_ways_of_forgetting(install, cli):

@@ -203,8 +203,8 @@ class AnySubset:
 
     choose: Any
 
-    def retain(self, kept: Samples, arrived: Samples, rng: np.random.Generator) -> np.ndarray:
-        at_hand = np.concatenate([kept.ids, arrived.ids])
+    def retain(self, buffer: Samples, arrivals: Samples, rng: np.random.Generator) -> np.ndarray:
+        at_hand = np.concatenate([buffer.ids, arrivals.ids])
         return at_hand[rng.random(len(at_hand)) < self.choose]
 
 
@@ -302,11 +302,11 @@ def test_samples_carry_their_role() -> None:
     roles: list[tuple[str, str]] = []
 
     class Watching:
-        def retain(self, kept: Samples, arrived: Samples, rng: np.random.Generator) -> np.ndarray:
-            roles.append((kept.role, arrived.role))
-            expected = {m.index: getattr(m, arrived.role).tolist() for m in cut}
-            assert arrived.ids.tolist() in expected.values()
-            return np.concatenate([kept.ids, arrived.ids])
+        def retain(self, buffer: Samples, arrivals: Samples, rng: np.random.Generator) -> np.ndarray:
+            roles.append((buffer.role, arrivals.role))
+            expected = {m.index: getattr(m, arrivals.role).tolist() for m in cut}
+            assert arrivals.ids.tolist() in expected.values()
+            return np.concatenate([buffer.ids, arrivals.ids])
 
     cut = cut_of(30, 3, 0.2, 0)
     through = Stream(part(30), cut, Watching(), Seeds(0))
@@ -319,8 +319,8 @@ def test_samples_carry_their_role() -> None:
 @pytest.mark.parametrize("may_repeat", [True, False])
 def test_a_sample_counts_twice_only_for_who_says_so(may_repeat: bool) -> None:
     class Repeating:
-        def retain(self, kept: Samples, arrived: Samples, rng: np.random.Generator) -> np.ndarray:
-            return np.sort(np.concatenate([kept.ids, arrived.ids, arrived.ids[:1]]))
+        def retain(self, buffer: Samples, arrivals: Samples, rng: np.random.Generator) -> np.ndarray:
+            return np.sort(np.concatenate([buffer.ids, arrivals.ids, arrivals.ids[:1]]))
 
     Repeating.may_repeat = may_repeat
     cut = cut_of(30, 3, 0.1, 0)
@@ -381,8 +381,8 @@ def test_a_restored_stream_goes_on_as_the_old_one(spec: str) -> None:
 )
 def test_a_strategy_that_breaks_its_promise(keep: Any, complaint: str) -> None:
     class Broken:
-        def retain(self, kept: Samples, arrived: Samples, rng: np.random.Generator) -> np.ndarray:
-            return keep(kept, arrived)
+        def retain(self, buffer: Samples, arrivals: Samples, rng: np.random.Generator) -> np.ndarray:
+            return keep(buffer, arrivals)
 
     stream = Stream(part(30), cut_of(30, 3, 0.1, 0), Broken(), Seeds(0))
     stream.reveal(1)
@@ -394,9 +394,9 @@ def test_labels_follow_their_ids_through_replay() -> None:
     seen: list[tuple[Samples, Samples]] = []
 
     class Watching:
-        def retain(self, kept: Samples, arrived: Samples, rng: np.random.Generator) -> np.ndarray:
-            seen.append((kept, arrived))
-            return np.concatenate([kept.ids, arrived.ids])[::-2].copy()
+        def retain(self, buffer: Samples, arrivals: Samples, rng: np.random.Generator) -> np.ndarray:
+            seen.append((buffer, arrivals))
+            return np.concatenate([buffer.ids, arrivals.ids])[::-2].copy()
 
     stream = Stream(part(40), cut_of(40, 4, 0.0, 1), Watching(), Seeds(1))
     for index in range(1, 5):

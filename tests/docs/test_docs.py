@@ -187,7 +187,7 @@ def test_every_hook_is_tested() -> None:
 
 def test_every_component_and_option_is_documented() -> None:
     pages = {page.stem: page.read_text(encoding="utf-8") for page in (ROOT / "docs").glob("*.md")}
-    for offer in registry.load(entry_points=False).offers:
+    for offer in registry.load(entry_points=False).components:
         text = pages["analyses" if offer.kind == "analyses" else "methods"]
         if offer.kind == "analyses":
             text = re.split(r"^## ", text.partition(f"## `{offer.name}`\n")[2], maxsplit=1, flags=re.MULTILINE)[0]

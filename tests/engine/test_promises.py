@@ -238,7 +238,7 @@ class Failing:
 def test_a_metric_can_neither_overwrite_nor_lose_the_result(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     offers = registry.load()
     taken = registry.ComponentEntry("metrics", "seconds", Seconds, "stranger")
-    crowded = registry.Registry((*offers.offers, taken), (), {})
+    crowded = registry.Registry((*offers.components, taken), (), {})
     with pytest.raises(ConfigError, match="--metric seconds: the result has another entry of that name"):
         config.resolve({"metrics": ["seconds"]}, crowded)
     result = forgetkit.run({**SMALL, "metrics": [Failing()], "out": str(tmp_path)})

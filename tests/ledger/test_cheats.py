@@ -63,9 +63,9 @@ class Curious(Intervention):
             self._look("forgetting probe", probe)
         return [Change(name, None, target * 0.9) for name, target in context.targets.items()]
 
-    def retain(self, kept: Samples, arrived: Samples, rng: np.random.Generator) -> np.ndarray:
-        self._look(f"replay {arrived.role}", (kept, arrived, rng))
-        return np.concatenate([kept.ids, arrived.ids])[::2]
+    def retain(self, buffer: Samples, arrivals: Samples, rng: np.random.Generator) -> np.ndarray:
+        self._look(f"replay {arrivals.role}", (buffer, arrivals, rng))
+        return np.concatenate([buffer.ids, arrivals.ids])[::2]
 
     def begin(self, moment: InterventionContext) -> None:
         self._look("training begin", moment)
@@ -141,11 +141,11 @@ class Writing:
     def __init__(self, watch: Watch | None, *, honest: bool) -> None:
         self._watch, self._honest = watch, honest
 
-    def retain(self, kept: Samples, arrived: Samples, rng: np.random.Generator) -> np.ndarray:
-        ids = np.concatenate([kept.ids, arrived.ids])
+    def retain(self, buffer: Samples, arrivals: Samples, rng: np.random.Generator) -> np.ndarray:
+        ids = np.concatenate([buffer.ids, arrivals.ids])
         chosen = np.sort(ids[rng.permutation(len(ids))[:9]])
         if not self._honest:
-            handed = [kept.ids, kept.labels, arrived.ids, arrived.labels]
+            handed = [buffer.ids, buffer.labels, arrivals.ids, arrivals.labels]
             for array in (*handed, *(array.base for array in handed)):
                 if array is not None and array.flags.writeable:
                     array[...] = self._watch.cut[-1].val[0]

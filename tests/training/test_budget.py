@@ -186,7 +186,7 @@ def test_an_interrupted_budget_ends_in_the_same_weights(
     ("given", "complaint"),
     [
         ({"epochs": 3}, "--epochs 3 would be ignored, since --samples says how long a mega-batch is trained"),
-        ({"milestones": "2,3"}, "--milestones 2,3: they count epochs, and --samples gives out samples"),
+        ({"milestones": "2,3"}, "--milestones 2,3 counts epochs, and with --samples the rate falls"),
         ({"milestones": "none", "gamma": 0.5}, "--gamma 0.5 would be ignored, since there are no milestones"),
         ({"samples": 0}, "--samples 0: "),
         ({"samples": "many"}, "--samples many: "),

@@ -94,7 +94,7 @@ def _with_a_part(offers: Registry, spec: str, analysis: contracts.Analysis) -> d
     named = set(_WORD.findall(spec))
     return {
         offer.distribution: offers.plugins[offer.distribution]
-        for offer in offers.offers
+        for offer in offers.components
         if offer.distribution in offers.plugins
         and (offer.component is type(analysis) or (offer.kind == "importance" and offer.name in named))
     }

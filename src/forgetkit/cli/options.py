@@ -76,7 +76,7 @@ def load_components(given: Mapping[str, Any], warn: Callable[[str], None]) -> Re
 def _shadowed_builtins(files: Sequence[Path], found: Registry) -> Iterator[str]:
     """What a file offers under the name of a built-in, which the plain name goes on to mean."""
     for path in files:
-        for offer in found.offers:
+        for offer in found.components:
             if offer.distribution == path.stem and found.find(offer.kind, offer.name) is not offer:
                 yield f"--plugin {path}: '{offer.name}' means the built-in; write {found.label(offer)} for the file's"
 

@@ -84,7 +84,7 @@ def _load_entries() -> list[dict[str, Any]]:
         | {
             "offers": [
                 {"kind": offer.kind, "name": offers.label(offer)}
-                for offer in offers.offers
+                for offer in offers.components
                 if (offer.distribution, offer.plugin) == (point.distribution, point.plugin)
             ],
             "left_out": reasons.get((point.distribution, point.plugin)),
@@ -136,7 +136,7 @@ def _matching_components(offers: Registry, name: str, kind: str | None) -> tuple
         raise OptionError(f"'{name}' is a name in several kinds: write --kind {' or --kind '.join(having)}")
     if having:
         return [offers.find(having[0], name)], False
-    whole = [o for o in offers.offers if o.kind in kinds and name in (o.plugin, o.distribution)]
+    whole = [o for o in offers.components if o.kind in kinds and name in (o.plugin, o.distribution)]
     if whole:
         return whole, True
     for broken in offers.broken:
@@ -147,7 +147,7 @@ def _matching_components(offers: Registry, name: str, kind: str | None) -> tuple
             raise OptionError(f"plugin '{point.plugin}' of {point.distribution} is disabled by {entry_points.DISABLE}")
     if kind is not None:
         offers.find(kinds[0], name)  # says what is near, and which plugin may have brought it
-    known = {o.name for o in offers.offers} | {o.distribution for o in offers.offers}
+    known = {o.name for o in offers.components} | {o.distribution for o in offers.components}
     raise OptionError(f"no component and no plugin is called '{name}'; {suggest(plain, known)}")
 
 

@@ -105,7 +105,7 @@ class WatchedIntervention(Intervention):
         with seeded_rng(SEEDS.number(verb, moment.mega_batch, moment.epoch, moment.step, self.noise)):
             state = comparing.random_state()
             with restored(self.seen.settings):
-                answer = getattr(self.inner, verb)(replace(moment, apply=applied, see=looked))
+                answer = getattr(self.inner, verb)(replace(moment, apply=applied, compute_activity=looked))
             if comparing.random_state() != state:
                 self.seen.drew = verb
         after = comparing.Snapshot.of(model)

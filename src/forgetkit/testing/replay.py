@@ -124,7 +124,7 @@ def _answers(strategy: Any, seed: int = 0) -> list[Any]:
 
 
 def runs(case: KitCase) -> None:
-    """`retain(kept, arrived, rng)` answers for the training samples of a stream of four mega-batches."""
+    """`retain(buffer, arrivals, rng)` answers for the training samples of a stream of four mega-batches."""
     try:
         list(play_stream(case.another(), "train"))
     except UsageError as error:

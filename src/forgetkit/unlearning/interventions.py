@@ -238,8 +238,8 @@ class InterventionRunner:
             step=place.step,
             inputs=inputs,
             targets=targets,
-            look=cache(partial(self._context, self.interventions[number], state, seeds)),
-            see=step.activity if watches and step is not None else dict,
+            make_context=cache(partial(self._context, self.interventions[number], state, seeds)),
+            compute_activity=step.activity if watches and step is not None else dict,
             apply=partial(self._apply, number),
         )
 

@@ -121,9 +121,9 @@ class ResetContext:
         # By its class: as it was written it may be spelled otherwise when the run is resumed.
         return self.subject.past.seeds.torch("lasting", type(self.component).__name__, name)
 
-    def reset_units(self, chosen: Mapping[str, Tensor]) -> Iterator[Change]:
+    def reset_units(self, units: Mapping[str, Tensor]) -> Iterator[Change]:
         """Changes that start units anew and silence them."""
-        return reset_changes(self.units, chosen, {**self.targets, **self.buffers}, self.fresh)
+        return reset_changes(self.units, units, {**self.targets, **self.buffers}, self.fresh)
 
     def reference(self, which: Reference) -> Mapping[str, Tensor]:
         """Weights of the past."""

@@ -61,17 +61,17 @@ class Buffer:
                 "choose a smaller one, or use full"
             )
 
-    def retain(self, kept: Samples, arrived: Samples, rng: np.random.Generator) -> NDArray[np.int64]:
-        """The ids of the buffer, in ascending order; a reservoir needs ``kept.seen``."""
-        size = self.size if arrived.role == "train" or self.val_size is None else self.val_size
+    def retain(self, buffer: Samples, arrivals: Samples, rng: np.random.Generator) -> NDArray[np.int64]:
+        """The ids to keep, in ascending order; a reservoir needs ``buffer.seen``."""
+        size = self.size if arrivals.role == "train" or self.val_size is None else self.val_size
         if self.rule == "lure":
-            at_hand = np.concatenate([kept.ids, arrived.ids])
+            at_hand = np.concatenate([buffer.ids, arrivals.ids])
             drawn = rng.choice(at_hand, min(size, len(at_hand)), replace=False)
-            return np.sort(np.concatenate([kept.ids, drawn]))
-        old, new = len(kept), min(size, len(arrived))
+            return np.sort(np.concatenate([buffer.ids, drawn]))
+        old, new = len(buffer), min(size, len(arrivals))
         if self.rule == "reservoir":
-            old, new = _shares(size, kept, arrived, rng)
-        chosen = [rng.choice(kept.ids, old, replace=False), rng.choice(arrived.ids, new, replace=False)]
+            old, new = _shares(size, buffer, arrivals, rng)
+        chosen = [rng.choice(buffer.ids, old, replace=False), rng.choice(arrivals.ids, new, replace=False)]
         return np.unique(np.concatenate(chosen))
 
 

@@ -21,6 +21,6 @@ class Full:
     Source: Ramkumar et al., 2023, section 3.
     """
 
-    def retain(self, kept: Samples, arrived: Samples, rng: np.random.Generator) -> NDArray[np.int64]:
+    def retain(self, buffer: Samples, arrivals: Samples, rng: np.random.Generator) -> NDArray[np.int64]:
         """All ids, in ascending order."""
-        return np.union1d(kept.ids, arrived.ids)
+        return np.union1d(buffer.ids, arrivals.ids)

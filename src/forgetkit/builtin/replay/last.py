@@ -21,6 +21,6 @@ class Last:
     Source: ``one_replay`` of the LURE code.
     """
 
-    def retain(self, kept: Samples, arrived: Samples, rng: np.random.Generator) -> NDArray[np.int64]:
-        """The ids that arrived, in ascending order."""
-        return np.unique(arrived.ids)
+    def retain(self, buffer: Samples, arrivals: Samples, rng: np.random.Generator) -> NDArray[np.int64]:
+        """The new ids, in ascending order."""
+        return np.unique(arrivals.ids)

@@ -21,6 +21,6 @@ class NoReplay:
     Source: Ramkumar et al., 2023, section 3.
     """
 
-    def retain(self, kept: Samples, arrived: Samples, rng: np.random.Generator) -> NDArray[np.int64]:
+    def retain(self, buffer: Samples, arrivals: Samples, rng: np.random.Generator) -> NDArray[np.int64]:
         """No ids."""
         return np.empty(0, dtype=np.int64)
