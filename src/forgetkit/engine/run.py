@@ -91,7 +91,7 @@ def run_plan(
                 Path(config.out),
                 config.name or _default_name(plan),
                 context.manifest(findings),
-                numbered=not config.name,
+                numbered=config.name is None,
             )
             stack.enter_context(directory.locked())
         events.recorder = Recorder(directory)
