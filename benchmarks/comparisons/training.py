@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from forgetkit.data.batches import pixels
 from forgetkit.engine.context import compute_settings
 from forgetkit.registry import registry
 from forgetkit.seeding import Seeds, seeded_rng
-from forgetkit.training.precision import native_bf16
+from forgetkit.training.precision import has_native_bf16
 
 BATCH = 64
 _LR = 0.01
@@ -168,20 +167,17 @@ def bare(work: Work) -> Sides:
 
 def automatic(work: Work) -> Sides:
     """Set what ``auto`` chooses beside a plain loop in fp32 and torch's default layout."""
-    return Sides(framework(in_chosen_precision(work)), bare_loop(work, torch.contiguous_format))
+    return Sides(
+        framework(replace(work, bf16=chosen_precision(work) == "bf16")), bare_loop(work, torch.contiguous_format)
+    )
 
 
-def in_chosen_precision(work: Work) -> Work:
-    """Replace the precision by the one that ``auto`` chooses on this machine."""
+def chosen_precision(work: Work) -> str:
+    """Return the precision that ``auto`` stands for on this machine."""
     model = training.build_network(work.builder, work.inputs, _SEEDS)
-    layout = training.choose_memory_format("auto", model, work.inputs, work.device)
-    with tempfile.TemporaryDirectory() as notes:
-        trial = training.PrecisionTrial(
-            model, work.inputs, BATCH, layout, work.device, named=type(work.builder).__name__, notes=Path(notes)
-        )
-        return replace(work, bf16=trial.verdict()[0] == "bf16")
+    return training.choose_precision(training.count_operations(model, work.inputs, BATCH, work.device), work.device)
 
 
 def no_bf16(device: str) -> str | None:
     """Give the reason if ``auto`` has no choice of precision on this device."""
-    return None if native_bf16(torch.device(device)) else "the hardware does not multiply in bf16"
+    return None if has_native_bf16(torch.device(device)) else "the hardware does not multiply in bf16"

@@ -136,10 +136,10 @@ def test_a_worker_that_was_asked_to_stop_fails_nothing(tmp_path: Path) -> None:
 def test_what_is_asked_after_the_last_look_of_a_run_still_ends_the_worker(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def late(*given: Any, halt: StopRequest, **more: Any) -> None:
-        run(*given, halt=halt, **more)
-        with halt.deferred():
-            halt.request()
+    def late(*given: Any, stop: StopRequest, **more: Any) -> None:
+        run(*given, stop=stop, **more)
+        with stop.deferred():
+            stop.request()
 
     run, asked = worker.run_plan, task(tmp_path)
     monkeypatch.setattr(worker, "run_plan", late)

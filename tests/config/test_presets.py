@@ -15,7 +15,7 @@ from forgetkit.registry.spec import Spec, build_component, options_of
 
 NOT_PROTOCOL = {
     *("preset", "method", "importance", "reinit", "interventions", "dataset", "model", "init", "seed"),
-    *("device", "precision", "memory_format", "deterministic", "threads", "metrics", "out", "name", "observers"),
+    *("device", "memory_format", "deterministic", "threads", "metrics", "out", "name", "observers"),
     "checkpoint_seconds",
     "checkpoint_epochs",
     "keep_models",

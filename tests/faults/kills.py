@@ -35,6 +35,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from helpers.subprocesses import Before, Child, ForkServer, digests, start_fork_server, substance
 
+from forgetkit.storage import RunDirectory
+
 HERE = Path(__file__).parent
 PLUGIN = ("--plugin", str(HERE.parent / "helpers" / "hostile_plugin.py"))
 PATIENCE = 60.0
@@ -224,11 +226,16 @@ class KilledRun:
             if status != 0:
                 raise BrokenPromiseError(f"it left with {status}: {self.runner.read_stderr()}")
         self.runner.read_stderr()
+        if self._has_states() and (self.runner.wait(self.begin(None)) != 0 or self._has_states()):
+            raise BrokenPromiseError(f"a finished run has checkpoints left: {self.runner.read_stderr()}")
         result = json.loads((self.run / "result.json").read_text())
         if substance(result) != self.whole.result:
             raise BrokenPromiseError(f"another result: {_difference(self.whole.result, substance(result))}")
         if digests(self.run) != self.whole.models:
             raise BrokenPromiseError(f"other weights: {self.whole.models} became {digests(self.run)}")
+
+    def _has_states(self) -> bool:
+        return any(self.run.glob("checkpoints/resume-*"))
 
     def begin(self, before: Before | None) -> Child:
         """Start it, or resume it."""
@@ -417,10 +424,19 @@ class SmallRun:
         disturbed.finish(0)
 
     def _require_what_was_synced(self, at: int) -> None:
-        """Require the newest checkpoint that was complete and synced at the call, or a newer one."""
+        """Require the newest checkpoint that was complete and synced at the call, or a newer one.
+
+        Once the result is synced, the checkpoints are removed.
+        """
         noted = synced = ""
+        ended = False
         for call in self.calls[: at - 1]:
             _, kind, path = call.split(" ", 2)
+            ended |= (kind, path) == ("replace", "r/result.json")
+            if ended and (kind, path) == ("fsync", "r"):
+                if not RunDirectory(self.runner.folder / "runs/r").finished:
+                    raise BrokenPromiseError("the result was synced, and it is not there")
+                return
             note = re.fullmatch(r"r/checkpoints/(resume-[\d-]+)\.json", path)
             if kind == "replace" and note:
                 noted = note[1]

@@ -92,14 +92,14 @@ def go(workdir, plugin, monkeypatch):
     monkeypatch.syspath_prepend(workdir)
     path = plugin("shake", ACTING)
 
-    def call(options=None, *, resume=None, halt=None, observers=()):
+    def call(options=None, *, resume=None, stop=None, observers=()):
         offers = registry.load(files=[path])
         unfinished = None
         if resume is not None:
             unfinished = RunDirectory.reopen(resume)
             options = config.resumed_options(unfinished.manifest, {"model": BASE["model"]}, offers)
         plan = config.resolve(options, offers)
-        return run_plan(plan, observers=observers, cache=machine.cache_folder(), resume=unfinished, halt=halt)
+        return run_plan(plan, observers=observers, cache=machine.cache_folder(), resume=unfinished, stop=stop)
 
     return call
 
@@ -109,14 +109,14 @@ def go(workdir, plugin, monkeypatch):
 @pytest.mark.parametrize("options", [BASE, ACTED, WATCHED], ids=["drawing", "acted", "watched"])
 def test_stopped_at_any_look_it_goes_on_to_the_same_bits(go, workdir, options, every, substance, digests, result_of):
     counted = Counting()
-    whole = go({**options, "name": "whole"}, halt=counted)
+    whole = go({**options, "name": "whole"}, stop=counted)
     assert counted.looks > 20
     stopped = within = 0
     looks = range(1, counted.looks + 1, every)
     for number in looks:
         folder = workdir / "runs" / str(number)
         try:
-            result = go({**options, "name": str(number)}, halt=Counting(number))
+            result = go({**options, "name": str(number)}, stop=Counting(number))
         except GracefulStop:
             stopped += 1
             within += any(file.stem.count("-") == 3 for file in folder.glob("checkpoints/resume-*.pt"))
@@ -132,11 +132,11 @@ def test_stopped_again_and_again(go, workdir, substance, digests, result_of):
     whole = go({**ACTED, "name": "whole"})
     folder, legs = workdir / "runs" / "r", 0
     with pytest.raises(GracefulStop):
-        go({**ACTED, "name": "r"}, halt=Counting(2))
+        go({**ACTED, "name": "r"}, stop=Counting(2))
     while not (folder / "result.json").exists():
         legs += 1
         try:
-            go(resume=folder, halt=Counting(7))
+            go(resume=folder, stop=Counting(7))
         except GracefulStop:
             continue
     assert legs >= 4
@@ -183,7 +183,7 @@ def test_each_signal_is_heard(go, workdir, name, substance):
     halt, noted = StopRequest(), []
     number = getattr(signal, name)
     with pytest.raises(GracefulStop), handle_signals(halt, lambda: noted.append(1)):
-        go({**BASE, "name": "r"}, halt=halt, observers=[Ask(MegaBatchRevealed, number)])
+        go({**BASE, "name": "r"}, stop=halt, observers=[Ask(MegaBatchRevealed, number)])
     assert signal.getsignal(number) is signal.SIG_IGN  # a second signal would end it
     assert noted == [1]
     assert [file.stem for file in (workdir / "runs/r/checkpoints").glob("*.pt")] == ["resume-001-0000-000001"]
@@ -195,7 +195,7 @@ def test_asked_while_it_is_judged_and_forgets(go, workdir, kind, substance, dige
     whole = go({**BASE, "name": "whole", "epochs": 1})
     halt = StopRequest()
     with pytest.raises(GracefulStop), handle_signals(halt):
-        go({**BASE, "name": "r", "epochs": 1}, halt=halt, observers=[Ask(kind, signal.SIGTERM)])
+        go({**BASE, "name": "r", "epochs": 1}, stop=halt, observers=[Ask(kind, signal.SIGTERM)])
     assert substance(go(resume=workdir / "runs" / "r")) == substance(whole)
     assert digests(workdir / "runs" / "r") == digests(workdir / "runs" / "whole")
 
@@ -203,7 +203,7 @@ def test_asked_while_it_is_judged_and_forgets(go, workdir, kind, substance, dige
 def test_asked_twice_it_stops_at_once(go, workdir):
     halt = StopRequest()
     with pytest.raises(KeyboardInterrupt) as stopped, handle_signals(halt):
-        go({**BASE, "name": "r"}, halt=halt, observers=[Ask(MegaBatchRevealed, signal.SIGINT, times=2)])
+        go({**BASE, "name": "r"}, stop=halt, observers=[Ask(MegaBatchRevealed, signal.SIGINT, times=2)])
     assert stopped.type is KeyboardInterrupt
     assert not list((workdir / "runs" / "r" / "checkpoints").glob("*.pt"))
 
@@ -269,6 +269,6 @@ def test_only_the_state_of_the_epoch_makes_the_bits_the_same(go, workdir, monkey
     go({**BASE, "name": "whole"})
     monkeypatch.setattr("forgetkit.training.trainer.restore_rng", lambda draws, device: None)
     with pytest.raises(GracefulStop):
-        go({**BASE, "name": "r"}, halt=Counting(2))
+        go({**BASE, "name": "r"}, stop=Counting(2))
     go(resume=workdir / "runs" / "r")
     assert digests(workdir / "runs" / "r") != digests(workdir / "runs" / "whole")

@@ -98,8 +98,9 @@ def test_a_long_epoch_is_not_waited_for(monkeypatch):
     monkeypatch.setattr("forgetkit.training.trainer._CHECK_EVERY", 3)
     steps = []
     trainer = trainer_of(Spoilt(16, 3, (5,), float("nan")))
+    data, progress = pool(80), training.EpochProgress.start(torch.device("cpu"))
     with pytest.raises(DivergedError, match="step 5 of 10"):
-        trainer.epoch(pool(80), 1, 1, 0.1, Seeds(0), lambda epoch_progress, total: steps.append(epoch_progress.steps))
+        steps.extend(progress.steps for _ in trainer.steps(data, 1, 1, 0.1, Seeds(0), progress))
     assert steps[-1] == 5  # the look comes with step 6, before it is told of
 
 

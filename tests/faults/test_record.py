@@ -210,7 +210,32 @@ def test_checkpoints_may_come_less_often(cli, stopped, substance, whole):
     assert result["config"].pop("checkpoint_epochs") == 99
     whole["config"].pop("checkpoint_epochs")
     assert substance(result) == whole
-    assert [file.stem for file in states(run)] == ["resume-002-0001", "resume-002-0000"]
+    written = [event["file"] for event in RunDirectory(run).events() if event["event"] == "checkpointed"]
+    assert written[-1] == "resume-002-0001.pt"  # which it was resumed from
+
+
+def test_a_finished_run_keeps_no_state(cli, finished, whole, substance, workdir):
+    """A process that dies after the result is written leaves states: resuming shows the result and removes them."""
+    run = finished()
+    assert not list(run.glob("checkpoints/resume-*"))
+    (run / "checkpoints" / "resume-002-0001.json").write_text("half removed")
+    (run / "checkpoints" / "resume-row-001.json").write_text("")
+    assert substance(cli("run", "--resume", run, "--json").json) == whole
+    assert not list(run.glob("checkpoints/resume-*"))
+    assert RunDirectory(run).models == (1, 2)
+
+
+def test_a_state_that_cannot_be_removed_ends_no_run(stopped, whole, substance, monkeypatch, caplog):
+    run, unlink = stopped(), Path.unlink
+
+    def refuse(self, missing_ok=False):
+        if RunDirectory(run).finished and self.name.startswith("resume-"):
+            raise OSError(errno.EACCES, "Permission denied")
+        unlink(self, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    assert substance(forgetkit.run(resume=run)) == whole
+    assert caplog.messages[-1].endswith("Permission denied")
 
 
 def test_a_state_of_another_run(refused, stopped):
@@ -706,8 +731,15 @@ def test_states_that_a_process_left_which_died_between_two_files_go(cli, stopped
     shutil.copy(states(run)[0].with_suffix(".json"), run / "checkpoints" / "resume-002-0001-000009.json")
     (run / "checkpoints" / "resume-002-0001-000009.pt").write_bytes(b"damaged")
     (run / "checkpoints" / ".resume-002-0001.pt.7.tmp").write_bytes(b"half")
-    assert cli("run", "--resume", run).status == 0
-    assert [file.stem for file in states(run)] == ["resume-002-0002", "resume-002-0001"]
+    kept = []
+
+    class Watch:
+        def notify(self, event):
+            if type(event).__name__ == "Checkpointed":
+                kept.append([file.stem for file in states(run)])
+
+    forgetkit.run(resume=run, observers=[Watch()])
+    assert kept == [["resume-002-0002", "resume-002-0001"]]
     assert not list(run.rglob("*.tmp"))
 
 
@@ -741,9 +773,15 @@ def test_a_rehearsal_knows_what_the_disk_must_hold(cli, workdir, keep):
     words = [word for key, value in OPTIONS.items() for word in (f"--{key.replace('_', '-')}", value)]
     words += ["--model", "mlp:width=64", "--optimizer", "adamw", "--keep-models", keep, "--name", "r"]
     estimated = cli("run", *words, "--dry-run", "--json").json["estimated_disk_bytes"]
-    assert cli("run", *words).status == 0
-    size = sum(file.stat().st_size for file in (workdir / "runs" / "r").rglob("*"))
-    assert size < estimated < 3 * size
+    sizes = []
+
+    class Watch:
+        def notify(self, event):
+            sizes.append(sum(file.stat().st_size for file in (workdir / "runs" / "r").rglob("*")))
+
+    options = {**OPTIONS, "model": "mlp:width=64", "optimizer": "adamw", "keep_models": keep, "name": "r"}
+    forgetkit.run(options, observers=[Watch()])
+    assert max(sizes) < estimated < 3 * max(sizes)
 
 
 def test_a_disk_without_the_room_is_said_before_it_begins(tiny, monkeypatch, caplog):

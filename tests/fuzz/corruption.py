@@ -41,7 +41,6 @@ from forgetkit.errors import RunDirectoryError
 from forgetkit.results import plots
 from forgetkit.results.cell_store import CellStore
 from forgetkit.storage import RunDirectory
-from forgetkit.training import precision
 
 PLUGIN = '''
 """An intervention with a state of its own, and an executor that stays in this process."""
@@ -171,7 +170,6 @@ class Target:
     content: Callable[[Path], Any] = Path.read_bytes
     must_report: tuple[str, ...] = ()
     others: bool = False
-    patches: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
     may_be_missing: bool = False
     """Without the file, or with a folder of its name, it is another input."""
     same: Callable[[Any, Any, bool], bool] = lambda found, wanted, reported: bool(found == wanted)
@@ -259,17 +257,6 @@ def python_content(path: Path) -> Any:
 
 def json_content(path: Path) -> Any:
     return json.loads(path.read_bytes())
-
-
-@contextlib.contextmanager
-def every_network_is_tried() -> Iterator[None]:
-    """As on a machine that multiplies bf16 by itself, and with any network large enough."""
-    with (
-        mock.patch.object(precision, "native_bf16", return_value=True),
-        mock.patch.object(precision, "_WORTH_A_TRIAL", 0.0),
-        mock.patch.object(precision.PrecisionTrial, "_timed", return_value=precision.PrecisionTimings(2.0, 1.0)),
-    ):
-        yield
 
 
 def of_arrays(place: Place, answer: Answer) -> Any:
@@ -430,16 +417,6 @@ TARGETS = (
         content=python_content,
         others=True,
     ),
-    Target(
-        "notes of trials of precision",
-        ("cache/trials/*.json",),
-        (*WITH_OPTIONS, "--name", "fresh"),
-        of_run("runs/fresh"),
-        weight=1,
-        content=json_content,
-        must_report=("cache/trials/*.json",),
-        patches=every_network_is_tried,
-    ),
 )
 
 
@@ -585,8 +562,6 @@ def set_up(place: Place, seed: int) -> None:
         _must(ABLATE, 130)
     _must(["analyze", "ablations", *ASKED_OF_CELLS, "--no-report", "--quiet", "--plugin", "pull.py"])
     _must(["run", "--dataset", "folder:path=photos,size=8", *PLAIN, "--name", "seen"])
-    with every_network_is_tried():
-        _must([*WITH_OPTIONS, "--name", "tried"])
 
 
 @dataclass
@@ -616,8 +591,7 @@ class Stage:
         stage.cells.update({cell.digest[:16]: f"{number}" for number, cell in enumerate(outcomes.cells)})
         for target in TARGETS:
             place.fresh()
-            with target.patches():
-                answer = command(target.words)
+            answer = command(target.words)
             if answer.status != 0 or answer.wrong:
                 raise SystemExit(f"{target.name}, undisturbed: {answer}")
             stage.references[target.name] = target.outcome(place, answer)
@@ -662,9 +636,8 @@ def one(stage: Stage, seed: int, number: int, *, in_a_child: bool = False) -> Ve
         damage = rng.choices(DAMAGES, WEIGHTS)[0]
         applied = damage(file, rng, foreign)
     before, after, there = _content(target, place.stage / inside), _content(target, file), file.exists()
-    with target.patches():
-        alone = in_a_child and target.patches is contextlib.nullcontext and target.words[0] != "report"
-        answer = _in_a_child(target.words) if alone else command(target.words)
+    alone = in_a_child and target.words[0] != "report"
+    answer = _in_a_child(target.words) if alone else command(target.words)
     if forgery is not None:
         became, wrong = _judged_forgery(stage, target, inside, forgery, answer)
         return Verdict(

@@ -20,13 +20,14 @@ from torch import Tensor, nn
 
 from forgetkit.contracts import Change, Data, DataSplit, Event, Inputs, Intervention, InterventionContext, Samples
 from forgetkit.data import Ledger, MegaBatch, Stream, VisibleData
-from forgetkit.engine import context
+from forgetkit.engine.context import RunContext
+from forgetkit.engine.run_data import RunData
 from forgetkit.engine.state import TrainingState
 from forgetkit.errors import ComponentError
 
 OPTIONS = {"mega_batches": 3, "epochs": 1, "batch_size": 8, "lr": 0.05, "val_fraction": 0.2, "replay": "buffer:size=7"}
 DATA = data_of(48, 9, seed=0, dtype="float32")
-DOORS = (Data, DataSplit, Ledger, Stream, VisibleData, MegaBatch, TrainingState, context.RunContext)
+DOORS = (Data, DataSplit, Ledger, Stream, VisibleData, MegaBatch, TrainingState, RunContext, RunData)
 """Through these one comes to samples that are closed."""
 
 

@@ -93,7 +93,7 @@ def test_scores_are_in_the_network_s_dtype_and_right(dtype: torch.dtype, default
     with hostile_settings.set_and_reset(torch.set_default_dtype, default, torch.float32):
         found = forgetkit.score(model, [(inputs, labels)], importance="snip")["weight"]
     assert found.dtype == dtype
-    torch.testing.assert_close(found, expected, rtol=1e-5 if dtype == torch.float32 else 1e-13, atol=0)
+    torch.testing.assert_close(found, expected, rtol=1e-4 if dtype == torch.float32 else 1e-12, atol=0)
 
 
 class Recurrent(nn.Module):

@@ -11,7 +11,8 @@ from typing import Any
 from forgetkit import config
 from forgetkit.ablation.grid import GridCell
 from forgetkit.config import Plan
-from forgetkit.engine.context import EventDispatcher, RunContext
+from forgetkit.engine.events import EventDispatcher
+from forgetkit.engine.run_data import RunData
 from forgetkit.errors import ConfigError
 from forgetkit.registry.registry import Registry
 from forgetkit.results.arm import format_arm
@@ -42,7 +43,7 @@ def match_samples(
         _require_epochs(plan, cell, registry)
         key = tuple(getattr(plan.config, option) for option in _STREAM_OPTIONS)
         if key not in sizes:
-            sizes[key] = RunContext.prepare(on_cpu(plan), EventDispatcher([]), cache).sizes
+            sizes[key] = RunData.prepare(on_cpu(plan), EventDispatcher([]), cache).sizes
         totals.append(plan.config.epochs * sum(sizes[key]))
     counts = [plan.config.mega_batches for plan in plans]
     each = min(totals, default=0) // math.lcm(*counts) * math.lcm(*counts)

@@ -12,11 +12,14 @@ from typing import Any
 
 from forgetkit.ablation.equal_compute import match_samples, on_cpu
 from forgetkit.ablation.grid import Grid, GridCell, plan_cells
+from forgetkit.ablation.precision import share_precision
 from forgetkit.ablation.worker import CellResult, Task, run_cell
 from forgetkit.config import KIND_OF, REPEATABLE, Plan, name_of
 from forgetkit.config.machine import cache_folder
 from forgetkit.contracts import Executor, Keep, Observer, WorkerLost, component_name
-from forgetkit.engine.context import EventDispatcher, RunContext, versions
+from forgetkit.engine.context import versions
+from forgetkit.engine.events import EventDispatcher
+from forgetkit.engine.run_data import RunData
 from forgetkit.errors import ConfigError, DataError, OptionError, RunDirectoryError
 from forgetkit.registry.registry import Registry
 from forgetkit.results.cell_store import CellStatus, CellStore, GridManifest
@@ -91,15 +94,16 @@ class AblationPlan:
         one_of_each = {plan.config.dataset: plan for plan in reversed(plans)}
         augment: dict[str, str] = {}
         for dataset, plan in one_of_each.items():
-            context = RunContext.prepare(on_cpu(plan), EventDispatcher(observers), cache)
-            context.warn_of_remarks()
-            context.note(context.audit())
+            run_data = RunData.prepare(on_cpu(plan), EventDispatcher(observers), cache)
+            findings = run_data.findings(log=True)
             for other in _distinct_partitions([other for other in plans if other.config.dataset == dataset]):
                 with suppress(ConfigError):  # the cell itself reports it
-                    cut = RunContext.prepare(on_cpu(other), EventDispatcher(()), cache, data=context.clean)
-                    context.note(finding for finding in cut.audit_classes() if finding not in context.findings)
+                    cut = RunData.prepare(on_cpu(other), EventDispatcher(()), cache, data=run_data.clean)
+                    new = [finding for finding in cut.audit_classes() if finding not in findings]
+                    run_data.warn(new)
+                    findings += new
             if any(other.config.augment == "auto" for other in plans if other.config.dataset == dataset):
-                augment[dataset] = context.data.augment
+                augment[dataset] = run_data.data.augment
             for other, digest in zip(self.plans, self.digests, strict=True):
                 if other.config.dataset == dataset and statuses[digest].status == "completed":
                     self._require_same_data(other, digest, cache)
@@ -111,7 +115,7 @@ class AblationPlan:
             recorded = RunDirectory(self.store.directory(digest)).manifest.get("data")
         except RunDirectoryError:  # damaged: nothing to compare
             return
-        if recorded != RunContext.prepare(on_cpu(plan), EventDispatcher(()), cache).manifest()["data"]:
+        if recorded != RunData.prepare(on_cpu(plan), EventDispatcher(()), cache).facts():
             raise DataError(
                 f"{plan.config.dataset} is not what the cells in {self.store.path} were made from (other samples or "
                 "labels): put it back, or use another --out"
@@ -172,11 +176,16 @@ class AblationPlan:
         than that epoch.
         """
         files = tuple(str(file.absolute()) for file in plugins)
+        precisions = share_precision(self.plans, cache_folder())
         return tuple(
             Task(
                 folder=str(self.store.path.absolute()),
                 digest=self.digests[position],
-                options={**_checkpoint_each_epoch(self.cells[position].options), "keep_models": keep},
+                options={
+                    **_checkpoint_each_epoch(self.cells[position].options),
+                    **precisions[position],
+                    "keep_models": keep,
+                },
                 plugins=files,
                 without=tuple(without),
                 keep=keep,

@@ -135,7 +135,7 @@ def _run_or_resume(store: CellStore, task: Task, stop: StopRequest) -> None:
     own = {"out": str(path.parent), "name": path.name}
     plan = config.resolve({**task.options, **own}, components)
     try:
-        run_plan(plan, cache=cache_folder(), resume=unfinished, halt=stop, remarks=False)
+        run_plan(plan, cache=cache_folder(), resume=unfinished, stop=stop, remarks=False, keep_checkpoints=True)
     except RunInUseError:
         raise
     except RunDirectoryError as error:
@@ -143,6 +143,6 @@ def _run_or_resume(store: CellStore, task: Task, stop: StopRequest) -> None:
             raise
         if not unfinished.finished:  # a user may have finished it by hand
             store.discard(task.digest, error)  # other data, or the checkpoint of another run
-            run_plan(plan, cache=cache_folder(), halt=stop, remarks=False)
+            run_plan(plan, cache=cache_folder(), stop=stop, remarks=False, keep_checkpoints=True)
     store.seal(task.digest)
     store.remove_stale(task.digest, task.keep)

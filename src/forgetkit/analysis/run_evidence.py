@@ -22,7 +22,9 @@ from forgetkit.contracts import Data, DataPart, Inputs, Role
 from forgetkit.data import LazySubset, SamplePool, simulate_replay
 from forgetkit.data.ledger import take
 from forgetkit.engine.checkpoint_validation import require_alike
-from forgetkit.engine.context import EventDispatcher, RunContext
+from forgetkit.engine.context import require_same_init
+from forgetkit.engine.events import EventDispatcher
+from forgetkit.engine.run_data import RunData
 from forgetkit.errors import InapplicableError, RunDirectoryError
 from forgetkit.registry.registry import Registry
 from forgetkit.seeding import Seeds
@@ -76,22 +78,19 @@ class FinishedRun:
         return recorded if self.env.threads is None and isinstance(recorded, int) else self.env.threads
 
     @cached_property
-    def context(self) -> RunContext:
-        """The run's context with its data; raises ``RunDirectoryError`` if the data has changed."""
+    def context(self) -> RunData:
+        """The data of the run; raises ``RunDirectoryError`` if it has changed."""
         manifest = self.directory.manifest
         plan = config.finished_plan(manifest, self.env.given, self.env.offers)
         loaded, source = self.env.loaded, plan.config.dataset
-        context = RunContext.with_data(
-            plan, EventDispatcher(self.env.observers), self.env.cache, data=loaded.get(source)
-        )
+        run_data = RunData.load(plan, EventDispatcher(self.env.observers), self.env.cache, data=loaded.get(source))
         noisy = plan.config.label_noise > 0
         content = None if noisy else (source, str(manifest.get("data")))
-        context.require_same_data(manifest, known=content in self.env.verified)
+        run_data.require_same(manifest, known=content in self.env.verified)
         if content is not None:
             self.env.verified.add(content)
-        if context.clean is not None:
-            loaded[source] = context.clean
-        return context
+        loaded[source] = run_data.clean
+        return run_data
 
     @cached_property
     def inputs(self) -> Inputs:
@@ -102,7 +101,7 @@ class FinishedRun:
 
     def network(self) -> nn.Module:
         """The untrained network of the run, in eval mode, on the device."""
-        self.context.require_same_init(self.directory.manifest)
+        require_same_init(self.context.plan, self.directory.manifest)
         return self._network(self.context.plan.init)
 
     def _network(self, init: InitialWeights | None) -> nn.Module:

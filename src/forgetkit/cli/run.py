@@ -97,6 +97,7 @@ def _answer(special: dict[str, Any], given: dict[str, Any], view: RunDisplay, st
                 config.resumed_options(recorded.manifest, chosen, components)  # an error if one would be ignored
             view.say(f"{recorded.path} is finished: there is nothing left to do")
             result = recorded.result
+            recorded.drop_checkpoints()  # if the process died after it had written the result
             view.show_result(result)
             return result
         resume = RunDirectory.reopen(recorded.path)
@@ -111,7 +112,7 @@ def _answer(special: dict[str, Any], given: dict[str, Any], view: RunDisplay, st
         view.show_dry_run(estimate)
         return estimate
     with view.following():
-        result = run_plan(plan, observers=[view], cache=machine.cache_folder(), resume=resume, halt=stop)
+        result = run_plan(plan, observers=[view], cache=machine.cache_folder(), resume=resume, stop=stop)
     view.show_result(result)
     return result
 

@@ -55,7 +55,7 @@ NOT_RESULTS = ("preset", "method", "out", "name", "observers", "device", "thread
 
 NOT_PROTOCOL = (
     *("preset", "method", "importance", "reinit", "replay", "dataset", "model", "init", "seed"),
-    *("device", "precision", "memory_format", "deterministic", "threads", "metrics", "out", "name", "observers"),
+    *("device", "memory_format", "deterministic", "threads", "metrics", "out", "name", "observers"),
     *_RETENTION,
 )
 """Options that are no part of a protocol: methods, data, networks, seeds, and those that cannot change the result."""
@@ -184,7 +184,7 @@ class RunConfig(BaseModel):
 
     seed: Annotated[int, Field(ge=0, description="the one seed that every random stream is derived from")] = 0
     device: Annotated[str, Field(description="auto, cpu, cuda, cuda:N or mps")] = "auto"
-    precision: Annotated[Literal["auto", "fp32", "bf16"], Field(description="auto: bf16 where the hardware has it and a short trial finds it faster by a quarter, else fp32")] = "auto"  # fmt: skip
+    precision: Annotated[Literal["auto", "fp32", "bf16"], Field(description="auto: bf16 for a large network on hardware that multiplies it natively, else fp32")] = "auto"  # fmt: skip
     memory_format: Annotated[Literal["auto", "contiguous", "channels-last"], Field(description="how images lie in memory; auto: channels-last for networks with 2-D convolutions")] = "auto"  # fmt: skip
     deterministic: Annotated[bool, Field(description="the same bits each time on CUDA too, or an error that names the operation that cannot")] = False  # fmt: skip
     threads: Annotated[Threads | Literal["auto"], WrapValidator(_threads), Field(description="threads of torch on the CPU; auto: one for a network whose batch takes few operations, else torch's own choice")] = "auto"  # fmt: skip

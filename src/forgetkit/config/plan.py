@@ -67,7 +67,12 @@ class Plan:
 
     def with_resolved(self, **values: Any) -> Plan:
         """The same plan with values for options that were ``auto``."""
-        return replace(self, config=self.config.model_copy(update=values))
+        overrides = dict(self.overrides)
+        if "precision" in overrides and "precision" in values:
+            override = {**overrides.pop("precision"), "value": values["precision"]}
+            if override["value"] != override["preset"]:
+                overrides["precision"] = override
+        return replace(self, config=self.config.model_copy(update=values), overrides=overrides)
 
     @property
     def digest(self) -> str:
@@ -201,16 +206,21 @@ def _without_foreign_lr(protocol: dict[str, Any], given: Mapping[str, Any]) -> d
 def _apply_rules(config: RunConfig) -> RunConfig:
     """Fill in the options that a rule decides."""
     lr = config.lr if config.lr is not None else {"sgd": 0.1, "adamw": 0.001}[config.optimizer]
-    timed = config.precision == "auto" and config.deterministic  # no clock may decide what the bits are
-    precision = "fp32" if timed else config.precision
+    is_fp32 = config.precision == "auto" and config.deterministic  # the same on more hardware
+    precision = "fp32" if is_fp32 else config.precision
     return config.model_copy(update={"lr": lr, "milestones": _milestones(config), "precision": precision})
 
 
 def _preset_config(protocol: Mapping[str, Any], resolved: RunConfig) -> RunConfig:
-    """The configuration of the preset alone; milestones by rule follow the run's epochs, samples and schedule."""
+    """The configuration of the preset alone; milestones by rule follow the run's epochs, samples and schedule.
+
+    A preset's ``auto`` precision stands for either value, since the record of a run holds the resolved one.
+    """
     preset = RunConfig.model_validate({key: value for key, value in protocol.items() if "." not in key})
     followed = preset.model_copy(update={key: getattr(resolved, key) for key in ("epochs", "samples", "schedule")})
-    return preset.model_copy(update={"lr": _apply_rules(preset).lr, "milestones": _milestones(followed)})
+    precision = resolved.precision if preset.precision == "auto" else preset.precision
+    lr = _apply_rules(preset).lr
+    return preset.model_copy(update={"lr": lr, "milestones": _milestones(followed), "precision": precision})
 
 
 def _milestones(config: RunConfig) -> tuple[int, ...] | None:

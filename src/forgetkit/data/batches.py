@@ -6,7 +6,7 @@ which would give all images of a batch the same crop.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,18 +85,26 @@ class SamplePool:
 
 @dataclass(frozen=True, eq=False)
 class ScoringBatches:
-    """A pool to be looked at: the same batches each time it is read, in a random order or as it stands."""
+    """A pool to be looked at: the same batches each time it is read, in a random order or as it stands.
+
+    ``before_batch`` is called before each batch, and may raise.
+    """
 
     pool: SamplePool
     seeds: Seeds
     size: int
     sampling: Sampling = "random"
     augment: Augmentation = "none"
+    before_batch: Callable[[], None] | None = None
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        order = torch.arange(len(self.pool))
         if self.sampling == "random":
-            return epoch_batches(self.pool, self.size, self.augment, self.seeds)
-        return _batches(self.pool, torch.arange(len(self.pool)), self.size, self.augment, self.seeds)
+            order = torch.randperm(len(self.pool), generator=self.seeds.torch("order"))
+        for batch in _batches(self.pool, order, self.size, self.augment, self.seeds):
+            if self.before_batch is not None:
+                self.before_batch()
+            yield batch
 
 
 def fits_in_memory(size: int, device: torch.device) -> bool:
