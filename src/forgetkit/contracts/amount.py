@@ -18,6 +18,10 @@ def parse_number(given: Any) -> Any:
 
     Returns:
         An int for ``1``, a float for ``0.2``, ``1.0`` or ``1e3``; any value that is no number, unchanged.
+
+    Example:
+        >>> parse_number("1"), parse_number("1e3"), parse_number("all")
+        (1, 1000.0, 'all')
     """
     if not isinstance(given, str):
         try:

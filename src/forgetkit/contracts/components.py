@@ -86,7 +86,22 @@ class LoadContext:
 
 @runtime_checkable
 class DatasetSource(Protocol):
-    """A data set."""
+    """A data set.
+
+    Example:
+        ::
+
+            @dataclass(frozen=True)
+            class Ramp:
+                '''Two classes of one number each.'''
+
+                samples: int = 100
+
+                def load(self, context):
+                    inputs = np.linspace(0, 1, self.samples, dtype=np.float32)[:, None]
+                    part = DataSplit(inputs, (inputs[:, 0] > 0.5).astype(np.int64))
+                    return Data(train=part, test=part, classes=("low", "high"))
+    """
 
     def load(self, context: LoadContext) -> Data:
         """Load both parts; equal options give equal samples in equal order.
@@ -110,6 +125,17 @@ class ModelBuilder(Protocol):
     A builder may have a method ``initialise(module)`` that draws the parameters of one leaf module anew, in place,
     from the global random state. A reset then draws one layer at a time; without it, the host builds the network again
     and takes the values from there.
+
+    Example:
+        ::
+
+            @dataclass(frozen=True)
+            class Linear:
+                '''One linear layer.'''
+
+                def build(self, inputs, normalize):
+                    features = math.prod(inputs.shape)
+                    return nn.Sequential(normalize, nn.Flatten(), nn.Linear(features, inputs.classes))
     """
 
     def build(self, inputs: Inputs, normalize: nn.Module) -> nn.Module:
@@ -127,7 +153,18 @@ class ModelBuilder(Protocol):
 
 @runtime_checkable
 class Metric(Protocol):
-    """A number computed from the finished mega-batches of a run."""
+    """A number computed from the finished mega-batches of a run.
+
+    Example:
+        ::
+
+            @dataclass(frozen=True)
+            class WorstAccuracy:
+                '''The lowest test accuracy.'''
+
+                def compute(self, rows):
+                    return min((row.test_accuracy for row in rows), default=None)
+    """
 
     def compute(self, rows: Sequence[MegaBatchResult]) -> float | int | None:
         """Compute the number.
@@ -143,7 +180,19 @@ class Metric(Protocol):
 
 @runtime_checkable
 class Observer(Protocol):
-    """Receives the events of a run. If it raises, the run detaches it with a warning and continues."""
+    """Receives the events of a run. If it raises, the run detaches it with a warning and continues.
+
+    Example:
+        ::
+
+            @dataclass(frozen=True)
+            class PrintAccuracy:
+                '''Print the test accuracy after each mega-batch.'''
+
+                def notify(self, event):
+                    if isinstance(event, MegaBatchEnded):
+                        print(event.row.index, event.row.test_accuracy)
+    """
 
     def notify(self, event: Event) -> None:
         """Handle an event.
@@ -170,7 +219,19 @@ class WorkerLost:
 
 @runtime_checkable
 class Executor(Protocol):
-    """Runs tasks in this process, in others, or on other machines."""
+    """Runs tasks in this process, in others, or on other machines.
+
+    Example:
+        ::
+
+            @dataclass(frozen=True)
+            class InOrder:
+                '''Run one task after another in this process.'''
+
+                def execute(self, work, tasks):
+                    for position, task in enumerate(tasks):
+                        yield position, work(task)
+    """
 
     def execute(self, work: Callable[[Any], Any], tasks: Sequence[Any]) -> Generator[tuple[int, Any], None, None]:
         """Call ``work`` with each task.

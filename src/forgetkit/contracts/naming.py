@@ -19,6 +19,11 @@ def keep_name(component: object, written: str, plugin: str = "") -> None:
         component: The component.
         written: The SPEC as the user wrote it.
         plugin: The distribution and version, or the file, of its plugin.
+
+    Example:
+        >>> keep_name(component, "gradnorm:samples=64", "gradnorm.py")
+        >>> component_name(component)
+        'gradnorm:samples=64 (gradnorm.py)'
     """
     with contextlib.suppress(AttributeError, TypeError):
         object.__setattr__(component, _NAME, f"{written} ({plugin})" if plugin else written)
@@ -32,6 +37,10 @@ def component_name(component: object) -> str:
 
     Returns:
         The SPEC as the user wrote it with its plugin, or the class of an object that was built in Python.
+
+    Example:
+        >>> component_name(component)
+        'Component'
     """
     name = getattr(component, "__dict__", {}).get(_NAME)
     return name if isinstance(name, str) else type(component).__name__
@@ -45,6 +54,10 @@ def source_file(component: type) -> str:
 
     Returns:
         The path, relative if it is in the current folder; empty if the class is in no file.
+
+    Example:
+        >>> source_file(int)
+        ''
     """
     try:
         file = Path(inspect.getfile(component))

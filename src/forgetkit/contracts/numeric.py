@@ -17,6 +17,10 @@ def as_number(value: Any) -> int | float:
 
     Raises:
         TypeError: The value is no real number. A bool is none, and neither is an array with one element.
+
+    Example:
+        >>> as_number(np.float32(0.5)), as_number(torch.tensor(3))
+        (0.5, 3)
     """
     item = getattr(value, "item", None)
     scalar = item() if callable(item) and getattr(value, "ndim", None) == 0 else value
