@@ -221,7 +221,7 @@ def test_the_name_of_another_analysis_answer_is_not_taken(cli, run):
     said = cli("analyze", run, "churn", "--as", "mine")
     assert said.status == 2
     assert "has an answer of calibration under the name mine: choose another by --as, or --again" in said.err
-    assert cli("analyze", run, "churn", "--as", "mine", "--again", "--no-report").status == 0
+    assert cli("analyze", run, "churn", "--as", "mine", "--again").status == 0
     assert not list((run / "analyses").glob("mine.reliability.svg"))
 
 
