@@ -299,7 +299,7 @@ def test_the_digest_changes_with_what_a_run_is_and_not_with_where_it_is(key):
 
 
 def test_the_digest_is_of_what_a_preset_sets_and_not_of_its_name():
-    clean = resolved({"importance": "fisher"})
+    clean = resolved({"importance": "fisher", "precision": "fp32"})
     paper = resolved({"preset": "paper", "importance": clean.config.importance, "reinit": clean.config.reinit})
     assert (clean.config.preset, paper.config.preset) == ("clean", "paper")
     assert paper.digest == clean.digest
