@@ -1,8 +1,7 @@
-"""What all tests share, those of the plugin packages too: a process that wastes no time.
+"""Settings of all tests, including those of the plugin packages, that save time.
 
-Torch takes one thread, for the networks are small and the workers of pytest share the cores; tests about threads set
-them, or start a process of its own. Files are not synced: what a loss of power leaves is simulated. A dry run times a
-single step.
+torch uses one thread: the networks are small and the pytest workers share the cores. Tests about threads run in child
+processes. Files are not synced: tests simulate a loss of power. A dry run times a single step.
 """
 
 from __future__ import annotations
@@ -19,16 +18,18 @@ import pytest
 
 from forgetkit.engine import dry_run
 
-# Tests write a module anew within a second, and Python would take its stale byte code for it.
+# Tests rewrite a module within a second, and Python would take the stale byte code.
 sys.dont_write_bytecode = True
-# How long an example takes on a shared machine says nothing.
-hypothesis.settings.register_profile("shared", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
-hypothesis.settings.load_profile("shared")
+# Times on a shared machine mean nothing. `nox -s long` takes the profile of that name.
+PROFILE = {"deadline": None, "suppress_health_check": [hypothesis.HealthCheck.too_slow]}
+hypothesis.settings.register_profile("short", max_examples=40, **PROFILE)
+hypothesis.settings.register_profile("long", max_examples=300, **PROFILE)
+hypothesis.settings.load_profile("short")
 
 
 @pytest.fixture(autouse=True, scope="session")
-def hasty() -> Iterator[None]:
-    """Nothing waits for the disk or for a better estimate."""
+def fast_disk_and_estimates() -> Iterator[None]:
+    """Skip syncs and long estimates."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
         patch.setattr(dry_run, "_SECONDS", 0.0)
@@ -36,7 +37,7 @@ def hasty() -> Iterator[None]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whatever has one of these fixtures starts processes."""
+    """Mark the tests whose fixtures start processes."""
     for item in items:
-        if {"nursery", "spawn"}.intersection(getattr(item, "fixturenames", ())):
+        if {"fork_server", "spawn"}.intersection(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.children)

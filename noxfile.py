@@ -1,4 +1,4 @@
-"""What must hold before a change lands: ``nox`` runs ``check``."""
+"""The checks before a change lands: ``nox`` runs ``check``."""
 
 import nox
 
@@ -10,7 +10,7 @@ PYTEST = ("pytest", "-n", "2", "--dist", "worksteal", "--durations=20")
 
 @nox.session
 def check(session: nox.Session) -> None:
-    """Style, types, walls and the test suite, in one environment: torch is large."""
+    """Style, types, import contracts and all but the long tests, in one environment: torch is large."""
     install(session)
     lint(session)
     session.run(*PYTEST, *session.posargs)
@@ -18,7 +18,7 @@ def check(session: nox.Session) -> None:
 
 @nox.session
 def quick(session: nox.Session) -> None:
-    """Style, types, walls and the tests that start no process and take no second."""
+    """Style, types, import contracts and the tests that start no process and take less than a second."""
     install(session)
     lint(session)
     session.run(*PYTEST, "-m", "not (children or slow or long)", *session.posargs)
@@ -26,10 +26,23 @@ def quick(session: nox.Session) -> None:
 
 @nox.session
 def full(session: nox.Session) -> None:
-    """All of it, the long tests and the coverage included."""
+    """Everything: the sessions check, long and coverage."""
+    for name in ("check", "long", "coverage"):
+        session.notify(name)
+
+
+@nox.session
+def long(session: nox.Session) -> None:
+    """The long tests, and the property tests with many examples."""
     install(session)
-    lint(session)
-    session.run(*PYTEST, "-m", "", "--cov", "--cov-report=term", *session.posargs)
+    session.run(*PYTEST, "-m", "long or hypothesis", "--hypothesis-profile", "long", *session.posargs)
+
+
+@nox.session
+def coverage(session: nox.Session) -> None:
+    """The coverage of all but the long tests, which takes nearly twice as long as the tests."""
+    install(session)
+    session.run(*PYTEST, "--cov", "--cov-report=term", *session.posargs)
 
 
 def install(session: nox.Session) -> None:

@@ -1,7 +1,7 @@
-"""A grid of 108 cells on the digits: cells at once against threads each, and the same command again.
+"""Time a grid of 108 cells on the digits: one worker with two threads against two workers with one.
 
-Each repetition carries the whole grid out with one worker of two threads and with two workers of one thread, in new
-folders and in turn; then the same command again, which finds everything done. Medians and their ratio.
+Each repetition runs the grid in both ways, in new folders and in turn, then repeats the command, which finds every cell
+finished. Prints medians and their ratio.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ def main() -> None:
     parser.add_argument("--mega-batches", type=int, default=4)
     parser.add_argument("--model", default="convnet")
     parser.add_argument("--json", action="store_true")
-    asked = parser.parse_args()
-    shared = ["--epochs", asked.epochs, "--mega-batches", asked.mega_batches, "--model", asked.model]
+    args = parser.parse_args()
+    shared = ["--epochs", args.epochs, "--mega-batches", args.mega_batches, "--model", args.model]
     seconds: dict[str, list[float]] = {side: [] for side in (*SIDES, "again")}
-    for _ in range(asked.repetitions):
+    for _ in range(args.repetitions):
         for side, executor in SIDES.items():
             with tempfile.TemporaryDirectory() as folder:
                 words = [*GRID, *map(str, shared), "--executor", executor, "--out", folder]
@@ -49,7 +49,7 @@ def main() -> None:
                         raise SystemExit("the same command again gave another table")
     medians = {side: statistics.median(values) for side, values in seconds.items()}
     ratio = medians["jobs=1, threads=2"] / medians["jobs=2, threads=1"]
-    if asked.json:
+    if args.json:
         print(json.dumps({"seconds": seconds, "medians": medians, "ratio": ratio}))
         return
     for side, median in medians.items():

@@ -33,13 +33,13 @@ from forgetkit.seeding import Seeds
 
 TARGET = 1.4
 OURS = {"forgetkit": {}, "forgetkit, contiguous fp32": {"memory_format": "contiguous", "precision": "fp32"}}
-"""Ours: as a run chooses for itself, and told to do as Avalanche does."""
+"""Our sides: a run's own choice of layout and precision, and Avalanche's."""
 WHOLE = "forgetkit, the whole run"
 PARTS, BATCH, LR, MOMENTUM, DECAY = 8, 64, 0.1, 0.9, 1e-4
 
 
 class Watch:
-    """An observer: the seconds from the end of each mega-batch to the last epoch of the next, and the samples."""
+    """An observer: counts samples and the seconds from each mega-batch's end to the last epoch of the next."""
 
     def __init__(self) -> None:
         self.seconds, self.samples, self._since = 0.0, 0, 0.0
@@ -54,7 +54,7 @@ class Watch:
 
 
 def ours(epochs: int, told: dict[str, str]) -> tuple[float, int, float]:
-    """Seconds of training, samples, seconds of the whole run."""
+    """Run ours; returns seconds of training, samples, seconds of the whole run."""
     watch = Watch()
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
@@ -68,7 +68,7 @@ def ours(epochs: int, told: dict[str, str]) -> tuple[float, int, float]:
 
 
 def theirs(train: DataSplit, epochs: int) -> tuple[float, int]:
-    """Seconds of training, samples."""
+    """Run Avalanche; returns seconds of training and samples."""
     from avalanche.benchmarks import benchmark_from_datasets
     from avalanche.benchmarks.utils import as_classification_dataset
     from avalanche.training import Naive
@@ -94,7 +94,7 @@ def theirs(train: DataSplit, epochs: int) -> tuple[float, int]:
 
 
 def labelled(dataset: Any, labels: torch.Tensor) -> Any:
-    """Avalanche looks for the labels there."""
+    """Set ``targets``, where Avalanche expects the labels."""
     dataset.targets = labels.tolist()
     return dataset
 
@@ -110,21 +110,24 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--json", action="store_true")
-    asked = parser.parse_args()
-    torch.set_num_threads(asked.threads)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
     logging.disable()
     warnings.simplefilter("ignore")
     source = registry.load(entry_points=False).make("datasets", "digits")[1]
     train = source.load(LoadContext(Path(), lambda what, done, total: None)).train
-    seconds = measured(train, asked.epochs, asked.repetitions)
-    samples, medians = asked.epochs * len(train), {side: statistics.median(times) for side, times in seconds.items()}
+    seconds = measure(train, args.epochs, args.repetitions)
+    samples, medians = (
+        args.epochs * len(train),
+        {side: statistics.median(times) for side, times in seconds.items()},
+    )
     rows = [
         {"side": side, "seconds": m, "samples a second": samples / m, "times as fast": medians["avalanche"] / m}
         for side, m in medians.items()
     ]
     ratios = {side: medians["avalanche"] / medians[side] for side in OURS}
     met = ratios["forgetkit"] >= TARGET
-    if asked.json:
+    if args.json:
         versions = {name: version(name) for name in ("forgetkit", "avalanche-lib", "torch")}
         about = {"versions": versions, "threads": torch.get_num_threads(), "samples": samples}
         verdict = {"target": TARGET, "ratio": ratios["forgetkit"], "met": met, "ratios": ratios}
@@ -135,8 +138,8 @@ def main() -> None:
     print(f"wanted are at least {TARGET} × of forgetkit as a run does it: {'met' if met else 'missed'}")
 
 
-def measured(train: DataSplit, epochs: int, repetitions: int) -> dict[str, list[float]]:
-    """The seconds of each side, in turn; of ours by layout, and of its whole run."""
+def measure(train: DataSplit, epochs: int, repetitions: int) -> dict[str, list[float]]:
+    """Time each side in turn: ours in both layouts, its whole run, and Avalanche."""
     seconds: dict[str, list[float]] = {**{side: [] for side in OURS}, "avalanche": [], WHOLE: []}
     order = [*OURS, "avalanche"]
     for repetition in range(repetitions + 1):

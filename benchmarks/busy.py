@@ -1,4 +1,4 @@
-"""The quick start beside busy processes, and from which size of a batch a second thread pays.
+"""Time the quick start beside busy processes, and find the batch size from which a second thread pays.
 
 ``start`` times ``forgetkit run --importance snip --reinit masked`` alone with ``--threads 1`` and with the threads that
 ``auto`` chooses beside two processes that never rest, in turn; wanted is a ratio of at most 2, of which the fair share
@@ -32,7 +32,7 @@ STEPS = (
 
 @contextlib.contextmanager
 def busy(count: int) -> Iterator[None]:
-    """So many processes that compute for nothing."""
+    """Run so many busy processes."""
     processes = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
     try:
         yield
@@ -43,7 +43,7 @@ def busy(count: int) -> Iterator[None]:
 
 
 def quick_start(epochs: int, *words: str) -> dict[str, float]:
-    """Seconds on the clock and of the processor."""
+    """Time the quick start; returns seconds of the clock and of the processor."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "forgetkit", *QUICK_START, "--epochs", str(epochs), "--out", folder, *words]
         began = time.perf_counter()
@@ -56,7 +56,7 @@ def quick_start(epochs: int, *words: str) -> dict[str, float]:
 
 
 def start(repetitions: int, epochs: int) -> dict[str, Any]:
-    """Both in turn; the ratio is that of the medians."""
+    """Time it alone and beside busy processes, in turn."""
     alone, beside = [], []
     for _ in range(repetitions):
         alone.append(quick_start(epochs, "--threads", "1"))
@@ -71,7 +71,7 @@ def start(repetitions: int, epochs: int) -> dict[str, Any]:
 
 
 def border(seconds: float) -> list[dict[str, Any]]:
-    """For each network and batch: operations, and the time of a step with one thread by that with two."""
+    """For each network and batch: operations, and the time of a step with one thread divided by that with two."""
     import torch
 
     from forgetkit import training
@@ -79,10 +79,10 @@ def border(seconds: float) -> list[dict[str, Any]]:
     from forgetkit.registry import registry
     from forgetkit.seeding import Seeds
 
-    offers, device, rows = registry.load(), torch.device("cpu"), []
+    components, device, rows = registry.load(), torch.device("cpu"), []
     for spec, shape, batch in STEPS:
         inputs = Inputs(shape, 10, (0.0,) * shape[0], (1.0,) * shape[0])
-        model = training.build_network(offers.make("models", spec)[1], inputs, Seeds(0))
+        model = training.build_network(components.make("models", spec)[1], inputs, Seeds(0))
         model = training.to_device(model, training.choose_memory_format("auto", model, inputs, device), device).train()
         optimizer = torch.optim.SGD(model.parameters(), lr=1e-6, momentum=0.9, foreach=True)
         images, labels = torch.rand(batch, *shape), torch.randint(10, (batch,))
@@ -117,17 +117,17 @@ def border(seconds: float) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    """Print what was measured as an object."""
+    """Print the measurements as an object."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=("start", "border"))
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=50)
     parser.add_argument("--seconds", type=float, default=6.0, help="of each row of border")
-    asked = parser.parse_args()
-    if asked.what == "start":
-        print(json.dumps(start(asked.repetitions, asked.epochs), indent=1))
+    args = parser.parse_args()
+    if args.what == "start":
+        print(json.dumps(start(args.repetitions, args.epochs), indent=1))
     else:
-        print(json.dumps({"rows": border(asked.seconds), "load": os.getloadavg()[0]}, indent=1))
+        print(json.dumps({"rows": border(args.seconds), "load": os.getloadavg()[0]}, indent=1))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Every component of the installed packages in a run: four mega-batches of a folder of images, each network.
+"""Run every installed component: four mega-batches of a folder of images, on each network.
 
     python benchmarks/components.py folder:path=photos --models convnet,resnet18 --json components.json
 
-Prints a line for each; ends with status 1 where one fails. It is for seeing that all of them run, not which is best.
+Prints a line for each; ends with status 1 if one fails. It shows that all of them run, not which is best.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from forgetkit.registry import registry
 KINDS = {"importance": "importance", "reinit": "reinit", "interventions": "interventions"}
 
 
-def named() -> list[tuple[str, str, str]]:
-    """Kind, name and distribution of each component that is no built-in."""
-    offers = registry.load()
+def plugin_components() -> list[tuple[str, str, str]]:
+    """The kind, name and distribution of each component that is not built in."""
+    components = registry.load()
     return [
-        (kind, offer.name, offer.distribution)
+        (kind, entry.name, entry.distribution)
         for kind in KINDS
-        for offer in offers.named(kind)
-        if offer.distribution != registry.BUILTIN
+        for entry in components.named(kind)
+        if entry.distribution != registry.BUILTIN
     ]
 
 
 def options_of(kind: str, name: str) -> dict[str, Any]:
-    """What a run is told so that the component takes part; an intervention acts beside a warm start."""
+    """The options of a run with the component; an intervention runs with a warm start."""
     if kind == "interventions":
         return {"interventions": (name,), "method": "warm"}
     return {kind: name}
@@ -47,14 +47,14 @@ def main() -> int:
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path)
-    given = parser.parse_args()
+    args = parser.parse_args()
     rows, failed = [], 0
-    for model in given.models.split(","):
-        for kind, name, distribution in named():
-            shared = {"dataset": given.dataset, "model": model, "mega_batches": 4, "epochs": given.epochs}
+    for model in args.models.split(","):
+        for kind, name, distribution in plugin_components():
+            shared = {"dataset": args.dataset, "model": model, "mega_batches": 4, "epochs": args.epochs}
             began = time.perf_counter()
             with tempfile.TemporaryDirectory() as folder:
-                options = {**shared, **options_of(kind, name), "threads": given.threads, "out": folder}
+                options = {**shared, **options_of(kind, name), "threads": args.threads, "out": folder}
                 try:
                     result = forgetkit.run(options)
                     forgot = [row["unlearn"]["reset"] for row in result["mega_batches"] if row["unlearn"]]
@@ -65,8 +65,8 @@ def main() -> int:
             print(f"{model:10} {kind:13} {distribution}/{name:24} {seconds:6.1f} s  {said}", flush=True)
             rows.append({"model": model, "kind": kind, "name": name, "seconds": round(seconds, 1), "said": said})
     print(f"{len(rows)} runs, {failed} failed")
-    if given.json is not None:
-        given.json.write_text(json.dumps({"dataset": given.dataset, "rows": rows}, indent=2) + "\n")
+    if args.json is not None:
+        args.json.write_text(json.dumps({"dataset": args.dataset, "rows": rows}, indent=2) + "\n")
     return 1 if failed else 0
 
 

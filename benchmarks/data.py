@@ -1,8 +1,8 @@
-"""What a folder of images costs: decoding it in one process and in several, and loading it again.
+"""Time a folder of images: decoding in one process and in several, and loading again.
 
 ``python benchmarks/data.py FOLDER`` takes a folder with ``train/CLASS/*`` and ``test/CLASS/*``; without one, noise is
-written as JPEG files of 32×32 pixels. Medians over interleaved repetitions. What is read a second time is in the
-system's memory: a first look at a slow disk takes longer.
+written as JPEG files of 32×32 pixels. Medians over interleaved repetitions. Later reads come from the
+system's page cache: the first read of a slow disk takes longer.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--json", action="store_true")
-    arguments = parser.parse_args()
+    args = parser.parse_args()
     with ExitStack() as stack:
-        folder = arguments.folder or made(Path(stack.enter_context(tempfile.TemporaryDirectory())), arguments.images)
-        times = measured(folder, arguments.processes, arguments.repetitions)
-    if arguments.json:
-        print(json.dumps({"processes": arguments.processes, "repetitions": arguments.repetitions, **times}))
+        folder = args.folder or make_images(Path(stack.enter_context(tempfile.TemporaryDirectory())), args.images)
+        times = measure(folder, args.processes, args.repetitions)
+    if args.json:
+        print(json.dumps({"processes": args.processes, "repetitions": args.repetitions, **times}))
         return
     for name, seconds in times.items():
         print(f"{name:10} {seconds:7.3f} s   {times['one'] / seconds:6.2f} times as fast as decoding in one process")
 
 
-def measured(folder: Path, processes: int, repetitions: int) -> dict[str, float]:
+def measure(folder: Path, processes: int, repetitions: int) -> dict[str, float]:
     """Seconds to decode in one process and in several, to load again, to read every file, and to digest the pixels."""
     times: dict[str, list[float]] = {name: [] for name in ("one", "several", "again", "files read", "digest")}
     for _ in range(repetitions):
@@ -70,7 +70,7 @@ def loaded(folder: Path, cache: str) -> Data:
     return Folder(folder).load(LoadContext(Path(cache), lambda what, done, total: None))
 
 
-def made(folder: Path, images: int) -> Path:
+def make_images(folder: Path, images: int) -> Path:
     rng = np.random.default_rng(0)
     for number in range(images):
         path = folder / ("test" if number // 10 % 6 == 0 else "train") / f"class-{number % 10}" / f"{number:06}.jpg"

@@ -1,8 +1,8 @@
-"""What stands in the way of the cases ``augmented`` and ``auto`` of ``forgetkit bench``: their parts, each by itself.
+"""Time the parts of the cases ``augmented`` and ``auto`` of ``bench.py`` separately.
 
-For both sides of a case the milliseconds of a part for a batch of 64, in turn, medians, and how many times as fast
-ours is. A case cannot gain more than its largest part does. A step of ``augmented`` is timed twice: in the same
-precision on both sides, which shows what channels-last brings, and as a run does it by default.
+For both sides of a case: the median milliseconds of a part for a batch of 64, in turn, and how many times as fast ours
+is. A case cannot gain more than its largest part. A step of ``augmented`` is timed twice: in the same precision on both
+sides, which shows the gain from channels-last, and as a run takes it by default.
 """
 
 from __future__ import annotations
@@ -16,18 +16,16 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from comparisons.loading import TransformedSamples
+from comparisons.training import BATCH, Work, framework, in_chosen_precision, network, sgd, step
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import default_collate
 
-from forgetkit.bench import BenchmarkOptions
-from forgetkit.bench.loading import TransformedSamples
-from forgetkit.bench.training import BATCH, Work, chosen_precision, framework, network, sgd, step
 from forgetkit.data.batches import epoch_batches
 from forgetkit.seeding import Seeds
 
 Call = Callable[[], object]
-CPU = BenchmarkOptions("cpu")
 
 
 def main() -> None:
@@ -35,18 +33,18 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=7)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--json", action="store_true")
-    asked = parser.parse_args()
-    torch.set_num_threads(asked.threads)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
     rows = []
     for case, part, reference, ours in (*augmented(), *auto()):
-        rows.append({"case": case, "part": part, **measured(reference, ours, asked.repetitions)})
-        if not asked.json:
+        rows.append({"case": case, "part": part, **compare(reference, ours, options.repetitions)})
+        if not options.json:
             print("  ".join(f"{key} {value:.4g}" if key[0] in "ort" else value for key, value in rows[-1].items()))
-    if asked.json:
+    if options.json:
         print(json.dumps({"torch": torch.__version__, "threads": torch.get_num_threads(), "cases": rows}))
 
 
-def measured(reference: Call, ours: Call, repetitions: int) -> dict[str, Any]:
+def compare(reference: Call, ours: Call, repetitions: int) -> dict[str, Any]:
     times: dict[str, list[float]] = {"reference_ms": [], "ours_ms": []}
     for repetition in range(repetitions + 1):
         for side, call in zip(times, (reference, ours), strict=True):
@@ -59,28 +57,26 @@ def measured(reference: Call, ours: Call, repetitions: int) -> dict[str, Any]:
 
 
 def augmented() -> Iterator[tuple[str, str, Call, Call]]:
-    """One worker's time stands for the reference's batches: its two share the cores with the training."""
-    work = replace(Work.images("convnet", BATCH, CPU), augment="crop-flip")
+    """Time one loading worker of the reference: its two workers share the cores with the training."""
+    work = replace(Work.images("convnet", BATCH, "cpu"), augment="crop-flip")
     dataset = TransformedSamples(work.pool.inputs, work.pool.labels)
     yield (
         "augmented",
         "crop and flip, in one process",
-        lambda: default_collate([dataset[place] for place in range(BATCH)]),
+        lambda: default_collate([dataset[index] for index in range(BATCH)]),
         lambda: next(epoch_batches(work.pool, BATCH, "crop-flip", Seeds(0))),
     )
     yield "augmented", "a step, both in fp32", stepping(work), stepping(work, ours=True)
-    chosen = replace(work, bf16=chosen_precision(work) == "bf16")
-    yield "augmented", "a step, ours as a run does it", stepping(work), stepping(chosen, ours=True)
+    yield "augmented", "a step, ours as a run does it", stepping(work), stepping(in_chosen_precision(work), ours=True)
 
 
 def auto() -> Iterator[tuple[str, str, Call, Call]]:
-    work = Work.images("resnet18", BATCH, CPU)
-    work = replace(work, bf16=chosen_precision(work) == "bf16")
+    work = in_chosen_precision(Work.images("resnet18", BATCH, "cpu"))
     yield "auto", "its convolutions alone", convolving(replace(work, bf16=False)), convolving(work, ours=True)
     yield "auto", "a step", stepping(replace(work, bf16=False)), stepping(work, ours=True)
 
 
-def made(work: Work, ours: bool) -> nn.Module:
+def build(work: Work, ours: bool) -> nn.Module:
     return (framework(work).model if ours else network(work)).train()
 
 
@@ -89,14 +85,14 @@ def batch(work: Work) -> Tensor:
 
 
 def stepping(work: Work, ours: bool = False) -> Call:
-    model, inputs = made(work, ours), batch(work)
+    model, inputs = build(work, ours), batch(work)
     optimizer = sgd(model)
     return lambda: step(model, optimizer, inputs, work.pool.labels, bf16=work.bf16)
 
 
 def convolving(work: Work, ours: bool = False) -> Call:
-    """Each convolution of a step by itself, forward and backward, on what it is given in that step."""
-    model, seen = made(work, ours), []
+    """Run each convolution of a step alone, forward and backward, on its inputs in that step."""
+    model, seen = build(work, ours), []
 
     def remember(module: nn.Module, given: tuple[Tensor, ...], outputs: Tensor) -> None:
         seen.append((module, given[0].detach().requires_grad_(bool(seen)), torch.randn_like(outputs)))
@@ -107,7 +103,7 @@ def convolving(work: Work, ours: bool = False) -> Call:
     for hook in hooks:
         hook.remove()
 
-    def all_of_them() -> None:
+    def run_all() -> None:
         for module, inputs, wanted in seen:
             with torch.autocast("cpu", torch.bfloat16, enabled=work.bf16):
                 outputs = module(inputs)
@@ -116,7 +112,7 @@ def convolving(work: Work, ours: bool = False) -> Call:
         for _, inputs, _ in seen:
             inputs.grad = None
 
-    return all_of_them
+    return run_all
 
 
 if __name__ == "__main__":

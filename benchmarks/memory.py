@@ -1,4 +1,4 @@
-"""What a run holds in memory and on the disk.
+"""Measure what a run holds in memory and on the disk.
 
 ``larger`` carries the same run out twice over images that decode to more than a limit allows, with full replay: in a
 child under that limit, and in one without; then compares what both come to. The limit is a control group's (``cgroup``,
@@ -71,10 +71,10 @@ def main() -> None:
     child.add_argument("limit")
     child.add_argument("bytes", type=int)
     child.add_argument("words", nargs=argparse.REMAINDER)
-    arguments = vars(parser.parse_args())
-    case = {"larger": compared, "flat": flat, "disk": disk, "child": limited}[arguments.pop("case")]
+    args = vars(parser.parse_args())
+    case = {"larger": compared, "flat": flat, "disk": disk, "child": limited}[args.pop("case")]
     with tempfile.TemporaryDirectory() as here:
-        for key, value in case(Path(here), **arguments).items():
+        for key, value in case(Path(here), **args).items():
             print(f"{key:34} {value}")
 
 
@@ -106,7 +106,7 @@ def compared(here: Path, gib: float, spare: float, limit: str, threads: int) -> 
 
 
 def images(folder: Path, samples: int) -> None:
-    """Noise of 16 × 16 pixels, which is blown up while it is decoded: the cheapest file of a large picture."""
+    """Write noise of 16 × 16 pixels, which decoding enlarges: the cheapest file of a large picture."""
     from PIL import Image
 
     rng = np.random.default_rng(0)
@@ -117,7 +117,7 @@ def images(folder: Path, samples: int) -> None:
 
 
 def held_by_the_libraries() -> dict[str, int]:
-    """Bytes that a process has once torch and forgetkit are imported, as the system calls them."""
+    """The bytes of a process that has imported torch and forgetkit, by the system's names."""
     told = subprocess.run(
         [sys.executable, "-c", "import forgetkit.engine.run; print(open('/proc/self/status').read())"],
         check=True,
@@ -128,7 +128,7 @@ def held_by_the_libraries() -> dict[str, int]:
 
 
 def carried_out(words: Sequence[str], limit: str, allowed: int) -> dict[str, Any]:
-    """A run in a child of its own: its result, its seconds, and the most memory."""
+    """Run in a child; returns its result, seconds and peak memory."""
     with contextlib.ExitStack() as stack:
         group = stack.enter_context(control_group(allowed)) if limit == "cgroup" else None
         where = str(group[0]) if group is not None else limit
@@ -149,7 +149,7 @@ def carried_out(words: Sequence[str], limit: str, allowed: int) -> dict[str, Any
 
 @contextlib.contextmanager
 def control_group(allowed: int) -> Iterator[tuple[Path, Path]]:
-    """A control group inside this process's own, and the file that tells the most memory it held."""
+    """Make a control group inside this process's; yields it and the file with its peak memory."""
     lines = [line.split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines()]
     own = {names: path for _, names, path in lines}
     controller = "memory" if "memory" in own else ""
@@ -164,7 +164,7 @@ def control_group(allowed: int) -> Iterator[tuple[Path, Path]]:
 
 
 def limited(here: Path, limit: str, bytes: int, words: list[str]) -> dict[str, Any]:  # noqa: A002 - its name on the command line
-    """In the child: the limit first, then the command."""
+    """Set the limit, then run the command; in the child."""
     import forgetkit.engine.run  # noqa: F401 - what the libraries hold was counted with it
     from forgetkit import cli
 
@@ -177,7 +177,7 @@ def limited(here: Path, limit: str, bytes: int, words: list[str]) -> dict[str, A
 
 
 def substance(result: dict[str, Any]) -> Any:
-    """A result without what was measured of the machine and without names."""
+    """A result without measurements of the machine and without names."""
 
     def stripped(value: Any) -> Any:
         if isinstance(value, dict):
@@ -193,7 +193,7 @@ def weights(result: dict[str, Any]) -> list[bytes]:
 
 
 def long_run(here: Path, mega_batches: int, model: str, replay: str) -> tuple[Path, list[list[int]]]:
-    """A run of many mega-batches of ten samples, two epochs each: its folder, and what was seen after each of them."""
+    """Run many mega-batches of ten samples; returns the folder and the readings after each."""
     (here / "watch.py").write_text(WATCHED)
     words = [
         *("run", "--dataset", f"synthetic:samples={mega_batches * 10},test=20,classes=3,size=8", "--model", model),

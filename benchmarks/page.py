@@ -1,7 +1,7 @@
-"""Writes the tables of docs/performance.md anew, from the records in docs/results.
+"""Write the tables of docs/performance.md from the records in docs/results.
 
-A table stands between ``<!-- results/NAME.json -->`` and ``<!-- end -->``: of what ``forgetkit bench --json`` printed
-all, of another record the columns that are named after a colon, for the rows that have them.
+A table stands between ``<!-- results/NAME.json -->`` and ``<!-- end -->``. A record of ``benchmarks/bench.py`` is shown
+whole; of another record, the columns named after a colon, for the rows that have them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from forgetkit import bench
+from bench import machine_text
+from comparisons.measure import HEADINGS, Case, Measurement, SkippedCase, row
 
 DOCS = Path(__file__).parents[1] / "docs"
 _TABLE = re.compile(r"<!-- (results/\S+\.json)(?:: (.+?))? -->\n.*?<!-- end -->", re.DOTALL)
@@ -22,64 +23,58 @@ _TABLE = re.compile(r"<!-- (results/\S+\.json)(?:: (.+?))? -->\n.*?<!-- end -->"
 def main() -> None:
     argparse.ArgumentParser(description=__doc__).parse_args()
     page = DOCS / "performance.md"
-    page.write_text(filled(page.read_text(encoding="utf-8"), DOCS), encoding="utf-8")
+    page.write_text(fill(page.read_text(encoding="utf-8"), DOCS), encoding="utf-8")
 
 
-def filled(page: str, folder: Path) -> str:
-    """The page, its tables made from the records in ``folder``."""
+def fill(page: str, folder: Path) -> str:
+    """Replace each table of ``page`` by one made from its record in ``folder``."""
 
-    def table(found: re.Match[str]) -> str:
+    def replacement(found: re.Match[str]) -> str:
         record = json.loads((folder / found[1]).read_text(encoding="utf-8"))
-        made = named(record, found[2].split(", ")) if found[2] else measured(record)
-        return f"{found[0].splitlines()[0]}\n{made}\n<!-- end -->"
+        table = column_table(record, found[2].split(", ")) if found[2] else case_table(record)
+        return f"{found[0].splitlines()[0]}\n{table}\n<!-- end -->"
 
-    return _TABLE.sub(table, page)
-
-
-def measured(record: Mapping[str, Any]) -> str:
-    """What ``forgetkit bench`` measured, and where."""
-    here = record["machine"]
-    device = "" if here["device"] == "cpu" else f", {here['device']}"
-    where = (
-        f"{here['processor']}{device}, {here['cores']} cores, {here['threads']} threads, {here['instructions']}; "
-        f"Python {here['python']}, torch {here['torch']}, forgetkit {here['forgetkit']}"
-    )
-    rows = [bench.row(result(case)) for case in record["cases"]]
-    return f"{table(bench.HEADINGS, rows)}\n\n{where}."
+    return _TABLE.sub(replacement, page)
 
 
-def result(case: Mapping[str, Any]) -> bench.Measurement | bench.SkippedCase:
-    """A case of a record as it was when it was measured."""
-    words = (case["name"], case["ours"], case["reference"])
-    about = bench.BenchmarkCase(*words, _unprepared, case["reading"], case["target"], case["target_rate"], case["unit"])
-    if case["skipped"]:
-        return bench.SkippedCase(about, case["skipped"])
-    seconds = {side: tuple(times) for side, times in case["seconds"].items()}
-    return bench.Measurement(about, case["work"], seconds, case["fault"])
+def case_table(record: Mapping[str, Any]) -> str:
+    """A row for each case that ``bench.py`` measured, and a line about the machine."""
+    rows = [row(read_case(case)) for case in record["cases"]]
+    return f"{markdown(HEADINGS, rows)}\n\n{machine_text(record['machine'])}."
 
 
-def named(record: Any, columns: Sequence[str]) -> str:
-    """Columns of the rows of any record: a list, an object that has one, or an object that is one row."""
+def read_case(record: Mapping[str, Any]) -> Measurement | SkippedCase:
+    """Rebuild a measured case from its record."""
+    words = (record["name"], record["ours"], record["reference"])
+    case = Case(*words, _cannot_prepare, record["reading"], record["target"], record["target_rate"], record["unit"])
+    if record["skipped"]:
+        return SkippedCase(case, record["skipped"])
+    seconds = {side: tuple(times) for side, times in record["seconds"].items()}
+    return Measurement(case, record["work"], seconds, record["fault"])
+
+
+def column_table(record: Any, columns: Sequence[str]) -> str:
+    """Columns of any record: a list of rows, an object that holds one, or an object that is one row."""
     rows = record if isinstance(record, list) else record.get("cases") or record.get("rows") or [record]
-    texts = [[text(row[name]) for name in columns] for row in rows if set(columns) <= set(row)]
-    return table([name.replace("_", " ") for name in columns], texts)
+    cells = [[format_value(row[name]) for name in columns] for row in rows if set(columns) <= set(row)]
+    return markdown([name.replace("_", " ") for name in columns], cells)
 
 
-def text(value: Any) -> str:
-    """Whole numbers with commas, others with three digits."""
+def format_value(value: Any) -> str:
+    """Format whole numbers with commas, others with three digits."""
     if isinstance(value, float):
         return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Markdown."""
+def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
     lines = [headings, ["---"] * len(headings), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines).replace("  ", " ")
 
 
-def _unprepared(setting: bench.BenchmarkOptions) -> bench.Sides:
-    raise NotImplementedError("it was measured elsewhere")
+def _cannot_prepare(device: str) -> Any:
+    raise NotImplementedError("a case of a record cannot be measured again")
 
 
 if __name__ == "__main__":

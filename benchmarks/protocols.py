@@ -1,4 +1,4 @@
-"""What the protocols are worth: arms, seeds and a table. The studies of docs/reproducibility.md.
+"""Repeat the studies of docs/reproducibility.md: arms, seeds and a table.
 
 python benchmarks/protocols.py presets --dataset npz:path=cifar10.npz,augment=crop-flip --jobs 2 --out results.json
 python benchmarks/protocols.py label-noise --jobs 2
@@ -66,11 +66,11 @@ STUDIES: Mapping[str, tuple[Arms, Mapping[str, Any], int]] = {
     "label-noise": (NOISE, {"label_noise": 0.3, "model": "mlp", "lr": 0.01}, 4),
     "label-noise-convnet": (NOISE, {"label_noise": 0.3}, 4),
 }
-"""Arms by name, what all share, and how many seeds."""
+"""By name: arms, shared options, and the number of seeds."""
 
 
 def run(options: Mapping[str, Any]) -> dict[str, Any]:
-    """One run, on one thread, whose record is thrown away."""
+    """Run once on one thread, without keeping the record."""
     logging.disable()
     with tempfile.TemporaryDirectory() as folder:
         result = forgetkit.run({**options, "threads": 1, "out": folder})
@@ -107,20 +107,20 @@ def main() -> None:
     parser.add_argument("--dataset")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--out", type=Path)
-    asked = parser.parse_args()
-    arms, common, seeds = STUDIES[asked.study]
-    if asked.dataset:
-        common = {**common, "dataset": asked.dataset}
+    args = parser.parse_args()
+    arms, common, seeds = STUDIES[args.study]
+    if args.dataset:
+        common = {**common, "dataset": args.dataset}
     cells = {(arm, seed): {**common, **options, "seed": seed} for arm, options in arms.items() for seed in range(seeds)}
     began = time.perf_counter()
-    with ProcessPoolExecutor(asked.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(args.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
         results = dict(zip(cells, pool.map(run, cells.values()), strict=True))
     print(table(arms, results, seeds))
     versions = next(iter(results.values()))["versions"]
-    print(f"\n{len(cells)} runs in {time.perf_counter() - began:.0f} s, {asked.jobs} at a time; {versions}")
-    if asked.out:
+    print(f"\n{len(cells)} runs in {time.perf_counter() - began:.0f} s, {args.jobs} at a time; {versions}")
+    if args.out:
         rows = [{"arm": arm, "seed": seed, **result} for (arm, seed), result in results.items()]
-        asked.out.write_text(json.dumps({"study": asked.study, "common": common, "runs": rows}, indent=1) + "\n")
+        args.out.write_text(json.dumps({"study": args.study, "common": common, "runs": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

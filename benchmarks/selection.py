@@ -33,21 +33,21 @@ def main() -> None:
     parser.add_argument("--no-reference", action="store_true", help="which takes several times the scores' memory")
     parser.add_argument("--tied", action="store_true", help="only three different scores")
     parser.add_argument("--json", action="store_true", help="print a list of objects")
-    asked = parser.parse_args()
+    args = parser.parse_args()
     rows = []
-    for entries in asked.entries:
+    for entries in args.entries:
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as alone:
-            measuring = alone.submit(measured, int(entries), asked.repeats, not asked.no_reference, asked.tied)
+            measuring = alone.submit(measure, int(entries), args.repeats, not args.no_reference, args.tied)
             rows.append(measuring.result())
-        if not asked.json:
+        if not args.json:
             print("  ".join(f"{name} {value:.4g}" for name, value in rows[-1].items()), flush=True)
-    if asked.json:
+    if args.json:
         print(json.dumps(rows, indent=2))
 
 
-def measured(entries: int, repeats: int, reference: bool, tied: bool) -> Row:
-    """Seconds, the peak of memory beside the scores in percent of theirs, and how much longer the reference takes."""
-    select(dict(drawn(10**6, tied)), FRACTION, Seeds(0))  # what the first call loads is no part of it
+def measure(entries: int, repeats: int, reference: bool, tied: bool) -> Row:
+    """Time one size: seconds, peak memory beside the scores in percent of theirs, and the reference's ratio."""
+    select(dict(drawn(10**6, tied)), FRACTION, Seeds(0))  # warm up
     scores = dict(drawn(entries, tied))
     kept, highest = peak_memory.track_peak(torch.device("cpu"))(), peak_memory.track_peak(torch.device("cpu"))
     select(scores, FRACTION, Seeds(0))
@@ -65,7 +65,7 @@ def measured(entries: int, repeats: int, reference: bool, tied: bool) -> Row:
 
 
 def drawn(entries: int, tied: bool) -> Iterator[tuple[str, Tensor]]:
-    """Scores as of a network: most of them small, none negative."""
+    """Draw scores like those of a network: most of them small, none negative."""
     rng = torch.Generator().manual_seed(0)
     for at in range(TENSORS):
         score = torch.empty(entries // TENSORS + (at < entries % TENSORS))

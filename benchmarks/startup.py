@@ -1,4 +1,4 @@
-"""How long ``forgetkit --help`` takes beside ``python -c pass``, with no plugin installed and with many.
+"""Time ``forgetkit --help`` beside ``python -c pass``, without plugins and with many.
 
 Medians over interleaved repetitions. The plugins are small distributions in a temporary folder on the path, each with
 an entry point. Those of the environment itself count on both sides.
@@ -40,22 +40,22 @@ def main() -> None:
     parser.add_argument("--plugins", type=int, default=20)
     parser.add_argument("--repetitions", type=int, default=15)
     parser.add_argument("--json", action="store_true")
-    arguments = parser.parse_args()
+    args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        install(Path(folder), arguments.plugins)
-        rows = [measured(command, folder, arguments.repetitions) for command in COMMANDS]
-    if arguments.json:
-        print(json.dumps({"plugins": arguments.plugins, "repetitions": arguments.repetitions, "commands": rows}))
+        install(Path(folder), args.plugins)
+        rows = [measure(command, folder, args.repetitions) for command in COMMANDS]
+    if args.json:
+        print(json.dumps({"plugins": args.plugins, "repetitions": args.repetitions, "commands": rows}))
         return
     for row in rows:
         print(
             f"forgetkit {row['command']:12} {row['without']:6.3f} s (python -c pass {row['python']:5.3f} s), "
-            f"with {arguments.plugins} plugins {row['with']:6.3f} s, ratio {row['ratio']:5.2f}"
+            f"with {args.plugins} plugins {row['with']:6.3f} s, ratio {row['ratio']:5.2f}"
         )
 
 
 def install(site: Path, count: int) -> None:
-    """What an installer would leave behind."""
+    """Write distributions as an installer does."""
     for number in range(count):
         (site / f"startup_{number}.py").write_text(SOURCE)
         info = site / f"startup_{number}-1.0.dist-info"
@@ -64,8 +64,8 @@ def install(site: Path, count: int) -> None:
         (info / "entry_points.txt").write_text(f"[forgetkit]\nstartup-{number} = startup_{number}\n")
 
 
-def measured(command: tuple[str, ...], site: str, repetitions: int) -> dict[str, object]:
-    """In turn: Python alone, without plugins and with them; the first call of each does not count."""
+def measure(command: tuple[str, ...], site: str, repetitions: int) -> dict[str, object]:
+    """Time Python alone, without plugins and with them, in turn, after a warm-up."""
     forgetkit = ("-m", "forgetkit", *command)
     calls = {"python": (("-c", "pass"), ""), "without": (forgetkit, ""), "with": (forgetkit, site)}
     times: dict[str, list[float]] = {key: [] for key in calls}

@@ -1,4 +1,4 @@
-"""What a stream costs beside training: all that is done at each mega-batch but forward, backward and step.
+"""Time a stream without its training: everything at each mega-batch except forward, backward and step.
 
 For each replay strategy, streams of 1 up to ``--most`` mega-batches of the same size. The parts are timed apart:
 playing the strategy through before the run; revealing, reading, offering and retaining samples at each mega-batch; and
@@ -29,7 +29,7 @@ from forgetkit.storage import Checkpoint, Recorder, RunDirectory
 
 COUNTS = (1, 3, 10, 30, 100)
 TENSORS = 62
-"""As many as a ResNet-18 has parameters: each has its line in the report of a forgetting."""
+"""The number of parameter tensors of ResNet-18; an unlearning report has an entry for each."""
 
 
 def main() -> None:
@@ -39,15 +39,15 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--replay", action="append", default=None, help="a SPEC (repeatable)")
     parser.add_argument("--json", action="store_true")
-    arguments = parser.parse_args()
-    counts = [count for count in COUNTS if count <= arguments.most]
+    args = parser.parse_args()
+    counts = [count for count in COUNTS if count <= args.most]
     rows = [
-        {"replay": spec, "mega_batches": count, **measured(spec, count, arguments.samples, arguments.repetitions)}
-        for spec in arguments.replay or ("none", "full")
+        {"replay": spec, "mega_batches": count, **measure(spec, count, args.samples, args.repetitions)}
+        for spec in args.replay or ("none", "full")
         for count in counts
     ]
-    if arguments.json:
-        print(json.dumps({"samples": arguments.samples, "repetitions": arguments.repetitions, "cases": rows}))
+    if args.json:
+        print(json.dumps({"samples": args.samples, "repetitions": args.repetitions, "cases": rows}))
         return
     print("milliseconds for each mega-batch; in brackets microseconds for each sample trained on")
     for row in rows:
@@ -59,8 +59,8 @@ def main() -> None:
         print(f"replay {row['replay']:6} {per:4} mega-batches  {parts}")
 
 
-def measured(spec: str, count: int, samples: int, repetitions: int) -> dict[str, Any]:
-    """Medians of the seconds of each part over a whole stream, and how many samples it trains on."""
+def measure(spec: str, count: int, samples: int, repetitions: int) -> dict[str, Any]:
+    """Time each part over a whole stream; returns median seconds and the number of samples trained on."""
     total = count * samples
     source = DataSplit(np.zeros((total, 1), np.float32), np.arange(total) % 10)
     seeds = Seeds(0)
@@ -82,7 +82,7 @@ def measured(spec: str, count: int, samples: int, repetitions: int) -> dict[str,
 
 
 def flow(source: DataSplit, cut: tuple[MegaBatch, ...], replay: contracts.Replay, seeds: Seeds) -> None:
-    """A stream as a run goes through it."""
+    """Go through a stream as a run does."""
     through = Stream(source, cut, replay, seeds)
     for index in range(1, len(cut) + 1):
         revealed = through.reveal(index)
@@ -95,7 +95,7 @@ def flow(source: DataSplit, cut: tuple[MegaBatch, ...], replay: contracts.Replay
 
 
 def record(count: int) -> None:
-    """A run's record but for its models: events, and a state to resume from at the end of each mega-batch."""
+    """Write a run's record without models: events, and a checkpoint after each mega-batch."""
     rows: list[MegaBatchResult] = []
     state = {"model": torch.zeros(1), "epochs_done": 0}
     with tempfile.TemporaryDirectory() as folder:
@@ -108,7 +108,7 @@ def record(count: int) -> None:
 
 
 def row(index: int) -> MegaBatchResult:
-    """A mega-batch's numbers, as they are after LURE has forgotten."""
+    """The result of a mega-batch after LURE."""
     layers = {f"layers.{number}.weight": {"size": 100_000, "reset": 20_000} for number in range(TENSORS)}
     counts = dict.fromkeys(("train_samples", "epochs", "samples_seen", "test_errors", "test_samples"), 1000)
     return MegaBatchResult(

@@ -1,4 +1,4 @@
-"""What one forgetting costs: in time beside a forward and backward pass, in memory beside the model's bytes.
+"""Measure one unlearning: its time beside a forward and backward pass, its memory beside the model's.
 
 ``snip``, ``magnitude`` and ``fisher``: `unlearn` on ResNet-18 for images of 32×32, contiguous and channels_last, and
 one forward and backward pass over the same samples, in turn; medians. ``memory``: ``unlearn(magnitude, masked)`` on
@@ -32,30 +32,30 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=4096)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if unknown := set(arguments.cases) - {*TIMED, "memory"}:
+    args = parser.parse_args()
+    if unknown := set(args.cases) - {*TIMED, "memory"}:
         parser.error(f"there is no case {min(unknown)}")
-    if arguments.alone:
-        print(json.dumps(held(arguments.layers, arguments.width)))
+    if args.alone:
+        print(json.dumps(held(args.layers, args.width)))
         return
     rows = []
-    for case in arguments.cases or (*TIMED, "memory"):
+    for case in args.cases or (*TIMED, "memory"):
         if case == "memory":
-            rows.append({"case": case, **in_a_process_of_its_own(arguments.layers, arguments.width)})
+            rows.append({"case": case, **in_a_process_of_its_own(args.layers, args.width)})
             continue
-        samples = arguments.fisher_samples if case == "fisher" else SAMPLES
-        rows.extend({"case": case, **timed(case, layout, samples, arguments.repetitions)} for layout in LAYOUTS)
-    if arguments.json:
+        samples = args.fisher_samples if case == "fisher" else SAMPLES
+        rows.extend({"case": case, **timed(case, layout, samples, args.repetitions)} for layout in LAYOUTS)
+    if args.json:
         import torch
 
         threads = torch.get_num_threads()
-        print(json.dumps({"threads": threads, "repetitions": arguments.repetitions, "rows": rows}))
+        print(json.dumps({"threads": threads, "repetitions": args.repetitions, "rows": rows}))
     else:
         print("\n".join(told(row) for row in rows))
 
 
 def timed(criterion: str, layout: str, samples: int, repetitions: int) -> dict[str, Any]:
-    """Seconds of forgetting, of a selection by itself and of a pass; ``ratio`` leaves the selection out."""
+    """Time unlearning, a selection and a pass; ``ratio`` excludes the selection."""
     import torch
     from torch.nn.functional import cross_entropy
 
@@ -104,7 +104,7 @@ def in_a_process_of_its_own(layers: int, width: int) -> dict[str, Any]:
 
 
 def held(layers: int, width: int) -> dict[str, Any]:
-    """Bytes of the model, of the most memory held while it forgot, and of what was held before it was made."""
+    """Measure the bytes of the model, the peak memory while unlearning, and the memory before."""
     import torch
     from torch import nn
 

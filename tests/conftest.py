@@ -1,4 +1,4 @@
-"""What tests of the whole program share: a tiny run, the command line, plugins made on the spot, real children."""
+"""Fixtures of all tests: a tiny run, the command line, temporary plugins, child processes."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ import termios
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from helpers import subprocesses
-from helpers.subprocesses import Child, Nursery
+from helpers.subprocesses import Child, ForkedWorker, ForkServer
 
+from forgetkit.builtin.executors import local
 from forgetkit.cli import main
 from forgetkit.registry.entry_points import GROUP
 from forgetkit.system.interrupts import SIGNALS
@@ -40,8 +42,8 @@ TINY = [
 
 
 @dataclass(frozen=True)
-class Said:
-    """What a command line came to."""
+class CommandResult:
+    """The exit status and the output of a command."""
 
     status: int
     out: str
@@ -54,10 +56,7 @@ class Said:
 
 @pytest.fixture(autouse=True)
 def signals() -> Iterator[None]:
-    """A command that is asked to stop ignores signals as it leaves; here it does not leave.
-
-    And whoever runs the tests may have one ignored, as ``nohup`` does.
-    """
+    """Restore signal handlers: a command that stops ignores signals, and ``nohup`` ignores one from the start."""
     before = {number: signal.getsignal(number) for number in (getattr(signal, name) for name in SIGNALS)}
     for number, handler in before.items():
         if handler == signal.SIG_IGN:
@@ -70,9 +69,9 @@ def signals() -> Iterator[None]:
 
 @pytest.fixture
 def workdir(tmp_path, monkeypatch):
-    """An empty current folder with a cache of its own, and no terminal that the environment speaks of.
+    """An empty current folder with a cache, without environment variables about terminals.
 
-    Of the installed plugins only those count, in this process, that a test itself makes in this folder.
+    In this process, only the plugins that a test installs in this folder are visible.
     """
 
     def entry_points(**chosen: str) -> Any:
@@ -90,33 +89,44 @@ def workdir(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def cli(workdir, capsys):
-    """``cli("show", "--json")``: the command line, in this process."""
+def forked_workers(request, monkeypatch):
+    """Let the executor ``local`` fork its workers: a fresh interpreter imports torch for seconds."""
 
-    def call(*words: Any) -> Said:
+    def start_worker(command: Sequence[str], **options: Any) -> ForkedWorker:
+        server = request.getfixturevalue("fork_server")
+        return ForkedWorker(server, command, options["env"], options["pass_fds"])
+
+    monkeypatch.setattr(local, "subprocess", SimpleNamespace(**{**vars(subprocess), "Popen": start_worker}))
+
+
+@pytest.fixture
+def cli(workdir, capsys, forked_workers):
+    """``cli("show", "--json")``: run a command in this process."""
+
+    def call(*words: Any) -> CommandResult:
         capsys.readouterr()
         status = main([str(word) for word in words])
-        said = capsys.readouterr()
-        return Said(status, said.out, said.err)
+        printed = capsys.readouterr()
+        return CommandResult(status, printed.out, printed.err)
 
     return call
 
 
 @pytest.fixture
 def tiny_words():
-    """A run of a few milliseconds."""
+    """The command line of a run of a few milliseconds."""
     return TINY
 
 
 @pytest.fixture
 def tiny(cli):
-    """``tiny("--seed", 1)``: that run, with more options."""
+    """``tiny("--seed", 1)``: that run with more options."""
     return lambda *words: cli(*TINY, *words)
 
 
 @pytest.fixture
 def plugin(workdir):
-    """``plugin("mine", source)``: a plugin of a single file."""
+    """``plugin("mine", source)``: write a plugin of one file."""
 
     def write(stem: str, source: str) -> Path:
         path = workdir / f"{stem}.py"
@@ -128,7 +138,7 @@ def plugin(workdir):
 
 @pytest.fixture
 def install(workdir, monkeypatch):
-    """``install("my-dist", "entry", source)``: a distribution with an entry point, as pip would leave it."""
+    """``install("my-dist", "entry", source)``: write a distribution with an entry point, as pip does."""
     site = workdir / "site"
     site.mkdir()
     monkeypatch.syspath_prepend(site)
@@ -150,39 +160,19 @@ def install(workdir, monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def nursery() -> Iterator[Nursery]:
-    with subprocesses.open_nursery() as opened:
+def fork_server() -> Iterator[ForkServer]:
+    with subprocesses.start_fork_server() as opened:
         yield opened
 
 
 @pytest.fixture
-def start(workdir, nursery):
-    """``start(words, out=…, err=…)``: a real child, forked where torch is imported already.
-
-    Its output goes to the files ``stdout`` and ``stderr`` unless open ones are given, by their numbers. ``before`` is
-    called in it first: a module's path, the name of a function there, its arguments by name.
-    """
+def start(workdir, fork_server):
+    """``start(words, **options)``: a child in this folder; the options are those of ``ForkServer.start``."""
     started = []
 
-    def call(
-        words: Sequence[Any],
-        *,
-        out: int | None = None,
-        err: int | None = None,
-        before: tuple[str, str, dict[str, Any]] | None = None,
-        **env: str,
-    ) -> Child:
-        asked = {
-            "words": [str(word) for word in words],
-            "cwd": str(workdir),
-            "env": {"FORGETKIT_CACHE": str(workdir / "cache"), **env},
-            **({} if before is None else {"before": before}),
-        }
-        with (workdir / "stdout").open("ab") as here, (workdir / "stderr").open("ab") as there:
-            streams = [here.fileno() if out is None else out, there.fileno() if err is None else err]
-            child = Child(nursery.ask(asked, streams), nursery)
-        started.append(child)
-        return child
+    def call(words: Sequence[Any], **options: Any) -> Child:
+        started.append(fork_server.start(words, workdir, **options))
+        return started[-1]
 
     yield call
     for child in started:
@@ -191,7 +181,7 @@ def start(workdir, nursery):
 
 @pytest.fixture
 def terminal(start):
-    """``terminal(words)``: on a terminal of 80 columns; the exit status, and all that was written to it."""
+    """``terminal(words)``: run on a terminal of 80 columns; returns the exit status and the output."""
 
     def call(words: Sequence[Any]) -> tuple[int, str]:
         ours, theirs = os.openpty()
@@ -202,7 +192,7 @@ def terminal(start):
         while True:
             try:
                 piece = os.read(ours, 65536)
-            except OSError:  # how Linux says that the other side is closed
+            except OSError:  # Linux: the other side is closed
                 break
             if not piece:
                 break
@@ -215,9 +205,9 @@ def terminal(start):
 
 @pytest.fixture
 def spawn(workdir):
-    """``spawn("show")``: ``python -m forgetkit`` to its end, a few seconds a call."""
+    """``spawn("show")``: run ``python -m forgetkit`` in a fresh interpreter; takes seconds."""
 
-    def call(*words: Any, **env: str) -> Said:
+    def call(*words: Any, **env: str) -> CommandResult:
         done = subprocess.run(
             [sys.executable, "-m", "forgetkit", *map(str, words)],
             capture_output=True,
@@ -225,24 +215,24 @@ def spawn(workdir):
             env={**os.environ, **env},
             check=False,
         )
-        return Said(done.returncode, done.stdout, done.stderr)
+        return CommandResult(done.returncode, done.stdout, done.stderr)
 
     return call
 
 
 @pytest.fixture
 def substance():
-    """``substance(result)``: what two equal runs have in common, all but times, memory, names and unused plugins."""
+    """``substance(result)``: the part of a result that equal runs share."""
     return subprocesses.substance
 
 
 @pytest.fixture
 def digests():
-    """``digests(run)``: the SHA-256 of each evaluated model's file."""
+    """``digests(run)``: the SHA-256 of each model file."""
     return subprocesses.digests
 
 
 @pytest.fixture
 def result_of():
-    """``result_of(run)``: the content of its ``result.json``."""
+    """``result_of(run)``: the content of ``result.json``."""
     return lambda run: json.loads((run / "result.json").read_text())

@@ -36,8 +36,8 @@ OLD_NAMES = {
     "analysis": "Kept Held Examined Means Finished known",
     "builtin": "Shaken Made Read Nothing",
     "cli": "View LiveView PlainView Means conclude _obeyed_by_none",
+    "display": "View LiveView PlainView _obeyed_by_none",
     "testing": "Situation examined_with Asked",
-    "bench": "Told Crew",
 }
 
 

@@ -13,13 +13,26 @@ from forgetkit.registry.hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from forgetkit import testing as testing
-    from forgetkit.api import analyze, attach, evidence, run, score, select, unlearn
+    from forgetkit.api import ablate, analyze, attach, evidence, run, score, select, unlearn
+    from forgetkit.results.ablation import Ablation
+    from forgetkit.results.run_result import RunResult
     from forgetkit.unlearning import ResetPolicy, Scoring
 
+_HOMES = {
+    **dict.fromkeys(("ablate", "analyze", "attach", "evidence", "run", "score", "select", "unlearn"), "forgetkit.api"),
+    "Ablation": "forgetkit.results.ablation",
+    "ResetPolicy": "forgetkit.unlearning",
+    "RunResult": "forgetkit.results.run_result",
+    "Scoring": "forgetkit.unlearning",
+}
+
 __all__ = [
+    "Ablation",
     "ResetPolicy",
+    "RunResult",
     "Scoring",
     "__version__",
+    "ablate",
     "analyze",
     "attach",
     "evidence",
@@ -32,13 +45,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("analyze", "attach", "evidence", "run", "score", "select", "unlearn"):
-        return getattr(import_module("forgetkit.api"), name)
-    if name in ("ResetPolicy", "Scoring"):
-        return getattr(import_module("forgetkit.unlearning"), name)
     if name == "testing":
         return import_module("forgetkit.testing")
-    raise AttributeError(f"module 'forgetkit' has no attribute '{name}'")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'forgetkit' has no attribute '{name}'")
+    return getattr(import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:

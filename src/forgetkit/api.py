@@ -1,11 +1,10 @@
-"""The Python face: components by SPEC or as objects, in anybody's training loop."""
+"""The public functions: runs and ablations, and unlearning in any training loop. Components are SPECs or objects."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
@@ -16,20 +15,26 @@ from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
 from forgetkit import config, contracts, unlearning
+from forgetkit.ablation.grid import grid_from_python, split_axes
+from forgetkit.ablation.plan import AblationPlan
+from forgetkit.ablation.runner import AblationLog, AblationView, ExecutionOptions, run_ablation
 from forgetkit.analysis.evidence import Given, ModelEvidence, model_evidence
 from forgetkit.analysis.questions import Question, ask_model, ask_run, cached_answer, question_seeds
 from forgetkit.analysis.run_evidence import AnalysisEnv, FinishedRun, RunEvidence
+from forgetkit.config.machine import cache_folder
 from forgetkit.contracts import Rounding, Ties, Which
 from forgetkit.engine.context import compute_settings
 from forgetkit.engine.run import run_plan
 from forgetkit.errors import ConfigError, OptionError
 from forgetkit.registry import registry
 from forgetkit.registry.spec import validate_component
+from forgetkit.results.ablation import Ablation
+from forgetkit.results.run_result import RunResult
 from forgetkit.seeding import Seeds
 from forgetkit.storage import RunDirectory
 from forgetkit.system.torch_settings import scoring_settings
 from forgetkit.unlearning.attachment import ComponentDescription, InterventionAttachment
-from forgetkit.unlearning.integrity import all_finite
+from forgetkit.unlearning.tensor_checks import all_finite
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -61,32 +66,47 @@ def unlearn(
     run_seed: int | None = None,
     group: ProcessGroup | Literal[True] | None = None,
 ) -> unlearning.UnlearnReport:
-    """Make ``model`` forget, in place, and clear the optimizer's memory of what was reset.
+    """Reset part of ``model`` in place, and the optimizer's state of what was reset.
 
-    ``batches`` is any iterable of (inputs, targets); a DataLoader will do. Criteria take from it as
-    many samples as their options say. Components are SPECs or objects; where ``reinit`` needs scores
-    and no ``importance`` is given it is ``"snip"``. ``seed`` fixes every draw: give another one at each
-    call of a loop, or the same fresh values come again. ``loss(outputs, targets)`` is a mean over the
-    batch. Fresh values are drawn by each module's ``reset_parameters``; where a model initialises itself
-    otherwise, ``build()`` makes a new one and its values are taken. ``initial`` holds copies of what
-    ``state_dict()`` held at the start, which ``rewind`` goes back to, ``previous`` of what it held when you last
-    forgot; ``memory`` is that of :func:`attach`, for components that watch the training; ``run_seed`` stays the same
-    at each call, for those that draw once for a whole run. ``scoring`` says which
-    parameters are scored and in which mode, ``policy`` what becomes of the optimizer's memory and of running
-    statistics. Where something is wrong the model is as before.
+    If anything fails, the model and the optimizer are as before.
 
-    ``group``, of ``torch.distributed`` (``True``: all processes), is for a model whose parts lie in several processes,
-    each a module of plain tensors of its own (no ``DTensor``, no FSDP): entries are then selected over all parts, as
-    :func:`select` does, and where one process fails no part is changed. Fresh values are a function of the seed and a
-    parameter's name: where names are the same in several processes so are the values drawn, unless each process gives
-    a seed of its own (then entries that tie are drawn otherwise than in one process, and as many). Replicas that hold
-    all parameters need no group: the same scores and seed give the same masks.
+    With ``group``, the parts of the model lie in several processes, each a module of plain tensors of its own (no
+    ``DTensor``, no FSDP). Entries are then selected over all parts, as :func:`select` does, and no part is changed if
+    one process fails. Fresh values depend on the seed and on a parameter's name: parameters of one name get the same
+    values in all processes, unless each process gives a seed of its own. Replicas that hold all parameters need no
+    group: the same scores and seed give the same masks.
 
-    Returns the audit. Raises a ``forgetkit.errors.ForgetkitError`` of one line where something is wrong.
+    Args:
+        model: The network. A compiled one is reset in the module that it wraps.
+        batches: Any iterable of ``(inputs, targets)``, a ``DataLoader`` for example. A criterion reads as many samples
+            as its options say. None is enough for components that need no data.
+        importance: The criterion, a SPEC or an object. None: ``"snip"`` if ``reinit`` needs scores.
+        reinit: The reset method, a SPEC or an object.
+        optimizer: The optimizer that trains the model. Its state under the mask is cleared.
+        seed: Fixes every draw, 0 or more. Give another one at each call of a loop, or the same fresh values come again.
+        loss: ``loss(outputs, targets)``, a scalar tensor: the mean over the batch.
+        build: Makes a new model, whose values are the fresh ones. None: each module's ``reset_parameters`` draws them.
+        initial: Copies of ``state_dict()`` at the start of training, for methods that go back to it.
+        scoring: Which parameters are scored, and in which mode.
+        policy: What becomes of the optimizer's state and of running statistics.
+        previous: Copies of ``state_dict()`` when the model was last reset.
+        memory: The method ``memory`` of what :func:`attach` returns, for components that watch the training.
+        run_seed: A seed that stays the same at each call, for components that draw once for a whole run.
+        group: A process group of ``torch.distributed``, or True for all processes.
+
+    Returns:
+        The audit: for each parameter how many entries were scored and reset, the threshold and the seconds.
+
+    Raises:
+        OptionError: If a component is unknown, or if an option would be ignored.
+        ForgetkitError: If scores or fresh values cannot be computed; one line that says what to do.
+
+    Example:
+        >>> report = forgetkit.unlearn(model, batches, reinit="masked:fraction=0.2", optimizer=optimizer, seed=1)
     """
     with unlearning.SelectionGroup(group) as processes:
-        offers = registry.load()
-        method = offers.make("reinit", reinit)[1]
+        components = registry.load()
+        method = components.make("reinit", reinit)[1]
         who = contracts.component_name(method)
         if importance is None and getattr(method, "needs_scores", False):
             importance = "snip"
@@ -103,12 +123,12 @@ def unlearn(
         report = unlearning.unlearn(
             model,
             batches,
-            importance=None if importance is None else offers.make("importance", importance)[1],
+            importance=None if importance is None else components.make("importance", importance)[1],
             reinit=method,
             optimizer=optimizer,
             seeds=Seeds(seed),
             loss=loss,
-            past=_build_history(build, initial, previous, memory, run_seed),
+            history=_build_history(build, initial, previous, memory, run_seed),
             scoring=scored,
             policy=after,
             processes=processes,
@@ -132,10 +152,32 @@ def score(
     previous: Mapping[str, Tensor] | None = None,
     memory: unlearning.Memory | None = None,
 ) -> dict[str, Tensor]:
-    """A score per entry of each trainable parameter that the loss depends on: ``{name: tensor}``, higher = keep.
+    """Score each entry of the trainable parameters that the loss depends on.
 
-    The model, its gradients, its mode and the global random state are left as they were. The rest is as for
-    :func:`unlearn`; a criterion that looks at fresh values sees those of the reset with that ``seed`` and ``build``.
+    The model, its gradients, its mode and the global random state are as before.
+
+    Args:
+        model: The network.
+        batches: Any iterable of ``(inputs, targets)``, as for :func:`unlearn`.
+        importance: The criterion, a SPEC or an object.
+        seed: Fixes every draw, 0 or more. A criterion that reads fresh values gets those of :func:`unlearn` with the
+            same ``seed`` and ``build``.
+        loss: ``loss(outputs, targets)``, a scalar tensor: the mean over the batch.
+        build: Makes a new model, as for :func:`unlearn`.
+        initial: Copies of ``state_dict()`` at the start of training.
+        scoring: Which parameters are scored, and in which mode.
+        previous: Copies of ``state_dict()`` when the model was last reset.
+        memory: The method ``memory`` of what :func:`attach` returns.
+
+    Returns:
+        ``{name: tensor}``: scores in the shape of the parameter, float32 or wider; higher means keep.
+
+    Raises:
+        OptionError: If the criterion is unknown, or if an option would be ignored.
+        ForgetkitError: If scores cannot be computed; one line that says what to do.
+
+    Example:
+        >>> scores = forgetkit.score(model, batches, importance="snip:samples=128")
     """
     criterion = registry.load().make("importance", importance)[1]
     past, scored = (
@@ -143,7 +185,7 @@ def score(
         _resolve_component(scoring, unlearning.Scoring),
     )
     return unlearning.score(
-        model, batches, importance=criterion, seeds=Seeds(seed), loss=loss, past=past, scoring=scored
+        model, batches, importance=criterion, seeds=Seeds(seed), loss=loss, history=past, scoring=scored
     )
 
 
@@ -158,7 +200,7 @@ def attach(
     initial: Mapping[str, Tensor] | None = None,
     previous: Mapping[str, Tensor] | None = None,
 ) -> InterventionAttachment:
-    """Attach interventions to a training loop of your own.
+    """Attach interventions to your own training loop.
 
     Call ``attached.begin(inputs, targets)`` before each mega-batch, with two samples or more, and
     ``attached.after_epoch()`` after each epoch. Around each training step::
@@ -170,51 +212,53 @@ def attach(
             step.before()
             optimizer.step()
 
-    ``attached.state_dict()`` belongs into your checkpoints, and ``attached.memory`` is what :func:`unlearn` takes as
-    ``memory``. A step left by ``continue`` still ends with what acts after it, unless ``step.skip()`` was called; of
-    several forward passes in one step, activity is that of the first.
+    Save ``attached.state_dict()`` in your checkpoints, and give ``attached.memory`` to :func:`unlearn` as ``memory``.
+    A step that ends by ``continue`` still runs what acts after a step, unless ``step.skip()`` was called. If a step has
+    several forward passes, activity is measured in the first.
 
     Args:
-        model: The network. A compiled one is seen through.
+        model: The network. Of a compiled one, the module that it wraps is used.
         optimizer: The optimizer that trains it.
-        components: SPECs of interventions, or objects. A criterion or reinit method that watches the training is one
-            too.
-        seed: Fixes every draw of the components. A loop that goes on from a checkpoint keeps it.
-        loss: ``loss(outputs, targets)``, a mean over the batch.
-        build: Makes a new model, for models that initialise themselves otherwise than by ``reset_parameters``.
-        initial: Copies of what ``state_dict()`` held at the start.
-        previous: Copies of what it held when you last forgot.
+        components: Interventions, SPECs or objects. A criterion or reset method that watches the training is one too.
+        seed: Fixes every draw of the components, 0 or more. Keep it if a loop resumes from a checkpoint.
+        loss: ``loss(outputs, targets)``, a scalar tensor: the mean over the batch.
+        build: Makes a new model, as for :func:`unlearn`.
+        initial: Copies of ``state_dict()`` at the start of training.
+        previous: Copies of ``state_dict()`` when the model was last reset.
 
     Returns:
-        The interventions at work, with ``begin``, ``step``, ``after_epoch``, ``memory`` and the state.
+        An object with ``begin``, ``step``, ``after_epoch``, ``memory``, ``state_dict`` and ``load_state_dict``.
 
     Raises:
         OptionError: If a component is unknown, or if the optimizer trains none of the model's parameters.
+
+    Example:
+        >>> attached = forgetkit.attach(model, optimizer, ["redo"], seed=1)  # doctest: +SKIP
     """
     if isinstance(components, str) or not isinstance(components, Sequence):
         raise OptionError("attach takes a list of interventions: forgetkit.attach(model, optimizer, ['redo'])")
-    offers = registry.load()
-    found = [_build_intervention(offers, component) for component in components]
+    known = registry.load()
+    found = [_build_intervention(known, component) for component in components]
     past = _build_history(build, initial, previous, None, seed)
     inner = unlearning.unwrap(model)
     unlearning.require_trained_by(optimizer, inner)
-    made = [component for _, component in found]
-    acting = unlearning.InterventionRunner(inner, optimizer, made, Seeds(seed), past, loss)
-    plain = [spec.partition(":")[0].rpartition("/")[2] for spec, _ in found]  # whichever distribution was written
-    return InterventionAttachment(acting, list(map(ComponentDescription.of, plain, made)))
+    instances = [component for _, component in found]
+    runner = unlearning.InterventionRunner(inner, optimizer, instances, Seeds(seed), past, loss)
+    names = [spec.partition(":")[0].rpartition("/")[2] for spec, _ in found]  # without the distribution
+    return InterventionAttachment(runner, list(map(ComponentDescription.of, names, instances)))
 
 
 def _build_intervention(
-    offers: registry.Registry, component: str | contracts.Intervention
+    components: registry.Registry, component: str | contracts.Intervention
 ) -> tuple[str, contracts.Intervention]:
-    """An intervention and its SPEC, by its SPEC or as an object; or a criterion or method that is one too."""
+    """Return the SPEC and the object of an intervention, or of a criterion or reset method that is one too."""
     try:
-        made: tuple[str, contracts.Intervention] = offers.make("interventions", component)
-        return made
+        found: tuple[str, contracts.Intervention] = components.make("interventions", component)
+        return found
     except OptionError:
         for kind in ("importance", "reinit") if isinstance(component, str) else ():
             with contextlib.suppress(OptionError):
-                spec, other = offers.make(kind, component)
+                spec, other = components.make(kind, component)
                 if isinstance(other, contracts.Intervention):
                     return spec, other
         raise
@@ -230,20 +274,35 @@ def select(
     seed: int = 0,
     group: ProcessGroup | Literal[True] | None = None,
 ) -> Mapping[str, Tensor]:
-    """Masks over exactly ``floor(fraction * N)`` entries with the lowest scores: ``{name: bool}``, True = reset.
+    """Select the entries with the lowest or highest scores, by one threshold over all tensors.
 
-    One threshold over all tensors; ties at it are drawn at random, fixed by ``seed``. ``which``, ``ties`` and
-    ``rounding`` are as the options ``which``, ``ties`` and ``round`` of ``masked``. The masks are kept at one bit per
-    entry: each asking for one makes a new tensor, on the device of its score, and changing that changes no mask;
-    ``dict(masks)`` is one to change.
+    With ``group``, each process holds the scores of its own part of the model and calls this with the same options. It
+    gets its part of the masks that one process would select if it held all parts in the order of the ranks. Processes
+    exchange counts alone: about 25 kilobytes each (50 for float64) whatever the number of scores, and 16 more if ties
+    are drawn. Replicas that hold all scores need no group: the same scores and seed give the same masks.
 
-    ``group``, of ``torch.distributed`` (``True``: all processes), selects over the scores of several processes, each of
-    which holds its own part of the model and calls this with the same options. Each gets its part of the masks that
-    one process with all parts in the order of the ranks would get. They exchange counts alone, about 25 kilobytes
-    each however many scores there are (50 for float64), and 16 more where ties are drawn. Replicas that hold all
-    scores need no group: the same scores and seed give the same masks.
+    Args:
+        scores: ``{name: tensor}`` of finite floats.
+        fraction: The share of all entries that is selected, from 0 to 1.
+        which: ``"lowest"`` or ``"highest"`` scores.
+        ties: Which entries are selected whose score is the threshold: as many as needed, drawn at ``"random"``; as
+            many, the first ones (``"stable"``); or all of them (``"drop"``).
+        rounding: Whether ``fraction`` times the number of entries is rounded ``"down"`` or ``"up"``.
+        seed: Fixes every draw, 0 or more.
+        group: A process group of ``torch.distributed``, or True for all processes.
 
-    Raises ``OptionError`` where scores or options are refused; in a group the others fail with ``ComponentError``.
+    Returns:
+        ``{name: mask}``: boolean tensors in the shape and on the device of the scores; True means reset. A mask is
+        stored at one bit per entry and unpacked at each access; changing the tensor changes no mask.
+
+    Raises:
+        OptionError: If a score is not finite, or an option has no such value.
+        ComponentError: In a group, if another process failed.
+
+    Example:
+        >>> masks = forgetkit.select({"weight": torch.rand(10, 10)}, fraction=0.2)
+        >>> int(masks["weight"].sum())
+        20
     """
     with scoring_settings(torch.float32), unlearning.SelectionGroup(group) as processes:
         for name, score in scores.items():
@@ -253,10 +312,10 @@ def select(
             if word not in get_args(words):
                 raise OptionError(f"{option}='{word}' is none of {', '.join(get_args(words))}")
         seeds = Seeds(seed)
-        masks, _ = unlearning.select(
+        selection = unlearning.select(
             scores, fraction, seeds, which=which, ties=ties, rounding=rounding, processes=processes
         )
-        return masks
+        return selection.masks
 
 
 def run(
@@ -265,29 +324,158 @@ def run(
     observers: Sequence[contracts.Observer] = (),
     plugins: Sequence[str | Path] = (),
     resume: str | Path | None = None,
-) -> dict[str, Any]:
-    """What ``forgetkit run`` does, from Python; returns the content of ``result.json``.
+    progress: bool = False,
+    **named: Any,
+) -> RunResult:
+    """Train over a stream of mega-batches, as ``forgetkit run`` does.
 
-    ``options`` are those of the command line, with underscores. ``plugins`` are single plugin files. With
-    ``resume``, the directory of a run, that run goes on, and its own options hold; a finished one's result is returned.
-    No signals are listened to: an interruption comes through at once, with a note of the directory, and what was
-    computed since the last state is computed again.
+    An interrupt is raised at once, with a note that names the directory of the run; a resumed run computes again what
+    came after the last checkpoint.
+
+    Args:
+        options: Options of ``forgetkit run``, with underscores. Components are SPECs or objects.
+        observers: Objects whose ``notify`` gets each event of the run.
+        plugins: Files that are plugins by themselves.
+        resume: The directory of a run to resume, whose own options hold. If it is finished, its result is returned.
+        progress: Whether to show lines and bars on standard error or below a notebook's cell.
+        **named: Options too: ``method="lure", epochs=2``.
+
+    Returns:
+        The content of ``result.json``, a dict with ``table``, ``plot()`` and ``model()``.
+
+    Raises:
+        ForgetkitError: If an option, the data or the directory is wrong; one line that says what to do.
+
+    Example:
+        >>> result = forgetkit.run(method="lure", epochs=1, mega_batches=2)
+        >>> accuracy, table = result["test_accuracy"], result.table
     """
+    files, components = _load_plugins(plugins)
+    given = _merge_options(options, named)
+    objects = {key: value for key, value in given.items() if value is not None and not isinstance(value, str)}
+    path, directory = None if resume is None else Path(resume), None
+    if path is None:
+        plan = config.resolve(given, components)
+    elif RunDirectory(path).finished and not given:
+        return RunResult(RunDirectory(path).result, path, files)
+    else:
+        directory = RunDirectory.reopen(path)
+        own = config.resumed_options(directory.manifest, given, components)
+        plan = config.resolve(own, components, offline="dataset" not in given)
+    with _show_run(progress) as shown:
+        content = run_plan(plan, observers=(*observers, *shown), cache=cache_folder(), resume=directory)
+    return RunResult(content, path or content["directory"], files, objects)
+
+
+def ablate(
+    grid: str | Path | Mapping[str, Any] | None = None,
+    *,
+    over: Mapping[str, Iterable[Any]] | None = None,
+    exclude: Iterable[str | Mapping[str, Any]] = (),
+    seeds: int | str | Iterable[int] | None = None,
+    baseline: str | Mapping[str, Any] | None = None,
+    options: Mapping[str, Any] | None = None,
+    match: Literal["samples"] | None = None,
+    out: str | Path = "ablations",
+    name: str | None = None,
+    jobs: int | None = None,
+    executor: str | contracts.Executor | None = None,
+    keep: contracts.Keep | None = None,
+    plugins: Sequence[str | Path] = (),
+    no_plugin: Sequence[str] = (),
+    progress: bool = False,
+    **named: Any,
+) -> Ablation:
+    """Compare components over a grid of runs, as ``forgetkit ablate`` does.
+
+    Cells that are finished in the folder are not run again, whether a call or the command line ran them. A cell that
+    fails or diverges is logged and shows in the table; the others go on.
+
+    Args:
+        grid: A TOML file, or a mapping with the entries of one (``axes``, ``arms``, ``base``, …).
+        over: Axes: options of ``forgetkit run`` with underscores, each with its values.
+        exclude: Combinations to leave out: a value on some axes, or text as for ``--exclude``.
+        seeds: The seeds of each arm: a whole number from 0, several, or text like ``"0-4"``. None: those of the grid,
+            or 0.
+        baseline: The arm that others are compared with: a value on each axis, or text as for ``--baseline``.
+        options: Options of all runs, with underscores.
+        match: ``"samples"`` compares at equal numbers of training samples, not of epochs.
+        out: The folder of the cells, relative to the current one. Grids in one folder share them.
+        name: The name of the grid in that folder. None: from its title.
+        jobs: How many cells run at once, each in a process of its own. None: 1.
+        executor: What runs the cells, a SPEC or an object, in place of ``jobs``.
+        keep: Which models finished cells keep: ``"all"``, ``"last"`` or ``"none"``. None: the last one of new cells.
+        plugins: Files that are plugins by themselves.
+        no_plugin: Installed plugins to leave out.
+        progress: Whether to show lines and bars on standard error or below a notebook's cell.
+        **named: An option with a list of values is an axis, with a single value an option of all runs:
+            ``importance=["snip", "random"], epochs=2``.
+
+    Returns:
+        The outcomes of all cells, with ``table``, ``to_pandas()`` and ``report()``.
+
+    Raises:
+        ForgetkitError: If the grid, an option, the data or the folder is wrong; one line that says what to do.
+        KeyboardInterrupt: If the call is interrupted; the same call resumes.
+
+    Example:
+        >>> found = forgetkit.ablate(importance=["snip", "random"], seeds=range(2), epochs=1, mega_batches=2)
+        >>> means = found.to_pandas().groupby("importance")["test_accuracy"].mean()  # doctest: +SKIP
+    """
+    files, components = _load_plugins(plugins, no_plugin)
+    axes, shared = split_axes(named)
+    axes, shared = _merge_options(over, axes, "over"), _merge_options(options, shared)
+    question = grid_from_python(grid, axes, seeds, shared, baseline, exclude)
+    execution = ExecutionOptions.of(
+        components, jobs=jobs, executor=executor, keep=keep, plugins=files, without=tuple(no_plugin)
+    )
+    plan = AblationPlan.of(question, Path(out), components, name=name, match=match)
+    return Ablation(plan.store.path.absolute(), run_ablation(plan, execution, _ablation_view(progress)))
+
+
+def _merge_options(
+    options: Mapping[str, Any] | None, named: Mapping[str, Any], what: str = "options"
+) -> dict[str, Any]:
     if not isinstance(options, Mapping | None):
-        raise ConfigError(f"options are a mapping like {{'dataset': 'digits'}}, not {type(options).__name__}")
-    if isinstance(plugins, str | Path):
-        raise ConfigError(f"plugins is a list of files: plugins=['{plugins}']")
-    offers = registry.load(files=[Path(file) for file in plugins])
-    for broken in offers.broken:
+        raise ConfigError(f"{what}= takes a mapping like {{'dataset': 'digits'}}, not {type(options).__name__}")
+    given = options or {}
+    if twice := given.keys() & named.keys():
+        raise ConfigError(f"{min(twice)} is given twice, by itself and in {what}: leave one out")
+    return {**given, **named}
+
+
+@contextlib.contextmanager
+def _show_run(progress: bool) -> Iterator[Sequence[contracts.Observer]]:
+    if not progress:
+        yield ()
+        return
+    from forgetkit.display.run_display import choose_run_display
+
+    display = choose_run_display(quiet=False, as_json=True)
+    with display.following():
+        yield (display,)
+
+
+def _ablation_view(progress: bool) -> AblationView:
+    if not progress:
+        return AblationLog()
+    from forgetkit.display.cell_display import choose_cell_display
+
+    return choose_cell_display(quiet=False, as_json=True, warn=AblationLog().warn)
+
+
+def _load_plugins(
+    plugins: Sequence[str | Path], without: Sequence[str] = ()
+) -> tuple[tuple[Path, ...], registry.Registry]:
+    """Return the files and all components; plugins that are left out are logged."""
+    for option, given in (("plugins", plugins), ("no_plugin", without)):
+        if isinstance(given, str | Path):
+            raise ConfigError(f"{option} is a list: {option}=['{given}']")
+    files = tuple(map(Path, plugins))
+    components = registry.load(without=without, files=files)
+    for broken in components.broken:
         _log.warning("%s", broken)
-    if resume is None:
-        return run_plan(config.resolve(options or {}, offers), observers=observers, cache=cache_folder())
-    if RunDirectory(Path(resume)).finished and not options:
-        return RunDirectory(Path(resume)).result
-    directory = RunDirectory.reopen(Path(resume))
-    own = config.resumed_options(directory.manifest, options or {}, offers)
-    plan = config.resolve(own, offers, offline="dataset" not in (options or {}))
-    return run_plan(plan, observers=observers, cache=cache_folder(), resume=directory)
+    return files, components
 
 
 def evidence(
@@ -303,17 +491,33 @@ def evidence(
     plugins: Sequence[str | Path] = (),
     **given: Any,
 ) -> contracts.Evidence:
-    """What an analysis is shown: models, masks, samples and history of a finished run, or a model with tensors.
+    """Gather what an analysis gets: models, masks, samples and history of a run, or a model with tensors.
 
-    ``subject`` is the directory of a run, as it stood after ``mega_batch`` (None: the last), or a module with
-    ``test=(inputs, labels)`` and, where they are asked for, ``train`` and ``val``: two tensors, or batches of both.
-    ``classes`` names the outputs, ``initial`` is the module as it began, or its ``state_dict()``. ``given`` are options
-    of the run that are others here: ``dataset``, ``model``, ``device``. Raises a ``forgetkit.errors.ForgetkitError`` of
-    one line.
+    Args:
+        subject: The directory of a finished run, or a module.
+        test: For a module: ``(inputs, labels)``, two tensors, or an iterable of such batches.
+        train: For a module: the training part, likewise.
+        val: For a module: the validation part, likewise.
+        classes: For a module: names of its outputs.
+        initial: For a module: the module before training, or its ``state_dict()``.
+        mega_batch: For a run: after which mega-batch, from 1. None: the last.
+        seed: Fixes every draw, 0 or more.
+        plugins: Files that are plugins by themselves.
+        **given: For a run: options that differ here, of ``dataset``, ``model`` and ``device``.
+
+    Returns:
+        The evidence, which loads models and samples at their first use.
+
+    Raises:
+        OptionError: If an option would be ignored.
+        ForgetkitError: If the run is unfinished or damaged; one line that says what to do.
+
+    Example:
+        >>> shown = forgetkit.evidence(model, test=(torch.rand(8, 1, 8, 8), torch.arange(8)))
     """
-    offers = registry.load(files=[Path(file) for file in plugins])
+    components = _load_plugins(plugins)[1]
     shown = {"test": test, "train": train, "val": val, "classes": classes, "initial": initial, **given}
-    return _evidence(subject, offers, question_seeds(seed), mega_batch, shown)
+    return _evidence(subject, components, question_seeds(seed), mega_batch, shown)
 
 
 def analyze(
@@ -327,18 +531,35 @@ def analyze(
     plugins: Sequence[str | Path] = (),
     **shown: Any,
 ) -> contracts.Answer:
-    """Put a question to a finished run or to a model, which is left as it was.
+    """Analyze a finished run or a model, and leave it as it was.
 
-    ``analysis`` is a SPEC like ``"calibration:bins=15"`` or an object; ``subject``, ``mega_batch`` and ``shown``
-    (``test``, ``train``, ``val``, ``classes``, ``initial``, options of a run) are as for :func:`evidence`. Of a run the
-    answer is kept as ``analyses/NAME.json`` in its directory, and the same question is answered from there, unless it
-    is asked ``again``. ``threads`` are those of torch on the CPU meanwhile: by default those of the run, and for a
-    model torch's own.
-    Raises ``InapplicableError`` where the question makes no sense for what it is put to.
+    The answer about a run is stored as ``analyses/NAME.json`` in its directory.
+
+    Args:
+        subject: The directory of a finished run, or a module.
+        analysis: A SPEC like ``"calibration:bins=15"``, or an object.
+        seed: Fixes every draw of the analysis, 0 or more.
+        mega_batch: For a run: after which mega-batch, from 1. None: the last.
+        again: Whether to compute an answer that is stored.
+        threads: Threads of torch on the CPU. None: those of the run, or for a model torch's own.
+        plugins: Files that are plugins by themselves.
+        **shown: ``test``, ``train``, ``val``, ``classes``, ``initial`` and options of a run, as for :func:`evidence`.
+
+    Returns:
+        Numbers, charts and remarks.
+
+    Raises:
+        InapplicableError: If the analysis does not apply to the run or model.
+        OptionError: If an option would be ignored.
+        ForgetkitError: If the run is unfinished or damaged; one line that says what to do.
+
+    Example:
+        >>> answer = forgetkit.analyze(model, "calibration", test=(torch.rand(64, 1, 8, 8), torch.arange(64) % 10))
+        >>> error = answer.numbers["ece"]
     """
-    offers = registry.load(files=[Path(file) for file in plugins])
-    question = Question.of(offers, analysis, seed=seed, mega_batch=mega_batch)
-    found = _evidence(subject, offers, question.seeds, mega_batch, shown, threads)
+    components = _load_plugins(plugins)[1]
+    question = Question.of(components, analysis, seed=seed, mega_batch=mega_batch)
+    found = _evidence(subject, components, question.seeds, mega_batch, shown, threads)
     if not isinstance(found, RunEvidence):
         with compute_settings(threads):
             return ask_model(question, found)
@@ -351,13 +572,12 @@ _OF_A_MODEL = ("test", "train", "val", "classes", "initial")
 
 def _evidence(
     subject: str | Path | nn.Module,
-    offers: registry.Registry,
+    components: registry.Registry,
     seeds: Seeds,
     mega_batch: int | None,
     shown: Mapping[str, Any],
     threads: int | None = None,
 ) -> RunEvidence | ModelEvidence:
-    """Of a run or of a model; what would be ignored is refused."""
     given = {name: value for name, value in shown.items() if value is not None}
     of_model_alone = [name for name in given if name in _OF_A_MODEL]
     if not isinstance(subject, nn.Module):
@@ -366,13 +586,15 @@ def _evidence(
         unknown = [name for name in given if name not in config.OVERRIDABLE]
         if unknown:
             raise OptionError(f"{unknown[0]}= is none of {', '.join(config.OVERRIDABLE)}, which may be others here")
-        finished = FinishedRun(RunDirectory(Path(subject)), AnalysisEnv(offers, cache_folder(), given, threads=threads))
+        finished = FinishedRun(
+            RunDirectory(Path(subject)), AnalysisEnv(components, cache_folder(), given, threads=threads)
+        )
         return RunEvidence.of(finished, mega_batch, seeds)
     beside = [name for name in given if name not in _OF_A_MODEL]
     if mega_batch is not None or beside:
         raise OptionError(f"{(*beside, 'mega_batch')[0]}= is for the directory of a run: leave it out for a model")
     parts = {part: given.pop(part) for part in get_args(contracts.DataPart) if part in given}
-    return model_evidence(subject, parts, seeds, offers=offers, **given)
+    return model_evidence(subject, parts, seeds, offers=components, **given)
 
 
 def _build_history(
@@ -399,11 +621,3 @@ def _resolve_component(given: _Kind | None, kind: type[_Kind]) -> _Kind:
         raise OptionError(f"{kind.__name__.lower()}= takes a forgetkit.{kind.__name__}, not {type(given).__name__}")
     checked: _Kind = validate_component(kind.__name__.lower(), given if given is not None else kind())
     return checked
-
-
-def cache_folder() -> Path:
-    """Where decoded data sets are kept: $FORGETKIT_CACHE, or the user's cache folder."""
-    own = os.environ.get("FORGETKIT_CACHE")
-    if own:
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "forgetkit"

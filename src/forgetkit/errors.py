@@ -32,7 +32,7 @@ class ConfigError(UsageError):
 
 
 class UnusedOptionError(ConfigError):
-    """An option was given that could not act in this run; ``option`` is its name."""
+    """An option has no effect in this run; ``option`` is its name."""
 
     def __init__(self, option: str, message: str) -> None:
         super().__init__(message)
@@ -40,7 +40,7 @@ class UnusedOptionError(ConfigError):
 
 
 class InapplicableError(UsageError):
-    """A question makes no sense for what it was put to; the message says why."""
+    """An analysis cannot be applied to this run or model; the message says why."""
 
 
 class DataError(UsageError):
@@ -48,19 +48,19 @@ class DataError(UsageError):
 
 
 class RunDirectoryError(UsageError):
-    """A run's directory cannot be made, read or continued."""
+    """The directory of a run cannot be created, read or resumed."""
 
 
 class RunInUseError(RunDirectoryError):
-    """Another process works on this run."""
+    """Another process has this run in use."""
 
 
 class RecordError(ForgetkitError):
-    """A run's record can no longer be written: the disk is full, or the folder gone."""
+    """The files of a run cannot be written: the disk is full or the folder missing."""
 
 
 class InsufficientMemoryError(ForgetkitError):
-    """There was no memory left, in the process or on the device."""
+    """Memory ran out, in the process or on the device."""
 
 
 class ComponentError(ForgetkitError):
@@ -68,11 +68,11 @@ class ComponentError(ForgetkitError):
 
 
 class NoMatchError(UsageError, ComponentError):
-    """A policy matched no parameter of this model: never a silent no-op."""
+    """A policy matches no parameter of this model."""
 
 
 class LeakError(ForgetkitError):
-    """A sample was asked for that was not revealed, was given up, or belongs to another part."""
+    """A sample was requested that has not arrived, was given up, or belongs to another part."""
 
 
 class DivergedError(ForgetkitError):
@@ -80,7 +80,7 @@ class DivergedError(ForgetkitError):
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
-    """A sentence that lists ``known`` and, where one is near, asks whether it was meant."""
+    """List the known names in a sentence, with a suggestion if one is similar to ``name``."""
     names = sorted(known)
     if not names:
         return "there are none"

@@ -40,7 +40,7 @@ class Seeds:
             raise OptionError(f"seed={self.seed!r} is not a whole number") from error
 
     def within(self, *names: str | int) -> Seeds:
-        """The same seed with ``names`` appended to the scope."""
+        """Append ``names`` to the scope."""
         return Seeds(self.seed, (*self.scope, *names))
 
     def number(self, *names: str | int) -> int:
@@ -63,7 +63,7 @@ class Seeds:
 
 @contextmanager
 def preserved_rng() -> Iterator[None]:
-    """Put the global random state of Python, NumPy and torch back on leaving."""
+    """Restore the global random state of Python, NumPy and torch on leaving."""
     import numpy as np
     import torch
 
@@ -82,7 +82,7 @@ def preserved_rng() -> Iterator[None]:
 
 @contextmanager
 def seeded_rng(seed: int) -> Iterator[None]:
-    """Code that draws from the global state (a module's own init, dropout) runs under ``seed`` here."""
+    """Seed the global random state for code that draws from it (initialisation, dropout); restore it on leaving."""
     import numpy as np
     import torch
 
@@ -90,7 +90,7 @@ def seeded_rng(seed: int) -> Iterator[None]:
         random.seed(seed)
         np.random.seed(seed % 2**32)
         torch.default_generator.manual_seed(seed)
-        # torch.manual_seed would also queue a seed for CUDA where it is not up yet, which nothing could take back.
+        # torch.manual_seed would also queue a seed for CUDA before it is initialised, which could not be undone.
         if torch.cuda.is_initialized():
             torch.cuda.manual_seed_all(seed)
         if torch.backends.mps.is_available():
@@ -99,9 +99,9 @@ def seeded_rng(seed: int) -> Iterator[None]:
 
 
 def capture_rng(device: torch.device) -> dict[str, Any]:
-    """The global random state of Python, NumPy and torch as it is now, in types that a checkpoint can hold.
+    """Capture the global random state of Python, NumPy and torch, in types that a checkpoint can hold.
 
-    Of torch's generators, that of the CPU and of ``device``: another machine may have fewer, or see others.
+    Of torch's generators it holds that of the CPU and of ``device``: another machine may have other devices.
     """
     import numpy as np
     import torch
@@ -119,9 +119,9 @@ def capture_rng(device: torch.device) -> dict[str, Any]:
 
 
 def restore_rng(draws: Mapping[str, Any], device: torch.device) -> None:
-    """Put the global random state to what :func:`capture_rng` found; for use within :func:`preserved_rng`.
+    """Set the global random state to what :func:`capture_rng` returned; call it within :func:`preserved_rng`.
 
-    A device of another kind than the one it was found on goes on from its own seed.
+    A device of another kind keeps its own seed.
     """
     import numpy as np
     import torch

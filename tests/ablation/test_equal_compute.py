@@ -14,7 +14,7 @@ import forgetkit
 from forgetkit.ablation import equal_compute
 from forgetkit.ablation.equal_compute import match_samples
 from forgetkit.ablation.grid import Grid, GridCell, plan_cells
-from forgetkit.engine.context import RunContext
+from forgetkit.engine.run_data import RunData
 from forgetkit.errors import ConfigError
 from forgetkit.registry import registry
 
@@ -32,7 +32,7 @@ def match(asked: Grid, cache: Path) -> tuple[tuple[GridCell, ...], tuple[GridCel
     return cells, match_samples(plans, cells, OFFERS, cache)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     replay=st.sets(st.sampled_from(["full", "none", "last", "buffer:size=7"]), min_size=1),
     mega_batches=st.sets(st.integers(1, 6), min_size=1, max_size=3),
@@ -88,14 +88,14 @@ def test_what_is_left_of_the_options(tmp_path: Path) -> None:
 
 def test_a_stream_that_cells_share_is_looked_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
-    prepare = RunContext.prepare
+    prepare = RunData.prepare
 
-    def counted(plan: Any, *others: Any) -> RunContext:
+    def counted(plan: Any, *others: Any) -> RunData:
         made.append((plan.config.replay, plan.config.seed))
         assert plan.config.device == "cpu"  # on a device each process that has touched it takes memory
         return prepare(plan, *others)
 
-    monkeypatch.setattr(equal_compute.RunContext, "prepare", counted)
+    monkeypatch.setattr(equal_compute.RunData, "prepare", counted)
     monkeypatch.setattr("forgetkit.config.machine.resolve_device", lambda name: "cuda:0")
     axes = {"importance": ("snip", "random"), "replay": ("full", "none"), "lr": ("0.1", "0.2")}
     cells = match(grid(axes, (0, 1), epochs=2, precision="fp32"), tmp_path)[1]

@@ -252,9 +252,9 @@ def test_names_for_sets_of_options_on_any_axis() -> None:
         Grid("", asked.axes, (0,), sets=asked.sets, arms=asked.arms, exclude=({"part": "medium"},))
     with pytest.raises(ConfigError, match="include: no part is called 'medium'; there are short, long"):
         Grid("", asked.axes, (0,), sets=asked.sets, arms=asked.arms, include=({"part": "medium", "arm": "warm"},))
-    with pytest.raises(ConfigError, match="'keep_models' is no option that cells share or differ in: use --keep"):
+    with pytest.raises(ConfigError, match="'keep_models' is set by the ablation for each cell: use --keep"):
         Grid("", asked.axes, (0,), {"keep_models": "none"}, sets=asked.sets, arms=asked.arms)
-    with pytest.raises(ConfigError, match="'seed' is no option that cells share or differ in: use --seeds"):
+    with pytest.raises(ConfigError, match="'seed' is set by the ablation for each cell: use --seeds"):
         Grid("", asked.axes, (0,), sets={"part": {"short": {"seed": 1}, "long": {}}}, arms=asked.arms)
 
 
@@ -294,7 +294,7 @@ def test_what_every_arm_of_a_file_sets_cannot_be_given_beside(tmp_path: Path) ->
 @pytest.mark.parametrize("option", ["threads", "device", "checkpoint_seconds", "observers"])
 def test_how_a_run_is_carried_out_tells_no_arms_apart(option: str) -> None:
     for asked in ({"axes": {option: ("1", "2")}}, {"axes": {"arm": ("a",)}, "arms": {"a": {option: "1"}}}):
-        with pytest.raises(ConfigError, match=f"'{option}' says how a run is carried out"):
+        with pytest.raises(ConfigError, match=f"'{option}' says how a run runs"):
             Grid("t", seeds=(0,), **asked)  # type: ignore[arg-type]
     assert Grid("t", {"epochs": ("1", "2")}, (0,), {option: "1"})
 

@@ -85,7 +85,7 @@ def test_a_line_that_is_damaged_tells_nothing(tmp_path: Path, clock: list[float]
     record(pool, CELLS[0], started(), epoch(1), epoch(9))
     path = pool.directory(CELLS[0]) / "events.jsonl"
     path.write_bytes(path.read_bytes().replace(b'"epoch": 9, "epochs": 10', b'"epoch": 8, "epochs": 10'))
-    assert follower.standing()[CELLS[0]].epoch == 1
+    assert follower.running()[CELLS[0]].epoch == 1
 
 
 class Crossing(CellStore):
@@ -100,7 +100,7 @@ class Crossing(CellStore):
 
 
 @pytest.mark.parametrize(
-    "other", [ProgressReader.standing, ProgressReader.left, lambda follower: follower.end(CELLS[1])]
+    "other", [ProgressReader.running, ProgressReader.left, lambda follower: follower.end(CELLS[1])]
 )
 def test_two_threads_take_turns(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: Callable[[ProgressReader], Any]

@@ -11,7 +11,7 @@ import torch
 
 from forgetkit import config
 from forgetkit.ablation import worker
-from forgetkit.ablation.ablation import run_tasks
+from forgetkit.ablation.plan import run_tasks
 from forgetkit.ablation.worker import CellResult, Task, run_cell
 from forgetkit.contracts import WorkerLost
 from forgetkit.errors import ForgetkitError
@@ -126,7 +126,7 @@ def test_a_worker_that_was_asked_to_stop_fails_nothing(tmp_path: Path) -> None:
 
     asked = task(tmp_path)
     assert list(run_tasks([asked], Stopping())) == [
-        (asked, CellResult("missing", "stopped; the same command goes on with it"))
+        (asked, CellResult("missing", "stopped; the same command resumes it"))
     ]
     assert CellStore(tmp_path).find(asked.digest).status == "missing"
     assert run_cell(asked) == CellResult("completed")
@@ -136,10 +136,10 @@ def test_a_worker_that_was_asked_to_stop_fails_nothing(tmp_path: Path) -> None:
 def test_what_is_asked_after_the_last_look_of_a_run_still_ends_the_worker(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def late(*given: Any, halt: StopRequest, **more: Any) -> None:
-        run(*given, halt=halt, **more)
-        with halt.deferred():
-            halt.request()
+    def late(*given: Any, stop: StopRequest, **more: Any) -> None:
+        run(*given, stop=stop, **more)
+        with stop.deferred():
+            stop.request()
 
     run, asked = worker.run_plan, task(tmp_path)
     monkeypatch.setattr(worker, "run_plan", late)
@@ -166,14 +166,14 @@ def test_a_cell_that_somebody_finished_by_hand_meanwhile_is_completed(
 def test_memory_goes_back_to_the_device_after_each_cell(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: Device, asked: str, waited_for: str | None
 ) -> None:
-    monkeypatch.setattr(worker, "_run_in_turn", lambda task, halt: CellResult("completed"))
+    monkeypatch.setattr(worker, "_run_locked", lambda task, stop: CellResult("completed"))
     assert run_cell(Task(str(tmp_path), "0" * 64, {"device": asked})) == CellResult("completed")
     assert device.calls == [waited_for, "empty_cache"]
 
 
 def test_without_cuda_nothing_is_asked_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: Device) -> None:
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
-    monkeypatch.setattr(worker, "_run_in_turn", lambda task, halt: CellResult("completed"))
+    monkeypatch.setattr(worker, "_run_locked", lambda task, stop: CellResult("completed"))
     device.broken = True
     assert run_cell(Task(str(tmp_path), "0" * 64, {})) == CellResult("completed")
     assert device.calls == []

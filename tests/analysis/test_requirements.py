@@ -59,8 +59,8 @@ class Quiet(Intervention):
 class All:
     """A replay strategy of a notebook."""
 
-    def retain(self, kept: Samples, arrived: Samples, rng: np.random.Generator) -> Any:
-        return np.concatenate([kept.ids, arrived.ids])
+    def retain(self, buffer: Samples, arrivals: Samples, rng: np.random.Generator) -> Any:
+        return np.concatenate([buffer.ids, arrivals.ids])
 
 
 @dataclass(frozen=True)
@@ -264,7 +264,7 @@ SCALES = {
     ),
     "nan": (
         PIXELS.clone().index_fill(0, torch.tensor([7]), torch.nan),
-        r"mend or leave out the samples",
+        r"repair or leave out the samples",
     ),
 }
 

@@ -239,7 +239,7 @@ def test_options_that_would_be_ignored_are_refused(made):
 @pytest.mark.parametrize(
     ("shown", "says"),
     [
-        ({}, "give the samples to judge on"),
+        ({}, "give the samples to evaluate"),
         ({"test": (torch.zeros(3, 2), torch.zeros(2, dtype=torch.long))}, r"3 inputs and labels of shape \(2,\)"),
         ({"test": (torch.zeros(3, 2), torch.zeros(3))}, "a whole number for each is wanted"),
         ({"test": (torch.zeros(3, 2), torch.full((3,), 2))}, "a label of test is 2, and the model has 2 outputs"),

@@ -275,7 +275,7 @@ def test_a_reservoir_larger_than_the_stream_keeps_everything():
         assert result.tolist() == sorted([*kept.ids.tolist(), *arrived.ids.tolist()])
 
 
-def test_a_reservoir_that_was_handed_too_little_still_gives_valid_ids():
+def test_an_incomplete_reservoir_gives_valid_ids():
     """Kept is shorter than a reservoir of this size would be, as after a change of its size."""
     rng = np.random.default_rng(5)
     for _ in range(50):

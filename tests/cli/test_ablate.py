@@ -11,8 +11,9 @@ from threading import Event, Thread, Timer
 import pytest
 
 from forgetkit.ablation.progress import ProgressReader
-from forgetkit.cli import cells
-from forgetkit.cli.console import Console
+from forgetkit.display.cell_display import CellDisplay
+from forgetkit.display.console import Console
+from forgetkit.display.display import PlainDisplay
 from forgetkit.results.cell_store import CellStore
 from forgetkit.storage import read_with_digest, write_with_digest
 
@@ -70,6 +71,7 @@ def table(said) -> dict[tuple[str, ...], list[float | None]]:
     }
 
 
+@pytest.mark.slow
 def test_a_grid_ends_in_a_table_of_the_runs_that_it_is_made_of(ablate, cli):
     said = ablate("--over", "importance=snip,random", "--over", "replay=full,none", "--seeds", "0-1", "--json")
     assert said.status == 0, said.err
@@ -82,6 +84,7 @@ def test_a_grid_ends_in_a_table_of_the_runs_that_it_is_made_of(ablate, cli):
             assert run.json["test_accuracy"] == accuracy
 
 
+@pytest.mark.slow
 def test_the_same_again_runs_nothing_and_more_only_what_is_new(ablate):
     words = ("--over", "importance=snip,random", "--json")
     first = ablate(*words, "--seeds", "0-1")
@@ -204,7 +207,7 @@ def test_a_grid_in_a_file_with_more_on_the_command_line(ablate):
         (("--over", "importance=snip", "--match", "epochs"), "--match epochs: there is --match samples"),
         (("--over", "importance=snip", "--name", "a/b"), "--name a/b: a plain name is wanted"),
         (("--over", "importance=snip", "--exclude", "reinit=cold"), "--exclude reinit=cold"),
-        (("--over", "seed=1,2"), "'seed' is no option that cells share or differ in: use --seeds"),
+        (("--over", "seed=1,2"), "'seed' is set by the ablation for each cell: use --seeds"),
         (("--over", "reinit=masked,cold", "--importance", "snip"), "reinit=cold.*looks at no scores"),
         (("nowhere.toml",), "nowhere.toml: No such file"),
     ],
@@ -257,6 +260,7 @@ def test_the_report_says_which_command_carries_the_cells_out(ablate, cli, monkey
     assert "forgetkit ablate --over importance=snip,random" in Path("ablations/report.html").read_text()
 
 
+@pytest.mark.slow
 def test_another_question_on_the_same_axes_has_a_name_of_its_own(ablate, cli):
     for words in ((), ("--batch-size", "8"), ("--match", "samples"), ("--seeds", "0-1")):
         assert ablate("--over", "replay=full,none", *words).status == 0
@@ -347,7 +351,7 @@ def test_a_data_set_that_is_missing_is_said_before_anything_runs(cli):
 
 
 def test_that_workers_are_waited_for_is_said_where_there_are_some(capfd):
-    view = cells.PlainCellDisplay(Console(stderr=True))
+    view = CellDisplay(PlainDisplay(Console(stderr=True)))
     view.say_stopping()
     with view.following(None, ProgressReader(CellStore(Path()), ["0" * 64])):
         assert capfd.readouterr().err == ""

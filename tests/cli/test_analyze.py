@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -57,12 +58,21 @@ def run(tiny):
     return Path(tiny("--mega-batches", 3, "--json").json["directory"])
 
 
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    return tmp_path_factory.mktemp("built")
+
+
 @pytest.fixture
-def ablation(cli):
-    """A warm start and LURE at two seeds."""
-    words = ["--over", "method=warm,lure", "--seeds", "0-1", "--keep", "all", "--threads", "1"]
-    said = cli("ablate", *words, *CELLS, "--quiet")
-    assert said.status == 0, said.err
+def ablation(cli, workdir, built):
+    """A copy of a warm start and LURE at two seeds."""
+    if not (built / "ablations").exists():
+        words = ["--over", "method=warm,lure", "--seeds", "0-1", "--keep", "all", "--threads", "1"]
+        answer = cli("ablate", *words, *CELLS, "--quiet")
+        assert answer.status == 0, answer.err
+        shutil.copytree("ablations", built / "ablations")
+    else:
+        shutil.copytree(built / "ablations", "ablations")
     return Path("ablations")
 
 
@@ -75,6 +85,7 @@ def became(said):
     return [(one["run"], one["label"], one["became"]) for one in said.json["answers"]]
 
 
+@pytest.mark.slow
 def test_a_run_gets_its_answer_its_picture_and_its_report(cli, run, sure):
     said = cli("analyze", run, "sure", "--plugin", sure)
     assert said.status == 0, said.err
@@ -87,6 +98,7 @@ def test_a_run_gets_its_answer_its_picture_and_its_report(cli, run, sure):
     assert "How sure the network is." in (run / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_an_ablation_gets_answers_columns_and_a_report(cli, ablation, sure):
     said = cli("analyze", ablation, "sure", "churn", "--plugin", sure, "--json")
     assert said.status == 0, said.err
@@ -101,6 +113,7 @@ def test_an_ablation_gets_answers_columns_and_a_report(cli, ablation, sure):
     assert "of the test part" in page
 
 
+@pytest.mark.slow
 def test_a_question_about_several_runs_does_not_fail_for_each_of_them(cli):
     words = ["--over", "lr=0.05,0.1", "--over", "weight-decay=0,0.001", "--threads", "1"]
     assert cli("ablate", *words, *CELLS, "--quiet").status == 0
@@ -110,6 +123,7 @@ def test_a_question_about_several_runs_does_not_fail_for_each_of_them(cli):
     assert "all 4 runs: sensitivity: highest" in said.out
 
 
+@pytest.mark.slow
 def test_answers_to_different_questions_have_no_mean_in_common(cli, ablation, caplog):
     assert cli("analyze", ablation, "calibration", "--no-report").status == 0
     means = cli("table", ablation, "--columns", "calibration_ece", "--json").json["rows"]
@@ -123,6 +137,7 @@ def test_answers_to_different_questions_have_no_mean_in_common(cli, ablation, ca
     assert [row["entries"]["calibration_ece"]["n"] for row in means] == [2, 2]
 
 
+@pytest.mark.slow
 def test_an_answer_about_fewer_runs_than_there_are_says_so(cli, ablation):
     assert cli("analyze", ablation, "churn").status == 0
     assert "of all runs together" in (ablation / "report.html").read_text()
@@ -133,6 +148,7 @@ def test_an_answer_about_fewer_runs_than_there_are_says_so(cli, ablation):
     assert "Asked of 4 of 6 finished runs and of 4 of 6 runs together" in page
 
 
+@pytest.mark.slow
 def test_a_file_that_no_answer_is_called_by_is_named(cli, run, caplog):
     assert cli("analyze", run, "calibration", "--no-report").status == 0
     (run / "analyses" / "calibration.json").rename(run / "analyses" / "a.b.json")
@@ -146,6 +162,7 @@ def test_a_folder_of_runs_is_told_from_one(cli, run):
     assert f"runs holds no grid: analyze takes that of a run or of an ablation; a run is {run}" in said.err
 
 
+@pytest.mark.slow
 def test_what_is_there_is_not_asked_again(cli, run, sure):
     words = ["analyze", run, "sure", "--plugin", sure, "--no-report", "--json"]
     assert became(cli(*words))[0][2] == "answered"
@@ -197,6 +214,7 @@ def test_labels_and_mega_batches_have_files_of_their_own(cli, run):
     assert early["question"]["mega_batch"] == 1
 
 
+@pytest.mark.slow
 def test_the_name_of_another_analysis_answer_is_not_taken(cli, run):
     assert cli("analyze", run, "calibration", "--as", "mine").status == 0
     assert sorted(p.name for p in (run / "analyses").glob("mine.*.svg"))
@@ -228,6 +246,7 @@ def test_one_that_fails_and_one_that_does_not_apply_keep_none_from_the_others(cl
     assert said.status == 2  # one that was named has no answer
 
 
+@pytest.mark.slow
 def test_all_asks_everything_there_is_and_one_that_is_named_as_it_is_named(cli, run, sure):
     words = ['corruption:samples=2,corruptions=["contrast"],severities=[1]', "attack:samples=4,steps=1"]
     said = cli("analyze", run, "--all", *words, "--plugin", sure, "--no-report", "--json")
@@ -249,11 +268,12 @@ def test_the_list_has_every_analysis_and_its_summary(cli, sure):
         assert name in said.out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "status", "says"),
     [
         ([], 2, "name the directory of a run or the folder of an ablation"),
-        (["RUN"], 2, "name an analysis, or ask all of them by --all"),
+        (["RUN"], 2, "name an analysis, or run all of them by --all"),
         (["nowhere", "calibration"], 2, "nowhere is no folder: analyze takes that of a run or of an ablation"),
         (["RUN", "calibration", "calibration:bins=5"], 2, "would both be kept as calibration"),
         (["RUN", "--export-masks", "x.npz", "--as", "x"], 2, "leave out --as"),
@@ -271,7 +291,7 @@ def test_the_list_has_every_analysis_and_its_summary(cli, sure):
         (["RUN", "calibration", "--seed", -1], 2, "--seed -1"),
         (["RUN", "calibration", "--grid", "g"], 2, "is the directory of a single run; leave it out"),
         (["RUN", "calibration", "--dataset", "digits"], 2, "digits is not what the run began with"),
-        (["RUN", "calibration", "--list"], 2, "--list lists the analyses there are and asks none"),
+        (["RUN", "calibration", "--list"], 2, "--list lists the analyses and runs none"),
         (["RUN", "--export-masks", "x.txt"], 2, "the name of an .npz file is wanted"),
         (["RUN", "calibration", "--export-masks", "x.npz"], 2, "leave out the analyses"),
         (["RUN", "sensitivity"], 2, "sensitivity does not apply: "),
@@ -320,6 +340,7 @@ def test_without_matplotlib_there_are_answers_and_a_report_without_pictures(cli,
     assert not list((run / "analyses").glob("*.svg"))
 
 
+@pytest.mark.slow
 def test_interrupted_the_answers_so_far_stay_and_the_same_command_goes_on(cli, run, sure, plugin):
     stops = plugin("stops", PLUGIN.replace('raise ZeroDivisionError("no luck")', "raise KeyboardInterrupt"))
     said = cli("analyze", run, "calibration", "stumbles", "sure", "--plugin", stops)
@@ -334,6 +355,7 @@ def counted(text: str) -> list[int]:
     return [int(line[1:].partition("/")[0]) for line in text.splitlines() if line.startswith("[")]
 
 
+@pytest.mark.slow
 def test_every_built_in_explains_its_numbers_below_them(cli, ablation):
     """In the legend of a table, and below the lines of a single run; a count leaves no number out."""
     (run, *_) = sorted(ablation.glob("cells/*/manifest.json"))

@@ -59,7 +59,7 @@ def test_findings_and_remarks_are_lines_and_no_failure(cli):
     save(x_test=held["x_train"][:30], x_val=held["x_test"], y_val=held["y_test"])
     said = cli("data", "npz:x.npz", "--mega-batches", 2)
     assert said.status == 0
-    assert "- x_val and y_val are left alone" in said.out
+    assert "- x_val and y_val are ignored" in said.out
     assert "audit: 1 finding\n- 30 of 30 test samples are in the training part too" in said.out
     assert len(cli("data", "npz:x.npz", "--mega-batches", 2, "--json").json["audit"]) == 1
 
@@ -80,6 +80,7 @@ def test_a_sheet_shows_what_the_network_gets(cli):
     assert set(mirrored) == {True, False}
 
 
+@pytest.mark.slow
 def test_a_sheet_of_many_classes_and_strange_names(cli):
     save(n=120, classes=ROWS + 2)
     said = cli("data", "npz:x.npz", "--sheet", "s.png", "--mega-batches", 20)
@@ -117,6 +118,7 @@ def test_mistakes_are_one_line(cli, words, hint):
 # --- runs ---
 
 
+@pytest.mark.slow
 def test_what_was_left_open_is_in_the_first_line_and_in_the_record(cli, workdir):
     save()
     words = [
@@ -142,6 +144,7 @@ def test_what_was_left_open_is_in_the_first_line_and_in_the_record(cli, workdir)
     assert json.loads(started)["augment"] == "flip"
 
 
+@pytest.mark.slow
 def test_a_rehearsal_says_it_too(cli):
     save()
     words = ["run", "--dataset", "npz:x.npz,augment=flip", "--model", "mlp:width=4", "--mega-batches", 2, "--dry-run"]
@@ -153,6 +156,7 @@ def test_a_rehearsal_says_it_too(cli):
     assert (planned["augment"], planned["audit"]) == ("flip", [])
 
 
+@pytest.mark.slow
 def test_an_ablation_says_it_once(cli, caplog):
     held = save()
     save(x_test=held["x_train"][:30])
@@ -189,6 +193,7 @@ def test_findings_are_warned_of_before_the_first_step_and_recorded(cli, workdir,
     assert recorded == said.json["audit"] == [copies.partition(": ")[2], soft.partition("net: ")[2]]
 
 
+@pytest.mark.slow
 def test_noise_on_labels_is_no_finding(cli, caplog):
     assert cli("run", "--epochs", 1, "--mega-batches", 2, "--label-noise", 0.5, "--model", "mlp:width=4").status == 0
     assert not caplog.records

@@ -12,8 +12,8 @@ import termios
 import pytest
 
 STOPPING = {
-    "run": "forgetkit: stopping after this step (again: at once)",
-    "ablate": "forgetkit: stopping after these steps (again: at once)",
+    "run": "forgetkit: stopping after this step (again: abort)",
+    "ablate": "forgetkit: stopping after these steps (again: abort)",
 }
 
 

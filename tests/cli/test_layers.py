@@ -49,6 +49,7 @@ def flags(options):
     return [word for key, value in options.items() for word in (f"--{key.replace('_', '-')}", str(value))]
 
 
+@pytest.mark.slow
 @given(file=LAYER, assigned=LAYER, line=LAYER)
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_the_higher_layer_wins(file, assigned, line, cli, workdir):
@@ -207,7 +208,7 @@ class Needing:
 
 
 STRANGER = registry.Registry(
-    (*OFFERS.offers, registry.ComponentEntry("reinit", "needing", Needing, "stranger")), (), {}
+    (*OFFERS.components, registry.ComponentEntry("reinit", "needing", Needing, "stranger")), (), {}
 )
 
 
@@ -298,7 +299,7 @@ def test_the_digest_changes_with_what_a_run_is_and_not_with_where_it_is(key):
 
 
 def test_the_digest_is_of_what_a_preset_sets_and_not_of_its_name():
-    clean = resolved({"importance": "fisher"})
+    clean = resolved({"importance": "fisher", "precision": "fp32"})
     paper = resolved({"preset": "paper", "importance": clean.config.importance, "reinit": clean.config.reinit})
     assert (clean.config.preset, paper.config.preset) == ("clean", "paper")
     assert paper.digest == clean.digest

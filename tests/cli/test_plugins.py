@@ -440,7 +440,7 @@ FAULTS = {
     "chooses with a list": (
         "def propose(self, context):\n        return context.reset_units({context.units[0].name: [0]})",
         2,
-        "is said by a bool tensor",
+        "by a bool tensor of shape",
     ),
 }
 
@@ -460,7 +460,7 @@ def test_a_fault_of_a_method_is_one_line_that_names_it(plugin, cli, fault):
 
 def test_a_hook_that_asks_for_something_is_told_that_it_gets_nothing(install, tiny):
     install("asks", "asks", "import forgetkit\n@forgetkit.hookimpl\ndef forgetkit_importance(config):\n    return {}")
-    assert "is left out: a hook takes nothing: write def forgetkit_importance():" in tiny().err
+    assert "is left out: a hook takes no parameters: write def forgetkit_importance():" in tiny().err
 
 
 def test_an_intervention_that_never_acts_is_left_out(install, tiny):

@@ -214,7 +214,7 @@ def test_the_facts_of_an_intervention(install, cli):
     said = cli("plugins", "show", "decay").out
     assert "decay (interventions, from a-dist 1.2)" in said
     assert "Touches: weights." in said
-    assert "begin: before the first step of each mega-batch" in said
+    assert "begin: act before the first step of each mega-batch" in said
 
 
 def test_the_facts_of_criteria_and_ways_of_forgetting(install, cli):
@@ -254,7 +254,7 @@ MISTAKES = {
     ("show", "bad"): "plugin 'bad' of bad-dist is left out: RuntimeError: now",
     ("show", "idle-dist"): "plugin 'idle' of idle-dist is disabled by FORGETKIT_DISABLE_PLUGINS",
     ("check", "snip:samples=4", "--option", "samples=5"): "the option 'samples' is given twice",
-    ("check", "snip", "--option", "samples=4", "--option", "samples=5"): "the option 'samples' is given twice",
+    ("check", "snip", "--option", "samples=4", "--option", "samples=5"): "--option samples is given twice",
     ("check", "snip:4", "--option", "samples=5"): "both set 'samples'",
     ("check", "snip", "--option", "samples"): "--option samples: write KEY=VALUE",
     ("check", "snip", "--option", "sample=3"): "snip has no option 'sample'; did you mean 'samples'?",

@@ -54,6 +54,7 @@ def test_without_a_name_it_lists_what_there_is(cli):
     assert list(cli("reproduce", "--json").json["tables"]) == names
 
 
+@pytest.mark.slow
 def test_paper_and_measured_side_by_side_and_the_same_again_runs_nothing(reproduce):
     said = reproduce("table9", "--json")
     assert said.status == 0, said.err
@@ -82,6 +83,7 @@ def test_paper_and_measured_side_by_side_and_the_same_again_runs_nothing(reprodu
     assert carried_out() == 0
 
 
+@pytest.mark.slow
 def test_a_figure_of_analyses_asks_its_runs_once(reproduce):
     """Figure 10 asks each run together with that of the baseline at its seed."""
     said = reproduce("figure10")
@@ -123,6 +125,7 @@ def test_the_grid_of_rates_and_decays_is_a_map_for_each_method(reproduce):
         }
 
 
+@pytest.mark.slow
 def test_a_run_that_cannot_be_asked_is_named_and_the_others_go_on(reproduce):
     assert reproduce("figure6").status == 0
     first = sorted(Path("reproductions/figure6-smoke/cells").glob("*/checkpoints"))[0]

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from forgetkit.cli import tables
+from forgetkit.display import run_tables
 
 ESCAPE = "\x1b"
 
@@ -57,7 +57,7 @@ def test_a_pipe_gets_plain_lines(tiny):
     assert re.fullmatch(r"mega-batch 1: test accuracy [\d.]+%, \d+ errors, 50 entries reset, [\d.]+ s", lines[2])
     assert "…" not in said.out
     assert ", preset clean, " in lines[0]
-    assert lines[-2] == "preset clean, but for mega-batches 2 (8), epochs 1 (50)"
+    assert lines[-2] == "preset clean; overrides: mega-batches=2 (preset: 8), epochs=1 (preset: 50)"
     assert lines[-1] == "record: runs/p"
 
 
@@ -65,10 +65,12 @@ def test_the_preset_and_its_overrides_are_named(tiny):
     words = ["--preset", "paper", "--epochs", 50, "--milestones", "none", "--reinit", "rifle:fresh=zero"]
     for more in ([], ["--dry-run"]):
         said = tiny(*words, "--lr", 0.1, *more)
-        changed = "mega-batches 2 (8), milestones none (20,40), reinit.rifle.fresh zero (original)"
-        assert f"preset paper, but for {changed}\n" in said.out
+        changed = (
+            "mega-batches=2 (preset: 8), milestones=none (preset: 20,40), reinit.rifle.fresh=zero (preset: original)"
+        )
+        assert f"preset paper; overrides: {changed}\n" in said.out
     assert ", preset paper, " in tiny("--preset", "paper").out.splitlines()[0]
-    assert tables.provenance("alma", {}) == "preset alma, no overrides"
+    assert run_tables.provenance("alma", {}) == "preset alma; no overrides"
 
 
 def test_an_early_end_and_the_weights_carried_on_are_said(tiny):
@@ -179,7 +181,7 @@ def test_a_stream_that_knows_few_characters(start, workdir, tiny_words):
     ("values", "drawn"), [([0.0, 1.0], "▁█"), ([3.0], "▄"), ([2.0, 2.0], "▄▄"), ([0.0, 0.5, 1.0], "▁▅█")]
 )
 def test_a_sparkline(values, drawn):
-    assert tables.sparkline(values) == drawn
+    assert run_tables.sparkline(values) == drawn
 
 
 @pytest.mark.parametrize(
@@ -187,4 +189,4 @@ def test_a_sparkline(values, drawn):
     [(0, "0.0 s"), (59.94, "59.9 s"), (60, "1 min 00 s"), (3599.6, "1 h 00 min"), (86400, "24 h 00 min")],
 )
 def test_a_duration(seconds, said):
-    assert tables.duration(seconds) == said
+    assert run_tables.duration(seconds) == said

@@ -30,7 +30,7 @@ from forgetkit.registry.spec import (
 from forgetkit.results import arm
 
 OFFERS = registry.load(entry_points=False)
-COMPONENTS = [(offer.kind, offer.name) for offer in OFFERS.offers]
+COMPONENTS = [(offer.kind, offer.name) for offer in OFFERS.components]
 
 WORD = st.text("abcXYZ019._-/", min_size=1, max_size=8)
 
@@ -110,7 +110,7 @@ def test_the_spelled_out_spec_means_the_same_component(drawn):
 
 @pytest.mark.parametrize("text", IN_WORDS)
 def test_a_range_in_words_is_that_of_an_option(text):
-    known = [option.type for offer in OFFERS.offers for option in options_of(offer.component)]
+    known = [option.type for offer in OFFERS.components for option in options_of(offer.component)]
     assert any(typing.get_args(kind)[-1:] == (text,) for kind in known)
 
 

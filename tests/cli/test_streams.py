@@ -11,14 +11,17 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console as RichConsole
 from rich.console import RenderableType
 
-from forgetkit.cli import asked, layout, screen
-from forgetkit.cli.console import Console
 from forgetkit.contracts import EpochEnded, LoadProgress, MegaBatchEnded, MegaBatchResult, MegaBatchRevealed
+from forgetkit.display import layout
+from forgetkit.display.analysis_display import AnalysisDisplay
+from forgetkit.display.console import Console
+from forgetkit.display.display import LiveDisplay
+from forgetkit.display.run_display import STOPPING, RunDisplay
 
 MOVES = re.compile(r"\x1b\[(?:[0-9;]*[A-HJKfsu]|\?25[lh])")
 
@@ -56,6 +59,7 @@ def test_colours_in_a_pipe_move_nothing(tiny_words: list[str], tmp_path: Path) -
     assert said.stdout.startswith("forgetkit run: loading torch\n")
 
 
+@pytest.mark.slow
 def test_colours_in_a_pipe_move_nothing_in_other_commands(cli, tiny_words, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     ablate = ["ablate", *tiny_words[1:], "--over", "reinit=none,masked", "--out", "it"]
@@ -99,7 +103,7 @@ def require_words(console: Console, bars: RenderableType, *phrases: str) -> None
 @pytest.mark.parametrize("width", [40, 60, 80])
 def test_no_word_of_a_bar_of_a_run_is_cut(width: int) -> None:
     console = of_width(width)
-    view = screen.LiveRunDisplay(console)
+    view = RunDisplay(LiveDisplay(console))
     row = dict.fromkeys(MegaBatchResult.__dataclass_fields__, 0) | {
         "index": 1, "train_samples": 50, "test_accuracy": 0.5, "test_errors": 1234, "seconds": 754.0,
         "carried_epoch": 2, "interventions": {}, "unlearn": None,
@@ -121,13 +125,12 @@ def test_no_word_of_a_bar_of_a_run_is_cut(width: int) -> None:
     said += " test 50.0% errors 1234 epoch 2 12 min 34 s 8 %"
     require_words(console, view.bars(), said, *(f"{minutes:02d}" for minutes in range(60)), *map(str, range(60)))
     view.say_stopping()
-    assert seen(console, view.bars()).replace("\n", " ").endswith(screen.STOPPING)
+    assert seen(console, view.bars()).replace("\n", " ").endswith(STOPPING)
 
 
 NAMES = st.lists(st.text("ab", min_size=1, max_size=12), min_size=1, max_size=12).map(", ".join)
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.tuples(NAMES, st.floats(0, 1), st.lists(NAMES, min_size=1, max_size=3)), min_size=1, max_size=9),
     st.sampled_from([40, 60, 80]),
@@ -147,7 +150,7 @@ def test_no_word_of_any_bar_is_cut(rows, width, height) -> None:
 @pytest.mark.parametrize("width", [40, 60, 80])
 def test_no_word_of_the_bar_of_questions_is_cut(width: int) -> None:
     console = of_width(width)
-    view = asked.LiveAnalysisDisplay(console)
+    view = AnalysisDisplay(LiveDisplay(console))
     view._total, view._done, view._began = 12, 3, time.monotonic() - 36
     what = "importance=snip:samples=1024, reinit=masked, seed 0: calibration"
     view.asking(what)

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from helpers import fake_outcomes
 
-from forgetkit.cli import table_view
-from forgetkit.cli.console import Console
+from forgetkit.display import table_view
+from forgetkit.display.console import Console
 from forgetkit.results.cell_store import CellStore, GridManifest
 from forgetkit.results.columns import parse_columns
 from forgetkit.results.render import FORMATS

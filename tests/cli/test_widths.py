@@ -6,11 +6,13 @@ import re
 
 import pytest
 from helpers import fake_outcomes
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console as Rich
 
-from forgetkit.cli import console, layout, screen, table_view
+from forgetkit.display import console, layout, table_view
+from forgetkit.display.display import PlainDisplay
+from forgetkit.display.run_display import RunDisplay
 from forgetkit.results.table import make_table
 
 WIDTHS = (40, 60, 80, 120)
@@ -39,7 +41,6 @@ def require_all_loaded(whole: str, shown: str, width: int, beside: str = "", wit
     assert max(map(len, shown.splitlines()), default=0) <= width
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(TEXTS, TEXTS, TEXTS), min_size=1, max_size=4), st.sampled_from(WIDTHS))
 def test_every_word_of_a_table_is_whole_at_every_width(rows, width) -> None:
     heads = ("name", "what it is", "figures")
@@ -121,13 +122,13 @@ def test_the_table_of_an_ablation_comes_last_and_whole(capsys, monkeypatch, widt
     of_width(monkeypatch, 1000)
     table_view.show_table(console.Console(), table, outcomes)
     whole = capsys.readouterr().out
-    left_out = "No room for: widen the terminal, choose --columns, or read it from a pipe."
+    left_out = "No room for: widen the terminal, choose --columns, or print to a pipe."
     assert not tokens(shown) - tokens(whole) - tokens(left_out)
     assert {word for label in outcomes.arms() for text in label.values() for word in tokens(text)} <= tokens(shown)
 
 
 def test_the_line_that_says_that_a_run_stops_fits_narrow_terminals(capfd):
-    screen.PlainRunDisplay(console.Console(stderr=True)).say_stopping()
+    RunDisplay(PlainDisplay(console.Console(stderr=True))).say_stopping()
     said = capfd.readouterr().err
     assert said.startswith("forgetkit: stopping after this step")
     assert len(f"^C{said}") <= 60, "bars are drawn over what goes on in the next line"

@@ -1,4 +1,4 @@
-"""What the machine has, on machines that are faked."""
+"""The device of a run, on fake machines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The presets: what they set holds, clean is what the defaults are, and nothing is set without a reason."""
+"""The presets: their values are valid, ``clean`` equals the defaults, and each value has a reason."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from forgetkit.registry.spec import Spec, build_component, options_of
 
 NOT_PROTOCOL = {
     *("preset", "method", "importance", "reinit", "interventions", "dataset", "model", "init", "seed"),
-    *("device", "precision", "memory_format", "deterministic", "threads", "metrics", "out", "name", "observers"),
+    *("device", "memory_format", "deterministic", "threads", "metrics", "out", "name", "observers"),
     "checkpoint_seconds",
     "checkpoint_epochs",
     "keep_models",
     "keep_masks",
 }
-"""What is compared under a protocol, and where and how a run is carried out."""
+"""Options that are no part of a protocol."""
 
 BY_RULE = {"lr", "milestones", "samples", "shots"}
-"""Options whose default is none of their values."""
+"""Options that a rule decides by default."""
 
 SOURCES = {
     "clean": "our recommendation",
@@ -37,7 +37,7 @@ each_preset = pytest.mark.parametrize("name", presets.NAMES)
 
 
 def stated(name: str) -> dict[str, object]:
-    """What the file of a preset sets, under flat names."""
+    """The values in the file of a preset, under flat names."""
     flat: dict[str, object] = {}
     for key, value in presets.read(name).items():
         flat |= {f"{key}.{option}": v for option, v in value.items()} if isinstance(value, dict) else {key: value}
@@ -77,12 +77,12 @@ def test_clean_is_the_defaults_of_a_run():
 
 def test_clean_is_the_defaults_of_the_components():
     expected = {}
-    for offer in registry.load(entry_points=False).offers:
-        if offer.kind in ("importance", "reinit", "replay"):
-            for option in options_of(offer.component):
+    for entry in registry.load(entry_points=False).components:
+        if entry.kind in ("importance", "reinit", "replay"):
+            for option in options_of(entry.component):
                 assert option.default is not MISSING
                 default = "none" if option.default is None else option.default
-                expected[f"{offer.kind}.{offer.name}.{option.name.replace('_', '-')}"] = default
+                expected[f"{entry.kind}.{entry.name}.{option.name.replace('_', '-')}"] = default
     assert {key: value for key, value in stated("clean").items() if "." in key} == expected
 
 
@@ -91,7 +91,7 @@ def test_what_is_compared_is_no_part_of_a_protocol():
         assert not set(stated(name)) & {"method", "importance", "reinit", "dataset", "model", "seed", "milestones"}
 
 
-def test_a_preset_that_is_silent_is_as_clean():
+def test_clean_fills_what_a_preset_does_not_set():
     assert presets.all_values("clean") == stated("clean")
     assert presets.all_values("alma") == {**stated("clean"), **stated("alma")}
     assert presets.all_values("alma")["score-on"] == "finished"
@@ -99,7 +99,7 @@ def test_a_preset_that_is_silent_is_as_clean():
 
 
 @pytest.mark.parametrize("function", [presets.read, presets.all_values, presets.summary])
-def test_a_name_that_is_nearly_right(function):
+def test_a_misspelt_name_gets_a_suggestion(function):
     with pytest.raises(ConfigError, match=re.escape("no preset is called 'lure_code'; did you mean 'lure-code'?")):
         function("lure_code")
 
@@ -116,7 +116,7 @@ def test_each_has_a_summary_of_a_line(name):
 
 
 @each_preset
-def test_a_reason_stands_beside_every_option_and_beside_nothing_else(name):
+def test_exactly_the_options_of_a_preset_have_a_reason(name):
     assert {option for option, by_preset in presets.reasons().items() if name in by_preset} == set(stated(name))
 
 

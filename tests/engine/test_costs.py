@@ -116,6 +116,7 @@ STRANGERS = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", FORGETTING, ids=lambda options: " ".join(options.values()))
 def test_what_is_counted_is_what_a_meter_in_the_network_counts(tmp_path: Path, options: dict[str, str]) -> None:
     result, read = metered(tmp_path, **options)
@@ -211,6 +212,7 @@ class Cut:
             raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_has_cost_what_another_has(tmp_path: Path, substance: Any, looking: Path) -> None:
     options = {**SMALL, "model": "mlp:width=8", "out": tmp_path, "checkpoint_epochs": 1, "epochs": 3}
     options |= {"interventions": ["looking"], "importance": Curved()}

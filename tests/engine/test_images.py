@@ -33,7 +33,16 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.children
 def test_real_images_are_learned_and_the_same_twice(photographs: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "forgetkit", "run", "--dataset", f"folder:path={photographs}", "--method", "lure"]
+    command = [
+        sys.executable,
+        "-m",
+        "forgetkit",
+        "run",
+        "--dataset",
+        f"folder:path={photographs},size=16",
+        "--method",
+        "lure",
+    ]
     command += ["--mega-batches", "2", "--epochs", "8", "--lr", "0.05", "--threads", "1", "--json"]
     results = []
     for name in ("once", "twice"):

@@ -62,6 +62,7 @@ STILL = {"lr": 1e-30, "weight_decay": 0}
 """A rate at which no weight moves, so that what was reset can be told from what was given."""
 
 
+@pytest.mark.slow
 def test_the_run_begins_with_the_weights_and_rewind_goes_back_to_them(weights):
     rewind = "masked:fraction=0.5,fresh=rewind,norm=skip"
     result = run(**STILL, importance="magnitude", reinit=rewind)
@@ -73,6 +74,7 @@ def test_the_run_begins_with_the_weights_and_rewind_goes_back_to_them(weights):
         assert not torch.equal(plain[f"network.{name}"], weights[name])
 
 
+@pytest.mark.slow
 def test_fresh_values_are_the_builders_own(weights, caplog):
     cold = kept(run(**STILL, reinit="cold", init="w.pt"), 2)
     of_builder = kept(run(**STILL, reinit="cold"), 2)
@@ -134,6 +136,7 @@ class Stops:
             raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_the_same_file_alone(weights):
     options = {"init": "w.pt", "reinit": "masked:fresh=rewind", "seed": 1}
     whole = run(**options)
@@ -158,6 +161,7 @@ def test_a_run_goes_on_with_the_same_file_alone(weights):
         shown.initial()
 
 
+@pytest.mark.slow
 def test_the_model_of_another_run_will_do(workdir):
     """With its normalisation, which other data would give another."""
     first = forgetkit.run({**SMALL, "model": "mlp:width=8", "name": "a"})
@@ -225,6 +229,7 @@ def test_what_is_no_state_dict_is_named(weights):
     assert not Path("runs").exists()
 
 
+@pytest.mark.slow
 def test_it_is_an_option_of_the_command_line(tiny, workdir):
     first = tiny("--name", "a")
     assert first.status == 0

@@ -192,6 +192,7 @@ def test_numbers_of_the_result_against_the_saved_models(tmp_path: Path) -> None:
         assert row["samples_seen"] == 3 * len(train)
 
 
+@pytest.mark.slow
 def test_two_methods_at_one_seed_see_the_same_first_mega_batch(tmp_path: Path) -> None:
     """Choosing a method shifts no other random stream: before the first forgetting all are one run."""
     first = set()

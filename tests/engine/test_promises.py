@@ -164,6 +164,7 @@ def test_a_tied_head_is_the_head() -> None:
     assert set(later.layers) == {"body.weight", "body.bias"}, "what is shared with a kept layer is kept"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "error", "complaint"),
     [
@@ -238,7 +239,7 @@ class Failing:
 def test_a_metric_can_neither_overwrite_nor_lose_the_result(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     offers = registry.load()
     taken = registry.ComponentEntry("metrics", "seconds", Seconds, "stranger")
-    crowded = registry.Registry((*offers.offers, taken), (), {})
+    crowded = registry.Registry((*offers.components, taken), (), {})
     with pytest.raises(ConfigError, match="--metric seconds: the result has another entry of that name"):
         config.resolve({"metrics": ["seconds"]}, crowded)
     result = forgetkit.run({**SMALL, "metrics": [Failing()], "out": str(tmp_path)})

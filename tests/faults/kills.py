@@ -1,13 +1,12 @@
-"""Runs that are killed at random moments, again and again, against the same runs left in peace.
+"""Kill runs at random moments, resume them, and compare them with undisturbed runs.
 
     python tests/faults/kills.py --runs 100 --seed 0
     python tests/faults/kills.py --calls 1 --seed 0
     python tests/faults/kills.py --ablations 1 --seed 0
 
-Each run has a configuration of its own, drawn out of a wide spread, and is first carried out undisturbed. Then it is
-begun again, killed in the midst of things, and gone on with, up to five times. What it comes to must be the same to the
-bit. With ``--calls`` a small run is killed at every single call that changes a file; with ``--ablations`` the processes
-of a grid are killed.
+Each run has a random configuration and first runs undisturbed. Then it starts again, is killed and resumed up to five
+times, and must give the same result to the bit. ``--calls`` kills a small run at every call that changes a file;
+``--ablations`` kills processes of a grid.
 """
 
 from __future__ import annotations
@@ -34,18 +33,21 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from helpers.subprocesses import Child, Nursery, digests, open_nursery, substance
+from helpers.subprocesses import Before, Child, ForkServer, digests, start_fork_server, substance
+
+from forgetkit.storage import RunDirectory
 
 HERE = Path(__file__).parent
 PLUGIN = ("--plugin", str(HERE.parent / "helpers" / "hostile_plugin.py"))
 PATIENCE = 60.0
-"""Seconds after which a child that should have ended hangs."""
+"""Seconds after which a child counts as hanging."""
 
-Before = tuple[str, str, dict[str, Any]]
+
+Say = Callable[[str], None]
 
 
 class BrokenPromiseError(Exception):
-    """A run that did not come to what it comes to undisturbed, or was not told of as it should be."""
+    """A disturbed run gave another result, or its command printed the wrong message."""
 
 
 IMPORTANCE = shlex.split(
@@ -95,9 +97,9 @@ CHECKPOINTS = (
 
 
 def configurations(seed: int) -> Iterator[str]:
-    """Command lines of runs, without end: each criterion comes in its turn, the rest is drawn.
+    """Yield command lines without end: the criteria take turns, the rest is random.
 
-    Some draws contradict each other: these the program itself refuses, and the next is taken.
+    The program refuses some of them, because their options contradict each other.
     """
     draw = random.Random(seed)
     for number in itertools.count():
@@ -120,36 +122,29 @@ SHARED = shlex.split(
 
 
 @dataclass(eq=False)
-class Bench:
-    """A folder to run commands in, and the process that they are forked from."""
+class CommandRunner:
+    """Runs commands in a folder; their output goes to the files ``stdout`` and ``stderr`` there."""
 
     folder: Path
-    nursery: Nursery
-    children: list[Child] = field(default_factory=list)
+    server: ForkServer
 
     def start(self, words: Sequence[str], before: Before | None = None) -> Child:
-        """A command; its output is added to the files ``stdout`` and ``stderr``."""
-        asked: dict[str, Any] = {
-            "words": list(words),
-            "cwd": str(self.folder),
-            "env": {"FORGETKIT_CACHE": str(self.folder / "cache")},
-        }
-        if before is not None:
-            asked["before"] = before
-        with (self.folder / "stdout").open("ab") as out, (self.folder / "stderr").open("ab") as err:
-            child = Child(self.nursery.ask(asked, [out.fileno(), err.fileno()]), self.nursery)
-        self.children.append(child)
-        return child
+        """Start a command."""
+        return self.server.start(words, self.folder, before=before)
 
-    def ends(self, child: Child) -> int:
-        """Its exit status; BrokenPromiseError where it hangs."""
+    def wait(self, child: Child) -> int:
+        """Its exit status; BrokenPromiseError if it hangs."""
         if not child.ended_within(PATIENCE):
             child.end()
-            raise BrokenPromiseError(f"it hangs: {self.said()}")
+            raise BrokenPromiseError(f"it hangs: {self.read_stderr()}")
         return child.wait()
 
-    def said(self) -> str:
-        """What was written to standard error since this was last asked."""
+    def run(self, words: Sequence[str], before: Before | None = None) -> int:
+        """Start a command and wait for it."""
+        return self.wait(self.start(words, before))
+
+    def read_stderr(self) -> str:
+        """The text written to standard error since the last call; BrokenPromiseError if it has a traceback."""
         file = self.folder / "stderr"
         text = file.read_text() if file.exists() else ""
         file.unlink(missing_ok=True)
@@ -160,7 +155,7 @@ class Bench:
 
 @dataclass(frozen=True)
 class Reference:
-    """What a run comes to in peace, how long it takes and how many calls it makes that change a file."""
+    """An undisturbed run: its result, its seconds and its calls that change a file."""
 
     result: Mapping[str, Any]
     models: Mapping[str, str]
@@ -169,23 +164,23 @@ class Reference:
 
 
 def breaking(**how: Any) -> Before:
-    """What is done in a child before its command: see ``fault_injection.calls``."""
+    """Inject a fault in a child before its command; see ``fault_injection.calls``."""
     return str(HERE.parent / "helpers" / "fault_injection.py"), "calls", {"root": "runs", **how}
 
 
-def reference(bench: Bench, words: Sequence[str]) -> Reference | None:
-    """None where the program finds that the options do not go together."""
-    log = bench.folder / "calls"
+def reference(runner: CommandRunner, words: Sequence[str]) -> Reference | None:
+    """Run undisturbed; None if the program refuses the options."""
+    log = runner.folder / "calls"
     log.unlink(missing_ok=True)
-    run = bench.folder / "runs" / "r"
+    run = runner.folder / "runs" / "r"
     shutil.rmtree(run, ignore_errors=True)
     began = time.monotonic()
-    status = bench.ends(bench.start([*words, "--name", "r"], breaking(log=str(log))))
-    said = bench.said()
+    status = runner.wait(runner.start([*words, "--name", "r"], breaking(log=str(log))))
+    stderr = runner.read_stderr()
     if status == 2:
         return None
     if status != 0:
-        raise BrokenPromiseError(f"undisturbed, it left with {status}: {said}")
+        raise BrokenPromiseError(f"undisturbed, it left with {status}: {stderr}")
     seconds = time.monotonic() - began
     lines = log.read_text().splitlines()
     strange = [line for line in lines if line.startswith("uncounted")]
@@ -198,7 +193,7 @@ def reference(bench: Bench, words: Sequence[str]) -> Reference | None:
 
 
 def when(true: Callable[[], bool]) -> None:
-    """Wait until something is so."""
+    """Wait until a condition holds."""
     until = time.monotonic() + PATIENCE
     while not true():
         if time.monotonic() > until:
@@ -207,10 +202,10 @@ def when(true: Callable[[], bool]) -> None:
 
 
 @dataclass
-class Disturbed:
-    """A run that is killed and gone on with."""
+class KilledRun:
+    """A run that is killed and resumed."""
 
-    bench: Bench
+    runner: CommandRunner
     words: Sequence[str]
     whole: Reference
     draw: random.Random
@@ -218,62 +213,66 @@ class Disturbed:
 
     @property
     def run(self) -> Path:
-        return self.bench.folder / "runs" / "r"
+        return self.runner.folder / "runs" / "r"
 
-    def to_its_end(self, kills: int) -> None:
-        """Kill it so often, where it lives that long; the first kill is certain. Then let it finish, and compare."""
+    def finish(self, kills: int) -> None:
+        """Kill it up to ``kills`` times, at least once; then let it finish, and compare."""
         while len(self.kills) < kills and not (self.run / "result.json").exists():
-            self._broken_off()
+            self._interrupt()
             if (self.run / "result.json").exists() and not self.kills:
-                shutil.rmtree(self.run)  # it was too quick for us
+                shutil.rmtree(self.run)  # it finished before the kill
         if not (self.run / "result.json").exists():
-            status = self.bench.ends(self.begin(None))
+            status = self.runner.wait(self.begin(None))
             if status != 0:
-                raise BrokenPromiseError(f"it left with {status}: {self.bench.said()}")
-        self.bench.said()
+                raise BrokenPromiseError(f"it left with {status}: {self.runner.read_stderr()}")
+        self.runner.read_stderr()
+        if self._has_states() and (self.runner.wait(self.begin(None)) != 0 or self._has_states()):
+            raise BrokenPromiseError(f"a finished run has checkpoints left: {self.runner.read_stderr()}")
         result = json.loads((self.run / "result.json").read_text())
         if substance(result) != self.whole.result:
             raise BrokenPromiseError(f"another result: {_difference(self.whole.result, substance(result))}")
         if digests(self.run) != self.whole.models:
             raise BrokenPromiseError(f"other weights: {self.whole.models} became {digests(self.run)}")
 
+    def _has_states(self) -> bool:
+        return any(self.run.glob("checkpoints/resume-*"))
+
     def begin(self, before: Before | None) -> Child:
-        """Anew, or on from where it was."""
+        """Start it, or resume it."""
         if (self.run / "manifest.json").exists():
-            return self.bench.start(["run", "--resume", "runs/r", *PLUGIN, "--quiet"], before)
+            return self.runner.start(["run", "--resume", "runs/r", *PLUGIN, "--quiet"], before)
         if self.run.exists():
-            status = self.bench.ends(self.bench.start(["run", "--resume", "runs/r", "--quiet"]))
-            said = self.bench.said()
-            if (status, said.count("\n")) != (2, 1):
-                raise BrokenPromiseError(f"without a manifest it left with {status}: {said}")
+            status = self.runner.run(["run", "--resume", "runs/r", "--quiet"])
+            stderr = self.runner.read_stderr()
+            if (status, stderr.count("\n")) != (2, 1):
+                raise BrokenPromiseError(f"without a manifest it left with {status}: {stderr}")
             shutil.rmtree(self.run)
         self.run.parent.mkdir(exist_ok=True)
-        return self.bench.start([*self.words, "--name", "r"], before)
+        return self.runner.start([*self.words, "--name", "r"], before)
 
-    def _broken_off(self) -> None:
+    def _interrupt(self) -> None:
         manner = self.draw.choices(
             (self._at_a_call, self._at_a_moment, self._at_its_beginning, self._without_power, self._by_a_signal),
             (30, 25, 15, 15, 15),
         )[0]
         child, name = manner()
-        status = self.bench.ends(child)
-        said = self.bench.said()
+        status = self.runner.wait(child)
+        stderr = self.runner.read_stderr()
         if status not in (0, 130) and status >= 0:
-            raise BrokenPromiseError(f"{name}: it left with {status}: {said}")
+            raise BrokenPromiseError(f"{name}: it left with {status}: {stderr}")
         if status == 130 and (self.run / "manifest.json").exists() and not (self.run / "result.json").exists():
-            self._told_how_to_go_on(said)
+            self._check_resume_hint(stderr)
         if status != 0:
             self.kills.append(name)
 
-    def _told_how_to_go_on(self, said: str) -> None:
-        if not re.search(r"^to go on: forgetkit run --resume runs/r ", said, re.MULTILINE):
-            # Before the run itself has begun there is nothing that it could know of.
-            raise BrokenPromiseError(f"it does not say how to go on: {said}")
+    def _check_resume_hint(self, stderr: str) -> None:
+        if not re.search(r"^to go on: forgetkit run --resume runs/r ", stderr, re.MULTILINE):
+            raise BrokenPromiseError(f"it does not say how to resume: {stderr}")
 
     def _at_a_call(self) -> tuple[Child, str]:
         at = self.draw.randint(1, len(self.whole.calls))
-        deed = self.draw.choice(("kill", "tear"))
-        return self.begin(breaking(at=at, deed=deed)), f"{deed} at call {at}"
+        fault = self.draw.choice(("kill", "tear"))
+        return self.begin(breaking(at=at, fault=fault)), f"{fault} at call {at}"
 
     def _at_a_moment(self) -> tuple[Child, str]:
         return self._sent(signal.SIGKILL, self.draw.uniform(0, self.whole.seconds))
@@ -284,18 +283,18 @@ class Disturbed:
         seconds = self.draw.uniform(0, 0.02)
         time.sleep(seconds)
         child.signal(signal.SIGKILL)
-        return child, f"SIGKILL {seconds * 1000:.1f} ms after the folder was there"
+        return child, f"SIGKILL {seconds * 1000:.1f} ms after the folder existed"
 
     def _without_power(self) -> tuple[Child, str]:
         at, seed = self.draw.randint(1, len(self.whole.calls)), self.draw.randrange(1 << 30)
-        return self.begin(breaking(at=at, deed="power", seed=seed)), f"power lost at call {at}"
+        return self.begin(breaking(at=at, fault="power", seed=seed)), f"power lost at call {at}"
 
     def _by_a_signal(self) -> tuple[Child, str]:
         number = self.draw.choice((signal.SIGTERM, signal.SIGINT, signal.SIGUSR1))
         if self.draw.random() < 0.5:
             return self._sent(number, self.draw.uniform(0, self.whole.seconds))
         at = self.draw.randint(1, len(self.whole.calls))
-        return self.begin(breaking(at=at, deed="signal", number=number)), f"{number.name} at call {at}"
+        return self.begin(breaking(at=at, fault="signal", number=number)), f"{number.name} at call {at}"
 
     def _sent(self, number: signal.Signals, seconds: float) -> tuple[Child, str]:
         child = self.begin(None)
@@ -305,7 +304,7 @@ class Disturbed:
 
 
 def _difference(one: Any, other: Any, place: str = "") -> str:
-    """Where two results part, the first such place."""
+    """The first difference between two results."""
     if isinstance(one, Mapping) and isinstance(other, Mapping):
         for key in {**one, **other}:
             if one.get(key) != other.get(key):
@@ -317,8 +316,8 @@ def _difference(one: Any, other: Any, place: str = "") -> str:
     return f"{place}: {one!r} became {other!r}"
 
 
-def killed_runs(bench: Bench, runs: int, seed: int, say: Callable[[str], None], only: int | None = None) -> bool:
-    """Whether all of so many runs came to the same as undisturbed."""
+def killed_runs(runner: CommandRunner, runs: int, seed: int, say: Say, only: int | None = None) -> bool:
+    """Kill so many runs; True if all give the undisturbed result."""
     identical, total = 0, 0
     ways: collections.Counter[str] = collections.Counter()
     drawn = configurations(seed)
@@ -328,20 +327,20 @@ def killed_runs(bench: Bench, runs: int, seed: int, say: Callable[[str], None], 
         draw = random.Random(f"{seed} {number}")
         words = [*SHARED, *shlex.split(line), *PLUGIN]
         if only is not None and number < only:
-            number += not _refused(bench, words)
+            number += not _refused(runner, words)
             continue
         kills = draw.choices((1, 2, 3, 4, 5), (45, 20, 15, 10, 10))[0]
         disturbed = None
         try:
-            whole = reference(bench, words)
+            whole = reference(runner, words)
             if whole is None:
                 continue
-            disturbed = Disturbed(bench, words, whole, draw)
-            disturbed.to_its_end(kills)
+            disturbed = KilledRun(runner, words, whole, draw)
+            disturbed.finish(kills)
         except BrokenPromiseError as broken:
             done = [] if disturbed is None else disturbed.kills
             say(
-                f"run {number}: {broken}\n  {line}\n  broken off by: {'; '.join(done)}\n"
+                f"run {number}: {broken}\n  {line}\n  interrupted by: {'; '.join(done)}\n"
                 f"  again: python tests/faults/kills.py --seed {seed} --only {number}"
             )
         else:
@@ -350,7 +349,7 @@ def killed_runs(bench: Bench, runs: int, seed: int, say: Callable[[str], None], 
         if disturbed is not None:
             total += len(disturbed.kills)
             ways.update(re.sub(r" [\d.]+( m?s)?", "", kill) for kill in disturbed.kills)
-        shutil.rmtree(bench.folder / "runs", ignore_errors=True)
+        shutil.rmtree(runner.folder / "runs", ignore_errors=True)
         number += 1
     count = runs if only is None else 1
     by = ", ".join(f"{times} × {way}" for way, times in ways.most_common())
@@ -358,11 +357,11 @@ def killed_runs(bench: Bench, runs: int, seed: int, say: Callable[[str], None], 
     return identical == count
 
 
-def _refused(bench: Bench, words: Sequence[str]) -> bool:
-    """Whether the program finds that the options do not go together, as cheaply as that can be found out."""
-    status = bench.ends(bench.start([*words, "--name", "r"]))
-    shutil.rmtree(bench.folder / "runs", ignore_errors=True)
-    bench.said()
+def _refused(runner: CommandRunner, words: Sequence[str]) -> bool:
+    """Whether the program refuses the options."""
+    status = runner.run([*words, "--name", "r"])
+    shutil.rmtree(runner.folder / "runs", ignore_errors=True)
+    runner.read_stderr()
     return status == 2
 
 
@@ -370,29 +369,29 @@ SMALL = (
     "--importance fisher:variant=sampled,samples=20 --replay buffer:size=9 --model mlp:width=8 --intervention pull "
     "--epochs 1 --mega-batches 2 --batch-size 20 --checkpoint-seconds 0.0001"
 )
-FAULTS = {
+ERRORS = {
     "EIO": {"number": errno.EIO},
     "ENOSPC": {"number": errno.ENOSPC, "lasting": True},
     "EDQUOT": {"number": errno.EDQUOT, "lasting": True},
     "EROFS": {"number": errno.EROFS, "lasting": True},
     "EACCES": {"number": errno.EACCES, "lasting": True},
 }
-"""What a call fails with, and whether all that follow do too."""
-DEEDS = ("kill", "tear", "power", "short", "SIGTERM", *FAULTS)
+"""The error of a call, and whether all later calls fail too."""
+FAULTS = ("kill", "tear", "power", "short", "SIGTERM", *ERRORS)
 
 
-def how_to(deed: str) -> Mapping[str, Any]:
-    """What ``fault_injection.calls`` is told."""
-    if deed == "SIGTERM":
-        return {"deed": "signal", "number": signal.SIGTERM}
-    return {"deed": "fail", **FAULTS[deed]} if deed in FAULTS else {"deed": deed}
+def fault_options(fault: str) -> Mapping[str, Any]:
+    """Arguments for ``fault_injection.calls``."""
+    if fault == "SIGTERM":
+        return {"fault": "signal", "number": signal.SIGTERM}
+    return {"fault": "fail", **ERRORS[fault]} if fault in ERRORS else {"fault": fault}
 
 
 @dataclass
-class Small:
-    """A small run with a state after each step, to be broken at each call that changes a file."""
+class SmallRun:
+    """A small run with a checkpoint after each step, for faults at each call that changes a file."""
 
-    bench: Bench
+    runner: CommandRunner
     words: Sequence[str]
     whole: Reference
 
@@ -401,63 +400,72 @@ class Small:
         return self.whole.calls
 
     @classmethod
-    def of(cls, bench: Bench) -> Small:
+    def create(cls, runner: CommandRunner) -> SmallRun:
         words = [*SHARED, *shlex.split(SMALL), *PLUGIN]
-        whole = reference(bench, words)
+        whole = reference(runner, words)
         if whole is None:
             raise BrokenPromiseError("the small run is refused")
-        return cls(bench, words, whole)
+        return cls(runner, words, whole)
 
-    def broken(self, deed: str, at: int, seed: int = 0) -> None:
-        """Break it at a call; once the fault is gone it must come to the same. BrokenPromiseError where it does not."""
-        shutil.rmtree(self.bench.folder / "runs", ignore_errors=True)
-        disturbed = Disturbed(self.bench, self.words, self.whole, random.Random(seed))
-        status = self.bench.ends(disturbed.begin(breaking(at=at, seed=seed, **how_to(deed))))
-        said = self.bench.said()
-        if deed in FAULTS and status != 0:
-            self._told(said, status, os.strerror(FAULTS[deed]["number"]))
-        elif deed == "SIGTERM" and status != 0:
-            self._told_stopped(said, status)
-        elif status != 0 and (status != -signal.SIGKILL or deed == "short"):
-            raise BrokenPromiseError(f"it left with {status}: {said}")
-        if deed == "power" and status != 0:
+    def break_at(self, fault: str, at: int, seed: int = 0) -> None:
+        """Inject a fault at a call, then finish without; BrokenPromiseError if the result differs."""
+        shutil.rmtree(self.runner.folder / "runs", ignore_errors=True)
+        disturbed = KilledRun(self.runner, self.words, self.whole, random.Random(seed))
+        status = self.runner.wait(disturbed.begin(breaking(at=at, seed=seed, **fault_options(fault))))
+        stderr = self.runner.read_stderr()
+        if fault in ERRORS and status != 0:
+            self._check_error(stderr, status, os.strerror(ERRORS[fault]["number"]))
+        elif fault == "SIGTERM" and status != 0:
+            self._check_interrupted(stderr, status)
+        elif status != 0 and (status != -signal.SIGKILL or fault == "short"):
+            raise BrokenPromiseError(f"it left with {status}: {stderr}")
+        if fault == "power" and status != 0:
             self._require_what_was_synced(at)
-        disturbed.to_its_end(0)
+        disturbed.finish(0)
 
     def _require_what_was_synced(self, at: int) -> None:
-        """The newest state that was complete, its folder synced, when the call was made, or a newer one, is there."""
+        """Require the newest checkpoint that was complete and synced at the call, or a newer one.
+
+        Once the result is synced, the checkpoints are removed.
+        """
         noted = synced = ""
+        ended = False
         for call in self.calls[: at - 1]:
             _, kind, path = call.split(" ", 2)
+            ended |= (kind, path) == ("replace", "r/result.json")
+            if ended and (kind, path) == ("fsync", "r"):
+                if not RunDirectory(self.runner.folder / "runs/r").finished:
+                    raise BrokenPromiseError("the result was synced, and it is not there")
+                return
             note = re.fullmatch(r"r/checkpoints/(resume-[\d-]+)\.json", path)
             if kind == "replace" and note:
                 noted = note[1]
             elif (kind, path) == ("fsync", "r/checkpoints"):
                 synced = noted
-        notes = (self.bench.folder / "runs/r/checkpoints").glob("resume-*-*.json")
+        notes = (self.runner.folder / "runs/r/checkpoints").glob("resume-*-*.json")
         left = max((note.stem for note in notes if not note.stem.startswith("resume-row")), default="")
         if left < synced:
             raise BrokenPromiseError(f"the state {synced} was synced, and {left or 'none'} is left")
 
-    def _told(self, said: str, status: int, reason: str) -> None:
-        """The file and the reason in one line, and how to go on where the run has come to its first event."""
-        *hints, line = said.splitlines()
+    def _check_error(self, stderr: str, status: int, reason: str) -> None:
+        """Require one line with file and reason, and a resume hint if the run has written an event."""
+        *hints, line = stderr.splitlines()
         if status not in (1, 2) or not re.fullmatch(rf"forgetkit: .*\bruns\b.*{reason}.*", line):
-            raise BrokenPromiseError(f"it left with {status} and does not name the file and the reason: {said}")
-        self._told_how_to_go_on(hints)
+            raise BrokenPromiseError(f"it left with {status} and does not name the file and the reason: {stderr}")
+        self._check_resume_hint(hints)
 
-    def _told_stopped(self, said: str, status: int) -> None:
-        lines = said.splitlines()
+    def _check_interrupted(self, stderr: str, status: int) -> None:
+        lines = stderr.splitlines()
         if status != 130 or lines.count("forgetkit: interrupted") != 1:
-            raise BrokenPromiseError(f"it left with {status} and said: {said}")
-        self._told_how_to_go_on([line for line in lines if line != "forgetkit: interrupted"])
+            raise BrokenPromiseError(f"it left with {status} and stderr: {stderr}")
+        self._check_resume_hint([line for line in lines if line != "forgetkit: interrupted"])
 
-    def _told_how_to_go_on(self, lines: Sequence[str]) -> None:
-        events = self.bench.folder / "runs/r/events.jsonl"
+    def _check_resume_hint(self, lines: Sequence[str]) -> None:
+        events = self.runner.folder / "runs/r/events.jsonl"
         begun = events.exists() and b"\n" in events.read_bytes()
         hint = f"to go on: forgetkit run --resume runs/r {shlex.join(PLUGIN)}"
         if lines != [hint] * begun:
-            raise BrokenPromiseError(f"it does not say how to go on, or not that alone: {lines}")
+            raise BrokenPromiseError(f"the resume hint is missing or wrong: {lines}")
 
 
 GRID = shlex.split(
@@ -470,49 +478,49 @@ FORMATS = shlex.split("rich csv html json latex markdown")
 
 
 @dataclass
-class Ablated:
-    """A grid whose processes are killed, and what it comes to in peace."""
+class KilledGrid:
+    """A grid whose processes are killed, compared with the undisturbed grid."""
 
-    bench: Bench
+    runner: CommandRunner
     over: Sequence[str]
     draw: random.Random
     kills: list[str] = field(default_factory=list)
 
     def begin(self, out: str) -> Child:
         words = ["ablate", *GRID, *self.over, *PLUGIN, "--jobs", "2", "--json", "--name", "g", "--out", out]
-        (self.bench.folder / "stdout").unlink(missing_ok=True)
-        return self.bench.start(words)
+        (self.runner.folder / "stdout").unlink(missing_ok=True)
+        return self.runner.start(words)
 
     def tables(self, out: str) -> dict[str, bytes]:
-        """In every format, by the command that makes them; and what the ablation itself has printed."""
-        made = {"ablate": (self.bench.folder / "stdout").read_bytes()}
+        """The table in every format, and the output of the ablation itself."""
+        made = {"ablate": (self.runner.folder / "stdout").read_bytes()}
         for form in FORMATS:
-            (self.bench.folder / "stdout").unlink(missing_ok=True)
-            if self.bench.ends(self.bench.start(["table", out, "--format", form])) != 0:
-                raise BrokenPromiseError(f"no table as {form}: {self.bench.said()}")
-            made[form] = (self.bench.folder / "stdout").read_bytes()
+            (self.runner.folder / "stdout").unlink(missing_ok=True)
+            if self.runner.run(["table", out, "--format", form]) != 0:
+                raise BrokenPromiseError(f"no table as {form}: {self.runner.read_stderr()}")
+            made[form] = (self.runner.folder / "stdout").read_bytes()
         return made
 
     def check(self, kills: int) -> float:
-        """Kill processes of the grid so often. BrokenPromiseError where a table is another then; seconds in peace."""
+        """Kill processes of the grid; BrokenPromiseError if a table differs. Returns the undisturbed seconds."""
         began = time.monotonic()
-        if self.bench.ends(self.begin("whole")) != 0:
-            raise BrokenPromiseError(self.bench.said())
+        if self.runner.wait(self.begin("whole")) != 0:
+            raise BrokenPromiseError(self.runner.read_stderr())
         seconds = time.monotonic() - began
         whole = self.tables("whole")
         while True:
             child = self.begin("ablations")
             while len(self.kills) < kills and not child.ended_within(self.draw.uniform(0, 0.8 * seconds / kills)):
                 self._kill_one(child)
-            status = self.bench.ends(child)
-            said = self.bench.said()
+            status = self.runner.wait(child)
+            stderr = self.runner.read_stderr()
             if status == 0:
                 break
-            # SIGTERM ends a process that does not listen yet like any other: it has not begun anything.
+            # A process that does not handle SIGTERM yet has started nothing.
             if status not in (-signal.SIGKILL, -signal.SIGTERM, 1, 130):
-                raise BrokenPromiseError(f"it left with {status}: {said}")
-            if status == 1 and "killed by SIGKILL" not in said:
-                raise BrokenPromiseError(f"a cell failed that nobody had killed: {said}")
+                raise BrokenPromiseError(f"it left with {status}: {stderr}")
+            if status == 1 and "killed by SIGKILL" not in stderr:
+                raise BrokenPromiseError(f"a cell failed without a kill: {stderr}")
         if len(self.kills) < kills:
             raise BrokenPromiseError(f"it was done before it could be killed {kills} times; take another seed")
         for form, table in self.tables("ablations").items():
@@ -521,7 +529,7 @@ class Ablated:
         return seconds
 
     def _kill_one(self, child: Child) -> None:
-        """A worker, the command, or both; or ask the command to end."""
+        """Kill a worker, the command, or both; or send the command SIGTERM."""
         workers = _children_of(child.pid)
         target = self.draw.choice(("a worker", "a worker", "the command", "all", "SIGTERM"))
         if target in ("a worker", "all") and not workers:
@@ -530,24 +538,24 @@ class Ablated:
         if target == "SIGTERM":
             child.signal(signal.SIGTERM)
         elif target == "a worker":
-            _kill(self.draw.choice(workers))
+            _kill_process(self.draw.choice(workers))
         else:
             for pid in (child.pid, *(workers if target == "all" else ())):
-                _kill(pid)
+                _kill_process(pid)
         if target != "a worker":
-            self.bench.ends(child)
+            self.runner.wait(child)
 
     def _done(self) -> int:
-        return len(list(self.bench.folder.glob("ablations/cells/*/seal.json")))
+        return len(list(self.runner.folder.glob("ablations/cells/*/seal.json")))
 
 
-def _kill(pid: int) -> None:
+def _kill_process(pid: int) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
 
 
 def _children_of(parent: int) -> list[int]:
-    """Processes that another has started and that run."""
+    """The running children of a process."""
     found = []
     for status in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
@@ -565,75 +573,73 @@ TWO = shlex.split(
 
 @dataclass
 class SmallGrid:
-    """A grid of two cells, to be broken at each call that changes a file, in the command or in its worker."""
+    """A grid of two cells, for faults at each call that changes a file, in the command or in its worker."""
 
-    bench: Bench
+    runner: CommandRunner
     table: bytes
     calls: Sequence[str]
 
     @classmethod
-    def of(cls, bench: Bench) -> SmallGrid:
-        log = bench.folder / "calls"
+    def create(cls, runner: CommandRunner) -> SmallGrid:
+        log = runner.folder / "calls"
         log.unlink(missing_ok=True)
-        grid = cls(bench, b"", ())
-        status, grid.table = grid.carried_out({"log": str(log)})
+        grid = cls(runner, b"", ())
+        status, grid.table = grid.run({"log": str(log)})
         if status != 0:
-            raise BrokenPromiseError(bench.said())
+            raise BrokenPromiseError(runner.read_stderr())
         lines = log.read_text().splitlines()
         grid.calls = sorted(lines, key=lambda line: int(line.split()[0]))
         return grid
 
-    def carried_out(self, how: Mapping[str, Any] | None = None) -> tuple[int, bytes]:
-        (self.bench.folder / "stdout").unlink(missing_ok=True)
+    def run(self, how: Mapping[str, Any] | None = None) -> tuple[int, bytes]:
+        (self.runner.folder / "stdout").unlink(missing_ok=True)
         before = None if how is None else breaking(**{"root": "ablations", **how})
-        status = self.bench.ends(self.bench.start(TWO, before))
-        return status, (self.bench.folder / "stdout").read_bytes()
+        status = self.runner.run(TWO, before)
+        return status, (self.runner.folder / "stdout").read_bytes()
 
-    def broken(self, deed: str, at: int, seed: int = 0) -> None:
-        """Break it at a call; carried out again it must come to the same. BrokenPromiseError where it does not."""
-        shutil.rmtree(self.bench.folder / "ablations", ignore_errors=True)
-        status, table = self.carried_out({**how_to(deed), "at": at, "seed": seed})
-        said = self.bench.said()
+    def break_at(self, fault: str, at: int, seed: int = 0) -> None:
+        """Inject a fault at a call, then run again; BrokenPromiseError if the table differs."""
+        shutil.rmtree(self.runner.folder / "ablations", ignore_errors=True)
+        status, table = self.run({**fault_options(fault), "at": at, "seed": seed})
+        stderr = self.runner.read_stderr()
         if status == 0 and table != self.table:
-            raise BrokenPromiseError(f"it left with 0, as if this were the table: {table!r}; it said: {said}")
-        if status in (1, 2) and deed in FAULTS:
-            reason = os.strerror(FAULTS[deed]["number"])
-            if not re.search(rf"^forgetkit: .*\bablations\b.*{reason}", said, re.MULTILINE):
-                raise BrokenPromiseError(f"it does not name the file and the reason: {said}")
-        elif status not in {"kill": (-9, 1, 0), "tear": (-9, 1, 0), "SIGTERM": (130, 1, 0)}.get(deed, (0,)):
-            raise BrokenPromiseError(f"it left with {status}: {said}")
-        status, table = self.carried_out()
-        said = self.bench.said()
+            raise BrokenPromiseError(f"it left with 0, as if this were the table: {table!r}; it stderr: {stderr}")
+        if status in (1, 2) and fault in ERRORS:
+            reason = os.strerror(ERRORS[fault]["number"])
+            if not re.search(rf"^forgetkit: .*\bablations\b.*{reason}", stderr, re.MULTILINE):
+                raise BrokenPromiseError(f"it does not name the file and the reason: {stderr}")
+        elif status not in {"kill": (-9, 1, 0), "tear": (-9, 1, 0), "SIGTERM": (130, 1, 0)}.get(fault, (0,)):
+            raise BrokenPromiseError(f"it left with {status}: {stderr}")
+        status, table = self.run()
+        stderr = self.runner.read_stderr()
         if (status, table) != (0, self.table):
-            raise BrokenPromiseError(f"carried out again it left with {status}: {said}{table!r}")
+            raise BrokenPromiseError(f"run again, it left with {status}: {stderr}{table!r}")
 
 
-def every_call(
-    small: Small | SmallGrid, say: Callable[[str], None], deeds: Sequence[str], step: int = 1, seed: int = 0
-) -> bool:
-    """Whether it comes to the same however it is broken at each ``step``-th call that changes a file."""
+def every_call(small: SmallRun | SmallGrid, say: Say, faults: Sequence[str], step: int = 1, seed: int = 0) -> bool:
+    """Inject each fault at each ``step``-th call that changes a file; True if every result is the same."""
     identical = total = 0
     last = max(int(call.split()[0]) for call in small.calls)
-    for deed in deeds:
+    for fault in faults:
         for at in range(1 + seed % step, last + 1, step):
             total += 1
             try:
-                small.broken(deed, at, seed + at)
+                small.break_at(fault, at, seed + at)
                 identical += 1
             except BrokenPromiseError as broken:
                 named = " or ".join(call for call in small.calls if call.startswith(f"{at} "))
-                say(f"{deed} at call {named}: {broken}")
-    say(f"{identical} of {total} identical ({', '.join(deeds)} at each of {last} calls, step {step})")
+                say(f"{fault} at call {named}: {broken}")
+    say(f"{identical} of {total} identical ({', '.join(faults)} at each of {last} calls, step {step})")
     return identical == total
 
 
-def killed_ablations(bench: Bench, count: int, seed: int, say: Callable[[str], None]) -> bool:
-    """Whether grids of 24 cells end in the same tables after ten kills."""
+def killed_ablations(runner: CommandRunner, count: int, seed: int, say: Say) -> bool:
+    """Kill grids of 24 cells ten times each; True if all tables are the same."""
     identical = 0
     for number in range(seed, seed + count):
         for name in ("whole", "ablations"):
-            shutil.rmtree(bench.folder / name, ignore_errors=True)
-        ablated = Ablated(bench, LARGE, random.Random(number))
+            shutil.rmtree(runner.folder / name, ignore_errors=True)
+        ablated = KilledGrid(runner, LARGE, random.Random(number))
         began = time.monotonic()
         try:
             seconds = ablated.check(10)
@@ -642,43 +648,41 @@ def killed_ablations(bench: Bench, count: int, seed: int, say: Callable[[str], N
         else:
             identical += 1
             disturbed = time.monotonic() - began - seconds
-            say(
-                f"ablation {number}: {seconds:.1f} s in peace, {disturbed:.1f} s with kills: {'; '.join(ablated.kills)}"
-            )
+            say(f"ablation {number}: {seconds:.1f} s, {disturbed:.1f} s more with kills: {'; '.join(ablated.kills)}")
     say(f"{identical} of {count} tables of 24 cells identical")
     return identical == count
 
 
 def main() -> int:
-    """The command line; 1 where a promise is broken."""
+    """Run the command line; returns 1 if a promise is broken."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=0, help="runs with configurations of their own, killed at random")
-    parser.add_argument("--only", type=int, help="of these runs the one of that number alone")
+    parser.add_argument("--runs", type=int, default=0, help="random runs, killed at random")
+    parser.add_argument("--only", type=int, help="only the run of this number")
     parser.add_argument("--calls", type=int, default=0, metavar="STEP", help="kill a run at each STEP-th call")
     parser.add_argument("--grid-calls", type=int, default=0, metavar="STEP", help="the same with a grid of two cells")
-    parser.add_argument("--deeds", nargs="+", choices=DEEDS, default=DEEDS, help="what happens at a call")
+    parser.add_argument("--faults", nargs="+", choices=FAULTS, default=FAULTS, help="faults to inject")
     parser.add_argument("--ablations", type=int, default=0, help="grids of 24 cells, ten kills each")
     parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
+    options = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
     def say(text: str) -> None:
         print(text, flush=True)
 
-    began, kept = time.monotonic(), []
-    with tempfile.TemporaryDirectory() as folder, open_nursery() as nursery:
-        bench = Bench(Path(folder), nursery)
-        if given.runs or given.only is not None:
-            kept.append(killed_runs(bench, given.runs, given.seed, say, given.only))
-        if given.calls:
-            kept.append(every_call(Small.of(bench), say, given.deeds, given.calls, given.seed))
-        if given.grid_calls:
-            deeds = [deed for deed in given.deeds if deed != "power"]  # which is lost for all processes together
-            kept.append(every_call(SmallGrid.of(bench), say, deeds, given.grid_calls, given.seed))
-        if given.ablations:
-            kept.append(killed_ablations(bench, given.ablations, given.seed, say))
+    began, results = time.monotonic(), []
+    with tempfile.TemporaryDirectory() as folder, start_fork_server() as fork_server:
+        runner = CommandRunner(Path(folder), fork_server)
+        if options.runs or options.only is not None:
+            results.append(killed_runs(runner, options.runs, options.seed, say, options.only))
+        if options.calls:
+            results.append(every_call(SmallRun.create(runner), say, options.faults, options.calls, options.seed))
+        if options.grid_calls:
+            faults = [fault for fault in options.faults if fault != "power"]  # it would fail for all processes together
+            results.append(every_call(SmallGrid.create(runner), say, faults, options.grid_calls, options.seed))
+        if options.ablations:
+            results.append(killed_ablations(runner, options.ablations, options.seed, say))
     say(f"{time.monotonic() - began:.0f} seconds")
-    return 0 if all(kept) else 1
+    return 0 if all(results) else 1
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Ablations that are killed, starved, damaged and doubled end in the table of the one that was left in peace."""
+"""Ablations that are killed, damaged, run twice or short of disk give the table of an undisturbed one."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def stopped():
 
 @dataclasses.dataclass(frozen=True)
 class Hold:
-    """Stops cells of the seeds in the file ``hold`` in the midst of their run, while that is there and nobody asks."""
+    """Pauses cells of the seeds in the file ``hold`` during their run, while it exists and no SIGTERM comes."""
 
     def notify(self, event):
         if isinstance(event, RunStarted):
@@ -72,17 +72,17 @@ def wait_until(true, what, seconds=40):
 
 
 def held(number):
-    """The processes that hold still, once there are so many, in the order of their coming."""
+    """Wait for ``number`` paused processes; returns their ids in the order of their pauses."""
 
     def found():
         pids = [int(file.name.partition("-")[2]) for file in sorted(Path().glob("held-*"), key=os.path.getmtime)]
         return pids if len(pids) >= number else None
 
-    return wait_until(found, f"{number} cells in the midst of their runs")
+    return wait_until(found, f"{number} paused cells")
 
 
 def processes_of(folder):
-    """Those that work in it, the test's own aside."""
+    """The other processes whose current folder this is."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -92,7 +92,7 @@ def processes_of(folder):
 
 
 def legs(cell):
-    """How a cell was begun and gone on with: mega-batches, and epochs of the next, that were done before each time."""
+    """The mega-batches, and epochs of the next one, done before each start of a cell."""
     lines = (cell / "events.jsonl").read_text().splitlines()
     begun = [json.loads(line) for line in lines if line.startswith('{"event": "run_started"')]
     return [(event["done"], event["done_epochs"]) for event in begun]
@@ -129,13 +129,13 @@ def bench(start, workdir):
 
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory):
-    """Where the folder of the undisturbed ablation stays, and that of one whose process was killed."""
+    """A folder for the undisturbed ablation and the killed one."""
     return tmp_path_factory.mktemp("kept")
 
 
 @pytest.fixture
 def whole(kept, bench):
-    """The folder, the object and the tables of the ablation that was left in peace; carried out once."""
+    """The folder, the JSON output and the tables of the undisturbed ablation; runs once."""
     if not (kept / "whole").exists():
         child = bench([*WORDS, "--out", kept / "whole"])
         assert child.wait() == 0, child.err.read_text()
@@ -145,29 +145,29 @@ def whole(kept, bench):
 
 @pytest.fixture
 def finishes(bench, whole):
-    """Run the command again, or look at one that has run: it came to the same table as if nothing had happened."""
+    """Run the command again, or take ``child``, and require the undisturbed table."""
 
     def check(child=None, *, there=None):
         child = child or bench()
-        said = (child.wait(), child.err.read_text())
-        assert said[0] == 0, said
+        answer = (child.wait(), child.err.read_text())
+        assert answer[0] == 0, answer
         assert child.out.read_bytes() == whole[1]
         assert tables("ablations") == whole[2]
-        assert "Traceback" not in said[1]
+        assert "Traceback" not in answer[1]
         if there is not None:
             assert re.search(
-                rf"; {there} there already, {6 - there} to run( \(\d of them begun\))?, in ablations", said[1]
+                rf"; {there} there already, {6 - there} to run( \(\d of them begun\))?, in ablations", answer[1]
             )
         for cell in cells().values():
             assert not list(cell.rglob(".*.tmp"))
-        return said[1].splitlines()
+        return answer[1].splitlines()
 
     return check
 
 
 @pytest.fixture
 def severed(kept, bench, workdir):
-    """The folder ``ablations`` as it is left where the command was killed with two cells in the midst of their runs."""
+    """The folder ``ablations`` after the command was killed during two cells."""
     if not (kept / "severed").exists():
         Path("hold").write_text("0 1")
         child = bench()
@@ -187,7 +187,7 @@ def severed(kept, bench, workdir):
 def test_the_command_is_killed(severed, finishes):
     cut_short = [cells()["snip", seed] for seed in (0, 1)]
     follower = ProgressReader(CellStore(severed), [cell.name for cell in cut_short])
-    assert follower.share() == 0  # what an earlier process did is not in hand
+    assert follower.share() == 0  # work of an earlier process does not count
     lines = finishes(there=0)
     assert not any(line.startswith("forgetkit: ") for line in lines)
     assert [legs(cell) for cell in cut_short] == [[(0, 0), (0, 2)]] * 2
@@ -218,7 +218,7 @@ def test_a_worker_is_killed(bench, finishes, whole):
 
 
 def test_interrupted_by_a_terminal(whole, finishes, workdir, bench):
-    """By a signal to all of its processes that a terminal knows of; workers are not imported ready here."""
+    """By a signal to the process group, in fresh interpreters."""
     Path("hold").write_text("0 1 2")
     command = [sys.executable, "-m", "forgetkit", *WORDS]
     with subprocess.Popen(
@@ -295,7 +295,7 @@ def flip(file):
 
 
 def test_damage_of_many_kinds(severed, whole, finishes, cli):
-    """Two cells are unfinished, the others finished; to each its own damage."""
+    """Each cell has damage of its own; two cells are unfinished."""
     for file in (*whole[0].glob("cells/*"), *whole[0].glob("grids/*")):
         target = severed / file.relative_to(whole[0])
         if not target.exists() or target.suffix:
@@ -316,14 +316,14 @@ def test_damage_of_many_kinds(severed, whole, finishes, cli):
     (found["random", 2] / "result.json").unlink()
     (found["random", 2] / "result.json" / "below").mkdir(parents=True)
 
-    said = cli("table", "ablations", "--json")
-    values = [cell["values"].values() for row in json.loads(said.out)["rows"] for cell in row["cells"]]
-    assert (said.status, {value for numbers in values for value in numbers}) == (0, {None})
+    answer = cli("table", "ablations", "--json")
+    values = [cell["values"].values() for row in json.loads(answer.out)["rows"] for cell in row["cells"]]
+    assert (answer.status, {value for numbers in values for value in numbers}) == (0, {None})
     note = Path("ablations", "grids", "importance.json")
     note.write_text(note.read_text().replace('"seed": 2', '"seed": 3', 1))
-    said = cli("table", "ablations")
-    assert (said.status, said.out, said.err.count("\n")) == (2, "", 1)
-    assert f"{note} is damaged" in said.err
+    answer = cli("table", "ablations")
+    assert (answer.status, answer.out, answer.err.count("\n")) == (2, "", 1)
+    assert f"{note} is damaged" in answer.err
 
     lines = finishes(there=0)
     for path, says in (
@@ -344,7 +344,7 @@ def test_damage_of_many_kinds(severed, whole, finishes, cli):
 
 
 def test_several_at_once_share_their_cells(bench, finishes):
-    """Twice the same grid, and another that has three of its cells."""
+    """The same grid twice, and another grid that shares three cells."""
     Path("hold").write_text("0")
     other = [word.replace("snip,random", "random,magnitude") for word in WORDS]
     children = [bench(jobs=1), bench(jobs=1), bench([*other, "--name", "other"], jobs=1)]
@@ -441,7 +441,7 @@ def test_data_that_is_gone_for_a_while(bench, workdir):
 
 
 def test_a_reader_that_leaves_early(start, finishes):
-    """Nobody hears that a cell failed; the others go on, and it is in the record."""
+    """The output is closed when a cell fails: the other cells run, and the record has the failure."""
     Path("hold").write_text("0")
     ours, theirs = os.pipe()
     child = start([*WORDS[:-1], "--jobs", 2], out=theirs, err=theirs)
@@ -459,9 +459,9 @@ def test_folders_that_cannot_be_written_to(cli, workdir):
     (workdir / "file").write_text("mine")
     words = ["ablate", *SHARED, "--over", "importance=snip,random", "--json"]
     for out in (workdir / "file", workdir / "file" / "below", "/proc/forgetkit"):
-        said = cli(*words, "--out", out)
-        assert (said.status, said.out) == (2, "")
-        assert said.err.splitlines()[-1].startswith("forgetkit: cannot make ")
+        answer = cli(*words, "--out", out)
+        assert (answer.status, answer.out) == (2, "")
+        assert answer.err.splitlines()[-1].startswith("forgetkit: cannot make ")
     assert (workdir / "file").read_text() == "mine"
 
 
@@ -473,10 +473,10 @@ def test_a_folder_that_became_read_only(cli, workdir, whole):
         pytest.skip("this container may not mount")
     try:
         subprocess.run(bind[1], check=True)
-        said = cli("table", "ablations", "--json")
-        assert (said.status, said.json) == (0, json.loads(whole[1]))
-        said = cli(*WORDS)
+        answer = cli("table", "ablations", "--json")
+        assert (answer.status, answer.json) == (0, json.loads(whole[1]))
+        answer = cli(*WORDS)
     finally:
         subprocess.run(["umount", "ablations"], check=True)
-    assert (said.status, said.out) == (2, "")
-    assert "may not be written to; choose another --out" in said.err.splitlines()[-1]
+    assert (answer.status, answer.out) == (2, "")
+    assert "may not be written to; choose another --out" in answer.err.splitlines()[-1]

@@ -39,6 +39,7 @@ def size(file):
     return file.stat().st_size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "each"),
     [

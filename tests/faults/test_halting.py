@@ -1,4 +1,4 @@
-"""Asked to stop: the step is finished, a state is left in the midst of the epoch, the rest ends in the same bits."""
+"""A stop request finishes the step and writes a checkpoint; the resumed run gives the same bits."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import threading
 
 import pytest
 
-from forgetkit import api, config
+from forgetkit import config
+from forgetkit.config import machine
 from forgetkit.contracts import EpochEnded, MegaBatchRevealed, Unlearned
 from forgetkit.engine.run import run_plan
 from forgetkit.registry import registry
@@ -30,7 +31,7 @@ from forgetkit.contracts import Intervention
 
 @dataclasses.dataclass(frozen=True)
 class Shake(Intervention):
-    '''Draws wherever one can, and keeps what it drew.'''
+    '''Draws from every generator, and keeps a sum of the draws.'''
 
     def after_step(self, moment):
         drawn = torch.rand(()) + random.random() + numpy.random.rand() + torch.rand((), generator=moment.rng)
@@ -67,7 +68,7 @@ WATCHED = {
 
 
 class Counting(StopRequest):
-    """Asks to stop at its look ``number``, from 1, and counts them."""
+    """Requests a stop at poll ``number``, from 1, and counts the polls."""
 
     def __init__(self, number=None):
         super().__init__()
@@ -86,35 +87,36 @@ class Counting(StopRequest):
 
 @pytest.fixture
 def go(workdir, plugin, monkeypatch):
-    """Run or go on, under a halt."""
+    """Run or resume, with a stop request."""
     plugin("drawing", DRAWING)
     monkeypatch.syspath_prepend(workdir)
     path = plugin("shake", ACTING)
 
-    def call(options=None, *, resume=None, halt=None, observers=()):
+    def call(options=None, *, resume=None, stop=None, observers=()):
         offers = registry.load(files=[path])
         unfinished = None
         if resume is not None:
             unfinished = RunDirectory.reopen(resume)
             options = config.resumed_options(unfinished.manifest, {"model": BASE["model"]}, offers)
         plan = config.resolve(options, offers)
-        return run_plan(plan, observers=observers, cache=api.cache_folder(), resume=unfinished, halt=halt)
+        return run_plan(plan, observers=observers, cache=machine.cache_folder(), resume=unfinished, stop=stop)
 
     return call
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("every", [4, pytest.param(1, marks=pytest.mark.long)])
 @pytest.mark.parametrize("options", [BASE, ACTED, WATCHED], ids=["drawing", "acted", "watched"])
 def test_stopped_at_any_look_it_goes_on_to_the_same_bits(go, workdir, options, every, substance, digests, result_of):
     counted = Counting()
-    whole = go({**options, "name": "whole"}, halt=counted)
+    whole = go({**options, "name": "whole"}, stop=counted)
     assert counted.looks > 20
     stopped = within = 0
     looks = range(1, counted.looks + 1, every)
     for number in looks:
         folder = workdir / "runs" / str(number)
         try:
-            result = go({**options, "name": str(number)}, halt=Counting(number))
+            result = go({**options, "name": str(number)}, stop=Counting(number))
         except GracefulStop:
             stopped += 1
             within += any(file.stem.count("-") == 3 for file in folder.glob("checkpoints/resume-*.pt"))
@@ -130,11 +132,11 @@ def test_stopped_again_and_again(go, workdir, substance, digests, result_of):
     whole = go({**ACTED, "name": "whole"})
     folder, legs = workdir / "runs" / "r", 0
     with pytest.raises(GracefulStop):
-        go({**ACTED, "name": "r"}, halt=Counting(2))
+        go({**ACTED, "name": "r"}, stop=Counting(2))
     while not (folder / "result.json").exists():
         legs += 1
         try:
-            go(resume=folder, halt=Counting(7))
+            go(resume=folder, stop=Counting(7))
         except GracefulStop:
             continue
     assert legs >= 4
@@ -164,7 +166,7 @@ def test_states_come_after_every_so_many_epochs(go, workdir):
 
 
 class Ask:
-    """Sends a signal to this process when an event of a kind comes."""
+    """Sends a signal to this process at an event of one kind."""
 
     def __init__(self, kind, number, times=1):
         self.kind, self.number, self.times = kind, number, times
@@ -181,8 +183,8 @@ def test_each_signal_is_heard(go, workdir, name, substance):
     halt, noted = StopRequest(), []
     number = getattr(signal, name)
     with pytest.raises(GracefulStop), handle_signals(halt, lambda: noted.append(1)):
-        go({**BASE, "name": "r"}, halt=halt, observers=[Ask(MegaBatchRevealed, number)])
-    assert signal.getsignal(number) is signal.SIG_IGN  # or the next one would end it as it leaves
+        go({**BASE, "name": "r"}, stop=halt, observers=[Ask(MegaBatchRevealed, number)])
+    assert signal.getsignal(number) is signal.SIG_IGN  # a second signal would end it
     assert noted == [1]
     assert [file.stem for file in (workdir / "runs/r/checkpoints").glob("*.pt")] == ["resume-001-0000-000001"]
     assert substance(go(resume=workdir / "runs" / "r")) == substance(whole)
@@ -193,7 +195,7 @@ def test_asked_while_it_is_judged_and_forgets(go, workdir, kind, substance, dige
     whole = go({**BASE, "name": "whole", "epochs": 1})
     halt = StopRequest()
     with pytest.raises(GracefulStop), handle_signals(halt):
-        go({**BASE, "name": "r", "epochs": 1}, halt=halt, observers=[Ask(kind, signal.SIGTERM)])
+        go({**BASE, "name": "r", "epochs": 1}, stop=halt, observers=[Ask(kind, signal.SIGTERM)])
     assert substance(go(resume=workdir / "runs" / "r")) == substance(whole)
     assert digests(workdir / "runs" / "r") == digests(workdir / "runs" / "whole")
 
@@ -201,7 +203,7 @@ def test_asked_while_it_is_judged_and_forgets(go, workdir, kind, substance, dige
 def test_asked_twice_it_stops_at_once(go, workdir):
     halt = StopRequest()
     with pytest.raises(KeyboardInterrupt) as stopped, handle_signals(halt):
-        go({**BASE, "name": "r"}, halt=halt, observers=[Ask(MegaBatchRevealed, signal.SIGINT, times=2)])
+        go({**BASE, "name": "r"}, stop=halt, observers=[Ask(MegaBatchRevealed, signal.SIGINT, times=2)])
     assert stopped.type is KeyboardInterrupt
     assert not list((workdir / "runs" / "r" / "checkpoints").glob("*.pt"))
 
@@ -220,7 +222,7 @@ def test_where_nothing_could_be_lost_it_stops_at_once():
 
 
 def test_warnings_that_are_repeated_ask_once(monkeypatch):
-    """SIGXCPU comes each second of processor time, and schedulers send two signals where one is meant."""
+    """SIGXCPU comes each second of processor time, and schedulers may send two signals for one request."""
     now = [100.0]
     monkeypatch.setattr("forgetkit.system.interrupts.time.monotonic", lambda: now[0])
     halt, noted = StopRequest(), []
@@ -235,7 +237,7 @@ def test_warnings_that_are_repeated_ask_once(monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
     for name in SIGNALS:
-        os.kill(os.getpid(), getattr(signal, name))  # while we leave
+        os.kill(os.getpid(), getattr(signal, name))  # while the process ends
 
 
 def test_a_signal_that_is_to_be_ignored_stays_so():
@@ -263,10 +265,10 @@ def test_another_thread_hears_no_signals():
 
 
 def test_only_the_state_of_the_epoch_makes_the_bits_the_same(go, workdir, monkeypatch, digests):
-    """Without the random state of the epoch dropout would draw otherwise: the tests above would notice."""
+    """Break the code once: without the random state of the epoch the weights differ."""
     go({**BASE, "name": "whole"})
     monkeypatch.setattr("forgetkit.training.trainer.restore_rng", lambda draws, device: None)
     with pytest.raises(GracefulStop):
-        go({**BASE, "name": "r"}, halt=Counting(2))
+        go({**BASE, "name": "r"}, stop=Counting(2))
     go(resume=workdir / "runs" / "r")
     assert digests(workdir / "runs" / "r") != digests(workdir / "runs" / "whole")

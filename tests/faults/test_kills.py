@@ -1,6 +1,6 @@
-"""Runs and grids that are killed, starved of their disk and cut from power come to the same as in peace.
+"""Runs and grids that are killed, lose their disk or their power give the undisturbed result.
 
-A small number of what ``python tests/faults/kills.py --runs 100 --calls 1 --ablations 1`` does.
+``python tests/faults/kills.py --runs 100 --calls 1 --ablations 1`` does the same many more times.
 """
 
 from __future__ import annotations
@@ -16,57 +16,58 @@ from helpers import fault_injection
 
 
 @pytest.fixture
-def bench(workdir, nursery):
-    return kills.Bench(workdir, nursery)
+def runner(workdir, fork_server):
+    return kills.CommandRunner(workdir, fork_server)
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory, nursery):
-    """A run of a few steps, with a state after each."""
-    return kills.Small.of(kills.Bench(tmp_path_factory.mktemp("small"), nursery))
+def small(tmp_path_factory, fork_server):
+    """A run of a few steps, with a checkpoint after each."""
+    return kills.SmallRun.create(kills.CommandRunner(tmp_path_factory.mktemp("small"), fork_server))
 
 
-def test_killed_at_random_moments(bench):
-    said = []
-    assert kills.killed_runs(bench, 6, 1, said.append), said
-    assert said[-1].startswith("6 of 6 identical (")
-    assert int(re.search(r"\((\d+) kills", said[-1])[1]) >= 6
+@pytest.mark.parametrize("runs", [3, pytest.param(20, marks=pytest.mark.long)])
+def test_killed_at_random_moments(runner, runs):
+    lines = []
+    assert kills.killed_runs(runner, runs, 1, lines.append), lines
+    assert lines[-1].startswith(f"{runs} of {runs} identical (")
+    assert int(re.search(r"\((\d+) kills", lines[-1])[1]) >= runs
 
 
-@pytest.mark.parametrize("deed", kills.DEEDS)
-def test_broken_at_calls_that_change_files(small, deed):
-    """At every 53rd, from another one on for each deed."""
-    calls = small.calls
-    for at in range(2 + 5 * kills.DEEDS.index(deed), len(calls) + 1, 53):
-        small.broken(deed, at, seed=at)
+@pytest.mark.parametrize("step", [79, pytest.param(13, marks=pytest.mark.long)])
+@pytest.mark.parametrize("fault", kills.FAULTS)
+def test_faults_at_calls_that_change_files(small, fault, step):
+    """At every ``step``-th call, from another one on for each fault."""
+    for at in range(2 + 7 * kills.FAULTS.index(fault), len(small.calls) + 1, step):
+        small.break_at(fault, at, seed=at)
 
 
 @pytest.fixture(scope="module")
-def grid(tmp_path_factory, nursery):
-    """Two cells, one after the other."""
-    return kills.SmallGrid.of(kills.Bench(tmp_path_factory.mktemp("grid"), nursery))
+def grid(tmp_path_factory, fork_server):
+    """A grid of two cells."""
+    return kills.SmallGrid.create(kills.CommandRunner(tmp_path_factory.mktemp("grid"), fork_server))
 
 
-@pytest.mark.parametrize(("deed", "at"), [("EIO", 8), ("ENOSPC", 60), ("SIGTERM", 71), ("EROFS", 150)])
-def test_a_grid_is_broken_at_a_call_that_changes_a_file(grid, deed, at):
-    grid.broken(deed, at)
+@pytest.mark.parametrize(("fault", "at"), [("EIO", 8), ("ENOSPC", 60), ("SIGTERM", 71), ("EROFS", 150)])
+def test_a_grid_is_broken_at_a_call_that_changes_a_file(grid, fault, at):
+    grid.break_at(fault, at)
 
 
 def test_a_worker_dies_between_a_result_and_its_seal(grid):
-    grid.broken("kill", next(int(call.split()[0]) for call in grid.calls if "/.seal.json" in call))
+    grid.break_at("kill", next(int(call.split()[0]) for call in grid.calls if "/.seal.json" in call))
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_what_a_command_says_is_done_outlasts_a_loss_of_power(bench, small, seed):
-    (bench.folder / "runs").mkdir()
-    disturbed = kills.Disturbed(bench, small.words, small.whole, random.Random(seed))
-    assert bench.ends(disturbed.begin(kills.breaking(deed="power", seed=seed))) == 0
+def test_what_a_command_says_is_done_outlasts_a_loss_of_power(runner, small, seed):
+    (runner.folder / "runs").mkdir()
+    disturbed = kills.KilledRun(runner, small.words, small.whole, random.Random(seed))
+    assert runner.wait(disturbed.begin(kills.breaking(fault="power", seed=seed))) == 0
     assert (disturbed.run / "result.json").exists()
-    disturbed.to_its_end(0)
+    disturbed.finish(0)
 
 
-def test_a_grid_is_killed_again_and_again(bench):
-    ablated = kills.Ablated(bench, kills.FEW, random.Random(4))
+def test_a_grid_is_killed_again_and_again(runner):
+    ablated = kills.KilledGrid(runner, kills.FEW, random.Random(4))
     ablated.check(3)
     assert len(ablated.kills) == 3
 
@@ -74,15 +75,15 @@ def test_a_grid_is_killed_again_and_again(bench):
 # The harness itself
 
 
-def test_a_run_that_comes_to_something_else_is_told(bench, small):
+def test_a_run_that_comes_to_something_else_is_told(runner, small):
     whole = kills.Reference({**small.whole.result, "samples_seen": -1}, small.whole.models, 1.0, small.whole.calls)
-    disturbed = kills.Disturbed(bench, small.words, whole, random.Random(0))
+    disturbed = kills.KilledRun(runner, small.words, whole, random.Random(0))
     with pytest.raises(kills.BrokenPromiseError, match=r"another result: \.samples_seen: -1 became \d+"):
-        disturbed.to_its_end(0)
+        disturbed.finish(0)
 
 
 def left_on(folder, seed, *, synced):
-    """What a loss of power leaves of a file that was replaced and of another that was written, after ``synced``."""
+    """The files that a loss of power leaves: one was replaced, one written, and ``synced`` were synced."""
     folder.mkdir()
     Path(folder, "old").write_bytes(b"old")
     disk = fault_injection.Disk(str(folder))

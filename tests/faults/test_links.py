@@ -1,4 +1,4 @@
-"""Links in place of folders of ours: nothing is written, swept or read behind them, in the midst of a run neither."""
+"""A link in place of one of forgetkit's folders: nothing is written, removed or read through it."""
 
 from __future__ import annotations
 
@@ -66,19 +66,19 @@ def test_checkpoints_of_a_run_that_is_resumed(tmp_path, cli, elsewhere, untouche
     run = tmp_path / "r"
     (run / "result.json").unlink()
     link(run / "checkpoints", elsewhere)
-    said = cli("run", "--resume", run)
-    assert (said.status, said.err.count("\n")) == (2, 1)
-    assert f"{run / 'checkpoints'} is a link" in said.err
+    answer = cli("run", "--resume", run)
+    assert (answer.status, answer.err.count("\n")) == (2, 1)
+    assert f"{run / 'checkpoints'} is a link" in answer.err
     untouched()
 
 
 def test_analyses(tmp_path, cli, elsewhere, untouched):
     forgetkit.run({**OPTIONS, "name": "r", "out": tmp_path})
     link(tmp_path / "r" / "analyses", elsewhere)
-    said = cli("analyze", tmp_path / "r", "calibration")
-    assert said.status != 0
-    assert f"{tmp_path / 'r' / 'analyses'} is a link" in said.err
-    assert "Traceback" not in said.err
+    answer = cli("analyze", tmp_path / "r", "calibration")
+    assert answer.status != 0
+    assert f"{tmp_path / 'r' / 'analyses'} is a link" in answer.err
+    assert "Traceback" not in answer.err
     untouched()
     (error,) = answers.stored_answers(tmp_path / "r")
     assert "is a link" in str(error)
@@ -88,9 +88,9 @@ def test_analyses(tmp_path, cli, elsewhere, untouched):
 def test_the_folders_of_an_ablation(tmp_path, cli, elsewhere, untouched, name):
     link(tmp_path / name, elsewhere)
     words = ["--" + key.replace("_", "-") + f"={value}" for key, value in OPTIONS.items() if key != "checkpoint_epochs"]
-    said = cli("ablate", "--over", "method=warm", "--seeds", "0", "--out", tmp_path, "--jobs", "1", *words)
-    assert said.status == 2
-    assert f"{tmp_path / name} is a link" in said.err
+    answer = cli("ablate", "--over", "method=warm", "--seeds", "0", "--out", tmp_path, "--jobs", "1", *words)
+    assert answer.status == 2
+    assert f"{tmp_path / name} is a link" in answer.err
     pool = CellStore(tmp_path)
     changes = {
         "cells": [lambda: pool.fail("0" * 64, "failed", "reason"), lambda: pool.lock("0" * 64), pool.sweep],
@@ -111,20 +111,21 @@ def test_what_analyses_answered_about_a_grid(tmp_path, elsewhere, untouched):
 
 
 def test_a_link_to_the_folder_of_a_run_itself_is_the_users(tmp_path, cli):
-    """Only what forgetkit makes must be folders: where a run lies is for its user to say."""
+    """Only folders that forgetkit makes must not be links; the path to a run may have links."""
     first = forgetkit.run({**OPTIONS, "name": "r", "out": tmp_path / "disk"})
     (tmp_path / "runs").symlink_to(tmp_path / "disk", target_is_directory=True)
     assert cli("run", "--resume", tmp_path / "runs" / "r", "--json").json["cer"] == first["cer"]
     assert RunDirectory(tmp_path / "runs" / "r").models == (1, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [".#default.json", "._default.json"])
 def test_files_of_editors_beside_the_grids(tmp_path, cli, name):
-    """Locks of Emacs are links that lead nowhere; a Mac writes attributes beside each file."""
+    """Emacs locks are dangling links; macOS writes attribute files."""
     words = ["--" + key.replace("_", "-") + f"={value}" for key, value in OPTIONS.items() if key != "checkpoint_epochs"]
     assert cli("ablate", "--over", "method=warm", "--seeds", "0", "--out", tmp_path, *words).status == 0
     before = cli("table", tmp_path).out
     path = tmp_path / "grids" / name
     path.symlink_to("user@host.1234:5678") if "#" in name else path.write_bytes(b"\0\5\26\7")
-    said = cli("table", tmp_path)
-    assert (said.status, said.out) == (0, before), said.err
+    answer = cli("table", tmp_path)
+    assert (answer.status, answer.out) == (0, before), answer.err

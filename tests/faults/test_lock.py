@@ -1,4 +1,4 @@
-"""Two processes on one run: one works on it, the other is told which."""
+"""Two processes on one run: one works on it, the other gets an error that names it."""
 
 from __future__ import annotations
 
@@ -62,10 +62,10 @@ def holding(start, workdir, plugin, tiny_words):
 def test_the_holder_is_named(holding, cli, workdir):
     child, resume = holding
     run = workdir / "runs" / "r"
-    said = cli(*resume)
-    assert (said.status, said.out) == (2, "")
+    answer = cli(*resume)
+    assert (answer.status, answer.out) == (2, "")
     here = re.escape(f"forgetkit: {run} is in use by process {child.pid} on {os.uname().nodename} since ")
-    assert re.fullmatch(here + r"\d\d:\d\d:\d\d \(.*\): wait for it or stop it\n", said.err), said.err
+    assert re.fullmatch(here + r"\d\d:\d\d:\d\d \(.*\): wait for it or stop it\n", answer.err), answer.err
     (run / "run.holder.json").write_text('{"process": 1}')
     assert cli(*resume).err == f"forgetkit: {run} is in use by another process: wait for it or stop it\n"
     (workdir / "hold").unlink()

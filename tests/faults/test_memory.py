@@ -13,16 +13,14 @@ from statistics import median
 
 import numpy as np
 import pytest
-from PIL import Image
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 from helpers.subprocesses import digests, substance
+from PIL import Image
 
 from forgetkit.system import memory
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits and figures are as Linux has them")
 
-CRAMPED = str(Path(__file__).parents[1] / "helpers" / "low_memory.py")
+LOW_MEMORY = str(Path(__file__).parents[1] / "helpers" / "low_memory.py")
 SIDE, TRAIN, TEST = 256, 720, 30
 MIB = 130
 """What the run may take: less than the pixels, which are 147 MB."""
@@ -87,11 +85,11 @@ def words(name: str, **options: object) -> list[str]:
     given = {
         "dataset": f"folder:path=photos,size={SIDE}",
         "model": "mlp:width=2,depth=1",
-        "mega_batches": 3,
+        "mega_batches": 2,
         "epochs": 1,
         "replay": "full",
-        "batch_size": 4,
-        "score_batch": 4,
+        "batch_size": 8,
+        "score_batch": 8,
         "threads": 1,
         "out": "runs",
         "name": name,
@@ -109,18 +107,18 @@ def result(name: str) -> dict:
 def test_data_larger_than_memory_is_learned_and_what_runs_out_is_said(start, workdir) -> None:
     """Under a limit that the pixels alone would break the result is the same; a pool that is held breaks it."""
     assert TRAIN * 3 * SIDE**2 > MIB << 20
-    within = start(words("within"), before=(CRAMPED, "limited", {"mib": MIB}))
+    within = start(words("within"), before=(LOW_MEMORY, "limited", {"mib": MIB}))
     assert within.wait() == 0, (workdir / "stderr").read_text()
     assert start(words("without")).wait() == 0
     expected = substance(result("without")), digests(Path("runs/without"))
     assert (substance(result("within")), digests(Path("runs/within"))) == expected
 
-    assert start(words("held"), before=(CRAMPED, "limited", {"mib": MIB, "held": True})).wait() == 1
+    assert start(words("held"), before=(LOW_MEMORY, "limited", {"mib": MIB, "held": True})).wait() == 1
     lines = (workdir / "stderr").read_text().splitlines()
-    *_, advice, said = (
+    *_, advice, answer = (
         line for line in lines if "share the score at the threshold" not in line
     )  # most pixels are dead
-    assert said.startswith("forgetkit: this process has no memory left (")
+    assert answer.startswith("forgetkit: this process has no memory left (")
     assert advice == "to go on: forgetkit run --resume runs/held"
     assert not Path("runs/held/result.json").exists()
     assert start([*shlex.split(advice)[4:], "--quiet"]).wait() == 0
@@ -182,11 +180,11 @@ def test_an_archive_larger_than_memory_is_refused_before_it_is_read(cli, monkeyp
     with zipfile.ZipFile("data.npz") as archive:
         wanted = sum(member.file_size for member in archive.infolist())
     monkeypatch.setattr(memory, "available", lambda device=None: wanted - 1)
-    said = cli("run", "--dataset", "npz:path=data.npz", "--out", "runs")
-    assert said.status == 2
-    assert said.err.startswith("forgetkit: ")
-    assert f"data.npz holds {wanted:,} bytes where {wanted - 1:,} of memory are left: " in said.err
-    assert "--dataset folder" in said.err
+    answer = cli("run", "--dataset", "npz:path=data.npz", "--out", "runs")
+    assert answer.status == 2
+    assert answer.err.startswith("forgetkit: ")
+    assert f"data.npz holds {wanted:,} bytes and {wanted - 1:,} of memory are free: " in answer.err
+    assert "--dataset folder" in answer.err
     monkeypatch.setattr(memory, "available", lambda device=None: wanted)
     assert cli("data", "npz:path=data.npz").status == 0
 
@@ -200,7 +198,7 @@ def test_pixels_that_cannot_be_mapped_are_not_taken_for_damaged(cli, monkeypatch
         raise OSError(errno.ENOMEM, "Cannot allocate memory")
 
     monkeypatch.setattr(np, "load", load)
-    said = cli(*small)
-    assert said.status == 2
-    assert "train.npy cannot be mapped, for want of address space" in said.err
-    assert "decoded again" not in said.err
+    answer = cli(*small)
+    assert answer.status == 2
+    assert "train.npy cannot be mapped, for want of address space" in answer.err
+    assert "decoded again" not in answer.err

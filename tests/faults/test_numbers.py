@@ -11,10 +11,10 @@ from torch import nn
 
 import forgetkit
 from forgetkit import training
-from forgetkit.cli import tables
 from forgetkit.contracts import EpochEnded, Intervention, MegaBatchResult
 from forgetkit.data import SamplePool
 from forgetkit.data.batches import epoch_batches
+from forgetkit.display import run_tables
 from forgetkit.errors import ComponentError, DivergedError
 from forgetkit.seeding import Seeds
 from forgetkit.unlearning import InterventionRunner
@@ -98,8 +98,9 @@ def test_a_long_epoch_is_not_waited_for(monkeypatch):
     monkeypatch.setattr("forgetkit.training.trainer._CHECK_EVERY", 3)
     steps = []
     trainer = trainer_of(Spoilt(16, 3, (5,), float("nan")))
+    data, progress = pool(80), training.EpochProgress.start(torch.device("cpu"))
     with pytest.raises(DivergedError, match="step 5 of 10"):
-        trainer.epoch(pool(80), 1, 1, 0.1, Seeds(0), lambda epoch_progress, total: steps.append(epoch_progress.steps))
+        steps.extend(progress.steps for _ in trainer.steps(data, 1, 1, 0.1, Seeds(0), progress))
     assert steps[-1] == 5  # the look comes with step 6, before it is told of
 
 
@@ -177,8 +178,8 @@ def test_what_was_left_out_is_told_and_counted(workdir, cli):
     )
     assert [row["skipped_steps"] for row in result["mega_batches"]] == [3, 1]
     assert result["skipped_steps"] == 4
-    assert ", 3 steps left out" in tables.row_line(MegaBatchResult(**result["mega_batches"][0]))
-    assert any(text.startswith("4 steps were left out") for text in tables.totals(result))
+    assert ", 3 steps left out" in run_tables.row_line(MegaBatchResult(**result["mega_batches"][0]))
+    assert any(text.startswith("4 steps were skipped") for text in run_tables.totals(result))
     assert [event.skipped for event in ears.epochs] == [2, 0, 1, 1, 0, 0]
     for name in ("mega-batch-001", "mega-batch-002"):
         state = torch.load(workdir / "runs" / "r" / "checkpoints" / f"{name}.pt", weights_only=True)
@@ -249,7 +250,7 @@ def test_a_score_that_is_not_a_number_is_said_with_its_mega_batch(workdir):
 
 
 def test_the_command_says_it_in_a_line(cli, workdir):
-    said = cli("run", *(f"--{k.replace('_', '-')}={v}" for k, v in OPTIONS.items()), "--lr", 1e30, "--quiet")
-    assert (said.status, said.out, said.err.count("\n")) == (1, "", 1)
-    assert said.err.startswith("forgetkit: ")
-    assert "the last good state is" in said.err or "no state was written before" in said.err
+    answer = cli("run", *(f"--{k.replace('_', '-')}={v}" for k, v in OPTIONS.items()), "--lr", 1e30, "--quiet")
+    assert (answer.status, answer.out, answer.err.count("\n")) == (1, "", 1)
+    assert answer.err.startswith("forgetkit: ")
+    assert "the last good state is" in answer.err or "no state was written before" in answer.err

@@ -45,7 +45,7 @@ OPTIONS = {
 
 
 class StopAfter:
-    """Interrupts the run when its last epoch but one has ended: two states lie there by then."""
+    """Interrupts the run after its last but one epoch, when it has two checkpoints."""
 
     def notify(self, event):
         if isinstance(event, EpochEnded) and (event.mega_batch, event.epoch) == (2, 2):
@@ -54,7 +54,7 @@ class StopAfter:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """``made(stop, **options)``: the folder of a run, carried out once, to be copied; and what it came to."""
+    """``made(stop, **options)``: the folder and the result of a run, to copy; runs once."""
     known = {}
 
     def call(stop, **options):
@@ -72,7 +72,7 @@ def made(tmp_path_factory):
 
 @pytest.fixture
 def stopped(workdir, made):
-    """``stopped(name, **options)``: the folder of an interrupted run."""
+    """``stopped(name, **options)``: a copy of an interrupted run."""
 
     def call(name="r", **options):
         shutil.copytree(made(True, **options)[0], workdir / "runs" / name)
@@ -83,7 +83,7 @@ def stopped(workdir, made):
 
 @pytest.fixture
 def finished(workdir, made):
-    """The folder of a run that has come to its end."""
+    """``finished(name, **options)``: a copy of a finished run."""
 
     def call(name="r", **options):
         shutil.copytree(made(False, **options)[0], workdir / "runs" / name)
@@ -94,37 +94,37 @@ def finished(workdir, made):
 
 @pytest.fixture
 def whole(finished, made, substance):
-    """The substance of the run that is never interrupted, whose folder is ``runs/whole``."""
+    """The substance of the uninterrupted run in ``runs/whole``."""
     finished("whole")
     return substance(made(False)[1])
 
 
 @pytest.fixture
 def refused(cli):
-    """Resume, and check what all refusals have in common; return the line."""
+    """Resume, require a refusal that changes no file, and return its line."""
 
     def call(run, *words):
         before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} if run.is_dir() else {}
-        said = cli("run", "--resume", run, *words)
-        assert (said.status, said.out) == (2, ""), said
-        assert said.err.startswith("forgetkit: ")
-        assert said.err.count("\n") == 1
+        answer = cli("run", "--resume", run, *words)
+        assert (answer.status, answer.out) == (2, ""), answer
+        assert answer.err.startswith("forgetkit: ")
+        assert answer.err.count("\n") == 1
         assert {path: path.read_bytes() for path in before} == before
-        return said.err
+        return answer.err
 
     return call
 
 
 @contextlib.contextmanager
 def edited(file):
-    """The content of a file, sealed again after it was changed."""
+    """Change the content of a file and update its digest."""
     content = read_with_digest(file)
     yield content
     write_with_digest(file, content)
 
 
 def states(run):
-    """The states to resume from, newest first."""
+    """The checkpoints, newest first."""
     return sorted(run.glob("checkpoints/resume-*.pt"), reverse=True)
 
 
@@ -132,7 +132,7 @@ def test_two_states_are_kept(stopped):
     assert [file.stem for file in states(stopped())] == ["resume-002-0001", "resume-002-0000"]
 
 
-# What is no run that could go on
+# Folders that cannot be resumed
 
 
 def test_a_folder_that_is_missing(refused, workdir):
@@ -151,9 +151,9 @@ def test_a_folder_that_is_no_run(refused, workdir):
 
 def test_a_run_that_is_finished_has_nothing_left_to_do(cli, whole, workdir, substance, refused):
     run = workdir / "runs" / "whole"
-    said = cli("run", "--resume", run)
-    assert (said.status, said.err) == (0, "")
-    assert said.out.startswith(f"{run} is finished: there is nothing left to do\n")
+    answer = cli("run", "--resume", run)
+    assert (answer.status, answer.err) == (0, "")
+    assert answer.out.startswith(f"{run} is finished: there is nothing left to do\n")
     content = json.loads((run / "result.json").read_text())
     assert cli("run", "--resume", run, "--json").json == content == forgetkit.run(resume=run)
     assert "--epochs 9: this run was begun with 3; a resumed run keeps" in refused(run, "--epochs", 9)
@@ -200,8 +200,8 @@ def test_an_option_that_the_run_does_not_have(refused, stopped, words):
 
 
 def test_options_that_the_run_has_anyway(cli, stopped, whole, substance):
-    said = cli("run", "--resume", stopped(), "--epochs", 3, "--method", "lure", "--seed", 0, "--json")
-    assert substance(said.json) == whole
+    answer = cli("run", "--resume", stopped(), "--epochs", 3, "--method", "lure", "--seed", 0, "--json")
+    assert substance(answer.json) == whole
 
 
 def test_checkpoints_may_come_less_often(cli, stopped, substance, whole):
@@ -210,7 +210,32 @@ def test_checkpoints_may_come_less_often(cli, stopped, substance, whole):
     assert result["config"].pop("checkpoint_epochs") == 99
     whole["config"].pop("checkpoint_epochs")
     assert substance(result) == whole
-    assert [file.stem for file in states(run)] == ["resume-002-0001", "resume-002-0000"]
+    written = [event["file"] for event in RunDirectory(run).events() if event["event"] == "checkpointed"]
+    assert written[-1] == "resume-002-0001.pt"  # which it was resumed from
+
+
+def test_a_finished_run_keeps_no_state(cli, finished, whole, substance, workdir):
+    """A process that dies after the result is written leaves states: resuming shows the result and removes them."""
+    run = finished()
+    assert not list(run.glob("checkpoints/resume-*"))
+    (run / "checkpoints" / "resume-002-0001.json").write_text("half removed")
+    (run / "checkpoints" / "resume-row-001.json").write_text("")
+    assert substance(cli("run", "--resume", run, "--json").json) == whole
+    assert not list(run.glob("checkpoints/resume-*"))
+    assert RunDirectory(run).models == (1, 2)
+
+
+def test_a_state_that_cannot_be_removed_ends_no_run(stopped, whole, substance, monkeypatch, caplog):
+    run, unlink = stopped(), Path.unlink
+
+    def refuse(self, missing_ok=False):
+        if RunDirectory(run).finished and self.name.startswith("resume-"):
+            raise OSError(errno.EACCES, "Permission denied")
+        unlink(self, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    assert substance(forgetkit.run(resume=run)) == whole
+    assert caplog.messages[-1].endswith("Permission denied")
 
 
 def test_a_state_of_another_run(refused, stopped):
@@ -245,9 +270,9 @@ DAMAGE = [truncated, flipped, emptied, Path.unlink]
 def test_a_damaged_state_falls_back_to_the_one_before(cli, stopped, damage, whole, substance, digests, workdir):
     run = stopped()
     damage(states(run)[0])
-    said = cli("run", "--resume", run, "--json")
-    assert said.status == 0, said.err
-    assert substance(said.json) == whole
+    answer = cli("run", "--resume", run, "--json")
+    assert answer.status == 0, answer.err
+    assert substance(answer.json) == whole
     assert digests(run) == digests(workdir / "runs" / "whole")
 
 
@@ -257,8 +282,8 @@ def test_a_damaged_state_falls_back_to_the_one_before(cli, stopped, damage, whol
 def test_a_damaged_note_falls_back_to_the_one_before(cli, stopped, text, whole, substance):
     run = stopped()
     states(run)[0].with_suffix(".json").write_text(text, errors="surrogateescape")
-    said = cli("run", "--resume", run, "--json")
-    assert substance(said.json) == whole
+    answer = cli("run", "--resume", run, "--json")
+    assert substance(answer.json) == whole
 
 
 @pytest.mark.parametrize("rows", ["x", [3], [{"index": 1}], [{"nosuch": 1}]])
@@ -317,9 +342,9 @@ def test_the_run_was_moved(cli, stopped, whole, substance, workdir, monkeypatch)
     (workdir / "elsewhere").mkdir()
     moved = run.rename(workdir / "elsewhere" / "mine")
     monkeypatch.chdir("/")
-    said = cli("run", "--resume", moved, "--json")
-    assert substance(said.json) == whole
-    assert said.json["directory"] == str(moved)
+    answer = cli("run", "--resume", moved, "--json")
+    assert substance(answer.json) == whole
+    assert answer.json["directory"] == str(moved)
     assert (moved / "result.json").exists()
 
 
@@ -332,9 +357,9 @@ def test_other_versions_are_worth_a_warning(cli, stopped, whole, substance, capl
 
 
 def test_a_rehearsal_has_nothing_to_resume(cli, stopped):
-    said = cli("run", "--resume", stopped(), "--dry-run")
-    assert (said.status, said.err.count("\n")) == (2, 1)
-    assert "leave out --resume" in said.err
+    answer = cli("run", "--resume", stopped(), "--dry-run")
+    assert (answer.status, answer.err.count("\n")) == (2, 1)
+    assert "leave out --resume" in answer.err
 
 
 # Data that changed
@@ -342,7 +367,7 @@ def test_a_rehearsal_has_nothing_to_resume(cli, stopped):
 
 @pytest.fixture
 def arrays(workdir):
-    """Write an npz file; ``change`` says what of it is otherwise."""
+    """Write an npz file; ``change`` modifies its arrays."""
 
     def write(change=None):
         rng = np.random.default_rng(0)
@@ -401,7 +426,7 @@ def test_data_that_came_back(cli, stopped, arrays, substance):
     assert cli("run", "--resume", run).status == 0
 
 
-# Never a wrong number: another bit in any file, files of other runs, archives that a stranger could have made
+# Never a wrong number: flipped bits, files of other runs, malicious archives
 
 
 def test_another_bit_is_another_bit_in_whatever_file(stopped, finished):
@@ -535,13 +560,13 @@ def test_a_damaged_result_is_made_again(cli, finished, damage, stateless, whole,
         state.unlink()
     refusal = cli("report", run)
     assert (refusal.status, refusal.err.count("\n"), f"--resume {run}" in refusal.err) == (2, 1, True)
-    said = cli("run", "--resume", run, "--json")
-    assert substance(said.json) == whole
+    answer = cli("run", "--resume", run, "--json")
+    assert substance(answer.json) == whole
     assert digests(run) == digests(workdir / "runs" / "whole")
-    assert json.loads((run / "result.json").read_text()) == said.json
+    assert json.loads((run / "result.json").read_text()) == answer.json
     assert len(caplog.messages) == (damage is not Path.unlink)
     assert all(f"{run / 'result.json'} is damaged" in line for line in caplog.messages)
-    assert cli("run", "--resume", run, "--json").json == said.json
+    assert cli("run", "--resume", run, "--json").json == answer.json
 
 
 # Models
@@ -557,7 +582,7 @@ def test_a_judged_model_that_is_not_whole_is_said_when_the_run_goes_on(cli, stop
 
 @pytest.mark.parametrize(("keep", "left"), [("last", ["mega-batch-001"]), ("none", [])])
 def test_models_that_are_kept_no_more_make_room_at_once(stopped, keep, left):
-    """A full disk is gone on with so: the next model is not waited for."""
+    """With a full disk, old models are removed at once."""
     run = RunDirectory(stopped())
     assert list(run.remove_stale(keep)) == []
     assert sorted(file.stem for file in run.path.glob("checkpoints/mega-batch-*.pt")) == left
@@ -614,7 +639,7 @@ def test_a_model_that_is_damaged(finished, damage):
 
 @pytest.mark.parametrize(("keep", "kept"), [("all", (1, 2)), ("last", (2,)), ("none", ())])
 def test_models_that_are_kept(cli, stopped, whole, substance, keep, kept):
-    """A resumed run may change its mind; the result is the same."""
+    """A resumed run may have another value; the result is the same."""
     run = stopped()
     result = cli("run", "--resume", run, "--keep-models", keep, "--json").json
     assert result["config"].pop("keep_models") == keep
@@ -673,7 +698,7 @@ def test_a_temporary_file_that_is_a_link_is_not_written_through(tmp_path, monkey
 
 
 def test_temporary_names_of_equal_process_ids_do_not_collide(tmp_path, monkeypatch):
-    """Two containers share a folder, and both number their processes from 1."""
+    """Two containers may share a folder and have equal process ids."""
     names, replace_file = [], Path.replace
     monkeypatch.setattr("os.getpid", lambda: 1)
     monkeypatch.setattr(Path, "replace", lambda self, target: (names.append(self.name), replace_file(self, target))[1])
@@ -699,15 +724,22 @@ def test_a_file_where_a_folder_belongs(refused, stopped):
 
 
 def test_states_that_a_process_left_which_died_between_two_files_go(cli, stopped):
-    """Those without a note, and those beyond the one that the run goes on from."""
+    """Checkpoints without a note, and those newer than the resumed one."""
     run = stopped()
     shutil.copy(states(run)[0], run / "checkpoints" / "resume-001-0007-000003.pt")
     shutil.copy(states(run)[0], run / "checkpoints" / "resume-002-0001-000009.pt")
     shutil.copy(states(run)[0].with_suffix(".json"), run / "checkpoints" / "resume-002-0001-000009.json")
     (run / "checkpoints" / "resume-002-0001-000009.pt").write_bytes(b"damaged")
     (run / "checkpoints" / ".resume-002-0001.pt.7.tmp").write_bytes(b"half")
-    assert cli("run", "--resume", run).status == 0
-    assert [file.stem for file in states(run)] == ["resume-002-0002", "resume-002-0001"]
+    kept = []
+
+    class Watch:
+        def notify(self, event):
+            if type(event).__name__ == "Checkpointed":
+                kept.append([file.stem for file in states(run)])
+
+    forgetkit.run(resume=run, observers=[Watch()])
+    assert kept == [["resume-002-0002", "resume-002-0001"]]
     assert not list(run.rglob("*.tmp"))
 
 
@@ -732,8 +764,8 @@ def test_a_name_that_is_made_is_free(tmp_path, monkeypatch, tiny_words, cli):
     for _ in range(3):
         assert cli(*tiny_words, "--out", tmp_path / "runs").status == 0
     assert sorted(run.name for run in (tmp_path / "runs").iterdir()) == ["now", "now-2", "now-3"]
-    said = cli(*tiny_words, "--out", tmp_path / "runs", "--name", "now")
-    assert (said.status, said.err) == (2, f"forgetkit: {tmp_path}/runs/now exists already: choose another --name\n")
+    answer = cli(*tiny_words, "--out", tmp_path / "runs", "--name", "now")
+    assert (answer.status, answer.err) == (2, f"forgetkit: {tmp_path}/runs/now exists already: choose another --name\n")
 
 
 @pytest.mark.parametrize("keep", ["all", "none"])
@@ -741,9 +773,15 @@ def test_a_rehearsal_knows_what_the_disk_must_hold(cli, workdir, keep):
     words = [word for key, value in OPTIONS.items() for word in (f"--{key.replace('_', '-')}", value)]
     words += ["--model", "mlp:width=64", "--optimizer", "adamw", "--keep-models", keep, "--name", "r"]
     estimated = cli("run", *words, "--dry-run", "--json").json["estimated_disk_bytes"]
-    assert cli("run", *words).status == 0
-    size = sum(file.stat().st_size for file in (workdir / "runs" / "r").rglob("*"))
-    assert size < estimated < 3 * size
+    sizes = []
+
+    class Watch:
+        def notify(self, event):
+            sizes.append(sum(file.stat().st_size for file in (workdir / "runs" / "r").rglob("*")))
+
+    options = {**OPTIONS, "model": "mlp:width=64", "optimizer": "adamw", "keep_models": keep, "name": "r"}
+    forgetkit.run(options, observers=[Watch()])
+    assert max(sizes) < estimated < 3 * max(sizes)
 
 
 def test_a_disk_without_the_room_is_said_before_it_begins(tiny, monkeypatch, caplog):
@@ -762,14 +800,14 @@ def test_a_name_outlasts_a_loss_of_power(tmp_path, monkeypatch):
     assert done == [".file.0123.tmp", "renamed", tmp_path.name]
 
 
-@pytest.mark.parametrize(("number", "status"), [(errno.EINVAL, "skipped"), (errno.EIO, "told")])
+@pytest.mark.parametrize(("number", "status"), [(errno.EINVAL, "skipped"), (errno.EIO, "raised")])
 def test_a_folder_that_cannot_be_synced(tmp_path, monkeypatch, number, status):
     def refuse(descriptor):
         if Path(f"/proc/self/fd/{descriptor}").is_dir():
             raise OSError(number, "no")
 
     monkeypatch.setattr(os, "fsync", refuse)
-    with pytest.raises(RecordError, match="cannot write") if status == "told" else contextlib.nullcontext():
+    with pytest.raises(RecordError, match="cannot write") if status == "raised" else contextlib.nullcontext():
         write_atomically(tmp_path / "file", b"")
 
 
@@ -793,10 +831,10 @@ def test_a_full_disk_stops_the_run_and_an_emptied_one_lets_it_go_on(
     words = [word for key, value in OPTIONS.items() for word in (f"--{key.replace('_', '-')}", value)]
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", replace)
-        said = cli("run", *words, "--name", "r", "--quiet")
+        answer = cli("run", *words, "--name", "r", "--quiet")
     run = workdir / "runs" / "r"
-    assert said.status == 1
-    hint, line = said.err.splitlines()
+    assert answer.status == 1
+    hint, line = answer.err.splitlines()
     assert hint == "to go on: forgetkit run --resume runs/r"
     assert line.startswith("forgetkit: cannot write ")
     assert line.endswith(f"{file}: No space left on device")
@@ -819,9 +857,9 @@ def test_a_full_disk_under_the_events(cli, workdir, monkeypatch, tiny_words):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(run_directory.RunDirectory, "append", full)
-    said = cli(*tiny_words, "--name", "r", "--quiet")
-    assert said.status == 1
-    assert said.err.splitlines()[-1] == "forgetkit: cannot write runs/r/events.jsonl: No space left on device"
+    answer = cli(*tiny_words, "--name", "r", "--quiet")
+    assert answer.status == 1
+    assert answer.err.splitlines()[-1] == "forgetkit: cannot write runs/r/events.jsonl: No space left on device"
 
 
 # Nonsense under valid digests
@@ -847,14 +885,14 @@ ROW = dict.fromkeys(("index", "train_samples", "epochs", "samples_seen", "forwar
     ids=str,
 )
 def test_rows_that_no_run_has(whole, workdir, cli, forged):
-    """In a result, and in the event of the row."""
+    """In a result, and in the event."""
     run = workdir / "runs" / "whole"
     content = read_with_digest(run / "result.json")
     content["mega_batches"][0] |= forged
     write_with_digest(run / "result.json", content)
-    said = cli("report", run)
-    assert (said.status, said.err.count("\n")) == (2, 1), said.err
-    assert f"{run / 'result.json'} is damaged" in said.err
+    answer = cli("report", run)
+    assert (answer.status, answer.err.count("\n")) == (2, 1), answer.err
+    assert f"{run / 'result.json'} is damaged" in answer.err
     if "index" not in forged:
         assert event_in(line_of({"event": "mega_batch_ended", "row": {**ROW, **forged}})) is None
 
@@ -890,16 +928,16 @@ def test_another_schema_is_named(whole, workdir, cli, name, schema):
     run = workdir / "runs" / "whole"
     write_with_digest(run / name, {**read_with_digest(run / name), "schema": schema})
     (run / "result.json").unlink() if name == "manifest.json" else None
-    said = cli("run", "--resume", run) if name == "manifest.json" else cli("analyze", run, "calibration")
-    assert (said.status, said.err.count("\n")) == (2, 1), said.err
-    assert f"{run / name} has schema {schema!r}, and this version of forgetkit reads 2" in said.err
+    answer = cli("run", "--resume", run) if name == "manifest.json" else cli("analyze", run, "calibration")
+    assert (answer.status, answer.err.count("\n")) == (2, 1), answer.err
+    assert f"{run / name} has schema {schema!r}, and this version of forgetkit reads 2" in answer.err
 
 
 @pytest.mark.parametrize(
     "note", [{"rows": 0}, {"rows": 7}, {"rows": -1}, {"rows": True}, {"seconds": -1}, {"seconds": "x"}]
 )
 def test_a_note_that_contradicts_its_state(cli, stopped, whole, substance, caplog, note):
-    """The run goes on from the state before it, in a line that names the note."""
+    """The run resumes from the checkpoint before it and names the note."""
     run = stopped()
     file = states(run)[0].with_suffix(".json")
     write_with_digest(file, {**read_with_digest(file), **note})

@@ -109,7 +109,7 @@ class Stop:
 
 @pytest.fixture
 def run(plugin):
-    """Run or go on in this process."""
+    """Run or resume in this process."""
     path = plugin("pull", PULL)
 
     def call(options=None, *, stop=None, resume=None):
@@ -135,7 +135,7 @@ def test_stopped_at_any_event(run, workdir, options, every, substance, digests, 
         assert epochs == [options["epochs"]] * options["mega_batches"]
     if options in (CODE, PATIENT):
         assert any(row["carried_epoch"] < row["epochs"] for row in whole["mega_batches"])
-    # Each epoch ends and, but for the last of those configured, leaves a state; each mega-batch is revealed and ends.
+    # Events: each epoch ends and, except for the last, writes a checkpoint; each mega-batch is revealed and ends.
     states = sum(done - (done == options["epochs"]) for done in epochs)
     assert events == 2 + sum(epochs) + states + 4 * options["mega_batches"] - 2
     for number in range(0, events, every):
@@ -182,7 +182,7 @@ def wait_for(pattern, folder, seconds=60):
 
 @pytest.fixture
 def interrupted(plugin, cli, workdir, substance, digests, result_of):
-    """The words of a run to interrupt, and a check of what it says and of what it comes to when it has gone on."""
+    """The command of a run to interrupt, and a check of its message and of the resumed result."""
     (workdir / "my plugins").mkdir()
     path = plugin("my plugins/pull", PULL).relative_to(workdir)
     words = [*WORDS, "--plugin", str(path), "--epochs", "25", "--mega-batches", "2"]
@@ -272,10 +272,10 @@ def test_a_resumed_run_tells_where_it_stands(run, workdir, cli, plugin, terminal
     for name in ("a", "b"):
         with pytest.raises(KeyboardInterrupt):
             run({**STATEFUL, "name": name}, stop=Stop(9))
-    said = cli("run", "--resume", "runs/a", "--plugin", path)
-    assert "mega-batch 1:" not in said.out
-    assert "mega-batch 2:" in said.out
-    assert len([line for line in said.out.splitlines() if line.split()[:1] in (["1"], ["2"], ["3"])]) == 3
+    answer = cli("run", "--resume", "runs/a", "--plugin", path)
+    assert "mega-batch 1:" not in answer.out
+    assert "mega-batch 2:" in answer.out
+    assert len([line for line in answer.out.splitlines() if line.split()[:1] in (["1"], ["2"], ["3"])]) == 3
     status, seen = terminal(["run", "--resume", "runs/b", "--plugin", path])
     assert status == 0
     assert "mega-batch 2/3" in seen

@@ -1,4 +1,4 @@
-"""The same seed gives the same result: however many at once, whoever looks on, wherever and whenever."""
+"""The same seed gives the same result with any number of jobs, observer, folder, language and clock."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ WORDS = [
 
 
 @pytest.fixture
-def bench(workdir, nursery):
-    return kills.Bench(workdir, nursery)
+def runner(workdir, fork_server):
+    return kills.CommandRunner(workdir, fork_server)
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory, nursery):
-    """What the run comes to that says nothing."""
-    bench = kills.Bench(tmp_path_factory.mktemp("whole"), nursery)
-    assert bench.ends(bench.start([*WORDS, "--quiet"])) == 0
-    return outcome(bench.folder / "runs" / "r")
+def whole(tmp_path_factory, fork_server):
+    """The outcome of the quiet run."""
+    runner = kills.CommandRunner(tmp_path_factory.mktemp("whole"), fork_server)
+    assert runner.run([*WORDS, "--quiet"]) == 0
+    return outcome(runner.folder / "runs" / "r")
 
 
 def outcome(run, *but):
@@ -40,25 +40,25 @@ def outcome(run, *but):
     return result, kills.digests(run)
 
 
-def in_plain_lines(bench):
-    assert bench.ends(bench.start(WORDS)) == 0
+def in_plain_lines(runner):
+    assert runner.run(WORDS) == 0
 
 
-def as_an_object(bench):
-    assert bench.ends(bench.start([*WORDS, "--json"])) == 0
+def as_an_object(runner):
+    assert runner.run([*WORDS, "--json"]) == 0
     assert kills.substance(json.loads(Path("stdout").read_text())) == outcome(Path("runs/r"))[0]
 
 
-def by_a_clock_that_jumps(bench):
+def by_a_clock_that_jumps(runner):
     clock = (kills.breaking()[0], "clock", {"seed": 1})
-    assert bench.ends(bench.start([*WORDS, "--quiet"], clock)) == 0
+    assert runner.run([*WORDS, "--quiet"], clock) == 0
     times = [json.loads(line)["time"] for line in Path("runs/r/events.jsonl").read_text().splitlines()]
     assert times != sorted(times)
 
 
 @pytest.mark.parametrize("way", [in_plain_lines, as_an_object, by_a_clock_that_jumps])
-def test_carried_out(bench, whole, way):
-    way(bench)
+def test_carried_out(runner, whole, way):
+    way(runner)
     assert outcome(Path("runs/r")) == whole
 
 
@@ -68,8 +68,8 @@ def test_on_a_terminal(terminal, whole):
     assert outcome(Path("runs/r")) == whole
 
 
-def test_under_an_observer_that_draws(bench, whole):
-    assert bench.ends(bench.start([*WORDS, "--observer", "draws", "--quiet"])) == 0
+def test_under_an_observer_that_draws(runner, whole):
+    assert runner.run([*WORDS, "--observer", "draws", "--quiet"]) == 0
     result, models = outcome(Path("runs/r"), "observers")
     expected = {**whole[0], "config": {**whole[0]["config"]}}
     del expected["config"]["observers"]
@@ -77,19 +77,19 @@ def test_under_an_observer_that_draws(bench, whole):
 
 
 def test_in_another_process_folder_language_and_zone(workdir, spawn, whole):
-    """A process of its own, with other hashes; all others here are forks of one."""
+    """In a fresh interpreter with other hashes; the other tests fork one process."""
     elsewhere = {"PYTHONHASHSEED": "123", "LC_ALL": "C", "LANG": "tr_TR.UTF-8", "TZ": "Asia/Kathmandu", "COLUMNS": "40"}
-    said = spawn(*WORDS, "--out", workdir / "away" / "runs", "--quiet", **elsewhere)
-    assert (said.status, said.out, said.err) == (0, "", "")
+    answer = spawn(*WORDS, "--out", workdir / "away" / "runs", "--quiet", **elsewhere)
+    assert (answer.status, answer.out, answer.err) == (0, "", "")
     assert outcome(workdir / "away" / "runs" / "r") == whole
 
 
-def test_one_or_two_at_a_time(bench):
+def test_one_or_two_at_a_time(runner):
     tables, results = {}, {}
     for jobs in (1, 2):
         words = [*kills.GRID, *kills.FEW, *kills.PLUGIN, "--jobs", str(jobs), "--json", "--out", f"jobs-{jobs}"]
         Path("stdout").unlink(missing_ok=True)
-        assert bench.ends(bench.start(["ablate", *words])) == 0
+        assert runner.run(["ablate", *words]) == 0
         tables[jobs] = Path("stdout").read_bytes()
         cells = sorted(Path(f"jobs-{jobs}", "cells").glob("*/"))
         results[jobs] = {cell.name: outcome(cell) for cell in cells}

@@ -1,4 +1,4 @@
-"""States with valid digests that no run can have written: the one before is taken, or a line says what is wrong."""
+"""Impossible checkpoints with valid digests: the run resumes from the one before, or a line names the fault."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class StopLate:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """An interrupted run, and what it comes to."""
+    """An interrupted run, and its uninterrupted result."""
     out = tmp_path_factory.mktemp("made")
     with pytest.raises(KeyboardInterrupt):
         forgetkit.run({**OPTIONS, "name": "cut", "out": out}, observers=[StopLate()])

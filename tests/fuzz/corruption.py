@@ -41,7 +41,6 @@ from forgetkit.errors import RunDirectoryError
 from forgetkit.results import plots
 from forgetkit.results.cell_store import CellStore
 from forgetkit.storage import RunDirectory
-from forgetkit.training import precision
 
 PLUGIN = '''
 """An intervention with a state of its own, and an executor that stays in this process."""
@@ -169,12 +168,11 @@ class Target:
     outcome: Callable[[Place, Answer], Any]
     weight: int = 1
     content: Callable[[Path], Any] = Path.read_bytes
-    told: tuple[str, ...] = ()
+    must_report: tuple[str, ...] = ()
     others: bool = False
-    patches: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
     may_be_missing: bool = False
     """Without the file, or with a folder of its name, it is another input."""
-    same: Callable[[Any, Any, bool], bool] = lambda found, wanted, said: bool(found == wanted)
+    same: Callable[[Any, Any, bool], bool] = lambda found, wanted, reported: bool(found == wanted)
     """Whether an outcome is the undisturbed one; True: where the damage was said."""
     forged: float = 0.5
     """How many of its inputs are forged, where the file can be."""
@@ -202,23 +200,23 @@ def _models(folder: Path) -> dict[str, str]:
     return found
 
 
-def runs_are_one(found: Any, wanted: Any, said: bool) -> bool:
+def runs_are_one(found: Any, wanted: Any, reported: bool) -> bool:
     """Equal results and models, but for a model that is refused by itself."""
     (result, models), (true_result, true_models) = found, wanted
     kept = {name: digest for name, digest in models.items() if digest != "refused"}
     return result == true_result and len(kept) >= len(true_models) - 1 and kept.items() <= true_models.items()
 
 
-def but_for_one(found: str, wanted: str, said: bool) -> bool:
+def but_for_one(found: str, wanted: str, reported: bool) -> bool:
     """The same lines, of which one cell's is told to be missing where the damage is said."""
     pairs = list(zip(found.splitlines(), wanted.splitlines(), strict=True))
     others = [(one, other) for one, other in pairs if one != other]
-    return len(others) <= said and all('"missing"' in one and '"completed"' in two for one, two in others)
+    return len(others) <= reported and all('"missing"' in one and '"completed"' in two for one, two in others)
 
 
-def but_for_one_on_a_page(found: str, wanted: str, said: bool) -> bool:
+def but_for_one_on_a_page(found: str, wanted: str, reported: bool) -> bool:
     """The same page, or another where the damage is said: what it holds is judged by the table."""
-    return said or found == wanted
+    return reported or found == wanted
 
 
 def of_the_page(path: str) -> Callable[[Place, Answer], Any]:
@@ -261,17 +259,6 @@ def json_content(path: Path) -> Any:
     return json.loads(path.read_bytes())
 
 
-@contextlib.contextmanager
-def every_network_is_tried() -> Iterator[None]:
-    """As on a machine that multiplies bf16 by itself, and with any network large enough."""
-    with (
-        mock.patch.object(precision, "native_bf16", return_value=True),
-        mock.patch.object(precision, "_WORTH_A_TRIAL", 0.0),
-        mock.patch.object(precision.PrecisionTrial, "_timed", return_value=precision.PrecisionTimings(2.0, 1.0)),
-    ):
-        yield
-
-
 def of_arrays(place: Place, answer: Answer) -> Any:
     return npz_content(place.here / "masks.npz")
 
@@ -292,7 +279,7 @@ TARGETS = (
         (*RUN, "--resume", "runs/cut"),
         of_run("runs/cut"),
         weight=6,
-        told=("runs/cut/checkpoints/resume-003-0000*", "runs/cut/manifest.json"),
+        must_report=("runs/cut/checkpoints/resume-003-0000*", "runs/cut/manifest.json"),
         same=runs_are_one,
     ),
     Target(
@@ -349,7 +336,7 @@ TARGETS = (
         ("report", "runs/done", "--quiet", "--out", "page.html"),
         of_the_page("page.html"),
         weight=2,
-        told=("runs/done/result.json",),
+        must_report=("runs/done/result.json",),
     ),
     Target(
         "an ablation, tabled",
@@ -358,7 +345,7 @@ TARGETS = (
         of_the_output,
         same=but_for_one,
         weight=2,
-        told=("ablations/grids/*.json", "ablations/cells/*/result.json", "ablations/cells/*/seal.json"),
+        must_report=("ablations/grids/*.json", "ablations/cells/*/result.json", "ablations/cells/*/seal.json"),
     ),
     Target(
         "an ablation, reported",
@@ -367,7 +354,7 @@ TARGETS = (
         of_the_page("page.html"),
         same=but_for_one_on_a_page,
         weight=1,
-        told=("ablations/grids/*.json", "ablations/cells/*/result.json", "ablations/cells/*/seal.json"),
+        must_report=("ablations/grids/*.json", "ablations/cells/*/result.json", "ablations/cells/*/seal.json"),
     ),
     Target(
         "an ablation, gone on with",
@@ -375,7 +362,7 @@ TARGETS = (
         tuple(ABLATE),
         of_the_cells,
         weight=6,
-        told=("ablations/grids/*.json", "ablations/cells/*/result.json", "ablations/cells/*/seal.json"),
+        must_report=("ablations/grids/*.json", "ablations/cells/*/result.json", "ablations/cells/*/seal.json"),
     ),
     Target(
         "an npz archive",
@@ -429,16 +416,6 @@ TARGETS = (
         weight=2,
         content=python_content,
         others=True,
-    ),
-    Target(
-        "notes of trials of precision",
-        ("cache/trials/*.json",),
-        (*WITH_OPTIONS, "--name", "fresh"),
-        of_run("runs/fresh"),
-        weight=1,
-        content=json_content,
-        told=("cache/trials/*.json",),
-        patches=every_network_is_tried,
     ),
 )
 
@@ -585,8 +562,6 @@ def set_up(place: Place, seed: int) -> None:
         _must(ABLATE, 130)
     _must(["analyze", "ablations", *ASKED_OF_CELLS, "--no-report", "--quiet", "--plugin", "pull.py"])
     _must(["run", "--dataset", "folder:path=photos,size=8", *PLAIN, "--name", "seen"])
-    with every_network_is_tried():
-        _must([*WITH_OPTIONS, "--name", "tried"])
 
 
 @dataclass
@@ -616,8 +591,7 @@ class Stage:
         stage.cells.update({cell.digest[:16]: f"{number}" for number, cell in enumerate(outcomes.cells)})
         for target in TARGETS:
             place.fresh()
-            with target.patches():
-                answer = command(target.words)
+            answer = command(target.words)
             if answer.status != 0 or answer.wrong:
                 raise SystemExit(f"{target.name}, undisturbed: {answer}")
             stage.references[target.name] = target.outcome(place, answer)
@@ -662,20 +636,19 @@ def one(stage: Stage, seed: int, number: int, *, in_a_child: bool = False) -> Ve
         damage = rng.choices(DAMAGES, WEIGHTS)[0]
         applied = damage(file, rng, foreign)
     before, after, there = _content(target, place.stage / inside), _content(target, file), file.exists()
-    with target.patches():
-        alone = in_a_child and target.patches is contextlib.nullcontext and target.words[0] != "report"
-        answer = _in_a_child(target.words) if alone else command(target.words)
+    alone = in_a_child and target.words[0] != "report"
+    answer = _in_a_child(target.words) if alone else command(target.words)
     if forgery is not None:
         became, wrong = _judged_forgery(stage, target, inside, forgery, answer)
         return Verdict(
             f"{number}", target.name, f"forged: {forgery.name}", f"{inside}: {forgery.place}", became, wrong, answer
         )
     if damage is anothers and inside.parent.name == "grids":  # a whole note, of cells that are not here
-        target = replace(target, others=target.words[0] != "ablate", told=())
+        target = replace(target, others=target.words[0] != "ablate", must_report=())
     if damage is anothers and inside.name == "manifest.json":  # a whole one, of a run with other data
         target = replace(target, others=True)
     if not there:  # what is gone and not needed is not missed
-        target = replace(target, told=())
+        target = replace(target, must_report=())
     became, wrong = _judged(stage, target, inside, before, after, answer)
     return Verdict(f"{number}", target.name, damage.__name__.replace("_", " "), str(inside), became, wrong, answer)
 
@@ -737,7 +710,7 @@ def _judged(stage: Stage, target: Target, file: Path, before: Any, after: Any, a
         return "VIOLATION", f"no result: {error!r}"
     if not target.same(outcome, stage.references[target.name], bool(named)):
         return "VIOLATION", "another result than undisturbed"
-    must = any(file.match(pattern) for pattern in target.told)
+    must = any(file.match(pattern) for pattern in target.must_report)
     if must and not named and after != before:
         return "VIOLATION", "recovered without a word"
     return ("recovered with a warning", "") if named else ("unharmed", "")

@@ -28,7 +28,7 @@ SMALL = ["--model", "mlp:width=4", "--mega-batches", 2, "--epochs", 1, "--thread
 
 
 def told(path: Path) -> str:
-    """What an archive is refused with, "" where it is data that a run can take."""
+    """The message that refuses an archive, "" if it is valid data."""
 
     def load():
         data = Npz(path).load(LoadContext(path.parent, lambda what, done, total: None))
@@ -42,9 +42,9 @@ def told(path: Path) -> str:
                 held = np.sort(archive[name].astype(np.float32) / scale, axis=None)
                 assert np.array_equal(held, np.sort(part.inputs.astype(np.float32), axis=None))
 
-    said = refusal(load)
-    assert not said or str(path) in said or said.startswith("npz: ")
-    return said
+    message = refusal(load)
+    assert not message or str(path) in message or message.startswith("npz: ")
+    return message
 
 
 shapes = array_shapes(min_dims=0, max_dims=5, min_side=0, max_side=5)
@@ -282,7 +282,7 @@ def test_what_is_no_image_in_a_folder(photos, put, where):
     ],
     ids=" ".join,
 )
-def test_what_is_no_file_is_read_by_nobody(workdir, put, words):
+def test_no_special_file_is_read(workdir, put, words):
     put(workdir / "it")
     with limited(30):
         answer = command(words)
@@ -302,5 +302,5 @@ def test_any_bytes_in_an_image(tmp_path, noise, start, form):
     (folder / "train/x/other.png").write_bytes(content)
     with contextlib.suppress(FileNotFoundError):
         os.utime(folder / "train/x/other.png", ns=(0, hash(bytes(content)) % 2**60))
-    said = refusal(lambda: loaded(folder))
-    assert not said or "other.png" in said
+    message = refusal(lambda: loaded(folder))
+    assert not message or "other.png" in message

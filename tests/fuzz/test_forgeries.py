@@ -1,4 +1,4 @@
-"""Single forgeries: what no run can have written is said to be damaged, or gives way to an older state."""
+"""Single forgeries: impossible content counts as damaged, or an older checkpoint is used."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ REPORT = ("report", "runs/done", "--quiet", "--out", "page.html")
     ],
 )
 def test_a_state_that_no_run_wrote(stage, place, value):
-    """It gives way to the state before it, and the result is that of the undisturbed run."""
+    """The run resumes from the checkpoint before it and gives the undisturbed result."""
     path = RunDirectory(stage.place.here / "runs/midst").newest_state()
     put(path, place, value)
     answer = command([*RUN, "--resume", "runs/midst"])

@@ -1,4 +1,4 @@
-"""SPECs, options, TOML files and grids of any kind are taken or refused in one line; nothing else is raised."""
+"""Any SPEC, option, TOML file or grid is accepted or refused in one line; no other error is raised."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ KINDS = [kind for kind in registry.KINDS if kind != "commands"]
 
 @pytest.fixture(scope="module")
 def offers():
-    """With the plugins that are installed here."""
+    """All components, with installed plugins."""
     return registry.load()
 
 
 def every_option(offers):
-    """Each option of each component, and a SPEC up to its value."""
+    """Yield each option of each component as a SPEC up to its value."""
     for kind in KINDS:
         for offer in offers.named(kind):
             known = options_of(offer.component)
@@ -44,12 +44,12 @@ def every_option(offers):
 
 
 def made_and_spelled(offers, kind, spec):
-    """The component of a SPEC and that of its full spelling are one."""
+    """Require that a SPEC and its full spelling give the same component."""
     spelled, _ = offers.make(kind, spec)
     assert offers.make(kind, spelled)[0] == spelled
 
 
-def test_every_option_of_every_component_with_values_nobody_would_give(offers):
+def test_every_option_of_every_component_with_nasty_values(offers):
     refused = [
         refusal(lambda kind=kind, spec=spec, value=value: made_and_spelled(offers, kind, spec + value))
         for kind, spec in every_option(offers)
@@ -82,7 +82,7 @@ def test_any_text_as_a_spec(offers, text):
         refusal(lambda kind=kind: config.resolve({kind: text}, offers))
 
 
-def test_every_field_with_values_nobody_would_give(offers):
+def test_every_field_with_nasty_values(offers):
     for place, key in enumerate((*FIELDS, *PATHS)):
         for value in NASTY[place % 4 :: 4]:
             refusal(lambda key=key, value=value: config.resolve(config.parse_assignments([f"{key}={value}"]), offers))
@@ -102,7 +102,7 @@ def test_any_table_as_a_configuration(offers, given):
             **dict.fromkeys(grid._KEYS, values),
             "axes": values | st.dictionaries(st.sampled_from([*FIELDS, *PATHS]), values, max_size=3),
             "arms": values | st.dictionaries(texts, st.dictionaries(st.sampled_from(FIELDS), values), max_size=3),
-            "stranger": values,
+            "unknown": values,
         },
     )
 )
@@ -154,7 +154,7 @@ RAW = {
 def test_any_bytes_as_a_file_of_options_or_a_grid(raw, workdir):
     (workdir / "odd.toml").write_bytes(raw)
     for words in (["run", "--config", "odd.toml", "--epochs", 0], ["ablate", "odd.toml", "--epochs", 0]):
-        answer = command(words)  # so that no run begins
+        answer = command(words)  # --epochs 0 starts no run
         assert one_line(answer).startswith("forgetkit: ")
         assert answer.status == 2
 
@@ -168,8 +168,8 @@ def test_any_file_of_options(offers, workdir, content):
     file.write_bytes(content)
     refusal(lambda: config.resolve(config.read_toml(file), offers))
     refusal(lambda: grid.read_grid(file))
-    said = refusal(lambda: config.read_toml(file))
-    assert not said or said.startswith(f"--config {file}: ")
+    message = refusal(lambda: config.read_toml(file))
+    assert not message or message.startswith(f"--config {file}: ")
 
 
 @examples(8)

@@ -1,6 +1,6 @@
 """What forgetkit wrote, with an entry taken away, doubled, renamed or of another type, and sealed again.
 
-Whoever does that knows how; a seal keeps nobody out. What comes of it is refused in one line, or does as it says.
+A digest does not prove the author. Each change is refused in one line, or is another valid input.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Criteria that each break one promise, and no other."""
+"""Criteria that each break exactly one promise."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from forgetkit.contracts import Probe, SampleLimit
 
 @dataclass(frozen=True)
 class Good:
-    """What a sound criterion looks like.
+    """A correct criterion.
 
-    samples: how many are looked at.
+    samples: how many are scored.
     """
 
     samples: SampleLimit = 64
@@ -76,7 +76,7 @@ class Different(Good):
 
 
 class Deterministic(Good):
-    """Counts how often it was asked."""
+    """Multiplies by its number of calls."""
 
     def score(self, probe: Probe) -> Mapping[str, Tensor]:
         times = vars(self).get("times", 0) + 1
@@ -85,12 +85,12 @@ class Deterministic(Good):
 
 
 class OnceOnly(Good):
-    """Cannot be asked again."""
+    """Fails at a second call."""
 
     def score(self, probe: Probe) -> Mapping[str, Tensor]:
-        if "asked" in vars(self):
-            raise RuntimeError("asked before")
-        object.__setattr__(self, "asked", True)
+        if "called" in vars(self):
+            raise RuntimeError("called before")
+        object.__setattr__(self, "called", True)
         return super().score(probe)
 
 
@@ -173,7 +173,7 @@ class CountedSampleBudget(Good):
 
 
 class NeedsPrevious(Good):
-    """Looks at how far a weight has moved, unasked."""
+    """Reads the previous weights without declaring it."""
 
     def score(self, probe: Probe) -> Mapping[str, Tensor]:
         before = probe.reference("previous")

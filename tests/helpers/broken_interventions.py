@@ -135,14 +135,14 @@ class DrawsLate(Good):
 
 
 class RemembersByChance(Good):
-    """Keeps a number from the global random state that nobody looks at."""
+    """Keeps an unused number from the global random state."""
 
     def after_epoch(self, moment: InterventionContext) -> None:
         moment.state["chance"] = torch.rand(())
 
 
 class Wavers(Good):
-    """Keeps a number that nobody can draw again."""
+    """Keeps a number that cannot be drawn again."""
 
     def after_epoch(self, moment: InterventionContext) -> None:
         rng = torch.Generator()
@@ -151,7 +151,7 @@ class Wavers(Good):
 
 
 class Resumes(Good):
-    """Remembers by itself what it was told at the beginning."""
+    """Remembers its first context outside of its state."""
 
     def begin(self, moment: InterventionContext) -> None:
         if moment.mega_batch == 1:
@@ -216,7 +216,7 @@ class LeavesHooks(Good):
 
 
 class NeedsActivity(Good):
-    """Looks at activity that nobody has measured."""
+    """Reads activity that was not measured."""
 
     def after_step(self, moment: InterventionContext) -> None:
         super().after_step(moment)

@@ -165,7 +165,7 @@ class DataLeavesSettings(Dots):
 
 
 class DataOwnRandomness(Dots):
-    """Another order for each seed of somebody else."""
+    """Another order for each global seed."""
 
     def load(self, context: LoadContext) -> Any:
         data = super().load(context)
@@ -459,7 +459,7 @@ class MetricUnvalidated(Last):
 
 
 class MetricDeterministic(Last):
-    """Counts how often it was asked."""
+    """Counts its calls."""
 
     def compute(self, rows: Any) -> Any:
         times = vars(self).get("times", 0) + 1
@@ -689,7 +689,7 @@ class AnalysisHooks(Hits):
 
 
 class AnalysisDeterministic(Hits):
-    """Remembers how often it was asked."""
+    """Remembers its number of calls."""
 
     def analyze(self, evidence: Evidence) -> Any:
         times = vars(self).get("times", 0) + 1
@@ -842,7 +842,7 @@ class ExecutorLosesOthers(Local):
 
 
 class ExecutorCloses(Backwards):
-    """Threads that nobody stops."""
+    """Threads that never stop."""
 
     def execute(self, work: Any, tasks: Any) -> Any:
         pool = ThreadPoolExecutor(max(len(tasks), 1))

@@ -262,7 +262,7 @@ class FreshDistributionHalf(Good):
 
 
 class Deterministic(Good):
-    """Counts how often it was asked."""
+    """Counts its calls."""
 
     def propose(self, context: ReinitContext) -> Iterable[Any]:
         times = vars(self).get("times", 0) + 1

@@ -31,49 +31,49 @@ class Good:
         if self.size > sum(arriving):
             raise OptionError(f"size={self.size} is too much")
 
-    def retain(self, kept: Samples, arrived: Samples, rng: np.random.Generator) -> Any:
-        old = len(kept)
-        if kept.seen + len(arrived) > self.size:
-            old = int(rng.hypergeometric(kept.seen, len(arrived), self.size))
-        new = min(len(arrived), self.size - min(old, self.size))
-        chosen = [rng.permutation(kept.ids)[:old], rng.permutation(arrived.ids)[:new]]
+    def retain(self, buffer: Samples, arrivals: Samples, rng: np.random.Generator) -> Any:
+        old = len(buffer)
+        if buffer.seen + len(arrivals) > self.size:
+            old = int(rng.hypergeometric(buffer.seen, len(arrivals), self.size))
+        new = min(len(arrivals), self.size - min(old, self.size))
+        chosen = [rng.permutation(buffer.ids)[:old], rng.permutation(arrivals.ids)[:new]]
         return np.concatenate(chosen)
 
 
 class Runs(Good):
     """Raises."""
 
-    def retain(self, kept: Samples, arrived: Samples, rng: np.random.Generator) -> Any:
+    def retain(self, buffer: Samples, arrivals: Samples, rng: np.random.Generator) -> Any:
         raise RuntimeError("out of order")
 
 
 class Types(Good):
     """Gives a list."""
 
-    def retain(self, kept: Samples, arrived: Samples, rng: np.random.Generator) -> Any:
-        return super().retain(kept, arrived, rng).tolist()
+    def retain(self, buffer: Samples, arrivals: Samples, rng: np.random.Generator) -> Any:
+        return super().retain(buffer, arrivals, rng).tolist()
 
 
 class NarrowTypes(Good):
     """Gives narrow integers."""
 
-    def retain(self, kept: Samples, arrived: Samples, rng: np.random.Generator) -> Any:
-        return super().retain(kept, arrived, rng).astype(np.int32)
+    def retain(self, buffer: Samples, arrivals: Samples, rng: np.random.Generator) -> Any:
+        return super().retain(buffer, arrivals, rng).astype(np.int32)
 
 
 class Subset(Good):
     """Counts from one."""
 
-    def retain(self, kept: Samples, arrived: Samples, rng: np.random.Generator) -> Any:
-        ids = super().retain(kept, arrived, rng)
+    def retain(self, buffer: Samples, arrivals: Samples, rng: np.random.Generator) -> Any:
+        ids = super().retain(buffer, arrivals, rng)
         return np.append(ids[1:], 10**6) if len(ids) else ids
 
 
 class Unique(Good):
     """Keeps one twice."""
 
-    def retain(self, kept: Samples, arrived: Samples, rng: np.random.Generator) -> Any:
-        ids = super().retain(kept, arrived, rng)
+    def retain(self, buffer: Samples, arrivals: Samples, rng: np.random.Generator) -> Any:
+        ids = super().retain(buffer, arrivals, rng)
         return np.append(ids[1:], ids[-1:])
 
 
@@ -88,25 +88,25 @@ class Capacity(Good):
 class Roles(Good):
     """Knows no validation samples."""
 
-    def retain(self, kept: Samples, arrived: Samples, rng: np.random.Generator) -> Any:
-        ids = super().retain(kept, arrived, rng)
-        return ids if arrived.role == "train" or not len(ids) else ids - 451
+    def retain(self, buffer: Samples, arrivals: Samples, rng: np.random.Generator) -> Any:
+        ids = super().retain(buffer, arrivals, rng)
+        return ids if arrivals.role == "train" or not len(ids) else ids - 451
 
 
 class Empty(Good):
     """Goes class by class."""
 
-    def retain(self, kept: Samples, arrived: Samples, rng: np.random.Generator) -> Any:
-        np.concatenate([arrived.ids[arrived.labels == label] for label in np.unique(arrived.labels)])
-        return super().retain(kept, arrived, rng)
+    def retain(self, buffer: Samples, arrivals: Samples, rng: np.random.Generator) -> Any:
+        np.concatenate([arrivals.ids[arrivals.labels == label] for label in np.unique(arrivals.labels)])
+        return super().retain(buffer, arrivals, rng)
 
 
 class LeavesArguments(Good):
     """Shuffles in place."""
 
-    def retain(self, kept: Samples, arrived: Samples, rng: np.random.Generator) -> Any:
-        rng.shuffle(arrived.ids)
-        return super().retain(kept, arrived, rng)
+    def retain(self, buffer: Samples, arrivals: Samples, rng: np.random.Generator) -> Any:
+        rng.shuffle(arrivals.ids)
+        return super().retain(buffer, arrivals, rng)
 
 
 class Checks(Good):
@@ -127,49 +127,49 @@ class ChecksInPlace(Good):
 class Deterministic(Good):
     """Seeds itself from the operating system."""
 
-    def retain(self, kept: Samples, arrived: Samples, rng: np.random.Generator) -> Any:
-        return super().retain(kept, arrived, np.random.default_rng(list(os.urandom(4))))
+    def retain(self, buffer: Samples, arrivals: Samples, rng: np.random.Generator) -> Any:
+        return super().retain(buffer, arrivals, np.random.default_rng(list(os.urandom(4))))
 
 
 class LeavesSettings(Good):
     """Leaves a setting of NumPy changed."""
 
-    def retain(self, kept: Samples, arrived: Samples, rng: np.random.Generator) -> Any:
+    def retain(self, buffer: Samples, arrivals: Samples, rng: np.random.Generator) -> Any:
         np.seterr(divide="ignore")
-        return super().retain(kept, arrived, rng)
+        return super().retain(buffer, arrivals, rng)
 
 
 class OwnRandomness(Good):
     """Draws from the global random state."""
 
-    def retain(self, kept: Samples, arrived: Samples, rng: np.random.Generator) -> Any:
-        return super().retain(kept, arrived, np.random.default_rng(np.random.randint(2**31)))
+    def retain(self, buffer: Samples, arrivals: Samples, rng: np.random.Generator) -> Any:
+        return super().retain(buffer, arrivals, np.random.default_rng(np.random.randint(2**31)))
 
 
 class Memoryless(Good):
-    """Counts how often it was asked."""
+    """Counts its calls."""
 
-    def retain(self, kept: Samples, arrived: Samples, rng: np.random.Generator) -> Any:
+    def retain(self, buffer: Samples, arrivals: Samples, rng: np.random.Generator) -> Any:
         times = vars(self).get("times", 0) + 1
         object.__setattr__(self, "times", times)
         rng.random(times)
-        return super().retain(kept, arrived, rng)
+        return super().retain(buffer, arrivals, rng)
 
 
 class Uniform(Good):
     """Prefers the newest."""
 
-    def retain(self, kept: Samples, arrived: Samples, rng: np.random.Generator) -> Any:
-        return np.concatenate([kept.ids, rng.permutation(arrived.ids)])[-self.size :]
+    def retain(self, buffer: Samples, arrivals: Samples, rng: np.random.Generator) -> Any:
+        return np.concatenate([buffer.ids, rng.permutation(arrivals.ids)])[-self.size :]
 
 
 class UniformWithin(Good):
     """Takes its share of the arrived from the front."""
 
-    def retain(self, kept: Samples, arrived: Samples, rng: np.random.Generator) -> Any:
-        ids = super().retain(kept, arrived, rng)
-        new = int(np.isin(ids, arrived.ids).sum())
-        return np.concatenate([ids[: len(ids) - new], arrived.ids[:new]])
+    def retain(self, buffer: Samples, arrivals: Samples, rng: np.random.Generator) -> Any:
+        ids = super().retain(buffer, arrivals, rng)
+        new = int(np.isin(ids, arrivals.ids).sum())
+        return np.concatenate([ids[: len(ids) - new], arrivals.ids[:new]])
 
 
 BROKEN: Mapping[str, tuple[type, ...]] = {

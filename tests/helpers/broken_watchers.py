@@ -56,7 +56,7 @@ class Remembers(Intervention):
 
 
 class Forgets(Remembers):
-    """Counts epochs where no checkpoint finds them, and remembers by them."""
+    """Counts epochs outside of its state, and acts on the count."""
 
     def begin(self, moment: InterventionContext) -> None:
         if moment.mega_batch == 1:
@@ -69,7 +69,7 @@ class Forgets(Remembers):
 
 
 class Wavers(Remembers):
-    """Adds a number that nobody can draw again to what it remembers."""
+    """Adds a number that cannot be drawn again to its state."""
 
     def after_epoch(self, moment: InterventionContext) -> None:
         rng = torch.Generator()
@@ -144,7 +144,7 @@ class TidiesMore(Tidies):
 
 
 class TidiesByChance(Tidies):
-    """Shrinks by a number that nobody can draw again."""
+    """Shrinks by a number that cannot be drawn again."""
 
     @torch.no_grad()
     def after_epoch(self, moment: InterventionContext) -> None:
@@ -157,7 +157,7 @@ class TidiesByChance(Tidies):
 
 @dataclass(frozen=True)
 class ForgetsByMemory(Resets, Remembers):
-    """Goes back to what it remembers, which nobody can draw again."""
+    """Restores weights from its state, with a number that cannot be drawn again."""
 
     touches = frozenset({"weights"})
     after_epoch = Wavers.after_epoch

@@ -1,4 +1,4 @@
-"""What the tests of the kit share."""
+"""Shared by the tests of the conformance kit."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def cases(broken: Mapping[str, tuple[type, ...]]) -> list[object]:
 
 
 def own(kind: str) -> list[str]:
-    """The promises of ``kind``, without those that its components make as interventions."""
+    """The promises of ``kind`` without those of interventions."""
     return [promise.name for promise in promises(kind) if not promise.name.startswith("while-training-")]
 
 

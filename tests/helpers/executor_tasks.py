@@ -1,4 +1,4 @@
-"""Work for executors, in a module that a worker imports without torch."""
+"""Tasks for executors, in a module that imports no torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 
 class AwkwardError(Exception):
-    """Cannot be made again from what its pickle holds."""
+    """Cannot be unpickled."""
 
     def __init__(self, first: str, second: str) -> None:
         super().__init__(first)
@@ -44,7 +44,7 @@ def speak(task: str) -> None:
 
 
 def await_each_other(task: tuple[str, str]) -> str:
-    """Wait for one file, if any, then leave another."""
+    """Wait for one file, if any, then write another."""
     awaited, left = task
     while awaited and not Path(awaited).exists():
         time.sleep(0.01)
@@ -80,7 +80,7 @@ def fail(task: str) -> Any:
 
 
 def hang(task: str) -> int:
-    """Leave the ids of this process and of a child of it in a folder, and never come to an end; ``""`` ends at once."""
+    """Write the ids of this process and of a child to a folder, and hang; ``""`` returns at once."""
     if task.startswith("stubborn"):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if task:
@@ -95,7 +95,7 @@ def hang(task: str) -> int:
 
 
 def die_over_a_child(task: str) -> None:
-    """Leave the id of a child in a folder, and the child behind."""
+    """Write the id of a child to a folder, and leave the child running."""
     child = subprocess.Popen(["sleep", "600"])
     Path(task, f"{child.pid}.pid").touch()
     os._exit(3)

@@ -1,4 +1,4 @@
-"""Outcomes of an ablation as a real one would leave them, made by hand: no training, the same every time."""
+"""Outcomes of an ablation without any training, the same every time."""
 
 from __future__ import annotations
 

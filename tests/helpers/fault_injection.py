@@ -1,9 +1,9 @@
-# ruff: noqa: PTH109, PTH110, PTH115, PTH118, PTH120 - pathlib calls what is replaced here
+# ruff: noqa: PTH109, PTH110, PTH115, PTH118, PTH120 - pathlib calls the functions that this module replaces
 
-"""Breaks the file system calls of the process it is called in, which a test has just forked.
+"""Breaks the file system calls of the process that imports it, which a test has just forked.
 
-Calls are counted that change something below a folder: opening to write, writing, syncing, renaming, removing, making
-folders. At the n-th, something happens: the process is killed, the call fails, half of a write is done, the power goes.
+It counts the calls that change something below a folder: opening to write, writing, syncing, renaming, removing, making
+folders. At the n-th, a fault occurs: the process is killed, the call fails, half of a write is done, the power fails.
 """
 
 from __future__ import annotations
@@ -40,44 +40,44 @@ def calls(
     *,
     log: str | None = None,
     at: int | None = None,
-    deed: str = "kill",
+    fault: str = "kill",
     number: int = 0,
     lasting: bool = False,
     seed: int = 0,
 ) -> None:
-    """Count the calls below ``root``, log them in a file, and do a ``deed`` at the one numbered ``at``, from 1.
+    """Count the calls below ``root``, log them in a file, and inject a ``fault`` at number ``at``, from 1.
 
     kill     die before the call
-    tear     die in the midst of it: half of a write is done
-    fail     the call raises the ``OSError`` of ``number``; ``lasting``: all that follow too (on a full disk, ENOSPC and
-             EDQUOT, what frees space goes on)
-    short    half of a write is done, and said so
+    tear     die during the call: half of a write is done
+    fail     the call raises the ``OSError`` of ``number``; ``lasting``: all later calls too (with ENOSPC and EDQUOT,
+             calls that free space succeed)
+    short    half of a write is done, and the call returns that
     signal   the process sends itself the signal ``number`` before the call
-    power    what was not synced may be lost, as ``seed`` draws it; then die. Where ``at`` is None: after the command
+    power    unsynced data may be lost, drawn by ``seed``; then die. If ``at`` is None: after the command
     """
-    Breaking(root, log, at, deed, number, lasting, random.Random(seed)).install()
+    Breaking(root, log, at, fault, number, lasting, random.Random(seed)).install()
 
 
 def clock(seed: int) -> None:
-    """The time of day jumps back and forth, by days."""
+    """Make the time of day jump back and forth, by days."""
     draw, real = random.Random(seed), time.time
     time.time = lambda: real() + draw.uniform(-1e6, 1e6)
     time.time_ns = lambda: int(time.time() * 1e9)
 
 
 def ignored(number: int) -> None:
-    """A signal goes unheard, as whoever started this process wants it (``nohup``)."""
+    """Ignore a signal, as ``nohup`` does."""
     signal.signal(number, signal.SIG_IGN)
 
 
 @dataclass(eq=False)
 class Breaking:
-    """The calls so far, and what is to happen at one of them."""
+    """The calls so far, and the fault to inject."""
 
     root: str
     log: str | None
     at: int | None
-    deed: str
+    fault: str
     number: int
     lasting: bool
     draw: random.Random
@@ -86,10 +86,9 @@ class Breaking:
     disk: Disk | None = None
 
     def install(self) -> None:
-        """From here on."""
         self.root = os.path.realpath(self.root)
         self.log = None if self.log is None else os.path.realpath(self.log)
-        if self.deed == "power":
+        if self.fault == "power":
             self.disk = Disk(self.root)
         for name in _ONE_PATH:
             setattr(os, name, self._on_one_path(name))
@@ -103,7 +102,7 @@ class Breaking:
         sys.addaudithook(self._audit)
 
     def below(self, path: Any, folder: int | None = None) -> str | None:
-        """The path where it is the folder's or below it: absolute, links left alone but for those of the folder."""
+        """The absolute path if it is the root or below it; only links in the root are resolved."""
         if isinstance(path, int):
             found = os.readlink(f"/proc/self/fd/{path}").removesuffix(" (deleted)")
         else:
@@ -113,7 +112,7 @@ class Breaking:
 
     @contextmanager
     def call(self, kind: str, path: str | None, data: Any = None) -> Iterator[Any]:
-        """Around a call; what of ``data`` is to be written. A call that another one makes is no call of its own."""
+        """Surround a call; yields the part of ``data`` to write. A call within another call does not count."""
         if path is None or self.announced:
             yield data
             return
@@ -122,19 +121,19 @@ class Breaking:
         self._note(f"{number} {kind} {os.path.relpath(path, self.root)}")
         if number == self.at:
             data = self._do(kind, path, data)
-        elif self.deed == "fail" and self.lasting and self.at is not None and number > self.at:
+        elif self.fault == "fail" and self.lasting and self.at is not None and number > self.at:
             self._fail(kind, path)
         self.announced = True
         try:
             yield data
         finally:
             self.announced = False
-        if number == self.at and self.deed == "tear":
+        if number == self.at and self.fault == "tear":
             die()
 
     def _do(self, kind: str, path: str, data: Any) -> Any:
         half = None if data is None else data[: (len(data) + 1) // 2]
-        match self.deed:
+        match self.fault:
             case "kill":
                 die()
             case "tear":
@@ -157,7 +156,7 @@ class Breaking:
         raise OSError(self.number, os.strerror(self.number), path)
 
     def _audit(self, event: str, arguments: tuple[Any, ...]) -> None:
-        """Python itself tells of most calls: one that was not counted would make the test weaker than it looks."""
+        """Log calls that Python audits and this module did not count: they would weaken the test."""
         if self.announced or self.log is None:
             return
         if (event == "open" and arguments[2] & _WRITING) or event in _AUDITED:
@@ -166,7 +165,7 @@ class Breaking:
                 self._note(f"uncounted {event} {path}")
 
     def _note(self, line: str) -> None:
-        """Into the log, opened for each line: a worker closes what it inherits."""
+        """Append to the log, opened for each line: a worker closes inherited files."""
         if self.log is None:
             return
         number = _KEPT["open"](self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -183,7 +182,7 @@ class Breaking:
                     self.disk.capture(full)
                 answer = _KEPT[name](path, *args, **kwargs)
                 if self.disk is not None and full is not None:
-                    self.disk.one(name, full)
+                    self.disk.changed(name, full)
                 return answer
 
         return called
@@ -209,7 +208,6 @@ class Breaking:
         return number
 
     def opened(self, path: str | None) -> None:
-        """A file that was not there is."""
         if self.disk is not None and path is not None:
             self.disk.opened(path)
 
@@ -237,13 +235,13 @@ class Breaking:
 
 
 def die() -> None:
-    """At once, as by a kill from outside."""
+    """Kill this process."""
     os.kill(os.getpid(), signal.SIGKILL)
-    signal.save_rng()
+    signal.pause()
 
 
 def opener(breaking: Breaking) -> Callable[..., Any]:
-    """``open`` with files whose writes are counted: their buffers hand them on to a Python method."""
+    """``open`` for files whose writes are counted, in a Python method below the buffer."""
     real = io.open
 
     class Raw(io.FileIO):
@@ -277,7 +275,7 @@ def opener(breaking: Breaking) -> Callable[..., Any]:
 
 @dataclass(eq=False)
 class Inode:
-    """A file or a folder, whatever its names are; of a file what it held when last synced, and when last looked at."""
+    """A file or folder under any number of names; of a file, its content when last synced and when last captured."""
 
     folder: bool = False
     synced: bytes = b""
@@ -286,11 +284,10 @@ class Inode:
 
 @dataclass(eq=False)
 class Disk:
-    """What is below a folder, and what of it a loss of power leaves.
+    """The files below a folder, and what a loss of power leaves of them.
 
-    What was synced is kept: a file's content once the file was, a name once its folder was. Of the rest anything may
-    be lost: content as a whole, its end, or its bytes turned to zeros; changes of names all, from some point on, or
-    any of them.
+    A file's content survives if the file was synced, a name if its folder was synced. The rest may be lost: content
+    completely, from some byte on, or replaced by zeros; changes of names all, from some change on, or any of them.
     """
 
     root: str
@@ -314,7 +311,7 @@ class Disk:
                 self.names[path] = inode
 
     def capture(self, path: str) -> None:
-        """Before a name goes: what the file holds."""
+        """Read the file before its name changes."""
         inode = self.names.get(path)
         if inode is not None and not inode.folder and os.path.exists(path):
             number = _KEPT["open"](path, os.O_RDONLY)
@@ -327,7 +324,7 @@ class Disk:
         if path not in self.names:
             self._change({path: Inode()})
 
-    def one(self, name: str, path: str) -> None:
+    def changed(self, name: str, path: str) -> None:
         if name == "mkdir":
             self._change({path: Inode(folder=True)})
         elif name != "truncate":
@@ -358,13 +355,13 @@ class Disk:
                 self.kept[path] = inode
 
     def lose(self, draw: random.Random) -> None:
-        """Leave below the folder what the power's loss does."""
+        """Replace the folder's content by what a loss of power leaves."""
         for path in self.names:
             self.capture(path)
         lost = draw.choice(("all", "the last", "any"))
         upto = draw.randint(0, len(self.pending))
-        for place, (_, changes) in enumerate(self.pending):
-            if (lost == "the last" and place < upto) or (lost == "any" and draw.random() < 0.5):
+        for index, (_, changes) in enumerate(self.pending):
+            if (lost == "the last" and index < upto) or (lost == "any" and draw.random() < 0.5):
                 self._keep(changes)
         for name, function in _KEPT.items():
             setattr(os, name, function)
@@ -375,7 +372,7 @@ class Disk:
             inode = self.kept[path]
             above = set(itertools.takewhile(lambda p: len(p) >= len(self.root), map(str, Path(path).parents)))
             if not above <= folders:
-                continue  # its folder was lost
+                continue
             if inode.folder:
                 Path(path).mkdir()
             else:

@@ -1,4 +1,4 @@
-"""Stand-ins for finished runs: models by mega-batch, and what went before them."""
+"""Fake finished runs: models by mega-batch, and their history."""
 
 from __future__ import annotations
 

@@ -1,11 +1,10 @@
-"""What every command line comes to, whatever it is given: a status, and where it is a refusal one line."""
+"""Runs commands on any input and judges how they end: an exit status, and one line for a refusal."""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import logging
-import os
 import re
 import signal
 import traceback
@@ -17,18 +16,16 @@ from typing import Any
 from hypothesis import HealthCheck, Phase, settings
 
 from forgetkit.cli import main
-from forgetkit.cli.console import WarningLines
+from forgetkit.cli.streams import WarningLines
 from forgetkit.errors import ForgetkitError
-
-EXAMPLES = int(os.environ.get("FORGETKIT_FUZZ_EXAMPLES", "0"))
-"""Of each property; 0: few, and the same at each time."""
 
 
 def examples(number: int) -> settings:
-    """So many in the suite, where nothing is left to chance; more of them, and others each time, where it is asked."""
+    """Half of ``number``, the same in every run; in the profile ``long`` ten times ``number``, new in every run."""
+    long = settings().max_examples > 100
     return settings(
-        max_examples=EXAMPLES or number,
-        derandomize=not EXAMPLES,
+        max_examples=10 * number if long else max(8, number // 2),
+        derandomize=not long,
         database=None,
         phases=(Phase.explicit, Phase.generate, Phase.shrink),
         deadline=None,
@@ -36,16 +33,16 @@ def examples(number: int) -> settings:
     )
 
 
-class TooLong(BaseException):
-    """What no handler catches: a command that does not come to its end."""
+class TimeLimitError(BaseException):
+    """A command did not end; a BaseException, so that no handler catches it."""
 
 
 @contextlib.contextmanager
 def limited(seconds: float) -> Iterator[None]:
-    """While something must not take longer."""
+    """Raise ``TimeLimitError`` in the body after this time."""
 
     def end(number: int, frame: Any) -> None:
-        raise TooLong(f"nothing came of it in {seconds:g} seconds")
+        raise TimeLimitError(f"no result within {seconds:g} seconds")
 
     before = signal.signal(signal.SIGALRM, end)
     signal.setitimer(signal.ITIMER_REAL, seconds)
@@ -58,7 +55,7 @@ def limited(seconds: float) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a command came to: its status and output, and what is wrong with the way it ended ("": nothing)."""
+    """A command's status and output; ``wrong`` says what is wrong with how it ended ("": nothing)."""
 
     status: int | None
     out: str
@@ -67,7 +64,7 @@ class Answer:
 
 
 def command(words: Sequence[Any], seconds: float = 300) -> Answer:
-    """``forgetkit WORDS`` in this process."""
+    """Run ``forgetkit WORDS`` in this process."""
     out, err = io.StringIO(), io.StringIO()
     logger, handler = logging.getLogger("forgetkit"), WarningLines()
     logger.addHandler(handler)
@@ -77,7 +74,7 @@ def command(words: Sequence[Any], seconds: float = 300) -> Answer:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), limited(seconds):
             status = main([str(word) for word in words])
         wrong = fault(status, err.getvalue())
-    except TooLong as error:
+    except TimeLimitError as error:
         wrong = str(error)
     except Exception:  # noqa: BLE001 - main lets nothing through
         wrong = f"main raised {traceback.format_exc()}"
@@ -88,27 +85,27 @@ def command(words: Sequence[Any], seconds: float = 300) -> Answer:
 
 
 def fault(status: int, err: str) -> str:
-    """What is wrong with the way a command ended, by its status and its standard error."""
+    """Say what is wrong with a command's status and standard error; "" if nothing."""
     lines = err.split("\n")
     if status not in (0, 1, 2):
         return f"status {status}"
     if "Traceback" in err:
         return "a traceback"
     if re.search(r"unexpected \w+ in \S+: .*--debug", err):
-        return "an error that nobody foresaw"
+        return "an unexpected error"
     if lines.pop():
-        return "a last line without an end"
+        return "no line end"
     if any(not line.startswith(("forgetkit: ", "to go on: ")) for line in lines):
-        return "a line of somebody else's"
+        return "a line that is not forgetkit's"
     if any(unicodedata.category(character) in ("Cc", "Cf", "Cs") for line in lines for character in line):
-        return "characters that a terminal would obey"
+        return "control characters"
     if status and not lines:
-        return "a refusal without a word"
+        return "a refusal without a message"
     return ""
 
 
 def one_line(answer: Answer) -> str:
-    """The one line of a refusal, or of a success the empty text; an ``AssertionError`` where it is neither."""
+    """Return the one line of a refusal, or "" for a success; fail on anything else."""
     assert not answer.wrong, (answer.wrong, answer)
     if answer.status == 0:
         return ""
@@ -118,12 +115,12 @@ def one_line(answer: Answer) -> str:
 
 
 def refusal(call: Any) -> str:
-    """What ``call`` is refused with, "" where it is not; any error that is not forgetkit's own is let through."""
+    """Return the message of a ``ForgetkitError`` that ``call`` raises, or ""; other errors pass."""
     with limited(30):
         try:
             call()
         except ForgetkitError as error:
-            said = " ".join(str(error).split())
-            assert said, "an error without a word"
-            return said
+            message = " ".join(str(error).split())
+            assert message, "an error without a message"
+            return message
     return ""

@@ -1,4 +1,4 @@
-"""Values that nobody would give on purpose."""
+"""Nasty values for options and files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NASTY = [
     *("\x00", "a\x00b", "😀", "٣", "²", "１", "\u202e", "\x1b[2J", "\n", "x\ny", " x ", "é", "\ud800", "a\udcffb"),
     *("~nosuchuser/x", "~", "a" * 5000, "/" + "a/" * 3000, "/dev/null", "/", ".", "..", "import:", "os:path", "x:y:z"),
 ]
-"""As a command line gives them."""
+"""Texts for a command line."""
 
 texts = st.one_of(st.sampled_from(NASTY), st.text(max_size=30), st.text("[]{}()=,:.-_'\"\\/ae109", max_size=30))
 
@@ -37,7 +37,7 @@ keys = st.sampled_from(
 values: st.SearchStrategy[Any] = st.recursive(
     scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=3), max_leaves=5
 )
-"""What a TOML file may hold in place of what it should."""
+"""Values for a TOML file."""
 
 
 def toml(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""A plugin of a single file for runs that are to be broken: with states, with draws of its own, slow where asked."""
+"""A plugin for runs that tests interrupt: components with state, with random draws, and with pauses."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from forgetkit.contracts import Intervention
 
 @dataclass(frozen=True)
 class Pull(Intervention):
-    """Pull the weights towards their running mean, and shake them: with a state and with draws of its own."""
+    """Pull the weights towards their running mean and add noise: has state and draws."""
 
     strength: float = 0.01
 
@@ -44,7 +44,7 @@ class Pull(Intervention):
 
 
 def linger():
-    """Until there is a file ``go``; a file ``here-`` and the process's number says that this one waits."""
+    """Wait for a file ``go``; a file ``here-PID`` announces the pause."""
     if not Path("go").exists():
         Path(f"here-{os.getpid()}").touch()
     until = time.monotonic() + 60
@@ -54,19 +54,19 @@ def linger():
 
 @dataclass(frozen=True)
 class Lingers(Intervention):
-    """Waits in the midst of a step of an epoch, the steps counted from 0, the epochs from 1."""
+    """Pauses after a step (from 0) of an epoch (from 1)."""
 
     step: int = 3
     epoch: int = 2
 
     def after_step(self, moment):
-        if (moment.step, moment.epoch) == (self.step, self.epoch):  # it is tried out in the first epoch
+        if (moment.step, moment.epoch) == (self.step, self.epoch):  # the smoke test has epoch 1
             linger()
 
 
 @dataclass(frozen=True)
 class Ponders:
-    """The size of an entry, found out slowly but for the first time, when it is tried out."""
+    """The magnitude; pauses at each scoring but the smoke test."""
 
     def score(self, probe):
         if next(scorings):
@@ -78,7 +78,7 @@ scorings = itertools.count()
 
 
 class Hesitant(nn.Module):
-    """Waits when it is judged after some training."""
+    """Pauses at an evaluation after some training."""
 
     def __init__(self):
         super().__init__()
@@ -93,7 +93,7 @@ class Hesitant(nn.Module):
 
 @dataclass(frozen=True)
 class Slow:
-    """A data set that never comes."""
+    """A data set that never loads."""
 
     def load(self, context):
         linger()
@@ -122,7 +122,7 @@ class DropNet:
 
 @dataclass(frozen=True)
 class Draws:
-    """An observer that draws from every global stream of random numbers there is."""
+    """An observer that draws from every global random generator."""
 
     def notify(self, event):
         torch.rand(3)

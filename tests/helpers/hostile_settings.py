@@ -1,4 +1,4 @@
-"""What a caller may have set before forgetkit computes, each as a context that takes it back."""
+"""Process-wide settings that a caller may have changed, each as a context."""
 
 from __future__ import annotations
 

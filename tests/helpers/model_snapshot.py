@@ -44,7 +44,7 @@ def built() -> nn.Module:
 
 
 def mixed() -> nn.Module:
-    """A network in the middle of anybody's training: modes, gradients, frozen parts and hooks of its own."""
+    """A network during training: modes, gradients, frozen parts and hooks of its own."""
     torch.manual_seed(0)
     model = scrambled(built()).train()
     model[5].eval()

@@ -35,7 +35,7 @@ oddities = st.fixed_dictionaries(
         "preset": names,
     },
 )
-"""Results of the types that a result can have, with any number in them; others are refused as they are read."""
+"""Results with the right types and any numbers; reading refuses other types."""
 
 
 def made(arms: dict[str, list[dict]]) -> Outcomes:

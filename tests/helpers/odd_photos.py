@@ -1,4 +1,4 @@
-"""A folder of images with everything that folders of users have: what a reader must take, pass over or refuse."""
+"""A folder of images with the oddities of real folders, to read, skip or refuse."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""For a child: no address is looked up and no connection made outside this machine; who tries is written down."""
+"""Blocks look-ups and connections outside this machine, and logs the attempts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def forbid(log: str) -> None:
-    """From here on; every try adds a line to the file ``log``."""
+    """Block from now on; each attempt adds a line to the file ``log``."""
 
     def tried(what: str, where: object) -> OSError:
         with Path(log).open("a", encoding="utf-8") as file:

@@ -1,4 +1,4 @@
-"""What can be reached from an object: by public attributes alone, or by all that Python offers short of ``gc``."""
+"""Objects reachable from an object by public attributes, or by any means except ``gc``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, get_origin
 import numpy as np
 import torch
 
-_CLOSED = (  # numbers, words, and what draws numbers
+_CLOSED = (
     type,
     types.ModuleType,
     str,
@@ -31,11 +31,10 @@ Found = Iterator[tuple[str, Any]]
 
 
 def reachable(root: Any, *, private: bool, doors: tuple[type, ...], closed: tuple[type, ...]) -> Found:
-    """Each object with the path that led to it: attributes, entries, and what iterating gives; breadth first.
+    """Yield each object with its path through attributes, entries and iteration, breadth first.
 
-    ``private``: through names with an underscore, bound methods and closures as well. Neither modules, classes nor
-    what is global to a function is entered: there everything is. Of ``doors`` it is told that they were found, and what
-    is ``closed`` is passed by.
+    ``private`` follows names with an underscore, bound methods and closures too. Modules, classes and globals are not
+    followed: they lead everywhere. Instances of ``doors`` are yielded but not entered, those of ``closed`` skipped.
     """
     seen: dict[int, Any] = {}
     queue = deque([("", root)])
@@ -68,7 +67,7 @@ def _steps(one: Any, private: bool) -> Iterator[tuple[str, Any]]:
 
 
 def _got(ask: Any) -> Any:
-    """What asking gives; None where it may not be asked."""
+    """The value, or None if it raises."""
     try:
         return ask()
     except Exception:  # noqa: BLE001 - anything may be behind a property

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
 
+import pytest
 import torch
+from scipy.stats import kstest, uniform
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.optim import Optimizer
 
 from forgetkit import unlearning
 from forgetkit.contracts import Change, Layer, ReinitContext
@@ -72,6 +76,19 @@ def mlp(*widths: int, seed: int = 0) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
+class Net(nn.Module):
+    """A network of named ``parts``, registered in their order; ``run(net, inputs)`` is its forward pass."""
+
+    def __init__(self, run: Callable[[Any, Tensor], Any], **parts: nn.Module | nn.Parameter) -> None:
+        super().__init__()
+        self._run = run
+        for name, part in parts.items():
+            setattr(self, name, part)
+
+    def forward(self, inputs: Tensor) -> Any:
+        return self._run(self, inputs)
+
+
 def values(model: nn.Module) -> dict[str, Tensor]:
     """A copy of every parameter and buffer."""
     return {name: tensor.detach().clone() for name, tensor in [*model.named_parameters(), *model.named_buffers()]}
@@ -93,11 +110,42 @@ def changed(model: nn.Module, before: Mapping[str, Tensor]) -> dict[str, Tensor]
     return {name: where for name, where in differ.items() if bool(where.any())}
 
 
+def check_uniform(value: Tensor, bound: float) -> None:
+    """Of U(-bound, bound): within the bounds, and shaped so (Kolmogorov and Smirnov)."""
+    assert float(value.abs().max()) <= bound
+    assert kstest(value.flatten().numpy(), uniform(-bound, 2 * bound).cdf).pvalue > 1e-6
+
+
+def train_step(model: nn.Module, optimizer: Optimizer, batch: Batch) -> float:
+    """One step of training; returns the loss before it."""
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = cross_entropy(model(batch[0]), batch[1])
+        loss.backward()
+        return loss.detach()
+
+    return float(optimizer.step(closure))
+
+
 def layers_of(model: nn.Module, batches: Iterable[Batch]) -> list[Layer]:
     """The layers as a way of forgetting sees them."""
     layers = ModelView.of(model, batches, cross_entropy, Seeds(0), Scoring(), ModelHistory()).layers
     assert layers is not None
     return list(layers)
+
+
+@contextmanager
+def refused(
+    error: type[Exception], match: str | None = None, unchanged: nn.Module | None = None
+) -> Iterator[pytest.ExceptionInfo[Exception]]:
+    """Expect an error of one line, and a model that is as before."""
+    before = {} if unchanged is None else values(unchanged)
+    with pytest.raises(error, match=match) as caught:
+        yield caught
+    assert "\n" not in str(caught.value)
+    if unchanged is not None:
+        assert changed(unchanged, before) == {}
 
 
 class Proposing:

@@ -54,7 +54,7 @@ READERS = {
     "forgetkit.data.audit": "checks",
     "forgetkit.training.output_audit": "training",  # the audit looks at the batch of the try-out
     "forgetkit.training.evaluation": "evaluator",
-    "forgetkit.engine.state.evaluate": "evaluator",
+    "forgetkit.engine.evaluation": "evaluator",
     "forgetkit.training.trainer": "training",
     "forgetkit.unlearning.pipeline": "forgetting",
 }
@@ -333,7 +333,7 @@ def run(
     folder: Path,
     *others: Any,
     resume: bool = False,
-    halt: StopRequest | None = None,
+    stop: StopRequest | None = None,
 ) -> dict[str, Any]:
     """A run under watch, or the rest of one, called by its folder; ``others`` observe it too."""
     builder = options.get("model", Small())
@@ -345,7 +345,7 @@ def run(
         components = {key: value for key, value in options.items() if not isinstance(value, PLAIN)}
         given = config.resumed_options(directory.manifest, {**components, **objects}, OFFERS)
     plan = config.resolve(given, OFFERS)
-    result = run_plan(plan, observers=[watch, *others], cache=folder.parent / "cache", resume=directory, halt=halt)
+    result = run_plan(plan, observers=[watch, *others], cache=folder.parent / "cache", resume=directory, stop=stop)
     assert isinstance(watch.events[-1], RunEnded), "the watch was relieved"
     return result
 

@@ -20,13 +20,14 @@ from torch import Tensor, nn
 
 from forgetkit.contracts import Change, Data, DataSplit, Event, Inputs, Intervention, InterventionContext, Samples
 from forgetkit.data import Ledger, MegaBatch, Stream, VisibleData
-from forgetkit.engine import context
+from forgetkit.engine.context import RunContext
+from forgetkit.engine.run_data import RunData
 from forgetkit.engine.state import TrainingState
 from forgetkit.errors import ComponentError
 
 OPTIONS = {"mega_batches": 3, "epochs": 1, "batch_size": 8, "lr": 0.05, "val_fraction": 0.2, "replay": "buffer:size=7"}
 DATA = data_of(48, 9, seed=0, dtype="float32")
-DOORS = (Data, DataSplit, Ledger, Stream, VisibleData, MegaBatch, TrainingState, context.RunContext)
+DOORS = (Data, DataSplit, Ledger, Stream, VisibleData, MegaBatch, TrainingState, RunContext, RunData)
 """Through these one comes to samples that are closed."""
 
 
@@ -62,9 +63,9 @@ class Curious(Intervention):
             self._look("forgetting probe", probe)
         return [Change(name, None, target * 0.9) for name, target in context.targets.items()]
 
-    def retain(self, kept: Samples, arrived: Samples, rng: np.random.Generator) -> np.ndarray:
-        self._look(f"replay {arrived.role}", (kept, arrived, rng))
-        return np.concatenate([kept.ids, arrived.ids])[::2]
+    def retain(self, buffer: Samples, arrivals: Samples, rng: np.random.Generator) -> np.ndarray:
+        self._look(f"replay {arrivals.role}", (buffer, arrivals, rng))
+        return np.concatenate([buffer.ids, arrivals.ids])[::2]
 
     def begin(self, moment: InterventionContext) -> None:
         self._look("training begin", moment)
@@ -140,11 +141,11 @@ class Writing:
     def __init__(self, watch: Watch | None, *, honest: bool) -> None:
         self._watch, self._honest = watch, honest
 
-    def retain(self, kept: Samples, arrived: Samples, rng: np.random.Generator) -> np.ndarray:
-        ids = np.concatenate([kept.ids, arrived.ids])
+    def retain(self, buffer: Samples, arrivals: Samples, rng: np.random.Generator) -> np.ndarray:
+        ids = np.concatenate([buffer.ids, arrivals.ids])
         chosen = np.sort(ids[rng.permutation(len(ids))[:9]])
         if not self._honest:
-            handed = [kept.ids, kept.labels, arrived.ids, arrived.labels]
+            handed = [buffer.ids, buffer.labels, arrivals.ids, arrivals.labels]
             for array in (*handed, *(array.base for array in handed)):
                 if array is not None and array.flags.writeable:
                     array[...] = self._watch.cut[-1].val[0]
@@ -181,7 +182,7 @@ class Overhearing(Intervention):
             self._hang("intervention", moment.model[0], moment.mega_batch)
 
     def propose(self, context: Any) -> Any:
-        self._hang("reinit", context.subject.model[0], self._forgettings)
+        self._hang("reinit", context.view.model[0], self._forgettings)
         self._forgettings += 1
         return [Change(name, None, target * 0.9) for name, target in context.targets.items()]
 

@@ -125,7 +125,7 @@ def test_resumed_runs_open_nothing_more(options: dict[str, Any], stops: list[tup
             watch = watch_of(data, options, veiled=True, spoiled=["test"], stop_after=after)
             watch.stop = halt.request if told else dying
             try:
-                run(watch, options, folder / "run", resume=(folder / "run" / "manifest.json").exists(), halt=halt)
+                run(watch, options, folder / "run", resume=(folder / "run" / "manifest.json").exists(), stop=halt)
             except KeyboardInterrupt:
                 assert number < len(stops)
             else:

@@ -84,8 +84,8 @@ class LedgerAgainstSets(RuleBasedStateMachine):
 class Hoarding:
     """Keeps a random part, most of it old."""
 
-    def retain(self, kept: Samples, arrived: Samples, rng: np.random.Generator) -> np.ndarray:
-        at_hand = np.concatenate([kept.ids, arrived.ids])
+    def retain(self, buffer: Samples, arrivals: Samples, rng: np.random.Generator) -> np.ndarray:
+        at_hand = np.concatenate([buffer.ids, arrivals.ids])
         return at_hand[rng.random(len(at_hand)) < 0.6]
 
 

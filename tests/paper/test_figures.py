@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,7 +22,6 @@ from forgetkit.paper.reference import SCALES
 from forgetkit.paper.run_analyses import FigureRuns
 from forgetkit.registry import registry
 from forgetkit.registry.spec import parse_spec
-from forgetkit.results.cell_store import CellStore
 from forgetkit.results.outcome import Outcome, Outcomes
 
 OFFERS = registry.load(entry_points=False)
@@ -77,8 +75,8 @@ VALUES = {
 
 @pytest.mark.parametrize("what", VALUES)
 def test_which_number_a_row_takes(what: str) -> None:
-    taken, expected = VALUES[what]
-    assert taken.value(FOUND, "up", "right") == (None if expected is None else pytest.approx(expected))
+    answer_columns, expected = VALUES[what]
+    assert answer_columns.value(FOUND, "up", "right") == (None if expected is None else pytest.approx(expected))
 
 
 def test_numbers_go_with_the_part_and_the_arm_of_the_run_and_results_stay() -> None:
@@ -88,8 +86,8 @@ def test_numbers_go_with_the_part_and_the_arm_of_the_run_and_results_stay() -> N
         for arm in ("left", "right")
     )
     failed = Outcome({"part": "up", "method": "left"}, 1, "", "failed")
-    taken = {"n": AnswerColumn("x", {"left": "a", "right": "b"}), "m": AnswerColumn("x", {"up": "a"})}
-    found = add_answer_columns(Outcomes("", ("part", "method"), (*cells, failed)), taken, "nowhere").cells
+    answer_columns = {"n": AnswerColumn("x", {"left": "a", "right": "b"}), "m": AnswerColumn("x", {"up": "a"})}
+    found = add_answer_columns(Outcomes("", ("part", "method"), (*cells, failed)), answer_columns, "nowhere").cells
     assert [one.result for one in found] == [
         {"cer": 3, "n": 0.5, "m": 0.5},
         {"cer": 3, "n": 2.0, "m": 0.5},
@@ -98,8 +96,8 @@ def test_numbers_go_with_the_part_and_the_arm_of_the_run_and_results_stay() -> N
         None,
     ]
     alone = Outcomes("", ("method",), (cell({"method": "right"}, (kept("x", FOUND),)),))
-    assert add_answer_columns(alone, taken, "up").cells[0].result == {"n": 2.0, "m": 0.5}
-    assert add_answer_columns(alone, taken, "down").cells[0].result == {"n": 2.0, "m": None}
+    assert add_answer_columns(alone, answer_columns, "up").cells[0].result == {"n": 2.0, "m": 0.5}
+    assert add_answer_columns(alone, answer_columns, "down").cells[0].result == {"n": 2.0, "m": None}
 
 
 def test_both_rows_of_table_10_are_of_one_run() -> None:
@@ -147,9 +145,9 @@ def test_of_the_corruptions_the_mean_alone_is_judged() -> None:
     assert shown["JPEG"] == pytest.approx(SHARES[CORRUPTIONS.index("jpeg_compression")])
     judged = [(row.part, row.arm) for row in made.rows if row.entries[0].against is not None]
     assert judged == [("mean", arm) for arm in table.arms if arm != "BL"]
-    marked = {(row.part, row.arm): row.marks for row in made.rows if row.part in ("mean", "fog")}
+    lettered = {(row.part, row.arm): row.marks for row in made.rows if row.part in ("mean", "fog")}
     for arm in ("RIFLE", "Random init."):
-        assert len(marked["mean", arm]) > len(marked["fog", arm])
+        assert len(lettered["mean", arm]) > len(lettered["fog", arm])
 
 
 def test_where_nothing_is_compared_there_is_one_block() -> None:
@@ -171,7 +169,7 @@ FEW = {"figure2": "corruption:samples=2,severities=1", "table10": "redundancy:sa
 def test_every_question_is_one_and_the_caption_says_what_the_scale_makes_of_it(name: str, scale: str) -> None:
     """Against the components themselves: every option that is another than at full is in the caption."""
     asked, papers = (scaled_table.scale_table(name, size).queries for size in (scale, "full"))
-    said = scaled_table.scale_table(name, scale).shrunk()
+    said = scaled_table.scale_table(name, scale).changes_from_paper()
     for label, query in asked.items():
         ours, theirs = (
             dataclasses.asdict(Question.of(OFFERS, one[label].analysis, label=label).analysis)  # type: ignore[call-overload]
@@ -195,10 +193,10 @@ def test_answers_have_every_number_that_a_figure_takes(name: str) -> None:
     samples = (torch.rand(8, 1, 8, 8), torch.arange(8) % 4)
     (asked,) = chosen.queries.values()
     answer = forgetkit.analyze(model, FEW.get(name, asked.analysis), test=samples, train=samples, val=samples)
-    for key, taken in chosen.table.taken.items():
+    for key, answer_columns in chosen.table.answer_columns.items():
         for part in chosen.parts:
             for arm in chosen.table.arms:
-                assert taken.value(answer, part, arm) is not None, (key, part, arm)
+                assert answer_columns.value(answer, part, arm) is not None, (key, part, arm)
 
 
 def test_a_run_is_asked_together_with_the_baseline_of_its_part_and_seed() -> None:
@@ -210,7 +208,7 @@ def test_a_run_is_asked_together_with_the_baseline_of_its_part_and_seed() -> Non
         for seed in (0, 1)
     ]
     cells[0] = dataclasses.replace(cells[0], status="failed", result=None)
-    runs = FigureRuns(chosen, CellStore(Path("nowhere")), Outcomes("", chosen.axes, tuple(cells)), None)  # type: ignore[arg-type]
+    runs = FigureRuns(chosen, Outcomes("", chosen.axes, tuple(cells)))
     assert len(runs.cells) == 7
     for one in runs.cells:
         base = runs.baseline(one)
@@ -223,10 +221,10 @@ def test_a_run_is_asked_together_with_the_baseline_of_its_part_and_seed() -> Non
 
 def test_what_a_scale_makes_of_an_analysis_in_words() -> None:
     assert (
-        scaled_table.scale_table("table10", "smoke").shrunk()[-1]
+        scaled_table.scale_table("table10", "smoke").changes_from_paper()[-1]
         == "redundancy: samples all → 100, corrupted 10000 → 20"
     )
-    assert scaled_table.scale_table("figure2", "cpu").shrunk()[-1] == "corruption: samples all → 250"
+    assert scaled_table.scale_table("figure2", "cpu").changes_from_paper()[-1] == "corruption: samples all → 250"
 
 
 def test_models_of_earlier_mega_batches_are_kept_where_they_are_asked_about() -> None:

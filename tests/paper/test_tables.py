@@ -61,7 +61,7 @@ def test_every_row_has_its_figures(name: str) -> None:
     assert (sorted(METHODS) == sorted(table.arms)) == (name in OF_METHODS)
     if name in PICTURES:
         assert not table.printed
-        assert any("nothing to compare with" in doubt.says for doubt in table.doubts)
+        assert any("nothing to compare with" in caveat.says for caveat in table.caveats)
         return
     assert list(table.printed) == list(table.parts)
     for part, rows in table.printed.items():
@@ -122,17 +122,17 @@ def test_figures_are_those_of_the_papers_text() -> None:
 def test_doubts_are_about_places_that_there_are_and_have_sources(name: str) -> None:
     table = reference.read_table(name)
     page = (Path(__file__).parents[2] / "docs" / "reproducibility.md").read_text(encoding="utf-8")
-    assert any(doubt.whole for doubt in table.doubts)
-    for doubt in table.doubts:
-        assert doubt.part in (None, *table.parts)
-        assert doubt.arm in (None, *table.arms)
-        assert doubt.column in (None, *(column.key for column in table.columns))
-        assert doubt.part is None or doubt.arm or doubt.column is None, "such a doubt would stand nowhere"
-        assert doubt.says.endswith(".")
-        if doubt.source.startswith("row"):
-            rows = re.findall(r"\d+", doubt.source)
+    assert any(caveat.whole for caveat in table.caveats)
+    for caveat in table.caveats:
+        assert caveat.part in (None, *table.parts)
+        assert caveat.arm in (None, *table.arms)
+        assert caveat.column in (None, *(column.key for column in table.columns))
+        assert caveat.part is None or caveat.arm or caveat.column is None, "such a doubt would stand nowhere"
+        assert caveat.says.endswith(".")
+        if caveat.source.startswith("row"):
+            rows = re.findall(r"\d+", caveat.source)
             assert rows
-            assert all(f"\n| {row} |" in page for row in rows), doubt
+            assert all(f"\n| {row} |" in page for row in rows), caveat
 
 
 def test_a_name_that_is_none() -> None:
@@ -145,12 +145,12 @@ def test_what_the_paper_says_of_its_figures() -> None:
     second = {part: rows for part, rows in reference.read_table("figure2").printed.items() if part != "mean"}
     assert len(second) == 19
     said = {"BL": 68, "Random init.": 69.3, "RIFLE": 64.7, "LLF": 72, "S&P": 71, "LURE": 74}
-    means = reference.read_table("figure2").printed["mean"]
+    env = reference.read_table("figure2").printed["mean"]
     for arm, figure in said.items():
-        assert 100 * means[arm]["accuracy"].value == pytest.approx(figure, abs=0.5)
+        assert 100 * env[arm]["accuracy"].value == pytest.approx(figure, abs=0.5)
         own = statistics.fmean(100 * rows[arm]["accuracy"].value for rows in second.values())
         off = arm in ("RIFLE", "Random init.")
-        assert (abs(own - 100 * means[arm]["accuracy"].value) > 0.5) == off
+        assert (abs(own - 100 * env[arm]["accuracy"].value) > 0.5) == off
     ahead = {part for part, rows in second.items() if max(rows, key=lambda arm: rows[arm]["accuracy"].value) == "LURE"}
     assert second.keys() - ahead == {"Gaussian noise", "shot noise", "impulse noise", "contrast"}
 
@@ -215,7 +215,7 @@ def test_the_full_scale_is_the_papers_setting() -> None:
     for name in TABLES:
         chosen = at(name, "full")
         assert chosen.seeds == (0, 1, 2, 3, 4)
-        assert [said for said in chosen.shrunk() if " from " not in said] == []
+        assert [said for said in chosen.changes_from_paper() if " from " not in said] == []
         cells = chosen.grid().cells()
         for part in chosen.parts:
             cell = next(c for c in cells if c.arm.get(chosen.table.part, part) == part)
@@ -285,7 +285,7 @@ def test_the_caption_says_every_option_that_was_changed(name: str, scale: str) -
     """Against the resolved configurations of the full runs, which the caption is not made from."""
     small = at(name, scale)
     full = dataclasses.replace(at(name, "full"), parts=small.parts)
-    said = "; ".join(small.shrunk())
+    said = "; ".join(small.changes_from_paper())
     for ours, theirs in zip(*(dataclasses.replace(s, seeds=(0,)).grid().cells() for s in (small, full)), strict=True):
         assert ours.arm == theirs.arm
         here, there = (config.resolve(cell.options, OFFERS).config.model_dump() for cell in (ours, theirs))
@@ -300,7 +300,7 @@ def test_what_was_shrunk_in_words() -> None:
     chosen = scaled_table.scale_table("table2", "cpu", data={"cifar-100": "npz:path=/c100.npz"})
     assert chosen.parts == ("CIFAR10", "CIFAR100")
     assert chosen.left_out == ("Restricted ImageNet",)
-    assert chosen.shrunk() == (
+    assert chosen.changes_from_paper() == (
         "CIFAR100 from npz:path=/c100.npz",
         "network resnet18 → resnet18:width=8",
         "50 → 10 epochs",
@@ -309,7 +309,7 @@ def test_what_was_shrunk_in_words() -> None:
         "buffer of 186 → 7",
     )
     few = scaled_table.scale_table("table5", "smoke", changes={"lr": "0.05", "device": "cpu"})
-    assert few.shrunk() == (
+    assert few.changes_from_paper() == (
         "Restricted ImageNet → digits",
         "network resnet50 → convnet:width=8",
         "270 → 20 training images of each class",
@@ -325,7 +325,7 @@ def test_what_a_user_sets_rules_over_the_scale() -> None:
     chosen = scaled_table.scale_table("table8", "smoke", seeds=[3], changes={"epochs": "1", "model": "mlp:width=8"})
     configs = [plan.config for _, plan in plan_cells(chosen.grid().cells(), OFFERS)]
     assert {(c.epochs, c.model.partition(",")[0], c.seed) for c in configs} == {(1, "mlp:width=8", 3)}
-    assert "network resnet18 → mlp:width=8" in chosen.shrunk()
+    assert "network resnet18 → mlp:width=8" in chosen.changes_from_paper()
 
 
 def test_what_a_user_sets_need_not_act_in_every_row() -> None:
@@ -334,7 +334,7 @@ def test_what_a_user_sets_need_not_act_in_every_row() -> None:
     )
     scopes = {cell.arm["method"]: plan.config.score_params for cell, plan in plan_cells(chosen.grid().cells(), OFFERS)}
     assert (scopes["BL"], scopes["LURE"]) == ("all", "conv-linear")
-    assert "score-params all → conv-linear" in chosen.shrunk()
+    assert "score-params all → conv-linear" in chosen.changes_from_paper()
 
 
 METHOD = {"method", "importance", "reinit"}
@@ -376,7 +376,7 @@ def test_what_a_user_sets_acts_in_every_row_that_has_it_or_is_refused(name: str,
         assert all(f"{inner}={value}" in spec for spec in specs), specs
     else:
         assert {plan.config.score_params for plan in plans if plan.importance is not None} == {value}
-    assert any(said.startswith(option) and said.endswith(f"→ {value}") for said in chosen.shrunk())
+    assert any(said.startswith(option) and said.endswith(f"→ {value}") for said in chosen.changes_from_paper())
 
 
 def test_which_row_decides_an_option() -> None:
@@ -397,7 +397,7 @@ def test_which_row_decides_an_option() -> None:
 def test_a_spec_of_the_user_rules_over_what_the_scale_says_of_its_options(spec: str) -> None:
     chosen = scaled_table.scale_table("table2", "smoke", parts=["CIFAR10"], seeds=[0], changes={"replay": spec})
     assert {plan.replay.size for _, plan in plan_cells(chosen.grid().cells(), OFFERS)} == {3}  # type: ignore[attr-defined]
-    said = chosen.shrunk()
+    said = chosen.changes_from_paper()
     assert f"replay buffer → {spec}" in said
     assert not any("buffer of" in one for one in said)
 
@@ -415,11 +415,11 @@ SAYS = {
 @pytest.mark.parametrize("says", SAYS)
 def test_an_option_that_the_paper_leaves_open_is_said_in_its_own_words(says: str) -> None:
     name, changes = SAYS[says]
-    assert says in scaled_table.scale_table(name, "smoke", changes=changes).shrunk()
+    assert says in scaled_table.scale_table(name, "smoke", changes=changes).changes_from_paper()
 
 
 def test_an_option_that_is_taken_back_is_not_said() -> None:
-    said = "; ".join(scaled_table.scale_table("table9", "smoke", changes={"shots": "none"}).shrunk())
+    said = "; ".join(scaled_table.scale_table("table9", "smoke", changes={"shots": "none"}).changes_from_paper())
     assert "training images" not in said
 
 
@@ -427,9 +427,10 @@ def test_samples_stand_for_the_epochs_of_the_scale() -> None:
     chosen = scaled_table.scale_table("table9", "smoke", seeds=[0], changes={"samples": "50"})
     configs = [plan.config for _, plan in plan_cells(chosen.grid().cells(), OFFERS)]
     assert {c.samples for c in configs} == {50}
-    assert not any("epochs" in one for one in chosen.shrunk())
+    assert not any("epochs" in one for one in chosen.changes_from_paper())
     assert any(
-        "epochs" in one for one in scaled_table.scale_table("table9", "smoke", changes={"samples": "none"}).shrunk()
+        "epochs" in one
+        for one in scaled_table.scale_table("table9", "smoke", changes={"samples": "none"}).changes_from_paper()
     )
 
 
@@ -548,16 +549,15 @@ def test_each_part_has_a_baseline_of_its_own() -> None:
             assert row.entries[0].against.measured.comparison.difference == pytest.approx(0.1)
         assert (row.entries[0].against is None) == (row.arm == "BL")
     for sheet in render.sheets(made):
-        shown = [row[0] for row in sheet.rows]
+        shown = [row[0] for row in sheet.texts]
         count = len(shown) // 2
         assert shown == ["CIFAR10", *[""] * (count - 1), "CIFAR100", *[""] * (count - 1)]
-        parts = list(sheet.apart())
-        assert [part.title for part in parts] == [
-            ": ".join(filter(None, (sheet.title, number))) for number, _ in sheet.numbers
-        ]
-        assert all(part.rows[0][:2] == sheet.rows[0][:2] for part in parts)
-        assert [sum((part.rows[place][2:] for part in parts), ()) for place in range(len(sheet.rows))] == [
-            row[2:] for row in sheet.rows
+        parts = list(sheet.split())
+        groups = dict.fromkeys(column.group for column in sheet.columns[2:])
+        assert [part.title for part in parts] == [": ".join(filter(None, (sheet.title, group))) for group in groups]
+        assert all(part.texts[0][:2] == sheet.texts[0][:2] for part in parts)
+        assert [sum((part.texts[place][2:] for part in parts), ()) for place in range(len(sheet.rows))] == [
+            row[2:] for row in sheet.texts
         ]
         assert sum((part.heads[2:] for part in parts), ()) == tuple(h.rpartition(": ")[2] for h in sheet.heads[2:])
 
@@ -579,7 +579,7 @@ def test_doubts_stand_where_they_apply() -> None:
     made = compare_with_paper(chosen, outcomes(chosen, rows))
 
     def says(marks: str) -> str:
-        return " ".join(made.marked[letter].says for letter in marks)
+        return " ".join(made.lettered[letter].says for letter in marks)
 
     for row in made.rows:
         assert ("94.32" in says(row.entries[0].marks)) == ((row.part, row.arm) == ("CIFAR10", "LURE"))
@@ -588,22 +588,22 @@ def test_doubts_stand_where_they_apply() -> None:
     assert ["gap" in says(marks) for marks in made.column_marks] == [False, False, True]
     one = scaled_table.scale_table("table1", "smoke", parts=["CIFAR100"], seeds=[0])
     alone = compare_with_paper(one, outcomes(one, {k: v for k, v in rows.items() if k[0] == "CIFAR100"}))
-    assert not any("94.32" in doubt.says for doubt in alone.marked.values())
+    assert not any("94.32" in caveat.says for caveat in alone.lettered.values())
 
 
 def test_each_doubt_has_a_letter_of_its_own() -> None:
     chosen = scaled_table.scale_table("table9", "smoke", seeds=[0])
     made_up = outcomes(chosen, {(arm,): [result(0.5)] for arm in chosen.table.arms})
 
-    def with_doubts(count: int) -> PaperComparison:
-        doubts = tuple(Caveat(f"Reason {n}.", "table 9", arm="128") for n in range(count))
+    def with_caveats(count: int) -> PaperComparison:
+        caveats = tuple(Caveat(f"Reason {n}.", "table 9", arm="128") for n in range(count))
         return compare_with_paper(
-            dataclasses.replace(chosen, table=dataclasses.replace(chosen.table, doubts=doubts)), made_up
+            dataclasses.replace(chosen, table=dataclasses.replace(chosen.table, caveats=caveats)), made_up
         )
 
-    assert [row.marks for row in with_doubts(26).rows] == ["", string.ascii_lowercase]
+    assert [row.marks for row in with_caveats(26).rows] == ["", string.ascii_lowercase]
     with pytest.raises(ValueError, match="zip"):
-        with_doubts(27)
+        with_caveats(27)
 
 
 # As text
@@ -662,8 +662,8 @@ def test_a_figure_without_figures_shows_what_was_measured() -> None:
     beside, against = render.sheets(made)
     assert len(beside.heads) == 4
     assert "paper" not in " ".join((*beside.heads, *against.heads))
-    assert beside.rows[0] == ("BL (a)", "55.00 ± 7.07", "100 ± 0", "10.00 ± 0.00")
-    assert against.rows[0] == (
+    assert beside.texts[0] == ("BL (a)", "55.00 ± 7.07", "100 ± 0", "10.00 ± 0.00")
+    assert against.texts[0] == (
         *("Random init.", "+0.00", "too few seeds"),
         *("+0", "too few seeds", "+0.00", "too few seeds"),
     )
@@ -694,7 +694,7 @@ def test_a_smoke_run_has_no_difference_to_the_paper_in_any_format(name: str, sca
     beside = render.sheets(made)[0]
     smoke = scale == "smoke"
     assert ("difference" in " ".join(beside.heads)) != (smoke or not table.printed)
-    assert all(len(row) == len(beside.heads) for row in beside.rows)
+    assert all(len(row) == len(beside.heads) for row in beside.texts)
     assert not smoke or not [entry.difference for row in made.rows for entry in row.entries if entry.difference]
     content = json.loads(render.render_comparison(made, "json"))
     assert content["comparable"] != smoke

@@ -208,7 +208,11 @@ def test_what_is_only_looked_at_changes_no_weight(runs: Runs, case: Case) -> Non
 
 def test_every_option_of_the_protocol_has_a_case() -> None:
     own = {case.option for case in CASES}
-    elsewhere = {"interventions", "on_nan"}  # the latter acts on numbers that go wrong: test_faults_numbers
+    elsewhere = {
+        "interventions",
+        "on_nan",
+        "precision",
+    }  # tests/faults/test_numbers.py, tests/training/test_precision.py
     assert {key for key in RunConfig.model_fields if key not in NOT_PROTOCOL} - own <= elsewhere
     offers = load(entry_points=False)
     specs = [str(case.value) for case in CASES if case.option in ("importance", "reinit", "replay")]

@@ -111,7 +111,10 @@ def test_the_record_says_the_preset_and_its_overrides(tiny, workdir, substance) 
         assert 0 < record["noisy_labels"] < 60
     shown = tiny("--preset", "paper", "--label-noise", "0.5").out
     assert "preset paper" in shown.splitlines()[0]
-    assert "preset paper, but for mega-batches 2 (8), label-noise 0.5 (0.0), epochs 1 (50)" in shown
+    assert (
+        "preset paper; overrides: mega-batches=2 (preset: 8), label-noise=0.5 (preset: 0.0), epochs=1 (preset: 50)"
+        in shown
+    )
     assert f"{said.json['noisy_labels']} labels of the stream changed by noise" in shown
 
 

@@ -23,7 +23,7 @@ from torch.nn.functional import cross_entropy, pad
 
 import forgetkit
 from forgetkit import config, unlearning
-from forgetkit.contracts import Data, DataSplit, Intervention, InterventionContext
+from forgetkit.contracts import Checkpointed, Data, DataSplit, Event, Intervention, InterventionContext
 from forgetkit.contracts.data import Inputs
 from forgetkit.data import partition
 from forgetkit.data.batches import SamplePool, ScoringBatches
@@ -191,7 +191,7 @@ class Subject:
             reinit=plan.reinit,
             optimizer=self.optimizer,
             seeds=Seeds(6),
-            past=unlearning.ModelHistory(None, plan.model.initialise),
+            history=unlearning.ModelHistory(None, plan.model.initialise),
             scoring=unlearning.Scoring(chosen.score_params, chosen.score_mode),
             policy=unlearning.ResetPolicy(chosen.optimizer_state, chosen.bn_stats),
         )
@@ -368,12 +368,26 @@ class Diary(Intervention):
 
 
 @dataclass(frozen=True)
+class Points:
+    """Keeps the checkpoint before each mega-batch, which a finished run removes."""
+
+    folder: Path
+    states: dict[int, dict[str, Any]] = field(default_factory=dict)
+
+    def notify(self, event: Event) -> None:
+        if isinstance(event, Checkpointed) and event.epoch == 0:
+            (file,) = self.folder.glob(f"*/checkpoints/{event.file}")
+            self.states[event.mega_batch] = torch.load(file, weights_only=True)
+
+
+@dataclass(frozen=True)
 class Ran:
     """A finished run, what it left behind, and what its diary says."""
 
     result: dict[str, Any]
     diary: Diary
     data: Pictures
+    points: dict[int, dict[str, Any]]
 
     @property
     def rows(self) -> list[dict[str, Any]]:
@@ -382,16 +396,9 @@ class Ran:
 
     def saved(self, index: int) -> dict[str, Tensor]:
         """The weights that were judged after a mega-batch."""
-        state: dict[str, Tensor] = self._load(f"mega-batch-{index:03}.pt")["model"]
-        return state
-
-    def point(self, index: int) -> dict[str, Any]:
-        """The state before a mega-batch began, once the one before was forgotten; the last two are kept."""
-        return self._load(f"resume-{index:03}-0000.pt")
-
-    def _load(self, name: str) -> dict[str, Any]:
-        state: dict[str, Any] = torch.load(Path(self.result["directory"]) / "checkpoints" / name, weights_only=True)
-        return state
+        file = Path(self.result["directory"]) / "checkpoints" / f"mega-batch-{index:03}.pt"
+        weights: dict[str, Tensor] = torch.load(file, weights_only=True)["model"]
+        return weights
 
     def model(self, index: int) -> nn.Module:
         """The network with the weights that were judged after a mega-batch."""
@@ -421,7 +428,8 @@ def ran(preset: str, out: Path, data: Pictures = Pictures(), **options: Any) -> 
     base = {"model": "convnet:width=6", "mega_batches": 3, "threads": 1, "device": "cpu", "seed": 9}
     base |= {"memory_format": "contiguous"}  # as the oracles compute, to the last bit
     given = {**base, "preset": preset, "dataset": data, "interventions": [diary], "out": str(out), **options}
-    return Ran(forgetkit.run({"checkpoint_seconds": 1e6, **given}), diary, data)
+    points = Points(out)
+    return Ran(forgetkit.run({"checkpoint_seconds": 1e6, **given}, observers=[points]), diary, data, points.states)
 
 
 def contiguous(samples: int, mega_batches: int) -> tuple[list[list[int]], list[list[int]]]:
@@ -443,7 +451,7 @@ def scored_first(replay: str, index: int, pieces: list[list[int]]) -> list[int]:
 
 
 @pytest.mark.parametrize(("samples", "mega_batches"), [(367, 3), (100, 7), (109, 4), (40, 1)])
-def test_contiguous_is_the_head_for_training_and_the_tail_for_validation(samples: int, mega_batches: int) -> None:
+def test_contiguous_splits_into_head_and_tail(samples: int, mega_batches: int) -> None:
     chosen = plan_of("lure-code", "convnet").config
     cut = partition(np.arange(samples), mega_batches, chosen.val_fraction, chosen.split, Seeds(1))
     train, val = contiguous(samples, mega_batches)
@@ -474,7 +482,7 @@ def test_lure_code_in_a_run_masks_what_the_released_code_masks(tmp_path: Path, r
         assert last.keys() == after.momentum.keys() == dict(model.named_parameters()).keys()
         assert all(torch.equal(value, last[name]) for name, value in after.momentum.items())
     for index in (mega_batches - 1, mega_batches):  # the states kept to resume from
-        stream, kept = run.point(index)["stream"], {"full": slice(index - 1), "last": slice(index - 2, index - 1)}
+        stream, kept = run.points[index]["stream"], {"full": slice(index - 1), "last": slice(index - 2, index - 1)}
         for role, pieces in (("train", train), ("val", val)):
             expected = [] if replay == "none" else joined(pieces[kept[replay]])
             assert stream[role]["ids"].tolist() == expected
@@ -509,7 +517,7 @@ def test_lure_code_in_a_run_of_the_papers_network(tmp_path: Path) -> None:
     masks, threshold = released_mask(saliency(run.model(1), inputs, torch.from_numpy(part.labels[:100])))
     assert run.rows[0]["unlearn"]["layers"] == reset_counts(masks)
     assert run.rows[0]["unlearn"]["threshold"] == threshold
-    require_released(run.saved(1), run.point(2)["model"], masks)
+    require_released(run.saved(1), run.points[2]["model"], masks)
 
 
 def earliest_best(accuracies: Sequence[float]) -> int:

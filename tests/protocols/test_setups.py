@@ -28,7 +28,7 @@ def events(result: dict[str, Any], name: str) -> list[dict[str, Any]]:
     return [event for event in map(json.loads, lines) if event["event"] == name]
 
 
-def test_with_every_label_turned_round_the_network_learns_the_opposite(workdir: Path) -> None:
+def test_with_all_labels_flipped_it_learns_the_opposite(workdir: Path) -> None:
     """Of two classes each becomes the other: training labels are noisy, test labels true, validation as asked."""
     noisy = run(workdir, label_noise=1.0, label_noise_draw="other")
     assert noisy["noisy_labels"] == 120
@@ -41,7 +41,7 @@ def test_with_every_label_turned_round_the_network_learns_the_opposite(workdir: 
     assert clean["test_accuracy"] == noisy["test_accuracy"]
 
 
-def test_noise_is_the_same_for_every_method_and_another_at_another_seed(workdir: Path) -> None:
+def test_label_noise_depends_on_the_seed_alone(workdir: Path) -> None:
     def changed(**options: Any) -> int:
         return int(run(workdir, **{"label_noise": 0.5, "epochs": 1, **options})["noisy_labels"])
 
@@ -104,6 +104,7 @@ def test_both_optimizers_learn_and_forget(workdir: Path, optimizer: str, state: 
     assert report["optimizer_cleared"] == cleared[state]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("mega_batches", "replay"), [(25, "full"), (50, "none"), (100, "buffer:size=30")])
 @pytest.mark.parametrize("preset", ["clean", "lure-code"])
 def test_long_streams(workdir: Path, mega_batches: int, replay: str, preset: str) -> None:
@@ -123,6 +124,7 @@ def test_long_streams(workdir: Path, mega_batches: int, replay: str, preset: str
         assert trained[-1] > 1000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("mega_batches", "shots"), [(30, 27), (70, 54)])
 def test_few_shots_in_long_streams(workdir: Path, mega_batches: int, shots: int) -> None:
     """Restricted ImageNet's set-up in small: fourteen classes, a balanced draw, cut into 30 or 70."""

@@ -39,8 +39,8 @@ class Halve:
 class Newest:
     """Keep the newest sample."""
 
-    def retain(self, kept, arrived, rng):
-        return np.concatenate([kept.ids, arrived.ids])[-1:]
+    def retain(self, buffer, arrivals, rng):
+        return np.concatenate([buffer.ids, arrivals.ids])[-1:]
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Plugins that do harm, all installed at once: each is said in one line, and nothing else changes by a bit."""
+"""Hostile plugins, all installed at once: each gets one line, and no bit of a run changes."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ AT_LOAD = {
         "no hook is called 'forgetkit_importence'; did you mean 'forgetkit_importance'?",
     ),
 }
-"""Those that are left out: source and reason."""
+"""Plugins that fail to load: source and reason."""
 
 IN_USE = {
     "mutates": (
@@ -74,7 +74,7 @@ IN_USE = {
         r"shapeless \(shapeless-dist 1\.2\): the score of .* has shape",
     ),
 }
-"""Those that break a promise when a run names them."""
+"""Plugins that break a promise if a run names them."""
 
 HARMLESS = {
     "pirate": criterion("snip", "return {n: -t.abs() for n, t in probe.targets.items()}"),
@@ -82,7 +82,7 @@ HARMLESS = {
     "gambler": criterion("gambler", DRAWS, before=DRAWS, within=DRAWS),
     "loud": criterion("loud", "print('scoring')", before="print('importing')", within="print('asked')"),
 }
-"""Those that can do nothing to a run that does not name them, and the last two nothing at all."""
+"""Plugins that change no run unless it names them; the last two change none at all."""
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ def hostile(install: Callable[..., str]) -> None:
 
 
 def lines(err: str) -> list[str]:
-    """What was said, but for what a plugin itself printed."""
+    """The lines of forgetkit, without what plugins print."""
     return [line for line in err.splitlines() if line.startswith("forgetkit:")]
 
 
@@ -113,7 +113,7 @@ def test_all_at_once_change_no_bit_of_a_run(install, tiny, substance, digests, w
     assert alone.json["versions"]["plugins"].keys() == {"good-dist"}
 
 
-def test_those_that_fail_at_load_get_one_line_each_and_the_others_none(hostile, tiny) -> None:
+def test_each_plugin_that_fails_to_load_gets_one_line(hostile, tiny) -> None:
     said = tiny("--quiet")
     assert (said.status, said.out) == (0, "")
     assert len(lines(said.err)) == len(AT_LOAD)
@@ -123,7 +123,7 @@ def test_those_that_fail_at_load_get_one_line_each_and_the_others_none(hostile, 
 
 
 @pytest.mark.parametrize("name", IN_USE)
-def test_one_that_breaks_a_promise_stops_the_run_that_names_it(hostile, tiny, workdir, name) -> None:
+def test_a_broken_promise_stops_the_run(hostile, tiny, workdir, name) -> None:
     said = tiny("--importance", name, "--quiet")
     assert (said.status, said.out) == (1, "")
     *warnings, line = lines(said.err)
@@ -132,7 +132,7 @@ def test_one_that_breaks_a_promise_stops_the_run_that_names_it(hostile, tiny, wo
     assert not (workdir / "runs").exists()
 
 
-def test_a_name_that_the_good_one_and_another_offer(hostile, install, tiny) -> None:
+def test_a_name_of_two_plugins_is_refused(hostile, install, tiny) -> None:
     install("good-dist", "good", GOOD)
     said = tiny("--importance", "size", "--quiet")
     assert said.status == 2
@@ -151,13 +151,13 @@ def test_the_builtin_keeps_its_name(hostile, tiny, cli, substance) -> None:
 
 
 @pytest.mark.parametrize("name", ["gambler", "loud"])
-def test_one_that_draws_or_prints_gives_what_the_good_one_gives(install, hostile, tiny, substance, name) -> None:
+def test_draws_and_output_of_a_plugin_change_no_result(install, hostile, tiny, substance, name) -> None:
     install("good-dist", "good", GOOD)
     good, other = (tiny("--importance", which, "--json") for which in ("good-dist/size", name))
     assert substance(other.json)["mega_batches"] == substance(good.json)["mega_batches"]
 
 
-def test_looking_for_plugins_draws_nothing_from_who_calls_it(hostile) -> None:
+def test_loading_keeps_the_global_random_state(hostile) -> None:
     def drawn() -> tuple[float, float, float]:
         return random.random(), np.random.rand(), float(torch.rand(1))
 
@@ -171,14 +171,14 @@ def test_looking_for_plugins_draws_nothing_from_who_calls_it(hostile) -> None:
 @pytest.mark.parametrize(
     "words", [("show", "--json"), ("plugins", "list", "--load", "--json"), ("plugins", "show", "loud", "--json")]
 )
-def test_what_a_plugin_prints_is_not_taken_for_the_answer(hostile, cli, words) -> None:
+def test_output_of_a_plugin_goes_to_standard_error(hostile, cli, words) -> None:
     said = cli(*words)
     assert said.status == 0
     assert json.loads(said.out)
     assert "importing" in said.err.splitlines()
 
 
-def test_strict_plugins_stops_a_run_and_a_listing_and_names_each(hostile, tiny, cli, workdir) -> None:
+def test_strict_plugins_names_each_broken_plugin(hostile, tiny, cli, workdir) -> None:
     for said in (tiny("--strict-plugins", "--quiet"), cli("show", "--strict-plugins")):
         assert (said.status, said.out) == (2, "")
         (line,) = lines(said.err)
@@ -187,14 +187,14 @@ def test_strict_plugins_stops_a_run_and_a_listing_and_names_each(hostile, tiny, 
     assert not (workdir / "runs").exists()
 
 
-def test_disabled_they_are_not_even_imported(hostile, tiny, monkeypatch) -> None:
+def test_disabled_plugins_are_not_imported(hostile, tiny, monkeypatch) -> None:
     monkeypatch.setenv("FORGETKIT_DISABLE_PLUGINS", "1")
     said = tiny("--quiet", "--strict-plugins", "--json")
     assert (said.status, said.err) == (0, "")
     assert said.json["versions"]["plugins"] == {}
 
 
-# What a criterion may do to the model that it is shown
+# What a criterion may do to the model
 
 
 @dataclass(frozen=True)
@@ -252,7 +252,7 @@ def network() -> nn.Sequential:
 
 
 def state(model: nn.Module) -> dict[str, object]:
-    """All that a criterion is to leave alone, as values that compare."""
+    """What a criterion must not change, as values that compare."""
     tensors = [*model.named_parameters(), *model.named_buffers()]
     return {
         "tensors": {name: (id(tensor), tensor.requires_grad, tensor.tolist()) for name, tensor in tensors},
@@ -269,7 +269,7 @@ def state(model: nn.Module) -> dict[str, object]:
 BATCHES = [(torch.linspace(-1, 1, 32).reshape(8, 4), torch.arange(8) % 3)]
 
 
-def test_a_network_that_nobody_touches_is_as_before() -> None:
+def test_an_honest_criterion_changes_nothing() -> None:
     model = network()
     before = state(model)
     forgetkit.score(model, BATCHES, importance=Probing(lambda probe: None))
@@ -284,7 +284,7 @@ def test_a_write_to_a_parameter_is_caught(harm) -> None:
 
 
 @pytest.mark.parametrize("harm", PUT_BACK)
-def test_what_else_is_done_to_a_network_is_put_back(harm) -> None:
+def test_other_changes_to_a_network_are_undone(harm) -> None:
     model = network()
     before = state(model)
     forgetkit.score(model, BATCHES, importance=Probing(PUT_BACK[harm]))

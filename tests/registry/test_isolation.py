@@ -1,4 +1,4 @@
-"""The registry: what is wrong with a plugin is said in one line, and costs nothing but that plugin."""
+"""A broken plugin is reported in one line with its reason and left out; the others work."""
 
 from __future__ import annotations
 
@@ -90,18 +90,18 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_is_said_in_one_line_and_costs_that_plugin_alone(install, fault) -> None:
+def test_a_fault_gets_one_line_and_leaves_out_one_plugin(install, fault) -> None:
     source, reason = FAULTS[fault]
     install("a-dist", "a", source)
     install("b-dist", "b", GOOD)
-    offers = registry.load()
-    assert [str(broken) for broken in offers.broken] == [f"plugin 'a' of a-dist is left out: {reason}"]
-    assert offers.plugins == {"b-dist": "1.2"}
-    assert {offer.distribution for offer in offers.offers} == {"forgetkit", "b-dist"}
+    loaded = registry.load()
+    assert [str(broken) for broken in loaded.broken] == [f"plugin 'a' of a-dist is left out: {reason}"]
+    assert loaded.plugins == {"b-dist": "1.2"}
+    assert {entry.distribution for entry in loaded.components} == {"forgetkit", "b-dist"}
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_in_a_file_it_is_the_users_to_know(plugin, fault) -> None:
+def test_a_fault_in_a_file_is_an_error(plugin, fault) -> None:
     source, reason = FAULTS[fault]
     path = plugin("mine", source)
     with pytest.raises(UsageError) as raised:
@@ -109,7 +109,7 @@ def test_in_a_file_it_is_the_users_to_know(plugin, fault) -> None:
     assert str(raised.value) == f"--plugin {path}: {reason}; repair the file, or leave it out"
 
 
-def test_an_interruption_is_none_of_a_plugins_faults(install, plugin) -> None:
+def test_a_keyboard_interrupt_passes(install, plugin) -> None:
     source = "raise KeyboardInterrupt"
     with pytest.raises(KeyboardInterrupt):
         registry.load(files=[plugin("mine", source)], entry_points=False)
@@ -128,49 +128,83 @@ def test_a_distribution_that_offers_a_name_twice(install, workdir) -> None:
     first = install("a-dist", "a", GOOD)
     (workdir / "site" / "other_plugin.py").write_text(GOOD)
     add_entry(workdir, "a-dist", "b", "other_plugin")
-    offers = registry.load()
-    assert [str(broken) for broken in offers.broken] == [
+    loaded = registry.load()
+    assert [str(broken) for broken in loaded.broken] == [
         "plugin 'b' of a-dist is left out: it offers the importance criterion 'size', as plugin 'a' of a-dist does"
     ]
-    offer = offers.find("importance", "size")
-    assert (offer.component.__module__, offer.plugin, offer.version) == (first, "a", "1.2")
+    entry = loaded.find("importance", "size")
+    assert (entry.component.__module__, entry.plugin, entry.version) == (first, "a", "1.2")
 
 
-def test_two_plugins_of_one_distribution_stand_beside_each_other(install, workdir) -> None:
+def test_a_distribution_may_have_two_plugins(install, workdir) -> None:
     install("a-dist", "a", GOOD)
     (workdir / "site" / "other_plugin.py").write_text(GOOD.replace("'size'", "'other'"))
     add_entry(workdir, "a-dist", "b", "other_plugin")
-    offers = registry.load()
-    assert not offers.broken
-    assert {o.name: o.plugin for o in offers.named("importance") if o.distribution == "a-dist"} == {
+    loaded = registry.load()
+    assert not loaded.broken
+    assert {entry.name: entry.plugin for entry in loaded.named("importance") if entry.distribution == "a-dist"} == {
         "size": "a",
         "other": "b",
     }
 
 
-def test_an_entry_point_that_leads_nowhere(install, workdir) -> None:
+def test_an_entry_point_without_a_target(install, workdir) -> None:
     install("a-dist", "a", GOOD)
     add_entry(workdir, "a-dist", "b", "a_dist_plugin:nothing")
     add_entry(workdir, "a-dist", "c", "not a module")
-    offers = registry.load()
-    assert [broken.plugin for broken in offers.broken] == ["b", "c"]
-    assert offers.broken[0].reason == "AttributeError: module 'a_dist_plugin' has no attribute 'nothing'"
-    assert offers.broken[1].reason == "its entry point names no module: 'c = not a module'"
-    assert offers.plugins == {"a-dist": "1.2"}
+    loaded = registry.load()
+    assert [broken.plugin for broken in loaded.broken] == ["b", "c"]
+    assert loaded.broken[0].reason == "AttributeError: module 'a_dist_plugin' has no attribute 'nothing'"
+    assert loaded.broken[1].reason == "its entry point names no module: 'c = not a module'"
+    assert loaded.plugins == {"a-dist": "1.2"}
+
+
+WRAPPER = f"""{HEAD}{CRITERION}
+@forgetkit.hookimpl(wrapper=True)
+def forgetkit_importance():
+    yield
+    return [{{'wrapped': C}}]
+"""
+INCOMPARABLE = f"""{HEAD}{CRITERION}
+class Hooks:
+    def __eq__(self, other):
+        raise ValueError("compared")
+    @forgetkit.hookimpl
+    def forgetkit_importance(self):
+        return {{'size': C}}
+plugin = Hooks()
+"""
+
+
+def test_a_plugin_cannot_wrap_the_hooks_of_another(install) -> None:
+    install("a-dist", "a", WRAPPER)
+    install("b-dist", "b", GOOD)
+    components = registry.load().named("importance")
+    assert {entry.name for entry in components if not entry.is_builtin} == {"wrapped", "size"}
+
+
+def test_an_object_that_cannot_be_compared_is_a_plugin_like_others(install, workdir) -> None:
+    for name in ("a", "b"):
+        install(f"{name}-dist", name, INCOMPARABLE)
+        (file,) = (workdir / "site").glob(f"{name}_dist-*/entry_points.txt")
+        file.write_text(f"[forgetkit]\n{name} = {name}_dist_plugin:plugin\n")
+    loaded = registry.load()
+    assert loaded.plugins.keys() == {"a-dist", "b-dist"}
+    assert not loaded.broken
 
 
 @pytest.mark.parametrize("name", ["forgetkit", "Forgetkit"])
-def test_nobody_else_is_the_builtins(install, name) -> None:
+def test_no_distribution_may_be_called_forgetkit(install, name) -> None:
     install(name, "pirate", GOOD.replace("'size'", "'snip'"))
-    offers = registry.load()
-    assert [b.reason for b in offers.broken] == ["its distribution calls itself forgetkit, as only the built-ins may"]
-    assert offers.find("importance", "forgetkit/snip").component.__module__.startswith("forgetkit.")
+    loaded = registry.load()
+    assert [b.reason for b in loaded.broken] == ["its distribution calls itself forgetkit, as only the built-ins may"]
+    assert loaded.find("importance", "forgetkit/snip").component.__module__.startswith("forgetkit.")
 
 
 # Files
 
 
-def test_two_files_of_one_stem_cannot_be_told_apart(plugin, workdir) -> None:
+def test_two_files_of_one_stem_are_refused(plugin, workdir) -> None:
     (workdir / "other").mkdir()
     first, second = plugin("mine", GOOD), workdir / "other" / "mine.py"
     second.write_text(GOOD)
@@ -190,12 +224,12 @@ def test_a_file_and_a_distribution_of_one_name(plugin, install, monkeypatch) -> 
     assert registry.load(files=[path]).find("importance", "mine/size").version == "file"
 
 
-def test_a_file_cannot_call_itself_the_builtins(plugin) -> None:
+def test_no_file_may_be_called_forgetkit(plugin) -> None:
     with pytest.raises(UsageError, match="forgetkit/NAME is a built-in: give the file another name"):
         registry.load(files=[plugin("forgetkit", GOOD)])
 
 
-# Left alone
+# Disabled
 
 
 DISABLED = {
@@ -211,19 +245,19 @@ DISABLED = {
 }
 
 
-@pytest.mark.parametrize("said", DISABLED)
-def test_the_environment_leaves_plugins_alone(install, monkeypatch, said) -> None:
-    in_use, first = DISABLED[said]
+@pytest.mark.parametrize("value", DISABLED)
+def test_the_environment_disables_plugins(install, monkeypatch, value) -> None:
+    in_use, is_unimported = DISABLED[value]
     module = install("a-dist", "a", GOOD)
     install("b-dist", "b", GOOD)
-    monkeypatch.setenv("FORGETKIT_DISABLE_PLUGINS", said)
-    offers = registry.load()
-    assert sorted(offers.plugins) == in_use
-    assert (module not in sys.modules) == first
-    assert sorted(point.distribution for point in offers.inactive) == sorted({"a-dist", "b-dist"} - set(in_use))
+    monkeypatch.setenv("FORGETKIT_DISABLE_PLUGINS", value)
+    loaded = registry.load()
+    assert sorted(loaded.plugins) == in_use
+    assert (module not in sys.modules) == is_unimported
+    assert sorted(point.distribution for point in loaded.inactive) == sorted({"a-dist", "b-dist"} - set(in_use))
 
 
-def test_no_plugin_may_name_what_the_environment_leaves_alone(install, monkeypatch) -> None:
+def test_no_plugin_may_name_a_disabled_plugin(install, monkeypatch) -> None:
     install("a-dist", "a", GOOD)
     monkeypatch.setenv("FORGETKIT_DISABLE_PLUGINS", "all")
     assert registry.load(without=["a"]).plugins == {}
@@ -232,24 +266,24 @@ def test_no_plugin_may_name_what_the_environment_leaves_alone(install, monkeypat
 
 
 @pytest.mark.parametrize("how", ["environment", "option", "broken"])
-def test_who_asks_for_what_is_left_out_hears_why(install, monkeypatch, how) -> None:
+def test_a_missing_component_comes_with_the_reason(install, monkeypatch, how) -> None:
     install("a-dist", "a", "import nosuchmodule" if how == "broken" else GOOD)
     install("z-dist", "z", "import nosuchthing")
     if how == "environment":
         monkeypatch.setenv("FORGETKIT_DISABLE_PLUGINS", "a")
-    offers = registry.load(without=["a"] if how == "option" else [])
+    loaded = registry.load(without=["a"] if how == "option" else [])
     why = {
         "broken": "is left out: ModuleNotFoundError: No module named 'nosuchmodule'",
-        "environment": "is left alone, as FORGETKIT_DISABLE_PLUGINS asks",
-        "option": "is left alone, as --no-plugin asks",
+        "environment": "is disabled by FORGETKIT_DISABLE_PLUGINS",
+        "option": "is disabled by --no-plugin",
     }[how]
     with pytest.raises(OptionError) as raised:
-        offers.find("importance", "size")
+        loaded.find("importance", "size")
     assert str(raised.value).startswith("no importance criterion is called 'size'; ")
     assert f"; plugin 'a' of a-dist {why}" in str(raised.value)
     assert "; plugin 'z' of z-dist is left out: " in str(raised.value)
     with pytest.raises(OptionError) as raised:
-        offers.find("importance", "a-dist/size")
+        loaded.find("importance", "a-dist/size")
     assert str(raised.value).endswith(f"; plugin 'a' of a-dist {why}")
     assert "z-dist" not in str(raised.value)
 
@@ -258,7 +292,7 @@ def test_an_object_of_a_builtin_keeps_the_builtins_name(install) -> None:
     from forgetkit.builtin.importance.magnitude import Magnitude
 
     install("a-dist", "a", GOOD.replace("'size'", "'magnitude'"))
-    offers = registry.load()
-    assert offers.make("importance", Magnitude())[0] == "magnitude"
-    (theirs,) = [offer for offer in offers.named("importance") if offer.distribution == "a-dist"]
-    assert offers.make("importance", theirs.component())[0] == "a-dist/magnitude"
+    loaded = registry.load()
+    assert loaded.make("importance", Magnitude())[0] == "magnitude"
+    (theirs,) = [entry for entry in loaded.named("importance") if entry.distribution == "a-dist"]
+    assert loaded.make("importance", theirs.component())[0] == "a-dist/magnitude"

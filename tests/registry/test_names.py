@@ -1,4 +1,4 @@
-"""Errors name a component as it was written, and the file or the distribution that it comes from."""
+"""Errors name a component by its SPEC, and by its file or distribution."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ class Acts(Intervention):
 class Keeps:
     "Keep."
     how: str = "raise"
-    def retain(self, kept, arrived, rng):
-        return arrived.ids * 0 - 5
+    def retain(self, buffer, arrivals, rng):
+        return arrivals.ids * 0 - 5
 
 @dataclass(frozen=True)
 class Hears:
@@ -123,7 +123,7 @@ def raises():
 
 
 @pytest.mark.parametrize("words", REFUSED)
-def test_a_run_names_it_as_it_was_written(plugin, tiny, workdir, monkeypatch, words: str) -> None:
+def test_a_run_names_the_spec(plugin, tiny, workdir, monkeypatch, words: str) -> None:
     file = plugin("mine", MINE)
     my = plugin("my", NETS)
     monkeypatch.delitem(__import__("sys").modules, "my", raising=False)
@@ -135,7 +135,7 @@ def test_a_run_names_it_as_it_was_written(plugin, tiny, workdir, monkeypatch, wo
     assert not (workdir / "runs").exists()
 
 
-def test_where_torch_raises_the_callers_line_is_named(plugin, tiny) -> None:
+def test_an_error_of_torch_names_the_line_of_the_caller(plugin, tiny) -> None:
     file = plugin("mine", MINE)
     said = tiny("--plugin", file, "--importance", "mine:torch")
     assert f"in {file}:15" in said.err
@@ -160,18 +160,18 @@ def test_an_installed_one_is_named_with_its_distribution(install, tiny) -> None:
 
 
 def test_a_name_is_kept_beside_the_options(plugin) -> None:
-    offers = registry.load(files=[plugin("mine", MINE)], entry_points=False)
-    spec, one = offers.make("importance", "mine:how=x")
-    again = offers.make("importance", spec)[1]
+    loaded = registry.load(files=[plugin("mine", MINE)], entry_points=False)
+    spec, one = loaded.make("importance", "mine:how=x")
+    again = loaded.make("importance", spec)[1]
     assert one == again == type(one)("x")
     assert hash(one) == hash(again)
     assert repr(one) == "Scorer(how='x')"
     assert dataclasses.asdict(one) == {"how": "x"}
     assert component_name(one) == component_name(again) == "mine:how=x (mine.py)"
-    assert component_name(offers.make("importance", "mine:how=raise")[1]) == "mine:how=raise (mine.py)"
+    assert component_name(loaded.make("importance", "mine:how=raise")[1]) == "mine:how=raise (mine.py)"
     assert component_name(type(one)("x")) == "Scorer"  # an object given in Python goes by its class
 
 
-def test_the_python_face_names_a_spec() -> None:
+def test_the_python_api_names_a_spec() -> None:
     with pytest.raises(ForgetkitError, match=r"^cold looks at no scores, so scoring= would be ignored"):
         forgetkit.unlearn(torch.nn.Linear(2, 2), reinit="cold", scoring=forgetkit.Scoring())

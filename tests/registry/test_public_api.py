@@ -1,4 +1,4 @@
-"""The packages in ``plugins/`` are guests: they use what any stranger may use, and nothing else."""
+"""The packages in ``plugins/`` use the public API alone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PUBLIC = ("forgetkit", "forgetkit.contracts", "forgetkit.errors", "forgetkit.unl
 
 
 @pytest.mark.parametrize("file", PACKAGES, ids=lambda file: f"{file.parent.name}.{file.stem}")
-def test_a_package_uses_the_public_names_alone(file: Path) -> None:
+def test_a_package_uses_public_names_alone(file: Path) -> None:
     own = file.parent.name
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -30,5 +30,5 @@ def test_a_package_uses_the_public_names_alone(file: Path) -> None:
                 assert public is None or alias.name in public, f"{file.name} imports {alias.name} from {module}"
 
 
-def test_there_are_packages_to_look_at() -> None:
+def test_both_packages_are_found() -> None:
     assert {file.parent.name for file in PACKAGES} == {"forgetkit_plasticity", "forgetkit_saliency"}

@@ -1,4 +1,4 @@
-"""``forgetkit plugins new``: a package for each kind, which works as it was written."""
+"""``forgetkit plugins new`` writes a working package for each kind."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def python(*words: object, folder: Path, **env: str) -> subprocess.CompletedProc
 
 
 def registered(package: Path) -> Path:
-    """The folder of its modules, with the metadata that an installer would have left there."""
+    """The folder of its modules, with the metadata of an installation."""
     project = tomllib.loads((package / "pyproject.toml").read_text())["project"]
     info = package / "src" / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
     info.mkdir()
@@ -53,7 +53,7 @@ def test_the_packages_pass_their_own_tests(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_package_works_as_it_was_written(cli, workdir, monkeypatch, kind) -> None:
+def test_a_new_package_works(cli, workdir, monkeypatch, kind) -> None:
     name = f"forgetkit-mine-{kind}"
     said = cli("plugins", "new", name, "--kind", kind, "--json")
     assert (said.status, said.err) == (0, "")
@@ -62,8 +62,8 @@ def test_a_package_works_as_it_was_written(cli, workdir, monkeypatch, kind) -> N
     package = workdir / name
     assert sorted(said.json["files"]) == sorted(str(f.relative_to(package)) for f in package.rglob("*") if f.is_file())
     monkeypatch.syspath_prepend(registered(package))
-    offer = registry.load().find(kind, f"mine-{kind}")
-    assert (offer.distribution, offer.version) == (name, "0.1.0")
+    entry = registry.load().find(kind, f"mine-{kind}")
+    assert (entry.distribution, entry.version) == (name, "0.1.0")
     about = cli("plugins", "show", f"mine-{kind}", "--json").json
     assert about["source"].startswith("a template")
     assert all(option["meaning"] for option in about["options"])
@@ -84,7 +84,7 @@ RUNS = {
 
 
 @pytest.mark.parametrize("kind", RUNS)
-def test_a_run_takes_it_up_as_its_readme_says(cli, tiny, workdir, monkeypatch, kind) -> None:
+def test_a_run_uses_it_as_the_readme_says(cli, tiny, workdir, monkeypatch, kind) -> None:
     cli("plugins", "new", f"forgetkit-run-{kind}", "--kind", kind)
     package = workdir / f"forgetkit-run-{kind}"
     assert f"forgetkit run {RUNS[kind]} run-{kind}\n" in (package / "README.md").read_text()
@@ -99,7 +99,7 @@ def test_a_run_takes_it_up_as_its_readme_says(cli, tiny, workdir, monkeypatch, k
 
 
 @pytest.mark.children
-def test_they_are_clean_whatever_they_are_called(tmp_path) -> None:
+def test_ruff_finds_nothing_under_any_name(tmp_path) -> None:
     ruff = shutil.which("ruff", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     if ruff is None:
         pytest.skip("ruff is not installed")
@@ -143,13 +143,13 @@ def test_a_kind_in_the_singular(cli, word, kind) -> None:
 
 
 REFUSED = {
-    ("Mine", "importance"): "'Mine' will not do as a name",
-    ("mine_own", "importance"): "will not do as a name",
+    ("Mine", "importance"): "'Mine' is no valid name",
+    ("mine_own", "importance"): "is no valid name",
     ("-mine", "importance"): None,
-    ("1st", "importance"): "will not do as a name",
-    ("../mine", "importance"): "will not do as a name",
-    ("forgetkit", "importance"): "will not do as a name",
-    ("forgetkit-", "importance"): "will not do as a name",
+    ("1st", "importance"): "is no valid name",
+    ("../mine", "importance"): "is no valid name",
+    ("forgetkit", "importance"): "is no valid name",
+    ("forgetkit-", "importance"): "is no valid name",
     ("a" * 41, "importance"): "40 characters at most",
     ("class", "importance"): "'class' means something in Python: write forgetkit-class",
     ("json", "metrics"): "a module is called 'json' already: write forgetkit-json",
@@ -162,7 +162,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("name", "kind"), REFUSED)
-def test_what_will_not_do_is_refused_before_anything_is_written(cli, workdir, name, kind) -> None:
+def test_an_invalid_name_is_refused_without_a_file(cli, workdir, name, kind) -> None:
     before = sorted(workdir.iterdir())
     said = cli("plugins", "new", name, "--kind", kind)
     assert (said.status, said.out) == (2, "")
@@ -171,8 +171,8 @@ def test_what_will_not_do_is_refused_before_anything_is_written(cli, workdir, na
     assert sorted(workdir.iterdir()) == before
 
 
-def test_a_name_that_is_built_in_elsewhere_is_free(tmp_path) -> None:
-    taken = {offer.name for offer in registry.load(entry_points=False).named("metrics")}
+def test_a_built_in_name_of_another_kind_is_free(tmp_path) -> None:
+    taken = {entry.name for entry in registry.load(entry_points=False).named("metrics")}
     assert scaffold.write_package("forgetkit-snip", "metrics", tmp_path, taken).component == "snip"
 
 
@@ -189,7 +189,7 @@ def test_nothing_is_overwritten(tmp_path) -> None:
         scaffold.write_package("mine", "metrics", tmp_path / "file", ())
 
 
-def test_what_to_do_next_is_said(cli, workdir) -> None:
+def test_the_output_names_the_next_command(cli, workdir) -> None:
     said = cli("plugins", "new", "forgetkit-mine", "--kind", "metric", "--out", workdir / "a" / "b")
     assert said.status == 0
     assert (workdir / "a" / "b" / "forgetkit-mine" / "src" / "forgetkit_mine" / "metric.py").exists()

@@ -1,4 +1,4 @@
-"""Which plugin a component comes from is recorded; what clashes, is gone or has changed is said by its name."""
+"""A run records the plugin of each component; messages name one that clashes, is missing or has changed."""
 
 from __future__ import annotations
 
@@ -77,18 +77,18 @@ CLASHES = {
 
 
 @pytest.mark.parametrize("clash", CLASHES)
-def test_a_plugin_made_for_another_version_is_left_out_with_the_reason(install, workdir, cli, clash: str) -> None:
+def test_a_plugin_for_another_version_is_left_out(install, workdir, cli, clash: str) -> None:
     requirement, said = CLASHES[clash]
     install("halve-dist", "halve", "raise SystemExit('imported')")
     install("good-dist", "good", METRIC)
     require(workdir, "halve-dist", "torch>=1", requirement, "not a requirement (")
     reason = f"halve-dist 1.2 needs forgetkit{said}, and this is forgetkit {forgetkit.__version__}: update forgetkit"
-    offers = registry.load()
-    (broken,) = map(str, offers.broken)
+    loaded = registry.load()
+    (broken,) = map(str, loaded.broken)
     assert broken.startswith(f"plugin 'halve' of halve-dist is left out: {reason}")
-    assert offers.plugins == {"good-dist": "1.2"}
+    assert loaded.plugins == {"good-dist": "1.2"}
     with pytest.raises(OptionError, match=f"needs forgetkit{said}"):
-        offers.find("reinit", "halve")
+        loaded.find("reinit", "halve")
     for words in (["plugins", "list"], ["plugins", "list", "--load"]):
         assert f"needs forgetkit{said}" in " ".join(cli(*words).out.split())
     entries = {entry["plugin"]: entry.get("clash") for entry in cli("plugins", "list", "--json").json["plugins"]}
@@ -99,12 +99,12 @@ def test_a_plugin_made_for_another_version_is_left_out_with_the_reason(install, 
 @pytest.mark.parametrize(
     "requirement", ["forgetkit", "forgetkit>=0.0.1", "forgetkit>=99 ; extra == 'new'", "forgetkit-x>9"]
 )
-def test_a_requirement_that_holds_is_none_of_our_business(install, workdir, requirement: str) -> None:
+def test_a_requirement_that_holds_is_ignored(install, workdir, requirement: str) -> None:
     install("halve-dist", "halve", SOURCE)
     require(workdir, "halve-dist", requirement)
-    offers = registry.load()
-    assert not offers.broken
-    assert offers.plugins == {"halve-dist": "1.2"}
+    loaded = registry.load()
+    assert not loaded.broken
+    assert loaded.plugins == {"halve-dist": "1.2"}
 
 
 @pytest.fixture
@@ -118,16 +118,16 @@ def begun(install, tiny, workdir):
 
 
 def stopped(run: Path) -> None:
-    """As if it had been stopped before its end."""
+    """Make it look unfinished."""
     (run / "result.json").unlink()
 
 
-def test_the_manifest_says_which_distribution_a_component_came_from(begun) -> None:
+def test_the_manifest_records_distributions(begun) -> None:
     manifest = json.loads((begun / "manifest.json").read_text())
     assert manifest["distributions"] == {"reinit": {"halve": "halve-dist"}, "metrics": {"last": "last-dist"}}
 
 
-def test_after_an_uninstall_the_distribution_is_named(begun, cli, workdir) -> None:
+def test_an_uninstalled_distribution_is_named(begun, cli, workdir) -> None:
     uninstall(workdir, "halve-dist")
     said = "the reinit method 'halve' came from halve-dist 1.2, which is not installed: pip install 'halve-dist==1.2'"
     # What does not need the method is answered without it.
@@ -137,7 +137,7 @@ def test_after_an_uninstall_the_distribution_is_named(begun, cli, workdir) -> No
     assert (resumed.status, resumed.err.splitlines()) == (2, [f"forgetkit: {said}"])
 
 
-def test_a_metric_that_is_gone_is_named_too(begun, cli, workdir) -> None:
+def test_a_missing_metric_is_named(begun, cli, workdir) -> None:
     uninstall(workdir, "last-dist")
     stopped(begun)
     said = cli("run", "--resume", begun)
@@ -146,7 +146,7 @@ def test_a_metric_that_is_gone_is_named_too(begun, cli, workdir) -> None:
     )
 
 
-def test_one_that_offers_it_no_more_is_named(begun, cli, workdir, install) -> None:
+def test_a_version_without_the_component_is_named(begun, cli, workdir, install) -> None:
     uninstall(workdir, "halve-dist")
     install("halve-dist", "halve", SOURCE.replace("'halve'", "'other'"), "2.0")
     stopped(begun)
@@ -154,14 +154,14 @@ def test_one_that_offers_it_no_more_is_named(begun, cli, workdir, install) -> No
     assert "came from halve-dist 1.2, and 2.0 does not offer it: pip install 'halve-dist==1.2'" in said.err
 
 
-def test_one_that_is_disabled_is_named(begun, cli, monkeypatch) -> None:
+def test_a_disabled_distribution_is_named(begun, cli, monkeypatch) -> None:
     monkeypatch.setenv("FORGETKIT_DISABLE_PLUGINS", "halve-dist")
     stopped(begun)
     said = cli("run", "--resume", begun)
-    assert "came from halve-dist 1.2; plugin 'halve' of halve-dist is left alone, as FORGETKIT_DISABLE" in said.err
+    assert "came from halve-dist 1.2; plugin 'halve' of halve-dist is disabled by FORGETKIT_DISABLE" in said.err
 
 
-def test_a_file_that_is_not_given_again_is_named(plugin, tiny, cli, workdir) -> None:
+def test_a_missing_file_is_named(plugin, tiny, cli, workdir) -> None:
     path = plugin("mine", SOURCE)
     assert tiny("--plugin", path, "--reinit", "halve", "--out", ".", "--name", "run").status == 0
     assert cli("analyze", workdir / "run", "calibration").status == 0
@@ -173,7 +173,7 @@ def test_a_file_that_is_not_given_again_is_named(plugin, tiny, cli, workdir) -> 
     assert cli("run", "--resume", workdir / "run", "--plugin", path).status == 0
 
 
-def test_a_data_set_that_is_gone_is_named_where_it_is_analysed(install, cli, tiny_words, workdir) -> None:
+def test_an_analysis_names_a_missing_data_set(install, cli, tiny_words, workdir) -> None:
     install(
         "data-dist",
         "data",
@@ -192,7 +192,7 @@ def test_a_data_set_that_is_gone_is_named_where_it_is_analysed(install, cli, tin
 
 @pytest.fixture
 def warned(cli, caplog):
-    """``warned(run)``: what a run that goes on says of its plugins."""
+    """``warned(run)``: the warnings about plugins when a run resumes."""
 
     def call(run: Path, *words: object) -> list[str]:
         stopped(run)
@@ -226,7 +226,7 @@ def test_a_file_that_changed_is_named(plugin, tiny, warned, workdir) -> None:
     assert line.startswith("the plugin file mine.py has changed since this run was begun (file ")
 
 
-def test_a_component_that_comes_from_elsewhere_now_is_named(begun, warned, workdir, install) -> None:
+def test_a_component_of_another_distribution_is_named(begun, warned, workdir, install) -> None:
     uninstall(workdir, "halve-dist")
     install("twin-dist", "twin", SOURCE, "7")
     (line,) = warned(begun)

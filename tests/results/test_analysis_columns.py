@@ -238,7 +238,6 @@ def test_a_run_by_itself_has_its_answers(tmp_path):
         max_size=4,
     )
 )
-@settings(max_examples=60, deadline=None)
 def test_an_average_is_that_of_a_loop(seeds):
     found = [Series("s", list(own), list(own.values())) for own in seeds]
     places, means, deviations = layout.average_series(found)
@@ -262,7 +261,7 @@ def many(count: int, arm: float = 0.0) -> Answer:
 
 
 @pytest.mark.parametrize(
-    ("series", "arms", "panels", "told"),
+    ("series", "arms", "panels", "styled_by"),
     [
         (1, 1, [("", 1)], "nothing"),
         (3, 1, [("", 3)], "series"),
@@ -271,11 +270,11 @@ def many(count: int, arm: float = 0.0) -> Answer:
         (7, 2, [("a0", 7), ("a1", 7)], "series"),
     ],
 )
-def test_panels_are_by_series_while_they_are_few_and_then_by_arm(series, arms, panels, told):
+def test_panels_are_by_series_while_they_are_few_and_then_by_arm(series, arms, panels, styled_by):
     outcomes = asked({f"a{arm}": [many(series, arm)] for arm in range(arms)})
     found = only(outcomes)
     assert [(panel.title, len(panel.lines)) for panel in found.panels] == panels
-    assert found.told == told
+    assert found.styled_by == styled_by
     figure = drawn(outcomes)
     assert [(axes.get_title(), len(points(axes))) for axes in figure.axes] == panels
 
@@ -488,7 +487,7 @@ def charts_of_all_kinds(draw):
 
 
 @given(st.lists(charts_of_all_kinds(), min_size=1, max_size=3))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_whatever_an_answer_may_hold_is_drawn(found):
     answers_of = [Answer(charts=[chart]) for chart in found]
     outcomes = asked({"a": answers_of[:2], "b": answers_of[2:]} if len(found) > 2 else {"a": answers_of})

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from forgetkit import config
-from forgetkit.ablation.ablation import Ablation
 from forgetkit.ablation.grid import Grid
+from forgetkit.ablation.plan import AblationPlan
 from forgetkit.ablation.progress import ProgressReader
 from forgetkit.ablation.worker import CellResult, Task, run_cell
 from forgetkit.errors import RunDirectoryError
@@ -70,8 +70,8 @@ def test_what_a_cell_keeps(tmp_path: Path) -> None:
         assert len(list(checkpoints.iterdir())) == count + 2
 
 
-def ablation(folder: Path, **options: object) -> Ablation:
-    return Ablation.of(Grid("", {"reinit": ("cold",)}, (0,), {**TINY, **options}), folder, OFFERS)
+def ablation(folder: Path, **options: object) -> AblationPlan:
+    return AblationPlan.of(Grid("", {"reinit": ("cold",)}, (0,), {**TINY, **options}), folder, OFFERS)
 
 
 def left(pool: CellStore, digest: str) -> list[str]:
@@ -85,17 +85,17 @@ def left(pool: CellStore, digest: str) -> list[str]:
 def test_a_cell_that_was_finished_before_is_tidied(tmp_path: Path) -> None:
     """By a command that asks for less; one that says nothing takes away what a killed process would have."""
     asked = ablation(tmp_path)
-    (first,) = asked.tasks(asked.found(), keep="all")
+    (first,) = asked.tasks(asked.statuses(), keep="all")
     run_cell(first)
-    asked.remove_stale(asked.found(), None)
-    assert left(asked.pool, first.digest) == ["mega-batch-001.pt", "mega-batch-002.pt"]
+    asked.remove_stale(asked.statuses(), None)
+    assert left(asked.store, first.digest) == ["mega-batch-001.pt", "mega-batch-002.pt"]
     for end in ("pt", "json"):
-        (asked.pool.directory(first.digest) / "checkpoints" / f"resume-002-0002.{end}").touch()
-    asked.remove_stale(asked.found(), None)
-    assert left(asked.pool, first.digest) == ["mega-batch-002.pt"]
-    asked.remove_stale(asked.found(), "none")
-    assert left(asked.pool, first.digest) == []
-    assert asked.found()[first.digest].status == "completed"
+        (asked.store.directory(first.digest) / "checkpoints" / f"resume-002-0002.{end}").touch()
+    asked.remove_stale(asked.statuses(), None)
+    assert left(asked.store, first.digest) == ["mega-batch-002.pt"]
+    asked.remove_stale(asked.statuses(), "none")
+    assert left(asked.store, first.digest) == []
+    assert asked.statuses()[first.digest].status == "completed"
 
 
 def test_the_last_model_is_the_one_of_the_last_mega_batch_not_of_the_last_name(tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_what_was_left_half_written_long_ago_is_taken_away(tmp_path: Path) -> No
         file.touch()
     for file in (*old, tmp_path / "cells" / "c.json"):
         os.utime(file, (0, 0))
-    asked.remove_stale(asked.found(), None)
+    asked.remove_stale(asked.statuses(), None)
     assert [file.exists() for file in old] == [False, False]
     assert all(file.exists() for file in new)
 
@@ -136,7 +136,7 @@ def test_what_was_left_half_written_long_ago_is_taken_away(tmp_path: Path) -> No
 def test_how_often_cells_leave_states_and_which_models_they_keep(tmp_path: Path, given: dict, epochs: int) -> None:
     asked = ablation(tmp_path, **given)
     for keep in ("all", "last", "none"):
-        (one,) = asked.tasks(asked.found(), keep=keep)  # type: ignore[arg-type]
+        (one,) = asked.tasks(asked.statuses(), keep=keep)  # type: ignore[arg-type]
         plan = config.resolve(one.options, OFFERS)
         assert plan.digest == one.digest
         assert (plan.config.checkpoint_epochs, plan.config.keep_models) == (epochs, keep)
@@ -144,18 +144,18 @@ def test_how_often_cells_leave_states_and_which_models_they_keep(tmp_path: Path,
 
 def test_an_unfinished_cell_is_not_tidied(tmp_path: Path) -> None:
     asked = ablation(tmp_path)
-    (first,) = asked.tasks(asked.found(), keep="all")
+    (first,) = asked.tasks(asked.statuses(), keep="all")
     run_cell(first)
-    unseal(asked.pool.directory(first.digest))
-    asked.remove_stale(asked.found(), "none")
-    assert left(asked.pool, first.digest) == ["mega-batch-001.pt", "mega-batch-002.pt"]
+    unseal(asked.store.directory(first.digest))
+    asked.remove_stale(asked.statuses(), "none")
+    assert left(asked.store, first.digest) == ["mega-batch-001.pt", "mega-batch-002.pt"]
 
 
 def test_a_diverged_cell_keeps_no_states_and_can_be_run_again(tmp_path: Path) -> None:
     asked = ablation(tmp_path, lr=1e6, milestones=(), epochs=6)
-    (first,) = asked.tasks(asked.found())
+    (first,) = asked.tasks(asked.statuses())
     assert "epoch 3" in run_cell(first).reason
-    assert left(asked.pool, first.digest) == []
+    assert left(asked.store, first.digest) == []
     (failure,) = tmp_path.glob("cells/*.failed.json")
     failure.unlink()
     assert run_cell(first).status == "diverged"
@@ -303,7 +303,7 @@ def test_matched_cells_are_followed_by_their_samples(tmp_path: Path) -> None:
     asked = task(tmp_path, epochs=None, samples=100)
     follower = ProgressReader(CellStore(tmp_path), [asked.digest])
     assert run_cell(asked) == CellResult("completed")
-    standing = follower.standing()[asked.digest]
+    standing = follower.running()[asked.digest]
     assert (standing.share, standing.mega_batch) == (1.0, 2)
     assert (follower.left() or 0) < 1e-9
 

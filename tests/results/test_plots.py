@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import pytest
 from helpers import fake_outcomes
 from helpers.odd_outcomes import HOSTILE, made, oddities, stream
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -53,11 +53,11 @@ def test_cost_is_passes_where_each_result_counts_them():
     counted = [{**stream(0.5), "forward_passes": 7 + seed, "backward_passes": 3} for seed in range(2)]
     found = series.costs(made({"warm": counted}))
     assert found.measure == "forward and backward passes"
-    assert found.spots[0].runs == ((10, 0.5), (11, 0.5))
-    assert found.spots[0].mean == (10.5, 0.5)
+    assert found.points[0].runs == ((10, 0.5), (11, 0.5))
+    assert found.points[0].mean == (10.5, 0.5)
     mixed = series.costs(made({"warm": counted, "cold": [stream(0.5, 0.6)]}))
     assert mixed.measure == "samples seen"
-    assert [spot.mean for spot in mixed.spots] == [(10, 0.5), (20, 0.6)]
+    assert [point.mean for point in mixed.points] == [(10, 0.5), (20, 0.6)]
 
 
 def test_shares_are_means_over_mega_batches_then_seeds_in_the_order_of_execution():
@@ -76,7 +76,6 @@ def test_only_completed_cells_count():
 
 
 @given(st.lists(oddities, min_size=1, max_size=2))
-@settings(max_examples=60, deadline=None)
 def test_odd_results_are_read_as_far_as_they_can_be(results):
     outcomes = made({"warm": [stream(0.5)], "odd": results})
     for read in (series.accuracies, series.errors):
@@ -87,12 +86,11 @@ def test_odd_results_are_read_as_far_as_they_can_be(results):
 
 
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=4))
-@settings(max_examples=30, deadline=None)
 def test_every_arm_looks_unlike_every_other(sizes):
     axes = {f"axis{place}": [f"v{value}" for value in range(size)] for place, size in enumerate(sizes)}
     outcomes = Outcomes("t", tuple(axes), fake_outcomes.missing(axes))
-    told = styles.arm_styles(outcomes)
-    found = [(look.colour, look.dash, look.marker) for look in map(told.of, outcomes.arms())]
+    found_styles = styles.arm_styles(outcomes)
+    found = [(style.colour, style.dash, style.marker) for style in map(found_styles.of, outcomes.arms())]
     assert len(set(found)) == min(len(found), 280)  # 7 colours, 5 line styles, 8 markers: periods without a factor
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from html.parser import HTMLParser
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
@@ -416,7 +416,6 @@ def test_the_same_outcomes_give_the_same_bytes_in_whatever_order_their_seeds_com
     assert len(texts) == 1
 
 
-@settings(max_examples=80, deadline=None)
 @given(st.lists(st.tuples(texts, texts), min_size=1, max_size=3, unique=True), texts, texts)
 def test_what_a_user_typed_is_read_back_in_every_format(arms, title, axis) -> None:
     axes = (f"{axis}?", "replay")

@@ -11,7 +11,7 @@ import pytest
 from helpers import fake_outcomes
 from helpers.odd_outcomes import HOSTILE, made, oddities, stream
 from helpers.report_page import read
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from forgetkit.errors import RunDirectoryError
@@ -110,7 +110,6 @@ def test_values_that_differ_never_look_alike(found):
 
 
 @given(st.lists(st.from_regex(r"[ab](:([xy]=[12],)?z=[12])?", fullmatch=True), min_size=2, max_size=4, unique=True))
-@settings(max_examples=50, deadline=None)
 def test_shortened_values_tell_arms_apart(found):
     rows = gather_report_data(configured(option=found)).config.rows
     assert len({values for _, values in rows}) == len(found)
@@ -200,7 +199,6 @@ def test_a_number_beyond_every_float_is_none():
 
 
 @given(st.lists(oddities, min_size=1, max_size=2))
-@settings(max_examples=25, deadline=None)
 def test_odd_results_do_not_break_the_page(results):
     shown = read(made({"warm": [stream(0.5)], "odd": results}), drawn=False)
     assert "50.00" in " ".join(shown.texts["results"])

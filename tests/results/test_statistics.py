@@ -9,7 +9,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import scipy.stats
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from forgetkit.results import statistics
@@ -82,7 +82,6 @@ def test_p_is_scipys_permutation_test_of_paired_signs(n) -> None:
     assert compare_arms(by_seed(ours), by_seed(other)).p == pytest.approx(oracle.pvalue, rel=1e-12)
 
 
-@settings(max_examples=200)
 @given(st.lists(st.tuples(st.integers(0, 100), st.integers(0, 100)), min_size=1, max_size=8))
 def test_p_counts_every_assignment_and_ties_of_decimals_stay_ties(pairs) -> None:
     # Hundredths: as floats, differences that are equal on paper are not.
@@ -90,7 +89,6 @@ def test_p_counts_every_assignment_and_ties_of_decimals_stay_ties(pairs) -> None
     assert got.p == brute_force([Fraction(a - b, 100) for a, b in pairs])
 
 
-@settings(max_examples=60)
 @given(st.lists(st.tuples(VALUES, VALUES), min_size=1, max_size=12))
 def test_a_comparison_is_symmetric_and_p_is_a_probability(pairs) -> None:
     ours, other = by_seed(a for a, _ in pairs), by_seed(b for _, b in pairs)

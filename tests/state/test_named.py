@@ -144,9 +144,9 @@ class SlyReinit:
 class SlyReplay:
     """Changes a setting while it chooses."""
 
-    def retain(self, kept: Any, arrived: Any, rng: Any) -> Any:
+    def retain(self, buffer: Any, arrivals: Any, rng: Any) -> Any:
         slip()
-        return np.concatenate([kept.ids, arrived.ids])
+        return np.concatenate([buffer.ids, arrivals.ids])
 
 
 @dataclass(frozen=True)

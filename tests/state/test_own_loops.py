@@ -14,6 +14,7 @@ from torch.nn.functional import cross_entropy
 
 import forgetkit
 from forgetkit.errors import ForgetkitError
+from forgetkit.seeding import seeded_rng
 
 STATES = {
     name: hostile_settings.HOSTILE[name]
@@ -86,7 +87,8 @@ def test_the_same_bits_as_outside(call: str, name: str, dtype: torch.dtype) -> N
 @pytest.mark.parametrize("default", [torch.float32, torch.float64])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_scores_are_in_the_network_s_dtype_and_right(dtype: torch.dtype, default: torch.dtype) -> None:
-    model = nn.Linear(6, 3, dtype=dtype)
+    with seeded_rng(0):
+        model = nn.Linear(6, 3, dtype=dtype)
     ((inputs, labels), *_) = batches(dtype)
     errors = (inputs @ model.weight.T + model.bias).detach().softmax(1) - nn.functional.one_hot(labels, 3)
     expected = (model.weight.detach() * (errors.T @ inputs) / len(labels)).abs()
@@ -173,7 +175,11 @@ def test_interventions(name: str, spec: str) -> None:
             attached.after_epoch()
         return {
             **model.state_dict(),
-            **{f"{at} {k}": v for at, s in enumerate(attached.state_dict()["components"]) for k, v in s.items()},
+            **{
+                f"{at} {k}": v
+                for at, s in enumerate(attached.state_dict()["components"])
+                for k, v in s["state"].items()
+            },
         }
 
     expected, found = looped(torch.enable_grad), looped(STATES[name])

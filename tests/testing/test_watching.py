@@ -47,7 +47,7 @@ def test_a_sound_one_breaks_none(kind: str, component: type) -> None:
 def test_of_one_that_is_no_intervention_nothing_is_asked(kind: str, component: type) -> None:
     for verdict in examine(kind, component):
         watching = verdict.promise.name.startswith("while-training-")
-        assert (verdict.reason == "it is no Intervention, so it has no part in the training") is watching
+        assert (verdict.reason == "it is no Intervention, so it takes no part in the training") is watching
         assert (verdict.status == "not applicable") or not watching
 
 

@@ -18,9 +18,10 @@ from torch import nn
 
 import forgetkit
 from forgetkit import config
-from forgetkit.cli.console import Console
-from forgetkit.cli.screen import LiveRunDisplay
 from forgetkit.contracts import EpochEnded, Event, Inputs, Intervention, InterventionContext, StepProgress
+from forgetkit.display.console import Console
+from forgetkit.display.display import LiveDisplay
+from forgetkit.display.run_display import RunDisplay
 from forgetkit.errors import ConfigError
 from forgetkit.registry import registry
 from forgetkit.training import Schedule, epoch_sizes, share_milestones
@@ -186,7 +187,7 @@ def test_an_interrupted_budget_ends_in_the_same_weights(
     ("given", "complaint"),
     [
         ({"epochs": 3}, "--epochs 3 would be ignored, since --samples says how long a mega-batch is trained"),
-        ({"milestones": "2,3"}, "--milestones 2,3: they count epochs, and --samples gives out samples"),
+        ({"milestones": "2,3"}, "--milestones 2,3 counts epochs, and with --samples the rate falls"),
         ({"milestones": "none", "gamma": 0.5}, "--gamma 0.5 would be ignored, since there are no milestones"),
         ({"samples": 0}, "--samples 0: "),
         ({"samples": "many"}, "--samples many: "),
@@ -231,7 +232,7 @@ def test_bars_move_forward_to_their_ends(tmp_path: Path) -> None:
         forgetkit.run({**SMALL, **options, "out": tmp_path}, observers=[heard])
         console = Console()
         console.file = io.StringIO()
-        view, done = LiveRunDisplay(console), 0
+        view, done = RunDisplay(LiveDisplay(console)), 0
         seen = [70] * 3 if "samples" in options else [54, 108, 162]
         for event in heard.events:
             if isinstance(event, EpochEnded):

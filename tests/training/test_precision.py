@@ -1,13 +1,12 @@
-"""What is chosen where precision and memory format are left open, and that neither changes what is learned."""
+"""The rules for `auto` precision and memory format, and that the memory format changes no result."""
 
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
-import threading
-import time
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -17,49 +16,22 @@ from torch import Tensor, nn
 import forgetkit
 from forgetkit.contracts import Checkpointed, Event, Inputs, OptionResolved
 from forgetkit.errors import ConfigError
-from forgetkit.training import PrecisionTrial, precision
-from forgetkit.training.precision import PrecisionTimings, choose_memory_format
+from forgetkit.training import bf16_failure, choose_memory_format, choose_precision, precision
 
 CPU = torch.device("cpu")
 IMAGES = Inputs((3, 16, 16), 10, (0.5,) * 3, (0.3,) * 3)
 FEATURES = Inputs((7,), 10, (0.5,) * 7, (0.3,) * 7)
-
-X86 = "processor\t: 0\nmodel name\t: Some Processor\nflags\t\t: fpu avx512f {} sse2\n"
 
 
 def convolutional() -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10))
 
 
-def trial(tmp_path: Path, model: nn.Module | None = None, batch_size: int = 8) -> PrecisionTrial:
-    model = convolutional() if model is None else model
-    return PrecisionTrial(model, IMAGES, batch_size, "contiguous", CPU, "convnet", tmp_path / "trials")
-
-
 @pytest.fixture
-def processor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A processor with bf16, by what the system says of it."""
-    said = tmp_path / "cpuinfo"
-    said.write_text(X86.format("avx512_bf16"))
-    monkeypatch.setattr(precision, "_PROCESSOR", said)
-    return said
-
-
-@pytest.fixture
-def worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(precision, "_WORTH_A_TRIAL", 1.0)
-
-
-def takes(monkeypatch: pytest.MonkeyPatch, fp32: float, bf16: float) -> list[int]:
-    """The clock says so of any trial; how often one was held."""
-    held: list[int] = []
-
-    def timed(self: PrecisionTrial, model: nn.Module, operations: float) -> PrecisionTimings:
-        held.append(1)
-        return PrecisionTimings(fp32, bf16)
-
-    monkeypatch.setattr(PrecisionTrial, "_timed", timed)
-    return held
+def native(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A processor that multiplies bf16, and a rule that takes any network for large enough."""
+    monkeypatch.setattr(precision, "has_native_bf16", lambda device: True)
+    monkeypatch.setattr(precision, "_BF16_OPERATIONS", 1.0)
 
 
 @pytest.mark.parametrize(
@@ -119,9 +91,9 @@ from forgetkit.contracts import Inputs
 from forgetkit.seeding import Seeds
 torch.set_num_threads(2)
 cpu, inputs = torch.device("cpu"), Inputs((3, 32, 32), 10, (0.0,) * 3, (1.0,) * 3)
-model = training.network(registry.load().make("models", "resnet18:width=8")[1], inputs, Seeds(0))
-chosen = training.memory_format("auto", model, inputs, cpu) if sys.argv[1] == "auto" else sys.argv[1]
-model = training.arranged(model, chosen, cpu)
+model = training.build_network(registry.load().make("models", "resnet18:width=8")[1], inputs, Seeds(0))
+chosen = training.choose_memory_format("auto", model, inputs, cpu) if sys.argv[1] == "auto" else sys.argv[1]
+model = training.to_device(model, chosen, cpu)
 for _ in range(3):
     model(torch.rand(33, 3, 32, 32)).square().sum().backward()
 """
@@ -152,129 +124,66 @@ def test_a_memory_format_that_would_be_ignored_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "native"),
+    ("machine", "amx", "avx512", "arm", "mkldnn", "native"),
     [
-        (X86.format("avx512_bf16"), True),
-        (X86.format("amx_bf16"), True),
-        (X86.format("avx2"), False),
-        (X86.format("avx512_bf16x"), False),
-        ("model name\t: bf16 2000\nflags\t: avx2\n", False),
-        ("Features\t: fp asimd bf16 sve\n", True),
-        ("", False),
+        ("x86_64", True, False, False, True, True),
+        ("x86_64", False, True, False, True, True),
+        ("x86_64", False, False, True, True, False),  # oneDNN emulates bf16 with AVX512 alone
+        ("aarch64", False, False, True, True, True),
+        ("arm64", False, False, False, True, False),
+        ("x86_64", True, True, True, False, False),
     ],
 )
-def test_whether_a_processor_has_bf16(processor: Path, said: str, native: bool) -> None:
-    processor.write_text(said)
-    assert precision.native_bf16(CPU) == native
-    assert not precision.native_bf16(torch.device("mps"))
-
-
-def test_without_bf16_in_hardware_nothing_is_tried(processor: Path, tmp_path: Path) -> None:
-    processor.unlink()
-    assert trial(tmp_path).verdict() == ("fp32", None)
-    assert precision.processor(CPU) == ""
-
-
-@pytest.mark.usefixtures("processor")
-def test_a_small_network_is_not_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    held = takes(monkeypatch, 2.0, 1.0)
-    assert trial(tmp_path).verdict() == ("fp32", None)
-    assert held == []
-    # 14 × 14 places, 3 × 9 factors, 4 channels, and ten classes of four: twice that for each sample of a batch.
-    operations = 2 * (14 * 14 * 27 * 4 + 40)
-    samples = int(precision._WORTH_A_TRIAL // operations)
-    assert trial(tmp_path, batch_size=samples).verdict() == ("fp32", None)
-    assert trial(tmp_path, batch_size=samples + 1).verdict()[0] == "bf16"
-    assert held == [1]
-
-
-@pytest.mark.usefixtures("processor", "worth_it")
-@pytest.mark.parametrize(("bf16", "expected"), [(0.79, "bf16"), (0.81, "fp32"), (1.5, "fp32")])
-def test_bf16_has_to_be_faster_by_a_quarter(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bf16: float, expected: str
+def test_which_processors_multiply_bf16(
+    monkeypatch: pytest.MonkeyPatch, machine: str, amx: bool, avx512: bool, arm: bool, mkldnn: bool, native: bool
 ) -> None:
-    takes(monkeypatch, 1.0, bf16)
-    reason = f"a step in bf16 took {bf16:.2f} times what it took in fp32, in a short trial"
-    assert trial(tmp_path).verdict() == (expected, reason)
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: mkldnn)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: arm)
+    assert precision.has_native_bf16(CPU) == native
+    assert not precision.has_native_bf16(torch.device("mps"))
 
 
-@pytest.mark.usefixtures("processor", "worth_it")
-def test_what_was_found_holds_the_next_time_whatever_the_clock_says(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    held = takes(monkeypatch, 2.0, 1.0)
-    first = trial(tmp_path).verdict()
-    takes(monkeypatch, 1.0, 2.0)
-    again = trial(tmp_path).verdict()
-    assert again[0] == first[0]
-    (note,) = (tmp_path / "trials").glob("*.json")
-    assert str(again[1]).endswith(f"in an earlier trial; to hold another, delete {note}")
-    assert held == [1]
-    assert trial(tmp_path, batch_size=9).verdict()[0] == "fp32"  # another question
-    note.write_text("{")
-    assert trial(tmp_path).verdict()[0] == "fp32"  # a damaged note is no answer
-    assert [record.getMessage().partition(":")[0] for record in caplog.records] == [f"{note} is damaged"]
+def test_a_torch_without_these_questions_has_no_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"):
+        monkeypatch.delattr(torch.cpu, name, raising=False)
+    assert not precision.has_native_bf16(CPU)
 
 
-@pytest.mark.usefixtures("processor", "worth_it")
-def test_where_no_note_can_be_written_the_trial_counts_all_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    takes(monkeypatch, 2.0, 1.0)
-    (tmp_path / "trials").write_text("in the way")
-    assert trial(tmp_path).verdict()[0] == "bf16"
+@pytest.mark.parametrize(
+    ("operations", "native", "expected"), [(1e9, True, "bf16"), (1e9 - 1, True, "fp32"), (1e12, False, "fp32")]
+)
+def test_the_rule_for_bf16(monkeypatch: pytest.MonkeyPatch, operations: float, native: bool, expected: str) -> None:
+    monkeypatch.setattr(precision, "has_native_bf16", lambda device: native)
+    assert choose_precision(operations, CPU) == expected
 
 
-@pytest.mark.usefixtures("processor", "worth_it")
-def test_of_two_trials_at_once_one_is_held_and_counts_for_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = iter([(2.0, 1.0), (1.0, 2.0)])
-    begun = threading.Barrier(2)
+class Mixing(nn.Module):
+    """Takes no step in bf16: it writes outputs into a buffer of another dtype."""
 
-    def timed(self: PrecisionTrial, model: nn.Module, operations: float) -> PrecisionTimings:
-        time.sleep(0.2)  # the other one has come by then
-        return PrecisionTimings(*next(clock))
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = convolutional()
+        self.register_buffer("seen", torch.zeros(1, 10))
 
-    def asked(one: PrecisionTrial) -> PrecisionTimings:
-        begun.wait()
-        return one._found(convolutional(), 1e9)[0]
-
-    monkeypatch.setattr(PrecisionTrial, "_timed", timed)
-    with ThreadPoolExecutor(2) as both:
-        assert [*both.map(asked, (trial(tmp_path), trial(tmp_path)))] == [PrecisionTimings(2.0, 1.0)] * 2
+    def forward(self, x: Tensor) -> Tensor:
+        outputs: Tensor = self.layers(x)
+        self.seen.index_copy_(0, torch.tensor([0]), outputs[:1].detach())
+        return outputs
 
 
-@pytest.mark.usefixtures("processor", "worth_it")
-def test_a_network_that_bf16_does_not_suit_stays_at_fp32(tmp_path: Path) -> None:
-    class Mixing(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.layers = convolutional()
-            self.register_buffer("seen", torch.zeros(1, 10))
-
-        def forward(self, x: Tensor) -> Tensor:
-            outputs: Tensor = self.layers(x)
-            self.seen.index_copy_(0, torch.tensor([0]), outputs[:1].detach())  # of the same dtype, or not at all
-            return outputs
-
-    precision, reason = trial(tmp_path, Mixing()).verdict()
-    assert precision == "fp32"
-    assert reason is not None
-    assert reason.startswith("a step in bf16 could not be tried (")
-
-
-@pytest.mark.usefixtures("processor", "worth_it")
-def test_a_real_trial_times_both_and_draws_from_nobody(tmp_path: Path) -> None:
-    one = trial(tmp_path)
+def test_a_step_in_bf16_is_tried_without_random_draws() -> None:
     torch.manual_seed(3)
     before = torch.get_rng_state()
-    precision, reason = one.verdict()
-    assert precision in ("fp32", "bf16")
-    assert reason is not None
+    assert bf16_failure(convolutional(), IMAGES, CPU) is None
+    failure = bf16_failure(Mixing(), IMAGES, CPU)
+    torch.manual_seed(3)
     assert torch.equal(torch.get_rng_state(), before)
-    (note,) = (tmp_path / "trials").glob("*.json")
-    times = json.loads(note.read_text())
-    assert times["fp32"] > 0 < times["bf16"]
-    assert f"took {times['bf16'] / times['fp32']:.2f} times" in reason
+    assert failure is not None
+    assert "\n" not in failure
 
 
 OPTIONS = {"dataset": "digits", "mega_batches": 2, "epochs": 2, "val_fraction": 0.1, "shots": 20}
@@ -303,34 +212,55 @@ def test_memory_formats_learn_the_same_within_rounding() -> None:
     assert first["test_accuracy"] == pytest.approx(same["test_accuracy"], abs=0.02)
 
 
-@pytest.mark.usefixtures("workdir", "processor", "worth_it")
-def test_a_resumed_run_keeps_what_was_settled_and_says_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    heard: list[Event] = []
+class Recorder:
+    """Keeps events, and interrupts the run at its first checkpoint if ``stops``."""
 
-    class Impatient:
-        def notify(self, event: Event) -> None:
-            heard.append(event)
-            if isinstance(event, Checkpointed):
-                raise KeyboardInterrupt
+    def __init__(self, *, stops: bool = False) -> None:
+        self.events: list[Event] = []
+        self.stops = stops
 
-    takes(monkeypatch, 2.0, 1.0)
+    def notify(self, event: Event) -> None:
+        self.events.append(event)
+        if self.stops and isinstance(event, Checkpointed):
+            raise KeyboardInterrupt
+
+    @property
+    def resolved(self) -> list[OptionResolved]:
+        return [event for event in self.events if isinstance(event, OptionResolved)]
+
+
+@pytest.mark.usefixtures("workdir", "native")
+def test_a_resumed_run_keeps_the_precision_on_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = Recorder(stops=True), Recorder()
     with pytest.raises(KeyboardInterrupt):
-        forgetkit.run({**OPTIONS, "name": "one", "checkpoint_epochs": 1}, observers=[Impatient()])
-    assert [e for e in heard if isinstance(e, OptionResolved)] == [
-        OptionResolved("precision", "bf16", "a step in bf16 took 0.50 times what it took in fp32, in a short trial")
-    ]
-    takes(monkeypatch, 1.0, 2.0)
-    for note in Path("cache/trials").glob("*.json"):
-        note.unlink()
-    heard.clear()
-
-    class Silent:
-        def notify(self, event: Event) -> None:
-            heard.append(event)
-
-    result = forgetkit.run({"precision": "auto"}, resume="runs/one", observers=[Silent()])  # as it was begun
+        forgetkit.run({**OPTIONS, "name": "one", "checkpoint_epochs": 1}, observers=[first])
+    ((option, value, reason),) = [(event.option, event.value, event.reason) for event in first.resolved]
+    assert (option, value) == ("precision", "bf16")
+    assert re.fullmatch(r"a batch takes \d\.\de\+0\d operations, and cpu multiplies bf16 natively", reason)
+    assert json.loads(Path("runs/one/manifest.json").read_text())["config"]["precision"] == "bf16"
+    monkeypatch.setattr(precision, "has_native_bf16", lambda device: False)
+    result = forgetkit.run({"precision": "auto"}, resume="runs/one", observers=[second])  # as it was begun
     assert result["config"]["precision"] == "bf16"
-    assert not [e for e in heard if isinstance(e, OptionResolved)]
+    assert second.resolved == []
     straight = forgetkit.run({**OPTIONS, "name": "two", "precision": "bf16"})
     for one, other in zip(result["mega_batches"], straight["mega_batches"], strict=True):
         assert {**one, "seconds": 0, "unlearn": 0} == {**other, "seconds": 0, "unlearn": 0}
+
+
+@dataclass(frozen=True)
+class MixingBuilder:
+    """Builds a network that takes no step in bf16."""
+
+    def build(self, inputs: Inputs, normalize: nn.Module) -> nn.Module:
+        network = Mixing()
+        network.layers = nn.Sequential(normalize, nn.Flatten(), nn.Linear(64, 10))
+        return network
+
+
+@pytest.mark.usefixtures("workdir", "native")
+def test_a_network_that_bf16_does_not_suit_is_trained_in_fp32() -> None:
+    recorder = Recorder()
+    result = forgetkit.run({**OPTIONS, "epochs": 1, "model": MixingBuilder()}, observers=[recorder])
+    assert result["config"]["precision"] == "fp32"
+    assert [event.value for event in recorder.resolved] == ["fp32"]
+    assert recorder.resolved[0].reason.startswith("a step in bf16 fails (")

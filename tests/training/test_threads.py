@@ -85,10 +85,10 @@ def torchs_own(request: pytest.FixtureRequest) -> Iterator[int]:
     torch.set_num_threads(before)
 
 
-def test_few_operations_are_computed_by_one_thread_and_many_by_torchs_own(torchs_own: int) -> None:
-    border = precision._WORTH_THREADS
-    assert choose_threads(border - 1) == 1
-    assert choose_threads(border) == torchs_own
+def test_only_many_operations_take_more_than_one_thread() -> None:
+    border = precision._THREADS_OPERATIONS
+    assert choose_threads(border - 1, 3) == 1
+    assert choose_threads(border, 3) == 3
 
 
 @dataclass
@@ -116,7 +116,7 @@ def test_a_small_network_is_trained_by_one_thread(torchs_own: int, tmp_path: Pat
 def test_a_large_one_is_resumed_with_the_threads_it_was_begun_with(
     state: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(precision, "_WORTH_THREADS", 0)
+    monkeypatch.setattr(precision, "_THREADS_OPERATIONS", 0)
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(3)

@@ -1,4 +1,4 @@
-"""The commands: nothing is fetched unasked, no record brings code, and what others wrote acts on no terminal."""
+"""Commands fetch nothing by default, run no code from a record, and print no control characters."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from PIL import Image
 from rich.table import Table
 
 import forgetkit
-from forgetkit.cli.console import Console, print_text
 from forgetkit.contracts import Checkpointed, RunStarted
+from forgetkit.display.console import Console, print_text
+from forgetkit.display.run_display import RunDisplay
 from forgetkit.errors import ConfigError
 from forgetkit.storage import write_with_digest
 
@@ -32,7 +33,7 @@ HOSTILE = "\x1b]0;EVIL\x07[link=x]a[bold]\x1b[2J\u202e"
 
 @pytest.fixture
 def offline_child(start, workdir):
-    """``offline_child(words)``: the exit status, what was said, and which connections were tried."""
+    """``offline_child(words)``: the exit status, the standard error and the attempted connections."""
 
     def call(words) -> tuple[int, str, list[str]]:
         log = workdir / "tried"
@@ -46,7 +47,7 @@ def offline_child(start, workdir):
 
 @pytest.fixture
 def offline_here(workdir, monkeypatch):
-    """The same for this process: the file in which tries are written down."""
+    """The same for this process; the file that logs attempts."""
     for owner, name in ((socket.socket, "connect"), (socket.socket, "connect_ex")):
         monkeypatch.setattr(owner, name, getattr(owner, name))
     for name in ("getaddrinfo", "gethostbyname"):
@@ -62,19 +63,19 @@ def test_nothing_is_fetched_unless_asked_for(offline_child, offline_here, cli, t
     for words in ("table abl", "report abl", "report runs/one", "show datasets cifar10", "plugins list"):
         assert cli(*words.split()).status == 0
     for name in ("cifar10", "cifar100"):
-        said = cli("run", "--dataset", name)
-        assert (said.status, said.err.count("\n")) == (2, 1)
-        assert "or download=true" in said.err
+        answer = cli("run", "--dataset", name)
+        assert (answer.status, answer.err.count("\n")) == (2, 1)
+        assert "or download=true" in answer.err
     assert not offline_here.exists()
     assert not (workdir / "cache" / "torchvision").exists()
 
 
 def test_what_is_asked_for_is_tried_and_the_failure_is_one_line(offline_child):
-    status, said, tried = offline_child(["run", "--dataset", "cifar10:download=true"])
+    status, answer, tried = offline_child(["run", "--dataset", "cifar10:download=true"])
     assert status == 2
     assert [line.split()[0] for line in tried] == ["look"]
-    [said] = [line for line in said.splitlines() if line.startswith("forgetkit:")]
-    assert "CIFAR10 could not be downloaded" in said
+    [answer] = [line for line in answer.splitlines() if line.startswith("forgetkit:")]
+    assert "CIFAR10 could not be downloaded" in answer
 
 
 # No record brings code
@@ -91,7 +92,7 @@ def make(shape, classes):
 
 
 class Stop:
-    """An observer that ends a run after its first mega-batch, as Ctrl-C does."""
+    """Interrupts a run after its first mega-batch."""
 
     def notify(self, event):
         if isinstance(event, Checkpointed):
@@ -115,7 +116,7 @@ def interrupted(folder: Path, model: str) -> Path:
 
 @pytest.fixture
 def theirs(workdir):
-    """The unfinished run of somebody else, whose network is code in a file beside it: ours, or theirs."""
+    """An unfinished run from elsewhere whose network is code in a file."""
     (workdir / "stranger.py").write_text(EVIL)
     before = set(sys.modules)
     yield interrupted(workdir / "got", "import:stranger:make")
@@ -132,10 +133,10 @@ def forgotten(workdir: Path) -> Path:
 
 def test_a_run_that_names_code_goes_on_once_it_is_named_again(cli, theirs, workdir):
     mark = forgotten(workdir)
-    said = cli("run", "--resume", theirs)
-    assert said.status == 2
-    assert said.err.endswith("none is run because a record names it: add --model import:target=stranger:make\n")
-    assert said.err.count("\n") == 1
+    answer = cli("run", "--resume", theirs)
+    assert answer.status == 2
+    assert answer.err.endswith("none is run because a record names it: add --model import:target=stranger:make\n")
+    assert answer.err.count("\n") == 1
     with pytest.raises(ConfigError, match="because a record names it"):
         forgetkit.run(resume=theirs)
     assert not mark.exists()
@@ -146,19 +147,17 @@ def test_a_run_that_names_code_goes_on_once_it_is_named_again(cli, theirs, workd
 
 
 def test_the_line_that_tells_how_to_go_on_names_it(cli, theirs, workdir, monkeypatch):
-    from forgetkit.cli import screen
-
-    told = screen.RunDisplay.notify
+    told = RunDisplay.notify
 
     def stop(self, event):
         told(self, event)
         if isinstance(event, RunStarted):
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(screen.PlainRunDisplay, "notify", stop)
-    said = cli("run", "--resume", theirs, "--model", "import:stranger:make")
-    assert said.status == 130
-    assert f"to go on: forgetkit run --resume {theirs} --model import:target=stranger:make" in said.err
+    monkeypatch.setattr(RunDisplay, "notify", stop)
+    answer = cli("run", "--resume", theirs, "--model", "import:stranger:make")
+    assert answer.status == 130
+    assert f"to go on: forgetkit run --resume {theirs} --model import:target=stranger:make" in answer.err
 
 
 def test_a_table_and_a_report_import_nothing(cli, theirs, workdir):
@@ -185,7 +184,7 @@ def photos(root: Path) -> Path:
 
 
 def test_what_others_wrote_acts_on_no_terminal(terminal, workdir):
-    """rich colours and moves the cursor; it never sets a title, opens a link or clears the screen."""
+    """Output may have colours and cursor moves, but sets no title, opens no link, clears no screen."""
     root = photos(workdir / f"p{HOSTILE}")
     run = ["run", "--model", "mlp:width=8", "--epochs", "1", "--mega-batches", "2", "--threads", "1", "--dataset"]
     (root / "train" / "b" / "9.png").write_bytes(b"no image")

@@ -74,11 +74,11 @@ def test_a_network_that_cannot_is_refused_with_the_operations_name_before_anythi
     (workdir / "unpooled.py").write_text(UNPOOLED)
     words = ["run", "--dataset", "synthetic:samples=60,test=20,classes=3,size=4,channels=1", "--threads", 1]
     words += ["--model", "import:unpooled:Net", "--epochs", 1, "--mega-batches", 2]
-    said = cli(*words, "--deterministic")
-    assert said.status == 2
-    assert said.err.startswith("forgetkit: --deterministic: max_unpooling2d")
-    assert "has no deterministic implementation on cpu: use a network" in said.err
-    assert said.err.count("\n") == 1
+    answer = cli(*words, "--deterministic")
+    assert answer.status == 2
+    assert answer.err.startswith("forgetkit: --deterministic: max_unpooling2d")
+    assert "has no deterministic implementation on cpu: use a network" in answer.err
+    assert answer.err.count("\n") == 1
     assert not (workdir / "runs").exists()
     assert cli(*words, "--quiet").status == 0  # it is the option alone that refuses
 

@@ -1,4 +1,4 @@
-"""A file from anybody brings no code to run: its ``import:`` SPECs need ``--allow-import`` on the command line."""
+"""Files run no code by themselves: their ``import:`` SPECs need ``--allow-import`` on the command line."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ def theirs(workdir, monkeypatch):
         del sys.modules[name]
 
 
-def refused(said, workdir):
-    assert (said.status, said.out, said.err.count("\n")) == (2, "", 1), said.err
-    assert "add --allow-import theirs.net" in said.err
+def refused(answer, workdir):
+    assert (answer.status, answer.out, answer.err.count("\n")) == (2, "", 1), answer.err
+    assert "add --allow-import theirs.net" in answer.err
     assert not (workdir / "ran").exists()
 
 
@@ -66,8 +66,8 @@ def test_a_grid(cli, theirs, text, dry):
 @pytest.mark.parametrize("allowed", ["theirs.net", "theirs"])
 def test_what_is_allowed_runs(cli, theirs, allowed):
     (theirs / "options.toml").write_text(CONFIGS["a value"])
-    said = cli("run", "--config", "options.toml", "--allow-import", allowed, *RUN)
-    assert said.status == 0, said.err
+    answer = cli("run", "--config", "options.toml", "--allow-import", allowed, *RUN)
+    assert answer.status == 0, answer.err
     assert (theirs / "ran").exists()
 
 
@@ -79,5 +79,5 @@ def test_another_module_that_is_allowed_is_another(cli, theirs, allowed):
 
 def test_what_the_command_line_says_needs_no_more(cli, theirs):
     (theirs / "options.toml").write_text(DATA)
-    said = cli("run", "--config", "options.toml", "--model", "import:theirs.net:make", *RUN, "--dry-run")
-    assert said.status == 0, said.err
+    answer = cli("run", "--config", "options.toml", "--model", "import:theirs.net:make", *RUN, "--dry-run")
+    assert answer.status == 0, answer.err

@@ -60,9 +60,9 @@ def test_what_is_no_file_stays(cli, run, tmp_path, kind, option):
         "--export-masks": ["analyze", run, "--export-masks", path],
         "--pictures": ["report", run, "--out", tmp_path / "r.html", "--pictures", tmp_path],
     }[option]
-    said = cli(*words)
-    assert (said.status, said.err.count("\n")) == (2, 1), said.err
-    assert f"{path} is a link, a pipe or a device" in said.err
+    answer = cli(*words)
+    assert (answer.status, answer.err.count("\n")) == (2, 1), answer.err
+    assert f"{path} is a link, a pipe or a device" in answer.err
     after = path.lstat()
     assert (after.st_ino, after.st_mode, after.st_mtime_ns) == (before.st_ino, before.st_mode, before.st_mtime_ns)
     if kind == "link":

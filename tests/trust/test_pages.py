@@ -1,6 +1,6 @@
-"""What users, plugins and exceptions have written, in every place of a page or table that shows it, is text.
+"""Pages and tables show the text of users, plugins and exceptions as text only.
 
-The oracle is a page of harmless names: other names give other texts and no other element, attribute or policy.
+The oracle is a page of harmless names: other names change texts, but no element, attribute or policy.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from html.parser import HTMLParser
 
 import pytest
 from helpers import fake_outcomes
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
@@ -46,7 +46,7 @@ texts = st.text(min_size=1, max_size=20) | st.sampled_from(ATTACKS)
 
 
 def outcomes(text: str) -> Outcomes:
-    """``text`` in every place that has one: two arms, of which one differs by it, and a cell that failed."""
+    """Outcomes with ``text`` in every place: two arms, and a failed cell."""
     result = fake_outcomes.result(0, {"method": "a"}, batches=3, run=text)
     result["method"] = text
     result["versions"] = {f"v{text}": text, "plugins": {f"p{text}": text}}
@@ -67,7 +67,7 @@ def outcomes(text: str) -> Outcomes:
 
 
 class Shape(HTMLParser):
-    """Elements with the names of their attributes, what acts in full, and whatever is no element."""
+    """The elements with their attribute names, the values that can act, and everything that is no element."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ class Shape(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.inside = tag
-        if tag == "wbr":  # where a text may go on in the next line
+        if tag == "wbr":  # a line break opportunity
             return
         self.elements.append((tag, tuple(name for name, _ in attrs)))
         self.acting += [value for name, value in attrs if name in ("http-equiv", "content", "href", "src", "style")]
@@ -111,12 +111,11 @@ HARMLESS = Shape(whole("name"))
 
 
 def acts(text: str) -> set[str]:
-    """Characters that a terminal obeys or that change the order of others."""
+    """Characters that control a terminal or reorder text."""
     return {letter for letter in text if unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Zl", "Zp")} - {"\n"}
 
 
 @given(texts)
-@settings(max_examples=25, deadline=None)
 @example("".join(ATTACKS))
 def test_a_page_has_the_shape_of_a_harmless_one(text):
     written = whole(text)
@@ -140,7 +139,6 @@ def test_so_do_its_pictures():
 
 
 @given(texts)
-@settings(max_examples=25, deadline=None)
 @example("".join(ATTACKS))
 def test_tables_hold_no_markup_of_others(text):
     found = outcomes(text)
@@ -161,11 +159,11 @@ SPELLED = {
     *("textbackslash", "textasciitilde", "textasciicircum", "textless", "textgreater", "textbar", "symbol"),
     *("textasciigrave", "ifdefined", "Umathchar", "else", "fi"),
 }
-"""Commands that stand for a character."""
+"""Commands that spell a character."""
 
 
 def tex(text: str) -> tuple[set[str], int]:
-    """The commands in a table, and how many more braces are opened in it than closed."""
+    """The commands in a table, and its number of unclosed braces."""
     written = "\n".join(
         line for line in render(make_table(outcomes(text)), "latex").splitlines() if not line.startswith("%")
     )
@@ -178,14 +176,13 @@ OURS, _ = tex("name")
 
 @pytest.mark.parametrize("text", ATTACKS)
 def test_tex_carries_nothing_out(text):
-    """Every command is one of ours or the spelling of a character, and no group is ended for us."""
+    """Every command is forgetkit's or spells a character, and braces balance."""
     commands, opened = tex(text)
     assert commands <= OURS | SPELLED
     assert opened == 0
 
 
 @given(texts)
-@settings(max_examples=25, deadline=None)
 def test_no_cell_of_a_csv_is_a_formula(text):
     rows = list(csv.reader(io.StringIO(render(make_table(outcomes(text)), "csv"), newline="")))
     assert len({len(row) for row in rows}) == 1

@@ -1,8 +1,7 @@
-"""Names that lead elsewhere, in archives, manifests, notes of grids and on the command line, lead nowhere."""
+"""Names that point outside their folder, in archives, manifests, grids and on the command line, have no effect."""
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import io
 import json
@@ -15,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.cifar_files import Response, file_names, publish
 
 import forgetkit
-from forgetkit.builtin.datasets import cifar10
 from forgetkit.builtin.datasets.cifar10 import Cifar10
 from forgetkit.contracts import Checkpointed, LoadContext
 from forgetkit.errors import DataError, RunDirectoryError
@@ -34,7 +33,7 @@ ELSEWHERE = ["../x", "../../x", "/tmp/x", "a/b", "..", ".", "", "a\0b", "a\\b", 
 
 
 def below(folder: Path) -> set[str]:
-    """All that is there, links not followed."""
+    """All paths below a folder; links are not followed."""
     return {str(path) for path in folder.rglob("*")}
 
 
@@ -42,7 +41,7 @@ def below(folder: Path) -> set[str]:
 
 
 def tar_of(members: dict[str, bytes | tuple[bytes, str]]) -> bytes:
-    """A compressed archive; a pair is a link's kind and where it leads."""
+    """A compressed archive; a pair is a kind of link and its target."""
     written = io.BytesIO()
     with tarfile.open(fileobj=written, mode="w:gz") as tar:
         for name, content in members.items():
@@ -60,15 +59,13 @@ def tar_of(members: dict[str, bytes | tuple[bytes, str]]) -> bytes:
 def fetched(tmp_path, monkeypatch):
     """``fetched(changed)``: CIFAR-10 from an archive that was published so, with members changed or more of them."""
     small = {"data": np.zeros((2, 3072), np.uint8), "labels": [0, 1], "label_names": ["a", "b"]}
-    files = dict.fromkeys(cifar10.PUBLISHED.files, pickle.dumps(small, protocol=2))
-    digests = {name: hashlib.md5(content).hexdigest() for name, content in files.items()}
+    files = dict.fromkeys(file_names(), pickle.dumps(small, protocol=2))
 
     def load(changed: dict[str, bytes | tuple[bytes, str] | None]) -> Path:
         members = {f"cifar-10-batches-py/{name}": content for name, content in files.items()} | changed
         content = tar_of({name: what for name, what in members.items() if what is not None})
-        known = {"sha256": hashlib.sha256(content).hexdigest(), "length": len(content), "files": digests}
-        monkeypatch.setattr(cifar10, "PUBLISHED", dataclasses.replace(cifar10.PUBLISHED, **known))
-        monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: io.BytesIO(content))
+        publish(monkeypatch, files, content)
+        monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: Response(content))
         root = tmp_path / "in" / "data"
         Cifar10(root, download=True).load(LoadContext(tmp_path / "cache", lambda *_: None))
         return root
@@ -81,7 +78,7 @@ def test_members_that_lead_elsewhere_become_no_file(tmp_path, fetched):
     links = {"cifar-10-batches-py/more": (tarfile.SYMTYPE, "/"), "cifar-10-batches-py/more/x": b"1"}
     root = fetched({**outside, **links})
     expected = {root.parent, root, root / "cifar-10-batches-py"}
-    expected |= {root / "cifar-10-batches-py" / name for name in cifar10.PUBLISHED.files}
+    expected |= {root / "cifar-10-batches-py" / name for name in file_names()}
     assert below(tmp_path) == set(map(str, expected))
     assert not Path("/tmp/forgetkit-was-here").exists()
 
@@ -116,8 +113,8 @@ def test_what_lay_there_as_a_link_is_replaced_and_not_written_through(tmp_path, 
 def test_a_name_is_one_folders(cli, tiny_words, workdir, name):
     (workdir / "in").mkdir()
     os.chdir(workdir / "in")
-    said = cli(*tiny_words, "--name", name, "--quiet")
-    assert (said.status, said.err.count("\n")) == (2, 1)
+    answer = cli(*tiny_words, "--name", name, "--quiet")
+    assert (answer.status, answer.err.count("\n")) == (2, 1)
     grid = cli("ablate", "--over", "reinit=cold,rifle", *tiny_words[1:], "--name", name, "--dry-run")
     assert (grid.status, grid.err.count("\n")) == (2, 1)
     asked = cli("table", ".", "--grid", name)
@@ -128,8 +125,8 @@ def test_a_name_is_one_folders(cli, tiny_words, workdir, name):
 @pytest.mark.parametrize("out", ["a\0b", "x" * 300, "/dev/null/x", "/proc/x"])
 def test_an_out_that_no_folder_can_be_is_one_line(cli, tiny_words, workdir, out):
     for words in ([*tiny_words, "--quiet"], ["ablate", "--over", "reinit=cold,rifle", *tiny_words[1:], "--quiet"]):
-        said = cli(*words, "--out", out)
-        assert (said.status, said.err.count("\n")) == (2, 1), said.err
+        answer = cli(*words, "--out", out)
+        assert (answer.status, answer.err.count("\n")) == (2, 1), answer.err
     assert below(workdir) == set()
 
 
@@ -144,7 +141,7 @@ class Stop:
 
 @pytest.fixture
 def got(workdir):
-    """The unfinished run of a stranger, and how to write its manifest anew: the digest in it fits, as theirs would."""
+    """``got(**options)``: an unfinished run from elsewhere, with a changed manifest and a valid digest."""
     with pytest.raises(KeyboardInterrupt):
         forgetkit.run({**TINY, "out": str(workdir / "got"), "name": "theirs"}, observers=[Stop()])
     path = workdir / "got" / "theirs"
@@ -161,8 +158,8 @@ def got(workdir):
 def test_the_name_in_a_manifest_is_where_nothing_is_written(cli, workdir, got, name):
     path = got(name=name, out=str(workdir / "elsewhere"))
     before = below(workdir) - below(path)
-    said = cli("run", "--resume", path, "--quiet")
-    assert (said.status, said.err.count("\n")) == (2, 1)
+    answer = cli("run", "--resume", path, "--quiet")
+    assert (answer.status, answer.err.count("\n")) == (2, 1)
     assert below(workdir) - below(path) <= before
 
 
@@ -194,7 +191,7 @@ def note(folder: Path, digests: list[str], name: str = "g", **changed) -> Path:
 
 
 def secret(folder: Path) -> None:
-    """A result outside of the ablation's folder, sealed as a cell's would be."""
+    """Write a result outside the ablation's folder, sealed like a cell's."""
     folder.mkdir(parents=True)
     content = json.dumps({"test_accuracy": 0.123456, "mega_batches": []}).encode()
     (folder / "result.json").write_bytes(content)
@@ -216,18 +213,18 @@ def test_a_note_names_cells_by_digests_alone(cli, workdir, digest, twice):
         content = read_with_digest(path)
         write_with_digest(path, {**content, "cells": [*content["cells"], {**content["cells"][0], "digest": "ab" * 32}]})
     for command in ("table", "report"):
-        said = cli(command, "abl")
-        assert (said.status, said.err.count("\n")) == (2, 1)
-        assert "g.json is damaged" in said.err
-        assert "12.35" not in said.out
+        answer = cli(command, "abl")
+        assert (answer.status, answer.err.count("\n")) == (2, 1)
+        assert "g.json is damaged" in answer.err
+        assert "12.35" not in answer.out
 
 
 def test_a_command_in_a_message_can_be_pasted_into_a_shell(tmp_path):
     run = RunDirectory.create(tmp_path, "it's a run; rm -rf *", {})
     (run.path / "result.json").write_text("{}")
-    with pytest.raises(RunDirectoryError) as told:
+    with pytest.raises(RunDirectoryError) as caught:
         _ = run.result
-    command = str(told.value).partition("; forgetkit ")[2].removesuffix(" makes it again")
+    command = str(caught.value).partition("; forgetkit ")[2].removesuffix(" makes it again")
     assert shlex.split(command) == ["run", "--resume", str(run.path)]
 
 
@@ -257,7 +254,7 @@ def test_a_record_downloads_nothing(cli, workdir, monkeypatch):
     for also in (["analyze", run, "calibration"], ["run", "--resume", run]):
         if also[0] == "run":
             (run / "result.json").unlink()
-        said = cli(*also)
-        assert said.status != 0
-        assert "a record downloads nothing, so name the data set again with --dataset" in said.err, said.err
+        answer = cli(*also)
+        assert answer.status != 0
+        assert "a record downloads nothing, so name the data set again with --dataset" in answer.err, answer.err
     assert not (workdir / "theirs").exists()

@@ -20,19 +20,22 @@ HUGE = "1" + "0" * 30
     [f"mlp:width={10**9}", f"mlp:width={HUGE}", f"convnet:width={10**12}"],
 )
 def test_a_network_larger_than_any_memory_is_refused(cli, model):
-    said = cli(*RUN, "--model", model)
-    assert said.status == 2
+    answer = cli(*RUN, "--model", model)
+    assert answer.status == 2
     assert re.fullmatch(
         rf"forgetkit: --model {model} does not fit into memory \(.* GiB left\): choose smaller options for it\n",
-        said.err,
+        answer.err,
     )
 
 
 def test_a_network_larger_than_what_is_left_is_refused_as_it_is_built(cli, monkeypatch):
     """Without its layers being filled first: each takes 4 MiB, and 8 are left."""
     monkeypatch.setattr(memory, "available", lambda device=None: 8 << 20)
-    said = cli(*RUN, "--model", "mlp:width=1024,depth=1000")
-    assert (said.status, "--model mlp:width=1024,depth=1000 does not fit into memory (0.0 GiB left)" in said.err) == (
+    answer = cli(*RUN, "--model", "mlp:width=1024,depth=1000")
+    assert (
+        answer.status,
+        "--model mlp:width=1024,depth=1000 does not fit into memory (0.0 GiB left)" in answer.err,
+    ) == (
         2,
         True,
     )
@@ -41,34 +44,36 @@ def test_a_network_larger_than_what_is_left_is_refused_as_it_is_built(cli, monke
 def test_gradients_and_momentum_that_do_not_fit_are_said_before_a_step(cli, monkeypatch):
     """Values of 0.2 MiB fit into 0.3 MiB; gradients and momentum do not."""
     monkeypatch.setattr(memory, "available", lambda device=None: 300 << 10)
-    said = cli(*RUN, "--model", "mlp:width=200,depth=2")
-    assert said.status == 2
-    assert "its gradients and the state of --optimizer sgd take" in said.err
+    answer = cli(*RUN, "--model", "mlp:width=200,depth=2")
+    assert answer.status == 2
+    assert "its gradients and the state of --optimizer sgd take" in answer.err
     assert cli(*RUN, "--model", "mlp:width=200,depth=2", "--momentum", "0", "--quiet").status == 0
 
 
 def test_a_network_of_too_many_layers_is_refused(cli, monkeypatch):
     monkeypatch.setattr(sys.modules["forgetkit.training.network"], "_MOST_TENSORS", 100)
-    said = cli(*RUN, "--model", "mlp:width=1,depth=1000000")
-    assert said.status == 2
-    assert "has more than 100 layers with parameters: choose a smaller depth" in said.err
+    answer = cli(*RUN, "--model", "mlp:width=1,depth=1000000")
+    assert answer.status == 2
+    assert "has more than 100 layers with parameters: choose a smaller depth" in answer.err
 
 
 @pytest.mark.parametrize("command", ["run", "data"])
 @pytest.mark.parametrize("option", ["size=1000000", "size=1000000000", f"size={HUGE}", f"samples={HUGE}"])
 def test_a_data_set_larger_than_any_memory_is_refused(cli, command, option):
     words = ["run", "--dataset", f"synthetic:{option}"] if command == "run" else ["data", f"synthetic:{option}"]
-    said = cli(*words)
-    assert said.status == 2
-    assert re.search(rf"the data set synthetic:.*{option}.* does not fit into memory \(.*\): choose smaller", said.err)
+    answer = cli(*words)
+    assert answer.status == 2
+    assert re.search(
+        rf"the data set synthetic:.*{option}.* does not fit into memory \(.*\): choose smaller", answer.err
+    )
 
 
 @pytest.mark.parametrize("option", ["epochs", "samples", "batch-size", "score-batch", "patience", "shots"])
 def test_a_count_larger_than_an_integer_of_the_machine_is_refused(cli, option):
-    said = cli(*RUN[:5], f"--{option}", "1" + "0" * 400)
-    assert (said.status, said.err.count("\n")) == (2, 1)
-    assert f"--{option} 1000" in said.err
-    assert "less than or equal to 9223372036854775807" in said.err
+    answer = cli(*RUN[:5], f"--{option}", "1" + "0" * 400)
+    assert (answer.status, answer.err.count("\n")) == (2, 1)
+    assert f"--{option} 1000" in answer.err
+    assert "less than or equal to 9223372036854775807" in answer.err
 
 
 @pytest.mark.parametrize("option", ["epochs", "samples"])
@@ -83,5 +88,5 @@ def test_too_little_disk_for_events_asks_for_fewer_epochs(cli, option, monkeypat
 
 
 def test_threads_that_no_machine_has_are_refused_once_for_all_runs(cli, tmp_path):
-    said = cli("analyze", tmp_path, "calibration", "--threads", HUGE)
-    assert (said.status, said.err) == (2, f"forgetkit: --threads {HUGE}: at most 1024\n")
+    answer = cli("analyze", tmp_path, "calibration", "--threads", HUGE)
+    assert (answer.status, answer.err) == (2, f"forgetkit: --threads {HUGE}: at most 1024\n")

@@ -10,14 +10,15 @@ from typing import Any
 import pytest
 import torch
 from helpers.unlearning_networks import (
-    Batch,
     all_fresh,
     bits,
     changed,
     convnet,
     images,
     mlp,
+    refused,
     same_bits,
+    train_step,
     unlearn_with,
     values,
     vectors,
@@ -33,18 +34,6 @@ from forgetkit.seeding import Seeds
 from forgetkit.unlearning.fresh_values import LayerwiseFresh
 
 BATCHES = images(6, 6)
-
-
-def step(model: nn.Module, optimizer: Optimizer, batch: Batch) -> float:
-    """One step of training."""
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        loss = cross_entropy(model(batch[0]), batch[1])
-        loss.backward()
-        return loss.detach()
-
-    return float(optimizer.step(closure))
 
 
 def state_of(optimizer: Optimizer) -> dict[int, dict[str, Any]]:
@@ -89,7 +78,7 @@ def test_masked_entries_are_fresh_and_the_others_keep_their_bits(importance, dty
 
 
 @pytest.mark.parametrize("fraction", [0, 0.001, 0.2, 0.29, 0.5, 1])
-def test_exactly_so_many(fraction):
+def test_the_number_of_reset_entries_is_exact(fraction):
     model = convnet()
     before, total = values(model), sum(p.numel() for p in model.parameters())
     report = forgetkit.unlearn(model, BATCHES, reinit=f"masked:fraction={fraction}")
@@ -125,7 +114,7 @@ def trained(name: str, memory: torch.memory_format = torch.contiguous_format) ->
     model = convnet().to(memory_format=memory)
     optimizer = OPTIMIZERS[name](list(model.parameters()))
     for batch in images(8, 8, 8, seed=1):
-        step(model, optimizer, batch)
+        train_step(model, optimizer, batch)
     return model, optimizer
 
 
@@ -162,8 +151,8 @@ def test_a_tensor_replaced_whole_is_new_to_the_optimizer(name):
     assert report.optimizer_cleared % report.reset == 0
     assert report.optimizer_cleared > 0
     twin = copy.deepcopy(model)
-    step(model, optimizer, BATCHES[0])
-    step(twin, OPTIMIZERS[name](list(twin.parameters())), BATCHES[0])
+    train_step(model, optimizer, BATCHES[0])
+    train_step(twin, OPTIMIZERS[name](list(twin.parameters())), BATCHES[0])
     expected = values(twin)
     assert all(torch.equal(value, expected[n]) for n, value in values(model).items())
 
@@ -188,10 +177,10 @@ def test_a_fused_optimizer_steps_on_as_another_does():
         torch.manual_seed(0)
         model = convnet()
         optimizer = torch.optim.SGD(model.parameters(), 0.1, 0.9, fused=fused)
-        step(model, optimizer, BATCHES[0])
+        train_step(model, optimizer, BATCHES[0])
         report = forgetkit.unlearn(model, BATCHES, reinit="rifle", optimizer=optimizer)
         assert report.optimizer_cleared == 16
-        step(model, optimizer, BATCHES[0])
+        train_step(model, optimizer, BATCHES[0])
         weights.append(values(model))
     for name, value in weights[0].items():
         torch.testing.assert_close(weights[1][name], value, msg=name)
@@ -214,12 +203,12 @@ def test_leftover_momentum_does_not_move_what_is_fresh():
     assert moved
 
 
-def test_an_optimizer_that_knows_only_some_parameters_or_nothing_yet():
+def test_an_optimizer_of_some_parameters_or_without_state():
     model = convnet()
     report = forgetkit.unlearn(model, BATCHES, optimizer=torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9))
     assert report.optimizer_cleared == 0
     optimizer = torch.optim.SGD(model[5].parameters(), lr=0.1, momentum=0.9)
-    step(model, optimizer, BATCHES[0])
+    train_step(model, optimizer, BATCHES[0])
     report = forgetkit.unlearn(model, BATCHES, reinit="cold", optimizer=optimizer)
     assert report.optimizer_cleared == 16
 
@@ -242,7 +231,7 @@ class Scaled(nn.Module):
 def test_the_step_count_of_a_parameter_of_no_dimensions_stays():
     model, batch = Scaled(), vectors(8)[0]
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-    step(model, optimizer, batch)
+    train_step(model, optimizer, batch)
     forgetkit.unlearn(model, [batch], reinit="masked:fraction=1", optimizer=optimizer)
     assert float(model.scale.detach()) == 1.0
     assert float(optimizer.state[model.scale]["exp_avg"]) == 0.0
@@ -251,11 +240,11 @@ def test_the_step_count_of_a_parameter_of_no_dimensions_stays():
 
 @pytest.mark.parametrize("reinit", ["masked", "cold", "llf", "rifle", "shrink-perturb", "none"])
 @pytest.mark.parametrize("name", ["sgd", "adam"])
-def test_training_goes_on(name, reinit):
+def test_training_continues_after_a_reset(name, reinit):
     model, optimizer = trained(name)
     forgetkit.unlearn(model, BATCHES, reinit=reinit, optimizer=optimizer, seed=3)
     assert all(p.requires_grad and p.is_leaf for p in model.parameters())
-    losses = [step(model, optimizer, BATCHES[0]) for _ in range(25)]
+    losses = [train_step(model, optimizer, BATCHES[0]) for _ in range(25)]
     assert losses[-1] < 0.8 * losses[0]
     assert all(math.isfinite(loss) for loss in losses)
 
@@ -328,12 +317,9 @@ BROKEN = {
 def test_a_broken_proposal_is_refused_in_one_line(broken):
     proposal, named = BROKEN[broken]
     model = mlp()
-    before = values(model)
-    with pytest.raises(ComponentError, match=named.replace(".", r"\.")) as caught:
+    with refused(ComponentError, match=named.replace(".", r"\."), unchanged=model) as caught:
         unlearn_with(lambda _: proposal, model)
-    assert "\n" not in str(caught.value)
     assert "Proposing" in str(caught.value)
-    assert changed(model, before) == {}
 
 
 @pytest.mark.parametrize("masked", [True, False])
@@ -363,8 +349,6 @@ def test_all_or_nothing(name, masked):
 def test_what_is_frozen_or_unused_is_not_changed_by_any_method():
     model = convnet()
     model[5].bias.requires_grad_(False)
-    before = values(model)
     changes = [Change("5.weight", None, torch.zeros(4, 3)), Change("5.bias", None, torch.zeros(4))]
-    with pytest.raises(ComponentError, match=r"'5\.bias'.*frozen"):
+    with refused(ComponentError, match=r"'5\.bias'.*frozen", unchanged=model):
         unlearn_with(lambda _: changes, model, BATCHES)
-    assert changed(model, before) == {}

@@ -12,6 +12,8 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from helpers.simple_interventions import Doubles, Pull, net
+from helpers.unlearning_networks import refused
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -20,33 +22,6 @@ from forgetkit.contracts import Intervention, InterventionContext
 from forgetkit.errors import OptionError
 
 INPUTS, TARGETS = torch.randn(6, 5, generator=torch.Generator().manual_seed(1)), torch.arange(6) % 3
-
-
-def net(width: int = 4) -> nn.Sequential:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(5, width), nn.ReLU(), nn.Linear(width, 3))
-
-
-@dataclass(frozen=True)
-class Doubles(Intervention):
-    """Take longer steps."""
-
-    times: float = 2.0
-
-    def before_step(self, moment: InterventionContext) -> None:
-        for p in moment.model.parameters():
-            assert p.grad is not None
-            p.grad.mul_(self.times)
-
-
-@dataclass(frozen=True)
-class Pull(Intervention):
-    """Pull weights to zero."""
-
-    strength: float = 0.5
-
-    def loss(self, moment: InterventionContext) -> Tensor:
-        return self.strength * sum(p.square().sum() for p in moment.model.parameters())
 
 
 @dataclass(frozen=True)
@@ -95,9 +70,8 @@ class Loop:
 def test_a_loop_without_begin_is_refused_by_name(components: list[Any], who: str) -> None:
     loop = Loop(*components, begun=False)
     for call in (loop.step, loop.attached.after_epoch):
-        with pytest.raises(OptionError, match=rf"^{who} .*: call attached\.begin\(inputs, targets\) before") as caught:
+        with refused(OptionError, match=rf"^{who} .*: call attached\.begin\(inputs, targets\) before"):
             call()
-        assert "\n" not in str(caught.value)
     loop.attached.begin(INPUTS, TARGETS)
     loop.step()
 
@@ -115,7 +89,7 @@ OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
 
 @pytest.mark.parametrize("made", OPTIMIZERS)
 @pytest.mark.parametrize("what", LEFT_OUT)
-def test_a_step_that_leaves_a_component_out_is_stopped_before_the_optimizer_steps(what: str, made: str) -> None:
+def test_an_incomplete_step_stops_before_the_optimizer_steps(what: str, made: str) -> None:
     component, says = LEFT_OUT[what]
     model = net()
     optimizer = OPTIMIZERS[made](model.parameters())
@@ -189,15 +163,15 @@ def test_a_step_that_is_skipped_or_left_hides_nothing() -> None:
     assert torch.equal(loop.weight, before)
     loop.step()
     # As documented, a step that is left by ``continue`` ends with what acts after it; a skipped one does not.
-    assert loop.attached.state_dict()["components"][2]["steps"] == 2
+    assert loop.attached.state_dict()["components"][2]["state"]["steps"] == 2
 
 
-def test_who_does_not_act_there_is_not_asked_to() -> None:
+def test_hooks_that_are_not_overridden_are_not_required() -> None:
     loop = Loop(Counts())
     with loop.attached.step(INPUTS, TARGETS):
         loop.backward()
         loop.optimizer.step()
-    assert loop.attached.state_dict()["components"][0]["steps"] == 1
+    assert loop.attached.state_dict()["components"][0]["state"]["steps"] == 1
 
 
 def test_a_mega_batch_that_told_of_no_epoch_is_refused() -> None:
@@ -211,7 +185,7 @@ def test_a_mega_batch_that_told_of_no_epoch_is_refused() -> None:
     plain = Loop(Doubles())
     plain.step()
     plain.attached.begin(INPUTS, TARGETS)
-    assert plain.attached.state_dict()["place"] == [2, 1, 0]
+    assert plain.attached.state_dict()["position"] == [2, 1, 0]
 
 
 @pytest.mark.parametrize("call", ["begin", "step", "after_epoch", "state_dict", "load_state_dict"])
@@ -242,21 +216,21 @@ def test_the_state_before_the_first_step_is_one(begun: bool) -> None:
     loop.step()
     loop.attached.load_state_dict(kept)
     assert saved(loop.attached.state_dict()) == kept
-    assert kept["place"] == [1, 1, 0]
-    assert kept["components"] == [{}, {}]
+    assert kept["position"] == [1, 1, 0]
+    assert [one["state"] for one in kept["components"]] == [{}, {}]
     if not begun:
         with pytest.raises(OptionError, match=r"attached\.begin"):
             loop.step()
         loop.attached.begin(INPUTS, TARGETS)
     loop.step()
-    assert loop.attached.state_dict()["components"][0]["steps"] == 1
+    assert loop.attached.state_dict()["components"][0]["state"]["steps"] == 1
 
 
 def test_what_was_loaded_is_a_copy() -> None:
     loop = Loop(Counts())
     loop.step()
     kept = copy.deepcopy(loop.attached.state_dict())
-    steps = kept["components"][0]["steps"].requires_grad_()
+    steps = kept["components"][0]["state"]["steps"].requires_grad_()
     loop.attached.load_state_dict(kept)
     mine = loop.attached.memory(Counts())["steps"]
     mine.add_(5)
@@ -323,15 +297,14 @@ OTHER_LOOPS = {
 
 
 @pytest.mark.parametrize("other", OTHER_LOOPS)
-def test_a_state_of_another_loop_is_refused_and_nothing_is_loaded(other: str) -> None:
+def test_a_state_of_another_loop_loads_nothing(other: str) -> None:
     source = Loop(Counts(), Doubles(3.0))
     source.step()
     make, says = OTHER_LOOPS[other]
     loop = make()
     before = saved(loop.attached.state_dict())
-    with pytest.raises(OptionError, match=says) as caught:
+    with refused(OptionError, match=says):
         loop.attached.load_state_dict(saved(source.attached.state_dict()))
-    assert "\n" not in str(caught.value)
     assert saved(loop.attached.state_dict()) == before
 
 
@@ -343,36 +316,37 @@ def with_(**entries: Any) -> Callable[[dict[str, Any]], Any]:
     return lambda state: {**state, **entries}
 
 
+def with_first(**entries: Any) -> Callable[[dict[str, Any]], Any]:
+    return lambda state: {**state, "components": [{**state["components"][0], **entries}, state["components"][1]]}
+
+
 NO_STATES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "nothing": (lambda state: None, "not NoneType"),
-    "empty": (lambda state: {}, "it has no 'place'"),
-    "of an optimizer": (lambda state: {"state": {}, "param_groups": []}, "it has no 'place'"),
-    "the network's": (lambda state: net().state_dict(), "it has no 'place'"),
-    "a place of text": (with_(place="abc"), "'place' is abc"),
-    "a place of two": (with_(place=[1, 1]), r"'place' is \[1, 1\]"),
-    "a place before the first": (with_(place=[0, 1, 0]), r"'place' is \[0, 1, 0\]"),
-    "a place of floats": (with_(place=[1.5, 1, 0]), r"'place' is \[1\.5"),
-    "components of numbers": (with_(components=[{"a": 1}, {}]), "component 1 does not hold tensors"),
-    "components as a mapping": (with_(components={"a": 1}), "'components' is dict"),
-    "older": (lambda state: {k: state[k] for k in ("place", "components")}, "an older forgetkit wrote it"),
-    "no network": (without("network"), "no 'network'"),
-    "a network of text": (with_(network="mlp"), "'network' is str"),
-    "no names": (with_(attached=[{}, {}]), "does not name its components"),
-    "fewer names": (with_(attached=[]), "names more or fewer components"),
+    "empty": (lambda state: {}, "it has no 'position'"),
+    "of an optimizer": (lambda state: {"state": {}, "param_groups": []}, "it has no 'position'"),
+    "the network's": (lambda state: net().state_dict(), "it has no 'position'"),
+    "a position of text": (with_(position="abc"), "'position' is abc"),
+    "a position of two": (with_(position=[1, 1]), r"it has no 'position\.2'"),
+    "a position before the first": (with_(position=[0, 1, 0]), r"'position\.0' is 0"),
+    "a position of floats": (with_(position=[1.5, 1, 0]), r"'position\.0' is 1\.5"),
+    "states of numbers": (with_first(state={"a": 1}), r"'components\.0\.state\.a' is 1"),
+    "components as a mapping": (with_(components={"a": 1}), r"'components' is \{"),
+    "no network": (without("network"), "it has no 'network'"),
+    "a network of text": (with_(network="mlp"), "'network' is mlp"),
+    "no names": (with_(components=[{}, {}]), r"it has no 'components\.0\.name'"),
     "begun by a word": (with_(begun="yes"), "'begun' is yes"),
-    "seed of text": (with_(seed="a\nb" * 99), "of seed a b"),
+    "seed of text": (with_(seed="a\nb" * 99), "'seed' is a b"),
 }
 
 
 @pytest.mark.parametrize("what", NO_STATES)
-def test_what_is_no_state_is_refused_in_a_line(what: str) -> None:
+def test_an_invalid_state_is_refused_in_one_line(what: str) -> None:
     loop = Loop(Counts(), Doubles())
     loop.step()
     change, says = NO_STATES[what]
     before = saved(loop.attached.state_dict())
-    with pytest.raises(OptionError, match=says) as caught:
+    with refused(OptionError, match=says) as caught:
         loop.attached.load_state_dict(change(saved(before)))
-    assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 300
     assert saved(loop.attached.state_dict()) == before
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.unlearning_networks import bits, convnet, images, same_bits, unlearn_with, values
+from helpers.unlearning_networks import convnet, images, same_bits, unlearn_with, values
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -19,12 +19,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import forgetkit
-from forgetkit import unlearning
-from forgetkit.builtin.importance.magnitude import Magnitude
 from forgetkit.contracts import Change, ReinitContext
 from forgetkit.errors import ComponentError
 from forgetkit.seeding import Seeds, seeded_rng
-from forgetkit.unlearning import apply, integrity, probe
+from forgetkit.unlearning import apply, fingerprints, integrity, probe, tensor_checks
 from forgetkit.unlearning.fresh_values import LayerwiseFresh
 
 FLOATS = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
@@ -245,19 +243,19 @@ def test_what_is_not_finite_is_seen_anywhere(place, value, dtype):
     tensor = torch.randn(99, generator=torch.Generator().manual_seed(0)).to(dtype)
     tensor[place] = value
     plain = tensor.to(torch.float64)
-    assert integrity.all_finite(tensor) == bool(plain.isfinite().all())
-    assert integrity.any_nan(tensor) == bool(plain.isnan().any())
-    assert integrity.all_finite(tensor[:0])
-    assert not integrity.any_nan(tensor[:0])
+    assert tensor_checks.all_finite(tensor) == bool(plain.isfinite().all())
+    assert tensor_checks.any_nan(tensor) == bool(plain.isnan().any())
+    assert tensor_checks.all_finite(tensor[:0])
+    assert not tensor_checks.any_nan(tensor[:0])
 
 
 def plain_fingerprint(words: list[int], piece: int) -> int:
     """In whole numbers, a word at a time."""
-    factors = integrity._odd_numbers(piece).tolist()
+    factors = fingerprints._odd_numbers(piece).tolist()
     total = 0
     for start in range(0, len(words) + 1, piece):
         products = [w * f % 2**64 for w, f in zip(words[start : start + piece], factors, strict=False)]
-        total = total * integrity._STEP + sum(product ^ (product >> 32) for product in products)
+        total = total * fingerprints._STEP + sum(product ^ (product >> 32) for product in products)
     return total % 2**64
 
 
@@ -266,51 +264,45 @@ def plain_fingerprint(words: list[int], piece: int) -> int:
 @pytest.mark.parametrize("rows", [None, 1, 3, 16])
 def test_a_fingerprint_is_a_sum_over_words(rows, size, dtype, monkeypatch):
     """The same on any device."""
-    monkeypatch.setattr(integrity, "_PIECE", 8)
+    monkeypatch.setattr(fingerprints, "PIECE", 8)
     if rows is not None:
-        monkeypatch.setattr(integrity, "_ROWS", rows)
-        monkeypatch.setattr(integrity, "_sums", integrity._sums_in_rows)
+        monkeypatch.setattr(fingerprints, "ROWS", rows)
+        monkeypatch.setattr(fingerprints, "_sums", fingerprints._sums_in_rows)
     tensor = torch.randn(size, generator=torch.Generator().manual_seed(0)).to(dtype)
     width = next(w for w in (4, 2, 1) if size * dtype.itemsize % w == 0)
     words = tensor.view({4: torch.int32, 2: torch.int16, 1: torch.int8}[width]).tolist()
-    assert integrity.fingerprint(tensor) == plain_fingerprint(words, 8)
+    assert fingerprints.fingerprint(tensor) == plain_fingerprint(words, 8)
 
 
 @pytest.mark.parametrize("entry", [0.0, 1.0, -2.5, torch.nan, None])
 def test_no_two_signs_turned_round_cancel(entry):
     """What turning a word's sign round adds to the sum, at each place of a piece: no two add up to nothing."""
-    old = torch.randn(integrity._PIECE, generator=torch.Generator().manual_seed(0))
+    old = torch.randn(fingerprints.PIECE, generator=torch.Generator().manual_seed(0))
     old = old if entry is None else torch.full_like(old, entry)
-    factors = integrity._odd_numbers(integrity._PIECE)
-    one, two = (integrity._mix(value.view(torch.int32), factors) for value in (old, -old))
+    factors = fingerprints._odd_numbers(fingerprints.PIECE)
+    one, two = (fingerprints._mix(value.view(torch.int32), factors) for value in (old, -old))
     added = (two - one).tolist()
     assert len({*added, *(-each for each in added)}) == 2 * len(added)
     new = old.clone()
     new[[9242, 13921]] = -new[[9242, 13921]]  # whose odd numbers add up to a multiple of 2**33
-    assert integrity.fingerprint(old) != integrity.fingerprint(new)
+    assert fingerprints.fingerprint(old) != fingerprints.fingerprint(new)
 
 
 @given(st.data())
 def test_a_fingerprint_tells_changes_in_several_places(data):
     """Entries that change places, signs that turn round: within a piece and far from each other, in any dtype."""
     dtype = data.draw(st.sampled_from([torch.float32, torch.bfloat16, torch.float64]))
-    old = torch.randn(2 * integrity._PIECE + 5, generator=torch.Generator().manual_seed(0)).to(dtype)
+    old = torch.randn(2 * fingerprints.PIECE + 5, generator=torch.Generator().manual_seed(0)).to(dtype)
     new = old.clone()
     near = st.sampled_from(
-        [0, 1, 2, 3, integrity._PIECE, integrity._PIECE + 1, 2 * integrity._PIECE, 2 * integrity._PIECE + 4]
+        [0, 1, 2, 3, fingerprints.PIECE, fingerprints.PIECE + 1, 2 * fingerprints.PIECE, 2 * fingerprints.PIECE + 4]
     )
     for one, two in data.draw(st.lists(st.tuples(near, near), min_size=1, max_size=3)):
         if data.draw(st.booleans()):
             new[[one, two]] = new[[two, one]]
         else:
             new[one], new[two] = -new[one], -new[two]
-    assert (integrity.fingerprint(old) == integrity.fingerprint(new)) == same_bits(old, new)
-
-
-def test_a_row_of_odd_numbers_is_the_beginning_of_a_longer_one():
-    longest = integrity._odd_numbers(1000)
-    assert bool((longest % 2 != 0).all())
-    assert all(torch.equal(integrity._odd_numbers(count), longest[:count]) for count in (0, 1, 15, 16, 17, 500))
+    assert (fingerprints.fingerprint(old) == fingerprints.fingerprint(new)) == same_bits(old, new)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -331,9 +323,9 @@ def test_a_change_is_noticed_in_any_layout(layout):
 
 
 @pytest.mark.parametrize(("importance", "times"), [("snip", 2), ("fisher", 2), ("magnitude", 4)])
-def test_so_often_a_model_is_read_for_its_fingerprint(importance, times, monkeypatch):
+def test_how_often_parameters_are_fingerprinted(importance, times, monkeypatch):
     """Before and after scoring; where scores are made when they are asked for, around the selection as well."""
-    counted, plain = [], integrity.fingerprints
+    counted, plain = [], fingerprints.fingerprints
     monkeypatch.setattr(integrity, "fingerprints", lambda tensors: counted.append(1) or plain(tensors))
     forgetkit.unlearn(convnet(), images(5), importance=importance)
     assert len(counted) == times
@@ -394,13 +386,6 @@ def test_old_values_are_not_copied_to_draw_new_ones():
     assert held.most < 1.5 * 4 * 64 * 64
 
 
-def test_scores_of_half_precision_are_those_of_single():
-    model = convnet(dtype=torch.bfloat16)
-    found = unlearning.score(model, None, importance=Magnitude(), seeds=Seeds(0))
-    for name, parameter in model.named_parameters():
-        assert torch.equal(bits(found[name]), bits(parameter.detach().float().abs()))
-
-
 def test_nothing_is_turned_round_to_be_read_or_written():
     model = nn.Sequential(nn.Conv2d(256, 256, 5)).to(memory_format=torch.channels_last)
     size = 4 * model[0].weight.numel()
@@ -429,12 +414,12 @@ def test_to_see_whether_all_is_finite_no_copy_is_made(kind):
     make, most = LARGE[kind]
     tensor = make()
     with Held(nn.Module(), tensor) as held:
-        assert not integrity.any_nan(tensor)
-        assert tensor.is_complex() or integrity.all_finite(tensor)
+        assert not tensor_checks.any_nan(tensor)
+        assert tensor.is_complex() or tensor_checks.all_finite(tensor)
     assert held.most < most * tensor.nbytes
     tensor[(-1,) * tensor.ndim] = torch.nan
-    assert integrity.any_nan(tensor)
-    assert tensor.is_complex() or not integrity.all_finite(tensor)
+    assert tensor_checks.any_nan(tensor)
+    assert tensor.is_complex() or not tensor_checks.all_finite(tensor)
 
 
 @pytest.mark.parametrize("make", [

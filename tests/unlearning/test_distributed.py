@@ -156,7 +156,7 @@ def test_in_a_group_of_two_the_third_is_refused(ranks):
 
 
 @pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 25), (torch.float64, 50)], ids=str)
-def test_a_few_kilobytes_are_exchanged_however_many_scores_there_are(ranks, dtype, most):
+def test_selection_exchanges_a_few_kilobytes(ranks, dtype, most):
     for ties, more in ((False, 0), (True, 16.5)):
         counts = set()
         for size in (5_000, 50_000):

@@ -7,15 +7,25 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from helpers.unlearning_networks import CLASSES, changed, convnet, images, mlp, scrambled, unlearn_with, values, vectors
-from scipy.stats import kstest, norm, uniform
+from helpers.unlearning_networks import (
+    CLASSES,
+    Net,
+    changed,
+    check_uniform,
+    convnet,
+    mlp,
+    refused,
+    scrambled,
+    unlearn_with,
+    values,
+    vectors,
+)
+from scipy.stats import kstest, norm
 from torch import Tensor, nn
 
 import forgetkit
 from forgetkit import unlearning
-from forgetkit.builtin.importance.random import Random
 from forgetkit.builtin.reinit.cold import Cold
-from forgetkit.builtin.reinit.masked import Masked
 from forgetkit.contracts import Change, Inputs, ReinitContext
 from forgetkit.errors import ComponentError, OptionError
 from forgetkit.registry import registry
@@ -30,12 +40,6 @@ def drawn(model: nn.Module, seed: int = 0) -> dict[str, Tensor]:
     """What every parameter and buffer of ``model`` would be drawn as."""
     draws = LayerwiseFresh(model, None, Seeds(seed))
     return {name: draws.draw(name) for name in values(model)}
-
-
-def check_uniform(value: Tensor, bound: float) -> None:
-    """Of U(-bound, bound): within the bounds, and shaped so (Kolmogorov and Smirnov)."""
-    assert float(value.abs().max()) <= bound
-    assert kstest(value.flatten().numpy(), uniform(-bound, 2 * bound).cdf).pvalue > UNLIKELY
 
 
 @pytest.mark.parametrize(
@@ -104,26 +108,20 @@ def test_a_builder_s_own_initialisation(name):
     assert checked >= 5
 
 
-class Named(nn.Module):
+def named(extra: int) -> Net:
     """Two layers under names of their own, and perhaps others in between."""
-
-    def __init__(self, extra: int) -> None:
-        super().__init__()
-        self.enter = nn.Linear(5, 6)
-        self.between = nn.Sequential(*[nn.Linear(6, 6) for _ in range(extra)])
-        self.head = nn.Linear(6, CLASSES)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        return self.head(self.between(self.enter(inputs)))
+    between = nn.Sequential(*[nn.Linear(6, 6) for _ in range(extra)])
+    enter, head = nn.Linear(5, 6), nn.Linear(6, CLASSES)
+    return Net(lambda net, x: net.head(net.between(net.enter(x))), enter=enter, between=between, head=head)
 
 
 def test_a_draw_is_a_function_of_the_seed_and_the_name_alone():
     """Not of the values, the mode, the dtype, the other layers, the order, or the global random state."""
     torch.manual_seed(0)
-    model = Named(0)
+    model = named(0)
     expected = drawn(model, seed=3)
     torch.manual_seed(1)
-    for other in (Named(0), Named(2), scrambled(Named(1)).eval(), Named(0).bfloat16(), Named(0).double()):
+    for other in (named(0), named(2), scrambled(named(1)).eval(), named(0).bfloat16(), named(0).double()):
         fresh = drawn(other, seed=3)
         assert all(torch.equal(fresh[name], value) for name, value in expected.items())
     draws = LayerwiseFresh(model, None, Seeds(3))
@@ -153,7 +151,7 @@ def test_drawing_changes_nothing():
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
-def test_another_precision_gets_the_same_values_as_far_as_it_holds_them(dtype):
+def test_another_precision_gets_the_same_values_rounded(dtype):
     model = convnet(dtype=dtype)
     forgetkit.unlearn(model, reinit="cold", seed=5)
     fresh = drawn(convnet(), seed=5)
@@ -172,7 +170,7 @@ def initialise(module: nn.Module) -> None:
 def test_initialise_is_used_where_it_is_given():
     model = mlp(6)
     unlearning.unlearn(
-        model, None, importance=None, reinit=Cold(), seeds=Seeds(0), past=ModelHistory(initialise=initialise)
+        model, None, importance=None, reinit=Cold(), seeds=Seeds(0), history=ModelHistory(initialise=initialise)
     )
     for at in (0, 2):
         assert (model[at].weight == 5).all()
@@ -183,11 +181,10 @@ def test_initialise_is_used_where_it_is_given():
 def test_what_initialise_leaves_alone_is_not_fresh():
     """An old value does not pass for a fresh one."""
     model = nn.Sequential(nn.Linear(5, 6), nn.LayerNorm(6), nn.Linear(6, CLASSES))
-    with pytest.raises(ComponentError, match=r"'1\.weight'.*initialise\(\) of LayerNorm") as caught:
+    with refused(ComponentError, match=r"'1\.weight'.*initialise\(\) of LayerNorm"):
         unlearning.unlearn(
-            model, None, importance=None, reinit=Cold(), seeds=Seeds(0), past=ModelHistory(initialise=initialise)
+            model, None, importance=None, reinit=Cold(), seeds=Seeds(0), history=ModelHistory(initialise=initialise)
         )
-    assert "\n" not in str(caught.value)
 
 
 def built() -> nn.Sequential:
@@ -241,9 +238,8 @@ def test_build_that_draws_from_the_global_state():
 
 def test_build_of_another_architecture():
     for build, named in ((lambda: mlp(6, 6), r"shape"), (lambda: nn.Sequential(nn.Linear(5, 6)), r"2\.weight")):
-        with pytest.raises(ComponentError, match=named) as caught:
+        with refused(ComponentError, match=named):
             forgetkit.unlearn(mlp(6), reinit="cold", build=build)
-        assert "\n" not in str(caught.value)
 
 
 class Phases(nn.Module):
@@ -314,18 +310,6 @@ def test_a_parameter_that_nobody_knows_how_to_start(module, name, reinit):
     built = nn.Sequential(type(module)(), nn.Linear(5, CLASSES))
     report = forgetkit.unlearn(model, vectors(3), reinit=reinit, build=lambda: built)
     assert f"0.{name}" in report.layers or reinit.startswith("llf")
-
-
-def test_a_model_in_half_precision():
-    model = convnet(dtype=torch.bfloat16)
-    before = values(model)
-    report = unlearning.unlearn(
-        model, images(4), importance=Random(), reinit=Masked(fraction=1.0), seeds=Seeds(2), past=ModelHistory()
-    )
-    fresh = drawn(convnet(), seed=2)
-    assert report.reset == sum(p.numel() for p in model.parameters())
-    assert all(torch.equal(p, fresh[name].bfloat16()) for name, p in model.named_parameters())
-    assert {value.dtype for value in before.values()} == {value.dtype for value in values(model).values()}
 
 
 def test_a_way_of_forgetting_may_ask_for_less():

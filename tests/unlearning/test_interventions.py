@@ -9,6 +9,8 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from helpers.simple_interventions import Doubles, Pull, net
+from helpers.unlearning_networks import Net, refused
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -18,11 +20,6 @@ from forgetkit.errors import ComponentError, OptionError
 from forgetkit.unlearning import overridden_hooks
 
 FEW = {"dataset": "synthetic:samples=90,test=20,classes=3", "model": "convnet:width=4", "epochs": 2, "threads": 1}
-
-
-def net() -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3))
 
 
 def data(batches: int = 3) -> list[tuple[Tensor, Tensor]]:
@@ -97,35 +94,16 @@ def test_when_it_acts_is_read_off_what_it_overrides() -> None:
     assert overridden_hooks(Intervention) == ()
 
 
-@dataclass(frozen=True)
-class Pull(Intervention):
-    """Pull weights to zero."""
-
-    strength: float = 0.5
-
-    def loss(self, moment: InterventionContext) -> Tensor:
-        return self.strength / 2 * sum(p.square().sum() for p in moment.model.parameters())
-
-
 def test_a_term_of_the_loss_is_weight_decay_by_another_name() -> None:
     one, other = net(), net()
     decayed = torch.optim.SGD(one.parameters(), lr=0.1, weight_decay=0.5)
     trained(one, decayed, forgetkit.attach(one, decayed, []))
     plain = torch.optim.SGD(other.parameters(), lr=0.1)
-    trained(other, plain, forgetkit.attach(other, plain, [Pull(0.2), Pull(0.3)]))
+    trained(other, plain, forgetkit.attach(other, plain, [Pull(0.1), Pull(0.15)]))
     torch.testing.assert_close(dict(one.named_parameters()), dict(other.named_parameters()))
 
 
-@dataclass(frozen=True)
-class Doubles(Intervention):
-    """Take steps twice as long."""
-
-    def before_step(self, moment: InterventionContext) -> None:
-        for p in moment.model.parameters():
-            p.grad.mul_(2)
-
-
-def test_what_is_done_to_gradients_is_what_the_optimizer_steps_by() -> None:
+def test_the_optimizer_steps_by_the_changed_gradients() -> None:
     one, other = net(), net()
     long, short = torch.optim.SGD(one.parameters(), lr=0.2), torch.optim.SGD(other.parameters(), lr=0.1)
     trained(one, long, forgetkit.attach(one, long, []))
@@ -169,7 +147,7 @@ def test_activity_and_a_reset_in_the_middle_of_training() -> None:
     assert all(not module._forward_pre_hooks for module in model.modules())
 
 
-def test_who_does_not_ask_sees_nothing() -> None:
+def test_activity_is_empty_unless_requested() -> None:
     model, seen = net(), []
 
     @dataclass(frozen=True)
@@ -221,7 +199,7 @@ def test_what_a_method_holds_open_is_given_back_when_it_fails() -> None:
     assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
 
 
-def test_an_intervention_looks_at_the_network_and_leaves_it_as_it_was() -> None:
+def test_measuring_in_an_intervention_changes_nothing() -> None:
     model, found = net(), []
     begun = {name: value.clone() for name, value in model.state_dict().items()}
 
@@ -276,14 +254,14 @@ class Steps(Intervention):
         return {name: probe.memory[f"moved.{name}"] for name in probe.targets}
 
 
-def test_a_criterion_that_watches_the_training_in_a_loop_of_ones_own() -> None:
+def test_a_criterion_that_watches_an_attached_loop() -> None:
     model = net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     attached = forgetkit.attach(model, optimizer, [Steps()])
     trained(model, optimizer, attached)
     scores = forgetkit.score(model, data(), importance=Steps(), memory=attached.memory)
     assert all(bool((score > 0).any()) for score in scores.values())
-    torch.testing.assert_close(scores["0.weight"], attached.state_dict()["components"][0]["moved.0.weight"])
+    torch.testing.assert_close(scores["0.weight"], attached.state_dict()["components"][0]["state"]["moved.0.weight"])
     with pytest.raises(OptionError, match="attach it"):
         forgetkit.score(model, data(), importance=Steps())
 
@@ -306,7 +284,7 @@ def test_a_run_attaches_it_by_itself_and_resumes_to_the_bit(tmp_path: Path) -> N
             assert one["unlearn"]["threshold"] == other["unlearn"]["threshold"] > 0
 
 
-def test_the_previous_weights_are_those_at_the_end_of_the_mega_batch_before(tmp_path: Path) -> None:
+def test_previous_weights_end_the_previous_mega_batch(tmp_path: Path) -> None:
     asked: list[dict[str, Tensor]] = []
 
     @dataclass(frozen=True)
@@ -362,15 +340,6 @@ def test_looking_changes_nothing(tmp_path: Path) -> None:
     assert plain["cer"] == looked["cer"]
 
 
-class Normed(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.inside, self.norm, self.head = nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Linear(4, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(torch.relu(self.norm(self.inside(x))))
-
-
 @dataclass(frozen=True)
 class LooksEverywhere(Intervention):
     """Ask for everything in each moment, and remember what came."""
@@ -405,7 +374,10 @@ class LooksEverywhere(Intervention):
 
 def normed(interventions: list[Intervention]) -> tuple[nn.Module, Any]:
     torch.manual_seed(0)
-    model = Normed()
+    model = Net(
+        lambda net, x: net.head(torch.relu(net.norm(net.inside(x)))),
+        inside=nn.Linear(5, 4), norm=nn.BatchNorm1d(4), head=nn.Linear(4, 3),
+    )  # fmt: skip
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     attached = forgetkit.attach(model, optimizer, interventions)
     for _ in range(2):
@@ -445,16 +417,10 @@ def test_what_an_intervention_draws_shifts_nobody() -> None:
     assert torch.equal(drops([]), drops([Draws()]))
 
 
-class Routed(nn.Module):
-    """Which of two layers a sample goes through is said by its first feature."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.left, self.right = nn.Linear(5, 3), nn.Linear(5, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        goes = x[:, :1] > 0
-        return torch.where(goes, self.left(x), self.right(x)) if goes.any() else self.right(x)
+def routed(net: Net, x: Tensor) -> Tensor:
+    """A sample's first feature says which of two layers it goes through."""
+    goes = x[:, :1] > 0
+    return torch.where(goes, net.left(x), net.right(x)) if goes.any() else net.right(x)
 
 
 @dataclass(frozen=True)
@@ -468,7 +434,7 @@ class Zeroes(Intervention):
 
 
 def test_a_layer_that_the_first_samples_miss_is_open_too() -> None:
-    model = Routed()
+    model = Net(routed, left=nn.Linear(5, 3), right=nn.Linear(5, 3))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     attached = forgetkit.attach(model, optimizer, [Zeroes("left.weight")])
     attached.begin(-torch.ones(2, 5), torch.tensor([0, 1]))
@@ -507,11 +473,10 @@ BAD = {
 
 
 @pytest.mark.parametrize("what", BAD)
-def test_a_fault_of_an_intervention_is_named_before_anything_is_written(tmp_path: Path, what: str) -> None:
+def test_a_faulty_intervention_is_named_before_any_write(tmp_path: Path, what: str) -> None:
     value, words = BAD[what]
-    with pytest.raises(ComponentError, match=words) as caught:
+    with refused(ComponentError, match=words):
         forgetkit.run({**FEW, "interventions": [Bad(value)], "mega_batches": 2, "out": str(tmp_path)})
-    assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
 
 
@@ -543,42 +508,6 @@ def test_one_object_in_three_places_acts_once(tmp_path: Path) -> None:
     assert len(calls) == 1 + 1 + 2  # tried once, then batches of 64 out of 40 and of 80
 
 
-def test_a_loop_is_taken_up_where_it_was_left() -> None:
-    def run(stop: int | None) -> Tensor:
-        torch.manual_seed(0)
-        model = net()
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-
-        @dataclass(frozen=True)
-        class Shakes(Intervention):
-            """Move each weight by a draw, and more from step to step."""
-
-            def after_step(self, moment: InterventionContext) -> None:
-                moment.state["steps"] = moment.state.get("steps", torch.zeros(())) + 1
-                with torch.no_grad():
-                    for p in moment.model.parameters():
-                        p.add_(0.01 * moment.state["steps"] * torch.randn(p.shape, generator=moment.rng))
-
-        attached = forgetkit.attach(model, optimizer, [Shakes()], seed=4)
-        attached.begin(*data()[0])
-        for number in range(8):
-            if number == stop:
-                kept = attached.state_dict()
-                attached = forgetkit.attach(model, optimizer, [Shakes()], seed=4)
-                attached.load_state_dict(kept)
-            inputs, targets = data()[number % 3]
-            with attached.step(inputs, targets) as step:
-                optimizer.zero_grad()
-                (cross_entropy(model(inputs), targets) + step.loss()).backward()
-                optimizer.step()
-            if number == 3:
-                attached.after_epoch()
-        return model[0].weight.detach()
-
-    whole = run(None)
-    assert all(torch.equal(run(stop), whole) for stop in (2, 4, 6))
-
-
 def test_mistakes_in_attaching_are_said() -> None:
     model = net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -589,8 +518,6 @@ def test_mistakes_in_attaching_are_said() -> None:
     attached = forgetkit.attach(model, optimizer, [Draws()])
     with pytest.raises(OptionError, match=r"takes the method attached\.memory"):
         forgetkit.unlearn(model, data(), memory=attached)  # type: ignore[arg-type]
-    with pytest.raises(OptionError, match="of other components"):
-        attached.load_state_dict({"place": [1, 1, 0], "components": []})
 
 
 def test_a_compiled_model_is_seen_through() -> None:
@@ -602,7 +529,7 @@ def test_a_compiled_model_is_seen_through() -> None:
     with attached.step(*data()[0]):
         model(data()[0][0])
     assert list(seen[0]) == ["0"]
-    with pytest.raises(OptionError, match="no layer was seen at work"), attached.step(*data()[0]):
+    with pytest.raises(OptionError, match="no layer ran in this step"), attached.step(*data()[0]):
         pass
 
 

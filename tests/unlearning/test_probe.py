@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from helpers.unlearning_networks import Net
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -85,16 +86,11 @@ def test_the_hessian_of_a_loss_that_is_linear_is_zero() -> None:
 
 
 def test_second_derivatives_through_attention() -> None:
-    class Attends(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.attend, self.head = nn.MultiheadAttention(5, 1, batch_first=True), nn.Linear(5, 3)
+    def attends(net: Net, x: Tensor) -> Tensor:
+        x = x[:, None, :] * torch.arange(1.0, 4)[None, :, None].to(x)
+        return net.head(net.attend(x, x, x, need_weights=False)[0].mean(1))
 
-        def forward(self, x: Tensor) -> Tensor:
-            x = x[:, None, :] * torch.arange(1.0, 4)[None, :, None].to(x)
-            return self.head(self.attend(x, x, x, need_weights=False)[0].mean(1))
-
-    model = Attends().double()
+    model = Net(attends, attend=nn.MultiheadAttention(5, 1, batch_first=True), head=nn.Linear(5, 3)).double()
     vector = {n: torch.randn(p.shape, dtype=p.dtype) for n, p in model.named_parameters()}
     found = asked(model, lambda probe: probe.hvp(*next(probe.batches()), vector))
     with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
@@ -196,7 +192,7 @@ def test_weights_of_the_past() -> None:
     for which in ("initial", "previous"):
         found = asked(model, lambda probe, w=which: dict(probe.reference(w)), **{which: then})
         torch.testing.assert_close(found, then)
-        with pytest.raises(OptionError, match=f"the {which} weights are not known here: pass {which}="):
+        with pytest.raises(OptionError, match=f"the {which} weights are unknown: pass {which}="):
             asked(model, lambda probe, w=which: probe.reference(w))
     with pytest.raises(OptionError, match=r"hold no '0\.weight'"):
         asked(model, lambda probe: probe.reference("initial")["0.weight"], initial={})
@@ -206,7 +202,7 @@ def test_weights_of_the_past() -> None:
         asked(model, lambda probe: probe.reference("next"))
 
 
-def test_a_criterion_sees_the_very_values_that_the_reset_will_give() -> None:
+def test_a_criterion_sees_the_fresh_values_of_the_reset() -> None:
     model = small(torch.float32)
     seen: dict[str, Tensor] = {}
 

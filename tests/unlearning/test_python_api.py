@@ -11,7 +11,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.unlearning_networks import CLASSES, Batch, changed, concatenate, convnet, images, mlp, same_bits, values
+from helpers.unlearning_networks import (
+    CLASSES,
+    Batch,
+    changed,
+    concatenate,
+    convnet,
+    images,
+    mlp,
+    refused,
+    same_bits,
+    values,
+)
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 from torch.utils.data import DataLoader, TensorDataset
@@ -28,7 +39,7 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     return a.keys() == b.keys() and all(same_bits(a[name], b[name]) for name in a)
 
 
-def test_as_the_documentation_has_it():
+def test_the_documented_calls():
     model, batches = convnet(), images(6, 6)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     report = forgetkit.unlearn(
@@ -42,7 +53,7 @@ def test_as_the_documentation_has_it():
     assert sum(int(mask.sum()) for mask in masks.values()) == report.scored * 2 // 10
 
 
-def test_its_defaults():
+def test_defaults():
     """SNIP where scores are needed, masked, seed 0, cross entropy."""
     one, two = convnet(), convnet()
     forgetkit.unlearn(one, images(6))
@@ -98,7 +109,7 @@ class GradNorm:
         return total
 
 
-def test_somebody_s_own_criterion():
+def test_a_custom_criterion():
     model, batches = convnet().eval(), images(6, 6)
     scores = forgetkit.score(model, batches, importance=GradNorm(samples=6))
     cross_entropy(model(batches[0][0]), batches[0][1]).backward()
@@ -111,7 +122,7 @@ def test_somebody_s_own_criterion():
     "make", [iter, lambda b: (batch for batch in b), lambda b: zip(*zip(*b, strict=True), strict=True)]
 )
 @pytest.mark.parametrize("importance", ["snip", "fisher", "snip:samples=7", "random"])
-def test_what_can_be_read_only_once(importance, make):
+def test_batches_that_can_be_read_only_once(importance, make):
     """Each batch counts once, those that were looked at first, too; no more are read than are wanted."""
     model, batches = convnet(), images(5, 4, 3)
     expected = forgetkit.score(model, batches, importance=importance, seed=1)
@@ -153,24 +164,20 @@ def test_without_batches():
         assert forgetkit.unlearn(model, importance=importance).reset == 15
     magnitude = forgetkit.score(model, importance="magnitude")
     assert all(torch.equal(magnitude[name], p.detach().abs()) for name, p in model.named_parameters())
-    before = values(model)
     for importance in ("snip", "fisher", "fisher:variant=exact"):
-        with pytest.raises(OptionError, match="batches") as caught:
+        with refused(OptionError, match="batches", unchanged=model):
             forgetkit.unlearn(model, importance=importance)
-        assert "\n" not in str(caught.value)
-        with pytest.raises(OptionError, match="batches"):
+        with refused(OptionError, match="batches", unchanged=model):
             forgetkit.score(model, importance=importance)
-    with pytest.raises(OptionError, match="batches"):
+    with refused(OptionError, match="batches", unchanged=model):
         forgetkit.unlearn(model)
-    assert changed(model, before) == {}
 
 
 @pytest.mark.parametrize("batches", [[], iter(()), [(torch.zeros(0, 2, 5, 5), torch.zeros(0, dtype=torch.int64))]])
 @pytest.mark.parametrize("reinit", ["masked", "cold", "rifle"])
 def test_batches_with_nothing_in_them(reinit, batches):
-    with pytest.raises(OptionError, match="empty") as caught:
+    with refused(OptionError, match="empty"):
         forgetkit.unlearn(convnet(), batches, reinit=reinit)
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -185,17 +192,15 @@ def test_batches_with_nothing_in_them(reinit, batches):
     ids=["a tensor", "one", "a dictionary", "a dictionary of two", "a number"],
 )
 def test_batches_of_something_else(batches):
-    with pytest.raises(OptionError, match="batches") as caught:
+    with refused(OptionError, match="batches"):
         forgetkit.score(mlp(), batches)
-    assert "\n" not in str(caught.value)
 
 
 def test_a_loss_that_is_no_mean():
-    with pytest.raises(OptionError, match="loss") as caught:
+    with refused(OptionError, match="loss"):
         forgetkit.score(
             convnet(), images(4), loss=lambda outputs, labels: cross_entropy(outputs, labels, reduction="none")
         )
-    assert "\n" not in str(caught.value)
 
 
 def test_a_seed_is_a_whole_number():
@@ -216,11 +221,8 @@ def test_an_empty_batch_among_others():
 @pytest.mark.parametrize("reinit", ["cold", "llf", "rifle", "shrink-perturb", "none"])
 def test_a_criterion_that_nobody_would_look_at(reinit):
     model = convnet()
-    before = values(model)
-    with pytest.raises(OptionError, match="importance") as caught:
+    with refused(OptionError, match="importance", unchanged=model):
         forgetkit.unlearn(model, images(4), importance="snip", reinit=reinit)
-    assert "\n" not in str(caught.value)
-    assert changed(model, before) == {}
 
 
 @pytest.mark.parametrize(
@@ -238,9 +240,8 @@ def test_a_criterion_that_nobody_would_look_at(reinit):
     ids=str,
 )
 def test_a_wrong_option(given):
-    with pytest.raises(OptionError) as caught:
+    with refused(OptionError) as caught:
         forgetkit.unlearn(convnet(), images(4), **given)
-    assert "\n" not in str(caught.value)
     assert isinstance(caught.value, ForgetkitError)
 
 

@@ -157,7 +157,7 @@ def test_forgetting_writes_to_parameters_and_leaves_the_rest(reinit):
         assert parameter.grad is None or torch.equal(parameter.grad, grads[name][1])
 
 
-def test_the_order_of_training_data_does_not_depend_on_whether_one_scores():
+def test_scoring_does_not_change_the_order_of_training_data():
     """What a loop draws next from the global state is the same with and without."""
     drawn = []
     for scoring in (False, True):

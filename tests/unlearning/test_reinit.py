@@ -8,12 +8,11 @@ from decimal import Decimal
 import pytest
 import torch
 from helpers.unlearning_networks import (
-    CLASSES,
-    bits,
     changed,
     convnet,
     images,
     mlp,
+    refused,
     same_bits,
     scrambled,
     values,
@@ -97,21 +96,10 @@ def test_the_depth_is_exact_for_the_decimal_as_it_is_written():
     assert next(iter(report.layers)) == "14.weight"
 
 
-@pytest.mark.parametrize(("depth", "first"), [(0.0, 0), (0.43, 2), (0.5, 2), (0.51, 3), (0.75, 3)])
-def test_later_layers_of_an_mlp(depth, first):
-    model = mlp(6, 6, 6)
-    before = values(model)
-    forgetkit.unlearn(model, vectors(3), reinit=f"llf:start={depth}")
-    assert set(changed(model, before)) == {f"{2 * at}.{part}" for at in range(first, 4) for part in ("weight", "bias")}
-
-
 def test_a_depth_that_leaves_nothing_is_an_error():
     model = mlp(6, 6)
-    before = values(model)
-    with pytest.raises(NoMatchError, match=r"start=0\.9 keeps all 3") as caught:
+    with refused(NoMatchError, match=r"start=0\.9 keeps all 3", unchanged=model):
         forgetkit.unlearn(model, vectors(3), reinit="llf:start=0.9")
-    assert "\n" not in str(caught.value)
-    assert changed(model, before) == {}
 
 
 @pytest.mark.parametrize(
@@ -121,9 +109,8 @@ def test_a_depth_that_leaves_nothing_is_an_error():
      "shrink-perturb:shrink=1.1", "shrink-perturb:noise=-1", "rifle:x=1", "rifel"],
 )  # fmt: skip
 def test_options_out_of_range(spec):
-    with pytest.raises(OptionError) as caught:
+    with refused(OptionError):
         forgetkit.unlearn(mlp(), vectors(3), reinit=spec)
-    assert "\n" not in str(caught.value)
 
 
 def test_rifle_resets_weight_and_bias_of_the_head_alone(resnet):
@@ -200,31 +187,3 @@ def test_none_changes_nothing():
     assert (report.optimizer_cleared, report.buffers) == (0, ())
     for parameter, entry in optimizer.state.items():
         assert all(torch.equal(value, state[parameter][key]) for key, value in entry.items())
-
-
-def test_masked_is_one_threshold_over_the_whole_network():
-    """Not a share of each layer: with magnitude, what is small everywhere goes first."""
-    model = mlp(6)
-    with torch.no_grad():
-        model[0].weight.mul_(1e-3)
-    before = values(model)
-    forgetkit.unlearn(model, importance="magnitude", reinit="masked:fraction=0.5")
-    count = sum(p.numel() for p in model.parameters()) // 2
-    pool = torch.cat([before[name].abs().flatten() for name, _ in model.named_parameters()])
-    threshold = pool.sort().values[count - 1]
-    for name, where in changed(model, before).items():
-        assert torch.equal(where, before[name].abs() <= threshold)
-    assert changed(model, before)["0.weight"].all()
-
-
-def test_masked_writes_draws_of_the_network_it_would_be_born_as():
-    model = mlp(6)
-    before = values(model)
-    report = forgetkit.unlearn(model, vectors(3), reinit="masked:fraction=0.3", seed=4)
-    cold = mlp(6)
-    forgetkit.unlearn(cold, reinit="cold", seed=4)
-    for (name, now), fresh in zip(model.named_parameters(), cold.parameters(), strict=True):
-        where = bits(now) != bits(before[name])
-        assert torch.equal(now[where], fresh[where])
-    assert report.reset == 64 * 3 // 10 == 19
-    assert CLASSES == 4

@@ -96,7 +96,7 @@ def test_the_model_may_freeze_what_the_builder_does_not():
     assert forgetkit.unlearn(model, reinit="cold", build=loads_with_a_fresh_head).repeated is None
 
 
-def test_the_way_out_gives_fresh_values_and_goes_back_to_the_given_ones():
+def test_the_remedy_gives_fresh_values_and_can_rewind():
     """The builder draws, and the weights are loaded afterwards."""
     model = loads()
     initial = copy.deepcopy(model.state_dict())

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 import pytest
 import torch
-from helpers.unlearning_networks import CLASSES, concatenate, convnet, images, mlp, vectors
+from helpers.unlearning_networks import CLASSES, concatenate, convnet, images, mlp, refused, vectors
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 from torch.testing import assert_close
@@ -143,9 +143,8 @@ def test_in_training_mode_each_batch_has_its_own_statistics():
     "importance", ["snip:reduce=per-sample", "fisher", "fisher:variant=sampled", "fisher:variant=exact"]
 )
 def test_single_samples_need_a_batch_of_their_own(importance):
-    with pytest.raises(OptionError, match="score-mode=eval: in training mode batch normalisation mixes") as caught:
+    with refused(OptionError, match="score-mode=eval: in training mode batch normalisation mixes"):
         forgetkit.score(convnet(), images(5), importance=importance, scoring=Scoring(mode="train"))
-    assert "\n" not in str(caught.value)
     assert set(forgetkit.score(mlp(6), vectors(5), importance=importance, scoring=Scoring(mode="train")))
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 import torchvision
+from helpers.unlearning_networks import Net, refused
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -20,8 +21,9 @@ from forgetkit.registry import registry
 from forgetkit.seeding import Seeds
 from forgetkit.training import build_network
 from forgetkit.unlearning import ModelHistory, Scoring
+from forgetkit.unlearning.activity import activity_in, capture_inputs
 from forgetkit.unlearning.model_view import ModelView
-from forgetkit.unlearning.units import activity_in, capture_inputs, units_of
+from forgetkit.unlearning.units import units_of
 
 Batch = tuple[Tensor, Tensor]
 
@@ -101,7 +103,7 @@ def places(shares: Iterable[UnitSlice]) -> list[tuple[str, int, int, int]]:
     return [(s.name, s.dim, s.start, s.repeat) for s in shares]
 
 
-def test_a_block_has_units_of_its_own_and_a_stream_that_all_blocks_share() -> None:
+def test_units_of_residual_blocks_and_their_shared_stream() -> None:
     found = units(Residual())
     assert list(found) == ["stem", "same.inner", "wider.inner", "wider.outer"]
     inner = found["same.inner"]
@@ -121,7 +123,7 @@ def test_a_block_has_units_of_its_own_and_a_stream_that_all_blocks_share() -> No
     assert places(last.outgoing) == [("head.weight", 1, 0, 1)]
 
 
-def test_a_concatenation_lies_side_by_side_and_flattened_maps_stay_with_their_channel() -> None:
+def test_units_of_a_concatenation_and_of_flattened_maps() -> None:
     found = units(Concatenated())
     assert list(found) == ["left", "right"]
     assert places(found["right"].incoming) == [("right.weight", 0, 0, 1), ("apart.weight", 0, 3, 1)]
@@ -141,31 +143,10 @@ def test_frozen_parameters_close_their_units() -> None:
     assert list(units(model)) == ["wider.inner", "wider.outer"]
 
 
-def test_shared_weights_close_their_units() -> None:
-    class Twice(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.first, self.again, self.last = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 3)
-
-        def forward(self, x: Tensor) -> Tensor:
-            x = self.first(x.flatten(1)[:, :8]).relu()
-            return self.last(self.again(self.again(x).relu()).relu())
-
-    assert list(units(Twice())) == []
-
-
 def test_a_network_that_cannot_be_traced_is_said_in_one_line() -> None:
-    class Asks(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.layer = nn.Linear(32, 3)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.layer(x.flatten(1)) * (2 if float(x.sum()) > 0 else 1)
-
-    with pytest.raises(OptionError, match="the units of Asks cannot be found: tracing it fails") as caught:
-        units(Asks())
-    assert "\n" not in str(caught.value)
+    asks = Net(lambda net, x: net.layer(x.flatten(1)) * (2 if float(x.sum()) > 0 else 1), layer=nn.Linear(32, 3))
+    with refused(OptionError, match="the units of Net cannot be found: tracing it fails"):
+        units(asks)
 
 
 def test_inputs_that_do_not_fit_leave_no_traceback_of_the_tracer(capfd) -> None:
@@ -174,154 +155,87 @@ def test_inputs_that_do_not_fit_leave_no_traceback_of_the_tracer(capfd) -> None:
     assert capfd.readouterr() == ("", "")
 
 
-def test_normalisation_by_the_mean_of_the_channels_mixes_them() -> None:
-    class Centred(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.inside, self.head = nn.Conv2d(2, 4, 1), nn.Linear(4, 3)
-
-        def forward(self, x: Tensor) -> Tensor:
-            x = self.inside(x)
-            return self.head((x - x.mean(1, keepdim=True)).mean((2, 3)))
-
-    assert list(units(Centred())) == []
-
-
-class Scaled(nn.Module):
-    """A scale of its own for each channel, which nothing here would reset."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.inside, self.scale, self.head = nn.Conv2d(2, 4, 1), nn.Parameter(torch.ones(4, 1, 1)), nn.Linear(4, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head((self.inside(x) * self.scale).mean((2, 3)))
-
-
-class ReadByHand(nn.Module):
-    """A weight that no module of its own reads."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.inside, self.reads = nn.Conv2d(2, 4, 1), nn.Parameter(torch.rand(3, 4))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.linear(self.inside(x).mean((2, 3)), self.reads)
-
-
-class Shown(nn.Module):
-    """What it computes inside is an output too."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.inside, self.head = nn.Linear(4, 4), nn.Linear(4, 3)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        hidden = self.inside(x)
-        return self.head(hidden), hidden
-
-
-class PooledAcross(nn.Module):
-    """Pooling over what counts the units: a linear layer of (batch, time, units), read by a pool over its last."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.inside, self.head = nn.Linear(4, 6), nn.Linear(3, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(nn.functional.max_pool1d(self.inside(x), 2).mean(1))
-
-
-class AcrossTime(nn.Module):
-    """A kernel for each time, which mixes the units."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.inside, self.times, self.head = nn.Linear(4, 6), nn.Conv1d(5, 5, 3, groups=5), nn.Linear(4, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.times(self.inside(x)).mean(1))
-
-
-class HeardElsewhere(nn.Module):
-    """A weight that is read by hand, too."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.inside, self.head = nn.Linear(4, 4), nn.Linear(4, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.inside(x).relu()) + (x @ self.inside.weight).sum(1, keepdim=True)
-
-
-class TiedToWords(nn.Module):
+def tied_to_words() -> Net:
     """A head that is an embedding, too, and is registered first."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.head = nn.Linear(4, 3, bias=False)
-        self.words, self.inside = nn.Embedding(3, 4), nn.Linear(4, 4)
-        self.words.weight = self.head.weight
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.inside(self.words((x > 0).sum(1) % 3)).relu())
+    head, words = nn.Linear(4, 3, bias=False), nn.Embedding(3, 4)
+    words.weight = head.weight
+    return Net(
+        lambda net, x: net.head(net.inside(net.words((x > 0).sum(1) % 3)).relu()),
+        head=head, words=words, inside=nn.Linear(4, 4),
+    )  # fmt: skip
 
 
-class Overlapping(nn.Module):
-    """One layer reads two groups, in overlapping columns."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.one, self.other, self.reads = nn.Linear(4, 3), nn.Linear(4, 5), nn.Linear(7, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        first = torch.cat([x, self.one(x).relu()], 1)
-        second = torch.cat([self.other(x).relu(), x[:, :2]], 1)
-        return self.reads(first) + self.reads(second)
+def overlapping(net: Net, x: Tensor) -> Tensor:
+    first = torch.cat([x, net.one(x).relu()], 1)
+    second = torch.cat([net.other(x).relu(), x[:, :2]], 1)
+    return net.reads(first) + net.reads(second)
 
 
-class Divided(nn.Module):
-    """One map divided by another."""
+ELSEWHERE = {
+    "mixed by the mean of the channels": (
+        Net(lambda net, x: net.head((net.inside(x) - net.inside(x).mean(1, keepdim=True)).mean((2, 3))),
+            inside=nn.Conv2d(2, 4, 1), head=nn.Linear(4, 3)),
+        (2, 2, 4, 4),
+    ),
+    "a scale of its own for each channel, which nothing resets": (
+        Net(lambda net, x: net.head((net.inside(x) * net.scale).mean((2, 3))),
+            inside=nn.Conv2d(2, 4, 1), scale=nn.Parameter(torch.ones(4, 1, 1)), head=nn.Linear(4, 3)),
+        (2, 2, 4, 4),
+    ),
+    "a weight that no module of its own reads": (
+        Net(lambda net, x: nn.functional.linear(net.inside(x).mean((2, 3)), net.reads),
+            inside=nn.Conv2d(2, 4, 1), reads=nn.Parameter(torch.rand(3, 4))),
+        (2, 2, 4, 4),
+    ),
+    "an output, too": (
+        Net(lambda net, x: (net.head(net.inside(x)), net.inside(x)), inside=nn.Linear(4, 4), head=nn.Linear(4, 3)),
+        (2, 4),
+    ),
+    "pooled over the dimension that counts the units": (
+        Net(lambda net, x: net.head(nn.functional.max_pool1d(net.inside(x), 2).mean(1)),
+            inside=nn.Linear(4, 6), head=nn.Linear(3, 3)),
+        (2, 5, 4),
+    ),
+    "a kernel for each time, which mixes the units": (
+        Net(lambda net, x: net.head(net.times(net.inside(x)).mean(1)),
+            inside=nn.Linear(4, 6), times=nn.Conv1d(5, 5, 3, groups=5), head=nn.Linear(4, 3)),
+        (2, 5, 4),
+    ),
+    "a weight that is read by hand, too": (
+        Net(lambda net, x: net.head(net.inside(x).relu()) + (x @ net.inside.weight).sum(1, keepdim=True),
+            inside=nn.Linear(4, 4), head=nn.Linear(4, 3)),
+        (2, 4),
+    ),
+    "tied to an embedding": (tied_to_words(), (2, 4)),
+    "two groups in overlapping columns": (
+        Net(overlapping, one=nn.Linear(4, 3), other=nn.Linear(4, 5), reads=nn.Linear(7, 3)),
+        (2, 4),
+    ),
+    "divided by one another": (
+        Net(lambda net, x: net.head(net.above(x) / net.below(x)),
+            above=nn.Linear(4, 4), below=nn.Linear(4, 4), head=nn.Linear(4, 3)),
+        (2, 4),
+    ),
+    "a layer that runs twice": (
+        Net(lambda net, x: net.last(net.again(net.again(net.first(x).relu()).relu()).relu()),
+            first=nn.Linear(8, 8), again=nn.Linear(8, 8), last=nn.Linear(8, 3)),
+        (2, 8),
+    ),
+}  # fmt: skip
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.above, self.below, self.head = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 3)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.above(x) / self.below(x))
-
-
-ELSEWHERE = [
-    (Scaled, (2, 2, 4, 4)),
-    (ReadByHand, (2, 2, 4, 4)),
-    (Shown, (2, 4)),
-    (PooledAcross, (2, 5, 4)),
-    (AcrossTime, (2, 5, 4)),
-    (HeardElsewhere, (2, 4)),
-    (TiedToWords, (2, 4)),
-    (Overlapping, (2, 4)),
-    (Divided, (2, 4)),
-]
-
-
-@pytest.mark.parametrize(("build", "shape"), ELSEWHERE)
-def test_units_that_belong_elsewhere_too_are_not_offered(build: type[nn.Module], shape: tuple[int, ...]) -> None:
-    model = build()
+@pytest.mark.parametrize(("model", "shape"), ELSEWHERE.values(), ids=ELSEWHERE)
+def test_units_that_belong_elsewhere_too_are_not_offered(model: nn.Module, shape: tuple[int, ...]) -> None:
     assert units_of(model, torch.rand(shape), dict(model.named_parameters())) == ()
 
 
 def test_one_module_with_two_weights_has_two_names() -> None:
-    class Both(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.one, self.other = nn.Parameter(torch.rand(4, 4)), nn.Parameter(torch.rand(5, 4))
-            self.reads, self.head = nn.Linear(4, 4), nn.Linear(5, 3)
-
-        def forward(self, x: Tensor) -> Tensor:
-            x = self.reads(nn.functional.linear(x, self.one).relu())
-            return self.head(nn.functional.linear(x, self.other))
-
-    model = Both()
+    linear = nn.functional.linear
+    model = Net(
+        lambda net, x: net.head(linear(net.reads(linear(x, net.one).relu()), net.other)),
+        one=nn.Parameter(torch.rand(4, 4)), other=nn.Parameter(torch.rand(5, 4)),
+        reads=nn.Linear(4, 4), head=nn.Linear(5, 3),
+    )  # fmt: skip
     found = units_of(model, torch.rand(2, 4), dict(model.named_parameters()))
     assert [group.name for group in found] == ["one", "other"]
 
@@ -333,19 +247,15 @@ def test_statistics_that_nothing_can_reset_close_their_units() -> None:
     assert len(units_of(model, torch.rand(2, 4), names | set(dict(model.named_buffers())))) == 1
 
 
-def test_activity_of_readers_that_see_time_apart_or_are_called_by_keyword() -> None:
-    class Reads(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.inside, self.first, self.second = nn.Linear(4, 6), nn.Linear(6, 3), nn.Linear(6, 3)
-
-        def forward(self, x: Tensor) -> Tensor:
-            hidden = self.inside(x).relu()
-            by_row = self.second(input=hidden.flatten(0, 1)).view(len(x), -1, 3)
-            return (self.first(hidden) + by_row).mean(1)
+def test_activity_over_time_and_by_keyword() -> None:
+    def reads(net: Net, x: Tensor) -> Tensor:
+        hidden = net.inside(x).relu()
+        by_row = net.second(input=hidden.flatten(0, 1)).view(len(x), -1, 3)
+        return (net.first(hidden) + by_row).mean(1)
 
     torch.manual_seed(0)
-    model, x = Reads(), torch.rand(3, 5, 4)
+    model = Net(reads, inside=nn.Linear(4, 6), first=nn.Linear(6, 3), second=nn.Linear(6, 3))
+    x = torch.rand(3, 5, 4)
     (group,) = units_of(model, x, dict(model.named_parameters()))
     with capture_inputs(model, group.readers) as seen:
         model(x)

@@ -143,7 +143,7 @@ class Loop:
 
     @property
     def state(self) -> dict[str, Tensor]:
-        return self.attached.state_dict()["components"][1]
+        return self.attached.state_dict()["components"][1]["state"]
 
     def train(self, batches: Sequence[Batch], epochs: int = 1, *, begin: bool = True) -> Loop:
         if begin:

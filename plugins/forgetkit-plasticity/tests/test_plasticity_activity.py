@@ -43,6 +43,7 @@ def units_reset(model: nn.Module) -> dict[str, list[bool]]:
     return {group.name: silent_units(group, model.state_dict()).tolist() for group in groups}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tau", [0.0, 0.6, 1.0])
 def test_redo_resets_what_is_dormant_on_all_samples_together(tau: float) -> None:
     model = flat()
@@ -63,7 +64,7 @@ def test_redo_looks_at_no_more_samples_than_it_was_told() -> None:
     assert units_reset(model) == expected
 
 
-def test_every_sample_counts_once_however_they_are_cut_into_batches() -> None:
+def test_every_sample_counts_once_for_any_batches() -> None:
     few, one = images(9)[0], images(1)[0]
     batches = [few, (one[0] * 5, one[1])]
     for tau in (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2):
@@ -93,7 +94,7 @@ def test_a_group_that_is_silent_altogether_is_dormant() -> None:
     assert all(units_reset(model)["3"])
 
 
-def test_where_nothing_is_dormant_nothing_is_reset_and_nothing_is_wrong() -> None:
+def test_without_dormant_units_nothing_is_reset() -> None:
     model = flat()
     with torch.no_grad():
         model[6].bias.fill_(2.0)
@@ -106,7 +107,7 @@ def test_where_nothing_is_dormant_nothing_is_reset_and_nothing_is_wrong() -> Non
     assert all(torch.equal(before.tensors[name], value) for name, value in after.tensors.items())
 
 
-def test_redo_while_training_looks_at_the_batch_of_every_third_step() -> None:
+def test_redo_while_training_acts_at_every_third_step() -> None:
     model = flat()
     with torch.no_grad():
         model[3].bias[1] = -100.0

@@ -12,7 +12,7 @@ from forgetkit.contracts import EpochEnded
 from forgetkit.storage import RunDirectory
 
 
-def test_what_draws_once_for_a_run_draws_the_same_when_it_is_resumed(tmp_path: Path) -> None:
+def test_draws_of_a_run_are_equal_after_resuming(tmp_path: Path) -> None:
     """However its SPEC is spelled: a record has every option of it."""
 
     class Stop:

@@ -170,7 +170,9 @@ SWEEP = [
 ]
 
 
-@pytest.mark.parametrize("model", ["convnet", "resnet18:width=16", pytest.param("resnet18", marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "model", ["convnet:width=8", "resnet18:width=8", pytest.param("resnet18", marks=pytest.mark.long)]
+)
 @pytest.mark.parametrize("acting", SWEEP, ids=str)
 def test_four_mega_batches_of_real_images(
     photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, acting: dict[str, Any]

@@ -140,6 +140,7 @@ def test_redo_on_a_residual_network(coupled: Any) -> None:
     require_no_effect(model, groups, chosen, images(6)[0][0])
 
 
+@pytest.mark.slow
 def test_redo_on_resnet18() -> None:
     torch.manual_seed(0)
     builder = registry.load().make("models", "resnet18")[1]

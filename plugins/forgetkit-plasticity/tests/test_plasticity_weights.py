@@ -235,7 +235,7 @@ def forgotten_twice(method: KnowledgeEvolution, seed: int = 0) -> tuple[dict[str
         before = values(model)
         seeds = Seeds(seed)
         past = ModelHistory(seeds=seeds)
-        unlearn(model, images(4), importance=None, reinit=method, seeds=seeds.within("unlearn", number), past=past)
+        unlearn(model, images(4), importance=None, reinit=method, seeds=seeds.within("unlearn", number), history=past)
         after = values(model)
         found += [{name: after[name] != value for name, value in before.items()}, after]
     return tuple(found)
@@ -278,7 +278,7 @@ def test_kels_keeps_a_slimmer_network(split: float, kept: tuple[int, int, int]) 
         assert torch.equal(mask, expected), name
 
 
-def test_each_entry_is_kept_with_a_probability_as_in_the_released_code() -> None:
+def test_bernoulli_keeps_entries_with_a_probability() -> None:
     model, split, n = nn.Sequential(nn.Linear(40, 50), nn.LayerNorm(50), nn.Linear(50, 30)), 0.7, 2000
     start = values(model)
     kept = []
@@ -417,6 +417,7 @@ def test_consecutive_resets_overlap_by_chance(utility: Any) -> None:
     assert overlap == pytest.approx(0.18, abs=0.04)
 
 
+@pytest.mark.slow
 def test_the_share_is_true_on_average() -> None:
     torch.manual_seed(0)
     model = nn.Linear(7, 3)
@@ -455,7 +456,7 @@ def test_once_per_mega_batch() -> None:
 
 
 def test_options_that_could_not_act_are_refused() -> None:
-    with pytest.raises(OptionError, match="is no share"):
+    with pytest.raises(OptionError, match="is no fraction"):
         forgetkit.attach(mlp(), torch.optim.SGD(mlp().parameters()), ["selective-weight:amount=1.5"])
     with pytest.raises(OptionError, match="leave decay out"):
         SelectiveWeight(utility="random", decay=0.5)
@@ -489,7 +490,7 @@ def test_soft_rescaling_brings_norms_back_and_decides_the_same(strength: float) 
         assert (strength == 0) == (abs(factor - 1) < 1e-9)
 
 
-def test_biases_are_rescaled_by_the_layers_since_the_last_that_normalises() -> None:
+def test_biases_are_rescaled_since_the_last_normalisation() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(5, 4), nn.LayerNorm(4), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3))
     loop = Loop(model, SoftRescale(0.3), torch.optim.SGD(model.parameters(), lr=0.5)).train(vectors(8))

@@ -59,7 +59,7 @@ def squares() -> tuple[Tensor, Tensor]:
     return torch.randn(6, 3, generator=rng, dtype=torch.float64), torch.randn(6, 3, generator=rng, dtype=torch.float64)
 
 
-def test_off_the_minimum_of_a_square_it_is_the_very_rise_of_the_loss() -> None:
+def test_off_minimum_is_the_rise_of_a_quadratic_loss() -> None:
     model, data = Scales(), squares()
     found = forgetkit.score(model, [data], importance="hessian:form=off-minimum,probes=1", loss=mse_loss)["scale"]
     place = flat(parameters(model))

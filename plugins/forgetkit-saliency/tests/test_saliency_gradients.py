@@ -123,7 +123,7 @@ def test_gxd_foresees_the_very_reset(origin: str) -> None:
         close(flat(scores)[entry], rise.abs().detach(), rtol=1e-5, atol=1e-8)
 
 
-def test_gxd_of_a_unit_is_its_gradient_times_its_distance_from_zero() -> None:
+def test_gxd_of_a_unit_is_gradient_times_distance() -> None:
     """As the paper has it, with h the unit's activity: with ReLUs and a reference of zero both are one number."""
     torch.manual_seed(0)
     model, data = nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3)).double(), batches(5, 4)
@@ -161,7 +161,7 @@ def test_gxd_of_a_unit_foresees_its_whole_reset() -> None:
 
 
 def test_gxd_knows_which_options_fit() -> None:
-    with pytest.raises(OptionError, match="reference is zero"):
+    with pytest.raises(OptionError, match="reference=zero"):
         Gxd(reference="zero", origin="uniform")
     with pytest.raises(OptionError, match="initial"):
         forgetkit.score(mlp(), batches(4), importance="gxd:reference=init")

@@ -85,7 +85,7 @@ DEEP = [name for name in forgetkit_importance() if name not in ("gradient", "mas
 DEEP = ["taylor:per=filter" if name == "taylor" else name for name in DEEP]
 SWEEP = [
     *((spec, "convnet:width=4") for spec in SPECS),
-    *((spec, "resnet18:width=16") for spec in DEEP),
+    *((spec, "resnet18:width=8") for spec in DEEP),
     *(pytest.param(spec, "resnet18", marks=pytest.mark.long) for spec in DEEP),
 ]
 

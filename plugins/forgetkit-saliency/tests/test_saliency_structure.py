@@ -395,7 +395,7 @@ def test_synflow_in_rounds(rounds: int, keep: float) -> None:
 def test_synflow_knows_which_options_fit() -> None:
     with pytest.raises(OptionError, match="would be ignored in a single round"):
         Synflow(keep=0.5)
-    with pytest.raises(OptionError, match="need the share that is left"):
+    with pytest.raises(OptionError, match="need the fraction that remains"):
         Synflow(rounds=3)
 
 

@@ -1,4 +1,4 @@
-"""Equal compute: every cell of a grid is given the same number of training samples."""
+"""Equal compute: the same number of training samples for every cell of a grid."""
 
 from __future__ import annotations
 
@@ -11,40 +11,39 @@ from typing import Any
 from forgetkit import config
 from forgetkit.ablation.grid import GridCell
 from forgetkit.config import Plan
-from forgetkit.engine.context import EventDispatcher, RunContext
+from forgetkit.engine.events import EventDispatcher
+from forgetkit.engine.run_data import RunData
 from forgetkit.errors import ConfigError
 from forgetkit.registry.registry import Registry
 from forgetkit.results.arm import format_arm
 
-_GIVEN_OUT = ("epochs", "milestones")
-"""What said how long a cell would be trained, and when the rate falls meanwhile."""
+_REPLACED = ("epochs", "milestones")
+"""Options of the length of training that ``samples`` replaces."""
 
-_THE_STREAM_IS_OF = (
+_STREAM_OPTIONS = (
     *("dataset", "seed", "replay", "mega_batches", "split", "val_fraction"),
     *("shots", "label_noise", "label_noise_draw", "label_noise_val", "augment"),
 )
-"""Options that how much is trained on depends on, or whether a data set suits them."""
+"""Options that decide the sizes of mega-batches."""
 
 
 def match_samples(
     plans: Sequence[Plan], cells: Sequence[GridCell], registry: Registry, cache: Path
 ) -> tuple[GridCell, ...]:
-    """The cells, each with ``samples`` in place of epochs, so that all see equally many in their whole runs.
+    """Return the cells with ``samples`` in place of epochs, so that all runs see equally many.
 
-    That number is the smallest of what they would have seen by their epochs, rounded down to what every number of
-    mega-batches divides. Milestones go with the epochs: where the default has them, at 40 % and 80 % of the epochs,
-    they are at 40 % and 80 % of the samples, and none stay none; others have no counterpart.
+    That number is the smallest that a cell would have seen by its epochs, rounded down to a multiple of each number of
+    mega-batches. The default milestones at 40 % and 80 % of the epochs move to 40 % and 80 % of the samples.
 
-    Raises ``ConfigError`` where cells say how many samples they see, may stop before, differ only in how long they
-    train, or have milestones of their own.
+    Raises ``ConfigError`` if cells set ``samples``, ``patience`` or milestones of their own, or differ only in epochs.
     """
     sizes: dict[tuple[Any, ...], Sequence[int]] = {}
     totals = []
     for plan, cell in zip(plans, cells, strict=True):
         _require_epochs(plan, cell, registry)
-        key = tuple(getattr(plan.config, option) for option in _THE_STREAM_IS_OF)
+        key = tuple(getattr(plan.config, option) for option in _STREAM_OPTIONS)
         if key not in sizes:
-            sizes[key] = RunContext.prepare(on_cpu(plan), EventDispatcher([]), cache).sizes
+            sizes[key] = RunData.prepare(on_cpu(plan), EventDispatcher([]), cache).sizes
         totals.append(plan.config.epochs * sum(sizes[key]))
     counts = [plan.config.mega_batches for plan in plans]
     each = min(totals, default=0) // math.lcm(*counts) * math.lcm(*counts)
@@ -58,31 +57,31 @@ def match_samples(
 
 
 def on_cpu(plan: Plan) -> Plan:
-    """For a look at the data: whoever carries cells out may need the device for them alone."""
+    """Return the plan on the CPU, to read its data while workers use the device."""
     return replace(plan, config=plan.config.model_copy(update={"device": "cpu"}))
 
 
 def _require_epochs(plan: Plan, cell: GridCell, registry: Registry) -> None:
-    """Only what is trained for epochs, to their end, can be given samples instead."""
-    asked = plan.config
-    if asked.samples is not None:
+    """Raise ``ConfigError`` unless the cell trains for epochs, to their end."""
+    own = plan.config
+    if own.samples is not None:
         raise ConfigError("--match samples says how many samples each cell sees: leave --samples out")
-    if asked.patience:
+    if own.patience:
         raise ConfigError(
-            f"--match samples: with --patience {asked.patience} a cell may see fewer samples than others; "
+            f"--match samples: with --patience {own.patience} a cell may see fewer samples than others; "
             "use --patience 0"
         )
-    if asked.milestones and "milestones" in cell.options:
+    if own.milestones and "milestones" in cell.options:
         usual = config.resolve(_without_epochs(cell.options, "milestones"), registry).config.milestones
-        if asked.milestones != usual:
+        if own.milestones != usual:
             raise ConfigError(
-                f"--match samples: --milestones {','.join(map(str, asked.milestones))} count epochs, of which each arm "
+                f"--match samples: --milestones {','.join(map(str, own.milestones))} count epochs, of which each arm "
                 "gets another number: leave them out, for 40 % and 80 % of what is trained"
             )
 
 
 def _with_samples(cell: GridCell, plan: Plan, samples: int) -> GridCell:
-    gone = _GIVEN_OUT if plan.config.milestones else ("epochs",)
+    gone = _REPLACED if plan.config.milestones else ("epochs",)
     options = {**_without_epochs(cell.options, *gone), "samples": samples}
     return replace(cell, options=options, shared=_without_epochs(cell.shared, *gone))
 
@@ -92,7 +91,7 @@ def _without_epochs(options: Mapping[str, Any], *gone: str) -> dict[str, Any]:
 
 
 def _require_different(before: Sequence[GridCell], after: Sequence[GridCell]) -> None:
-    """Cells that differed must not have become the same run."""
+    """Raise ``ConfigError`` if cells that differed are the same run now."""
     first: dict[str, int] = {}
     for place, cell in enumerate(after):
         other = first.setdefault(repr(sorted(cell.options.items(), key=lambda item: item[0])), place)

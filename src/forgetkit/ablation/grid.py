@@ -1,4 +1,4 @@
-"""Which runs an ablation is made of: every combination of the values on its axes, at every seed."""
+"""The grid of an ablation: every combination of the values on its axes, at every seed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import math
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from numbers import Integral, Real
+from pathlib import Path, PurePath
 from typing import Any, TypeVar
 
 from forgetkit import config
@@ -18,39 +19,39 @@ from forgetkit.registry.spec import mask_quoted, strip_quotes
 from forgetkit.results.arm import find_baseline, format_arm, matches, parse_arm
 
 ARM = "arm"
-"""The axis of arms that are given by name, each a set of options."""
+"""The axis of named arms, each a set of options."""
 
 _OPTION = re.compile(r"\s*[A-Za-z_][\w-]*\s*=")
 _RANGE = re.compile(r"(\d{1,18})(?:-(\d{1,18}))?")
-_ITS_OWN = {
+_NOT_SHARED = {
     "seed": "--seeds",
     "out": "--out of the ablation",
     "name": "--name of the ablation",
     "keep_models": "--keep",
 }
 _NO_AXES = ("observers", "checkpoint_seconds", "checkpoint_epochs", "device", "threads")
-"""Options that say how a run is carried out and not what it is, so that runs that differ in them are one cell."""
+"""Options of where and how a run runs. Runs that differ in them alone are one cell."""
 _MOST_SEEDS = 10_000
 _MOST_CELLS = 100_000
-"""More could be listed, but a table of them has no readers."""
+"""Nobody reads a table of more."""
 _Value = TypeVar("_Value", int, str)
 _KEYS = ("title", "seeds", "baseline", "base", "axes", "arms", "exclude", "include")
 
 
 @dataclass(frozen=True)
 class GridCell:
-    """One run of a grid: an arm, its value on each axis as it is shown, at one seed."""
+    """One run of a grid: an arm, with its value on each axis, at one seed."""
 
     arm: Mapping[str, str]
     seed: int
     options: Mapping[str, Any]
-    """What ``config.resolve`` takes."""
+    """Options for ``config.resolve``."""
     shared: Mapping[str, Any] = field(default_factory=dict)
-    """Those among them that all cells share."""
+    """Those of them that all cells share."""
     own: frozenset[str] = frozenset()
-    """The names of those that its arm sets, whether shared ones or others."""
+    """The names of those that its arm sets, shared or not."""
     repeatable: bool = False
-    """Whether its run may stand in the grid again, under the name of another arm."""
+    """Whether another arm may have the same run."""
 
     def __str__(self) -> str:
         return f"{format_arm(self.arm)}, seed {self.seed}"
@@ -58,13 +59,12 @@ class GridCell:
 
 @dataclass(frozen=True)
 class Grid:
-    """A question: axes and their values, combinations left out or added, seeds, and what all cells share.
+    """Axes and their values, combinations to leave out or add, seeds, and options of all cells.
 
-    ``axes`` maps an option of a run (``importance``, ``reinit.masked.fraction``) to its values, as a command line has
-    them; the axis ``arm`` has the names in ``arms``, which map to sets of options, and ``sets`` has such names for
-    further axes. ``exclude`` and ``include`` are combinations: one that is excluded need not name every axis, one that
-    is included must. Two arms may be the same run only where ``sets`` has their names: a row of the paper stands in
-    several parts of a table.
+    ``axes`` maps an option of a run (``importance``, ``reinit.masked.fraction``) to its values, spelled as on a command
+    line. The axis ``arm`` has the names in ``arms``, which map to sets of options; ``sets`` has such names for further
+    axes. ``exclude`` and ``include`` are combinations; an included one names every axis. Two arms may be the same run
+    only if ``sets`` has their names: a row of the paper stands in several parts of a table.
     """
 
     title: str
@@ -95,14 +95,14 @@ class Grid:
             if again is not None:
                 raise ConfigError(f"axes: {axis} has the value '{again}' twice: leave one out")
         differing = (self.axes, *(options for named in self._named.values() for options in named.values()))
-        for option, remedy in _ITS_OWN.items():
+        for option, remedy in _NOT_SHARED.items():
             if any(option in options for options in (self.base, *differing)):
-                raise ConfigError(f"'{option}' is no option that cells share or differ in: use {remedy}")
+                raise ConfigError(f"'{option}' is set by the ablation for each cell: use {remedy}")
         for option in _NO_AXES:
             if any(option in options for options in differing):
                 raise ConfigError(
-                    f"'{option}' says how a run is carried out and not what it is, so it tells no arms apart: give it "
-                    "for all cells"
+                    f"'{option}' says how a run runs and does not change its result, so it is no axis: give it for all "
+                    "cells"
                 )
         for what, combinations in (("exclude", self.exclude), ("include", self.include)):
             for combination in combinations:
@@ -119,7 +119,7 @@ class Grid:
             self._the_baseline()
 
     def combinations(self) -> tuple[dict[str, str], ...]:
-        """The arms, in the order of the axes' values; included ones last."""
+        """Return the arms in the order of the axes' values, included ones last."""
         found = [arm for arm in self._product() if not any(matches(arm, gone) for gone in self.exclude)]
         found += [dict(arm) for arm in self.include if arm not in found]
         if not found:
@@ -127,7 +127,7 @@ class Grid:
         return tuple(found)
 
     def cells(self) -> tuple[GridCell, ...]:
-        """Arm by arm, seed by seed."""
+        """Return the cells, arm by arm and seed by seed."""
         shared = config.canonical_keys(self.base)
         return tuple(
             GridCell(arm, seed, self._options(arm, seed), shared, frozenset(self._of_the_arm(arm)), bool(self.sets))
@@ -136,7 +136,7 @@ class Grid:
         )
 
     def reference(self) -> dict[str, str] | None:
-        """The arm that others are compared with, its value on each axis."""
+        """Return the arm that others are compared with: its value on each axis."""
         return None if self.baseline is None else self._the_baseline()
 
     def _product(self) -> Iterator[dict[str, str]]:
@@ -153,7 +153,7 @@ class Grid:
 
     @property
     def _named(self) -> dict[str, Mapping[str, Mapping[str, Any]]]:
-        """The axes whose values are names of sets of options."""
+        """The axes whose values name sets of options."""
         return {**self.sets, ARM: self.arms}
 
     def _require_known(self, what: str, combination: Mapping[str, str]) -> None:
@@ -171,7 +171,7 @@ class Grid:
 
 
 def _first_repeated(values: Sequence[_Value]) -> _Value | None:
-    """The first value that stands there twice."""
+    """Return the first value that occurs twice."""
     seen: set[_Value] = set()
     for value in values:
         if value in seen:
@@ -181,23 +181,23 @@ def _first_repeated(values: Sequence[_Value]) -> _Value | None:
 
 
 def plan_cells(cells: Sequence[GridCell], registry: Registry) -> tuple[tuple[GridCell, Plan], ...]:
-    """Each cell with its plan.
+    """Plan each cell.
 
-    What all cells share need not act in each of them, so a cell where it cannot goes without it; an option that acts
-    in no cell is a mistake. A ``ConfigError`` names the cell whose options do not go together, and two arms that are
-    the same runs: a table would show one result twice, and Holm's correction count it twice.
+    A shared option is left out of cells in which it cannot act. Raises ``ConfigError`` if it acts in no cell, if
+    options of a cell contradict each other, or if two arms are the same runs: a table would show one result twice, and
+    Holm's correction count it twice.
     """
     pairs = tuple(_plan_cell(cell, registry) for cell in cells)
     _require_own_arms(pairs, registry)
     for option, value in (cells[0].shared if cells else {}).items():
         if not any(_acts(option, value, cell, plan, registry) for cell, plan in pairs):
-            said_as = f"--set {option}={value}" if "." in option else f"--{config.flag(option)} {value}"
-            raise ConfigError(f"{said_as} would be ignored {_reason_unused(option, [cell for cell, _ in pairs])}")
+            text = f"--set {option}={value}" if "." in option else f"--{config.flag(option)} {value}"
+            raise ConfigError(f"{text} would be ignored {_reason_unused(option, [cell for cell, _ in pairs])}")
     return pairs
 
 
 def _require_own_arms(pairs: Sequence[tuple[GridCell, Plan]], registry: Registry) -> None:
-    """``ConfigError`` where all cells of one arm are those of another, however their values are spelled."""
+    """Raise ``ConfigError`` if all cells of two arms are the same runs, however their values are spelled."""
     runs: dict[str, list[str]] = {}
     for cell, plan in pairs:
         if not cell.repeatable:
@@ -213,25 +213,25 @@ def _require_own_arms(pairs: Sequence[tuple[GridCell, Plan]], registry: Registry
 
 
 def _run_digest(plan: Plan, registry: Registry) -> str:
-    """The digest of a plan whose components go by their full names, so that ``snip`` is ``forgetkit/snip``."""
+    """Return the digest of a plan with full names of components, so that ``snip`` is ``forgetkit/snip``."""
 
     def full(kind: str, spec: str) -> str:
         name = config.name_of(spec)
         try:
             return f"{registry.find(kind, name).distribution}/{name.rpartition('/')[2]}{spec.removeprefix(name)}"
-        except OptionError:  # an object given in Python goes by its module and class
+        except OptionError:  # an object is named by its module and class
             return spec
 
     named: dict[str, Any] = {
         key: full(kind, spec) for key, kind in config.KIND_OF.items() if (spec := getattr(plan.config, key)) is not None
     }
     named["interventions"] = tuple(full("interventions", spec) for spec in plan.config.interventions)
-    named["metrics"] = ()  # what is computed of a run makes no other run
+    named["metrics"] = ()  # metrics do not change a run
     return replace(plan, config=plan.config.model_copy(update=named)).digest
 
 
 def _acts(option: str, value: Any, cell: GridCell, plan: Plan, registry: Registry) -> bool:
-    """Whether what all cells share has a say in this one."""
+    """Return whether a shared option acts in this cell."""
     if option in cell.own or option not in cell.options:
         return False
     try:
@@ -264,7 +264,7 @@ def _plan_cell(cell: GridCell, registry: Registry) -> tuple[GridCell, Plan]:
 
 
 def _quotes_hint(arm: Mapping[str, str], registry: Registry) -> str:
-    """What to do if a value names no component: it may be what a comma in a path has left over."""
+    """Return a remedy for a value that names no component: a comma in a path may have split it."""
     for axis, value in arm.items():
         if axis in config.KIND_OF and value != "none":
             try:
@@ -275,7 +275,7 @@ def _quotes_hint(arm: Mapping[str, str], registry: Registry) -> str:
 
 
 def read_grid(path: Path, allow_import: Collection[str] = ()) -> Grid:
-    """The grid in a TOML file, whose ``import:`` SPECs name modules in ``allow_import`` alone."""
+    """Read a grid from a TOML file, whose ``import:`` SPECs may name modules in ``allow_import`` alone."""
     try:
         return _build_grid(config.read_options_file(path, allow_import), path.stem)
     except ConfigError as error:
@@ -290,32 +290,121 @@ def extend_grid(
     baseline: str | None,
     exclude: Iterable[str] = (),
 ) -> Grid:
-    """The grid of a command line: axes, seeds and shared options beside those of a file, or without one."""
+    """Return the grid of a command line: axes, seeds and shared options on top of those of a file, if there is one."""
     new: dict[str, tuple[str, ...]] = {}
     for text in over:
         axis, values = parse_axis(text)
         if axis in new:
             raise ConfigError(f"--over {axis} is given twice: give its values once, with commas")
         new[axis] = values
+    chosen_seeds = None if seeds is None else parse_seeds(seeds)
+    return _overlay(grid, new, chosen_seeds, base, baseline, exclude)
+
+
+def split_axes(named: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Split the keywords of a call into axes, which have several values, and options of all runs."""
+    axes = {key: value for key, value in named.items() if _is_several(value)}
+    return axes, {key: value for key, value in named.items() if key not in axes}
+
+
+def grid_from_python(
+    grid: str | Path | Mapping[str, Any] | None,
+    axes: Mapping[str, Any],
+    seeds: Any,
+    base: Mapping[str, Any],
+    baseline: str | Mapping[str, Any] | None,
+    exclude: Iterable[str | Mapping[str, Any]] = (),
+) -> Grid:
+    """Return the grid of a call: axes, seeds and shared options on top of those of a file or a mapping.
+
+    Raises ``ConfigError`` if a value is an object: a worker builds components by their SPECs.
+    """
+    if isinstance(grid, str | Path):
+        below: Grid | None = read_grid(Path(grid))
+    elif grid is None:
+        below = None
+    elif isinstance(grid, Mapping):
+        content = _plain("the grid", grid)
+        below = _build_grid(content, " by ".join(_table("axes", content.get("axes", {}))) or "grid")
+    else:
+        raise ConfigError(f"the grid is a path or a mapping with 'axes' or 'arms', not {type(grid).__name__}")
+    if below is None and not axes:
+        raise ConfigError('an ablation needs something that differs: importance=["snip", "random"], or a grid')
+    if isinstance(exclude, str | Mapping):
+        raise ConfigError(f"exclude is a list of combinations, not {exclude!r}")
+    new: dict[str, tuple[str, ...]] = {}
+    for key, values in axes.items():
+        axis = _axis(key)
+        if axis in new:
+            raise ConfigError(f"axes: {key} is given twice: leave one out")
+        new[axis] = _values(key, _plain(key, values))
+    several = [seeds] if isinstance(seeds, Integral) else seeds
+    chosen_seeds = (
+        parse_seeds(seeds) if isinstance(seeds, str) else None if seeds is None else _whole(_plain("seeds", several))
+    )
+    return _overlay(below, new, chosen_seeds, config.canonical_keys(_plain("options", base)), baseline, exclude)
+
+
+def _is_several(value: Any) -> bool:
+    return isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping)
+
+
+def _plain(what: str, value: Any) -> Any:
+    """The value as a TOML file has it; ``ConfigError`` if it is an object."""
+    if value is None or isinstance(value, str | bool):
+        return value
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, Real):
+        return float(value)
+    if isinstance(value, PurePath):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(str(key), inner) for key, inner in value.items()}
+    if _is_several(value):
+        return [_plain(what, inner) for inner in value]
+    raise ConfigError(
+        f"{what}: {type(value).__name__} is no value of a grid: write text, numbers or a list of them; a worker builds "
+        "a component by its SPEC, of a plugin or import:MODULE:NAME"
+    )
+
+
+def _overlay(
+    grid: Grid | None,
+    new: Mapping[str, tuple[str, ...]],
+    seeds: tuple[int, ...] | None,
+    base: Mapping[str, Any],
+    baseline: str | Mapping[str, Any] | None,
+    exclude: Iterable[str | Mapping[str, Any]] = (),
+) -> Grid:
+    """Lay axes, seeds and shared options over a grid, or make one of them."""
     axes = {**(grid.axes if grid is not None else {}), **new}
     if grid is None:
-        grid = Grid(" by ".join(axes), axes, parse_seeds(seeds or "0"))
+        grid = Grid(" by ".join(axes), axes, (0,) if seeds is None else seeds)
     else:
-        grid = replace(grid, axes=axes, seeds=grid.seeds if seeds is None else parse_seeds(seeds))
+        grid = replace(grid, axes=axes, seeds=grid.seeds if seeds is None else seeds)
     for axis in grid.axes:
         if axis in base:
             raise ConfigError(f"--{axis.replace('_', '-')} and --over {axis} are given both: leave one out")
     below = {option: value for option, value in config.canonical_keys(grid.base).items() if option not in new}
     shared = config.merge_layers(below, base)
-    left_out = (*grid.exclude, *(parse_arm("--exclude", text, grid.axes) for text in exclude))
-    chosen = grid.baseline if baseline is None else parse_arm("--baseline", baseline, grid.axes)
+    left_out = (*grid.exclude, *(_parse_combination("exclude", one, grid.axes) for one in exclude))
+    chosen = grid.baseline if baseline is None else _parse_combination("baseline", baseline, grid.axes)
     return replace(grid, base=shared, exclude=left_out, baseline=chosen)
 
 
-def parse_axis(text: str) -> tuple[str, tuple[str, ...]]:
-    """``importance=snip:samples=64,fisher``: an option of a run, and its values.
+def _parse_combination(
+    what: str, given: str | Mapping[str, Any], axes: Mapping[str, tuple[str, ...]]
+) -> dict[str, str]:
+    if isinstance(given, str):
+        return parse_arm(f"--{what}", given, axes)
+    return _combination(what, _plain(what, given))
 
-    A comma followed by ``key=`` belongs to the SPEC before it, as does one inside brackets or quotes.
+
+def parse_axis(text: str) -> tuple[str, tuple[str, ...]]:
+    """Parse ``importance=snip:samples=64,fisher``: an option of a run, and its values.
+
+    A comma followed by ``key=`` belongs to the SPEC before it, as does one in brackets or quotes.
     """
     key, equals, rest = text.partition("=")
     if not equals or not rest.strip():
@@ -334,7 +423,7 @@ def parse_axis(text: str) -> tuple[str, tuple[str, ...]]:
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
-    """``0-4``, ``0,2,7`` or both, in the order given."""
+    """Parse ``0-4``, ``0,2,7`` or both, in the order given."""
     found: dict[int, str] = {}
     for piece in text.split(","):
         match = _RANGE.fullmatch(piece.strip())
@@ -376,7 +465,7 @@ def _build_grid(content: Mapping[str, Any], stem: str) -> Grid:
 
 
 def _axis(key: str) -> str:
-    """An option's one name."""
+    """Return the canonical name of an option."""
     if key == ARM:
         return ARM
     try:
@@ -423,14 +512,14 @@ def _whole(seeds: Any) -> tuple[int, ...]:
 
 
 def _word(value: Any) -> str:
-    """A value as a command line spells it."""
-    if isinstance(value, bool):
+    """Spell a value as on a command line."""
+    if value is None or isinstance(value, bool):
         return str(value).lower()
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _pieces(text: str) -> list[str]:
-    """What commas part, but for those in brackets and quotes."""
+    """Split at commas, except for those in brackets and quotes."""
     pieces, depth = [""], 0
     for character, shape in zip(text, mask_quoted(text), strict=True):
         depth += (shape in "[{(") - (shape in "]})")

@@ -1,4 +1,4 @@
-"""How far the cells of a grid are, read from what their runs record."""
+"""The progress of the cells of a grid, read from the records of their runs."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from forgetkit.system import safe_open
 
 @dataclass(frozen=True)
 class CellProgress:
-    """A cell that is being carried out: how much of it is done, a fraction of one, and where it is.
+    """A cell that runs: the fraction that is done, the mega-batch and the epoch.
 
-    ``epochs`` is None until the first has ended, where each mega-batch has a number of its own.
+    ``epochs`` is None until the first has ended, if mega-batches differ in it.
     """
 
     share: float
@@ -29,17 +29,17 @@ class CellProgress:
 
 @dataclass(eq=False)
 class ProgressReader:
-    """Reads on in the records of cells. What stood there before it began is of an earlier process, and is passed over.
+    """Reads what is appended to the records of cells, and skips what earlier processes wrote.
 
-    It writes nothing, and a record that is gone or half written tells it nothing. Threads may share it.
+    It writes nothing, and ignores a missing or half-written record. Threads may share it.
     """
 
-    pool: CellStore
+    store: CellStore
     digests: Sequence[str]
     _read: dict[str, int] = field(default_factory=dict)
     _samples: dict[str, Sequence[int]] = field(default_factory=dict)
     _seen: dict[str, int] = field(default_factory=dict)
-    _standing: dict[str, CellProgress] = field(default_factory=dict)
+    _running_cells: dict[str, CellProgress] = field(default_factory=dict)
     _began: dict[str, float] = field(default_factory=dict)
     _ended: set[str] = field(default_factory=set)
     _seconds: float = field(default_factory=time.monotonic)
@@ -50,25 +50,25 @@ class ProgressReader:
             self._read[digest] = self._size(self._path(digest))
 
     def end(self, digest: str) -> None:
-        """A cell came to its end."""
+        """Note that a cell ended."""
         with self._lock:
-            self._read_on(digest)  # it may have begun since the last look
+            self._read_on(digest)  # it may have begun since the last call
             self._ended.add(digest)
 
-    def standing(self) -> Mapping[str, CellProgress]:
-        """The cells that are being carried out, by digest, in the order of the grid."""
+    def running(self) -> Mapping[str, CellProgress]:
+        """Return the cells that run, by digest, in the order of the grid."""
         with self._lock:
             return self._running()
 
     def share(self) -> float:
-        """How much of all the cells is done, a fraction of one."""
+        """Return the fraction of all cells that is done."""
         with self._lock:
             return self._share(self._running())
 
     def left(self) -> float | None:
-        """Seconds that the rest takes at the pace so far; None before there is one.
+        """Return the seconds that the rest takes at the pace so far; None before there is one.
 
-        Cells that were seen to begin make the pace, and no others: another process may have finished some before.
+        Only cells that began since then count for the pace: another process may have finished others.
         """
         with self._lock:
             running = self._running()
@@ -81,10 +81,10 @@ class ProgressReader:
         running = [digest for digest in self.digests if digest not in self._ended]
         for digest in running:
             self._read_on(digest)
-        return {digest: self._standing[digest] for digest in running if digest in self._standing}
+        return {digest: self._running_cells[digest] for digest in running if digest in self._running_cells}
 
     def _share(self, running: Mapping[str, CellProgress]) -> float:
-        begun = sum(standing.share for standing in running.values())
+        begun = sum(cell.share for cell in running.values())
         return (len(self._ended) + begun) / len(self.digests) if self.digests else 1.0
 
     def _read_on(self, digest: str) -> None:
@@ -96,23 +96,23 @@ class ProgressReader:
             self._samples[digest] = event["samples"]
             self._seen[digest] = sum(event["samples"][: event["done"]]) + event["done_samples"]
             self._move(digest, event["done"] + 1, event["done_epochs"], event["epochs"])
-            self._began[digest] = self._standing[digest].share
+            self._began[digest] = self._running_cells[digest].share
         elif event.get("event") == "epoch_ended" and digest in self._samples:
             self._seen[digest] += event["samples"]
             self._move(digest, event["mega_batch"], event["epoch"], event["epochs"])
         elif event.get("event") == "mega_batch_ended" and digest in self._samples:
             row = event["row"]
-            self._seen[digest] = sum(self._samples[digest][: row["index"]])  # patience may have ended it early
+            self._seen[digest] = sum(self._samples[digest][: row["index"]])  # early stopping may have ended it
             self._move(digest, row["index"], row["epochs"], row["epochs"])
 
     def _move(self, digest: str, mega_batch: int, epoch: int, epochs: int | None) -> None:
         share = self._seen[digest] / sum(self._samples[digest])
-        self._standing[digest] = CellProgress(share, mega_batch, epoch, epochs)
+        self._running_cells[digest] = CellProgress(share, mega_batch, epoch, epochs)
 
     def _news(self, digest: str) -> list[Mapping[str, Any]]:
-        """The whole lines that were added since the last look."""
+        """Return the events of the whole lines since the last call."""
         path, place = self._path(digest), self._read[digest]
-        if self._size(path) < place:  # the run was begun again
+        if self._size(path) < place:  # the run was restarted
             place = 0
         try:
             with safe_open.open_file(path) as file:
@@ -125,7 +125,7 @@ class ProgressReader:
         return list(events_in(whole.splitlines()))
 
     def _path(self, digest: str) -> Path:
-        return self.pool.directory(digest) / "events.jsonl"
+        return self.store.directory(digest) / "events.jsonl"
 
     @staticmethod
     def _size(path: Path) -> int:

@@ -1,4 +1,4 @@
-"""One cell carried out, wherever an executor puts it."""
+"""One cell, run wherever an executor puts it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 
-from forgetkit import api, config
+from forgetkit import config
+from forgetkit.config.machine import cache_folder
 from forgetkit.contracts import Keep
 from forgetkit.engine.run import run_plan
 from forgetkit.errors import DivergedError, ForgetkitError, RecordError, RunDirectoryError, RunInUseError
@@ -23,12 +24,12 @@ from forgetkit.results.outcome import Status
 from forgetkit.system.interrupts import StopRequest, handle_signals
 
 _PAUSE = 1.0
-"""Seconds between two looks at a run that somebody else has in hand."""
+"""Seconds between two looks at a cell that another process runs."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """All that a process on this machine or another needs to carry a cell out; it can be pickled."""
+    """What a process on this or another machine needs to run a cell; it can be pickled."""
 
     folder: str
     digest: str
@@ -37,39 +38,45 @@ class Task:
     without: tuple[str, ...] = ()
     keep: Keep = "last"
     patient: bool = False
-    """Wait where another process has the cell in hand."""
+    """Whether to wait if another process runs the cell."""
     failed_at: int = 0
-    """When the failure was written that the cell is tried again for; another one is another process's answer."""
+    """When the failure was recorded because of which the cell is tried again; a later one is another process's."""
 
 
 @dataclass(frozen=True)
 class CellResult:
-    """What came of a task."""
+    """The result of a task."""
 
     status: Status
     reason: str = ""
 
+    def failure(self, name: str) -> str | None:
+        """A line about a cell called ``name`` that is not completed; None if it is."""
+        if self.status == "completed":
+            return None
+        verb = {"missing": "", "diverged": " diverged"}.get(self.status, " failed")
+        return f"{name}{verb}: {self.reason}"
+
 
 def run_cell(task: Task) -> CellResult | None:
-    """Run a cell, or go on with it, or find that it is done; None where another process has it and we do not wait.
+    """Run or resume a cell, or find that it is finished; None if another process runs it and the task does not wait.
 
-    Signals stop it as they stop a run: with a state from which another process goes on. Only that interruption and a
-    folder that cannot be written to are raised, and ``SystemExit`` where this process can use CUDA no more: what came
-    of the cell is written down by then.
+    Signals stop it as they stop a run, with a checkpoint. Raises only that interruption, ``RecordError`` if the folder
+    cannot be written to, and ``SystemExit`` if this process can use CUDA no more; the cell is recorded by then.
     """
-    halt = StopRequest()
-    with handle_signals(halt):
-        ended = _run_in_turn(task, halt)
-        halt.check()  # what was asked after the run had looked for the last time
+    stop = StopRequest()
+    with handle_signals(stop):
+        ended = _run_locked(task, stop)
+        stop.check()  # a request after the last look of the run
     if torch.cuda.is_initialized() and not _device_answers(str(task.options.get("device"))):
         raise SystemExit("forgetkit: after a fault of CUDA this process ends, since nothing could run in it any more")
     return ended
 
 
 def _device_answers(device: str) -> bool:
-    """Whether CUDA answers: after a fault in a kernel every call fails, whatever became of the one that met it first.
+    """Return whether CUDA answers: after a fault in a kernel every call fails.
 
-    What is held and not needed goes back to the device, where other workers may want it.
+    Unused memory is given back to the device for other workers.
     """
     gc.collect()
     try:
@@ -80,62 +87,62 @@ def _device_answers(device: str) -> bool:
     return True
 
 
-def _run_in_turn(task: Task, halt: StopRequest) -> CellResult | None:
-    pool = CellStore(Path(task.folder))
-    with contextlib.ExitStack() as held:
+def _run_locked(task: Task, stop: StopRequest) -> CellResult | None:
+    store = CellStore(Path(task.folder))
+    with contextlib.ExitStack() as locks:
         try:
-            if not held.enter_context(pool.lock(task.digest, math.inf if task.patient else 0.0)):
+            if not locks.enter_context(store.lock(task.digest, math.inf if task.patient else 0.0)):
                 return None
         except OSError as error:
-            raise RecordError(f"cannot lock {pool.directory(task.digest)}: {error.strerror}") from error
-        found = pool.find(task.digest)
+            raise RecordError(f"cannot lock {store.directory(task.digest)}: {error.strerror}") from error
+        found = store.find(task.digest)
         if found.status in ("completed", "diverged") or found.failed_at not in (0, task.failed_at):
             return CellResult(found.status, found.reason)
         try:
-            while not _ran_cell(pool, task, halt):
+            while not _ran_cell(store, task, stop):
                 if not task.patient:
                     return None
                 time.sleep(_PAUSE)
         except RecordError:
             raise
         except DivergedError as error:
-            pool.fail(task.digest, "diverged", str(error))
-            pool.remove_stale(task.digest, task.keep)  # a diverged cell is not resumed
+            store.fail(task.digest, "diverged", str(error))
+            store.remove_stale(task.digest, task.keep)  # a diverged cell is not resumed
             return CellResult("diverged", str(error))
         except ForgetkitError as error:
-            pool.fail(task.digest, "failed", str(error))
+            store.fail(task.digest, "failed", str(error))
             return CellResult("failed", str(error))
         except Exception as error:  # noqa: BLE001 - a component of a stranger may raise anything; the other cells go on
             reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]
-            pool.fail(task.digest, "failed", reason)
+            store.fail(task.digest, "failed", reason)
             return CellResult("failed", reason)
         return CellResult("completed")
 
 
-def _ran_cell(pool: CellStore, task: Task, halt: StopRequest) -> bool:
-    """Whether a cell was carried out; not where somebody goes on with its run by hand."""
+def _ran_cell(store: CellStore, task: Task, stop: StopRequest) -> bool:
+    """Return whether the cell ran; it does not if a user resumes its run by hand."""
     try:
-        _run_or_resume(pool, task, halt)
+        _run_or_resume(store, task, stop)
     except RunInUseError:
         return False
     return True
 
 
-def _run_or_resume(pool: CellStore, task: Task, halt: StopRequest) -> None:
-    offers = registry.load(without=task.without, files=[Path(file) for file in task.plugins])
-    path = pool.directory(task.digest)
-    unfinished = pool.reopened(task.digest)
+def _run_or_resume(store: CellStore, task: Task, stop: StopRequest) -> None:
+    components = registry.load(without=task.without, files=[Path(file) for file in task.plugins])
+    path = store.directory(task.digest)
+    unfinished = store.reopened(task.digest)
     own = {"out": str(path.parent), "name": path.name}
-    plan = config.resolve({**task.options, **own}, offers)
+    plan = config.resolve({**task.options, **own}, components)
     try:
-        run_plan(plan, cache=api.cache_folder(), resume=unfinished, halt=halt, remarks=False)
+        run_plan(plan, cache=cache_folder(), resume=unfinished, stop=stop, remarks=False, keep_checkpoints=True)
     except RunInUseError:
         raise
     except RunDirectoryError as error:
         if unfinished is None:
             raise
-        if not unfinished.finished:  # by hand, before we had it
-            pool.discard(task.digest, error)  # its data changed, or its state is another's
-            run_plan(plan, cache=api.cache_folder(), halt=halt, remarks=False)
-    pool.seal(task.digest)
-    pool.remove_stale(task.digest, task.keep)
+        if not unfinished.finished:  # a user may have finished it by hand
+            store.discard(task.digest, error)  # other data, or the checkpoint of another run
+            run_plan(plan, cache=cache_folder(), stop=stop, remarks=False, keep_checkpoints=True)
+    store.seal(task.digest)
+    store.remove_stale(task.digest, task.keep)

@@ -1,4 +1,4 @@
-"""Answers as JSON, and back; and where they are kept: ``analyses/NAME.json`` in the directory that was asked about."""
+"""Answers of analyses as JSON and back, stored as ``analyses/LABEL.json`` in the directory of a run or a grid."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _LARGEST = 1e150
 
 
 def answer_to_json(answer: Answer) -> dict[str, Any]:
-    """As JSON holds it; ``ComponentError`` where an entry is not what the contract says, or no finite number."""
+    """Return an answer as JSON holds it; raises ``ComponentError`` if an entry breaks the contract or is not finite."""
     for what, kind in (("numbers", Mapping), ("charts", Sequence), ("details", Mapping), ("remarks", Sequence)):
         if not isinstance(getattr(answer, what), kind) or isinstance(getattr(answer, what), str):
             raise ComponentError(f"the {what} of the answer are {type(getattr(answer, what)).__name__}")
@@ -44,7 +44,7 @@ def answer_to_json(answer: Answer) -> dict[str, Any]:
 
 
 def answer_from_json(content: Mapping[str, Any]) -> Answer:
-    """The answer that :func:`answer_to_json` wrote; ``RunDirectoryError`` where it is none."""
+    """Return the answer that :func:`answer_to_json` wrote; raises ``RunDirectoryError`` if it is none."""
     try:
         answer = Answer(
             numbers=parse_as(dict[str, Measure], content["numbers"]),
@@ -59,7 +59,7 @@ def answer_from_json(content: Mapping[str, Any]) -> Answer:
 
 
 def parse_label(text: str) -> str:
-    """A label that can name a file and a column; ``OptionError`` where it cannot."""
+    """Return a label that can name a file and a column; raises ``OptionError`` if it cannot."""
     if not _WORD.fullmatch(text):
         raise OptionError(f"--as {text}: write small letters, digits, - and _, beginning with a letter or digit")
     return text
@@ -93,7 +93,7 @@ def _chart(chart: Chart) -> dict[str, Any]:
 
 
 def _series(series: Series) -> Series:
-    """With plain numbers in place of an array's or a tensor's."""
+    """A series with plain numbers in place of those of an array or a tensor."""
     spread = None if series.spread is None else [_plain(value) for value in series.spread]
     return dataclasses.replace(
         series, x=[_plain(value) for value in series.x], y=[_plain(value) for value in series.y], spread=spread
@@ -101,7 +101,7 @@ def _series(series: Series) -> Series:
 
 
 def _plain(value: Any) -> Any:
-    """A number as JSON holds it; whatever else as it is, to be refused by its type."""
+    """A number as JSON holds it; any other value unchanged, so that the check of types names it."""
     try:
         return as_number(value)
     except TypeError:
@@ -109,7 +109,7 @@ def _plain(value: Any) -> Any:
 
 
 def _valid(value: Measure | Chart, what: str) -> dict[str, Any]:
-    """As JSON holds it; ``ComponentError`` names the field that is of another type, or another word."""
+    """Return ``value`` as JSON holds it; raises ``ComponentError`` with the field whose type or word is wrong."""
     plain = dataclasses.asdict(value)
     try:
         TypeAdapter(type(value)).validate_python(plain)
@@ -122,7 +122,7 @@ def _valid(value: Measure | Chart, what: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class StoredAnswer:
-    """An answer as it was kept: under which label, the analysis' SPEC, the mega-batch asked about, if one was."""
+    """An answer on disk, with its label, the SPEC of the analysis, and the mega-batch, if there was one."""
 
     label: str
     analysis: str
@@ -131,19 +131,19 @@ class StoredAnswer:
     answer: Answer
     seed: int = 0
     versions: str = ""
-    """Of forgetkit, torch and plugins, as text."""
+    """The versions of forgetkit, torch and plugins, as text."""
     cells: tuple[str, ...] = ()
-    """Of an answer about several runs, their digests."""
+    """The digests of the runs, if the answer is about several."""
 
     @property
     def question(self) -> str:
-        """What must be alike for answers to be compared."""
+        """What must be equal in answers that are compared."""
         seed = f" at seed {self.seed}" if self.seed else ""
         return f"{self.analysis}{seed}" + (f" by {self.versions}" if self.versions else "")
 
 
 def answers_folder(folder: Path) -> Path:
-    """Where the answers about what is recorded in ``folder`` lie; ``RunDirectoryError`` where that is a link."""
+    """The folder of the answers about ``folder``; raises ``RunDirectoryError`` if it is a link."""
     return own_folder(folder / FOLDER)
 
 
@@ -160,7 +160,7 @@ def store_answer(folder: Path, label: str, question: Mapping[str, Any], answer: 
 
 
 def stored_answers(folder: Path) -> Iterator[StoredAnswer | RunDirectoryError]:
-    """The answers in ``folder`` by label; where one is damaged, the error that says so in its place."""
+    """Yield the answers in ``folder`` by label, and an error in place of a damaged one."""
     try:
         files = [file for file in sorted(answers_folder(folder).glob("*.json")) if not file.name.startswith(".")]
     except RunDirectoryError as error:
@@ -174,7 +174,7 @@ def stored_answers(folder: Path) -> Iterator[StoredAnswer | RunDirectoryError]:
 
 
 def cached_answer(folder: Path, label: str, question: Mapping[str, Any]) -> Answer | None:
-    """The answer kept under ``label`` where it is to exactly this question, and whole."""
+    """The intact answer under ``label``, if it is to exactly this question."""
     try:
         content = read_with_digest(answers_folder(folder) / f"{label}.json")
         return answer_from_json(content) if content.get("question") == json.loads(json.dumps(question)) else None
@@ -183,7 +183,7 @@ def cached_answer(folder: Path, label: str, question: Mapping[str, Any]) -> Answ
 
 
 def label_owner(folder: Path, label: str) -> str | None:
-    """The SPEC of the analysis whose answer is kept under ``label``; None where there is none, or a damaged one."""
+    """The SPEC of the analysis whose answer is stored under ``label``; None if there is none, or a damaged one."""
     try:
         question = read_with_digest(answers_folder(folder) / f"{label}.json").get("question")
     except RunDirectoryError:
@@ -215,7 +215,7 @@ def _read_stored(file: Path) -> StoredAnswer:
 
 @dataclass(frozen=True)
 class _Question:
-    """What an answer is to, as a file has it."""
+    """The types of a question on disk."""
 
     analysis: str
     summary: str
@@ -225,21 +225,21 @@ class _Question:
     cells: tuple[str, ...] = ()
 
 
-def _versions(noted: Mapping[str, str | Mapping[str, str]]) -> str:
+def _versions(recorded: Mapping[str, str | Mapping[str, str]]) -> str:
     """``forgetkit 0.1.0, torch 2.11.0``."""
     flat: dict[str, str] = {}
-    for name, version in noted.items():
+    for name, version in recorded.items():
         flat |= {name: version} if isinstance(version, str) else version
     return ", ".join(f"{name} {version}" for name, version in flat.items())
 
 
 def column_title(label: str, key: str, measure: Measure) -> str:
-    """What a number is called beside its label: ``ece`` of ``calibration_ece``, or the title that it has."""
+    """The title of a number below its label: its own, or ``ece`` of ``calibration_ece``."""
     return measure.title or key.removeprefix(f"{label}_".replace("-", "_")).replace("_", " ")
 
 
 def answer_columns(answers: Sequence[StoredAnswer]) -> dict[str, Measure]:
-    """Each number by the key of its column: ``calibration_ece``."""
+    """Each number under the key of its column: ``calibration_ece``."""
     found = {}
     for one in answers:
         for key, value in one.answer.numbers.items():

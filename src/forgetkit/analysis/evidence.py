@@ -1,4 +1,4 @@
-"""What an analysis is shown of a model: the samples, its outputs, copies of it."""
+"""The evidence of a model: samples, its outputs, copies of it."""
 
 from __future__ import annotations
 
@@ -23,8 +23,7 @@ from forgetkit.training.evaluation import eval_mode
 from forgetkit.unlearning.integrity import require_gradients_possible
 
 _ROUNDING = 1e-4
-_SCORED_IN = 128
-"""Samples in a batch that is scored on."""
+_SCORING_BATCH = 128
 
 Pair = tuple[Tensor, Tensor]
 Given = Pair | Iterable[Pair]
@@ -33,7 +32,7 @@ Given = Pair | Iterable[Pair]
 
 @dataclass(frozen=True, eq=False)
 class PooledSamples:
-    """Samples in a pool, brought to ``device`` batch by batch."""
+    """Samples of a pool, copied to ``device`` batch by batch."""
 
     pool: SamplePool
     device: torch.device
@@ -47,7 +46,7 @@ class PooledSamples:
         return len(self.pool)
 
     def batches(self, size: int = 256) -> Iterator[Pair]:
-        """In order, or fewer at a time where ``size`` of them would take much memory. Copies: others get the same."""
+        """Batches of at most ``size`` samples in order, smaller if they need much memory. Tensors are copies."""
         return each_under_torch_settings(self._batches(size))
 
     def _batches(self, size: int) -> Iterator[Pair]:
@@ -56,22 +55,22 @@ class PooledSamples:
 
 
 class BaseEvidence(ABC):
-    """What the evidence of a model and that of a run have in common.
+    """The common part of the evidence of a model and of a run.
 
-    ``seeds`` are those of the question; ``offers`` are the components that it may name, None: what is installed.
+    ``seeds`` are those of the question; ``offers`` are the components that it may name, None: all installed ones.
     """
 
     def __init__(self, seeds: Seeds, offers: Registry | None = None) -> None:
         self.seeds = seeds
         self._offers = offers
-        self._remembers = True
-        self._held: dict[tuple[DataPart, int | None], PooledSamples] = {}
-        self._known: dict[PooledSamples, Tensor] = {}
+        self._caches = True
+        self._samples: dict[tuple[DataPart, int | None], PooledSamples] = {}
+        self._outputs: dict[PooledSamples, Tensor] = {}
 
     @property
     @abstractmethod
     def model(self) -> nn.Module:
-        """The model asked about, in eval mode."""
+        """The analysed model, in eval mode."""
 
     @property
     @abstractmethod
@@ -86,42 +85,42 @@ class BaseEvidence(ABC):
     @property
     @abstractmethod
     def mega_batch(self) -> int | None:
-        """The mega-batch after which the model was kept; None where it is of no run."""
+        """The mega-batch after which the model was kept; None if it belongs to no run."""
 
     @abstractmethod
     def pool(self, part: DataPart) -> SamplePool:
-        """The samples of a part; ``InapplicableError`` where there are none."""
+        """The samples of a part; raises ``InapplicableError`` if there are none."""
 
     @property
     def device(self) -> torch.device:
-        """That of the first parameter; the CPU where there is none."""
+        """The device of the first parameter; the CPU if there is none."""
         return next((p.device for p in self.model.parameters()), torch.device("cpu"))
 
     @under_torch_settings
     def samples(self, part: DataPart = "test", count: int | None = None) -> PooledSamples:
-        """The same object each time, so that what was computed of it is known."""
+        """The samples of a part, the same object at each call, so that its outputs are cached."""
         if part not in get_args(DataPart):
             raise OptionError(f"there is no part '{part}' of the data; {suggest(part, get_args(DataPart))}")
         pool = self.pool(part)
         count = None if count is None or count >= len(pool) else count
-        if (part, count) not in self._held:
+        if (part, count) not in self._samples:
             if count is not None:
                 drawn = torch.randperm(len(pool), generator=self.seeds.torch("samples", part))[:count].sort().values
                 pool = SamplePool(pool.inputs[drawn.to(pool.inputs.device)], pool.labels[drawn.to(pool.labels.device)])
-            self._held[part, count] = PooledSamples(pool, self.device)
-        return self._held[part, count]
+            self._samples[part, count] = PooledSamples(pool, self.device)
+        return self._samples[part, count]
 
     @under_torch_settings
     def outputs(self, samples: LabelledSamples | Iterable[Tensor], model: nn.Module | None = None) -> Tensor:
-        """Those of its own model on samples of its own are computed once."""
-        if model is None and isinstance(samples, PooledSamples) and self._remembers:
-            if samples not in self._known:
-                self._known[samples] = self._computed(samples, self.model)
-            return self._known[samples].clone()
-        return self._computed(samples, self.model if model is None else model)
+        """Logits; those of the analysed model on samples of this evidence are computed once."""
+        if model is None and isinstance(samples, PooledSamples) and self._caches:
+            if samples not in self._outputs:
+                self._outputs[samples] = self._compute_outputs(samples, self.model)
+            return self._outputs[samples].clone()
+        return self._compute_outputs(samples, self.model if model is None else model)
 
     @torch.no_grad()
-    def _computed(self, samples: LabelledSamples | Iterable[Tensor], model: nn.Module) -> Tensor:
+    def _compute_outputs(self, samples: LabelledSamples | Iterable[Tensor], model: nn.Module) -> Tensor:
         batches = samples if not hasattr(samples, "batches") else (inputs for inputs, _ in samples.batches())
         found = []
         with (
@@ -135,9 +134,9 @@ class BaseEvidence(ABC):
 
     @under_torch_settings
     def accuracy(self, samples: LabelledSamples, model: nn.Module | None = None) -> float:
-        """Of no samples there is none: ``InapplicableError``."""
+        """The share of correct answers; raises ``InapplicableError`` if there are no samples, or outputs are NaN."""
         if not len(samples):
-            raise InapplicableError("there are no samples to judge on")
+            raise InapplicableError("there are no samples to evaluate")
         outputs = self.outputs(samples, model)
         if bool(outputs.isnan().any()):
             raise InapplicableError("the network's outputs are NaN, so that it has no answers to count")
@@ -145,29 +144,28 @@ class BaseEvidence(ABC):
 
     @under_torch_settings
     def copy_model(self) -> nn.Module:
-        """A deep copy; ``InapplicableError`` where the model cannot be copied."""
+        """A deep copy; raises ``InapplicableError`` if the model cannot be copied."""
         try:
             return copy.deepcopy(self.model).eval()
         except (RuntimeError, TypeError, ValueError) as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise InapplicableError(f"the model cannot be copied: {reason}") from error
+            raise InapplicableError(f"the model cannot be copied: {_first_line(error)}") from error
 
     @under_torch_settings
     def scores(self, importance: str, params: Scope = "all") -> Mapping[str, Tensor]:
-        """On the training samples, in a random order."""
+        """The scores of a criterion on the training samples, in a random order."""
         criterion = (self._offers or registry.load()).make("importance", importance)[1]
-        batches = _ReplayedBatches(self.samples("train"), _SCORED_IN, self.seeds)
+        batches = _ReplayedBatches(self.samples("train"), _SCORING_BATCH, self.seeds)
         seeds, scoring = self.seeds.within("scores", *self.apart), unlearning.Scoring(params)
         return unlearning.score(self.model, batches, importance=criterion, seeds=seeds, scoring=scoring)
 
     @property
     def apart(self) -> tuple[str | int, ...]:
-        """Names for draws that must not be shared: noise in common would look like models that agree."""
+        """Names of random streams that models do not share: common noise would look like agreement."""
         return ()
 
 
 class ModelEvidence(BaseEvidence):
-    """A model by itself. ``pools`` gives a part of the data, or raises ``InapplicableError``."""
+    """A model that belongs to no run. ``pools`` returns a part of the data, or raises ``InapplicableError``."""
 
     def __init__(
         self,
@@ -176,70 +174,70 @@ class ModelEvidence(BaseEvidence):
         seeds: Seeds,
         pools: Callable[[DataPart], SamplePool],
         images: bool,
-        began_as: Callable[[], nn.Module] | None = None,
+        make_initial: Callable[[], nn.Module] | None = None,
         offers: Registry | None = None,
     ) -> None:
         super().__init__(seeds, offers)
         self._model, self._classes, self._images = model, classes, images
-        self._pools, self._began_as = pools, began_as
+        self._pools, self._make_initial = pools, make_initial
 
     @property
     def model(self) -> nn.Module:
-        """As it was given."""
+        """The model that was given."""
         return self._model
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """As they were given."""
+        """The names that were given."""
         return self._classes
 
     @property
     def images(self) -> bool:
-        """As it was given."""
+        """Whether samples are images."""
         return self._images
 
     def pool(self, part: DataPart) -> SamplePool:
-        """As it was given."""
+        """The samples of a part."""
         return self._pools(part)
 
     def masks(self) -> Mapping[int, Mapping[str, Tensor]]:
-        """None are known."""
-        raise InapplicableError("what was forgotten is known of runs alone: ask the directory of one")
+        """Raise ``InapplicableError``: only runs have masks."""
+        raise InapplicableError("only a run has masks: analyze the directory of one")
 
     @property
     def mega_batch(self) -> int | None:
-        """Of no run."""
+        """None: the model belongs to no run."""
         return None
 
     @property
     def mega_batches(self) -> tuple[int, ...]:
-        """Of no run."""
+        """Empty: the model belongs to no run."""
         return ()
 
     def at(self, mega_batch: int) -> ModelEvidence:
-        """There is one model alone."""
-        raise InapplicableError("a model by itself has no earlier mega-batches: ask the directory of a run")
+        """Raise ``InapplicableError``: there is only one model."""
+        raise InapplicableError("a model alone has no earlier mega-batches: analyze the directory of a run")
 
     @under_torch_settings
     def initial(self) -> nn.Module:
-        """Where it was given."""
-        if self._began_as is None:
-            raise InapplicableError("it is not known how the model began: give initial=")
-        return self._began_as()
+        """The untrained model; raises ``InapplicableError`` if it was not given."""
+        if self._make_initial is None:
+            raise InapplicableError("the untrained model is unknown: give initial=")
+        return self._make_initial()
 
     def history(self) -> Sequence[Mapping[str, Any]]:
-        """Of no run."""
-        raise InapplicableError("how training went is known of runs alone: ask the directory of one")
+        """Raise ``InapplicableError``: only runs have a history."""
+        raise InapplicableError("only a run has a history of its training: analyze the directory of one")
 
     @property
     def result(self) -> Mapping[str, Any]:
-        """Of no run."""
+        """Empty: the model belongs to no run."""
         return {}
 
 
 @dataclass(frozen=True, eq=False)
 class _ReplayedBatches:
-    """Batches of samples in a random order, the same each time they are read."""
+    """Batches of samples in a random order, the same at each iteration."""
 
     samples: PooledSamples
     size: int
@@ -265,17 +263,17 @@ def model_evidence(
     initial: nn.Module | Mapping[str, Tensor] | None = None,
     offers: Registry | None = None,
 ) -> ModelEvidence:
-    """The evidence of a plain model with tensors: inputs as the model takes them, or ``uint8`` pixels; int64 labels.
+    """The evidence of a plain model and tensors: inputs as the model takes them, or ``uint8`` pixels; int64 labels.
 
-    Raises ``DataError`` where inputs, labels and outputs do not fit each other.
+    Raises ``DataError`` if inputs, labels and outputs do not fit each other.
     """
     model = unlearning.unwrap(model)
     if not isinstance(model, nn.Module):
-        raise DataError(f"a torch.nn.Module is asked about, not {type(model).__name__}")
+        raise DataError(f"the model is a {type(model).__name__}: pass a torch.nn.Module")
     require_gradients_possible(model)
     pools = {part: _gather_part(part, given) for part, given in parts.items()}
     if "test" not in pools:
-        raise DataError("give the samples to judge on: test=(inputs, labels)")
+        raise DataError("give the samples to evaluate: test=(inputs, labels)")
 
     shape = pools["test"].inputs.shape[1:]
     for part, pool in pools.items():
@@ -292,33 +290,35 @@ def model_evidence(
     images = inputs.ndim == 4 and (
         inputs.dtype == torch.uint8 or (floats and are_pixels(float(inputs.min()), float(inputs.max())))
     )
-    began_as = None if initial is None else lambda: _initial_model(model, initial)
-    evidence = ModelEvidence(model, tuple(classes or ()), seeds, pool_of, images, began_as, offers)
+    make_initial = None if initial is None else lambda: _initial_model(model, initial)
+    evidence = ModelEvidence(model, tuple(classes or ()), seeds, pool_of, images, make_initial, offers)
     few = SamplePool(inputs[:2], pools["test"].labels[:2])
     try:
         outputs = evidence.outputs(PooledSamples(few, evidence.device))
     except (RuntimeError, TypeError, ValueError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise DataError(
-            f"the model cannot take inputs of shape {tuple(inputs.shape[1:])}: {reason}{_input_cast(evidence, few)}"
-        ) from error
+        what = f"the model cannot take inputs of shape {tuple(inputs.shape[1:])}"
+        raise DataError(f"{what}: {_first_line(error)}{_input_cast(evidence, few)}") from error
     count = _classes_of(outputs, len(few))
     if classes is not None and len(classes) != count:
         raise DataError(f"{len(classes)} classes are named, and the model has {count} outputs")
     for part, pool in pools.items():
         _require_classes(part, pool.labels, count)
     evidence._classes = tuple(classes or map(str, range(count)))
-    evidence._known.clear()
+    evidence._outputs.clear()
     return evidence
 
 
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def are_pixels(lowest: float, highest: float) -> bool:
-    """Whether floats between these are in [0, 1], up to what rounding does to a pixel that is resized."""
+    """Whether floats between these are in [0, 1], up to the rounding of resized pixels."""
     return lowest >= -_ROUNDING and highest <= 1 + _ROUNDING
 
 
 def logits_of(outputs: Any) -> Tensor:
-    """The tensor that a model returned; ``DataError`` says how to take one out of anything else."""
+    """The tensor that a model returned; raises ``DataError``, with a remedy, if it returned anything else."""
     if isinstance(outputs, Tensor):
         if outputs.is_complex():
             raise DataError(
@@ -331,7 +331,7 @@ def logits_of(outputs: Any) -> Tensor:
 
 
 def _find_logits(outputs: Any) -> str | None:
-    """Where the tensor is that looks most like logits: what is called so, then what has a row for each sample."""
+    """The expression of the tensor that looks most like logits: by its name, then by two dimensions."""
     if isinstance(getattr(outputs, "logits", None), Tensor):
         return "outputs.logits"
     places: Iterable[tuple[Any, Any]] = ()
@@ -346,11 +346,11 @@ def _find_logits(outputs: Any) -> str | None:
 
 
 _HOOK = "model.register_forward_hook(lambda module, inputs, outputs: {})"
-"""What a hook returns takes the place of a module's outputs, in its copies too."""
+"""A forward hook replaces the outputs of a module, and of its copies."""
 
 
 def _classes_of(outputs: Tensor, samples: int) -> int:
-    """How many classes logits are of; ``DataError`` where they are of none, or of one."""
+    """The number of classes of logits; raises ``DataError`` if there is only one logit per sample."""
     if tuple(outputs.shape) in ((samples,), (samples, 1)):
         column = "outputs" if outputs.ndim == 2 else "outputs[:, None]"
         two = f"torch.nn.functional.pad({column}, (1, 0))"
@@ -366,7 +366,7 @@ def _classes_of(outputs: Tensor, samples: int) -> int:
 
 
 def _require_classes(part: DataPart, labels: Tensor, count: int) -> None:
-    """``DataError`` names a label that is none of the classes, how many there are and what to do."""
+    """Raise ``DataError`` if a label is none of the classes."""
     wrong = (labels < 0) | (labels >= count)
     if not bool(wrong.any()):
         return
@@ -384,7 +384,7 @@ def _require_classes(part: DataPart, labels: Tensor, count: int) -> None:
 
 
 def _input_cast(evidence: ModelEvidence, few: SamplePool) -> str:
-    """What brings inputs to the dtype of the model, if it can take them then."""
+    """The remedy if the model takes inputs of its own dtype; else an empty text."""
     floating = next((p.dtype for p in evidence.model.parameters() if p.is_floating_point()), None)
     inputs = few.inputs[:]
     was = inputs.dtype
@@ -400,7 +400,7 @@ def _input_cast(evidence: ModelEvidence, few: SamplePool) -> str:
 
 
 def _initial_model(model: nn.Module, initial: nn.Module | Mapping[str, Tensor]) -> nn.Module:
-    """The model as it began: as it was given, or a copy with the state that was."""
+    """The untrained model: the given module, or a copy with the given state."""
     if isinstance(initial, nn.Module):
         return initial
     begun = copy.deepcopy(model).eval()
@@ -416,7 +416,7 @@ def _is_pair(given: Any) -> bool:
 
 
 def _to_integers(labels: Tensor) -> str:
-    """What makes whole numbers of labels, if that can be seen."""
+    """The remedy that makes integers of labels, if one is evident."""
     if labels.ndim == 2 and labels.shape[1] == 1:
         return ": give labels[:, 0]" + (".long()" if labels.is_floating_point() else "")
     if labels.ndim == 2 and bool((labels.sum(1) == 1).all()):

@@ -1,4 +1,4 @@
-"""The masks of a run as a file for other programs."""
+"""The masks of a run: read from its directory, and written to a file for other programs."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from forgetkit.storage.validation import error_line
 
 
 def read_masks(directory: RunDirectory, mega_batch: int) -> Mapping[str, Tensor]:
-    """The masks that a run kept after a mega-batch.
+    """Read the masks of one mega-batch.
 
     Raises:
-        RunDirectoryError: They are missing, damaged or of other parameters than the run reset: a shape alone could
-            ask for more memory than there is.
+        RunDirectoryError: They are missing, damaged, or of other parameters than the run reset. A forged shape could
+            need more memory than there is.
     """
     try:
         state = directory.masks_of(mega_batch)
@@ -41,10 +41,10 @@ def read_masks(directory: RunDirectory, mega_batch: int) -> Mapping[str, Tensor]
 
 
 def export_masks(folder: Path, file: Path) -> int:
-    """Write ``N/PARAMETER``, a bool array of the parameter's shape for each mega-batch ``N``; how many there are.
+    """Write ``N/PARAMETER``, a bool array of the parameter's shape for each mega-batch ``N``; return their number.
 
-    True: the entry got a fresh value after that mega-batch. ``numpy.load(file)`` reads it. ``InapplicableError`` where
-    the run has none.
+    True: the entry got a fresh value after that mega-batch. ``numpy.load(file)`` reads it. Raises
+    ``InapplicableError`` if the run has no masks.
     """
     if file.suffix != ".npz":
         raise OptionError(f"--export-masks {file}: the name of an .npz file is wanted")

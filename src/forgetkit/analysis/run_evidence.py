@@ -1,4 +1,4 @@
-"""The evidence of a finished run: its models, masks and result, and the samples they were learned and judged on."""
+"""The evidence of a finished run: its models, masks and result, and its training and test samples."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ from forgetkit.contracts import Data, DataPart, Inputs, Role
 from forgetkit.data import LazySubset, SamplePool, simulate_replay
 from forgetkit.data.ledger import take
 from forgetkit.engine.checkpoint_validation import require_alike
-from forgetkit.engine.context import EventDispatcher, RunContext
+from forgetkit.engine.context import require_same_init
+from forgetkit.engine.events import EventDispatcher
+from forgetkit.engine.run_data import RunData
 from forgetkit.errors import InapplicableError, RunDirectoryError
 from forgetkit.registry.registry import Registry
 from forgetkit.seeding import Seeds
@@ -34,29 +36,29 @@ _log = logging.getLogger("forgetkit")
 
 @dataclass(frozen=True, eq=False)
 class AnalysisEnv:
-    """What runs are looked at with: the components on offer, options in place of recorded ones, caches, listeners."""
+    """What an analysis of runs needs beside them: components, options in place of recorded ones, caches, observers."""
 
     offers: Registry
     cache: Path
     given: Mapping[str, Any] = field(default_factory=dict)
-    """Where the data is now, on which device, the code of a network from outside: ``config.OVERRIDABLE``."""
+    """Options that replace recorded ones, as the path of the data or the device: ``config.OVERRIDABLE``."""
     observers: tuple[contracts.Observer, ...] = ()
     threads: int | None = None
-    """Of torch on the CPU; None: as many as each run had."""
+    """CPU threads of torch; None: as many as each run had."""
     loaded: dict[str, Data] = field(default_factory=dict)
-    """Data sets by their SPEC, so that the runs of an ablation read each once."""
+    """Data sets by SPEC, so that the runs of an ablation read each once."""
     tests: dict[str, SamplePool] = field(default_factory=dict)
-    """The test parts of these, on the device."""
+    """Their test parts, on the device."""
     verified: set[tuple[str, str]] = field(default_factory=set)
-    """Which of them were found to be the data that a run has on record: a digest of all of it is not taken twice."""
+    """Data sets whose digest equals that of a run, so that no digest is computed twice."""
 
 
 class FinishedRun:
-    """A finished run, whose data is loaded once and when it is asked for."""
+    """A finished run; its data is loaded once, on first use."""
 
-    def __init__(self, directory: RunDirectory, means: AnalysisEnv) -> None:
+    def __init__(self, directory: RunDirectory, env: AnalysisEnv) -> None:
         self.directory = directory
-        self.means = means
+        self.env = env
         self.pools: dict[tuple[DataPart, int], SamplePool] = {}
 
     @cached_property
@@ -71,38 +73,35 @@ class FinishedRun:
 
     @property
     def threads(self) -> int | None:
-        """How many threads of torch a question to it is answered with; None where the run has no number on record."""
+        """The torch threads of an analysis; None if neither the caller nor the run gives a number."""
         recorded = self.result["config"].get("threads")
-        return recorded if self.means.threads is None and isinstance(recorded, int) else self.means.threads
+        return recorded if self.env.threads is None and isinstance(recorded, int) else self.env.threads
 
     @cached_property
-    def context(self) -> RunContext:
-        """With the data that the run had: ``RunDirectoryError`` where it is another by now."""
+    def context(self) -> RunData:
+        """The data of the run; raises ``RunDirectoryError`` if it has changed."""
         manifest = self.directory.manifest
-        plan = config.finished_plan(manifest, self.means.given, self.means.offers)
-        loaded, source = self.means.loaded, plan.config.dataset
-        context = RunContext.with_data(
-            plan, EventDispatcher(self.means.observers), self.means.cache, data=loaded.get(source)
-        )
+        plan = config.finished_plan(manifest, self.env.given, self.env.offers)
+        loaded, source = self.env.loaded, plan.config.dataset
+        run_data = RunData.load(plan, EventDispatcher(self.env.observers), self.env.cache, data=loaded.get(source))
         noisy = plan.config.label_noise > 0
         content = None if noisy else (source, str(manifest.get("data")))
-        context.require_same_data(manifest, known=content in self.means.verified)
+        run_data.require_same(manifest, known=content in self.env.verified)
         if content is not None:
-            self.means.verified.add(content)
-        if context.clean is not None:
-            loaded[source] = context.clean
-        return context
+            self.env.verified.add(content)
+        loaded[source] = run_data.clean
+        return run_data
 
     @cached_property
     def inputs(self) -> Inputs:
-        """What the network was built for."""
+        """The inputs that the network was built for."""
         data, ids = self.context.data, self.context.mega_batches[0].train
         excerpt = LazySubset.of(data.train, ids, data.train.labels[ids], lambda some: take(data.train, some))
         return training.measure_normalization(SamplePool.fitting(excerpt, torch.device("cpu")), len(data.classes))
 
     def network(self) -> nn.Module:
-        """As the run began with it, in eval mode, on the device."""
-        self.context.require_same_init(self.directory.manifest)
+        """The untrained network of the run, in eval mode, on the device."""
+        require_same_init(self.context.plan, self.directory.manifest)
         return self._network(self.context.plan.init)
 
     def _network(self, init: InitialWeights | None) -> nn.Module:
@@ -112,7 +111,7 @@ class FinishedRun:
         return training.to_device(model, "contiguous", context.device).eval()
 
     def kept(self, mega_batch: int) -> nn.Module:
-        """The model that was judged after a mega-batch."""
+        """The model that was evaluated after a mega-batch."""
         state, model = self.directory.model(mega_batch), self._network(None)
         file = f"the model of mega-batch {mega_batch} in {self.directory.path}"
         try:
@@ -127,19 +126,19 @@ class FinishedRun:
         return model
 
     def pool(self, part: DataPart, mega_batch: int) -> SamplePool:
-        """What the mega-batch was learned or judged on, each read once."""
+        """The samples that a mega-batch was trained, validated or tested on; each part is read once."""
         if part == "test":
-            tests, source = self.means.tests, self.context.plan.config.dataset
+            tests, source = self.env.tests, self.context.plan.config.dataset
             if source not in tests:
                 tests[source] = SamplePool.fitting(LazySubset.whole(self.context.data.test), self.context.device)
             return tests[source]
         if (part, mega_batch) not in self.pools:
-            self.pools.clear()  # of many mega-batches and runs the last one alone
+            self.pools.clear()  # keep the last mega-batch alone
             self.pools[part, mega_batch] = SamplePool.fitting(self._excerpt(part, mega_batch), self.context.device)
         return self.pools[part, mega_batch]
 
     def _excerpt(self, part: Role, mega_batch: int) -> LazySubset:
-        data, ids = self.context.data, self._at_hand(part, mega_batch)
+        data, ids = self.context.data, self._ids(part, mega_batch)
         if not len(ids):
             raise InapplicableError(
                 f"{self.directory.path} has no {part} samples in mega-batch {mega_batch}: "
@@ -147,8 +146,8 @@ class FinishedRun:
             )
         return LazySubset.of(data.train, ids, data.train.labels[ids], lambda some: take(data.train, some))
 
-    def _at_hand(self, role: Role, mega_batch: int) -> NDArray[np.int64]:
-        """The ids that a mega-batch trained or validated on, as the replay strategy would have them again."""
+    def _ids(self, role: Role, mega_batch: int) -> NDArray[np.int64]:
+        """The ids that a mega-batch trained or validated on, by the replay strategy."""
         context, labels = self.context, self.context.data.train.labels
         played = simulate_replay(labels, context.mega_batches[:mega_batch], context.plan.replay, context.seeds, role)
         ids: NDArray[np.int64] = next(islice(played, mega_batch - 1, None))
@@ -156,7 +155,7 @@ class FinishedRun:
 
     @cached_property
     def history(self) -> tuple[Mapping[str, Any], ...]:
-        """What is on record of each epoch, in order; of those that were made twice, by a resumed run, the last."""
+        """The record of each epoch, in order; if a resumed run repeated an epoch, the last record."""
         ended = {
             (event["mega_batch"], event["epoch"]): {key: event[key] for key in event if key not in ("event", "run_id")}
             for event in self.directory.events()
@@ -166,21 +165,21 @@ class FinishedRun:
 
 
 class RunEvidence(BaseEvidence):
-    """A finished run as it stood after a mega-batch. Its model is loaded when it is asked for.
+    """A finished run after one of its mega-batches. The model is loaded on first use.
 
-    ``lasting`` False: each time anew, so that many runs can be looked at together.
+    ``lasting`` False: it is loaded at each use, so that the models of many runs need not fit in memory.
     """
 
     def __init__(self, finished: FinishedRun, mega_batch: int, seeds: Seeds, *, lasting: bool = True) -> None:
         self.finished = finished
         self._mega_batch, self._lasting = mega_batch, lasting
         self._loaded: nn.Module | None = None
-        super().__init__(seeds, finished.means.offers)
-        self._remembers = lasting
+        super().__init__(seeds, finished.env.offers)
+        self._caches = lasting
 
     @classmethod
     def of(cls, finished: FinishedRun, mega_batch: int | None, seeds: Seeds, *, lasting: bool = True) -> RunEvidence:
-        """After ``mega_batch``, None: the last; ``RunDirectoryError`` where the run has no such one."""
+        """The run after ``mega_batch``, None: the last; raises ``RunDirectoryError`` if it does not exist."""
         count = int(finished.result["config"]["mega_batches"])
         index = count if mega_batch is None else mega_batch
         if not 1 <= index <= count:
@@ -190,7 +189,7 @@ class RunEvidence(BaseEvidence):
     @property
     @under_torch_settings
     def model(self) -> nn.Module:
-        """That of a checkpoint; ``InapplicableError`` where none was kept."""
+        """The recorded model; raises ``InapplicableError`` if the run did not keep it."""
         if self._loaded is not None:
             return self._loaded
         model = self._checkpoint()
@@ -212,28 +211,28 @@ class RunEvidence(BaseEvidence):
     @property
     @under_torch_settings
     def device(self) -> torch.device:
-        """That of the run, or the one given."""
+        """The device of the run, or the one given in its place."""
         return self.finished.context.device
 
     @property
     @under_torch_settings
     def classes(self) -> tuple[str, ...]:
-        """Of the data set."""
+        """The classes of the data set."""
         return tuple(self.finished.context.data.classes)
 
     @property
     @under_torch_settings
     def images(self) -> bool:
-        """Whether pixels were stored, or floats between 0 and 1 in four dimensions."""
+        """Whether inputs have four dimensions, and are pixels or floats between 0 and 1."""
         inputs = self.finished.context.data.test.inputs
         return inputs.ndim == 4 and (inputs.dtype == np.uint8 or are_pixels(float(inputs.min()), float(inputs.max())))
 
     def pool(self, part: DataPart) -> SamplePool:
-        """Of this mega-batch."""
+        """The samples of a part in this mega-batch."""
         return self.finished.pool(part, self._mega_batch)
 
     def masks(self) -> Mapping[int, Mapping[str, Tensor]]:
-        """Those that the run kept; ``InapplicableError`` where it kept none, with the reason."""
+        """The masks that the run kept; raises ``InapplicableError``, with the reason, if it kept none."""
         directory = self.finished.directory
         if not directory.masks:
             result = self.finished.result
@@ -248,40 +247,40 @@ class RunEvidence(BaseEvidence):
 
     @property
     def mega_batch(self) -> int:
-        """The one asked about."""
+        """The mega-batch of this evidence."""
         return self._mega_batch
 
     @property
     def mega_batches(self) -> tuple[int, ...]:
-        """Those whose models are there."""
+        """The mega-batches whose models were kept."""
         return self.finished.directory.models
 
     def at(self, mega_batch: int) -> RunEvidence:
-        """With the same data."""
+        """The evidence after another mega-batch."""
         return RunEvidence.of(self.finished, mega_batch, self.seeds, lasting=self._lasting)
 
     @under_torch_settings
     def initial(self) -> nn.Module:
-        """Drawn again by the run's seed."""
+        """The untrained network, drawn again from the run's seed."""
         return self.finished.network()
 
     def history(self) -> tuple[Mapping[str, Any], ...]:
-        """From the run's events."""
+        """The records of all epochs so far."""
         return tuple(event for event in self.finished.history if event["mega_batch"] <= self._mega_batch)
 
     @property
     def apart(self) -> tuple[str | int, ...]:
-        """By what the run is, and by the mega-batch."""
+        """The digest of the run, and the mega-batch."""
         return str(self.finished.directory.manifest.get("digest")), self._mega_batch
 
     @property
     def result(self) -> Mapping[str, Any]:
-        """Of the whole run, whatever the mega-batch."""
+        """The result of the whole run."""
         return self.finished.result
 
 
 class _LazyMasks(Mapping[int, Mapping[str, Tensor]]):
-    """The masks of a run, read when they are asked for and kept packed."""
+    """The masks of a run, read on first use and kept packed."""
 
     def __init__(self, directory: RunDirectory) -> None:
         self._directory = directory

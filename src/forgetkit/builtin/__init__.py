@@ -1,1 +1,1 @@
-"""The components that come with forgetkit, one per file, offered through the same hooks as anybody's."""
+"""The built-in components, one per file, registered through the same hooks as those of plugins."""

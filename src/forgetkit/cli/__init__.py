@@ -1,4 +1,4 @@
-"""The command line: the only home of typer and rich."""
+"""The command line: the only home of typer."""
 
 from forgetkit.cli.main import main
 

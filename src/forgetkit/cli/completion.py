@@ -1,4 +1,4 @@
-"""What a shell is offered for the value of an option. It imports neither torch nor a component."""
+"""Completions of option values for a shell, without importing torch or a component."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Offer = Callable[[str], list[str]]
 
 @dataclass(frozen=True)
 class _Components:
-    """The components of a kind, looked up when a shell asks."""
+    """Completes the components of a kind, which are looked up when a shell asks."""
 
     kind: str
 
@@ -38,14 +38,14 @@ class _Components:
 
 
 def words(environment: typing.Mapping[str, str]) -> list[str]:
-    """The command line that a shell asks about, without the program; empty if none does."""
+    """Return the command line to complete, without the program; empty if there is none."""
     if not any(name.endswith("_COMPLETE") and name.startswith("_FORGETKIT") for name in environment):
         return []
     return (environment.get("_TYPER_COMPLETE_ARGS") or environment.get("COMP_WORDS", "")).split()[1:]
 
 
 def for_option(name: str, annotation: Any) -> Offer | None:
-    """The choices of a field of the configuration, or the components that it may name."""
+    """Complete a field of the configuration: its choices, or the components that it may name."""
     if name == "preset":
         from forgetkit.config import presets
 
@@ -61,30 +61,30 @@ def for_option(name: str, annotation: Any) -> Offer | None:
 
 
 def for_components(kind: str) -> Offer:
-    """The components of a kind, for an argument that names one."""
+    """Complete an argument that names a component of a kind."""
     return _Components(kind)
 
 
 def kinds(incomplete: str) -> list[str]:
-    """The kinds of components."""
+    """Complete a kind of components."""
     return _beginning(_kinds())(incomplete)
 
 
 def any_component(incomplete: str) -> list[str]:
-    """The components of every kind: which kind was named before, a shell does not say here."""
+    """Complete a component of any kind: typer does not say which kind was named before."""
     return sorted({name for kind in _kinds() for name in components(kind) if name.startswith(incomplete)})
 
 
 def _kinds() -> list[str]:
-    """As the hooks are called, without importing the registry and with it torch."""
+    """Return the kinds by the names of the hooks, without importing the registry, which imports torch."""
     hooks = [name.removeprefix("forgetkit_") for name in vars(hookspecs) if name.startswith("forgetkit_")]
     return sorted(kind for kind in hooks if kind != "commands")
 
 
 def components(kind: str) -> list[str]:
-    """The names of a kind's components, read from the source of the built-ins and of installed plugins.
+    """Read the names of a kind's components from the source of the built-ins and of installed plugins.
 
-    Nothing is imported. A plugin that does not return a plain dictionary from its hook is left out.
+    A plugin whose hook does not return a plain dictionary is left out.
     """
     found = set(_names(Path(str(resources.files("forgetkit.builtin").joinpath(kind, "__init__.py"))), kind))
     for point in entry_points.plugins():
@@ -95,7 +95,7 @@ def components(kind: str) -> list[str]:
 
 
 def _source(module: str) -> Path | None:
-    """The file of a module, whose package is not imported."""
+    """Return the file of a module without importing its package."""
     top, *below = module.split(".")
     try:
         spec = importlib.util.find_spec(top)
@@ -111,7 +111,7 @@ def _source(module: str) -> Path | None:
 
 
 def _names(file: Path, kind: str) -> Iterator[str]:
-    """The keys of the dictionary that the hook of a kind returns."""
+    """Yield the keys of the dictionary that the hook of a kind returns."""
     try:
         tree = ast.parse(file.read_bytes())
     except (OSError, SyntaxError, ValueError):

@@ -1,4 +1,4 @@
-"""What there is to say about a component, as an object and on a screen."""
+"""The facts about a component, as an object and on a screen."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from forgetkit.cli import layout
-from forgetkit.cli.console import Console
+from forgetkit.display import layout
+from forgetkit.display.console import Console
 
 if TYPE_CHECKING:
     from forgetkit.registry.registry import ComponentEntry, Registry
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def describe_component(offer: ComponentEntry) -> dict[str, Any]:
-    """All facts about a component, or about a command."""
+    """Return the facts about a component or a command."""
     origin = {"kind": offer.kind, "name": offer.name, "from": offer.distribution, "version": offer.version}
     if offer.kind == "commands":
         return origin | _command(offer.component)
@@ -43,20 +43,22 @@ def describe_component(offer: ComponentEntry) -> dict[str, Any]:
     }
 
 
-def list_components(offers: Registry, kinds: Iterable[str]) -> dict[str, dict[str, str]]:
-    """Names and summaries by kind."""
-    return {kind: {offers.label(offer): component_summary(offer) for offer in offers.named(kind)} for kind in kinds}
+def list_components(components: Registry, kinds: Iterable[str]) -> dict[str, dict[str, str]]:
+    """Return names and summaries by kind."""
+    return {
+        kind: {components.label(offer): component_summary(offer) for offer in components.named(kind)} for kind in kinds
+    }
 
 
 def component_summary(offer: ComponentEntry) -> str:
-    """A component or a command in one line."""
+    """Summarize a component or a command in one line."""
     if offer.kind == "commands":
         return str(_command(offer.component)["about"]).partition("\n")[0]
     return offer.summary
 
 
 def print_listing(entries: Mapping[str, Mapping[str, str]]) -> None:
-    """A table for each kind."""
+    """Print a table for each kind."""
     console = Console()
     for kind, summaries in entries.items():
         if not summaries:
@@ -68,7 +70,7 @@ def print_listing(entries: Mapping[str, Mapping[str, str]]) -> None:
 
 
 def print_described(content: Mapping[str, Any]) -> None:
-    """The same facts for a reader."""
+    """Print the facts about a component."""
     console = Console()
     origin = content["from"] if content["from"] == "forgetkit" else f"{content['from']} {content['version']}"
     console.print(Text.assemble((content["name"], "bold"), f" ({content['kind']}, from {origin})\n"))
@@ -96,7 +98,7 @@ def print_described(content: Mapping[str, Any]) -> None:
 
 
 def _facts(content: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
-    """What stands below the options, a line each."""
+    """Yield the lines below the options."""
     if content["needs_data"] is not None:
         yield "Data", "looks at samples." if content["needs_data"] else "looks at no samples."
     if content["acts"] is not None:
@@ -121,14 +123,14 @@ def _command(component: Any) -> dict[str, Any]:
 
 
 def _needs_data(offer: ComponentEntry) -> bool | None:
-    """A criterion looks at samples unless it says otherwise, a way of forgetting only where it says so."""
+    """Return whether a component reads samples: a criterion by default, a reset method only if it says so."""
     if offer.kind not in ("importance", "reinit"):
         return None
     return bool(_class_attribute(offer.component, "needs_data", offer.kind == "importance"))
 
 
 def _acts(component: type) -> dict[str, str] | None:
-    """The methods of an intervention that a class overrides, and when each is called."""
+    """Return the methods of an intervention that a class overrides, and when each is called."""
     from forgetkit.contracts import Intervention
 
     if not issubclass(component, Intervention):
@@ -149,25 +151,25 @@ def _writes(offer: ComponentEntry) -> list[str] | None:
 
 
 def _class_attribute(component: type, name: str, otherwise: Any) -> Any:
-    """A class attribute; where it depends on the options, as a property, that of the default ones."""
+    """Return a class attribute; a property depends on the options and is read with the default ones."""
     value = inspect.getattr_static(component, name, otherwise)
     if not isinstance(value, property):
         return value
     try:
         return getattr(component(), name)
-    except TypeError:  # it cannot be made without options
+    except TypeError:  # it needs options
         return otherwise
 
 
 def _docstring(component: type) -> str:
-    """What its author wrote: a dataclass without a docstring is given its signature for one."""
+    """Return the docstring; nothing if it is the signature that dataclass writes."""
     text = inspect.cleandoc(component.__doc__ or "")
     return "" if text.startswith(f"{component.__name__}(") else text
 
 
 @dataclasses.dataclass(frozen=True)
 class _ParsedDocstring:
-    """What a docstring says: its named paragraphs, the meaning of each option, and the rest of it."""
+    """The named paragraphs of a docstring, the meaning of each option, and the rest."""
 
     rest: str
     formula: str | None
@@ -177,8 +179,10 @@ class _ParsedDocstring:
 
 
 def _parse_docstring(about: str, options: Collection[str]) -> _ParsedDocstring:
-    """A docstring by its parts. ``Formula:``, ``Cost:``, ``Source:`` or an option's name begins one, at the start of
-    a line; the next, or an empty line, ends it.
+    """Split a docstring into its parts.
+
+    ``Formula:``, ``Cost:``, ``Source:`` or an option's name at the start of a line begins a part; the next one or an
+    empty line ends it.
     """
     rest: list[str] = []
     parts: dict[str, list[str]] = {}
@@ -199,7 +203,7 @@ def _parse_docstring(about: str, options: Collection[str]) -> _ParsedDocstring:
 
 
 def _reflow(lines: Iterable[str]) -> str:
-    """Paragraphs for a screen: they flow at its width, while lists and tables keep their lines."""
+    """Join the lines of paragraphs for a screen; lists and tables keep theirs."""
     found: list[str] = []
     for line in lines:
         if found and found[-1] and line and not line.startswith(" ") and not found[-1].startswith(" "):
@@ -210,7 +214,7 @@ def _reflow(lines: Iterable[str]) -> str:
 
 
 def _join_lines(lines: Iterable[str]) -> str:
-    """One paragraph, but for indented lines that begin with ``choice:``."""
+    """Join lines to one paragraph, except for indented ones that begin with ``choice:``."""
     found: list[str] = []
     for line in lines:
         if found and not re.match(r" +[\w-]+: ", line):
@@ -232,8 +236,9 @@ def _option(option: Option, meaning: str) -> dict[str, str]:
 
 
 def _type(annotation: Any) -> tuple[str, str]:
-    """An annotation for people: a type, and the range of its values. A text among the notes of ``Annotated`` is that
-    range in words.
+    """Describe an annotation to people: a type, and the range of its values.
+
+    A text among the metadata of ``Annotated`` is that range in words.
     """
     origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Annotated:
@@ -259,7 +264,7 @@ def _bound(note: Any) -> str:
 
 
 def _default(value: Any) -> str:
-    """A default as a SPEC would say it."""
+    """Return a default as in a SPEC."""
     if value is dataclasses.MISSING:
         return "required"
     return str(value).lower() if value is None or isinstance(value, bool) else str(value)

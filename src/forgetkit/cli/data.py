@@ -1,20 +1,18 @@
-"""``forgetkit data``: what a data set holds, before anything is trained on it."""
+"""``forgetkit data``: the content of a data set."""
 
 from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich import box
-from rich.table import Table
-from rich.text import Text
 
-from forgetkit.cli import completion
-from forgetkit.cli.console import Console, announce, one_line, print_json
+from forgetkit.cli import completion, options
+from forgetkit.cli.streams import announce
+from forgetkit.display.console import Console, print_json
 from forgetkit.errors import OptionError, RecordError
 
 if TYPE_CHECKING:
@@ -23,13 +21,7 @@ if TYPE_CHECKING:
 
 _MEGA_BATCHES = 8
 _VAL_FRACTION = 0.1
-"""As a run has them by default."""
-_ROWS = 60
-"""Classes that a terminal is shown."""
-_COLUMNS = 12
-"""Mega-batches that have a column each."""
-_LISTED = 6
-"""Entries of a list of what was passed over, or of the like, that are shown."""
+"""The defaults of a run."""
 
 
 def command(
@@ -43,22 +35,19 @@ def command(
     ],
     mega_batches: Annotated[
         int | None,
-        typer.Option("--mega-batches", help="In how many parts it arrives (default: 8, or fewer).", metavar="N", min=1),
+        typer.Option("--mega-batches", help="Number of mega-batches (default: 8, or fewer).", metavar="N", min=1),
     ] = None,
     sheet: Annotated[
         Path | None, typer.Option("--sheet", help="Write a picture of some samples of each class.", metavar="FILE.png")
     ] = None,
-    plugin: Annotated[
-        list[Path] | None,
-        typer.Option("--plugin", help="Use a plugin that is a single file (repeatable).", metavar="FILE.py"),
-    ] = None,
-    strict: Annotated[bool, typer.Option("--strict-plugins", help="Fail where a plugin is left out.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print an object instead of tables.")] = False,
+    plugin: options.PluginFiles = None,
+    strict: options.StrictPlugins = False,
+    json: options.AsJson = False,
 ) -> None:
-    """Show what a data set holds, and what is strange about it.
+    """Show what a data set holds, and what looks wrong in it.
 
-    Counts by class, values, which files were taken and passed over, what --augment auto comes to, and the findings
-    of the audit that each run begins with.
+    Counts by class, values, files that were used and ignored, what --augment auto stands for, and the findings of the
+    audit at the start of each run.
     """
     announce("data", quiet=False, as_json=json)
     with contextlib.redirect_stdout(sys.stderr) if json else contextlib.nullcontext():
@@ -66,32 +55,34 @@ def command(
     if json:
         print_json({"dataset": name, **content})
         return
+    from forgetkit.display.data_tables import describe
+
     console = Console()
-    for part in _shown_lines(name, content):
+    for part in describe(name, content):
         console.print(part)
 
 
 def _describe(
     spec: str, wanted: int | None, sheet: Path | None, plugins: list[Path] | None, *, strict: bool, as_json: bool
 ) -> tuple[str, dict[str, Any]]:
-    """The SPEC in full, and what there is to be said of it."""
+    """Return the SPEC in full, and the content of the data set."""
     if sheet is not None and sheet.suffix.lower() != ".png":
         raise OptionError(f"--sheet {sheet}: the name of a .png file is wanted")
-    from forgetkit import api
-    from forgetkit.cli import screen, show
+    from forgetkit.config import machine
     from forgetkit.contracts import LoadContext, LoadProgress
     from forgetkit.data import load_data
     from forgetkit.data.contact_sheet import describe_data
     from forgetkit.data.contact_sheet import draw_contact_sheet as picture
+    from forgetkit.display.run_display import choose_run_display
 
-    name, source = show.load_registry(plugins, strict=strict).make("datasets", spec)
-    view = screen.choose_run_display(quiet=False, as_json=as_json)
+    name, source = options.load_components({"plugin": plugins, "strict_plugins": strict}).make("datasets", spec)
+    view = choose_run_display(quiet=False, as_json=as_json)
 
     def progress(what: str, done: int, total: int) -> None:
         view.notify(LoadProgress(what, done, total))
 
     with view.following():
-        data = load_data(source, name, LoadContext(api.cache_folder(), progress))
+        data = load_data(source, name, LoadContext(machine.cache_folder(), progress))
         content = describe_data(data, _cut_stream(data, wanted))
         drawn = None if sheet is None else picture(data)
     if sheet is not None and drawn is not None:
@@ -100,7 +91,7 @@ def _describe(
 
 
 def _cut_stream(data: Data, wanted: int | None) -> Sequence[MegaBatch]:
-    """As a run with seed 0 would."""
+    """Cut the stream of a run with seed 0."""
     import numpy as np
 
     from forgetkit.data import partition
@@ -115,105 +106,5 @@ def _write(path: Path, content: bytes) -> None:
 
     try:
         write_output(path, content)
-    except RecordError as error:  # nothing was lost, the name is a mistake
+    except RecordError as error:  # a mistake in the name, no lost record
         raise OptionError(f"--sheet {path}: {error}") from error
-
-
-def _shown_lines(name: str, content: Mapping[str, Any]) -> Iterator[Any]:
-    from forgetkit.data.contact_sheet import ROWS
-
-    train, test, classes = content["train"], content["test"], content["classes"]
-    yield Text(name, "bold")
-    yield Text(
-        f"{len(classes):,} class{'es' * (len(classes) != 1)}, {train['samples']:,} training and {test['samples']:,} "
-        f"test samples of {' × '.join(map(str, train['shape']))}"
-    )
-    yield Text(f"augment {content['augment']} (auto)")
-    yield _values(train, test)
-    yield _classes(content)
-    for line in _facts(content["provenance"]):
-        yield Text(one_line(line))
-    for remark in content["remarks"]:
-        yield Text(one_line(f"- {remark}"))
-    found = content["audit"]
-    yield Text(f"audit: {len(found)} finding{'s' * (len(found) != 1)}" if found else "audit: nothing found", "bold")
-    for finding in found:
-        yield Text(one_line(f"- {finding}"))
-    if content["sheet"] is not None:
-        more = f" ({ROWS} of {len(classes):,} classes)" if len(classes) > ROWS else ""
-        yield Text(f"picture sheet: {content['sheet']}{more}")
-    elif len(train["shape"]) == 3:
-        yield Text("a picture sheet of samples: --sheet FILE.png", "dim")
-
-
-def _values(train: Mapping[str, Any], test: Mapping[str, Any]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for heading in ("part", "type", "values", "mean ± deviation", "by channel"):
-        table.add_column(heading)
-    for name, part in (("training", train), ("test", test)):
-        channels = part["channel_means"]
-        by_channel = ", ".join(f"{mean:.3g}" for mean in channels) if 1 < len(channels) <= 4 else "–"
-        values = f"{part['low']:g}..{part['high']:g}"
-        table.add_row(name, part["dtype"], values, f"{part['mean']:.3g} ± {part['std']:.3g}", by_channel)
-    return table
-
-
-def _classes(content: Mapping[str, Any]) -> Table:
-    """A row for each class: its samples, and how many each mega-batch trains on."""
-    counts, classes = content["mega_batches"], content["classes"]
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    table.add_column("class", overflow="fold")
-    single = len(counts) <= _COLUMNS
-    titles = [f"#{place}" for place in range(1, len(counts) + 1)] if single else ["least", "most"]
-    for heading in ("train", "test", *titles):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for label, name in enumerate(classes[:_ROWS]):
-        own = [row[label] for row in counts]
-        shown = own if single else [min(own), max(own)]
-        parts = [content[part]["by_class"][label] for part in ("train", "test")]
-        table.add_row(Text(one_line(name)), *(f"{count:,}" for count in (*parts, *shown)))
-    if len(classes) > _ROWS:
-        table.add_row(f"and {len(classes) - _ROWS:,} more (--json)", *[""] * (2 + len(titles)))
-    which = f"#1 to #{len(counts)}" if single else f"least and most of {len(counts)} mega-batches"
-    table.caption = f"{which}: training samples of each mega-batch at seed 0, without validation"
-    table.caption_justify = "left"
-    return table
-
-
-def _facts(provenance: Mapping[str, Any]) -> Iterator[str]:
-    """Where samples come from, what was taken and what was passed over: a line each."""
-    lines = [line for key, value in provenance.items() for line in _lines(_title(key), value)]
-    yield from lines[:_ROWS]
-    if len(lines) > _ROWS:
-        yield f"and {len(lines) - _ROWS:,} lines more (--json)"
-
-
-def _lines(title: str, value: Any) -> Iterator[str]:
-    if isinstance(value, Mapping) and any(_depth(inner) > 1 for inner in value.values()):
-        for key, inner in value.items():
-            yield from _lines(f"{title}, {_title(key)}", inner)
-    elif text := _text(value):
-        yield f"{title}: {text}"
-
-
-def _text(value: Any) -> str:
-    """Nothing where there is nothing to tell."""
-    if isinstance(value, Mapping):
-        inner = [(_title(key), _text(one), isinstance(one, Mapping)) for key, one in value.items()]
-        return _join_words([f"{key} ({text})" if deep else f"{key}: {text}" for key, text, deep in inner if text])
-    if isinstance(value, list | tuple):
-        return _join_words([str(one) for one in value])
-    return "" if value in (0, None, "") else str(value)
-
-
-def _depth(value: Any) -> int:
-    return 1 + max(map(_depth, value.values()), default=0) if isinstance(value, Mapping) else 0
-
-
-def _title(key: object) -> str:
-    return str(key).replace("_", " ") if key in ("passed_over", "on_bad") else str(key)
-
-
-def _join_words(words: Sequence[str]) -> str:
-    more = len(words) - _LISTED
-    return ", ".join(words[:_LISTED]) + (f" and {more:,} more (--json)" if more > 0 else "")

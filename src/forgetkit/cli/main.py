@@ -1,4 +1,4 @@
-"""The command ``forgetkit``: its subcommands, and what a user sees when something is wrong."""
+"""The command ``forgetkit``: its subcommands, and what it prints about an error."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from forgetkit._version import __version__
 from forgetkit.cli import (
     ablate,
     analyze,
-    bench,
     completion,
     data,
     plugins,
@@ -28,7 +27,8 @@ from forgetkit.cli import (
     show,
     table,
 )
-from forgetkit.cli.console import WarningLines, one_line, prepare_streams, write_failure
+from forgetkit.cli.streams import WarningLines, prepare_streams, write_failure
+from forgetkit.display.console import one_line
 from forgetkit.errors import ForgetkitError
 from forgetkit.system.openmp import wait_passively
 
@@ -43,15 +43,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     prepare_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal or a pipe may not know every character we print
+            stream.reconfigure(errors="replace")  # a terminal or a pipe may lack a character
     logging.basicConfig(handlers=[WarningLines()], level=logging.WARNING)
-    if "torch" not in sys.modules:  # it looks once, as it loads
+    if "torch" not in sys.modules:  # OpenMP reads the environment once, at import
         wait_passively(os.environ)
     try:
         status = application(() if completion.words(os.environ) else words)(words, standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
         return _say("interrupted", INTERRUPTED)
-    except SystemExit as leaving:  # typer and rich leave so when whoever read our output has seen enough
+    except SystemExit as leaving:  # typer and rich exit so if the reader of a pipe has left
         return leaving.code if isinstance(leaving.code, int) else 1
     except Exception as error:  # noqa: BLE001 - no traceback reaches a user who did not ask for it
         if debug:
@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def application(words: Sequence[str] = ()) -> typer.Typer:
-    """The typer application. Plugins are asked for commands only where none of our own is named."""
+    """Return the typer application. Plugins are loaded only if ``words`` name none of our commands."""
     app = typer.Typer(
         name="forgetkit",
         help="Train networks on data that keeps arriving, and make them forget on purpose.",
@@ -79,21 +79,20 @@ def application(words: Sequence[str] = ()) -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_options)
-    asked = next((word for word in words or completion.words(os.environ) if not word.startswith("-")), None)
-    app.command("run")(run.command(with_options=asked == "run"))
-    app.command("ablate")(ablate.command(with_options=asked == "ablate"))
-    app.command("analyze")(analyze.command(with_options=asked == "analyze"))
+    command_word = next((word for word in words or completion.words(os.environ) if not word.startswith("-")), None)
+    app.command("run")(run.command(with_options=command_word == "run"))
+    app.command("ablate")(ablate.command(with_options=command_word == "ablate"))
+    app.command("analyze")(analyze.command(with_options=command_word == "analyze"))
     app.command("table")(table.command)
     app.command("report")(report.command)
-    app.command("reproduce")(reproduce.command(with_options=asked == "reproduce"))
+    app.command("reproduce")(reproduce.command(with_options=command_word == "reproduce"))
     app.command("show")(show.command)
     app.command("data")(data.command)
-    app.command("bench")(bench.command)
     app.add_typer(plugins.application(), name="plugins")
     app.add_typer(presets.application(), name="presets")
     own = {command.name for command in app.registered_commands} | {group.name for group in app.registered_groups}
-    if asked is not None and asked not in own:
-        _add_commands_of_plugins(app, own, asked)
+    if command_word is not None and command_word not in own:
+        _add_commands_of_plugins(app, own, command_word)
     return app
 
 
@@ -114,29 +113,31 @@ def _options(
     pass
 
 
-def _add_commands_of_plugins(app: typer.Typer, own: Collection[str | None], asked: str) -> None:
+def _add_commands_of_plugins(app: typer.Typer, own: Collection[str | None], command_word: str) -> None:
     from forgetkit.registry import registry
 
-    offers = registry.load()
-    for broken in offers.broken:
+    components = registry.load()
+    for broken in components.broken:
         _say(str(broken), 0)
-    for offer in offers.named("commands"):
+    for offer in components.named("commands"):
         apart = f"{offer.distribution}/{offer.name}"
         if isinstance(offer.component, typer.Typer):
-            app.add_typer(offer.component, name=apart if asked == apart or offer.name in own else offers.label(offer))
+            app.add_typer(
+                offer.component, name=apart if command_word == apart or offer.name in own else components.label(offer)
+            )
         else:
             _say(f"the command '{offer.name}' of {offer.distribution} is left out: it is no typer.Typer", 0)
-    if any(asked == offer.name for offer in offers.named("commands")):
-        offers.find("commands", asked)  # says so where two plugins offer it
+    if any(command_word == offer.name for offer in components.named("commands")):
+        components.find("commands", command_word)  # an error if two plugins offer it
 
 
 def _notes(error: Exception) -> list[str]:
-    """What was added to the message where more was known; tracebacks of worker processes are no notes to a user."""
+    """Return the notes of an error that are for a user: one line each, not the traceback of a worker."""
     return [note for note in getattr(error, "__notes__", ()) if "\n" not in note]
 
 
 def _place(error: Exception) -> str:
-    """Where it was raised: in a plugin, more often than not."""
+    """Return the file and line that raised the error."""
     frame = traceback.extract_tb(error.__traceback__)[-1]
     return f"{frame.filename}:{frame.lineno}"
 

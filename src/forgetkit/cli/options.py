@@ -1,24 +1,25 @@
-"""The options of a run on the command line: one for each field of the configuration, declared there alone."""
+"""The options of a run on the command line, from the fields of the configuration, and those that commands share."""
 
 from __future__ import annotations
 
 import inspect
 import types
 import typing
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from forgetkit.cli import completion
+from forgetkit.display.console import print_error
 from forgetkit.errors import OptionError
 
 if TYPE_CHECKING:
     from forgetkit.registry.registry import Registry
 
 Special = Mapping[str, tuple[Any, Any]]
-"""What is not part of a run's configuration: the type and the option of each, by the name of the parameter."""
+"""Options that are not part of a run's configuration: type and typer option, by the name of the parameter."""
 
 _PANELS = {
     "preset": "Protocol and method",
@@ -28,61 +29,85 @@ _PANELS = {
     "seed": "Machine and measures",
     "out": "Record",
 }
-"""The option of the configuration that each panel of the help begins with."""
+"""The first option of each panel of the help."""
 
 _SINGULAR = {"interventions": "intervention", "metrics": "metric", "observers": "observer"}
 
 
-def special_option(flag: str, help_text: str, metavar: str | None = None, *, least: int | None = None) -> Any:
-    """An option that says how something is carried out; a number is ``least`` at the least."""
-    return typer.Option(flag, help=help_text, metavar=metavar, min=least, rich_help_panel="How to run it")
+def run_option(
+    kind: Any, flag: str, help_text: str, metavar: str | None = None, *, least: int | None = None
+) -> tuple[Any, Any]:
+    """Return an option that says how something runs; a number is ``least`` or more."""
+    return kind, typer.Option(flag, help=help_text, metavar=metavar, min=least, rich_help_panel="How to run it")
 
 
-CONFIG = (Path | None, special_option("--config", "a TOML file of options, by the names above", "FILE"))
-ALLOW_IMPORT = (
+CONFIG = run_option(Path | None, "--config", "a TOML file of options, by the names above", "FILE")
+ALLOW_IMPORT = run_option(
     list[str] | None,
-    special_option("--allow-import", "let a file's import: SPECs run that module's code (repeatable)", "MODULE"),
+    "--allow-import",
+    "let a file's import: SPECs run that module's code (repeatable)",
+    "MODULE",
 )
-SET = (list[str] | None, special_option("--set", "another way to give any option (repeatable)", "KEY=VALUE"))
-JSON = (bool, special_option("--json", "print the result as one JSON object; all else goes to standard error"))
-QUIET = (bool, special_option("--quiet", "print nothing but errors"))
+SET = run_option(list[str] | None, "--set", "another way to give any option (repeatable)", "KEY=VALUE")
+JSON = run_option(bool, "--json", "print the result as one JSON object; all else goes to standard error")
+QUIET = run_option(bool, "--quiet", "print nothing but errors")
 PLUGINS: Special = {
-    "no_plugin": (
-        list[str] | None,
-        special_option("--no-plugin", "leave an installed plugin out (repeatable)", "NAME"),
-    ),
-    "plugin": (
-        list[Path] | None,
-        special_option("--plugin", "use a plugin that is a single file (repeatable)", "FILE.py"),
-    ),
-    "strict_plugins": (bool, special_option("--strict-plugins", "fail where an installed plugin is left out")),
+    "no_plugin": run_option(list[str] | None, "--no-plugin", "leave an installed plugin out (repeatable)", "NAME"),
+    "plugin": run_option(list[Path] | None, "--plugin", "use a plugin that is a single file (repeatable)", "FILE.py"),
+    "strict_plugins": run_option(bool, "--strict-plugins", "fail if an installed plugin is left out"),
 }
+PluginFiles = typing.Annotated[
+    list[Path] | None,
+    typer.Option("--plugin", help="Use a plugin that is a single file (repeatable).", metavar="FILE.py"),
+]
+StrictPlugins = typing.Annotated[bool, typer.Option("--strict-plugins", help="Fail if a plugin is left out.")]
+AsJson = typing.Annotated[bool, typer.Option("--json", help="Print an object instead of tables.")]
 
 
-def load_components(given: Mapping[str, Any], warn: Callable[[str], None]) -> Registry:
-    """The components that a command line may name; what is wrong with plugins is said, or fails where that is asked."""
+def load_components(given: Mapping[str, Any], warn: Callable[[str], None] | None = None) -> Registry:
+    """Load the components that a command line may name.
+
+    ``given`` has the values of ``plugin``, ``no_plugin`` and ``strict_plugins``, or some of them. Plugins that are
+    left out are warned of, on standard error by default; with ``strict_plugins`` they are an error.
+    """
     from forgetkit.registry import registry
 
-    found = registry.load(without=given["no_plugin"] or (), files=given["plugin"] or ())
-    if given["strict_plugins"]:
+    warn, files = warn or _warn, given.get("plugin") or ()
+    found = registry.load(without=given.get("no_plugin") or (), files=files)
+    if given.get("strict_plugins"):
         found.require_all_loaded()
-    for broken in found.broken:
-        warn(str(broken))
-    for warning in _shadowed_builtins(given["plugin"] or (), found):
+    for warning in (*map(str, found.broken), *_shadowed_builtins(files, found)):
         warn(warning)
     return found
 
 
+def _warn(message: str) -> None:
+    print_error(f"forgetkit: {message}")
+
+
 def _shadowed_builtins(files: Sequence[Path], found: Registry) -> Iterator[str]:
-    """What a file offers under the name of a built-in, which the plain name goes on to mean."""
+    """Yield a warning for each component of a file that has the name of a built-in: the plain name means that."""
     for path in files:
-        for offer in found.offers:
+        for offer in found.components:
             if offer.distribution == path.stem and found.find(offer.kind, offer.name) is not offer:
                 yield f"--plugin {path}: '{offer.name}' means the built-in; write {found.label(offer)} for the file's"
 
 
+def parse_pairs(flag: str, texts: Iterable[str], example: str = "KEY=VALUE") -> dict[str, str]:
+    """Parse the values of a repeatable option, each ``KEY=VALUE``."""
+    found: dict[str, str] = {}
+    for text in texts:
+        key, equals, value = (part.strip() for part in text.partition("="))
+        if not equals or not key:
+            raise OptionError(f"{flag} {text}: write {example}")
+        if key in found:
+            raise OptionError(f"{flag} {key} is given twice: leave one out")
+        found[key] = value
+    return found
+
+
 def layers(given: Mapping[str, Any], options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The TOML file's options, over them ``--set``, over them the command line's; and those of ``--set`` alone."""
+    """Return the options of the TOML file, ``--set`` and the command line merged, and those of ``--set`` alone."""
     from forgetkit import config
 
     below = config.read_toml(given["config"], given["allow_import"] or ()) if given["config"] is not None else {}
@@ -96,35 +121,35 @@ def layers(given: Mapping[str, Any], options: Mapping[str, Any]) -> tuple[dict[s
 
 
 def command(function: Callable[..., None], signature: inspect.Signature | None) -> Callable[..., None]:
-    """What typer makes a command of: ``function`` with a signature that is put together; None is no options at all.
+    """Return ``function`` with a signature for typer.
 
-    Where the help of another command is asked for, nothing needs the options, and they take long to put together.
+    None means no options: building them takes long, and only the command that runs needs them.
     """
 
-    def carried_out(**given: Any) -> None:
+    def run_with(**given: Any) -> None:
         function(**given)
 
-    carried_out.__doc__ = function.__doc__
-    carried_out.__signature__ = signature or inspect.Signature()  # type: ignore[attr-defined]
-    return carried_out
+    run_with.__doc__ = function.__doc__
+    run_with.__signature__ = signature or inspect.Signature()  # type: ignore[attr-defined]
+    return run_with
 
 
 def argument(
     name: str, kind: Any, help_text: str, metavar: str, completes: completion.Offer | None = None
 ) -> inspect.Parameter:
-    """A word without a flag, which may be left out; a shell is offered what ``completes`` it."""
-    told = typer.Argument(help=help_text, metavar=metavar, autocompletion=completes)
+    """Return an optional word without a flag; ``completes`` gives the shell its completions."""
+    annotation = typer.Argument(help=help_text, metavar=metavar, autocompletion=completes)
     return inspect.Parameter(
-        name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation=typing.Annotated[kind, told]
+        name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation=typing.Annotated[kind, annotation]
     )
 
 
 def signature(
     own: Special, *, without: Collection[str] = (), first: Sequence[inspect.Parameter] = ()
 ) -> inspect.Signature:
-    """The signature of a command: ``first``, an option per field of the configuration, ``own``.
+    """Return the signature of a command: ``first``, an option per field of the configuration, ``own``.
 
-    Values travel as text, but for switches: the configuration checks them, whichever layer they come from.
+    Values are text, except for switches: the configuration checks them, whichever layer they come from.
     """
     from forgetkit.config import RunConfig
 
@@ -136,10 +161,10 @@ def signature(
             continue
         several, switch = typing.get_origin(field.annotation) is tuple, field.annotation is bool
         flag = "--" + _SINGULAR.get(name, name).replace("_", "-")
-        stated = "" if switch or field.default in (None, ()) else f" (default: {field.default})"
+        default = "" if switch or field.default in (None, ()) else f" (default: {field.default})"
         option = typer.Option(
             flag,
-            help=f"{field.description}{stated}",
+            help=f"{field.description}{default}",
             metavar=None if switch else _metavar(field.annotation),
             autocompletion=None if switch else completion.for_option(name, field.annotation),
             rich_help_panel=panel,

@@ -1,4 +1,4 @@
-"""``forgetkit plugins``: what is installed, what it offers, whether it keeps its promises, and a new one."""
+"""``forgetkit plugins``: list, show, check and scaffold plugins."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from forgetkit.cli import layout
-from forgetkit.cli.console import Console, print_json
-from forgetkit.cli.show import AsJson, Files, load_registry
+from forgetkit.cli import options
+from forgetkit.display import layout
+from forgetkit.display.console import Console, print_json
 from forgetkit.errors import OptionError, suggest
 from forgetkit.registry import entry_points
 
@@ -31,7 +31,7 @@ _Kind = Annotated[str | None, typer.Option("--kind", help="importance, reinit, r
 
 def application() -> typer.Typer:
     """The commands below ``forgetkit plugins``."""
-    app = typer.Typer(help="What is installed, what it offers, whether it keeps its promises, and a new one.")
+    app = typer.Typer(help="List, show and check plugins, or write a new one.")
     app.callback(invoke_without_command=True)(_without_command)
     app.command("list")(_list)
     app.command("show")(_show)
@@ -47,7 +47,7 @@ def _without_command(context: typer.Context) -> None:
 
 def _list(
     load: Annotated[bool, typer.Option("--load", help="Import each: what it offers, or why it is left out.")] = False,
-    json: AsJson = False,
+    json: options.AsJson = False,
 ) -> None:
     """List the installed plugins, from their metadata alone."""
     entries = _load_entries() if load else [_entry(point) for point in entry_points.plugins()]
@@ -77,14 +77,14 @@ def _entry(point: entry_points.PluginEntryPoint) -> dict[str, Any]:
 def _load_entries() -> list[dict[str, Any]]:
     from forgetkit.registry import registry
 
-    offers = registry.load()
-    reasons = {(broken.distribution, broken.plugin): broken.reason for broken in offers.broken}
+    components = registry.load()
+    reasons = {(broken.distribution, broken.plugin): broken.reason for broken in components.broken}
     return [
         _entry(point)
         | {
             "offers": [
-                {"kind": offer.kind, "name": offers.label(offer)}
-                for offer in offers.offers
+                {"kind": offer.kind, "name": components.label(offer)}
+                for offer in components.components
                 if (offer.distribution, offer.plugin) == (point.distribution, point.plugin)
             ],
             "left_out": reasons.get((point.distribution, point.plugin)),
@@ -104,17 +104,17 @@ def _remark(entry: Mapping[str, Any]) -> str:
 def _show(
     name: Annotated[str, typer.Argument(help="A component, a plugin or a distribution.", metavar="NAME")],
     kind: _Kind = None,
-    plugin: Files = None,
-    json: AsJson = False,
+    plugin: options.PluginFiles = None,
+    json: options.AsJson = False,
 ) -> None:
     """Show a component, or all that a plugin offers."""
     from forgetkit.cli import component_info
 
-    offers = load_registry(plugin)
-    chosen, whole = _matching_components(offers, name, kind)
+    components = options.load_components({"plugin": plugin})
+    chosen, is_plugin = _matching_components(components, name, kind)
     contents = [component_info.describe_component(offer) for offer in chosen]
     if json:
-        print_json({"name": name, "components": contents} if whole else contents[0])
+        print_json({"name": name, "components": contents} if is_plugin else contents[0])
         return
     for content in contents:
         component_info.print_described(content)
@@ -122,32 +122,29 @@ def _show(
             print()
 
 
-def _matching_components(offers: Registry, name: str, kind: str | None) -> tuple[Sequence[ComponentEntry], bool]:
-    """The component of that name, or else all of the plugin or distribution of that name; and whether it is the latter.
-
-    A component's own mistakes of naming (two plugins offer it) are said as everywhere.
-    """
+def _matching_components(components: Registry, name: str, kind: str | None) -> tuple[Sequence[ComponentEntry], bool]:
+    """Return the component of that name, or all of a plugin or distribution, and whether it is the latter."""
     from forgetkit.registry import registry
 
     kinds = registry.KINDS if kind is None else (registry.parse_kind(kind),)
     plain = name.rpartition("/")[2]
-    having = [k for k in kinds if any(name in (o.name, f"{o.distribution}/{o.name}") for o in offers.named(k))]
+    having = [k for k in kinds if any(name in (o.name, f"{o.distribution}/{o.name}") for o in components.named(k))]
     if len(having) > 1:
         raise OptionError(f"'{name}' is a name in several kinds: write --kind {' or --kind '.join(having)}")
     if having:
-        return [offers.find(having[0], name)], False
-    whole = [o for o in offers.offers if o.kind in kinds and name in (o.plugin, o.distribution)]
-    if whole:
-        return whole, True
-    for broken in offers.broken:
+        return [components.find(having[0], name)], False
+    is_plugin = [o for o in components.components if o.kind in kinds and name in (o.plugin, o.distribution)]
+    if is_plugin:
+        return is_plugin, True
+    for broken in components.broken:
         if name in (broken.plugin, broken.distribution):
             raise OptionError(str(broken))
-    for point in offers.inactive:
+    for point in components.inactive:
         if point.is_one_of({name}):
             raise OptionError(f"plugin '{point.plugin}' of {point.distribution} is disabled by {entry_points.DISABLE}")
     if kind is not None:
-        offers.find(kinds[0], name)  # says what is near, and which plugin may have brought it
-    known = {o.name for o in offers.offers} | {o.distribution for o in offers.offers}
+        components.find(kinds[0], name)  # an error with similar names, and the plugin that may offer it
+    known = {o.name for o in components.components} | {o.distribution for o in components.components}
     raise OptionError(f"no component and no plugin is called '{name}'; {suggest(plain, known)}")
 
 
@@ -164,16 +161,16 @@ def _check(
         list[str] | None,
         typer.Option("--expect", help="A promise that is known to be broken (repeatable).", metavar="PROMISE"),
     ] = None,
-    plugin: Files = None,
-    json: AsJson = False,
+    plugin: options.PluginFiles = None,
+    json: options.AsJson = False,
 ) -> None:
-    """Hold a component, or all that a plugin offers, to the promises of its kind.
+    """Check a component, or all that a plugin offers, against the promises of its kind.
 
     Exit status: 0 all are kept, 1 one is broken, 2 a mistake in the command line.
     """
-    # A stranger's component may print; with --json standard output belongs to the object alone.
+    # A component may print; with --json standard output is for the object alone.
     with contextlib.redirect_stdout(sys.stderr) if json else contextlib.nullcontext():
-        examined = _examine(load_registry(plugin), name, kind, option or (), expect or ())
+        examined = _examine(options.load_components({"plugin": plugin}), name, kind, option or (), expect or ())
         if not json:
             for one in examined:
                 _print_examined(one)
@@ -183,8 +180,8 @@ def _check(
         print_json({"components": examined, "counts": dict(counts)})
     else:
         broken = [p["promise"] for one in examined for p in one["promises"] if p["status"] == "broken"]
-        said = ", ".join(f"{counts[status]} {status}" for status in (*_STATUSES, "not checked") if counts[status])
-        print(f"{said}; broken: {', '.join(dict.fromkeys(broken))}" if broken else said)
+        summary = ", ".join(f"{counts[status]} {status}" for status in (*_STATUSES, "not checked") if counts[status])
+        print(f"{summary}; broken: {', '.join(dict.fromkeys(broken))}" if broken else summary)
     if counts["broken"]:
         raise typer.Exit(1)
 
@@ -193,18 +190,23 @@ _STATUSES = ("kept", "broken", "expected", "not applicable")
 
 
 def _examine(
-    offers: Registry, name: str, kind: str | None, given: Iterable[str], expected: Sequence[str]
+    components: Registry, name: str, kind: str | None, texts: Iterable[str], expected: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """What became of each promise of each component."""
+    """Check the promises of each component."""
     from forgetkit.registry.spec import parse_spec
 
     spec = parse_spec(name)
-    spec = dataclasses.replace(spec, options={**spec.options, **_pairs(given, spec)})
-    chosen, whole = _matching_components(offers, spec.name, kind)
-    if whole and (spec.first is not None or spec.options):
+    given = {key.replace("-", "_"): value for key, value in options.parse_pairs("--option", texts).items()}
+    if twice := given.keys() & spec.options.keys():
+        raise OptionError(f"the option '{min(twice)}' is given twice, in {name} and by --option: leave one out")
+    spec = dataclasses.replace(spec, options={**spec.options, **given})
+    chosen, is_plugin = _matching_components(components, spec.name, kind)
+    if is_plugin and (spec.first is not None or spec.options):
         raise OptionError(f"'{spec.name}' is a plugin: options are given to one of its components")
     found = [
-        _examine_one(offers, offer, dataclasses.replace(spec, name=offers.label(offer)), expected, alone=not whole)
+        _examine_one(
+            components, offer, dataclasses.replace(spec, name=components.label(offer)), expected, alone=not is_plugin
+        )
         for offer in chosen
     ]
     known = {promise["promise"] for one in found for promise in one["promises"]}
@@ -214,23 +216,10 @@ def _examine(
     return found
 
 
-def _pairs(given: Iterable[str], spec: Spec) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for text in given:
-        key, equals, value = text.partition("=")
-        key = key.strip().replace("-", "_")
-        if not equals:
-            raise OptionError(f"--option {text}: write KEY=VALUE")
-        if key in found or key in spec.options:
-            raise OptionError(f"the option '{key}' is given twice")
-        found[key] = value.strip()
-    return found
-
-
 def _examine_one(
-    offers: Registry, offer: ComponentEntry, spec: Spec, expected: Sequence[str], *, alone: bool
+    components: Registry, offer: ComponentEntry, spec: Spec, expected: Sequence[str], *, alone: bool
 ) -> dict[str, Any]:
-    """One component. Of several, those that cannot be made without options are left for a check of their own."""
+    """Check one component. Among several, one that needs options is left for a check by itself."""
     from forgetkit import testing
     from forgetkit.registry.spec import options_of
 
@@ -241,7 +230,7 @@ def _examine_one(
     required = [o.name for o in options_of(offer.component) if o.default is dataclasses.MISSING]
     if required and not alone:
         return about | {"not_checked": f"it needs the option '{required[0]}': check it by itself", "promises": []}
-    written, component = offers.make(offer.kind, spec)
+    written, component = components.make(offer.kind, spec)
     if sys.stderr.isatty():
         print(f"forgetkit: examining {written} …", file=sys.stderr)
     reasons = {name: "as --expect says" for name in expected if name in promises}
@@ -263,9 +252,9 @@ def _print_examined(one: Mapping[str, Any]) -> None:
     console.print(Text.assemble((one["spec"], "bold"), f" ({one['kind']})"))
     if one["not_checked"]:
         console.print(f"  not checked: {one['not_checked']}", markup=False)
-    for (status, reason), alike in itertools.groupby(one["promises"], lambda p: (p["status"], p["reason"])):
-        promises = list(alike)
-        if status == "not applicable" and len(promises) > 2:  # all for one reason: a criterion that does not watch, say
+    for (status, reason), group in itertools.groupby(one["promises"], lambda p: (p["status"], p["reason"])):
+        promises = list(group)
+        if status == "not applicable" and len(promises) > 2:  # all for one reason
             first, last = promises[0]["promise"], promises[-1]["promise"]
             console.print(f"  {status:<14}  {first} to {last}, {len(promises)} promises: {reason}", markup=False)
             continue
@@ -277,8 +266,8 @@ def _print_examined(one: Mapping[str, Any]) -> None:
 def _new(
     name: Annotated[str, typer.Argument(help="The distribution's name, like forgetkit-mine.", metavar="NAME")],
     kind: Annotated[str, typer.Option("--kind", help="What it offers: importance, reinit, …", metavar="KIND")],
-    out: Annotated[Path, typer.Option("--out", help="The folder to make its folder in.", metavar="DIR")] = Path(),
-    json: AsJson = False,
+    out: Annotated[Path, typer.Option("--out", help="The folder of the new package.", metavar="DIR")] = Path(),
+    json: options.AsJson = False,
 ) -> None:
     """Write a package with a working component, its tests and its entry point."""
     from forgetkit.registry import registry, scaffold

@@ -1,4 +1,4 @@
-"""``forgetkit presets``: the protocols, and what sets them apart."""
+"""``forgetkit presets``: the protocols and their differences."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from forgetkit.cli.console import Console, print_json
 from forgetkit.config import presets
+from forgetkit.display.console import Console, print_json
 
 _AsJson = Annotated[bool, typer.Option("--json", help="Print an object instead of lines.")]
 
 
 def application() -> typer.Typer:
     """The commands below ``forgetkit presets``."""
-    app = typer.Typer(help="The protocols a run can follow, and what sets them apart.")
+    app = typer.Typer(help="The protocols that a run can follow, and their differences.")
     app.callback(invoke_without_command=True)(_without_command)
     app.command("list")(_list)
     app.command("show")(_show)
@@ -43,11 +43,11 @@ def _list(json: _AsJson = False) -> None:
 def _show(
     name: Annotated[str, typer.Argument(help="clean, paper, lure-code or alma.", metavar="NAME")],
     against: Annotated[
-        str | None, typer.Option("--against", help="Show only what sets it apart from another.", metavar="OTHER")
+        str | None, typer.Option("--against", help="Show only the differences to another preset.", metavar="OTHER")
     ] = None,
     json: _AsJson = False,
 ) -> None:
-    """Show what a preset sets and why, or what sets it apart from another."""
+    """Show what a preset sets and why, or its differences to another."""
     if against is None:
         _show_one(name, json)
     else:
@@ -56,17 +56,17 @@ def _show(
 
 def _show_one(name: str, json: bool) -> None:
     values, summary = presets.all_values(name), presets.summary(name)
-    stated = {option: reasons[name] for option, reasons in presets.reasons().items() if name in reasons}
+    own = {option: reasons[name] for option, reasons in presets.reasons().items() if name in reasons}
     if json:
         options = [
             {"option": option, "value": values[option], "says": reason.says, "source": reason.source}
-            for option, reason in stated.items()
+            for option, reason in own.items()
         ]
         print_json({"name": name, "summary": summary, "options": options})
         return
     page = _Page()
     page.say(summary)
-    for option, reason in stated.items():
+    for option, reason in own.items():
         page.head(f"{option}: {_shown_value(values[option])}")
         page.say(_reason_text(reason), "  ")
 
@@ -94,18 +94,18 @@ def _show_both(name: str, other: str, json: bool) -> None:
 
 
 class _Page:
-    """Lines for a screen: paragraphs wrap at its width, under a hanging indent; a pipe gets them whole."""
+    """Prints paragraphs that wrap at the width of a screen, under a hanging indent; a pipe gets whole lines."""
 
     def __init__(self) -> None:
         self._console = Console()
 
     def head(self, text: str) -> None:
-        """An option and its value, after an empty line."""
+        """Print an option and its value after an empty line."""
         self._console.print()
         self._console.print(Text(text, "bold"))
 
     def say(self, text: str, lead: str = "") -> None:
-        """A paragraph that begins with ``lead``; what follows stands below its text."""
+        """Print a paragraph that begins with ``lead``."""
         lines = textwrap.wrap(
             text,
             self._console.width,

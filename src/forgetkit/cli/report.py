@@ -1,4 +1,4 @@
-"""``forgetkit report``: an ablation as one page that needs nothing else."""
+"""``forgetkit report``: an ablation or a run as one self-contained page."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from forgetkit.cli.console import print_json, print_text
-from forgetkit.errors import OptionError, RecordError, RunDirectoryError, UsageError
+from forgetkit.cli import table_options
+from forgetkit.display.console import print_json, print_text
+from forgetkit.errors import RecordError, RunDirectoryError, UsageError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,38 +22,29 @@ if TYPE_CHECKING:
 
 def command(
     folder: Annotated[Path, typer.Argument(help="The folder of an ablation, or a run's directory.", metavar="DIR")],
-    grid: Annotated[
-        str | None, typer.Option("--grid", help="Which grid, where the folder holds several.", metavar="NAME")
-    ] = None,
+    grid: table_options.Grid = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="The page (default: report.html in DIR).", metavar="FILE")
     ] = None,
     pictures: Annotated[
         Path | None, typer.Option("--pictures", help="Write the pictures there too, as SVG and PNG.", metavar="FOLDER")
     ] = None,
-    columns: Annotated[
-        str | None,
-        typer.Option("--columns", help="Numbers of a result; NAME:higher says which is better.", metavar="NAME,NAME"),
-    ] = None,
-    order: Annotated[
-        str | None, typer.Option("--order", help="The column that rows are sorted by, best first.", metavar="COLUMN")
-    ] = None,
-    baseline: Annotated[
-        str | None, typer.Option("--baseline", help="The arm that others are compared with.", metavar="AXIS=VALUE")
-    ] = None,
+    columns: table_options.Columns = None,
+    order: table_options.Order = None,
+    baseline: table_options.Baseline = None,
     json: Annotated[bool, typer.Option("--json", help="Print an object that says what was written.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
 ) -> None:
     """Write one HTML page with the table, pictures, configurations and provenance of an ablation or a run."""
-    from forgetkit.cli.table import make_requested_table
     from forgetkit.results import plots
+    from forgetkit.results.folder import ResultFolder
     from forgetkit.results.report import render_page
     from forgetkit.storage import write_output
 
     if pictures is not None and not plots.has_matplotlib():
         raise UsageError(f"--pictures: {plots.MISSING}")
-    outcomes = _outcomes(folder, grid)
-    table = make_requested_table(outcomes, columns, order, baseline)
+    outcomes = ResultFolder.open(folder, grid, "report takes that of an ablation or of a run").outcomes()
+    table = table_options.make_requested_table(outcomes, columns, order, baseline)
     figures = plots.draw_pictures(outcomes) if plots.has_matplotlib() else None
     target = folder / "report.html" if out is None else out
     _make(target.parent)
@@ -67,20 +59,8 @@ def command(
             print_text(f"without pictures: {plots.MISSING}\n")
 
 
-def _outcomes(folder: Path, grid: str | None) -> Outcomes:
-    """What became of the cells, of a grid or of a run by itself."""
-    from forgetkit.cli.table import open_ablation
-    from forgetkit.results.report import single_run
-
-    if not single_run.is_run(folder):
-        return open_ablation(folder, "report takes that of an ablation or of a run").outcomes(grid)
-    if grid is not None:
-        raise OptionError(f"--grid {grid}: {folder} is the directory of a single run; leave it out")
-    return single_run.single_run_outcomes(folder)
-
-
 def _draw_files(figures: dict[str, Figure], folder: Path) -> list[Path]:
-    """Each picture in both forms."""
+    """Save each picture as SVG and PNG."""
     from forgetkit.results import plots
 
     _make(folder)
@@ -98,7 +78,7 @@ def _counts(outcomes: Outcomes) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _writable_output(option: str) -> Iterator[None]:
-    """A place that nothing can be written to is a mistake in ``option``; a full disk is none."""
+    """Turn an error of writing into a mistake in ``option``, unless the disk is full."""
     try:
         yield
     except RecordError as error:

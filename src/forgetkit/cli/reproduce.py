@@ -1,56 +1,50 @@
-"""``forgetkit reproduce``: the paper's tables and figures, printed beside measured."""
+"""``forgetkit reproduce``: the paper's tables and figures beside measured ones."""
 
 from __future__ import annotations
 
 import contextlib
 import inspect
-import shlex
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from forgetkit.cli import options
-from forgetkit.cli.ablate import CARRYING_OUT, ExecutionOptions, conclude_ablation
-from forgetkit.cli.console import Console, announce, print_json, print_text
-from forgetkit.errors import OptionError, suggest
+from forgetkit.cli import options, table_options
+from forgetkit.cli.execution import EXECUTION, run_grid
+from forgetkit.cli.streams import announce
+from forgetkit.display.console import Console, print_json, print_text
+from forgetkit.errors import OptionError
 
 if TYPE_CHECKING:
-    from forgetkit.ablation.ablation import Ablation
-    from forgetkit.cli.cells import CellDisplay
-    from forgetkit.paper.render import ComparisonSheet
+    from forgetkit.ablation.plan import AblationPlan
+    from forgetkit.ablation.runner import ExecutionOptions
+    from forgetkit.display.cell_display import CellDisplay
     from forgetkit.paper.scaled_table import ScaledTable
+    from forgetkit.registry.registry import Registry
     from forgetkit.results.outcome import Outcomes
+    from forgetkit.results.render.document import Sheet
 
 OUT = "reproductions"
-_SCREEN = "rich"
-
 _OWN: options.Special = {
-    "scale": (str | None, options.special_option("--scale", "smoke, cpu or full (default: smoke)", "SCALE")),
-    "part": (
-        list[str] | None,
-        options.special_option("--part", "a part of the table instead of all, or the scale's (repeatable)", "NAME"),
+    "scale": options.run_option(str | None, "--scale", "smoke, cpu or full (default: smoke)", "SCALE"),
+    "part": options.run_option(
+        list[str] | None, "--part", "a part of the table instead of all, or the scale's (repeatable)", "NAME"
     ),
-    "data": (
-        list[str] | None,
-        options.special_option("--data", "where a data set of the paper comes from (repeatable)", "NAME=SPEC"),
+    "data": options.run_option(
+        list[str] | None, "--data", "where a data set of the paper comes from (repeatable)", "NAME=SPEC"
     ),
-    "seeds": (
-        str | None,
-        options.special_option("--seeds", "the seeds of each row, like 0-4 (default: the scale's)", "A-B"),
+    "seeds": options.run_option(str | None, "--seeds", "the seeds of each row, like 0-4 (default: the scale's)", "A-B"),
+    "set": options.run_option(
+        list[str] | None, "--set", "an option of all runs, like device=cuda (repeatable)", "KEY=VALUE"
     ),
-    "set": (
-        list[str] | None,
-        options.special_option("--set", "an option of all runs, like device=cuda (repeatable)", "KEY=VALUE"),
-    ),
-    "out": (Path | None, options.special_option("--out", f"folder of the runs (default: {OUT}/NAME-SCALE)", "DIR")),
-    "format": (str | None, options.special_option("--format", "rich, markdown, latex, csv or json", "FORMAT")),
-    **CARRYING_OUT,
+    "out": options.run_option(Path | None, "--out", f"folder of the runs (default: {OUT}/NAME-SCALE)", "DIR"),
+    "format": options.run_option(str | None, "--format", "rich, markdown, latex, csv or json", "FORMAT"),
+    **EXECUTION,
 }
 
 
 def command(*, with_options: bool = True) -> Callable[..., None]:
-    """The function that typer makes the command of."""
+    """Return the function of the command."""
     return options.command(_reproduce, _signature() if with_options else None)
 
 
@@ -62,105 +56,62 @@ def _signature() -> inspect.Signature:
 
 
 def _reproduce(**given: Any) -> None:
-    """Run a table or figure of the paper, and print it beside what was measured.
+    """Run a table or figure of the paper, and print the paper's numbers beside the measured ones.
 
-    Without a name: what there is. What is there of the runs and of what they were asked is kept: the same command
-    again does the rest.
+    Without a name, list the tables and figures. Finished runs and stored answers are kept: the same command does the
+    rest.
 
     Exit status: 0 done, 1 a run failed, 2 a mistake in the command line, 130 interrupted.
     """
     form = _format(given["format"], as_json=given["json"])
     given = {**given, "json": form == "json"}
-    own = form not in (_SCREEN, "json")
+    is_text = form not in (table_options.SCREEN, "json")
     if given["name"] is None:
-        _require_alone(given, form if own else None)
+        _require_alone(given, form if is_text else None)
         _list(as_json=given["json"])
         return
-    if own and given["dry_run"]:
+    if is_text and given["dry_run"]:
         raise OptionError(f"--dry-run has no table to print as {form}: leave out --format {form}, or use --format json")
-    announce("reproduce", quiet=given["quiet"], as_json=given["json"] or own)
-    from forgetkit.paper import render
-    from forgetkit.paper.comparison import compare_with_paper
+    announce("reproduce", quiet=given["quiet"], as_json=given["json"] or is_text)
+    from forgetkit.paper import render, reproduction
 
-    setting = _setting(given)
-    given["keep"] = _models_to_keep(setting, given["keep"])
+    scaled = _scaled_table(given)
+    given["keep"] = reproduction.models_to_keep(scaled, given["keep"])
     texts: list[str] = []
-    carried_out: list[tuple[Ablation, ExecutionOptions]] = []
+    planned: list[tuple[AblationPlan, Registry]] = []
 
-    def plan(means: ExecutionOptions) -> Ablation:
-        from forgetkit.ablation.ablation import Ablation
+    def plan(execution: ExecutionOptions) -> AblationPlan:
+        folder = given["out"] or Path(OUT) / reproduction.grid_name(scaled)
+        planned.append((reproduction.plan_runs(scaled, folder, execution.components), execution.components))
+        return planned[0][0]
 
-        name = f"{setting.table.name}-{setting.scale.name}"
-        ablation = Ablation.of(setting.grid(), given["out"] or Path(OUT) / name, means.offers, stem=name)
-        carried_out.append((ablation, means))
-        return ablation
-
-    def show(view: CellDisplay, outcomes: Outcomes, special: Mapping[str, Any]) -> dict[str, Any]:
-        comparison = compare_with_paper(setting, _with_answers(setting, *carried_out[0], view, outcomes))
-        if own:
+    def show(view: CellDisplay, outcomes: Outcomes) -> dict[str, Any]:
+        comparison = reproduction.compare_runs(scaled, *planned[0], outcomes, view)
+        if is_text:
             texts.append(render.render_comparison(comparison, form))
-        elif view.shows and form == _SCREEN:
+        elif view.shows and form == table_options.SCREEN:
             _print(view.console, comparison)
         return render.content(comparison)
 
     try:
-        # Standard output belongs to the text alone.
-        with contextlib.redirect_stdout(sys.stderr) if own else contextlib.nullcontext():
-            conclude_ablation(given, plan, show)
+        # Standard output is for the text alone.
+        with contextlib.redirect_stdout(sys.stderr) if is_text else contextlib.nullcontext():
+            run_grid(given, plan, show)
     finally:
         for text in texts:
             print_text(text)
 
 
-def _models_to_keep(setting: ScaledTable, chosen: str | None) -> str | None:
-    """Which models runs keep: as many as are asked about; ``OptionError`` where fewer were chosen."""
-    order = ("none", "last", "all")
-    if not setting.queries or chosen not in (None, *order):
-        return chosen
-    if chosen is not None and order.index(chosen) < order.index(setting.keep):
-        raise OptionError(
-            f"--keep {chosen}: {setting.table.name} asks the runs about models that they would not keep: "
-            f"leave it out, or use --keep {setting.keep}"
-        )
-    return chosen or (setting.keep if setting.keep == "all" else None)
-
-
-def _with_answers(
-    setting: ScaledTable, ablation: Ablation, means: ExecutionOptions, view: CellDisplay, outcomes: Outcomes
-) -> Outcomes:
-    """The runs with their answers to what they had not been asked before."""
-    if not setting.queries:
-        return outcomes
-    from forgetkit import api
-    from forgetkit.analysis.run_evidence import AnalysisEnv as With
-    from forgetkit.paper.run_analyses import run_analyses
-
-    elsewhere = {key: value for key, value in setting.changes.items() if key == "device"}
-    looking = With(means.offers, api.cache_folder(), elsewhere)
-    for one in run_analyses(setting, ablation.pool, ablation.named(), outcomes, looking):
-        if one.became == "answered":
-            view.say(f"{one.run}: {one.question.label} in {one.seconds:.1f} s")
-        elif one.reason:
-            view.warn(f"{one.run}: {one.question.label}: {one.reason}")
-    view.say(f"pictures: forgetkit report {shlex.quote(str(ablation.pool.path))}")
-    return ablation.outcomes(outcomes.command)
-
-
-def _format(asked: str | None, *, as_json: bool) -> str:
-    if asked is None:
-        return "json" if as_json else _SCREEN
+def _format(name: str | None, *, as_json: bool) -> str:
+    if name is None:  # the formats import torch
+        return "json" if as_json else table_options.SCREEN
     from forgetkit.paper.render import FORMATS
 
-    known = (_SCREEN, *FORMATS)
-    if asked not in known:
-        raise OptionError(f"there is no format '{asked}'; {suggest(asked, known)}")
-    if as_json and asked != "json":
-        raise OptionError(f"--json and --format {asked} contradict each other: leave one out")
-    return asked
+    return table_options.choose_format(name, FORMATS, as_json=as_json)
 
 
 def _require_alone(given: Mapping[str, Any], form: str | None) -> None:
-    """``OptionError`` where the list of tables is asked for, and options that mean nothing to it."""
+    """Raise ``OptionError`` for options that mean nothing to the list of tables."""
     beside = {option: given[option] for option in _OWN if option not in ("format", "json")} | {"format": form}
     for option, value in beside.items():
         if value is not None and value is not False and value != []:
@@ -168,7 +119,7 @@ def _require_alone(given: Mapping[str, Any], form: str | None) -> None:
             raise OptionError(f"{flag} is for a table and none is named: name one that forgetkit reproduce lists")
 
 
-def _setting(given: Mapping[str, Any]) -> ScaledTable:
+def _scaled_table(given: Mapping[str, Any]) -> ScaledTable:
     from forgetkit import config
     from forgetkit.ablation.grid import parse_seeds
     from forgetkit.paper.scaled_table import scale_table
@@ -177,26 +128,14 @@ def _setting(given: Mapping[str, Any]) -> ScaledTable:
         given["name"],
         given["scale"] or "smoke",
         given["part"] or (),
-        _pairs(given["data"] or ()),
+        options.parse_pairs("--data", given["data"] or (), "NAME=SPEC, like CIFAR10=folder:path=photos,size=32"),
         None if given["seeds"] is None else parse_seeds(given["seeds"]),
         config.parse_assignments(given["set"] or []),
     )
 
 
-def _pairs(texts: Any) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for text in texts:
-        name, equals, spec = text.partition("=")
-        if not equals or not spec.strip():
-            raise OptionError(f"--data {text}: write NAME=SPEC, like CIFAR10=folder:path=photos,size=32")
-        if name in found:
-            raise OptionError(f"--data {name} is given twice: leave one out")
-        found[name.strip()] = spec.strip()
-    return found
-
-
 def _list(*, as_json: bool) -> None:
-    from forgetkit.cli import layout
+    from forgetkit.display import layout
     from forgetkit.paper import reference
 
     titles = reference.table_titles()
@@ -208,25 +147,25 @@ def _list(*, as_json: bool) -> None:
     console.print("forgetkit reproduce NAME --scale smoke|cpu|full", markup=False)
 
 
-def _width(sheet: ComparisonSheet) -> int:
-    columns = zip(sheet.heads, *sheet.rows, strict=True)
+def _width(sheet: Sheet) -> int:
+    columns = zip(sheet.heads, *sheet.texts, strict=True)
     return sum(max(map(len, column)) + 2 for column in columns)
 
 
 def _print(console: Console, comparison: Any) -> None:
     from rich.text import Text
 
-    from forgetkit.cli import layout
+    from forgetkit.display import layout
     from forgetkit.paper import render
 
-    console.print(Text(comparison.setting.table.title, "bold"))
+    console.print(Text(comparison.scaled.table.title, "bold"))
     for line in render.caption(comparison):
         console.print(Text(line))
     for sheet in render.sheets(comparison):
-        # Where all numbers have no room beside each other, each has a table of its own: no figure is folded.
-        for part in [sheet] if _width(sheet) <= console.width else sheet.apart():
+        # A sheet that is too wide becomes a table for each number: no figure is folded.
+        for part in [sheet] if _width(sheet) <= console.width else sheet.split():
             figures = range(sheet.labels, len(part.heads))
-            console.print(layout.table(console.width, part.heads, part.rows, right=figures, title=part.title))
+            console.print(layout.table(console.width, part.heads, part.texts, right=figures, title=part.title))
             console.print()
     for line in render.caveats(comparison):
         console.print(Text(f"- {line}", "dim"))

@@ -1,9 +1,7 @@
-"""What a run is made of: options from four layers, resolved into components.
+"""The options of a run: defaults < preset < TOML file < command line, resolved into a plan.
 
-Defaults < preset < TOML file < command line. The resolved configuration spells every choice out, so that
-two runs of equal configuration are the same run.
-
-The names are loaded when they are first used, because the command line reads presets without them.
+The resolved configuration has every option, so two runs with equal configurations are the same run. Names load on first
+use, because the command line reads presets without them.
 """
 
 from __future__ import annotations
@@ -23,17 +21,8 @@ if TYPE_CHECKING:
         name_of,
     )
     from forgetkit.config.layers import canonical_keys, merge_layers, parse_assignments, read_options_file, read_toml
-    from forgetkit.config.plan import (
-        AUTO_OPTIONS,
-        OVERRIDABLE,
-        Plan,
-        code_of,
-        finished_plan,
-        recorded_options,
-        require_used,
-        resolve,
-        resumed_options,
-    )
+    from forgetkit.config.plan import AUTO_OPTIONS, Plan, require_used, resolve
+    from forgetkit.config.recorded import OVERRIDABLE, code_of, finished_plan, resumed_options
 
 __all__ = [
     "AUTO_OPTIONS",
@@ -54,7 +43,6 @@ __all__ = [
     "parse_assignments",
     "read_options_file",
     "read_toml",
-    "recorded_options",
     "require_used",
     "resolve",
     "resumed_options",
@@ -63,7 +51,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        for module in ("fields", "layers", "plan"):
+        for module in ("fields", "layers", "plan", "recorded"):
             found = vars(import_module(f"{__name__}.{module}"))
             if name in found:
                 return found[name]

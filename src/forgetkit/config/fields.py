@@ -1,10 +1,10 @@
-"""Every option of a run: its type, its range, its default, and the sentence that the help says."""
+"""Every option of a run: type, range, default, and the sentence of the help."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -15,6 +15,7 @@ from pydantic import (
     ValidationError,
     ValidatorFunctionWrapHandler,
     WrapValidator,
+    model_validator,
 )
 from pydantic_core import PydanticCustomError
 
@@ -34,6 +35,7 @@ from forgetkit.contracts import (
     ScoreOn,
     Split,
 )
+from forgetkit.errors import ConfigError
 from forgetkit.registry.spec import parse_spec
 
 METHODS: Mapping[str, tuple[str | None, str]] = {
@@ -44,19 +46,19 @@ METHODS: Mapping[str, tuple[str | None, str]] = {
     "shrink-perturb": (None, "shrink-perturb"),
     "lure": ("snip", "masked"),
 }
-"""Shorthands: the importance criterion and the reinit method of each name of the paper."""
+"""The methods of the paper: the importance criterion and the reinit method that each name stands for."""
 
 _RETENTION = ("checkpoint_seconds", "checkpoint_epochs", "keep_models", "keep_masks")
 
 NOT_RESULTS = ("preset", "method", "out", "name", "observers", "device", "threads", *_RETENTION)
-"""Options that say where and how a run is carried out, or are names for what others spell out: not what it is."""
+"""Options that cannot change the result: where and how a run is executed, and shorthands for other options."""
 
 NOT_PROTOCOL = (
     *("preset", "method", "importance", "reinit", "replay", "dataset", "model", "init", "seed"),
-    *("device", "precision", "memory_format", "deterministic", "threads", "metrics", "out", "name", "observers"),
+    *("device", "memory_format", "deterministic", "threads", "metrics", "out", "name", "observers"),
     *_RETENTION,
 )
-"""What is compared, with what and where, or is told apart by its options: all else is the protocol's."""
+"""Options that are no part of a protocol: methods, data, networks, seeds, and those that cannot change the result."""
 
 KIND_OF = {
     "importance": "importance",
@@ -65,20 +67,23 @@ KIND_OF = {
     "dataset": "datasets",
     "model": "models",
 }
+"""The options that name one component, and its kind."""
 
 MOST = 2**63 - 1
-"""The largest count: what a machine's integer holds."""
+"""The largest count: a signed 64-bit integer."""
 
 _LONGEST = 200
-"""Bytes of a name that leave room for what is added to it, where a file system takes 255."""
+"""Bytes of a name; file systems allow 255, and some are added."""
 
-PLAIN = (str, int, float, list, dict, type(None))  # what a TOML file can hold, and no component
+PLAIN = (str, int, float, list, dict, type(None))
+"""The types of a TOML file; a value of another type is a component."""
 
 REPEATABLE = ("interventions", "metrics", "observers")
+"""The options that name any number of components; each is the name of a kind."""
 
 
 def _parse_list(given: Any) -> Any:
-    """``"20,40"`` or ``"none"``, as the command line and ``--set`` give it."""
+    """Parse ``20,40`` or ``none``."""
     if isinstance(given, str):
         if given.strip().lower() == "none":
             return []
@@ -87,7 +92,7 @@ def _parse_list(given: Any) -> Any:
 
 
 def _parse_repeatable(given: Any) -> Any:
-    """A single SPEC, as ``--set`` gives it, where there may be more."""
+    """Accept a single SPEC for a list, as ``--set`` gives it."""
     return (given,) if isinstance(given, str) else given
 
 
@@ -179,7 +184,7 @@ class RunConfig(BaseModel):
 
     seed: Annotated[int, Field(ge=0, description="the one seed that every random stream is derived from")] = 0
     device: Annotated[str, Field(description="auto, cpu, cuda, cuda:N or mps")] = "auto"
-    precision: Annotated[Literal["auto", "fp32", "bf16"], Field(description="auto: bf16 where the hardware has it and a short trial finds it faster by a quarter, else fp32")] = "auto"  # fmt: skip
+    precision: Annotated[Literal["auto", "fp32", "bf16"], Field(description="auto: bf16 for a large network on hardware that multiplies it natively, else fp32")] = "auto"  # fmt: skip
     memory_format: Annotated[Literal["auto", "contiguous", "channels-last"], Field(description="how images lie in memory; auto: channels-last for networks with 2-D convolutions")] = "auto"  # fmt: skip
     deterministic: Annotated[bool, Field(description="the same bits each time on CUDA too, or an error that names the operation that cannot")] = False  # fmt: skip
     threads: Annotated[Threads | Literal["auto"], WrapValidator(_threads), Field(description="threads of torch on the CPU; auto: one for a network whose batch takes few operations, else torch's own choice")] = "auto"  # fmt: skip
@@ -198,12 +203,60 @@ class RunConfig(BaseModel):
     keep_models: Annotated[Keep, Field(description="which of the models that were judged after each mega-batch are kept; states to resume from stay")] = "all"  # fmt: skip
     keep_masks: Annotated[Literal["all", "none"], Field(description="whether what each forgetting reset is kept, a bit for each entry, for forgetkit analyze")] = "all"  # fmt: skip
 
+    @model_validator(mode="after")
+    def _validation_samples(self) -> Self:
+        if self.val_fraction == 0:
+            for key, is_used in {"carry": self.carry == "best-val", "patience": self.patience > 0}.items():
+                if is_used:
+                    raise PydanticCustomError(
+                        "validation_samples",
+                        f"--{key} {getattr(self, key)} needs validation accuracy, and --val-fraction 0 leaves no "
+                        "validation samples: leave one of them out",
+                    )
+        return self
+
+    @model_validator(mode="after")
+    def _milestones_in_range(self) -> Self:
+        if self.schedule != "step" or not self.milestones:
+            return self
+        if self.samples is not None:
+            raise PydanticCustomError(
+                "milestones",
+                f"--milestones {','.join(map(str, self.milestones))} counts epochs, and with --samples the rate falls "
+                "after 40 % and 80 % of the samples: leave one of them out",
+            )
+        if max(self.milestones) >= self.epochs:
+            raise PydanticCustomError(
+                "milestones",
+                f"--milestones {max(self.milestones)}: the run's {self.epochs} epochs end before or with it, so it "
+                "would be ignored: choose smaller ones, or leave them out",
+            )
+        return self
+
+
+def validate_options(options: Mapping[str, Any], objects: Mapping[str, Any]) -> RunConfig:
+    """Validate the options of a run; those of components and ``objects`` have defaults in their place.
+
+    Raises:
+        ConfigError: An option is out of range or contradicts another.
+    """
+    plain = {key: value for key, value in options.items() if key not in objects and "." not in key}
+    try:
+        return RunConfig.model_validate(plain)
+    except ValidationError as error:
+        first = error.errors()[0]
+        if not first["loc"]:
+            raise ConfigError(first["msg"]) from error
+        key = str(first["loc"][0])
+        message = first["msg"][0].lower() + first["msg"][1:]
+        raise ConfigError(f"--{flag(key)} {options.get(key)}: {message}") from error
+
 
 def flag(key: str) -> str:
-    """An option as the command line spells it, without its dashes in front."""
+    """The option's name on the command line, without dashes in front."""
     return (key.removesuffix("s") if key in REPEATABLE else key).replace("_", "-")
 
 
 def name_of(spec: str) -> str:
-    """The component that a SPEC names."""
+    """The name of the component in a SPEC."""
     return parse_spec(spec).name

@@ -1,10 +1,9 @@
-"""Options from several layers, one over the other, under one name each."""
+"""Options from files, assignments and presets: one name for each, merged layer over layer."""
 
 from __future__ import annotations
 
 import re
 import tomllib
-from collections import ChainMap
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,15 +16,15 @@ from forgetkit.registry.spec import parse_spec, resolved_defaults
 from forgetkit.system import safe_open
 
 _IMPORT = re.compile(r"(?:^|[/=,;])\s*import:\s*(?:target=)?([^,\s]+)")
-"""An ``import:`` SPEC by itself, under the name of its distribution, or as the value of an option."""
-_PATH = 80
-"""Characters of a path that tell whose option it is."""
-_DEEPEST = 16
-"""Dots of a path: two part a component's option, and a distribution's name may hold some more."""
+"""An ``import:`` SPEC: alone, after the name of a distribution, or as the value of an option."""
+_PATH_LENGTH = 80
+"""Characters at the end of a key's path that tell which option it is."""
+_MAX_DOTS = 16
+"""Dots of a key's path: an option of a component has two, and a distribution's name may have some."""
 
 
 def read_toml(path: Path, allow_import: Collection[str] = ()) -> dict[str, Any]:
-    """The options in a TOML file, and in tables like ``["reinit.masked"]`` those of components."""
+    """Read the options of a run from a TOML file; tables like ``["reinit.masked"]`` hold those of components."""
     try:
         return canonical_keys(read_options_file(path, allow_import))
     except ConfigError as error:
@@ -35,11 +34,11 @@ def read_toml(path: Path, allow_import: Collection[str] = ()) -> dict[str, Any]:
 def read_options_file(path: Path, allow_import: Collection[str] = ()) -> dict[str, Any]:
     """Read a TOML file.
 
-    A file may come from anybody, so no code is imported because of it: each module that it names in an ``import:``
-    SPEC, or a package that holds it, must be in ``allow_import``.
+    A file from elsewhere must not make code run: ``allow_import`` must have each module that an ``import:`` SPEC
+    names, or a package that contains it.
 
     Raises:
-        ConfigError: The file cannot be read, is no TOML or names another module; the caller adds its path.
+        ConfigError: The file is unreadable, is no TOML or names another module; the caller adds its path.
     """
     content = _parse_toml(path)
     for target in _import_targets(content):
@@ -53,15 +52,15 @@ def read_options_file(path: Path, allow_import: Collection[str] = ()) -> dict[st
 
 
 def _import_targets(content: Mapping[str, Any]) -> Iterator[str]:
-    """The targets of ``import:`` SPECs anywhere in a file, tables of that component's options included."""
-    left: list[tuple[str, Any]] = [("", content)]  # and no recursion: a file may be nested deeper than Python is
-    while left:
-        path, value = left.pop()
+    """The targets of ``import:`` SPECs anywhere in a file, also in a table of that component's options."""
+    pending: list[tuple[str, Any]] = [("", content)]  # no recursion: a file may exceed Python's limit
+    while pending:
+        path, value = pending.pop()
         if isinstance(value, Mapping):
-            left += [(f"{path[-_PATH:]}.{key.strip()}", inner) for key, inner in value.items()]
+            pending += [(f"{path[-_PATH_LENGTH:]}.{key.strip()}", inner) for key, inner in value.items()]
             yield from (match[1] for key in value for match in _IMPORT.finditer(key))
         elif isinstance(value, list):
-            left += [(path, inner) for inner in value]
+            pending += [(path, inner) for inner in value]
         elif isinstance(value, str):
             if re.search(r"[./]import\.target$", path):
                 yield value
@@ -80,7 +79,7 @@ def _parse_toml(path: Path) -> dict[str, Any]:
 
 
 def parse_assignments(assignments: list[str]) -> dict[str, Any]:
-    """``key=value`` pairs, as ``--set`` takes them."""
+    """Parse the ``key=value`` pairs of ``--set``."""
     found: dict[str, Any] = {}
     for text in assignments:
         key, equals, value = text.partition("=")
@@ -94,41 +93,44 @@ def parse_assignments(assignments: list[str]) -> dict[str, Any]:
 
 
 def canonical_keys(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Options under one name each, whatever was written.
+    """Give each option one name.
 
-    Those of a run by the names of their fields: dashes or underscores, and the command line's singulars, will do.
-    Those of components as ``reinit.masked.fraction``, whether written so or in a table ``reinit.masked``.
+    An option of a run gets the name of its field; ``given`` may have dashes and the singulars of the command line. An
+    option of a component becomes ``reinit.masked.fraction``, also from a table ``reinit.masked``.
+
+    Raises:
+        ConfigError: An option is unknown or given twice.
     """
     found: dict[str, Any] = {}
 
-    def take(name: str, value: Any) -> None:
+    def add(name: str, value: Any) -> None:
         if name in found:
             raise ConfigError(f"{flag(name)} is given twice: leave one out")
         found[name] = value
 
     for key, value in given.items():
         if "." in key or (key in KIND_OF and isinstance(value, Mapping)):
-            for path, setting in _flatten(key, value):
+            for path, inner in _flatten(key, value):
                 component, _, option = path.rpartition(".")
                 if component.partition(".")[0] not in KIND_OF or "." not in component:
                     raise ConfigError(
                         f"'{path}' is no option of a component; write {', '.join(KIND_OF)}, a dot, its name, a dot, "
                         "the option: reinit.masked.fraction"
                     )
-                take(f"{component}.{option.replace('-', '_')}", setting)
+                add(f"{component}.{option.replace('-', '_')}", inner)
             continue
         name = key.replace("-", "_")
         name = f"{name}s" if f"{name}s" in REPEATABLE else name
         if name not in RunConfig.model_fields:
             known = [field.removesuffix("s") if field in REPEATABLE else field for field in RunConfig.model_fields]
             raise ConfigError(f"no option is called '{key}'; {suggest(key, [k.replace('_', '-') for k in known])}")
-        take(name, value)
+        add(name, value)
     return found
 
 
 def _flatten(path: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """Tables inside tables as paths."""
-    if path.count(".") > _DEEPEST:
+    """The values of nested tables, by their paths."""
+    if path.count(".") > _MAX_DOTS:
         raise ConfigError(f"'{path}…' is nested too deeply; an option of a component is like reinit.masked.fraction")
     if isinstance(value, Mapping):
         for key, inner in value.items():
@@ -138,7 +140,7 @@ def _flatten(path: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def merge_layers(*layers: Mapping[str, Any]) -> dict[str, Any]:
-    """Options one over the other, the last on top. A method overrules what lies below of the two it stands for."""
+    """Merge layers of options; a later one wins, and a method replaces criterion and reinit method of earlier ones."""
     options: dict[str, Any] = {}
     for layer in layers:
         covered = ("importance", "reinit") if layer.get("method") is not None else ()
@@ -152,7 +154,7 @@ def merge_layers(*layers: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _without_option(spec: str, name: str, option: str) -> str:
-    """A SPEC less an option, where it is one of this component."""
+    """The SPEC without ``option``, if it is a SPEC of the component ``name``."""
     parsed = parse_spec(spec)
     if parsed.name != name or option not in parsed.options:
         return spec
@@ -161,23 +163,22 @@ def _without_option(spec: str, name: str, option: str) -> str:
 
 @dataclass(frozen=True, eq=False)
 class ComponentFactory:
-    """Makes components, with the defaults for their options that the layers hold."""
+    """Builds components with the defaults that the layers set for their options."""
 
     registry: Registry
     layers: Mapping[str, Any]
 
     def make(self, key: str, spec: Any) -> tuple[str, Any]:
-        """The SPEC of a component, spelled out, and the component."""
+        """The SPEC with every option, and the component."""
         return self.registry.make(KIND_OF[key], spec, self._tables(key))
 
     def defaults(self, key: str, name: str) -> dict[str, Any]:
-        """The options of a component that nobody gives."""
-        offer = self.registry.find(KIND_OF[key], name)
-        held = [t for written, t in self._tables(key).items() if self.registry.find(KIND_OF[key], written) is offer]
-        return resolved_defaults(name, offer.component, ChainMap(*held))
+        """The values that options of a component have if they are not given."""
+        entry = self.registry.find(KIND_OF[key], name)
+        return resolved_defaults(name, entry.component, self.registry.defaults_for(entry, self._tables(key)))
 
     def _tables(self, key: str) -> dict[str, dict[str, Any]]:
-        """By the name of a component, the defaults given for its options."""
+        """By the name of a component, the values that the layers set for its options."""
         tables: dict[str, dict[str, Any]] = {}
         for path, value in self.layers.items():
             component, dot, option = path.rpartition(".")

@@ -1,8 +1,8 @@
-"""What each offered component must do, and the small typed values handed between them.
+"""What a plugin implements: one protocol for each kind of component, and the values that the host hands over.
 
-A component is a frozen dataclass: its fields are its options, the first line of its docstring
-is its summary, and it has one verb. The protocols here are structural: a plugin's class need
-not inherit from anything.
+A component is a frozen dataclass. Its fields are its options, the first line of its docstring is its summary, and it
+has the method of its protocol. A class need not inherit from a protocol; interventions inherit :class:`Intervention`.
+The hooks that provide components are in :mod:`forgetkit.registry.hookspecs`.
 """
 
 from forgetkit.contracts.amount import SampleLimit, parse_number
@@ -22,21 +22,13 @@ from forgetkit.contracts.analysis import (
     Unit,
 )
 from forgetkit.contracts.components import (
-    Change,
     DatasetSource,
     Executor,
-    Importance,
-    Intervention,
-    InterventionContext,
-    Layer,
     LoadContext,
     Metric,
     ModelBuilder,
     Observer,
-    Probe,
     ProgressCallback,
-    Reinit,
-    ReinitContext,
     Replay,
     WorkerLost,
 )
@@ -55,6 +47,8 @@ from forgetkit.contracts.events import (
     StepProgress,
     Unlearned,
 )
+from forgetkit.contracts.importance import Importance, Probe
+from forgetkit.contracts.interventions import Intervention, InterventionContext
 from forgetkit.contracts.literals import (
     MOST_THREADS,
     Augmentation,
@@ -80,6 +74,7 @@ from forgetkit.contracts.literals import (
 )
 from forgetkit.contracts.naming import component_name, keep_name, source_file
 from forgetkit.contracts.numeric import as_number
+from forgetkit.contracts.reinit import Change, Layer, Reinit, ReinitContext
 from forgetkit.contracts.units import UnitGroup, UnitSlice
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""How many samples, as a count or as a share."""
+"""A number of samples: a count or a share."""
 
 from __future__ import annotations
 
@@ -11,7 +11,18 @@ from forgetkit.contracts.numeric import as_number
 
 
 def parse_number(given: Any) -> Any:
-    """The number that a text spells: whole where it is written whole (``1``), else a float (``0.2``, ``1.0``)."""
+    """Convert text to a number.
+
+    Args:
+        given: Text, a number, or any other value.
+
+    Returns:
+        An int for ``1``, a float for ``0.2``, ``1.0`` or ``1e3``; any value that is no number, unchanged.
+
+    Example:
+        >>> parse_number("1"), parse_number("1e3"), parse_number("all")
+        (1, 1000.0, 'all')
+    """
     if not isinstance(given, str):
         try:
             return as_number(given)
@@ -24,7 +35,7 @@ def parse_number(given: Any) -> Any:
 
 
 def _parse_amount(given: Any) -> int | float | None:
-    """A count where a whole number is written, a share where a decimal one is: ``1`` is one sample, ``0.2`` a fifth."""
+    """``1`` is one sample, ``0.2`` a fifth of the samples, ``none`` all."""
     value = None if given == "none" else parse_number(given)
     whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
     share = isinstance(value, float) and 0 < value < 1
@@ -34,4 +45,8 @@ def _parse_amount(given: Any) -> int | float | None:
 
 
 SampleLimit = Annotated[int | float | None, BeforeValidator(_parse_amount), "≥ 1, or a share < 1, or none (all)"]
-"""An option that says how many samples: a count from 1, a share strictly between 0 and 1, or None for all of them."""
+"""The type of an option for a number of samples: a count from 1, a share in (0, 1), or None for all.
+
+Example:
+    ``samples: SampleLimit = 128`` accepts ``samples=64``, ``samples=0.2`` and ``samples=none``.
+"""

@@ -1,4 +1,4 @@
-"""What an analysis is shown, and what it answers."""
+"""What an analysis implements, the evidence that it gets, and its answer."""
 
 from __future__ import annotations
 
@@ -14,47 +14,55 @@ if TYPE_CHECKING:
     from forgetkit.seeding import Seeds
 
 DataPart = Literal["test", "train", "val"]
-"""``train`` and ``val`` are what the mega-batch was learned and judged on, with what replay kept."""
+"""A part of the data. ``train`` and ``val`` belong to a mega-batch and include its replay buffer."""
 
 Unit = Literal["fraction", "count", "seconds", "bytes", "number"]
-"""Of a number: a ``fraction`` is shown in per cent."""
+"""The unit of a number; displays show a ``fraction`` in per cent."""
 
 Better = Literal["higher", "lower"]
+"""The direction in which a number is better."""
 
 Bounds = tuple[float | None, float | None]
-"""The lowest and the highest value that a number can have; None where there is no such end."""
+"""The lowest and the highest possible value; None for no limit."""
 
 
 class LabelledSamples(Protocol):
-    """Samples and their labels, in an order that stays the same."""
+    """Samples and labels in a fixed order."""
 
     @property
     def labels(self) -> Tensor:
-        """int64 of shape ``(n,)``, on the CPU."""
+        """The labels, int64 ``(n,)``, on the CPU."""
         ...
 
     def __len__(self) -> int: ...
 
     def batches(self, size: int = 256) -> Iterator[tuple[Tensor, Tensor]]:
-        """Inputs and labels on the model's device; images are float32 pixels in [0, 1]. Not to be written to."""
+        """Iterate over the samples in order.
+
+        Args:
+            size: Samples per batch at most.
+
+        Yields:
+            Inputs and labels on the model's device; images are float32 pixels in [0, 1]. Do not write to them.
+        """
         ...
 
 
 class Evidence(Protocol):
-    """A trained model and samples; of a run, the models of other mega-batches, masks and the result too.
+    """A trained model and samples; for a run also the models of other mega-batches, masks and the result.
 
-    Anything missing raises :class:`forgetkit.errors.InapplicableError` with the reason; an analysis may let it through.
-    Everything is computed in float32. The model is in eval mode: leave it as it is, and change a :meth:`copy_model`.
+    What is missing raises ``forgetkit.errors.InapplicableError`` with the reason; an analysis may let it pass.
+    Everything runs in float32. Leave ``model`` as it is, and change a :meth:`copy_model`.
     """
 
     @property
     def model(self) -> nn.Module:
-        """The model asked about, in eval mode; it maps inputs to logits ``(n, classes)``, its normalisation inside."""
+        """The model in eval mode: from inputs to logits ``(n, classes)``, normalisation included."""
         ...
 
     @property
     def device(self) -> torch.device:
-        """Where the model lives."""
+        """The device of the model."""
         ...
 
     @property
@@ -69,76 +77,150 @@ class Evidence(Protocol):
 
     @property
     def seeds(self) -> Seeds:
-        """Named random streams of this question: ``evidence.seeds.torch("noise", 3)`` is a CPU generator."""
+        """Named random streams: ``evidence.seeds.torch("noise", 3)`` is a CPU generator, equal for all runs."""
         ...
 
     def samples(self, part: DataPart = "test", count: int | None = None) -> LabelledSamples:
-        """A part of the data, or ``count`` of it: drawn once by the seed, the same at every mega-batch of a run for
-        the test part; all where there are no more.
+        """Get samples.
+
+        Args:
+            part: The part of the data.
+            count: Samples at most, drawn by the seed; None for all. Of the test part, a run draws the same at each
+                mega-batch.
+
+        Returns:
+            The samples.
+
+        Raises:
+            InapplicableError: This part is missing.
         """
         ...
 
     def outputs(self, samples: LabelledSamples | Iterable[Tensor], model: nn.Module | None = None) -> Tensor:
-        """Logits, float32 ``(n, classes)`` on the CPU, of ``model`` or, where none is given, of the one asked about.
+        """Compute logits in eval mode without gradients; buffers stay as they are.
 
-        ``samples`` may be batches of inputs of your own. In eval mode, without gradients; buffers stay as they are.
+        Args:
+            samples: Samples, or batches of inputs.
+            model: The model to run; None for :attr:`model`.
+
+        Returns:
+            float32 ``(n, classes)``, on the CPU.
         """
         ...
 
     def accuracy(self, samples: LabelledSamples, model: nn.Module | None = None) -> float:
-        """The share of right answers, in [0, 1]."""
+        """Compute the share of correct predictions.
+
+        Args:
+            samples: The samples.
+            model: The model to run; None for :attr:`model`.
+
+        Returns:
+            A fraction in [0, 1].
+
+        Raises:
+            InapplicableError: There are no samples, or the outputs are NaN.
+        """
         ...
 
     def copy_model(self) -> nn.Module:
-        """A copy of the model in eval mode, on its device, to be changed at will."""
+        """Copy the model, to change the copy.
+
+        Returns:
+            A copy in eval mode, on the same device.
+
+        Raises:
+            InapplicableError: The model cannot be copied.
+        """
         ...
 
     def scores(self, importance: str, params: Scope = "all") -> Mapping[str, Tensor]:
-        """Scores of the parameters in ``params`` by a criterion's SPEC, on training samples; higher = keep."""
+        """Score parameters on training samples.
+
+        Args:
+            importance: The SPEC of a criterion.
+            params: Which parameters.
+
+        Returns:
+            By name, a float32 tensor of the parameter's shape; higher = keep.
+        """
         ...
 
     def masks(self) -> Mapping[int, Mapping[str, Tensor]]:
-        """What was forgotten: by the mega-batch after which it was, by parameter, True where an entry got a fresh
-        value. Parameters that no change was proposed for are left out. Each asking makes new tensors, on the CPU.
+        """Get what each reset of the run wrote to.
+
+        Returns:
+            By the mega-batch that it followed and by parameter, a bool tensor on the CPU, True = the entry got a new
+            value; without parameters that it proposed no change for. Each access makes new tensors.
+
+        Raises:
+            InapplicableError: The model belongs to no run.
         """
         ...
 
     @property
     def mega_batch(self) -> int | None:
-        """The mega-batch (from 1) after which the model was kept; None where it is of no run."""
+        """The mega-batch (from 1) after which the model was saved; None without a run."""
         ...
 
     @property
     def mega_batches(self) -> tuple[int, ...]:
-        """Those whose models are kept, ascending; empty where the model is of no run."""
+        """The mega-batches with saved models, ascending; empty without a run."""
         ...
 
     def at(self, mega_batch: int) -> Evidence:
-        """The same run as it stood after another mega-batch."""
+        """Get the same run after another mega-batch.
+
+        Args:
+            mega_batch: One of :attr:`mega_batches`.
+
+        Returns:
+            Its evidence.
+
+        Raises:
+            InapplicableError: The model belongs to no run.
+        """
         ...
 
     def initial(self) -> nn.Module:
-        """The model that the run began with, in eval mode."""
+        """Get the model with its initial weights.
+
+        Returns:
+            A model in eval mode.
+
+        Raises:
+            InapplicableError: The initial weights are unknown.
+        """
         ...
 
     def history(self) -> Sequence[Mapping[str, Any]]:
-        """What training said at the end of each epoch, up to the last of this mega-batch: the fields of
-        :class:`EpochEnded`, each epoch once and in order.
+        """Get the course of training up to the end of this mega-batch.
+
+        Returns:
+            The fields of :class:`EpochEnded` for each epoch, in order.
+
+        Raises:
+            InapplicableError: The model belongs to no run.
         """
         ...
 
     @property
     def result(self) -> Mapping[str, Any]:
-        """The content of ``result.json``, with the configuration under ``config``; empty where there is no run."""
+        """The content of ``result.json``, with the options under ``config``; empty without a run."""
         ...
 
 
 @dataclass(frozen=True)
 class Measure:
-    """A number, its unit, and which is better; ``better`` None: it is shown and not compared.
+    """A number of an answer.
 
-    ``title`` is what heads its column, where its key in words would not do. ``meaning`` says in a line what the number
-    is, for the legend below a table. ``bounds`` are the lowest and the highest value there can be, None for no end.
+    Attributes:
+        value: The number; None if it is undefined.
+        better: The better direction; None for a number that no test compares.
+        unit: The unit.
+        title: The heading of its column; empty for one made from its key.
+        meaning: One line for the legend below a table.
+        bounds: The lowest and the highest possible value.
     """
 
     value: float | None
@@ -151,9 +233,13 @@ class Measure:
 
 @dataclass(frozen=True)
 class Series:
-    """Points of one name. ``x`` holds numbers, or words where places have names; None in ``y`` leaves a gap.
+    """A line, a group of bars or a row of a heat map.
 
-    ``spread`` is a deviation either way at each point.
+    Attributes:
+        name: The name in the legend.
+        x: Numbers, or words for categories.
+        y: Values, one for each ``x``; None leaves a gap.
+        spread: A deviation to either side of each value.
     """
 
     name: str
@@ -164,11 +250,18 @@ class Series:
 
 @dataclass(frozen=True)
 class Chart:
-    """A picture as numbers: it is drawn by whoever shows it, beside those of other runs.
+    """A chart as numbers; displays draw it, together with those of other runs.
 
-    ``name`` is a word, one to an answer; ``x_label`` and ``y_label`` stand at the axes, and fractions are drawn in per
-    cent. ``kind`` is ``lines``, ``bars``, or ``heat`` with a row per series and a column per ``x``. ``logarithmic``:
-    the x axis; ``diagonal``: a line of what would be perfect, where x and y are fractions.
+    Attributes:
+        name: A word, unique in the answer.
+        caption: A sentence.
+        x_label: The label of the x axis.
+        y_label: The label of the y axis.
+        series: The data.
+        kind: ``lines``, ``bars``, or ``heat`` with a row for each series and a column for each ``x``.
+        unit: The unit of ``y``.
+        logarithmic: Whether the x axis is logarithmic.
+        diagonal: Whether to draw y = x, for a chart of two fractions.
     """
 
     name: str
@@ -184,11 +277,14 @@ class Chart:
 
 @dataclass(frozen=True)
 class Answer:
-    """What an analysis found.
+    """The result of an analysis.
 
-    ``numbers`` become columns of tables, ``NAME_key``; a bare number is a :class:`Measure` that is not compared.
-    ``details`` is whatever else JSON can hold, ``remarks`` are lines that a reader must know (what was left out, what
-    stands for what).
+    Attributes:
+        numbers: By key; each is a column ``NAME_key`` of tables. A plain number is a :class:`Measure` without a
+            better direction.
+        charts: Charts.
+        details: Any other JSON values.
+        remarks: Sentences that a reader must know, such as what the answer leaves out.
     """
 
     numbers: Mapping[str, Measure | float | None] = field(default_factory=dict)
@@ -199,7 +295,14 @@ class Answer:
 
 @dataclass(frozen=True, eq=False)
 class ComparedRun:
-    """A finished run of an ablation: its arm, a value per axis, its seed, its evidence and its own answer, if any."""
+    """A finished run of an ablation.
+
+    Attributes:
+        arm: The value of each axis of the grid.
+        seed: The seed of the run.
+        evidence: Its evidence.
+        answer: The answer of this analysis for the run alone, if it has one.
+    """
 
     arm: Mapping[str, str]
     seed: int
@@ -209,22 +312,49 @@ class ComparedRun:
 
 @runtime_checkable
 class Analysis(Protocol):
-    """A question put to a trained model; it leaves the model as it was.
+    """A question to a trained model. With a method ``compare`` it is a :class:`MultiRunAnalysis` too.
 
-    A method ``compare(cells)`` of a sequence of :class:`ComparedRun` makes one :class:`Answer` of all runs of an
-    ablation.
-    Where the question makes no sense, raise :class:`forgetkit.errors.InapplicableError` with the reason.
+    Example:
+        ::
+
+            @dataclass(frozen=True)
+            class Confidence:
+                '''Mean confidence on the test samples.'''
+
+                def analyze(self, evidence):
+                    logits = evidence.outputs(evidence.samples("test"))
+                    return Answer({"mean": Measure(float(logits.softmax(1).amax(1).mean()), unit="fraction")})
     """
 
     def analyze(self, evidence: Evidence) -> Answer:
-        """The answer: a function of the evidence and its seeds alone."""
+        """Answer the question, as a function of the evidence and its seeds alone.
+
+        Args:
+            evidence: The model and the samples. The model must stay as it is.
+
+        Returns:
+            The answer.
+
+        Raises:
+            InapplicableError: The question makes no sense for this model.
+        """
         ...
 
 
 @runtime_checkable
 class MultiRunAnalysis(Protocol):
-    """An analysis that has something to say about several runs together."""
+    """An analysis that also compares the runs of an ablation."""
 
     def compare(self, cells: Sequence[ComparedRun]) -> Answer:
-        """The answer about all of them, in the order of the ablation."""
+        """Answer a question about several runs together.
+
+        Args:
+            cells: The finished runs, in the order of the ablation.
+
+        Returns:
+            One answer for all.
+
+        Raises:
+            InapplicableError: The question makes no sense for these runs.
+        """
         ...

@@ -1,4 +1,4 @@
-"""Samples, as the data sets give them and as the replay strategies see them."""
+"""Values about data: data sets, sample ids, the shape of a network's inputs."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 class DataSplit:
     """The training or the test part of a data set.
 
-    ``inputs`` is an array (a memory map will do) of shape ``(n, channels, height, width)`` for
-    images or ``(n, features)``; ``uint8`` for pixels in 0..255, which the stream turns into
-    [0, 1], or ``float32``, which is taken as it is. ``labels`` are ``int64`` of shape ``(n,)``
-    in ``0 .. classes - 1``.
+    Attributes:
+        inputs: ``(n, channels, height, width)`` for images or ``(n, features)``; an array or a memory map. ``uint8``
+            are pixels in 0..255, which a run scales to [0, 1]; ``float32`` is used as it is.
+        labels: int64 ``(n,)`` in ``0 .. classes - 1``.
     """
 
     inputs: NDArray[np.uint8] | NDArray[np.float32]
@@ -32,11 +32,16 @@ class DataSplit:
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """A data set: both parts, the names of the classes, and the augmentation that suits it.
+    """A data set.
 
-    ``remarks`` are what the user should know about how the data was read, a sentence each; a run warns of
-    them. ``provenance`` holds the details as JSON can hold them: where samples come from, how many were
-    taken, passed over and skipped. The manifest records it; two data sets that differ in it alone are equal.
+    Attributes:
+        train: The training part.
+        test: The test part.
+        classes: The names of the classes.
+        augment: The augmentation that ``--augment auto`` uses.
+        remarks: Sentences on how the data was read; a run warns of them.
+        provenance: JSON values on where the samples come from, and how many were used and skipped. The manifest
+            records them; they are no part of the data's identity.
     """
 
     train: DataSplit
@@ -49,11 +54,14 @@ class Data:
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """Sample ids and their labels: all that a replay strategy ever sees.
+    """Sample ids and labels: all that a replay strategy sees.
 
-    ``ids`` and ``labels`` are ``int64`` of shape ``(n,)``; ``seen`` is how many samples the stream
-    has brought in all up to these (for those kept: since it began), which a reservoir needs; ``role`` says
-    whether they are trained on or validated on.
+    Attributes:
+        ids: int64 ``(n,)``.
+        labels: int64 ``(n,)``.
+        seen: The number of samples of this role that these stand for: in a buffer, all that the stream has brought
+            so far; in a mega-batch, its own. A reservoir needs it.
+        role: ``train`` or ``val``.
     """
 
     ids: NDArray[np.int64]
@@ -69,9 +77,11 @@ class Samples:
 class Inputs:
     """What a network is built for.
 
-    ``shape`` is one sample's, without the batch; ``classes`` the number of outputs; ``mean`` and
-    ``std`` hold one number per channel (or per feature), measured on the training part of the
-    first mega-batch and on nothing that comes later.
+    Attributes:
+        shape: The shape of one sample, without the batch dimension.
+        classes: The number of outputs.
+        mean: One number per channel or feature, measured on the training part of the first mega-batch.
+        std: Standard deviations, as ``mean``.
     """
 
     shape: tuple[int, ...]

@@ -1,7 +1,6 @@
-"""What happens in a run, as small frozen values.
+"""The events of a run, and the result of a mega-batch.
 
-The engine emits them and prints nothing. The live screen, the run's record and a plugin's
-logger are observers of the same events.
+The engine emits events and prints nothing. Displays, the record of a run and loggers are observers of the same events.
 """
 
 from __future__ import annotations
@@ -18,7 +17,13 @@ class Event:
 
 @dataclass(frozen=True)
 class LoadProgress(Event):
-    """Something slow comes before the run: ``done`` of ``total`` units of ``what``."""
+    """The progress of a slow operation before training.
+
+    Attributes:
+        what: The operation.
+        done: Units done so far.
+        total: Units in total.
+    """
 
     what: str
     done: int
@@ -27,7 +32,25 @@ class LoadProgress(Event):
 
 @dataclass(frozen=True)
 class RunStarted(Event):
-    """A run begins, or goes on after ``done`` finished mega-batches and ``done_epochs`` of the next."""
+    """A run begins or resumes.
+
+    Attributes:
+        run: The id of the run.
+        directory: The run directory.
+        method: The name of the method.
+        config: Every option.
+        parameters: The number of trainable entries.
+        mega_batches: The number of mega-batches.
+        epochs: Epochs per mega-batch; None if ``--samples`` sets the length.
+        samples: For each mega-batch, the training samples that all its epochs see, at most.
+        done: Finished mega-batches, in a resumed run.
+        done_epochs: Finished epochs of the next mega-batch.
+        done_samples: Samples that these epochs have seen.
+        preset: The preset.
+        overrides: Options that differ from the preset: ``value`` and ``preset``.
+        resume_message: Where a resumed run continues, in words; None for a new run.
+        augment: The augmentation in use.
+    """
 
     run: str
     directory: str
@@ -36,25 +59,25 @@ class RunStarted(Event):
     parameters: int
     mega_batches: int
     epochs: int | None
-    """Epochs of each mega-batch; None where a number of samples is given out instead."""
     samples: tuple[int, ...]
-    """Samples that will be seen in each mega-batch, all its epochs together; with patience, at most."""
     done: int = 0
     done_epochs: int = 0
     done_samples: int = 0
-    """Samples that those epochs have seen."""
     preset: str = ""
     overrides: Mapping[str, Any] = field(default_factory=dict)
-    """Options that differ from the preset's, and their two values."""
     resume_message: str | None = None
-    """Where a resumed run goes on, in words; None for one that is new."""
     augment: str = "none"
-    """What is done to training images: what ``auto`` has become."""
 
 
 @dataclass(frozen=True)
 class OptionResolved(Event):
-    """An option that was left open is found to be best at ``value``, and the ``reason`` why."""
+    """An option with the value ``auto`` is resolved.
+
+    Attributes:
+        option: The name of the option.
+        value: Its value in this run.
+        reason: Why.
+    """
 
     option: str
     value: str
@@ -63,7 +86,14 @@ class OptionResolved(Event):
 
 @dataclass(frozen=True)
 class MegaBatchRevealed(Event):
-    """Mega-batch ``mega_batch`` (from 1) has arrived; ``train_samples`` will be trained on."""
+    """A mega-batch arrives.
+
+    Attributes:
+        mega_batch: Its number, from 1.
+        arrived: The samples in it.
+        train_samples: Samples to train on, replay included.
+        val_samples: Samples to validate on, replay included.
+    """
 
     mega_batch: int
     arrived: int
@@ -73,7 +103,14 @@ class MegaBatchRevealed(Event):
 
 @dataclass(frozen=True)
 class StepProgress(Event):
-    """``done`` of ``total`` optimizer steps of an epoch are made (a few times a second at most)."""
+    """The progress of an epoch; a few times a second at most.
+
+    Attributes:
+        mega_batch: The mega-batch, from 1.
+        epoch: The epoch, from 1.
+        done: Steps done so far.
+        total: Steps of the epoch.
+    """
 
     mega_batch: int
     epoch: int
@@ -83,10 +120,19 @@ class StepProgress(Event):
 
 @dataclass(frozen=True)
 class EpochEnded(Event):
-    """An epoch ended; loss and accuracy are means over it, while the weights were changing.
+    """An epoch ends.
 
-    ``val_accuracy`` is known where a run looks at it after each epoch; ``skipped`` steps were not made (``--on-nan
-    skip``), and count neither in loss nor in accuracy.
+    Attributes:
+        mega_batch: The mega-batch, from 1.
+        epoch: The epoch, from 1.
+        epochs: Epochs of the mega-batch.
+        loss: Mean training loss over the epoch, while the weights change.
+        accuracy: Mean training accuracy over the epoch, in [0, 1].
+        lr: The learning rate.
+        samples: Samples that the epoch has seen.
+        seconds: Duration.
+        val_accuracy: Validation accuracy in [0, 1]; None if the run does not compute it after each epoch.
+        skipped: Steps that ``--on-nan skip`` left out; loss and accuracy exclude them.
     """
 
     mega_batch: int
@@ -103,7 +149,12 @@ class EpochEnded(Event):
 
 @dataclass(frozen=True)
 class Unlearned(Event):
-    """The network forgot after mega-batch ``mega_batch``; ``report`` is the audit."""
+    """The network forgets after a mega-batch.
+
+    Attributes:
+        mega_batch: The mega-batch, from 1.
+        report: What changed, by layer.
+    """
 
     mega_batch: int
     report: Mapping[str, Any]
@@ -111,7 +162,14 @@ class Unlearned(Event):
 
 @dataclass(frozen=True)
 class Checkpointed(Event):
-    """A state that the run can be continued from is on disk, after ``epoch`` epochs and ``step`` steps of the next."""
+    """A checkpoint to resume from is on disk.
+
+    Attributes:
+        mega_batch: The mega-batch, from 1.
+        epoch: Finished epochs of it.
+        file: The name of the file.
+        step: Finished steps of the next epoch.
+    """
 
     mega_batch: int
     epoch: int
@@ -121,13 +179,27 @@ class Checkpointed(Event):
 
 @dataclass(frozen=True)
 class MegaBatchResult:
-    """What a finished mega-batch amounts to: one row of the table, one entry of the result.
+    """The result of a finished mega-batch.
 
-    Accuracies and the gap are fractions of one, ``None`` where there were no validation samples.
-    ``epochs`` were begun, of which the weights after ``carried_epoch`` are judged and carried on. ``forward_passes``
-    and ``backward_passes`` count the samples that training, interventions and the forgetting after it ran through
-    the network, not those that it was judged on. ``interventions`` says how many entries each of them has
-    reset meanwhile, by name; 0 for one that resets none. ``skipped_steps`` were left out by ``--on-nan skip``.
+    Attributes:
+        index: The mega-batch, from 1.
+        train_samples: Training samples, replay included.
+        val_samples: Validation samples, replay included.
+        epochs: Epochs that began.
+        samples_seen: Training samples that all epochs have seen.
+        train_accuracy: Accuracy on the training samples, in [0, 1].
+        val_accuracy: Accuracy on the validation samples; None without any.
+        generalization_gap: Training less validation accuracy, in [-1, 1]; None without validation samples.
+        test_accuracy: Accuracy on the test samples, in [0, 1].
+        test_errors: Wrong predictions on the test samples.
+        test_samples: The number of test samples.
+        forward_passes: Samples that training, interventions and the reset passed forward; evaluation is not counted.
+        backward_passes: Samples that they passed backward.
+        seconds: Duration.
+        unlearn: The report of the reset after it; None for the last mega-batch.
+        carried_epoch: The epoch whose weights were evaluated and carried on.
+        interventions: Entries that each intervention has reset, by its name.
+        skipped_steps: Steps that ``--on-nan skip`` left out.
     """
 
     index: int
@@ -152,13 +224,21 @@ class MegaBatchResult:
 
 @dataclass(frozen=True)
 class MegaBatchEnded(Event):
-    """Mega-batch learned, evaluated and (but for the last) forgotten."""
+    """A mega-batch is trained, evaluated and, unless it is the last, followed by a reset.
+
+    Attributes:
+        row: Its result.
+    """
 
     row: MegaBatchResult
 
 
 @dataclass(frozen=True)
 class RunEnded(Event):
-    """The run is complete; ``result`` is the content of ``result.json``."""
+    """The run is complete.
+
+    Attributes:
+        result: The content of ``result.json``.
+    """
 
     result: Mapping[str, Any]

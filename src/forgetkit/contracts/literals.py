@@ -1,58 +1,76 @@
-"""The words that options are spelled with, where more than one room uses them."""
+"""The values of options that several rooms use."""
 
 from __future__ import annotations
 
 from typing import Literal
 
 Role = Literal["train", "val"]
+"""What samples are for: training or validation."""
+
 Split = Literal["random", "contiguous"]
+"""How the training set is cut into mega-batches: at random, or in its own order."""
+
 NoiseDraw = Literal["any", "other"]
+"""The classes that a noisy label is drawn from: any, or any except the true one."""
 
 Augmentation = Literal["none", "flip", "crop", "crop-flip"]
-"""What may be done to a training image: a mirror image, a crop after padding by an eighth, both."""
+"""Random changes of training images: mirroring, cropping after padding by an eighth, or both."""
 
 ScoreOn = Literal["finished", "incoming", "first", "union"]
-"""The training samples that are scored on: those of the mega-batch just learned, of the one that arrives next, of
-the first, or all that is trained on next."""
+"""The training samples to score on: of the mega-batch just learned, of the next one, of the first, or all samples that
+the run trains on next."""
 
 Sampling = Literal["random", "head"]
+"""How a criterion's samples are taken from the scoring samples: at random, or the first."""
+
 Mode = Literal["eval", "train"]
+"""A network's mode, or the transform of samples: without or with augmentation."""
 
 Scope = Literal["all", "weights", "conv-linear"]
-"""Which parameters. ``weights``: what a module calls a weight, a normalisation layer's scale included;
-``conv-linear``: the matrices and kernels of modules that do not normalise."""
+"""Which parameters. ``weights``: what a module calls a weight, scales of normalisation layers included;
+``conv-linear``: matrices and kernels of modules that do not normalise."""
 
 Which = Literal["lowest", "highest"]
+"""The end of the scores that a selection takes."""
 
 Ties = Literal["random", "stable", "drop"]
-"""Which of the entries that tie at the threshold: as many as are needed, drawn at random; as many, the first in
-the order of parameters and entries; or all of them."""
+"""Which entries at the threshold a selection takes. ``random``: as many as needed, drawn at random; ``stable``: as many
+as needed, in the order of parameters and entries; ``drop``: all of them."""
 
 Rounding = Literal["down", "up"]
+"""How the number of selected entries is rounded."""
 
 Origin = Literal["original", "layer-default", "uniform", "rewind", "zero"]
-"""Where a fresh value comes from. ``original``: the distribution that the entry's own module starts from in this
-model; ``layer-default``: torch's ``reset_parameters()``; ``uniform``: U(±1/√fan_in), with a fan_in of 1 for a tensor of
-one dimension; ``rewind``: the value that the entry began with; ``zero``."""
+"""Where a fresh value comes from. ``original``: the initial distribution of the entry in this model; ``layer-default``:
+torch's ``reset_parameters()``; ``uniform``: U(±1/√fan_in), with fan_in = 1 for a tensor of one dimension; ``rewind``:
+the entry's initial value; ``zero``."""
 
 OptimizerState = Literal["zero", "keep", "fresh"]
+"""The optimizer's state at a reset: zero for reset entries, unchanged, or empty."""
+
 BnStats = Literal["keep", "reset", "recalibrate"]
+"""Running statistics after a reset: unchanged, initial, or measured again on the scoring samples."""
 
 OptimizerName = Literal["sgd", "adamw"]
+"""The optimizer."""
+
 ScheduleKind = Literal["step", "cosine", "constant"]
+"""The learning rate in a mega-batch."""
+
 Carry = Literal["last", "best-val"]
+"""The epoch whose weights are evaluated and carried on: the last, or the best on validation."""
 
 Keep = Literal["all", "last", "none"]
-"""The models of a run that are kept, of those that were evaluated after each mega-batch."""
+"""The models of a run that stay on disk, one for each mega-batch."""
 
 MOST_THREADS = 1024
-"""More than any processor has; a system that is asked for a hundred thousand ends the process."""
+"""The largest number of threads: more than any processor has, and few enough for the system."""
 
 Writes = Literal["weights", "biases", "norm", "stats", "optimizer", "loss", "gradients"]
-"""What a way of forgetting or an intervention writes to. ``weights``: matrices and kernels of layers that do not
-normalise; ``biases``: their other parameters; ``norm``: parameters of normalisation layers; ``stats``: buffers, running
-statistics; ``optimizer``: the optimizer's state, beside what the host clears under a mask; ``loss``: a term is added;
-``gradients``: what the optimizer will step by."""
+"""What a reinit method or an intervention writes to. ``weights``: matrices and kernels of layers that do not normalise;
+``biases``: other parameters of these layers; ``norm``: parameters of normalisation layers; ``stats``: buffers;
+``optimizer``: the optimizer's state, apart from what the host clears under a mask; ``loss``: a term of the loss;
+``gradients``: what is in ``.grad``."""
 
 Reference = Literal["initial", "previous"]
-"""Weights of the past: those that the run began with, or those at the end of the mega-batch before."""
+"""Earlier weights: of the start of the run, or of the end of the mega-batch before."""

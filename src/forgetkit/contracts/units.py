@@ -1,4 +1,4 @@
-"""Units: neurons and channels, with every place in the network that belongs to them."""
+"""Units: neurons and channels, with the entries of all parameters and buffers that belong to them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class UnitSlice:
-    """Where a group's units sit in one parameter or buffer.
+    """The entries of one parameter or buffer that belong to the units of a group.
 
-    ``dim`` is the dimension that counts them. The first unit begins at entry ``start`` of it (layers that read a
-    concatenation), and each has ``repeat`` entries side by side (layers that read flattened maps).
+    Attributes:
+        name: The full name of the parameter or buffer.
+        dim: The dimension along which the units lie.
+        start: The first unit's index in ``dim``; above 0 in layers that read a concatenation.
+        repeat: Adjacent indices of each unit; above 1 in layers that read flattened maps.
     """
 
     name: str
@@ -23,14 +26,30 @@ class UnitSlice:
     repeat: int = 1
 
     def per_unit(self, tensor: Tensor, size: int) -> Tensor:
-        """Each unit's entries in ``tensor``, ``(size, entries)``, to be read: a write may or may not reach it."""
+        """Gather the entries of each unit.
+
+        Args:
+            tensor: The parameter or buffer, or a tensor of its shape.
+            size: The number of units in the group.
+
+        Returns:
+            ``(size, entries)``. Do not write to it: it may be a view or a copy.
+        """
         own = tensor.movedim(self.dim, 0)[self.start : self.start + size * self.repeat]
         return own.reshape(size, -1)
 
-    def mask(self, tensor: Tensor, chosen: Tensor) -> Tensor:
-        """A bool tensor of ``tensor``'s shape, True at the entries of the ``chosen`` units, a bool ``(size,)``."""
-        along = chosen.new_zeros(tensor.shape[self.dim])
-        along[self.start : self.start + len(chosen) * self.repeat] = chosen.repeat_interleave(self.repeat)
+    def mask(self, tensor: Tensor, units: Tensor) -> Tensor:
+        """Mark the entries of some units.
+
+        Args:
+            tensor: The parameter or buffer, or a tensor of its shape.
+            units: A bool tensor ``(size,)``, True = mark the unit.
+
+        Returns:
+            A bool tensor of the shape of ``tensor``, on its device.
+        """
+        along = units.new_zeros(tensor.shape[self.dim])
+        along[self.start : self.start + len(units) * self.repeat] = units.repeat_interleave(self.repeat)
         shape = [1] * tensor.ndim
         shape[self.dim] = -1
         return along.to(tensor.device).view(shape).expand(tensor.shape)
@@ -38,13 +57,18 @@ class UnitSlice:
 
 @dataclass(frozen=True)
 class UnitGroup:
-    """Units that share their places in the network and are handled together: a layer's outputs, or a residual stream.
+    """Units with the same entries in the same tensors: the outputs of a layer, or a residual stream.
 
-    ``name`` is that of the first layer that computes them, ``size`` how many there are. ``incoming`` are the weights
-    that compute them (rows), ``bias`` their biases, ``norm`` the scales and shifts of the normalisation that acts on
-    them, ``stats`` its running statistics, ``outgoing`` the weights that read them (columns), in the order of
-    ``readers``, the modules that own those. ``coupled`` is true where several layers write into the same units, as
-    the blocks of a residual network do.
+    Attributes:
+        name: The first layer that computes the units.
+        size: The number of units.
+        incoming: The weights that compute them (rows).
+        bias: Their biases.
+        norm: Scales and shifts of their normalisation.
+        stats: Running statistics of their normalisation.
+        outgoing: The weights that read them (columns), in the order of ``readers``.
+        readers: The modules that own ``outgoing``.
+        coupled: Whether several layers write to the same units, as the blocks of a residual network do.
     """
 
     name: str
@@ -59,5 +83,5 @@ class UnitGroup:
 
     @property
     def parameters(self) -> tuple[UnitSlice, ...]:
-        """Every share in a parameter."""
+        """The slices of parameters: all except ``stats``."""
         return (*self.incoming, *self.bias, *self.norm, *self.outgoing)

@@ -1,4 +1,4 @@
-"""The stream: a partition fixed by the seed, a ledger of who may see what, and batches on the device."""
+"""The stream of mega-batches: a partition fixed by the seed, a ledger of readable samples, batches on the device."""
 
 from forgetkit.data.audit import audit_classes, audit_samples, class_counts
 from forgetkit.data.batches import SamplePool, epoch_batches

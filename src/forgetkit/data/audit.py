@@ -1,7 +1,7 @@
-"""What should be known of a data set before the first step: counts, copies, ranges, constant inputs.
+"""The audit of a data set before the first step: class counts, copies, ranges, constant inputs.
 
-Pure functions over arrays. The test part is looked at here and by the evaluator alone; what is found is a sentence for
-the user, and nothing of it reaches the training.
+Pure functions over arrays. Only the audit and the evaluator read the test part. A finding is a sentence for the user;
+none of it reaches the training.
 """
 
 from __future__ import annotations
@@ -16,37 +16,38 @@ from numpy.typing import NDArray
 
 from forgetkit.contracts import Data, DataSplit, Split
 from forgetkit.data.partition import MegaBatch
+from forgetkit.data.slices import slices_of
 
 _MOST = 1 << 32
-"""Bytes of a part that are read at most: of a larger one, samples at equal distances."""
+"""The most bytes of a part that are read; of a larger part, samples at equal distances."""
 _FEW = 4096
-"""About how many samples, at equal distances, mean and deviation are taken from."""
+"""About the number of samples, at equal distances, that mean and deviation are computed from."""
 _AT_ONCE = 1 << 20
-"""Bytes of samples that are looked at together; as float64 they take eight times as many."""
+"""Bytes of samples that are read at once; as float64 they take eight times as many."""
 
 _IMBALANCE = 10.0
-"""The largest class over the smallest, from which on it is said."""
+"""Report classes whose sizes differ by this factor."""
 _COPIES = 0.01
-"""The share of training samples that are copies of others, beyond which it is said."""
+"""Report copies if more than this fraction of the training samples are copies of others."""
 _SHIFT = 2.0
-"""How many times as wide values may be spread in one part as in the other, or in deviations how far apart they lie."""
+"""Report parts whose deviations differ by this factor."""
 _WIDTH = 10.0
-"""The same of the ranges, which hold of very few samples too."""
+"""Report parts whose ranges differ by this factor; ranges are meaningful for few samples too."""
 _ENOUGH = 10
-"""Samples of each part that a mean and a deviation are taken seriously from."""
+"""The fewest samples of each part for which means and deviations are compared."""
 _NUMBERS = 16
-"""Numbers in a sample, so that it is strange if all of them are the same."""
+"""The fewest numbers in a sample for which it is strange that all are the same."""
 _NAMED = 3
-"""Classes, features or channels that a finding names."""
+"""The most classes, features or channels that a finding names."""
 
 
 @dataclass(frozen=True, eq=False)
 class PartSummary:
-    """The values of one part, as they are stored.
+    """The values of one part, as stored.
 
-    ``low``, ``high``, ``mean`` and ``std`` are ``float64`` by channel (or feature), the last two of some 4,096 samples.
-    ``ids`` are the samples that were looked at, ``lows`` and ``highs`` the least and the greatest number in each,
-    ``digests`` 64 bits of a hash of it.
+    ``low``, ``high``, ``mean`` and ``std`` are float64 by channel (or feature), the last two over about 4,096 samples.
+    ``ids`` are the samples that were read, ``lows`` and ``highs`` the least and the greatest number in each, and
+    ``digests`` 64 bits of a hash of each.
     """
 
     samples: int
@@ -61,7 +62,7 @@ class PartSummary:
 
     @property
     def blank(self) -> NDArray[np.bool_]:
-        """Which of the samples that were looked at are one value throughout."""
+        """Whether each sample that was read is a single value throughout."""
         return np.asarray(self.lows == self.highs)
 
     @property
@@ -72,14 +73,14 @@ class PartSummary:
 
 
 def summarize(part: DataSplit, *, as_floats: bool = False) -> PartSummary:
-    """Read a part once, some samples at a time; ``as_floats``: pixels as the network sees them, in [0, 1]."""
+    """Read a part once, some samples at a time; ``as_floats`` takes pixels as the network gets them, in [0, 1]."""
     inputs = part.inputs
     step = -(-inputs.nbytes // _MOST)
     ids = np.arange(0, len(inputs), step)
     lows, highs, digests = [], [], []
     lowest, highest = np.full(inputs.shape[1], np.inf), np.full(inputs.shape[1], -np.inf)
-    for piece in _pieces(inputs[::step]):
-        stored = _as_network_input(piece, as_floats)
+    for part_slice in slices_of(inputs[::step], _AT_ONCE):
+        stored = _as_network_input(inputs[::step][part_slice], as_floats)
         digests.append(b"".join(hashlib.sha256(row.data).digest()[:8] for row in stored.reshape(len(stored), -1)))
         values = stored.reshape(*stored.shape[:2], -1)
         low, high = values.min(axis=2), values.max(axis=2)
@@ -101,13 +102,13 @@ def summarize(part: DataSplit, *, as_floats: bool = False) -> PartSummary:
 
 
 def _moments(inputs: NDArray[Any], as_floats: bool) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean and standard deviation by channel."""
+    """Return mean and standard deviation by channel."""
     count = len(inputs) * int(np.prod(inputs.shape[2:]))
     first = _as_network_input(inputs[:1], as_floats)
-    shift = first.reshape(first.shape[1], -1).mean(axis=1, dtype=np.float64)  # sums near to zero keep their digits
+    shift = first.reshape(first.shape[1], -1).mean(axis=1, dtype=np.float64)  # sums near zero keep their digits
     total, square = np.zeros_like(shift), np.zeros_like(shift)
-    for piece in _pieces(inputs):
-        stored = _as_network_input(piece, as_floats)
+    for part_slice in slices_of(inputs, _AT_ONCE):
+        stored = _as_network_input(inputs[part_slice], as_floats)
         values = stored.reshape(*stored.shape[:2], -1).astype(np.float64) - shift[:, None]
         total += values.sum(axis=(0, 2))
         square += np.einsum("ncp,ncp->c", values, values)
@@ -117,19 +118,19 @@ def _moments(inputs: NDArray[Any], as_floats: bool) -> tuple[NDArray[np.float64]
 def _as_network_input(piece: NDArray[Any], as_floats: bool) -> NDArray[Any]:
     stored = np.ascontiguousarray(piece)
     if stored.dtype != np.uint8:
-        return stored + np.float32(0)  # there is one zero
+        return stored + np.float32(0)  # turns -0 into 0
     return stored.astype(np.float32) / np.float32(255) if as_floats else stored
 
 
 def audit_samples(data: Data) -> tuple[str, ...]:
-    """What is strange about the samples of a data set, a sentence for each finding."""
+    """Return one sentence per finding about the samples of a data set."""
     mixed = data.train.inputs.dtype != data.test.inputs.dtype
     train, test = summarize(data.train, as_floats=mixed), summarize(data.test, as_floats=mixed)
     return audit_summaries(data, train, test)
 
 
 def audit_summaries(data: Data, train: PartSummary, test: PartSummary) -> tuple[str, ...]:
-    """The same of parts that were read already; with ``as_floats``, if their types differ."""
+    """Like :func:`audit_samples`, for parts already summarized: with ``as_floats`` if their dtypes differ."""
     images = data.train.inputs.ndim == 4
     return (
         *_unread(train, test),
@@ -142,7 +143,7 @@ def audit_summaries(data: Data, train: PartSummary, test: PartSummary) -> tuple[
 
 
 def audit_classes(data: Data, mega_batches: Sequence[MegaBatch], split: Split = "random") -> tuple[str, ...]:
-    """What is strange about the classes: those that lack samples, somewhere or everywhere."""
+    """Return one sentence per finding about classes that lack samples, in a mega-batch or in a part."""
     used = np.concatenate([ids for mega_batch in mega_batches for ids in (mega_batch.train, mega_batch.val)])
     train, test = (
         np.bincount(labels, minlength=len(data.classes)) for labels in (data.train.labels[used], data.test.labels)
@@ -156,7 +157,7 @@ def audit_classes(data: Data, mega_batches: Sequence[MegaBatch], split: Split = 
 
 
 def class_counts(data: Data, mega_batches: Sequence[MegaBatch]) -> NDArray[np.int64]:
-    """How many samples of each class a mega-batch brings to be trained on: ``(mega-batches, classes)``."""
+    """Count the training samples of each class in each mega-batch: ``(mega-batches, classes)``."""
     labels = data.train.labels
     return np.stack([np.bincount(labels[mega_batch.train], minlength=len(data.classes)) for mega_batch in mega_batches])
 
@@ -171,16 +172,16 @@ def _missing_classes(classes: Sequence[str], train: NDArray[np.int64], test: NDA
     missing = np.flatnonzero(train == 0)
     if len(missing):
         errors = int(test[missing].sum())
-        wrong = f", and {errors:,} test samples of {_them(missing)} count as errors" if errors else ""
+        wrong = f", and {errors:,} test samples of {_agree(missing, 'it', 'them')} count as errors" if errors else ""
         yield (
-            f"{_names(classes, missing)} {_has(missing)} no training samples{wrong}: add some, or leave "
-            f"{'it' if len(missing) == 1 else 'them'} out"
+            f"{_names(classes, missing)} {_agree(missing, 'has', 'have')} no training samples{wrong}: add some, or "
+            f"leave {_agree(missing, 'it', 'them')} out"
         )
     untested = np.flatnonzero((test == 0) & (train > 0))
     if len(untested):
         yield (
-            f"{_names(classes, untested)} {_has(untested)} no test samples: the accuracy says nothing of "
-            f"{_them(untested)}; add some"
+            f"{_names(classes, untested)} {_agree(untested, 'has', 'have')} no test samples: the accuracy says nothing "
+            f"of {_agree(untested, 'it', 'them')}; add some"
         )
     if len(present) > 1 and train.max() >= _IMBALANCE * train[present].min():
         small, large = int(present[np.argmin(train[present])]), int(np.argmax(train))
@@ -206,10 +207,9 @@ def _absent_classes(classes: Sequence[str], counts: NDArray[np.int64], split: Sp
         if split == "contiguous"
         else "use fewer --mega-batches"
     )
-    verb = "trains" if len(short) == 1 else "train"
     yield (
-        f"{len(short)} of {len(counts)} mega-batches {verb} on no sample of some class (mega-batch {first + 1}: "
-        f"none of {lacks}): {remedy}"
+        f"{len(short)} of {len(counts)} mega-batches {_agree(short, 'trains', 'train')} on no sample of some class "
+        f"(mega-batch {first + 1}: none of {lacks}): {remedy}"
     )
 
 
@@ -234,38 +234,31 @@ def _unread(train: PartSummary, test: PartSummary) -> Iterator[str]:
 def _shared_samples(train: PartSummary, test: PartSummary) -> Iterator[str]:
     both = np.flatnonzero(np.isin(test.digests, train.digests))
     if len(both):
-        at = int(both[0])
-        twin = int(train.ids[np.flatnonzero(train.digests == test.digests[at])[0]])
+        first = int(both[0])
+        twin = int(train.ids[np.argmax(train.digests == test.digests[first])])
         yield (
-            f"{len(both):,} of {len(test.ids):,} test samples {'is' if len(both) == 1 else 'are'} in the training part "
-            f"too (test sample {int(test.ids[at])} is training sample {twin}): remove them from one part, or the "
+            f"{len(both):,} of {len(test.ids):,} test samples {_agree(both, 'is', 'are')} in the training part too "
+            f"(test sample {int(test.ids[first])} is training sample {twin}): remove them from one part, or the "
             "accuracy counts what was learned by heart"
         )
 
 
 def _copies(data: Data, train: PartSummary) -> Iterator[str]:
     labels = data.train.labels[train.ids]
-    order = np.argsort(train.digests, kind="stable")
-    same = train.digests[order][1:] == train.digests[order][:-1]
-    if not same.any():
-        return
-    group = np.concatenate([[0], np.cumsum(~same)])
-    sorted_labels = labels[order]
-    least = np.full(int(group[-1]) + 1, np.iinfo(np.int64).max)
-    most = np.full(int(group[-1]) + 1, -1)
-    np.minimum.at(least, group, sorted_labels)
-    np.maximum.at(most, group, sorted_labels)
-    torn = (least != most)[group]
+    _, group, sizes = np.unique(train.digests, return_inverse=True, return_counts=True)
+    least, most = np.full(len(sizes), np.iinfo(np.int64).max), np.full(len(sizes), -1)
+    np.minimum.at(least, group, labels)
+    np.maximum.at(most, group, labels)
+    torn = least != most
     if torn.any():
-        members = np.flatnonzero(group == group[np.argmax(torn)])
-        one = members[0]
-        other = next(at for at in members if sorted_labels[at] != sorted_labels[one])
+        members = np.flatnonzero(group == np.argmax(torn))
+        one, other = members[0], members[np.argmax(labels[members] != labels[members[0]])]
         yield (
-            f"{int(torn.sum()):,} training samples are copies of one another under different labels (sample "
-            f"{int(train.ids[order[one]])} is '{data.classes[sorted_labels[one]]}', "
-            f"{int(train.ids[order[other]])} is '{data.classes[sorted_labels[other]]}'): look at their labels"
+            f"{int(sizes[torn].sum()):,} training samples are copies of one another under different labels (sample "
+            f"{int(train.ids[one])} is '{data.classes[labels[one]]}', {int(train.ids[other])} is "
+            f"'{data.classes[labels[other]]}'): look at their labels"
         )
-    copies = int((same & ~torn[1:]).sum())
+    copies = int((sizes[~torn] - 1).sum())
     if copies > _COPIES * len(labels):
         are = "is a copy of another" if copies == 1 else "are copies of others"
         yield (
@@ -315,7 +308,7 @@ def _ranges(data: Data, train: PartSummary, test: PartSummary, *, images: bool) 
 
 
 def _differs(train: PartSummary, test: PartSummary) -> bool:
-    """Whether one part's values are spread otherwise or lie elsewhere."""
+    """Whether the parts' values differ in scale or in position."""
     widths = sorted(float(part.high.max() - part.low.min()) for part in (train, test))
     if len(train.ids) > 1 and len(test.ids) > 1 and widths[0] > 0 and widths[1] > _WIDTH * widths[0]:
         return True
@@ -326,7 +319,7 @@ def _differs(train: PartSummary, test: PartSummary) -> bool:
 
 
 def _features_apart(train: PartSummary, test: PartSummary) -> NDArray[np.int64]:
-    """Features whose ranges have nothing in common, or all that are scaled otherwise if those are more than half."""
+    """Return features whose ranges do not overlap; or all with another scale, if those are more than half."""
     if min(len(train.ids), len(test.ids)) < _ENOUGH:
         return np.empty(0, dtype=np.int64)
     varied = train.high > train.low
@@ -347,8 +340,8 @@ def _constant(train: PartSummary, test: PartSummary, *, images: bool) -> Iterato
     moves = int((test.low != test.high)[still].sum() if len(test.ids) > 1 else 0)
     there = f"; {moves} of them {'does' if moves == 1 else 'do'} in the test part" if moves else ""
     yield (
-        f"{len(still)} of {len(train.low)} {what}s never {'varies' if len(still) == 1 else 'vary'} in training ({what} "
-        f"{_join_words([str(at) for at in still])}{there}): leave {'it' if len(still) == 1 else 'them'} out"
+        f"{len(still)} of {len(train.low)} {what}s never {_agree(still, 'varies', 'vary')} in training ({what} "
+        f"{_join_words([str(at) for at in still])}{there}): leave {_agree(still, 'it', 'them')} out"
     )
 
 
@@ -359,7 +352,7 @@ def _blank(data: Data, train: PartSummary, test: PartSummary, *, images: bool) -
         blank = np.flatnonzero(part.blank)
         if len(blank):
             yield (
-                f"{len(blank):,} of {len(part.ids):,} {name} samples {'is' if len(blank) == 1 else 'are'} one value "
+                f"{len(blank):,} of {len(part.ids):,} {name} samples {_agree(blank, 'is', 'are')} one value "
                 f"throughout (sample {int(part.ids[blank[0]])}): "
                 + ("were they decoded? remove them" if images else "remove them, if they are empty rows")
             )
@@ -379,16 +372,5 @@ def _join_words(words: Sequence[str]) -> str:
     return ", ".join(words[:_NAMED]) + (f" and {more:,} more" if more > 0 else "")
 
 
-def _has(labels: NDArray[Any]) -> str:
-    return "has" if len(labels) == 1 else "have"
-
-
-def _them(labels: NDArray[Any]) -> str:
-    return "it" if len(labels) == 1 else "them"
-
-
-def _pieces(inputs: NDArray[Any]) -> Iterator[NDArray[Any]]:
-    """Some samples at a time, so few that a memory map stays one."""
-    step = max(1, _AT_ONCE // max(1, inputs[:1].nbytes))
-    for start in range(0, len(inputs), step):
-        yield inputs[start : start + step]
+def _agree(items: NDArray[Any], one: str, several: str) -> str:
+    return one if len(items) == 1 else several

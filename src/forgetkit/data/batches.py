@@ -1,12 +1,12 @@
-"""Samples on the device, and batches of them: order and augmentation drawn once per epoch.
+"""Samples on the device, and batches of them: order and augmentation are drawn once per epoch.
 
-Each image gets a crop and a flip of its own, whole batches at a time: torchvision's transforms
-draw once per call, which would give a batch one crop in common.
+Each image gets its own crop and flip, computed for a whole batch at once: torchvision's transforms draw once per call,
+which would give all images of a batch the same crop.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,24 +21,24 @@ from forgetkit.seeding import Seeds
 from forgetkit.system import memory
 
 MEMORY_SHARE = 1 / 4
-"""Of the memory that is left, what a pool's samples may take; where they would take more, they stay where they are."""
+"""The fraction of available memory that a pool's samples may take; larger pools stay on disk."""
 
 _AT_ONCE = 1 << 25
-"""Bytes of samples that are moved together, or looked at, as floats, where nobody asks for a number of them."""
+"""Bytes of samples, as floats, that are moved or evaluated at once if no batch size is given."""
 
 
 @dataclass(frozen=True, eq=False)
 class LazyInputs:
-    """The inputs of samples that stay where they are: read when they are asked for, indexed like a tensor of them."""
+    """The inputs of samples that stay on disk: read on each access, indexed like a tensor of all of them."""
 
     excerpt: LazySubset
     to: torch.device
     device = torch.device("cpu")
-    """Where its indices are."""
+    """The device of its indices."""
 
     @property
     def shape(self) -> torch.Size:
-        """As of the tensor that holds them all."""
+        """The shape of a tensor of all inputs."""
         return torch.Size((len(self.excerpt), *self.excerpt.shape))
 
     def __getitem__(self, places: Tensor | slice) -> Tensor:
@@ -48,7 +48,7 @@ class LazyInputs:
 
 @dataclass(frozen=True, eq=False)
 class SamplePool:
-    """Samples to be trained, scored or judged on, images still as ``uint8``: on a device, or read when needed."""
+    """Samples to train, score or evaluate on, images still as ``uint8``: on a device, or read when needed."""
 
     inputs: Tensor | LazyInputs
     labels: Tensor
@@ -60,9 +60,9 @@ class SamplePool:
 
     @classmethod
     def fitting(cls, excerpt: LazySubset, device: torch.device) -> SamplePool:
-        """Read all samples to ``device`` where they take no more than a share of the memory that is left there.
+        """Read all samples to ``device`` if they fit into a fraction of its available memory.
 
-        Otherwise each batch is read when it is due. What the batches hold is the same to the bit.
+        Otherwise each batch is read when it is needed. The batches are the same to the bit.
         """
         if not fits_in_memory(len(excerpt) * excerpt.sample_bytes, device):
             return cls(LazyInputs(excerpt, device), _tensor(excerpt.labels).to(device))
@@ -74,43 +74,51 @@ class SamplePool:
         return len(self.labels)
 
     def in_order(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """All samples as they stand, ``size`` at a time, as pixels in [0, 1]."""
+        """Yield all samples in order, ``size`` at a time, as pixels in [0, 1]."""
         for start in range(0, len(self), size):
             yield pixels(self.inputs[start : start + size]), self.labels[start : start + size]
 
     def at_most(self, size: int) -> int:
-        """That many samples at a time, or as many of these as memory is spared for: at least two."""
+        """Limit a batch size by memory, to at least two samples."""
         return max(2, min(size, _AT_ONCE // (4 * self.inputs.shape[1:].numel())))
 
 
 @dataclass(frozen=True, eq=False)
 class ScoringBatches:
-    """A pool to be looked at: the same batches each time it is read, in a random order or as it stands."""
+    """A pool to be looked at: the same batches each time it is read, in a random order or as it stands.
+
+    ``before_batch`` is called before each batch, and may raise.
+    """
 
     pool: SamplePool
     seeds: Seeds
     size: int
     sampling: Sampling = "random"
     augment: Augmentation = "none"
+    before_batch: Callable[[], None] | None = None
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        order = torch.arange(len(self.pool))
         if self.sampling == "random":
-            return epoch_batches(self.pool, self.size, self.augment, self.seeds)
-        return _batches(self.pool, torch.arange(len(self.pool)), self.size, self.augment, self.seeds)
+            order = torch.randperm(len(self.pool), generator=self.seeds.torch("order"))
+        for batch in _batches(self.pool, order, self.size, self.augment, self.seeds):
+            if self.before_batch is not None:
+                self.before_batch()
+            yield batch
 
 
 def fits_in_memory(size: int, device: torch.device) -> bool:
-    """Whether so many bytes are no more than a share of the memory that is left on ``device``, or nobody knows."""
-    left = memory.available(device)
-    return left is None or size <= MEMORY_SHARE * left
+    """Whether ``size`` bytes fit into a fraction of the memory available on ``device``; True if that is unknown."""
+    available = memory.available(device)
+    return available is None or size <= MEMORY_SHARE * available
 
 
 def epoch_batches(
     pool: SamplePool, size: int, augment: Augmentation, seeds: Seeds, samples: int | None = None, first: int = 0
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """One epoch: every sample once, in an order and with crops and flips that ``seeds`` fixes; or ``samples`` of it.
+    """Yield one epoch: every sample once (or the first ``samples``), in an order and with crops that ``seeds`` fix.
 
-    ``first`` is the batch to begin with, where those before it were had already.
+    ``first`` is the number of the batch to begin with, if a resumed epoch has trained on those before it.
     """
     order = torch.randperm(len(pool), generator=seeds.torch("order"))
     return _batches(pool, order[:samples], size, augment, seeds, first)
@@ -128,7 +136,7 @@ def _batches(
 
 
 def _load_to_device(excerpt: LazySubset, device: torch.device) -> Tensor:
-    """All inputs on a device other than this machine's memory, which holds a piece of them at a time."""
+    """Copy all inputs to another device in pieces, so that main memory holds one piece at a time."""
     whole = _tensor(excerpt.read(excerpt.ids[:0]).inputs).to(device).new_empty((len(excerpt), *excerpt.shape))
     step = max(1, _AT_ONCE // max(1, excerpt.sample_bytes))
     for start in range(0, len(excerpt), step):
@@ -137,14 +145,12 @@ def _load_to_device(excerpt: LazySubset, device: torch.device) -> Tensor:
 
 
 def _tensor(array: NDArray[Any]) -> Tensor:
-    """A read-only memory map is copied, what was read for us is taken as it is."""
+    """Wrap an array; a read-only memory map is copied."""
     return torch.from_numpy(np.require(array, requirements=["C", "W"]))
 
 
 def batch_bounds(samples: int, size: int) -> list[tuple[int, int]]:
-    """Where batches start and stop. A lone last sample joins the batch before it: batch
-    normalisation cannot work on a single one.
-    """
+    """Return where batches start and stop. A lone last sample joins the batch before it, for batch normalisation."""
     starts = list(range(0, samples, size))
     if len(starts) > 1 and samples - starts[-1] == 1 and size > 1:
         starts.pop()
@@ -152,13 +158,13 @@ def batch_bounds(samples: int, size: int) -> list[tuple[int, int]]:
 
 
 def pixels(inputs: Tensor) -> Tensor:
-    """``uint8`` in 0..255 becomes float32 in [0, 1]; floats stay what they are."""
+    """Convert ``uint8`` in 0..255 to float32 in [0, 1]; keep floats."""
     return inputs.float().div_(255) if inputs.dtype == torch.uint8 else inputs
 
 
 @dataclass(frozen=True, eq=False)
 class _AugmentationDraws:
-    """Where each image of an epoch is cropped, and whether it is mirrored."""
+    """The crop of each image of an epoch, and whether it is mirrored."""
 
     pad: int
     offsets: Tensor
@@ -175,7 +181,7 @@ class _AugmentationDraws:
         return cls(pad, offsets.to(device), flips.to(device))
 
     def applied(self, images: Tensor, start: int, stop: int) -> Tensor:
-        """Pad with black, cut a window of the old size out of each image, mirror half of them."""
+        """Pad with black, crop each image to its old size, mirror half of them."""
         offsets, flips = self.offsets[start:stop], self.flips[start:stop]
         channels, height, width = images.shape[-3:]
         padded = torch.nn.functional.pad(images, (self.pad,) * 4)
@@ -183,7 +189,7 @@ class _AugmentationDraws:
         across = torch.arange(width, device=images.device)
         rows = offsets[:, :1] + down
         columns = offsets[:, 1:] + torch.where(flips[:, None], width - 1 - across, across)
-        # Places in each image's plane, the same for its channels: one gather, where indexing in four is slow.
-        places = (rows[:, :, None] * padded.shape[-1] + columns[:, None, :]).flatten(1)
-        picked = padded.flatten(2).gather(2, places[:, None].expand(-1, channels, -1))
+        # Positions in each image's plane, the same for all channels: one gather is faster than 4-D indexing.
+        positions = (rows[:, :, None] * padded.shape[-1] + columns[:, None, :]).flatten(1)
+        picked = padded.flatten(2).gather(2, positions[:, None].expand(-1, channels, -1))
         return picked.view(-1, channels, height, width)

@@ -1,4 +1,4 @@
-"""A data set at a glance: counts, values, origin, findings, and a picture sheet of samples."""
+"""A data set at a glance: counts, values, origin, audit findings, and a contact sheet of samples."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from forgetkit.errors import DataError
 from forgetkit.seeding import Seeds
 
 ROWS = 40
-"""Classes on a sheet, at most."""
+"""The most classes on a sheet."""
 _COLUMNS = 5
-"""Samples of each class in a block of the sheet."""
+"""Samples per class in a block of the sheet."""
 _TILE = 64
-"""Pixels that a small image is enlarged to, about, by whole factors."""
+"""Small images are enlarged by whole factors to about this many pixels."""
 _LARGEST = 128
-"""Pixels that a large image is made smaller to."""
+"""Larger images are shrunk to this many pixels."""
 _GAP = 4
 _PAPER = "#e8e8e8"
-"""Behind white images their edges are seen."""
+"""Not white, so that the edges of white images show."""
 _LETTERS = 22
-"""Letters of a class's name in a line of the sheet."""
+"""Letters of a class name per line."""
 
 
 def describe_data(data: Data, mega_batches: Sequence[MegaBatch]) -> dict[str, Any]:
-    """All that is known of a data set before a run, as JSON can hold it; see `docs/usage.md` for the keys."""
+    """Return what is known of a data set before a run, in JSON types; see `docs/usage.md` for the keys."""
     train, test = summarize(data.train), summarize(data.test)
     alike = data.train.inputs.dtype == data.test.inputs.dtype
     return {
@@ -71,14 +71,14 @@ def _part(part: DataSplit, summary: PartSummary, classes: int) -> dict[str, Any]
 
 
 def draw_contact_sheet(data: Data, seed: int = 0) -> bytes:
-    """A PNG with a row for each class: training samples, the same augmented, and test samples.
+    """Draw a PNG with one row per class: training samples, the same augmented, and test samples.
 
-    They are what the network gets: decoded, cut to size and, in their own block, augmented. They are drawn by the seed;
-    of more than 40 classes the first 40 are shown. Floats beyond [0, 1] go from the least training value, black, to
-    the greatest, white.
+    The samples are what the network gets: decoded, cut to size and, in their own block, augmented. The seed draws them;
+    of more than 40 classes the first 40 are shown. If floats exceed [0, 1], black is the least training value and white
+    the greatest.
 
     Raises:
-        DataError: if the samples are no images.
+        DataError: If the samples are not images.
     """
     if data.train.inputs.ndim != 4:
         raise DataError("the samples are features, of which there is no picture: leave --sheet out")
@@ -91,9 +91,9 @@ def draw_contact_sheet(data: Data, seed: int = 0) -> bytes:
     for label in shown:
         seeds = Seeds(seed).within("sheet", label)
         drawn = _draw_samples(data.train, label, seeds.within("train"))
-        looks = [("none", drawn)] if data.augment == "none" else [("none", drawn), (data.augment, drawn)]
-        looks.append(("none", _draw_samples(data.test, label, seeds.within("test"))))
-        for (_, rows), (augment, part) in zip(blocks, looks, strict=True):
+        shown_parts = [("none", drawn)] if data.augment == "none" else [("none", drawn), (data.augment, drawn)]
+        shown_parts.append(("none", _draw_samples(data.test, label, seeds.within("test"))))
+        for (_, rows), (augment, part) in zip(blocks, shown_parts, strict=True):
             rows.append(_tiles(part, augment, seeds, black, white))
     names = [_caption(data, label) for label in shown]
     buffer = io.BytesIO()
@@ -116,7 +116,7 @@ def _draw_samples(part: DataSplit, label: int, seeds: Seeds) -> DataSplit:
 
 
 def _tiles(part: DataSplit, augment: Any, seeds: Seeds, black: float, white: float) -> list[Image.Image]:
-    """Each sample as the stream hands it to a network."""
+    """Draw each sample as the network gets it."""
     if not len(part):
         return []
     pool = SamplePool.of(part, torch.device("cpu"))
@@ -125,7 +125,7 @@ def _tiles(part: DataSplit, augment: Any, seeds: Seeds, black: float, white: flo
 
 
 def _picture(sample: NDArray[np.float32], black: float, white: float) -> Image.Image:
-    """Three channels or four as colours, the first one otherwise."""
+    """Draw three or four channels in colour, otherwise the first channel in grey."""
     scaled = np.clip((sample - black) / (white - black), 0, 1)
     pixels = np.round(255 * scaled).astype(np.uint8)
     grey = len(pixels) not in (3, 4)
@@ -151,7 +151,7 @@ def _caption(data: Data, label: int) -> str:
 
 
 def _ascii_name(name: str, label: int) -> str:
-    """A name in the letters that Pillow's own font has; with its number, if that took some away."""
+    """Reduce a name to the letters of Pillow's own font; add the class number if letters were lost."""
     bare = "".join(letter for letter in unicodedata.normalize("NFKD", name) if not unicodedata.combining(letter))
     shown = "".join(letter if letter.isascii() and letter.isprintable() else "?" for letter in bare)
     return shown if shown == name else f"{shown} (class {label + 1})"
@@ -166,8 +166,8 @@ def _compose(
     block = max(_COLUMNS * (width + _GAP), 170) + 4 * _GAP
     canvas = Image.new("RGB", (margin + len(blocks) * block, head + len(names) * row), _PAPER)
     draw = ImageDraw.Draw(canvas)
-    for place, (title, rows) in enumerate(blocks):
-        left = margin + place * block
+    for number, (title, rows) in enumerate(blocks):
+        left = margin + number * block
         draw.text((left, _GAP), title, fill="black", font=font)
         for line, tiles in enumerate(rows):
             for column, tile in enumerate(tiles):

@@ -1,4 +1,4 @@
-"""What is done to a training set before it is cut into a stream: few shots of it, noise on its labels."""
+"""Changes to a training set before it is cut into mega-batches: few shots per class, and label noise."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from forgetkit.seeding import Seeds
 
 
 def few_shots(labels: NDArray[np.int64], classes: Sequence[str], shots: int | None, seeds: Seeds) -> NDArray[np.int64]:
-    """Ids of ``shots`` samples of each class, drawn at random, in ascending order; None: of all samples.
+    """Draw ``shots`` sample ids per class at random, in ascending order; None: return all ids.
 
-    A class's draw is a function of the seed and of the class alone. Raises ``ConfigError`` where one has fewer.
+    The draw of a class is a function of the seed and the class alone. Raises ``ConfigError`` if a class has fewer.
     """
     if shots is None:
         return np.arange(len(labels))
@@ -33,9 +33,9 @@ def few_shots(labels: NDArray[np.int64], classes: Sequence[str], shots: int | No
 def add_label_noise(
     labels: NDArray[np.int64], classes: int, rate: float, draw: NoiseDraw, clean: NDArray[np.int64], seeds: Seeds
 ) -> NDArray[np.int64]:
-    """Labels of which each is redrawn with probability ``rate``, but for the ids in ``clean``.
+    """Redraw each label with probability ``rate``, except those of the ids in ``clean``.
 
-    Uniformly from all classes (``any``: one in ``classes`` falls on the true one), or from all ``other`` ones.
+    The new label is uniform over all classes (``any``: the true one included), or over the ``other`` classes.
     """
     if rate == 0:
         return labels

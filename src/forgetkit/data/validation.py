@@ -1,24 +1,23 @@
-"""What every data set must satisfy, whoever wrote the source."""
+"""Checks that every data set must pass."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
 from forgetkit.contracts import Augmentation, Data, DatasetSource, DataSplit, LoadContext
+from forgetkit.data.slices import slices_of
 from forgetkit.errors import DataError
 from forgetkit.system.memory import shortage
 
 _AT_ONCE = 1 << 24
-"""Bytes of samples that are looked at together."""
+"""Bytes of samples that are read at once."""
 
 
 def load_data(source: DatasetSource, name: str, context: LoadContext) -> Data:
-    """Load the data set ``name`` and check it; raise ``DataError`` if it is wrong or does not fit into memory."""
+    """Load the data set ``name`` and check it; raise ``DataError`` if it is not valid or does not fit into memory."""
     try:
         data = source.load(context)
     except Exception as error:
@@ -30,7 +29,7 @@ def load_data(source: DatasetSource, name: str, context: LoadContext) -> Data:
 
 
 def check_data(data: Data, source: str) -> Data:
-    """Return ``data``; raise ``DataError`` naming what is wrong with it."""
+    """Return ``data``; raise ``DataError`` with what is wrong and where."""
     classes = len(data.classes)
     for part, name in ((data.train, "train"), (data.test, "test")):
         _check_part(part, f"{source}: the {name} part", classes)
@@ -61,25 +60,19 @@ def _check_part(part: DataSplit, where: str, classes: int) -> None:
         bad = int(np.flatnonzero((labels < 0) | (labels >= classes))[0])
         raise DataError(f"{where}: sample {bad} has label {labels[bad]}, out of range 0..{classes - 1}")
     if inputs.dtype == np.float32:
-        for start, piece in _pieces(inputs):
-            if not np.isfinite(piece).all():
-                bad = start + int(np.flatnonzero(~np.isfinite(piece).reshape(len(piece), -1).all(1))[0])
+        for part_slice in slices_of(inputs, _AT_ONCE):
+            finite = np.isfinite(inputs[part_slice])
+            if not finite.all():
+                bad = part_slice.start + int(np.flatnonzero(~finite.reshape(len(finite), -1).all(1))[0])
                 raise DataError(f"{where}: sample {bad} holds NaN or infinity")
 
 
 def content_digest(data: Data) -> str:
-    """A SHA-256 over the samples and labels of both parts, to notice that a data set is another one."""
+    """Return a SHA-256 over the samples and labels of both parts, to detect a different data set."""
     sha = hashlib.sha256()
     for part in (data.train, data.test):
         sha.update(repr((len(part), part.inputs.dtype.str, part.inputs.shape)).encode())
         sha.update(part.labels.tobytes())
-        for _, piece in _pieces(part.inputs):
-            sha.update(np.ascontiguousarray(piece).data)
+        for part_slice in slices_of(part.inputs, _AT_ONCE):
+            sha.update(np.ascontiguousarray(part.inputs[part_slice]).data)
     return sha.hexdigest()
-
-
-def _pieces(inputs: NDArray[Any]) -> Iterator[tuple[int, NDArray[Any]]]:
-    """Some samples at a time, and the first one's number: so few bytes that a memory map stays one."""
-    step = max(1, _AT_ONCE // max(1, inputs[:1].nbytes))
-    for start in range(0, len(inputs), step):
-        yield start, inputs[start : start + step]

@@ -1,4 +1,4 @@
-"""Whether a checkpoint is one that this run can have written: whoever can write a file can write its digest too."""
+"""The validation of a checkpoint: a right digest does not prove that this run wrote the file."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ _MOST = 2**63 - 1
 
 
 def require_possible(state: Mapping[str, Any], context: RunContext) -> None:
-    """Refuse a state that contradicts the run's plan or its data, before anything is made from it.
+    """Refuse a checkpoint that contradicts the plan or the data of the run, before anything is built from it.
 
     Raises:
-        KeyError, TypeError, ValueError: An entry is missing, of another type, or not one that the run can come to.
+        KeyError, TypeError, ValueError: An entry is missing, of another type, or impossible in this run.
     """
     if state["digest"] != context.plan.digest:
         raise ValueError("it belongs to another configuration")
-    shape, channels = list(context.data.train.inputs.shape[1:]), state["shape"][0]
+    shape, channels = list(context.run_data.data.train.inputs.shape[1:]), state["shape"][0]
     _require(state["shape"] == shape, "its samples have another shape")
     for name in ("mean", "std"):
         _require(len(state[name]) == channels and all(map(math.isfinite, state[name])), f"its {name} is none")
     _require(min(state["std"]) > 0, "its std is none")
-    _require_counts("mega_batch", [state["mega_batch"]], 1, len(context.mega_batches))
+    _require_counts("mega_batch", [state["mega_batch"]], 1, len(context.run_data.mega_batches))
     sizes = context.epochs(state["mega_batch"])
     _require_counts("epochs_done", [state["epochs_done"]], 0, sizes.count)
     _require_counts("skipped", [state["skipped"]])
@@ -47,7 +47,7 @@ def require_possible(state: Mapping[str, Any], context: RunContext) -> None:
 
 
 def require_tensors(state: Mapping[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Refuse tensors that are not those of the network, and an optimizer's state that is not that of its class."""
+    """Refuse tensors that do not fit the network, and a state that does not fit the class of the optimizer."""
     own = model.state_dict()
     require_alike("its model", state["model"], own)
     for what, tensors in (
@@ -62,24 +62,23 @@ def require_tensors(state: Mapping[str, Any], model: nn.Module, optimizer: torch
             _require(group[option] == own_group[option], f"its optimizer has another {option}")
         _require(isinstance(group["lr"], int | float) and 0 <= group["lr"] < math.inf, "its learning rate is none")
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    for place, entries in saved["state"].items():
-        own_entries = _after_a_step(optimizer, parameters[place])
+    for number, entries in saved["state"].items():
+        own_entries = _after_a_step(optimizer, parameters[number])
         for name, value in own_entries.items():
             if value is None:
                 _require(entries[name] is None, f"its optimizer has a {name}")
         tensors = {name: value for name, value in own_entries.items() if value is not None}
         _require(entries.keys() == own_entries.keys(), "its optimizer keeps something else")
         saved_tensors = {name: entries[name] for name in tensors}
-        require_alike(f"its optimizer's state of parameter {place}", saved_tensors, tensors, may_overflow=True)
+        require_alike(f"its optimizer's state of parameter {number}", saved_tensors, tensors, may_overflow=True)
 
 
 def require_alike(
     what: str, tensors: Mapping[str, Any], own: Mapping[str, Tensor], *, may_overflow: bool = False
 ) -> None:
-    """Refuse tensors of other names, shapes or types than the network's own, and NaN or infinity where it has none.
+    """Refuse tensors of other names, shapes or types than the network's own, and NaN or infinity unless it has some.
 
-    With ``may_overflow`` infinity is accepted: AdamW's mean of squares of a very large gradient is infinite, and the
-    run goes on.
+    With ``may_overflow`` infinity is accepted: AdamW's mean of squares of a very large gradient is infinite.
     """
     if tensors.keys() != own.keys():
         raise ValueError(f"{what} has other tensors: {sorted(map(str, tensors.keys() ^ own.keys()))[0]}")
@@ -92,7 +91,7 @@ def require_alike(
 
 
 def _after_a_step(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> dict[str, Tensor | None]:
-    """What an optimizer of this class and these options keeps of a parameter."""
+    """The state that an optimizer of this class and these options keeps for a parameter."""
     twin = nn.Parameter(torch.zeros_like(parameter))
     twin.grad = torch.zeros_like(parameter)
     options = {name: value for name, value in optimizer.param_groups[0].items() if name != "params"}
@@ -113,9 +112,9 @@ def _require_early_stopping(best: Mapping[str, Any], epochs_done: int, carry: Ca
 
 
 def _require_replayed(kept: Mapping[str, Any], context: RunContext, mega_batch: int, role: Role) -> None:
-    """What replay kept follows from the stream, so a checkpoint opens no sample of the future."""
-    past = context.mega_batches[:mega_batch]
-    labels, plan = context.data.train.labels, context.plan
+    """Compare the replayed samples with those of the stream, so that a checkpoint opens no sample of the future."""
+    past = context.run_data.mega_batches[:mega_batch]
+    labels, plan = context.run_data.data.train.labels, context.plan
     *_, ids = simulate_replay(labels, past, plan.replay, context.seeds, role)
     ids = ids[: len(ids) - len(getattr(past[-1], role))]
     own = {"ids": torch.from_numpy(ids), "seen": torch.tensor(sum(len(getattr(m, role)) for m in past[:-1]))}
@@ -123,22 +122,22 @@ def _require_replayed(kept: Mapping[str, Any], context: RunContext, mega_batch: 
     _require(all(torch.equal(own[name], torch.as_tensor(kept[name])) for name in own), f"its {role} samples are others")
 
 
-def _require_epoch(epoch_progress: Mapping[str, Any], batch_size: int, samples: int) -> None:
-    """The sums of an unfinished epoch, whose batches are full, and global random states that can be gone on with."""
-    steps, skipped = epoch_progress["steps"], epoch_progress["skipped"]
+def _require_epoch(progress: Mapping[str, Any], batch_size: int, samples: int) -> None:
+    """Check the sums of an unfinished epoch, whose batches are full, and its global random state."""
+    steps, skipped = progress["steps"], progress["skipped"]
     _require_counts("step", [steps], 1, samples // batch_size)
     _require_counts("skipped", [skipped], 0, steps)
     counts = [steps * batch_size, (steps - skipped) * batch_size]
-    _require([epoch_progress["samples"], epoch_progress["counted"]] == counts, "its samples are not those of its steps")
-    _require(0 <= epoch_progress["hits"] <= counts[1], "its hits are more than its samples")
+    _require([progress["samples"], progress["counted"]] == counts, "its samples are not those of its steps")
+    _require(0 <= progress["hits"] <= counts[1], "its hits are more than its samples")
     cpu = torch.device("cpu")
-    own = vars(EpochProgress.beginning(cpu))
-    require_alike("its epoch", {k: epoch_progress[k] for k in ("loss", "hits")}, {k: own[k] for k in ("loss", "hits")})
+    own = vars(EpochProgress.start(cpu))
+    require_alike("its epoch", {k: progress[k] for k in ("loss", "hits")}, {k: own[k] for k in ("loss", "hits")})
     for name in ("rate", "seconds"):
-        if type(epoch_progress[name]) is not float or not 0 <= epoch_progress[name] < math.inf:
+        if type(progress[name]) is not float or not 0 <= progress[name] < math.inf:
             raise ValueError(f"the {name} of its epoch is none")
     with preserved_rng():
-        restore_rng(epoch_progress["draws"], cpu)
+        restore_rng(progress["draws"], cpu)
 
 
 def _require_counts(what: str, counts: Iterable[Any], least: int = 0, most: int = _MOST) -> None:

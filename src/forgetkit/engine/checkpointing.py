@@ -1,63 +1,95 @@
-"""What a run does between two steps or batches: tell how far it is, see whether a state is due or a stop asked for."""
+"""The writing of checkpoints: when one is due, and what happens when the run is asked to stop."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
-
-from torch import Tensor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 from forgetkit.config import RunConfig
-from forgetkit.contracts import StepProgress
-from forgetkit.data.batches import ScoringBatches
-from forgetkit.engine.context import EventDispatcher
+from forgetkit.contracts import Checkpointed, MegaBatchResult
+from forgetkit.engine.state import TrainingState
+from forgetkit.errors import ComponentError, DivergedError
 from forgetkit.seeding import preserved_rng
-from forgetkit.system.interrupts import StopRequest
+from forgetkit.storage import Checkpoint, RunDirectory
+from forgetkit.system.interrupts import GracefulStop
 
 
 class CheckpointTimer:
-    """When a state is to be written: after so many epochs, or once the last is so old."""
+    """Decides when a checkpoint is due: after a number of epochs, or a number of seconds after the last one."""
 
     def __init__(self, config: RunConfig) -> None:
         self._epochs, self._seconds = config.checkpoint_epochs, config.checkpoint_seconds
-        self.start_over()
+        self.restart()
 
-    def start_over(self) -> None:
-        """One was just written."""
+    def restart(self) -> None:
+        """Start anew after a checkpoint."""
         self._since = time.monotonic()
 
-    def within_epoch(self) -> bool:
-        """Whether one is due in the midst of an epoch."""
+    def is_due_within_epoch(self) -> bool:
+        """Whether a checkpoint is due between two steps."""
         return time.monotonic() - self._since >= self._seconds
 
-    def after_epoch(self, epoch: int) -> bool:
-        """Whether one is due now that this epoch of a mega-batch (from 1) has ended."""
-        return self.within_epoch() or (self._epochs is not None and epoch % self._epochs == 0)
+    def is_due_after_epoch(self, epoch: int) -> bool:
+        """Whether a checkpoint is due after ``epoch`` (from 1) of a mega-batch."""
+        return self.is_due_within_epoch() or (self._epochs is not None and epoch % self._epochs == 0)
 
 
-@dataclass(frozen=True, eq=False)
-class InterruptibleBatches:
-    """Batches that end where it is asked to stop: whoever reads them leaves nothing half done."""
+@dataclass(eq=False)
+class Checkpointer:
+    """Writes the checkpoints of a run: its ``state``, its finished ``rows`` and the seconds since it ``began``."""
 
-    batches: ScoringBatches
-    halt: StopRequest
+    state: TrainingState
+    directory: RunDirectory
+    rows: list[MegaBatchResult]
+    began: float
+    timer: CheckpointTimer = field(init=False)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for batch in self.batches:
-            self.halt.check()
-            yield batch
+    def __post_init__(self) -> None:
+        self.timer = CheckpointTimer(self.state.context.plan.config)
 
+    def save(self) -> None:
+        """Write a checkpoint now."""
+        state = self.state
+        checkpoint = Checkpoint(state.checkpoint(), tuple(self.rows), time.perf_counter() - self.began)
+        file = self.directory.save_checkpoint(checkpoint)
+        self.timer.restart()
+        state.context.events.emit(Checkpointed(state.mega_batch, state.epochs_done, file.name, state.steps_done))
 
-class ThrottledProgress:
-    """Tells of steps a few times a second at most, so that a screen costs nothing."""
+    def save_if_due(self) -> None:
+        """Write a checkpoint if one is due, within an epoch or after one.
 
-    def __init__(self, bus: EventDispatcher, mega_batch: int, epoch: int) -> None:
-        self._bus, self._where, self._next = bus, (mega_batch, epoch), time.monotonic() + 0.2
+        Raises:
+            GracefulStop: The run is asked to stop; :meth:`save` can be called.
+        """
+        state, progress, stop = self.state, self.state.epoch_progress, self.state.context.stop
+        if progress is None:
+            stop.check()
+            is_last = state.epochs_done == state.context.epochs(state.mega_batch).count
+            if not is_last and self.timer.is_due_after_epoch(state.epochs_done):
+                self.save()
+        elif stop.requested or self.timer.is_due_within_epoch():
+            progress.require_finite()
+            progress.save_rng()
+            stop.check()
+            with preserved_rng():
+                self.save()
 
-    def __call__(self, done: int, total: int) -> None:
-        """So many steps of an epoch's are made."""
-        if time.monotonic() >= self._next:
-            with preserved_rng():  # an observer that draws shifts no dropout
-                self._bus.emit(StepProgress(*self._where, done, total))
-            self._next = time.monotonic() + 0.2
+    @contextmanager
+    def save_on_stop(self) -> Iterator[None]:
+        """Write a checkpoint on a stop request; on divergence, name the last good one in a note of the error."""
+        with self.state.context.stop.deferred():
+            try:
+                try:
+                    yield
+                except GracefulStop:
+                    self.save()
+                    raise
+            except KeyboardInterrupt as stopped:
+                stopped.add_note(f"the run in {self.directory.path} can be gone on with")
+                raise
+            except (DivergedError, ComponentError) as error:
+                good = self.directory.newest_state()
+                error.add_note("no state was written before" if good is None else f"the last good state is {good}")
+                raise

@@ -1,7 +1,7 @@
-"""Which number of which answer stands in a column of a figure.
+"""Which number of which stored answer a column of a figure shows.
 
-Rows may take different numbers of one answer: one row is the whole network and another what is left of it, or each part
-is a corruption. Then a table says by the name of the arm or the part which number it is.
+Rows may show different numbers of one answer: one row is the whole network and another its pruned part, or each part
+is a corruption. A table then maps the names of arms or parts to numbers.
 """
 
 from __future__ import annotations
@@ -18,10 +18,9 @@ from forgetkit.results.outcome import Outcome, Outcomes
 
 @dataclass(frozen=True)
 class Query:
-    """An analysis, as a SPEC, and what it is asked about: of the last models where no mega-batch is named.
+    """An analysis, as a SPEC, and the models it looks at: the last ones if ``mega_batch`` is None.
 
-    ``run``: each by itself; ``pair``: each together with that of the baseline at the same seed; ``grid``: all together,
-    as methods at settings.
+    ``about``: ``run`` analyses each run alone, ``pair`` each run with the baseline of its seed, ``grid`` all together.
     """
 
     analysis: str
@@ -30,15 +29,15 @@ class Query:
 
 
 Named = str | Mapping[str, str]
-"""A name for all rows, or one for each arm or part."""
+"""A name for all rows, or one by arm or part."""
 
 
 @dataclass(frozen=True)
 class AnswerColumn:
-    """A number of the answer that is kept under the label ``of``.
+    """A number of the answer that is stored under the label ``of``.
 
-    ``number`` is its key, ``over`` that of one it is divided by. Where there is none for a row, it is the point of a
-    chart's only series at ``at``, or at the name of the part.
+    ``number`` is its key, ``over`` the key of the number it is divided by. Without ``number``, the column shows the
+    point of a chart's only series at ``at``, or at the name of the part.
     """
 
     of: str
@@ -48,7 +47,7 @@ class AnswerColumn:
     at: Named = ""
 
     def value(self, answer: Answer, part: str, arm: str) -> float | None:
-        """For a row; None where the answer has no such number."""
+        """The number of a row; None if the answer has none."""
 
         def named(given: Named) -> str:
             return given if isinstance(given, str) else given.get(arm, given.get(part, ""))
@@ -56,31 +55,29 @@ class AnswerColumn:
         key, over = named(self.number), named(self.over)
         if not key and self.chart:
             return _point(answer.charts, self.chart, named(self.at) or part)
-        value, under = _number(answer, key), _number(answer, over)
+        value, divisor = _number(answer, key), _number(answer, over)
         if not over or value is None:
             return value
-        return value / under if under else None
+        return value / divisor if divisor else None
 
 
-def add_answer_columns(outcomes: Outcomes, taken: Mapping[str, AnswerColumn], part: str) -> Outcomes:
-    """The same runs, with the numbers taken among those of their results, by the keys of ``taken``.
+def add_answer_columns(outcomes: Outcomes, columns: Mapping[str, AnswerColumn], part: str) -> Outcomes:
+    """Add the numbers of answers to the results of the runs, under the keys of ``columns``.
 
-    ``part`` is that of the runs of a table that has one part alone.
+    ``part`` is the part of the runs if the table has only one.
     """
 
     def enriched(cell: Outcome) -> Outcome:
         if cell.result is None:
             return cell
         row = [part, *(cell.arm[axis] for axis in outcomes.axes)][-2:]
-        return replace(
-            cell, result={**cell.result, **{key: _of(cell.answers, one, *row) for key, one in taken.items()}}
-        )
+        return replace(cell, result={**cell.result, **{key: _of(cell.answers, c, *row) for key, c in columns.items()}})
 
-    return replace(outcomes, cells=tuple(map(enriched, outcomes.cells))) if taken else outcomes
+    return replace(outcomes, cells=tuple(map(enriched, outcomes.cells))) if columns else outcomes
 
 
-def _of(answers: Sequence[StoredAnswer], taken: AnswerColumn, part: str, arm: str) -> float | None:
-    return next((taken.value(one.answer, part, arm) for one in answers if one.label == taken.of), None)
+def _of(answers: Sequence[StoredAnswer], column: AnswerColumn, part: str, arm: str) -> float | None:
+    return next((column.value(stored.answer, part, arm) for stored in answers if stored.label == column.of), None)
 
 
 def _number(answer: Answer, key: str) -> float | None:
@@ -89,7 +86,7 @@ def _number(answer: Answer, key: str) -> float | None:
 
 
 def _point(charts: Sequence[Chart], name: str, at: str) -> float | None:
-    lines = [line for one in charts if one.name == name for line in one.series]
+    lines = [line for chart in charts if chart.name == name for line in chart.series]
     if len(lines) != 1:
         return None
     return next((y for x, y in zip(lines[0].x, lines[0].y, strict=True) if _same(x, at)), None)

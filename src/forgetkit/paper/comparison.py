@@ -1,9 +1,9 @@
-"""What was measured, beside what the paper has."""
+"""Measured numbers beside those of the paper."""
 
 from __future__ import annotations
 
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from forgetkit.paper.answer_columns import add_answer_columns
@@ -12,12 +12,15 @@ from forgetkit.paper.scaled_table import ScaledTable
 from forgetkit.results import statistics, table
 from forgetkit.results.outcome import Outcomes
 from forgetkit.results.statistics import Judgement, Summary
-from forgetkit.results.table import Column
+from forgetkit.results.table import Column, TableRow
+
+_Place = tuple[str, str, int]
+"""A part, an arm, and the position of a column."""
 
 
 @dataclass(frozen=True)
 class BaselineDelta:
-    """An arm less the baseline of its part: in the paper, and as it was measured, paired by seed."""
+    """An arm minus the baseline of its part: in the paper, and as measured, paired by seed."""
 
     printed: float | None
     measured: Judgement
@@ -25,10 +28,10 @@ class BaselineDelta:
 
 @dataclass(frozen=True)
 class ComparedEntry:
-    """A number of an arm: the paper's, ours, and ours less the paper's. ``marks`` are the letters of its doubts.
+    """A number of an arm: the paper's, ours, and ours minus the paper's. ``marks`` are the letters of its caveats.
 
-    At a scale whose numbers mean nothing there is no difference. Counts of errors over other test sets or numbers of
-    mega-batches have none either, nor have those of an analysis over another network.
+    There is no difference at a scale that is not comparable, for counts of errors over other test sets or numbers of
+    mega-batches, and for counts of an analysis over another network.
     """
 
     printed: PaperNumber | None
@@ -40,7 +43,7 @@ class ComparedEntry:
 
 @dataclass(frozen=True)
 class ComparedRow:
-    """An arm of a part. ``marks`` are doubts about the arm, ``part_marks`` those about the whole part."""
+    """An arm of a part. ``marks`` are caveats of the arm, ``part_marks`` those of the whole part."""
 
     part: str
     arm: str
@@ -55,125 +58,114 @@ class ComparedRow:
 class PaperComparison:
     """A table of the paper beside its reproduction.
 
-    ``marked`` are the doubts that have a letter where they apply, ``doubts`` those about the table as a whole.
+    ``lettered`` are the caveats with a letter at the place they are about, ``caveats`` those of the whole table.
     """
 
-    setting: ScaledTable
+    scaled: ScaledTable
     columns: tuple[Column, ...]
     column_marks: tuple[str, ...]
     rows: tuple[ComparedRow, ...]
-    marked: Mapping[str, Caveat]
-    doubts: tuple[Caveat, ...]
+    lettered: Mapping[str, Caveat]
+    caveats: tuple[Caveat, ...]
 
 
-def compare_with_paper(setting: ScaledTable, outcomes: Outcomes) -> PaperComparison:
-    """Each row of the paper's table that was run, beside what came of it.
+def compare_with_paper(scaled: ScaledTable, outcomes: Outcomes) -> PaperComparison:
+    """Each row of the paper's table that was run, beside its outcome.
 
     Every arm is compared with the baseline of its own part over common seeds; p values are corrected over the table.
-    Numbers of analyses are those of the answers that the runs have.
+    Numbers of analyses come from the stored answers of the runs.
     """
-    printed = setting.table
-    answered = add_answer_columns(outcomes, printed.taken, setting.parts[0])
-    measured = {_column_position(setting, row.labels): row for row in table.make_table(answered, printed.columns).rows}
-    relevant = [doubt for doubt in printed.doubts if doubt.part in (None, *setting.parts)]
-    marked = _assign_letters([doubt for doubt in relevant if not doubt.whole])
-    beside = _Comparer(setting, marked, _baseline_deltas(setting, measured))
+    paper = scaled.table
+    answered = add_answer_columns(outcomes, paper.answer_columns, scaled.parts[0])
+    measured = table.make_table(answered, paper.columns).rows
+    rows = {(row.labels[0] if row.labels[1:] else scaled.parts[0], row.labels[-1]): row for row in measured}
+    relevant = [caveat for caveat in paper.caveats if caveat.part in (None, *scaled.parts)]
+    local = [caveat for caveat in relevant if not caveat.whole]
+    # strict: a table with more caveats than letters loses none in silence.
+    lettered = dict(zip(string.ascii_lowercase[: len(local)], local, strict=True))
+    comparer = _Comparer(scaled, lettered, _baseline_deltas(scaled, rows))
     return PaperComparison(
-        setting=setting,
-        columns=printed.columns,
-        column_marks=tuple(_marks(marked, None, None, column.key) for column in printed.columns),
-        rows=tuple(beside.row(*place, row) for place, row in measured.items()),
-        marked=marked,
-        doubts=tuple(doubt for doubt in relevant if doubt.whole),
+        scaled=scaled,
+        columns=paper.columns,
+        column_marks=tuple(_marks(lettered, None, None, column.key) for column in paper.columns),
+        rows=tuple(comparer.row(part, arm, row) for (part, arm), row in rows.items()),
+        lettered=lettered,
+        caveats=tuple(caveat for caveat in relevant if caveat.whole),
     )
 
 
 @dataclass(frozen=True)
 class _Comparer:
-    """Sets what was measured beside the paper's. ``against`` goes by part, arm and position of the column."""
+    scaled: ScaledTable
+    lettered: Mapping[str, Caveat]
+    deltas: Mapping[_Place, BaselineDelta]
 
-    setting: ScaledTable
-    marked: Mapping[str, Caveat]
-    against: Mapping[tuple[str, str, int], BaselineDelta]
-
-    def row(self, part: str, arm: str, measured: table.TableRow) -> ComparedRow:
-        """One arm of a part."""
+    def row(self, part: str, arm: str, measured: TableRow) -> ComparedRow:
         return ComparedRow(
             part=part,
             arm=arm,
-            ours=arm in self.setting.table.ours,
-            entries=tuple(self._entry(part, arm, place, entry) for place, entry in enumerate(measured.entries)),
-            marks=_marks(self.marked, part, arm, None),
-            part_marks=_marks(self.marked, part, None, None),
+            ours=arm in self.scaled.table.ours,
+            entries=tuple(self._entry(part, arm, *pair) for pair in enumerate(measured.entries)),
+            marks=_marks(self.lettered, part, arm, None),
+            part_marks=_marks(self.lettered, part, None, None),
             note=measured.note,
         )
 
     def _entry(self, part: str, arm: str, position: int, measured: table.TableEntry) -> ComparedEntry:
-        column = self.setting.table.columns[position]
-        figure, mean = self.setting.table.figure(part, arm, column.key), measured.summary.mean
-        alike = self.setting.scale.comparable and (
-            column.unit != "count"
-            or (
-                self.setting.same_network(part)
-                if column.key in self.setting.table.taken
-                else self.setting.counts_alike(part)
-            )
-        )
+        column = self.scaled.table.columns[position]
+        figure, mean = self.scaled.table.figure(part, arm, column.key), measured.summary.mean
+        comparable = self.scaled.scale.comparable
+        if column.unit == "count":
+            of_analysis = column.key in self.scaled.table.answer_columns
+            same = self.scaled.same_network if of_analysis else self.scaled.counts_alike
+            comparable = comparable and same(part)
         return ComparedEntry(
             printed=figure,
             measured=measured.summary,
-            difference=None if figure is None or mean is None or not alike else mean - figure.value,
-            against=self.against.get((part, arm, position)),
-            marks=_marks(self.marked, part, arm, column.key),
+            difference=None if figure is None or mean is None or not comparable else mean - figure.value,
+            against=self.deltas.get((part, arm, position)),
+            marks=_marks(self.lettered, part, arm, column.key),
         )
 
 
-def _assign_letters(doubts: Sequence[Caveat]) -> dict[str, Caveat]:
-    """A letter for each; ``ValueError`` where a table has more doubts than there are letters, so that none is lost."""
-    return dict(zip(string.ascii_lowercase[: len(doubts)], doubts, strict=True))
-
-
-def _column_position(setting: ScaledTable, labels: Sequence[str]) -> tuple[str, str]:
-    return (labels[0], labels[1]) if len(labels) > 1 else (setting.parts[0], labels[0])
-
-
-def _baseline_deltas(
-    setting: ScaledTable, rows: Mapping[tuple[str, str], table.TableRow]
-) -> dict[tuple[str, str, int], BaselineDelta]:
-    """By part, arm and position of the column."""
-    printed = setting.table
-    places, directions, theirs = [], [], []
+def _baseline_deltas(scaled: ScaledTable, rows: Mapping[tuple[str, str], TableRow]) -> dict[_Place, BaselineDelta]:
+    paper = scaled.table
+    runs_at: dict[_Place, tuple[object, ...]] = {}
     comparisons: dict[tuple[object, ...], statistics.PairedComparison] = {}
+    directions = []
     for (part, arm), row in rows.items():
-        base = rows[part, printed.baseline]
-        for position, column in enumerate(printed.columns):
-            if arm == printed.baseline or column.higher_is_better is None or not printed.judges(part, column):
+        base = rows[part, paper.baseline]
+        for position, column in enumerate(paper.columns):
+            if arm == paper.baseline or column.higher_is_better is None or not paper.judges(part, column):
                 continue
             values, others = _by_seed(row, position), _by_seed(base, position)
             runs = row.runs, base.runs, position, *values.values(), *others.values()
-            places.append(((part, arm, position), runs))
+            runs_at[part, arm, position] = runs
             if runs not in comparisons:  # a run that stands in several parts is compared, and corrected for, once
                 possible = table.difference_bounds(row.entries[position].bounds, base.entries[position].bounds)
                 comparisons[runs] = statistics.compare_arms(values, others, possible)
                 directions.append(column.higher_is_better)
-            figures = [printed.figure(part, name, column.key) for name in (arm, printed.baseline)]
-            theirs.append(figures[0].value - figures[1].value if figures[0] and figures[1] else None)
     judged = dict(zip(comparisons, statistics.verdicts(list(comparisons.values()), directions), strict=True))
-    return {place: BaselineDelta(value, judged[runs]) for (place, runs), value in zip(places, theirs, strict=True)}
+
+    def printed(part: str, arm: str, position: int) -> float | None:
+        own, base = (paper.figure(part, name, paper.columns[position].key) for name in (arm, paper.baseline))
+        return own.value - base.value if own and base else None
+
+    return {place: BaselineDelta(printed(*place), judged[runs]) for place, runs in runs_at.items()}
 
 
-def _by_seed(row: table.TableRow, position: int) -> dict[int, float]:
+def _by_seed(row: TableRow, position: int) -> dict[int, float]:
     values = ((cell.seed, cell.values[position]) for cell in row.cells)
     return {seed: value for seed, value in values if value is not None}
 
 
-def _marks(marked: Mapping[str, Caveat], part: str | None, arm: str | None, column: str | None) -> str:
-    """The letters of the doubts about exactly this place.
+def _marks(lettered: Mapping[str, Caveat], part: str | None, arm: str | None, column: str | None) -> str:
+    """The letters of the caveats about exactly this place.
 
-    A doubt about an arm in all parts stands at the arm in each of them, and so with columns.
+    A caveat about an arm in all parts is marked at the arm in each of them; so is one about a column.
     """
     return "".join(
         letter
-        for letter, doubt in marked.items()
-        if (doubt.arm, doubt.column) == (arm, column) and doubt.part in (None, part)
+        for letter, caveat in lettered.items()
+        if (caveat.arm, caveat.column) == (arm, column) and caveat.part in (None, part)
     )

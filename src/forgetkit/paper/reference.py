@@ -1,6 +1,6 @@
-"""A table of the paper as data: what it was made with, its figures, and what speaks against them.
+"""A table of the paper as data: its options, its figures, and caveats.
 
-One TOML file per table in ``forgetkit/paper/tables``; ``shared.toml`` holds what they have in common.
+Each table is a TOML file in ``forgetkit/paper/tables``; ``shared.toml`` holds what they have in common.
 """
 
 from __future__ import annotations
@@ -23,15 +23,14 @@ SCALES = ("smoke", "cpu", "full")
 _COLUMNS = ("test_accuracy", "cer", "generalization_gap")
 _OF_THE_COLUMN = ("title", "unit", "better", "bounds")
 _BETTER = {"higher": True, "lower": False, "neither": None}
-_CITED_FROM = {"fraction": 100}
-"""How many of the paper's unit make one of a result's; where it is not said, the paper prints the number itself."""
+_PRINTED_PER_UNIT = {"fraction": 100}  # the paper prints percent
 _FOLDER = ("paper", "tables")
 _SHARED = "shared"
 
 
 @dataclass(frozen=True)
 class PaperNumber:
-    """A number of the paper and its standard deviation where one is printed, in the unit of a run's result."""
+    """A number of the paper, and its standard deviation if one is printed, in the unit of a run's result."""
 
     value: float
     std: float | None = None
@@ -39,9 +38,9 @@ class PaperNumber:
 
 @dataclass(frozen=True)
 class Caveat:
-    """A reason to take figures with care. ``None`` is all parts, all arms, all columns.
+    """A reason to take figures with care. ``None`` stands for all parts, all arms, all columns.
 
-    ``source`` is a row of docs/reproducibility.md, or where in the paper to look.
+    ``source`` is a row of docs/reproducibility.md, or a place in the paper.
     """
 
     says: str
@@ -52,13 +51,13 @@ class Caveat:
 
     @property
     def whole(self) -> bool:
-        """Whether it is about the table and no place in it."""
+        """Whether it is about the table as a whole."""
         return self.part is None and self.arm is None and self.column is None
 
 
 @dataclass(frozen=True)
 class TablePart:
-    """A block of rows: the data set, by the paper's name, and the options that are its own."""
+    """A block of rows: its data set, by the paper's name, and its own options."""
 
     data: str
     options: Mapping[str, Any]
@@ -66,9 +65,11 @@ class TablePart:
 
 @dataclass(frozen=True)
 class RunScale:
-    """A size to run a table at. Options replace the paper's; so do networks and data sets, by the paper's names.
+    """A size of the runs of a table.
 
-    ``only`` are the parts that are run where none is asked for, empty for all; ``analyses`` are SPECs by label.
+    Options replace the paper's; so do networks and data sets, by the paper's names. ``only`` are the parts that run by
+    default, empty for all; ``analyses`` are SPECs by label. Numbers of a scale that is not ``comparable`` are not
+    compared with the paper's.
     """
 
     name: str
@@ -82,17 +83,15 @@ class RunScale:
     only: tuple[str, ...] = ()
     analyses: Mapping[str, str] = field(default_factory=dict)
     comparable: bool = True
-    """Whether what is measured may be held against the paper's figures."""
 
 
 @dataclass(frozen=True)
 class PaperTable:
     """A table of the paper.
 
-    ``part`` and ``arm`` say what parts and arms are ("data set", "method"). ``ours`` are arms that the paper does not
-    have, and ``printed`` holds figures by part, arm and column; all are missing where the paper prints none.
-    ``queries`` are the analyses that runs are asked by, by label, and ``taken`` the numbers of their answers that
-    columns show. Arms are compared with the baseline where ``judges`` says so.
+    ``part`` and ``arm`` name the axes ("data set", "method"). ``ours`` are arms that the paper does not have, and
+    ``printed`` holds figures by part, arm and column, none if the paper prints none. ``queries`` are the analyses of
+    the runs by label, and ``answer_columns`` the columns that show numbers of their answers.
     """
 
     name: str
@@ -106,27 +105,27 @@ class PaperTable:
     ours: tuple[str, ...]
     baseline: str
     printed: Mapping[str, Mapping[str, Mapping[str, PaperNumber]]]
-    doubts: tuple[Caveat, ...]
+    caveats: tuple[Caveat, ...]
     scales: Mapping[str, RunScale]
     queries: Mapping[str, Query]
-    taken: Mapping[str, AnswerColumn]
+    answer_columns: Mapping[str, AnswerColumn]
     judged_parts: tuple[str, ...] = ()
     judged_columns: tuple[str, ...] = ()
 
     def judges(self, part: str, column: Column) -> bool:
-        """Whether arms are compared with the baseline there: in all that has a better side, or in what matters most.
+        """Whether arms are compared with the baseline in this part and column.
 
-        Verdicts are corrected over all comparisons of a table, so each that tells little costs the others seeds.
+        Verdicts are corrected over all comparisons of a table, so each comparison costs the others seeds.
         """
         return part in self.judged_parts and column.key in self.judged_columns and column.higher_is_better is not None
 
     def figure(self, part: str, arm: str, column: str) -> PaperNumber | None:
-        """What the paper has there."""
+        """The number that the paper prints, if any."""
         return self.printed.get(part, {}).get(arm, {}).get(column)
 
 
 def table_names() -> tuple[str, ...]:
-    """The tables and figures there are."""
+    """The names of all tables and figures."""
     files = (entry.name for entry in resources.files("forgetkit").joinpath(*_FOLDER).iterdir())
     names = (name.removesuffix(".toml") for name in files if name.endswith(".toml") and _SHARED not in name)
     return tuple(sorted(names, key=_table_number))
@@ -138,7 +137,7 @@ def table_titles() -> dict[str, str]:
 
 
 def read_table(name: str) -> PaperTable:
-    """A table by its name; ``OptionError`` where there is none."""
+    """Read a table by its name; raises ``OptionError`` if it does not exist."""
     if name not in table_names():
         raise OptionError(f"there is no '{name}' to reproduce; {suggest(name, table_names())}")
     own, shared = _content(name), _content(_SHARED)
@@ -147,7 +146,7 @@ def read_table(name: str) -> PaperTable:
         key: TablePart(part["data"], canonical_keys(part.get("options", {}))) for key, part in own["parts"].items()
     }
     arms = {key: canonical_keys(options) for key, options in own["arms"].items()}
-    columns, taken = _columns(own)
+    columns, answer_columns = _columns(own)
     keys = [column.key for column in columns]
     return PaperTable(
         name=name,
@@ -164,17 +163,17 @@ def read_table(name: str) -> PaperTable:
             part: {arm: _figures(row, columns) for arm, row in rows.items()}
             for part, rows in own.get("printed", {}).items()
         },
-        doubts=tuple(_caveats([*own.get("doubts", ()), *shared["doubts"]], arms, keys)),
+        caveats=tuple(_caveats([*own.get("doubts", ()), *shared["doubts"]], arms, keys)),
         scales={scale: _scale(scale, sizes[scale], resized.get(scale, {})) for scale in SCALES},
         queries={label: _query(given) for label, given in own.get("analyses", {}).items()},
-        taken=taken,
+        answer_columns=answer_columns,
         judged_parts=tuple(own.get("judged", {}).get("parts", parts)),
         judged_columns=tuple(own.get("judged", {}).get("columns", keys)),
     )
 
 
 def _table_number(name: str) -> list[str | int]:
-    """Figure 2 before figure 10."""
+    """A key that sorts figure 2 before figure 10."""
     return [int(piece) if piece.isdigit() else piece for piece in re.split(r"(\d+)", name)]
 
 
@@ -184,42 +183,41 @@ def _content(stem: str) -> dict[str, Any]:
 
 
 def _columns(own: Mapping[str, Any]) -> tuple[tuple[Column, ...], dict[str, AnswerColumn]]:
-    """Standard columns in their own order, then those that are taken from answers, and from where these are."""
-    columns, taken = [column for column in STANDARD if column.key in own.get("columns", _COLUMNS)], {}
+    """Standard columns in their order, then those of answers; and where the latter find their numbers."""
+    columns, answer_columns = [column for column in STANDARD if column.key in own.get("columns", _COLUMNS)], {}
     for key, given in own.get("numbers", {}).items():
         title, unit, better = (given[name] for name in ("title", "unit", "better"))
         bounds = given.get("bounds", (0, 1) if unit == "fraction" else (0, None))
         columns.append(
             Column(key, title, partial(number, key=key), _BETTER[better], unit, bounds=fixed_bounds(*bounds))
         )
-        taken[key] = AnswerColumn(**{name: text for name, text in given.items() if name not in _OF_THE_COLUMN})
-    return tuple(columns), taken
+        answer_columns[key] = AnswerColumn(**{name: text for name, text in given.items() if name not in _OF_THE_COLUMN})
+    return tuple(columns), answer_columns
 
 
 def _query(given: str | Mapping[str, Any]) -> Query:
-    """A SPEC, or one with what else there is to it."""
     if isinstance(given, str):
         return Query(given)
     return Query(given["analysis"], given.get("mega-batch"), given.get("about", "run"))
 
 
 def _figures(row: Mapping[str, float], columns: Iterable[Column]) -> dict[str, PaperNumber]:
-    """Per cent become fractions; all else stays what it is."""
+    """The figures of a row; percent become fractions."""
     found = {}
     for column in columns:
         if column.key in row:
-            one = _CITED_FROM.get(column.unit, 1)
+            one = _PRINTED_PER_UNIT.get(column.unit, 1)
             std = row.get("std") if column.key == "test_accuracy" else None
             found[column.key] = PaperNumber(row[column.key] / one, None if std is None else std / one)
     return found
 
 
 def _caveats(given: Iterable[Mapping[str, str]], arms: Iterable[str], keys: Iterable[str]) -> Iterable[Caveat]:
-    """Those of the table first, then those of all that it has a place for."""
+    """The caveats whose arm and column the table has."""
     for entry in given:
-        doubt = Caveat(**entry)
-        if doubt.arm in (None, *arms) and doubt.column in (None, *keys):
-            yield doubt
+        caveat = Caveat(**entry)
+        if caveat.arm in (None, *arms) and caveat.column in (None, *keys):
+            yield caveat
 
 
 def _scale(name: str, shared: Mapping[str, Any], own: Mapping[str, Any]) -> RunScale:

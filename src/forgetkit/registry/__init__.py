@@ -1,1 +1,1 @@
-"""What is on offer: hook specs, entry points, SPECs, the registry, the scaffold."""
+"""Hook specs, entry points, SPECs, the registry of components, and the scaffold of a plugin."""

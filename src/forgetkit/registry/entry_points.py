@@ -1,4 +1,4 @@
-"""Which plugins are installed: read from their distributions' metadata, without importing any of them."""
+"""The installed plugins, read from package metadata without an import."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from forgetkit._version import __version__
 from forgetkit.errors import ComponentError
 
 GROUP = "forgetkit"
-"""The entry-point group that plugins declare themselves under."""
+"""The entry-point group of plugins."""
 
 DISABLE = "FORGETKIT_DISABLE_PLUGINS"
-"""The environment variable that leaves plugins alone: ``1`` or ``all``, or names of entry points or distributions."""
+"""The environment variable that disables plugins: ``1`` or ``all``, or names of entry points or distributions."""
 
 
 @dataclass(frozen=True)
 class PluginEntryPoint:
-    """An entry point of the group: one plugin."""
+    """An entry point of the group: one installed plugin."""
 
     plugin: str
     distribution: str
@@ -31,31 +31,34 @@ class PluginEntryPoint:
     point: importlib.metadata.EntryPoint
 
     def is_one_of(self, names: Collection[str]) -> bool:
-        """Whether it, or the distribution that brings it, is named."""
+        """Whether ``names`` has the plugin or its distribution."""
         return self.plugin in names or self.distribution in names
 
     @property
     def disabled(self) -> bool:
-        """Whether the environment says to leave it alone. A name that is not installed is no mistake there: a variable
-        is set once, for places that have different plugins.
-        """
-        said = {word.strip() for word in os.environ.get(DISABLE, "").split(",")} - {""}
-        return bool(said & {"1", "all"}) or self.is_one_of(said)
+        """Whether the environment disables it. The variable may name plugins that are not installed."""
+        words = {word.strip() for word in os.environ.get(DISABLE, "").split(",")} - {""}
+        return bool(words & {"1", "all"}) or self.is_one_of(words)
 
     @property
     def clash(self) -> str:
-        """What its distribution requires of forgetkit and this version is not; empty if there is no such thing."""
+        """The requirement of its distribution that this version of forgetkit does not meet, and the remedy, or ""."""
         requires = (self.point.dist and self.point.dist.requires) or ()
-        unmet = [str(one.specifier) for one in _of_forgetkit(requires) if not one.specifier.contains(__version__, True)]
-        if not unmet:
-            return ""
-        return (
-            f"{self.distribution} {self.version} needs forgetkit{unmet[0]}, and this is forgetkit {__version__}: "
-            f"update forgetkit, or install a version of {self.distribution} that is made for this one"
-        )
+        for requirement in _requirements_on_forgetkit(requires):
+            if not requirement.specifier.contains(__version__, prereleases=True):
+                return (
+                    f"{self.distribution} {self.version} needs forgetkit{requirement.specifier}, and this is forgetkit "
+                    f"{__version__}: update forgetkit, or install a version of {self.distribution} that is made for "
+                    "this one"
+                )
+        return ""
 
     def load(self) -> object:
-        """Import it; ``ComponentError`` if it is made for another version of forgetkit."""
+        """Import the plugin.
+
+        Raises:
+            ComponentError: It requires another version of forgetkit, or its entry point names no module.
+        """
         if self.clash:
             raise ComponentError(self.clash)
         if not all(part.isidentifier() for part in self.module.split(".")):
@@ -63,27 +66,24 @@ class PluginEntryPoint:
         return self.point.load()
 
 
-def _of_forgetkit(requires: Collection[str]) -> Iterator[Requirement]:
-    """The requirements on forgetkit itself that hold here; an extra's hold only if it is asked for."""
+def _requirements_on_forgetkit(requires: Collection[str]) -> Iterator[Requirement]:
+    """The requirements that apply here; those of an extra do not."""
     for text in requires:
         try:
-            one = Requirement(text)
-        except InvalidRequirement:  # pip, too, passes over what it cannot read in what is installed
+            requirement = Requirement(text)
+        except InvalidRequirement:  # pip ignores unreadable requirements of installed packages too
             continue
-        if canonicalize_name(one.name) == GROUP and (one.marker is None or one.marker.evaluate({"extra": ""})):
-            yield one
+        applies = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+        if applies and canonicalize_name(requirement.name) == GROUP:
+            yield requirement
 
 
 def plugins() -> tuple[PluginEntryPoint, ...]:
-    """Every plugin that is installed, by the names of distribution and entry point."""
-    return tuple(sorted(_find_entry_points(), key=lambda one: (one.distribution, one.plugin)))
-
-
-def _find_entry_points() -> Iterator[PluginEntryPoint]:
+    """Every installed plugin, sorted by distribution and entry point."""
+    found = []
     for point in importlib.metadata.entry_points(group=GROUP):
         module = point.value.partition(":")[0].strip()
-        distribution = point.dist and point.dist.name
-        version = point.dist and point.dist.version
-        yield PluginEntryPoint(
-            point.name, distribution or module, version or "unknown", module, point
-        )  # metadata may be gone
+        distribution = (point.dist and point.dist.name) or module  # a damaged installation has no metadata
+        version = (point.dist and point.dist.version) or "unknown"
+        found.append(PluginEntryPoint(point.name, distribution, version, module, point))
+    return tuple(sorted(found, key=lambda entry: (entry.distribution, entry.plugin)))

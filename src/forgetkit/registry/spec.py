@@ -1,10 +1,9 @@
-"""From ``"snip:samples=128"`` to a validated component, and back.
+"""Parse a SPEC such as ``snip:samples=128`` into a validated component, and format a component as a SPEC.
 
-A SPEC is ``name`` or ``name:key=value,key=value``. A value may hold commas and colons as long as
-what follows a comma is not ``key=``; a list is written as JSON, ``[64,64]``. What stands before the
-first ``key=`` goes to the component's first option: ``folder:photos,size=32`` is
-``folder:path=photos,size=32``. A value in quotes, double or single, is taken as it is:
-``folder:path="a,b=c"``; inside them a backslash escapes a quote or a backslash.
+A SPEC is ``name`` or ``name:key=value,key=value``. A value may hold commas and colons unless ``key=`` follows a comma;
+a list is JSON, ``[64,64]``. Text before the first ``key=`` is the value of the first option: ``folder:photos,size=32``
+is ``folder:path=photos,size=32``. A value in double or single quotes is literal, ``folder:path="a,b=c"``; a backslash
+escapes a quote or a backslash in it.
 """
 
 from __future__ import annotations
@@ -29,13 +28,13 @@ _KEY = re.compile(r"\s*([A-Za-z_][\w-]*)\s*=(.*)", re.DOTALL)
 _QUOTED = r""""(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'"""
 _VALUE_IN_QUOTES = re.compile(_QUOTED, re.DOTALL)
 _OPENING_QUOTE = re.compile(r"""(?:^|[=:,\[{])\s*["']""")
-"""Where a quote opens a value, or a text in a JSON list; elsewhere it is a character like others."""
+"""A quote that opens a value, or a text in a JSON list; anywhere else it is a plain character."""
 _MASKED = re.compile(rf"((?:^|[=:,\[{{])\s*)({_QUOTED})", re.DOTALL)
 
 
 @dataclasses.dataclass(frozen=True)
 class Option:
-    """One option of a component: its name, its annotated type, its default (MISSING: required)."""
+    """An option of a component: name, annotated type, default (``MISSING``: the option is required)."""
 
     name: str
     type: Any
@@ -43,23 +42,23 @@ class Option:
 
     @cached_property
     def adapter(self) -> TypeAdapter[Any]:
-        """What checks a value."""
+        """Validates values of the type."""
         try:
             return TypeAdapter(self.type)
-        except PydanticSchemaGenerationError:  # a type that pydantic does not know, a tensor: checked by isinstance
+        except PydanticSchemaGenerationError:  # a type that pydantic does not know (a tensor): isinstance checks it
             return TypeAdapter(self.type, config=ConfigDict(arbitrary_types_allowed=True))
 
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
-    """A SPEC taken apart: ``name`` (perhaps ``distribution/name``), ``first`` and the named options."""
+    """A parsed SPEC: ``name`` (or ``distribution/name``), the value of the ``first`` option, and named options."""
 
     name: str
     first: str | None
     options: Mapping[str, str]
 
     def __str__(self) -> str:
-        """The SPEC that :func:`parse_spec` takes apart into the same."""
+        """The SPEC as text, which :func:`parse_spec` parses into an equal one."""
         pieces = [f"{key.replace('_', '-')}={_quote(value)}" for key, value in self.options.items()]
         if self.first is not None:
             opens_option = _KEY.match(self.first) is not None or not self.first
@@ -68,10 +67,10 @@ class Spec:
 
 
 def parse_spec(text: str) -> Spec:
-    """Take a SPEC apart, without knowing the component.
+    """Parse a SPEC; the component need not exist.
 
     Raises:
-        OptionError: If it names no component, gives an option twice, or a quote is not closed at the end of a value.
+        OptionError: It names no component or gives an option twice, or a quote does not close at the end of a value.
     """
     name, colon, rest = text.strip().partition(":")
     if not name:
@@ -82,7 +81,7 @@ def parse_spec(text: str) -> Spec:
     options: dict[str, str] = {}
     for piece in _split(rest) if colon else ():
         match = _KEY.fullmatch(piece)
-        if match is None:  # the first piece: what follows another comma is an option
+        if match is None:  # the first piece; each later one has a key
             first = strip_quotes(piece)
             continue
         key = match[1].replace("-", "_")
@@ -93,12 +92,12 @@ def parse_spec(text: str) -> Spec:
 
 
 def mask_quoted(text: str) -> str:
-    """The text with what is in quotes made blank, so that its commas, brackets and ``=`` part nothing."""
+    """The text with quoted parts blanked out: a comma, bracket or ``=`` in quotes is no syntax."""
     return _MASKED.sub(lambda match: match[1] + "_" * len(match[2]), text)
 
 
 def strip_quotes(value: str) -> str:
-    """A value without the quotes around it, if there are any, and without spaces around those."""
+    """The value without surrounding spaces and quotes."""
     value = value.strip()
     if not value.startswith(('"', "'")):
         return value
@@ -108,13 +107,13 @@ def strip_quotes(value: str) -> str:
 
 
 def _split(text: str) -> list[str]:
-    """What stands between the commas that an option follows."""
+    """Split at each comma that ``key=`` follows."""
     commas = [match.start() for match in _OPTION_SEPARATOR.finditer(mask_quoted(text))]
     return [text[start:end] for start, end in zip([0, *(c + 1 for c in commas)], [*commas, len(text)], strict=True)]
 
 
 def _quote(value: str, *, needed: bool = False) -> str:
-    """A value as :func:`parse_spec` understands it: in quotes if anything in it could be taken for structure."""
+    """The value as :func:`parse_spec` reads it: in quotes if it could be mistaken for syntax."""
     is_plain = ("," not in value and _OPENING_QUOTE.search(value) is None) or _is_list(value)
     if is_plain and value == value.strip() and not needed:
         return value
@@ -122,7 +121,7 @@ def _quote(value: str, *, needed: bool = False) -> str:
 
 
 def _is_list(value: str) -> bool:
-    """Whether it is JSON's list or table, in which commas and quotes are understood as they are."""
+    """Whether the value is a JSON list or object, whose commas and quotes need no quoting."""
     try:
         return isinstance(json.loads(value), list | dict)
     except (ValueError, RecursionError):
@@ -134,7 +133,7 @@ def options_of(component: type) -> tuple[Option, ...]:
     return _options_of(component)
 
 
-@lru_cache(maxsize=512)  # asked a thousand times when a grid is planned
+@lru_cache(maxsize=512)  # planning a grid calls it a thousand times; its own type accepts no class
 def _options_of(component: type) -> tuple[Option, ...]:
     if not dataclasses.is_dataclass(component):
         raise OptionError(f"{component.__name__} is not a dataclass; a component's fields are its options")
@@ -144,20 +143,22 @@ def _options_of(component: type) -> tuple[Option, ...]:
         raise OptionError(
             f"{component.__name__}: {error}; the types of its options must be importable at run time"
         ) from error
-    found = []
-    for item in dataclasses.fields(component):
-        default = item.default
-        if item.default_factory is not dataclasses.MISSING:
-            default = item.default_factory()
-        if item.init:
-            found.append(Option(item.name, hints[item.name], default))
-    return tuple(found)
+    return tuple(
+        Option(
+            field.name,
+            hints[field.name],
+            field.default if field.default_factory is dataclasses.MISSING else field.default_factory(),
+        )
+        for field in dataclasses.fields(component)
+        if field.init
+    )
 
 
 def build_component(name: str, component: type, spec: Spec, defaults: Mapping[str, Any] = MappingProxyType({})) -> Any:
-    """The component that ``spec`` describes, every option checked against its annotated type.
+    """Build the component of ``spec`` and validate each option; ``defaults`` replace the component's own.
 
-    ``defaults`` take the place of the component's own.
+    Raises:
+        OptionError: An option is unknown, missing, given twice or out of range.
     """
     known = {option.name: option for option in options_of(component)}
     given: dict[str, Any] = dict(spec.options)
@@ -181,25 +182,25 @@ def build_component(name: str, component: type, spec: Spec, defaults: Mapping[st
 
 
 def _quotes_hint(name: str, key: str, spec: Spec, known: Mapping[str, Option]) -> str:
-    """What to do if an unknown option is a part of a text that has a comma or ``=`` in it."""
+    """Suggest quotes if the unknown option may be part of a text value with a comma or ``=``."""
     leading = next(iter(known), "")
     given = [(leading, spec.first), *spec.options.items()] if spec.first is not None else list(spec.options.items())
-    keys = [one for one, _ in given]
+    keys = [written for written, _ in given]
     if key not in spec.options:
         return ""
-    place = keys.index(key)
-    before = keys[place - 1] if place else leading
+    index = keys.index(key)
+    before = keys[index - 1] if index else leading
     if before not in known or not _accepts_text(known[before].type):
         return ""
     part = f"{key}={spec.options[key]}"
-    value = _quote(f"{given[place - 1][1]},{part}" if place else part, needed=True)
+    value = _quote(f"{given[index - 1][1]},{part}" if index else part, needed=True)
     return (
-        f"; if the {'comma' if place else '='} belongs to a value, quote it: {name}:{before.replace('_', '-')}={value}"
+        f"; if the {'comma' if index else '='} belongs to a value, quote it: {name}:{before.replace('_', '-')}={value}"
     )
 
 
 def resolved_defaults(name: str, component: type, defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """The value of each option that has a default: that in ``defaults``, else the component's own."""
+    """The default of each option that has one: from ``defaults``, else the component's own."""
     values = [(option, defaults.get(option.name, option.default)) for option in options_of(component)]
     return {
         option.name: _check_value(name, option, value) for option, value in values if value is not dataclasses.MISSING
@@ -207,12 +208,12 @@ def resolved_defaults(name: str, component: type, defaults: Mapping[str, Any]) -
 
 
 def option_to_json(value: Any) -> Any:
-    """A value of an option as JSON can hold it."""
+    """An option's value as JSON can hold it."""
     return value if isinstance(value, bool | int | float | str | None) else _text(value)
 
 
 def check_option(name: str, component: type, key: str, value: Any) -> None:
-    """``OptionError`` where a component has no such option, or not with this value."""
+    """Raise ``OptionError`` if the component has no such option, or the value is out of range."""
     known = {option.name: option for option in options_of(component)}
     if key not in known:
         raise OptionError(f"{name} has no option '{key}'; {suggest(key, known)}")
@@ -220,23 +221,23 @@ def check_option(name: str, component: type, key: str, value: Any) -> None:
 
 
 def validate_component(name: str, component: Any) -> Any:
-    """A component that somebody built in Python, with its values checked as a SPEC's would be."""
-    values = {}
-    for option in options_of(type(component)):
-        values[option.name] = _check_value(name, option, getattr(component, option.name))
+    """Validate a component that was built in Python as that of a SPEC."""
+    options = options_of(type(component))
+    values = {option.name: _check_value(name, option, getattr(component, option.name)) for option in options}
     same = all(value is getattr(component, key) or value == getattr(component, key) for key, value in values.items())
     return component if same else _construct(name, type(component), values)
 
 
 def format_spec(name: str, component: Any) -> str:
-    """The SPEC of a component with every option spelled out: equal components, equal text."""
+    """The SPEC of a component with every option; equal components give equal text."""
     values = {option.name: _text(getattr(component, option.name)) for option in options_of(type(component))}
     return str(Spec(name, None, values))
 
 
 def _check_value(name: str, option: Option, given: Any) -> Any:
-    """The checked value. ``none`` means None where the option may be None; a path becomes absolute, so that
-    a SPEC means the same from any folder.
+    """Return the validated value.
+
+    ``none`` means None if the type allows it. A path becomes absolute, so that a SPEC means the same in each folder.
     """
     if given == "none" and _accepts_none(option.type):
         return None
@@ -244,12 +245,12 @@ def _check_value(name: str, option: Option, given: Any) -> Any:
         value = _convert(option.adapter, given)
     except ValidationError as error:
         problem = error.errors()[0]
-        said = _hint(option.type) if problem["type"] == "string_pattern_mismatch" else ""
-        reason = f"must be {said}" if said else f"{problem['msg'][0].lower()}{problem['msg'][1:]}"
+        hint = _hint(option.type) if problem["type"] == "string_pattern_mismatch" else ""
+        reason = f"must be {hint}" if hint else f"{problem['msg'][0].lower()}{problem['msg'][1:]}"
         raise OptionError(f"{name}: option {option.name.replace('_', '-')}={given}: {reason}") from error
     if not isinstance(value, Path):
         return value
-    if given == "":  # a variable of the shell that is not set, say; it would be the current folder
+    if given == "":  # an unset shell variable, say; Path("") is the current folder
         raise OptionError(f"{name}: option {option.name.replace('_', '-')} is empty: give a path ('.' is this folder)")
     return _absolute_path(name, option, value)
 
@@ -265,7 +266,7 @@ def _absolute_path(name: str, option: Option, path: Path) -> Path:
 
 
 def _hint(kind: Any) -> str:
-    """What a type says in words of its values: a text in its annotation."""
+    """The text in an annotation that describes the values."""
     return next((part for part in getattr(kind, "__metadata__", ()) if isinstance(part, str)), "")
 
 
@@ -278,7 +279,7 @@ def _accepts_none(kind: Any) -> bool:
 def _accepts_text(kind: Any) -> bool:
     if get_origin(kind) is Annotated:
         return _accepts_text(get_args(kind)[0])
-    return kind in (str, Path) or any(one in (str, Path) for one in get_args(kind))
+    return kind in (str, Path) or any(part in (str, Path) for part in get_args(kind))
 
 
 def _convert(adapter: TypeAdapter[Any], given: Any) -> Any:

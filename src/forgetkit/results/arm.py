@@ -1,4 +1,4 @@
-"""Arms: a value on each axis. How they are said, and which one a user means."""
+"""Arms, a value on each axis: their text, and the arm that a user's text means."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def format_arm(arm: Arm) -> str:
 
 
 def matches(arm: Arm, combination: Arm) -> bool:
-    """Whether an arm has the values of ``combination``, which need not name every axis."""
+    """Whether an arm has the values of ``combination``, which may leave out axes."""
     return all(arm.get(axis) == value for axis, value in combination.items())
 
 
 def find_baseline(arms: Iterable[Arm], combination: Arm) -> dict[str, str]:
-    """The one arm that ``combination`` means; ``ConfigError`` where it means none or several."""
+    """The one arm that ``combination`` matches; raises ``ConfigError`` if it matches none or several."""
     found = [arm for arm in arms if matches(arm, combination)]
     if len(found) != 1:
         which = "no arm" if not found else f"{len(found)} arms"
@@ -32,9 +32,10 @@ def find_baseline(arms: Iterable[Arm], combination: Arm) -> dict[str, str]:
 
 
 def parse_arm(option: str, text: str, axes: Axes) -> dict[str, str]:
-    """``importance=random,replay=full``, or one axis's value alone where no other axis has it; ``option`` asks for it.
+    """Parse ``importance=random,replay=full``, or the value of one axis alone if no other axis has it.
 
-    A comma parts values only where an axis and ``=`` follow, so that a value may be a SPEC with options.
+    A comma ends a value only if an axis and ``=`` follow, so that a value may be a SPEC with options. ``option`` begins
+    the message of the ``ConfigError`` for a text that is no arm.
     """
     having = [axis for axis, values in axes.items() if text in values]
     if len(having) > 1:
@@ -51,7 +52,7 @@ def parse_arm(option: str, text: str, axes: Axes) -> dict[str, str]:
 
 
 def _pieces(option: str, text: str, axes: Axes) -> list[tuple[str, str]]:
-    """Axes and the values that are given for them."""
+    """Pairs of axis and value."""
     heads = list(re.finditer(rf"(?:^|,)\s*({'|'.join(map(re.escape, axes))})=", mask_quoted(text)))
     if not heads or heads[0].start() > 0:
         values = {value for values in axes.values() for value in values}

@@ -1,4 +1,4 @@
-"""The columns of a table as a command line names them: any number of a result can be one."""
+"""The columns that a command line can name: any number of a result or an answer."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ _NO_NUMBER = ("schema",)
 
 
 def parse_columns(text: str, outcomes: Outcomes) -> tuple[Column, ...]:
-    """``test_accuracy,calibration_ece,my_metric:higher``: standard columns, numbers of answers, and whatever other
-    numbers the results hold.
+    """Parse ``test_accuracy,calibration_ece,my_metric:higher``: standard columns, and numbers of answers and results.
 
-    ``:higher`` or ``:lower`` says which is better; an answer says it itself. A number that says neither, and is no
-    measure of the protocol, is shown and not compared. Hyphens are taken for underscores, as in the names of metrics.
+    ``:higher`` or ``:lower`` says which is better; standard columns and answers have a direction of their own. A number
+    without direction is shown and not compared. A hyphen stands for an underscore. Raises ``OptionError`` if a column
+    does not exist.
     """
     known = {column.key: column for column in (*STANDARD, *other_columns(outcomes), *answer_columns(outcomes))}
     return tuple(_column(piece.strip(), known) for piece in text.split(","))
 
 
 def other_columns(outcomes: Outcomes) -> tuple[Column, ...]:
-    """A column for each number that results have beside the standard ones: those of more metrics, of plugins too."""
+    """A column for each number that results have beside the standard ones, as those of plugins' metrics."""
     standard = {column.key for column in STANDARD}
     keys = {
         key: None for cell in outcomes.cells for key in cell.result or {} if number(cell.result or {}, key) is not None
@@ -36,17 +36,15 @@ def other_columns(outcomes: Outcomes) -> tuple[Column, ...]:
 
 
 def answer_columns(outcomes: Outcomes, label: str | None = None) -> tuple[Column, ...]:
-    """A column for each number that an analysis gave; of those under ``label`` alone where one is named, and without it
-    in their titles.
+    """A column for each number of an answer; with ``label``, of answers under it, without the label in their titles.
 
-    Direction and unit are those of the answer; where cells contradict each other, those of the first. What a result
-    calls by the same name comes before it.
+    Direction and unit are those of the first cell's answer. A number of a result hides one of an answer with its name.
     """
     standard = {column.key for column in STANDARD}
     found: dict[str, Measure] = {}
     for cell in outcomes.cells:
-        asked = [one for one in cell.answers if label in (None, one.label)]
-        for key, measure in answers.answer_columns(asked).items():
+        own = [one for one in cell.answers if label in (None, one.label)]
+        for key, measure in answers.answer_columns(own).items():
             if key not in standard and key not in (cell.result or {}):
                 found.setdefault(key, measure)
     return tuple(_answer_column(key, measure, label) for key, measure in found.items())
@@ -77,7 +75,7 @@ def _column(piece: str, known: dict[str, Column]) -> Column:
 
 
 def _suggestions(key: str, known: Mapping[str, Column]) -> str:
-    """The columns that somebody may mean who leaves the analysis out, ``ece``; else what is spelled nearly so."""
+    """Columns whose name ends with the key, as ``ece``, or whose title it is; else similar names."""
     wanted = key.casefold()
     of_an_analysis = [other for other in known if wanted and other.endswith(f"_{wanted}")]
     titled = [other for other, column in known.items() if column.title.casefold() == wanted.replace("_", " ")]
@@ -86,7 +84,7 @@ def _suggestions(key: str, known: Mapping[str, Column]) -> str:
 
 
 def key_of(name: str) -> str:
-    """A column's key as results have it: ``test-accuracy`` is ``test_accuracy``."""
+    """The key of a column: ``test-accuracy`` is ``test_accuracy``."""
     return name.replace("-", "_")
 
 

@@ -1,4 +1,4 @@
-"""Lines of a text. This module imports no torch, so that the command line can use it at once."""
+"""Lines of a text. This module imports no torch, so that the command line starts fast."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 
 
 def break_lines(text: str, width: int) -> list[str]:
-    """Lines of ``width`` letters where spaces, commas and colons allow it; joined again they are the text."""
+    """Break after spaces, commas and colons, into lines of ``width`` letters if possible; joined, they are the text."""
     lines = [""]
     for piece in re.split(r"(?<=[ ,:])", text):
         if lines[-1] and len(lines[-1]) + len(piece.rstrip()) > width:

@@ -1,4 +1,4 @@
-"""What became of the cells of a grid."""
+"""The outcomes of a grid's cells."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ Status = Literal["completed", "failed", "diverged", "missing"]
 class Outcome:
     """One cell: an arm at one seed.
 
-    ``arm`` has a value per axis, as it is shown (``{"importance": "snip", "replay": "full"}``). ``result`` is what
-    ``result.json`` holds where the cell is completed, else None, and ``reason`` says why in one line. ``answers`` are
-    those of the analyses that it was asked by, ordered by their labels.
+    ``arm`` has a value per axis, as it is shown (``{"importance": "snip", "replay": "full"}``). ``result`` is the
+    content of ``result.json`` if the cell is completed, else None; ``reason`` says why in one line. ``answers`` are the
+    stored answers of analyses, ordered by label.
     """
 
     arm: Mapping[str, str]
@@ -32,27 +32,27 @@ class Outcome:
 
     @property
     def numbers(self) -> Mapping[str, Any]:
-        """What the result holds, and each number of an answer by the key of its column, ``calibration_ece``."""
+        """The result, and each number of an answer under the key of its column, ``calibration_ece``."""
         return {**{key: measure.value for key, measure in answer_columns(self.answers).items()}, **(self.result or {})}
 
     @property
     def run(self) -> str:
-        """Equal for cells that are one run, whatever their arms are called; ``auto`` is what it came to."""
+        """Equal for cells that are the same run, whatever their arms are called; ``auto`` is resolved."""
         result = self.result or {}
         config, versions = result.get("config"), result.get("versions")
         if not isinstance(config, Mapping) or not isinstance(versions, Mapping):
             return self.digest
-        settled = {key: value for key, value in config.items() if key not in NOT_RESULTS}
-        return json.dumps([settled, versions.get("plugins")], sort_keys=True, default=str)
+        resolved = {key: value for key, value in config.items() if key not in NOT_RESULTS}
+        return json.dumps([resolved, versions.get("plugins")], sort_keys=True, default=str)
 
 
 @dataclass(frozen=True)
 class Outcomes:
-    """Everything that a table, a plot or a report is made from.
+    """The input of a table, a plot or a report.
 
     ``axes`` are in the order in which they are shown; ``cells`` in the order of the grid: arm by arm, seed by seed.
-    ``baseline`` is the arm that others are compared with, None where none was named, and ``command`` the line that
-    carries the cells out. ``answers`` are those about all cells together.
+    ``baseline`` is the arm that others are compared with, if any, and ``command`` the command line that runs the
+    cells. ``answers`` are those about all cells together.
     """
 
     title: str
@@ -66,8 +66,12 @@ class Outcomes:
         """Each arm once, in the order of the grid."""
         found: dict[tuple[str, ...], Mapping[str, str]] = {}
         for cell in self.cells:
-            found.setdefault(tuple(cell.arm[axis] for axis in self.axes), cell.arm)
+            found.setdefault(self.key(cell.arm), cell.arm)
         return tuple(found.values())
+
+    def key(self, arm: Mapping[str, str]) -> tuple[str, ...]:
+        """The values of an arm, in the order of the axes."""
+        return tuple(arm[axis] for axis in self.axes)
 
     def of(self, arm: Mapping[str, str]) -> tuple[Outcome, ...]:
         """The cells of one arm, by seed."""

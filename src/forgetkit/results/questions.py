@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -21,9 +22,9 @@ OutcomeStatus = Literal["answered", "known", "does not apply", "failed"]
 
 @dataclass(frozen=True)
 class AnalysisOutcome:
-    """What became of a question to a run, or to all runs of a grid together (``common``).
+    """The outcome of a question to a run, or to all runs of a grid together (``common``).
 
-    ``known``: the answer was there already. ``reason`` says in a line why there is none.
+    ``known``: the answer was stored already. ``reason`` says in a line why there is none.
     """
 
     run: str
@@ -39,15 +40,15 @@ class AnalysisOutcome:
 
 @dataclass(frozen=True)
 class RunRef:
-    """A finished run: what it is called here, and its directory."""
+    """One or several finished runs: a name for messages, and the folder that keeps answers."""
 
     name: str
     folder: Path
 
 
-def run_refs(pool: CellStore, outcomes: Outcomes) -> tuple[RunRef, ...]:
-    """The cells of a grid that are completed."""
-    return tuple(RunRef(cell_label(outcomes, cell), pool.directory(cell.digest)) for cell in _completed_cells(outcomes))
+def run_refs(store: CellStore, outcomes: Outcomes) -> tuple[RunRef, ...]:
+    """The completed cells of a grid."""
+    return tuple(RunRef(cell_label(outcomes, cell), store.directory(cell.digest)) for cell in _completed(outcomes))
 
 
 def cell_label(outcomes: Outcomes, cell: Outcome) -> str:
@@ -58,81 +59,92 @@ def cell_label(outcomes: Outcomes, cell: Outcome) -> str:
 def ask_each(
     runs: Sequence[RunRef],
     questions: Sequence[Question],
-    means: AnalysisEnv,
+    env: AnalysisEnv,
     *,
     again: bool = False,
     about_to: Callable[[str], None] = lambda what: None,
 ) -> Iterator[AnalysisOutcome]:
-    """Every question to every run, a run at a time; what cannot be answered is told, and the others go on.
+    """Ask every question of every run, a run at a time; a question that fails does not stop the others.
 
-    Answers that are there to the same question are taken as they are, unless all are asked ``again``. ``about_to`` is
-    told of each question before it is put.
+    Stored answers to the same question are returned as they are, unless ``again``. ``about_to`` gets the name of each
+    question before it is asked.
     """
-    for place in runs:
-        finished = FinishedRun(RunDirectory(place.folder), means)
+    for ref in runs:
+        finished = FinishedRun(RunDirectory(ref.folder), env)
         for question in questions:
-            about_to(f"{place.name}: {question.label}")
-            yield _outcome_of(place, question, finished, again=again)
+            about_to(f"{ref.name}: {question.label}")
+            cached = None if again else partial(cached_answer, question, finished)
+            yield _outcome(ref, question, cached, partial(ask_run, question, finished))
 
 
 def ask_together(
-    pool: CellStore,
+    store: CellStore,
     grid: str,
     outcomes: Outcomes,
     questions: Sequence[Question],
-    means: AnalysisEnv,
+    env: AnalysisEnv,
     *,
     again: bool = False,
 ) -> Iterator[AnalysisOutcome]:
-    """Each question that compares runs, to all completed cells of a grid; its answers are kept beside the grid."""
-    cells = _completed_cells(outcomes)
-    folder = pool.answers_folder(grid)
+    """Ask each question that compares runs of all completed cells; the answers are stored beside the grid."""
+    cells = _completed(outcomes)
+    ref = RunRef(f"all {len(cells)} runs", store.answers_folder(grid))
     for question in questions:
-        if not isinstance(question.analysis, MultiRunAnalysis):
-            continue
-        began = time.perf_counter()
-        digests = [cell.digest for cell in cells]
-        name = f"all {len(cells)} runs"
-        try:
-            asked = [_compared_run(pool, cell, question, means) for cell in cells]
-            known = None if again else cached_group_answer(question, folder, digests)
-            answer = known or ask_group(question, asked, folder, digests)
-            became: OutcomeStatus = "known" if known else "answered"
-            yield AnalysisOutcome(
-                name, question, became, folder, answer, seconds=time.perf_counter() - began, common=True
-            )
-        except RecordError:
-            raise
-        except ForgetkitError as error:
-            yield _unanswered(name, question, folder, error, common=True)
+        if isinstance(question.analysis, MultiRunAnalysis):
+            yield ask_cells(store, cells, question, env, ref, again=again, common=True)
 
 
-def _outcome_of(place: RunRef, question: Question, finished: FinishedRun, *, again: bool) -> AnalysisOutcome:
+def ask_cells(
+    store: CellStore,
+    cells: Sequence[Outcome],
+    question: Question,
+    env: AnalysisEnv,
+    ref: RunRef,
+    *,
+    without: str | None = None,
+    again: bool = False,
+    common: bool = False,
+) -> AnalysisOutcome:
+    """Ask one question of several cells together; the folder of ``ref`` keeps the answer.
+
+    ``without`` is an axis that the analysis does not see.
+    """
+    digests = [cell.digest for cell in cells]
+
+    def compared(cell: Outcome) -> ComparedRun:
+        finished = FinishedRun(RunDirectory(store.directory(cell.digest)), env)
+        evidence = RunEvidence.of(finished, question.mega_batch, question.seeds, lasting=False)
+        arm = {axis: value for axis, value in cell.arm.items() if axis != without}
+        return ComparedRun(arm, cell.seed, evidence, cached_answer(question, finished))
+
+    def ask() -> Answer:
+        return ask_group(question, [compared(cell) for cell in cells], ref.folder, digests)
+
+    cached = None if again else partial(cached_group_answer, question, ref.folder, digests)
+    return _outcome(ref, question, cached, ask, common=common)
+
+
+def _outcome(
+    ref: RunRef,
+    question: Question,
+    cached: Callable[[], Answer | None] | None,
+    ask: Callable[[], Answer],
+    *,
+    common: bool = False,
+) -> AnalysisOutcome:
     began = time.perf_counter()
+    became: OutcomeStatus
     try:
-        known = None if again else cached_answer(question, finished)
-        answer = known or ask_run(question, finished)
-    except RecordError:  # nothing more can be kept
+        known = cached() if cached else None
+        answer = known or ask()
+    except RecordError:  # no further answer could be stored
         raise
     except ForgetkitError as error:
-        return _unanswered(place.name, question, place.folder, error)
-    became: OutcomeStatus = "known" if known else "answered"
-    return AnalysisOutcome(place.name, question, became, place.folder, answer, seconds=time.perf_counter() - began)
+        became = "does not apply" if isinstance(error, InapplicableError) else "failed"
+        return AnalysisOutcome(ref.name, question, became, ref.folder, reason=str(error), error=error, common=common)
+    became, seconds = "known" if known else "answered", time.perf_counter() - began
+    return AnalysisOutcome(ref.name, question, became, ref.folder, answer, seconds=seconds, common=common)
 
 
-def _unanswered(
-    name: str, question: Question, folder: Path, error: ForgetkitError, *, common: bool = False
-) -> AnalysisOutcome:
-    became: OutcomeStatus = "does not apply" if isinstance(error, InapplicableError) else "failed"
-    return AnalysisOutcome(name, question, became, folder, reason=str(error), error=error, common=common)
-
-
-def _compared_run(pool: CellStore, cell: Outcome, question: Question, means: AnalysisEnv) -> ComparedRun:
-    """A cell as a comparing analysis sees it; its model is loaded when it is asked for, and each time anew."""
-    finished = FinishedRun(RunDirectory(pool.directory(cell.digest)), means)
-    evidence = RunEvidence.of(finished, question.mega_batch, question.seeds, lasting=False)
-    return ComparedRun(cell.arm, cell.seed, evidence, cached_answer(question, finished))
-
-
-def _completed_cells(outcomes: Outcomes) -> list[Outcome]:
+def _completed(outcomes: Outcomes) -> list[Outcome]:
     return [cell for cell in outcomes.cells if cell.status == "completed"]

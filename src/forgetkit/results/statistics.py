@@ -1,14 +1,14 @@
-"""Means, paired comparisons and what may be concluded from them. The only module that needs scipy.
+"""Means, paired comparisons and verdicts.
 
-What few seeds come to:
+The effect of few seeds:
 
 - no seed: no mean, no comparison, "too few seeds";
 - one seed: a mean without a standard deviation, a difference without an interval, p = 1;
 - two seeds: a standard deviation, p = 1/2 or 1;
-- seeds too few for a verdict: no interval either, which would be as wide as it is worthless;
-- the same difference at every seed: no interval, since there is no spread to reckon one from;
-- a seed that only one of two arms has takes no part in their comparison;
-- differences that are all zero: p = 1, "not distinguishable" where there are seeds enough.
+- seeds too few for a verdict: no interval either, since it would be too wide to use;
+- the same difference at every seed: no interval, since there is no spread;
+- a seed that only one of two arms has does not count in their comparison;
+- differences that are all zero: p = 1, "not distinguishable" if there are enough seeds.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ Verdict = Literal["better", "worse", "not distinguishable", "too few seeds"]
 ALPHA = 0.05
 CONFIDENCE = 0.95
 EXACT_UP_TO = 40
-"""Seeds up to which all sign assignments are counted; of more, ``DRAWS`` assignments are drawn."""
+"""Seeds up to which all sign assignments are counted; for more seeds, ``DRAWS`` assignments are drawn."""
 DRAWS = 2**17 - 1
 
 
 @dataclass(frozen=True)
 class Summary:
-    """``n`` values: their mean (None of none) and their sample standard deviation (None of fewer than two)."""
+    """``n`` values: their mean, None for no value, and their sample standard deviation, None for fewer than two."""
 
     n: int
     mean: float | None
@@ -47,10 +47,10 @@ class Summary:
 class PairedComparison:
     """Ours minus the other over the ``n`` seeds that both have.
 
-    ``low`` and ``high`` bound the mean difference with 95 % confidence by Student's t, within what is possible; they
-    are None where the difference is the same at every seed (``constant``), or there is one seed. ``p`` is that of the
+    ``low`` and ``high`` bound the mean difference with 95 % confidence by Student's t, within the possible values; they
+    are None if the difference is the same at every seed (``constant``), or there is one seed. ``p`` is that of the
     two-sided sign-flip test: the share of all 2ⁿ assignments of signs to the differences whose sum is at least as far
-    from zero as the one observed. ``exact`` is False where assignments were drawn and not counted.
+    from zero as the observed one. ``exact`` is False if assignments were drawn instead of counted.
     """
 
     n: int
@@ -64,9 +64,9 @@ class PairedComparison:
 
 @dataclass(frozen=True)
 class Judgement:
-    """A comparison among others: its p value corrected for their number, and what may be said.
+    """A comparison of a table, its p value corrected for the number of comparisons, and its verdict.
 
-    Where that is "too few seeds" the comparison has no interval.
+    With the verdict "too few seeds" the comparison has no interval.
     """
 
     comparison: PairedComparison
@@ -75,7 +75,7 @@ class Judgement:
 
 
 def summarize(values: Iterable[float]) -> Summary:
-    """The same for every order of the values, to the bit."""
+    """Summarize values; their order does not change a bit."""
     known = list(values)
     return Summary(len(known), fmean(known) if known else None, stdev(known) if len(known) > 1 else None)
 
@@ -83,12 +83,12 @@ def summarize(values: Iterable[float]) -> Summary:
 def compare_arms(
     ours: Mapping[int, float], other: Mapping[int, float], bounds: Bounds = (None, None)
 ) -> PairedComparison:
-    """Two arms, each with a value per seed, paired by seed.
+    """Compare two arms, paired by seed.
 
     Args:
         ours: A value by seed.
         other: A value by seed, which is taken from ours.
-        bounds: The lowest and the highest difference there can be, None for no end. The interval ends there.
+        bounds: The lowest and the highest possible difference, None for no bound. They limit the interval.
 
     Returns:
         The comparison over the seeds that both have.
@@ -107,7 +107,7 @@ def compare_arms(
     half = float(stdtrit(across.n - 1, (1 + CONFIDENCE) / 2)) * across.std / math.sqrt(across.n)
     low, high = across.mean - half, across.mean + half
     if bounds[0] is not None:
-        low = max(low, min(bounds[0], across.mean))  # a difference that was seen is possible
+        low = max(low, min(bounds[0], across.mean))  # an observed difference is possible
     if bounds[1] is not None:
         high = min(high, max(bounds[1], across.mean))
     return PairedComparison(across.n, across.mean, low, high, p, exact)
@@ -119,12 +119,12 @@ def smallest_p(n: int) -> float:
 
 
 def seeds_needed(comparisons: int, alpha: float = ALPHA) -> int:
-    """How many seeds each of so many comparisons needs, for the smallest of their p values to count."""
+    """The seeds that each of so many comparisons needs, so that its p value can be below ``alpha``."""
     return next(n for n in range(1, EXACT_UP_TO + 1) if comparisons * smallest_p(n) < alpha)
 
 
 def holm(values: Sequence[float | None]) -> tuple[float | None, ...]:
-    """p values corrected for their number by Holm's method; None is no comparison and stays None."""
+    """Correct p values for their number by Holm's method; None is no comparison and stays None."""
     known = sorted((p, place) for place, p in enumerate(values) if p is not None)
     adjusted: list[float | None] = [None] * len(values)
     highest = 0.0
@@ -137,10 +137,10 @@ def holm(values: Sequence[float | None]) -> tuple[float | None, ...]:
 def verdicts(
     comparisons: Sequence[PairedComparison], higher_is_better: Sequence[bool], alpha: float = ALPHA
 ) -> tuple[Judgement, ...]:
-    """What may be said of each comparison of a table, the p values corrected for all of them together.
+    """Judge each comparison of a table, with p values corrected for all of them together.
 
-    "too few seeds" is said where p could not have come below ``alpha`` whatever the values, with every other p
-    value of the table as small as its own seeds allow.
+    The verdict is "too few seeds" if p could not be below ``alpha`` whatever the values, even if every other p value of
+    the table were as small as its seeds allow.
     """
     adjusted = holm([comparison.p for comparison in comparisons])
     attainable = holm([smallest_p(comparison.n) if comparison.n else None for comparison in comparisons])
@@ -166,12 +166,12 @@ def _in_multiples(differences: Sequence[float], largest: float) -> np.ndarray:
 
 
 def _threshold(steps: np.ndarray) -> int:
-    """From where on a sum counts as no smaller than the observed one: each step may be off by one."""
+    """The smallest sum that counts as no smaller than the observed one: each step may be off by one."""
     return abs(int(steps.sum())) - len(steps)
 
 
 def _count_exactly(steps: np.ndarray) -> float:
-    """Meet in the middle: 2ⁿ sums are pairs of 2ⁿᐟ² from either half, and a sorted half is counted by bisection."""
+    """Meet in the middle: 2ⁿ sums are pairs of 2ⁿᐟ² sums of the halves; bisection counts in a sorted half."""
     threshold = _threshold(steps)
     if threshold <= 0:
         return 1.0
@@ -190,7 +190,7 @@ def _sums(steps: np.ndarray) -> np.ndarray:
 
 
 def _sampled_signs(steps: np.ndarray) -> float:
-    """The observed assignment and ``DRAWS`` others, from a stream that is always the same."""
+    """Test the observed assignment against ``DRAWS`` others from a fixed random stream."""
     threshold = _threshold(steps)
     rng = Seeds(0).numpy("sign-flips", len(steps))
     reached, left = 1, DRAWS

@@ -1,8 +1,8 @@
-"""The table of an ablation: a row per arm, a column per number, and what may be said of them.
+"""The table of an ablation: a row per arm, a column per number, and their comparisons.
 
-A mean is taken over the seeds that are completed and have the number, so it flatters an arm whose other seeds
-diverged; such seeds are named in the row's note, and an arm without any number shows what became of it instead.
-Two arms that are the same runs are one in every correction of p values.
+A mean is taken over the completed seeds that have the number, so it flatters an arm whose other seeds diverged; the
+note of the row names such seeds, and an arm without any number shows their statuses instead. Two arms that are the
+same runs count once in every correction of p values.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from forgetkit.results.statistics import Judgement, Summary, compare_arms, summa
 Result = Mapping[str, Any]
 
 LARGEST = 1e150
-"""Up to here a number counts: deviations and intervals of such numbers are floats still."""
+"""The largest number that counts: deviations and intervals of such numbers are still floats."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """A number of a finished run, ``of`` what :attr:`Outcome.numbers` has.
+    """A number of a finished run; ``of`` gets :attr:`Outcome.numbers`.
 
-    ``higher_is_better`` is None for a cost, which is shown and not compared. ``meaning`` explains it in a line below a
-    table, and ``bounds`` says of a result which values the number could have had.
+    ``higher_is_better`` is None for a cost, which is shown and not compared. ``meaning`` is a line below the table,
+    and ``bounds`` maps a result to the range of values that the number can have.
     """
 
     key: str
@@ -52,23 +52,24 @@ def _column(
 
 
 def fixed_bounds(low: float | None, high: float | None) -> Callable[[Result], Bounds]:
-    """Bounds that are the same for all results."""
+    """The same bounds for all results."""
     return lambda result: (low, high)
 
 
 def _possible_errors(result: Result) -> Bounds:
-    """Up to every test sample at every mega-batch."""
+    """At most one error per test sample and mega-batch."""
     counts = [number(row, "test_samples") for row in result.get("mega_batches", ())]
     known = [count for count in counts if count is not None]
     return 0, sum(known) if known and len(known) == len(counts) else None
 
 
 def number(result: Result, key: str) -> float | None:
-    """A number of a result; None where it is missing, or something else stands in its place.
+    """The number under a key of a result; None if there is none."""
+    return as_number(result.get(key))
 
-    Infinity is none, and neither is what lies beyond ``LARGEST``.
-    """
-    value = result.get(key)
+
+def as_number(value: Any) -> float | None:
+    """``value`` if it is a number of at most ``LARGEST``; else None, as for infinity and NaN."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return value if abs(value) <= LARGEST else None
@@ -88,13 +89,13 @@ STANDARD = (
 DEFAULT = tuple(
     column for column in STANDARD if column.key in ("test_accuracy", "cer", "generalization_gap", "samples_seen")
 )
-"""Without what is measured, so that cells that are run again give the same table to the byte; without the mean anytime
-error, which is CER over again and would have every p value corrected for it twice; of the costs one alone."""
+"""One cost, no measured times or memory, so that repeated runs give the same bytes; and no mean anytime error, which
+repeats CER and would correct every p value for it twice."""
 
 
 @dataclass(frozen=True)
 class TableCell:
-    """A run, or what became of it; ``values`` has a number or None per column."""
+    """A run or its failure; ``values`` has a number or None per column."""
 
     seed: int
     status: Status
@@ -102,15 +103,15 @@ class TableCell:
     digest: str
     values: tuple[float | None, ...]
     run: str = ""
-    """Equal for cells that are one run, whatever their arms are called."""
+    """Equal for cells that are the same run, whatever their arms are called."""
 
 
 @dataclass(frozen=True)
 class TableEntry:
     """A column's number of an arm.
 
-    ``to_baseline`` and ``to_best`` compare it with the baseline's and with the best mean of its column: None where it
-    is that one itself, and where there is none or the column is not compared. ``bounds`` are the values there can be.
+    ``to_baseline`` and ``to_best`` compare it with the baseline and with the best mean of its column; None for that
+    arm itself, and if there is none or the column is not compared. ``bounds`` is the range of possible values.
     """
 
     summary: Summary
@@ -137,14 +138,14 @@ class TableRow:
 
     @property
     def unfinished(self) -> dict[Status, list[int]]:
-        """The seeds without a result, by what became of them."""
+        """The seeds without a result, by status."""
         statuses: tuple[Status, ...] = ("diverged", "failed", "missing")
         seeds = {status: [cell.seed for cell in self.cells if cell.status == status] for status in statuses}
         return {status: found for status, found in seeds.items() if found}
 
     @property
     def note(self) -> str:
-        """``2 of 5 seeds: seed 1 diverged, seeds 3, 4 missing``; empty where all are completed."""
+        """``2 of 5 seeds: seed 1 diverged, seeds 3, 4 missing``; empty if all are completed."""
         lost = self.unfinished
         if not lost:
             return ""
@@ -163,7 +164,7 @@ def _seeds(count: int) -> str:
 
 @dataclass(frozen=True)
 class Table:
-    """Everything that a rendering says."""
+    """Rows and columns with their comparisons, ready for any output format."""
 
     title: str
     axes: tuple[str, ...]
@@ -172,11 +173,11 @@ class Table:
 
     @property
     def baseline(self) -> TableRow | None:
-        """The row that others are compared with."""
+        """The row that others are compared with, if any."""
         return next((row for row in self.rows if row.baseline), None)
 
     def twin(self, row: TableRow) -> TableRow | None:
-        """The first row of the grid that is the same runs under another name."""
+        """The first row that is the same runs under another name, if any."""
         first = next(other for other in self.rows if other.runs == row.runs)
         return None if first is row or not all(run for _, run in row.runs) else first
 
@@ -184,15 +185,20 @@ class Table:
         """``importance=snip, replay=full``."""
         return _arm_label(self.axes, row.labels)
 
+    def render(self, form: str = "markdown") -> str:
+        """Return the table as ``markdown``, ``latex``, ``csv``, ``json`` or ``html``, with a newline at the end.
 
-def standard_columns(keys: Iterable[str]) -> tuple[Column, ...]:
-    """Standard columns by their keys."""
-    known = {column.key: column for column in STANDARD}
-    chosen = list(keys)
-    for key in chosen:
-        if key not in known:
-            raise OptionError(f"there is no column '{key}'; {suggest(key, known)}")
-    return tuple(known[key] for key in chosen)
+        Raises ``OptionError`` if there is no such format.
+        """
+        from forgetkit.results.render import render
+
+        return render(self, form)
+
+    def __str__(self) -> str:
+        return self.render()
+
+    def _repr_html_(self) -> str:
+        return self.render("html")
 
 
 def make_table(
@@ -201,11 +207,11 @@ def make_table(
     baseline: Mapping[str, str] | None = None,
     order: str | None = None,
 ) -> Table:
-    """A row per arm of ``outcomes``.
+    """Return a table with a row per arm of ``outcomes``.
 
-    ``baseline`` replaces that of the grid. ``order`` is the key of a column by which rows are sorted, best first (the
-    smallest first where no direction is better, arms without a number last); None keeps the grid's order, with arms of
-    equal leading values side by side.
+    ``baseline`` replaces that of the grid. ``order`` is the key of the column that rows are sorted by, best first (for
+    a cost the smallest first, arms without a number last); None keeps the grid's order, with arms of equal leading
+    values side by side. Raises ``OptionError`` if a column is given twice, or ``order`` or ``baseline`` does not exist.
     """
     _check(columns, order)
     arms = _group([_Arm.of(outcomes, arm, columns) for arm in outcomes.arms()])
@@ -229,7 +235,7 @@ def make_table(
 
 @dataclass(frozen=True)
 class _Arm:
-    """An arm before it is compared with others; values, summaries and bounds by the place of their column."""
+    """An arm before comparisons; values, summaries and bounds by the position of their column."""
 
     labels: tuple[str, ...]
     cells: tuple[TableCell, ...]
@@ -253,7 +259,7 @@ class _Arm:
 
 
 def _widest(bounds: Sequence[Bounds]) -> Bounds:
-    """What holds for all of them."""
+    """The bounds that hold for all results."""
     lows, highs = [low for low, _ in bounds], [high for _, high in bounds]
     return (
         None if not lows or None in lows else min(low for low in lows if low is not None),
@@ -262,7 +268,7 @@ def _widest(bounds: Sequence[Bounds]) -> Bounds:
 
 
 def difference_bounds(ours: Bounds, other: Bounds) -> Bounds:
-    """Between which values the one less the other lies."""
+    """The bounds of the difference between two numbers."""
     return (
         None if ours[0] is None or other[1] is None else ours[0] - other[1],
         None if ours[1] is None or other[0] is None else ours[1] - other[0],
@@ -286,7 +292,7 @@ def _cell(outcome: Outcome, columns: Sequence[Column]) -> TableCell:
 
 
 def _group(arms: Sequence[_Arm]) -> list[_Arm]:
-    """Arms that share their leading values side by side, each group where its first arm was."""
+    """Put arms that share leading values side by side, at the position of the first."""
     first: dict[tuple[str, ...], int] = {}
     for place, arm in enumerate(arms):
         for depth in range(len(arm.labels)):
@@ -295,7 +301,7 @@ def _group(arms: Sequence[_Arm]) -> list[_Arm]:
 
 
 def _rank(rows: Sequence[TableRow], columns: Sequence[Column], order: str) -> list[TableRow]:
-    """Best first; where no direction is better, the smallest; rows without a number last."""
+    """Sort best first, costs smallest first, rows without a number last."""
     place, column = next((place, column) for place, column in enumerate(columns) if column.key == order)
 
     def rank(row: TableRow) -> tuple[bool, float]:
@@ -306,7 +312,6 @@ def _rank(rows: Sequence[TableRow], columns: Sequence[Column], order: str) -> li
 
 
 def _baseline_position(axes: Sequence[str], arms: Sequence[_Arm], named: Mapping[str, str]) -> int:
-    """Where the baseline is."""
     for place, arm in enumerate(arms):
         if dict(zip(axes, arm.labels, strict=True)) == dict(named):
             return place
@@ -315,7 +320,7 @@ def _baseline_position(axes: Sequence[str], arms: Sequence[_Arm], named: Mapping
 
 
 def _leader(means: Sequence[float | None], column: Column) -> int | None:
-    """Where the best mean is, the first of equals; None where nothing is compared."""
+    """The position of the best mean, the first of equals; None if nothing is compared."""
     known = {place: mean for place, mean in enumerate(means) if mean is not None}
     if column.higher_is_better is None or len(known) < 2:
         return None
@@ -323,7 +328,7 @@ def _leader(means: Sequence[float | None], column: Column) -> int | None:
 
 
 def _ties_with_leader(own: Summary, leader: Summary, judged: Judgement | None) -> bool:
-    """Whether a mean is its column's best, or was held against that on seeds enough and not found worse."""
+    """Whether a mean is the best of its column, or enough seeds do not show that it is worse."""
     if own.mean is None or leader.mean is None:
         return False
     if math.isclose(own.mean, leader.mean):
@@ -334,29 +339,29 @@ def _ties_with_leader(own: Summary, leader: Summary, judged: Judgement | None) -
 def _judge(
     arms: Sequence[_Arm], columns: Sequence[Column], references: Sequence[int | None]
 ) -> dict[tuple[int, int], Judgement]:
-    """Each arm against its column's reference, the p values corrected over the whole table, by row and column.
+    """Compare each arm with the reference of each column; p values are corrected over the whole table.
 
-    Arms that are the same runs are compared once, and share the judgement; an arm is not compared with itself.
+    Arms that are the same runs are compared once and share the judgement. Keys are positions of row and column.
     """
     runs = [_runs(arm.cells) for arm in arms]
-    comparisons, directions, asked = {}, [], {}
+    comparisons, directions, first_equal = {}, [], {}
     for place, (column, reference) in enumerate(zip(columns, references, strict=True)):
         if reference is None or column.higher_is_better is None:
             continue
         for row, arm in enumerate(arms):
             if runs[row] != runs[reference]:
-                first = asked[row, place] = runs.index(runs[row]), place
+                first = first_equal[row, place] = runs.index(runs[row]), place
                 if first not in comparisons:
                     other = arms[reference]
                     possible = difference_bounds(arm.bounds[place], other.bounds[place])
                     comparisons[first] = compare_arms(arm.values[place], other.values[place], possible)
                     directions.append(column.higher_is_better)
     judged = dict(zip(comparisons, verdicts(list(comparisons.values()), directions), strict=True))
-    return {at: judged[first] for at, first in asked.items()}
+    return {at: judged[first] for at, first in first_equal.items()}
 
 
 def _common(above: Sequence[str], labels: Sequence[str]) -> int:
-    """How many leading labels two rows share."""
+    """The number of leading labels that two rows share."""
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(above, labels, strict=True)))
 
 

@@ -1,4 +1,4 @@
-"""A run's directory and what is written there."""
+"""The directory of a run and its files."""
 
 from forgetkit.storage.atomic_files import (
     own_folder,

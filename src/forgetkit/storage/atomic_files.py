@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and that tell when a byte of them is another."""
+"""Files that appear whole or not at all, with a digest that shows damage."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from forgetkit.errors import RecordError, RunDirectoryError
 from forgetkit.system import safe_open
 
 DIGEST_KEY = "sha256"
-"""The last key of a sealed object: the digest of all its other content."""
+"""The last key of an object with a digest: the digest of its other content."""
 
 _NO_FOLDERS = (errno.EACCES, errno.EBADF, errno.EINVAL, errno.EISDIR, errno.ENOTSUP, errno.EPERM)
-"""How a file system says that it cannot sync a folder."""
+"""Errors of file systems that cannot sync a folder."""
 
 
 def write_atomically(path: Path, content: bytes | memoryview) -> None:
-    """Write to a temporary file beside ``path``, sync, rename, sync the folder. A link in its place is not followed."""
+    """Write a temporary file beside ``path``, sync it, rename it, sync the folder. A link at ``path`` is replaced."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")  # process ids collide between containers
     try:
         with temporary.open("xb") as file:
@@ -38,7 +38,7 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
     except OSError as error:
         _remove_temporary(temporary)
         raise RecordError(f"cannot write {path}: {error.strerror}") from error
-    except BaseException:  # an interruption leaves nothing behind either
+    except BaseException:  # an interruption leaves no file either
         _remove_temporary(temporary)
         raise
 
@@ -56,10 +56,10 @@ def write_output(path: Path, content: bytes | memoryview) -> None:
 
 
 def own_folder(path: Path) -> Path:
-    """``path``, a folder of ours; asked for at each access, since a link may take its place at any time.
+    """Return ``path``; call this at each access, since a link may take the folder's place at any time.
 
     Raises:
-        RunDirectoryError: It is a link: what lies behind it is not ours to write or to take away.
+        RunDirectoryError: It is a link, so the files behind it may not be forgetkit's.
     """
     if path.is_symlink():
         raise RunDirectoryError(f"{path} is a link, not a folder of forgetkit's: put the folder itself in its place")
@@ -67,7 +67,7 @@ def own_folder(path: Path) -> Path:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder outlast a loss of power, where the system can."""
+    """Make the names in a folder survive a loss of power, if the system can."""
     if not hasattr(os, "O_DIRECTORY"):  # Windows opens no folders
         return
     try:
@@ -82,16 +82,17 @@ def sync_folder(folder: Path) -> None:
 
 
 def write_with_digest(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
-    """Write an object with its seal, and return it as it is read again, with the seal."""
+    """Write an object with its digest; return it as JSON reads it, digest included."""
     whole = with_digest(content)
     write_json(path, whole)
     return whole
 
 
 def read_with_digest(path: Path, remedy: str = "") -> dict[str, Any]:
-    """What was sealed in ``path``, less its seal; ``RunDirectoryError`` says ``remedy`` where it is not as written.
+    """Read an object and check its digest, which is left out.
 
-    Missing, cut short, another byte, no seal at all: all that is one to whoever wants to trust it.
+    Raises:
+        RunDirectoryError: The file is missing, truncated, damaged or has no digest; the message ends with ``remedy``.
     """
     try:
         return without_digest(read_json(path), str(path))
@@ -100,13 +101,13 @@ def read_with_digest(path: Path, remedy: str = "") -> dict[str, Any]:
 
 
 def with_digest(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The object as JSON gives it back, with the digest of that as its last key."""
+    """The object as JSON reads it, with its digest as the last key."""
     plain = json.loads(json.dumps(content, allow_nan=False))
     return {**plain, DIGEST_KEY: _digest(plain)}
 
 
 def without_digest(content: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """The content less its seal; ``RunDirectoryError`` where the seal is not that of the content."""
+    """The content without its digest; ``RunDirectoryError`` if the digest is missing or another one."""
     plain = {key: value for key, value in content.items() if key != DIGEST_KEY}
     if DIGEST_KEY not in content:
         raise RunDirectoryError(f"{name} has no digest: it is damaged, or of an older forgetkit")
@@ -116,22 +117,22 @@ def without_digest(content: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def _digest(plain: Mapping[str, Any]) -> str:
-    """One spelling for equal content, whatever the order of its keys and the space between them."""
+    """The digest of the content, which does not depend on the order of keys and on spaces."""
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
 def write_json(path: Path, content: Any) -> None:
-    """One object, as :func:`as_json` spells it."""
+    """Write an object in the form of :func:`as_json`."""
     write_atomically(path, as_json(content))
 
 
 def as_json(content: Any) -> bytes:
-    """Indented, with a newline at the end. NaN has no place in JSON and is refused."""
+    """Indented JSON with a newline at the end; NaN is refused."""
     return (json.dumps(content, indent=2, allow_nan=False) + "\n").encode()
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in ``path``; ``RunDirectoryError`` where it is missing, no file or damaged."""
+    """Read an object; ``RunDirectoryError`` if the file is missing, no regular file or damaged."""
     try:
         return as_object(safe_open.read_bytes(path))
     except OSError as error:
@@ -141,10 +142,10 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def as_object(text: bytes) -> dict[str, Any]:
-    """The object that JSON text holds.
+    """Parse JSON text that holds an object.
 
     Raises:
-        ValueError: It is no JSON, no object, nested too deeply, or holds NaN or a number beyond all floats.
+        ValueError: It is no JSON, no object, nested too deeply, or holds NaN or a number too large for a float.
     """
     try:
         content = json.loads(text, parse_constant=_finite_float, parse_float=_finite_float, parse_int=_whole)

@@ -1,4 +1,4 @@
-"""States on disk: written whole or not at all, and loadable without running anybody's code."""
+"""Saved states: written whole or not at all, and loaded without running code."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from forgetkit.system import safe_open
 
 
 def save_state(path: Path, state: dict[str, Any]) -> str:
-    """Write tensors, numbers, strings and containers of them; return the file's SHA-256.
+    """Write tensors, numbers, strings and containers of them; return the SHA-256 of the file.
 
-    Tensors are moved to the CPU, so that the file loads on a machine without the device. It is made in
-    memory first: an archive written under a file's name contains that name, and two equal states would
-    then differ. The file appears complete, by rename, or not at all.
+    Tensors are moved to the CPU, so that the file loads on a machine without the device. The state is serialised in
+    memory first: an archive that torch writes to a file contains the file's name, so equal states would differ. The
+    file appears complete, by rename, or not at all.
     """
     buffer = io.BytesIO()
     torch.save(_on_cpu(state), buffer)
@@ -31,9 +31,10 @@ def save_state(path: Path, state: dict[str, Any]) -> str:
 
 
 def load_state(path: Path, sha256: str | None = None) -> dict[str, Any]:
-    """Read a state back onto the CPU; ``RunDirectoryError`` where it is missing or damaged.
+    """Read a state onto the CPU, without running code in it or taking more memory than the file is long.
 
-    No code in it is run, and no more memory taken than the file is long: an archive that would unfold is refused.
+    Raises:
+        RunDirectoryError: The file is missing, damaged, another one than ``sha256`` says, or compressed.
     """
     try:
         content = safe_open.read_bytes(path)
@@ -57,7 +58,7 @@ def load_state(path: Path, sha256: str | None = None) -> dict[str, Any]:
 
 
 def _require_flat(content: bytes) -> None:
-    """An archive as torch writes it: nothing in it is compressed, and no byte is there twice."""
+    """Refuse an archive unlike torch's own, in which nothing is compressed and no byte is used twice."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         entries = archive.infolist()
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
@@ -67,7 +68,7 @@ def _require_flat(content: bytes) -> None:
 
 
 def _require_plain(value: Any, length: int) -> None:
-    """Tensors as :func:`save_state` writes them: each entry stands in the file, of that many bytes."""
+    """Refuse tensors unlike those of :func:`save_state`, whose entries all stand in a file of ``length`` bytes."""
     if isinstance(value, torch.Tensor):
         if value.layout != torch.strided or value.is_meta or value.is_quantized:
             raise ValueError("a tensor is sparse, quantized or without values")

@@ -1,4 +1,4 @@
-"""The lines of ``events.jsonl``: an object each, with a checksum of its other content as the last key."""
+"""The lines of ``events.jsonl``: one object each, with a checksum of its other content as the last key."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _END = re.compile(rb', "crc32": "([0-9a-f]{8})"\}\s*$')
 
 
 def line_of(event: Mapping[str, Any]) -> bytes:
-    """An event as its line, with a newline at the end."""
+    """Format an event as a line, with a newline at the end."""
     text = json.dumps(event).encode()
     return b'%s, "crc32": "%08x"}\n' % (text[:-1], zlib.crc32(text))
 
 
 def event_in(line: bytes) -> dict[str, Any] | None:
-    """The event that a line tells of; None if it was cut short, a byte of it is another, or it is no event."""
+    """Parse a line; None if it is truncated, damaged or no event."""
     end = _END.search(line)
     if end is None:
         return None
@@ -30,13 +30,13 @@ def event_in(line: bytes) -> dict[str, Any] | None:
         return None
     try:
         event = as_object(text)
-    except ValueError:  # its checksum was made for what no event is
+    except ValueError:  # a right checksum of something else
         return None
     return event if is_sound(event) else None
 
 
 def events_in(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
-    """The events of the lines that are whole."""
+    """The events of the intact lines."""
     for line in lines:
         event = event_in(line)
         if event is not None:

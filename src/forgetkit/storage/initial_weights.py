@@ -1,4 +1,4 @@
-"""Weights that a run begins with, from a file of the user's."""
+"""The initial weights of a run, from a file of the user."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SAVE = "save it with torch.save(model.state_dict(), FILE)"
 
 @dataclass(frozen=True, eq=False)
 class InitialWeights:
-    """A file with a state dict that ``torch.save`` wrote. It is read when its content is asked for."""
+    """A file with a state dict that ``torch.save`` wrote; it is read on first use."""
 
     path: Path
 

@@ -1,4 +1,4 @@
-"""The observer that writes the record. It alone may stop a run: a run that cannot be recorded is lost."""
+"""The observer that writes the events of a run. Its errors end the run, which would be lost without a record."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from forgetkit.storage.validation import UNRECORDED, event_name
 
 @dataclass(frozen=True)
 class Recorder:
-    """Appends a line per event, but for those that only move a progress bar."""
+    """Appends a line for each event, except those that only move a progress bar."""
 
     directory: RunDirectory
 

@@ -1,18 +1,18 @@
-"""A run's directory: the manifest, the events, the checkpoints, the result.
+"""The directory of a run: the manifest, the events, the checkpoints, the result.
 
 manifest.json                   configuration, versions, digests; written first
 events.jsonl                    a line per event, each with a checksum; appended to, never rewritten
-checkpoints/resume-003-0020.*   a state to go on from (mega-batch 3, 20 epochs done) and a note of its digest
-                                and of how many rows there are; the newest two are kept. One in the midst
-                                of an epoch has the steps made in its name too: resume-003-0020-000117.*
-checkpoints/resume-row-002.json the row of mega-batch 2: written once, not again with every state
+checkpoints/resume-003-0020.*   a checkpoint to resume from (mega-batch 3, 20 epochs done) and a note of its digest
+                                and the number of rows; the newest two are kept. One within an epoch has the number
+                                of its steps in its name: resume-003-0020-000117.*
+checkpoints/resume-row-002.json the row of mega-batch 2, written once and not again with every checkpoint
 checkpoints/mega-batch-003.*    the model that was evaluated after mega-batch 3 and a note of its digest
-checkpoints/masks-003.*         what was forgotten after it, a bit for each entry, and a note of its digest
-analyses/NAME.json              what an analysis found, and NAME.svg and NAME.png; see forgetkit.analysis.answers
-result.json                     written last
-run.holder.json                 there while a process works on the run, which holds the lock of manifest.json
+checkpoints/masks-003.*         the entries that were reset after it, a bit for each, and a note of its digest
+analyses/NAME.json              an answer of an analysis, and NAME.svg and NAME.png; see forgetkit.analysis.answers
+result.json                     written last; then the files checkpoints/resume-* are removed
+run.holder.json                 names the process that works on the run and holds the lock of manifest.json
 
-Each JSON file ends in a digest of its other content, and what belongs to a run bears the ``run_id`` of its manifest.
+Each JSON file ends in a digest of its other content and has the ``run_id`` of the manifest.
 """
 
 from __future__ import annotations
@@ -58,17 +58,18 @@ SCHEMA = 2
 _STATE = re.compile(r"resume-(\d+)-(\d+)(?:-(\d+))?")
 _MODEL = re.compile(r"mega-batch-(\d+)")
 _MASKS = re.compile(r"masks-(\d+)")
+_ROW = re.compile(r"resume-row-(\d+)")
 _IMPOSSIBLE = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
-"""What Python and torch raise at content that is not what it should be."""
+"""What Python and torch raise on wrong content."""
 _T = TypeVar("_T")
 _log = logging.getLogger("forgetkit")
 
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """Where a run can go on: the state, the finished rows, the seconds spent on them and on the unfinished one.
+    """A point from which a run continues: the state, the finished rows, the seconds of the run so far.
 
-    ``damage`` says what was wrong with a newer state that was passed over.
+    ``damage`` says what is wrong with a newer checkpoint that was passed over.
     """
 
     state: dict[str, Any]
@@ -83,13 +84,13 @@ class RunDirectory:
 
     path: Path
     passed_over: set[str] = field(default_factory=set, compare=False, repr=False)
-    """The states that were found damaged, by stem: the next to be written takes their place."""
+    """The stems of damaged checkpoints, which the next one replaces."""
 
     @classmethod
     def create(cls, out: Path, name: str, manifest: Mapping[str, Any], *, numbered: bool = False) -> RunDirectory:
-        """A new folder ``out/name`` with its manifest; an existing one is refused, never reused.
+        """Create a folder ``out/name`` with its manifest; refuse an existing one.
 
-        ``numbered``: the first of ``name``, ``name-2``, ``name-3`` that is free is taken instead.
+        With ``numbered``, take the first of ``name``, ``name-2``, ``name-3`` that is free instead.
         """
         path = _make_folder(out, name, numbered=numbered)
         directory = cls(path)
@@ -105,9 +106,9 @@ class RunDirectory:
 
     @classmethod
     def reopen(cls, path: Path) -> RunDirectory:
-        """An existing run that is not finished; ``RunDirectoryError`` says why it cannot go on.
+        """Open a run that is not finished; ``RunDirectoryError`` says why it cannot be resumed.
 
-        Where the result is damaged the run is not finished, and a warning says that the result is made again.
+        A run whose result is damaged is not finished, and a warning says so.
         """
         directory = cls(path)
         if not path.is_dir():
@@ -119,13 +120,13 @@ class RunDirectory:
             try:
                 _ = directory.result
             except RunDirectoryError as error:
-                _ = directory.manifest  # where that is damaged too, nothing is made again
+                _ = directory.manifest  # raises if that is damaged too
                 _log.warning("%s; it is made again", error)
         directory.require_unfinished()
         return directory
 
     def require_unfinished(self) -> None:
-        """``RunDirectoryError`` where the result is there and whole; to be asked again once the run is held."""
+        """Raise ``RunDirectoryError`` if the result is written and intact; call it again once the run is locked."""
         if self.finished:
             raise RunDirectoryError(
                 f"{self.path} is finished, there is nothing to resume: its result is in {self.path / 'result.json'}"
@@ -133,7 +134,7 @@ class RunDirectory:
 
     @property
     def finished(self) -> bool:
-        """Whether the result is written, and whole."""
+        """Whether the result is written and intact."""
         try:
             return bool(self.result)
         except RunDirectoryError:
@@ -152,7 +153,7 @@ class RunDirectory:
 
     @property
     def manifest(self) -> dict[str, Any]:
-        """The content of ``manifest.json``, less its digest."""
+        """The content of ``manifest.json``, without its digest."""
         file, remedy = self.path / "manifest.json", "begin the run anew, under another --name"
         content = read_with_digest(file, remedy)
         require_manifest(content, SCHEMA, str(file), remedy)
@@ -160,17 +161,14 @@ class RunDirectory:
 
     @cached_property
     def run_id(self) -> str:
-        """What tells the files of this run from those of any other."""
+        """The id that all files of this run have."""
         return str(self.manifest.get("run_id"))
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """While this process has the run to itself; ``RunInUseError`` names the one that has it.
-
-        What a process left half written that died is taken away.
-        """
+        """Lock the run and remove temporary files of killed processes; ``RunInUseError`` names another holder."""
         with run_lock.locked_run(self.path):
-            with contextlib.suppress(OSError):  # where it was taken away to begin from the start
+            with contextlib.suppress(OSError):  # a user removes it to begin from the start
                 self._checkpoints.mkdir()
             for file in (*self.path.glob(".*.tmp"), *self._checkpoints.glob(".*.tmp")):
                 with contextlib.suppress(OSError):
@@ -178,7 +176,7 @@ class RunDirectory:
             yield
 
     def append(self, event: Mapping[str, Any]) -> None:
-        """Add a line to ``events.jsonl``; one left half-written by a crash is closed off first."""
+        """Append a line to ``events.jsonl``, after a newline if a crash left the last line unfinished."""
         path = self.path / "events.jsonl"
         line = line_of({**event, "run_id": self.run_id})
         try:
@@ -192,27 +190,27 @@ class RunDirectory:
             raise RecordError(f"cannot write {path}: {error.strerror}") from error
 
     def events(self) -> Iterator[dict[str, Any]]:
-        """The events of this run whose lines are whole; none where there is no file of them."""
+        """The events of this run whose lines are intact."""
         with contextlib.suppress(OSError):
             for event in events_in(safe_open.read_bytes(self.path / "events.jsonl").splitlines()):
                 if event.get("run_id") == self.run_id:
                     yield event
 
     def save_model(self, mega_batch: int, model: Mapping[str, Any], keep: Keep = "all") -> None:
-        """Keep the model that was evaluated after a mega-batch, and of the others those that ``keep`` says."""
+        """Save the model that was evaluated after a mega-batch, and keep those of the others that ``keep`` names."""
         file = self._model_file(mega_batch)
         if keep != "none":
             digest = save_state(file, {"mega_batch": mega_batch, "model": dict(model)})
-            self._note(file, {"mega_batch": mega_batch, "state_sha256": digest})
+            self._write_note(file, {"mega_batch": mega_batch, "state_sha256": digest})
         if keep != "all":
             self.drop_models(besides=file.stem if keep == "last" else "")
 
     def drop_models(self, besides: str = "") -> None:
-        """Take the models away, but for the one of that stem."""
+        """Remove the models, except the one with the stem ``besides``."""
         self._drop([file for file in self._all(_MODEL) if file.stem != besides])
 
     def remove_stale(self, keep: Keep) -> Iterator[str]:
-        """Take away the models that are kept no more; in a line each, those that were and are not whole any more."""
+        """Remove the models that ``keep`` does not name; yield a line for each of the others that is damaged."""
         if keep != "all":
             newest = f"mega-batch-{max(self.models, default=0):03}"
             self.drop_models(besides=newest if keep == "last" else "")
@@ -224,12 +222,12 @@ class RunDirectory:
 
     @property
     def models(self) -> tuple[int, ...]:
-        """The mega-batches whose models are kept."""
+        """The mega-batches whose models are saved."""
         return self._numbers(_MODEL)
 
     @property
     def masks(self) -> tuple[int, ...]:
-        """The mega-batches after which something was forgotten and the masks are kept."""
+        """The mega-batches whose masks are saved."""
         return self._numbers(_MASKS)
 
     def _numbers(self, named: re.Pattern[str]) -> tuple[int, ...]:
@@ -237,9 +235,10 @@ class RunDirectory:
         return tuple(sorted(int(match[1]) for match in found if match))
 
     def model(self, mega_batch: int) -> dict[str, torch.Tensor]:
-        """The tensors, on the CPU, of the model that was evaluated after a mega-batch (from 1), by name.
+        """Load the model that was evaluated after a mega-batch (from 1): its tensors by name, on the CPU.
 
-        ``RunDirectoryError`` names the file and what to do where it was not kept, or is damaged or another run's.
+        Raises:
+            RunDirectoryError: The model was not saved, is damaged or belongs to another run.
         """
         file = self._model_file(mega_batch)
         if not file.exists():
@@ -248,7 +247,7 @@ class RunDirectory:
                 f"{file} is not there: of the mega-batches of {self.path}, the models of {kept} are kept; "
                 "--keep-models all keeps each"
             )
-        held = self._held_in(file, mega_batch, "model")
+        held = self._load_entry(file, mega_batch, "model")
         for name, value in held.items():
             if not isinstance(value, torch.Tensor) or bool(value.isnan().any()):
                 raise RunDirectoryError(
@@ -257,19 +256,19 @@ class RunDirectory:
         return held
 
     def save_masks(self, mega_batch: int, masks: Mapping[str, Any]) -> None:
-        """Keep what was forgotten after a mega-batch, as :meth:`forgetkit.unlearning.MaskRecorder.state` has it."""
+        """Save the masks after a mega-batch, in the form of :meth:`forgetkit.unlearning.MaskRecorder.state`."""
         file = self._masks_file(mega_batch)
         digest = save_state(file, {"mega_batch": mega_batch, "masks": dict(masks)})
-        self._note(file, {"mega_batch": mega_batch, "state_sha256": digest})
+        self._write_note(file, {"mega_batch": mega_batch, "state_sha256": digest})
 
     def masks_of(self, mega_batch: int) -> dict[str, Any]:
-        """What :meth:`save_masks` kept after a mega-batch; ``RunDirectoryError`` where it is missing or damaged."""
-        return self._held_in(self._masks_file(mega_batch), mega_batch, "masks")
+        """Load what :meth:`save_masks` saved; ``RunDirectoryError`` if it is missing or damaged."""
+        return self._load_entry(self._masks_file(mega_batch), mega_batch, "masks")
 
-    def _held_in(self, file: Path, mega_batch: int, what: str) -> dict[str, Any]:
-        """An entry of a state that has a note, of that mega-batch and of this run."""
+    def _load_entry(self, file: Path, mega_batch: int, what: str) -> dict[str, Any]:
+        """An entry of a saved state, which must be of that mega-batch and of this run."""
         try:
-            noted = self._noted(file.with_suffix(".json"))
+            noted = self._read_note(file.with_suffix(".json"))
             state = load_state(file, str(noted.get("state_sha256")))
             if state.get("mega_batch") != mega_batch:
                 raise RunDirectoryError(f"{file} is that of mega-batch {state.get('mega_batch')}")
@@ -281,18 +280,18 @@ class RunDirectory:
             raise RunDirectoryError(f"{error}; the same run again makes it") from error
 
     def save_checkpoint(self, point: Checkpoint) -> Path:
-        """Add the newest state and drop all but the one before it that is whole, those beyond it too.
+        """Save a checkpoint; remove all others except the intact one before it.
 
-        State first, then its note: whenever the process dies, what has a note is whole, or its
-        digest tells that it is not.
+        The state is written before its note: whenever the process dies, a state with a note is intact, or its digest
+        shows the damage.
         """
         epoch_progress = point.state.get("epoch_progress")
         name = f"resume-{point.state['mega_batch']:03}-{point.state['epochs_done']:04}"
         name += "" if epoch_progress is None else f"-{epoch_progress['steps']:06}"
         file = self._checkpoints / f"{name}.pt"
         digest = save_state(file, point.state)
-        self._keep(point.rows)
-        self._note(file, {"state_sha256": digest, "rows": len(point.rows), "seconds": point.seconds})
+        self._write_rows(point.rows)
+        self._write_note(file, {"state_sha256": digest, "rows": len(point.rows), "seconds": point.seconds})
         self.passed_over.discard(file.stem)
         whole = [note.stem for note in self._notes() if note.stem not in self.passed_over]
         kept = [stem for stem in whole if _checkpoint_position(stem) <= _checkpoint_position(file.stem)][:2]
@@ -300,30 +299,31 @@ class RunDirectory:
         return file
 
     def newest_state(self) -> Path | None:
-        """The file of the newest state that has a note."""
+        """The file of the newest checkpoint that has a note."""
         return next((note.with_suffix(".pt") for note in self._notes()), None)
 
     def checkpoint(self) -> Checkpoint | None:
-        """The newest state that is whole and this run's; None where the run had not come to its first.
+        """The newest checkpoint that is intact and of this run; None if the run has written none.
 
-        ``RunDirectoryError`` where there are states and none is.
+        Raises:
+            RunDirectoryError: There are checkpoints, and none can be used.
         """
         found = self.newest_usable(dict)
         return None if found is None else found[1]
 
     def newest_usable(self, restore: Callable[[dict[str, Any]], _T]) -> tuple[_T, Checkpoint] | None:
-        """What ``restore`` makes of the newest state that is whole, this run's and possible.
+        """Restore the newest checkpoint that is intact, of this run and possible.
 
         Returns:
-            That and the state; None if the run had not come to its first.
+            What ``restore`` returns for its state, and the checkpoint; None if the run has written none.
 
         Raises:
-            RunDirectoryError: There are states, and none can be used.
+            RunDirectoryError: There are checkpoints, and none can be used.
         """
         damage: RunDirectoryError | None = None
         for note in self._notes():
             try:
-                noted = self._noted(note)
+                noted = self._read_note(note)
                 state = load_state(note.with_suffix(".pt"), str(noted.get("state_sha256")))
                 rows = tuple(self._row(index) for index in range(1, _finished_mega_batch(state, noted)))
                 return restore(state), Checkpoint(state, rows, float(noted["seconds"]), str(damage or ""))
@@ -342,11 +342,22 @@ class RunDirectory:
         return None
 
     def finish(self, result: Mapping[str, Any]) -> dict[str, Any]:
-        """Write ``result.json``, and return its content: from here on the run is finished."""
+        """Write ``result.json``, after which the run is finished; return its content."""
         return write_with_digest(self.path / "result.json", result)
 
+    def drop_checkpoints(self) -> None:
+        """Remove what only an unfinished run needs: checkpoints to resume from, then the rows beside them.
+
+        A file that cannot be removed stays, with a warning: the run is finished all the same.
+        """
+        try:
+            self._drop(self._all(_STATE))
+            self._drop(self._all(_ROW))
+        except (RecordError, RunDirectoryError) as error:
+            _log.warning("%s", error)
+
     def _require_its_own_files(self) -> None:
-        """Nothing may be written through a link, nor would writing help where a folder stands in place of a file."""
+        """Refuse links, through which nothing may be written, and folders in place of files."""
         folder, ours = (
             self._checkpoints,
             [self.path / name for name in ("manifest.json", "events.jsonl", "result.json")],
@@ -369,7 +380,7 @@ class RunDirectory:
         return self._checkpoints / f"masks-{mega_batch:03}.pt"
 
     def _all(self, named: re.Pattern[str]) -> list[Path]:
-        """Files of checkpoints and their notes, by name."""
+        """The files whose stem matches ``named``, and their notes, by name."""
         try:
             files = sorted(self._checkpoints.iterdir())
         except OSError:
@@ -377,24 +388,24 @@ class RunDirectory:
         return [file for file in files if file.suffix in (".json", ".pt") and named.fullmatch(file.stem)]
 
     def _drop(self, files: Sequence[Path]) -> None:
-        """Notes first: a checkpoint without one is nothing that anybody goes on from."""
+        """Remove files, notes first: a checkpoint without a note is never used."""
         try:
             for file in sorted(files, key=lambda file: file.suffix):
                 file.unlink(missing_ok=True)
         except OSError as error:
-            raise RecordError(f"cannot take away {file}: {error.strerror}") from error
+            raise RecordError(f"cannot remove {file}: {error.strerror}") from error
 
-    def _note(self, file: Path, content: Mapping[str, Any]) -> None:
+    def _write_note(self, file: Path, content: Mapping[str, Any]) -> None:
         write_with_digest(file.with_suffix(".json"), {"run_id": self.run_id, **content})
 
-    def _noted(self, note: Path) -> dict[str, Any]:
+    def _read_note(self, note: Path) -> dict[str, Any]:
         content = read_with_digest(note)
         if content.get("run_id") != self.run_id:
             raise RunDirectoryError(f"{note} belongs to another run")
         return content
 
-    def _keep(self, rows: Sequence[MegaBatchResult]) -> None:
-        """Write the rows that are not on the disk yet, the first one first: what is there has no gap before it."""
+    def _write_rows(self, rows: Sequence[MegaBatchResult]) -> None:
+        """Write the rows that are not on the disk yet, in order, so that there is never a gap."""
         missing: list[tuple[Path, bytes]] = []
         for row in reversed(rows):
             file = self._row_file(row.index)
@@ -407,10 +418,10 @@ class RunDirectory:
             write_atomically(file, content)
 
     def _row(self, mega_batch: int) -> MegaBatchResult:
-        """From its own file or, where that is damaged, from the event that told of it."""
+        """Read a row from its file or, if that is damaged, from its event."""
         file = self._row_file(mega_batch)
         try:
-            row = parse_row(self._noted(file)["row"])
+            row = parse_row(self._read_note(file)["row"])
             if row.index != mega_batch:
                 raise RunDirectoryError(f"{file} is the row of mega-batch {row.index}")
         except (KeyError, RunDirectoryError, TypeError, ValueError):
@@ -421,7 +432,7 @@ class RunDirectory:
         return row
 
     def _row_from_events(self, mega_batch: int) -> dict[str, Any] | None:
-        """The row in the last event that says how this mega-batch ended."""
+        """The row in the last event about the end of this mega-batch."""
         found: dict[str, Any] | None = None
         for event in self.events():
             if event.get("event") == "mega_batch_ended" and event["row"]["index"] == mega_batch:
@@ -448,12 +459,12 @@ def result_from(text: bytes, file: Path) -> dict[str, Any]:
 
 
 def resume_command(path: Path) -> str:
-    """What a shell takes to go on with the run in that directory, whatever its name holds."""
+    """The shell command that resumes the run in that directory."""
     return shlex.join(["forgetkit", "run", "--resume", str(path)])
 
 
 def _finished_mega_batch(state: Mapping[str, Any], noted: Mapping[str, Any]) -> int:
-    """The mega-batch that a state is in, as its note has it too."""
+    """The mega-batch of a state, checked against its note."""
     index, rows, seconds = state["mega_batch"], noted["rows"], noted["seconds"]
     if type(index) is not int or type(rows) is not int or rows != index - 1 or rows < 0:
         raise ValueError(f"{rows} rows are no record of what came before mega-batch {index}")
@@ -463,7 +474,7 @@ def _finished_mega_batch(state: Mapping[str, Any], noted: Mapping[str, Any]) -> 
 
 
 def _make_folder(out: Path, name: str, *, numbered: bool) -> Path:
-    """A new folder ``out/name``, or one beside it with a number."""
+    """Create the folder ``out/name``, or one with a number if ``numbered``."""
     names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
     path = out
     new = [folder for folder in (out, *out.parents) if not folder.exists()]
@@ -493,11 +504,11 @@ def _make_folder(out: Path, name: str, *, numbered: bool) -> Path:
 
 
 def _checkpoint_position(stem: str) -> tuple[int, ...]:
-    """Where in a run a state stands: mega-batch, epochs done, steps done of the next."""
+    """The position of a checkpoint in the run: mega-batch, epochs done, steps of the next epoch."""
     match = _STATE.fullmatch(stem)
     return tuple(int(part or 0) for part in match.groups()) if match else ()
 
 
 def _open_no_link(path: str, flags: int) -> int:
-    """For the ``opener`` of :func:`open`: nothing is written through a link, nor into a pipe that nobody reads."""
+    """An ``opener`` for :func:`open` that refuses links and pipes."""
     return safe_open.file_opener(path, flags | getattr(os, "O_NOFOLLOW", 0))

@@ -1,4 +1,4 @@
-"""One process at a time works on a run, and the others learn which one does."""
+"""The lock of a run: one process at a time works on it, and errors name that process."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from forgetkit.system.file_lock import locked
 LOCKED, HOLDER = "manifest.json", "run.holder.json"
 _REMEDY = "make it writable, or resume a copy of it"
 _PATIENCE = 0.3
-"""Seconds: a process that has just taken the lock writes its name, and one that leaves needs a moment to go."""
+"""Seconds: a process that takes the lock then writes its name, and one that ends releases it a moment later."""
 _SHOWN = 80
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 _TIME, _DAY = "%H:%M:%S", "%Y-%m-%d %H:%M:%S"
@@ -29,10 +29,10 @@ _TIME, _DAY = "%H:%M:%S", "%Y-%m-%d %H:%M:%S"
 
 @contextmanager
 def locked_run(folder: Path) -> Iterator[None]:
-    """Keep the folder of a run to this process.
+    """Lock the folder of a run.
 
-    The lock is on the manifest: a run without it is none, so nobody can remove the lock and keep the run. The system
-    releases it when the process dies, by whatever death; the name of the holder that then stays means nothing.
+    The lock is on the manifest: without it there is no run, so no process can remove the lock and keep the run. The
+    system releases it when the process ends; a holder's name that is left then means nothing.
 
     Raises:
         RunInUseError: Another process holds the run; the message names it.
@@ -61,7 +61,7 @@ def _write_holder(folder: Path) -> None:
         write_with_digest(folder / HOLDER, _this_process())
     except RecordError as error:
         cause = error.__cause__
-        if not isinstance(cause, OSError) or cause.errno not in _FORBIDDEN:  # a full disk is nobody's mistake
+        if not isinstance(cause, OSError) or cause.errno not in _FORBIDDEN:  # a full disk is no mistake of the user
             raise
         raise RunDirectoryError(f"{folder} may not be written to ({cause.strerror}): {_REMEDY}") from error
 
@@ -77,7 +77,7 @@ def _this_process() -> dict[str, Any]:
 
 
 def _describe_holder(folder: Path) -> str:
-    """Who has it, in words; whoever it is where that cannot be told."""
+    """Describe the process that holds the lock; "another process" if its file is damaged."""
     try:
         found = read_with_digest(folder / HOLDER)
         since = datetime.fromisoformat(found["since"]).astimezone()

@@ -1,4 +1,4 @@
-"""What a record must hold to be used: whoever can write a file can write its digest too."""
+"""The validation of the files of a run: a right digest does not prove that forgetkit wrote them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MANIFEST = {
 _SIGNED = ("generalization_gap", "loss", "threshold")
 """Numbers that may be negative."""
 _OPEN = ("config", "overrides", "versions")
-"""What the configuration and plugins determine; the configuration checks it."""
+"""Content that the configuration checks."""
 _T = TypeVar("_T")
 
 
@@ -106,7 +106,7 @@ def parse_counts(kind: type[_T], content: Any) -> _T:
 
 
 def parse_as(kind: type[_T], content: Any) -> _T:
-    """``content``, as JSON gave it, as ``kind``: a text is no number, and a number no text.
+    """Parse content from JSON as ``kind``, without converting between text and numbers.
 
     Raises:
         ValueError: An entry is missing or of another type.
@@ -126,7 +126,7 @@ def event_name(kind: type[Event]) -> str:
 
 
 def is_sound(event: Mapping[str, Any]) -> bool:
-    """Whether an event has the fields of its kind; the kinds that a plugin adds are its author's affair."""
+    """Whether an event has the fields of its kind; events of plugins are not checked."""
     kind = _event_fields().get(str(event.get("event")))
     if kind is None:
         return True
@@ -143,7 +143,7 @@ def is_sound(event: Mapping[str, Any]) -> bool:
 
 
 def parse_row(content: Any) -> MegaBatchResult:
-    """The row that was written.
+    """Parse a row.
 
     Raises:
         TypeError, ValueError: An entry is missing, unknown, of another type or no number that a row can have.
@@ -158,7 +158,7 @@ def parse_row(content: Any) -> MegaBatchResult:
 
 
 def require_manifest(content: Mapping[str, Any], schema: int, name: str, remedy: str) -> None:
-    """``RunDirectoryError`` unless the manifest is of this version and what is read from it has its type."""
+    """Raise ``RunDirectoryError`` unless the manifest has this schema and its entries their types."""
     _require_schema(content, schema, name)
     for key, kind in _MANIFEST.items():
         if key in content and not isinstance(content[key], kind):
@@ -166,7 +166,7 @@ def require_manifest(content: Mapping[str, Any], schema: int, name: str, remedy:
 
 
 def require_result(content: Mapping[str, Any], schema: int, name: str) -> None:
-    """``RunDirectoryError`` unless the result is of this version and its rows are those of a run."""
+    """Raise ``RunDirectoryError`` unless the result has this schema and its rows are possible in a run."""
     _require_schema(content, schema, name)
     try:
         names = {field.name for field in dataclasses.fields(_Result)}
@@ -187,7 +187,7 @@ def require_result(content: Mapping[str, Any], schema: int, name: str) -> None:
 
 
 def error_line(error: Exception) -> str:
-    """What was wrong, in one line."""
+    """Describe an error in one line."""
     if isinstance(error, ValidationError):
         first = error.errors()[0]
         return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
@@ -205,7 +205,7 @@ def _require_schema(content: Mapping[str, Any], schema: int, name: str) -> None:
 
 
 def _walk_numbers(value: Any, key: str = "") -> Iterator[tuple[str, float]]:
-    """The counts, shares and seconds in an object, each with the key that it stands under."""
+    """The counts, shares and seconds in an object, each with its key."""
     if isinstance(value, Mapping):
         for name, inner in value.items():
             if name not in _OPEN:
@@ -216,6 +216,6 @@ def _walk_numbers(value: Any, key: str = "") -> Iterator[tuple[str, float]]:
 
 @cache
 def _event_fields() -> Mapping[str, type[Event]]:
-    """The kinds of event that the record holds, by the name that a line has."""
+    """The events that are recorded, by their name in a line."""
     kinds = [kind for kind in Event.__subclasses__() if kind.__module__ == Event.__module__ and kind not in UNRECORDED]
     return {event_name(kind): kind for kind in kinds}

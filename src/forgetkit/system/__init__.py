@@ -1,1 +1,1 @@
-"""What the system is asked for: when to stop, how much memory there is, whether a file is one; torch's settings."""
+"""The operating system and torch's process-wide settings: signals, memory, files, locks."""

@@ -1,4 +1,4 @@
-"""Locks on files. The system releases a lock when its process dies, by whatever death."""
+"""Locks on files. The system releases a lock when its process ends, however it ends."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Stopping where nothing is lost: who is asked to stop goes on to the next place from which the rest can be done later.
+"""Graceful stops: a process that is asked to stop continues to the next point from which it can be resumed.
 
-A scheduler that wants its machine back, a user at a terminal and a session that ends all ask by a signal.
+Users at a terminal, schedulers and sessions that end all ask by a signal.
 """
 
 from __future__ import annotations
@@ -14,57 +14,57 @@ from contextlib import contextmanager
 from typing import Any
 
 SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
-"""What terminals and schedulers ask by: Ctrl-C; the end, announced; a terminal that is gone; warnings of a limit."""
+"""The signals of terminals and schedulers: Ctrl-C, termination, a closed terminal, warnings of a limit."""
 
 _ECHO = 1.0
 """Seconds within which another SIGTERM means the same request."""
 
 
 class GracefulStop(KeyboardInterrupt):
-    """Asked to stop, and stopped in a place from which all can be gone on with."""
+    """The process was asked to stop, and stopped at a point from which it can be resumed."""
 
 
 class StopRequest:
-    """Whether it is time to stop.
+    """Whether the process is asked to stop.
 
-    While it is deferred, the first :meth:`request` is noted, for :meth:`check` to find, and only a second one stops
-    at once, like any interruption; otherwise, where nothing could be lost, each does.
+    While stops are deferred, the first :meth:`request` waits for :meth:`check`, and a second one stops at once.
+    Otherwise each request stops at once.
     """
 
     def __init__(self) -> None:
         self.requested = False
-        self._heeded = False
+        self._is_deferred = False
 
     def request(self) -> None:
-        """Stop soon; raises ``KeyboardInterrupt`` where nobody looks for it, or where it was asked before."""
-        at_once = self.requested or not self._heeded
+        """Ask to stop; raises ``KeyboardInterrupt`` unless stops are deferred and this is the first request."""
+        at_once = self.requested or not self._is_deferred
         self.requested = True
         if at_once:
             raise KeyboardInterrupt
 
     def check(self) -> None:
-        """Raise :class:`GracefulStop` here, from where all can be gone on with, if it was asked for."""
+        """Raise :class:`GracefulStop` if a stop was requested."""
         if self.requested:
             raise GracefulStop
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """While somebody looks for it now and then."""
-        self._heeded = True
+        """Defer stops until :meth:`check` is called."""
+        self._is_deferred = True
         try:
             yield
         finally:
-            self._heeded = False
+            self._is_deferred = False
 
 
 @contextmanager
-def handle_signals(halt: StopRequest, noted: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """While signals ask ``halt``; ``noted`` is called where one is kept in mind, in the midst of anything.
+def handle_signals(stop: StopRequest, on_deferred: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Turn signals into requests of ``stop``; ``on_deferred`` is called, at any moment, if a request is deferred.
 
-    Only a second Ctrl-C, or a SIGTERM that is no echo, asks again: SIGXCPU comes each second, and schedulers tell a
-    process and those around it one after the other. A signal that whoever started this process wants ignored
-    (``nohup``) stays ignored. Once one was heard, whoever listened is about to leave, and is left to it: all are
-    ignored from then on. Only the main thread hears signals: elsewhere this does nothing.
+    Only a second Ctrl-C, or a SIGTERM more than a second later, asks again: SIGXCPU comes each second, and schedulers
+    signal a process and those around it one after the other. A signal that is ignored already (``nohup``) stays
+    ignored. After a request all signals are ignored on leaving, since the process is about to end. Only the main
+    thread receives signals: in another one this does nothing.
     """
     first = 0.0
 
@@ -72,14 +72,14 @@ def handle_signals(halt: StopRequest, noted: Callable[[], None] = lambda: None) 
         nonlocal first
         now = time.monotonic()
         again = number == signal.SIGINT or (number == signal.SIGTERM and now - first > _ECHO)
-        if halt.requested and not again:
+        if stop.requested and not again:
             return
         first = first or now
-        halt.request()
-        noted()
+        stop.request()
+        on_deferred()
 
-    def put_back(number: int, before: Any) -> None:
-        signal.signal(number, signal.SIG_IGN if halt.requested else before)
+    def restore(number: int, before: Any) -> None:
+        signal.signal(number, signal.SIG_IGN if stop.requested else before)
 
     with contextlib.ExitStack() as stack:
         for name in SIGNALS:
@@ -87,5 +87,5 @@ def handle_signals(halt: StopRequest, noted: Callable[[], None] = lambda: None) 
             if number is None or signal.getsignal(number) in (signal.SIG_IGN, None):
                 continue
             with contextlib.suppress(ValueError):  # another thread than the main one
-                stack.callback(put_back, number, signal.signal(number, ask))
+                stack.callback(restore, number, signal.signal(number, ask))
         yield

@@ -1,4 +1,4 @@
-"""How much memory this process may still take, and what is said where it wanted more."""
+"""The memory that this process can still take, and the error if it runs out."""
 
 from __future__ import annotations
 
@@ -32,15 +32,14 @@ _WORDS = (
     "array is too big",
     "Maximum allowed ",
 )
-"""What torch, numpy and the C++ libraries say in plain errors where there was no memory left, or never could be."""
+"""Parts of the messages of torch, numpy and C++ libraries if memory runs out, or if no memory could suffice."""
 
 
 def available(device: torch.device | None = None) -> int | None:
-    """Bytes that can still be taken on ``device``, the CPU unless another is given; None where the system does not say.
+    """The bytes that can still be taken on ``device`` (default: the CPU); None if the system does not tell.
 
-    On the CPU the least of what the machine has to give, what the control groups of this process leave it (versions 1
-    and 2, those around them too) and what its limits on address space and data do (``ulimit -v`` and ``-d``). Files
-    that the system merely keeps in memory count as free.
+    On the CPU it is the least of what the machine, the control groups of this process (versions 1 and 2, with those
+    around them) and its limits on address space and data (``ulimit -v`` and ``-d``) leave. Cached files count as free.
     """
     if device is not None and device.type == "cuda":
         import torch
@@ -62,7 +61,7 @@ def _machine_available() -> int | None:
 
 
 def _cgroup_available() -> Iterator[int]:
-    """What is left in each control group that has a limit. A container may see its own group as the uppermost."""
+    """The bytes left in each control group that has a limit. A container may see its own group as the uppermost."""
     for line in _text(_PROC / "self" / "cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
         if not controllers:
@@ -79,7 +78,7 @@ def _cgroup_available() -> Iterator[int]:
 
 
 def _cached_files(group: Path) -> int:
-    """Bytes of files that are kept in memory for a group and those inside it, and given up where memory is short."""
+    """The bytes of cached files of a group and those inside it, which are freed if memory is short."""
     found = _KEPT_FILES.findall(_text(group / "memory.stat"))
     inside = any(total for total, _ in found)  # version 1 counts the group alone as well
     return sum(int(number) for total, number in found if bool(total) == inside)
@@ -98,7 +97,7 @@ def _rlimit_available() -> Iterator[int]:
 
 
 def _table(path: Path) -> dict[str, int]:
-    """What a file of ``Name: 12 kB`` says, in bytes."""
+    """The entries of a file with lines such as ``Name: 12 kB``, in bytes."""
     return {name: int(number) * 1024 for name, number in _LINE.findall(_text(path))}
 
 
@@ -110,7 +109,7 @@ def _text(path: Path) -> str:
 
 
 def shortage(error: Exception) -> str | None:
-    """What an error says of memory that ran out, or of a size that no memory has; None if it says nothing of it."""
+    """The message of an error about memory that ran out or a size that no memory has; None for other errors."""
     mapping = isinstance(error, OSError) and error.errno == errno.ENOMEM
     if not (isinstance(error, MemoryError) or mapping or any(words in str(error) for words in _WORDS)):
         return None
@@ -119,15 +118,15 @@ def shortage(error: Exception) -> str | None:
 
 @contextlib.contextmanager
 def translate_oom() -> Iterator[None]:
-    """Where memory runs out inside, ``InsufficientMemoryError`` says what helps."""
+    """Turn the errors of memory that runs out into ``InsufficientMemoryError``, which names the remedy."""
     try:
         yield
     except (MemoryError, OSError, RuntimeError, ValueError, TypeError, OverflowError) as error:
-        said = shortage(error)
-        if said is None:
+        reason = shortage(error)
+        if reason is None:
             raise
         where = "the device" if type(error).__name__ == "OutOfMemoryError" else "this process"  # torch's own
         raise InsufficientMemoryError(
-            f"{where} has no memory left ({said}): give it more, or begin anew with a smaller --batch-size or "
+            f"{where} has no memory left ({reason}): give it more, or begin anew with a smaller --batch-size or "
             "--score-batch, or a smaller network"
         ) from error

@@ -1,4 +1,4 @@
-"""How the threads of torch wait for each other. It is settled before torch loads."""
+"""How the threads of torch wait for each other, which is decided before torch loads."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ _CHOSEN_BY = (*_PASSIVE, "GOMP_SPINCOUNT", "KMP_LIBRARY")
 
 
 def wait_passively(environment: MutableMapping[str, str]) -> None:
-    """Lets a thread that waits sleep instead of spin, unless the user chose otherwise in ``environment``.
+    """Let a waiting thread sleep instead of spin, unless ``environment`` says otherwise.
 
-    A thread that spins keeps a core from the very thread that it waits for, if other processes want the cores too.
+    If other processes use the cores too, a spinning thread keeps a core from the thread that it waits for.
     """
     if not any(name in environment for name in _CHOSEN_BY):
         environment.update(_PASSIVE)

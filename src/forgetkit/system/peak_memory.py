@@ -1,4 +1,4 @@
-"""The most memory that something takes."""
+"""The peak memory of a part of the program."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from pathlib import Path
 import torch
 
 _PROCESS = Path("/proc/self")
-_RESET_PEAK = "5"  # what Linux wants to hear, see proc(5)
+_RESET_PEAK = "5"  # resets the peak, see proc(5)
 _HIGHEST = re.compile(r"^VmHWM:\s*(\d+) kB$", re.MULTILINE)
 
 Peak = Callable[[], int | None]
 
 
 def track_peak(device: torch.device) -> Peak:
-    """Ask what is returned for the most memory in use since now, in bytes; None where it cannot be known.
+    """Return a function that gives the most memory in use from now on, in bytes; None if the system does not tell.
 
-    On CUDA that is what torch had allocated on the device, elsewhere what the whole process held in memory; where the
-    system does not forget an earlier peak, since the process began.
+    On CUDA it is what torch allocates on the device, elsewhere what the process holds in memory. If the system cannot
+    reset an earlier peak, that one counts.
     """
     if device.type == "cuda":
         torch.cuda.init()  # a device with an index can be reset only then

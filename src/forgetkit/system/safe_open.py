@@ -1,4 +1,4 @@
-"""Files that others hand us: read only where they are files, so that no read waits for ever or never ends."""
+"""Opening of files that may be something else: a pipe or a device is refused, since its reading may never end."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ _AT_ONCE = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
 
 
 def open_file(path: Path | str) -> BinaryIO:
-    """A file to read; ``OSError`` where it is none or cannot be opened, or its name holds a null character.
+    """Open a regular file for reading.
 
-    To open a pipe would wait until somebody writes to it, and a device may have no end: both are refused.
+    Raises:
+        OSError: It is no regular file or folder, cannot be opened, or its name holds a null character.
     """
     try:
         return open(path, "rb", opener=file_opener)
@@ -23,13 +24,13 @@ def open_file(path: Path | str) -> BinaryIO:
 
 
 def read_bytes(path: Path) -> bytes:
-    """All bytes of a file, as :func:`open_file` opens it."""
+    """Read all bytes of a file that :func:`open_file` opens."""
     with open_file(path) as file:
         return file.read()
 
 
 def file_opener(path: str, flags: int) -> int:
-    """For :func:`open`: a descriptor of a file, or of a folder, which is found out by whoever asked."""
+    """An ``opener`` for :func:`open`: opens a regular file, or a folder, which the caller must refuse."""
     descriptor = os.open(path, flags | _AT_ONCE, 0o666)
     kind = os.fstat(descriptor).st_mode
     if stat.S_ISREG(kind) or stat.S_ISDIR(kind):

@@ -1,4 +1,4 @@
-"""What killed processes left behind, told by its age: whether their machine still runs them, no other can say."""
+"""Files that killed processes left behind, recognised by their age: the process may have run on another machine."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 _AGE = 24 * 3600
-"""Seconds without a change after which the process that made a file or folder has died: one that works writes more."""
+"""Seconds without a change after which the process that made a file or folder is taken for dead."""
 
 
 def remove_stale_files(paths: Iterable[Path]) -> None:

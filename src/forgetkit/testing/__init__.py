@@ -1,6 +1,6 @@
-"""The conformance kit: what a plugin's author runs to see whether a component keeps its contract.
+"""The conformance kit: tests whether a component keeps the contract of its kind.
 
-The public names are loaded when they are first used: to do the kit's tasks, a worker of an executor needs no torch.
+The public names are imported on first use, so that a worker of an executor imports the kit's tasks without torch.
 """
 
 from __future__ import annotations

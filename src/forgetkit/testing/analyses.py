@@ -1,24 +1,24 @@
-"""What an analysis promises."""
+"""The promises of analyses."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from forgetkit.analysis import answers
 from forgetkit.analysis.evidence import ModelEvidence, model_evidence
 from forgetkit.contracts import Answer, DataPart
 from forgetkit.errors import ComponentError, InapplicableError, RunDirectoryError
 from forgetkit.seeding import seeded_rng
-from forgetkit.testing import comparing, networks
-from forgetkit.testing.common import KitCase
+from forgetkit.testing import comparing, networks, rows
+from forgetkit.testing.case import KitCase
 from forgetkit.testing.fixtures import SEEDS
-from forgetkit.testing.promise import Failure, NotApplicable, Promise, promise
+from forgetkit.testing.networks import NetworkFixture
+from forgetkit.testing.promise import Failure, NotApplicable, row
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,47 +34,54 @@ class AnalysisRecord:
 class AnalysisCase(KitCase):
     """An analysis under examination."""
 
-    def analysed(self, *, component: Any = None, seed: int = 0) -> AnalysisRecord:
-        """What is said of a small network on images; ``seed`` is that of the global random state."""
-        analysis = component if component is not None else self.another()
-        shown = _AnalysisFixture()
-        before = comparing.Snapshot.of(shown.model)
+    generator: ClassVar[str] = "evidence.seeds"
+
+    def usual_input(self) -> NetworkFixture:
+        """Return a small network on images."""
+        return networks.pixels()
+
+    def perform(self, component: Any, given: NetworkFixture, seed: int) -> AnalysisRecord:
+        """Analyze a network."""
+        model = given.model.eval()
+        evidence = _evidence_of(model, given)
+        before = comparing.Snapshot.of(model)
         with seeded_rng(seed):
-            answer = _answer_text(analysis, shown.evidence)
-        return AnalysisRecord(answer, before, comparing.Snapshot.of(shown.model))
+            answer = _analyze(component, evidence)
+        return AnalysisRecord(answer, before, comparing.Snapshot.of(model))
 
-    @cached_property
-    def usual(self) -> AnalysisRecord:
-        """The first answer, for every promise that is about that."""
-        return self.analysed()
+    def act(self) -> object:
+        """Analyze the network once."""
+        fixture = self.usual_input()
+        return _analyze(self.another(), _evidence_of(fixture.model.eval(), fixture))
 
-
-class _AnalysisFixture:
-    """A network on images, made anew, and all that an analysis may ask of it."""
-
-    def __init__(self) -> None:
-        situation = networks.pixels()
-        self.model = situation.model.eval()
-        self.inputs, self.labels = (torch.cat(parts) for parts in zip(*situation.batches, strict=True))
-        parts: dict[DataPart, tuple[Tensor, Tensor]] = {
-            "test": (self.inputs, self.labels),
-            "train": (self.inputs, self.labels),
-            "val": (self.inputs, self.labels),
-        }
-        initial = networks.pixels().model.eval()
-        self.evidence = model_evidence(self.model, parts, SEEDS.within("analysis"), initial=initial)
+    def outcome(self, record: AnalysisRecord) -> Any:
+        """The answer as JSON."""
+        try:
+            return answers.answer_to_json(record.answer)
+        except (AttributeError, ComponentError) as error:
+            raise NotApplicable("the promise 'json-values' is broken") from error
 
 
-def _answer_text(analysis: Any, evidence: ModelEvidence) -> Any:
+def _evidence_of(model: nn.Module, fixture: NetworkFixture) -> ModelEvidence:
+    inputs, labels = (torch.cat(parts) for parts in zip(*fixture.batches, strict=True))
+    parts: dict[DataPart, tuple[Tensor, Tensor]] = {
+        "test": (inputs, labels),
+        "train": (inputs, labels),
+        "val": (inputs, labels),
+    }
+    return model_evidence(model, parts, SEEDS.within("analysis"), initial=networks.pixels().model.eval())
+
+
+def _analyze(analysis: Any, evidence: ModelEvidence) -> Any:
     try:
         return analysis.analyze(evidence)
     except InapplicableError as error:
-        raise NotApplicable(f"it does not apply to a model by itself: {error}") from error
+        raise NotApplicable(f"it does not apply to a single model: {error}") from error
 
 
 def runs(case: AnalysisCase) -> None:
     """`analyze(evidence)` returns an `Answer`."""
-    answer = case.usual.answer
+    answer = case.observe().answer
     if not isinstance(answer, Answer):
         raise Failure(f"analyze() returned {type(answer).__name__}, not an Answer")
 
@@ -84,71 +91,18 @@ def json_values(case: AnalysisCase) -> None:
     try:
         answers.answer_from_json(json.loads(json.dumps(answers.answer_to_json(case.usual.answer), allow_nan=False)))
     except (ComponentError, RunDirectoryError) as error:
-        raise Failure(f"the answer cannot be written down: {error}") from error
+        raise Failure(f"the answer cannot be written as JSON: {error}") from error
 
 
-def leaves_parameters(case: AnalysisCase) -> None:
-    """No parameter is written to."""
-    comparing.require_same(case.usual.before.parameters, case.usual.after.parameters, "afterwards, the parameter")
-
-
-def leaves_buffers(case: AnalysisCase) -> None:
-    """No buffer is written to, running statistics above all."""
-    comparing.require_same(case.usual.before.buffers, case.usual.after.buffers, "afterwards, the buffer")
-
-
-def leaves_gradients(case: AnalysisCase) -> None:
-    """Nothing is left in `.grad`, and `requires_grad` is as it was."""
-    comparing.require_same(case.usual.before.gradients, case.usual.after.gradients, "afterwards, the gradient of")
-
-
-def leaves_modes(case: AnalysisCase) -> None:
-    """Each module is in the mode that it was in."""
-    comparing.require_same(case.usual.before.modes, case.usual.after.modes, "afterwards, the mode of the module")
-
-
-def leaves_hooks(case: AnalysisCase) -> None:
-    """The network has the hooks that it had before."""
-    comparing.require_same(case.usual.before.hooks, case.usual.after.hooks, "afterwards, the hooks of the module")
-
-
-def deterministic(case: AnalysisCase) -> None:
-    """Asked twice under the same seeds, an analysis gives the same answer."""
-    analysis = case.another()
-    once = case.analysed(component=analysis)
-    if _differ(once, case.analysed(component=analysis)):
-        raise Failure("asked again, it gives another answer; remember nothing and draw from evidence.seeds alone")
-
-
-def own_randomness(case: AnalysisCase) -> None:
-    """The global random state has no part in the answer and is left as it was."""
-    if _differ(case.usual, case.analysed()):
-        raise NotApplicable("the promise 'deterministic' is broken")
-    if _differ(case.analysed(seed=1), case.analysed(seed=2)):
-        raise Failure("the answer varies with the global random state; draw from evidence.seeds")
-    with comparing.watch_random_state():
-        _answer_text(case.another(), _AnalysisFixture().evidence)
-
-
-def leaves_settings(case: AnalysisCase) -> None:
-    """The process-wide settings of torch and NumPy (default dtype, grad mode, autocast …) are as they were."""
-    analysis, shown = case.another(), _AnalysisFixture()
-    with comparing.watch_settings():
-        _answer_text(analysis, shown.evidence)
-
-
-def _differ(one: AnalysisRecord, other: AnalysisRecord) -> bool:
-    """Whether two answers are written down differently."""
-    try:
-        return answers.answer_to_json(one.answer) != answers.answer_to_json(other.answer)
-    except (AttributeError, ComponentError) as error:
-        raise NotApplicable("the promise 'json-values' is broken") from error
-
-
-def promises() -> tuple[Promise, ...]:
-    """In the order in which they are looked at."""
-    return promise(
-        "analyses",
-        *(runs, json_values, leaves_parameters, leaves_buffers, leaves_gradients, leaves_modes, leaves_hooks),
-        *(deterministic, own_randomness, leaves_settings),
-    )
+PROMISES = (
+    row(runs),
+    row(json_values),
+    rows.leaves("parameters", "The analysis writes to no parameter."),
+    rows.leaves("buffers", "The analysis writes to no buffer, such as running statistics."),
+    rows.leaves("gradients", "The analysis leaves nothing in `.grad`, and `requires_grad` as it was."),
+    rows.leaves("modes", "The analysis leaves each module in the mode that it was in."),
+    rows.leaves("hooks", "The analysis leaves the network with the hooks that it had before."),
+    rows.deterministic("One object, called twice under the same seeds, gives the same answer."),
+    rows.own_randomness("The global random state neither changes the answer nor is changed."),
+    rows.LEAVES_SETTINGS,
+)

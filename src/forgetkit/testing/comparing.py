@@ -1,4 +1,4 @@
-"""Telling whether two things are the same, and whether anything was left behind."""
+"""Compare values to the bit, and find out what a call has changed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from forgetkit.testing.promise import Failure
 
 
 def same_bits(one: Any, other: Any) -> bool:
-    """Whether two values are equal to the bit, the sign of a zero too: tensors, arrays, mappings and sequences."""
+    """Whether tensors, arrays, mappings, sequences or other values are equal to the bit, signs of zeros included."""
     if isinstance(one, Tensor) and isinstance(other, Tensor):
         return one.dtype == other.dtype and one.shape == other.shape and torch.equal(_bits(one), _bits(other))
     if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
@@ -35,12 +35,12 @@ def same_bits(one: Any, other: Any) -> bool:
 
 
 def _bits(tensor: Tensor) -> Tensor:
-    """A tensor's bytes, which tell zeros by their sign and are equal to themselves where they mean NaN."""
+    """Return a tensor's bytes: they distinguish the zeros by sign, and those of one NaN are equal."""
     return tensor.detach().resolve_conj().resolve_neg().contiguous().flatten().view(torch.uint8)
 
 
 def nearly(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors agree up to rounding, NaN like NaN."""
+    """Whether two tensors agree up to rounding; NaN equals NaN."""
     if one.shape != other.shape:
         return False
     scale = float(other.detach().abs().nan_to_num(0, 0, 0).max()) if other.numel() else 0.0
@@ -48,26 +48,24 @@ def nearly(one: Tensor, other: Tensor) -> bool:
 
 
 def random_state() -> tuple[Any, ...]:
-    """The global random state of Python, NumPy and torch, to be compared."""
+    """Return the global random state of Python, NumPy and torch in a form that compares with ``==``."""
     numpy_state: Any = np.random.get_state()
     return random.getstate(), numpy_state[1].tobytes(), numpy_state[2:], torch.get_rng_state().numpy().tobytes()
 
 
 @contextmanager
 def watch_random_state() -> Iterator[None]:
-    """:class:`Failure` where the global random state, seeded as nobody else would, is another on leaving."""
+    """Raise ``Failure`` if the body changes the global random state; the seed is one that nobody else uses."""
     with seeded_rng(0x5EED_0F_A_57A4):
         before = random_state()
         yield
         if random_state() != before:
-            raise Failure(
-                "it draws from (or seeds) the global random state; draw from the generator that is handed over"
-            )
+            raise Failure("it draws from (or seeds) the global random state; draw from the generator that it is given")
 
 
 @contextmanager
 def watch_settings() -> Iterator[None]:
-    """:class:`Failure` where a setting of torch or NumPy is another on leaving; it is put back."""
+    """Raise ``Failure`` if the body changes a setting of torch or NumPy, and restore it."""
     changed: list[str] = []
     with restored(changed):
         yield
@@ -75,13 +73,13 @@ def watch_settings() -> Iterator[None]:
 
 
 def require_settings(changed: Sequence[str]) -> None:
-    """:class:`Failure` where a setting was changed."""
+    """Raise ``Failure`` if a setting was changed."""
     if changed:
-        raise Failure(f"it leaves {', '.join(changed)} changed; set it in a with block, or put back what was there")
+        raise Failure(f"it leaves {', '.join(changed)} changed; set it in a with block, or restore the value before")
 
 
 def raised_error(error: BaseException) -> str:
-    """What was raised and where, in one line; where a host has named the one who raised it, what that one raised."""
+    """Describe an exception and where it was raised, in one line; a host's ``ComponentError`` by its cause."""
     if isinstance(error, ComponentError) and error.__cause__ is not None:
         error = error.__cause__
     frame = traceback.extract_tb(error.__traceback__)[-1]
@@ -89,44 +87,55 @@ def raised_error(error: BaseException) -> str:
     return f"it raised {text} in {frame.filename}:{frame.lineno}"
 
 
+def tensors_of(model: nn.Module) -> dict[str, Tensor]:
+    """Return the parameters and buffers by name."""
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
 @dataclass(frozen=True, eq=False)
 class Snapshot:
-    """A network as it was: values, gradients, modes, hooks."""
+    """A network at one time: values, gradients, modes, hooks, and the state of its optimizer."""
 
     parameters: Mapping[str, Tensor]
     buffers: Mapping[str, Tensor]
     gradients: Mapping[str, tuple[bool, Tensor | None]]
     modes: Mapping[str, bool]
     hooks: Mapping[str, tuple[tuple[int, int], ...]]
+    optimizer: Mapping[str, Mapping[str, Tensor]]
 
     @classmethod
-    def of(cls, model: nn.Module) -> Snapshot:
-        """``model`` now."""
+    def of(cls, model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> Snapshot:
+        """Copy the state of ``model`` and, if there is one, of ``optimizer``."""
+        parameters = dict(model.named_parameters())
         return cls(
-            parameters={name: p.detach().clone() for name, p in model.named_parameters()},
+            parameters={name: p.detach().clone() for name, p in parameters.items()},
             buffers={name: b.detach().clone() for name, b in model.named_buffers()},
             gradients={
-                name: (p.requires_grad, None if p.grad is None else p.grad.clone())
-                for name, p in model.named_parameters()
+                name: (p.requires_grad, None if p.grad is None else p.grad.clone()) for name, p in parameters.items()
             },
             modes={name: module.training for name, module in model.named_modules()},
             hooks={name: _hooks(module) for name, module in model.named_modules()},
+            optimizer={
+                name: {key: value.clone() for key, value in optimizer.state[p].items() if isinstance(value, Tensor)}
+                for name, p in parameters.items()
+                if optimizer is not None and p in optimizer.state
+            },
         )
 
 
 def _hooks(module: nn.Module) -> tuple[tuple[int, int], ...]:
-    """Each hook by the number that torch gave it, and its identity."""
+    """Return torch's number and the identity of each hook."""
     tables = (module._forward_pre_hooks, module._forward_hooks, module._backward_hooks, module._backward_pre_hooks)
     return tuple((number, id(hook)) for table in tables for number, hook in table.items())
 
 
 def differing(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """The names under which the two hold something else."""
+    """Return the names whose values differ."""
     return [name for name in before.keys() | after.keys() if not same_bits(before.get(name), after.get(name))]
 
 
 def require_same(before: Mapping[str, Any], after: Mapping[str, Any], what: str) -> None:
-    """:class:`Failure` where something differs, with the first name of it."""
+    """Raise ``Failure`` with the first name whose values differ."""
     names = differing(before, after)
     if names:
-        raise Failure(f"{what} '{min(names)}' is another than before")
+        raise Failure(f"{what} '{min(names)}' is not as before")

@@ -1,51 +1,74 @@
-"""What a data set promises."""
+"""The promises of data sets."""
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args
 
 import numpy as np
 
 from forgetkit.contracts import Augmentation, Data, DataSplit, LoadContext
 from forgetkit.seeding import seeded_rng
-from forgetkit.testing import comparing
-from forgetkit.testing.common import KitCase
-from forgetkit.testing.promise import Failure, NotApplicable, Promise, promise
+from forgetkit.testing import comparing, rows
+from forgetkit.testing.case import KitCase
+from forgetkit.testing.promise import Failure, NotApplicable, row
 
 
-@contextmanager
-def _load(case: KitCase, *, seed: int = 0, folder: Path | None = None) -> Iterator[Data]:
-    """The data set, loaded with an empty cache or with ``folder``, which lasts as long as it is looked at."""
-    with tempfile.TemporaryDirectory() as new:
-        with seeded_rng(seed):
-            data = case.another().load(LoadContext(folder or Path(new), _quiet))
-        if not isinstance(data, Data):
-            raise Failure(f"load() returned {type(data).__name__}, not Data")
-        yield data
+@dataclass(frozen=True, eq=False)
+class DatasetCase(KitCase):
+    """A data set under examination."""
+
+    generator: ClassVar[str] = "a generator of its own"
+
+    @contextmanager
+    def loaded(self, seed: int = 0, folder: Path | None = None) -> Iterator[Data]:
+        """Yield the data, loaded with the cache ``folder`` or with an empty one that is removed afterwards."""
+        with tempfile.TemporaryDirectory() as new:
+            with seeded_rng(seed):
+                data = self.another().load(LoadContext(folder or Path(new), _no_progress))
+            if not isinstance(data, Data):
+                raise Failure(f"load() returned {type(data).__name__}, not Data")
+            yield data
+
+    @contextmanager
+    def valid(self, seed: int = 0, folder: Path | None = None) -> Iterator[Data]:
+        """As :meth:`loaded`, for a promise that needs parts in the right form."""
+        with self.loaded(seed, folder) as data:
+            try:
+                _check_parts(data)
+            except Failure as broken:
+                raise NotApplicable("the promise 'parts' is broken") from broken
+            yield data
+
+    def act(self) -> None:
+        """Load the data once."""
+        with tempfile.TemporaryDirectory() as folder:
+            self.another().load(LoadContext(Path(folder), _no_progress))
+
+    @cached_property
+    def repeats(self) -> bool:
+        """Whether two loads agree."""
+        with self.valid() as one, self.valid() as other:
+            return _same(one, other)
+
+    def variation(self, given: Any = None) -> str:
+        """Return what differs between two global random states, or an empty text."""
+        with self.valid(seed=1) as one, self.valid(seed=2) as other:
+            return "" if _same(one, other) else "the data"
 
 
-def _quiet(what: str, done: int, total: int) -> None:
-    """Progress that nobody follows."""
+def _no_progress(what: str, done: int, total: int) -> None:
+    pass
 
 
 def _parts(data: Data) -> Iterator[tuple[str, DataSplit]]:
     yield "train", data.train
     yield "test", data.test
-
-
-@contextmanager
-def _sound(case: KitCase, **how: Any) -> Iterator[Data]:
-    """The data set, for a promise that is not about the form of its parts."""
-    with _load(case, **how) as data:
-        try:
-            _check_parts(data)
-        except Failure as broken:
-            raise NotApplicable("the promise 'parts' is broken") from broken
-        yield data
 
 
 def _check_parts(data: Data) -> None:
@@ -61,21 +84,21 @@ def _check_parts(data: Data) -> None:
             raise Failure(f"the {name} part is empty")
 
 
-def runs(case: KitCase) -> None:
+def runs(case: DatasetCase) -> None:
     """`load(context)` returns `Data`."""
-    with _load(case):
+    with case.loaded():
         return
 
 
-def parts(case: KitCase) -> None:
+def parts(case: DatasetCase) -> None:
     """Both parts hold samples: uint8 or float32 inputs, and as many int64 labels of one dimension."""
-    with _load(case) as data:
+    with case.loaded() as data:
         _check_parts(data)
 
 
-def alike(case: KitCase) -> None:
-    """Test samples have the shape and the type of training samples."""
-    with _sound(case) as data:
+def alike(case: DatasetCase) -> None:
+    """Test samples have the shape and dtype of training samples."""
+    with case.valid() as data:
         train, test = data.train.inputs, data.test.inputs
         if train.shape[1:] != test.shape[1:] or train.dtype != test.dtype:
             raise Failure(
@@ -84,21 +107,21 @@ def alike(case: KitCase) -> None:
             )
 
 
-def classes(case: KitCase) -> None:
-    """There are two classes or more, in a tuple of names that differ."""
-    with _load(case) as data:
+def classes(case: DatasetCase) -> None:
+    """There are two classes or more, in a tuple of distinct names."""
+    with case.loaded() as data:
         names = data.classes
         if not isinstance(names, tuple) or not all(isinstance(name, str) for name in names):
-            raise Failure("the names of the classes are no tuple of texts")
+            raise Failure("the names of the classes are not a tuple of strings")
         if len(names) < 2 or len(set(names)) != len(names):
             raise Failure(
                 f"{len(names)} names of classes, {len(set(names))} of them different; there must be two or more"
             )
 
 
-def labels(case: KitCase) -> None:
-    """Each label is the place of a class, from 0."""
-    with _sound(case) as data:
+def labels(case: DatasetCase) -> None:
+    """Each label is the index of a class, from 0."""
+    with case.valid() as data:
         for name, part in _parts(data):
             if int(part.labels.min()) < 0 or int(part.labels.max()) >= len(data.classes):
                 low, high = int(part.labels.min()), int(part.labels.max())
@@ -107,51 +130,33 @@ def labels(case: KitCase) -> None:
                 )
 
 
-def finite(case: KitCase) -> None:
+def finite(case: DatasetCase) -> None:
     """No input is NaN or infinite."""
-    with _sound(case) as data:
+    with case.valid() as data:
         for name, part in _parts(data):
             if not np.isfinite(part.inputs).all():
                 raise Failure(f"the {name} part's inputs hold NaN or infinity")
 
 
-def augment(case: KitCase) -> None:
-    """The augmentation is one that there is, and `none` for samples that are no images."""
-    with _sound(case) as data:
+def augment(case: DatasetCase) -> None:
+    """The augmentation exists, and is `none` for samples that are not images."""
+    with case.valid() as data:
         if data.augment not in get_args(Augmentation):
             raise Failure(f"the augmentation '{data.augment}' is none of {', '.join(get_args(Augmentation))}")
         if data.augment != "none" and data.train.inputs.ndim != 4:
-            raise Failure(f"samples of shape {data.train.inputs.shape[1:]} are no images, so augment is none")
+            raise Failure(f"samples of shape {data.train.inputs.shape[1:]} are not images; say augment='none'")
 
 
-def deterministic(case: KitCase) -> None:
-    """The same options give the same samples in the same order, from an empty cache and from a filled one."""
+def deterministic(case: DatasetCase) -> None:
+    """The same options give the same samples in the same order, with an empty and with a filled cache."""
     with (
         tempfile.TemporaryDirectory() as folder,
-        _sound(case, folder=Path(folder)) as first,
-        _sound(case, folder=Path(folder)) as again,
-        _sound(case) as elsewhere,
+        case.valid(folder=Path(folder)) as first,
+        case.valid(folder=Path(folder)) as again,
+        case.valid() as elsewhere,
     ):
         if not _same(first, again) or not _same(first, elsewhere):
-            raise Failure("loaded again, the samples or their order are others")
-
-
-def own_randomness(case: KitCase) -> None:
-    """The global random state has no part in the samples and is left as it was."""
-    with _sound(case) as data, _sound(case) as again:
-        if not _same(data, again):
-            raise NotApplicable("the promise 'deterministic' is broken")
-    with _sound(case, seed=1) as one, _sound(case, seed=2) as other:
-        if not _same(one, other):
-            raise Failure("the samples vary with the global random state; draw from a generator of your own")
-    with tempfile.TemporaryDirectory() as folder, comparing.watch_random_state():
-        case.another().load(LoadContext(Path(folder), _quiet))
-
-
-def leaves_settings(case: KitCase) -> None:
-    """The process-wide settings of torch and NumPy (default dtype, grad mode, autocast …) are as they were."""
-    with tempfile.TemporaryDirectory() as folder, comparing.watch_settings():
-        case.another().load(LoadContext(Path(folder), _quiet))
+            raise Failure("two loads give other samples or another order; draw from a generator with a fixed seed")
 
 
 def _same(one: Data, other: Data) -> bool:
@@ -162,10 +167,8 @@ def _same(one: Data, other: Data) -> bool:
     )
 
 
-def promises() -> tuple[Promise, ...]:
-    """In the order in which they are looked at."""
-    return promise(
-        "datasets",
-        *(runs, parts, alike, classes, labels, finite, augment),
-        *(deterministic, own_randomness, leaves_settings),
-    )
+PROMISES = (
+    *map(row, (runs, parts, alike, classes, labels, finite, augment, deterministic)),
+    rows.own_randomness("The global random state neither changes the samples nor is changed."),
+    rows.LEAVES_SETTINGS,
+)

@@ -1,9 +1,9 @@
-"""Examining a component: every promise of its kind, one after the other."""
+"""Examine a component: check every promise of its kind."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -20,58 +20,54 @@ from forgetkit.testing import (
     metrics,
     models,
     observers,
-    observing,
     reinit,
     replay,
 )
-from forgetkit.testing.analyses import AnalysisCase
+from forgetkit.testing.case import KitCase
 from forgetkit.testing.comparing import raised_error
-from forgetkit.testing.executors import ExecutorCase
 from forgetkit.testing.importance import ImportanceCase, Oracle
-from forgetkit.testing.interventions import InterventionCase
-from forgetkit.testing.models import ModelCase
-from forgetkit.testing.promise import BrokenPromise, Failure, NotApplicable, Promise, Status, Verdict
-from forgetkit.testing.reinit import ReinitCase
+from forgetkit.testing.promise import BrokenPromise, Failure, NotApplicable, Promise, Row, Status, Verdict
 
 NONE_EXPECTED: Mapping[str, str] = MappingProxyType({})
 
-_PROMISES: Mapping[str, Callable[[], tuple[Promise, ...]]] = MappingProxyType(
+_KINDS: Mapping[str, tuple[type[KitCase], tuple[Row, ...]]] = MappingProxyType(
     {
-        "importance": importance.promises,
-        "reinit": reinit.promises,
-        "replay": replay.promises,
-        "interventions": interventions.promises,
-        "datasets": datasets.promises,
-        "models": models.promises,
-        "metrics": metrics.promises,
-        "observers": observers.promises,
-        "analyses": analyses.promises,
-        "executors": executors.promises,
-    }
-)
-
-_WATCHING = ("importance", "reinit")
-"""The kinds whose components may be interventions too."""
-
-_CASES: Mapping[str, type[common.KitCase]] = MappingProxyType(
-    {
-        "reinit": ReinitCase,
-        "interventions": InterventionCase,
-        "models": ModelCase,
-        "analyses": AnalysisCase,
-        "executors": ExecutorCase,
+        "importance": (ImportanceCase, importance.PROMISES),
+        "reinit": (reinit.ReinitCase, reinit.PROMISES),
+        "replay": (replay.ReplayCase, replay.PROMISES),
+        "interventions": (interventions.InterventionCase, interventions.PROMISES),
+        "datasets": (datasets.DatasetCase, datasets.PROMISES),
+        "models": (models.ModelCase, models.PROMISES),
+        "metrics": (metrics.MetricCase, metrics.PROMISES),
+        "observers": (observers.ObserverCase, observers.PROMISES),
+        "analyses": (analyses.AnalysisCase, analyses.PROMISES),
+        "executors": (executors.ExecutorCase, executors.PROMISES),
     }
 )
 
 
 def promises(kind: str) -> tuple[Promise, ...]:
-    """What components of ``kind`` promise, in the order in which it is looked at; nothing is asked of commands."""
+    """Return the promises of a kind, in the order in which they are checked.
+
+    Args:
+        kind: A kind of component, such as ``importance``. Commands make no promises.
+
+    Returns:
+        The promises.
+
+    Raises:
+        OptionError: If there is no such kind.
+
+    Example:
+        >>> from forgetkit.testing import promises
+        >>> promises("replay")[1].text
+        'The answer is an int64 array of one dimension.'
+    """
     if kind not in registry.KINDS:
         raise OptionError(f"there is no kind '{kind}' of components; {suggest(kind, registry.KINDS)}")
-    if kind not in _PROMISES:
+    if kind not in _KINDS:
         return ()
-    beside = observing.promises(kind) if kind in _WATCHING else ()
-    return (*_PROMISES[kind](), *beside, *common.promises(kind))
+    return tuple(Promise(kind, *row) for row in (*_KINDS[kind][1], *common.PROMISES))
 
 
 def examine(
@@ -81,17 +77,29 @@ def examine(
     expected_failures: Mapping[str, str] = NONE_EXPECTED,
     oracle: Oracle | None = None,
 ) -> tuple[Verdict, ...]:
-    """A verdict on each promise of ``kind``.
+    """Check every promise of a kind.
 
-    ``component`` is an object, a class whose options all have defaults, or a SPEC. ``expected_failures`` names
-    promises that it is known to break, each with the reason; what the class itself says in ``expected_failures`` is
-    added. One that is kept after all counts as broken. ``oracle(model, inputs, targets)`` gives the
-    scores of a criterion in closed form for a linear network, a tensor for each name.
+    Args:
+        kind: The kind of the component.
+        component: An object, a class whose options all have defaults, or a SPEC.
+        expected_failures: The promises that the component is known to break, each with the reason. The
+            ``expected_failures`` of its class are added. A promise among them that is not broken counts as broken.
+        oracle: For a criterion, a function ``(model, inputs, targets) -> {name: tensor}`` that gives the scores of a
+            linear network in closed form.
+
+    Returns:
+        A verdict on each promise, in the order of :func:`promises`.
+
+    Raises:
+        OptionError: If the kind, a name in ``expected_failures`` or the SPEC is unknown, if the class cannot be made
+            without options, or if ``oracle`` is given for another kind.
+
+    Example:
+        >>> from forgetkit.testing import examine
+        >>> {verdict.status for verdict in examine("metrics", "cer")}
+        {'kept'}
     """
-    made = _build_component(kind, component)
-    expected = _expected(kind, made, expected_failures)
-    case = _case(kind, made, oracle)
-    return tuple(_verdicts(promises(kind), case, expected))
+    return _examine(kind, _build_component(kind, component), promises(kind), expected_failures, oracle)
 
 
 def check(
@@ -101,27 +109,46 @@ def check(
     expected_failures: Mapping[str, str] = NONE_EXPECTED,
     oracle: Oracle | None = None,
 ) -> Verdict:
-    """The verdict on one promise; raises :class:`BrokenPromise` where it is broken."""
-    made = _build_component(promise.kind, component)
-    expected = _expected(promise.kind, made, expected_failures)
-    case = _case(promise.kind, made, oracle)
+    """Check one promise.
+
+    Args:
+        component: As for :func:`examine`.
+        promise: One of :func:`promises`.
+        expected_failures: As for :func:`examine`.
+        oracle: As for :func:`examine`.
+
+    Returns:
+        The verdict.
+
+    Raises:
+        BrokenPromise: If the promise is broken.
+        OptionError: As for :func:`examine`.
+
+    Example:
+        >>> from forgetkit.testing import check, promises
+        >>> check("cer", promises("metrics")[0]).status
+        'kept'
+    """
+    built = _build_component(promise.kind, component)
     needed = [p for p in promises(promise.kind) if p == promise or p.name == promise.needs]
-    verdict = next(v for v in _verdicts(needed, case, expected) if v.promise == promise)
-    _require_kept(made, [verdict])
+    verdicts = _examine(promise.kind, built, needed, expected_failures, oracle)
+    verdict = next(v for v in verdicts if v.promise == promise)
+    _require_kept(built, [verdict])
     return verdict
 
 
 def require(
     kind: str, component: Any, expected_failures: Mapping[str, str], oracle: Oracle | None = None
 ) -> tuple[Verdict, ...]:
-    """As :func:`examine`; raises :class:`BrokenPromise` where one is broken."""
-    verdicts = examine(kind, component, expected_failures=expected_failures, oracle=oracle)
-    _require_kept(_build_component(kind, component), verdicts)
+    """As :func:`examine`, but raise ``BrokenPromise`` if a promise is broken."""
+    built = _build_component(kind, component)
+    verdicts = _examine(kind, built, promises(kind), expected_failures, oracle)
+    _require_kept(built, verdicts)
     return verdicts
 
 
 def require_known(kind: str, names: Iterable[str]) -> None:
-    """``OptionError`` where a name is none of the promises of ``kind``."""
+    """Raise ``OptionError`` if a name is none of the promises of ``kind``."""
     known = [promise.name for promise in promises(kind)]
     for name in names:
         if name not in known:
@@ -136,12 +163,12 @@ def _require_kept(component: Any, verdicts: Iterable[Verdict]) -> None:
     others = f"; broken as well: {', '.join(v.promise.name for v in broken[1:])}" if broken[1:] else ""
     raise BrokenPromise(
         f"{type(component).__name__} breaks the promise '{promise.name}' of {promise.kind}: {reason}{others}; "
-        f"what is promised: {promise.text} Mend it, or name it in expected_failures with the reason"
+        f"the promise: {promise.text} Mend it, or name it in expected_failures with the reason"
     )
 
 
 def _build_component(kind: str, component: Any) -> Any:
-    """The component as an object. One that is given as an object stays as it is: its faults are told one by one."""
+    """Return the component as an object; one that is an object stays as it is, so that each fault is found."""
     if isinstance(component, str):
         return registry.load().make(kind, component)[1]
     if not inspect.isclass(component):
@@ -154,56 +181,45 @@ def _build_component(kind: str, component: Any) -> Any:
         ) from error
 
 
-def _expected(kind: str, component: Any, given: Mapping[str, str]) -> Mapping[str, str]:
-    """Those given and those that the class names itself."""
-    expected = {**getattr(component, "expected_failures", {}), **given}
+def _examine(
+    kind: str, component: Any, checked: Sequence[Promise], expected: Mapping[str, str], oracle: Oracle | None
+) -> tuple[Verdict, ...]:
+    expected = {**getattr(component, "expected_failures", {}), **expected}
     require_known(kind, expected)
-    return expected
-
-
-def _case(kind: str, component: Any, oracle: Oracle | None) -> common.KitCase:
-    if kind == "importance":
-        return ImportanceCase(component, oracle)
-    if oracle is not None:
+    if oracle is not None and kind != "importance":
         raise OptionError(f"oracle= is about the scores of a criterion; for {kind} leave it out")
-    return _CASES.get(kind, common.KitCase)(component)
+    case = ImportanceCase(component, oracle) if kind == "importance" else _KINDS.get(kind, (KitCase,))[0](component)
+    return tuple(_verdicts(checked, case, expected))
 
 
-def _verdicts(wanted: Sequence[Promise], case: common.KitCase, expected: Mapping[str, str]) -> Iterator[Verdict]:
-    """One after the other; what a component that does not run promises beside its form is not looked at."""
-    idle: dict[str, str] = {}
-    for promise in wanted:
-        status, reason = _outcome(promise, case, idle.get(promise.needs, ""))
+def _verdicts(checked: Sequence[Promise], case: KitCase, expected: Mapping[str, str]) -> Iterator[Verdict]:
+    """Check one promise after the other, and skip those that need a promise that is not kept."""
+    skipped: dict[str, str] = {}
+    for promise in checked:
+        status, reason = _outcome(promise, case, skipped.get(promise.needs, ""))
         if status != "kept":
-            idle[promise.name] = "it does not run" if status == "broken" else reason
-        yield _apply_expectations(promise, status, reason, expected.get(promise.name))
+            skipped[promise.name] = "it does not run" if status == "broken" else reason
+        excuse = expected.get(promise.name)
+        if excuse is not None and status == "broken":
+            status, reason = "expected", f"{excuse} ({reason})"
+        elif excuse is not None:
+            fact = "is kept" if status == "kept" else "does not apply"
+            status, reason = "broken", f"it is among the expected failures, but {fact}: remove it from them"
+        yield Verdict(promise, status, reason)
 
 
-def _outcome(promise: Promise, case: common.KitCase, idle: str) -> tuple[Status, str]:
-    if idle:
-        return "not applicable", idle
+def _outcome(promise: Promise, case: KitCase, skipped: str) -> tuple[Status, str]:
+    if skipped:
+        return "not applicable", skipped
     try:
-        with restored([]):  # what it leaves behind breaks the promise about settings, and no other
+        with restored([]):  # a setting that is left changed breaks 'leaves-settings' and no other promise
             promise.verify(case)
     except Failure as broken:
         return "broken", str(broken)
     except NotApplicable as reason:
         return "not applicable", str(reason)
-    except UsageError as refusal:  # a component may say that it is not for such a network
+    except UsageError as refusal:  # a component may refuse a network
         return "not applicable", f"it refuses: {refusal}"
-    except Exception as error:  # noqa: BLE001 - a stranger's code may raise anything
+    except Exception as error:  # noqa: BLE001 - a component may raise anything
         return "broken", raised_error(error)
     return "kept", ""
-
-
-def _apply_expectations(promise: Promise, status: Status, reason: str, excuse: str | None) -> Verdict:
-    """With the excuse, if there is one: what was expected to be broken must be."""
-    if excuse is None:
-        return Verdict(promise, status, reason)
-    if status == "broken":
-        return Verdict(promise, "expected", f"{excuse} ({reason})")
-    return Verdict(promise, "broken", f"it is among the expected failures, but {_but(status)}: take it out of them")
-
-
-def _but(status: Status) -> str:
-    return "is kept" if status == "kept" else "does not apply"

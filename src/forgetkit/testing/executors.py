@@ -1,14 +1,12 @@
-"""What an executor promises, on small tasks that import no torch where they are done."""
+"""The promises of executors, checked on small tasks."""
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import math
 import os
 import tempfile
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,63 +15,18 @@ from typing import Any
 from forgetkit.contracts import WorkerLost
 from forgetkit.errors import RecordError
 from forgetkit.system.file_lock import locked
-from forgetkit.testing.common import KitCase
-from forgetkit.testing.promise import Failure, NotApplicable, Promise, promise
+from forgetkit.testing import rows
+from forgetkit.testing.case import KitCase
+from forgetkit.testing.executor_tasks import IN_PROCESS, double, linger, perish, refuse, tasks
+from forgetkit.testing.promise import Failure, NotApplicable, row
 
-_LINGERS = 2.0
-"""Seconds for which a task goes on that nobody ends."""
 _BEGINS = 0.25
-"""Seconds in which what goes on after the end has begun its next task."""
-_HERE = "in the examiner's own process"
-
-
-def double(task: Mapping[str, int]) -> dict[str, int]:
-    """Work that has an answer."""
-    return {"seed": task["seed"], "double": 2 * task["seed"]}
-
-
-def refuse(task: Mapping[str, int]) -> dict[str, int]:
-    """Work that raises on the second task, as a run does on a full disk."""
-    if task["seed"] == 8:
-        raise RecordError("the disk is full")
-    return double(task)
-
-
-def perish(task: Mapping[str, int]) -> dict[str, int] | str:
-    """Work that ends its worker's process on the second task, but for that of the examiner."""
-    if task["examiner"] == os.getpid():
-        return _HERE
-    if task["seed"] == 8:
-        os._exit(3)
-    return double(task)
-
-
-def linger(task: Mapping[str, Any]) -> int:
-    """Work that has a file locked until somebody takes its folder away, but for whichever task comes first."""
-    folder, seed = Path(task["folder"]), int(task["seed"])
-    with contextlib.suppress(OSError):
-        try:
-            (folder / "first").touch(exist_ok=False)
-        except FileExistsError:
-            _hold(folder, seed)
-    return seed
-
-
-def _hold(folder: Path, seed: int) -> None:
-    until = time.monotonic() + _LINGERS
-    with locked(folder / str(seed), math.inf, create=True):
-        while folder.exists() and time.monotonic() < until:
-            time.sleep(0.01)
-
-
-def tasks(count: int, **shared: Any) -> list[dict[str, Any]]:
-    """Tasks that differ in their seed."""
-    return [{**shared, "seed": 7 + position} for position in range(count)]
+"""Seconds in which an executor that goes on after ``close`` begins its next task."""
 
 
 @dataclass(frozen=True, eq=False)
 class ExecutionRecord:
-    """What an executor yielded, and what it had been given, before and after."""
+    """What an executor yielded, and its tasks before and after."""
 
     yielded: tuple[Any, ...]
     given: list[dict[str, Any]]
@@ -81,7 +34,7 @@ class ExecutionRecord:
 
     @property
     def pairs(self) -> tuple[tuple[int, Any], ...]:
-        """What it yielded, for a promise that is not about the form of that."""
+        """What it yielded, for a promise that needs pairs."""
         for each in self.yielded:
             if _fault(each):
                 raise NotApplicable("the promise 'pairs' is broken")
@@ -89,7 +42,7 @@ class ExecutionRecord:
 
     @property
     def answers(self) -> dict[int, Any]:
-        """The answers by their positions, for a promise that is not about which there are."""
+        """The answers by their positions, for a promise that needs all of them."""
         answers = dict(self.pairs)
         if sorted(position for position, _ in self.pairs) != list(range(len(self.given))):
             raise NotApplicable("the promise 'complete' is broken")
@@ -109,24 +62,28 @@ class ExecutorCase(KitCase):
     """An executor under examination."""
 
     def executed(self, work: Callable[[Any], Any], some: Sequence[dict[str, Any]]) -> ExecutionRecord:
-        """``work`` on some tasks, to the end."""
+        """Execute ``work`` on some tasks, to the end."""
         handed = [dict(task) for task in some]
         given = copy.deepcopy(handed)
         return ExecutionRecord(tuple(self.another().execute(work, handed)), given, handed)
 
+    def act(self) -> object:
+        """Execute one task."""
+        return self.executed(double, tasks(1))
+
     @cached_property
     def usual(self) -> ExecutionRecord:
-        """Three tasks, for every promise that is about those."""
+        """The record of three tasks."""
         return self.executed(double, tasks(3))
 
 
 def runs(case: ExecutorCase) -> None:
     """`execute(work, tasks)` comes to its end for three tasks."""
-    case.usual.yielded  # noqa: B018 - asking is running
+    case.executed(double, tasks(3))
 
 
 def pairs(case: ExecutorCase) -> None:
-    """Each thing that is yielded is the position of a task and the answer to it."""
+    """Each thing that is yielded is a pair: the position of a task and its answer."""
     for each in case.usual.yielded:
         fault = _fault(each)
         if fault:
@@ -141,11 +98,11 @@ def complete(case: ExecutorCase) -> None:
 
 
 def answers(case: ExecutorCase) -> None:
-    """The answer that stands beside a position is what `work` returned for the task there."""
+    """The answer beside a position is what `work` returned for the task at that position."""
     for position, answer in case.usual.answers.items():
         expected = double(case.usual.given[position])
         if answer != expected:
-            raise Failure(f"beside position {position} stands {answer!r}, where the answer is {expected!r}")
+            raise Failure(f"it yields {answer!r} for position {position}, but the answer is {expected!r}")
 
 
 def empty(case: ExecutorCase) -> None:
@@ -155,47 +112,47 @@ def empty(case: ExecutorCase) -> None:
 
 
 def leaves_tasks(case: ExecutorCase) -> None:
-    """The tasks are as before."""
+    """The executor does not change the tasks."""
     if case.usual.given != case.usual.after:
-        raise Failure("it changes the tasks that it is handed")
+        raise Failure("it changes the tasks that it is given")
 
 
 def raises(case: ExecutorCase) -> None:
-    """What `work` raises reaches the caller, as the exception that it is."""
+    """An exception in `work` reaches the caller unchanged."""
     try:
         case.executed(refuse, tasks(3))
     except RecordError:
         return
     except Exception as error:
         raise Failure(f"work raised RecordError, and the caller sees {type(error).__name__}: {error}") from error
-    raise Failure("work raised RecordError, and the caller sees nothing of it")
+    raise Failure("work raised RecordError, and the caller sees no exception")
 
 
 def lost(case: ExecutorCase) -> None:
-    """If a worker dies over a task, `WorkerLost` with a reason in one line is its answer; the others go on."""
+    """If a worker dies, the answer of its task is `WorkerLost` with a reason in one line; the others go on."""
     done = case.executed(perish, tasks(3, examiner=os.getpid()))
-    if _HERE in (answer for _, answer in done.pairs):
-        raise NotApplicable("it works in the process of whoever asks, and dies with that")
+    if IN_PROCESS in (answer for _, answer in done.pairs):
+        raise NotApplicable("it works in the caller's own process")
     found = done.answers
     if not isinstance(found[1], WorkerLost) or len(str(found[1].reason).splitlines()) != 1:
         raise Failure(
-            f"the worker of a task died, and beside its position stands {found[1]!r}, not WorkerLost with a reason"
+            f"the worker of a task died, and its answer is {found[1]!r}, not WorkerLost with a reason in one line"
         )
     for position in (0, 2):
         if found[position] != double(done.given[position]):
-            raise Failure(f"the worker of a task died, and beside another's position stands {found[position]!r}")
+            raise Failure(f"the worker of a task died, and the answer of another task is {found[position]!r}")
 
 
 def closes(case: ExecutorCase) -> None:
-    """Closed after its first answer, it leaves no work going on, as far as this machine can see."""
+    """If it is closed after its first answer, no work goes on on this machine."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        under_way = case.another().execute(linger, tasks(3, folder=folder))
-        if not isinstance(under_way, Generator):
+        running = case.another().execute(linger, tasks(3, folder=folder))
+        if not isinstance(running, Generator):
             raise Failure(
-                f"execute() returns {type(under_way).__name__}, which cannot be closed; write it as a generator"
+                f"execute() returns {type(running).__name__}, which cannot be closed; write it as a generator"
             )
-        next(under_way)
-        under_way.close()
+        next(running)
+        running.close()
         time.sleep(_BEGINS)
         for task in tasks(3):
             with locked(Path(folder, str(task["seed"])), create=True) as is_free:
@@ -203,16 +160,7 @@ def closes(case: ExecutorCase) -> None:
                     raise Failure("a task goes on after close()")
 
 
-def leaves_settings(case: ExecutorCase) -> None:
-    """The process-wide settings of torch and NumPy (default dtype, grad mode, autocast …) are as they were."""
-    from forgetkit.testing import comparing  # a worker that does the tasks of this module needs no torch
-
-    with comparing.watch_settings():
-        case.executed(double, tasks(1))
-
-
-def promises() -> tuple[Promise, ...]:
-    """In the order in which they are looked at."""
-    return promise(
-        "executors", runs, pairs, complete, answers, empty, leaves_tasks, raises, lost, closes, leaves_settings
-    )
+PROMISES = (
+    *map(row, (runs, pairs, complete, answers, empty, leaves_tasks, raises, lost, closes)),
+    rows.LEAVES_SETTINGS,
+)

@@ -1,4 +1,4 @@
-"""What a run would hand a component, without what a run puts back afterwards or stops at."""
+"""What a run hands to a component, without the checks and repairs that a run adds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 
 from forgetkit.contracts import Intervention, Probe, Reference, Rounding, Ties, Which
 from forgetkit.seeding import Seeds, seeded_rng
-from forgetkit.testing.comparing import raised_error
+from forgetkit.testing.comparing import raised_error, tensors_of
 from forgetkit.testing.networks import NetworkFixture
 from forgetkit.testing.promise import NotApplicable
 from forgetkit.unlearning import ModelHistory, Scoring
@@ -27,7 +27,7 @@ SEEDS = Seeds(20230101).within("conformance")
 
 @dataclass(eq=False)
 class RecordedRequests:
-    """What a component has asked for so far."""
+    """What a component has requested so far."""
 
     samples: set[bytes] = field(default_factory=set)
     references: set[str] = field(default_factory=set)
@@ -35,150 +35,149 @@ class RecordedRequests:
 
 
 class WatchedProbe(ModelProbe):
-    """A probe that takes note of what it is asked for."""
+    """A probe that records requests."""
 
-    def __init__(self, asked: RecordedRequests, *lent: Any) -> None:
-        super().__init__(*lent)
-        self._asked = asked
+    def __init__(self, requests: RecordedRequests, *host: Any) -> None:
+        super().__init__(*host)
+        self._requests = requests
 
     def batches(self, samples: int | float | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-        """Those of the subject."""
+        """Yield the batches, and record their samples."""
         for inputs, targets in super().batches(samples):
-            self._asked.samples.update(sample.contiguous().numpy().tobytes() for sample in inputs)
+            self._requests.samples.update(sample.contiguous().numpy().tobytes() for sample in inputs)
             yield inputs, targets
 
     def reference(self, which: Reference) -> Mapping[str, Tensor]:
-        """That of the subject."""
-        self._asked.references.add(which)
+        """Return reference values, and record which."""
+        self._requests.references.add(which)
         return super().reference(which)
 
 
 @dataclass(eq=False)
 class WatchedContext(ResetContext):
-    """A context that takes note of what it is asked for, and when."""
+    """A context that records requests, and refuses those that come too late."""
 
-    asked: RecordedRequests = field(default_factory=RecordedRequests)
+    requests: RecordedRequests = field(default_factory=RecordedRequests)
     under_way: bool = False
-    """Whether a change has been yielded."""
+    """Whether the method has yielded a change."""
     out: int = 0
-    """How many probes are lent out."""
+    """The number of probes that the method holds."""
 
     def select(
         self, fraction: float, *, which: Which = "lowest", ties: Ties = "random", rounding: Rounding = "down"
     ) -> Mapping[str, Tensor]:
-        """That of any context."""
-        self.asked.selections += 1
+        """Select entries; raises ``LateRequestError`` after the first change."""
+        self.requests.selections += 1
         if self.under_way:
             raise LateRequestError(
-                "it asks select() after its first change; the scores are then those of another network"
+                "it calls select() after its first change, when the scores belong to another network; call it before"
             )
         return super().select(fraction, which=which, ties=ties, rounding=rounding)
 
     def reference(self, which: Reference) -> Mapping[str, Tensor]:
-        """That of any context."""
-        self.asked.references.add(which)
+        """Return reference values, and record which."""
+        self.requests.references.add(which)
         return super().reference(which)
 
     @contextmanager
     def probe(self) -> Iterator[Probe]:
-        """That of any context, watched."""
+        """Yield a probe that records requests."""
         with super().probe():
             self.out += 1
             try:
-                yield WatchedProbe(self.asked, self.subject, self.who, self.memory, self.targets)
+                yield WatchedProbe(self.requests, self.view, self.who, self.memory, self.targets)
             finally:
                 self.out -= 1
 
 
 class LateRequestError(Exception):
-    """``select`` was asked when the network had been changed already."""
+    """The method called ``select`` after its first change."""
 
 
-def past_of(model: nn.Module, asked: RecordedRequests | None = None) -> ModelHistory:
-    """A past in which the weights were twice as large once, and a little smaller a while ago."""
-    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+def history_of(model: nn.Module, requests: RecordedRequests | None = None) -> ModelHistory:
+    """Return a history: the initial weights were twice as large, the previous ones a tenth smaller."""
     initial, previous = (
-        {name: (t.detach() * factor).to(t.dtype) for name, t in tensors.items()} for factor in (2.0, 0.9)
+        {name: (t.detach() * factor).to(t.dtype) for name, t in tensors_of(model).items()} for factor in (2.0, 0.9)
     )
 
-    def noted(name: str) -> Tensor:
-        if asked is not None:
-            asked.references.add("previous")
+    def recorded(name: str) -> Tensor:
+        if requests is not None:
+            requests.references.add("previous")
         return previous[name]
 
-    return ModelHistory(initial=initial.__getitem__, previous=noted, seeds=SEEDS)
+    return ModelHistory(initial=initial.__getitem__, previous=recorded, seeds=SEEDS)
 
 
-def subject_of(situation: NetworkFixture) -> ModelView:
-    """The network, examined, in eval mode."""
-    model = situation.model.eval()
-    return ModelView.of(model, situation.batches, cross_entropy, SEEDS, Scoring(), past_of(model))
+def view_of(fixture: NetworkFixture) -> ModelView:
+    """Return a view of the network, in eval mode."""
+    model = fixture.model.eval()
+    return ModelView.of(model, fixture.batches, cross_entropy, SEEDS, Scoring(), history_of(model))
 
 
-def memory_of(situation: NetworkFixture, component: Any) -> Mapping[str, Tensor]:
-    """What a component that watches the training too has kept after a few steps with a copy of the network."""
+def memory_of(fixture: NetworkFixture, component: Any) -> Mapping[str, Tensor]:
+    """Return what an intervention keeps after a few training steps of a copy of the network; for others nothing."""
     if not isinstance(component, Intervention):
         return {}
-    acting = acting_on(NetworkFixture(copy.deepcopy(situation.model), situation.batches), component)
+    runner = runner_on(NetworkFixture(copy.deepcopy(fixture.model), fixture.batches), component)
     try:
-        train(acting, situation.batches, [(1, 1)])
-    except Exception as error:  # what it does in a training is the subject of promises of its own
-        raise NotApplicable(f"while it watches the training of this network {raised_error(error)}") from error
-    return acting.memory(component)
+        train(runner, fixture.batches, [(1, 1)])
+    except Exception as error:  # other promises are about the training
+        raise NotApplicable(f"during the training of this network {raised_error(error)}") from error
+    return runner.memory(component)
 
 
-def acting_on(
-    situation: NetworkFixture, component: Intervention, past: ModelHistory | None = None
+def runner_on(
+    fixture: NetworkFixture, component: Intervention, history: ModelHistory | None = None
 ) -> InterventionRunner:
-    """``component`` at work on the network, with an optimizer that has momentum."""
-    parameters = [p for p in situation.model.parameters() if p.requires_grad]
+    """Return a runner of ``component`` on the network, with an optimizer that has momentum."""
+    parameters = [p for p in fixture.model.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(parameters, lr=0.05, momentum=0.9)
-    return InterventionRunner(situation.model, optimizer, [component], SEEDS, past or past_of(situation.model))
+    return InterventionRunner(fixture.model, optimizer, [component], SEEDS, history or history_of(fixture.model))
 
 
 def train(
-    acting: InterventionRunner,
+    runner: InterventionRunner,
     batches: Sequence[tuple[Tensor, Tensor]],
     epochs: Sequence[tuple[int, int]],
     noise: int = 0,
 ) -> None:
-    """An ordinary training loop, with what acts at its moments, over ``epochs``: (mega-batch, epoch), both from 1.
+    """Train with an intervention over ``epochs``: pairs (mega-batch, epoch), both from 1.
 
-    ``noise`` has a part in the global random state that everything runs under.
+    ``noise`` selects the global random state.
     """
-    model, optimizer = acting.model, acting.optimizer
-    dtype = next(model.parameters()).dtype  # a network in half precision takes no other inputs
+    model, optimizer = runner.model, runner.optimizer
+    dtype = next(model.parameters()).dtype  # a network in half precision takes inputs in half precision
     for mega_batch, epoch in epochs:
         model.train()
         with seeded_rng(SEEDS.number("noise", mega_batch, epoch, noise)):
             if epoch == 1:
-                acting.begin(TrainStep(mega_batch), *batches[0])
+                runner.begin(TrainStep(mega_batch), *batches[0])
             for number, (inputs, targets) in enumerate(batches):
-                with acting.step(TrainStep(mega_batch, epoch, number), inputs, targets) as step:
+                with runner.step(TrainStep(mega_batch, epoch, number), inputs, targets) as step:
                     loss = cross_entropy(model(inputs.to(dtype)), targets) + step.loss()
                     optimizer.zero_grad()
                     loss.backward()
                     step.before()
                     optimizer.step()
-            acting.after_epoch(TrainStep(mega_batch, epoch, len(batches)))
+            runner.after_epoch(TrainStep(mega_batch, epoch, len(batches)))
 
 
 @contextmanager
-def scoring_stage(situation: NetworkFixture, criterion: Any, asked: RecordedRequests) -> Iterator[WatchedProbe]:
-    """The probe that ``criterion`` would get; what it leaves behind stays."""
-    memory = memory_of(situation, criterion)
+def scoring_stage(fixture: NetworkFixture, criterion: Any, requests: RecordedRequests) -> Iterator[WatchedProbe]:
+    """Yield the probe for ``criterion``; side effects of scoring stay."""
+    memory = memory_of(fixture, criterion)
     with torch.inference_mode(False), torch.enable_grad():
-        yield WatchedProbe(asked, subject_of(situation), type(criterion).__name__, memory)
+        yield WatchedProbe(requests, view_of(fixture), type(criterion).__name__, memory)
 
 
 @dataclass(frozen=True)
 class Size:
-    """Entries by their size, or shuffled."""
+    """Scores entries by their size, or at random."""
 
     shuffled: bool = False
 
     def score(self, probe: Probe) -> Mapping[str, Tensor]:
-        """|θ|, or a number drawn for each entry."""
+        """Return ``|θ|``, or a random number for each entry."""
         if self.shuffled:
             return {name: torch.rand(t.shape, generator=probe.rng_for(name)) for name, t in probe.targets.items()}
         return {name: target.abs() for name, target in probe.targets.items()}
@@ -186,19 +185,19 @@ class Size:
 
 @contextmanager
 def proposing_stage(
-    situation: NetworkFixture, method: Any, *, shuffled: bool = False
+    fixture: NetworkFixture, method: Any, *, shuffled: bool = False
 ) -> Iterator[tuple[WatchedContext, torch.optim.Optimizer]]:
-    """The context that ``method`` would get, and the optimizer that has trained the network."""
-    memory = memory_of(situation, method)
-    subject = subject_of(situation)
-    optimizer = _used_optimizer(situation)
-    scores = subject.scores(Size(shuffled))
-    yield WatchedContext(subject, SEEDS, method, memory, scores, "Size"), optimizer
+    """Yield the context for ``method``, and the optimizer that trained the network."""
+    memory = memory_of(fixture, method)
+    view = view_of(fixture)
+    optimizer = _used_optimizer(fixture)
+    scores = view.scores(Size(shuffled))
+    yield WatchedContext(view, method, memory, scores, "Size"), optimizer
 
 
-def _used_optimizer(situation: NetworkFixture) -> torch.optim.Optimizer:
-    """Momentum as one gives it that has made a step with gradients of one."""
-    parameters = [p for p in situation.model.parameters() if p.requires_grad]
+def _used_optimizer(fixture: NetworkFixture) -> torch.optim.Optimizer:
+    """Return an optimizer with momentum after a step with gradients of one."""
+    parameters = [p for p in fixture.model.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(parameters, lr=0.0, momentum=0.9)
     for parameter in parameters:
         parameter.grad = torch.ones_like(parameter)

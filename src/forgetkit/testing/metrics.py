@@ -1,19 +1,21 @@
-"""What a metric promises."""
+"""The promises of metrics."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from forgetkit.contracts import MegaBatchResult, as_number
 from forgetkit.seeding import seeded_rng
-from forgetkit.testing import comparing
-from forgetkit.testing.common import KitCase
-from forgetkit.testing.promise import Failure, NotApplicable, Promise, promise
+from forgetkit.testing import rows
+from forgetkit.testing.case import KitCase
+from forgetkit.testing.promise import Failure, row
 
 
-def row(index: int, errors: int, *, validated: bool = True) -> MegaBatchResult:
-    """A finished mega-batch with so many errors on forty test samples."""
+def result_of(index: int, errors: int, *, validated: bool = True) -> MegaBatchResult:
+    """Return the result of a mega-batch with ``errors`` errors on forty test samples."""
     gap = 0.01 * errors
     return MegaBatchResult(
         index=index,
@@ -35,115 +37,77 @@ def row(index: int, errors: int, *, validated: bool = True) -> MegaBatchResult:
     )
 
 
-_RUN = (row(1, 20), row(2, 13), row(3, 8))
+def _run() -> tuple[MegaBatchResult, ...]:
+    return result_of(1, 20), result_of(2, 13), result_of(3, 8)
 
 
-def _compute(case: KitCase, rows: tuple[MegaBatchResult, ...], seed: int = 0, component: Any = None) -> Any:
-    """What a run would record: a scalar of NumPy or torch as the number it holds; what is no number as it is."""
-    metric = component if component is not None else case.another()
-    with seeded_rng(seed):
-        value = metric.compute(list(rows))
-    try:
-        return as_number(value)
-    except TypeError:
-        return value
-
-
-def _fault(value: Any) -> str:
+def number(value: Any) -> None:
+    """The answer is a number or None; a scalar of NumPy or torch is a number."""
     try:
         if value is not None:
             as_number(value)
     except TypeError as error:
-        return f"compute() returned {error}, or None"
-    return ""
+        raise Failure(f"compute() returned {error}, or None") from error
 
 
-def _infinite(value: Any) -> bool:
-    return isinstance(value, float) and not math.isfinite(value)
+def finite(value: Any) -> None:
+    """The answer is not NaN or infinite; if there is none, it is None."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise Failure(f"compute() returned {value}; if the number is not defined, return None")
 
 
-def runs(case: KitCase) -> None:
-    """`compute(rows)` answers for a run of three mega-batches."""
-    _compute(case, _RUN)
+FORM = tuple(map(row, (number, finite)))
 
 
-def number(case: KitCase) -> None:
-    """The answer is a number, or None; a scalar of NumPy or torch is one."""
-    fault = _fault(_compute(case, _RUN))
-    if fault:
-        raise Failure(fault)
+@dataclass(frozen=True, eq=False)
+class MetricCase(KitCase):
+    """A metric under examination."""
+
+    form: ClassVar = FORM
+
+    def usual_input(self) -> Sequence[MegaBatchResult]:
+        """Return the results of a run of three mega-batches."""
+        return _run()
+
+    def perform(self, component: Any, given: Sequence[MegaBatchResult], seed: int) -> Any:
+        """Compute the metric, as the plain number that a run records."""
+        with seeded_rng(seed):
+            value = component.compute(list(given))
+        try:
+            return as_number(value)
+        except TypeError:
+            return value
+
+    def act(self) -> object:
+        """Compute the metric once."""
+        return self.another().compute(list(_run()))
 
 
-def finite(case: KitCase) -> None:
-    """The answer is not NaN or infinite; where there is none, it is None."""
-    value = _compute(case, _RUN)
-    if _infinite(value):
-        raise Failure(f"compute() returned {value}; where the number is not defined, return None")
+def leaves_rows(case: MetricCase) -> None:
+    """The metric changes neither the rows nor their order."""
+    results = list(_run())
+    case.another().compute(results)
+    if results != list(_run()):
+        raise Failure("it changes the rows that it is given")
 
 
-def _copes(case: KitCase, rows: tuple[MegaBatchResult, ...]) -> None:
-    usual, value = _compute(case, _RUN), _compute(case, rows)
-    if _fault(value) and not _fault(usual):
-        raise Failure(_fault(value))
-    if _infinite(value) and not _infinite(usual):
-        raise Failure(f"compute() returned {value}; where the number is not defined, return None")
+def _without_validation() -> tuple[MegaBatchResult, ...]:
+    return result_of(1, 20, validated=False), result_of(2, 13, validated=False)
 
 
-def empty(case: KitCase) -> None:
-    """A run without a finished mega-batch is answered."""
-    _copes(case, ())
-
-
-def single(case: KitCase) -> None:
-    """A run of a single mega-batch is answered."""
-    _copes(case, (row(1, 20),))
-
-
-def faultless(case: KitCase) -> None:
-    """A run without a single error is answered."""
-    _copes(case, (row(1, 0), row(2, 0)))
-
-
-def unvalidated(case: KitCase) -> None:
-    """A run without validation samples, whose rows hold None in their place, is answered."""
-    _copes(case, (row(1, 20, validated=False), row(2, 13, validated=False)))
-
-
-def deterministic(case: KitCase) -> None:
-    """Asked twice, a metric gives the same answer."""
-    metric = case.another()
-    if not comparing.same_bits(_compute(case, _RUN, component=metric), _compute(case, _RUN, component=metric)):
-        raise Failure("asked again, it gives another answer")
-
-
-def own_randomness(case: KitCase) -> None:
-    """The global random state has no part in the answer and is left as it was."""
-    if not comparing.same_bits(_compute(case, _RUN), _compute(case, _RUN)):
-        raise NotApplicable("the promise 'deterministic' is broken")
-    if not comparing.same_bits(_compute(case, _RUN, 1), _compute(case, _RUN, 2)):
-        raise Failure("the answer varies with the global random state")
-    with comparing.watch_random_state():
-        case.another().compute(list(_RUN))
-
-
-def leaves_settings(case: KitCase) -> None:
-    """The process-wide settings of torch and NumPy (default dtype, grad mode, autocast …) are as they were."""
-    with comparing.watch_settings():
-        case.another().compute(list(_RUN))
-
-
-def leaves_rows(case: KitCase) -> None:
-    """The rows are as before, and in the same order."""
-    rows = [row(1, 20), row(2, 13), row(3, 8)]
-    case.another().compute(rows)
-    if rows != list(_RUN):
-        raise Failure("it changes the rows that it is handed")
-
-
-def promises() -> tuple[Promise, ...]:
-    """In the order in which they are looked at."""
-    return promise(
-        "metrics",
-        *(runs, number, finite, empty, single, faultless, unvalidated),
-        *(deterministic, own_randomness, leaves_settings, leaves_rows),
-    )
+PROMISES = (
+    rows.runs("`compute(rows)` returns for a run of three mega-batches."),
+    *rows.of_usual(FORM),
+    rows.copes(tuple, "A run without a finished mega-batch gives a valid answer.", "empty"),
+    rows.copes(lambda: (result_of(1, 20),), "A run of a single mega-batch gives a valid answer.", "single"),
+    rows.copes(lambda: (result_of(1, 0), result_of(2, 0)), "A run without an error gives a valid answer.", "faultless"),
+    rows.copes(
+        _without_validation,
+        "A run without validation samples, whose rows hold None in their place, gives a valid answer.",
+        "unvalidated",
+    ),
+    rows.deterministic("Called twice, a metric gives the same answer."),
+    rows.own_randomness("The global random state neither changes the answer nor is changed."),
+    rows.LEAVES_SETTINGS,
+    row(leaves_rows),
+)

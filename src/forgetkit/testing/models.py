@@ -1,9 +1,9 @@
-"""What a builder of networks promises."""
+"""The promises of model builders."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -15,22 +15,22 @@ from torch.nn.functional import cross_entropy
 from forgetkit.contracts import Inputs
 from forgetkit.errors import UsageError
 from forgetkit.seeding import seeded_rng
-from forgetkit.testing import comparing
-from forgetkit.testing.common import KitCase
-from forgetkit.testing.promise import Failure, NotApplicable, Promise, promise
+from forgetkit.testing import comparing, rows
+from forgetkit.testing.case import KitCase
+from forgetkit.testing.promise import Failure, NotApplicable, row
 from forgetkit.training import Normalize
 
 SHAPES = ((1, 8, 8), (3, 16, 16), (3, 32, 32), (12,))
-"""One sample's shape; the first that a builder takes is the one it is looked at with."""
+"""Shapes of one sample; a builder is examined with the first that it accepts."""
 
 _MANY = 256
-"""From so many entries on a parameter's mean and spread tell something."""
+"""The number of entries from which mean and standard deviation of a parameter are compared."""
 
 _SIGMAS = 7.0
 
 
 class RecordedModel(Normalize):
-    """The normalisation, which remembers what it was given, and may give zeros."""
+    """A normalisation that records its inputs and can output zeros."""
 
     def __init__(self, inputs: Inputs) -> None:
         super().__init__(inputs)
@@ -38,7 +38,7 @@ class RecordedModel(Normalize):
         self.silent = False
 
     def forward(self, x: Tensor) -> Tensor:
-        """As any normalisation, or nothing."""
+        """Normalize, or return zeros if ``silent``."""
         self.seen.append(x.detach().clone())
         return torch.zeros_like(x) if self.silent else super().forward(x)
 
@@ -53,11 +53,11 @@ def _samples(inputs: Inputs, count: int) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class ModelCase(KitCase):
-    """A builder under examination."""
+    """A model builder under examination."""
 
     @cached_property
     def shape(self) -> tuple[int, ...]:
-        """The first shape of samples that it takes."""
+        """The first shape of samples that it accepts."""
         refusals = []
         for shape in SHAPES:
             try:
@@ -66,10 +66,10 @@ class ModelCase(KitCase):
                 refusals.append(str(refusal))
             else:
                 return shape
-        raise NotApplicable(f"it takes none of the shapes {', '.join(map(str, SHAPES))}: {refusals[0]}")
+        raise NotApplicable(f"it accepts none of the shapes {', '.join(map(str, SHAPES))}: {refusals[0]}")
 
     def built(self, classes: int = 5, seed: int = 0) -> tuple[nn.Module, RecordedModel, Inputs]:
-        """The network, the normalisation that it was given, and what it was built for."""
+        """Return a network, the normalisation in it, and the inputs that it was built for."""
         return self._build(self.shape, classes, seed)
 
     def _build(self, shape: tuple[int, ...], classes: int, seed: int) -> tuple[nn.Module, RecordedModel, Inputs]:
@@ -86,24 +86,29 @@ class ModelCase(KitCase):
 
     @cached_property
     def usual(self) -> tuple[nn.Module, RecordedModel, Inputs]:
-        """A network that is only looked at."""
+        """A network that no check changes."""
         return self.built()
+
+    def act(self) -> None:
+        """Build a network and call it."""
+        model, _, inputs = self.built()
+        model(_samples(inputs, 6))
 
     @property
     def initialise(self) -> Any:
-        """How it draws one module anew."""
+        """The method that initialises one module."""
         if not hasattr(self.component, "initialise"):
             raise NotApplicable("it has no initialise()")
         return self.component.initialise
 
 
 def runs(case: ModelCase) -> None:
-    """`build(inputs, normalize)` returns a network for one of a few shapes of samples, and that takes two of them."""
-    case.usual  # noqa: B018 - asking is building
+    """`build(inputs, normalize)` returns a network for one of a few shapes of samples; it accepts two samples."""
+    case.built()
 
 
 def outputs(case: ModelCase) -> None:
-    """The outputs have the shape (batch, classes), for any number of classes, and are finite."""
+    """The outputs are finite, of shape (batch, classes), for any number of classes."""
     for classes in (5, 2):
         model, _, inputs = case.usual if classes == 5 else case.built(classes)
         with torch.no_grad():
@@ -111,40 +116,36 @@ def outputs(case: ModelCase) -> None:
         if not isinstance(found, Tensor) or tuple(found.shape) != (3, classes):
             shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
             raise Failure(f"for three samples and {classes} classes the outputs are {shape}, not (3, {classes})")
-        if bool((found.isnan() | found.isposinf()).any()):  # -infinity is the logit of a class that is masked
-            raise Failure("the outputs of a network just built hold NaN or infinity")
+        if bool((found.isnan() | found.isposinf()).any()):  # -infinity is the logit of a masked class
+            raise Failure("the outputs of a new network hold NaN or infinity")
 
 
 def normalizes_first(case: ModelCase) -> None:
-    """`normalize` gets the samples as they are, once, and what it gives is all that goes on."""
+    """`normalize` is called once, with the samples unchanged, and the network uses nothing but its output."""
     model, normalize, inputs = case.built()
     samples = _samples(inputs, 3)
     with torch.no_grad():
         model.eval()(samples)
         if len(normalize.seen) != 1 or not comparing.same_bits(normalize.seen[0], samples):
-            raise Failure("normalize is not called once with the samples as they are; put it first")
+            raise Failure("normalize is not called exactly once with the unchanged samples; make it the first layer")
         normalize.silent = True
         silenced = model(samples)
     if isinstance(silenced, Tensor) and not comparing.nearly(silenced[:1].expand_as(silenced), silenced):
-        raise Failure("the outputs depend on the samples past what normalize gives")
+        raise Failure("the outputs depend on the samples beside the output of normalize")
 
 
 def deterministic(case: ModelCase) -> None:
-    """Built twice under one global random state, a network has the same values to the bit."""
-    one, other = (_values(case.built()[0]) for _ in range(2))
+    """Two builds under one global random state give the same values to the bit."""
+    one, other = (comparing.tensors_of(case.built()[0]) for _ in range(2))
     if comparing.differing(one, other):
-        raise Failure("built again under the same seed, it has other values; draw from torch's global random state")
+        raise Failure("two builds under the same seed differ; draw from torch's global random state")
 
 
 def follows_seed(case: ModelCase) -> None:
-    """Built under another global random state, a network has other values."""
-    one, other = (_values(case.built(seed=seed)[0]) for seed in (1, 2))
+    """Two builds under different global random states give different values."""
+    one, other = (comparing.tensors_of(case.built(seed=seed)[0]) for seed in (1, 2))
     if not comparing.differing(one, other):
-        raise Failure("it has the same values whatever the seed; do not seed, and draw from the global random state")
-
-
-def _values(model: nn.Module) -> Mapping[str, Tensor]:
-    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        raise Failure("builds under different seeds are equal; do not seed, and draw from the global random state")
 
 
 def trains(case: ModelCase) -> None:
@@ -161,7 +162,7 @@ def trains(case: ModelCase) -> None:
 
 
 def batch_independent(case: ModelCase) -> None:
-    """In eval mode the outputs for a sample do not depend on the samples beside it."""
+    """In eval mode the outputs for a sample do not depend on the other samples of the batch."""
     model, _, inputs = case.usual
     samples = _samples(inputs, 4)
     model.eval()
@@ -171,23 +172,16 @@ def batch_independent(case: ModelCase) -> None:
             raise NotApplicable("the promise 'outputs' is broken")
         alone = torch.cat([model(sample[None]) for sample in samples])
     if not comparing.nearly(alone, together):
-        raise Failure("in eval mode a sample alone gets other outputs than in a batch")
+        raise Failure("in eval mode a sample by itself gets other outputs than in a batch")
 
 
 def quiet_eval(case: ModelCase) -> None:
-    """In eval mode nothing is drawn: the global random state has no part in the outputs and is left as it was."""
+    """In eval mode the network draws nothing: the global random state is not changed."""
     model, _, inputs = case.usual
     samples = _samples(inputs, 2)
     model.eval()
     with torch.no_grad(), comparing.watch_random_state():
         model(samples)
-
-
-def leaves_settings(case: ModelCase) -> None:
-    """The process-wide settings of torch and NumPy (default dtype, grad mode, autocast …) are as they were."""
-    with comparing.watch_settings():
-        model, _, inputs = case.built()
-        model(_samples(inputs, 6))
 
 
 def keeps_eval(case: ModelCase) -> None:
@@ -200,12 +194,12 @@ def keeps_eval(case: ModelCase) -> None:
 
 
 def initialises_one(case: ModelCase) -> None:
-    """`initialise(module)` draws the parameters of that module, all of them, in place, and touches no other."""
+    """`initialise(module)` draws all parameters of that module in place, and writes to no other."""
     initialise = case.initialise
     model, _, _ = case.built()
     for name, module in _leaves(model):
         own = {id(t) for t in (*module.parameters(), *module.buffers())}
-        others = {n: (t, t._version) for n, t in _values(model).items() if id(t) not in own}
+        others = {n: (t, t._version) for n, t in comparing.tensors_of(model).items() if id(t) not in own}
         parameters = dict(module.named_parameters())
         with torch.no_grad():
             for parameter in parameters.values():
@@ -214,10 +208,10 @@ def initialises_one(case: ModelCase) -> None:
             initialise(module)
         for local, parameter in module.named_parameters():
             if parameter is not parameters.get(local):
-                raise Failure(f"initialise() puts a new tensor in the place of '{name}.{local}'; write in place")
+                raise Failure(f"initialise() replaces the tensor '{name}.{local}'; write in place")
             if bool(parameter.isnan().any()):
-                raise Failure(f"initialise() leaves '{name}.{local}' as it was")
-        now = _values(model)
+                raise Failure(f"initialise() does not draw '{name}.{local}'")
+        now = comparing.tensors_of(model)
         for other, (tensor, version) in others.items():
             if now.get(other) is not tensor or tensor._version != version:
                 raise Failure(f"initialise() of '{name}' writes to '{other}'")
@@ -233,13 +227,11 @@ def initialises_alike(case: ModelCase) -> None:
             initialise(module)
         for local, parameter in module.named_parameters():
             if not _alike(before[local], parameter.detach()):
-                raise Failure(
-                    f"the values that initialise() draws for '{name}.{local}' are of another kind than build()'s"
-                )
+                raise Failure(f"initialise() draws '{name}.{local}' from another distribution than build()")
 
 
 def _alike(one: Tensor, other: Tensor) -> bool:
-    """Whether mean and spread agree as far as the number of entries can tell; constants must be the same."""
+    """Whether mean and standard deviation agree within the error of so many entries; constants must be equal."""
     if one.numel() < 2 or float(one.std()) == 0 or float(other.std()) == 0:
         return bool((one == other).all()) if one.numel() > 1 else True
     if one.numel() < _MANY:
@@ -250,16 +242,14 @@ def _alike(one: Tensor, other: Tensor) -> bool:
 
 
 def _leaves(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Modules without parts that have parameters."""
+    """Yield the modules that have parameters and no submodules."""
     for name, module in model.named_modules():
         if not any(module.children()) and any(True for _ in module.parameters()):
             yield name, module
 
 
-def promises() -> tuple[Promise, ...]:
-    """In the order in which they are looked at."""
-    return promise(
-        "models",
-        *(runs, outputs, normalizes_first, deterministic, follows_seed, trains),
-        *(batch_independent, quiet_eval, leaves_settings, keeps_eval, initialises_one, initialises_alike),
-    )
+PROMISES = (
+    *map(row, (runs, outputs, normalizes_first, deterministic, follows_seed, trains, batch_independent, quiet_eval)),
+    rows.LEAVES_SETTINGS,
+    *map(row, (keeps_eval, initialises_one, initialises_alike)),
+)

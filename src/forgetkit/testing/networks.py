@@ -1,8 +1,9 @@
-"""Networks of a few hundred parameters, one for each circumstance that a component must get along with."""
+"""Networks of a few hundred parameters, one for each property that a component must cope with."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -15,19 +16,19 @@ CLASSES = 3
 
 @dataclass(frozen=True, eq=False)
 class NetworkFixture:
-    """A network, and the batches that it is looked at on."""
+    """A network and its batches."""
 
     model: nn.Module
     batches: list[tuple[Tensor, Tensor]]
 
     @property
     def samples(self) -> int:
-        """How many samples there are."""
+        """The number of samples."""
         return sum(len(targets) for _, targets in self.batches)
 
 
 def _batches(shape: tuple[int, ...], *sizes: int) -> list[tuple[Tensor, Tensor]]:
-    """Standard normal inputs, labels in turn."""
+    """Return batches of standard normal inputs, with the labels in turn."""
     rng = torch.Generator().manual_seed(20230101)
     return [(torch.randn(size, *shape, generator=rng), torch.arange(size) % CLASSES) for size in sizes]
 
@@ -36,28 +37,45 @@ IMAGES, FEATURES = (2, 4, 4), (6,)
 
 
 def _convolutional(*between: nn.Module, act: type[nn.Module] = nn.Tanh) -> nn.Sequential:
-    """Convolution, what stands ``between``, and two linear layers; Tanh, so that every entry has a gradient."""
+    """Return a convolution, the layers ``between``, and two linear layers; Tanh gives every entry a gradient."""
     layers = [nn.Conv2d(2, 4, 3), *between, act(), nn.Flatten(), nn.Linear(16, 5), act(), nn.Linear(5, CLASSES)]
     return nn.Sequential(*layers)
 
 
+def _fixture(
+    seed: int, build: Callable[[], nn.Module], shape: tuple[int, ...] = IMAGES, sizes: tuple[int, ...] = (4, 4)
+) -> NetworkFixture:
+    with seeded_rng(seed):
+        return NetworkFixture(build(), _batches(shape, *sizes))
+
+
 def plain() -> NetworkFixture:
     """A small convolutional network."""
-    with seeded_rng(1):
-        return NetworkFixture(_convolutional(), _batches(IMAGES, 4, 4))
+    return _fixture(1, _convolutional)
+
+
+def hooked() -> NetworkFixture:
+    """The plain network with two hooks on each module."""
+    fixture = plain()
+    for module in fixture.model.modules():
+        module.register_forward_hook(_do_nothing)
+        module.register_forward_pre_hook(_do_nothing)
+    return fixture
+
+
+def _do_nothing(module: nn.Module, *seen: object) -> None:
+    pass
 
 
 def frozen() -> NetworkFixture:
-    """Its convolution is not trained."""
-    with seeded_rng(1):
-        model = _convolutional()
-    for parameter in model[0].parameters():
-        parameter.requires_grad_(False)
-    return NetworkFixture(model, _batches(IMAGES, 4, 4))
+    """The plain network with a frozen convolution."""
+    fixture = plain()
+    next(fixture.model.children()).requires_grad_(False)
+    return fixture
 
 
 def tied() -> NetworkFixture:
-    """Two layers share one matrix."""
+    """A network in which two layers share one matrix."""
     with seeded_rng(2):
         first, again, head = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, CLASSES)
     again.weight = first.weight
@@ -67,7 +85,7 @@ def tied() -> NetworkFixture:
 
 
 class Spare(nn.Module):
-    """A network with a layer that takes no part."""
+    """A network with a layer that the output does not depend on."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -76,18 +94,17 @@ class Spare(nn.Module):
         self.head = nn.Linear(5, CLASSES)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Past the spare layer."""
+        """Skip the spare layer."""
         return self.head(torch.tanh(self.body(x)))  # type: ignore[no-any-return]
 
 
 def unused() -> NetworkFixture:
-    """The loss does not depend on one of the layers."""
-    with seeded_rng(3):
-        return NetworkFixture(Spare(), _batches(FEATURES, 4, 4))
+    """A network with a layer that the loss does not depend on."""
+    return _fixture(3, Spare, FEATURES)
 
 
 def batch_norm() -> NetworkFixture:
-    """Batch normalisation with running statistics that are not the batch's, and a batch of a single sample."""
+    """A network with batch normalisation whose statistics are not the batch's, and a batch of a single sample."""
     with seeded_rng(4):
         norm = nn.BatchNorm2d(4)
         torch.nn.init.uniform_(norm.weight, 0.5, 1.5)
@@ -103,13 +120,13 @@ PIXELS = (3, 32, 32)
 
 
 def pixels() -> NetworkFixture:
-    """Images with pixels in [0, 1], half of them black on one side, before batch normalisation and dropout."""
+    """A network with batch normalisation and dropout on images in [0, 1], half of them black on one side."""
     with seeded_rng(13):
         layers: list[nn.Module] = [nn.Conv2d(3, 4, 5, stride=4), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.5)]
         model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(196, 5), nn.Tanh(), nn.Linear(5, CLASSES))
         images = torch.rand(16, *PIXELS)
         images[::2, :, :, :16] = 0.0
-        model(images)  # in training mode: its running statistics are no longer 0 and 1
+        model(images)  # in training mode, so that the running statistics are no longer 0 and 1
     labels = torch.arange(16) % CLASSES
     return NetworkFixture(
         model, [(images[start:stop], labels[start:stop]) for start, stop in ((0, 8), (8, 15), (15, 16))]
@@ -117,9 +134,8 @@ def pixels() -> NetworkFixture:
 
 
 def dropout() -> NetworkFixture:
-    """Dropout, which draws in training mode."""
-    with seeded_rng(5):
-        return NetworkFixture(_convolutional(nn.Dropout(0.5)), _batches(IMAGES, 4, 4))
+    """A network with dropout, which draws in training mode."""
+    return _fixture(5, lambda: _convolutional(nn.Dropout(0.5)))
 
 
 class Scaled(nn.Module):
@@ -133,49 +149,49 @@ class Scaled(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw scale and gate anew, in place."""
+        """Draw scale and gate, in place."""
         nn.init.uniform_(self.scale, 0.5, 1.5)
         nn.init.uniform_(self.gate, 0.5, 1.5)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Each input times its gate, and all times the scale."""
+        """Multiply each input by its gate, and all by the scale."""
         return self.head(torch.tanh(x * self.gate) * self.scale)  # type: ignore[no-any-return]
 
 
 def scalars() -> NetworkFixture:
-    """Parameters without a dimension and with one."""
-    with seeded_rng(6):
-        return NetworkFixture(Scaled(), _batches(FEATURES, 4, 4))
+    """A network with parameters of no dimension, and of one that are no biases."""
+    return _fixture(6, Scaled, FEATURES)
 
 
 def channels_last() -> NetworkFixture:
     """The plain network in the other memory format."""
-    same = plain()
-    batches = [(inputs.to(memory_format=torch.channels_last), targets) for inputs, targets in same.batches]
-    return NetworkFixture(same.model.to(memory_format=torch.channels_last), batches)
+    fixture = plain()
+    batches = [(inputs.to(memory_format=torch.channels_last), targets) for inputs, targets in fixture.batches]
+    return NetworkFixture(fixture.model.to(memory_format=torch.channels_last), batches)
 
 
 def half_precision() -> NetworkFixture:
     """The plain network with weights in bfloat16."""
-    return NetworkFixture(plain().model.to(torch.bfloat16), plain().batches)
+    fixture = plain()
+    fixture.model.to(torch.bfloat16)
+    return fixture
 
 
 def dead_units() -> NetworkFixture:
-    """Two channels and a neuron that never fire."""
-    with seeded_rng(7):
-        model = _convolutional(act=nn.ReLU)
-    values = model.state_dict()
+    """A network with two channels and a neuron that never fire."""
+    fixture = _fixture(7, lambda: _convolutional(act=nn.ReLU))
+    values = fixture.model.state_dict()
     values["0.bias"][:2] = -100.0
     values["3.bias"][0] = -100.0
-    return NetworkFixture(model, _batches(IMAGES, 4, 4))
+    return fixture
 
 
 DEAD = 4
-"""How many of the ten hidden units of :func:`useless` have no part in anything."""
+"""The number of hidden units of :func:`useless`, of ten, that have no effect."""
 
 
 def useless() -> NetworkFixture:
-    """The first hidden units have weights of zero on both sides; all the others matter."""
+    """A network whose first hidden units have weights of zero on both sides; the others have an effect."""
     with seeded_rng(8):
         body, head = nn.Linear(6, 10), nn.Linear(10, CLASSES)
         nn.init.normal_(body.weight, std=0.5)
@@ -188,13 +204,12 @@ def useless() -> NetworkFixture:
 
 
 def linear() -> NetworkFixture:
-    """A single linear layer, whose gradients can be written down; batches of unequal size."""
-    with seeded_rng(9):
-        return NetworkFixture(nn.Linear(6, CLASSES), _batches(FEATURES, 5, 3))
+    """A single linear layer, whose gradients have a closed form; batches of unequal size."""
+    return _fixture(9, lambda: nn.Linear(6, CLASSES), FEATURES, (5, 3))
 
 
 def normalised() -> NetworkFixture:
-    """Wide layers between normalisation layers of two kinds, so that every kind of parameter has many entries."""
+    """A network with normalisation layers of two kinds, wide enough that each kind of parameter has many entries."""
     with seeded_rng(10):
         layers: list[nn.Module] = [nn.Conv2d(2, 16, 3), nn.BatchNorm2d(16), nn.Tanh(), nn.Flatten()]
         layers += [nn.Linear(64, 8), nn.LayerNorm(8), nn.Tanh(), nn.Linear(8, CLASSES)]
@@ -202,12 +217,12 @@ def normalised() -> NetworkFixture:
         for name, parameter in model.named_parameters():
             if name.startswith(("1.", "5.")):
                 nn.init.normal_(parameter, std=0.1)
-    model(_batches(IMAGES, 8)[0][0])  # in training mode: its running statistics are no longer 0 and 1
+    model(_batches(IMAGES, 8)[0][0])  # in training mode, so that the running statistics are no longer 0 and 1
     return NetworkFixture(model, _batches(IMAGES, 4, 4))
 
 
 def dead_and_normalised() -> NetworkFixture:
-    """Channels that normalisation silences, in training mode too, and a neuron that never fires."""
+    """A network with channels that normalisation silences, in training mode too, and a neuron that never fires."""
     with seeded_rng(12):
         layers: list[nn.Module] = [nn.Conv2d(2, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten()]
         layers += [nn.Linear(32, 8), nn.ReLU(), nn.Linear(8, CLASSES)]
@@ -224,7 +239,7 @@ class Unusual(nn.Linear):
     """A linear layer that starts from N(3, 1/10), its bias from -2."""
 
     def reset_parameters(self) -> None:
-        """Draw anew, in place."""
+        """Draw both, in place."""
         nn.init.normal_(self.weight, UNUSUAL_MEAN, UNUSUAL_STD)
         nn.init.constant_(self.bias, UNUSUAL_BIAS)
 
@@ -233,9 +248,9 @@ UNUSUAL_MEAN, UNUSUAL_STD, UNUSUAL_BIAS = 3.0, 0.1, -2.0
 
 
 def unusual() -> NetworkFixture:
-    """Layers whose initial distribution is their own, trained until nothing of it is left."""
+    """A network of layers with their own initial distribution, after training that left nothing of it."""
+    fixture = _fixture(11, lambda: nn.Sequential(Unusual(6, 300), nn.Tanh(), Unusual(300, CLASSES)), FEATURES)
     with seeded_rng(11):
-        model = nn.Sequential(Unusual(6, 300), nn.Tanh(), Unusual(300, CLASSES))
-        for parameter in model.parameters():
+        for parameter in fixture.model.parameters():
             nn.init.normal_(parameter)
-    return NetworkFixture(model, _batches(FEATURES, 4, 4))
+    return fixture

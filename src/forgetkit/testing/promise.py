@@ -1,10 +1,10 @@
-"""A promise, what became of it, and the two ways in which a check ends early."""
+"""A promise, the verdict on it, and the two exceptions that end a check early."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from forgetkit.errors import ComponentError
 
@@ -13,20 +13,42 @@ Status = Literal["kept", "broken", "expected", "not applicable"]
 
 @dataclass(frozen=True)
 class Promise:
-    """One property of the components of a kind, under a name, in one sentence."""
+    """One property that every component of a kind must have.
+
+    Attributes:
+        kind: The kind of component, such as ``importance``.
+        name: The name, unique within the kind, in words joined by hyphens.
+        text: The property in one sentence.
+        verify: The check. Called with the case of the kind, it returns if the promise is kept.
+        needs: The promise that must be kept for this one to be checked; empty if there is none.
+
+    Example:
+        >>> from forgetkit.testing import promises
+        >>> [promise.name for promise in promises("metrics")][:2]
+        ['runs', 'number']
+    """
 
     kind: str
     name: str
     text: str
     verify: Callable[[Any], None] = field(repr=False, compare=False)
-    """Looks at a case of the kind; raises :class:`Failure` or :class:`NotApplicable`, or returns."""
     needs: str = field(default="runs", repr=False, compare=False)
-    """The promise without which this one is not looked at; empty where there is none."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of a promise, with the reason where it was not simply kept."""
+    """The result of checking one promise.
+
+    Attributes:
+        promise: The promise that was checked.
+        status: ``kept``, ``broken``, ``expected`` (broken, and among the expected failures) or ``not applicable``.
+        reason: Why the promise is not kept, in one line; empty if it is kept.
+
+    Example:
+        >>> from forgetkit.testing import examine
+        >>> examine("metrics", "cer")[0].status
+        'kept'
+    """
 
     promise: Promise
     status: Status
@@ -34,20 +56,42 @@ class Verdict:
 
 
 class BrokenPromise(ComponentError):  # noqa: N818 - the message begins with what it is
-    """A component does not do what its contract says."""
+    """Raised if a component breaks a promise of its kind.
+
+    The message is one line: the component, the promise, the reason and the remedy.
+
+    Example:
+        >>> from forgetkit import testing
+        >>> try:
+        ...     testing.check_metric(object())
+        ... except testing.BrokenPromise as error:
+        ...     print(str(error)[:38])
+        object breaks the promise 'runs' of me
+    """
 
 
-class Failure(Exception):  # noqa: N818 - never leaves this room
-    """The promise that is looked at is broken, for this reason."""
+class Failure(Exception):  # noqa: N818 - private to the kit
+    """The promise being checked is broken; the message is the reason."""
 
 
-class NotApplicable(Exception):  # noqa: N818 - never leaves this room
-    """The promise says nothing about this component, or another that is broken hides it."""
+class NotApplicable(Exception):  # noqa: N818 - private to the kit
+    """The promise being checked does not apply to this component, or another broken promise hides it."""
 
 
-def promise(kind: str, *checks: Callable[[Any], None], needs: str = "runs") -> tuple[Promise, ...]:
-    """The promises that ``checks`` look at: a function's name is the promise's, its docstring what it says."""
-    return tuple(
-        Promise(kind, check.__name__.replace("_", "-"), " ".join((check.__doc__ or "").split()), check, needs)
-        for check in checks
-    )
+class Row(NamedTuple):
+    """A promise in the table of its kind."""
+
+    name: str
+    text: str
+    verify: Callable[[Any], None]
+    needs: str = "runs"
+
+
+def row(check: Callable[[Any], None], needs: str = "runs") -> Row:
+    """Return the row of a check that is a function: its name is the promise's, its docstring the sentence."""
+    return Row(hyphenated(check), " ".join((check.__doc__ or "").split()), check, needs)
+
+
+def hyphenated(function: Callable[..., Any]) -> str:
+    """Return a function's name with hyphens."""
+    return function.__name__.replace("_", "-")

@@ -1,7 +1,7 @@
-"""What a way of forgetting promises, each looked at by itself.
+"""The promises of reset methods.
 
-The method gets the context that a run would hand it, and its changes are written as a run writes them; those with
-a fault are noted and not written.
+A method gets the context that a run would hand it. Its changes are written as a run writes them; those with a fault
+are recorded and not written.
 """
 
 from __future__ import annotations
@@ -11,191 +11,223 @@ import math
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Set
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from forgetkit.contracts import Change, Intervention, Writes
 from forgetkit.errors import OptionError, UsageError
 from forgetkit.registry.spec import check_option
 from forgetkit.seeding import seeded_rng
-from forgetkit.testing import comparing, networks
+from forgetkit.testing import comparing, networks, rows
 from forgetkit.testing.fixtures import LateRequestError, RecordedRequests, WatchedContext, proposing_stage
-from forgetkit.testing.importance import require_said_previous
 from forgetkit.testing.networks import NetworkFixture
-from forgetkit.testing.observing import WatchingCase, require_same_memory
-from forgetkit.testing.promise import Failure, NotApplicable, Promise, promise
-from forgetkit.testing.writes import kind_of, require_no_less, require_no_more
+from forgetkit.testing.promise import Failure, NotApplicable, row
+from forgetkit.testing.watching import NEEDS_PREVIOUS, WHILE_TRAINING, WatchingCase, needs_data
+from forgetkit.testing.writes import kind_of, require_declared
 from forgetkit.unlearning.selection import count_of
 
-_DIFFERENT = (networks.plain, networks.normalised, networks.dead_units)
-
 _KS_LIMIT = 2.7
-"""Kolmogorov's statistic times the root of the count stays below it but once in a million draws."""
+"""Kolmogorov's statistic times the square root of the count exceeds it once in a million draws."""
 
 
 @dataclass(frozen=True, eq=False)
 class ResetRecord:
-    """What a method proposed, and the network before and after."""
+    """The changes that a method proposed, and the network before and after."""
 
     changes: tuple[Any, ...]
-    """As they were proposed, with masks and values as they were then."""
-    open: Mapping[str, tuple[int, ...]]
+    """As they were proposed, with copies of masks and values."""
+    shapes: Mapping[str, tuple[int, ...]]
     """The shape of each parameter and buffer that may be changed."""
     scored: int
+    """The number of entries that have scores."""
     before: comparing.Snapshot
     after: comparing.Snapshot
-    optimizer_before: Mapping[str, Any]
-    optimizer_after: Mapping[str, Any]
     memory: Mapping[str, Any]
-    """What it had kept in a training before, where it has a part in that."""
-    asked: RecordedRequests
-    kept_out: str
-    """The name before whose change a lent probe was still out; empty where none was."""
+    """What the method kept from a training before, if it is an intervention too."""
+    requests: RecordedRequests
+    unreturned: str
+    """The name whose change was yielded before a probe was returned; empty if there is none."""
 
     @property
-    def sound(self) -> tuple[Change, ...]:
-        """The changes without a fault, of each name the first."""
+    def writable(self) -> tuple[Change, ...]:
+        """The changes without a fault, the first of each name."""
         found: dict[str, Change] = {}
         for change in self.changes:
-            if _writable(change, self.open) and change.name not in found:
-                found[change.name] = change
+            if _is_writable(change, self.shapes):
+                found.setdefault(change.name, change)
         return tuple(found.values())
 
     @property
-    def faults(self) -> Mapping[str, str]:
-        """The promises about the form of the changes that are broken, and how."""
-        found = {}
-        for name, look in _LOOKS.items():
-            try:
-                look(self)
-            except Failure as broken:
-                found[name] = str(broken)
-        return found
+    def fitting(self) -> Iterator[tuple[Change, tuple[int, ...]]]:
+        """The changes that are a ``Change`` to something that may be changed, each with its shape."""
+        for change in self.changes:
+            if isinstance(change, Change) and change.name in self.shapes:
+                yield change, self.shapes[change.name]
 
 
-def _writable(change: Any, open_shapes: Mapping[str, tuple[int, ...]]) -> bool:
-    shape = open_shapes.get(getattr(change, "name", ""))
-    tensors = [getattr(change, "value", None), *([] if getattr(change, "mask", None) is None else [change.mask])]
-    masks_are_bool = getattr(change, "mask", None) is None or getattr(change.mask, "dtype", None) == torch.bool
-    return masks_are_bool and all(isinstance(t, Tensor) and tuple(t.shape) == shape for t in tensors)
+def _is_writable(change: Any, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    if not isinstance(change, Change) or change.name not in shapes:
+        return False
+    tensors = [change.value] if change.mask is None else [change.value, change.mask]
+    fits = all(isinstance(t, Tensor) and tuple(t.shape) == shapes[change.name] for t in tensors)
+    return fits and (change.mask is None or change.mask.dtype == torch.bool)
+
+
+def changes(record: ResetRecord) -> None:
+    """Each thing that is yielded is a `Change`."""
+    for change in record.changes:
+        if not isinstance(change, Change):
+            raise Failure(f"it yields {type(change).__name__}, not Change(name, mask, value)")
+
+
+def names(record: ResetRecord) -> None:
+    """Each change is to a parameter in `context.targets` or a buffer in `context.buffers`, and to each once."""
+    seen = set()
+    for change in record.changes:
+        if not isinstance(change, Change):
+            continue
+        if change.name not in record.shapes:
+            raise Failure(f"it changes '{change.name}', which is neither in context.targets nor in context.buffers")
+        if change.name in seen:
+            raise Failure(f"it changes '{change.name}' twice")
+        seen.add(change.name)
+
+
+def masks(record: ResetRecord) -> None:
+    """Each mask is None or a bool tensor of the parameter's shape."""
+    for change, shape in record.fitting:
+        mask: Any = change.mask
+        if mask is not None and not (
+            isinstance(mask, Tensor) and mask.dtype == torch.bool and tuple(mask.shape) == shape
+        ):
+            raise Failure(f"the mask for '{change.name}' is not a bool tensor of shape {shape}")
+
+
+def values(record: ResetRecord) -> None:
+    """Each value is a tensor of the parameter's shape."""
+    for change, shape in record.fitting:
+        value: Any = change.value
+        if not isinstance(value, Tensor):
+            raise Failure(f"the value for '{change.name}' is {type(value).__name__}, not a tensor")
+        if tuple(value.shape) != shape:
+            raise Failure(f"the value for '{change.name}' has shape {tuple(value.shape)}, not {shape}")
+
+
+def finite(record: ResetRecord) -> None:
+    """No value is NaN or infinite."""
+    for change in record.changes:
+        value = getattr(change, "value", None)
+        if isinstance(value, Tensor) and value.is_floating_point() and not bool(value.isfinite().all()):
+            raise Failure(f"the value for '{change.name}' holds NaN or infinity")
+
+
+def gives_back(record: ResetRecord) -> None:
+    """A probe from `context.probe()` is given back before the next change is yielded."""
+    if record.unreturned:
+        raise Failure(
+            f"it yields the change to '{record.unreturned}' inside 'with context.probe()'; leave 'with' first"
+        )
+
+
+FORM = tuple(map(row, (changes, names, masks, values, finite, gives_back)))
 
 
 @dataclass(frozen=True, eq=False)
 class ReinitCase(WatchingCase):
-    """A way of forgetting under examination."""
+    """A reset method under examination."""
 
-    def forgotten(
-        self, situation: NetworkFixture, *, component: Any = None, seed: int = 0, shuffled: bool = False
-    ) -> ResetRecord:
-        """What a copy that was never asked before does; ``seed`` is that of the global random state.
+    shuffled: bool = False
+    """Whether entries are scored at random, not by their size."""
 
-        Entries are scored by their size, or with ``shuffled`` at random.
-        """
-        method = component if component is not None else self.another()
-        with proposing_stage(situation, method, shuffled=shuffled) as (context, optimizer):
-            model, targets = context.subject.model, context.targets
-            before, optimizer_before = comparing.Snapshot.of(model), _state_of(optimizer, model)
+    answer: ClassVar[str] = "a change"
+    generator: ClassVar[str] = "context.rng or context.fresh"
+    form: ClassVar = FORM
+
+    def perform(self, component: Any, given: NetworkFixture, seed: int) -> ResetRecord:
+        """Reset a network."""
+        with proposing_stage(given, component, shuffled=self.shuffled) as (context, optimizer):
+            model = context.view.model
+            before = comparing.Snapshot.of(model, optimizer)
             memory = copy.deepcopy(dict(context.memory))
             with seeded_rng(seed):
-                changes, kept_out = _written_names(model, method, context)
+                proposed, unreturned = _apply_changes(component, context)
             return ResetRecord(
-                changes=changes,
-                open={name: tuple(tensor.shape) for name, tensor in {**targets, **context.buffers}.items()},
-                scored=sum(tensor.numel() for tensor in context.subject.scored.values()),
+                changes=proposed,
+                shapes=_shapes(context),
+                scored=sum(tensor.numel() for tensor in context.view.scored.values()),
                 before=before,
-                after=comparing.Snapshot.of(model),
-                optimizer_before=optimizer_before,
-                optimizer_after=_state_of(optimizer, model),
+                after=comparing.Snapshot.of(model, optimizer),
                 memory=memory,
-                asked=context.asked,
-                kept_out=kept_out,
+                requests=context.requests,
+                unreturned=unreturned,
             )
 
-    @cached_property
-    def usual(self) -> ResetRecord:
-        """What comes of a small convolutional network, for every promise that is about that."""
-        return self.borrowed(networks.plain())
+    @contextmanager
+    def prepared(self) -> Iterator[Callable[[], object]]:
+        """Yield a call on the plain network."""
+        method = self.another()
+        with proposing_stage(networks.plain(), method) as (context, _):
 
-    @cached_property
-    def several(self) -> tuple[ResetRecord, ...]:
-        """What comes of networks that differ in what there is to forget."""
-        return tuple(self.borrowed(network()) for network in _DIFFERENT)
+            def call() -> None:
+                with suppress(LateRequestError):  # another promise
+                    _apply_changes(method, context)
 
-    def touched(self) -> Set[Writes]:
-        """What is written to, over networks that differ and with scores at random."""
+            yield call
+
+    def outcome(self, record: ResetRecord) -> list[Any]:
+        """The changes, field by field."""
+        return [[getattr(change, part, None) for part in ("name", "mask", "value")] for change in record.changes]
+
+    def written(self) -> Set[Writes]:
+        """Return what is written to, on networks that differ and with scores at random."""
         found: set[Writes] = set()
+        case = ReinitCase(self.component, shuffled=True)
         for network in (*_DIFFERENT, networks.dead_and_normalised, networks.scalars):
-            situation = network()
             with suppress(UsageError):
-                changes = self.sound(situation, shuffled=True).sound
-                written = [change.name for change in changes if change.mask is None or bool(change.mask.any())]
-                found.update(kind_of(situation.model, name) for name in written)
+                changed = [c for c in case.sound(network).writable if c.mask is None or bool(c.mask.any())]
+                found.update(kind_of(network().model, change.name) for change in changed)
         return found
 
-    def borrowed(self, situation: NetworkFixture, **how: Any) -> ResetRecord:
-        """As :meth:`forgotten`, for a promise that is not about whether the method copes with the network."""
-        try:
-            return self.forgotten(situation, **how)
-        except (UsageError, NotApplicable):
-            raise
-        except Exception as error:
-            raise NotApplicable(f"on this network {comparing.raised_error(error)}") from error
 
-    def sound(self, situation: NetworkFixture, **how: Any) -> ResetRecord:
-        """As :meth:`borrowed`, for a promise that is not about the form of the changes."""
-        forgotten = self.borrowed(situation, **how)
-        for name in (*forgotten.faults, *(["gives-back"] if forgotten.kept_out else [])):
-            raise NotApplicable(f"the promise '{name}' is broken")
-        return forgotten
-
-    def copes(self, situation: NetworkFixture) -> None:
-        """:class:`Failure` where the changes have a fault that they have not on the plain network."""
-        usual = self.usual.faults
-        for name, reason in self.forgotten(situation).faults.items():
-            if name not in usual:
-                raise Failure(reason)
-
-    @cached_property
-    def repeats(self) -> bool:
-        """Whether two copies agree."""
-        return _same(self.usual.changes, self.borrowed(networks.plain()).changes)
-
-    def require_repeatable(self) -> None:
-        """:class:`NotApplicable` where two copies disagree anyway."""
-        if not self.repeats:
-            raise NotApplicable("the promise 'deterministic' is broken")
+_DIFFERENT = (networks.plain, networks.normalised, networks.dead_units)
 
 
-def _written_names(model: nn.Module, method: Any, context: WatchedContext) -> tuple[tuple[Any, ...], str]:
-    """The changes, each written before the next is asked for as a run does."""
-    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    shapes = {name: tuple(tensor.shape) for name, tensor in {**context.targets, **context.buffers}.items()}
-    changes, kept_out, seen = [], "", set()
+def _shapes(context: WatchedContext) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in {**context.targets, **context.buffers}.items()}
+
+
+def _apply_changes(method: Any, context: WatchedContext) -> tuple[tuple[Any, ...], str]:
+    """Write each change before the next one is requested, as a run does; return them and the unreturned name."""
+    tensors = comparing.tensors_of(context.view.model)
+    shapes = _shapes(context)
+    found, seen = [], set()
     with torch.no_grad():
         proposed = method.propose(context)
         if not isinstance(proposed, Iterable):
-            raise Failure(f"propose() returned {type(proposed).__name__}, not changes one after the other")
-        with run_reset(iter(proposed)) as each:
+            raise Failure(f"propose() returned {type(proposed).__name__}, not an iterable of changes")
+        with _closing(iter(proposed)) as each:
             for change in each:
                 context.under_way = True
-                changes.append(_copy_network(change))
-                if context.out:  # while a probe is out nothing may be written, so this is the end
-                    kept_out = str(getattr(change, "name", "?"))
-                    break
-                if _writable(change, shapes) and change.name not in seen:
+                found.append(_copy_change(change))
+                if context.out:  # nothing may be written while a probe is out
+                    return tuple(found), str(getattr(change, "name", "?"))
+                if _is_writable(change, shapes) and change.name not in seen:
                     seen.add(change.name)
-                    old = tensors[change.name]
-                    value = change.value.to(old.dtype)
-                    old.copy_(value if change.mask is None else torch.where(change.mask, value, old))
-    return tuple(changes), kept_out
+                    tensors[change.name].copy_(_written(change, tensors[change.name]))
+    return tuple(found), ""
+
+
+def _written(change: Change, old: Tensor) -> Tensor:
+    """Return the tensor after a change."""
+    value = change.value.to(old.dtype)
+    return value if change.mask is None else torch.where(change.mask, value, old)
 
 
 @contextmanager
-def run_reset(each: Iterator[Any]) -> Iterator[Iterator[Any]]:
-    """Whatever happens, a generator is closed here and not when it is collected: what it holds open is nested."""
+def _closing(each: Iterator[Any]) -> Iterator[Iterator[Any]]:
+    """Close a generator on leaving, not when it is collected: the contexts that it holds open are nested."""
     try:
         yield each
     finally:
@@ -203,224 +235,68 @@ def run_reset(each: Iterator[Any]) -> Iterator[Iterator[Any]]:
             each.close()
 
 
-def _copy_network(change: Any) -> Any:
+def _copy_change(change: Any) -> Any:
     if not isinstance(change, Change):
         return change
-    mask: Any = change.mask.clone() if isinstance(change.mask, Tensor) else change.mask
-    value: Any = change.value.detach().clone() if isinstance(change.value, Tensor) else change.value
+    parts: tuple[Any, Any] = change.mask, change.value
+    mask, value = (part.detach().clone() if isinstance(part, Tensor) else part for part in parts)
     return Change(change.name, mask, value)
-
-
-def _state_of(optimizer: torch.optim.Optimizer, model: nn.Module) -> Mapping[str, Any]:
-    return {
-        name: {key: value.clone() for key, value in optimizer.state[p].items() if isinstance(value, Tensor)}
-        for name, p in model.named_parameters()
-        if p in optimizer.state
-    }
-
-
-def _same(one: Iterable[Any], other: Iterable[Any]) -> bool:
-    """Whether two series of changes are equal to the bit."""
-    parts = [
-        [(getattr(c, "name", None), getattr(c, "mask", None), getattr(c, "value", None)) for c in changes]
-        for changes in (one, other)
-    ]
-    return comparing.same_bits(*parts)
-
-
-def _changes(forgotten: ResetRecord) -> None:
-    for change in forgotten.changes:
-        if not isinstance(change, Change):
-            raise Failure(f"it yields {type(change).__name__}, not Change(name, mask, value)")
-
-
-def _names(forgotten: ResetRecord) -> None:
-    seen = set()
-    for change in forgotten.changes:
-        name = getattr(change, "name", None)
-        if not isinstance(change, Change):
-            continue
-        if name not in forgotten.open:
-            raise Failure(f"it changes '{name}', which is neither in context.targets nor in context.buffers")
-        if name in seen:
-            raise Failure(f"it changes '{name}' twice")
-        seen.add(name)
-
-
-def _masks(forgotten: ResetRecord) -> None:
-    for change in forgotten.changes:
-        mask, shape = getattr(change, "mask", None), forgotten.open.get(getattr(change, "name", ""))
-        if mask is None or shape is None:
-            continue
-        if not isinstance(mask, Tensor) or mask.dtype != torch.bool or tuple(mask.shape) != shape:
-            raise Failure(f"the mask for '{change.name}' is not a bool tensor of shape {shape}")
-
-
-def _values(forgotten: ResetRecord) -> None:
-    for change in forgotten.changes:
-        shape = forgotten.open.get(getattr(change, "name", ""))
-        if isinstance(change, Change) and shape is not None:
-            if not isinstance(change.value, Tensor):
-                raise Failure(f"the value for '{change.name}' is {type(change.value).__name__}, not a tensor")
-            if tuple(change.value.shape) != shape:
-                raise Failure(f"the value for '{change.name}' has shape {tuple(change.value.shape)}, not {shape}")
-
-
-def _finite(forgotten: ResetRecord) -> None:
-    for change in forgotten.changes:
-        value = getattr(change, "value", None)
-        if isinstance(value, Tensor) and value.is_floating_point() and not bool(value.isfinite().all()):
-            raise Failure(f"the value for '{change.name}' holds NaN or infinity")
-
-
-_LOOKS: Mapping[str, Callable[[ResetRecord], None]] = {
-    "changes": _changes,
-    "names": _names,
-    "masks": _masks,
-    "values": _values,
-    "finite": _finite,
-}
 
 
 def runs(case: ReinitCase) -> None:
     """`propose(context)` comes to its end for a small convolutional network."""
-    try:
-        case.forgotten(networks.plain())
-    except UsageError as error:
-        raise Failure(f"it refuses a small convolutional network: {error}") from error
-    except LateRequestError:
-        return
-
-
-def changes(case: ReinitCase) -> None:
-    """Each thing that is yielded is a `Change`."""
-    _changes(case.usual)
-
-
-def names(case: ReinitCase) -> None:
-    """Each change is to a parameter in `context.targets` or a buffer in `context.buffers`, and to each once."""
-    _names(case.usual)
-
-
-def masks(case: ReinitCase) -> None:
-    """Each mask is None or a bool tensor of the parameter's shape."""
-    _masks(case.usual)
-
-
-def values(case: ReinitCase) -> None:
-    """Each value is a tensor of the parameter's shape."""
-    _values(case.usual)
-
-
-def finite(case: ReinitCase) -> None:
-    """No value is NaN or infinite."""
-    _finite(case.usual)
+    with suppress(LateRequestError):  # another promise
+        try:
+            case.observe()
+        except UsageError as error:
+            raise Failure(f"it refuses a small convolutional network: {error}") from error
 
 
 def acts(case: ReinitCase) -> None:
-    """Something is changed; a class that says `changes_nothing = True` changes nothing."""
-    changed = any(forgotten.changes for forgotten in case.several)
-    said = bool(getattr(case.component, "changes_nothing", False))
-    if said and changed:
+    """Something is changed, unless the class says `changes_nothing = True`."""
+    changed = any(record.changes for record in case.several)
+    declared = bool(getattr(case.component, "changes_nothing", False))
+    if declared and changed:
         raise Failure("it says changes_nothing = True and changes something")
-    if not said and not changed:
-        raise Failure("it changes nothing; where that is what it is for, say changes_nothing = True")
+    if not declared and not changed:
+        raise Failure("it changes nothing; if that is intended, say changes_nothing = True")
 
 
 def unmasked_kept(case: ReinitCase) -> None:
-    """What is not under a mask keeps its bits: nothing is written but by changes."""
-    forgotten = case.borrowed(networks.normalised())
-    if forgotten.kept_out:
+    """Entries outside the masks keep their bits: the method writes by its changes alone."""
+    record = case.borrowed(networks.normalised)
+    if record.unreturned:
         raise NotApplicable("the promise 'gives-back' is broken")
-    expected = {**forgotten.before.parameters, **forgotten.before.buffers}
-    for change in forgotten.sound:
-        old = expected[change.name]
-        value = change.value.to(old.dtype)
-        expected[change.name] = value if change.mask is None else torch.where(change.mask, value, old)
-    after = {**forgotten.after.parameters, **forgotten.after.buffers}
-    for name in sorted(comparing.differing(expected, after)):
-        raise Failure(f"entries of '{name}' that no mask names are others afterwards; write by changes alone")
-
-
-def leaves_gradients(case: ReinitCase) -> None:
-    """Nothing is left in `.grad`, and `requires_grad` is as it was."""
-    forgotten = case.usual
-    comparing.require_same(forgotten.before.gradients, forgotten.after.gradients, "afterwards, the gradient of")
-
-
-def leaves_modes(case: ReinitCase) -> None:
-    """Each module is in the mode that it was in."""
-    forgotten = case.borrowed(networks.normalised())
-    comparing.require_same(forgotten.before.modes, forgotten.after.modes, "afterwards, the mode of the module")
-
-
-def leaves_optimizer(case: ReinitCase) -> None:
-    """The optimizer's state is as it was: the host clears it under the masks."""
-    forgotten = case.usual
-    what = "afterwards, the optimizer's state of"
-    comparing.require_same(forgotten.optimizer_before, forgotten.optimizer_after, what)
-
-
-def needs_scores(case: ReinitCase) -> None:
-    """A class asks `context.select` if and only if it says `needs_scores = True`."""
-    said = bool(getattr(case.component, "needs_scores", False))
-    asked = sum(forgotten.asked.selections for forgotten in case.several)
-    if said and not asked:
-        raise Failure("it says needs_scores = True and never asks select(), so that a criterion would be ignored")
-    if asked and not said:
-        raise Failure("it asks select(); say needs_scores = True, so that the host has scores for it")
+    expected = {**record.before.parameters, **record.before.buffers}
+    for change in record.writable:
+        expected[change.name] = _written(change, expected[change.name])
+    for name in sorted(comparing.differing(expected, {**record.after.parameters, **record.after.buffers})):
+        raise Failure(f"it changes entries of '{name}' outside every mask; write by yielding changes alone")
 
 
 def selects_first(case: ReinitCase) -> None:
-    """`context.select` is asked before the first change is yielded."""
+    """`context.select` is called before the first change is yielded."""
     try:
-        case.forgotten(networks.plain())
+        case.observe()
     except LateRequestError as late:
         raise Failure(str(late)) from late
 
 
-def needs_data(case: ReinitCase) -> None:
-    """A class draws samples if and only if it says `needs_data = True`."""
-    said = bool(getattr(case.component, "needs_data", False))
-    drawn = any(forgotten.asked.samples for forgotten in case.several)
-    if said and not drawn:
-        raise Failure("it says needs_data = True and draws no samples")
-    if drawn and not said:
-        raise Failure("it draws samples; say needs_data = True, so that options about them act")
-
-
-def needs_previous(case: ReinitCase) -> None:
-    """A class asks for the weights of the mega-batch before if and only if it says `needs_previous = True`."""
-    require_said_previous(case, case.usual.asked)
-
-
-def gives_back(case: ReinitCase) -> None:
-    """A probe from `context.probe()` is given back before the next change is yielded."""
-    forgotten = case.usual
-    if forgotten.kept_out:
-        raise Failure(f"the change to '{forgotten.kept_out}' is yielded while a probe is out: leave 'with' first")
-
-
 def exact_fraction(case: ReinitCase) -> None:
-    """With scores and an option `fraction`, exactly that share of the scored entries is under the masks."""
-    option = next((option for option in case.options if option.name == "fraction"), None)
-    if option is None or not getattr(case.component, "needs_scores", False):
-        raise NotApplicable("it has no option fraction, or looks at no scores")
+    """With scores and an option `fraction`, the masks cover exactly that fraction of the scored entries."""
+    if case.option("fraction") is None or not getattr(case.component, "needs_scores", False):
+        raise NotApplicable("it has no option fraction, or uses no scores")
     for fraction in (0.0, 0.29, 1.0):
         try:
             check_option(case.name, type(case.component), "fraction", fraction)
         except OptionError:
-            continue  # nobody can give it that
+            continue  # its annotation excludes this value
         component = case.with_options(fraction=fraction)
-        forgotten = case.sound(networks.plain(), component=component)
-        wanted = count_of(fraction, forgotten.scored, getattr(component, "round", "down"))
-        count = sum(
-            change.value.numel() if change.mask is None else int(change.mask.sum()) for change in forgotten.sound
-        )
+        record = case.sound(component=component)
+        wanted = count_of(fraction, record.scored, getattr(component, "round", "down"))
+        count = sum(c.value.numel() if c.mask is None else int(c.mask.sum()) for c in record.writable)
         if count != wanted:
-            raise Failure(
-                f"fraction={fraction} of {forgotten.scored} entries is {wanted}, and {count} are under the masks"
-            )
+            raise Failure(f"fraction={fraction} of {record.scored} entries is {wanted}, but the masks cover {count}")
 
 
 def touches(case: ReinitCase) -> None:
@@ -428,123 +304,77 @@ def touches(case: ReinitCase) -> None:
     declared = getattr(case.component, "touches", None)
     if declared is None:
         raise NotApplicable("it does not say what it touches")
-    touched = case.touched()
-    require_no_more(touched, declared)
-    if not isinstance(case.component, Intervention):  # the rest may be touched in the training
-        require_no_less(touched, declared)
+    # An intervention may write the rest during training.
+    require_declared(case.written(), declared, None if isinstance(case.component, Intervention) else frozenset())
 
 
 def fresh_distribution(case: ReinitCase) -> None:
-    """With `fresh=original` the entries under the masks follow the distribution that their own module starts from."""
-    if getattr(case.component, "fresh", None) != "original" or "fresh" not in {o.name for o in case.options}:
+    """With `fresh=original` the entries under the masks follow the initial distribution of their own module."""
+    if getattr(case.component, "fresh", None) != "original" or case.option("fresh") is None:
         raise NotApplicable("it has no option fresh, or another than original")
-    for change in case.sound(networks.unusual()).sound:
+    for change in case.sound(networks.unusual).writable:
         drawn = change.value.flatten() if change.mask is None else change.value[change.mask]
         if change.value.ndim < 2:
             if bool((drawn != networks.UNUSUAL_BIAS).any()):
-                raise Failure(
-                    f"'{change.name}' starts from {networks.UNUSUAL_BIAS} in its own module, and does not here"
-                )
+                raise Failure(f"'{change.name}' starts from {networks.UNUSUAL_BIAS} in its own module, but not here")
             continue
         standard = ((drawn.double() - networks.UNUSUAL_MEAN) / networks.UNUSUAL_STD).sort().values
         if len(standard) and _distance_from_normal(standard) * math.sqrt(len(standard)) > _KS_LIMIT:
-            raise Failure(f"the entries of '{change.name}' do not follow the distribution that its module starts from")
+            raise Failure(f"the entries of '{change.name}' do not follow the initial distribution of their module")
 
 
 def _distance_from_normal(ordered: Tensor) -> float:
-    """Kolmogorov's: the largest distance between the share of the entries below a value and its chance."""
+    """Return Kolmogorov's distance of sorted values from the standard normal distribution."""
     chance = (1 + torch.erf(ordered / math.sqrt(2))) / 2
-    count = len(ordered)
-    steps = torch.arange(count + 1, dtype=torch.float64) / count
+    steps = torch.arange(len(ordered) + 1, dtype=torch.float64) / len(ordered)
     return float(torch.maximum((steps[1:] - chance).abs(), (steps[:-1] - chance).abs()).max())
-
-
-def deterministic(case: ReinitCase) -> None:
-    """Asked twice for the same network under the same seeds, a method proposes the same to the bit."""
-    method = case.another()
-    once = case.borrowed(networks.plain(), component=method)
-    again = case.forgotten(networks.plain(), component=method)
-    require_same_memory(once.memory, again.memory)
-    if not _same(once.changes, again.changes):
-        raise Failure("asked again, it proposes other changes; it must remember nothing and draw from context.rng")
-
-
-def own_randomness(case: ReinitCase) -> None:
-    """The global random state has no part in the changes and is left as it was."""
-    case.require_repeatable()
-    one, other = (case.borrowed(networks.plain(), seed=seed).changes for seed in (1, 2))
-    if not _same(one, other):
-        raise Failure("the changes vary with the global random state; draw from context.rng or context.fresh")
-    situation, method = networks.plain(), case.another()
-    with proposing_stage(situation, method) as (context, _), comparing.watch_random_state():
-        _written_names(context.subject.model, method, context)
-
-
-def leaves_settings(case: ReinitCase) -> None:
-    """The process-wide settings of torch and NumPy (default dtype, grad mode, autocast …) are as they were."""
-    method = case.another()
-    with (
-        proposing_stage(networks.plain(), method) as (context, _),
-        comparing.watch_settings(),
-        suppress(LateRequestError),  # that is another promise
-    ):
-        _written_names(context.subject.model, method, context)
-
-
-def frozen(case: ReinitCase) -> None:
-    """A network with frozen parameters is dealt with, and those are left alone."""
-    case.copes(networks.frozen())
-
-
-def tied(case: ReinitCase) -> None:
-    """A parameter that two layers share is changed once at most, under its first name."""
-    case.copes(networks.tied())
-
-
-def unused(case: ReinitCase) -> None:
-    """A network with a layer that the loss does not depend on is dealt with, and that layer left alone."""
-    case.copes(networks.unused())
-
-
-def batch_norm(case: ReinitCase) -> None:
-    """A network with batch normalisation is dealt with."""
-    case.copes(networks.batch_norm())
-
-
-def scalars(case: ReinitCase) -> None:
-    """Parameters without a dimension, and with one that are no biases, are dealt with."""
-    case.copes(networks.scalars())
-
-
-def dead_units(case: ReinitCase) -> None:
-    """A network in which some units never fire is dealt with."""
-    case.copes(networks.dead_units())
 
 
 def channels_last(case: ReinitCase) -> None:
     """The memory format changes no mask, and no value by more than rounding."""
-    case.copes(networks.channels_last())
+    case.require_as_sound(lambda: case.observe(networks.channels_last))
     case.require_repeatable()
-    pairs = zip(case.sound(networks.plain()).sound, case.sound(networks.channels_last()).sound, strict=False)
+    pairs = zip(case.sound().writable, case.sound(networks.channels_last).writable, strict=False)
     for usual, other in pairs:
         if usual.name != other.name or not comparing.same_bits(usual.mask, other.mask):
-            raise Failure(f"in channels_last something else than in '{usual.name}' is changed")
+            raise Failure(f"in channels_last the mask for '{usual.name}' differs")
         if not comparing.nearly(other.value, usual.value):
-            raise Failure(f"in channels_last the values for '{usual.name}' are others")
+            raise Failure(f"in channels_last the values for '{usual.name}' differ")
 
 
-def half_precision(case: ReinitCase) -> None:
-    """A network with weights in bfloat16 is dealt with."""
-    case.copes(networks.half_precision())
-
-
-def promises() -> tuple[Promise, ...]:
-    """In the order in which they are looked at."""
-    return promise(
-        "reinit",
-        *(runs, changes, names, masks, values, finite, acts, unmasked_kept),
-        *(leaves_gradients, leaves_modes, leaves_optimizer),
-        *(needs_scores, selects_first, needs_data, needs_previous, gives_back),
-        *(exact_fraction, touches, fresh_distribution, deterministic, own_randomness, leaves_settings),
-        *(frozen, tied, unused, batch_norm, scalars, dead_units, channels_last, half_precision),
-    )
+PROMISES = (
+    row(runs),
+    *rows.of_usual(FORM),
+    row(acts),
+    row(unmasked_kept),
+    rows.leaves("gradients", "The method leaves nothing in `.grad`, and `requires_grad` as it was."),
+    rows.leaves("modes", "The method leaves each module in the mode that it was in.", networks.normalised),
+    rows.leaves("optimizer", "The method leaves the optimizer's state as it was: the host clears it under the masks."),
+    rows.declares(
+        "needs_scores",
+        "calls context.select()",
+        "The class calls `context.select` if and only if it says `needs_scores = True`.",
+        lambda case: any(record.requests.selections for record in case.several),
+        purpose="the host has scores for it",
+    ),
+    row(selects_first),
+    needs_data("The class draws samples if and only if it says `needs_data = True`.", default=False),
+    NEEDS_PREVIOUS,
+    row(exact_fraction),
+    row(touches),
+    row(fresh_distribution),
+    rows.deterministic("One object, called twice under the same seeds, proposes the same changes to the bit."),
+    rows.own_randomness("The global random state neither changes the proposals nor is changed."),
+    rows.LEAVES_SETTINGS,
+    rows.copes(networks.frozen, "A network with frozen parameters is reset, without them."),
+    rows.copes(networks.tied, "A parameter that two layers share is changed at most once, under its first name."),
+    rows.copes(
+        networks.unused, "A network with a layer that the loss does not depend on is reset, without that layer."
+    ),
+    rows.copes(networks.batch_norm, "A network with batch normalisation is reset."),
+    rows.copes(networks.scalars, "A network with parameters of no dimension, or of one that are no biases, is reset."),
+    rows.copes(networks.dead_units, "A network in which some units never fire is reset."),
+    row(channels_last),
+    rows.copes(networks.half_precision, "A network with weights in bfloat16 is reset."),
+    *WHILE_TRAINING,
+)

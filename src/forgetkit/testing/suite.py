@@ -1,4 +1,4 @@
-"""Promises as cases of a pytest suite."""
+"""Promises as test cases for pytest."""
 
 from __future__ import annotations
 
@@ -11,10 +11,27 @@ from forgetkit.testing.promise import BrokenPromise
 
 
 def parametrize(kind: str, components: Iterable[Any], *, expected_failures: Mapping[str, str] = NONE_EXPECTED) -> Any:
-    """A decorator: the test runs once for each component and promise of ``kind``, which it takes as arguments.
+    """Return a pytest decorator that runs a test once for each component and promise.
 
-    The test's body is ``forgetkit.testing.check(component, promise)``. ``expected_failures`` are marked as such,
-    strictly; those that a class names itself need no mark. pytest is imported here and nowhere else.
+    The test takes the arguments ``component`` and ``promise`` and calls ``check(component, promise)``.
+
+    Args:
+        kind: The kind of the components.
+        components: Objects, classes whose options all have defaults, or SPECs.
+        expected_failures: The promises that they are known to break, each with the reason. Their cases are marked
+            ``xfail(strict=True)``; the ``expected_failures`` of a class need no mark.
+
+    Returns:
+        The decorator, a ``pytest.mark.parametrize``.
+
+    Raises:
+        OptionError: If the kind or a name in ``expected_failures`` is unknown.
+
+    Example:
+        >>> from forgetkit import testing
+        >>> @testing.parametrize("metrics", ["cer", "test-accuracy"])
+        ... def test_conformance(component, promise):
+        ...     testing.check(component, promise)
     """
     import pytest
 
@@ -24,11 +41,11 @@ def parametrize(kind: str, components: Iterable[Any], *, expected_failures: Mapp
         for promise in promises(kind):
             excuse = expected_failures.get(promise.name)
             marks = () if excuse is None else pytest.mark.xfail(raises=BrokenPromise, reason=excuse, strict=True)
-            cases.append(pytest.param(component, promise, id=f"{_word(component)}-{promise.name}", marks=marks))
+            cases.append(pytest.param(component, promise, id=f"{_test_id(component)}-{promise.name}", marks=marks))
     return pytest.mark.parametrize(("component", "promise"), cases)
 
 
-def _word(component: Any) -> str:
+def _test_id(component: Any) -> str:
     if isinstance(component, str):
         return component
     return component.__name__ if inspect.isclass(component) else repr(component)

@@ -1,4 +1,4 @@
-"""What is written to, beside what is said to be."""
+"""What a component writes to, beside what its class declares in ``touches``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from forgetkit.unlearning import structure
 
 
 def kind_of(model: nn.Module, name: str) -> Writes:
-    """What a parameter or buffer counts as among the things that are touched."""
+    """Return the name that ``touches`` has for a parameter or buffer."""
     owner = structure.owners(model)[name]
     tensor = getattr(owner.module, owner.local)
     if not isinstance(tensor, nn.Parameter):
@@ -22,20 +22,18 @@ def kind_of(model: nn.Module, name: str) -> Writes:
     return "weights" if tensor.ndim >= 2 else "biases"
 
 
-def require_no_more(touched: Set[Writes], declared: Set[Writes]) -> None:
-    """:class:`Failure` where something is written to that is not said."""
-    if touched - declared:
-        raise Failure(f"it writes to {_listed(touched - declared)}, which touches does not name")
+def require_declared(written: Set[Writes], declared: Set[Writes], elsewhere: Set[Writes] | None = frozenset()) -> None:
+    """Raise ``Failure`` unless ``touches`` declares exactly what is written.
 
-
-def require_no_less(touched: Set[Writes], declared: Set[Writes]) -> None:
-    """:class:`Failure` where something is said that is not written to."""
-    if declared - touched:
+    Args:
+        written: What was seen to be written.
+        declared: What ``touches`` says.
+        elsewhere: What else may be declared; None if that is unknown, so that too much declared is no failure.
+    """
+    if written - declared:
+        raise Failure(f"it writes to {', '.join(sorted(written - declared))}, which touches does not name")
+    if elsewhere is not None and (idle := declared - written - elsewhere):
         raise Failure(
-            f"touches names {_listed(declared - touched)}, which it writes to on no network with these options; where "
-            "it acts too seldom to be seen, name other options in examined_with"
+            f"touches names {', '.join(sorted(idle))}, which it writes to on no network with these options; remove it, "
+            "or name in test_options options under which it does"
         )
-
-
-def _listed(kinds: Set[Writes]) -> str:
-    return ", ".join(sorted(kinds))

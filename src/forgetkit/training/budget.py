@@ -1,4 +1,4 @@
-"""How long a mega-batch is trained."""
+"""The number of samples in each epoch of a mega-batch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class EpochSizes:
-    """How many samples each epoch of a mega-batch trains on: counts and no list, since epochs may be any number.
+    """How many samples each epoch of a mega-batch trains on; counts, since a list of all epochs may be long.
 
     ``whole`` epochs take all ``pool`` samples; those in ``rest`` come last and are shorter.
     """
@@ -41,10 +41,10 @@ class EpochSizes:
 
 
 def epoch_sizes(pool: int, epochs: int, samples: int | None) -> EpochSizes:
-    """How many of ``pool`` samples each epoch trains on: all of them, ``epochs`` times over, or ``samples`` altogether.
+    """Divide the training into epochs: ``epochs`` times all samples of the pool, or ``samples`` in total.
 
-    Then the last epoch is cut; where a single sample would be left for it, the one before leaves it another, because
-    batch normalisation cannot train on one.
+    With ``samples`` the last epoch is cut. If a single sample were left for it, it gets one more from the epoch before,
+    because batch normalisation cannot train on one sample.
     """
     if samples is None:
         return EpochSizes(pool, epochs)

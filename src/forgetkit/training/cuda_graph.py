@@ -1,7 +1,7 @@
 """A training step as a CUDA graph: the same kernels, launched all at once instead of one by one.
 
-A small network on a fast device waits for Python more than for arithmetic. A graph is recorded once for a batch's
-shape, and trusted only if it gives what the plain step gives.
+A small network on a fast device waits for Python more than for arithmetic. A graph is recorded once for the shape of a
+batch, and used only if it gives the results of the plain step.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Record = Callable[[Callable[[], tuple[Tensor, Tensor]]], tuple[tuple[Tensor, Ten
 
 @dataclass(frozen=True, eq=False)
 class Recording:
-    """A computation over one batch, and what it read from and wrote to."""
+    """A recorded computation over one batch, with the tensors that it reads and writes."""
 
     inputs: Tensor
     labels: Tensor
@@ -43,13 +43,13 @@ class Recording:
         return inputs.shape == self.inputs.shape and labels.shape == self.labels.shape
 
     def spoil(self) -> None:
-        """Put other numbers where a repetition writes."""
+        """Overwrite the tensors that a repetition writes."""
         with torch.no_grad():
             for tensor in (*self.result, *(grad for _, grad in self.grads if grad is not None)):
                 tensor.fill_(-1)
 
     def repeated(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """The same over another batch."""
+        """Repeat the computation over another batch."""
         self.inputs.copy_(inputs)
         self.labels.copy_(labels)
         self.replay()
@@ -62,8 +62,8 @@ class Recording:
 class GraphedStep:
     """Forward and backward over batches of one shape, recorded with the first of them.
 
-    Where recording fails, or the recording does not give the same loss and gradients (a network that draws), every
-    batch is computed as ``compute`` does it, and a warning says so once.
+    If recording fails, or the recording does not give the same loss and gradients (a network that draws), ``compute``
+    runs for every batch, and one warning says so.
     """
 
     model: nn.Module
@@ -81,20 +81,20 @@ class GraphedStep:
         return self.recording.repeated(inputs, labels)
 
     def _found_sound(self, inputs: Tensor, labels: Tensor) -> Recording | None:
-        """A recording that gives what a plain step gives. Buffers and random states are left as they were."""
+        """Make a recording that gives the results of a plain step; restore buffers and random states."""
         buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
 
-        def put_back() -> None:
+        def restore() -> None:
             with torch.no_grad():
                 for buffer, value in buffers:
                     buffer.copy_(value)
 
         with preserved_rng(), _current(inputs.device):
             expected = self._outcome(self.compute(inputs, labels))
-            put_back()
+            restore()
             try:
                 recording = self._recorded(inputs.clone(), labels.clone())
-                put_back()
+                restore()
                 recording.spoil()  # or a repetition that does nothing would pass
                 found = self._outcome(recording.repeated(inputs, labels))
             except RuntimeError as error:  # what a graph cannot hold, CUDA refuses in words of its own
@@ -104,7 +104,7 @@ class GraphedStep:
                     return recording
                 reason = "a recorded step gives other gradients than a plain one"
             finally:
-                put_back()
+                restore()
         _log.warning("training steps are not captured, and take the plain path: %s", reason)
         return None
 
@@ -118,7 +118,7 @@ class GraphedStep:
 
 
 def _current(device: torch.device) -> AbstractContextManager[object]:
-    """Streams and graphs are of the current device, which need not be the one that the samples are on."""
+    """Make the device of the samples the current one, to which streams and graphs belong."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 

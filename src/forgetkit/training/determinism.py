@@ -1,4 +1,4 @@
-"""The same bits each time, or an error that names the operation that cannot promise them."""
+"""Deterministic operations, or an error that names the operation that has no deterministic implementation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from forgetkit.errors import ConfigError
 
 _WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 _WORKSPACES = (":4096:8", ":16:8")
-"""Of the two that cuBLAS is deterministic with, the faster first."""
+"""The two values with which cuBLAS is deterministic, the faster first."""
 
 _LACKING = " does not have a deterministic implementation"
 _CUBLAS = "it uses CuBLAS"
@@ -20,10 +20,12 @@ _CUBLAS = "it uses CuBLAS"
 
 @contextmanager
 def deterministic_only(device: torch.device) -> Iterator[None]:
-    """While torch takes none but operations that give the same bits each time.
+    """Let torch use deterministic operations only; restore its settings on leaving.
 
-    What has no such implementation ends in ``ConfigError``, with its name. torch's settings are put back afterwards;
-    on CUDA the variable that cuBLAS reads as it starts is left set, so that the next run finds it.
+    On CUDA the variable that cuBLAS reads as it starts stays set, so that the next run finds it.
+
+    Raises:
+        ConfigError: An operation has no deterministic implementation; the message names it.
     """
     if device.type == "cuda":
         _require_workspace()
@@ -44,7 +46,7 @@ def deterministic_only(device: torch.device) -> Iterator[None]:
 
 
 def _require_workspace() -> None:
-    """cuBLAS reads it once, as CUDA comes up."""
+    """Set the variable, which cuBLAS reads once as CUDA starts, or raise ``ConfigError``."""
     given = os.environ.get(_WORKSPACE)
     if given is None and not torch.cuda.is_initialized():
         os.environ[_WORKSPACE] = _WORKSPACES[0]
@@ -54,7 +56,7 @@ def _require_workspace() -> None:
 
 
 def _nondeterministic_operation(error: BaseException | None) -> str | None:
-    """The operation that torch, perhaps in the words of whoever called it, says has no deterministic implementation."""
+    """The operation that an error of torch, or one that it caused, says has no deterministic implementation."""
     while error is not None:
         text = str(error)
         if _LACKING in text:

@@ -1,4 +1,4 @@
-"""The best epoch so far, and when to stop waiting for a better one."""
+"""Early stopping and the choice of the epoch whose weights are carried on."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from forgetkit.contracts import Carry
 class EarlyStopping:
     """Follows validation accuracy through the epochs of one mega-batch.
 
-    An epoch is better where it beats the best so far by more than ``min_delta`` (a fraction of one); of equal ones
-    the earliest stays.
+    An epoch is better if it beats the best so far by more than ``min_delta`` (a fraction of one); of equal ones the
+    earliest is best.
     """
 
     carry: Carry
@@ -34,11 +34,11 @@ class EarlyStopping:
 
     @property
     def should_stop(self) -> bool:
-        """Whether to stop."""
+        """Whether ``patience`` epochs have passed without a better one."""
         return 0 < self.patience <= self.waited
 
     def update(self, epoch: int, accuracy: float, model: nn.Module) -> None:
-        """An epoch ended with this validation accuracy."""
+        """Take the validation accuracy of an epoch into account."""
         if self.accuracy is not None and accuracy <= self.accuracy + self.min_delta:
             self.waited += 1
             return
@@ -47,17 +47,17 @@ class EarlyStopping:
             self.weights = copy.deepcopy(model.state_dict())
 
     def restore_best(self, model: nn.Module, last: int) -> int:
-        """Give ``model`` the weights to carry on; return the epoch they are of."""
+        """Load the weights to carry on into ``model``; return their epoch."""
         if self.carry == "last":
             return last
         model.load_state_dict(self.weights)
         return self.epoch
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint holds of it."""
+        """The part that a checkpoint holds."""
         return {"epoch": self.epoch, "accuracy": self.accuracy, "waited": self.waited, "weights": self.weights}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go back to a :meth:`state`."""
+        """Restore what :meth:`state` returned."""
         for name, value in state.items():
             setattr(self, name, value)

@@ -1,4 +1,4 @@
-"""An epoch between two of its steps: all that is needed to go on with it to the same bits."""
+"""The progress of an epoch between two of its steps, from which it continues to the same bits."""
 
 from __future__ import annotations
 
@@ -10,16 +10,30 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from forgetkit.errors import DivergedError
 from forgetkit.seeding import capture_rng
+
+_SAVED = ("loss", "hits", "steps", "samples", "counted", "skipped", "rate", "seconds", "draws")
+
+
+@dataclass(frozen=True)
+class EpochResult:
+    """Means over the samples of an epoch while the weights were changing; ``skipped`` steps count as samples only."""
+
+    loss: float
+    accuracy: float
+    samples: int
+    seconds: float
+    skipped: int = 0
 
 
 @dataclass(eq=False)
 class EpochProgress:
-    """What an epoch has come to so far.
+    """The sums of an epoch so far.
 
     ``loss`` and ``hits`` are sums over the samples of the steps that were made (scalars on the device), ``counted`` of
     them; ``skipped`` steps were not made. ``rate`` is the learning rate of the last step. ``draws`` is the global
-    random state to go on with, noted by :meth:`save_rng`.
+    random state to continue from, captured by :meth:`save_rng`. The other fields are not part of a checkpoint.
     """
 
     loss: Tensor
@@ -31,46 +45,71 @@ class EpochProgress:
     rate: float | None = None
     seconds: float = 0.0
     draws: Mapping[str, Any] | None = None
-    recent: list[tuple[int, float, Tensor]] = field(default_factory=list)
-    """Steps that nobody has looked at yet: their number from 1, learning rate and loss."""
-    loss_read: float = 0.0
-    """What ``loss`` was found to be at the last look."""
+    mega_batch: int = 0
+    epoch: int = 0
+    total: int = 0
+    """Steps of the whole epoch."""
     full: int = 0
     """Samples of a step that is not the last of its epoch."""
+    recent: list[tuple[int, float, Tensor]] = field(default_factory=list)
+    """Steps since the last check: their number from 1, learning rate and loss."""
+    loss_read: float = 0.0
+    """The value of ``loss`` at the last check."""
 
     @classmethod
-    def beginning(cls, device: torch.device) -> EpochProgress:
-        """Before the first step."""
+    def start(cls, device: torch.device) -> EpochProgress:
+        """Progress before the first step."""
         return cls(torch.zeros((), device=device), torch.zeros((), dtype=torch.int64, device=device))
 
-    def record_step(self, loss: Tensor, hits: Tensor, samples: int) -> None:
-        """A step over so many samples: its mean loss and its hits."""
+    def add_step(self, loss: Tensor, hits: Tensor, samples: int) -> None:
+        """Add a step over ``samples`` samples: its mean loss and its hits."""
         self.loss += loss * samples
         self.hits += hits
         self.counted += samples
         self.recent.append((self.steps + 1, self.rate or 0.0, loss.clone()))
 
-    def first_nonfinite(self) -> tuple[int, float, float] | None:
-        """The first step whose loss is not finite, of those not looked at yet: its number, learning rate and loss."""
+    def require_finite(self) -> None:
+        """Raise ``DivergedError`` if a loss since the last check is not finite, or if every step was skipped."""
+        where = f"in mega-batch {self.mega_batch}, epoch {self.epoch}"
+        nonfinite = self._first_nonfinite()
+        if nonfinite is not None:
+            step, rate, loss = nonfinite
+            raise DivergedError(
+                f"the loss is {loss} {where}, step {step} of {self.total}, at learning rate {rate:g}: begin anew with "
+                "a smaller --lr, or leave such steps out by --on-nan skip"
+            )
+        if self.skipped == self.total:
+            raise DivergedError(
+                f"no step could be made {where}, at learning rate {self.rate or 0.0:g}: the loss or a gradient was "
+                "NaN or infinite in each; begin anew with a smaller --lr"
+            )
+
+    def _first_nonfinite(self) -> tuple[int, float, float] | None:
+        """The number, learning rate and loss of the first step since the last check whose loss is not finite."""
         recent, self.recent = self.recent, []
         self.loss_read = float(self.loss)
         if not recent or math.isfinite(self.loss_read):
             return None
         losses = torch.stack([loss for _, _, loss in recent]).tolist()
-        wrong = (n for n, loss in enumerate(losses) if not math.isfinite(loss))
-        number = next(wrong, len(losses) - 1)  # each may be finite where their sum is not
+        nonfinite = (n for n, loss in enumerate(losses) if not math.isfinite(loss))
+        number = next(nonfinite, len(losses) - 1)  # each may be finite although their sum is not
         return recent[number][0], recent[number][1], losses[number]
 
+    def result(self) -> EpochResult:
+        """The result of the epoch, after :meth:`require_finite` of its last step."""
+        return EpochResult(
+            self.loss_read / self.counted, int(self.hits) / self.counted, self.samples, self.seconds, self.skipped
+        )
+
     def save_rng(self) -> None:
-        """Note the global random state, to be able to go on from here."""
+        """Capture the global random state, so that a checkpoint can continue from here."""
         self.draws = capture_rng(self.loss.device)
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint holds of it, after :meth:`save_rng`."""
-        kept = ("loss", "hits", "steps", "samples", "counted", "skipped", "rate", "seconds", "draws")
-        return {name: getattr(self, name) for name in kept}
+        """The part that a checkpoint holds; call :meth:`save_rng` before."""
+        return {name: getattr(self, name) for name in _SAVED}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any], device: torch.device) -> EpochProgress:
-        """The epoch that a checkpoint holds."""
+        """The progress that a checkpoint holds."""
         return cls(**{**state, "loss": state["loss"].to(device), "hits": state["hits"].to(device)})

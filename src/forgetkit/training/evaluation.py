@@ -1,4 +1,4 @@
-"""Counting right answers, in eval mode."""
+"""The evaluation of a model: correct answers, counted in eval mode."""
 
 from __future__ import annotations
 
@@ -25,38 +25,38 @@ def count_correct(
     *,
     augment: Augmentation = "none",
     bf16: bool = False,
-    between: Callable[[], None] | None = None,
+    before_batch: Callable[[], None] | None = None,
 ) -> tuple[int, int]:
-    """How many of the pool's samples the model gets right, and how many there are.
+    """Count the samples of the pool that the model classifies correctly, and all of them.
 
-    Runs in eval mode, without augmentation unless one is asked for, and reads the count once. Nothing of the samples
-    stays in the model, and one that draws even in eval mode does so from ``seeds``. ``between`` is called before each
-    batch, and may raise. Raises ``DivergedError`` where an output is NaN, which would count as an answer.
+    The model runs in eval mode and keeps nothing of the samples. Random numbers that it draws come from ``seeds``.
+    ``before_batch`` is called before each batch, and may raise.
+
+    Raises:
+        DivergedError: An output is NaN, which would count as an answer.
     """
     device = pool.labels.device
     correct = torch.zeros((), dtype=torch.int64, device=device)
-    lost = torch.zeros((), dtype=torch.bool, device=device)
+    has_nan = torch.zeros((), dtype=torch.bool, device=device)
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=bf16)
     with eval_mode(model), seeded_rng(seeds.number("noise")), autocast:
-        for inputs, labels in ScoringBatches(pool, seeds, pool.at_most(_BATCH), "head", augment):
-            if between is not None:
-                between()
+        for inputs, labels in ScoringBatches(pool, seeds, pool.at_most(_BATCH), "head", augment, before_batch):
             outputs = model(inputs)
             correct += (outputs.argmax(-1) == labels).sum()
-            lost |= outputs.isnan().any()
-    if lost:
+            has_nan |= outputs.isnan().any()
+    if has_nan:
         raise DivergedError("the trained network's outputs are NaN: lower the learning rate")
     return int(correct), len(pool)
 
 
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Meanwhile in eval mode; on leaving, modes, buffers and what modules keep count of are as they were."""
+    """Put the model into eval mode; on leaving, restore its modes, buffers and attributes."""
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     with preserved_attributes(model):
         model.eval()
         try:
             yield
         finally:
-            for buffer, value in buffers:  # without a look whether that is needed, for which a device would be waited
+            for buffer, value in buffers:  # unconditionally: to compare them would wait for the device
                 buffer.copy_(value)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import copy
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from forgetkit.storage import InitialWeights
 from forgetkit.system import memory
 from forgetkit.system.memory import translate_oom
 from forgetkit.system.torch_settings import settings_restored
-from forgetkit.unlearning.integrity import component_call, error_location
+from forgetkit.unlearning.integrity import component_call, error_location, hooks_on
 
 _OURS = ("forgetkit", "torch", "torchvision")
 
@@ -75,6 +76,24 @@ def build_network(builder: ModelBuilder, inputs: Inputs, seeds: Seeds, init: Ini
     if init is not None:
         load(model, init, f"the model {type(builder).__name__}")
     return model
+
+
+def copy_network(network: nn.Module, build: Callable[[], nn.Module]) -> nn.Module:
+    """Copy a network that was just built, or call ``build`` again if it cannot be copied.
+
+    A network with hooks is not copied, since a hook may refer to the modules that it was made for. Old-style weight
+    normalisation is such a hook.
+    """
+    if not hooks_on(network) and not any(_has_hooks(parameter) for parameter in network.parameters()):
+        try:
+            return copy.deepcopy(network)
+        except Exception:  # noqa: BLE001 - code of a module may raise anything
+            pass
+    return build()
+
+
+def _has_hooks(parameter: nn.Parameter) -> bool:
+    return any(getattr(parameter, table, None) for table in ("_backward_hooks", "_post_accumulate_grad_hooks"))
 
 
 def load(model: nn.Module, init: InitialWeights, who: str) -> None:

@@ -1,4 +1,4 @@
-"""Whether a network's outputs are what cross entropy expects: unbounded numbers."""
+"""An audit of a network's outputs: cross entropy expects unbounded numbers."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _SUM = 1e-3
 
 @torch.no_grad()
 def audit_outputs(model: nn.Module, pool: SamplePool, seeds: Seeds) -> tuple[str, ...]:
-    """Look at the outputs for a batch, in training and in eval mode; what is strange about them, at most one sentence.
+    """Audit the outputs for a batch, in training and in eval mode; return at most one sentence.
 
-    Running statistics move as in any step, and the model is left in eval mode. A softmax at the end is found whatever
-    it is called; its logarithm does no harm, since the softmax of that is the same.
+    Running statistics move as in any step, and the model is left in eval mode. A softmax at the end is recognised by
+    its values. A log-softmax is no finding, since the softmax of it is the same.
 
     Args:
         model: takes a batch and gives outputs of shape ``(n, classes)``.

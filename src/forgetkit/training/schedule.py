@@ -1,4 +1,4 @@
-"""The learning rate, a function of how much of a mega-batch is done."""
+"""The learning rate, a function of the progress in a mega-batch."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from forgetkit.contracts import ScheduleKind
 
 @dataclass(frozen=True)
 class Schedule:
-    """A learning rate for each moment of a mega-batch; it starts anew with the next.
+    """The learning rate within a mega-batch; it starts anew with the next.
 
-    ``total`` and ``milestones`` are in epochs, or in samples where those are what is given out. ``step``: lr ·
+    ``total`` and ``milestones`` are in epochs, or in samples if ``--samples`` is given. ``step``: lr ·
     gamma^(milestones passed). ``cosine``: lr / 2 · (1 + cos(π · done / total)).
     """
 
@@ -23,11 +23,11 @@ class Schedule:
     gamma: float = 0.1
 
     def at(self, epoch: int) -> float:
-        """The rate of ``epoch`` (from 1), where all is in epochs."""
+        """The rate of ``epoch`` (from 1), if ``total`` is in epochs."""
         return self.after(epoch - 1)
 
     def after(self, done: int) -> float:
-        """The rate once ``done`` is done. There is no scheduler whose state could be resumed wrongly."""
+        """The rate after ``done`` epochs or samples."""
         match self.kind:
             case "step":
                 return float(self.lr * self.gamma ** sum(done >= milestone for milestone in self.milestones))
@@ -38,5 +38,5 @@ class Schedule:
 
 
 def share_milestones(samples: int) -> tuple[int, int]:
-    """The milestones of a budget of samples: where 40 % and 80 % of them are done."""
+    """The milestones of a budget of samples: 40 % and 80 % of it, rounded up."""
     return -(-2 * samples // 5), -(-4 * samples // 5)

@@ -1,9 +1,10 @@
-"""Training for an epoch."""
+"""The training of a network for an epoch."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -14,33 +15,22 @@ from torch.optim import Optimizer
 
 from forgetkit.contracts import Augmentation
 from forgetkit.data.batches import SamplePool, batch_bounds, epoch_batches
-from forgetkit.errors import ConfigError, DivergedError
+from forgetkit.errors import ConfigError
 from forgetkit.seeding import Seeds, restore_rng, seeded_rng
 from forgetkit.training.cuda_graph import GraphedStep, Record
-from forgetkit.training.epoch_progress import EpochProgress
+from forgetkit.training.epoch_progress import EpochProgress, EpochResult
 from forgetkit.unlearning import InterventionRunner, PassCounter, TrainStep
 
 _CHECK_EVERY = 256
-"""Steps after which losses are looked at, in an epoch that has more: each look waits for the device."""
+"""Steps between two checks of the losses: each check waits for the device."""
 
 Rate = Callable[[int], float]
-"""The learning rate of a step, by how many samples of the epoch were done before it."""
-
-
-@dataclass(frozen=True)
-class EpochResult:
-    """Means over an epoch, while the weights were changing; of ``skipped`` steps nothing counts but the samples."""
-
-    loss: float
-    accuracy: float
-    samples: int
-    seconds: float
-    skipped: int = 0
+"""Gives the learning rate of a step for the number of samples of the epoch before it."""
 
 
 @dataclass(frozen=True, eq=False)
 class Trainer:
-    """A model, its optimizer and what acts on them; trains for an epoch at a time. ``passes`` counts its samples."""
+    """Trains a model with its optimizer and interventions, an epoch at a time; ``passes`` counts the samples."""
 
     model: nn.Module
     optimizer: Optimizer
@@ -50,93 +40,101 @@ class Trainer:
     bf16: bool = False
     passes: PassCounter = field(default_factory=PassCounter)
     record: Record | None = None
-    """How a step is recorded to be repeated, where that pays; not together with interventions, which look at steps."""
+    """Records a step as a graph, or None. It is not used with interventions, which act within a step."""
     skips: bool = False
-    """Whether a step is left out where its loss or a gradient is not finite. To know that, each step is waited for."""
+    """Whether a step is skipped if its loss or a gradient is not finite. Each step then waits for the device."""
 
     def begin(self, pool: SamplePool, mega_batch: int, seeds: Seeds) -> None:
-        """Let the interventions prepare for a mega-batch."""
+        """Call the interventions before the first step of a mega-batch."""
         with seeded_rng(seeds.number(mega_batch, "begin")):
             self.acting.begin(TrainStep(mega_batch), *next(pool.in_order(2)))
 
-    def epoch(
+    def epoch(self, pool: SamplePool, mega_batch: int, epoch: int, lr: float | Rate, seeds: Seeds) -> EpochResult:
+        """Train on every sample of ``pool`` once."""
+        progress = EpochProgress.start(pool.labels.device)
+        with closing(self.steps(pool, mega_batch, epoch, lr, seeds, progress)) as steps:
+            for _ in steps:
+                pass
+        return progress.result()
+
+    def steps(
         self,
         pool: SamplePool,
         mega_batch: int,
         epoch: int,
         lr: float | Rate,
         seeds: Seeds,
-        stepped: Callable[[EpochProgress, int], None] = lambda epoch_progress, total: None,
+        progress: EpochProgress,
         samples: int | None = None,
-        epoch_progress: EpochProgress | None = None,
-    ) -> EpochResult:
-        """Every sample of ``pool`` once, or the first ``samples`` in this epoch's order; or the rest of it.
+    ) -> Generator[EpochProgress, None, None]:
+        """Train for an epoch, or for the rest of it; yield after each step.
 
-        ``lr`` is the rate, or gives it for each step. Loss and hits stay on the device until the end. ``stepped`` gets
-        the progress of the epoch and the number of its steps after each step. Given a saved ``epoch_progress``, the
-        call continues from there, to the same bits.
+        Close the generator if it is left early: the global random state is that of the epoch meanwhile. Loss and hits
+        stay on the device until the end.
 
-        Raises ``DivergedError`` where a loss is not finite, or where no step could be made.
+        Args:
+            pool: The samples.
+            mega_batch: Its number, from 1.
+            epoch: Its number in the mega-batch, from 1.
+            lr: The learning rate, or a function that gives it for each step.
+            seeds: The random streams of the run.
+            progress: :meth:`EpochProgress.start`, or the progress of a checkpoint, from which the epoch continues to
+                the same bits. It is updated in place.
+            samples: Train on that many of the samples only, the first in this epoch's order.
+
+        Raises:
+            DivergedError: A loss is not finite, or no step could be made.
         """
         seeds, device = seeds.within(mega_batch, epoch), pool.labels.device
         size = len(pool) if samples is None else samples
-        total = len(batch_bounds(size, self.batch_size))
-        epoch_progress = epoch_progress or EpochProgress.beginning(device)
-        epoch_progress.full = min(size, self.batch_size)
-        began = time.perf_counter() - epoch_progress.seconds
-        batches = epoch_batches(pool, self.batch_size, self.augment, seeds, size, epoch_progress.steps)
+        progress.mega_batch, progress.epoch = mega_batch, epoch
+        progress.total, progress.full = len(batch_bounds(size, self.batch_size)), min(size, self.batch_size)
+        began = time.perf_counter() - progress.seconds
+        batches = epoch_batches(pool, self.batch_size, self.augment, seeds, size, progress.steps)
         self.model.train()
         with seeded_rng(seeds.number("noise")):
-            if epoch_progress.draws is not None:
-                restore_rng(epoch_progress.draws, device)
+            if progress.draws is not None:
+                restore_rng(progress.draws, device)
             for inputs, labels in batches:
-                epoch_progress.rate = self._rated(lr, epoch_progress.samples, epoch_progress.rate)
-                self._step(TrainStep(mega_batch, epoch, epoch_progress.steps), inputs, labels, epoch_progress)
-                epoch_progress.steps += 1
-                epoch_progress.samples += len(labels)
-                epoch_progress.seconds = time.perf_counter() - began
+                progress.rate = self._set_rate(lr, progress.samples, progress.rate)
+                self._step(TrainStep(mega_batch, epoch, progress.steps), inputs, labels, progress)
+                progress.steps += 1
+                progress.samples += len(labels)
+                progress.seconds = time.perf_counter() - began
                 self.passes.add(forward=len(labels), backward=len(labels))
-                if epoch_progress.steps % _CHECK_EVERY == 0:
-                    require_finite(epoch_progress, mega_batch, epoch, total)
-                stepped(epoch_progress, total)
-            require_finite(epoch_progress, mega_batch, epoch, total)
-            self.acting.after_epoch(TrainStep(mega_batch, epoch, total))
-        seconds, counted = time.perf_counter() - began, epoch_progress.counted
-        return EpochResult(
-            epoch_progress.loss_read / counted,
-            int(epoch_progress.hits) / counted,
-            size,
-            seconds,
-            epoch_progress.skipped,
-        )
+                if progress.steps % _CHECK_EVERY == 0:
+                    progress.require_finite()
+                yield progress
+            progress.require_finite()
+            self.acting.after_epoch(TrainStep(mega_batch, epoch, progress.total))
+        progress.seconds = time.perf_counter() - began
 
-    def _step(self, place: TrainStep, inputs: Tensor, labels: Tensor, epoch_progress: EpochProgress) -> None:
-        """Forward, backward, and on."""
+    def _step(self, position: TrainStep, inputs: Tensor, labels: Tensor, progress: EpochProgress) -> None:
         before = [buffer.clone() for buffer in self.model.buffers()] if self.skips else []
-        with self.acting.step(place, inputs, labels) as acting:
-            if self._captured is None or len(labels) < epoch_progress.full:  # what is recorded is what comes most often
+        with self.acting.step(position, inputs, labels) as acting:
+            if self._graphed_step is None or len(labels) < progress.full:  # the most frequent shape is recorded
                 loss, right = self._gradients(inputs, labels, acting.loss)
             else:
-                loss, right = self._captured(inputs, labels)
-            if self.skips and not self._sound(loss):
+                loss, right = self._graphed_step(inputs, labels)
+            if self.skips and not self._is_finite(loss):
                 acting.skip()
                 for buffer, value in zip(self.model.buffers(), before, strict=True):
-                    buffer.copy_(value)  # running statistics know nothing of it either
-                epoch_progress.skipped += 1
+                    buffer.copy_(value)  # running statistics leave the step out, too
+                progress.skipped += 1
                 return
             acting.before()
             self.optimizer.step()
-        epoch_progress.record_step(loss, right, len(labels))
+        progress.add_step(loss, right, len(labels))
 
-    def _sound(self, loss: Tensor) -> bool:
-        """Whether the loss and all gradients are finite; read from the device once."""
+    def _is_finite(self, loss: Tensor) -> bool:
+        """Whether the loss and all gradients are finite; reads from the device once."""
         grads = (p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None)
         return bool(torch.stack([loss.isfinite(), *(grad.isfinite().all() for grad in grads)]).all())
 
     def _gradients(
         self, inputs: Tensor, labels: Tensor, term: Callable[[], Tensor | float] = lambda: 0.0
     ) -> tuple[Tensor, Tensor]:
-        """Forward and backward, ``term`` added to the mean loss: that loss without it, and how many were right."""
+        """Run forward and backward with ``term`` added to the mean loss; return that loss without it, and the hits."""
         with torch.autocast(inputs.device.type, torch.bfloat16, enabled=self.bf16):
             outputs = self._forward(inputs)
             loss = cross_entropy(outputs, labels)
@@ -150,13 +148,13 @@ class Trainer:
         return loss.detach(), (outputs.detach().argmax(-1) == labels).sum()
 
     @cached_property
-    def _captured(self) -> GraphedStep | None:
+    def _graphed_step(self) -> GraphedStep | None:
         if self.record is None or self.acting.interventions:
             return None
         return GraphedStep(self.model, self._gradients, self.record)
 
-    def _rated(self, lr: float | Rate, done: int, before: float | None) -> float:
-        """The rate of the next step. Set where it changes, and at the start: what else sets it meanwhile is left so."""
+    def _set_rate(self, lr: float | Rate, done: int, before: float | None) -> float:
+        """Set the learning rate of the next step if it changes: between two changes an intervention may set its own."""
         rate = lr(done) if callable(lr) else lr
         if rate != before:
             for group in self.optimizer.param_groups:
@@ -173,20 +171,3 @@ class Trainer:
                     f"batch normalisation cannot train on a batch of a single sample: use {remedy}"
                 ) from error
             raise
-
-
-def require_finite(epoch_progress: EpochProgress, mega_batch: int, epoch: int, total: int) -> None:
-    """``DivergedError`` where one of the latest losses is not finite, or where none of an epoch's steps was made."""
-    where = f"in mega-batch {mega_batch}, epoch {epoch}"
-    wrong = epoch_progress.first_nonfinite()
-    if wrong is not None:
-        step, rate, loss = wrong
-        raise DivergedError(
-            f"the loss is {loss} {where}, step {step} of {total}, at learning rate {rate:g}: begin anew with a "
-            "smaller --lr, or leave such steps out by --on-nan skip"
-        )
-    if epoch_progress.skipped == total:
-        raise DivergedError(
-            f"no step could be made {where}, at learning rate {epoch_progress.rate or 0.0:g}: the loss or a gradient "
-            "was NaN or infinite in each; begin anew with a smaller --lr"
-        )

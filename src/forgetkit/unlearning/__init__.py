@@ -1,15 +1,19 @@
-"""Forgetting, for any ``nn.Module`` in anybody's loop. Knows nothing of streams, runs or plugins."""
+"""Unlearning for any ``nn.Module`` in any training loop. Knows nothing of streams, runs or plugins.
 
-from forgetkit.unlearning.fresh_values import NO_HISTORY, Memory, ModelHistory, RepeatedValues
+Read ``pipeline`` first: score, select, apply.
+"""
+
+from forgetkit.unlearning.fresh_values import NO_HISTORY, Memory, ModelHistory
 from forgetkit.unlearning.interventions import InterventionRunner, StepHooks, TrainStep, overridden_hooks
 from forgetkit.unlearning.labels import class_probabilities, require_classes
+from forgetkit.unlearning.lazy_tensors import LazyScores
 from forgetkit.unlearning.masks import MaskRecorder, Masks, from_state
 from forgetkit.unlearning.model_view import Scoring
 from forgetkit.unlearning.pass_counter import PassCounter
 from forgetkit.unlearning.pipeline import ResetPolicy, require_trained_by, score, unlearn, unwrap
-from forgetkit.unlearning.probe import LazyScores
+from forgetkit.unlearning.repeats import RepeatedValues
 from forgetkit.unlearning.report import LayerReport, UnlearnReport
-from forgetkit.unlearning.selection import count_of, select
+from forgetkit.unlearning.selection import Selection, count_of, select
 from forgetkit.unlearning.selection_group import SelectionGroup
 from forgetkit.unlearning.structure import head_of
 
@@ -26,6 +30,7 @@ __all__ = [
     "RepeatedValues",
     "ResetPolicy",
     "Scoring",
+    "Selection",
     "SelectionGroup",
     "StepHooks",
     "TrainStep",

@@ -1,10 +1,11 @@
-"""Changes written in place, and the optimizer's memory of the old values cleared under the mask."""
+"""Apply: write changes in place, and clear the optimizer's state of the old values under the mask."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -13,39 +14,45 @@ from torch.optim import SGD, Optimizer
 
 from forgetkit.contracts import Change
 from forgetkit.errors import ComponentError
-from forgetkit.unlearning.integrity import all_finite, attribute_errors_to, order_in_memory
+from forgetkit.unlearning.integrity import attribute_errors_to
 from forgetkit.unlearning.masks import MaskCallback, pack_mask, unpack_mask
 from forgetkit.unlearning.report import LayerReport
+from forgetkit.unlearning.tensor_checks import all_finite, order_in_memory
 
-Undo = list[Callable[[], None]]
+Undo = list[Callable[[], object]]
 _END = object()
 _PIECE = 2**20
 
 
 @dataclass
 class AppliedChanges:
-    """What has been changed so far."""
+    """What has been written so far."""
 
     layers: dict[str, LayerReport] = field(default_factory=dict)
     buffers: list[str] = field(default_factory=list)
     optimizer_cleared: int = 0
     changed: int = 0
-    """Parameter entries whose value is another than before."""
+    """Parameter entries whose value differs from before."""
+
+    @property
+    def reset(self) -> int:
+        """Parameter entries that got a value."""
+        return sum(layer.reset for layer in self.layers.values())
 
 
 @contextmanager
 def all_or_nothing() -> Iterator[Undo]:
-    """Everything that is done inside stays, or nothing does: a failure calls what the list holds, the last first.
+    """Yield a list of functions that undo what is done inside; a failure calls them, the last first.
 
-    For that, the old values of what is overwritten are kept until the end, and no others.
+    Until then they hold the old values of what is overwritten, and no others.
     """
     undo: Undo = []
-    with torch.no_grad(), ExitStack() as every:  # in which one that fails keeps no other from being called
+    with torch.no_grad(), ExitStack() as calls:  # calls each, even if another fails
         try:
             yield undo
         except BaseException:
             for put_back in undo:
-                every.callback(put_back)
+                calls.callback(put_back)
             raise
 
 
@@ -59,21 +66,36 @@ def apply(
     require_ready: Callable[[], None] = lambda: None,
     record_mask: MaskCallback | None = None,
 ) -> AppliedChanges:
-    """Write each change before the next is asked for; entries outside a mask keep their bits.
+    """Write θ ← θ·(1-M) + ξ·M for each change (its mask M and value ξ), before the next one is computed.
 
-    Written through a view in the order of memory, which holds for any memory format and which autograd notices;
-    ``flatten()`` and ``.data`` would lose the write on channels_last weights, or bypass autograd.
+    Entries outside a mask keep their bits. The write goes through a view in memory order, which works for any memory
+    format and which autograd notices; ``flatten()`` loses writes to channels_last weights, ``.data`` bypasses autograd.
+
+    Args:
+        model: The model to write to.
+        changes: At most one per parameter or buffer.
+        optimizer: Clear its state under each mask; None: leave it.
+        open_names: The parameters and buffers that may change.
+        who: The component that proposes the changes, for messages.
+        undo: Receives functions that undo each write.
+        require_ready: Is called before each write.
+        record_mask: Gets each mask.
+
+    Raises:
+        ComponentError: If a change is not valid.
     """
-    tally = AppliedChanges()
+    applied = AppliedChanges()
     parameters, buffers = dict(model.named_parameters()), dict(model.named_buffers())
     if not isinstance(changes, Iterable):
         raise ComponentError(f"{who} proposed {type(changes).__name__}, not changes one after the other")
-    with _iterate_changes(changes) as one_by_one:
+    iterator = iter(changes)
+    # A generator is closed before anything is undone, so that it gives back the lent model.
+    with closing(iterator) if isinstance(iterator, Generator) else nullcontext():
         while True:
             with attribute_errors_to(who):
-                change = next(one_by_one, _END)
+                change = next(iterator, _END)
             if change is _END:
-                break
+                return applied
             require_ready()
             if not isinstance(change, Change):
                 raise ComponentError(f"{who} proposed {type(change).__name__}, not a Change")
@@ -82,113 +104,111 @@ def apply(
                 raise ComponentError(f"{who} proposed a change to '{change.name}', which the model does not have")
             if change.name not in open_names:
                 raise ComponentError(f"{who} proposed a change to '{change.name}', which is frozen or unused")
-            if change.name in tally.layers or change.name in tally.buffers:
+            if change.name in applied.layers or change.name in applied.buffers:
                 raise ComponentError(f"{who} proposed two changes to '{change.name}'")
-            value = _validate_change(change, tensor, who)
+            _require_valid(change, tensor, who)
             mask = None if change.mask is None else change.mask.to(tensor.device)
-            count, changed = _write(tensor, mask, value, undo)
+            reset, changed = _write(tensor, mask, change.value, undo)
             if change.name in buffers:
-                tally.buffers.append(change.name)
+                applied.buffers.append(change.name)
                 continue
-            tally.layers[change.name] = LayerReport(tensor.numel(), count)
-            tally.changed += changed
+            applied.layers[change.name] = LayerReport(tensor.numel(), reset)
+            applied.changed += changed
             if record_mask is not None:
                 record_mask(change.name, mask, tensor.shape)
             if optimizer is not None:
-                tally.optimizer_cleared += clear_state(optimizer, tensor, mask, undo)
-    return tally
+                applied.optimizer_cleared += clear_state(optimizer, tensor, mask, undo)
 
 
-@contextmanager
-def _iterate_changes(changes: Iterable[Change]) -> Iterator[Iterator[Change]]:
-    """The changes one by one. What a generator holds open (the lent model) is given back before anything is undone."""
-    one_by_one = iter(changes)
-    with closing(one_by_one) if isinstance(one_by_one, Generator) else nullcontext():
-        yield one_by_one
+def _require_valid(change: Change, tensor: Tensor, who: str) -> None:
+    shape, mask, value = tuple(tensor.shape), change.mask, change.value
+    if mask is not None and not (isinstance(mask, Tensor) and mask.dtype == torch.bool and tuple(mask.shape) == shape):
+        raise ComponentError(f"{who}: the mask for '{change.name}' is not a bool tensor of shape {shape}")
+    if not isinstance(value, Tensor):
+        raise ComponentError(f"{who}: the value for '{change.name}' is {type(value).__name__}, not a tensor")
+    if tuple(value.shape) != shape:
+        raise ComponentError(f"{who}: the value for '{change.name}' has shape {tuple(value.shape)}, not {shape}")
+    if value.is_floating_point() and not all_finite(value):
+        raise ComponentError(f"{who}: the value for '{change.name}' holds NaN or infinity")
 
 
 def _write(tensor: Tensor, mask: Tensor | None, value: Tensor | None, undo: Undo) -> tuple[int, int]:
-    """Give the entries under ``mask`` their value (None: zero); return how many they are, and how many it changed.
+    """Write ``value`` (None: zero) under ``mask``; return how many entries were written and how many changed.
 
-    Each piece's old entries are kept before it is written to. Places are looked up in the order of memory, a piece at
-    a time: an index takes eight bytes.
+    Positions are computed in memory order, a piece at a time: an index takes eight bytes. The old entries of each piece
+    are kept before it is written.
     """
+    flat = _FlatView(tensor)
     if mask is None:
-        whole = tensor.clone()
-        undo.append(lambda: _copy(tensor, whole))
-        _copy(tensor, torch.zeros_like(tensor) if value is None else value)
-        line = _FlatView(tensor)
-        pairs = zip(line.of(tensor).split(_PIECE), line.of(whole).split(_PIECE), strict=True)
-        return tensor.numel(), sum(_count_differing(new, old) for new, old in pairs)
-    line, kept, count, changed = _FlatView(tensor), list[tuple[Tensor, Tensor]](), 0, 0
-    undo.append(lambda: _restore_pieces(line, kept))
-    with line.written() as entries:
-        news = None if value is None else line.of(value).split(_PIECE)
-        for at, (part, where) in enumerate(zip(entries.split(_PIECE), line.of(mask).split(_PIECE), strict=True)):
-            places = _true_positions(where)
-            old = part[places]
-            new = torch.zeros_like(old) if news is None else news[at].to(part.device)[places].to(part)
-            kept.append((pack_mask(where), old))
-            count, changed = count + len(places), changed + _count_differing(new, old)
-            part.index_copy_(0, places, new)
-    return count, changed
+        old = tensor.clone()
+        undo.append(partial(tensor.copy_, old))
+        tensor.copy_(torch.zeros_like(tensor) if value is None else value)
+        pairs = zip(flat.of(tensor).split(_PIECE), flat.of(old).split(_PIECE), strict=True)
+        return tensor.numel(), sum(_count_differing(new, before) for new, before in pairs)
+    old_pieces, written, changed = list[tuple[Tensor, Tensor]](), 0, 0
+    undo.append(lambda: _restore_pieces(flat, old_pieces))
+    with flat.writable() as entries:
+        values = None if value is None else flat.of(value).split(_PIECE)
+        for at, (piece, where) in enumerate(zip(entries.split(_PIECE), flat.of(mask).split(_PIECE), strict=True)):
+            positions = _true_positions(where)
+            old = piece[positions]
+            new = torch.zeros_like(old) if values is None else values[at].to(piece.device)[positions].to(piece)
+            old_pieces.append((pack_mask(where), old))
+            written, changed = written + len(positions), changed + _count_differing(new, old)
+            piece.index_copy_(0, positions, new)
+    return written, changed
 
 
-def _restore_pieces(line: _FlatView, kept: list[tuple[Tensor, Tensor]]) -> None:
-    """Undo what was written to as many pieces as ``kept`` has: of each the packed mask and the old entries."""
-    with line.written() as entries:
-        for part, (bits, old) in zip(entries.split(_PIECE), kept, strict=False):
-            part.index_copy_(0, _true_positions(unpack_mask(bits, part.shape)), old)
-
-
-def _copy(tensor: Tensor, value: Tensor) -> None:
-    tensor.copy_(value)
+def _restore_pieces(flat: _FlatView, old_pieces: list[tuple[Tensor, Tensor]]) -> None:
+    """Undo the writes to the first pieces, of each of which there are the packed mask and the old entries."""
+    with flat.writable() as entries:
+        for piece, (bits, old) in zip(entries.split(_PIECE), old_pieces, strict=False):
+            piece.index_copy_(0, _true_positions(unpack_mask(bits, piece.shape)), old)
 
 
 def _count_differing(new: Tensor, old: Tensor) -> int:
-    """How many entries are other values."""
     return int((new != old).sum())
 
 
 def _true_positions(mask: Tensor) -> Tensor:
-    """Where a bool tensor of one dimension is true."""
-    if mask.device.type == "cpu":  # twice as fast as torch
+    """Return the positions at which a flat mask is true; numpy is twice as fast on the CPU."""
+    if mask.device.type == "cpu":
         return torch.from_numpy(np.flatnonzero(mask.numpy()))
     return mask.nonzero().flatten()
 
 
 class _FlatView:
-    """A tensor's entries in a line, as they lie in memory."""
+    """A tensor's entries in one dimension, in memory order."""
 
     def __init__(self, tensor: Tensor) -> None:
         self._tensor = tensor
         self._order = order_in_memory(tensor)
 
     def of(self, other: Tensor) -> Tensor:
-        """The entries of a tensor of the same shape, in the same order."""
+        """Return the entries of a tensor of the same shape, in the same order."""
         return other.detach().permute(self._order).reshape(-1)
 
     @contextmanager
-    def written(self) -> Iterator[Tensor]:
-        """The tensor's own entries, to be written to: a view of them, or where it has gaps a copy to put back."""
-        turned = self._tensor.detach().permute(self._order)
-        entries = turned.reshape(-1)
+    def writable(self) -> Iterator[Tensor]:
+        """Yield a view of the tensor's own entries, or, if it has gaps, a copy that is written back on leaving."""
+        permuted = self._tensor.detach().permute(self._order)
+        entries = permuted.reshape(-1)
         yield entries
-        if not turned.is_contiguous():
-            turned.copy_(entries.view(turned.shape))
+        if not permuted.is_contiguous():
+            permuted.copy_(entries.view(permuted.shape))
 
 
 def clear_state(optimizer: Optimizer, parameter: Tensor, mask: Tensor | None, undo: Undo) -> int:
-    """Zero the per-entry state of ``parameter`` under ``mask``; return how many entries that were.
+    """Zero the per-entry state of ``parameter`` under ``mask``; return the number of entries.
 
-    Without a mask the whole state goes, step count included, and the optimizer starts it anew.
-    Under a mask a scalar step count stays, since it belongs to the kept entries too; so does state that is
-    not per entry (Adafactor's rows and columns).
+    Without a mask the whole state is dropped, step count included, and the optimizer starts it anew. Under a mask a
+    scalar step count stays, since it belongs to the kept entries too, and so does state that is not per entry
+    (Adafactor's rows and columns).
     """
     if parameter not in optimizer.state:
         return 0
     if mask is None and isinstance(optimizer, SGD) and optimizer.defaults.get("fused"):
-        # Its step fails where some parameters have their momentum and others none; one of zeros is a new start too.
+        # Fused SGD fails if only some parameters have momentum; momentum of zeros is a fresh start too.
         mask = torch.ones_like(parameter, dtype=torch.bool)
     per_entry = [
         value
@@ -203,18 +223,5 @@ def clear_state(optimizer: Optimizer, parameter: Tensor, mask: Tensor | None, un
 
 
 def clear_all_state(optimizer: Optimizer, model: nn.Module, undo: Undo) -> int:
-    """Drop the whole state of the model's parameters, as a new optimizer would; return how many entries that were."""
+    """Drop the state of all the model's parameters, as a new optimizer would; return the number of entries."""
     return sum(clear_state(optimizer, parameter, None, undo) for parameter in model.parameters())
-
-
-def _validate_change(change: Change, tensor: Tensor, who: str) -> Tensor:
-    shape, mask, value = tuple(tensor.shape), change.mask, change.value
-    if mask is not None and not (isinstance(mask, Tensor) and mask.dtype == torch.bool and tuple(mask.shape) == shape):
-        raise ComponentError(f"{who}: the mask for '{change.name}' is not a bool tensor of shape {shape}")
-    if not isinstance(value, Tensor):
-        raise ComponentError(f"{who}: the value for '{change.name}' is {type(value).__name__}, not a tensor")
-    if tuple(value.shape) != shape:
-        raise ComponentError(f"{who}: the value for '{change.name}' has shape {tuple(value.shape)}, not {shape}")
-    if value.is_floating_point() and not all_finite(value):
-        raise ComponentError(f"{who}: the value for '{change.name}' holds NaN or infinity")
-    return value

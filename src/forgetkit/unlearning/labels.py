@@ -1,4 +1,4 @@
-"""Whether targets are class numbers: for criteria that ask about other labels than those that are given."""
+"""Checks that targets are class numbers, for criteria that consider labels other than the given ones."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ def require_classes(outputs: Any, targets: Tensor, who: str, remedy: str) -> Non
     """Check that a network classifies.
 
     Args:
-        outputs: what the network gives, logits of shape ``(batch, classes, ...)`` of two classes at least.
-        targets: class numbers, integers of shape ``(batch, ...)``; those below zero mean that a sample is ignored.
-        who: the component that asks, for the message.
-        remedy: what to do otherwise, for the message.
+        outputs: What the network returns: logits of shape ``(batch, classes, ...)`` with at least two classes.
+        targets: Class numbers, integers of shape ``(batch, ...)``; a negative one marks an ignored sample.
+        who: The component, for the message.
+        remedy: What to do otherwise, for the message.
 
     Raises:
-        OptionError: if outputs or targets are others.
+        OptionError: If outputs or targets are anything else.
     """
     shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
     if not isinstance(outputs, Tensor) or outputs.ndim < 2 or outputs.shape[1] < 2:
@@ -40,7 +40,7 @@ def require_classes(outputs: Any, targets: Tensor, who: str, remedy: str) -> Non
 
 
 def class_probabilities(probe: Probe, inputs: Tensor, targets: Tensor, who: str, remedy: str) -> Tensor:
-    """The predicted distribution, ``(batch, classes)``; arguments and errors are those of :func:`require_classes`."""
+    """Return the predicted distribution, ``(batch, classes)``; see :func:`require_classes` for arguments and errors."""
     outputs = probe.outputs(inputs)
     if isinstance(outputs, Tensor) and outputs.ndim != 2:
         raise OptionError(f"{who} need outputs of shape (batch, classes), not {tuple(outputs.shape)}: {remedy}")

@@ -1,4 +1,4 @@
-"""A model, examined: what can be scored and reset, in which order it executes, and the probe a criterion gets."""
+"""A model, examined: what can be scored and reset, its layers and units, and the probe that a criterion gets."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -15,20 +15,37 @@ from forgetkit.contracts import Importance, Layer, Mode, Origin, Reference, Scop
 from forgetkit.errors import ComponentError, NoMatchError, OptionError
 from forgetkit.seeding import Seeds
 from forgetkit.unlearning import structure
-from forgetkit.unlearning.fresh_values import FreshValues, Lookup, ModelHistory, can_reset
+from forgetkit.unlearning.activity import activity_in, capture_inputs
+from forgetkit.unlearning.fresh_values import FreshValues, ModelHistory, can_reset
 from forgetkit.unlearning.integrity import component_call, read_only, restore_state
+from forgetkit.unlearning.lazy_tensors import LazyTensors
 from forgetkit.unlearning.pass_counter import PassCounter
 from forgetkit.unlearning.probe import Batches, GuardedProbe, Loss, ReplayableBatches, ValidatedScores
-from forgetkit.unlearning.units import activity_in, capture_inputs, units_of
+from forgetkit.unlearning.units import units_of
 
 
 @dataclass(frozen=True)
 class Scoring:
-    """What is scored, and how the network is run meanwhile.
+    """Which parameters are scored, and in which mode the network runs.
 
-    params: which parameters are scored, and can be selected: all, weights, or conv-linear (see
-        :data:`forgetkit.contracts.Scope`).
-    mode: eval, or train for the statistics of each batch instead of the running ones, which are put back.
+    Args:
+        params: The parameters that are scored and can be selected: ``"all"``, ``"weights"`` (without biases), or
+            ``"conv-linear"`` (matrices and kernels only); see :data:`forgetkit.contracts.Scope`.
+        mode: ``"eval"`` uses running statistics of batch normalisation, ``"train"`` those of each batch. Either way
+            the running statistics stay as they are.
+
+    Raises:
+        OptionError: When it is used, if an option has another value.
+
+    Example:
+        >>> import torch, forgetkit
+        >>> model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
+        >>> scores = forgetkit.score(model, importance="magnitude", scoring=forgetkit.Scoring(params="weights"))
+        >>> {name: tuple(score.shape) for name, score in scores.items()}
+        {'0.weight': (4, 3), '2.weight': (2, 4)}
+
+    References:
+        Ramkumar et al. (2023) score every parameter, and their code does so in eval mode: these are the defaults.
     """
 
     params: Scope = "all"
@@ -40,7 +57,7 @@ DEFAULT_SCORING = Scoring()
 
 @dataclass(eq=False)
 class ViewCache:
-    """What changes about a view: whether it is lent out; what is found on a batch, once somebody asks."""
+    """The mutable part of a view: whether the model is lent, and what a batch has shown of its structure."""
 
     lent: bool = False
     layers: tuple[Layer, ...] | None = None
@@ -49,9 +66,11 @@ class ViewCache:
 
 @dataclass(frozen=True, eq=False)
 class ModelView:
-    """A model, examined: what can be scored and reset, and in which order it executes.
+    """A model, examined.
 
-    ``passes`` counts the samples that components run through it; the few that show how it is made are not among them.
+    ``targets`` are the trainable parameters, ``scored`` those of them that are scored, ``buffers`` the buffers that may
+    change, ``left_out`` the other parameters with the reason. ``passes`` counts the samples that components run through
+    the model, without the few that show its structure.
     """
 
     model: nn.Module
@@ -59,12 +78,12 @@ class ModelView:
     loss: Loss
     seeds: Seeds
     scoring: Scoring
-    past: ModelHistory
+    history: ModelHistory
     targets: Mapping[str, Tensor]
     scored: Mapping[str, Tensor]
     left_out: Mapping[str, str]
     buffers: Mapping[str, Tensor]
-    standing: ViewCache = field(default_factory=ViewCache)
+    cache: ViewCache = field(default_factory=ViewCache)
     passes: PassCounter = field(default_factory=PassCounter)
 
     @classmethod
@@ -75,36 +94,36 @@ class ModelView:
         loss: Loss,
         seeds: Seeds,
         scoring: Scoring,
-        past: ModelHistory,
+        history: ModelHistory,
     ) -> ModelView:
-        """Examine ``model``, which the caller lends meanwhile (:func:`restore_state`).
+        """Examine ``model``, whose state is restored.
 
-        With batches, two samples show what the loss depends on and in which order the modules execute; where that
-        leaves a parameter out, the whole first batch is asked, since a model may route samples differently.
-        Of a model that is built anew every buffer is open, of others those of modules that can reset themselves.
+        Two samples show which parameters the loss depends on and in which order the modules execute. If a parameter
+        seems unused, the whole first batch decides, since a model may route samples differently. All buffers of a
+        model that can be built anew may change; otherwise those of modules that can reset themselves.
         """
         trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
         left_out = {name: "frozen" for name, p in model.named_parameters() if not p.requires_grad}
         if not trainable:
             raise NoMatchError(f"{type(model).__name__} has no trainable parameter; there is nothing to forget")
         owners = structure.owners(model)
-        resettable = {
+        buffers = {
             name: buffer
             for name, buffer in model.named_buffers()
-            if (past.build is not None or can_reset(owners[name].module))
+            if (history.build is not None or can_reset(owners[name].module))
             and not structure.is_frozen(owners[name].module)
         }
-        again = None if batches is None else ReplayableBatches(batches)
-        standing = ViewCache()
-        if again is not None:
-            probe = GuardedProbe(model, again, tuple(trainable), loss, seeds)
-            sample = next(probe.batches(2), None)
-            if sample is None:
-                raise OptionError("there are no batches to look at: 'batches' is empty")
-            with structure.execution_order(model) as order:
-                reached = probe.reached(*sample)
-                if None in reached.values():
-                    reached = probe.reached(*next(probe.batches()))
+        replayable, cache = None if batches is None else ReplayableBatches(batches), ViewCache()
+        if replayable is not None:
+            with restore_state(model, seeds.number("lent"), training=scoring.mode == "train"):
+                probe = GuardedProbe(model, replayable, tuple(trainable), loss, seeds)
+                sample = next(probe.batches(2), None)
+                if sample is None:
+                    raise OptionError("there are no batches to look at: 'batches' is empty")
+                with structure.execution_order(model) as order:
+                    reached = probe.reached(*sample)
+                    if None in reached.values():
+                        reached = probe.reached(*next(probe.batches()))
             if all(grad is None for grad in reached.values()):
                 raise NoMatchError(
                     f"the loss has no gradient for any trainable parameter of {type(model).__name__}: let it depend on "
@@ -112,36 +131,35 @@ class ModelView:
                 )
             left_out |= {name: "unused" for name, grad in reached.items() if grad is None}
             trainable = {name: p for name, p in trainable.items() if reached[name] is not None}
-            standing.layers = _open_layers(structure.layers_in(model, order, resettable), trainable, left_out)
+            cache.layers = _open_layers(structure.layers_in(model, order, buffers), trainable, left_out)
         targets = {name: p.detach() for name, p in trainable.items()}
         inside = structure.names_in(model, scoring.params)
         scored = {name: p for name, p in targets.items() if name in inside}
         if not scored:
             raise NoMatchError(f"score-params={scoring.params}: {type(model).__name__} has no such parameter")
-        return cls(
-            model, again, loss, seeds, scoring, past, MappingProxyType(targets), scored, left_out, resettable, standing
-        )
+        frozen_targets = MappingProxyType(targets)
+        return cls(model, replayable, loss, seeds, scoring, history, frozen_targets, scored, left_out, buffers, cache)
 
     @contextmanager
     def lend(self, who: str) -> Iterator[None]:
-        """Meanwhile the model is ``who``'s to look at, in the mode it is to be scored in."""
-        before, self.standing.lent = self.standing.lent, True
+        """Lend the model to ``who``, read-only, in the mode that it is scored in."""
+        before, self.cache.lent = self.cache.lent, True
         try:
             with read_only(self.model, who, self.seeds.number("lent"), training=self.scoring.mode == "train"):
                 yield
         finally:
-            self.standing.lent = before
+            self.cache.lent = before
 
     def require_back(self, who: str) -> None:
-        """``ComponentError`` where ``who`` has the model lent while it is to be written to."""
-        if self.standing.lent:
+        """Raise ``ComponentError`` if ``who`` still borrows the model that is to be written to."""
+        if self.cache.lent:
             raise ComponentError(f"{who} proposes a change while the model is lent to it: leave context.probe() first")
 
     def scores(self, importance: Importance) -> ValidatedScores:
-        """Score, with the model lent out. The caller checks that its parameters are unchanged."""
+        """Score: call the criterion with a probe. Call it inside :func:`assert_params_unchanged`."""
         who = component_name(importance)
         with restore_state(self.model, self.seeds.number("lent"), training=self.scoring.mode == "train"):
-            probe = ModelProbe(self, who, self.past.memory(importance))
+            probe = ModelProbe(self, who, self.history.memory(importance))
             with component_call(f"the importance criterion {who}"):
                 scores = importance.score(probe)
         return ValidatedScores(scores, self.scored, who, allows_ties=bool(getattr(importance, "allows_ties", False)))
@@ -149,91 +167,102 @@ class ModelView:
     @property
     def layers(self) -> tuple[Layer, ...]:
         """The layers in order of execution."""
-        if self.standing.layers is None:
-            with self._shown("the order of execution is seen on") as (probe, inputs):
+        if self.cache.layers is None:
+            with self._two_samples("the order of execution is seen on") as (probe, inputs):
                 with structure.execution_order(self.model) as order:
                     probe.outputs(inputs)
                 layers = structure.layers_in(self.model, order, self.buffers)
-                self.standing.layers = _open_layers(layers, self.targets, self.left_out)
-        return self.standing.layers
+                self.cache.layers = _open_layers(layers, self.targets, self.left_out)
+        return self.cache.layers
 
     @property
     def units(self) -> tuple[UnitGroup, ...]:
         """The groups of units, traced once."""
-        if self.standing.units is None:
-            with self._shown("units are found by tracing") as (_, inputs):
-                self.standing.units = units_of(self.model, inputs, {*self.targets, *self.buffers})
-        return self.standing.units
+        if self.cache.units is None:
+            with self._two_samples("units are found by tracing") as (_, inputs):
+                self.cache.units = units_of(self.model, inputs, {*self.targets, *self.buffers})
+        return self.cache.units
 
     @contextmanager
-    def _shown(self, what: str) -> Iterator[tuple[GuardedProbe, Tensor]]:
-        """Two samples, and the model to run on them."""
+    def _two_samples(self, what: str) -> Iterator[tuple[GuardedProbe, Tensor]]:
         if self.batches is None:
             raise OptionError(f"{what} a batch: give batches of (inputs, targets)")
         with self.lend("examining"):
             probe = GuardedProbe(self.model, self.batches, (), self.loss, self.seeds)
             yield probe, next(probe.batches(2))[0]
 
-    def names(self, scope: Scope | Literal["norm"], of: Mapping[str, Tensor]) -> tuple[str, ...]:
-        """The names in ``of`` that are in ``scope``."""
-        inside = structure.names_in(self.model, scope)
-        return tuple(name for name in of if name in inside)
-
-    def reference(self, which: Reference, today: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Weights of the past, each in the dtype and on the device of what it stands beside."""
-        values = {"initial": self.past.initial, "previous": self.past.previous}.get(which)
-        if values is None:
+    def reference(self, which: Reference, current: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return earlier weights, each in the dtype and on the device of the ``current`` tensor of that name."""
+        lookup = {"initial": self.history.initial, "previous": self.history.previous}.get(which)
+        if lookup is None:
             if which not in ("initial", "previous"):
                 raise OptionError(f"reference weights are initial or previous, not '{which}'")
             remedy = "; in a run, its class says needs_previous = True" if which == "previous" else ""
-            raise OptionError(f"the {which} weights are not known here: pass {which}=, copies of state_dict(){remedy}")
-        return ReferenceWeights(values, today)
+            raise OptionError(f"the {which} weights are unknown: pass {which}=, copies of state_dict(){remedy}")
+
+        def earlier(name: str) -> Tensor:
+            now = current[name]
+            try:
+                value = lookup(name)
+            except KeyError as error:
+                raise OptionError(f"the earlier weights hold no '{name}': pass all of state_dict()") from error
+            if value.shape != now.shape:
+                raise OptionError(f"the earlier weights hold '{name}' in another shape than {tuple(now.shape)}")
+            if value.untyped_storage().data_ptr() == now.untyped_storage().data_ptr():
+                raise OptionError(f"the earlier weights hold the model's own '{name}', which has changed: pass copies")
+            return value.detach().to(now)
+
+        return LazyTensors(current.keys(), earlier)
 
 
-class ReferenceWeights(Mapping[str, Tensor]):
-    """Weights of the past, looked up when they are asked for, on the device and in the dtype of today's."""
+class ViewAccess:
+    """The answers that a probe and a reset context have in common, taken from a view of the model."""
 
-    def __init__(self, values: Lookup, today: Mapping[str, Tensor]) -> None:
-        self._values, self._today = values, today
+    view: ModelView
 
-    def __getitem__(self, name: str) -> Tensor:
-        today = self._today[name]
-        try:
-            value = self._values(name)
-        except KeyError as error:
-            raise OptionError(f"the weights of the past hold no '{name}': pass all of state_dict()") from error
-        if value.shape != today.shape:
-            raise OptionError(f"the weights of the past hold '{name}' in another shape than {tuple(today.shape)}")
-        if value.untyped_storage().data_ptr() == today.untyped_storage().data_ptr():
-            raise OptionError(f"the weights of the past hold the model's own '{name}', which has changed: pass copies")
-        return value.detach().to(today)
+    @property
+    def targets(self) -> Mapping[str, Tensor]:
+        """The trainable parameters, detached."""
+        return self.view.targets
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._today)
+    @property
+    def layers(self) -> Sequence[Layer]:
+        """The layers in order of execution."""
+        return self.view.layers
 
-    def __len__(self) -> int:
-        return len(self._today)
+    @property
+    def units(self) -> Sequence[UnitGroup]:
+        """The groups of units."""
+        return self.view.units
 
+    def names(self, scope: Scope | Literal["norm"]) -> tuple[str, ...]:
+        """Return the names in ``targets`` that are in ``scope``."""
+        inside = structure.names_in(self.view.model, scope)
+        return tuple(name for name in self.targets if name in inside)
 
-class ModelProbe(GuardedProbe):
-    """The probe of a view. One without batches says so when it is asked for them."""
-
-    def __init__(
-        self, subject: ModelView, who: str, memory: Mapping[str, Tensor], targets: Mapping[str, Tensor] | None = None
-    ) -> None:
-        batches, names = subject.batches or ReplayableBatches(()), tuple(subject.scored if targets is None else targets)
-        super().__init__(subject.model, batches, names, subject.loss, subject.seeds)
-        self._subject, self._who, self._memory = subject, who, memory
-        self.passes = subject.passes
+    def reference(self, which: Reference) -> Mapping[str, Tensor]:
+        """Return earlier weights for each of ``targets``."""
+        return self.view.reference(which, self.targets)
 
     @cached_property
-    def _origins(self) -> FreshValues:
-        return FreshValues(self._subject.model, self._subject.past, self._subject.seeds)
+    def _fresh_values(self) -> FreshValues:
+        return FreshValues(self.view.model, self.view.history, self.view.seeds)
 
-    def batches(self, samples: int | float | None = None) -> Any:
-        """As those of any probe."""
-        if self._subject.batches is None:
-            raise OptionError(f"{self._who} looks at data: give it batches of (inputs, targets)")
+
+class ModelProbe(GuardedProbe, ViewAccess):
+    """The probe of a view. Without batches it raises ``OptionError`` when a component asks for them."""
+
+    def __init__(
+        self, view: ModelView, who: str, memory: Mapping[str, Tensor], targets: Mapping[str, Tensor] | None = None
+    ) -> None:
+        names = tuple(view.scored if targets is None else targets)
+        super().__init__(view.model, view.batches or ReplayableBatches(()), names, view.loss, view.seeds)
+        self.view, self.memory, self.passes, self._who = view, memory, view.passes, who
+
+    def batches(self, samples: int | float | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """Return an iterator over the batches."""
+        if self.view.batches is None:
+            raise OptionError(f"{self._who} needs data: give it batches of (inputs, targets)")
         return super().batches(samples)
 
     @property
@@ -242,56 +271,33 @@ class ModelProbe(GuardedProbe):
         inputs, _ = next(ModelProbe.batches(self, 1))
         return tuple(inputs.shape[1:])
 
-    @property
-    def layers(self) -> Sequence[Layer]:
-        """The layers in order of execution."""
-        return self._subject.layers
-
-    @property
-    def units(self) -> Sequence[UnitGroup]:
-        """The groups of units."""
-        return self._subject.units
-
-    @property
-    def memory(self) -> Mapping[str, Tensor]:
-        """What the component kept while training."""
-        return self._memory
-
-    def names(self, scope: Scope | Literal["norm"]) -> tuple[str, ...]:
-        """The names in ``targets`` that are in ``scope``."""
-        return self._subject.names(scope, self.targets)
-
     def layer_inputs(self, inputs: Tensor) -> dict[str, Tensor]:
-        """What each layer that runs was given."""
+        """Return the input of each layer that runs."""
         names = [layer.name for layer in self.layers]
-        with capture_inputs(self._model, names) as seen:
+        with capture_inputs(self._model, names) as captured:
             self.outputs(inputs)
-        return {name: seen[name] for name in names if name in seen}
+        return {name: captured[name] for name in names if name in captured}
 
     def unit_activity(self, inputs: Tensor) -> dict[str, Tensor]:
-        """What each group's readers see of it."""
-        with capture_inputs(self._model, [reader for group in self.units for reader in group.readers]) as seen:
+        """Return what the readers of each group see of it."""
+        with capture_inputs(self._model, [reader for group in self.units for reader in group.readers]) as captured:
             self.outputs(inputs)
-        return activity_in(self.units, self._model, seen, len(inputs))
-
-    def reference(self, which: Reference) -> Mapping[str, Tensor]:
-        """Weights of the past."""
-        return self._subject.reference(which, self.targets)
+        return activity_in(self.units, self._model, captured, len(inputs))
 
     def fresh(self, name: str, origin: Origin = "original") -> Tensor:
-        """The value that the reset will give."""
+        """Return the value that the reset will give, as the parameter's dtype holds it."""
         if name not in self.targets:
             raise OptionError(f"'{name}' is no parameter to score, so it gets no fresh value")
-        written = self._origins.draw(name, origin).to(self._subject.targets[name])  # as the parameter's dtype holds it
+        written = self._fresh_values.draw(name, origin).to(self.view.targets[name])
         return written.to(self.targets[name])
 
 
 def _open_layers(
     layers: Sequence[Layer], trainable: Mapping[str, Tensor], left_out: Mapping[str, str]
 ) -> tuple[Layer, ...]:
-    """Only what may be changed. A frozen layer keeps its place, without parameters: the head stays the head.
+    """Keep what may change. A frozen layer stays, without parameters, so that the head stays the head.
 
-    One whose parameters are all unused drops out.
+    A layer whose parameters are all unused is dropped.
     """
     return tuple(
         replace(layer, parameters=tuple(name for name in layer.parameters if name in trainable))

@@ -13,19 +13,19 @@ from torch import Tensor
 class PassCounter:
     """Counts samples that go through a network: forward, and backward for gradients.
 
-    Whoever runs the network counts. A sample that goes through twice counts twice.
+    The code that runs the network counts. A sample that goes through twice counts twice.
     """
 
     forward: int = 0
     backward: int = 0
 
     def add(self, forward: int = 0, backward: int = 0) -> None:
-        """Count some more."""
+        """Count more samples."""
         self.forward += forward
         self.backward += backward
 
-    def going_forward(self, batches: Iterable[tuple[Any, Tensor]]) -> Iterator[tuple[Any, Tensor]]:
-        """The batches, for a network that is run on each as it is read."""
+    def count_forward(self, batches: Iterable[tuple[Any, Tensor]]) -> Iterator[tuple[Any, Tensor]]:
+        """Yield the batches and count each as a forward pass."""
         for inputs, targets in batches:
             self.add(forward=len(targets))
             yield inputs, targets

@@ -1,4 +1,12 @@
-"""Forgetting, in anybody's training loop: probe, score, select, propose, apply, report."""
+"""Unlearning as three steps: score -> select -> apply. Algorithm 1 of Ramkumar et al., 2023, lines 8 to 11.
+
+    s = importance(θ; data)              score    the probe gives a criterion gradients and outputs      ``probe``
+    M = 1[s <= the k-th smallest of s]   select   a reinit method selects exactly ⌊fraction · N⌋ entries ``selection``
+    θ ← θ · (1 - M) + ξ · M              apply    fresh values ξ replace them in place                   ``apply``
+
+M is 1 where an entry gets a fresh value (the paper writes 1 - M). The middle step runs inside the reinit method, which
+calls ``context.select(fraction)``: a method may also select nothing and reset, say, the last layer.
+"""
 
 from __future__ import annotations
 
@@ -15,15 +23,10 @@ from forgetkit.contracts import BnStats, Importance, OptimizerState, Reinit, com
 from forgetkit.errors import NoMatchError, OptionError
 from forgetkit.seeding import Seeds, seeded_rng
 from forgetkit.system.torch_settings import settings_restored
-from forgetkit.unlearning.apply import all_or_nothing, apply, clear_all_state
+from forgetkit.unlearning.apply import AppliedChanges, Undo, all_or_nothing, apply, clear_all_state
 from forgetkit.unlearning.batchnorm import refresh_bn_stats, require_statistics
 from forgetkit.unlearning.fresh_values import NO_HISTORY, ModelHistory
-from forgetkit.unlearning.integrity import (
-    assert_params_unchanged,
-    attribute_errors_to,
-    restore_state,
-    with_network_settings,
-)
+from forgetkit.unlearning.integrity import assert_params_unchanged, attribute_errors_to, with_network_settings
 from forgetkit.unlearning.masks import MaskCallback
 from forgetkit.unlearning.model_view import DEFAULT_SCORING, ModelView, Scoring
 from forgetkit.unlearning.probe import Batches, Loss
@@ -34,10 +37,27 @@ from forgetkit.unlearning.selection_group import SelectionGroup
 
 @dataclass(frozen=True)
 class ResetPolicy:
-    """What is done about the traces of what was forgotten.
+    """What happens to the optimizer's state and to running statistics after a reset.
 
-    optimizer_state: zero the per-entry state under the mask; keep it; or start afresh, as a new optimizer would.
-    bn_stats: keep running statistics as they are, reset them, or recalibrate them on the scoring batches.
+    Args:
+        optimizer_state: ``"zero"`` sets the per-entry state (momentum, Adam's moments) of the reset entries to zero,
+            ``"keep"`` keeps all state, ``"fresh"`` drops all state, as a new optimizer would.
+        bn_stats: ``"keep"`` keeps the running statistics of batch normalisation, ``"reset"`` sets them to mean 0 and
+            variance 1, ``"recalibrate"`` measures them again on the scoring batches.
+
+    Raises:
+        OptionError: When it is used, if an option has another value or nothing to act on.
+
+    Example:
+        >>> import torch, forgetkit
+        >>> model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 2))
+        >>> policy = forgetkit.ResetPolicy(bn_stats="reset")
+        >>> report = forgetkit.unlearn(model, importance="magnitude", reinit="masked:fraction=0.25", policy=policy)
+        >>> report.reset, report.buffers
+        (8, ('1.running_mean', '1.running_var', '1.num_batches_tracked'))
+
+    References:
+        Algorithm 1 of Ramkumar et al. (2023) names neither; their code keeps both.
     """
 
     optimizer_state: OptimizerState = "zero"
@@ -54,75 +74,107 @@ def unlearn(
     optimizer: Optimizer | None = None,
     seeds: Seeds,
     loss: Loss = cross_entropy,
-    past: ModelHistory = NO_HISTORY,
+    history: ModelHistory = NO_HISTORY,
     scoring: Scoring = DEFAULT_SCORING,
     policy: ResetPolicy = ResetPolicy(),
     processes: SelectionGroup | None = None,
     record_mask: MaskCallback | None = None,
 ) -> UnlearnReport:
-    """Make ``model`` forget, in place, and clear the optimizer's memory of what it forgot.
+    """Score, select and reset entries of ``model`` in place; clear the optimizer's state of the old values.
 
-    ``importance`` scores the trainable parameters on ``batches``, ``reinit`` says what changes.
-    Fresh values come from each layer's own ``reset_parameters`` unless ``past`` says otherwise. Several processes
-    select together, and all of them forget or none does. ``record_mask`` gets each mask that is written under.
+    Args:
+        model: The network; a compiled one is unwrapped.
+        batches: Pairs (inputs, targets) for the criterion, or None.
+        importance: Scores the trainable parameters, if ``reinit`` needs scores.
+        reinit: Proposes the changes.
+        optimizer: The optimizer that trains ``model``.
+        seeds: Fix every draw.
+        loss: Maps (outputs, targets) to the batch's mean loss.
+        history: The model's past; without it, fresh values come from each layer's own ``reset_parameters``.
+        scoring: Which parameters are scored, and in which mode.
+        policy: What happens to the optimizer's state and to running statistics.
+        processes: Those that select together. All of them reset, or none.
+        record_mask: Gets each mask.
 
-    Raises ``OptionError`` where ``reinit`` needs scores and there is no criterion (or the other way
-    round), ``NoMatchError`` where no parameter was matched, ``ComponentError`` where a component
-    breaks its contract. See Algorithm 1 of Ramkumar et al., 2023, lines 8 to 11.
+    Returns:
+        What was scored and changed.
+
+    Raises:
+        OptionError: If ``reinit`` needs scores and there is no criterion, or the other way round.
+        NoMatchError: If no parameter matches.
+        ComponentError: If a component breaks its contract. On any error the model is as before.
     """
-    began = time.perf_counter()
+    started = time.perf_counter()
     model = unwrap(model)
-    who = component_name(reinit)
-    needs_scores = bool(getattr(reinit, "needs_scores", False))
-    if needs_scores and importance is None:
-        raise OptionError(f"{who} resets entries by their importance: give it an importance criterion")
-    if importance is not None and not needs_scores:
-        raise OptionError(f"{who} looks at no scores, so the importance criterion would be ignored: leave it out")
+    _require_consistent(importance, reinit)
     if optimizer is not None:
         require_trained_by(optimizer, model)
     require_statistics(model, policy.bn_stats)
 
     criterion = "examining" if importance is None else component_name(importance)
+    # Score.
     with assert_params_unchanged(model, criterion):
-        with restore_state(model, seeds.number("lent"), training=scoring.mode == "train"):
-            subject = ModelView.of(model, batches, loss, seeds, scoring, past)
-        scores = subject.scores(importance) if importance is not None else None
+        view = ModelView.of(model, batches, loss, seeds, scoring, history)
+        scores = None if importance is None else view.scores(importance)
     processes = processes or SelectionGroup()
-    context = ResetContext(subject, seeds, reinit, past.memory(reinit), scores, criterion, processes)
-    # A method that draws without a generator does so from its own stream.
+    context = ResetContext(view, reinit, history.memory(reinit), scores, criterion, processes)
+    cleared = optimizer if policy.optimizer_state == "zero" else None
+    # Select and apply. A method that draws without a generator draws from a stream of its own.
     with all_or_nothing() as undo, seeded_rng(seeds.number("propose")):
-        keeping = optimizer if policy.optimizer_state == "zero" else None
-        names, ready = {*subject.targets, *subject.buffers}, partial(subject.require_back, who)
-        with settings_restored(f"the reinit method {who}"):  # once, because a generator works on between two changes
-            with attribute_errors_to(f"the reinit method {who}"):
-                changes = reinit.propose(context)
-            tally = apply(model, changes, keeping, names, who, undo, ready, record_mask)
-        if not tally.layers and not getattr(reinit, "changes_nothing", False):
-            raise NoMatchError(f"{who} matched no parameter of {type(model).__name__}; nothing would be forgotten")
-        if tally.layers:
-            looked_at = None if subject.batches is None else subject.passes.going_forward(subject.batches)
-            settled = refresh_bn_stats(model, policy.bn_stats, looked_at, undo, seeds.number("statistics"))
-            tally.buffers.extend(name for name in settled if name not in tally.buffers)
+        applied = _select_and_apply(context, reinit, cleared, undo, record_mask)
+        if applied.layers:
+            counted = None if view.batches is None else view.passes.count_forward(view.batches)
+            refreshed = refresh_bn_stats(model, policy.bn_stats, counted, undo, seeds.number("statistics"))
+            applied.buffers.extend(name for name in refreshed if name not in applied.buffers)
         if optimizer is not None and policy.optimizer_state == "fresh":
-            tally.optimizer_cleared += clear_all_state(optimizer, model, undo)
-        processes.part()  # where another process failed, nothing is forgotten here either
-    reset = sum(layer.reset for layer in tally.layers.values())
-    selected = context.last_selection
-    remarks = [change_remark(reset, tally.changed)]
+            applied.optimizer_cleared += clear_all_state(optimizer, model, undo)
+        processes.finish()  # raises, and undoes everything, if another process failed
+    return _report(context, applied, importance, time.perf_counter() - started)
+
+
+def _require_consistent(importance: Importance | None, reinit: Reinit) -> None:
+    who, needs_scores = component_name(reinit), bool(getattr(reinit, "needs_scores", False))
+    if needs_scores and importance is None:
+        raise OptionError(f"{who} resets entries by their importance: give it an importance criterion")
+    if importance is not None and not needs_scores:
+        raise OptionError(f"{who} looks at no scores, so the importance criterion would be ignored: leave it out")
+
+
+def _select_and_apply(
+    context: ResetContext, reinit: Reinit, optimizer: Optimizer | None, undo: Undo, record_mask: MaskCallback | None
+) -> AppliedChanges:
+    """Apply what the reinit method proposes: masks M from ``context.select()``, values ξ from ``context.fresh()``."""
+    view, who = context.view, context.who
+    names, require_ready = {*view.targets, *view.buffers}, partial(view.require_back, who)
+    # Once around all changes, because a generator goes on computing between two of them.
+    with settings_restored(f"the reinit method {who}"):
+        with attribute_errors_to(f"the reinit method {who}"):
+            changes = reinit.propose(context)
+        applied = apply(view.model, changes, optimizer, names, who, undo, require_ready, record_mask)
+    if not applied.layers and not getattr(reinit, "changes_nothing", False):
+        raise NoMatchError(f"{who} matched no parameter of {type(view.model).__name__}; nothing would be forgotten")
+    return applied
+
+
+def _report(
+    context: ResetContext, applied: AppliedChanges, importance: Importance | None, seconds: float
+) -> UnlearnReport:
+    view, selected = context.view, context.last_selection
+    remarks = [change_remark(applied.reset, applied.changed)]
     if selected is not None and not getattr(importance, "allows_ties", False):
         remarks.append(tie_remark(selected))
     return UnlearnReport(
-        scored=sum(p.numel() for p in subject.scored.values()) if scores is not None else 0,
-        reset=reset,
+        scored=0 if context.scores is None else sum(p.numel() for p in view.scored.values()),
+        reset=applied.reset,
         threshold=None if selected is None else selected.threshold,
-        seconds=time.perf_counter() - began,
-        forward_passes=subject.passes.forward,
-        backward_passes=subject.passes.backward,
-        layers=tally.layers,
-        optimizer_cleared=tally.optimizer_cleared,
-        buffers=tuple(tally.buffers),
-        left_out=subject.left_out,
-        changed=tally.changed,
+        seconds=seconds,
+        forward_passes=view.passes.forward,
+        backward_passes=view.passes.backward,
+        layers=applied.layers,
+        optimizer_cleared=applied.optimizer_cleared,
+        buffers=tuple(applied.buffers),
+        left_out=view.left_out,
+        changed=applied.changed,
         tied=0 if selected is None else selected.tied,
         remarks=tuple(remark for remark in remarks if remark is not None),
         repeated=context.repeated,
@@ -137,33 +189,35 @@ def score(
     importance: Importance,
     seeds: Seeds,
     loss: Loss = cross_entropy,
-    past: ModelHistory = NO_HISTORY,
+    history: ModelHistory = NO_HISTORY,
     scoring: Scoring = DEFAULT_SCORING,
 ) -> dict[str, Tensor]:
-    """Scores of the trainable parameters that the loss depends on; higher = keep. Changes nothing.
+    """Return scores of the trainable parameters that the loss depends on; higher = keep. Changes nothing.
 
-    Raises ``ComponentError`` if they are all equal and the criterion does not say that it ``allows_ties``.
+    Arguments are those of :func:`unlearn`.
+
+    Raises:
+        ComponentError: If all scores are equal and the criterion does not declare ``allows_ties``.
     """
     model = unwrap(model)
     who = component_name(importance)
     with assert_params_unchanged(model, who):
-        with restore_state(model, seeds.number("lent"), training=scoring.mode == "train"):
-            subject = ModelView.of(model, batches, loss, seeds, scoring, past)
-        scores = subject.scores(importance)
-    with subject.lend(who) if scores.lazy else torch.inference_mode(False):
+        view = ModelView.of(model, batches, loss, seeds, scoring, history)
+        scores = view.scores(importance)
+    with view.lend(who) if scores.lazy else torch.inference_mode(False):
         copies = {name: scores[name].clone() for name in scores}
     scores.require_different()
     return copies
 
 
 def require_trained_by(optimizer: Optimizer, model: nn.Module) -> None:
-    """``OptionError`` where the optimizer holds none of the model's parameters."""
+    """Raise ``OptionError`` if the optimizer holds none of the model's parameters."""
     own = set(model.parameters())
     if not any(p in own for group in optimizer.param_groups for p in group["params"]):
         raise OptionError("the optimizer holds none of the model's parameters: give the one that trains this model")
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The module inside what ``torch.compile`` gives: the same parameters, and nothing to trace through."""
+    """Return the module inside a compiled one: it has the same parameters and can be traced."""
     inner = getattr(model, "_orig_mod", model)
     return inner if isinstance(inner, nn.Module) else model

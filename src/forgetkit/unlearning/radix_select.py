@@ -1,7 +1,8 @@
-"""The k-th smallest of many integers by counting them: no sort, no copy, over any number of processes.
+"""The k-th smallest of many integers, by counting: no sort, no copy, over any number of processes.
 
-A bracket in which it probably lies, from a sample, leaves few candidates after one pass; these are counted a digit
-at a time. Where the bracket was wrong all entries are counted so: what is found is exact in any case.
+A sample gives a bracket that probably holds the k-th smallest. One pass counts the keys below it and collects the few
+in it; histograms of 8-bit digits find the result among those. If the bracket is wrong, the histograms go over all
+keys: the result is exact in any case.
 """
 
 from __future__ import annotations
@@ -18,19 +19,19 @@ from forgetkit.errors import ComponentError
 from forgetkit.unlearning.selection_group import SelectionGroup
 
 Keys = Any
-"""Integers: an array of numpy on the CPU, a tensor elsewhere; both know the same operators."""
+"""Integers: a numpy array on the CPU, a tensor on other devices. The code uses only operators that both have."""
 
 CHANGED = "the scores changed between two passes over them"
 PIECE = 2**16
 WIDE_PIECE = PIECE // 4
-"""Of entries that take 64 bits each, several times over."""
+"""Entries per piece where each takes 64 bits, several times over."""
 _DIGIT = 8
-_DEVIATIONS = 4  # of a sample's rank: one bracket in 15 000 is wrong, and only costs time
+_DEVIATIONS = 4  # standard deviations of a sample's rank: one bracket in 15 000 is wrong, and only costs time
 
 
 @dataclass(frozen=True)
 class KthResult:
-    """A key, how many are smaller and how many equal, over all processes."""
+    """A key, and how many keys are below and equal to it, over all processes."""
 
     key: int
     below: int
@@ -39,7 +40,7 @@ class KthResult:
 
 @dataclass(frozen=True)
 class Bracket:
-    """The k-th smallest is expected from ``low`` to ``high``, and at most ``limit`` entries in between."""
+    """The expected range of the k-th smallest; at most ``limit`` keys between its bounds are collected."""
 
     low: int
     high: int
@@ -47,30 +48,32 @@ class Bracket:
 
 
 def least_integer(bits: int) -> int:
-    """The least integer of so many bits."""
+    """Return the least signed integer of ``bits`` bits."""
     return -1 << (bits - 1)
 
 
 def sample_size(total: int) -> int:
-    """The size of a sample that leaves about as many candidates as it has itself."""
+    """Return the size of a sample that leaves about as many candidates as it has entries."""
     return math.ceil(math.pow(total, 2 / 3))
 
 
-def quantiles(share: float, size: int) -> tuple[float, float]:
-    """Between which shares of all entries the ``share`` of ``size`` random ones lies, nearly always."""
-    spread = (_DEVIATIONS * math.sqrt(size * share * (1 - share)) + 1) / max(size, 1)
-    return share - spread, share + spread
+def quantiles(fraction: float, size: int) -> tuple[float, float]:
+    """Return the quantiles between which the ``fraction`` quantile of ``size`` random entries nearly always lies."""
+    spread = (_DEVIATIONS * math.sqrt(size * fraction * (1 - fraction)) + 1) / max(size, 1)
+    return fraction - spread, fraction + spread
 
 
-def bracket_of(sample: NDArray[Any], share: float, total: int, bits: int, processes: SelectionGroup) -> Bracket:
-    """Where the entry that so large a share of ``total`` entries reaches lies, as far as a sample tells."""
+def bracket_of(sample: NDArray[Any], fraction: float, total: int, bits: int, processes: SelectionGroup) -> Bracket:
+    """Bracket the ``fraction`` quantile of ``total`` keys by those of a random sample."""
     size = int(processes.total([len(sample)])[0])
-    low, high = (round(bound * size) for bound in quantiles(share, size))
+    low, high = (round(bound * size) for bound in quantiles(fraction, size))
+
+    def sample_kth(k: int) -> int:
+        return kth_by_digits(lambda: split_keys(sample), k, bits, processes).key
+
     return Bracket(
-        kth_by_digits(lambda: split_keys(sample), low, bits, processes).key if low >= 1 else least_integer(bits),
-        kth_by_digits(lambda: split_keys(sample), high, bits, processes).key
-        if high < size
-        else -least_integer(bits) - 1,
+        sample_kth(low) if low >= 1 else least_integer(bits),
+        sample_kth(high) if high < size else -least_integer(bits) - 1,
         8 * sample_size(total),
     )
 
@@ -78,14 +81,17 @@ def bracket_of(sample: NDArray[Any], share: float, total: int, bits: int, proces
 def kth_smallest(
     keys: Callable[[int], Iterable[Keys]], k: int, bracket: Bracket, bits: int, processes: SelectionGroup
 ) -> KthResult:
-    """The k-th smallest (k from 1). ``keys(least)`` gives all keys, where those below ``least`` may be any below it."""
-    near, counts = _candidates(keys(bracket.low), bracket)
+    """Find the k-th smallest key, k from 1.
+
+    ``keys(least)`` yields all keys in pieces; it may replace a key below ``least`` by any other below it.
+    """
+    candidates, counts = _candidates(keys(bracket.low), bracket)
     below, at_low, between, at_high, too_many = processes.total(counts).tolist()
     if below < k <= below + at_low:
         return KthResult(bracket.low, below, at_low)
     below += at_low
     if below < k <= below + between and not too_many:
-        found = kth_by_digits(lambda: split_keys(near), k - below, bits, processes)
+        found = kth_by_digits(lambda: split_keys(candidates), k - below, bits, processes)
         return KthResult(found.key, below + found.below, found.equal)
     below += between
     if below < k <= below + at_high:
@@ -94,8 +100,8 @@ def kth_smallest(
 
 
 def _candidates(keys: Iterable[Keys], bracket: Bracket) -> tuple[NDArray[Any], list[int]]:
-    """Those between the bounds; how many are below, at the lower bound, between, at the upper one; if too many."""
-    kept: list[NDArray[Any]] = []
+    """Return the keys strictly inside the bracket, and counts: below, at low, inside, at high, whether too many."""
+    inside_pieces: list[NDArray[Any]] = []
     below = at_low = between = at_high = 0
     for piece in keys:
         below += count_true(piece < bracket.low)
@@ -104,19 +110,18 @@ def _candidates(keys: Iterable[Keys], bracket: Bracket) -> tuple[NDArray[Any], l
         low = count_true(near == bracket.low)
         at_low, between, at_high = at_low + low, between + len(inside), at_high + len(near) - low - len(inside)
         if between <= bracket.limit:
-            kept.append(inside if isinstance(inside, np.ndarray) else inside.cpu().numpy())
-    candidates = np.concatenate(kept) if kept else np.zeros(0, np.int64)
+            inside_pieces.append(inside if isinstance(inside, np.ndarray) else inside.cpu().numpy())
+    candidates = np.concatenate(inside_pieces) if inside_pieces else np.zeros(0, np.int64)
     return candidates, [below, at_low, between, at_high, between > bracket.limit]
 
 
 def kth_by_digits(keys: Callable[[], Iterable[Keys]], k: int, bits: int, processes: SelectionGroup) -> KthResult:
-    """The k-th smallest: how often each first digit comes up tells its first digit, and so on."""
+    """Find the k-th smallest, one 8-bit digit per pass: a histogram of the first digit gives the first, and so on."""
     base, below, digit_count = least_integer(bits), 0, 2**_DIGIT
     for shift in range(bits - _DIGIT, -1, -_DIGIT):
         histogram = np.zeros(digit_count, np.int64)
         for piece in keys():
-            # May wrap around, never into the range.
-            digits = (piece >> shift) - (base >> shift)
+            digits = (piece >> shift) - (base >> shift)  # may wrap around, but never into the range
             inside = digits[(digits >= 0) & (digits < digit_count)]
             histogram += np.bincount(inside if isinstance(inside, np.ndarray) else inside.cpu(), minlength=digit_count)
         reached = below + np.cumsum(processes.total(histogram), dtype=np.int64)
@@ -130,10 +135,10 @@ def kth_by_digits(keys: Callable[[], Iterable[Keys]], k: int, bits: int, process
 
 
 def split_keys(keys: NDArray[Any]) -> Iterator[NDArray[Any]]:
-    """One after the other, so that counting them takes little memory."""
+    """Split into pieces, so that counting takes little memory."""
     return (keys[start : start + WIDE_PIECE] for start in range(0, len(keys), WIDE_PIECE))
 
 
-def count_true(found: Keys) -> int:
-    """How many are true."""
-    return int(np.count_nonzero(found)) if isinstance(found, np.ndarray) else int(found.sum())
+def count_true(mask: Keys) -> int:
+    """Count the true entries."""
+    return int(np.count_nonzero(mask)) if isinstance(mask, np.ndarray) else int(mask.sum())

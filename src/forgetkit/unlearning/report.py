@@ -1,4 +1,4 @@
-"""The audit of one forgetting."""
+"""The report of one reset."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 from forgetkit.unlearning.selection import Selection
 
 _FEW = 0.1
-"""Share of the entries that were reset. If fewer of them changed, something is probably wrong."""
+"""If a smaller fraction of the reset entries changed, something is probably wrong."""
 
 
 @dataclasses.dataclass(frozen=True)
 class LayerReport:
-    """A parameter: how many entries it has, and how many got a new value."""
+    """How many entries a parameter has, and how many of them got a new value."""
 
     size: int
     reset: int
@@ -22,17 +22,23 @@ class LayerReport:
 
 @dataclasses.dataclass(frozen=True)
 class UnlearnReport:
-    """What one forgetting looked at and what it changed.
+    """What one reset scored and changed.
 
-    ``scored`` counts the entries that took part in the selection (0 where none was needed),
-    ``reset`` the parameter entries that got a value, ``changed`` those of them whose value is another than before,
-    ``threshold`` is the largest score among the selected and ``tied`` how many scored entries have it (of all
-    processes, if several select together). ``forward_passes`` and ``backward_passes`` count the samples that scoring,
-    the reinit method and the recalibration of statistics ran through the model. ``layers`` has an entry per parameter
-    that a change was proposed for; ``optimizer_cleared`` counts entries of the optimizer's state set to zero or
-    dropped, ``buffers`` names the buffers written to, ``left_out`` the parameters that did not take part, each with its
-    reason. ``remarks`` are lines about what is probably wrong; ``repeated`` is one about fresh values that two builds
-    of the network have in common, None if there is nothing to say.
+    Attributes:
+        scored: Entries that took part in the selection; 0 if none was needed.
+        reset: Parameter entries that got a value.
+        threshold: The largest score among the selected entries; None if there was no selection.
+        seconds: Wall-clock time.
+        forward_passes: Samples that scoring, the reinit method and recalibration ran through the model.
+        backward_passes: Samples that they ran through it backward.
+        layers: One entry per parameter that a change was proposed for.
+        optimizer_cleared: Entries of the optimizer's state that were set to zero or dropped.
+        buffers: Names of the buffers that were written.
+        left_out: Parameters that did not take part, each with the reason.
+        changed: Of the ``reset`` entries, those whose value differs from before.
+        tied: Scored entries equal to ``threshold``, over all processes.
+        remarks: Lines about what is probably wrong.
+        repeated: A line about fresh values that two builds of the network have in common, or None.
     """
 
     scored: int
@@ -51,15 +57,15 @@ class UnlearnReport:
     repeated: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """The report as JSON holds it."""
+        """Return the report in types that JSON can hold."""
         content = dataclasses.asdict(self)
         return {**content, "buffers": list(self.buffers), "remarks": list(self.remarks)}
 
 
 def tie_remark(selected: Selection) -> str | None:
-    """A line about a threshold that more than half of the entries share.
+    """Return a line if more than half of the entries share the score at the threshold.
 
-    It names no component: a resumed run, which knows options spelled out alone, must record the same.
+    It names no component: a resumed run writes options out in full and must record the same line.
     """
     tied, entries = selected.tied, selected.entries
     if 2 * tied <= entries:
@@ -72,10 +78,10 @@ def tie_remark(selected: Selection) -> str | None:
 
 
 def change_remark(reset: int, changed: int) -> str | None:
-    """A line about a reset that left most of its entries as they were."""
+    """Return a line if a reset left most of its entries as they were."""
     if changed >= _FEW * reset:
         return None
     return (
         f"{reset:,} entries were reset, and {f'only {changed:,}' if changed else 'none'} of them changed: "
-        "the fresh values are those that the network has"
+        "the fresh values equal the current ones"
     )

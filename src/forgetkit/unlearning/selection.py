@@ -1,7 +1,7 @@
-"""Exact selection at any size: a fraction of the lowest (or highest) scores of a whole model.
+"""Selection: masks over exactly a fraction of the lowest (or highest) scores of a whole model.
 
-One pass over the scores finds the k-th smallest, another writes the masks: linear time, and beside the scores a bit
-for each of them and a few candidates.
+:func:`select` finds the k-th smallest score (``score_keys``, ``radix_select``) in one pass and writes the masks in
+another: linear time, and one bit per score plus a few candidates of memory.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from forgetkit.errors import ComponentError, OptionError
 from forgetkit.seeding import Seeds
 from forgetkit.unlearning import radix_select
 from forgetkit.unlearning.masks import Masks, pack_mask
-from forgetkit.unlearning.radix_select import Keys, count_true
+from forgetkit.unlearning.radix_select import Keys, KthResult, count_true
 from forgetkit.unlearning.score_keys import ScoreKeys
 from forgetkit.unlearning.selection_group import SelectionGroup
 
-DrawnTies = Callable[[NDArray[np.int64]], NDArray[np.bool_]]
-"""Which tied entries are selected, by their positions among all that tie."""
+ChooseTied = Callable[[NDArray[np.int64]], NDArray[np.bool_]]
+"""Maps positions among all tied entries to whether the entry is selected."""
 
 
 def count_of(fraction: float, total: int, rounding: Rounding = "down") -> int:
-    """``floor`` or ``ceil`` of ``fraction * total``, exact for the decimal number as written (0.29 of 100 is 29)."""
+    """Return ``floor`` or ``ceil`` of ``fraction * total``, exact for the decimal as written (0.29 of 100 is 29)."""
     if not 0 <= fraction <= 1:
         raise OptionError(f"fraction={fraction} is not between 0 (reset nothing) and 1 (reset everything)")
     return (math.floor if rounding == "down" else math.ceil)(Fraction(str(fraction)) * total)
@@ -38,9 +38,9 @@ def count_of(fraction: float, total: int, rounding: Rounding = "down") -> int:
 
 @dataclass(frozen=True, eq=False)
 class Selection:
-    """Masks, and the threshold that they are made by: None if nothing is selected.
+    """Masks, and the score at their threshold: None if nothing is selected.
 
-    ``tied`` of the ``entries`` have the score at the threshold; both counts are over all processes.
+    Of ``entries`` scores ``tied`` equal the threshold; both counts are over all processes.
     """
 
     masks: Masks
@@ -58,137 +58,106 @@ def select(
     ties: Ties = "random",
     rounding: Rounding = "down",
     processes: SelectionGroup | None = None,
-) -> tuple[Masks, float | None]:
-    """The masks and the threshold of :func:`selection`."""
-    found = selection(scores, fraction, seeds, which=which, ties=ties, rounding=rounding, processes=processes)
-    return found.masks, found.threshold
-
-
-def selection(
-    scores: Mapping[str, Tensor],
-    fraction: float,
-    seeds: Seeds,
-    *,
-    which: Which = "lowest",
-    ties: Ties = "random",
-    rounding: Rounding = "down",
-    processes: SelectionGroup | None = None,
 ) -> Selection:
-    """Masks over a fraction of the entries, those with the lowest or highest scores, and the threshold.
+    """Select a fraction of all entries, by one threshold over the pooled scores: M = 1[s <= k-th smallest].
 
-    One threshold over the pooled entries of all tensors: the score of the last entry that is needed, None where
-    none is. Of the entries that tie there, as many as are needed are drawn at random, each set equally likely, from
-    the stream ``"ties"`` of ``seeds``; with ``ties="stable"`` they are the first; ``ties="drop"`` takes all of them,
-    which can be far more than the fraction. With ``processes`` the masks are this process's part of what a single
-    process that holds the scores of all, in the order of their ranks, would get.
+    Args:
+        scores: Floats by name, any shapes. They must not change between the two passes.
+        fraction: Of all entries, 0 to 1.
+        seeds: The stream ``"ties"`` draws between tied entries.
+        which: Select the lowest or the highest scores.
+        ties: Of the entries at the threshold select as many as are missing, at random (each set equally likely) or
+            the first (``"stable"``); or select all (``"drop"``), which can be far more than the fraction.
+        rounding: Round the number of entries down or up.
+        processes: Select over the scores of several processes, ordered by rank; the masks are those of this process.
+
+    Raises:
+        OptionError: If ``fraction`` is not between 0 and 1.
+        ComponentError: If scores change between two passes, or if another process fails.
     """
     processes = processes or SelectionGroup()
-    count_of(fraction, 0)  # refuses a fraction before anything is read
+    count_of(fraction, 0)  # refuse a wrong fraction before any score is read
     options = f"fraction={float(fraction)}, which={which}, ties={ties}, rounding={rounding}"
-    pool = ScoreKeys.of(scores, processes, options)
-    wanted = count_of(fraction, pool.total, rounding)
-    if wanted == 0:
-        cut, threshold, equal = (
-            _Threshold(radix_select.least_integer(pool.bits), True),
-            None,
-            0,
-        )  # which is the key of no score
-    else:
-        lowest = which == "lowest"
-        found = pool.kth_smallest(wanted if lowest else pool.total - wanted + 1, processes)
-        beyond = found.below if lowest else pool.total - found.below - found.equal
-        cut, threshold, equal = _Threshold(found.key, lowest), pool.value_of(found.key), found.equal
+    keys = ScoreKeys.of(scores, processes, options)
+    count, lowest = count_of(fraction, keys.total, rounding), which == "lowest"
+    threshold = _Threshold(radix_select.least_integer(keys.bits), lowest=True)  # selects nothing: the key of no score
+    value, tied = None, 0
+    if count:
+        kth = keys.kth_smallest(count if lowest else keys.total - count + 1, processes)
+        threshold, value, tied = _Threshold(kth.key, lowest), keys.value_of(kth.key), kth.equal
+        missing = count - (kth.below if lowest else keys.total - kth.below - tied)
         if ties == "drop":
-            wanted = beyond + found.equal
-        elif wanted < beyond + found.equal:
-            tied = _TieBreaker.of(pool, found, processes)
-            cut.drawn = tied.first(wanted - beyond) if ties == "stable" else tied.drawn(wanted - beyond, seeds)
-            cut.position = tied.start
-    masks = Masks({name: (_bits(score, pool, cut), score.shape) for name, score in scores.items()})
-    if int(processes.total([cut.taken])[0]) != wanted:
+            count += tied - missing
+        elif missing < tied:
+            chosen = _choose_tied(keys, kth, missing, ties, seeds, processes)
+            threshold.choose_tied, threshold.position = chosen
+    masks = Masks({name: (_packed_mask(score, keys, threshold), score.shape) for name, score in scores.items()})
+    if int(processes.total([threshold.selected])[0]) != count:
         raise ComponentError(radix_select.CHANGED)
     processes.end()
-    return Selection(masks, threshold, equal, pool.total)
+    return Selection(masks, value, tied, keys.total)
 
 
 @dataclass
 class _Threshold:
-    """Which keys are selected: those beyond one key, and those equal to it or, where some are drawn, some of them."""
+    """Selects the keys on one side of ``key``, and of those equal to it all or the ones that ``choose_tied`` takes."""
 
     key: int
     lowest: bool
-    drawn: DrawnTies | None = None
+    choose_tied: ChooseTied | None = None
     position: int = 0
-    """Of the next tied entry among all that tie."""
-    taken: int = 0
+    """Of the next tied entry, among all that tie."""
+    selected: int = 0
 
     def __call__(self, keys: Keys) -> Keys:
-        """True where an entry is selected."""
-        if self.drawn is None:
-            chosen = keys <= self.key if self.lowest else keys >= self.key
+        if self.choose_tied is None:
+            mask = keys <= self.key if self.lowest else keys >= self.key
         else:
-            chosen = keys < self.key if self.lowest else keys > self.key
+            mask = keys < self.key if self.lowest else keys > self.key
             tied = keys == self.key
             start, self.position = self.position, self.position + count_true(tied)
-            drawn = self.drawn(np.arange(start, self.position))
-            chosen[tied] = drawn if isinstance(keys, np.ndarray) else torch.from_numpy(drawn).to(keys.device)
-        self.taken += count_true(chosen)
-        return chosen
+            chosen = self.choose_tied(np.arange(start, self.position))
+            mask[tied] = chosen if isinstance(keys, np.ndarray) else torch.from_numpy(chosen).to(keys.device)
+        self.selected += count_true(mask)
+        return mask
 
 
-def _bits(score: Tensor, pool: ScoreKeys, cut: _Threshold) -> Tensor:
-    """The packed mask of one tensor."""
-    bits, at = torch.empty(-(-score.numel() // 8), dtype=torch.uint8, device=score.device), 0
-    for keys in pool.keys_of(score, cut.key):
-        part = pack_mask(torch.as_tensor(cut(keys)))
-        bits[at : at + len(part)] = part
-        at += len(part)
-    return bits
+def _packed_mask(score: Tensor, keys: ScoreKeys, threshold: _Threshold) -> Tensor:
+    return torch.cat([pack_mask(torch.as_tensor(threshold(some))) for some in keys.keys_of(score, threshold.key)])
 
 
-@dataclass(frozen=True)
-class _TieBreaker:
-    """Entries that tie: ``total`` in all processes together, and of this one those from ``start`` to ``stop``."""
+def _choose_tied(
+    keys: ScoreKeys, kth: KthResult, count: int, ties: Ties, seeds: Seeds, processes: SelectionGroup
+) -> tuple[ChooseTied, int]:
+    """Choose ``count`` of the entries that tie at ``kth``; also return the position of this process's first one.
 
-    start: int
-    stop: int
-    total: int
-    processes: SelectionGroup
+    A random draw takes the entries whose positions have the lowest hashes. Selecting those needs no list of them.
+    """
+    own = sum(count_true(some == kth.key) for some in keys.keys(kth.key))
+    by_rank = processes.each([own])[:, 0].tolist()
+    if sum(by_rank) != kth.equal:
+        raise ComponentError(radix_select.CHANGED)
+    start = sum(by_rank[: processes.rank])
+    if ties == "stable":
+        return lambda positions: positions < count, start
+    salt = int(seeds.numpy("ties").integers(2**64, dtype=np.uint64))
 
-    @classmethod
-    def of(cls, pool: ScoreKeys, found: radix_select.KthResult, processes: SelectionGroup) -> _TieBreaker:
-        """Those at the key that was found."""
-        own = sum(count_true(keys == found.key) for keys in pool.keys(found.key))
-        each = processes.each([own])[:, 0].tolist()
-        if sum(each) != found.equal:
-            raise ComponentError(radix_select.CHANGED)
-        start = sum(each[: processes.rank])
-        return cls(start, start + own, found.equal, processes)
+    def hashes(_: int) -> Iterator[NDArray[np.int64]]:
+        step = radix_select.WIDE_PIECE
+        for first in range(start, start + own, step):
+            yield _hash_positions(np.arange(first, min(first + step, start + own)), salt)
 
-    def first(self, wanted: int) -> DrawnTies:
-        """So many of the first."""
-        return lambda positions: positions < wanted
-
-    def drawn(self, wanted: int, seeds: Seeds) -> DrawnTies:
-        """So many of those that come first in a random order: that of their positions, hashed one to one."""
-        salt = int(seeds.numpy("ties").integers(2**64, dtype=np.uint64))
-
-        def keys(_: int) -> Iterator[NDArray[np.int64]]:
-            step = radix_select.WIDE_PIECE
-            for start in range(self.start, self.stop, step):
-                yield _hash_positions(np.arange(start, min(start + step, self.stop)), salt)
-
-        low, high = (
-            radix_select.least_integer(64) + min(max(int(bound * 2**64), 0), 2**64 - 1)
-            for bound in radix_select.quantiles(wanted / self.total, self.total)
-        )
-        bracket = radix_select.Bracket(low, high, 8 * radix_select.sample_size(self.total))
-        last = radix_select.kth_smallest(keys, wanted, bracket, 64, self.processes).key
-        return lambda positions: _hash_positions(positions, salt) <= last
+    low, high = (
+        radix_select.least_integer(64) + min(max(int(bound * 2**64), 0), 2**64 - 1)
+        for bound in radix_select.quantiles(count / kth.equal, kth.equal)
+    )
+    bracket = radix_select.Bracket(low, high, 8 * radix_select.sample_size(kth.equal))
+    last = radix_select.kth_smallest(hashes, count, bracket, 64, processes).key
+    return lambda positions: _hash_positions(positions, salt) <= last, start
 
 
 def _hash_positions(positions: NDArray[np.int64], salt: int) -> NDArray[np.int64]:
-    """No two are equal: splitmix64 (Steele, Lea and Flood, 2014) is one to one."""
+    """Hash one to one, so that no two are equal: splitmix64 (Steele, Lea and Flood, 2014)."""
     mixed: NDArray[np.uint64] = positions.view(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     mixed += np.uint64(salt)
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1)):

@@ -1,4 +1,4 @@
-"""Several processes that select together, by counts alone."""
+"""Several processes that select together and exchange only counts."""
 
 from __future__ import annotations
 
@@ -22,15 +22,20 @@ _DONE, _SELECTS, _FAILED = range(3)
 
 
 class SelectionGroup:
-    """Those of a ``torch.distributed`` group, in the order of their ranks; this one alone where there is no group.
+    """The processes of a ``torch.distributed`` group in the order of their ranks; without a group, this one alone.
 
-    All of them call the same methods in the same order, whatever they hold. As a context it tells the others where
-    this one fails before they hear from it otherwise: they fail as well and name it. Where one fails inside a
-    selection, or is interrupted, they wait until the group's own timeout ends that.
+    All processes call the same methods in the same order. Used as a context manager, it tells the others if this
+    process fails before the next exchange: they fail as well and name it. If a process fails or is interrupted inside
+    a selection, the others wait until the group's own timeout.
+
+    Args:
+        group: The group; ``True``: all processes.
+
+    Raises:
+        OptionError: If ``torch.distributed`` is not initialised, or if this process is not in the group.
     """
 
     def __init__(self, group: ProcessGroup | Literal[True] | None = None) -> None:
-        """``True``: all processes. Raises ``OptionError`` where there are none, or this is not one of the group."""
         self._group: ProcessGroup | None = None
         self.rank, self.size = 0, 1
         if group is not None:
@@ -40,11 +45,11 @@ class SelectionGroup:
             self.rank, self.size = distributed.get_rank(self._group), distributed.get_world_size(self._group)
         if self.rank < 0:
             raise OptionError("this process is not in the group given as group=")
-        self._awaited = self.size > 1
-        """Whether the others wait for this one to say that it selects, is done, or failed."""
+        self._others_wait = self.size > 1
+        """Whether the others wait for this process to say that it selects, is done, or failed."""
 
     def total(self, counts: Sequence[int] | Counts) -> Counts:
-        """The sum over all processes, entry by entry."""
+        """Return the sum over all processes, entry by entry."""
         own = torch.as_tensor(np.asarray(counts, dtype=np.int64))
         if self._group is not None:
             own = own.to("cuda" if distributed.get_backend(self._group) == "nccl" else "cpu")
@@ -52,32 +57,33 @@ class SelectionGroup:
         return own.cpu().numpy()
 
     def each(self, counts: Sequence[int]) -> Counts:
-        """What every process gave, a row for each."""
+        """Return the counts of every process, one row per rank."""
         table = np.zeros((self.size, len(counts)), np.int64)
         table[self.rank] = counts
         return self.total(table)
 
     def begin(self, entries: int, doubles: bool, options: str) -> tuple[int, bool]:
-        """Before a selection: how many entries there are in all, and whether some of them are float64.
+        """Begin a selection: return the total number of entries, and whether any process holds float64.
 
-        Raises ``ComponentError`` in all processes where they select by different ``options``.
+        Raises:
+            ComponentError: In all processes, if their ``options`` differ.
         """
-        table = self._say(_SELECTS, entries, doubles, zlib.crc32(options.encode()))
+        table = self._announce(_SELECTS, entries, doubles, zlib.crc32(options.encode()))
         if len(set(table[:, 3].tolist())) > 1:
             raise ComponentError(f"the processes of the group select by different options, this one by {options}")
         _, total, float64, _ = table.sum(0).tolist()
         return total, float64 > 0
 
     def end(self) -> None:
-        """After a selection: there may be another."""
-        self._awaited = self.size > 1
+        """End a selection; another one may follow."""
+        self._others_wait = self.size > 1
 
-    def part(self) -> None:
-        """All is done here. Raises ``ComponentError`` where it is not elsewhere."""
-        self._say(_DONE)
+    def finish(self) -> None:
+        """Agree that all processes are done; raise ``ComponentError`` if another one failed or still selects."""
+        self._announce(_DONE)
 
-    def _say(self, state: int, entries: int = 0, doubles: bool = False, options: int = 0) -> Counts:
-        self._awaited = False
+    def _announce(self, state: int, entries: int = 0, doubles: bool = False, options: int = 0) -> Counts:
+        self._others_wait = False
         table = self.each((state, entries, doubles, options))
         others = table[:, 0].tolist()
         if others != [state] * self.size:
@@ -92,6 +98,6 @@ class SelectionGroup:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if isinstance(error, Exception) and self._awaited:
-            self._awaited = False
+        if isinstance(error, Exception) and self._others_wait:
+            self._others_wait = False
             self.each((_FAILED, 0, 0, 0))

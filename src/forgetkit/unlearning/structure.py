@@ -1,9 +1,9 @@
-"""A model's structure, from its modules and from one real batch; never from names."""
+"""A model's structure, from its modules and one real batch; never from names."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,23 +18,17 @@ _NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.LocalResponseNor
 
 @dataclass(frozen=True)
 class ParameterOwner:
-    """The module that a parameter or buffer belongs to, and its name there."""
+    """The module that holds a parameter or buffer, and the tensor's name there."""
 
     module: nn.Module
     local: str
 
 
 def owners(model: nn.Module) -> dict[str, ParameterOwner]:
-    """The owner of each parameter and buffer by full name; of shared ones, the first."""
-    found: dict[str, ParameterOwner] = {}
-    seen: set[int] = set()
-    for path, module in model.named_modules():
-        own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
-        for local, tensor in own:
-            if id(tensor) not in seen:
-                seen.add(id(tensor))
-                found[f"{path}.{local}" if path else local] = ParameterOwner(module, local)
-    return found
+    """Return the owner of each parameter and buffer by full name; of shared ones, the first."""
+    named = (*model.named_parameters(), *model.named_buffers())
+    split = {name: name.rpartition(".") for name, _ in named}
+    return {name: ParameterOwner(model.get_submodule(path), local) for name, (path, _, local) in split.items()}
 
 
 def is_frozen(module: nn.Module) -> bool:
@@ -44,37 +38,32 @@ def is_frozen(module: nn.Module) -> bool:
 
 
 def kind_of(module: nn.Module) -> Literal["weight", "norm", "other"]:
-    """Whether a module normalises, or holds a matrix or kernel of its own, however that is parametrised."""
+    """Whether a module normalises, or holds a matrix or kernel of its own (parametrised or not)."""
     if isinstance(module, _NORMS):
         return "norm"
-    own = [*module.parameters(recurse=False), *(p for part in parametrizing_modules(module) for p in part.parameters())]
+    own = [*module.parameters(recurse=False), *(p for _, p in _parametrising(module))]
     return "weight" if any(p.ndim >= 2 for p in own) else "other"
 
 
-def parametrizing_modules(module: nn.Module) -> list[nn.Module]:
-    """The modules that compute a parametrised weight of ``module`` (weight_norm, say); none where it has none."""
-    return list(module.get_submodule("parametrizations").children()) if is_parametrized(module) else []
+def _parametrising(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """Return the parameters that a parametrised module computes its tensors from, each with that tensor's name."""
+    if not is_parametrized(module):
+        return []
+    parts = module.get_submodule("parametrizations").named_children()
+    return [(attribute, p) for attribute, part in parts for p in part.parameters()]
 
 
 def names_in(model: nn.Module, scope: Scope | Literal["norm"]) -> set[str]:
-    """The names of the parameters in ``scope``, by what the module that computes with each does and calls it.
+    """Return the names of the parameters in ``scope``, by the module that uses each and its attribute name there.
 
-    What parametrises a weight (weight_norm's magnitude and direction) is that weight; a shared parameter counts
-    as that of the first module that holds it.
+    The parameters that parametrise a weight (weight_norm's magnitude and direction) count as that weight; a shared
+    parameter counts as that of the first module that holds it.
     """
-    parametrised = {
-        p: (module, attribute)
-        for module in model.modules()
-        if is_parametrized(module)
-        for attribute, part in module.get_submodule("parametrizations").named_children()
-        for p in part.parameters()
-    }
+    parametrised = {p: (module, name) for module in model.modules() for name, p in _parametrising(module)}
     found = set()
-    for name, owner in owners(model).items():
-        parameter = getattr(owner.module, owner.local)
-        if not isinstance(parameter, nn.Parameter):
-            continue
-        module, attribute = parametrised.get(parameter, (owner.module, owner.local))
+    for name, parameter in model.named_parameters():
+        path, _, local = name.rpartition(".")
+        module, attribute = parametrised.get(parameter) or (model.get_submodule(path), local)
         kind, weight = kind_of(module), "weight" in attribute  # torch's own word: weight, in_proj_weight, weight_ih_l0
         inside = {
             "all": True,
@@ -89,55 +78,50 @@ def names_in(model: nn.Module, scope: Scope | Literal["norm"]) -> set[str]:
 
 @contextmanager
 def execution_order(model: nn.Module) -> Iterator[list[nn.Module]]:
-    """Modules in the order in which they are entered while the model runs inside this context."""
+    """Yield a list that receives each module when it is entered while the model runs."""
     order: list[nn.Module] = []
-
-    def entered(module: nn.Module, _: object) -> None:
-        order.append(module)
-
-    handles = [module.register_forward_pre_hook(entered) for module in model.modules()]
-    try:
+    with ExitStack() as hooks:
+        for module in model.modules():
+            hooks.enter_context(module.register_forward_pre_hook(lambda module, _: order.append(module)))
         yield order
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def layers_in(model: nn.Module, order: Sequence[nn.Module], buffers: Mapping[str, Tensor]) -> tuple[Layer, ...]:
-    """The modules that own parameters, in order of execution.
+    """Return the modules that own parameters, in order of execution, with those of their buffers in ``buffers``.
 
-    A module stands where it was first entered. One that is never entered itself (a projection
-    that its parent uses directly) stands with the nearest parent that was; without one it does
-    not take part and is left out. A shared parameter stands with every module that holds it, under
-    its one name. What a parametrised weight is computed from (weight_norm's
-    magnitude and direction) belongs to the layer whose weight that is.
+    A module counts from when it is first entered. One that is never entered itself (a projection that its parent uses
+    directly) counts from its nearest entered parent; without one it is left out. A shared parameter appears in every
+    module that holds it, under its first name. The parameters of a parametrisation belong to the layer whose weight
+    they compute.
     """
     first: dict[nn.Module, int] = {}
-    for position, module in enumerate(order):
-        first.setdefault(module, position)
-    names = {module: path for path, module in model.named_modules()}
-    by_path = dict(model.named_modules())
-    computed_for = {p: m for m in by_path.values() for part in parametrizing_modules(m) for p in part.modules()}
-    named = {id(p): name for name, p in model.named_parameters()}  # a shared one under its first name
+    for count, module in enumerate(order):
+        first.setdefault(module, count)
+    modules = dict(model.named_modules())
+    names = {module: path for path, module in modules.items()}
+    first_names = {id(p): name for name, p in model.named_parameters()}
+    computed_for: dict[nn.Module, nn.Module] = {
+        part: module
+        for module in modules.values()
+        if is_parametrized(module)
+        for part in module.get_submodule("parametrizations").modules()
+    }
     held: dict[nn.Module, tuple[list[str], list[str]]] = {}
-    for path, module in by_path.items():
-        own = [*module.parameters(recurse=False)]
+    for path, module in modules.items():
+        own = [first_names[id(p)] for p in module.parameters(recurse=False)]
         local = [f"{path}.{b}" if path else b for b, _ in module.named_buffers(recurse=False)]
-        if own or any(name in buffers for name in local):
-            holder: nn.Module = computed_for.get(module) or module
-            parameters, own_buffers = held.setdefault(holder, ([], []))
-            parameters.extend(named[id(p)] for p in own)
-            own_buffers.extend(name for name in local if name in buffers)
+        open_buffers = [name for name in local if name in buffers]
+        if own or open_buffers:
+            layer_parameters, layer_buffers = held.setdefault(computed_for.get(module) or module, ([], []))
+            layer_parameters.extend(own)
+            layer_buffers.extend(open_buffers)
 
-    def place(module: nn.Module) -> int | None:
-        path = names[module]
-        while by_path[path] not in first:
-            if not path:
-                return None
-            path = path.rpartition(".")[0]
-        return first[by_path[path]]
+    def position_of(path: str) -> int | None:
+        if modules[path] in first:
+            return first[modules[path]]
+        return position_of(path.rpartition(".")[0]) if path else None
 
-    placed = [(at, module) for module in held if (at := place(module)) is not None]
+    positions = {module: position for module in held if (position := position_of(names[module])) is not None}
     return tuple(
         Layer(
             name=names[module],
@@ -146,11 +130,10 @@ def layers_in(model: nn.Module, order: Sequence[nn.Module], buffers: Mapping[str
             parameters=tuple(held[module][0]),
             buffers=tuple(held[module][1]),
         )
-        for _, module in sorted(placed, key=lambda pair: pair[0])
-        if held[module][0] or held[module][1]
+        for module in sorted(positions, key=positions.__getitem__)
     )
 
 
 def head_of(layers: Sequence[Layer]) -> Layer | None:
-    """The head: the fully connected layer that is executed last."""
+    """Return the head: the fully connected layer that is executed last."""
     return next((layer for layer in reversed(layers) if layer.linear), None)

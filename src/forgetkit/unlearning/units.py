@@ -1,9 +1,9 @@
-"""Units on a traced graph: who writes them, what normalises them, who reads them.
+"""Units, found on a traced graph: which weights compute them, which layers normalise them, which weights read them.
 
-The network is run once by ``torch.export``, and its graph is walked in order. A tensor's channels are followed through
-everything that keeps them apart (nonlinearities, pooling, normalisation by channel, flattening); an addition couples
-two groups into one, a concatenation lays them side by side. Whatever mixes channels otherwise (layer normalisation,
-attention, an operation not known here) closes the groups it touches: they are not offered.
+``torch.export`` runs the network once, and :class:`_ChannelTracer` walks its graph in order. It follows a tensor's
+channels through every operation that keeps them apart (nonlinearities, pooling, normalisation by channel, flattening).
+An addition couples two groups into one, a concatenation lays them side by side. Whatever else mixes channels (layer
+normalisation, attention, an unknown operation) closes the groups it touches: closed groups are not offered.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import logging
 import math
 import operator
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -23,8 +23,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.conv import _ConvNd
 
-from forgetkit.contracts import Change, UnitGroup, UnitSlice
+from forgetkit.contracts import UnitGroup, UnitSlice
 from forgetkit.errors import OptionError
+from forgetkit.unlearning.integrity import first_line
 from forgetkit.unlearning.structure import owners
 
 # fmt: off
@@ -40,109 +41,115 @@ _KEEPING = frozenset({
 # fmt: on
 """Operations by element, or within a channel: each channel stays where it is."""
 
-_RESHAPING = frozenset(["flatten", "reshape", "view", "_unsafe_view", "squeeze", "unsqueeze", "unflatten"])
 _COUPLING = frozenset(["add", "sub", "mul", "div", "maximum", "minimum"])
-_REDUCING = frozenset(["mean", "sum", "amax", "amin"])
 _CONVOLUTIONS = frozenset(["conv1d", "conv2d", "conv3d"])
-
-
-_KINDS = ("incoming", "bias", "norm", "stats", "outgoing")
-
-
-@dataclass(frozen=True)
-class _Segment:
-    """Some neighbours along a dimension: the units of a group, ``repeat`` entries each; of no group: None."""
-
-    group: int | None
-    size: int
-    repeat: int = 1
-
-
-@dataclass(frozen=True)
-class _Tag:
-    """Which dimension of a tensor counts units, and whose they are."""
-
-    dim: int
-    segments: tuple[_Segment, ...]
-
-
-@dataclass
-class _GroupBuilder:
-    """A group while it is being found."""
-
-    size: int
-    writers: int = 0
-    closed: bool = False
-    incoming: list[UnitSlice] = field(default_factory=list)
-    bias: list[UnitSlice] = field(default_factory=list)
-    norm: list[UnitSlice] = field(default_factory=list)
-    stats: list[UnitSlice] = field(default_factory=list)
-    outgoing: list[UnitSlice] = field(default_factory=list)
-
-    def absorb(self, other: _GroupBuilder) -> None:
-        """Take in a group that turned out to be the same."""
-        self.writers += other.writers
-        self.closed |= other.closed
-        for kind in _KINDS:
-            getattr(self, kind).extend(getattr(other, kind))
-
-    def shares(self) -> Iterator[UnitSlice]:
-        """All of them."""
-        for kind in _KINDS:
-            yield from getattr(self, kind)
-
-
+_SLICES = ("incoming", "bias", "norm", "stats", "outgoing")
 _TRACER_LOG = logging.getLogger("torch._subclasses.fake_tensor")
-"""Where torch writes the traceback of an operation that fails while it traces, which the error names anyhow."""
+"""torch logs the traceback of an operation that fails under the tracer here; the error names it anyway."""
 
-
-@contextmanager
-def _silenced(log: logging.Logger) -> Iterator[None]:
-    def nothing(_: logging.LogRecord) -> bool:
-        return False
-
-    log.addFilter(nothing)
-    try:
-        yield
-    finally:
-        log.removeFilter(nothing)
+Shape = tuple[int, ...]
 
 
 def units_of(model: nn.Module, inputs: Tensor, open_names: Collection[str]) -> tuple[UnitGroup, ...]:
-    """The groups of ``model``, all of whose tensors are in ``open_names``, in the order in which they are computed.
+    """Return the groups all of whose tensors are in ``open_names``, in the order in which they are computed.
 
-    ``inputs`` is a batch that the model can take. Raises ``OptionError`` where its graph cannot be traced.
+    Args:
+        model: The network.
+        inputs: A batch that the model can take.
+        open_names: The parameters and buffers that may change.
+
+    Raises:
+        OptionError: If the model cannot be traced.
     """
     floating = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
     example = inputs.to(floating) if inputs.is_floating_point() else inputs
     try:
         with torch.no_grad(), _silenced(_TRACER_LOG):
             traced = torch.export.export(model, (example,), strict=False)
-    except Exception as error:  # what a stranger's forward does under a tracer is anybody's guess
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    except Exception as error:  # a model's forward may raise anything under a tracer
+        reason = first_line(error)
         raise OptionError(f"the units of {type(model).__name__} cannot be found: tracing it fails: {reason}") from error
-    known = owners(model)
-    first = {id(getattr(owner.module, owner.local)): name for name, owner in known.items()}
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    first_names = {id(tensor): name for name, tensor in tensors.items()}
+    every = (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
+    names_of_shared = {name: first_names[id(tensor)] for name, tensor in every}
     signature = traced.graph_signature
-    held = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
-    # A shared tensor goes by the name of its first holder.
-    names = {node: first[id(_tensor_at(model, held[node]))] for node in held}
-    walk = _ChannelTracer(names, tensors)
+    placeholders = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    tracer = _ChannelTracer({node: names_of_shared[name] for node, name in placeholders.items()}, tensors)
     for node in traced.graph.nodes:
-        walk.visit(node)
+        tracer.visit(node)
+    owner_of = owners(model)
     return tuple(
         group
-        for group in walk.groups()
-        if all(share.name in open_names for share in (*group.parameters, *group.stats))
-        and all(isinstance(known[share.name].module, nn.Linear | _ConvNd) for share in group.outgoing)
+        for group in tracer.groups()
+        if all(slice_.name in open_names for slice_ in (*group.parameters, *group.stats))
+        and all(isinstance(owner_of[slice_.name].module, nn.Linear | _ConvNd) for slice_ in group.outgoing)
     )
 
 
-def _tensor_at(model: nn.Module, path: str) -> Tensor:
-    parent, _, local = path.rpartition(".")
-    tensor: Tensor = getattr(model.get_submodule(parent), local)
-    return tensor
+@contextmanager
+def _silenced(log: logging.Logger) -> Iterator[None]:
+    def drop(_: logging.LogRecord) -> bool:
+        return False
+
+    log.addFilter(drop)
+    try:
+        yield
+    finally:
+        log.removeFilter(drop)
+
+
+@dataclass(eq=False)
+class _GroupBuilder:
+    """A group while it is being found; ``merged`` is the group that it turned out to be part of."""
+
+    index: int
+    size: int
+    writers: int = 1
+    closed: bool = False
+    slices: dict[str, list[UnitSlice]] = field(default_factory=lambda: defaultdict(list))
+    merged: _GroupBuilder | None = None
+
+    @property
+    def root(self) -> _GroupBuilder:
+        """The group that this one is part of in the end."""
+        return self if self.merged is None else self.merged.root
+
+    def unite(self, other: _GroupBuilder) -> None:
+        """Make one group of two."""
+        first, second = sorted((self.root, other.root), key=lambda group: group.index)
+        if first is not second:
+            first.writers += second.writers
+            first.closed |= second.closed
+            for kind, slices in second.slices.items():
+                first.slices[kind].extend(slices)
+            second.merged = first
+
+    def all_slices(self) -> Iterator[UnitSlice]:
+        """Yield the slices of every kind."""
+        return itertools.chain.from_iterable(self.slices.values())
+
+
+@dataclass(frozen=True)
+class _Segment:
+    """Neighbours along a dimension: the units of a group (None: of no group), ``repeat`` entries each."""
+
+    group: _GroupBuilder | None
+    size: int
+    repeat: int = 1
+
+
+@dataclass(frozen=True)
+class _Tag:
+    """The dimension of a tensor that counts units, and what lies along it."""
+
+    dim: int
+    segments: tuple[_Segment, ...]
+
+    def widened(self, times: int, dim: int | None = None) -> _Tag:
+        """Repeat each unit's entries."""
+        wider = tuple(replace(segment, repeat=segment.repeat * times) for segment in self.segments)
+        return _Tag(self.dim if dim is None else dim, wider)
 
 
 class _ChannelTracer:
@@ -151,53 +158,44 @@ class _ChannelTracer:
     def __init__(self, names: Mapping[str, str], tensors: Mapping[str, Tensor]) -> None:
         self._names, self._tensors = names, tensors
         self._tags: dict[fx.Node, _Tag] = {}
-        self._drafts: list[_GroupBuilder] = []
-        self._same: list[int] = []
-        self._held: list[fx.Node] = []
-        self._explained: set[tuple[fx.Node | None, fx.Node]] = set()
-        """Uses of a parameter, by what uses it, that are recorded as a group's shares."""
+        self._groups: list[_GroupBuilder] = []
+        self._placeholders: list[fx.Node] = []
+        self._recorded: set[tuple[fx.Node | None, fx.Node]] = set()
+        """Uses (parameter, user) that are recorded as slices of a group."""
 
     def visit(self, node: fx.Node) -> None:
-        """Take note of what one node does to channels."""
-        if node.op == "placeholder" and node.name in self._names:
-            self._held.append(node)
-        elif node.op == "output":
+        """Follow the channels of one node's inputs to its output; close their groups if they cannot be followed."""
+        if node.op in ("placeholder", "get_attr"):
+            if node.name in self._names:
+                self._placeholders.append(node)
+            return
+        tag = self._followed(node) if node.op == "call_function" and _value(node) is not None else None
+        if tag is not None:
+            self._tags[node] = tag
+        elif not isinstance(node.meta.get("val"), int | float | bool | torch.SymInt):
             self._close(node.all_input_nodes)
-        elif node.op == "call_function" and _shape(node) is not None:
-            tag = self._followed(node)
-            if tag is not None:
-                self._tags[node] = tag
-        elif node.op not in ("placeholder", "get_attr"):
-            tensors = [n for n in node.all_input_nodes if _shape(n) is not None]
-            if not isinstance(node.meta.get("val"), int | float | bool | torch.SymInt):
-                self._close(tensors)
 
     def groups(self) -> Iterator[UnitGroup]:
-        """What was found: groups that something writes and something reads, and nothing mixes."""
-        drafts = {root: self._drafts[root] for root in map(self._root, range(len(self._drafts)))}
-        self._close_shared(drafts.values())
-        self._close_used_otherwise(drafts.values())
-        found = [d for _, d in sorted(drafts.items()) if not d.closed and d.incoming and d.outgoing]
-        modules = Counter(_owner(draft.incoming[0]) for draft in found)
-        for draft in found:
-            weight = draft.incoming[0]
+        """Yield the groups that some weight computes and some weight reads, and that nothing mixes."""
+        roots = [group for group in self._groups if group.merged is None]
+        self._close_shared(roots)
+        self._close_used_otherwise(roots)
+        found = [g for g in roots if not g.closed and g.slices["incoming"] and g.slices["outgoing"]]
+        modules = Counter(_module_of(group.slices["incoming"][0]) for group in found)
+        for group in found:
+            first = group.slices["incoming"][0]
             yield UnitGroup(
-                name=_owner(weight) if modules[_owner(weight)] == 1 else weight.name,
-                size=draft.size,
-                incoming=tuple(draft.incoming),
-                bias=tuple(draft.bias),
-                norm=tuple(draft.norm),
-                stats=tuple(draft.stats),
-                outgoing=tuple(draft.outgoing),
-                readers=tuple(map(_owner, draft.outgoing)),
-                coupled=draft.writers > 1,
+                name=_module_of(first) if modules[_module_of(first)] == 1 else first.name,
+                size=group.size,
+                **{kind: tuple(group.slices[kind]) for kind in _SLICES},
+                readers=tuple(map(_module_of, group.slices["outgoing"])),
+                coupled=group.writers > 1,
             )
 
     def _followed(self, node: fx.Node) -> _Tag | None:
-        """The channels of a node's output, by what kind of operation it is."""
+        """Return the channels of a node's output; None if it mixes them or has none."""
         kind = _operation(node)
-        inputs = node.all_input_nodes
-        tagged = [n for n in inputs if n in self._tags]
+        tagged = [source for source in node.all_input_nodes if source in self._tags]
         if kind == "linear":
             return self._linear(node)
         if kind in _CONVOLUTIONS:
@@ -206,264 +204,231 @@ class _ChannelTracer:
             return None
         if kind == "batch_norm":
             return self._batch_norm(node)
-        if kind in _KEEPING and len(tagged) == 1:
-            return self._kept(node, tagged[0])
-        if kind == "getitem" and _operation(tagged[0]) in _KEEPING and node.args[1] == 0:
-            return self._tags[tagged[0]]
-        handler: Callable[[fx.Node, _Tag], _Tag | None] | None = None
         if kind in _COUPLING:
             return self._coupled(node, tagged)
         if kind == "cat":
             return self._concatenated(node)
-        if kind in _RESHAPING:
-            handler = self._reshaped
-        elif kind in _REDUCING:
-            handler = self._reduced
-        elif kind in ("permute", "transpose"):
-            handler = self._permuted
-        elif kind in ("pad", "constant_pad_nd"):
-            handler = self._padded
-        tag = handler(node, self._tags[tagged[0]]) if handler is not None and len(tagged) == 1 else None
-        if tag is None:
-            self._close(tagged)
-        return tag
-
-    def _kept(self, node: fx.Node, source: fx.Node) -> _Tag | None:
-        """Each channel stays where it is, unless what is pooled or resized is the dimension that counts them."""
-        tag = self._tags[source]
-        spatial = re.search(r"([123])d", _operation(node))
-        if spatial is not None and tag.dim >= len(_shape(source) or ()) - int(spatial[1]):
-            self._close([source])
+        rule = _RULES.get(kind)
+        if rule is None or len(tagged) > 1:
             return None
-        return tag
+        return rule(node, self._tags[tagged[0]], tagged[0])
 
     def _linear(self, node: fx.Node) -> _Tag | None:
         value, weight, bias = _arguments(node, 3)
         if weight.name not in self._names:
-            self._close(node.all_input_nodes)
             return None
-        self._explained.update((parameter, node) for parameter in (weight, bias))
-        self._read(value, weight, dim=len(_shape(value) or ()) - 1)
-        return self._written(weight, bias, dim=len(_shape(node) or ()) - 1)
+        self._recorded.update((parameter, node) for parameter in (weight, bias))
+        self._read(value, weight, dim=len(_shape(value)) - 1)
+        return self._written(weight, bias, dim=len(_shape(node)) - 1)
 
     def _convolution(self, node: fx.Node) -> _Tag | None:
         value, weight, bias = _arguments(node, 3)
         groups = _argument(node, 6, "groups", 1)
         if weight.name not in self._names:
-            self._close(node.all_input_nodes)
             return None
-        self._explained.update((parameter, node) for parameter in (weight, bias))
-        channels = (_shape(value) or ())[1]
+        self._recorded.update((parameter, node) for parameter in (weight, bias))
         if groups == 1:
             self._read(value, weight, dim=1)
-        elif groups == channels and value in self._tags:
-            return self._by_channel(value, weight, bias)
+        elif groups == _shape(value)[1] and value in self._tags:
+            return self._depthwise(self._tags[value], weight, bias)
         else:
             self._close([value])
         return self._written(weight, bias, dim=1)
 
-    def _by_channel(self, value: fx.Node, weight: fx.Node, bias: fx.Node | None) -> _Tag | None:
-        """A kernel for each channel (depthwise): the units stay apart, and so do their kernels."""
-        tag = self._tags[value]
+    def _depthwise(self, tag: _Tag, weight: fx.Node, bias: fx.Node | None) -> _Tag | None:
+        """One kernel per channel: units stay apart, and so do their kernels."""
         rows, channels = self._tensors[self._names[weight.name]].shape[0], sum(s.size * s.repeat for s in tag.segments)
         if tag.dim != 1 or rows % channels:
-            self._close([value])
             return None
-        times = rows // channels
-        wider = tuple(replace(s, repeat=s.repeat * times) for s in tag.segments)
+        wider = tag.widened(rows // channels)
         self._attach(wider, weight, "incoming")
-        if bias is not None:
-            self._attach(wider, bias, "bias")
-        return replace(tag, segments=wider)
+        self._attach(wider, bias, "bias")
+        return wider
 
     def _batch_norm(self, node: fx.Node) -> _Tag | None:
-        value, weight, bias, mean, variance = _arguments(node, 5)
+        value, *parameters = _arguments(node, 5)
         tag = self._tags.get(value)
         if tag is None or tag.dim != 1:
-            self._close(node.all_input_nodes)
             return None
-        self._explained.update((parameter, node) for parameter in (weight, bias, mean, variance))
-        for parameter in (weight, bias):
-            if parameter is not None:
-                self._attach(tag.segments, parameter, "norm")
-        for statistic in (mean, variance):
-            if statistic is not None:
-                self._attach(tag.segments, statistic, "stats")
+        self._recorded.update((parameter, node) for parameter in parameters)
+        for parameter, kind in zip(parameters, ("norm", "norm", "stats", "stats"), strict=True):
+            self._attach(tag, parameter, kind)
         return tag
 
     def _coupled(self, node: fx.Node, tagged: Sequence[fx.Node]) -> _Tag | None:
-        """Element by element: with a single number nothing happens; two maps become one group."""
-        others = [n for n in node.all_input_nodes if n not in tagged]
-        if any(math.prod(_shape(n) or ()) > 1 for n in others):
-            self._close(tagged)
+        """Element by element: a single number changes nothing; two maps of one form become one group."""
+        if any(math.prod(_shape(source)) > 1 for source in node.all_input_nodes if source not in tagged):
             return None
-        first, *rest = tagged
-        if _operation(node) == "div" and (rest or node.args[0] is not first):
-            self._close(tagged)  # a silent unit would be divided by: zero over zero is no number
+        first, *others = tagged
+        if _operation(node) == "div" and (others or node.args[0] is not first):
+            return None  # a silent unit would be the divisor: zero over zero is no number
+        if any(self._form(first) != self._form(other) for other in others):
             return None
         tag = self._tags[first]
-        for other in rest:
-            if not self._alike(first, other):
-                self._close(tagged)
-                return None
-        for other in rest:
+        for other in others:
             for mine, theirs in zip(tag.segments, self._tags[other].segments, strict=True):
-                self._unite(mine.group, theirs.group)
+                if mine.group is not None and theirs.group is not None:
+                    mine.group.unite(theirs.group)
         return tag
 
-    def _alike(self, one: fx.Node, other: fx.Node) -> bool:
-        a, b = self._tags[one], self._tags[other]
-        same_place = len(_shape(one) or ()) == len(_shape(other) or ()) and a.dim == b.dim
-        sizes = [[(s.group is None, s.size, s.repeat) for s in tag.segments] for tag in (a, b)]
-        return same_place and sizes[0] == sizes[1]
+    def _form(self, node: fx.Node) -> tuple[int, int, list[tuple[bool, int, int]]]:
+        """Return what must agree for two maps to have their units in the same places."""
+        tag = self._tags[node]
+        return len(_shape(node)), tag.dim, [(s.group is None, s.size, s.repeat) for s in tag.segments]
 
     def _concatenated(self, node: fx.Node) -> _Tag | None:
         parts: Sequence[fx.Node] = node.args[0]  # type: ignore[assignment]
-        dim = _argument(node, 1, "dim", 0) % len(_shape(node) or (1,))
-        tags = [self._tags.get(part) for part in parts]
-        if all(tag is None or tag.dim == dim for tag in tags):
-            segments = [
-                tag.segments if tag is not None else (_Segment(None, (_shape(part) or ())[dim]),)
-                for tag, part in zip(tags, parts, strict=True)
-            ]
-            return _Tag(dim, tuple(s for several in segments for s in several))
-        self._close(parts)
-        return None
-
-    def _reshaped(self, node: fx.Node, tag: _Tag) -> _Tag | None:
-        """The dimension of the new shape that counts the units, with what was flattened into it."""
-        (source,) = (n for n in node.all_input_nodes if n in self._tags)
-        old, new = _shape(source) or (), _shape(node) or ()
-        before, count = math.prod(old[: tag.dim]), old[tag.dim]
-        for dim, size in enumerate(new):
-            if math.prod(new[:dim]) == before and size >= count and size % count == 0:
-                times = size // count
-                return _Tag(dim, tuple(replace(s, repeat=s.repeat * times) for s in tag.segments))
-        return None
-
-    def _reduced(self, node: fx.Node, tag: _Tag) -> _Tag | None:
-        """A mean over space; one over the channels mixes them."""
-        (source,) = (n for n in node.all_input_nodes if n in self._tags)
-        rank = len(_shape(source) or ())
-        dims = _argument(node, 1, "dim", None)
-        if not isinstance(dims, list | tuple | int):
+        dim = _argument(node, 1, "dim", 0) % (len(_shape(node)) or 1)
+        tags = [self._tags.get(part) or _Tag(dim, (_Segment(None, _shape(part)[dim]),)) for part in parts]
+        if any(tag.dim != dim for tag in tags):
             return None
-        gone = {d % rank for d in ([dims] if isinstance(dims, int) else dims)}
-        if tag.dim in gone or not gone:
-            return None
-        keeps = _argument(node, 2, "keepdim", False)
-        return tag if keeps else replace(tag, dim=tag.dim - sum(d < tag.dim for d in gone))
-
-    def _permuted(self, node: fx.Node, tag: _Tag) -> _Tag | None:
-        rank = len(_shape(node) or ())
-        if _operation(node) == "permute":
-            order = [d % rank for d in _argument(node, 1, "dims", ())]
-        else:
-            one, other = _argument(node, 1, "dim0", 0) % rank, _argument(node, 2, "dim1", 1) % rank
-            order = list(range(rank))
-            order[one], order[other] = other, one
-        return replace(tag, dim=order.index(tag.dim))
-
-    def _padded(self, node: fx.Node, tag: _Tag) -> _Tag | None:
-        """Padding around a map, not among its channels."""
-        (source,) = (n for n in node.all_input_nodes if n in self._tags)
-        old, new = _shape(source) or (), _shape(node) or ()
-        return tag if old[: tag.dim + 1] == new[: tag.dim + 1] else None
+        return _Tag(dim, tuple(segment for tag in tags for segment in tag.segments))
 
     def _read(self, value: fx.Node, weight: fx.Node, dim: int) -> None:
-        """``weight`` has a column for each entry along ``dim`` of ``value``."""
+        """Record that ``weight`` has a column for each entry along ``dim`` of ``value``."""
         tag = self._tags.get(value)
-        if tag is None:
-            return
-        if tag.dim != dim:
+        if tag is not None and tag.dim == dim:
+            self._attach(tag, weight, "outgoing", dim=1)
+        else:
             self._close([value])
-            return
-        self._attach(tag.segments, weight, "outgoing", dim=1)
 
-    def _written(self, weight: fx.Node, bias: fx.Node | None, dim: int) -> _Tag | None:
-        """``weight`` has a row for each unit along ``dim`` of the output; a new group."""
-        name = self._names[weight.name]
-        size = self._tensors[name].shape[0]
-        draft = _GroupBuilder(size, writers=1, incoming=[UnitSlice(name, 0)])
-        if bias is not None:
-            if bias.name in self._names:
-                draft.bias.append(UnitSlice(self._names[bias.name], 0))
-            else:
-                draft.closed = True
-        self._same.append(len(self._drafts))
-        self._drafts.append(draft)
-        return _Tag(dim, (_Segment(len(self._drafts) - 1, size),))
+    def _written(self, weight: fx.Node, bias: fx.Node | None, dim: int) -> _Tag:
+        """Record that ``weight`` has a row for each unit along ``dim`` of the output: a new group."""
+        group = _GroupBuilder(len(self._groups), self._tensors[self._names[weight.name]].shape[0])
+        self._groups.append(group)
+        tag = _Tag(dim, (_Segment(group, group.size),))
+        self._attach(tag, weight, "incoming")
+        self._attach(tag, bias, "bias")
+        return tag
 
-    def _attach(self, segments: Sequence[_Segment], parameter: fx.Node, kind: str, dim: int = 0) -> None:
+    def _attach(self, tag: _Tag, parameter: fx.Node | None, kind: str, dim: int = 0) -> None:
+        """Add the slices of ``parameter`` to the groups along a tag's dimension."""
         start = 0
-        for segment in segments:
+        for segment in tag.segments if parameter is not None else ():
             if segment.group is not None:
-                draft = self._drafts[self._root(segment.group)]
-                if parameter.name in self._names:
-                    share = UnitSlice(self._names[parameter.name], dim, start, segment.repeat)
-                    getattr(draft, kind).append(share)
-                else:  # a computed weight: nothing that could be reset
-                    draft.closed = True
+                group = segment.group.root
+                if parameter is not None and parameter.name in self._names:
+                    name = self._names[parameter.name]
+                    group.slices[kind].append(UnitSlice(name, dim, start, segment.repeat))
+                else:  # a computed weight: there is no tensor to reset
+                    group.closed = True
             start += segment.size * segment.repeat
-
-    def _unite(self, one: int | None, other: int | None) -> None:
-        if one is None or other is None:
-            return
-        first, second = sorted((self._root(one), self._root(other)))
-        if first != second:
-            self._drafts[first].absorb(self._drafts[second])
-            self._same[second] = first
-
-    def _root(self, group: int) -> int:
-        while self._same[group] != group:
-            group = self._same[group]
-        return group
 
     def _close(self, nodes: Collection[fx.Node]) -> None:
         for node in nodes:
             for segment in self._tags[node].segments if node in self._tags else ():
                 if segment.group is not None:
-                    self._drafts[self._root(segment.group)].closed = True
+                    segment.group.root.closed = True
 
-    def _close_shared(self, drafts: Collection[_GroupBuilder]) -> None:
-        """Groups that use entries of one tensor twice: what is done to one unit would be done to another."""
-        uses: dict[tuple[str, int], list[tuple[int, int, _GroupBuilder]]] = {}
-        for draft in drafts:
-            for share in draft.shares():
-                end = share.start + draft.size * share.repeat
-                uses.setdefault((share.name, share.dim), []).append((share.start, end, draft))
-        for places in uses.values():
-            for (start, end, one), (other_start, other_end, other) in itertools.combinations(places, 2):
+    def _close_shared(self, groups: Collection[_GroupBuilder]) -> None:
+        """Close groups that use entries of one tensor twice: a reset of one unit would reset another."""
+        uses: dict[tuple[str, int], list[tuple[int, int, _GroupBuilder]]] = defaultdict(list)
+        for group in groups:
+            for slice_ in group.all_slices():
+                end = slice_.start + group.size * slice_.repeat
+                uses[slice_.name, slice_.dim].append((slice_.start, end, group))
+        for ranges in uses.values():
+            for (start, end, one), (other_start, other_end, other) in itertools.combinations(ranges, 2):
                 if start < other_end and other_start < end:
                     one.closed = other.closed = True
 
-    def _close_used_otherwise(self, drafts: Collection[_GroupBuilder]) -> None:
-        """Groups with a tensor that something else uses too: it would be heard there."""
+    def _close_used_otherwise(self, groups: Collection[_GroupBuilder]) -> None:
+        """Close groups with a tensor that has another use: a reset would be felt there."""
         used = {
-            self._names[node.name] for node in self._held for user in node.users if (node, user) not in self._explained
+            self._names[node.name]
+            for node in self._placeholders
+            for user in node.users
+            if (node, user) not in self._recorded
         }
-        for draft in drafts:
-            draft.closed |= any(share.name in used for share in draft.shares())
+        for group in groups:
+            group.closed |= any(slice_.name in used for slice_ in group.all_slices())
+
+
+def _kept(node: fx.Node, tag: _Tag, source: fx.Node) -> _Tag | None:
+    """Each channel stays where it is, unless its dimension is the one that is pooled or resized."""
+    spatial = re.search(r"([123])d", _operation(node))
+    return None if spatial is not None and tag.dim >= len(_shape(source)) - int(spatial[1]) else tag
+
+
+def _first_result(node: fx.Node, tag: _Tag, source: fx.Node) -> _Tag | None:
+    return tag if _operation(source) in _KEEPING and node.args[1] == 0 else None
+
+
+def _reshaped(node: fx.Node, tag: _Tag, source: fx.Node) -> _Tag | None:
+    """Find the dimension of the new shape that counts the units, with what was flattened into it."""
+    old, new = _shape(source), _shape(node)
+    before, count = math.prod(old[: tag.dim]), old[tag.dim]
+    for dim, size in enumerate(new):
+        if math.prod(new[:dim]) == before and size >= count and size % count == 0:
+            return tag.widened(size // count, dim)
+    return None
+
+
+def _reduced(node: fx.Node, tag: _Tag, source: fx.Node) -> _Tag | None:
+    """A reduction over space keeps channels; one over channels mixes them."""
+    rank = len(_shape(source))
+    dims = _argument(node, 1, "dim", None)
+    if not isinstance(dims, list | tuple | int):
+        return None
+    gone = {dim % rank for dim in ([dims] if isinstance(dims, int) else dims)}
+    if tag.dim in gone or not gone:
+        return None
+    keepdim = _argument(node, 2, "keepdim", False)
+    return tag if keepdim else replace(tag, dim=tag.dim - sum(dim < tag.dim for dim in gone))
+
+
+def _permuted(node: fx.Node, tag: _Tag, source: fx.Node) -> _Tag | None:
+    rank = len(_shape(source))
+    order = [dim % rank for dim in _argument(node, 1, "dims", ())]
+    return replace(tag, dim=order.index(tag.dim))
+
+
+def _transposed(node: fx.Node, tag: _Tag, source: fx.Node) -> _Tag | None:
+    rank = len(_shape(source))
+    one, other = _argument(node, 1, "dim0", 0) % rank, _argument(node, 2, "dim1", 1) % rank
+    return replace(tag, dim={one: other, other: one}.get(tag.dim, tag.dim))
+
+
+def _padded(node: fx.Node, tag: _Tag, source: fx.Node) -> _Tag | None:
+    """Padding may go around a map, but not among its channels."""
+    return tag if _shape(source)[: tag.dim + 1] == _shape(node)[: tag.dim + 1] else None
+
+
+_RULES: Mapping[str, Callable[[fx.Node, _Tag, fx.Node], _Tag | None]] = {
+    **dict.fromkeys(_KEEPING, _kept),
+    **dict.fromkeys(("flatten", "reshape", "view", "_unsafe_view", "squeeze", "unsqueeze", "unflatten"), _reshaped),
+    **dict.fromkeys(("mean", "sum", "amax", "amin"), _reduced),
+    **dict.fromkeys(("pad", "constant_pad_nd"), _padded),
+    "getitem": _first_result,
+    "permute": _permuted,
+    "transpose": _transposed,
+}
+"""Operations with one tagged input: what becomes of its tag."""
 
 
 def _operation(node: fx.Node) -> str:
-    """``conv2d`` for ``aten.conv2d.default``; what works in place is called as what does not."""
+    """Return ``conv2d`` for ``aten.conv2d.default``; an operation in place has the name of the one that is not."""
     if node.target is operator.getitem:
         return "getitem"
     name = getattr(getattr(node.target, "overloadpacket", node.target), "__name__", str(node.target))
     return name.removesuffix("_")
 
 
-def _owner(share: UnitSlice) -> str:
-    """The module that holds the share's tensor."""
-    return share.name.rpartition(".")[0]
+def _module_of(slice_: UnitSlice) -> str:
+    return slice_.name.rpartition(".")[0]
 
 
-def _shape(node: fx.Node) -> tuple[int, ...] | None:
+def _value(node: fx.Node) -> Tensor | None:
+    """Return the (fake) tensor that a node computes; of several results, the first."""
     value = node.meta.get("val")
-    if isinstance(value, tuple | list):  # an operation with several results: what its first one is
-        value = value[0] if value and isinstance(value[0], Tensor) else None
-    return tuple(int(size) for size in value.shape) if isinstance(value, Tensor) else None
+    if isinstance(value, tuple | list):
+        value = value[0] if value else None
+    return value if isinstance(value, Tensor) else None
+
+
+def _shape(node: fx.Node) -> Shape:
+    value = _value(node)
+    return () if value is None else tuple(int(size) for size in value.shape)
 
 
 def _arguments(node: fx.Node, count: int) -> list[Any]:
@@ -473,86 +438,3 @@ def _arguments(node: fx.Node, count: int) -> list[Any]:
 
 def _argument(node: fx.Node, position: int, name: str, default: Any) -> Any:
     return node.args[position] if position < len(node.args) else node.kwargs.get(name, default)
-
-
-@contextmanager
-def capture_inputs(model: nn.Module, names: Collection[str]) -> Iterator[dict[str, Tensor]]:
-    """What each of these modules was first given while the model runs inside this context, by the module's name."""
-    seen: dict[str, Tensor] = {}
-
-    def saw(name: str) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
-        def hook(_: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
-            first = next(iter((*arguments, *named.values())), None)
-            if isinstance(first, Tensor):
-                seen.setdefault(name, first.detach())
-
-        return hook
-
-    modules = [(name, model.get_submodule(name)) for name in dict.fromkeys(names)]
-    handles = [module.register_forward_pre_hook(saw(name), with_kwargs=True) for name, module in modules]
-    try:
-        yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def activity_in(
-    groups: Sequence[UnitGroup], model: nn.Module, seen: Mapping[str, Tensor], batch: int
-) -> dict[str, Tensor]:
-    """What the readers of each group saw of it, ``(batch, size, positions)`` in float32, by the group's name.
-
-    A reader that was not called, or saw something else than a multiple of ``batch``, has no part.
-    """
-    found = {}
-    for group in groups:
-        views = []
-        for share, reader in zip(group.outgoing, group.readers, strict=True):
-            value = seen.get(reader)
-            dim = -1 if isinstance(model.get_submodule(reader), nn.Linear) else 1
-            if value is None or value.numel() % (batch * value.shape[dim]) or len(value) % batch:
-                continue
-            own = value.movedim(dim, -1)[..., share.start : share.start + group.size * share.repeat]
-            by_sample = own.reshape(batch, -1, group.size, share.repeat)
-            views.append(by_sample.transpose(1, 2).flatten(2).float())
-        if views:
-            found[group.name] = torch.cat(views, dim=2)
-    return found
-
-
-def reset_changes(
-    groups: Sequence[UnitGroup],
-    chosen: Mapping[str, Tensor],
-    tensors: Mapping[str, Tensor],
-    fresh: Callable[[str], Tensor],
-) -> Iterator[Change]:
-    """One change per tensor: chosen units start anew and are not heard.
-
-    Their incoming weights, normalisation and statistics are as in a network just made, their bias and outgoing weights
-    zero. An entry that is the incoming of one unit and the outgoing of another is zero.
-    """
-    by_name = {group.name: group for group in groups}
-    unknown = set(chosen) - set(by_name)
-    if unknown:
-        raise OptionError(f"there is no group of units called '{min(unknown)}'")
-    renewed: dict[str, Tensor] = {}
-    silenced: dict[str, Tensor] = {}
-    for name, units in chosen.items():
-        group = by_name[name]
-        if not isinstance(units, Tensor) or units.dtype != torch.bool or tuple(units.shape) != (group.size,):
-            raise OptionError(f"which units of '{name}' are reset is said by a bool tensor of shape ({group.size},)")
-        if not bool(units.any()):
-            continue
-        shares = [(s, renewed) for s in (*group.incoming, *group.norm, *group.stats)]
-        shares += [(s, silenced) for s in (*group.bias, *group.outgoing)]
-        for share, masks in shares:
-            mask = share.mask(tensors[share.name], units)
-            masks[share.name] = masks[share.name] | mask if share.name in masks else mask
-    for name in dict.fromkeys((*renewed, *silenced)):
-        tensor = tensors[name]
-        zero = silenced.get(name)
-        value = fresh(name) if name in renewed else torch.zeros_like(tensor)
-        if zero is not None:
-            value = torch.where(zero, torch.zeros_like(tensor), value)
-        masks_here = [mask[name] for mask in (renewed, silenced) if name in mask]
-        yield Change(name, masks_here[0] if len(masks_here) == 1 else masks_here[0] | masks_here[1], value)

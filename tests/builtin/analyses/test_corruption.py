@@ -16,8 +16,10 @@ from forgetkit.builtin.analyses.corruption import (
     accuracies_under_corruption,
     corrupt_samples,
 )
-from forgetkit.builtin.analyses.corruptions import generation
+from forgetkit.builtin.analyses.corruptions import samples as corrupted
 from forgetkit.builtin.analyses.corruptions.draws import CorruptionDraws
+from forgetkit.builtin.analyses.corruptions.files import Arrays
+from forgetkit.builtin.analyses.corruptions.table import TABLE
 from forgetkit.errors import DataError, InapplicableError, OptionError
 from forgetkit.registry import registry
 from forgetkit.seeding import Seeds, seeded_rng
@@ -65,7 +67,7 @@ def test_the_numbers_are_plain_means_of_accuracies():
     images, labels = pictures()
     pixels = images.permute(0, 2, 3, 1).contiguous().numpy()
     accuracies = {}
-    for name, corrupt in generation.table().items():
+    for name, corrupt in TABLE.items():
         for severity in range(1, 6):
             worse = corrupt(pixels, severity, CorruptionDraws(SEEDS.within(name, severity), range(24)))
             outputs = Flat()(torch.tensor(worse).permute(0, 3, 1, 2) / 255)
@@ -91,7 +93,7 @@ def test_the_numbers_are_plain_means_of_accuracies():
 def test_the_benchmark_has_fifteen_and_the_paper_nineteen():
     assert len(BENCHMARK) == 15
     assert len(CORRUPTIONS) == 19
-    assert tuple(generation.table()) == CORRUPTIONS
+    assert tuple(TABLE) == CORRUPTIONS
 
 
 def test_a_part_is_what_the_whole_says_of_it():
@@ -104,7 +106,7 @@ def test_a_part_is_what_the_whole_says_of_it():
     assert any("2 of 19" in remark for remark in part.remarks)
 
 
-def test_fewer_samples_are_the_same_at_each_severity_and_another_seed_draws_others():
+def test_samples_are_equal_at_each_severity():
     evidence = asked()
     clean = evidence.samples("test", 7)
     for _, _, samples in corrupt_samples(evidence, samples=7, corruptions=("contrast", "snow"), severities=(1, 5)):
@@ -126,11 +128,11 @@ def test_batches_do_not_shift_what_is_drawn(name, monkeypatch):
     assert whole.dtype == torch.float32
     assert torch.equal((whole * 255).round() / 255, whole)
     assert torch.equal(inputs_of(asked(), name, size=5), whole)
-    monkeypatch.setattr(generation, "_AT_ONCE", 1)
+    monkeypatch.setattr(corrupted, "_AT_ONCE", 1)
     assert torch.equal(inputs_of(asked(), name), whole)
 
 
-def test_grey_images_are_corrupted_as_colours_and_made_grey_again():
+def test_grey_images_are_corrupted_as_colours():
     images, labels = pictures(channels=1, size=9)
     evidence = asked(images, labels)
     worse = inputs_of(evidence, "contrast", severity=2)
@@ -176,14 +178,14 @@ def test_arrays_give_what_the_same_images_give(tmp_path):
     assert any("arrays" in remark for remark in read.remarks)
 
 
-def test_rows_are_the_same_images_at_each_severity_and_their_labels_decide(tmp_path):
+def test_rows_are_the_same_images_at_each_severity(tmp_path):
     rows = np.arange(50)
     images = np.broadcast_to(np.uint8(rows)[:, None, None, None], (50, 8, 8, 3))
     np.save(tmp_path / "snow.npy", images)
     np.save(tmp_path / "labels.npy", rows % 10 % 4)
     evidence = asked()
-    arrays = generation.Arrays.of(tmp_path, ["snow"])
-    source = generation.StoredCorruptions.of(evidence, 6, arrays)
+    arrays = Arrays.of(tmp_path, ["snow"])
+    source = corrupted.StoredCorruptions.of(evidence, 6, arrays)
     drawn = [
         torch.cat([inputs[:, 0, 0, 0] for inputs, _ in source.samples("snow", severity).batches(4)]) * 255
         for severity in range(1, 6)
@@ -194,7 +196,7 @@ def test_rows_are_the_same_images_at_each_severity_and_their_labels_decide(tmp_p
         assert torch.equal(source.samples("snow", severity + 1).labels, (drawn[0].round() % 10 % 4).long())
     assert float(drawn[0].min()) >= 0
     assert float(drawn[0].max()) < 10
-    whole = generation.StoredCorruptions.of(evidence, None, arrays)
+    whole = corrupted.StoredCorruptions.of(evidence, None, arrays)
     assert len(whole.samples("snow", 1)) == 10
 
 
@@ -239,7 +241,7 @@ def broken_arrays(folder, how):
     [
         ("missing", "fog.npy cannot be opened"),
         ("no labels", "labels.npy cannot be opened"),
-        ("short", "119 images for the 120 labels"),
+        ("short", "119 images for 120 labels"),
         ("no multiple", "a multiple of five"),
         ("floats", "uint8 images"),
         ("flat", "uint8 images"),
@@ -266,10 +268,10 @@ def test_arrays_of_another_data_set_do_not_apply(tmp_path):
     with pytest.raises(InapplicableError, match="8 × 8 × 3, and the model was tested on 9 × 9 × 3"):
         analysis.analyze(asked(*pictures(size=9)))
     np.save(tmp_path / "labels.npy", np.arange(120) % 10)
-    with pytest.raises(InapplicableError, match="10 classes apart, and the model 4"):
+    with pytest.raises(InapplicableError, match="10 classes, and the model 4"):
         analysis.analyze(asked())
     np.save(tmp_path / "labels.npy", np.arange(120) % 2)
-    with pytest.raises(InapplicableError, match="2 classes apart, and the model 4"):
+    with pytest.raises(InapplicableError, match="2 classes, and the model 4"):
         analysis.analyze(asked())
     with pytest.raises(DataError, match="there is no folder"):
         Corruption(path=tmp_path / "elsewhere").analyze(asked())
@@ -293,7 +295,7 @@ def test_frost_is_laid_over_from_the_first_five_photographs(tmp_path):
     (tmp_path / "notes.txt").write_text("of six winters")
     images = torch.zeros(60, 3, 8, 8, dtype=torch.uint8)
     evidence = asked(images, torch.arange(60) % CLASSES)
-    source = generation.GeneratedCorruptions.of(evidence, None, tmp_path)
+    source = corrupted.GeneratedCorruptions.of(evidence, None, tmp_path)
     levels = {
         float(inputs[place].max()) * 255
         for inputs, _ in source.samples("frost", 1).batches()

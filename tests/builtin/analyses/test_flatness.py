@@ -64,7 +64,7 @@ def test_it_keeps_its_promises(options):
 
 
 @pytest.mark.parametrize("scale", ["relative", "absolute"])
-def test_on_a_quadratic_the_loss_rises_by_half_the_trace_of_the_hessian(scale):
+def test_a_quadratic_loss_rises_by_half_the_trace(scale):
     """E[L(σ) - L(0)] = σ² / 2 · tr(R H R), with a variance of σ⁴ / 2 · tr((R H R)²): the slope adds nothing."""
     bowl, evidence = of_bowl()
     r = units(bowl, scale)
@@ -167,7 +167,7 @@ def test_without_noise_it_is_the_network_as_it_is():
     assert (details["accuracy_spread"][0], details["loss_spread"][0]) == (0, 0)
 
 
-def test_relative_noise_counts_weights_alike_whose_scale_is_taken_back():
+def test_relative_noise_ignores_the_scale_of_weights():
     """Eight times the weights before batch normalisation, and its statistics: the same function to the bit."""
     model, inputs, labels = learned()
     model[1].eps = 0.0  # which would not grow with them
@@ -185,7 +185,7 @@ def test_relative_noise_counts_weights_alike_whose_scale_is_taken_back():
 
 
 @pytest.mark.parametrize("part", ["train", "test"])
-def test_recalibrated_statistics_are_those_of_the_training_samples_under_noise(part):
+def test_statistics_are_recalibrated_under_noise(part):
     model, inputs, labels = learned()
     other = (inputs[:40] + 0.5, labels[:40])
     evidence = model_evidence(model, {"train": (inputs, labels), "test": other}, SEEDS)
@@ -238,7 +238,7 @@ def test_where_half_is_not_reached_that_is_said():
     assert answer.details["loss_spread"] == [0, None]
 
 
-def test_outputs_that_noise_makes_nan_are_wrong_and_leave_an_answer_that_can_be_written():
+def test_nan_outputs_count_as_wrong_and_can_be_written():
     class Steep(nn.Linear):
         def forward(self, x):
             outputs = super().forward(x)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 import io
 import pickle
 import tarfile
@@ -13,9 +11,8 @@ from urllib.error import URLError
 
 import numpy as np
 import pytest
-from torchvision import datasets as torchvision_datasets
+from helpers.cifar_files import FOLDERS, Response, publish
 
-from forgetkit.builtin.datasets import cifar10, cifar100
 from forgetkit.builtin.datasets.cifar10 import Cifar10
 from forgetkit.builtin.datasets.cifar100 import Cifar100
 from forgetkit.contracts import LoadContext
@@ -76,16 +73,10 @@ def write(folder: Path, files: dict[str, bytes]) -> None:
         (folder / name).write_bytes(content)
 
 
-def published(monkeypatch, module, files, **changed) -> None:
-    """As if these small files were the published ones."""
-    digests = {name: hashlib.md5(content).hexdigest() for name, content in files.items()}
-    monkeypatch.setattr(module, "PUBLISHED", dataclasses.replace(module.PUBLISHED, files=digests, **changed))
-
-
 @pytest.fixture
 def ten(monkeypatch):
     files = small_cifar10()
-    published(monkeypatch, cifar10, files)
+    publish(monkeypatch, files)
     return files
 
 
@@ -111,9 +102,9 @@ def test_cifar10_from_a_path(tmp_path, context, reports, ten):
     assert reports == []
 
 
-def test_cifar100_has_the_fine_labels_and_lives_in_the_cache_by_default(context, monkeypatch):
+def test_cifar100_has_fine_labels_and_is_in_the_cache(context, monkeypatch):
     files = small_cifar100()
-    published(monkeypatch, cifar100, files)
+    publish(monkeypatch, files, name="CIFAR100")
     write(context.cache / "torchvision" / "cifar-100-python", files)
     data = Cifar100().load(context)
     check_part(data.train, range(3), [99, 5, 0])
@@ -128,20 +119,7 @@ def test_the_home_folder_is_understood(tmp_path, context, monkeypatch, ten):
     assert len(Cifar10("~/here").load(context).train) == 10
 
 
-@pytest.mark.parametrize(
-    ("module", "theirs"),
-    [(cifar10, torchvision_datasets.CIFAR10), (cifar100, torchvision_datasets.CIFAR100)],
-)
-def test_the_published_files_are_those_that_torchvision_knows(module, theirs):
-    ours = module.PUBLISHED
-    files = [*theirs.train_list, *theirs.test_list, [theirs.meta["filename"], theirs.meta["md5"]]]
-    assert dict(ours.files) == dict(files)
-    assert [ours.train, ours.test] == [[name for name, _ in part] for part in (theirs.train_list, theirs.test_list)]
-    assert (ours.folder, ours.url) == (theirs.base_folder, theirs.url)
-    assert (ours.meta, ours.names) == (theirs.meta["filename"], theirs.meta["key"])
-
-
-@pytest.mark.parametrize(("source", "folder"), [(Cifar10, "cifar-10-batches-py"), (Cifar100, "cifar-100-python")])
+@pytest.mark.parametrize(("source", "folder"), [(Cifar10, FOLDERS["CIFAR10"]), (Cifar100, FOLDERS["CIFAR100"])])
 def test_missing_files_say_where_and_what_to_do(tmp_path, context, source, folder):
     for component, place in (
         (source(), context.cache / "torchvision"),
@@ -179,12 +157,11 @@ def offered(monkeypatch, ten):
 
     def offer(content: bytes, *, sent: bytes | None = None) -> list[str]:
         asked = []
-        digest, length = hashlib.sha256(content).hexdigest(), len(content)
-        published(monkeypatch, cifar10, ten, sha256=digest, length=length)
+        publish(monkeypatch, ten, content)
 
         def urlopen(url, timeout):
             asked.append(url)
-            return io.BytesIO(content if sent is None else sent)
+            return Response(content if sent is None else sent)
 
         monkeypatch.setattr("urllib.request.urlopen", urlopen)
         return asked

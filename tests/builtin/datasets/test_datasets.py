@@ -49,7 +49,7 @@ def test_these_are_offered():
 
 
 @pytest.mark.parametrize("name", sorted(OFFERED))
-def test_each_is_a_source_with_a_summary_and_documents_every_option(name):
+def test_each_source_documents_itself_and_its_options(name):
     component = OFFERED[name]
     assert issubclass(component, DatasetSource)
     summary = component.__doc__.splitlines()[0]

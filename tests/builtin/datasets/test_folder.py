@@ -275,7 +275,7 @@ def test_transparency_shows_the_background(root, context, background, colour):
     assert data.provenance["notes"]["transparency composited on the background"] == len(TRANSPARENT)
 
 
-def test_a_grey_or_colour_that_is_transparent_shows_the_background(root, context):
+def test_a_transparent_colour_shows_the_background(root, context):
     levels = {"grey.png": GREY, "deep.png": DEEP}
     for name, array in levels.items():
         clear = int(array[0, 0])
@@ -309,7 +309,7 @@ def test_of_several_frames_the_first_is_taken_and_that_is_said(root, context):
 # --- which files are taken ---
 
 
-def test_sub_folders_belong_to_their_class_and_what_is_passed_over_is_said(root, context, monkeypatch):
+def test_sub_folders_belong_to_their_class(root, context, monkeypatch):
     monkeypatch.setattr(_formats, "_has_heif", lambda: False)
     for suffix in _formats._HEIF:
         monkeypatch.delitem(Image.EXTENSION, suffix, raising=False)
@@ -360,7 +360,7 @@ def test_many_classes_with_files_passed_over_take_few_lines(root, context):
     data = Folder(root, on_bad="skip").load(context)
     assert len(data.remarks) == 6
     assert data.remarks[-1] == (
-        "train: passed over in 4 more classes: 4 .txt (no image suffix); the manifest has them all"
+        "train: passed over in 4 more classes: 4 .txt (no image suffix); the manifest has all of them"
     )
 
 
@@ -404,7 +404,7 @@ def workers(monkeypatch):
     """Two processes decode, however few images there are."""
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1}, raising=False)
-    monkeypatch.setattr(_decode_pool, "_WORTH", 1)
+    monkeypatch.setattr(_decode_pool, "_BYTES_PER_WORKER", 1)
 
 
 @pytest.fixture(params=["here", "workers"])
@@ -539,7 +539,7 @@ def test_most_of_the_test_part_stays_when_images_are_added(plain, context):
     assert len(before - after) <= 3
 
 
-def test_the_split_is_the_same_with_and_without_a_folder_for_training(plain, context):
+def test_the_split_does_not_depend_on_a_train_folder(plain, context):
     one = Folder(plain, size=4, test_fraction=0.2).load(context)
     (plain.parent / "whole").mkdir()
     plain.rename(plain.parent / "whole" / "train")
@@ -559,11 +559,11 @@ def test_validation_images_are_the_test_part_if_there_is_none(root, context, nam
     )
 
 
-def test_validation_images_beside_a_test_part_are_left_alone_and_that_is_said(root, context):
+def test_validation_images_beside_a_test_part_are_ignored(root, context):
     save(root / "val" / "cat" / "a.png")
     data = Folder(root).load(context)
     assert len(data.test) == 2
-    assert data.remarks == ("the folder 'val' is left alone: validation samples are cut from 'train' (--val-fraction)",)
+    assert data.remarks == ("the folder 'val' is ignored: validation samples are cut from 'train' (--val-fraction)",)
     (root / "test").rename(root / "elsewhere")
     data = Folder(root, test_fraction=0.5).load(context)
     assert (len(data.train), len(data.test), len(data.remarks)) == (2, 2, 1)
@@ -608,7 +608,7 @@ def test_a_single_image_of_each_class_leaves_none_to_test_on(root, context):
 
 
 @pytest.mark.parametrize("fraction", [None, 0.1])
-def test_a_folder_around_the_data_set_is_named_with_the_one_in_it(root, context, fraction):
+def test_the_folder_around_a_data_set_is_refused_by_name(root, context, fraction):
     (root.parent / "zip").mkdir()
     root.rename(inner := root.parent / "zip" / "photos")
     (root.parent / "zip" / "__MACOSX").mkdir()
@@ -616,7 +616,7 @@ def test_a_folder_around_the_data_set_is_named_with_the_one_in_it(root, context,
     assert message == f"{inner.parent} holds no folder 'train', but {inner} does: give that one as path"
 
 
-def test_the_share_to_test_on_and_the_order_are_those_of_any_unicode_form(tmp_path, context):
+def test_split_and_order_are_equal_for_all_unicode_forms(tmp_path, context):
     held = []
     for form in ("NFC", "NFD"):
         for number, name in enumerate(["é", "ez", "ü", "uz", "ñ", "nz", "à", "az"]):
@@ -643,7 +643,7 @@ def test_16_bits_of_which_12_are_used_are_remarked_on(root, context):
     )
 
 
-def test_a_class_of_the_test_part_alone_is_refused_if_it_has_images(root, context):
+def test_a_class_of_the_test_part_alone_is_refused(root, context):
     (root / "test" / "cats").mkdir()
     assert len(Folder(root).load(context).test) == 2
     save(root / "test" / "cats" / "a.png")

@@ -56,7 +56,7 @@ def no_decoding(monkeypatch):
     """Call it, and from then on every decoding fails."""
 
     def forbid():
-        def fail(path, look):
+        def fail(path, target):
             raise AssertionError(f"{path} is decoded again")
 
         monkeypatch.setattr(_decoding, "decode", fail)
@@ -76,7 +76,7 @@ def workers(monkeypatch):
 
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1}, raising=False)
-    monkeypatch.setattr(_decode_pool, "_WORTH", 1)
+    monkeypatch.setattr(_decode_pool, "_BYTES_PER_WORKER", 1)
     monkeypatch.setattr(_decode_pool, "_DecodeWorker", Watched)
     return started
 
@@ -120,7 +120,7 @@ def test_files_come_in_the_order_of_their_names(tmp_path, context):
     assert data.train.inputs[:, 0, 0, 0].tolist() == [0, 1, 2, 3]
 
 
-def test_images_are_cropped_about_their_middle_to_keep_their_aspect(tmp_path, context):
+def test_images_are_cropped_about_their_middle(tmp_path, context):
     wide = np.zeros((10, 30, 3), np.uint8)
     wide[:, :10, 0] = wide[:, 10:20, 1] = wide[:, 20:, 2] = 255
     for part in ("train", "test"):
@@ -149,7 +149,7 @@ def test_shrinking_is_antialiased(tmp_path, context):
 
 
 @pytest.mark.skipif(not CIFAR.exists(), reason="the CIFAR archive is not beside this checkout")
-def test_real_images_of_the_right_size_are_decoded_and_left_alone(tmp_path, context):
+def test_real_images_of_the_right_size_do_not_change(tmp_path, context):
     archive = np.load(CIFAR)
     expected = {}
     for part in ("train", "test"):
@@ -398,7 +398,7 @@ def test_a_cache_that_cannot_be_written_is_told(root, context):
     assert f"the image cache {context.cache / 'folder'} cannot be written" in message
 
 
-def test_a_cache_that_can_only_be_read_is_enough_once_it_is_filled(root, context, monkeypatch):
+def test_a_filled_cache_may_be_read_only(root, context, monkeypatch):
     Folder(root).load(context)
 
     def refuse(*args, **kwargs):
@@ -412,14 +412,14 @@ def test_who_comes_second_uses_what_the_first_has_written(root, context, monkeyp
     """While one process decodes, another one does the same and is done before."""
     quick = {}
 
-    def slow(path, look):
+    def slow(path, target):
         if not quick:
             quick["entry"] = None
             with monkeypatch.context() as patch:
                 patch.setattr(_decoding, "decode", decode)
                 quick["data"] = Folder(root).load(context)
                 (quick["entry"],) = [path for path in cached(context) if not path.name.startswith(".")]
-        return np.full((3, look.size, look.size), 123, np.uint8), []  # to be told from the quick one's
+        return np.full((3, target.size, target.size), 123, np.uint8), []  # to be told from the quick one's
 
     decode = _decoding.decode
     monkeypatch.setattr(_decoding, "decode", slow)
@@ -604,7 +604,7 @@ def test_workers_give_the_same_pixels_in_the_same_order(root, context, workers, 
 
 def test_a_small_folder_starts_no_process(root, context, workers, monkeypatch):
     size = sum(path.stat().st_size for path in root.rglob("*.png"))
-    monkeypatch.setattr(_decode_pool, "_WORTH", size // 2 + 1)
+    monkeypatch.setattr(_decode_pool, "_BYTES_PER_WORKER", size // 2 + 1)
     Folder(root).load(context)
     assert workers == []
 
@@ -618,7 +618,7 @@ def test_large_files_make_small_blocks(root, context, workers, monkeypatch, repo
 
 @pytest.mark.children
 @pytest.mark.parametrize("limit", [None, 40], ids=["corrupt", "too large"])
-def test_what_a_worker_refuses_is_said_as_ever_and_no_process_is_left(root, context, workers, monkeypatch, limit):
+def test_what_a_worker_refuses_is_reported(root, context, workers, monkeypatch, limit):
     path = root / "train" / "green" / "a.png"
     if limit is None:
         path.write_bytes(PNG[: len(PNG) // 2])
@@ -662,7 +662,7 @@ def test_a_worker_that_is_killed_is_told(root, context, workers, monkeypatch):
 
 
 @pytest.mark.children
-def test_a_worker_that_answers_nonsense_and_lives_on_is_ended_and_told(root, context, workers, monkeypatch):
+def test_a_worker_that_answers_nonsense_is_killed(root, context, workers, monkeypatch):
     talker = (
         "import os, sys, time; from forgetkit.builtin.datasets._decoding import WORKER_READY; "
         "os.write(1, WORKER_READY + b'nonsense'); time.sleep(60)"
@@ -722,9 +722,7 @@ def memory_for_a_single_worker(monkeypatch):
         (memory_for_a_single_worker, 1),
     ],
 )
-def test_without_workers_or_with_fewer_the_images_are_decoded_all_the_same(
-    root, context, workers, monkeypatch, lacking, count
-):
+def test_images_are_decoded_with_fewer_workers_or_none(root, context, workers, monkeypatch, lacking, count):
     with monkeypatch.context() as patch:
         lacking(patch)
         data = Folder(root, size=6).load(context)

@@ -85,7 +85,7 @@ def test_answers_come_as_they_finish(tmp_path) -> None:
 
 
 @pytest.mark.parametrize(("jobs", "tasks", "expected"), [(1, 4, 1), (5, 2, 2), (3, 0, 0)])
-def test_there_are_no_more_workers_than_work_and_each_is_started_once(started, jobs, tasks, expected) -> None:
+def test_at_most_one_worker_per_task_each_started_once(started, jobs, tasks, expected) -> None:
     answers = dict(Local(jobs=jobs, devices=None).execute(errands.pid, range(tasks)))
     assert sorted(answers) == list(range(tasks))
     assert len(started) == expected
@@ -195,7 +195,7 @@ def test_the_cores_are_divided(monkeypatch, options, asked, threads) -> None:
     assert found == {0: threads}
 
 
-def test_torch_takes_that_many_threads_and_comes_with_the_work_alone(monkeypatch) -> None:
+def test_torch_has_the_threads_and_is_imported_by_the_task(monkeypatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     assert dict(Local(threads=1).execute(errands.threads, [None])) == {0: 1}
     assert dict(Local().execute(errands.torch_is_there, [None])) == {0: False}
@@ -242,7 +242,7 @@ def test_the_devices_are_dealt_out_in_turn(monkeypatch, devices, visible, seen) 
     assert [each.get("CUDA_VISIBLE_DEVICES") for each in environments] == seen
 
 
-def test_without_devices_or_alone_a_worker_sees_what_its_parent_sees(monkeypatch) -> None:
+def test_without_devices_a_worker_sees_those_of_its_parent(monkeypatch) -> None:
     import torch
 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)

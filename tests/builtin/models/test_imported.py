@@ -53,7 +53,7 @@ def refusal(target: str) -> str:
     return message
 
 
-def test_the_module_comes_from_the_current_folder_and_sees_normalised_inputs(write):
+def test_the_module_of_the_current_folder_is_imported(write):
     write("")
     path = sys.path.copy()
     normalize = nn.ReLU()

@@ -362,7 +362,7 @@ def check_start(name: str, module: nn.Module) -> None:
 
 
 @every_kind
-def test_every_layer_starts_and_starts_again_from_its_distribution(name):
+def test_every_layer_is_redrawn_from_its_distribution(name):
     """Both draws, the one of ``build`` and the one of ``initialise``, against the formulas."""
     network = built(name, smallest(name))
     builder = BUILDERS[name]
@@ -413,6 +413,7 @@ def train(network: nn.Module, batches: list[tuple[Tensor, Tensor]], lr: float) -
     return losses
 
 
+@pytest.mark.slow
 @every_builder
 def test_a_few_steps_fit_a_few_samples(name):
     shape = (1, 32, 32) if name == "vgg16-bn" else DIGITS

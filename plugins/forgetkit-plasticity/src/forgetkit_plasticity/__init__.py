@@ -1,4 +1,4 @@
-"""Ways of forgetting and of keeping a network plastic, for forgetkit."""
+"""Reinitialisation methods and interventions against the loss of plasticity, for forgetkit."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -19,7 +19,7 @@ from forgetkit_plasticity.soft_rescale import SoftRescale
 
 @forgetkit.hookimpl
 def forgetkit_reinit() -> Mapping[str, type[Any]]:
-    """What forgets between two mega-batches."""
+    """Return the methods that reset between two mega-batches."""
     return {
         "dash": Dash,
         "fire": Fire,
@@ -31,7 +31,7 @@ def forgetkit_reinit() -> Mapping[str, type[Any]]:
 
 @forgetkit.hookimpl
 def forgetkit_interventions() -> Mapping[str, type[Any]]:
-    """What acts while training."""
+    """Return the interventions that act during training."""
     return {
         "continual-backprop": ContinualBackprop,
         "hare-tortoise": HareTortoise,

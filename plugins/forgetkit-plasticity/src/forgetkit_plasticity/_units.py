@@ -1,4 +1,4 @@
-"""Which groups of units a method may reset, and what resetting a unit touches."""
+"""Groups of units that a method may reset, and what a reset writes."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from forgetkit.contracts import ReinitContext, UnitGroup, Writes
 from forgetkit.errors import NoMatchError
 
 Coupled = Literal["skip", "include"]
-"""What becomes of units that several layers write into, the channels of a residual stream."""
+"""Whether to skip units that several layers write, such as the channels of a residual stream."""
 
 RESETTING: frozenset[Writes] = frozenset({"weights", "biases", "norm", "stats"})
-"""What a unit's reset writes to."""
+"""The kinds of tensors that the reset of a unit writes."""
 
 
 def open_groups(context: ReinitContext, coupled: Coupled, who: str) -> tuple[UnitGroup, ...]:
-    """The groups whose units ``who`` may reset; ``NoMatchError`` where there is none."""
+    """The groups whose units ``who`` may reset; raise ``NoMatchError`` without any."""
     groups = tuple(group for group in context.units if coupled == "include" or not group.coupled)
     if not groups:
         remedy = (
@@ -23,5 +23,5 @@ def open_groups(context: ReinitContext, coupled: Coupled, who: str) -> tuple[Uni
             if context.units
             else "it needs hidden layers, and layer normalisation or attention between them mixes what they compute"
         )
-        raise NoMatchError(f"{who}: this network has no units that could be reset by themselves; {remedy}")
+        raise NoMatchError(f"{who}: this network has no units that can be reset alone; {remedy}")
     return groups

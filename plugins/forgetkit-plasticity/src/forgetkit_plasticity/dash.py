@@ -16,15 +16,15 @@ from forgetkit.errors import NoMatchError
 
 @dataclass(frozen=True)
 class Dash:
-    """Shrink weights that do not point where the loss goes down, and keep those that do.
+    """Shrink weights that do not point in the direction of descent, and keep those that do.
 
     Formula: θ ← θ · clip(cos(θ, v), floor, 1) for each kernel from one channel to another, each row of a matrix, and
-    each bias as one vector, with v ← (1 − alpha) · v − alpha · ∂L/∂θ over chunks of the samples, one after the other.
+    each bias as one vector, with v ← (1 − alpha) · v − alpha · ∂L/∂θ over consecutive chunks of the samples.
 
-    alpha: weight of a chunk in the running mean v; the later ones count more.
-    floor: factor on what points elsewhere.
+    alpha: weight of a chunk in the running mean v; later chunks count more.
+    floor: factor on weights that point elsewhere.
     chunk: samples of one chunk.
-    samples: scoring samples at most, out of those offered: a count, a share of them, or none for all.
+    samples: scoring samples at most: a count, a fraction of those available, or none for all.
 
     Cost: one forward and one backward pass over the samples.
 
@@ -40,7 +40,7 @@ class Dash:
     touches: ClassVar[frozenset[Writes]] = frozenset({"weights", "biases"})
 
     def propose(self, context: ReinitContext) -> Iterable[Change]:
-        """A change for each matrix, kernel and bias of layers that do not normalise."""
+        """Propose a change for each matrix, kernel and bias of layers that do not normalise."""
         descent = self._descent(context)
         weights = set(context.names("conv-linear"))
         names = [name for layer in context.layers if layer.kind == "weight" for name in layer.parameters]
@@ -49,13 +49,13 @@ class Dash:
             raise NoMatchError("dash: this network has no convolution and no fully connected layer")
         for name in names:
             old = context.targets[name]
-            # A kernel is what lies behind a pair of channels; a row, what lies behind an output.
+            # A kernel belongs to a pair of channels, a row to an output.
             along = max(1, min(2, old.ndim - 1)) if name in weights else 0
             factor = _agreement(old, descent[name].to(old), along).clamp(self.floor, 1)
             yield Change(name, None, old * factor)
 
     def _descent(self, context: ReinitContext) -> dict[str, Tensor]:
-        """The running mean of the direction in which the loss goes down."""
+        """The running mean of the direction of descent."""
         with context.probe() as probe:
             mean = probe.zeros()
             for gradient in self._gradients(probe):
@@ -64,7 +64,7 @@ class Dash:
         return mean
 
     def _gradients(self, probe: Probe) -> Iterator[dict[str, Tensor]]:
-        """The gradient of the mean loss of each chunk, in the order in which the samples are offered."""
+        """The gradient of the mean loss of each chunk, in the order of the samples."""
         mean, seen = probe.zeros(), 0
         for inputs, targets in probe.batches(self.samples):
             start = 0
@@ -82,6 +82,6 @@ class Dash:
 
 
 def _agreement(one: Tensor, other: Tensor, along: int) -> Tensor:
-    """The cosine between what lies behind each index of the first ``along`` dimensions, in a shape that multiplies."""
+    """The cosine between the slices at each index of the first ``along`` dimensions, in a shape that broadcasts."""
     cosine = cosine_similarity(one.double().flatten(along), other.double().flatten(along), dim=along, eps=1e-30)
     return cosine.to(one.dtype).reshape(*cosine.shape, *[1] * (one.ndim - along))

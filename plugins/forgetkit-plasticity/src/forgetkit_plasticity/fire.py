@@ -1,4 +1,4 @@
-"""FIRE: every weight matrix to the nearest orthogonal one."""
+"""FIRE: replace every weight matrix by the nearest orthogonal one."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from forgetkit.errors import NoMatchError
 
 @dataclass(frozen=True)
 class Fire:
-    """Bring every weight matrix to the nearest one with orthogonal rows or columns.
+    """Replace every weight matrix by the nearest one with orthogonal rows or columns.
 
     Formula: X ← X / ‖X‖_F, then iterations times X ← 1.5 · X − 0.5 · X Xᵀ X, and θ ← √(d_out / d_in) / positions · X;
     in a convolution for the matrix at each of the kernel's positions.
 
-    iterations: how often; ten raise a small singular value 57 times at most.
+    iterations: how often; ten raise a small singular value by a factor of 57 at most.
 
     Cost: 2 · iterations products of matrices of each weight's size.
 
@@ -34,7 +34,7 @@ class Fire:
     touches: ClassVar[frozenset[Writes]] = frozenset({"weights"})
 
     def propose(self, context: ReinitContext) -> Iterable[Change]:
-        """A change for each matrix and kernel of layers that do not normalise."""
+        """Propose a change for each matrix and kernel of layers that do not normalise."""
         names = context.names("conv-linear")
         if not names:
             raise NoMatchError("fire: this network has no convolution and no fully connected layer")
@@ -42,7 +42,7 @@ class Fire:
             yield Change(name, None, self._orthogonal(context.targets[name]))
 
     def _orthogonal(self, weight: Tensor) -> Tensor:
-        """The matrix at each position, made orthogonal and scaled, in the weight's own shape."""
+        """Orthogonalise and scale the matrix at each position; keep the weight's shape."""
         at_positions = weight.flatten(1) if weight.ndim == 2 else weight.flatten(2)
         matrices = at_positions.reshape(*weight.shape[:2], -1).permute(2, 0, 1)
         working = matrices.to(torch.promote_types(weight.dtype, torch.float32))

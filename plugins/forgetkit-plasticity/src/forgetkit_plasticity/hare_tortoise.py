@@ -18,13 +18,13 @@ _SLOW = "slow "
 
 @dataclass(frozen=True)
 class HareTortoise(Intervention):
-    """A slow average follows the network, and now and then the network goes back to it.
+    """A slow average follows the network, and the network periodically returns to it.
 
-    Formula: slow ← momentum · slow + (1 − momentum) · θ at each step, and θ ← slow every so many epochs; the same for
+    Formula: slow ← momentum · slow + (1 − momentum) · θ at each step, and θ ← slow after every few epochs; the same for
     running statistics.
 
-    momentum: of the slow average.
-    every: epochs from one return to the next, counted over the whole run.
+    momentum: momentum of the slow average.
+    every: epochs between two returns, counted over the whole run.
 
     Cost: at each step, a pass over the parameters; a copy of them.
 
@@ -35,10 +35,10 @@ class HareTortoise(Intervention):
     every: Annotated[int, Field(ge=1)] = 10
 
     touches: ClassVar[frozenset[Writes]] = frozenset({"weights", "biases", "norm", "stats"})
-    examined_with: ClassVar[Mapping[str, Any]] = MappingProxyType({"every": 3})
+    test_options: ClassVar[Mapping[str, Any]] = MappingProxyType({"every": 3})
 
     def begin(self, moment: InterventionContext) -> None:
-        """The first time, the slow average sets out where the network stands."""
+        """Start the slow average at the network's values, once."""
         if not moment.state:
             context = moment.context
             for name, value in {**context.targets, **context.buffers}.items():
@@ -47,7 +47,7 @@ class HareTortoise(Intervention):
 
     @torch.no_grad()
     def after_step(self, moment: InterventionContext) -> None:
-        """The slow average follows."""
+        """Update the slow average."""
         for name, value in _tensors(moment.model).items():
             slow = moment.state.get(_SLOW + name)
             if slow is not None:
@@ -55,7 +55,7 @@ class HareTortoise(Intervention):
 
     @torch.no_grad()
     def after_epoch(self, moment: InterventionContext) -> None:
-        """At every so many epochs, the return: a copy, so that each goes on by itself."""
+        """Copy the slow average into the network when a return is due."""
         epochs = moment.state.setdefault("epochs", torch.zeros((), dtype=torch.int64))
         epochs += 1
         if int(epochs) % self.every == 0:
@@ -70,5 +70,5 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _copy(value: Tensor) -> Tensor:
-    """In single precision at least: in half, a thousandth of a difference would be rounded away."""
+    """In single precision at least: half precision would round a thousandth of a difference away."""
     return value.detach().to(torch.promote_types(value.dtype, torch.float32), copy=True)

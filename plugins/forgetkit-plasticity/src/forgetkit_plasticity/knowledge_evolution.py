@@ -18,7 +18,7 @@ from forgetkit.errors import NoMatchError
 
 @dataclass(frozen=True)
 class KnowledgeEvolution:
-    """Keep one and the same part of the network, the fit hypothesis, and draw the rest anew each time.
+    """Keep a fixed part of the network, the fit hypothesis, and redraw the rest each time.
 
     Formula: θ ← M ⊙ θ + (1 − M) ⊙ ξ in all layers that do not normalise, with M the same at each forgetting of a run.
 
@@ -26,8 +26,8 @@ class KnowledgeEvolution:
         wels: ⌈split · n⌉ of the n entries of each parameter, drawn once;
         bernoulli: each entry with the probability split, drawn once, as the released code does for wels;
         kels: weights and biases between the first ⌈split · n⌉ of the n units of each layer: a slimmer network.
-    split: share that is kept.
-    params: which parameters are drawn anew; the others stay whole, as biases do in the released code (conv-linear).
+    split: fraction that is kept.
+    params: which parameters are redrawn; others stay whole, as biases do in the released code (conv-linear).
     fresh: where ξ comes from: torch's reset_parameters (layer-default), the module's own initial distribution
         (original), U(±1/√fan_in) (uniform, with a fan_in of 1 for biases), the value at the run's start (rewind), or
         zero.
@@ -44,11 +44,11 @@ class KnowledgeEvolution:
 
     @property
     def touches(self) -> frozenset[Writes]:
-        """What it writes to."""
+        """The kinds of tensors that it writes."""
         return frozenset({"weights", "biases"} if self.params == "all" else {"weights"})
 
     def propose(self, context: ReinitContext) -> Iterable[Change]:
-        """A change for each parameter that is not kept whole."""
+        """Propose a change for each parameter that is not kept whole."""
         open_names = set(context.names(self.params)) - set(context.names("norm"))
         found = self._beyond(context) if self.mask == "kels" else self._scattered(context)
         masks = {name: redrawn for name, redrawn in found if name in open_names and bool(redrawn.any())}
@@ -58,7 +58,7 @@ class KnowledgeEvolution:
             yield Change(name, redrawn, context.fresh(name, self.fresh))
 
     def _scattered(self, context: ReinitContext) -> Iterator[tuple[str, Tensor]]:
-        """Of each parameter the entries that are not kept, drawn from a stream that lasts for the run."""
+        """The redrawn entries of each parameter, from a random stream that is the same throughout the run."""
         for name in context.names("all"):
             old, rng = context.targets[name], context.rng(name, lasting=True)
             if self.mask == "bernoulli":
@@ -70,13 +70,13 @@ class KnowledgeEvolution:
             yield name, redrawn.view(old.shape).to(old.device)
 
     def _beyond(self, context: ReinitContext) -> Iterator[tuple[str, Tensor]]:
-        """All that computes or reads a unit beyond the first, by parameter."""
+        """The entries that compute or read a unit beyond the first ones, by parameter."""
         found: dict[str, Tensor] = {}
         for group in context.units:
             beyond = torch.arange(group.size) >= self._kept(group.size)
-            for share in (*group.incoming, *group.bias, *group.outgoing) if bool(beyond.any()) else ():
-                mask = share.mask(context.targets[share.name], beyond.to(context.targets[share.name].device))
-                found[share.name] = found[share.name] | mask if share.name in found else mask
+            for part in (*group.incoming, *group.bias, *group.outgoing) if bool(beyond.any()) else ():
+                mask = part.mask(context.targets[part.name], beyond.to(context.targets[part.name].device))
+                found[part.name] = found[part.name] | mask if part.name in found else mask
         yield from found.items()
 
     def _kept(self, count: int) -> int:

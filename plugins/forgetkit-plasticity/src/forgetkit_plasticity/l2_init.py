@@ -15,12 +15,12 @@ from forgetkit.errors import NoMatchError
 
 @dataclass(frozen=True)
 class L2Init(Intervention):
-    """A penalty on how far the weights have gone from where they began.
+    """A penalty on the distance of the weights from their initial values.
 
     Formula: L + strength / 2 · Σ ‖θ − θ₀‖², over all parameters but those of normalisation layers, with θ₀ their values
     before the first step of the first mega-batch.
 
-    strength: of the penalty. It takes the place of weight decay, which pulls to zero.
+    strength: strength of the penalty, which replaces weight decay.
 
     Cost: at each step, a pass over the parameters; a copy of them.
 
@@ -32,7 +32,7 @@ class L2Init(Intervention):
     touches: ClassVar[frozenset[Writes]] = frozenset({"loss"})
 
     def begin(self, moment: InterventionContext) -> None:
-        """The first time, what the weights are."""
+        """Store the initial weights, once."""
         if not moment.state:
             context = moment.context
             norms = set(context.names("norm"))
@@ -43,12 +43,12 @@ class L2Init(Intervention):
                 raise NoMatchError("l2-init: this network has no parameter outside of normalisation layers")
 
     def loss(self, moment: InterventionContext) -> Tensor:
-        """The penalty."""
+        """Return the penalty."""
         parameters = dict(moment.model.named_parameters())
-        terms = [_squared_distance(parameters[name], begun) for name, begun in moment.state.items()]
+        terms = [_squared_distance(parameters[name], initial) for name, initial in moment.state.items()]
         return self.strength / 2 * sum(terms[1:], terms[0])
 
 
-def _squared_distance(value: Tensor, begun: Tensor) -> Tensor:
-    """In single precision at least: a sum of so many would stop growing in half."""
-    return (value - begun).to(torch.promote_types(value.dtype, torch.float32)).square().sum()
+def _squared_distance(value: Tensor, initial: Tensor) -> Tensor:
+    """In single precision at least: in half precision so long a sum would stop growing."""
+    return (value - initial).to(torch.promote_types(value.dtype, torch.float32)).square().sum()

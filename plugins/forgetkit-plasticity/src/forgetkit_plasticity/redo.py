@@ -19,13 +19,13 @@ from forgetkit_plasticity._units import RESETTING, Coupled, open_groups
 class Redo:
     """Restart the units that are dormant on the scoring samples.
 
-    Formula: s_i = E|h_i| / mean_k E|h_k| over the units k of a group, with h what the layers that read a unit see of
-    it; where s_i ≤ tau the incoming weights and the normalisation of unit i become fresh, its bias and outgoing weights
-    zero.
+    Formula: s_i = E|h_i| / mean_k E|h_k| over the units k of a group, with h as the layers that read a unit
+    receive it; if s_i ≤ tau the incoming weights and the normalisation of unit i become fresh, its bias and outgoing
+    weights zero.
 
-    tau: how active, as a share of the mean of its group, a dormant unit is at most; 0: those that never fire.
-    samples: scoring samples at most, out of those offered: a count, a share of them, or none for all.
-    coupled: leave out the units that several layers write into, as a residual stream's, or include them.
+    tau: the greatest activity of a dormant unit, as a fraction of its group's mean; 0: units that never fire.
+    samples: scoring samples at most: a count, a fraction of those available, or none for all.
+    coupled: skip or include units that several layers write, as in a residual stream.
 
     Cost: one forward pass over the samples.
 
@@ -40,7 +40,7 @@ class Redo:
     touches: ClassVar[frozenset[Writes]] = RESETTING
 
     def propose(self, context: ReinitContext) -> Iterable[Change]:
-        """A change for each parameter that belongs to a dormant unit."""
+        """Propose a change for each parameter that belongs to a dormant unit."""
         groups = open_groups(context, self.coupled, "redo")
         chosen = _dormant(groups, self._activity(context), self.tau)
         if any(bool(units.any()) for units in chosen.values()):
@@ -62,15 +62,15 @@ class Redo:
 
 @dataclass(frozen=True)
 class RedoWhileTraining(Intervention):
-    """Restart, every so many steps, the units that are dormant on the step's batch.
+    """Restart, at regular steps, the units that are dormant on the step's batch.
 
-    Formula: s_i = E|h_i| / mean_k E|h_k| over the units k of a group, with h what the layers that read a unit see of
-    it; where s_i ≤ tau the incoming weights and the normalisation of unit i become fresh, its bias and outgoing weights
-    zero.
+    Formula: s_i = E|h_i| / mean_k E|h_k| over the units k of a group, with h as the layers that read a unit
+    receive it; if s_i ≤ tau the incoming weights and the normalisation of unit i become fresh, its bias and outgoing
+    weights zero.
 
-    every: steps from one reset to the next, counted over the whole run.
-    tau: how active, as a share of the mean of its group, a dormant unit is at most; 0: those that never fire.
-    coupled: leave out the units that several layers write into, as a residual stream's, or include them.
+    every: steps between two resets, counted over the whole run.
+    tau: the greatest activity of a dormant unit, as a fraction of its group's mean; 0: units that never fire.
+    coupled: skip or include units that several layers write, as in a residual stream.
 
     Cost: a mean over the activity of one batch at each reset.
 
@@ -83,10 +83,10 @@ class RedoWhileTraining(Intervention):
 
     needs_activity: ClassVar[bool] = True
     touches: ClassVar[frozenset[Writes]] = RESETTING
-    examined_with: ClassVar[Mapping[str, Any]] = MappingProxyType({"every": 2})
+    test_options: ClassVar[Mapping[str, Any]] = MappingProxyType({"every": 2})
 
     def begin(self, moment: InterventionContext) -> None:
-        """Says at once where there is nothing to reset."""
+        """Raise ``NoMatchError`` if there is nothing to reset."""
         open_groups(moment.context, self.coupled, "redo")
 
     def after_step(self, moment: InterventionContext) -> None:

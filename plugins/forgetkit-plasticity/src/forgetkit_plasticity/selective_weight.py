@@ -20,17 +20,17 @@ _UTILITY = "utility of "
 
 @dataclass(frozen=True)
 class SelectiveWeight(Intervention):
-    """Restart single weights: in each tensor those of least utility, now and then.
+    """Restart single weights at regular steps: in each tensor those of least utility.
 
-    Formula: θ ← ξ in a tensor where u = |g · θ|, |θ| or U(0, 1) is among its lowest, or below a share of its mean.
+    Formula: θ ← ξ in a tensor where u = |g · θ|, |θ| or U(0, 1) is among the lowest, or below a fraction of its mean.
 
-    every: steps from one reset to the next, counted over the whole run; 0: at the first step of each mega-batch but
-        the first.
+    every: steps between two resets, counted over the whole run; 0: at the first step of each mega-batch but the
+        first.
     utility: of an entry, with g the gradient that the optimizer steps by: |g · θ| (gradient), |θ| (magnitude), random.
     choose: the amount · n lowest of a tensor's n entries, rounded up or down at random so that it is true on average
         (share), or all entries with u ≤ amount · mean u (below-mean).
-    amount: how much, by the word of choose.
-    decay: of a running mean of u over the steps, which takes its place: mean ← decay · mean + (1 - decay) · u, from
+    amount: see choose.
+    decay: decay of a running mean of u over the steps, which replaces u: mean ← decay · mean + (1 - decay) · u, from
         zero at the start and again in a whole tensor that had an entry reset; 0: u of the step alone.
     params: which parameters may be reset.
     fresh: where ξ comes from: the module's own initial distribution (original), torch's reset_parameters
@@ -49,29 +49,29 @@ class SelectiveWeight(Intervention):
     params: Scope = "all"
     fresh: Origin = "original"
 
-    examined_with: ClassVar[Mapping[str, Any]] = MappingProxyType({"amount": 0.5})
+    test_options: ClassVar[Mapping[str, Any]] = MappingProxyType({"amount": 0.5})
 
     def __post_init__(self) -> None:
         if self.choose == "share" and self.amount > 1:
-            raise OptionError(f"selective-weight: amount={self.amount} is no share; write 1 at most")
+            raise OptionError(f"selective-weight: amount={self.amount} is no fraction; write 1 at most")
         if self.utility == "random" and self.decay > 0:
             raise OptionError("selective-weight: utility=random has no running mean: leave decay out")
 
     @property
     def touches(self) -> frozenset[Writes]:
-        """What it writes to."""
+        """The kinds of tensors that it writes."""
         if self.params == "all":
             return frozenset({"weights", "biases", "norm"})
         return frozenset({"weights", "norm"} if self.params == "weights" else {"weights"})
 
     def begin(self, moment: InterventionContext) -> None:
-        """Says at once where there is nothing to reset."""
+        """Raise ``NoMatchError`` if there is nothing to reset."""
         if not moment.context.names(self.params):
             raise NoMatchError(f"selective-weight: params={self.params}: this network has no such parameter")
 
     @torch.no_grad()
     def before_step(self, moment: InterventionContext) -> None:
-        """Utilities are measured while the gradients and the weights that they are of are at hand."""
+        """Measure utilities, before the step changes the weights of these gradients."""
         steps = moment.state.setdefault("steps", torch.zeros((), dtype=torch.int64))
         steps += 1
         if self.utility == "random" or not (self.decay or self._due(moment)):
@@ -90,7 +90,7 @@ class SelectiveWeight(Intervention):
 
     @torch.no_grad()
     def after_step(self, moment: InterventionContext) -> None:
-        """The reset, where one is due."""
+        """Reset weights when it is due."""
         if self._due(moment):
             moment.apply(self._changes(moment.context, moment.state))
 
@@ -110,11 +110,11 @@ class SelectiveWeight(Intervention):
                 continue
             chosen = self._chosen(utility, rng)
             if not self.decay or bool(chosen.any()):
-                state.pop(_UTILITY + name, None)  # what a fresh entry would inherit is another weight's utility
+                state.pop(_UTILITY + name, None)  # a fresh entry must not inherit a utility
             yield Change(name, chosen, context.fresh(name, self.fresh))
 
     def _chosen(self, utility: Tensor, rng: torch.Generator) -> Tensor:
-        """The entries that are reset; of those that tie, a random choice."""
+        """The entries to reset; a random choice of those that tie."""
         if self.choose == "below-mean":
             return utility <= self.amount * utility.mean()
         wanted = self.amount * utility.numel()

@@ -15,26 +15,26 @@ from forgetkit.contracts import Intervention, InterventionContext, Writes
 from forgetkit_plasticity._units import RESETTING, Coupled, open_groups
 
 _PER_OCTAVE = 8
-"""Streaks are counted up to edges that lie so close: every length to 11, and then within 9 %."""
+"""Edges of the histogram of streaks per octave: every length to 11, then within 9 %."""
 
 
 @dataclass(frozen=True)
 class SelfNormalizedResets(Intervention):
-    """Restart a unit once it has been silent for longer than it usually is.
+    """Restart a unit that is silent for longer than usual.
 
     Formula: unit i is restarted when its silent streak, the samples since it last fired, exceeds t_i. At each refresh
-    t_i becomes the given quantile of its finished streaks, one that ended in a restart counting as endless; where that
-    is not finite, or no streak has ended, 2 · t_i. At least the batch, at most limit, with which it begins.
+    t_i becomes the given quantile of its finished streaks, where one that ended in a restart counts as endless; if that
+    is not finite, or no streak has ended, 2 · t_i. t_i is at least the batch and at most limit, its initial value.
 
-    quantile: of a unit's own streaks.
-    limit: longest silence that is borne, in samples.
-    refresh: epochs from one look at the streaks to the next.
-    streaks: how they are counted.
+    quantile: quantile of a unit's own streaks.
+    limit: longest silence before a restart, in samples.
+    refresh: epochs between two updates of t_i.
+    streaks: how streaks are counted.
         samples: each sample by itself, all streaks since the start;
         batches: as the released code does: a batch is silent or not as a whole, a streak of t_i ends in a restart,
         one that ended in a restart counts as long as it was, streaks of 0 do not count, and each refresh forgets them
-        all; t_i becomes the quantile where that is shorter (the batch where no streak has ended), else 2 · t_i.
-    coupled: leave out the units that several layers write into, as a residual stream's, or include them.
+        all; t_i becomes the quantile if that is shorter (the batch if no streak has ended), else 2 · t_i.
+    coupled: skip or include units that several layers write, as in a residual stream.
 
     Cost: at each step, a pass over the activities; for each unit, a table of some hundred counts (batches: of limit).
 
@@ -49,23 +49,23 @@ class SelfNormalizedResets(Intervention):
 
     needs_activity: ClassVar[bool] = True
     touches: ClassVar[frozenset[Writes]] = RESETTING
-    examined_with: ClassVar[Mapping[str, Any]] = MappingProxyType({"limit": 2, "refresh": 1})
+    test_options: ClassVar[Mapping[str, Any]] = MappingProxyType({"limit": 2, "refresh": 1})
 
     def begin(self, moment: InterventionContext) -> None:
-        """Says at once where there is nothing to reset."""
+        """Raise ``NoMatchError`` if there is nothing to reset."""
         open_groups(moment.context, self.coupled, "self-normalized-resets")
 
     @torch.no_grad()
     def after_step(self, moment: InterventionContext) -> None:
-        """Streaks grow or end; those that are too long end in a restart."""
+        """Update the streaks, and restart units whose streak is too long."""
         context, edges = moment.context, self._edges
         chosen = {}
         for group in open_groups(context, self.coupled, "self-normalized-resets"):
             activity = moment.activity.get(group.name)
-            if activity is None:  # its readers were not called in this step
+            if activity is None:  # this step did not run its readers
                 continue
             fired = (activity > 0).any(2)
-            silent, counts, bound = self._kept(moment.state, group.name, fired, len(edges) + 1)
+            silent, counts, bound = self._tensors(moment.state, group.name, fired, len(edges) + 1)
             if self.streaks == "batches":
                 bound.clamp_min_(len(fired))
                 _count_batch(fired, silent, counts)
@@ -80,7 +80,7 @@ class SelfNormalizedResets(Intervention):
         moment.apply(context.reset_units(chosen))
 
     def after_epoch(self, moment: InterventionContext) -> None:
-        """At every so many epochs, new bounds."""
+        """Update the bounds when a refresh is due."""
         epochs = moment.state.setdefault("epochs", torch.zeros((), dtype=torch.int64))
         epochs += 1
         if int(epochs) % self.refresh == 0:
@@ -94,11 +94,11 @@ class SelfNormalizedResets(Intervention):
 
     @property
     def _edges(self) -> Tensor:
-        """Lengths that streaks are counted up to."""
+        """The edges of the histogram of streaks."""
         return torch.arange(self.limit + 1) if self.streaks == "batches" else _edges(self.limit)
 
     def _renewed(self, bound: Tensor, counts: Tensor) -> Tensor:
-        """The first edge that so many streaks of a unit do not exceed, or twice what it has."""
+        """The quantile of each unit's streaks as an edge, or twice its bound."""
         edges = self._edges.to(bound.device)
         total = counts.sum(1)
         enough = counts.cumsum(1)[:, :-1] >= self.quantile * total[:, None]
@@ -106,8 +106,8 @@ class SelfNormalizedResets(Intervention):
         at = enough.to(torch.uint8).argmax(1)
         return torch.where(known, edges[at], 2 * bound).clamp_max(self.limit)
 
-    def _kept(self, state: dict[str, Tensor], name: str, fired: Tensor, bins: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Silent streaks under way, counts of finished ones by length, and bounds; tensors of the state."""
+    def _tensors(self, state: dict[str, Tensor], name: str, fired: Tensor, bins: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Current streaks, counts of finished ones by length, and bounds: tensors of the state."""
         size = fired.shape[1]
         silent = torch.zeros(size, dtype=torch.int64, device=fired.device)
         counted = torch.int32 if self.streaks == "batches" else torch.int64
@@ -119,7 +119,7 @@ class SelfNormalizedResets(Intervention):
 
 
 def _edges(limit: int) -> Tensor:
-    """Lengths, in increasing order, that streaks are counted up to; the last is ``limit``."""
+    """Edges of the histogram of streaks, ascending; the last is ``limit``."""
     lengths = {0, limit}
     power = 0
     while (length := int(2 ** (power / _PER_OCTAVE))) < limit:
@@ -129,7 +129,7 @@ def _edges(limit: int) -> Tensor:
 
 
 def _count(fired: Tensor, silent: Tensor, counts: Tensor, edges: Tensor) -> None:
-    """Follow the streaks through a batch, ``fired`` being ``(batch, size)``: those that end are counted.
+    """Continue the streaks through a batch, ``fired`` of shape ``(batch, size)``, and count those that end.
 
     The samples of the batch are numbered from 1, so that a unit silent for s samples fired last at -s.
     """
@@ -144,21 +144,21 @@ def _count(fired: Tensor, silent: Tensor, counts: Tensor, edges: Tensor) -> None
 
 
 def _count_batch(fired: Tensor, silent: Tensor, counts: Tensor) -> None:
-    """Follow the streaks through a batch that is silent or not as a whole."""
-    heard = fired.any(0)
-    _add(counts, heard, silent)
-    silent.add_(len(fired)).masked_fill_(heard, 0)
+    """Continue the streaks through a batch that is silent or not as a whole."""
+    active = fired.any(0)
+    _add(counts, active, silent)
+    silent.add_(len(fired)).masked_fill_(active, 0)
 
 
 def _add(counts: Tensor, units: Tensor, lengths: Tensor) -> None:
-    """Count a streak of its length for each of ``units``; the last column holds what is longer than the limit."""
+    """Count a streak of its length for each of ``units``; the last column is for streaks longer than the limit."""
     at = lengths.clamp_max(counts.shape[1] - 1)[:, None]
     counts.scatter_add_(1, at, units.to(counts.dtype)[:, None])
 
 
 def _shorter(bound: Tensor, counts: Tensor, quantile: float) -> Tensor:
-    """The quantile of each unit's streaks of 1 and more where it is below the bound, else twice the bound."""
+    """The quantile of each unit's streaks of at least 1 if it is below the bound, else twice the bound."""
     streaks = counts[:, 1:]
-    share = streaks.cumsum(1) / streaks.sum(1, keepdim=True)  # without a streak NaN, which reaches nothing
+    share = streaks.cumsum(1) / streaks.sum(1, keepdim=True)  # NaN without a streak, which reaches no quantile
     at = (share >= quantile).to(torch.uint8).argmax(1) + 1
     return torch.where(at < bound, at, 2 * bound)

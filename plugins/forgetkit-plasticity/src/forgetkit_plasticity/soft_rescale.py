@@ -14,12 +14,12 @@ from forgetkit.errors import NoMatchError
 
 @dataclass(frozen=True)
 class SoftRescale(Intervention):
-    """Keep each layer's weights near the norm that they began with, without a change to what the network decides.
+    """Keep each layer's weights near their initial norm, without a change to the predictions.
 
     Formula: at each step, layer by layer, W ← c · W with c = (strength · ‖W₀‖ + (1 − strength) · ‖W‖) / ‖W‖, and its
     bias by the product of the c of all layers since the last one that normalises, its own included.
 
-    strength: 0: nothing happens; 1: the norms stay as they began.
+    strength: 0 changes nothing; 1 keeps the initial norms.
 
     Cost: at each step, two passes over the weights.
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def mean_of(start: dict[str, Tensor], parts: Iterable[tuple[int, Mapping[str, Tensor]]]) -> dict[str, Tensor]:
-    """The mean of ``parts``, each counted by its size; kept in ``start``, which holds zeros."""
+    """The mean of ``parts``, weighted by size, written into ``start``, which holds zeros."""
     seen = 0
     for count, part in parts:
         seen += count
@@ -18,7 +18,7 @@ def mean_of(start: dict[str, Tensor], parts: Iterable[tuple[int, Mapping[str, Te
 
 
 def absolutes(chunks: Iterable[Mapping[str, Tensor]]) -> Iterator[tuple[int, dict[str, Tensor]]]:
-    """Of each chunk of samples, how many they are and their mean |g|."""
+    """The size and the mean |g| of each chunk of samples."""
     for chunk in chunks:
         count = len(next(iter(chunk.values())))
         yield count, {name: gradients.abs().mean(0) for name, gradients in chunk.items()}

@@ -12,24 +12,23 @@ from torch import Tensor
 from forgetkit.contracts import Probe, SampleLimit
 from forgetkit.unlearning import class_probabilities
 
-_WHO, _REMEDY = "fisher-obd: sampled and exact", "use variant=empirical or batch"
+_VARIANTS, _REMEDY = "fisher-obd: sampled and exact", "use variant=empirical or batch"
 
 
 @dataclass(frozen=True)
 class FisherObd:
     """How much the loss would rise, to second order, if an entry became zero, with Fisher information as curvature.
 
-    Formula: s = ½ · F · θ², with F = E[(∂ log p(y | x) / ∂θ)²] over the scoring samples x and labels y as the variant
-    says.
+    Formula: s = ½ · F · θ², with F = E[(∂ log p(y | x) / ∂θ)²] over the scoring samples x and labels y by variant.
 
     variant: whose gradient is squared, averaged over the samples; as in the built-in ``fisher``.
         empirical: the loss of each sample with its own label;
         sampled: of each sample with a label drawn from the prediction;
         exact: of each sample with every label, weighted by its predicted probability;
         batch: of a batch's mean loss (cheap; another quantity, not rank-equivalent).
-    samples: scoring samples at most, out of those offered: a count, a share of them, or none for all.
+    samples: scoring samples at most: a count, a fraction of those available, or none for all.
 
-    Labels are drawn or taken in turn only where targets are class numbers: sampled and exact refuse others.
+    sampled and exact need class numbers as targets, and refuse others.
 
     Cost: one forward and one backward pass per sample (exact: per sample and class; batch: per batch).
 
@@ -40,7 +39,7 @@ class FisherObd:
     samples: SampleLimit = 1024
 
     def score(self, probe: Probe) -> Mapping[str, Tensor]:
-        """½ F θ²."""
+        """Return ½ F θ²."""
         total, seen = probe.zeros(), 0
         for inputs, targets in probe.batches(self.samples):
             seen += len(targets)
@@ -59,15 +58,15 @@ class FisherObd:
                 yield {name: grads.square().sum(0) for name, grads in chunk.items()}
 
     def _labels(self, probe: Probe, inputs: Tensor, targets: Tensor) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """The labels that are asked about, and the weight of each sample's gradient."""
+        """The labels of a variant, and the weight of each sample's gradient."""
         if self.variant == "empirical":
             yield targets, None
             return
-        probability = class_probabilities(probe, inputs, targets, _WHO, _REMEDY)
+        probability = class_probabilities(probe, inputs, targets, _VARIANTS, _REMEDY)
         if self.variant == "sampled":
             drawn = torch.multinomial(probability.cpu(), 1, generator=probe.rng).flatten()
             yield drawn.to(targets.device), None
             return
         for label in range(probability.shape[-1]):
-            # The root, since the weight is squared along with the gradient.
+            # The square root, since squaring the gradient squares the weight too.
             yield torch.full_like(targets, label, dtype=torch.int64), probability[:, label].sqrt()

@@ -12,11 +12,11 @@ from forgetkit.contracts import Probe, SampleLimit
 
 @dataclass(frozen=True)
 class Gradient:
-    """How strongly the loss still pulls at an entry: keeps what wants to move and resets what has settled.
+    """The gradient's magnitude: keeps entries that still change, and resets those at rest.
 
     Formula: s = |∂L/∂θ|, with L the mean loss over the scoring samples.
 
-    samples: scoring samples at most, out of those offered: a count, a share of them, or none for all.
+    samples: scoring samples at most: a count, a fraction of those available, or none for all.
 
     Cost: one forward and one backward pass over the samples.
 
@@ -26,5 +26,5 @@ class Gradient:
     samples: SampleLimit = 1024
 
     def score(self, probe: Probe) -> Mapping[str, Tensor]:
-        """|g| with g the gradient of the mean loss over the samples."""
+        """Return |g| of the mean loss over the samples."""
         return {name: grad.abs() for name, grad in probe.mean_grads(self.samples).items()}

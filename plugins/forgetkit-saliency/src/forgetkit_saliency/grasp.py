@@ -16,19 +16,19 @@ from forgetkit.unlearning import require_classes
 from forgetkit_saliency.averages import mean_of
 
 _ROUNDING = 1e-3
-"""How far from one probabilities may sum up, in half precision."""
+"""How far the sum of probabilities may be from one in half precision."""
 
 
 @dataclass(frozen=True)
 class Grasp:
-    """How much the gradient's length would fall if an entry became zero: keeps what keeps the network learning.
+    """How much the gradient's norm would fall if an entry became zero: keeps what helps the network learn.
 
-    Signed: an entry below zero stands in the way of learning, and is the first to be reset.
+    Signed: an entry below zero hinders learning and is reset first.
 
     Formula: s = θ · (H g), with g the gradient and H the Hessian of the mean loss L over the scoring samples.
 
-    temperature: L is the cross-entropy of the outputs divided by this; none for the loss that is trained on.
-    samples: scoring samples at most, out of those offered: a count, a share of them, or none for all.
+    temperature: divides the outputs in the cross-entropy L; none for the training loss.
+    samples: scoring samples at most: a count, a fraction of those available, or none for all.
 
     Cost: three forward and three backward passes over the samples.
 
@@ -43,7 +43,7 @@ class Grasp:
     )
 
     def score(self, probe: Probe) -> Mapping[str, Tensor]:
-        """θ times the mean over batches of H g, g the gradient over all of them."""
+        """Return θ times the mean of H g over batches, with g over all of them."""
         gradients = (
             (len(targets), probe.grads(inputs, targets, loss=self._loss))
             for inputs, targets in probe.batches(self.samples)
@@ -57,7 +57,7 @@ class Grasp:
 
     @property
     def _loss(self) -> Callable[[Tensor, Tensor], Tensor] | None:
-        """None: that of the run."""
+        """The loss at the temperature, or None for the training loss."""
         temperature = self.temperature
         if temperature is None:
             return None

@@ -16,17 +16,17 @@ from forgetkit_saliency.units import assign
 
 @dataclass(frozen=True)
 class Gxd:
-    """How much the loss changes, to first order, by the reset that follows, to the very values that will be drawn.
+    """How much the coming reset changes the loss, to first order, with the values that will be drawn.
 
-    Formula: s = |g · (ξ − θ)|, with g = ∂L/∂θ of the mean loss L over the scoring samples and ξ what the entry would
-    become; per unit, each of the n entries that compute it gets |Σ g · (ξ − θ)| / n, the sum over the n.
+    Formula: s = |g · (ξ − θ)|, with g = ∂L/∂θ of the mean loss L over the scoring samples and ξ the fresh value
+    of the entry; per unit, each of the n entries that compute it gets |Σ g · (ξ − θ)| / n, the sum over the n.
 
     reference: what ξ is: the value that a reset by ``masked`` will draw (draw), the value at the run's start (init),
         or zero, which is SNIP.
     origin: where a draw comes from, as the option ``fresh`` of ``masked``: original (which none means), layer-default
         or uniform. Only with reference=draw.
-    samples: scoring samples at most, out of those offered: a count, a share of them, or none for all.
-    per: what is replaced as a whole.
+    samples: scoring samples at most: a count, a fraction of those available, or none for all.
+    per: the group that is replaced as a whole.
         weight: each entry by itself;
         unit: a neuron or a channel, with its weights, its bias and its normalisation, as in the paper.
 
@@ -43,12 +43,10 @@ class Gxd:
 
     def __post_init__(self) -> None:
         if self.origin is not None and self.reference != "draw":
-            raise OptionError(
-                f"gxd: origin={self.origin} is about a draw, and reference is {self.reference}: leave it out"
-            )
+            raise OptionError(f"gxd: origin={self.origin} has no use with reference={self.reference}: leave it out")
 
     def score(self, probe: Probe) -> Mapping[str, Tensor]:
-        """|g (ξ − θ)|, a parameter at a time, or summed over units."""
+        """Return |g (ξ − θ)| of each entry, or of each unit's sum."""
         reset = self._reset(probe)
         changes = {
             name: gradient * (reset(name) - probe.targets[name])
@@ -58,15 +56,15 @@ class Gxd:
             return {name: change.abs_() for name, change in changes.items()}
         scores = {name: change.abs() for name, change in changes.items()}
         for group in probe.units:
-            shares = [share for share in (*group.incoming, *group.bias, *group.norm) if share.name in changes]
-            if shares:
-                each = torch.cat([share.per_unit(changes[share.name], group.size) for share in shares], 1)
-                for share in shares:
-                    assign(share, scores[share.name], each.sum(1).abs() / each.shape[1])
+            parts = [part for part in (*group.incoming, *group.bias, *group.norm) if part.name in changes]
+            if parts:
+                each = torch.cat([part.per_unit(changes[part.name], group.size) for part in parts], 1)
+                for part in parts:
+                    assign(part, scores[part.name], each.sum(1).abs() / each.shape[1])
         return scores
 
     def _reset(self, probe: Probe) -> Callable[[str], Tensor | float]:
-        """What an entry would become."""
+        """The fresh values of a parameter, by name."""
         if self.reference == "zero":
             return lambda name: 0.0
         if self.reference == "init":

@@ -24,8 +24,8 @@ class Hessian:
     form: which terms count.
         obd: the second alone, as at a minimum, where a negative h can only be noise;
         off-minimum: both, signed; an entry whose removal lowers the loss scores below zero.
-    probes: random vectors v. The error of h falls with their root.
-    samples: scoring samples at most, out of those offered: a count, a share of them, or none for all.
+    probes: how many random vectors v; the error of h falls with the square root.
+    samples: scoring samples at most: a count, a fraction of those available, or none for all.
 
     Cost: per random vector, two forward and two backward passes over the samples.
 
@@ -38,12 +38,12 @@ class Hessian:
 
     @property
     def expected_failures(self) -> Mapping[str, str]:
-        """What is not promised: with its sign, an entry without effect lies between the others."""
+        """With a sign, an entry without effect scores between the others."""
         signed = {"higher-is-keep": "signed: an entry without effect scores zero, above those whose removal helps"}
         return signed if self.form == "off-minimum" else {}
 
     def score(self, probe: Probe) -> Mapping[str, Tensor]:
-        """Half the diagonal times θ², and the gradient's part."""
+        """Return the second-order term, and the first-order term if the form has it."""
         diagonal = mean_of(probe.zeros(), self._estimates(probe))
         targets = probe.targets
         if self.form == "obd":
@@ -61,7 +61,7 @@ class Hessian:
 
 
 def _signs(probe: Probe, name: str, number: int) -> Tensor:
-    """Plus or minus one for each entry, drawn on the CPU so that a device changes nothing."""
+    """Random signs, drawn on the CPU so that the device changes nothing."""
     target = probe.targets[name]
     bits = torch.randint(2, target.shape, generator=probe.rng_for(f"{name} {number}"))
     return (2 * bits - 1).to(target)

@@ -14,9 +14,9 @@ from forgetkit.contracts import Probe
 
 @dataclass(frozen=True)
 class Lamp:
-    """The size of an entry among those of its tensor that are not smaller; needs no data.
+    """The square of an entry, relative to the entries of its tensor that are not smaller; needs no data.
 
-    Fair between layers: in each tensor the largest entry scores 1, so that one threshold never empties any.
+    Comparable between layers: the largest entry of each tensor scores 1, so one threshold resets no whole tensor.
 
     Formula: s = θ² / Σ θ'², the sum over all entries θ' of the same tensor with θ'² ≥ θ²; 0 where θ is.
 
@@ -28,7 +28,7 @@ class Lamp:
     needs_data: ClassVar[bool] = False
 
     def score(self, probe: Probe) -> Mapping[str, Tensor]:
-        """All at once: whoever selects looks at the scores several times, and sorting is not cheap."""
+        """Score all tensors at once: selection reads the scores several times, and sorting is slow."""
         return {name: _shares(target) for name, target in probe.targets.items()}
 
 

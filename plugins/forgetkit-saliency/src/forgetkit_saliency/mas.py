@@ -14,14 +14,14 @@ from forgetkit_saliency.averages import absolutes, mean_of
 
 @dataclass(frozen=True)
 class Mas:
-    """How much the outputs' length depends on an entry; looks at no labels.
+    """How much the norm of the outputs depends on an entry; needs no labels.
 
     Formula: s = E[|∂‖f(x)‖² / ∂θ|], the mean over the scoring samples x, with f the outputs (logits).
 
-    variant: whose gradient's magnitude is averaged.
-        per-sample: that of each sample;
+    variant: the gradient whose magnitude is averaged.
+        per-sample: of each sample;
         batch: of a batch's mean ‖f‖² (cheap; gradients of different sign cancel).
-    samples: scoring samples at most, out of those offered: a count, a share of them, or none for all.
+    samples: scoring samples at most: a count, a fraction of those available, or none for all.
 
     Cost: one forward and one backward pass per sample; batch: per batch.
 
@@ -32,7 +32,7 @@ class Mas:
     samples: SampleLimit = 1024
 
     def score(self, probe: Probe) -> Mapping[str, Tensor]:
-        """The mean of |∂‖f‖²/∂θ|."""
+        """Return the mean of |∂‖f‖²/∂θ|."""
         return mean_of(probe.zeros(), self._parts(probe))
 
     def _parts(self, probe: Probe) -> Iterator[tuple[int, Mapping[str, Tensor]]]:

@@ -10,17 +10,17 @@ from typing import ClassVar
 from torch import Tensor
 
 from forgetkit.contracts import Intervention, InterventionContext, Probe, Writes
-from forgetkit_saliency.watched import kept, watched
+from forgetkit_saliency.recording import gradients_of, recorded
 
 
 @dataclass(frozen=True)
 class Movement(Intervention):
-    """How steadily an entry was driven away from zero in the mega-batch; watches the training.
+    """How steadily training moved an entry away from zero in the mega-batch; watches the training.
 
     Signed: a large entry that shrinks scores below zero and is reset before a small one that grows.
 
-    Formula: s = −Σ g · θ over the steps of the mega-batch, with g the gradient that the optimizer was given and θ the
-    value that it was taken at.
+    Formula: s = −Σ g · θ over the steps of the mega-batch, with g the gradient before the optimizer's step and θ the
+    value before it.
 
     Cost: a copy of the parameters; no pass over data.
 
@@ -34,15 +34,15 @@ class Movement(Intervention):
     )
 
     def begin(self, moment: InterventionContext) -> None:
-        """Nothing of the mega-batch before counts."""
+        """Forget the mega-batch before."""
         moment.state.clear()
 
     def before_step(self, moment: InterventionContext) -> None:
-        """Add what the gradient asks of each weight."""
-        for name, parameter, gradient in watched(moment.model):
-            asked = -gradient * parameter.detach().float()
-            moment.state[f"sum {name}"] = moment.state.get(f"sum {name}", 0.0) + asked
+        """Add −g · θ of each weight."""
+        for name, parameter, gradient in gradients_of(moment.model):
+            push = -gradient * parameter.detach().float()
+            moment.state[f"sum {name}"] = moment.state.get(f"sum {name}", 0.0) + push
 
     def score(self, probe: Probe) -> Mapping[str, Tensor]:
-        """The sums."""
-        return kept(probe, "sum", "movement")
+        """Return the sums."""
+        return recorded(probe, "sum", "movement")

@@ -10,17 +10,17 @@ from pydantic import Field
 from torch import Tensor
 
 from forgetkit.contracts import Intervention, InterventionContext, Probe, Writes
-from forgetkit_saliency.watched import kept, watched
+from forgetkit_saliency.recording import gradients_of, recorded
 
 
 @dataclass(frozen=True)
 class PathIntegral(Intervention):
     """How much an entry has contributed to the fall of the loss in the mega-batch; watches the training.
 
-    Formula: s = max(0, ω / (Δθ² + xi)), with ω = −Σ g Δθ over the steps of the mega-batch, g the gradient that the
-    optimizer was given and Δθ what the step changed; below the line, Δθ is the change since the mega-batch began.
+    Formula: s = max(0, ω / (Δθ² + xi)), with ω = −Σ g Δθ over the steps of the mega-batch, g the gradient before the
+    step and Δθ the change by the step; in the denominator, Δθ is the change since the mega-batch began.
 
-    xi: keeps entries that hardly moved from scoring without bound.
+    xi: bounds the scores of entries that hardly moved.
     clip: the highest score; none for no limit.
 
     Cost: four copies of the parameters while a step is made, two between steps; no pass over data.
@@ -35,19 +35,19 @@ class PathIntegral(Intervention):
     touches: ClassVar[frozenset[Writes]] = frozenset()
 
     def begin(self, moment: InterventionContext) -> None:
-        """Nothing of the mega-batch before counts."""
+        """Forget the mega-batch before."""
         moment.state.clear()
 
     def before_step(self, moment: InterventionContext) -> None:
-        """Note each weight and its gradient."""
-        for name, parameter, gradient in watched(moment.model):
+        """Store each weight and its gradient."""
+        for name, parameter, gradient in gradients_of(moment.model):
             value = parameter.detach().float().clone()
             moment.state.setdefault(f"start {name}", value)
             moment.state[f"value {name}"] = value
             moment.state[f"gradient {name}"] = gradient.clone()
 
     def after_step(self, moment: InterventionContext) -> None:
-        """Add what the step has contributed."""
+        """Add the contribution of the step."""
         for name, parameter in moment.model.named_parameters():
             value = moment.state.pop(f"value {name}", None)
             if value is not None:
@@ -56,8 +56,8 @@ class PathIntegral(Intervention):
                 moment.state[f"sum {name}"] = moment.state.get(f"sum {name}", 0.0) + gain
 
     def score(self, probe: Probe) -> Mapping[str, Tensor]:
-        """ω over the squared distance, no less than zero."""
-        sums, starts = kept(probe, "sum", "path-integral"), kept(probe, "start", "path-integral")
+        """Return ω over the squared distance, at least zero."""
+        sums, starts = recorded(probe, "sum", "path-integral"), recorded(probe, "start", "path-integral")
         return {
             name: (sums[name] / ((target - starts[name]).square() + self.xi)).clamp(0, self.clip)
             for name, target in probe.targets.items()

@@ -1,4 +1,4 @@
-"""SNIP, a sample at a time."""
+"""SNIP per sample."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from forgetkit_saliency.averages import absolutes, mean_of
 class SnipSample:
     """How much the loss of single samples would change if a connection were cut.
 
-    Where a network has learned its samples the mean gradient is near zero although that of each sample is not; here
-    they cannot cancel. The same to the bit as the built-in ``snip:reduce=per-sample``, under a name of its own.
+    If a network has learned its samples, the mean gradient is near zero although those of single samples are not; here
+    they cannot cancel. Equal to the bit to the built-in ``snip:reduce=per-sample``, under a name of its own.
 
     Formula: s = E[|θ · g|], the mean over the scoring samples, with g the gradient of each sample's own loss.
 
-    samples: scoring samples at most, out of those offered: a count, a share of them, or none for all.
+    samples: scoring samples at most: a count, a fraction of those available, or none for all.
 
     Cost: one forward and one backward pass per sample.
 
-    Source: Lee et al., 2019, with the mean and the magnitude in the other order.
+    Source: Lee et al., 2019, with the mean taken after the magnitude.
     """
 
     samples: SampleLimit = 1024
 
     def score(self, probe: Probe) -> Mapping[str, Tensor]:
-        """|θ| times the mean of |g|."""
+        """Return |θ| times the mean of |g|."""
         mean = mean_of(probe.zeros(), self._parts(probe))
         return {name: (probe.targets[name] * absolute).abs() for name, absolute in mean.items()}
 

@@ -33,17 +33,16 @@ _NORMS = (
 
 @dataclass(frozen=True)
 class Synflow:
-    """The share of the network's flow that passes through an entry; needs no data.
+    """The fraction of the network's flow that passes through an entry; needs no data.
 
-    Formula: s = |θ| · ∂R/∂|θ| / R, with R the sum of the outputs where every parameter is replaced by its magnitude,
-    normalisation passes on what it gets, and the first layer reads ones. Without biases, in a network of ReLUs, the
+    Formula: s = |θ| · ∂R/∂|θ| / R, with R the sum of the outputs if every parameter is replaced by its magnitude,
+    normalisation is the identity, and the first layer reads ones. Without biases, in a network of ReLUs, the
     scores of each layer that all flow passes through sum to one. An entry of a normalisation layer scores the flow
     through its channel.
 
-    rounds: how often it is scored. Before each round but the first the entries that scored lowest are taken out, an
-        equal share of those left each time; s is then an entry's place in the order in which they went.
-    keep: the share of entries that would be left after the last round, one minus the share to be reset; from two
-        rounds on.
+    rounds: how many rounds of scoring. Before each round but the first, an equal fraction of the remaining entries, the
+        lowest, is removed; s is then an entry's rank in the order of removal.
+    keep: the fraction of entries that remains after the last round, one minus the fraction to reset; needs two rounds.
 
     Cost: one forward and one backward pass over two samples, in float64, for each round.
 
@@ -59,17 +58,17 @@ class Synflow:
         if self.rounds == 1 and self.keep is not None:
             raise OptionError(f"synflow: keep={self.keep} would be ignored in a single round: leave it out")
         if self.rounds > 1 and self.keep is None:
-            raise OptionError(f"synflow: {self.rounds} rounds need the share that is left after them: keep=0.8, say")
+            raise OptionError(f"synflow: {self.rounds} rounds need the fraction that remains, such as keep=0.8")
 
     def score(self, probe: Probe) -> Mapping[str, Tensor]:
-        """The share of the flow, or the place in the order of removal."""
+        """Return the fraction of the flow, or the rank in the order of removal."""
         with _positive(probe) as positive:
             if self.keep is None:
                 return _flow(probe, positive)
             return _split(self._places(probe, positive, self.keep).to(torch.float32), probe.targets)
 
     def _places(self, probe: Probe, positive: Mapping[str, Tensor], keep: float) -> Tensor:
-        """Each entry's place, from zero: first by the round that it goes in, then by its flow there."""
+        """Each entry's rank, from zero: by the round of its removal, then by its flow in that round."""
         flow = _vector(_flow(probe, positive))
         goes = torch.full_like(flow, self.rounds, dtype=torch.int64)
         for number in range(1, self.rounds):
@@ -85,8 +84,8 @@ class Synflow:
 
 
 def _flow(probe: Probe, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Each entry's share of the flow, with ``values`` in place of the network's own."""
-    blank = torch.zeros(2, *probe.input_shape, dtype=torch.float64, device=probe.device)  # the hook makes ones of it
+    """Each entry's fraction of the flow, with ``values`` in place of the network's own."""
+    blank = torch.zeros(2, *probe.input_shape, dtype=torch.float64, device=probe.device)  # the hook replaces it by ones
     total = float(probe.outputs(blank, at=values).sum())
     if not 0 <= total < math.inf:
         raise OptionError(f"synflow: the flow through this network is {total}, no finite number above zero")
@@ -103,15 +102,15 @@ def _sum(outputs: Tensor, targets: Tensor) -> Tensor:
 
 @contextmanager
 def _positive(probe: Probe) -> Iterator[dict[str, Tensor]]:
-    """Hooks that make the network the one that flow is measured in, and the magnitudes of all it holds, in float64."""
+    """Hook the network for measuring flow; give the magnitudes of its tensors, in float64."""
     model = probe.module("")
     tensors = [*model.named_parameters(), *model.named_buffers()]
     values = {name: t.detach().abs().double() for name, t in tensors if t.is_floating_point()}
     handles = [probe.module(probe.layers[0].name).register_forward_pre_hook(_reads_ones, with_kwargs=True)]
     for path, module in model.named_modules():
         if isinstance(module, _NORMS):
-            passes_on = _PassesOn(copy.deepcopy(module).double().eval())
-            handles.append(module.register_forward_hook(passes_on, with_kwargs=True))
+            identity = _Identity(copy.deepcopy(module).double().eval())
+            handles.append(module.register_forward_hook(identity, with_kwargs=True))
             own = [f"{path}.{name}" if path else name for name, _ in module.named_parameters(recurse=False)]
             values.update({name: torch.ones_like(values[name]) for name in own if name in values})
     try:
@@ -131,8 +130,8 @@ def _reads_ones(
 
 
 @dataclass(frozen=True)
-class _PassesOn:
-    """A normalisation that passes on its input, times its scale and its shift.
+class _Identity:
+    """A forward hook that replaces a normalisation by its input times its scale and its shift.
 
     Both are ones, so that their slopes are the flow through the channel. ``copied`` is a copy of the module without
     the hook, in float64.
@@ -149,10 +148,10 @@ class _PassesOn:
 
     @torch.no_grad()
     def _dim(self, shape: torch.Size, own: torch.Size) -> int:
-        """Which dimension of a map of ``shape`` the first one of the module's parameters counts.
+        """The dimension of a map of ``shape`` that the module's parameters scale.
 
-        What a class is called does not say: a LayerNorm over channels permutes its input first. So the module is asked:
-        where its first entries are changed, its output changes at the first place of that dimension alone.
+        The class does not tell: a LayerNorm over channels permutes its input first. So the first entries of the
+        parameters are changed: the output changes at the first position of that dimension alone.
         """
         dims = [dim for dim in range(1, len(shape) - len(own) + 1) if shape[dim : dim + len(own)] == own]
         if len(dims) > 1:
@@ -161,11 +160,14 @@ class _PassesOn:
             dims = [dim for dim in dims if not bool(places[:, dim : dim + len(own)].any())]
         if not dims:
             kind = type(self.copied).__name__
-            raise OptionError(f"synflow: what {kind} of {tuple(own)} scales in an input of {tuple(shape)} is unknown")
+            raise OptionError(
+                f"synflow: cannot tell what {kind} of {tuple(own)} scales in an input of "
+                f"{tuple(shape)}: use another criterion"
+            )
         return dims[0]
 
     def _output(self, shape: torch.Size, first: float) -> Tensor:
-        """What the module makes of an input without ties, with ``first`` in the first entry of its parameters."""
+        """The module's output for an input without ties, with ``first`` in the first entry of its parameters."""
         for parameter in self.copied.parameters(recurse=False):
             parameter.fill_(1.0)
             parameter[(0,) * parameter.ndim] = first

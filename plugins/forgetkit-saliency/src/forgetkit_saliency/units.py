@@ -7,13 +7,13 @@ from torch import Tensor
 from forgetkit.contracts import UnitSlice
 
 
-def assign(share: UnitSlice, tensor: Tensor, values: Tensor) -> None:
+def assign(part: UnitSlice, tensor: Tensor, values: Tensor) -> None:
     """Write one value per unit to all of the unit's entries in ``tensor``.
 
     Args:
-        share: Where the units sit in the tensor.
+        part: Where the units are in the tensor.
         tensor: The scores of a parameter, written in place.
         values: A value for each unit, ``(size,)``.
     """
-    own = tensor.movedim(share.dim, 0)[share.start : share.start + len(values) * share.repeat]
-    own[:] = values.repeat_interleave(share.repeat).view(-1, *[1] * (own.ndim - 1))
+    own = tensor.movedim(part.dim, 0)[part.start : part.start + len(values) * part.repeat]
+    own[:] = values.repeat_interleave(part.repeat).view(-1, *[1] * (own.ndim - 1))

@@ -14,17 +14,17 @@ from forgetkit.contracts import Probe, SampleLimit
 
 @dataclass(frozen=True)
 class Wanda:
-    """The size of a weight times that of the input it reads; needs no gradient.
+    """The magnitude of a weight times the norm of its input; needs no gradient.
 
     Formula: s = |W_ij| · ‖X_j‖, with ‖X_j‖ the Euclidean length of the layer's input j (a feature, or a channel at all
-    its positions) over all scoring samples. Whatever is no matrix of a fully connected layer or kernel of a convolution
-    (biases, normalisation) reads an input that is one, wherever the layer looks.
+    its positions) over all scoring samples. Parameters other than matrices and kernels (biases, normalisation) read an
+    input of ones at each position.
 
-    compare: what the scores are comparable with.
-        row: s becomes the share of its output row that scores lower, so that one threshold takes the same share of
+    compare: where scores compare.
+        row: s becomes the fraction of its output row that scores lower, so one threshold takes the same fraction of
             each row; a tensor of one dimension is one row;
-        raw: s as it is, between all layers.
-    samples: scoring samples at most, out of those offered: a count, a share of them, or none for all.
+        raw: s as it is, over all layers.
+    samples: scoring samples at most: a count, a fraction of those available, or none for all.
 
     Cost: one forward pass over the samples.
 
@@ -35,13 +35,13 @@ class Wanda:
     samples: SampleLimit = 1024
 
     def score(self, probe: Probe) -> Mapping[str, Tensor]:
-        """|W| ‖X‖, perhaps as a rank within the row."""
+        """Return |W| ‖X‖, or its rank within the row."""
         lengths = {name: square.sqrt() for name, square in self._squares(probe).items()}
         scores = {name: target.abs() * lengths[name].to(target) for name, target in probe.targets.items()}
         return scores if self.compare == "raw" else {name: _ranks(score) for name, score in scores.items()}
 
     def _squares(self, probe: Probe) -> dict[str, Tensor]:
-        """The squared length of what each entry reads, summed over the samples; it can be multiplied with the entry."""
+        """The squared norm of each entry's input over the samples, in a shape that broadcasts with the entry."""
         total = dict.fromkeys(probe.targets, torch.zeros((), dtype=torch.float64, device=probe.device))
         for inputs, _ in probe.batches(self.samples):
             seen = probe.layer_inputs(inputs)
@@ -57,7 +57,7 @@ class Wanda:
 
 
 def _read(module: nn.Module, normalises: bool, target: Tensor, value: Tensor) -> Tensor:
-    """Of ``value``, the layer's input, the squared length of what each entry of one of its parameters reads."""
+    """The squared norm of what each entry of ``target`` reads of ``value``, the layer's input."""
     if normalises:
         return _ones(value.numel() // target.numel(), value)
     convolves = isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d)
@@ -72,12 +72,12 @@ def _read(module: nn.Module, normalises: bool, target: Tensor, value: Tensor) ->
 
 
 def _ones(places: int, like: Tensor) -> Tensor:
-    """The squared length of an input that is one at so many places."""
+    """The squared norm of an input of ones at ``places`` positions."""
     return like.new_full((), float(places))
 
 
 def _ranks(score: Tensor) -> Tensor:
-    """The share of an entry's row that scores lower; NaN stays NaN, which has no place in an order."""
+    """The fraction of an entry's row that scores lower; NaN stays NaN."""
     rows = score.reshape(len(score) if score.ndim > 1 else 1, -1)
     ascending = rows.sort(1).values
     ranks = (torch.searchsorted(ascending, rows) / rows.shape[1]).view(score.shape).to(score)

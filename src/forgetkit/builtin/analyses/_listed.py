@@ -1,4 +1,4 @@
-"""Lists as a SPEC writes them: ``fog+snow``, ``1/255+8/255``."""
+"""Lists in a SPEC: ``fog+snow``, ``1/255+8/255``."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ from fractions import Fraction
 from typing import Any
 
 
-def join_words(written: Any) -> Any:
-    """``"fog+snow"`` is a list of two, a number a list of one; what is a list already, or JSON, stays."""
+def split_list(written: Any) -> Any:
+    """Turn ``"fog+snow"`` into a list of two, a number into a list of one, ``"none"`` into None; keep anything else."""
+    if written == "none":
+        return None
     if isinstance(written, int | float) and not isinstance(written, bool):
         return [written]
     return written.split("+") if isinstance(written, str) and not written.startswith("[") else written
 
 
-def format_number(written: Any) -> Any:
-    """``"8/255"`` is the number that it names; what names none stays as it is."""
+def parse_fraction(written: Any) -> Any:
+    """Turn ``"8/255"`` into a number; keep anything else."""
     try:
         return float(Fraction(written)) if isinstance(written, str) and "/" in written else written
     except (ValueError, ZeroDivisionError):

@@ -1,4 +1,4 @@
-"""What two masks of a network both retain, counted."""
+"""Counts of what two masks of a network both retain."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Mask = Mapping[str, "Tensor"]
-"""True where an entry gets a fresh value, by parameter."""
+"""By parameter, True where an entry gets a fresh value."""
 
 Pair = Mapping[str, "MaskOverlap"]
 """What two masks share, by layer."""
 
 _ONES = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(1, dtype=np.uint8)
-"""How many bits of a byte are set; ``numpy.bitwise_count`` is not in every version that is supported."""
+"""How many bits of a byte are set; NumPy 1 lacks ``numpy.bitwise_count``."""
 
 
 @dataclass(frozen=True)
@@ -36,38 +36,39 @@ class MaskOverlap:
 
     @property
     def share(self) -> float | None:
-        """Of those that the first retains; None where it retains none."""
+        """``both`` as a share of ``first``; None if that is 0."""
         return self.both / self.first if self.first else None
 
     @property
     def jaccard(self) -> float | None:
-        """Of those that one of them retains; None where neither retains any."""
+        """``both`` as a share of what either retains; None if that is 0."""
         either = self.first + self.second - self.both
         return self.both / either if either else None
 
     @property
     def chance(self) -> float | None:
-        """What ``share`` is on average if one of the masks is dealt out at random within the layer."""
+        """The mean of ``share`` if one of the masks is random within the layer."""
         return self.second / self.entries if self.entries else None
 
     @property
     def chosen(self) -> bool:
-        """Whether each mask retains some and not all: otherwise there is no chance, for there is one way alone."""
+        """Whether each mask retains some entries and not all; otherwise chance has one outcome."""
         return 0 < self.first < self.entries and 0 < self.second < self.entries
 
     @property
     def corrected(self) -> float | None:
-        """1 where all that can be shared by masks of one density is, 0 as by chance, below where they avoid each other;
-        None where a mask retains all or nothing.
+        """Overlap on a scale where 1 is the most that masks of one density can share and 0 is chance.
+
+        Negative if the masks avoid each other; None if a mask retains all entries or none.
         """
         if not self.chosen:
             return None
-        by_chance = self.first * self.second  # times the entries, so that whole numbers are divided once
+        by_chance = self.first * self.second  # times the entries, so that there is one division of integers
         return (self.entries * self.both - by_chance) / (self.entries * self.first - by_chance)
 
     @property
     def deviation(self) -> float | None:
-        """The standard deviation of ``corrected`` if one of the masks is dealt out at random within the layer."""
+        """The standard deviation of ``corrected`` if one of the masks is random within the layer."""
         if not self.chosen:
             return None
         n, a, b = self.entries, self.first, self.second
@@ -75,7 +76,13 @@ class MaskOverlap:
         return both / (a * (1 - b / n))
 
     @property
-    def turned(self) -> MaskOverlap:
+    def details(self) -> dict[str, object]:
+        """All counts and values, for JSON."""
+        values = {key: getattr(self, key) for key in ("share", "jaccard", "chance", "corrected", "deviation")}
+        return {"entries": self.entries, "retained": [self.first, self.second], "both": self.both, **values}
+
+    @property
+    def swapped(self) -> MaskOverlap:
         """The second mask first."""
         return MaskOverlap(self.entries, self.second, self.first, self.both)
 
@@ -88,23 +95,23 @@ class Total:
 
     @property
     def share(self) -> float | None:
-        """Of all that the first retains."""
+        """What both retain, of what the first retains."""
         return _ratio((s.both, s.first) for s in self.pair.values())
 
     @property
     def jaccard(self) -> float | None:
-        """Of all that one of them retains."""
+        """What both retain, of what either retains."""
         return _ratio((s.both, s.first + s.second - s.both) for s in self.pair.values())
 
     @property
     def corrected(self) -> float | None:
-        """Against chance within each layer, so that layers that are retained to unequal parts are no overlap."""
+        """Against chance within each layer, so that layers of unequal density are no overlap."""
         chosen = [(s, s.first * s.second / s.entries) for s in self.pair.values() if s.chosen]
         return _ratio((s.both - by_chance, s.first - by_chance) for s, by_chance in chosen)
 
     @cached_property
     def summary(self) -> dict[str, float | None]:
-        """All three."""
+        """All three values."""
         return {"share": self.share, "jaccard": self.jaccard, "corrected": self.corrected}
 
 
@@ -118,28 +125,28 @@ class Retained:
 
     @classmethod
     def of(cls, mask: Tensor) -> Retained:
-        """Those that are not reset."""
+        """The entries that a mask does not reset."""
         bits = np.packbits(~mask.detach().cpu().numpy().ravel())
         return cls(bits, mask.numel(), _ones(bits))
 
     def shared_with(self, other: Retained) -> MaskOverlap:
-        """What a second mask retains of them."""
+        """Count what a second mask retains too."""
         return MaskOverlap(self.entries, self.count, other.count, _ones(self.bits & other.bits))
 
 
-def rotated(pair: Pair) -> Pair:
+def swapped(pair: Pair) -> Pair:
     """The second mask first."""
-    return {name: shared.turned for name, shared in pair.items()}
+    return {name: shared.swapped for name, shared in pair.items()}
 
 
 def mean(values: Sequence[float | None]) -> float | None:
-    """Of those that there are."""
+    """The mean of the values that are not None."""
     known = [value for value in values if value is not None]
     return statistics.fmean(known) if known else None
 
 
 def spread(values: Sequence[float | None]) -> float | None:
-    """Their standard deviation, where there are two of them."""
+    """The standard deviation of the values that are not None, if there are two."""
     known = [value for value in values if value is not None]
     return statistics.stdev(known) if len(known) > 1 else None
 

@@ -1,4 +1,4 @@
-"""Whether samples are images, and what to do if they are not."""
+"""Check that samples are images, and say what to do if they are not."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from forgetkit.contracts import Evidence
 from forgetkit.errors import InapplicableError
 
 _OVERSHOT = 0.5
-"""How far outside [0, 1] resizing may bring a pixel; what lies further out is on another scale."""
+"""How far resizing may move a pixel out of [0, 1]; beyond it, samples are on another scale."""
 
 _REMEDIES: Mapping[str, str] = {
-    "not finite": "mend or leave out the samples that are not finite",
+    "not finite": "repair or leave out the samples that are not finite",
     "minus one": "give (x + 1) / 2, or uint8 pixels, and let the network scale them back",
     "overshot": "clip them to [0, 1], or save them as uint8",
     "levels": "divide them by 255, or save them as uint8",
@@ -23,9 +23,12 @@ _REMEDIES: Mapping[str, str] = {
 
 
 def require_images(evidence: Evidence, why: str, features: str) -> None:
-    """``InapplicableError`` if the samples are no pixels in [0, 1]: ``why`` that matters, and the remedy.
+    """Raise ``InapplicableError`` if the samples are no pixels in [0, 1].
 
-    ``features`` is what is said of samples that are no images at all.
+    Args:
+        evidence: Holds the samples.
+        why: The first words of the message: why pixels are needed.
+        features: The whole message if the samples are no images at all.
     """
     if evidence.images:
         return

@@ -1,4 +1,4 @@
-"""Whether a network is right as often as it is sure."""
+"""Calibration: how far confidence is from accuracy."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from forgetkit.builtin.analyses._outputs import diverged
+from forgetkit.builtin.analyses._answers import all_finite, bars, fraction, lines
+from forgetkit.builtin.analyses._outputs import diverged, require_samples
 from forgetkit.contracts import Answer, Chart, Evidence, Measure, Series
 from forgetkit.errors import InapplicableError
 
 COLDEST, HOTTEST = 0.01, 100.0
-"""The temperatures between which the best is looked for."""
+"""The range in which the temperature is fitted."""
 
 
 @dataclass(frozen=True)
@@ -44,57 +45,48 @@ class Calibration:
     samples: Annotated[int, Field(ge=1)] | None = None
 
     def analyze(self, evidence: Evidence) -> Answer:
-        """Errors of calibration, a reliability diagram, the gap of each bin, a histogram of the confidence."""
-        samples = evidence.samples("test", self.samples)
-        said = _Predictions(_finite(evidence.outputs(samples)), samples.labels)
+        """Measure the errors of calibration; draw reliability, gaps and confidence."""
+        samples = require_samples(evidence, "test", self.samples)
+        found = _Predictions(_usable(evidence.outputs(samples)), samples.labels)
         numbers = {
-            "ece": _lower(
-                said.ece(self.bins),
+            "ece": _error(
+                found.ece(self.bins),
                 f"expected calibration error: mean gap of accuracy and confidence, {self.bins} bins",
             ),
-            "mce": _lower(said.mce(self.bins), "maximum calibration error: the largest gap of a bin"),
-            "adaptive_ece": _lower(said.adaptive_ece(self.bins), "the ece over bins of equally many samples"),
-            "nll": Measure(
-                said.nll, "lower", meaning="negative log-likelihood: mean cross entropy, in nats", bounds=(0, None)
+            "mce": _error(found.mce(self.bins), "maximum calibration error: the largest gap of a bin"),
+            "adaptive_ece": _error(found.adaptive_ece(self.bins), "the ece over bins of equally many samples"),
+            "nll": _above_zero(found.nll, "negative log-likelihood: mean cross entropy, in nats", None),
+            "brier": _above_zero(
+                found.brier,
+                "Brier score: mean squared distance of the predicted probabilities from the label, 0 to 2",
+                2,
             ),
-            "brier": Measure(
-                said.brier,
-                "lower",
-                meaning="Brier score: mean squared distance of the predicted probabilities from the label, 0 to 2",
-                bounds=(0, 2),
-            ),
-            "overconfidence": Measure(
-                said.confidence.mean().item() - said.accuracy,
-                unit="fraction",
-                meaning="mean confidence less accuracy; above 0 the network is too sure",
+            "overconfidence": fraction(
+                found.confidence.mean().item() - found.accuracy,
+                "mean confidence less accuracy; above 0 the network is too sure",
                 bounds=(-1, 1),
             ),
         }
-        binned = said.binned(self.bins)
-        details = {"samples": len(samples), "accuracy": said.accuracy, "bins": _table(binned)}
-        diagrams = [_reliability(binned), _gap(binned), _histogram(binned)]
+        binned = found.binned(self.bins)
+        details = {"samples": len(samples), "accuracy": found.accuracy, "bins": _table(binned)}
         remarks = []
-        if said.nll is None:
-            remarks.append("there is no nll: the network masks the class of a sample, to which it gives the logit -inf")
+        if found.nll is None:
+            remarks.append("there is no nll: the network gives the class of a sample the logit -inf")
         try:
             temperature = _fit_temperature(evidence)
         except InapplicableError as error:
             remarks.append(f"no temperature was fitted: {error}")
         else:
-            scaled = _Predictions(said.logits / temperature, said.labels)
-            numbers |= {
-                "temperature": Measure(
-                    temperature,
-                    meaning="what the logits are divided by for the least nll; above 1 the network is too sure",
-                ),
-                "ece_scaled": _lower(scaled.ece(self.bins), "the ece at that temperature"),
-            }
+            scaled = _Predictions(found.logits / temperature, found.labels)
+            meaning = "what the logits are divided by for the least nll; above 1 the network is too sure"
+            numbers["temperature"] = Measure(temperature, meaning=meaning)
+            numbers["ece_scaled"] = _error(scaled.ece(self.bins), "the ece at that temperature")
             details |= {"nll_scaled": scaled.nll, "brier_scaled": scaled.brier, "mce_scaled": scaled.mce(self.bins)}
             if temperature in (COLDEST, HOTTEST):
                 remarks.append(
-                    f"the temperature is {temperature:g}, the end of the range: for these samples none is best"
+                    f"the temperature is {temperature:g}, the end of the range: the nll has no minimum inside"
                 )
-        return Answer(numbers, diagrams, details, remarks)
+        return Answer(numbers, _charts(binned), details, remarks)
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +105,7 @@ class _ReliabilityBins:
 
 @dataclass(frozen=True, eq=False)
 class _Predictions:
-    """Logits ``(n, classes)`` in float64, int64 labels ``(n,)``, and what is said of them."""
+    """Logits ``(n, classes)`` in float64, labels int64 ``(n,)``, and what follows from both."""
 
     logits: Tensor
     labels: Tensor
@@ -136,7 +128,7 @@ class _Predictions:
 
     @property
     def nll(self) -> float | None:
-        """None where a label has the probability 0, which no number of samples makes up for."""
+        """None if a label has the probability 0."""
         loss = torch.nn.functional.cross_entropy(self.logits, self.labels).item()
         return loss if math.isfinite(loss) else None
 
@@ -157,7 +149,7 @@ class _Predictions:
         return self.binned(bins).gaps.max().item()
 
     def adaptive_ece(self, bins: int) -> float:
-        """A sample's bin is that of the middle place of all that are as confident: the order has no say."""
+        """Samples of equal confidence share the bin of their middle rank, so the order of samples changes nothing."""
         _, group, size = self.confidence.unique(return_inverse=True, return_counts=True)
         middle = size.cumsum(0) - size / 2
         return _mean_gap(self._by((middle * bins / len(self.labels)).long()[group], bins))
@@ -173,11 +165,9 @@ def _mean_gap(binned: _ReliabilityBins) -> float:
     return (binned.gaps * binned.count).sum().item() / binned.count.sum().item()
 
 
-def _finite(logits: Tensor) -> Tensor:
-    if not len(logits):
-        raise InapplicableError("there are no samples to judge on")
+def _usable(logits: Tensor) -> Tensor:
     if diverged(logits):
-        raise InapplicableError("the network's outputs are not finite, so that it has no confidence: train it anew")
+        raise InapplicableError("the network's outputs are not finite, so it has no confidence: train it again")
     return logits.double()
 
 
@@ -188,15 +178,17 @@ def _fit_temperature(evidence: Evidence) -> float:
     """
     from scipy.optimize import brentq
 
-    samples = evidence.samples("val")
-    logits = _finite(evidence.outputs(samples))
+    samples = require_samples(evidence, "val")
+    logits = _usable(evidence.outputs(samples))
     of_labels = logits.gather(1, samples.labels[:, None])
     if bool(of_labels.isinf().any()):
-        raise InapplicableError("the network masks the class of a validation sample: its nll is infinite at each")
+        raise InapplicableError(
+            "the network gives the class of a validation sample the logit -inf: the nll is infinite at each temperature"
+        )
 
     def slope(inverse: float) -> float:
         terms = (logits * inverse).softmax(1) * (logits - of_labels)
-        return terms.where(logits.isfinite(), 0).sum(1).mean().item()  # a masked class has no share in it
+        return terms.where(logits.isfinite(), 0).sum(1).mean().item()  # a masked class (-inf) adds nothing
 
     if slope(1 / COLDEST) <= 0:
         return COLDEST
@@ -205,62 +197,50 @@ def _fit_temperature(evidence: Evidence) -> float:
     return float(1 / brentq(slope, 1 / HOTTEST, 1 / COLDEST))
 
 
-def _lower(value: float, meaning: str) -> Measure:
-    return Measure(value, "lower", "fraction", meaning=meaning, bounds=(0, 1))
+def _error(value: float, meaning: str) -> Measure:
+    return fraction(value, meaning, "lower")
 
 
-def _gaps_as_none(values: Tensor) -> list[float | None]:
-    return [None if value != value else value for value in values.tolist()]
+def _above_zero(value: float | None, meaning: str, highest: float | None) -> Measure:
+    return Measure(value, "lower", meaning=meaning, bounds=(0, highest))
 
 
 def _table(binned: _ReliabilityBins) -> list[Mapping[str, Any]]:
     bins = len(binned.count)
-    rows = zip(binned.count.tolist(), _gaps_as_none(binned.confidence), _gaps_as_none(binned.accuracy), strict=True)
+    columns = (binned.count.tolist(), all_finite(binned.confidence.tolist()), all_finite(binned.accuracy.tolist()))
     return [
         {"from": at / bins, "to": (at + 1) / bins, "samples": int(count), "confidence": sure, "accuracy": right}
-        for at, (count, sure, right) in enumerate(rows)
+        for at, (count, sure, right) in enumerate(zip(*columns, strict=True))
     ]
 
 
-def _reliability(binned: _ReliabilityBins) -> Chart:
-    return Chart(
-        name="reliability",
-        caption="Accuracy by confidence, each bin at its middle; below the diagonal a network is too sure",
-        x_label="confidence",
-        y_label="accuracy",
-        series=[Series("accuracy", _middles(binned), _gaps_as_none(binned.accuracy))],
-        unit="fraction",
-        diagonal=True,
-    )
-
-
-def _gap(binned: _ReliabilityBins) -> Chart:
-    """Runs have bins in common but not the mean confidence in them, which the diagram therefore cannot stand at."""
-    return Chart(
-        name="gap",
-        caption="Mean confidence less accuracy of each bin; above 0 a network is too sure",
-        x_label="confidence (middle of the bin, from 0 to 1)",
-        y_label="confidence - accuracy",
-        series=[Series("gap", _middles(binned), _gaps_as_none(binned.confidence - binned.accuracy))],
-        unit="fraction",
-    )
-
-
-def _middles(binned: _ReliabilityBins) -> list[float]:
+def _charts(binned: _ReliabilityBins) -> list[Chart]:
+    """Each bin stands at its middle, so that runs have the same places."""
     bins = len(binned.count)
-    return [(at + 0.5) / bins for at in range(bins)]
-
-
-def _histogram(binned: _ReliabilityBins) -> Chart:
-    bins = len(binned.count)
-    share = (binned.count / binned.count.sum()).tolist()
-    words = [f"{100 * at / bins:.3g}–{100 * (at + 1) / bins:.3g}" for at in range(bins)]
-    return Chart(
-        name="confidence",
-        caption="How many test samples are predicted with which confidence",
-        x_label="confidence in per cent",
-        y_label="share of the samples",
-        series=[Series("share", words, share)],
-        kind="bars",
-        unit="fraction",
-    )
+    middles = [(at + 0.5) / bins for at in range(bins)]
+    ranges = [f"{100 * at / bins:.3g}–{100 * (at + 1) / bins:.3g}" for at in range(bins)]
+    gaps = binned.confidence - binned.accuracy
+    return [
+        lines(
+            "reliability",
+            "Accuracy by confidence, each bin at its middle; below the diagonal a network is too sure",
+            "confidence",
+            "accuracy",
+            Series("accuracy", middles, all_finite(binned.accuracy.tolist())),
+            diagonal=True,
+        ),
+        lines(
+            "gap",
+            "Mean confidence less accuracy of each bin; above 0 a network is too sure",
+            "confidence (middle of the bin, from 0 to 1)",
+            "confidence - accuracy",
+            Series("gap", middles, all_finite(gaps.tolist())),
+        ),
+        bars(
+            "confidence",
+            "How many test samples are predicted with which confidence",
+            "confidence in per cent",
+            "share of the samples",
+            Series("share", ranges, (binned.count / binned.count.sum()).tolist()),
+        ),
+    ]

@@ -12,8 +12,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from forgetkit.builtin.analyses._answers import bars, fraction, lines
 from forgetkit.builtin.analyses._cross_run import LeftOutRuns
-from forgetkit.builtin.analyses._outputs import predictions
+from forgetkit.builtin.analyses._outputs import predictions, require_samples
 from forgetkit.contracts import Answer, Chart, ComparedRun, Evidence, Measure, Series
 from forgetkit.errors import InapplicableError
 
@@ -23,10 +24,11 @@ _KINDS = {
     "positive_flips": "wrong to right",
     "other_flips": "wrong to another wrong",
 }
-"""What a prediction can do from one mega-batch to the next, as it is named here and as it is shown."""
+"""How a prediction can flip from one mega-batch to the next: its key, and its label in charts."""
 _NEVER = -1
 _BARS = 30
-"""Classes that a chart has room for."""
+"""How many classes a chart has room for."""
+_SHARE = "share of the test samples"
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Churn:
     accuracy. Forgotten for good is a sample that was right after some mega-batch and is wrong at the last, lost at its
     last flip to wrong; a forgetting event is each flip from right to wrong.
 
-    listed: positions of samples that are written down at most, of each kind; the counts are of all.
+    listed: how many positions of forgotten and of never learned samples are listed at most; counts are of all.
 
     Cost: one forward pass over the test samples for each mega-batch.
 
@@ -48,33 +50,39 @@ class Churn:
     listed: Annotated[int, Field(ge=0)] = 100
 
     def analyze(self, evidence: Evidence) -> Answer:
-        """Shares of the test samples at the last mega-batch and over all; raises where fewer than two are kept."""
-        kept = _kept_share(evidence)
-        samples = evidence.samples("test")
-        if not len(samples):
-            raise InapplicableError("there are no test samples, whose predictions could flip")
+        """Measure flips at the last mega-batch and over all; raise ``InapplicableError`` without two kept models."""
+        kept = _kept_models(evidence)
+        samples = require_samples(evidence, "test")
         known = _PredictionHistory(kept, samples.labels, torch.stack([_predictions(evidence, n) for n in kept]))
         remarks = [_gaps(kept)] if kept[-1] - kept[0] >= len(kept) else []
+        classes = list(_classes(known, evidence.classes))
         charts = [_over_time(known), _forgotten_samples(known)]
-        if len(evidence.classes) <= _BARS:
-            charts.append(_by_class(known, evidence.classes))
+        if len(classes) <= _BARS:
+            charts.append(_by_class(classes))
         else:
-            remarks.append(f"a chart has no room for {len(evidence.classes)} classes: details.classes has them")
-        return Answer(
-            numbers=_numbers(known),
-            charts=charts,
-            details={
-                "samples": len(samples),
-                "steps": [_step(known, at) for at in range(1, len(kept))],
-                "classes": list(_classes(known, evidence.classes)),
-                "forgotten": self._forgotten(known, evidence.classes),
-                "never_learned": self._never_learned(known, evidence.classes),
+            remarks.append(f"a chart has no room for {len(classes)} classes: details.classes holds them")
+        forgotten = known.forgotten.nonzero().flatten().tolist()
+        never = known.never_learned.nonzero().flatten().tolist()
+        last_right = {at: {"last_right_after": int(known.last_right[at])} for at in forgotten}
+        names = {at: evidence.classes[int(known.labels[at])] for at in (*forgotten, *never)}
+        details = {
+            "samples": len(samples),
+            "steps": [_step(known, at) for at in range(1, len(kept))],
+            "classes": classes,
+            "forgotten": {
+                "count": len(forgotten),
+                "last_right_after": {str(n): int((known.last_right == n).sum()) for n in kept[:-1]},
+                "samples": [{"position": at, "class": names[at], **last_right[at]} for at in forgotten[: self.listed]],
             },
-            remarks=remarks,
-        )
+            "never_learned": {
+                "count": len(never),
+                "samples": [{"position": at, "class": names[at]} for at in never[: self.listed]],
+            },
+        }
+        return Answer(_numbers(known), charts, details, remarks)
 
     def compare(self, cells: Sequence[ComparedRun]) -> Answer:
-        """What the seed alone changes: predictions of two runs of an arm at their last mega-batch, over all pairs."""
+        """Measure what the seed alone changes: last predictions of two runs of an arm, over all pairs."""
         arms: dict[str, list[ComparedRun]] = {}
         for cell in cells:
             arms.setdefault(", ".join(cell.arm.values()), []).append(cell)
@@ -83,65 +91,36 @@ class Churn:
         if not between:
             why = "".join(f" ({remark})" for remark in left_out.remarks[:1])
             raise InapplicableError(
-                "no arm has two finished runs with the same test samples, whose predictions could be compared: "
-                f"give it more seeds{why}"
+                f"no arm has two finished runs with the same test samples to compare: give it more seeds{why}"
             )
         own = {arm: [flips for cell in arms[arm] if (flips := _last_flips(cell)) is not None] for arm in between}
         names = list(between)
         seeds = [_spread([pair["changed"] for pair in between[arm]]) for arm in names]
         steps = [_spread(own[arm]) for arm in names]
-        chart = Chart(
-            name="seeds",
-            caption="Predictions that differ between two seeds at the last mega-batch, and between the last two "
-            "mega-batches of a run",
-            x_label="arm",
-            y_label="share of the test samples",
-            series=[
-                Series("two seeds", names, [mean for mean, _ in seeds], [spread for _, spread in seeds]),
-                Series("two mega-batches", names, [mean for mean, _ in steps], [spread for _, spread in steps]),
-            ],
-            kind="bars",
-            unit="fraction",
+        chart = bars(
+            "seeds",
+            "Predictions that differ between two seeds at the last mega-batch, and between the last two mega-batches "
+            "of a run",
+            "arm",
+            _SHARE,
+            Series("two seeds", names, [mean for mean, _ in seeds], [spread for _, spread in seeds]),
+            Series("two mega-batches", names, [mean for mean, _ in steps], [spread for _, spread in steps]),
         )
         every = [pair["changed"] for pairs in between.values() for pair in pairs]
+        meaning = "test samples that two seeds of one arm predict differently at the end"
+        missing = [arm for arm in arms if arm not in between]
+        lone = [f"left out, since only one seed of it can be compared: {', '.join(missing)}"] if missing else []
         return Answer(
-            numbers={
-                "between_seeds": Measure(
-                    _spread(every)[0],
-                    unit="fraction",
-                    meaning="test samples that two seeds of one arm predict differently at the end",
-                    bounds=(0, 1),
-                )
-            },
-            charts=[chart],
-            details={"between_seeds": between},
-            remarks=[*left_out.remarks, *_left_out(arms, between)],
+            {"between_seeds": fraction(_spread(every)[0], meaning)},
+            [chart],
+            {"between_seeds": between},
+            [*left_out.remarks, *lone],
         )
-
-    def _forgotten(self, known: _PredictionHistory, classes: Sequence[str]) -> dict[str, Any]:
-        places = known.forgotten.nonzero().flatten()
-        return {
-            "count": len(places),
-            "last_right_after": {str(n): int((known.last_right == n).sum()) for n in known.kept[:-1]},
-            "samples": [
-                {"position": at, "class": classes[int(known.labels[at])], "last_right_after": int(known.last_right[at])}
-                for at in places[: self.listed].tolist()
-            ],
-        }
-
-    def _never_learned(self, known: _PredictionHistory, classes: Sequence[str]) -> dict[str, Any]:
-        places = known.never_learned.nonzero().flatten()
-        return {
-            "count": len(places),
-            "samples": [
-                {"position": at, "class": classes[int(known.labels[at])]} for at in places[: self.listed].tolist()
-            ],
-        }
 
 
 @dataclass(frozen=True, eq=False)
 class _PredictionHistory:
-    """Predictions ``(mega-batches, samples)`` of the models that were kept, and the labels."""
+    """Predictions ``(mega-batches, samples)`` of the kept models, and the labels."""
 
     kept: tuple[int, ...]
     labels: Tensor
@@ -154,7 +133,7 @@ class _PredictionHistory:
 
     @cached_property
     def flips(self) -> dict[str, Tensor]:
-        """Which predictions did what, bool ``(mega-batches - 1, samples)``, by kind."""
+        """Which predictions flipped, bool ``(mega-batches - 1, samples)``, by kind."""
         before, after = self.right[:-1], self.right[1:]
         changed = self.predictions[:-1] != self.predictions[1:]
         return {
@@ -166,33 +145,31 @@ class _PredictionHistory:
 
     @cached_property
     def last_right(self) -> Tensor:
-        """Of a sample that is forgotten for good, the mega-batch after which it was last right; of others, -1."""
+        """The mega-batch after which a sample was last right if it is forgotten for good, else -1."""
         ever = torch.where(self.right, torch.tensor(self.kept).unsqueeze(1), _NEVER).amax(0)
         return ever.where(~self.right[-1], _NEVER)
 
     @property
     def forgotten(self) -> Tensor:
-        """Which samples are forgotten for good."""
         return self.last_right != _NEVER
 
     @property
     def never_learned(self) -> Tensor:
-        """Which samples are wrong at every mega-batch."""
         return ~self.right.any(0)
 
 
-def _kept_share(evidence: Evidence) -> tuple[int, ...]:
-    """The mega-batches up to the one asked about, which is the last of them; two at least."""
+def _kept_models(evidence: Evidence) -> tuple[int, ...]:
+    """The mega-batches with a model, up to the one asked about, which must be among them; at least two."""
     last = evidence.mega_batch
     if last is None:
-        raise InapplicableError("predictions flip between the mega-batches of a run: ask the directory of one")
+        raise InapplicableError("predictions flip between the mega-batches of a run: analyse the directory of a run")
     kept = tuple(n for n in evidence.mega_batches if n <= last)
     if len(kept) < 2 or kept[-1] != last:
         known = ", ".join(map(str, kept))
         have = f"the model{'s' if len(kept) > 1 else ''} after {known} alone" if kept else "no model"
         raise InapplicableError(
-            f"up to mega-batch {last} the run keeps {have}, and flips are between that of {last} and one before: "
-            "let runs keep them all (--keep-models all, of an ablation --keep all)"
+            f"up to mega-batch {last} the run keeps {have}, and flips need the model after {last} and one before: "
+            "keep all models (--keep-models all, of an ablation --keep all)"
         )
     return kept
 
@@ -202,47 +179,40 @@ def _gaps(kept: Sequence[int]) -> str:
 
 
 def _predictions(evidence: Evidence, mega_batch: int) -> Tensor:
-    """int32 ``(samples,)``: one model at a time, of which nothing else is kept."""
+    """int32 ``(samples,)``; the model is not kept."""
     then = evidence if mega_batch == evidence.mega_batch else evidence.at(mega_batch)
     return predictions(then.outputs(then.samples("test"))).int()
 
 
 def _numbers(known: _PredictionHistory) -> dict[str, Measure]:
     share = {kind: which.double().mean(1) for kind, which in known.flips.items()}
-    return {
-        "negative_flips": _less(share["negative_flips"][-1], "test samples from right to wrong at the last mega-batch"),
-        "negative_flips_mean": _less(share["negative_flips"].mean(), "the same, the mean over the mega-batches"),
-        "positive_flips": Measure(
-            float(share["positive_flips"][-1]),
-            unit="fraction",
-            meaning="test samples from wrong to right at the last mega-batch",
-            bounds=(0, 1),
+    events = known.flips["negative_flips"]
+    meanings = {
+        "negative_flips": (share["negative_flips"][-1], "test samples from right to wrong at the last mega-batch"),
+        "negative_flips_mean": (share["negative_flips"].mean(), "the same, the mean over the mega-batches"),
+        "positive_flips": (share["positive_flips"][-1], "test samples from wrong to right at the last mega-batch"),
+        "changed": (
+            share["changed"][-1],
+            "test samples with another prediction after the last mega-batch than before",
         ),
-        "changed": Measure(
-            float(share["changed"][-1]),
-            unit="fraction",
-            meaning="test samples with another prediction after the last mega-batch than before",
-            bounds=(0, 1),
-        ),
-        "forgotten": _less(
-            known.forgotten.double().mean(), "test samples that were right once and are wrong at the end"
-        ),
-        "never_learned": _less(known.never_learned.double().mean(), "test samples that were never right"),
-        "forgetting_events": Measure(
-            float(known.flips["negative_flips"].double().sum(0).mean()),
-            "lower",
-            meaning="flips from right to wrong of a test sample, the mean over samples",
-            bounds=(0, len(known.flips["negative_flips"])),
-        ),
+        "forgotten": (known.forgotten.double().mean(), "test samples that were right once and are wrong at the end"),
+        "never_learned": (known.never_learned.double().mean(), "test samples that were never right"),
     }
-
-
-def _less(share: Tensor, meaning: str) -> Measure:
-    return Measure(float(share), "lower", "fraction", meaning=meaning, bounds=(0, 1))
+    numbers = {
+        key: fraction(float(value), meaning, None if key in ("positive_flips", "changed") else "lower")
+        for key, (value, meaning) in meanings.items()
+    }
+    numbers["forgetting_events"] = Measure(
+        float(events.double().sum(0).mean()),
+        "lower",
+        meaning="flips from right to wrong of a test sample, the mean over samples",
+        bounds=(0, len(events)),
+    )
+    return numbers
 
 
 def _step(known: _PredictionHistory, at: int) -> dict[str, Any]:
-    """Counts between two mega-batches; ``by_chance``: the negative flips of two models that err independently."""
+    """Counts between two mega-batches; ``by_chance`` is the negative flips of two models that err independently."""
     right = known.right[at - 1 : at + 1].sum(1).tolist()
     count = len(known.labels)
     return {
@@ -256,7 +226,7 @@ def _step(known: _PredictionHistory, at: int) -> dict[str, Any]:
 
 
 def _classes(known: _PredictionHistory, classes: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Counts by the samples' own class: flips of the last step, and what became of them over all."""
+    """Counts by class: flips of the last step, and what is forgotten or never learned over all steps."""
     for label, name in enumerate(classes):
         own = known.labels == label
         yield {
@@ -270,58 +240,38 @@ def _classes(known: _PredictionHistory, classes: Sequence[str]) -> Iterator[dict
 
 
 def _over_time(known: _PredictionHistory) -> Chart:
-    return Chart(
-        name="flips",
-        caption="Predictions that flipped since the mega-batch before",
-        x_label="mega-batch",
-        y_label="share of the test samples",
-        series=[
-            Series(_KINDS[kind], known.kept[1:], which.double().mean(1).tolist())
-            for kind, which in known.flips.items()
-            if kind != "changed"  # the sum of the others
-        ],
-        unit="fraction",
-    )
+    shares = {kind: which.double().mean(1).tolist() for kind, which in known.flips.items()}
+    kinds = [kind for kind in shares if kind != "changed"]  # it is the sum of the others
+    series = [Series(_KINDS[kind], known.kept[1:], shares[kind]) for kind in kinds]
+    return lines("flips", "Predictions that flipped since the mega-batch before", "mega-batch", _SHARE, *series)
 
 
 def _forgotten_samples(known: _PredictionHistory) -> Chart:
     shares = [float((known.last_right == n).double().mean()) for n in known.kept[:-1]]
-    return Chart(
-        name="forgotten",
-        caption="Samples that are forgotten for good, by the mega-batch after which they were last right",
-        x_label="last right after mega-batch",
-        y_label="share of the test samples",
-        series=[Series("forgotten for good", [str(n) for n in known.kept[:-1]], shares)],
-        kind="bars",
-        unit="fraction",
+    return bars(
+        "forgotten",
+        "Samples that are forgotten for good, by the mega-batch after which they were last right",
+        "last right after mega-batch",
+        _SHARE,
+        Series("forgotten for good", [str(n) for n in known.kept[:-1]], shares),
     )
 
 
-def _by_class(known: _PredictionHistory, classes: Sequence[str]) -> Chart:
-    rows = list(_classes(known, classes))
-    return Chart(
-        name="classes",
-        caption="Predictions that flipped at the last mega-batch, by class",
-        x_label="class",
-        y_label="share of the samples of the class",
-        series=[
-            Series(
-                _KINDS[kind],
-                list(classes),
-                [row[kind] / row["samples"] if row["samples"] else None for row in rows],
-            )
-            for kind in ("negative_flips", "positive_flips")
-        ],
-        kind="bars",
-        unit="fraction",
-    )
+def _by_class(rows: Sequence[Mapping[str, Any]]) -> Chart:
+    names = [row["class"] for row in rows]
+    series = [
+        Series(_KINDS[kind], names, [row[kind] / row["samples"] if row["samples"] else None for row in rows])
+        for kind in ("negative_flips", "positive_flips")
+    ]
+    caption = "Predictions that flipped at the last mega-batch, by class"
+    return bars("classes", caption, "class", "share of the samples of the class", *series)
 
 
 def _pairs(cells: Sequence[ComparedRun], left_out: LeftOutRuns) -> Iterator[dict[str, Any]]:
-    """Shares of the test samples that two runs of an arm tell apart, for each two with the same ones."""
+    """For each two runs with the same test samples, the share that they predict differently."""
     known = []
     for cell in cells:
-        with left_out.noting(cell):
+        with left_out.catching(cell):
             samples = cell.evidence.samples("test")
             known.append((cell.seed, samples.labels, predictions(cell.evidence.outputs(samples)).int()))
     for (seed, labels, one), (other_seed, other_labels, other) in itertools.combinations(known, 2):
@@ -336,19 +286,14 @@ def _pairs(cells: Sequence[ComparedRun], left_out: LeftOutRuns) -> Iterator[dict
 
 
 def _last_flips(cell: ComparedRun) -> float | None:
-    """What the run's own answer says of its last step."""
+    """``changed`` of the run's own answer."""
     value = cell.answer.numbers.get("changed") if cell.answer is not None else None
     return value.value if isinstance(value, Measure) else value
 
 
 def _spread(values: Sequence[float]) -> tuple[float | None, float | None]:
-    """Mean and standard deviation, the latter of two at least."""
+    """Mean and standard deviation; the latter needs two values."""
     if not values:
         return None, None
     found = torch.tensor(values, dtype=torch.float64)
     return float(found.mean()), float(found.std()) if len(values) > 1 else None
-
-
-def _left_out(arms: Mapping[str, object], between: Mapping[str, object]) -> list[str]:
-    missing = [arm for arm in arms if arm not in between]
-    return [f"left out, since only one seed of it can be compared: {', '.join(missing)}"] if missing else []

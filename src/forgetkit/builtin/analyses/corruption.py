@@ -1,4 +1,4 @@
-"""How well a network withstands what weather, cameras and storage do to images."""
+"""Accuracy on corrupted images."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, Field
 
-from forgetkit.builtin.analyses._listed import join_words
-from forgetkit.contracts import Answer, Chart, Evidence, LabelledSamples, Measure, Series
+from forgetkit.builtin.analyses._answers import bars, fraction
+from forgetkit.builtin.analyses._listed import split_list
+from forgetkit.contracts import Answer, Evidence, LabelledSamples, Series
 from forgetkit.errors import OptionError, suggest
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from forgetkit.builtin.analyses.corruptions.generation import Source
+    from forgetkit.builtin.analyses.corruptions.samples import Source
 
 BENCHMARK = (
     *("gaussian_noise", "shot_noise", "impulse_noise"),
@@ -25,10 +26,10 @@ BENCHMARK = (
     *("snow", "frost", "fog", "brightness"),
     *("contrast", "elastic_transform", "pixelate", "jpeg_compression"),
 )
-"""The 15 corruptions that the benchmark is judged by."""
+"""The 15 corruptions that the benchmark counts."""
 
 CORRUPTIONS = (*BENCHMARK, "speckle_noise", "gaussian_blur", "spatter", "saturate")
-"""All 19: four more are meant for validation, and the paper counts them."""
+"""All 19, as the paper counts them: the benchmark has four more for validation."""
 
 SEVERITIES = (1, 2, 3, 4, 5)
 
@@ -56,13 +57,13 @@ class Corruption:
 
     samples: Annotated[int, Field(ge=1)] | None = 1000
     path: Path | None = None
-    corruptions: Annotated[tuple[str, ...] | None, BeforeValidator(join_words), "names joined by +, or none (all)"] = (
+    corruptions: Annotated[tuple[str, ...] | None, BeforeValidator(split_list), "names joined by +, or none (all)"] = (
         None
     )
-    severities: Annotated[tuple[int, ...], BeforeValidator(join_words), "of 1 to 5, joined by +"] = SEVERITIES
+    severities: Annotated[tuple[int, ...], BeforeValidator(split_list), "of 1 to 5, joined by +"] = SEVERITIES
     frost: Path | None = None
 
-    examined_with: ClassVar[Mapping[str, Any]] = {"severities": (1, 4)}
+    test_options: ClassVar[Mapping[str, Any]] = {"severities": (1, 4)}
 
     def __post_init__(self) -> None:
         for name in self.corruptions or ():
@@ -76,41 +77,41 @@ class Corruption:
 
     @property
     def chosen(self) -> tuple[str, ...]:
-        """The corruptions asked for, by name."""
+        """The names of the corruptions to use."""
         return CORRUPTIONS if self.corruptions is None else self.corruptions
 
     def analyze(self, evidence: Evidence) -> Answer:
-        """The means, a bar for each corruption, and all accuracies among the details."""
+        """Measure the mean accuracies; draw a bar for each corruption."""
         source = self._source(evidence)
         accuracies = _accuracies(evidence, source, None, self.chosen, self.severities)
         means = {name: fmean(values) for name, values in accuracies.items()}
         clean = evidence.accuracy(evidence.samples("test", self.samples))
         mean = fmean(means.values())
-        numbers = {"mca": _share(mean, f"mean accuracy over {len(means)} corruptions at each severity")}
+        numbers = {"mca": fraction(mean, f"mean accuracy over {len(means)} corruptions at each severity", "higher")}
         if set(BENCHMARK) <= set(means):
-            numbers["mca_15"] = _share(
-                fmean(means[name] for name in BENCHMARK), "the same over the 15 corruptions of the benchmark"
-            )
-        numbers["clean"] = _share(clean, "accuracy on the same samples, not corrupted")
-        numbers["relative"] = Measure(
-            mean / clean if clean else None, "higher", "fraction", meaning="mca / clean", bounds=(0, None)
+            mean_15 = fmean(means[name] for name in BENCHMARK)
+            numbers["mca_15"] = fraction(mean_15, "the same over the 15 corruptions of the benchmark", "higher")
+        numbers["clean"] = fraction(clean, "accuracy on the same samples, not corrupted", "higher")
+        numbers["relative"] = fraction(mean / clean if clean else None, "mca / clean", "higher", (0, None))
+        chart = bars(
+            "accuracy",
+            "Accuracy on corrupted images, the mean over the severities.",
+            "corruption",
+            "accuracy",
+            Series("accuracy", [*means, "mean"], [*means.values(), mean]),
         )
-        return Answer(
-            numbers=numbers,
-            charts=[_bars(means, mean)],
-            details={
-                "severities": list(self.severities),
-                "accuracy": accuracies,
-                "mean": means,
-                "samples": len(source.samples(self.chosen[0], self.severities[0])),
-                "arrays": None if self.path is None else str(self.path),
-            },
-            remarks=list(self._remarks(evidence)),
-        )
+        details = {
+            "severities": list(self.severities),
+            "accuracy": accuracies,
+            "mean": means,
+            "samples": len(source.samples(self.chosen[0], self.severities[0])),
+            "arrays": None if self.path is None else str(self.path),
+        }
+        return Answer(numbers, [chart], details, list(self._remarks(evidence)))
 
     def _source(self, evidence: Evidence) -> Source:
         from forgetkit.builtin.analyses.corruptions.files import Arrays
-        from forgetkit.builtin.analyses.corruptions.generation import GeneratedCorruptions, StoredCorruptions
+        from forgetkit.builtin.analyses.corruptions.samples import GeneratedCorruptions, StoredCorruptions
 
         if self.path is None:
             return GeneratedCorruptions.of(evidence, self.samples, self.frost)
@@ -125,9 +126,9 @@ class Corruption:
         if self.path is not None:
             yield "clean accuracy is on test samples of the data set, corrupted accuracy on those of the arrays"
             return
-        yield "the corrupted images were made of the test samples, as the benchmark's program makes them"
+        yield "the corrupted images were generated from the test samples, as the benchmark's program does it"
         if "frost" in self.chosen and self.frost is None:
-            yield "frost was painted, like the benchmark's photographs in colour and grain; frost= takes photographs"
+            yield "frost was painted, like the benchmark's photographs in colour and grain; frost=FOLDER takes yours"
         channels, *sides = next(iter(evidence.samples("test", 1).batches(1)))[0].shape[1:]
         if channels == 1:
             yield "grey images were corrupted as colours and made grey again"
@@ -142,11 +143,12 @@ def corrupt_samples(
     corruptions: Sequence[str] = BENCHMARK,
     severities: Sequence[int] = SEVERITIES,
 ) -> Iterator[tuple[str, int, LabelledSamples]]:
-    """Test samples at each corruption and severity, made on the fly: the same at each, and at each asking.
+    """Yield the name of a corruption, a severity, and test samples corrupted so: the same samples each time.
 
-    They can be given to ``evidence.accuracy`` with several models. ``InapplicableError`` where they are no images.
+    Raises:
+        InapplicableError: If the samples are no images.
     """
-    from forgetkit.builtin.analyses.corruptions.generation import GeneratedCorruptions
+    from forgetkit.builtin.analyses.corruptions.samples import GeneratedCorruptions
 
     source = GeneratedCorruptions.of(evidence, samples)
     for name in corruptions:
@@ -162,11 +164,12 @@ def accuracies_under_corruption(
     corruptions: Iterable[str] = BENCHMARK,
     severities: Sequence[int] = SEVERITIES,
 ) -> Mapping[str, list[float]]:
-    """By corruption, the accuracy at each severity, on images made on the fly: of ``model``, or of the one asked about.
+    """The accuracy at each severity by corruption, on generated images: of ``model``, or of the evidence's own.
 
-    ``InapplicableError`` where the samples are no images.
+    Raises:
+        InapplicableError: If the samples are no images.
     """
-    from forgetkit.builtin.analyses.corruptions.generation import GeneratedCorruptions
+    from forgetkit.builtin.analyses.corruptions.samples import GeneratedCorruptions
 
     return _accuracies(evidence, GeneratedCorruptions.of(evidence, samples), model, corruptions, severities)
 
@@ -182,19 +185,3 @@ def _accuracies(
         name: [evidence.accuracy(source.samples(name, severity), model) for severity in severities]
         for name in corruptions
     }
-
-
-def _share(value: float | None, meaning: str) -> Measure:
-    return Measure(value, "higher", "fraction", meaning=meaning, bounds=(0, 1))
-
-
-def _bars(means: Mapping[str, float], mean: float) -> Chart:
-    return Chart(
-        name="accuracy",
-        caption="Accuracy on corrupted images, the mean over the severities.",
-        x_label="corruption",
-        y_label="accuracy",
-        series=[Series("accuracy", [*means, "mean"], [*means.values(), mean])],
-        kind="bars",
-        unit="fraction",
-    )

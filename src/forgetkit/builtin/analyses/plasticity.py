@@ -1,4 +1,4 @@
-"""Whether a network can still learn: its units, its features, its weights, and how fast it fitted."""
+"""Plasticity: whether a network can still learn."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from forgetkit.builtin.analyses._activations import ActivationRecord, record_activations
+from forgetkit.builtin.analyses._answers import bars, finite
+from forgetkit.builtin.analyses._outputs import require_samples
 from forgetkit.contracts import Answer, Better, Chart, DataPart, Evidence, Measure, Series, Unit
 from forgetkit.errors import InapplicableError
 
@@ -19,22 +21,23 @@ Weights = Mapping[str, Tensor]
 Rows = list[dict[str, Any]]
 
 _SPECTRUM = 0.99
-"""The share of the singular values' sum that the hard rank accounts for."""
+"""The share of the sum of the singular values that the hard rank accounts for."""
 
 
 @dataclass(frozen=True)
 class _ShownNumber:
-    """How a number is shown."""
+    """The label of its axis, the caption of its chart, and how it compares."""
 
     label: str
     caption: str
     better: Better | None = None
     unit: Unit = "number"
 
-    @property
-    def meaning(self) -> str:
-        """As the legend of a table says it."""
-        return f"{self.caption[0].lower()}{self.caption[1:]}"
+    def measure(self, value: float | None) -> Measure:
+        meaning = f"{self.caption[0].lower()}{self.caption[1:]}"
+        return Measure(
+            finite(value), self.better, self.unit, meaning=meaning, bounds=(0, 1 if self.unit == "fraction" else None)
+        )
 
 
 _NUMBERS = {
@@ -60,9 +63,9 @@ class Plasticity:
     is that of the mean loss over the samples.
 
     tau: how active, as a share of the mean of its layer, a dormant unit is at most; 0: those that never fire.
-    samples: how many samples are looked at, drawn by the seed.
+    samples: how many samples to measure on, drawn by the seed.
     part: which samples: test, train (those of the mega-batch) or val.
-    fit: a mega-batch counts as fitted in the first epoch whose training accuracy is this share of its best one.
+    fit: a mega-batch is fitted in the first epoch whose training accuracy reaches this share of its best one.
 
     Cost: one forward and one backward pass over the samples, and the singular values, for each mega-batch.
 
@@ -76,7 +79,7 @@ class Plasticity:
     fit: Annotated[float, Field(gt=0, le=1)] = 0.95
 
     def analyze(self, evidence: Evidence) -> Answer:
-        """Of each mega-batch whose model is kept, up to the one asked about; of a model by itself, once."""
+        """Measure each mega-batch with a kept model, up to the one asked about; or the model alone if it has no run."""
         remarks: list[str] = []
         initial = _initial_weights(evidence, remarks)
         fits = self._fits(evidence, remarks)
@@ -92,26 +95,24 @@ class Plasticity:
             previous = (n, weights)
         if len(states) == 1 and previous[0] not in (None, 1):
             remarks.append(
-                f"of the models up to mega-batch {previous[0]} one alone is kept, so there are no trends: runs keep "
-                "them all with --keep-models all, those of an ablation with --keep all"
+                f"of the models up to mega-batch {previous[0]} only one is kept, so there are no trends: keep all with "
+                "--keep-models all, of an ablation with --keep all"
             )
         return self._answer(states, fits, [*remarks, *states[-1].remarks])
 
     def _state(self, evidence: Evidence, compared: _WeightComparison) -> _State:
-        """All that is measured of one model."""
-        samples = evidence.samples(self.part, self.samples)
-        if not len(samples):
-            raise InapplicableError(f"there are no samples of the part '{self.part}' to look at")
-        reading = record_activations(evidence, samples)
-        units = [_row_of_units(name, activity, self.tau) for name, activity in reading.activity.items()]
-        layers = list(compared.by_layer(reading.gradients))
+        """Measure one model."""
+        samples = require_samples(evidence, self.part, self.samples)
+        record = record_activations(evidence, samples)
+        units = [_row_of_units(name, activity, self.tau) for name, activity in record.activity.items()]
+        layers = list(compared.by_layer(record.gradients))
         numbers: dict[str, float | None] = {
             "dormant": sum(r["dormant"] for r in units) / sum(r["units"] for r in units) if units else None,
-            **compared.overall(reading.gradients),
+            **compared.overall(record.gradients),
         }
-        ranks, remarks = _ranks(reading)
+        ranks, remarks = _ranks(record)
         if not units:
-            remarks.append("no layer reads what another one wrote: there are no hidden units")
+            remarks.append("no layer reads the output of another one: there are no hidden units")
         numbers["effective_rank"] = ranks.get("effective")
         return _State(evidence.mega_batch, len(samples), numbers, units, layers, ranks, remarks)
 
@@ -134,44 +135,40 @@ class Plasticity:
     ) -> Answer:
         last = states[-1]
         series = {key: {s.mega_batch: s.numbers.get(key) for s in states} for key in _NUMBERS}
-        for key in ("fit_epochs", "fit_accuracy"):  # known of mega-batches whose models are gone, too
+        for key in ("fit_epochs", "fit_accuracy"):  # also of mega-batches whose models are not kept
             series[key] = {n: fits[n][key] for n in sorted(fits)} or series[key]
         trends = {key: _slope(values) for key, values in series.items()}
         measures = {}
         for key, shown in _NUMBERS.items():
-            measures[key] = Measure(
-                _finite(last.numbers.get(key)),
-                shown.better,
-                shown.unit,
-                meaning=shown.meaning,
-                bounds=(0, 1 if shown.unit == "fraction" else None),
-            )
+            measures[key] = shown.measure(last.numbers.get(key))
             if key in _TRENDS:
                 measures[f"{key}_trend"] = Measure(
                     trends[key], shown.better, shown.unit, meaning=f"how much {key} grows with each mega-batch"
                 )
-        lines = [_line(key, values) for key, values in series.items() if len(_drawn_values(values)) > 1]
-        return Answer(
-            numbers=measures,
-            charts=[*lines, *([_bars(last)] if last.units else [])],
-            details={
-                "samples": last.samples,
-                "mega_batches": [
-                    {"mega_batch": s.mega_batch, **{k: _finite(s.numbers.get(k)) for k in _NUMBERS}, "ranks": s.ranks}
-                    for s in states
-                ],
-                "trends": trends,
-                "units": last.units,
-                "dormant_by_layer": _over_time(states),
-                "layers": last.layers,
-            },
-            remarks=remarks,
-        )
+        charts = [_line(key, values) for key, values in series.items() if len(_drawn_values(values)) > 1]
+        if last.units:
+            names, shares = [r["read_by"] for r in last.units], [r["dormant"] / r["units"] for r in last.units]
+            caption = "Dormant units by the layer that reads them"
+            charts.append(
+                bars("dormant_layers", caption, "read by", "share of the units", Series("dormant", names, shares))
+            )
+        details = {
+            "samples": last.samples,
+            "mega_batches": [
+                {"mega_batch": s.mega_batch, **{k: finite(s.numbers.get(k)) for k in _NUMBERS}, "ranks": s.ranks}
+                for s in states
+            ],
+            "trends": trends,
+            "units": last.units,
+            "dormant_by_layer": _over_time(states),
+            "layers": last.layers,
+        }
+        return Answer(measures, charts, details, remarks)
 
 
 @dataclass(frozen=True, eq=False)
 class _State:
-    """What was measured of one model."""
+    """The measurements of one model."""
 
     mega_batch: int | None
     samples: int
@@ -184,7 +181,7 @@ class _State:
 
 @dataclass(frozen=True, eq=False)
 class _WeightComparison:
-    """Parameters beside those of other models; None where there are none to compare with."""
+    """Parameters beside those of other models, or None without such a model."""
 
     weights: Weights
     initial: Weights | None
@@ -195,7 +192,7 @@ class _WeightComparison:
         return self._measured(list(self.weights), gradients)
 
     def by_layer(self, gradients: Weights) -> Iterator[dict[str, Any]]:
-        """The same for each module that holds parameters, in the order in which they are registered."""
+        """The same for each module that holds parameters, in the order of registration."""
         layers: dict[str, list[str]] = {}
         for name in self.weights:
             layers.setdefault(name.rpartition(".")[0] or name, []).append(name)
@@ -236,14 +233,14 @@ def _norm(tensors: Any) -> float:
 
 
 def _distance(weights: Weights, others: Weights | None) -> float | None:
-    """None where the other model has not the same parameters."""
+    """None if the other model has other parameters."""
     if others is None or any(name not in others or others[name].shape != t.shape for name, t in weights.items()):
         return None
     return _norm(t.double() - others[name].double() for name, t in weights.items())
 
 
 def _row_of_units(name: str, activity: Tensor, tau: float) -> dict[str, Any]:
-    """Without a division: in a layer that is silent altogether all are dormant."""
+    """No division: if a whole layer is silent, all of its units are dormant."""
     return {
         "read_by": name,
         "units": len(activity),
@@ -252,23 +249,23 @@ def _row_of_units(name: str, activity: Tensor, tau: float) -> dict[str, Any]:
     }
 
 
-def _ranks(reading: ActivationRecord) -> tuple[dict[str, float], list[str]]:
-    """Ranks of the features, and what is to be said of them."""
-    if reading.features is None:
-        return {}, ["no effective rank: no linear layer at the end reads features that others wrote"]
-    values = torch.linalg.svdvals(reading.features.double())
-    most = min(reading.features.shape)
+def _ranks(record: ActivationRecord) -> tuple[dict[str, float], list[str]]:
+    """Ranks of the features, and remarks on them."""
+    if record.features is None:
+        return {}, ["no effective rank: no linear layer at the end reads the features of another one"]
+    values = torch.linalg.svdvals(record.features.double())
+    most = min(record.features.shape)
     remarks = []
-    if len(reading.features) < reading.features.shape[1]:
+    if len(record.features) < record.features.shape[1]:
         remarks.append(
             f"the effective rank is {most} at most, the number of samples: the features have "
-            f"{reading.features.shape[1]} entries; give more samples"
+            f"{record.features.shape[1]} entries; give more samples"
         )
     return {"effective": _effective_rank(values), "hard": _hard_rank(values), "at_most": most}, remarks
 
 
 def _effective_rank(values: Tensor) -> float:
-    """The exponential of the entropy of the singular ``values`` as shares; 0 where all are zero."""
+    """exp of the entropy of the singular ``values`` as shares; 0 if all are zero."""
     total = values.sum()
     return float(torch.special.entr(values / total).sum().exp()) if total > 0 else 0.0
 
@@ -288,15 +285,11 @@ def _fit(accuracies: Sequence[float], share: float) -> dict[str, float | None]:
 
 
 def _drawn_values(values: Mapping[int | None, float | None]) -> dict[int, float]:
-    return {n: v for n, value in values.items() if n is not None and (v := _finite(value)) is not None}
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
+    return {n: v for n, value in values.items() if n is not None and (v := finite(value)) is not None}
 
 
 def _slope(values: Mapping[int | None, float | None]) -> float | None:
-    """By least squares, for each mega-batch; None of fewer than two."""
+    """The least-squares slope per mega-batch; None for fewer than two points."""
     known = _drawn_values(values)
     if len(known) < 2:
         return None
@@ -307,32 +300,12 @@ def _slope(values: Mapping[int | None, float | None]) -> float | None:
 def _line(key: str, values: Mapping[int | None, float | None]) -> Chart:
     shown = _NUMBERS[key]
     places = [n for n in values if n is not None]
-    return Chart(
-        name=key,
-        caption=shown.caption,
-        x_label="mega-batch",
-        y_label=shown.label,
-        series=[Series(key.replace("_", " "), places, [_finite(values[n]) for n in places])],
-        unit=shown.unit,
-    )
-
-
-def _bars(state: _State) -> Chart:
-    return Chart(
-        name="dormant_layers",
-        caption="Dormant units by the layer that reads them",
-        x_label="read by",
-        y_label="share of the units",
-        series=[
-            Series("dormant", [r["read_by"] for r in state.units], [r["dormant"] / r["units"] for r in state.units])
-        ],
-        kind="bars",
-        unit="fraction",
-    )
+    series = Series(key.replace("_", " "), places, [finite(values[n]) for n in places])
+    return Chart(key, shown.caption, "mega-batch", shown.label, [series], unit=shown.unit)
 
 
 def _over_time(states: Sequence[_State]) -> dict[str, list[int]]:
-    """Dormant units by the layer that reads them, one number for each model."""
+    """Dormant units by the layer that reads them, one count for each model."""
     found: dict[str, list[int]] = {}
     for state in states:
         for row in state.units:

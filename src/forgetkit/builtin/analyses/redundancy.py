@@ -1,4 +1,4 @@
-"""What a network loses without its least important entries."""
+"""Redundancy: accuracy without the least important entries."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import torch
 from pydantic import Field
 
+from forgetkit.builtin.analyses._answers import bars, fraction
 from forgetkit.builtin.analyses.corruption import corrupt_samples
-from forgetkit.contracts import Answer, Chart, Evidence, Measure, Rounding, Scope, Series
+from forgetkit.contracts import Answer, Evidence, Measure, Rounding, Scope, Series
 from forgetkit.errors import InapplicableError
 from forgetkit.unlearning import select
 
@@ -34,13 +35,13 @@ class Redundancy:
     params: which parameters are scored: all, weights, or conv-linear.
     round: fraction · N up to a whole number, or down.
     samples: test samples, and training samples, at most; none: all.
-    corrupted: of the test samples, those that are corrupted, at most; 0: none, and there is no robust accuracy.
+    corrupted: test samples to corrupt, at most; 0: none, and there is no robust accuracy.
 
     Cost: the criterion's; two passes over the samples; two over the corrupted ones for each of 15 corruptions and 5
     severities, which are made once for both networks.
 
-    Source: section A.7 and table 10 of Ramkumar et al., 2023, which asks after the first of 8 mega-batches and does not
-    name the criterion. Its 8,939,169 entries left of 11,173,962 are 0.8 of all, rounded down.
+    Source: section A.7 and table 10 of Ramkumar et al., 2023, which measures after the first of 8 mega-batches and
+    does not name the criterion. Its 8,939,169 entries left of 11,173,962 are 0.8 of all, rounded down.
     """
 
     importance: str = "snip"
@@ -50,53 +51,49 @@ class Redundancy:
     samples: Annotated[int, Field(ge=1)] | None = 2000
     corrupted: Annotated[int, Field(ge=0)] = 200
 
-    examined_with: ClassVar[Mapping[str, Any]] = {"corrupted": 2}
+    test_options: ClassVar[Mapping[str, Any]] = {"corrupted": 2}
 
     def analyze(self, evidence: Evidence) -> Answer:
-        """The network as it is beside its twin with zeros."""
+        """Measure the network as it is, and a copy with zeros."""
         scores = evidence.scores(self.importance, self.params)
-        masks, threshold = select(scores, self.fraction, evidence.seeds.within("ties"), rounding=self.round)
+        selected = select(scores, self.fraction, evidence.seeds.within("ties"), rounding=self.round)
         sparse = evidence.copy_model()
-        zeroed = _zero_masked(sparse, masks)
+        zeroed = _zero_masked(sparse, selected.masks)
         networks = {"dense": ZeroedNetwork(None), "sparse": ZeroedNetwork(sparse)}
         for network in networks.values():
             for part in ("train", "test"):
                 network.accuracy[part] = evidence.accuracy(evidence.samples(part, self.samples), network.model)
         remarks = self._corrupted(evidence, networks)
         parameters = sum(parameter.numel() for parameter in evidence.model.parameters())
-        return Answer(
-            numbers={
-                "parameters": Measure(parameters, unit="count", meaning="entries of all parameters", bounds=(0, None)),
-                "parameters_left": Measure(
-                    parameters - sum(count for count, _ in zeroed.values()),
-                    unit="count",
-                    meaning="those that were not set to zero",
-                    bounds=(0, parameters),
-                ),
-                **{
-                    f"{name}_{part}": Measure(
-                        network.accuracy.get(part),
-                        "higher",
-                        "fraction",
-                        meaning=f"accuracy {_WHERE[part]}, {_WHICH[name]}",
-                        bounds=(0, 1),
-                    )
-                    for name, network in networks.items()
-                    for part in ("train", "test", "robust")
-                },
-            },
-            charts=[_bars(networks), _layers(zeroed)],
-            details={
-                "importance": self.importance,
-                "threshold": threshold,
-                **{name: network.details for name, network in networks.items()},
-                "zeroed": {name: list(counts) for name, counts in zeroed.items()},
-            },
-            remarks=remarks,
-        )
+        left = parameters - sum(count for count, _ in zeroed.values())
+        numbers = {
+            "parameters": Measure(parameters, unit="count", meaning="entries of all parameters", bounds=(0, None)),
+            "parameters_left": Measure(
+                left, unit="count", meaning="those that were not set to zero", bounds=(0, parameters)
+            ),
+        }
+        for name, network in networks.items():
+            for part, where in _WHERE.items():
+                meaning = f"accuracy {where}, {_WHICH[name]}"
+                numbers[f"{name}_{part}"] = fraction(network.accuracy.get(part), meaning, "higher")
+        details = {
+            "importance": self.importance,
+            "threshold": selected.threshold,
+            **{name: network.details for name, network in networks.items()},
+            "zeroed": {name: list(counts) for name, counts in zeroed.items()},
+        }
+        series = [Series(name, list(of.accuracy), list(of.accuracy.values())) for name, of in networks.items()]
+        shares = [count / entries if entries else None for count, entries in zeroed.values()]
+        layers = Series("zeroed", list(zeroed), shares)
+        caption = "Accuracy of the network as it is, and without its least important entries."
+        charts = [
+            bars("accuracy", caption, "samples", "accuracy", *series),
+            bars("zeroed", "The part of each layer that is set to zero.", "layer", "set to zero", layers),
+        ]
+        return Answer(numbers, charts, details, remarks)
 
     def _corrupted(self, evidence: Evidence, networks: Mapping[str, ZeroedNetwork]) -> list[str]:
-        """Judge all networks on each corruption, made once; a line where there is none."""
+        """Measure all networks on each corruption, which is made once; return a remark if there is none."""
         if not self.corrupted:
             return []
         count = self.corrupted if self.samples is None else min(self.corrupted, self.samples)
@@ -118,7 +115,7 @@ class Redundancy:
 
 @dataclass
 class ZeroedNetwork:
-    """A network, None for the one asked about, and its accuracies; of corrupted samples, at each severity."""
+    """A network (None for the evidence's own) and its accuracies; on corrupted samples, at each severity."""
 
     model: nn.Module | None
     accuracy: dict[str, float] = field(default_factory=dict)
@@ -126,7 +123,7 @@ class ZeroedNetwork:
 
     @property
     def details(self) -> dict[str, object]:
-        """Beside accuracies, what there is of that in training on other samples: the brackets of table 10."""
+        """Accuracies, and those on other samples as a share of the training accuracy: the brackets of table 10."""
         train = self.accuracy["train"]
         others = {part: value for part, value in self.accuracy.items() if part != "train"}
         ratios = {f"{part}_to_train": value / train if train else None for part, value in others.items()}
@@ -134,7 +131,7 @@ class ZeroedNetwork:
 
 
 def _zero_masked(model: nn.Module, masks: Mapping[str, Tensor]) -> dict[str, tuple[int, int]]:
-    """Set what is masked to zero, in place; how many entries that was and of how many, by parameter."""
+    """Set masked entries to zero, in place; return the counts of zeroed and of all entries by parameter."""
     zeroed = {}
     parameters = dict(model.named_parameters())
     with torch.no_grad():
@@ -142,17 +139,3 @@ def _zero_masked(model: nn.Module, masks: Mapping[str, Tensor]) -> dict[str, tup
             parameters[name].masked_fill_(mask.to(parameters[name].device), 0)
             zeroed[name] = (int(mask.sum()), mask.numel())
     return zeroed
-
-
-def _bars(networks: Mapping[str, ZeroedNetwork]) -> Chart:
-    series = [Series(name, list(of.accuracy), list(of.accuracy.values())) for name, of in networks.items()]
-    caption = "Accuracy of the network as it is, and without its least important entries."
-    return Chart("accuracy", caption, "samples", "accuracy", series, kind="bars", unit="fraction")
-
-
-def _layers(zeroed: Mapping[str, tuple[int, int]]) -> Chart:
-    """Where the entries are that were least important."""
-    share = [count / entries if entries else None for count, entries in zeroed.values()]
-    caption = "The part of each layer that is set to zero."
-    series = [Series("zeroed", list(zeroed), share)]
-    return Chart("zeroed", caption, "layer", "set to zero", series, kind="bars", unit="fraction")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @hookimpl
 def forgetkit_datasets() -> Mapping[str, type[DatasetSource]]:
-    """Offer the built-in data sets. They are imported here: a process that decodes images needs none."""
+    """Return the built-in data sets; imported late, since a process that decodes images needs none."""
     from forgetkit.builtin.datasets.cifar10 import Cifar10
     from forgetkit.builtin.datasets.cifar100 import Cifar100
     from forgetkit.builtin.datasets.digits import Digits

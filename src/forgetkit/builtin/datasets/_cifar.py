@@ -1,158 +1,177 @@
-"""What the two CIFAR data sets share: the published files, fetched where that is asked for, and read."""
+"""CIFAR-10 and CIFAR-100: read and download the files whose names and MD5 digests torchvision lists.
+
+torchvision's own readers check each file and then open it again to unpickle it, name no damaged file, and download
+without a timeout. Here the bytes that are unpickled are the bytes that were checked.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import io
+import pickle
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from forgetkit.builtin.datasets import _plain
+from forgetkit.builtin._torchvision import importing_torchvision
 from forgetkit.builtin.datasets._staging import staging
 from forgetkit.contracts import Data, DataSplit, LoadContext
 from forgetkit.errors import DataError
 from forgetkit.system import safe_open
 
-T = TypeVar("T")
+_MAX_BYTES = 1 << 28
+"""No file of either data set is as long, nor is its archive."""
+_CHUNK = 1 << 20
+_TIMEOUT = 60.0
+"""Seconds without a byte until a download fails."""
 
-_LONGEST = 1 << 28
-"""Bytes; no file of either data set is as long."""
-_PIECE = 1 << 20
-_PATIENCE = 60.0
-"""Seconds without a byte, after which a download is given up."""
+
+def load_cifar(name: str, path: Path | None, download: bool, context: LoadContext) -> Data:
+    """Load ``CIFAR10`` or ``CIFAR100`` from a folder, or from the cache if ``path`` is None.
+
+    Returns:
+        Both parts, ``uint8`` of shape ``(n, 3, 32, 32)``.
+
+    Raises:
+        DataError: If a file is missing or damaged, or cannot be downloaded.
+        UsageError: If torchvision cannot be imported.
+    """
+    with importing_torchvision(name.lower()):
+        from torchvision import datasets
+    return _Cifar(getattr(datasets, name), Path(path or context.cache / "torchvision").expanduser()).load(
+        download, context
+    )
 
 
 @dataclass(frozen=True)
-class PublishedCifar:
-    """A data set as its author published it: an archive with a folder of files.
+class _Cifar:
+    published: Any
+    """torchvision's class, which lists the files, their digests and the address of the archive."""
+    root: Path
 
-    The archive is known by its SHA-256. The files in it are known by their MD5, as the author and torchvision have it,
-    which finds damage; that reading them is safe does not depend on it.
-    """
-
-    name: str
-    folder: str
-    url: str
-    sha256: str
-    length: int
-    """Bytes of the archive."""
-    files: Mapping[str, str]
-    train: Sequence[str]
-    test: Sequence[str]
-    meta: str
-    labels: str
-    """The entry with the labels; that with the names of the classes is called ``names``."""
-    names: str
-
-    def load(self, path: Path | None, download: bool, context: LoadContext) -> Data:
-        """Both parts, as ``uint8`` of shape ``(n, 3, 32, 32)``; the folder is in ``path``, or in the cache.
-
-        Raises ``DataError`` where its files are missing or damaged, or cannot be downloaded.
-        """
-        root = Path(path or context.cache / "torchvision").expanduser()
-        harmed = [name for name in self.files if self._content(root, name) is None]
-        if harmed and (context.offline or not download):
-            asks = "; a record downloads nothing, so name the data set again with --dataset" if download else ""
+    def load(self, download: bool, context: LoadContext) -> Data:
+        meta, name = self.published.meta, self.published.__name__
+        train, test = dict(self.published.train_list), dict(self.published.test_list)
+        digests = train | test | {meta["filename"]: meta["md5"]}
+        damaged = [file for file, md5 in digests.items() if self._content(file, md5) is None]
+        if damaged and (context.offline or not download):
+            hint = "; a record downloads nothing, so name the data set again with --dataset" if download else ""
             raise DataError(
-                f"{self.name} is not in {root} (looked for its unharmed files in '{self.folder}'; {harmed[0]} is "
-                f"missing or damaged): pass path=FOLDER with the folder that holds it, or download=true{asks}"
+                f"{name} is not in {self.root} (looked for its unharmed files in '{self.published.base_folder}'; "
+                f"{damaged[0]} is missing or damaged): pass path=FOLDER with the folder that holds it, or "
+                f"download=true{hint}"
             )
-        if harmed:
-            self._fetch(root, harmed, context)
-        names = self._read(root, self.meta, lambda entries: tuple(map(_plain.text, entries[self.names])))
-        return Data(self._part(root, self.train), self._part(root, self.test), names, augment="crop-flip")
+        if damaged:
+            self._download({file: digests[file] for file in damaged}, context)
+        classes = self._read(meta["filename"], meta["md5"])[meta["key"]]
+        return Data(self._part(train), self._part(test), tuple(classes), augment="crop-flip")
 
-    def _content(self, root: Path, name: str) -> bytes | None:
-        """A file's bytes, or None where it is missing or not what was published."""
+    def _path(self, file: str) -> Path:
+        return self.root / str(self.published.base_folder) / file
+
+    def _content(self, file: str, md5: str) -> bytes | None:
+        """The bytes of a file, or None if they are not those that were published."""
         try:
-            with safe_open.open_file(root / self.folder / name) as file:
-                content = file.read(_LONGEST)
+            with safe_open.open_file(self._path(file)) as stream:
+                content = stream.read(_MAX_BYTES)
         except OSError:
             return None
-        return content if self._is_published(name, content) else None
+        return content if _md5(content) == md5 else None
 
-    def _is_published(self, name: str, content: bytes) -> bool:
-        return hashlib.md5(content, usedforsecurity=False).hexdigest() == self.files[name]
-
-    def _read(self, root: Path, name: str, taken: Callable[[dict[str, Any]], T]) -> T:
-        """What is taken from the entries of a file."""
-        content = self._content(root, name)
+    def _read(self, file: str, md5: str) -> dict[str, Any]:
+        content = self._content(file, md5)
         if content is None:
-            raise DataError(f"{root / self.folder / name} was changed while it was read: try again")
+            raise DataError(f"{self._path(file)} was changed while it was read: try again")
         try:
-            return taken(_plain.read_pickled_dict(content))
-        except Exception as error:  # whatever the bytes lead to
-            reason = " ".join(str(error).split()) or type(error).__name__
+            entries: dict[str, Any] = _CifarUnpickler(io.BytesIO(content), encoding="latin1").load()
+        except Exception as error:  # arbitrary bytes may raise anything
             raise DataError(
-                f"{root / self.folder / name} holds what no published file does ({reason}): remove the folder, and "
-                "fetch it anew with download=true"
+                f"{self._path(file)} holds what no published file does ({_reason(error)}): remove the folder, and "
+                "download it again with download=true"
             ) from error
+        return entries
 
-    def _part(self, root: Path, names: Sequence[str]) -> DataSplit:
-        def taken(entries: dict[str, Any]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-            return entries["data"].reshape(-1, 3, 32, 32), np.asarray(entries[self.labels], dtype=np.int64)
+    def _part(self, digests: Mapping[str, str]) -> DataSplit:
+        batches = [self._read(file, md5) for file, md5 in digests.items()]
+        labels = [batch["labels"] if "labels" in batch else batch["fine_labels"] for batch in batches]
+        inputs = np.concatenate([batch["data"] for batch in batches]).reshape(-1, 3, 32, 32)
+        return DataSplit(inputs, np.concatenate(labels).astype(np.int64))
 
-        inputs, labels = zip(*(self._read(root, name, taken) for name in names), strict=True)
-        return DataSplit(np.concatenate(inputs), np.concatenate(labels))
-
-    def _fetch(self, root: Path, names: Sequence[str], context: LoadContext) -> None:
-        """Download the archive into a file without a name, and take from it, once it is known to be the one."""
-        from http.client import HTTPException  # which takes long to import, for whoever wants no CIFAR
+    def _download(self, digests: Mapping[str, str], context: LoadContext) -> None:
+        """Download the archive, check it, and move the files that are needed into place; the archive is not kept."""
+        from http.client import HTTPException  # late: it takes long to import
 
         try:
-            root.mkdir(parents=True, exist_ok=True)
-            with (
-                tempfile.TemporaryFile(dir=root) as archive,
-                staging(root, ".fetched-") as fetched,
-            ):
-                self._download(archive, context)
-                (root / self.folder).mkdir(exist_ok=True)
-                for name, content in self._members(archive, names):
-                    file = fetched / name
-                    file.write_bytes(content)
-                    file.replace(root / self.folder / name)
+            self.root.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.root) as archive, staging(self.root, ".fetched-") as folder:
+                self._fetch(archive, context)
+                (self.root / self.published.base_folder).mkdir(exist_ok=True)
+                for file, content in self._members(archive, digests):
+                    (folder / file).write_bytes(content)
+                    (folder / file).replace(self._path(file))
         except (OSError, HTTPException) as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
             raise DataError(
-                f"{self.name} could not be downloaded into {root} ({reason}): "
-                f"try again, or pass path=FOLDER with a folder that holds '{self.folder}'"
+                f"{self.published.__name__} could not be downloaded into {self.root} ({_reason(error)}): "
+                f"try again, or pass path=FOLDER with a folder that holds '{self.published.base_folder}'"
             ) from error
 
-    def _download(self, archive: IO[bytes], context: LoadContext) -> None:
+    def _fetch(self, archive: IO[bytes], context: LoadContext) -> None:
         from urllib.request import urlopen
 
-        what, digest, done = f"downloading {self.name}, MiB", hashlib.sha256(), 0
-        context.progress(what, 0, self.length >> 20)
-        with urlopen(self.url, timeout=_PATIENCE) as source:
-            while piece := source.read(_PIECE):
-                done += len(piece)
-                if done > self.length:
-                    break
-                digest.update(piece)
-                archive.write(piece)
-                context.progress(what, min(done, self.length - 1) >> 20, self.length >> 20)
-        if done != self.length or digest.hexdigest() != self.sha256:
-            raise OSError(f"{self.url} gave something else than the published archive")
-        context.progress(what, self.length >> 20, self.length >> 20)
+        stage, url = f"downloading {self.published.__name__}, MiB", self.published.url
+        digest, received = hashlib.md5(usedforsecurity=False), 0
+        with urlopen(url, timeout=_TIMEOUT) as source:
+            total = source.length or _MAX_BYTES
+            context.progress(stage, 0, total >> 20)
+            while received <= _MAX_BYTES and (chunk := source.read(_CHUNK)):
+                received += len(chunk)
+                digest.update(chunk)
+                archive.write(chunk)
+                context.progress(stage, min(received, total - 1) >> 20, total >> 20)
+        if digest.hexdigest() != self.published.tgz_md5:
+            raise OSError(f"{url} gave something else than the published archive")
+        context.progress(stage, total >> 20, total >> 20)
 
-    def _members(self, archive: IO[bytes], names: Sequence[str]) -> Iterator[tuple[str, bytes]]:
-        """Files of the archive, by the names that are looked for: no name that it holds becomes a path."""
+    def _members(self, archive: IO[bytes], digests: Mapping[str, str]) -> Iterator[tuple[str, bytes]]:
+        """The contents of the needed files; no name that the archive holds becomes a path."""
         import tarfile
 
         archive.seek(0)
         try:
             with tarfile.open(fileobj=archive) as tar:
-                for name in names:
-                    member = tar.getmember(f"{self.folder}/{name}")
-                    file = tar.extractfile(member) if member.isreg() and member.size <= _LONGEST else None
-                    content = file.read() if file is not None else b""
-                    if not self._is_published(name, content):
-                        raise OSError(f"{self.folder}/{name} in the archive is not what was published")
-                    yield name, content
+                for file, md5 in digests.items():
+                    member = tar.extractfile(f"{self.published.base_folder}/{file}")
+                    content = member.read(_MAX_BYTES) if member else b""
+                    if _md5(content) != md5:
+                        raise OSError(f"{self.published.base_folder}/{file} in the archive is not what was published")
+                    yield file, content
         except (tarfile.TarError, KeyError, EOFError) as error:
             raise OSError(f"the archive cannot be read: {error}") from error
+
+
+class _CifarUnpickler(pickle.Unpickler):
+    """Find NumPy's arrays and nothing else, so that no file can name a function to call."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("numpy", "dtype"):
+            return _dtype
+        arrays = [("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct")]
+        if (module, name) in [*arrays, ("numpy", "ndarray"), ("_codecs", "encode")]:
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+
+
+def _dtype(code: str, align: int = 0, copy: int = 0) -> np.dtype[Any]:
+    return np.dtype(code, align=bool(align), copy=bool(copy))
+
+
+def _md5(content: bytes) -> str:
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

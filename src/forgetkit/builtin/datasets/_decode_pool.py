@@ -1,7 +1,7 @@
-"""Who decodes: this process, or as many workers as the images are worth.
+"""Decode in this process, or in workers if there are enough images.
 
-Threads do not pay: for small images most of the time is spent in Python. A worker is no ``multiprocessing.Process``:
-one that is forked would inherit the locks of torch's threads, any other would import the caller's script again.
+Threads do not help: for small images most of the time is spent in Python. A worker is no ``multiprocessing.Process``:
+a forked one would inherit the locks of torch's threads, any other would import the caller's script again.
 """
 
 from __future__ import annotations
@@ -23,26 +23,25 @@ from PIL import Image
 from forgetkit.builtin.datasets._decoding import WORKER_READY, Block, DecodedBlock, decode_block
 from forgetkit.errors import DataError
 
-_WORTH = 5 << 20
+_BYTES_PER_WORKER = 5 << 20
 """Bytes of image files that take about as long to decode as a worker takes to start."""
-_MOST = 16
-"""Workers: more of them wait for the disk, and each holds an interpreter."""
+_MAX_WORKERS = 16
+"""More workers wait for the disk, and each holds an interpreter."""
 _GRACE = 1.0
-"""Seconds for a worker that answers no more to end by itself, so that its own status is told."""
+"""Seconds for a failed worker to end by itself, so that the message has its own exit status."""
 
 Decoder = Callable[[Iterable[Block]], Iterator[DecodedBlock]]
 
 
 @contextmanager
-def decoder_pool(bytes_in_all: int) -> Iterator[Decoder]:
-    """Whatever gives the images of blocks, in their order, for image files of so many bytes in all.
+def decoder_pool(total_bytes: int) -> Iterator[Decoder]:
+    """Give a function that decodes blocks in order; it raises ``DataError`` if a worker dies.
 
-    This process decodes where workers would not pay, or none can be started. What is given raises ``DataError`` if a
-    worker has died.
+    This process decodes if ``total_bytes`` of image files are too few for workers, or if none can be started.
     """
-    count = min(_cores(), bytes_in_all // _WORTH)
-    with ExitStack() as crew:
-        workers = _start_workers(count, crew) if count > 1 else []
+    count = min(_cores(), total_bytes // _BYTES_PER_WORKER)
+    with ExitStack() as stack:
+        workers = _start_workers(count, stack) if count > 1 else []
         if not workers:
             yield lambda blocks: map(decode_block, blocks)
             return
@@ -54,30 +53,29 @@ def decoder_pool(bytes_in_all: int) -> Iterator[Decoder]:
                     worker.kill()
 
 
-def _start_workers(count: int, crew: ExitStack) -> list[_DecodeWorker]:
-    """So many workers, or as many as could be started."""
+def _start_workers(count: int, stack: ExitStack) -> list[_DecodeWorker]:
+    """Start ``count`` workers, or as many as possible."""
     started: list[_DecodeWorker] = []
-    with suppress(OSError):  # the memory or the processes have run out: those that are there do it
-        started.extend(crew.enter_context(_DecodeWorker()) for _ in range(count if sys.executable else 0))
+    with suppress(OSError):  # out of memory or processes: use those that started
+        started.extend(stack.enter_context(_DecodeWorker()) for _ in range(count if sys.executable else 0))
     return [worker for worker in started if worker.ready()]
 
 
 def _decode_in_order(
     workers: Sequence[_DecodeWorker], threads: Executor, blocks: Iterable[Block]
 ) -> Iterator[DecodedBlock]:
-    """The images of each block, a few of which are decoded ahead; a slow disk must not fill the memory.
+    """Decode each block, a few of them ahead: with a slow disk, results must not fill the memory.
 
-    What the workers cannot decode this process tries again in this thread, since filters for warnings are for all
-    threads.
+    This thread decodes bad images again, since warning filters belong to all threads.
     """
     idle: SimpleQueue[_DecodeWorker] = SimpleQueue()
     for worker in workers:
         idle.put(worker)
 
-    def decoded(block: Block) -> DecodedBlock:
+    def decode_in_worker(block: Block) -> DecodedBlock:
         worker = idle.get()
         try:
-            return worker.decoded(block)
+            return worker.decode(block)
         finally:
             idle.put(worker)
 
@@ -89,7 +87,7 @@ def _decode_in_order(
         return decode_block(block, found) if found.bad else found
 
     for block in blocks:
-        ahead.append((block, threads.submit(decoded, block)))
+        ahead.append((block, threads.submit(decode_in_worker, block)))
         if len(ahead) > 2 * len(workers):
             yield first()
     while ahead:
@@ -97,7 +95,7 @@ def _decode_in_order(
 
 
 class _DecodeWorker:
-    """A process that decodes one block after another. It leaves when this process does, whatever ends it."""
+    """A process that decodes one block after another and ends with this process."""
 
     def __init__(self) -> None:
         code = "import sys; sys.path[:] = {}; from forgetkit.builtin.datasets._decoding import work; work()"
@@ -105,22 +103,22 @@ class _DecodeWorker:
             [sys.executable, "-c", code.format([str(path) for path in sys.path])],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            start_new_session=True,  # Ctrl-C is for this process to act on
+            start_new_session=True,  # Ctrl-C reaches this process alone
         )
         self._to, self._from = cast("IO[bytes]", self._process.stdin), cast("IO[bytes]", self._process.stdout)
 
     def ready(self) -> bool:
-        """Wait until it can decode; False where it ended before. What else was printed meanwhile is passed over."""
-        said = b""
-        while not said.endswith(WORKER_READY):
+        """Wait until it can decode; return False if it ended before."""
+        received = b""
+        while not received.endswith(WORKER_READY):
             more = self._from.read(1)
             if not more:
                 return False
-            said = said[-len(WORKER_READY) :] + more
+            received = received[-len(WORKER_READY) :] + more
         return True
 
-    def decoded(self, block: Block) -> DecodedBlock:
-        """The images of a block; ``DataError`` if it has died."""
+    def decode(self, block: Block) -> DecodedBlock:
+        """Decode a block; raise ``DataError`` if the worker has died."""
         try:
             pickle.dump((block, Image.MAX_IMAGE_PIXELS), self._to)
             self._to.flush()
@@ -133,7 +131,7 @@ class _DecodeWorker:
         return answer
 
     def _end(self) -> str:
-        """How it ended; it is made to where it lives on, which would be waited for in vain."""
+        """The exit status or signal; kill the worker if it is still alive."""
         try:
             status = self._process.wait(_GRACE)
         except subprocess.TimeoutExpired:
@@ -142,7 +140,7 @@ class _DecodeWorker:
         return f"exit status {status}" if status >= 0 else f"signal {-status}"
 
     def kill(self) -> None:
-        """Whatever it is at."""
+        """Kill the worker at once."""
         self._process.kill()
 
     def __enter__(self) -> Self:
@@ -150,14 +148,14 @@ class _DecodeWorker:
 
     def __exit__(self, *error: object) -> None:
         self.kill()
-        with suppress(OSError):  # what it was still to be told, if it died
+        with suppress(OSError):  # unsent data of a dead worker
             self._to.close()
         self._from.close()
         self._process.wait()
 
 
 def _cores() -> int:
-    """How many this process may use, and not more than are of use."""
+    """How many cores this process may use, at most ``_MAX_WORKERS``."""
     here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    return min(int(asked) if asked.isdecimal() and int(asked) else here, here, _MOST)
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    return min(int(wanted) if wanted.isdecimal() and int(wanted) else here, here, _MAX_WORKERS)

@@ -1,6 +1,6 @@
-"""From image files to pixels: one, a block of them, or block after block in a worker process.
+"""Decode image files: one, a block of them, or block after block in a worker process.
 
-A worker imports this module, and with it NumPy and Pillow, but neither torch nor what else forgetkit is made of.
+A worker imports this module, NumPy and Pillow, but neither torch nor the rest of forgetkit.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from forgetkit.system import safe_open
 Pixels = NDArray[np.uint8]
 
 WORKER_READY = b"\0ready to decode\0"
-"""What a worker says before its first answer; what its interpreter printed while it started came before."""
+"""A worker sends this before its first answer; anything before it was printed by its interpreter."""
 
 FRAMES = "several frames, of which the first is taken"
 EXIF = "unreadable EXIF data or tags, taken as stored"
@@ -45,18 +45,18 @@ _TRANSPOSE = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What turns an image upright, by its EXIF orientation."""
+"""The transposition that turns an image upright, by its EXIF orientation."""
 _HOLD_ORIENTATION = {"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"}
-"""Where Pillow keeps what may say how an image is turned, besides the tags of a TIFF."""
+"""The entries in which Pillow keeps an orientation, besides the tags of a TIFF."""
 _NOT_FRAMES = ("MPO", "PSD")
-"""Formats whose further images are previews or layers of the first."""
-_PASSING = (errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN)
+"""Formats whose further frames are previews or layers of the first."""
+_TEMPORARY = (errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN)
 _BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262
 """Tags of TIFF."""
 
 
 class DecodeFormat(NamedTuple):
-    """What images are decoded to: height and width, one channel or three, and what lies behind transparent ones."""
+    """What images are decoded to: height and width, one channel or three, the colour behind transparent pixels."""
 
     size: int
     grey: bool
@@ -64,23 +64,23 @@ class DecodeFormat(NamedTuple):
 
 
 class Block(NamedTuple):
-    """Image files to be decoded at one go, and how."""
+    """Image files that are decoded together, and their target."""
 
     files: Sequence[str]
-    look: DecodeFormat
+    target: DecodeFormat
 
 
 class DecodeFault(NamedTuple):
-    """Why an image cannot be decoded, and whether it is the file's fault and not for want of memory, say."""
+    """Why an image cannot be decoded, and whether the file is at fault rather than, say, memory."""
 
     reason: str
     is_the_files: bool
 
 
 class DecodedBlock(NamedTuple):
-    """A block's images: a row of ``pixels`` for each file, zeros for those in ``bad``.
+    """The images of a block: a row of ``pixels`` for each file, zeros for those in ``bad``.
 
-    ``bad`` has the faults by place in the block, ``notes`` the places of those that something is to be noted of.
+    ``bad`` holds the faults by position in the block, ``notes`` the positions of images by note.
     """
 
     pixels: Pixels
@@ -89,42 +89,40 @@ class DecodedBlock(NamedTuple):
 
 
 def decode_block(block: Block, again: DecodedBlock | None = None) -> DecodedBlock:
-    """The images of a block, or those among them that were bad before.
+    """Decode the images of a block, or those that were bad in ``again``.
 
-    Warnings are filtered for the whole process meanwhile: it is for one thread of a process at a time.
+    It changes the warning filters of the whole process, so one thread may run it at a time.
     """
-    size, channels = block.look.size, 1 if block.look.grey else 3
+    size, channels = block.target.size, 1 if block.target.grey else 3
     pixels = np.zeros((len(block.files), channels, size, size), np.uint8) if again is None else again.pixels
     found = DecodedBlock(pixels, {}, {} if again is None else again.notes)
     register_decoders(block.files)
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
-        warnings.simplefilter(
-            "error", Image.DecompressionBombWarning
-        )  # what Pillow suspects to be an attack is refused
+        warnings.simplefilter("error", Image.DecompressionBombWarning)  # Pillow suspects an attack
         for place, path in enumerate(block.files):
             if again is not None and place not in again.bad:
                 continue
             warned.clear()
             try:
-                pixels[place], notes = decode(path, block.look)
+                pixels[place], notes = decode(path, block.target)
             except DataError as error:
-                found.bad[place] = DecodeFault(str(error), not _may_pass(error.__cause__))
+                found.bad[place] = DecodeFault(str(error), not _is_temporary(error.__cause__))
                 continue
             for note in dict.fromkeys([*notes, *map(_note_of, warned)]):
                 found.notes.setdefault(note, []).append(place)
     return found
 
 
-def decode(path: str, look: DecodeFormat) -> tuple[Pixels, list[str]]:
-    """The pixels of one image, ``uint8`` of shape ``(channels, size, size)``, and what is to be noted of it.
+def decode(path: str, target: DecodeFormat) -> tuple[Pixels, list[str]]:
+    """Return the pixels of one image, ``uint8`` of shape ``(channels, size, size)``, and notes on it.
 
-    It is turned upright as its EXIF data says, 16 bits a pixel are scaled to 8, and what is transparent shows the
-    background.
+    The image is turned upright as its EXIF data says, 16 bits a pixel are scaled to 8, and transparent pixels show
+    the background.
 
     Raises:
-        DataError: With the reason, if it is no image, is truncated, is so large that Pillow suspects an attack, is a
-            program (PostScript), or has pixels without a fixed range (32-bit integers, floats).
+        DataError: If it is no image, is truncated, is so large that Pillow suspects an attack, is a program
+            (PostScript), or has pixels without a fixed range (32-bit integers, floats).
     """
     notes: list[str] = []
     try:
@@ -138,13 +136,13 @@ def decode(path: str, look: DecodeFormat) -> tuple[Pixels, list[str]]:
             if turned_by_pillow:
                 notes.append(TURNED)
             whole = _to_eight_bits(_apply_orientation(image, notes), image, notes)
-            opaque = _composite(whole, look.background, notes)
-            fitted = ImageOps.fit(opaque.convert("L" if look.grey else "RGB"), (look.size, look.size))
-    except Exception as error:  # what a decoder raises depends on the bytes it meets
+            opaque = _composite(whole, target.background, notes)
+            fitted = ImageOps.fit(opaque.convert("L" if target.grey else "RGB"), (target.size, target.size))
+    except Exception as error:  # arbitrary bytes may raise anything
         unknown = isinstance(error, UnidentifiedImageError)
         raise DataError("no image that Pillow knows" if unknown else reason_of(error)) from error
     array = np.asarray(fitted)
-    return array[np.newaxis] if look.grey else array.transpose(2, 0, 1), notes
+    return array[np.newaxis] if target.grey else array.transpose(2, 0, 1), notes
 
 
 def _filled(file: BinaryIO) -> BinaryIO:
@@ -156,17 +154,17 @@ def _filled(file: BinaryIO) -> BinaryIO:
 def _has_frames(image: Image.Image) -> bool:
     try:
         return image.format not in _NOT_FRAMES and bool(getattr(image, "is_animated", False))
-    except Exception:  # noqa: BLE001 - damage behind the first frame, which is all that is taken
+    except Exception:  # noqa: BLE001 - damage behind the first frame does not matter
         return False
 
 
 def _apply_orientation(image: Image.Image, notes: list[str]) -> Image.Image:
-    """As it is to be seen. Pillow's own ``exif_transpose`` writes the EXIF data anew, which fails for odd ones."""
+    """The upright image. Pillow's ``exif_transpose`` also rewrites the EXIF data, which fails if they are damaged."""
     if not (_HOLD_ORIENTATION & image.info.keys() or hasattr(image, "tag_v2")):
         return image
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation)
-    except Exception:  # noqa: BLE001 - what is wrong there is wrong with no pixel
+    except Exception:  # noqa: BLE001 - damaged EXIF data change no pixel
         notes.append(EXIF)
         return image
     method = _TRANSPOSE.get(orientation) if isinstance(orientation, int) else None
@@ -179,8 +177,8 @@ def _apply_orientation(image: Image.Image, notes: list[str]) -> Image.Image:
 
 
 def _to_eight_bits(image: Image.Image, source: Image.Image, notes: list[str]) -> Image.Image:
-    """An image of 16-bit greys with 8 bits a pixel, any other as it is; ``source`` is the file's."""
-    is_wide = image.mode == "I" and source.format in ("PNG", "PPM")  # 16 bits, as Pillow held them once
+    """Scale 16-bit greys to 8 bits; return any other image as it is. ``source`` is the opened file."""
+    is_wide = image.mode == "I" and source.format in ("PNG", "PPM")  # older versions of Pillow hold 16 bits so
     if not (image.mode.startswith("I;16") or is_wide):
         if image.mode.startswith(("I", "F")):
             kind = "signed or 32-bit integers" if image.mode.startswith("I") else "floats"
@@ -194,7 +192,7 @@ def _to_eight_bits(image: Image.Image, source: Image.Image, notes: list[str]) ->
     if tags.get(_PHOTOMETRIC) == 0:  # white is zero
         scaled = 255 - scaled
     notes.append(SCALED)
-    if white == 65535 and 0 < deep.max() < 4096:  # what a camera of 12 bits writes
+    if white == 65535 and 0 < deep.max() < 4096:  # from a camera with 12 bits
         notes.append(DARK)
     grey = Image.fromarray(scaled)
     if isinstance(clear := image.info.get("transparency"), int):
@@ -203,11 +201,11 @@ def _to_eight_bits(image: Image.Image, source: Image.Image, notes: list[str]) ->
 
 
 def _composite(image: Image.Image, background: tuple[int, int, int], notes: list[str]) -> Image.Image:
-    """An image with alpha on the background, any other as it is."""
+    """Composite an image with alpha on the background; return any other as it is."""
     clear = image.info.get("transparency")
     if clear is None and image.mode not in ("RGBA", "LA", "PA", "RGBa", "La"):
         return image
-    if image.mode == "RGB" and isinstance(clear, tuple) and max(clear) > 255:  # of 16 bits; pixels have the upper 8
+    if image.mode == "RGB" and isinstance(clear, tuple) and max(clear) > 255:  # 16 bits; pixels hold the upper 8
         image.info["transparency"] = tuple(channel >> 8 for channel in clear)
     layer = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
     if layer.getchannel("A").getextrema() == (255, 255):
@@ -216,38 +214,38 @@ def _composite(image: Image.Image, background: tuple[int, int, int], notes: list
     return Image.alpha_composite(Image.new("RGBA", layer.size, (*background, 255)), layer).convert("RGB")
 
 
-def _may_pass(error: BaseException | None) -> bool:
-    """Whether it may be gone at the next try."""
-    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in _PASSING)
+def _is_temporary(error: BaseException | None) -> bool:
+    """Whether the next try may succeed."""
+    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in _TEMPORARY)
 
 
 def _note_of(warning: warnings.WarningMessage) -> str:
     text = " ".join(str(warning.message).split())
-    is_of_tags = Path(warning.filename).stem == "TiffImagePlugin"  # which reads EXIF data too
+    is_of_tags = Path(warning.filename).stem == "TiffImagePlugin"  # it reads EXIF data too
     return EXIF if is_of_tags or "exif" in text.lower() else f"a warning of Pillow ({re.sub('[0-9]+', '…', text)})"
 
 
 def reason_of(error: Exception) -> str:
-    """Why, on one line; an ``OSError`` of the system without its number and file name."""
+    """The reason on one line, without the number and file name of an ``OSError``."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return " ".join(text.split()) or type(error).__name__
 
 
 def work() -> None:
-    """What a worker does: blocks come on standard input, their images leave on standard output, until there are none.
+    """Run a worker: read blocks from standard input and write their images to standard output, until the end.
 
-    What it cannot decode its owner tries again, who may have told Pillow of more formats.
+    The parent decodes bad images again, since its Pillow may know more formats.
     """
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a decoder prints is no answer, nor is what is still to be flushed
+    os.dup2(2, 1)  # decoders may print: keep that out of the answers
     answers.write(WORKER_READY)
     answers.flush()
     if hasattr(signal, "SIGPIPE"):
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # with nobody left to answer to, it ends without a word
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # without a parent, end silently
     while True:
         try:
             block, Image.MAX_IMAGE_PIXELS = pickle.load(sys.stdin.buffer)
-        except EOFError:  # its owner has no more, or is gone
+        except EOFError:  # the parent has no more blocks, or has ended
             return
         pickle.dump(decode_block(block), answers, pickle.HIGHEST_PROTOCOL)
         answers.flush()

@@ -1,4 +1,4 @@
-"""Which files are images: by their suffix, by their content, and which decoders there are."""
+"""Recognise images by suffix or content, and find decoders."""
 
 from __future__ import annotations
 
@@ -12,43 +12,43 @@ from importlib import metadata
 from PIL import Image
 
 PROGRAMS = ("EPS",)
-"""Formats that Pillow hands to another program, which carries out what the file says, whatever it is called."""
+"""Formats that Pillow passes to another program, which executes the file."""
 
 _NOT_DECODED = ("BUFR", "GRIB", "HDF5", "MPEG", "WMF")
-"""Formats that Pillow recognises and cannot decode."""
+"""Formats that Pillow recognises but cannot decode."""
 _HEIF = (".heic", ".heics", ".heif", ".heifs", ".hif")
 _KNOWN = {".jxl", ".svg", ".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".rw2", ".raf", ".exr", ".hdr", ".dcm"}
-"""Images that Pillow has no decoder for."""
+"""Suffixes of images that Pillow does not know."""
 _SUFFIX = re.compile(r"\.[A-Za-z][^.]{0,11}$")
-"""What counts as a suffix: ``.0001`` is a number, and such a file is looked into like one without."""
+"""A suffix begins with a letter: a file that ends in ``.0001`` is recognised by its content."""
 
 
 def suffix_of(name: str) -> str:
-    """The suffix of a file's name in small letters; empty if there is none."""
+    """The suffix of a file's name in lower case, or an empty string."""
     start = name.rfind(".")
     return name[start:].lower() if start > 0 and _SUFFIX.match(name, start) else ""
 
 
 def suffixes() -> frozenset[str]:
-    """Those of the images that can be decoded."""
+    """The suffixes of images that can be decoded."""
     known = Image.registered_extensions()
     decoded = {suffix for suffix, kind in known.items() if kind in Image.OPEN and kind not in _NOT_DECODED}
     return frozenset(decoded | {".mpo"} | set(_HEIF if _has_heif() else ()))
 
 
 def is_image(path: str) -> bool:
-    """Whether a file's content is that of an image that can be decoded."""
+    """Whether a file's content is an image that can be decoded."""
     try:
         with Image.open(path) as image:
             return image.format not in (*PROGRAMS, *_NOT_DECODED)
     except Image.DecompressionBombError:
         return True
-    except Exception:  # noqa: BLE001 - whatever its bytes lead a decoder to
+    except Exception:  # noqa: BLE001 - arbitrary bytes may raise anything
         return False
 
 
 def why_passed_over(suffix: str) -> str:
-    """Why files of a suffix are not taken."""
+    """Why files of a suffix are passed over."""
     if not suffix:
         return "without suffix (no image by its content)"
     if suffix in _HEIF:
@@ -58,13 +58,13 @@ def why_passed_over(suffix: str) -> str:
 
 
 def register_decoders(files: Iterable[str]) -> None:
-    """Tell Pillow of the decoders that these files need and that are installed beside it."""
+    """Register the installed decoders that these files need with Pillow."""
     if any(file.lower().endswith(_HEIF) for file in files) and not _is_registered() and _has_heif():
         importlib.import_module("pillow_heif").register_heif_opener()
 
 
 def version_of_decoders(files: Iterable[str]) -> str:
-    """That of each package but Pillow that the pixels of these files depend on."""
+    """The version of the package beside Pillow that decodes some of these files, if any."""
     if any(file.lower().endswith(_HEIF) for file in files):
         with contextlib.suppress(metadata.PackageNotFoundError):
             return f"pillow-heif {metadata.version('pillow-heif')}"

@@ -1,7 +1,7 @@
-"""Listed image files as data: decode them once, keep the pixels in a cache.
+"""Image files as data: decode them once and keep the pixels in a cache.
 
-The cache of a folder is a directory whose name is a digest of everything that the pixels depend on. It is
-filled beside its place and moved there whole, so that what stands there is always complete.
+A cache entry is a directory named by a digest of everything that the pixels depend on. It is filled under another name
+and then renamed, so an entry is always complete.
 """
 
 from __future__ import annotations
@@ -42,18 +42,18 @@ from forgetkit.system import safe_open
 _log = logging.getLogger("forgetkit")
 
 _DECODING = 4
-"""To be raised whenever this module turns the same file into other pixels, or keeps them in another way."""
+"""Raise it with each change to how files become pixels, or to how the cache stores them."""
 
 _BLOCK = 256
-"""Images that are decoded at one go, at most."""
+"""Images in a block, at most."""
 _BLOCK_BYTES = 1 << 20
-"""Bytes of image files that are decoded at one go, about."""
+"""Bytes of image files in a block, about."""
 _PIECE = 1 << 20
 _CHECKSUMS, _REPORT = "checksums.json", "report.json"
 _MOST_BAD, _MOST_NAMED = 20, 3
-"""How many bad images are listed where they stop a run, and where they are skipped."""
-_DECODE_AS_GIVEN = (TURNED, COMPOSITED, SCALED)
-"""What is done to images as the documentation says: in the record alone."""
+"""How many bad images a message lists if they stop the run, and if they are skipped."""
+_DOCUMENTED = (TURNED, COMPOSITED, SCALED)
+"""Notes for the manifest alone: the documentation describes these steps."""
 
 OnBad = Literal["stop", "skip"]
 Shape = tuple[int, int, int, int]
@@ -61,17 +61,17 @@ Shape = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class ImageOptions:
-    """How the images of a folder are read: what they are decoded to, and what becomes of those that are bad."""
+    """What images are decoded to, and what to do with those that cannot be decoded."""
 
-    look: DecodeFormat
+    target: DecodeFormat
     on_bad: OnBad = "stop"
 
 
 @dataclass
 class _Report:
-    """What was found when images were decoded: the bad ones by part and place, and notes with a count and a file.
+    """The findings of decoding: bad images by part and position, and notes with a count and one file.
 
-    ``unread`` are those that may be good: a run without them would be another one.
+    ``unread`` counts images that the system failed to read: they may be good, and a run must not go on without them.
     """
 
     bad: dict[str, dict[int, str]] = field(default_factory=dict)
@@ -80,12 +80,12 @@ class _Report:
 
     @classmethod
     def from_json(cls, text: bytes) -> _Report:
-        held = json.loads(text)
-        bad = {part: {int(place): reason for place, reason in found.items()} for part, found in held["bad"].items()}
-        return cls(bad, {note: (count, path) for note, (count, path) in held["notes"].items()})
+        report = json.loads(text)
+        bad = {part: {int(place): reason for place, reason in found.items()} for part, found in report["bad"].items()}
+        return cls(bad, {note: (count, path) for note, (count, path) in report["notes"].items()})
 
     def add(self, part: str, start: int, block: Block, found: DecodedBlock) -> None:
-        """Take in what was found in a block whose first image has this place in its part."""
+        """Add the findings of a block whose first image is at ``start`` in its part."""
         self.bad.setdefault(part, {}).update({start + place: fault.reason for place, fault in found.bad.items()})
         self.unread += sum(not fault.is_the_files for fault in found.bad.values())
         for note, places in found.notes.items():
@@ -94,7 +94,7 @@ class _Report:
 
 
 def part_folders(root: Path, train: str, test: str) -> tuple[Path, Path]:
-    """The two parts' folders inside ``root``; ``DataError`` if any of the three is missing."""
+    """The folders of both parts inside ``root``; raise ``DataError`` if one of the three is missing."""
     if not _listing.is_folder(root):
         raise DataError(f"there is no folder {root}: give the one that holds '{train}' and '{test}'")
     for name in (train, test):
@@ -109,17 +109,17 @@ def load(
     test: Listing,
     *,
     classes: Sequence[str],
-    reading: ImageOptions,
+    options: ImageOptions,
     augment: Augmentation,
     context: LoadContext,
     remarks: Sequence[str] = (),
 ) -> Data:
-    """Both parts, their pixels mapped from the cache, which is filled first if it has to be.
+    """Map both parts from the cache, and fill it first if necessary.
 
-    ``remarks`` come before those on what was read.
+    ``remarks`` come before those on the images.
     """
     listings = {"train": train, "test": test}
-    pixels, report = _Pixels(root, listings, reading).load(context)
+    pixels, report = _Pixels(root, listings, options).load(context)
     parts = {name: _part(pixels[name], source, report.bad.get(name, {})) for name, source in listings.items()}
     for name, part in parts.items():
         if not len(part) or (name == "train" and len(np.unique(part.labels)) < len(classes)):
@@ -143,22 +143,22 @@ def _part(pixels: NDArray[np.uint8], source: Listing, bad: Mapping[int, str]) ->
 def _remarks(
     root: Path, listings: Mapping[str, Listing], parts: Mapping[str, DataSplit], classes: Sequence[str], report: _Report
 ) -> Iterator[str]:
-    taken = {name: Counter(part.labels.tolist()) for name, part in parts.items()}
+    counts = {name: Counter(part.labels.tolist()) for name, part in parts.items()}
     for name, source in listings.items():
-        yield from _listing.remarks(source, taken[name], classes)
+        yield from _listing.remarks(source, counts[name], classes)
     bad = list(_bad(root, listings, report))
     if bad:
         total = sum(len(source.files) for source in listings.values())
         yield f"on-bad=skip left out {len(bad)} of {count_noun(total, 'image')}: {_join_paths(bad, _MOST_NAMED)}"
     for note, (count, path) in report.notes.items():
-        if note not in _DECODE_AS_GIVEN:
+        if note not in _DOCUMENTED:
             yield f"{count_noun(count, 'image')} with {note}: {_below(root, path)}{' and others' if count > 1 else ''}"
 
 
 def _provenance(
     root: Path, listings: Mapping[str, Listing], parts: Mapping[str, DataSplit], classes: Sequence[str], report: _Report
 ) -> dict[str, Any]:
-    """The counts of each class by part, and what was noted of single images."""
+    """Counts of each class by part, skipped images, and notes on images."""
     found: dict[str, Any] = {}
     for name, source in listings.items():
         listed, taken = Counter(source.labels), Counter(parts[name].labels.tolist())
@@ -178,7 +178,7 @@ def _provenance(
 
 
 def _bad(root: Path, listings: Mapping[str, Listing], report: _Report) -> Iterator[tuple[str, str]]:
-    """The path below ``root`` of each bad image, and the reason."""
+    """The path of each bad image below ``root``, and the reason."""
     for name, source in listings.items():
         for place, reason in report.bad.get(name, {}).items():
             yield _below(root, source.files[place].path), reason
@@ -199,15 +199,15 @@ class _Pixels:
 
     root: Path
     parts: Mapping[str, Listing]
-    reading: ImageOptions
+    options: ImageOptions
 
     def load(self, context: LoadContext) -> tuple[dict[str, NDArray[np.uint8]], _Report]:
-        """A memory map per part, without the images that are bad, and what was found when they were decoded."""
+        """A memory map per part, without the bad images, and the report of decoding."""
         entry = context.cache / "folder" / self._key()
         found = self._read(entry)
         if found is None:
             if entry.exists():
-                _log.warning("the image cache %s is damaged: its images are decoded again", entry)
+                _log.warning("the image cache %s is damaged: decoding its images again", entry)
             try:
                 self._fill(entry, context)
             except OSError as error:
@@ -221,13 +221,13 @@ class _Pixels:
         return found
 
     def _shape(self, part: str, bad: int = 0) -> Shape:
-        look = self.reading.look
-        return (len(self.parts[part].files) - bad, 1 if look.grey else 3, look.size, look.size)
+        target = self.options.target
+        return (len(self.parts[part].files) - bad, 1 if target.grey else 3, target.size, target.size)
 
     def _key(self) -> str:
-        """A digest of all that the pixels depend on: the files as they are now, and how they are decoded."""
+        """A digest of all that the pixels depend on: the files as they are now, and the decoding."""
         decoders = _formats.version_of_decoders(file.path for source in self.parts.values() for file in source.files)
-        head = [_DECODING, PIL.__version__, decoders, self.reading.look, self.reading.on_bad]
+        head = [_DECODING, PIL.__version__, decoders, self.options.target, self.options.on_bad]
         digest = hashlib.sha256(json.dumps(head).encode() + os.fsencode(self.root.resolve()))
         below = len(str(self.root / "x")) - 1
         for part, source in self.parts.items():
@@ -237,7 +237,7 @@ class _Pixels:
         return digest.hexdigest()
 
     def _read(self, entry: Path) -> tuple[dict[str, NDArray[np.uint8]], _Report] | None:
-        """What is in ``entry``, or None if it is missing or damaged: a pixel that is another one is seen."""
+        """The content of ``entry``, or None if it is missing or damaged; checksums cover each pixel."""
         file, pixels = entry, dict[str, NDArray[np.uint8]]()
         try:
             sums = json.loads(safe_open.read_bytes(entry / _CHECKSUMS))
@@ -248,17 +248,17 @@ class _Pixels:
                 whole &= _checksum(file) == sums[file.name]
                 array = pixels[part] = np.load(file, mmap_mode="r", allow_pickle=False)
                 whole &= array.shape == self._shape(part, len(report.bad.get(part, {}))) and array.dtype == np.uint8
-        except Exception as error:  # whatever a damaged file raises, the images can be decoded again
+        except Exception as error:  # a damaged file may raise anything, and its images can be decoded again
             if not isinstance(error, OSError) or error.errno != errno.ENOMEM:
                 return None
             raise DataError(
-                f"{file} cannot be mapped, for want of address space ({reason_of(error)}): raise the limit "
+                f"{file} cannot be mapped, since address space ran out ({reason_of(error)}): raise the limit "
                 "(ulimit -v) by the size of that file, or limit memory by a control group or ulimit -d instead"
             ) from error
         return (pixels, report) if whole else None
 
     def _fill(self, entry: Path, context: LoadContext) -> None:
-        """Decode every image beside ``entry``, then move the finished directory there."""
+        """Decode all images into a new directory, then rename it to ``entry``."""
         entry.parent.mkdir(parents=True, exist_ok=True)
         with staging(entry.parent, ".decoding-") as place:
             fresh = place / "fresh"
@@ -272,10 +272,10 @@ class _Pixels:
             except OSError:
                 if self._read(entry) is None:
                     raise
-                # Another process was quicker, and its pixels are the same.
+                # Another process was faster, and its pixels are the same.
 
     def _decode_into(self, directory: Path, context: LoadContext) -> None:
-        from forgetkit.builtin.datasets._decode_pool import decoder_pool  # once for each folder: later runs do without
+        from forgetkit.builtin.datasets._decode_pool import decoder_pool  # late: a cached folder needs no workers
 
         files = [file for source in self.parts.values() for file in source.files]
         done, total, report = 0, len(files), _Report()
@@ -286,7 +286,7 @@ class _Pixels:
                     self._write_header(file, part)
                     blocks, start = list(self._blocks(source.files)), 0
                     for block, found in zip(blocks, decoded(blocks), strict=True):
-                        # Written, not mapped: on a full disk a write fails, where a map kills the process.
+                        # Written, not mapped: on a full disk a write raises, and a map kills the process.
                         file.write(np.delete(found.pixels, list(found.bad), axis=0).tobytes())
                         report.add(part, start, block, found)
                         start += len(block.files)
@@ -295,7 +295,7 @@ class _Pixels:
                             context.progress("decoding images", done, total)
                     self._write_header(file, part, len(report.bad.get(part, {})))
                     file.flush()
-                    os.fsync(file.fileno())  # on the disk before the directory gets its final name
+                    os.fsync(file.fileno())  # on disk before the directory gets its final name
         self._refuse_bad(report)
         context.progress("decoding images", total, total)
         written = json.dumps(asdict(report)).encode()
@@ -304,7 +304,7 @@ class _Pixels:
         (directory / _CHECKSUMS).write_text(json.dumps(sums))
 
     def _write_header(self, file: IO[bytes], part: str, bad: int = 0) -> None:
-        """At the beginning of the file; it is as long for any number of images."""
+        """Write the header at the start of the file; its length does not depend on the number of images."""
         file.seek(0)
         header = {"descr": "|u1", "fortran_order": False, "shape": self._shape(part, bad)}
         np.lib.format.write_array_header_1_0(file, header)
@@ -315,13 +315,11 @@ class _Pixels:
             for part, source in self.parts.items()
             for place, reason in report.bad.get(part, {}).items()
         ]
-        if not bad or (self.reading.on_bad == "skip" and not report.unread):
+        if not bad or (self.options.on_bad == "skip" and not report.unread):
             return
         remedy = "replace or remove {}, or leave {} out with on-bad=skip"
         if report.unread:
-            remedy = (
-                "the system failed and not the image, so none is left out: try again, with more memory if that ran out"
-            )
+            remedy = "the system failed and not the image, so on-bad=skip keeps them: try again, with more memory"
         if len(bad) == 1:
             raise DataError(f"{bad[0][0]} cannot be decoded ({bad[0][1]}): {remedy.format('it', 'it')}")
         raise DataError(
@@ -329,22 +327,22 @@ class _Pixels:
         )
 
     def _blocks(self, files: Sequence[ImageFile]) -> Iterator[Block]:
-        """Files that follow each other: so few that progress is seen and a block's pixels fit the memory many times."""
-        look = self.reading.look
+        """Consecutive files, few enough that progress is visible and several blocks fit in memory."""
+        target = self.options.target
         block: list[str] = []
         size = 0
         for file in files:
             block.append(file.path)
-            size += file.size + look.size * look.size
+            size += file.size + target.size * target.size
             if len(block) == _BLOCK or size >= _BLOCK_BYTES:
-                yield Block(block, look)
+                yield Block(block, target)
                 block, size = [], 0
         if block:
-            yield Block(block, look)
+            yield Block(block, target)
 
 
 def _checksum(file: Path) -> int:
-    """A CRC-32 of all bytes: several times as fast as a digest, and it is damage that is looked for, not malice."""
+    """A CRC-32 of all bytes: several times as fast as a digest, and enough to find damage."""
     checksum = 0
     with safe_open.open_file(file) as content:
         while piece := content.read(_PIECE):

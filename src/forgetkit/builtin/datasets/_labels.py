@@ -1,4 +1,4 @@
-"""Labels as people save them: numbers with or without gaps, names, one-hot rows."""
+"""Turn saved labels into class numbers: numbers with or without gaps, names, one-hot rows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from forgetkit.errors import DataError
 
 _LARGEST = np.iinfo(np.int32).max
-"""No class number is larger."""
+"""The largest class number."""
 
 Labels = NDArray[np.int64]
 
@@ -19,22 +19,21 @@ Labels = NDArray[np.int64]
 def class_labels(
     train_name: str, train: NDArray[Any], test_name: str, test: NDArray[Any]
 ) -> tuple[Labels, Labels, tuple[str, ...], str]:
-    """The labels of both parts as ``0 .. classes - 1``.
+    """Map the labels of both parts to ``0 .. classes - 1``.
 
-    The classes are those of the training part: its numbers in order, or its names sorted. A one-hot row counts as
-    the number of its column, and each column is a class.
+    The classes are the sorted numbers or names of the training part, or the columns of one-hot rows.
 
     Args:
-        train_name: what the array of training labels is called.
+        train_name: name of the array of training labels.
         train: of shape ``(n,)``, ``(n, 1)`` or, one-hot, ``(n, classes)``.
-        test_name: what the array of test labels is called.
+        test_name: name of the array of test labels.
         test: likewise.
 
     Returns:
-        Training and test labels, the names of the classes, and in words how they were mapped.
+        Training and test labels, the names of the classes, and a description of the mapping.
 
     Raises:
-        DataError: if an entry is no class, or the test part has a class that the training part has not.
+        DataError: if an entry is no class, or the test part has a class that the training part lacks.
     """
     (train, columns), (test, others) = _read(train_name, train), _read(test_name, test)
     if (train.dtype.kind == "U") != (test.dtype.kind == "U"):
@@ -61,7 +60,7 @@ def _words(columns: int | None, classes: NDArray[Any]) -> str:
 
 
 def _read(name: str, array: NDArray[Any]) -> tuple[NDArray[Any], int | None]:
-    """Class numbers as ``int64`` or class names as text, and of how many columns they were, if one-hot."""
+    """Class numbers as ``int64`` or class names as text, and the number of columns if they are one-hot."""
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
     if array.ndim == 2 and array.shape[1] > 1 and array.dtype.kind in "biuf":
@@ -75,12 +74,12 @@ def _read(name: str, array: NDArray[Any]) -> tuple[NDArray[Any], int | None]:
         return _names(name, array), None
     if array.dtype.kind not in "biuf":
         raise DataError(f"{name} is {array.dtype}: save the classes as integers or as text")
-    values = array.astype(np.float64) if array.dtype.kind == "f" else array  # half floats end below the limit
-    # Every comparison is false for NaN, so it is found here too.
+    values = array.astype(np.float64) if array.dtype.kind == "f" else array  # half precision ends below the limit
+    # Comparisons are false for NaN, so this refuses NaN too.
     bad = ~((values >= 0) & (values <= _LARGEST) & (values == np.floor(values)))
     if bad.any():
         raise DataError(
-            f"{first(name, array, bad)} is no class number: labels count from 0; take samples without a label out"
+            f"{first(name, array, bad)} is no class number: labels count from 0; remove samples without a label"
         )
     return array.astype(np.int64), None
 
@@ -98,7 +97,7 @@ def _one_hot(name: str, array: NDArray[Any]) -> Labels:
 
 
 def _names(name: str, array: NDArray[Any]) -> NDArray[np.str_]:
-    """Text, each name in one form of Unicode, however its letters were composed."""
+    """Text in Unicode's NFC form."""
     if array.dtype.kind == "S":
         try:
             array = np.char.decode(array, "utf-8")
@@ -107,7 +106,7 @@ def _names(name: str, array: NDArray[Any]) -> NDArray[np.str_]:
     plain = [unicodedata.normalize("NFC", str(label)) for label in array]
     bad = np.array([not label.strip() for label in plain], dtype=bool)
     if bad.any():
-        raise DataError(f"{name}[{int(np.argmax(bad))}] is an empty name: take samples without a label out")
+        raise DataError(f"{name}[{int(np.argmax(bad))}] is an empty name: remove samples without a label")
     return np.array(plain, dtype=np.str_)
 
 

@@ -1,4 +1,4 @@
-"""Which image files a folder per class holds, and which files in it are passed over, and why."""
+"""List the image files of class folders, and count the files that are passed over, with the reasons."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _OF_THE_SYSTEM = {
     *("__MACOSX", ".DS_Store", "Thumbs.db", "ehthumbs.db", "desktop.ini", "Desktop.ini"),
     *(".ipynb_checkpoints", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found"),
 }
-"""What file managers, archivers, notebooks and network drives leave behind; nobody asks where it went."""
+"""Files of file managers, archivers, notebooks and network drives; they are passed over without a remark."""
 _REASONS, _CLASSES = 4, 5
-"""How many reasons, and how many classes, are shown; the record has all."""
+"""How many reasons and how many classes a remark shows; the manifest has all."""
 
 
 class ImageFile(NamedTuple):
-    """An image file as it is found: its path, its size in bytes, when it was last changed in nanoseconds."""
+    """An image file: its path, its size in bytes, its time of change in nanoseconds."""
 
     path: str
     size: int
@@ -36,7 +36,7 @@ class ImageFile(NamedTuple):
 class Listing:
     """The image files of one part in the order of their sample ids, and the class of each.
 
-    ``passed_over`` counts the other files of each class by the reason, ``name`` is that of the part's folder.
+    ``passed_over`` counts the passed over files of each class by reason; ``name`` is the name of the part's folder.
     """
 
     name: str
@@ -46,10 +46,7 @@ class Listing:
 
 
 def class_folders(folder: Path) -> dict[str, list[Path]]:
-    """The folders of each class, by its name in sorted order.
-
-    Names that differ in how Unicode composes their letters alone (NFC, NFD) are one.
-    """
+    """The folders of each class by name, sorted; names that are equal in Unicode's NFC form are one class."""
     found: dict[str, list[Path]] = {}
     for entry in _entries(folder):
         if not _is_hidden(entry.name) and is_folder(entry):
@@ -58,7 +55,7 @@ def class_folders(folder: Path) -> dict[str, list[Path]]:
 
 
 def stray_images(folder: Path) -> int:
-    """How many image files lie in a folder of classes, and in no class."""
+    """How many image files lie directly in a folder of classes."""
     known = _formats.suffixes()
     return sum(
         _formats.suffix_of(entry.name) in known and not _is_hidden(entry.name) and not is_folder(entry)
@@ -67,7 +64,7 @@ def stray_images(folder: Path) -> int:
 
 
 def listing(name: str, folders: Iterable[tuple[Path, int]], *, optional: bool = False) -> Listing:
-    """The images of each (folder, label) and its sub-folders, sorted by their paths.
+    """List the images of each (folder, label) and its sub-folders, sorted by path.
 
     Raises:
         DataError: If a folder is missing or cannot be read, or holds no image and is not ``optional``.
@@ -89,28 +86,25 @@ def listing(name: str, folders: Iterable[tuple[Path, int]], *, optional: bool = 
     return Listing(name, tuple(files), tuple(labels), {label: dict(passed) for label, passed in passed_over.items()})
 
 
-def remarks(part: Listing, taken: Mapping[int, int], classes: Sequence[str]) -> Iterator[str]:
-    """A line for each class that files are passed over of, as long as there are few.
-
-    ``taken`` is how many images of each class there are.
-    """
+def remarks(part: Listing, counts: Mapping[int, int], classes: Sequence[str]) -> Iterator[str]:
+    """A remark for each class with passed over files, up to a few; ``counts`` has the images of each class."""
     shown = {label: passed for label, passed in part.passed_over.items() if _shown_suffix(passed)}
     for label, passed in list(shown.items())[:_CLASSES]:
-        images = count_noun(taken.get(label, 0), "image")
+        images = count_noun(counts.get(label, 0), "image")
         yield f"{part.name}/{classes[label]}: {images} taken, passed over: {reasons(passed)}"
     if len(shown) > _CLASSES:
         total = sum((Counter(_shown_suffix(passed)) for passed in list(shown.values())[_CLASSES:]), Counter())
         yield (
             f"{part.name}: passed over in {len(shown) - _CLASSES} more classes: {reasons(total)}; the manifest has "
-            "them all"
+            "all of them"
         )
 
 
 def reasons(passed: Mapping[str, int]) -> str:
     """``3 .heic (no decoder: pip install pillow-heif), 1 .bak (no image suffix)``."""
-    said = sorted(_shown_suffix(passed).items(), key=lambda pair: (-pair[1], pair[0]))
-    more = sum(count for _, count in said[_REASONS:])
-    return ", ".join([f"{count} {reason}" for reason, count in said[:_REASONS]] + ([f"{more} others"] if more else []))
+    shown = sorted(_shown_suffix(passed).items(), key=lambda pair: (-pair[1], pair[0]))
+    more = sum(count for _, count in shown[_REASONS:])
+    return ", ".join([f"{count} {reason}" for reason, count in shown[:_REASONS]] + ([f"{more} others"] if more else []))
 
 
 def count_noun(number: int, noun: str) -> str:
@@ -119,7 +113,7 @@ def count_noun(number: int, noun: str) -> str:
 
 
 def is_folder(path: Path | os.DirEntry[str]) -> bool:
-    """Whether it is a folder; ``DataError`` if this user may not look."""
+    """Whether a path is a folder; raise ``DataError`` if this user may not see it."""
     try:
         return path.is_dir()
     except OSError as error:
@@ -138,7 +132,7 @@ def _is_hidden(name: str) -> bool:
 
 
 def _walk(folder: Path, known: frozenset[str], passed: Counter[str]) -> Iterator[ImageFile]:
-    """The images in a folder and below, each real folder once, so that links may go in a circle."""
+    """The images in a folder and below; each real folder once, since links may form a circle."""
     read = {_identity(folder)}
     open_folders = [iter(_entries(folder))]
     while open_folders:
@@ -159,16 +153,16 @@ def _walk(folder: Path, known: frozenset[str], passed: Counter[str]) -> Iterator
 
 
 def _is_plain_image(entry: os.DirEntry[str], known: frozenset[str]) -> bool:
-    """Whether it is what nearly all files are: an image by its suffix, no link, not hidden."""
+    """The fast test that nearly all images pass: a known suffix, no link, not hidden."""
     name = entry.name
     return name[name.rfind(".") :].lower() in known and name[0] != "." and entry.is_file(follow_symlinks=False)
 
 
 def _reason_against(entry: os.DirEntry[str], known: frozenset[str]) -> str | None:
-    """Why a file or a folder is passed over, None if it is not."""
+    """Why a file or a folder is passed over, or None."""
     name, suffix = entry.name, _formats.suffix_of(entry.name)
     if _is_hidden(name):
-        is_wanted = suffix in known and not name.startswith("._")  # macOS keeps a file's properties in such a one
+        is_wanted = suffix in known and not name.startswith("._")  # macOS keeps a file's properties in ._NAME
         return f"hidden {suffix}" if is_wanted else _SYSTEM
     if suffix in known or _leads_to_folder(entry):
         return None
@@ -179,7 +173,7 @@ def _reason_against(entry: os.DirEntry[str], known: frozenset[str]) -> str | Non
 def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link to itself, say: no image either, as decoding finds out
+    except OSError:  # such as a link to itself; decoding reports it
         return False
 
 
@@ -200,7 +194,7 @@ def _identity(folder: Path | os.DirEntry[str]) -> tuple[int, int]:
 
 
 def _image_file(entry: os.DirEntry[str]) -> ImageFile:
-    """A file that cannot be opened is listed too: decoding finds out, together with all that is wrong with others."""
+    """List a file that cannot be opened too: decoding reports all bad files together."""
     try:
         status = entry.stat()
     except OSError:

@@ -1,4 +1,4 @@
-"""A test part cut out of the training part, where a data set has none."""
+"""Cut a test part from the training part, for data without one."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def stratified_split(
 
     Args:
         labels: class numbers, ``int64`` of shape ``(n,)``.
-        fraction: share of each class for the test part, in (0, 1).
-        seed: seed of the draw, which is none of the run's.
+        fraction: fraction of each class for the test part, in (0, 1).
+        seed: seed of the draw, independent of the run's seed.
 
     Returns:
         The ids of the training and of the test samples, each in ascending order.

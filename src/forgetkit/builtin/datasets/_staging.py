@@ -1,4 +1,4 @@
-"""Folders that files are made in before they take their place."""
+"""Temporary folders in which files are written before they are renamed into place."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from forgetkit.system import stale_files
 
 @contextmanager
 def staging(parent: Path, prefix: str) -> Iterator[Path]:
-    """A new folder in ``parent``, gone afterwards; those of that prefix that a kill left behind go first, by their age.
+    """Give a temporary folder in ``parent``; first remove old ones that killed processes left behind.
 
     Args:
-        parent: Where the finished files belong, so that they can be moved there at once.
-        prefix: What the names of such folders begin with.
+        parent: Folder on the same file system as the final place, so that a rename is atomic.
+        prefix: Prefix of the names of such folders.
     """
     stale_files.remove_stale_files(parent.glob(f"{prefix}*"))
     with tempfile.TemporaryDirectory(prefix=prefix, dir=parent) as folder:

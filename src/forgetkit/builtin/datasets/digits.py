@@ -1,4 +1,4 @@
-"""Handwritten digits that come with scikit-learn."""
+"""Handwritten digits from scikit-learn."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ class Digits:
 
     Inputs are ``float32`` of shape ``(n, 1, 8, 8)`` in [0, 1] (the sixteenths of scikit-learn's
     ``load_digits``), labels 0 to 9: 1,437 for training, 360 for testing. The two parts are always the
-    same, whatever the seed of the run.
+    same; the run's seed does not change them.
 
     Source: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning Repository, 1998.
     """
 
     def load(self, context: LoadContext) -> Data:
-        """Both parts; neither the cache nor the network is touched."""
+        """Load both parts, without cache or network."""
         from sklearn.datasets import load_digits
 
         source = load_digits()

@@ -23,7 +23,7 @@ from forgetkit.seeding import Seeds
 
 _VALIDATION = ("val", "valid", "validation")
 _NOT_CLASSES = ("train", "training", "test", "testing", *_VALIDATION)
-"""Folders with such names, however they are capitalised, hold a part and are no class."""
+"""Folders with these names, in any case, hold a part and are no class."""
 
 Folders = Mapping[str, list[Path]]
 
@@ -32,27 +32,27 @@ Folders = Mapping[str, list[Path]]
 class Folder:
     """Your own images, a folder per class: path/train/CLASS/* and path/test/CLASS/*.
 
-    Any format and size that Pillow reads, and HEIF if pillow-heif is installed; each image is turned upright as its
-    EXIF orientation says, cropped to a square about its middle and resized with antialiasing, once: the pixels are
-    kept in the cache until a file or an option changes. Inputs are ``uint8`` of shape ``(n, 3, size, size)``, or
-    ``(n, 1, size, size)`` if grey. Images in sub-folders of a class belong to the class. Classes and files are in the
-    sorted order of their names.
+    Images have any format and size that Pillow reads, and HEIF if pillow-heif is installed. Each image is turned
+    upright as its EXIF orientation says, cropped to a square about its middle and resized with antialiasing, once:
+    the cache keeps the pixels until a file or an option changes. Inputs are ``uint8`` of shape
+    ``(n, 3, size, size)``, or ``(n, 1, size, size)`` if grey. Images in sub-folders of a class belong to the class.
+    Classes and files are sorted by name.
 
     Without ``path/test``, ``path/val`` (or ``valid``, ``validation``) is the test part. With neither, or with the
-    classes directly in ``path``, test-fraction makes a share of each class the test part, at least one of two images.
-    A hash of their names chooses them, so that nearly all stay where they are when others are added.
+    classes directly in ``path``, test-fraction of each class is the test part, at least one of two images. A hash of
+    the names chooses them, so that new images move few of the others to another part.
 
-    Files are taken by their suffix, those without one by their content. A run says how many others each class has,
-    and why they are passed over; the manifest records it as ``provenance``.
+    Images are recognised by suffix, or by content without one. A run reports how many other files each class has and
+    why they are passed over; the manifest records it as ``provenance``.
 
     ``path``: the folder that holds ``train`` and ``test``, or the classes.
     ``size``: height and width in pixels.
     ``grey``: one channel instead of three.
-    ``augment``: what may be done to training images, if the run's own augment is auto.
-    ``background``: what transparent pixels show: white, black or a colour like #a0b0c0.
-    ``on_bad``: what becomes of images that cannot be decoded: stop lists them all, skip leaves them out.
-    ``test_fraction``: the share of each class's images to test on, if there is no test part.
-    ``test_seed``: the seed by which that share is chosen, whatever the seed of the run.
+    ``augment``: the augmentation of training images if the run's own augment is auto.
+    ``background``: the colour of transparent pixels: white, black or a colour like #a0b0c0.
+    ``on_bad``: for images that cannot be decoded: stop lists them all and fails, skip leaves them out.
+    ``test_fraction``: the fraction of each class for testing, if there is no test part.
+    ``test_seed``: the seed of that choice, independent of the run's seed.
 
     Source: the layout of torchvision's ``ImageFolder``.
     """
@@ -67,7 +67,7 @@ class Folder:
     test_seed: int = 0
 
     def load(self, context: LoadContext) -> Data:
-        """Both parts, as memory maps of the cached pixels.
+        """Load both parts as memory maps of the cached pixels.
 
         Raises:
             DataError: If a folder is missing, there is no test part, a class has no training images, an image cannot
@@ -100,14 +100,14 @@ class Folder:
             train,
             test,
             classes=classes,
-            reading=ImageOptions(DecodeFormat(self.size, self.grey, (red, green, blue)), self.on_bad),
+            options=ImageOptions(DecodeFormat(self.size, self.grey, (red, green, blue)), self.on_bad),
             augment=self.augment,
             context=context,
             remarks=remarks,
         )
 
     def _layout(self, root: Path) -> tuple[Path, Path | None, list[str]]:
-        """The folder of the training part, that of the test part if it has one, and what is to be said of others."""
+        """The folder of the training part, that of the test part if there is one, and remarks on other folders."""
         if not _listing.is_folder(root):
             raise DataError(f"there is no folder {root}: give the one that holds 'train' and 'test', or the classes")
         if not _listing.is_folder(root / "train"):
@@ -115,15 +115,15 @@ class Folder:
         validation = [name for name in _VALIDATION if _listing.is_folder(root / name)]
         if _listing.is_folder(root / "test"):
             if self.test_fraction is not None:
-                raise DataError(f"test-fraction would be ignored, since {root} holds 'test': leave one of both out")
+                raise DataError(f"test-fraction would be ignored, since {root} holds 'test': leave one of them out")
             return root / "train", root / "test", [_is_ignored(name) for name in validation]
         if self.test_fraction is not None:
             return root / "train", None, [_is_ignored(name) for name in validation]
         if validation:
-            said = f"there is no 'test' folder, so '{validation[0]}' is the test part; validation samples are cut from "
-            return root / "train", root / validation[0], [f"{said}'train' (--val-fraction)"]
+            remark = f"there is no 'test' folder, so '{validation[0]}' is the test part; validation samples are cut "
+            return root / "train", root / validation[0], [f"{remark}from 'train' (--val-fraction)"]
         raise DataError(
-            f"{root} holds no folder 'test': put the images to test on in test/CLASS/, or take a share of the training "
+            f"{root} holds no folder 'test': put test images in test/CLASS/, or cut a test part from the training "
             "images with test-fraction=0.1"
         )
 
@@ -137,17 +137,17 @@ class Folder:
                 "train/CLASS/"
             )
         alone = next(iter(folders.values()))[0] if len(folders) == 1 else None
-        if alone is not None and _listing.is_folder(alone / "train"):  # as an archive is unpacked
+        if alone is not None and _listing.is_folder(alone / "train"):  # an unpacked archive
             raise DataError(f"{root} holds no folder 'train', but {alone} does: give that one as path")
         if self.test_fraction is None:
             raise DataError(
                 f"{root} holds no folder 'train': the images belong in train/CLASS/ and test/CLASS/; if the folders in "
-                "it are the classes, take a share to test on with test-fraction=0.1"
+                "it are the classes, cut a test part from them with test-fraction=0.1"
             )
         return root
 
     def _divided(self, source: Listing, folder: Path) -> tuple[Listing, Listing]:
-        """The training part and the share of each class that becomes the test part."""
+        """Cut the test part from each class; return the training part and the test part."""
         key = Seeds(self.test_seed).number("folder", "test").to_bytes(8, "little")
 
         def draw(place: int) -> bytes:
@@ -162,11 +162,11 @@ class Folder:
             count = min(max(1, round((self.test_fraction or 0) * len(members))), len(members) - 1)
             chosen.update(sorted(members, key=draw)[:count])
 
-        share = f"{self.test_fraction} of {source.name}, test-seed {self.test_seed}"
+        name = f"{self.test_fraction} of {source.name}, test-seed {self.test_seed}"
         trained = [place for place in range(len(source.files)) if place not in chosen]
         return (
             Listing(source.name, *_taken_files(source, trained), source.passed_over),
-            Listing(share, *_taken_files(source, sorted(chosen)), {}),
+            Listing(name, *_taken_files(source, sorted(chosen)), {}),
         )
 
 
@@ -183,30 +183,30 @@ def _name(part: Path, root: Path) -> str:
 
 
 def _is_ignored(name: str) -> str:
-    return f"the folder '{name}' is left alone: validation samples are cut from 'train' (--val-fraction)"
+    return f"the folder '{name}' is ignored: validation samples are cut from 'train' (--val-fraction)"
 
 
 def _about_folders(part: Path, folders: Folders, root: Path) -> list[str]:
-    """What is to be said of the folders of a part: names that Unicode writes in two ways, images in no class."""
+    """Remarks on the folders of a part: names that Unicode writes in two ways, images in no class."""
     where = _name(part, root)
-    said = [
+    remarks = [
         f"{where} has {len(paths)} folders named {name!r}, composed in different ways (NFC, NFD): they are one class"
         for name, paths in folders.items()
         if len(paths) > 1
     ]
     stray = _listing.stray_images(part)
     if stray:
-        said.append(f"{where}: {_listing.count_noun(stray, 'image')} passed over, in no class's folder")
-    return said
+        remarks.append(f"{where}: {_listing.count_noun(stray, 'image')} passed over, in no class's folder")
+    return remarks
 
 
 def _refuse_unknown_classes(test: Path, folders: Folders, train: Path, classes: tuple[str, ...]) -> None:
-    """``DataError`` if the test part has images of a class that cannot be learned."""
-    strangers = [name for name in folders if name not in classes]
-    held = _listing.listing(test.name, [(path, 0) for name in strangers for path in folders[name]], optional=True)
-    if held.files:
-        name = strangers[0]
-        more = f" (and {len(strangers) - 1} more)" if len(strangers) > 1 else ""
+    """Raise ``DataError`` if the test part has images of a class without training images."""
+    unknown = [name for name in folders if name not in classes]
+    found = _listing.listing(test.name, [(path, 0) for name in unknown for path in folders[name]], optional=True)
+    if found.files:
+        name = unknown[0]
+        more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
         raise DataError(
             f"class '{name}'{more} is in {test} but not in {train}: every class of the test part must have training "
             f"images; {suggest(name, classes[:20])}"

@@ -25,9 +25,9 @@ _CONVENTIONS = {
 }
 _VALIDATION = {"Keras": ("x_val", "y_val"), "MedMNIST": ("val_images", "val_labels")}
 _GROWTH = {ZIP_STORED: 1, ZIP_DEFLATED: 1032}
-"""Into how many bytes one can be unpacked at most, for what NumPy writes."""
+"""The largest ratio of unpacked to packed bytes, for the compression methods that NumPy writes."""
 _CHANNELS = {1, 3, 4}
-"""How many channels tell an axis of channels from one of pixels."""
+"""Lengths by which an axis of channels is recognised."""
 
 Floats = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
@@ -37,25 +37,25 @@ Pixels = NDArray[np.uint8]
 class Npz:
     """Your own arrays in an .npz file: images or features, with their labels.
 
-    The arrays are named as Keras names them (``x_train``, ``y_train``, ``x_test``, ``y_test``) or as
-    MedMNIST does (``train_images``, ``train_labels``, ``test_images``, ``test_labels``); others are passed
-    over. Nothing pickled is ever read.
+    The arrays have the names of Keras (``x_train``, ``y_train``, ``x_test``, ``y_test``) or of MedMNIST
+    (``train_images``, ``train_labels``, ``test_images``, ``test_labels``); other arrays are ignored. Pickled
+    arrays are refused.
 
     Inputs of three axes are grey images, of four images with channels: integers from 0 to 255 become
-    ``uint8``, ``uint16`` beyond that becomes ``float32`` in [0, 1], floats become ``float32`` and are otherwise taken
-    as they are, so scale them into [0, 1]. Inputs of two axes are features and become ``float32``. Labels are whole
-    numbers or names of shape ``(n,)`` or ``(n, 1)``, or one-hot rows; the classes are the numbers that occur in the
-    training part in their order, the names that do, sorted, or the columns.
+    ``uint8``, ``uint16`` beyond that becomes ``float32`` in [0, 1], floats become ``float32`` and are not scaled, so
+    scale them into [0, 1]. Inputs of two axes are features and become ``float32``. Labels are whole
+    numbers or names of shape ``(n,)`` or ``(n, 1)``, or one-hot rows; the classes are the sorted numbers or names of
+    the training part, or the columns.
 
-    Without test arrays, those for validation (``x_val``, ``val_images``) are the test part; without these,
+    Without test arrays, the validation arrays (``x_val``, ``val_images``) are the test part; without these,
     ``test_fraction`` of each class is.
 
     ``path``: the file.
     ``layout``: where the channels of an image stand, last (nhwc) or first (nchw); auto takes the axis that is 1, 3 or 4
         long.
-    ``augment``: what may be done to training images, if the run's own augment is auto.
-    ``test_fraction``: the share of each class's samples to test on, if there is no test part.
-    ``test_seed``: the seed by which that share is chosen, whatever the seed of the run.
+    ``augment``: the augmentation of training images if the run's own augment is auto.
+    ``test_fraction``: the fraction of each class for testing, if there is no test part.
+    ``test_seed``: the seed of that choice, independent of the run's seed.
 
     Source: the formats of Keras' data sets and of MedMNIST (Yang et al., 2023).
     """
@@ -67,22 +67,22 @@ class Npz:
     test_seed: int = 0
 
     def load(self, context: LoadContext) -> Data:
-        """Both parts; ``DataError`` where the file or its arrays are not as described above."""
+        """Load both parts; raise ``DataError`` if the file or its arrays are not as described above."""
         path = Path(self.path).expanduser()
-        held = _read(path, divided=self.test_fraction is not None)
+        archive = _read(path, divided=self.test_fraction is not None)
         try:
-            return self._data(held)
+            return self._data(archive)
         except DataError as error:
             raise DataError(f"{path}: {error}") from error
 
-    def _data(self, held: _ArchiveArrays) -> Data:
-        arrays, remarks = held.arrays, list(held.remarks)
-        train_x, train_y, *rest = held.names
-        for x, y in zip(held.names[::2], held.names[1::2], strict=True):
+    def _data(self, archive: _ArchiveArrays) -> Data:
+        arrays, remarks = archive.arrays, list(archive.remarks)
+        train_x, train_y, *rest = archive.names
+        for x, y in zip(archive.names[::2], archive.names[1::2], strict=True):
             _require_as_many(y, arrays[y], x, arrays[x])
         parts = _rescale_16_bit([train_x, *rest[:1]], arrays)
         inputs = [self._inputs(name, parts) for name in parts]
-        facts: dict[str, Any] = {"file": {name: _shape_text(arrays[name]) for name in held.names}}
+        provenance: dict[str, Any] = {"file": {name: _shape_text(arrays[name]) for name in archive.names}}
         if rest:
             test_x, test_y = rest
             if arrays[train_x].shape[1:] != arrays[test_x].shape[1:]:
@@ -95,23 +95,23 @@ class Npz:
         else:
             labels, _, classes, how = class_labels(train_y, arrays[train_y], train_y, arrays[train_y])
             fraction = self.test_fraction or 0.0
-            kept, cut = stratified_split(labels, fraction, self.test_seed)
-            train, test = DataSplit(inputs[0][kept], labels[kept]), DataSplit(inputs[0][cut], labels[cut])
+            train_ids, test_ids = stratified_split(labels, fraction, self.test_seed)
+            train, test = (DataSplit(inputs[0][ids], labels[ids]) for ids in (train_ids, test_ids))
             remarks.append(
-                f"there are no test arrays, so {len(cut):,} of {len(labels):,} samples are the test part "
+                f"there are no test arrays, so {len(test_ids):,} of {len(labels):,} samples are the test part "
                 f"(test-fraction={fraction:g})"
             )
-        facts["labels"] = how
+        provenance["labels"] = how
         if "gaps" in how:
             remarks.append(f"{train_y} holds {how}, and the network has {len(classes)} outputs")
         if arrays[train_x].ndim == 4:
-            facts["channels"] = "first" if self._layout(train_x, arrays[train_x].shape) == "nchw" else "last"
+            provenance["channels"] = "first" if self._layout(train_x, arrays[train_x].shape) == "nchw" else "last"
         if parts[train_x] is not arrays[train_x]:
-            facts["scale"] = "1/65535"
+            provenance["scale"] = "1/65535"
             remarks.append(f"{train_x} is uint16 beyond 255, so it was scaled by 1/65535 to float32")
-        if held.passed_over:
-            facts["passed_over"] = list(held.passed_over)
-        return Data(train, test, classes, self.augment, tuple(remarks), facts)
+        if archive.ignored:
+            provenance["passed_over"] = list(archive.ignored)
+        return Data(train, test, classes, self.augment, tuple(remarks), provenance)
 
     def _inputs(self, name: str, arrays: Mapping[str, NDArray[Any]]) -> Floats | Pixels:
         array = arrays[name]
@@ -141,30 +141,30 @@ class Npz:
 
 @dataclass(frozen=True, eq=False)
 class _ArchiveArrays:
-    """The arrays of an archive, by the names of inputs and labels in turn, training before test if there is one."""
+    """The arrays of an archive. ``names`` alternates inputs and labels, training before test."""
 
     names: tuple[str, ...]
     arrays: dict[str, NDArray[Any]]
     remarks: tuple[str, ...]
-    passed_over: tuple[str, ...]
+    ignored: tuple[str, ...]
 
 
 def _read(path: Path, *, divided: bool) -> _ArchiveArrays:
-    """What an archive holds; ``divided``: the test part is to be cut from the training part."""
+    """Read an archive; ``divided``: the test part is cut from the training part."""
     try:
         file = safe_open.open_file(path)
     except OSError as error:
         reason = error.strerror or error
         raise DataError(f"{path} cannot be opened ({reason}): give an .npz file that you may read") from error
-    with file:  # opened here, since NumPy forgets to close what turns out to be no archive
+    with file:  # opened here, since NumPy does not close a file that is no archive
         try:
             archive = np.load(file, allow_pickle=False)
-        except Exception as error:  # whatever the bytes lead NumPy to
+        except Exception as error:  # arbitrary bytes may raise anything
             raise DataError(f"{path} is no .npz file, or a damaged one: save it with numpy.savez") from error
         if not isinstance(archive, np.lib.npyio.NpzFile):
             raise DataError(f"{path} holds a single array, not an .npz archive: save it with numpy.savez")
-        there = [name for name in archive.files if not name.startswith("__MACOSX/")]  # which a Mac's archiver adds
-        names, remarks = _choose_arrays(path, there, divided=divided)
+        present = [name for name in archive.files if not name.startswith("__MACOSX/")]  # macOS adds them
+        names, remarks = _choose_arrays(path, present, divided=divided)
         for name in names:
             _require_complete(path, archive, name)
         _require_room(path, archive, names)
@@ -172,50 +172,50 @@ def _read(path: Path, *, divided: bool) -> _ArchiveArrays:
         return _ArchiveArrays(names, {name: _member(path, archive, name) for name in names}, remarks, others)
 
 
-def _choose_arrays(path: Path, there: Sequence[str], *, divided: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The names of the arrays to take, and what is to be said of that."""
+def _choose_arrays(path: Path, present: Sequence[str], *, divided: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The names of the arrays to take, and remarks on that choice."""
     for who, names in _CONVENTIONS.items():
-        if not set(names[:2]) <= set(there):
+        if not set(names[:2]) <= set(present):
             continue
-        validation = tuple(name for name in _VALIDATION[who] if name in there)
-        left = f"{' and '.join(validation)} are left alone: validation samples are cut from training (--val-fraction)"
-        if set(names) <= set(there):
+        validation = tuple(name for name in _VALIDATION[who] if name in present)
+        left = f"{' and '.join(validation)} are ignored: validation samples are cut from training (--val-fraction)"
+        if set(names) <= set(present):
             if divided:
                 raise DataError(f"{path} holds {names[2]} and {names[3]}: leave test-fraction out, or take them out")
             return names, (left,) if validation else ()
-        if set(names[2:]) & set(there):
+        if set(names[2:]) & set(present):
             break
         if divided:
             return names[:2], (left,) if validation else ()
         if len(validation) == 2:
-            said = f"there are no {names[2]} and {names[3]}, so {validation[0]} and {validation[1]} are the test part"
-            return (*names[:2], *validation), (f"{said}; validation samples are cut from training (--val-fraction)",)
+            remark = f"there are no {names[2]} and {names[3]}, so {validation[0]} and {validation[1]} are the test part"
+            return (*names[:2], *validation), (f"{remark}; validation samples are cut from training (--val-fraction)",)
         raise DataError(
             f"{path} holds {names[0]} and {names[1]} but no test part: add {names[2]} and {names[3]}, or give "
             "test-fraction=0.1 to cut one out"
         )
     expected = " or ".join(f"{', '.join(names)} ({who})" for who, names in _CONVENTIONS.items())
-    found = ", ".join(sorted(there)) or "nothing"
+    found = ", ".join(sorted(present)) or "nothing"
     raise DataError(f"{path} holds {found}: it must hold {expected}")
 
 
 def _member(path: Path, archive: Any, name: str) -> NDArray[Any]:
     try:
         array = archive[name]
-    except Exception as error:  # damaged, pickled, larger than the memory
+    except Exception as error:  # damaged, pickled, or larger than memory
         raise _unreadable(path, name, error) from error
     if not isinstance(array, np.ndarray):  # a member that is no .npy file comes as bytes
-        raise DataError(f"{path}: {name} is no array: save it anew with numpy.savez")
+        raise DataError(f"{path}: {name} is no array: save it again with numpy.savez")
     return array
 
 
 def _require_room(path: Path, archive: Any, names: tuple[str, ...]) -> None:
-    """The arrays of an archive are held in memory, all of them."""
+    """Raise ``DataError`` if the arrays do not fit in memory, where all of them are held."""
     left, members = memory.available(), archive.zip.infolist()
     wanted = sum(member.file_size for member in members if member.filename.removesuffix(".npy") in names)
     if left is not None and wanted > left:
         raise DataError(
-            f"{path} holds {wanted:,} bytes where {left:,} of memory are left: give more memory, save fewer or smaller "
+            f"{path} holds {wanted:,} bytes and {left:,} of memory are free: give more memory, save fewer or smaller "
             "samples, or give images as a folder (--dataset folder), whose pixels stay on the disk"
         )
 
@@ -223,12 +223,12 @@ def _require_room(path: Path, archive: Any, names: tuple[str, ...]) -> None:
 def _unreadable(path: Path, name: str, error: Exception) -> DataError:
     reason = " ".join(str(error).split())
     objects = "objects" in reason
-    remedy = "save numbers, or labels as text (.astype(str))" if objects else "save it anew with numpy.savez"
+    remedy = "save numbers, or labels as text (.astype(str))" if objects else "save it again with numpy.savez"
     return DataError(f"{path}: {name} cannot be read ({reason}): {remedy}")
 
 
 def _require_complete(path: Path, archive: Any, name: str) -> None:
-    """Memory is taken for as many numbers as a member's header says: its bytes must be able to hold them."""
+    """Raise ``DataError`` if a member is smaller than its header says: NumPy allocates what the header says."""
     try:
         _refuse_claims(archive.zip, name)
     except Exception as error:  # a damaged header may raise anything
@@ -239,21 +239,21 @@ def _refuse_claims(archive: ZipFile, name: str) -> None:
     member = archive.getinfo(f"{name}.npy" if f"{name}.npy" in archive.namelist() else name)
     growth = _GROWTH.get(member.compress_type)
     if growth is None:
-        raise ValueError("it is compressed in another way than NumPy does it")
+        raise ValueError("NumPy does not write this compression")
     if member.file_size > growth * member.compress_size:
         raise ValueError(f"it claims to be {member.file_size:,} bytes, made of {member.compress_size:,}")
     with archive.open(member) as file:
         if file.read(1) != b"\x93":
-            return  # no array, which is said below
+            return  # no array; refused later
         file.seek(0)
         headers = np.lib.format
         first = headers.read_magic(file) == (1, 0)
         shape, _, kind = (headers.read_array_header_1_0 if first else headers.read_array_header_2_0)(file)
-        wanted, there = math.prod(shape) * kind.itemsize, member.file_size - file.tell()
+        wanted, available = math.prod(shape) * kind.itemsize, member.file_size - file.tell()
     if kind.hasobject:
         raise ValueError("it holds Python objects, which are never loaded")
-    if wanted > there:
-        raise ValueError(f"its shape {shape} needs {wanted:,} bytes, and it has {there:,}")
+    if wanted > available:
+        raise ValueError(f"its shape {shape} needs {wanted:,} bytes, and it has {available:,}")
 
 
 def _pixels(name: str, array: NDArray[Any]) -> Pixels:
@@ -270,7 +270,7 @@ def _pixels(name: str, array: NDArray[Any]) -> Pixels:
 def _floats(name: str, array: NDArray[Any], kinds: str = "biuf") -> Floats:
     if array.dtype.kind not in kinds:
         raise DataError(f"{name} is {array.dtype}: save it as uint8 in 0..255 or as float32")
-    with np.errstate(over="ignore"):  # what overflows becomes infinite, and is found below
+    with np.errstate(over="ignore"):  # overflow becomes infinite and is refused below
         values = array.astype(np.float32, copy=False)
     bad = ~np.isfinite(values)
     if bad.any():
@@ -279,7 +279,7 @@ def _floats(name: str, array: NDArray[Any], kinds: str = "biuf") -> Floats:
 
 
 def _rescale_16_bit(names: Sequence[str], arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """The inputs, as floats in [0, 1] if they are images of 16 bits in which any part goes beyond 8."""
+    """The inputs, scaled to floats in [0, 1] if they are 16-bit images and a value exceeds 255."""
     chosen = {name: arrays[name] for name in names}
     images = all(
         array.ndim in (3, 4) and array.size and array.dtype.kind + str(array.itemsize) == "u2"

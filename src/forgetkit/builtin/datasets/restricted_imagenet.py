@@ -43,14 +43,14 @@ class RestrictedImagenet:
     The images are read from an ImageNet folder, with a folder per class in ``train`` and in ``val``;
     ``val`` is the test part. A class's ImageNet index is its position among the 1,000 sorted folder names
     of ``train``. Each image is cropped to a square about its middle and resized with antialiasing, once: the
-    pixels are kept in the cache. Inputs are ``uint8`` of shape ``(n, 3, size, size)``; the whole of
+    cache keeps the pixels. Inputs are ``uint8`` of shape ``(n, 3, size, size)``; the whole of
     ImageNet gives 89,517 for training and 3,450 for testing.
 
     Images are turned upright as their EXIF orientation says, which torchvision does not do.
 
     ``path``: the folder that holds ``train`` and ``val``.
     ``size``: height and width in pixels.
-    ``on_bad``: what becomes of images that cannot be decoded: stop lists them all, skip leaves them out.
+    ``on_bad``: for images that cannot be decoded: stop lists them all and fails, skip leaves them out.
 
     Source: the ``robustness`` package (Engstrom et al., 2019); at 32×32 pixels in Ramkumar et al., 2023, appendix A.5.
     """
@@ -60,10 +60,11 @@ class RestrictedImagenet:
     on_bad: OnBad = "stop"
 
     def load(self, context: LoadContext) -> Data:
-        """Both parts, as memory maps of the cached pixels.
+        """Load both parts as memory maps of the cached pixels.
 
-        Raises ``DataError`` where ``train`` does not hold 1,000 folders, one of the 69 classes has no images
-        in either part, an image cannot be decoded (unless ``on_bad`` is skip), or the cache cannot be written.
+        Raises:
+            DataError: If ``train`` does not hold 1,000 folders, one of the 69 classes has no images in a part, an image
+                cannot be decoded (unless ``on_bad`` is skip), or the cache cannot be written.
         """
         root = Path(self.path).expanduser()
         train, val = _images.part_folders(root, "train", "val")
@@ -71,7 +72,7 @@ class RestrictedImagenet:
         if len(names) != _IMAGENET_CLASSES:
             raise DataError(
                 f"{train} holds {len(names)} class folders, not {_IMAGENET_CLASSES}: "
-                "a class is known by its place among all of ImageNet's, so none may be missing or added"
+                "the position of a folder identifies its class, so add missing class folders and remove others"
             )
 
         def members(part: Path) -> Iterator[tuple[Path, int]]:
@@ -84,7 +85,7 @@ class RestrictedImagenet:
             _listing.listing("train", members(train)),
             _listing.listing("val", members(val)),
             classes=tuple(SUPERCLASSES),
-            reading=ImageOptions(DecodeFormat(self.size, grey=False, background=(255, 255, 255)), self.on_bad),
+            options=ImageOptions(DecodeFormat(self.size, grey=False, background=(255, 255, 255)), self.on_bad),
             augment="crop-flip",
             context=context,
         )

@@ -1,4 +1,4 @@
-"""Made-up images, for tests and for trying things out."""
+"""Synthetic images, for tests and first steps."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from forgetkit.contracts import Data, DataSplit, LoadContext
 from forgetkit.seeding import Seeds
 
 _PIXELS_PER_UNIT = np.float32(1 / 8)
-"""How much of [0, 1] one standard deviation of the prototypes takes: four of them fit on either side."""
+"""One standard deviation of the prototypes in [0, 1]: four of them fit on either side of 0.5."""
 
 
 @dataclass(frozen=True)
 class Synthetic:
-    """Made-up images: a random prototype per class, plus Gaussian noise.
+    """Synthetic images: a random prototype per class, plus Gaussian noise.
 
     A pixel is ``0.5 + (prototype + noise × gaussian) / 8``, clipped into [0, 1], where the prototypes
     are standard normal: at ``noise=1`` noise and signal are equally strong. Inputs are ``float32``
     of shape ``(n, channels, size, size)``. The classes are balanced to within one sample, in an
-    order shuffled by ``seed``; the run's own seed has no part in the data.
+    order shuffled by ``seed``; the run's own seed does not change the data.
 
     ``samples``: how many for training, at least one per class.
     ``test``: how many for testing, at least one per class.
@@ -31,7 +31,7 @@ class Synthetic:
     ``size``: height and width in pixels.
     ``channels``: how many channels, 1 for grey and 3 for colour.
     ``noise``: the noise's standard deviation in units of the prototypes'.
-    ``seed``: the seed of the data, which is none of the run's.
+    ``seed``: the seed of the data, independent of the run's seed.
 
     Source: our own.
     """
@@ -53,7 +53,7 @@ class Synthetic:
                 )
 
     def load(self, context: LoadContext) -> Data:
-        """Both parts, drawn afresh: the same options give the same numbers."""
+        """Draw both parts: the same options give the same numbers."""
         seeds = Seeds(self.seed).within("synthetic")
         shape = (self.classes, self.channels, self.size, self.size)
         prototypes = seeds.numpy("prototypes").standard_normal(shape, dtype=np.float32)

@@ -1,4 +1,4 @@
-"""Ways to do many tasks."""
+"""Executors: ways to run many tasks."""
 
 from collections.abc import Mapping
 
@@ -9,5 +9,5 @@ from forgetkit.registry.hookspecs import hookimpl
 
 @hookimpl
 def forgetkit_executors() -> Mapping[str, type[Executor]]:
-    """Processes on this machine."""
+    """Return the built-in executors."""
     return {"local": Local}

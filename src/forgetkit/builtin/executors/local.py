@@ -20,7 +20,7 @@ from forgetkit.contracts import WorkerLost
 from forgetkit.system.openmp import wait_passively
 
 _GRACE = 30.0
-"""Seconds that a worker has to leave once it was asked to: it may have a long step to finish, and a state to write."""
+"""Seconds that a worker has to stop: it may have to finish a long step and write a checkpoint."""
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -28,13 +28,13 @@ _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 class Local:
     """Worker processes on this machine.
 
-    jobs: how many there are, each with one task at a time.
-    threads: of each; none: an equal share of the processor cores, or of OMP_NUM_THREADS where that is set; one worker
-        alone takes what torch takes.
-    devices: which CUDA devices there are for the workers, as CUDA_VISIBLE_DEVICES lists them (0,1); each sees one of
-        them, in turn, so that several workers share one where there are fewer;
-        auto: all, and a worker alone sees them all;
-        none: every worker sees them all.
+    jobs: how many workers, each with one task at a time.
+    threads: threads of each worker; none: an equal part of the processor cores, or of OMP_NUM_THREADS if it is set; a
+        single worker takes torch's default.
+    devices: CUDA devices for the workers, as CUDA_VISIBLE_DEVICES lists them (0,1); each worker sees one of them, in
+        turn, so several workers share a device if there are fewer;
+        auto: all devices, and a single worker sees them all;
+        none: every worker sees all devices.
 
     Cost: a process and an import of torch for each worker, once.
     """
@@ -44,37 +44,37 @@ class Local:
     devices: Annotated[str, Field(min_length=1)] | None = "auto"
 
     def execute(self, work: Callable[[Any], Any], tasks: Sequence[Any]) -> Generator[tuple[int, Any], None, None]:
-        """Each position and its answer, as the workers finish; a worker that runs out of tasks leaves."""
+        """Yield the position and the answer of each task as workers finish; a worker without a next task ends."""
         waiting = deque(enumerate(tasks))
-        crew: set[_WorkerProcess] = set()
+        workers: set[_WorkerProcess] = set()
         busy: dict[Any, tuple[_WorkerProcess, int]] = {}
 
-        def hand_on(worker: _WorkerProcess) -> None:
-            crew.add(worker)
+        def assign_next(worker: _WorkerProcess) -> None:
+            workers.add(worker)
             position, task = waiting.popleft()
             busy[worker.channel] = worker, position
             worker.send(pickle.dumps((work, task)))
 
         try:
             for environment in self._environments(min(self.jobs, len(tasks))):
-                hand_on(_WorkerProcess(environment))
+                assign_next(_WorkerProcess(environment))
             while busy:
                 for channel in wait(list(busy)):
                     worker, position = busy.pop(channel)
                     answer = worker.answer()
                     if waiting:
-                        hand_on(_WorkerProcess(worker.environment) if worker.gone else worker)
+                        assign_next(_WorkerProcess(worker.environment) if worker.has_ended else worker)
                     else:
                         worker.send(b"")
                     yield position, answer
         finally:
-            for worker in crew:
+            for worker in workers:
                 worker.dismiss(at_once=worker.channel in busy)
-            for worker in crew:
+            for worker in workers:
                 worker.end()
 
     def _environments(self, count: int) -> list[Mapping[str, str]]:
-        """The environment of each of ``count`` workers."""
+        """The environment variables of each of ``count`` workers."""
         shared = dict(os.environ)
         wait_passively(shared)
         if self.threads or self.jobs > 1:
@@ -85,22 +85,22 @@ class Local:
         return [{**shared, "CUDA_VISIBLE_DEVICES": devices[place % len(devices)]} for place in range(count)]
 
     def _devices(self, count: int) -> Sequence[str]:
-        """Those that ``count`` workers are to share; none where they are left alone."""
+        """The devices that ``count`` workers share; empty if workers see all devices."""
         if self.devices == "auto":
             return _visible_devices() if count > 1 else ()
         return self.devices.split(",") if self.devices else ()
 
 
 def _cores() -> int:
-    """How many this process may use."""
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    if asked.isdecimal() and int(asked):
-        return int(asked)
+    """How many cores this process may use."""
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    if wanted.isdecimal() and int(wanted):
+        return int(wanted)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _visible_devices() -> Sequence[str]:
-    """Those that torch would see, under the names that CUDA_VISIBLE_DEVICES has for them."""
+    """The devices that torch sees, by their names in CUDA_VISIBLE_DEVICES."""
     import torch
 
     count = torch.cuda.device_count()
@@ -110,10 +110,10 @@ def _visible_devices() -> Sequence[str]:
 
 @dataclass(eq=False)
 class _WorkerProcess:
-    """A process that does one task after another, in a process group of its own with whatever its tasks start.
+    """A process that runs one task after another, in a process group of its own with the children of its tasks.
 
-    It is no ``multiprocessing.Process``: that would import the caller's script again, could not be given an
-    environment, and would leave a process behind that tracks resources.
+    It is no ``multiprocessing.Process``: that would import the caller's script again, takes no environment, and leaves
+    a process behind that tracks resources.
     """
 
     environment: Mapping[str, str]
@@ -128,22 +128,22 @@ class _WorkerProcess:
                 [sys.executable, "-c", code.format([str(path) for path in sys.path], theirs.fileno())],
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
-                stdout=2,  # what a task prints is no part of this process's output
+                stdout=2,  # tasks print to stderr
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
             )
 
     @property
-    def gone(self) -> bool:
+    def has_ended(self) -> bool:
         return self.process.returncode is not None
 
     def send(self, message: bytes) -> None:
-        """Hand it the pickled work and task, or nothing: then it leaves."""
-        with contextlib.suppress(OSError):  # where it has died, that is found out when its answer is waited for
+        """Send the pickled work and task, or an empty message to end the worker."""
+        with contextlib.suppress(OSError):  # if it has died, answer() reports it
             self.channel.send_bytes(message)
 
     def answer(self) -> Any:
-        """The answer, or Lost; raises what the work raised."""
+        """Return the answer or ``WorkerLost``; raise what the work raised."""
         try:
             message = self.channel.recv_bytes()
         except (EOFError, OSError):
@@ -155,15 +155,15 @@ class _WorkerProcess:
         return answer
 
     def dismiss(self, *, at_once: bool) -> None:
-        """Ask it to leave, in the midst of its task or by the ordinary way out."""
+        """Tell the worker to stop: by a signal in the middle of a task, or by an empty message."""
         if at_once:
             self._signal(signal.SIGTERM)
         else:
             self.send(b"")
 
     def end(self) -> int:
-        """Its exit status, once neither it nor what it started is there any more."""
-        if not self.gone:
+        """Wait for the worker, kill what is left of its group, and return its exit status."""
+        if not self.has_ended:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(_GRACE)
             self._signal(signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""What a worker process of ``local`` does: one task after another, as they are handed to it."""
+"""The main function of a worker process of ``local``: run one task after another."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from multiprocessing.connection import Connection
 from queue import SimpleQueue
 from threading import Thread
 
-_ASKED_TO_LEAVE = 130
+_STOPPED = 130
 
 
 def main(descriptor: int) -> None:
-    """Do tasks from a connection and send the answers back, until an empty message comes; without its parent, die."""
+    """Run tasks from a connection and send the answers back until an empty message; die with the parent."""
     os.set_inheritable(descriptor, False)
     channel = Connection(descriptor)
-    os.register_at_fork(after_in_child=channel.close)  # or the end of this process would not be seen at the other end
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever waits for the answers decides
+    os.register_at_fork(after_in_child=channel.close)  # else the parent would not see this process end
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     sys.stdout = sys.stderr
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="forgetkit: %(message)s")
     messages: SimpleQueue[bytes] = SimpleQueue()
@@ -28,12 +28,12 @@ def main(descriptor: int) -> None:
     while message := messages.get():
         try:
             channel.send_bytes(_answer(message))
-        except KeyboardInterrupt:  # as a task takes a signal that asks it to leave
-            sys.exit(_ASKED_TO_LEAVE)
+        except KeyboardInterrupt:  # a task raises it on SIGTERM
+            sys.exit(_STOPPED)
 
 
 def _listen(channel: Connection, messages: SimpleQueue[bytes]) -> None:
-    """In a thread of its own, so that the end of the parent is heard in the midst of a task."""
+    """Receive messages in a thread of its own, which notices the end of the parent during a task."""
     try:
         while True:
             messages.put(channel.recv_bytes())
@@ -42,11 +42,11 @@ def _listen(channel: Connection, messages: SimpleQueue[bytes]) -> None:
 
 
 def _answer(message: bytes) -> bytes:
-    """The pickled pair of an answer and None, or of None and what was raised."""
+    """Run a task; return the pickled pair of answer and None, or of None and the error."""
     try:
         work, task = pickle.loads(message)
         return pickle.dumps((work(task), None))
-    except Exception as error:  # noqa: BLE001 - it is raised where the answer was waited for
+    except Exception as error:  # noqa: BLE001 - the parent raises it
         error.add_note(f"In a worker process:\n{traceback.format_exc()}")
         return _pickle_error(error)
 
@@ -54,7 +54,7 @@ def _answer(message: bytes) -> bytes:
 def _pickle_error(error: Exception) -> bytes:
     try:
         message = pickle.dumps((None, error))
-        pickle.loads(message)  # many an exception can be pickled and then not be made again
+        pickle.loads(message)  # some exceptions can be pickled but not unpickled
         return message
-    except Exception:  # noqa: BLE001 - a stranger's __reduce__ may raise anything
+    except Exception:  # noqa: BLE001 - __reduce__ may raise anything
         return pickle.dumps((None, RuntimeError(f"{type(error).__name__}: {error}")))

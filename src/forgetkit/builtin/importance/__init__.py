@@ -12,5 +12,5 @@ from forgetkit.registry.hookspecs import hookimpl
 
 @hookimpl
 def forgetkit_importance() -> Mapping[str, type[Importance]]:
-    """The four of the paper's section A.2."""
+    """Return the four criteria of the paper's section A.2."""
     return {"fisher": Fisher, "magnitude": Magnitude, "random": Random, "snip": Snip}

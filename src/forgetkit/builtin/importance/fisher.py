@@ -12,23 +12,23 @@ from torch import Tensor
 from forgetkit.contracts import Probe, SampleLimit
 from forgetkit.unlearning import class_probabilities
 
-_WHO, _REMEDY = "fisher: sampled and exact", "use variant=empirical or batch"
+_VARIANTS, _REMEDY = "fisher: sampled and exact", "use variant=empirical or batch"
 
 
 @dataclass(frozen=True)
 class Fisher:
     """How much the predicted distribution depends on an entry: the diagonal of the Fisher information.
 
-    Formula: s = E[(∂ log p(y | x) / ∂θ)²], the mean over the scoring samples x, with labels y as the variant says.
+    Formula: s = E[(∂ log p(y | x) / ∂θ)²], the mean over the scoring samples x, with labels y by variant.
 
     variant: whose gradient is squared, averaged over the samples.
         empirical: the loss of each sample with its own label;
         sampled: of each sample with a label drawn from the prediction;
         exact: of each sample with every label, weighted by its predicted probability;
         batch: of a batch's mean loss (cheap; another quantity, not rank-equivalent).
-    samples: scoring samples at most, out of those offered: a count, a share of them, or none for all.
+    samples: scoring samples at most: a count, a fraction of those available, or none for all.
 
-    Labels are drawn or taken in turn only where targets are class numbers: sampled and exact refuse others.
+    sampled and exact need class numbers as targets, and refuse others.
 
     Cost: one forward and one backward pass per sample (exact: per sample and class; batch: as SNIP).
 
@@ -40,7 +40,7 @@ class Fisher:
     samples: SampleLimit = 1024
 
     def score(self, probe: Probe) -> Mapping[str, Tensor]:
-        """The mean over samples (or batches, weighted by size) of the squared gradient."""
+        """Return the mean over samples (or batches, weighted by size) of the squared gradient."""
         total = probe.zeros()
         seen = 0
         for inputs, targets in probe.batches(self.samples):
@@ -55,14 +55,14 @@ class Fisher:
         if self.variant == "batch":
             yield {name: len(targets) * grad.square() for name, grad in probe.grads(inputs, targets).items()}
         elif self.variant == "exact":
-            probability = class_probabilities(probe, inputs, targets, _WHO, _REMEDY)
+            probability = class_probabilities(probe, inputs, targets, _VARIANTS, _REMEDY)
             for label in range(probability.shape[-1]):
                 every = torch.full_like(targets, label, dtype=torch.int64)
-                # The weight is squared along with the gradient, hence its root here.
+                # The square root, since squaring the gradient squares the weight too.
                 yield from _sum_chunks(probe.sample_grads(inputs, every, probability[:, label].sqrt()))
         else:
             if self.variant == "sampled":
-                probability = class_probabilities(probe, inputs, targets, _WHO, _REMEDY)
+                probability = class_probabilities(probe, inputs, targets, _VARIANTS, _REMEDY)
                 targets = torch.multinomial(probability.cpu(), 1, generator=probe.rng).flatten().to(targets.device)
             yield from _sum_chunks(probe.sample_grads(inputs, targets))
 

@@ -15,10 +15,10 @@ from forgetkit.unlearning import LazyScores
 
 @dataclass(frozen=True)
 class Magnitude:
-    """The size of an entry; needs no data.
+    """The absolute value of an entry; needs no data.
 
-    Comparable within a layer only: normalisation makes the scale of a layer's weights arbitrary, so
-    one threshold over all layers favours whichever happens to be large.
+    Scores compare within a layer only: normalisation makes the scale of a layer's weights arbitrary, so
+    one threshold over all layers favours layers with large weights.
 
     Formula: s = |θ|.
 
@@ -30,5 +30,5 @@ class Magnitude:
     needs_data: ClassVar[bool] = False
 
     def score(self, probe: Probe) -> Mapping[str, Tensor]:
-        """|θ|, a parameter at a time."""
+        """Return |θ|, computed one parameter at a time."""
         return LazyScores(probe.targets, torch.abs)

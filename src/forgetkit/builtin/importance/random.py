@@ -1,4 +1,4 @@
-"""The control arm."""
+"""Random scores, as a control."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Random:
     expected_failures: ClassVar[Mapping[str, str]] = MappingProxyType({"higher-is-keep": "its scores mean nothing"})
 
     def score(self, probe: Probe) -> Mapping[str, Tensor]:
-        """U(0, 1), drawn on the CPU so that a device changes nothing."""
+        """Draw U(0, 1) on the CPU, so that the device changes nothing."""
         return {
             name: torch.rand(target.shape, generator=probe.rng_for(name)).to(target.device)
             for name, target in probe.targets.items()

@@ -18,10 +18,10 @@ class Snip:
     Formula: s = |θ · g|, with g = ∂L/∂θ of the mean loss L over the scoring samples. The paper divides by the sum of s
     over all entries, which changes no ranking and is left out.
 
-    samples: scoring samples at most, out of those offered: a count, a share of them, or none for all.
+    samples: scoring samples at most: a count, a fraction of those available, or none for all.
     reduce: how batches become one score.
         abs-mean: of the gradient of the mean loss over all samples;
-        mean-abs: the mean over batches of the absolute gradient of each (the same where there is one batch);
+        mean-abs: the mean over batches of the absolute gradient of each (the same for a single batch);
         per-sample: the mean over samples of the absolute gradient of each sample's own loss.
 
     Cost: one forward and one backward pass over the samples; per-sample: one per sample.
@@ -33,22 +33,22 @@ class Snip:
     reduce: Literal["abs-mean", "mean-abs", "per-sample"] = "abs-mean"
 
     def score(self, probe: Probe) -> Mapping[str, Tensor]:
-        """|θ g|, reduced as asked."""
+        """Return |θ g|."""
         gradients = probe.mean_grads(self.samples) if self.reduce == "abs-mean" else self._mean_of_absolutes(probe)
         return {name: (probe.targets[name] * gradient).abs() for name, gradient in gradients.items()}
 
     def _mean_of_absolutes(self, probe: Probe) -> dict[str, Tensor]:
-        """The mean of |g| over batches, each counted by its size, or over samples."""
+        """The mean of |g| over batches, weighted by size, or over samples."""
         mean, seen = probe.zeros(), 0
         for inputs, targets in probe.batches(self.samples):
             for count, absolutes in self._absolutes(probe, inputs, targets):
                 seen += count
                 for name, absolute in absolutes.items():
-                    mean[name].lerp_(absolute, count / seen)  # of one batch: its own to the bit
+                    mean[name].lerp_(absolute, count / seen)  # for a single batch, exact to the bit
         return mean
 
     def _absolutes(self, probe: Probe, inputs: Tensor, targets: Tensor) -> Iterator[tuple[int, dict[str, Tensor]]]:
-        """Of so many samples, the mean |g|: the batch's gradient, or those of its samples."""
+        """Yield a count of samples and their mean |g|: of the batch's gradient, or of its samples' gradients."""
         if self.reduce == "mean-abs":
             yield len(targets), {name: gradient.abs() for name, gradient in probe.grads(inputs, targets).items()}
             return

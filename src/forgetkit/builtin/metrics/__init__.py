@@ -1,4 +1,4 @@
-"""Numbers computed from the finished mega-batches of a run."""
+"""Metrics: numbers computed from the finished mega-batches of a run."""
 
 from collections.abc import Mapping
 
@@ -12,7 +12,7 @@ from forgetkit.registry.hookspecs import hookimpl
 
 @hookimpl
 def forgetkit_metrics() -> Mapping[str, type[Metric]]:
-    """The paper's three, and its cumulative errors as a fraction."""
+    """Return the paper's three metrics, and its cumulative errors as a fraction."""
     return {
         "cer": CumulativeErrors,
         "generalization-gap": GeneralizationGap,

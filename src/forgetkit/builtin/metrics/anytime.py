@@ -20,6 +20,6 @@ class MeanAnytimeError:
     """
 
     def compute(self, rows: Sequence[MegaBatchResult]) -> float | None:
-        """The fraction; None without test samples."""
+        """Return the fraction; None without test samples."""
         tested = sum(row.test_samples for row in rows)
         return sum(row.test_errors for row in rows) / tested if tested else None

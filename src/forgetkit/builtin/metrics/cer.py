@@ -12,7 +12,7 @@ from forgetkit.contracts import MegaBatchResult
 class CumulativeErrors:
     """Test errors summed over the mega-batches: the paper's cumulative error rate.
 
-    A count, whatever its name says, from 0 to mega-batches × test samples; lower is better.
+    A count despite its name, from 0 to mega-batches × test samples; lower is better.
 
     Formula: Σᵢ eᵢ, with eᵢ the test errors after mega-batch i.
 
@@ -20,5 +20,5 @@ class CumulativeErrors:
     """
 
     def compute(self, rows: Sequence[MegaBatchResult]) -> int:
-        """The sum; 0 without rows."""
+        """Return the sum; 0 without rows."""
         return sum(row.test_errors for row in rows)

@@ -13,8 +13,8 @@ from forgetkit.contracts import MegaBatchResult
 class GeneralizationGap:
     """Training minus validation accuracy, averaged over the mega-batches.
 
-    In fractions of one, so in [-1, 1]. The paper defines the gap of a network and not which of a
-    run's networks its tables show; the mean lets every mega-batch count alike.
+    A fraction in [-1, 1]. The paper defines the gap of a network but does not say which of a run's
+    networks its tables show; the mean weights all mega-batches equally.
 
     Formula: (1 / t) Σᵢ (training accuracy − validation accuracy after mega-batch i), over t mega-batches.
 
@@ -22,7 +22,7 @@ class GeneralizationGap:
     """
 
     def compute(self, rows: Sequence[MegaBatchResult]) -> float | None:
-        """The mean; None without rows, or where a mega-batch had no validation samples."""
+        """Return the mean; None without rows, or if a mega-batch has no validation samples."""
         gaps = [row.generalization_gap for row in rows]
         known = [gap for gap in gaps if gap is not None]
         return fmean(known) if known and len(known) == len(gaps) else None

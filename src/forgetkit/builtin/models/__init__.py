@@ -1,4 +1,4 @@
-"""Networks, for small images above all."""
+"""Networks, mainly for small images."""
 
 from collections.abc import Mapping
 
@@ -13,7 +13,7 @@ from forgetkit.registry.hookspecs import hookimpl
 
 @hookimpl
 def forgetkit_models() -> Mapping[str, type[ModelBuilder]]:
-    """The networks of the paper's appendix A.5, two quick ones, and a door for anybody's own."""
+    """Return the networks of the paper's appendix A.5, two small ones, and ``import`` for your own."""
     return {
         "convnet": ConvNet,
         "import": Imported,

@@ -1,4 +1,4 @@
-"""What the networks share: where their values come from, and the normalisation in front."""
+"""Initialisation and assembly that the networks share."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _AS_TORCH_DRAWS = (nn.Linear, nn.BatchNorm2d, nn.LayerNorm)
 
 
 def redraw_module(module: nn.Module) -> None:
-    """Draw one module's own values anew, in place, from the global random state.
+    """Redraw the values of one module, not of its children, in place, from the global random state.
 
     A convolution's weights are Kaiming normal (fan-out, ReLU) and its bias is zero; a linear layer
-    is drawn as PyTorch draws it; a normalisation layer gets weight 1, bias 0 and the running
-    statistics of one that has seen nothing. Any other module is left alone. Source: the LURE
+    is drawn by ``reset_parameters``; a normalisation layer gets weight 1, bias 0 and initial running
+    statistics. Any other module stays as it is. Source: the LURE
     code's ``models/ResNet.py``.
     """
     if isinstance(module, nn.Conv2d):
@@ -30,10 +30,10 @@ def redraw_module(module: nn.Module) -> None:
 
 
 def image_shape(model: str, inputs: Inputs) -> tuple[int, int, int]:
-    """Channels, height and width, for a network that needs images; ``UsageError`` for anything else."""
+    """Return channels, height and width; raise ``UsageError`` if samples are no images."""
     if len(inputs.shape) != 3:
         raise UsageError(
-            f"{model} needs images of shape (channels, height, width), and a sample here has the shape "
+            f"{model} needs images of shape (channels, height, width), and a sample has the shape "
             f"{inputs.shape}; use the model mlp"
         )
     channels, height, width = inputs.shape
@@ -41,7 +41,7 @@ def image_shape(model: str, inputs: Inputs) -> tuple[int, int, int]:
 
 
 def assemble(normalize: nn.Module, initialise: Callable[[nn.Module], None], **layers: nn.Module) -> nn.Sequential:
-    """``normalize`` as it is and then the layers, each under its name and drawn by ``initialise``."""
+    """Chain ``normalize`` and the named layers, each drawn by ``initialise``."""
     for layer in layers.values():
         layer.apply(initialise)
     return nn.Sequential(OrderedDict(normalize=normalize, **layers))

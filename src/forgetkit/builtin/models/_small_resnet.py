@@ -34,11 +34,11 @@ class SmallResNet(ResNet):  # type: ignore[misc]  # torchvision has no types
             self.fc = nn.Linear(self.inplanes, classes)
 
     def _make_layer(self, block: type[nn.Module], planes: int, *further: Any, **named: Any) -> nn.Module:
-        """torchvision's stage, for a network of this width."""
+        """torchvision's stage, scaled to this width."""
         if planes == _WIDTH:  # the first, which follows the stem
             self.inplanes = self._width
-        made: nn.Module = super()._make_layer(block, planes // _WIDTH * self._width, *further, **named)
-        return made
+        layer: nn.Module = super()._make_layer(block, planes // _WIDTH * self._width, *further, **named)
+        return layer
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Logits of shape ``(batch, classes)`` for images of shape ``(batch, channels, height, width)``."""

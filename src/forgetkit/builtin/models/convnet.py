@@ -14,10 +14,10 @@ from forgetkit.contracts import Inputs
 
 @dataclass(frozen=True)
 class ConvNet:
-    """Three convolutions and a linear head: quick on a CPU, for images of any size.
+    """Three convolutions and a linear head: fast on a CPU, for images of any size.
 
-    Each block is a 3 × 3 convolution, batch normalisation and ReLU, and halves what is still at
-    least 4 × 4. The head sees the mean over the image.
+    Each block is a 3 × 3 convolution, batch normalisation and ReLU, and halves maps of at least
+    4 × 4. The head reads the mean over the image.
 
     width: channels of the first block; the other two have twice as many.
 
@@ -29,7 +29,7 @@ class ConvNet:
     width: Annotated[int, Field(ge=1)] = 32
 
     def build(self, inputs: Inputs, normalize: nn.Module) -> nn.Module:
-        """The network; ``UsageError`` where the samples are no images."""
+        """Build the network; raise ``UsageError`` if samples are no images."""
         channels, *sides = image_shape("convnet", inputs)
         side = min(sides)
         features = nn.Sequential()
@@ -37,7 +37,7 @@ class ConvNet:
             features.append(nn.Conv2d(channels, outputs, 3, padding=1, bias=False))
             features.append(nn.BatchNorm2d(outputs))
             features.append(nn.ReLU())
-            if side >= 4:  # a map of 1 × 1 would leave batch normalisation nothing to average over
+            if side >= 4:  # batch normalisation could not average over a map of 1 × 1
                 features.append(nn.MaxPool2d(2))
                 side //= 2
             channels = outputs
@@ -51,5 +51,5 @@ class ConvNet:
         )
 
     def initialise(self, module: nn.Module) -> None:
-        """Draw one module's own values anew, in place, from the global random state."""
+        """Redraw the values of one module, not of its children, in place, from the global random state."""
         redraw_module(module)

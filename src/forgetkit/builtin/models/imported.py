@@ -1,4 +1,4 @@
-"""Anybody's own network, by the name of what makes it."""
+"""Your own network, by the import path of a callable."""
 
 from __future__ import annotations
 
@@ -25,11 +25,9 @@ from forgetkit.errors import OptionError, UsageError
 class Imported:
     """Your own network, as import:MODULE:CALLABLE.
 
-    Modules are looked for in the current folder first. What is named is called with those of the
-    keywords ``shape`` (one sample's, without the batch), ``in_channels`` (``shape[0]``), ``classes``
-    and ``num_classes`` that its signature names: one that takes ``**kwargs`` alone wants a function
-    around it. Inputs reach the module normalised. ``OptionError`` for a target that is not
-    MODULE:CALLABLE.
+    Python looks for modules in the current folder first. The callable receives those of the keywords ``shape`` (of
+    one sample, without the batch), ``in_channels`` (``shape[0]``), ``classes`` and ``num_classes`` that its signature
+    names; wrap one that takes ``**kwargs`` alone in a function. The module receives normalised inputs.
 
     target: MODULE:CALLABLE, a function or class that returns a ``torch.nn.Module``.
     """
@@ -44,7 +42,7 @@ class Imported:
             )
 
     def build(self, inputs: Inputs, normalize: nn.Module) -> nn.Module:
-        """``normalize`` and then the module; ``UsageError`` where importing or calling goes wrong."""
+        """Chain ``normalize`` and the module; raise ``UsageError`` if importing or calling fails."""
         with _current_folder_importable():
             make = _import_callable(*self.target.split(":"))
             try:
@@ -72,13 +70,13 @@ def _import_callable(name: str, path: str) -> Callable[..., object]:
     try:
         module = importlib.import_module(name)
     except ModuleNotFoundError as error:
-        if not f"{name}.".startswith(f"{error.name}."):  # it is there, and something it imports is not
+        if not f"{name}.".startswith(f"{error.name}."):  # the module exists, but one that it imports does not
             raise UsageError(f"import:{name}:{path}: importing {name} raised {_raised_line(error)}") from error
         where = f"neither in {Path.cwd()} nor among the installed packages"
         if name.endswith(".py"):
             where += f"; a module is named without its suffix: import:{name.removesuffix('.py')}:{path}"
         raise UsageError(f"import:{name}:{path}: there is no module '{error.name}', {where}") from error
-    except (Exception, SystemExit) as error:  # a script without a main guard may well exit
+    except (Exception, SystemExit) as error:  # a script without a main guard may exit
         raise UsageError(f"import:{name}:{path}: importing {name} raised {_raised_line(error)}") from error
     try:
         found = attrgetter(path)(module)
@@ -90,8 +88,8 @@ def _import_callable(name: str, path: str) -> Callable[..., object]:
 
 
 def _accepted_keywords(make: Callable[..., object], inputs: Inputs) -> Mapping[str, object]:
-    """The keywords on offer that the signature of ``make`` names."""
-    offered = {
+    """The keywords that the signature of ``make`` names."""
+    available = {
         "shape": inputs.shape,
         "in_channels": inputs.shape[0],
         "classes": inputs.classes,
@@ -99,19 +97,19 @@ def _accepted_keywords(make: Callable[..., object], inputs: Inputs) -> Mapping[s
     }
     try:
         parameters = inspect.signature(make).parameters.values()
-    except ValueError:  # a callable written in C may not tell
+    except ValueError:  # a callable written in C may have no signature
         return {}
     by_keyword = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
     names = {parameter.name for parameter in parameters if parameter.kind in by_keyword}
-    return {name: value for name, value in offered.items() if name in names}
+    return {name: value for name, value in available.items() if name in names}
 
 
 def _raised_line(error: BaseException) -> str:
-    """One line: what was raised, and where. An error in syntax says the place itself."""
-    said = f"{type(error).__name__}: {error}".partition("\n")[0]
+    """One line: the error and its place; a syntax error names the place itself."""
+    summary = f"{type(error).__name__}: {error}".partition("\n")[0]
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if frame.filename != __file__ and not frame.filename.startswith("<frozen ")]
-    return f"{said} in {own[-1].filename}:{own[-1].lineno}" if own else said
+    return f"{summary} in {own[-1].filename}:{own[-1].lineno}" if own else summary
 
 
 def _file_of(module: ModuleType) -> str:

@@ -32,7 +32,7 @@ class Mlp:
     depth: Annotated[int, Field(ge=0)] = 2
 
     def build(self, inputs: Inputs, normalize: nn.Module) -> nn.Module:
-        """The network."""
+        """Build the network."""
         units = prod(inputs.shape)
         hidden = nn.Sequential()
         for _ in range(self.depth):
@@ -49,5 +49,5 @@ class Mlp:
         )
 
     def initialise(self, module: nn.Module) -> None:
-        """Draw one module's own values anew, in place, from the global random state."""
+        """Redraw the values of one module, not of its children, in place, from the global random state."""
         redraw_module(module)

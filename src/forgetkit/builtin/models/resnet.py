@@ -8,14 +8,14 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 from torch import nn
 
+from forgetkit.builtin._torchvision import importing_torchvision
 from forgetkit.builtin.models._shared import image_shape, redraw_module
 from forgetkit.contracts import Inputs
-from forgetkit.errors import UsageError
 
 
 @dataclass(frozen=True)
 class _ResNet:
-    """What the residual networks have in common: all but their measures."""
+    """Base class of the residual networks, which differ in their sizes."""
 
     width: Annotated[int, Field(ge=1)] = 64
 
@@ -25,23 +25,17 @@ class _ResNet:
     widening: ClassVar[int] = 1
 
     def build(self, inputs: Inputs, normalize: nn.Module) -> nn.Module:
-        """The network; ``UsageError`` where the samples are no images."""
+        """Build the network; raise ``UsageError`` if samples are no images."""
         image_shape(self.name, inputs)
-        try:  # late: torchvision is slow to import, and fails where it does not match torch
+        with importing_torchvision(self.name):
             from forgetkit.builtin.models._small_resnet import SmallResNet
-        except (ImportError, RuntimeError) as error:
-            reason = str(error).partition("\n")[0]
-            raise UsageError(
-                f"{self.name} needs torchvision, which fails to import ({reason}); "
-                "install torch and torchvision together, from the same index"
-            ) from error
         network = SmallResNet(self.bottleneck, self.blocks, self.width, self.widening, inputs.shape[0], inputs.classes)
         network.apply(self.initialise)
         network.normalize = normalize
         return network
 
     def initialise(self, module: nn.Module) -> None:
-        """Draw one module's own values anew, in place, from the global random state."""
+        """Redraw the values of one module, not of its children, in place, from the global random state."""
         redraw_module(module)
 
 

@@ -21,8 +21,8 @@ _SMALLEST = 2 ** len(_STAGES)
 class Vgg16:
     """VGG-16 with batch normalisation and one linear head, for images from 32 × 32.
 
-    The features are named as torchvision's ``vgg16_bn`` names them. The head sees the mean over what is
-    left of the image; its weights are drawn from N(0, 0.01²) and its bias is zero.
+    The features are named as torchvision's ``vgg16_bn`` names them. The head reads the mean over the
+    last map; its weights are drawn from N(0, 0.01²) and its bias is zero.
 
     width: channels of the first stage; the others have 2, 4, 8 and 8 times as many.
 
@@ -34,7 +34,7 @@ class Vgg16:
     width: Annotated[int, Field(ge=1)] = 64
 
     def build(self, inputs: Inputs, normalize: nn.Module) -> nn.Module:
-        """The network; ``UsageError`` where the samples are no images of at least 32 × 32."""
+        """Build the network; raise ``UsageError`` if samples are no images of at least 32 × 32."""
         channels, height, width = image_shape("vgg16-bn", inputs)
         if min(height, width) < _SMALLEST:
             raise UsageError(
@@ -60,7 +60,7 @@ class Vgg16:
         )
 
     def initialise(self, module: nn.Module) -> None:
-        """Draw one module's own values anew, in place, from the global random state."""
+        """Redraw the values of one module, not of its children, in place, from the global random state."""
         if isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=0.01)
             nn.init.zeros_(module.bias)

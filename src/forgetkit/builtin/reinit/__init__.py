@@ -1,4 +1,4 @@
-"""Ways of forgetting."""
+"""Reinitialisation methods."""
 
 from collections.abc import Mapping
 
@@ -14,7 +14,7 @@ from forgetkit.registry.hookspecs import hookimpl
 
 @hookimpl
 def forgetkit_reinit() -> Mapping[str, type[Reinit]]:
-    """LURE's and its rivals of the paper's section 4."""
+    """Return LURE's method and its rivals of the paper's section 4."""
     return {
         "cold": Cold,
         "llf": LaterLayers,

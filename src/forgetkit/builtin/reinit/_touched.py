@@ -1,4 +1,4 @@
-"""What a scope of parameters comes to, in the words that a component declares what it touches with."""
+"""Translate a scope of parameters into what a component declares to write."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from forgetkit.contracts import Scope, Writes
 
 
 def written_by(scope: Scope) -> frozenset[Writes]:
-    """What is written to where the parameters in ``scope`` are."""
+    """The kinds of tensors in ``scope``, for ``touches``."""
     if scope == "all":
         return frozenset({"weights", "biases", "norm"})
     return frozenset({"weights", "norm"} if scope == "weights" else {"weights"})

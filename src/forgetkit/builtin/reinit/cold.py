@@ -11,15 +11,15 @@ from forgetkit.contracts import Change, Origin, ReinitContext, Writes
 
 @dataclass(frozen=True)
 class Cold:
-    """Cold start: the whole network anew, running statistics included.
+    """Cold start: redraw the whole network, and reset running statistics.
 
     Formula: θ ← ξ for every entry.
 
-    draw: a new draw each time, or the same network each time, the one that the run began with.
+    draw: new values each time, or the same initial network each time.
 
-    Cost: none, but what training from the start takes.
+    Cost: none, but training starts from scratch.
 
-    Source: "Random init." of Ramkumar et al., 2023, whose code takes the same network each time.
+    Source: "Random init." of Ramkumar et al., 2023, whose code uses the same network each time.
     """
 
     draw: Literal["new", "same"] = "new"
@@ -27,7 +27,7 @@ class Cold:
     touches: ClassVar[frozenset[Writes]] = frozenset({"weights", "biases", "norm", "stats"})
 
     def propose(self, context: ReinitContext) -> Iterable[Change]:
-        """Every trainable parameter and every buffer that is drawn together with them."""
+        """Propose fresh values for each trainable parameter and buffer."""
         origin: Origin = "original" if self.draw == "new" else "rewind"
         for name in (*context.targets, *context.buffers):
             yield Change(name, None, context.fresh(name, origin))

@@ -17,7 +17,7 @@ from forgetkit.errors import NoMatchError
 
 
 def _start(given: Any) -> int | float:
-    """A layer where a whole number is written, a share where a decimal one is."""
+    """Parse a whole number as a layer, a decimal number as a fraction."""
     value = parse_number(given)
     if isinstance(value, float) and 0 <= value < 1:
         return value
@@ -30,7 +30,7 @@ def _start(given: Any) -> int | float:
 
 @dataclass(frozen=True)
 class LaterLayers:
-    """Later-layer forgetting (LLF): draw every layer from a depth on anew.
+    """Later-layer forgetting (LLF): redraw every layer from a depth on.
 
     Formula: θ ← ξ in the layers after the first ⌈start · L⌉ of the L that have weights, in the order in which they
     execute.
@@ -59,7 +59,7 @@ class LaterLayers:
         return touched - {"norm"} if self.norm == "keep" else touched | {"stats"}
 
     def propose(self, context: ReinitContext) -> Iterable[Change]:
-        """The parameters of each later layer, and with ``norm=reset`` its running statistics."""
+        """Propose fresh values for each later layer, and with ``norm=reset`` its running statistics."""
         weighted = [at for at, layer in enumerate(context.layers) if layer.kind == "weight"]
         kept = self._kept(len(weighted))
         if kept >= len(weighted):
@@ -67,19 +67,19 @@ class LaterLayers:
                 f"llf: start={self.start} keeps all {len(weighted)} weighted layers of this model; choose a smaller one"
             )
         within = {*context.names(self.params), *context.buffers}
-        # What a later layer shares with a kept one is kept, and what two later ones share is drawn once.
-        settled = {name for layer in context.layers[: weighted[kept]] for name in layer.parameters}
+        # A tensor that a kept layer shares is kept; one that two later layers share is drawn once.
+        done = {name for layer in context.layers[: weighted[kept]] for name in layer.parameters}
         for layer in context.layers[weighted[kept] :]:
             if layer.kind == "norm" and self.norm == "keep":
                 continue
             for name in (*layer.parameters, *layer.buffers):
-                if name in within and name not in settled:
-                    settled.add(name)
+                if name in within and name not in done:
+                    done.add(name)
                     origin: Origin = "original" if name in context.buffers else self.fresh
                     yield Change(name, None, context.fresh(name, origin))
 
     def _kept(self, layers: int) -> int:
-        """How many of the weighted layers stay as they are."""
+        """How many of the weighted layers stay."""
         if isinstance(self.start, int):
             return self.start - 1
         return math.ceil(Fraction(str(self.start)) * layers)  # exact: 0.28 of 25 layers is 7, not 8

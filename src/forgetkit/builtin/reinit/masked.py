@@ -20,16 +20,16 @@ class Masked:
     them, and ξ fresh.
 
     fraction: share of the scored entries that is selected, 0 (none) to 1 (all).
-    which: select the lowest scores, or the highest (a control: what matters most is forgotten).
-    ties: of the entries that tie at the threshold, as many as are needed at random, as many in the order of the
+    which: select the lowest scores, or the highest (a control: reset the most important entries).
+    ties: of the entries that tie at the threshold, select as many as needed at random, as many in the order of the
         parameters (stable), or all of them, which may be far more than the fraction (drop).
     round: fraction · N down to a whole number, or up.
-    params: which of the selected entries are reset; the others keep their values.
+    params: parameters whose selected entries are reset; others keep their values.
     fresh: where ξ comes from: the module's own initial distribution (original), torch's reset_parameters
         (layer-default), U(±1/√fan_in) (uniform), the value at the run's start (rewind), or zero.
     norm: what an entry of a normalisation layer becomes: its initial 1 or 0 (ones), itself (skip), U(−1, 1) (uniform).
 
-    Cost: beside the criterion's, less than one epoch's step.
+    Cost: that of the criterion, and less than one training step.
 
     Source: equation 3 of Ramkumar et al., 2023.
     """
@@ -46,12 +46,12 @@ class Masked:
 
     @property
     def touches(self) -> frozenset[Writes]:
-        """What it writes to."""
+        """The kinds of tensors that it writes."""
         touched = written_by(self.params)
         return touched - {"norm"} if self.norm == "skip" else touched
 
     def propose(self, context: ReinitContext) -> Iterable[Change]:
-        """One change per scored parameter that may be reset."""
+        """Propose one change per scored parameter that may be reset."""
         masks = context.select(self.fraction, which=self.which, ties=self.ties, rounding=self.round)
         open_names, norms = set(context.names(self.params)), set(context.names("norm"))
         for name, mask in masks.items():

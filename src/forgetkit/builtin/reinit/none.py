@@ -11,7 +11,7 @@ from forgetkit.contracts import Change, ReinitContext, Writes
 
 @dataclass(frozen=True)
 class NoReset:
-    """Warm start: forget nothing, train on from the weights at hand.
+    """Warm start: reset nothing, and continue with the current weights.
 
     Formula: θ ← θ.
 
@@ -24,5 +24,5 @@ class NoReset:
     touches: ClassVar[frozenset[Writes]] = frozenset()
 
     def propose(self, context: ReinitContext) -> Iterable[Change]:
-        """No change."""
+        """Propose no change."""
         return ()

@@ -13,9 +13,9 @@ from forgetkit.unlearning import head_of
 
 @dataclass(frozen=True)
 class Rifle:
-    """RIFLE: draw the head anew, weight and bias.
+    """RIFLE: redraw the head, weight and bias.
 
-    Formula: θ ← ξ in the head, the fully connected layer that executes last, whatever it is called.
+    Formula: θ ← ξ in the head, the fully connected layer that executes last.
 
     fresh: where ξ comes from; see masked.
 
@@ -29,9 +29,9 @@ class Rifle:
     touches: ClassVar[frozenset[Writes]] = frozenset({"weights", "biases"})
 
     def propose(self, context: ReinitContext) -> Iterable[Change]:
-        """The head's weight and bias."""
+        """Propose fresh values for the head's weight and bias."""
         head = head_of(context.layers)
         if head is None:
-            raise NoMatchError("rifle: this model has no fully connected layer, so it has no head to draw anew")
+            raise NoMatchError("rifle: this model has no fully connected layer, so it has no head: use another method")
         for name in head.parameters:
             yield Change(name, None, context.fresh(name, self.fresh))

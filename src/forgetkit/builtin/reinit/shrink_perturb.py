@@ -16,7 +16,7 @@ from forgetkit.contracts import Change, ReinitContext, Scope, Writes
 
 @dataclass(frozen=True)
 class ShrinkPerturb:
-    """Shrink every parameter and add a little of a fresh draw.
+    """Shrink every parameter and add a small multiple of fresh values.
 
     Formula: θ ← shrink · θ + noise · ξ.
 
@@ -26,7 +26,7 @@ class ShrinkPerturb:
         shift 0), torch's reset_parameters (layer-default), U(±1/√fan_in) (uniform), the values at the run's start
         (rewind), or N(0, 1) (gaussian).
     params: which parameters are shrunk and perturbed.
-    stats: keep running statistics, or reset them as in a network just made.
+    stats: keep running statistics, or reset them to their initial values.
 
     Cost: none.
 
@@ -41,11 +41,11 @@ class ShrinkPerturb:
 
     @property
     def touches(self) -> frozenset[Writes]:
-        """What it writes to."""
+        """The kinds of tensors that it writes."""
         return written_by(self.params) | ({"stats"} if self.stats == "reset" else set())
 
     def propose(self, context: ReinitContext) -> Iterable[Change]:
-        """Every trainable parameter in scope, and with ``stats=reset`` the running statistics."""
+        """Propose changes to each trainable parameter in scope, and with ``stats=reset`` to running statistics."""
         for name in context.names(self.params):
             old = context.targets[name]
             yield Change(name, None, self.shrink * old + self.noise * self._drawn(context, name, old))

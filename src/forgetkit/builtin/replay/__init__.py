@@ -1,4 +1,4 @@
-"""Which seen samples may be trained on again."""
+"""Replay strategies: which samples of earlier mega-batches stay for training."""
 
 from collections.abc import Mapping
 
@@ -12,5 +12,5 @@ from forgetkit.registry.hookspecs import hookimpl
 
 @hookimpl
 def forgetkit_replay() -> Mapping[str, type[Replay]]:
-    """The paper's three, and the previous mega-batch alone."""
+    """Return the paper's three strategies, and the previous mega-batch alone."""
     return {"buffer": Buffer, "full": Full, "last": Last, "none": NoReplay}

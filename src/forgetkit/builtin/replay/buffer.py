@@ -20,15 +20,15 @@ class Buffer:
 
     Formula: reservoir: after any number of mega-batches, a uniform draw of min(size, seen) from everything seen.
 
-    size: training samples: in all (reservoir), or of each mega-batch (the other rules); all where there are fewer.
+    size: training samples: in total (reservoir), or of each mega-batch (the other rules); all if there are fewer.
     val_size: validation samples; none: as many as size.
-    rule: which are kept.
+    rule: which samples are kept.
         reservoir: a uniform draw, without replacement, from everything seen;
-        per-mega-batch: that many more of each mega-batch, and all that were kept before;
-        lure: that many more out of the mega-batch and the buffer together, so that one kept before may be drawn again
-        and then counts twice, as the LURE code does.
+        per-mega-batch: size more of each mega-batch, and all that were kept before;
+        lure: size more from the mega-batch and the buffer together; a sample of the buffer may be drawn again and then
+        counts twice, as in the LURE code.
 
-    Cost: none, but training on what is kept.
+    Cost: training on the kept samples.
 
     Source: 186 from Ramkumar et al., 2023, table 2, which leaves the rule open; reservoir sampling from Vitter, 1985,
     here a mega-batch at a time.
@@ -40,46 +40,46 @@ class Buffer:
 
     @property
     def may_repeat(self) -> bool:
-        """Whether a sample may be kept twice on purpose."""
+        """Whether a sample may be kept twice."""
         return self.rule == "lure"
 
     @property
     def uniform(self) -> bool:
-        """Whether each sample seen so far is kept with the same probability."""
+        """Whether each sample seen is kept with the same probability."""
         return self.rule == "reservoir"
 
     @property
     def capacity(self) -> int | None:
-        """How many training samples are kept at most; the other rules keep more with each mega-batch."""
+        """How many training samples are kept at most; None for the rules that grow with each mega-batch."""
         return self.size if self.rule == "reservoir" else None
 
     def check(self, arriving: Sequence[int]) -> None:
-        """``OptionError`` where the buffer would hold more than ever arrives."""
+        """Raise ``OptionError`` if the buffer is larger than the stream."""
         if self.size > sum(arriving):
             raise OptionError(
                 f"buffer: size={self.size} is more than the {sum(arriving)} training samples of the whole stream: "
                 "choose a smaller one, or use full"
             )
 
-    def retain(self, kept: Samples, arrived: Samples, rng: np.random.Generator) -> NDArray[np.int64]:
-        """The ids of the buffer, in ascending order; a reservoir needs ``kept.seen``."""
-        size = self.size if arrived.role == "train" or self.val_size is None else self.val_size
+    def retain(self, buffer: Samples, arrivals: Samples, rng: np.random.Generator) -> NDArray[np.int64]:
+        """Return the ids of the buffer, in ascending order; a reservoir needs ``buffer.seen``."""
+        size = self.size if arrivals.role == "train" or self.val_size is None else self.val_size
         if self.rule == "lure":
-            at_hand = np.concatenate([kept.ids, arrived.ids])
-            drawn = rng.choice(at_hand, min(size, len(at_hand)), replace=False)
-            return np.sort(np.concatenate([kept.ids, drawn]))
-        old, new = len(kept), min(size, len(arrived))
+            candidates = np.concatenate([buffer.ids, arrivals.ids])
+            drawn = rng.choice(candidates, min(size, len(candidates)), replace=False)
+            return np.sort(np.concatenate([buffer.ids, drawn]))
+        old, new = len(buffer), min(size, len(arrivals))
         if self.rule == "reservoir":
-            old, new = _shares(size, kept, arrived, rng)
-        chosen = [rng.choice(kept.ids, old, replace=False), rng.choice(arrived.ids, new, replace=False)]
+            old, new = _shares(size, buffer, arrivals, rng)
+        chosen = [rng.choice(buffer.ids, old, replace=False), rng.choice(arrivals.ids, new, replace=False)]
         return np.unique(np.concatenate(chosen))
 
 
 def _shares(size: int, kept: Samples, arrived: Samples, rng: np.random.Generator) -> tuple[int, int]:
-    """How many of the reservoir come from the kept and how many from the arrived.
+    """How many samples of the reservoir are kept ones, and how many have just arrived.
 
-    A uniform draw from all that was seen holds a hypergeometric number of old samples. Those
-    that are kept are themselves a uniform draw from the old, so any of them stand for the rest.
+    A uniform draw from everything seen holds a hypergeometric number of old samples. The kept
+    samples are a uniform draw from the old ones, so any of them represent the rest.
     """
     total = min(size, kept.seen + len(arrived))
     old = min(int(rng.hypergeometric(kept.seen, len(arrived), total)), len(kept))

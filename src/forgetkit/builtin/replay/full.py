@@ -12,7 +12,7 @@ from forgetkit.contracts import Samples
 
 @dataclass(frozen=True)
 class Full:
-    """Keep everything: each mega-batch trains on all that has arrived so far.
+    """Keep everything: train on all samples that have arrived so far.
 
     Formula: kept ← kept ∪ arrived.
 
@@ -21,6 +21,6 @@ class Full:
     Source: Ramkumar et al., 2023, section 3.
     """
 
-    def retain(self, kept: Samples, arrived: Samples, rng: np.random.Generator) -> NDArray[np.int64]:
-        """All ids, in ascending order."""
-        return np.union1d(kept.ids, arrived.ids)
+    def retain(self, buffer: Samples, arrivals: Samples, rng: np.random.Generator) -> NDArray[np.int64]:
+        """Return all ids, in ascending order."""
+        return np.union1d(buffer.ids, arrivals.ids)

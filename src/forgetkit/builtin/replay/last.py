@@ -12,7 +12,7 @@ from forgetkit.contracts import Samples
 
 @dataclass(frozen=True)
 class Last:
-    """Keep the latest mega-batch: each trains on the previous one and its own.
+    """Keep the latest mega-batch: train on the previous mega-batch and the current one.
 
     Formula: kept ← arrived.
 
@@ -21,6 +21,6 @@ class Last:
     Source: ``one_replay`` of the LURE code.
     """
 
-    def retain(self, kept: Samples, arrived: Samples, rng: np.random.Generator) -> NDArray[np.int64]:
-        """The ids that arrived, in ascending order."""
-        return np.unique(arrived.ids)
+    def retain(self, buffer: Samples, arrivals: Samples, rng: np.random.Generator) -> NDArray[np.int64]:
+        """Return the ids that arrived, in ascending order."""
+        return np.unique(arrivals.ids)

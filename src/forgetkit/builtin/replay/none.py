@@ -12,7 +12,7 @@ from forgetkit.contracts import Samples
 
 @dataclass(frozen=True)
 class NoReplay:
-    """Keep nothing: each mega-batch trains on what it brings.
+    """Keep nothing: train on the current mega-batch alone.
 
     Formula: kept ← ∅.
 
@@ -21,6 +21,6 @@ class NoReplay:
     Source: Ramkumar et al., 2023, section 3.
     """
 
-    def retain(self, kept: Samples, arrived: Samples, rng: np.random.Generator) -> NDArray[np.int64]:
-        """No ids."""
+    def retain(self, buffer: Samples, arrivals: Samples, rng: np.random.Generator) -> NDArray[np.int64]:
+        """Return no ids."""
         return np.empty(0, dtype=np.int64)

@@ -1,7 +1,7 @@
-"""The protocols: options under one name, each with the reason for it and where that comes from.
+"""The presets: named protocols, with a reason and a source for each value.
 
-A preset is a TOML file of options and of component tables, nothing else; where it is silent, ``clean`` speaks.
-``reasons.toml`` says why each sets what it sets. An option of a component goes by ``kind.component.option``.
+A preset is a TOML file with options of a run and tables with options of components; ``clean`` fills what it does not
+set. ``reasons.toml`` has the reasons. The name of a component's option is ``kind.component.option``.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from typing import Any
 from forgetkit.errors import ConfigError, suggest
 
 NAMES = ("clean", "paper", "lure-code", "alma")
-"""The presets there are; the first is the default."""
+"""The names of the presets; the first is the default."""
 
 
 @dataclass(frozen=True)
 class Reason:
-    """Why a preset sets an option as it does: a sentence, and its source."""
+    """Why a preset sets a value: a sentence, and its source."""
 
     says: str
     source: str
@@ -28,10 +28,10 @@ class Reason:
 
 @dataclass(frozen=True)
 class PresetDifference:
-    """An option in which two presets differ: both values, and the reason of each.
+    """An option with different values in two presets.
 
-    A value is None where neither the preset nor ``clean`` sets one, so that a rule decides (see :func:`rule`); a
-    reason is None where the preset is silent.
+    A value is None if neither the preset nor ``clean`` sets it, so that a rule decides (see :func:`rule`); a reason is
+    None if the preset does not set the option.
     """
 
     option: str
@@ -42,25 +42,25 @@ class PresetDifference:
 
 
 def read(name: str) -> dict[str, Any]:
-    """What a preset sets: options by their names, the options of components in tables."""
+    """The values of a preset: options of a run by name, options of components in tables."""
     if name not in NAMES:
         raise ConfigError(f"no preset is called '{name}'; {suggest(name, NAMES)}")
     return _content(name)
 
 
 def summary(name: str) -> str:
-    """A preset in one line."""
+    """One line on a preset."""
     read(name)
     return str(_content("reasons")["presets"][name])
 
 
 def rule(option: str) -> str:
-    """What an option comes to that no preset in force sets; empty where no rule is needed."""
+    """The rule that decides an option if no preset sets it; empty if there is none."""
     return str(_content("reasons")["rules"].get(option, ""))
 
 
 def reasons() -> Mapping[str, Mapping[str, Reason]]:
-    """By option, in the order of ``clean``, and then by preset: why that preset sets it."""
+    """The reasons by option, in the order of ``clean``, and then by preset."""
     content = _content("reasons")
     options = {option: by_preset for option, by_preset in content.items() if option not in ("presets", "rules")}
     return {
@@ -70,14 +70,14 @@ def reasons() -> Mapping[str, Mapping[str, Reason]]:
 
 
 def all_values(name: str) -> dict[str, Any]:
-    """Every option's value under a preset: its own, else that of ``clean``."""
+    """The value of each option: the preset's own, else that of ``clean``."""
     values = {**_flatten(read("clean")), **_flatten(read(name))}
     order = list(reasons())
     return dict(sorted(values.items(), key=lambda item: order.index(item[0])))
 
 
 def differences(name: str, other: str) -> list[PresetDifference]:
-    """In what two presets differ, in the order of ``clean``."""
+    """The options in which two presets differ, in the order of ``clean``."""
     mine, theirs = all_values(name), all_values(other)
     return [
         PresetDifference(option, mine.get(option), theirs.get(option), says.get(name), says.get(other))

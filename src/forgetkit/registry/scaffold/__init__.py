@@ -1,4 +1,4 @@
-"""A new plugin's package: files made from the templates that stand beside this module."""
+"""Write the package of a new plugin from the templates in this folder."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from forgetkit.errors import UsageError
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z][a-z0-9]*)*")
 _LONGEST = 40
-"""Characters of a name: no line of a template gets too long with it."""
+"""Characters of a name; a longer one makes lines of the templates too long."""
 
 
 @dataclass(frozen=True)
 class _Kind:
-    """What the words of a template are for one kind."""
+    """The words of a template that depend on the kind."""
 
     part: str
     """The module that holds the component."""
     suffix: str
-    """How the component's class ends, so that it is called like nothing that it imports."""
+    """The end of the class's name, so that it equals no name that the module imports."""
     flag: str
-    """How a run takes it up; empty where no command does yet."""
+    """The flag of a run that takes it; empty if there is none."""
     check: str
-    """The function of ``forgetkit.testing`` that examines it."""
+    """The function of ``forgetkit.testing`` that checks it."""
 
 
 _KINDS = {
@@ -52,7 +52,7 @@ _KINDS = {
 
 @dataclass(frozen=True)
 class ScaffoldResult:
-    """What was written: a folder, the component and the module it is in, the files."""
+    """The folder that was written, the names of component and module, and the files."""
 
     directory: Path
     component: str
@@ -60,17 +60,25 @@ class ScaffoldResult:
     files: tuple[Path, ...]
 
 
-def write_package(name: str, kind: str, out: Path, taken: Collection[str]) -> ScaffoldResult:
-    """Write the package ``out/name`` of a plugin that offers one component of ``kind``.
+def write_package(name: str, kind: str, out: Path, builtin_names: Collection[str]) -> ScaffoldResult:
+    """Write the package ``out/name`` of a plugin with one component of ``kind``; on failure, write nothing.
 
-    ``taken`` are the names of the built-ins of that kind, which a plain name goes on meaning.
-    All of it is there in the end, or nothing.
-    Raises ``UsageError`` where the name will not do or something is in the way.
+    Args:
+        name: The distribution, such as ``forgetkit-mine``.
+        kind: The kind of component.
+        out: The folder to write to.
+        builtin_names: Names of built-ins of that kind, which the component cannot have.
+
+    Returns:
+        What was written.
+
+    Raises:
+        UsageError: The name is invalid or in use, or the folder exists or cannot be written.
     """
     if kind not in _KINDS:
         raise UsageError(f"there is no template for {kind}; there are: {', '.join(_KINDS)}")
     words = _words(name, _KINDS[kind])
-    if words["component"] in taken:
+    if words["component"] in builtin_names:
         raise UsageError(
             f"'{words['component']}' is the name of a built-in, which it would go on meaning: choose another name"
         )
@@ -100,7 +108,7 @@ def write_package(name: str, kind: str, out: Path, taken: Collection[str]) -> Sc
 
 
 def _words(name: str, kind: _Kind) -> dict[str, str]:
-    """What the templates call things."""
+    """The values of the templates' variables; ``UsageError`` if the name is invalid."""
     component = name.removeprefix("forgetkit-")
     module = name.replace("-", "_")
     words = {
@@ -115,7 +123,7 @@ def _words(name: str, kind: _Kind) -> dict[str, str]:
     }
     if not _NAME.fullmatch(name) or len(name) > _LONGEST or name == "forgetkit":
         raise UsageError(
-            f"'{name}' will not do as a name: lower-case words of letters and digits, each with a letter first, "
+            f"'{name}' is no valid name: lower-case words of letters and digits, each with a letter first, "
             f"dashes between them, {_LONGEST} characters at most, like forgetkit-mine"
         )
     if keyword.iskeyword(module):
@@ -126,7 +134,7 @@ def _words(name: str, kind: _Kind) -> dict[str, str]:
 
 
 def _importable(module: str) -> bool:
-    """Whether something of that name is installed; a mere folder on the path is not in the way."""
+    """Whether a module of this name is installed; a plain folder on the path is none."""
     spec = importlib.util.find_spec(module)
     return spec is not None and spec.origin is not None
 

@@ -1,6 +1,6 @@
-"""Pictures of an ablation: one per module, numbers read apart from the drawing.
+"""Pictures of an ablation, one per module; ``series`` and ``layout`` compute, the others draw.
 
-matplotlib is imported when something is drawn, never before.
+matplotlib is imported when something is drawn.
 """
 
 from __future__ import annotations
@@ -31,19 +31,20 @@ __all__ = [
 ]
 
 CAPTIONS = {"anytime": anytime.CAPTION, "errors": errors.CAPTION, "cost": cost.CAPTION, "layers": layers.CAPTION}
-"""Each picture of the training itself, and what it shows."""
+"""The caption of each picture of the training."""
 MISSING = "pictures need matplotlib: pip install 'forgetkit[plot]'"
 
 
 def has_matplotlib() -> bool:
-    """Whether pictures can be drawn here."""
+    """Whether matplotlib is installed."""
     return find_spec("matplotlib") is not None
 
 
 def draw_pictures(outcomes: Outcomes) -> dict[str, Figure]:
-    """Each picture by its name, but for those that have nothing to show. A ``UsageError`` says what to install.
+    """Draw each picture that has something to show, by name.
 
-    Charts of answers come last, all arms in each: ``LABEL.CHART``, of common answers ``LABEL.all.CHART``.
+    Charts of answers come last, all arms in each: ``LABEL.CHART``, of common answers ``LABEL.all.CHART``. Raises
+    ``UsageError`` if matplotlib is missing.
     """
     _require()
     drawn = {
@@ -57,15 +58,15 @@ def draw_pictures(outcomes: Outcomes) -> dict[str, Figure]:
 
 
 def captions(outcomes: Outcomes) -> dict[str, str]:
-    """What each of these pictures shows."""
+    """The caption of each of these pictures."""
     return CAPTIONS | {name: one.caption for name, one in layout.arm_layouts(outcomes).items()}
 
 
 def draw_answer(label: str, answer: Answer, *, common: bool = False) -> dict[str, Figure]:
-    """The charts of one answer as pictures, ``LABEL.CHART``; of one that is ``common`` to runs, ``LABEL.all.CHART``.
+    """Draw the charts of one answer, ``LABEL.CHART``; of one that is ``common`` to runs, ``LABEL.all.CHART``.
 
-    No label and no chart has a dot in its name, so that each has a file of its own. A ``UsageError`` says what to
-    install.
+    Labels and names of charts have no dot, so that each chart has a file of its own. Raises ``UsageError`` if
+    matplotlib is missing.
     """
     _require()
     return charts.answer_charts(label, answer, common=common)

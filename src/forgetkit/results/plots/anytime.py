@@ -14,5 +14,5 @@ CAPTION = "Test accuracy after each mega-batch: the mean over seeds, in a band o
 
 
 def draw(outcomes: Outcomes) -> Figure | None:
-    """A line per arm; None where no result has an accuracy."""
+    """Draw a line per arm; None if no result has an accuracy."""
     return canvas.curves(outcomes, series.accuracies(outcomes), "test accuracy (%)", 100.0, (0.0, 100.0))

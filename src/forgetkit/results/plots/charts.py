@@ -1,10 +1,13 @@
-"""Charts of answers as pictures: lines, bars and heat maps, places with names where they can be read."""
+"""Charts of answers as figures: lines, bars and heat maps, with readable names of places."""
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from forgetkit.contracts import Answer, Unit
@@ -24,59 +27,48 @@ _UNITS: dict[Unit, tuple[float, str]] = {
     "seconds": (1.0, " (s)"),
     "bytes": (2**-20, " (MiB)"),
 }
-_PER_INCH = 9
-"""Letters of the name of an axis, less the room for what is around it."""
-_LETTERS = 44
-"""Side by side below a pair of axes of full width."""
-_TITLE = 56
-"""The same, of the titles of panels, which are smaller and have what the ticks leave."""
-_LONGEST = 24
-_NAMED = 60
-"""Places that are named at most; of more, every second or third is."""
-_ZERO = 0.5
-"""Decades from zero to the smallest place on a logarithmic axis."""
-_RANGE = 1e200
-"""Of a logarithmic axis at most, from its smallest place to its largest."""
-_FIGURES_UP_TO = 8
-"""Columns of a map whose values are written into it."""
-_FIGURES = 56
-"""Letters side by side in a map of full width."""
-_CROWD = 6
-"""More lines than these are thinner."""
+_PER_INCH = 9  # letters of the name of an axis
+_LETTERS = 44  # side by side below a pair of axes of full width
+_TITLE = 56  # the same in the titles of panels, which are smaller
+_LONGEST = 24  # letters of the name of a place
+_NAMED = 60  # places that are named; of more, every second or third is
+_ZERO = 0.5  # decades from zero to the smallest place on a logarithmic axis
+_RANGE = 1e200  # largest ratio of two places on a logarithmic axis
+_FIGURES_UP_TO = 8  # columns of a map whose values are written into it
+_FIGURES = 56  # letters side by side in a map of full width
+_CROWD = 6  # more lines than these are thinner
 _NAN = math.nan
 
 
 def arm_charts(outcomes: Outcomes) -> dict[str, Figure]:
-    """The charts of all answers, the arms of each in one picture."""
-    told = arm_styles(outcomes)
-    return {name: draw(one, told) for name, one in layout.arm_layouts(outcomes).items()}
+    """Draw the charts of all answers, all arms in one figure."""
+    styles = arm_styles(outcomes)
+    return {name: draw(one, styles) for name, one in layout.arm_layouts(outcomes).items()}
 
 
 def answer_charts(label: str, answer: Answer, *, common: bool = False) -> dict[str, Figure]:
-    """The charts of one answer."""
+    """Draw the charts of one answer."""
     return {name: draw(one) for name, one in layout.answer_layouts(label, answer, common=common).items()}
 
 
 def draw(chart: ChartLayout, arms: Styles | None = None) -> Figure:
-    """The picture; ``arms`` are the looks of the arms where ``chart`` tells arms apart by them."""
+    """Draw a chart; ``arms`` are the styles of the arms, for a chart that distinguishes arms by them."""
     with canvas.plot_style():
-        made = _map(chart) if chart.of.kind == "heat" else _plot(chart, _looks(chart, arms))
-        return canvas.freeze_layout(made)
+        figure = _map(chart) if chart.of.kind == "heat" else _plot(chart, _styles(chart, arms))
+        return canvas.freeze_layout(figure)
 
 
-def _looks(chart: ChartLayout, arms: Styles | None) -> Styles | None:
-    if chart.told == "arms":
-        return arms
-    if chart.told == "series":
+def _styles(chart: ChartLayout, arms: Styles | None) -> Styles | None:
+    if chart.styled_by == "series":
         return named_styles(list(dict.fromkeys(line.name for panel in chart.panels for line in panel.lines)))
-    return None
+    return arms if chart.styled_by == "arms" else None
 
 
 @dataclass(frozen=True)
 class _Scale:
-    """How places become positions. ``words`` are the names of places, none where places are numbers.
+    """Maps places to positions. ``words`` are the names of places, empty if places are numbers.
 
-    Names that do not fit side by side stand below each other: ``down``, and the values go along the other axis.
+    ``down``: names that do not fit side by side are one below the other, and values go across.
     """
 
     words: tuple[str, ...]
@@ -96,52 +88,49 @@ class _Scale:
 
     def at(self, line: ChartLine) -> list[float]:
         if self.words:
-            known = {word: float(position) for position, word in enumerate(self.words)}
-            return [known[_word(place)] for place in line.x]
+            positions = {word: float(position) for position, word in enumerate(self.words)}
+            return [positions[_word(place)] for place in line.x]
         return [self.x * float(place) for place in line.x]
 
     def values(self, found: Sequence[float | None]) -> list[float]:
-        """With a hole, which nothing is drawn at, for what is not there."""
+        """Values in the unit of the axis; NaN, which is not drawn, for a gap."""
         return [_NAN if value is None else self.y * value for value in found]
 
 
-def _plot(chart: ChartLayout, told: Styles | None) -> Figure:
-    """Panels two by two, all with the same axes; names that stand below each other leave room for a third."""
+def _plot(chart: ChartLayout, styles: Styles | None) -> Figure:
+    """Two panels to a row with the same axes; three if the names of places are one below the other."""
     from matplotlib.ticker import MaxNLocator
 
-    scale = _Scale.of(chart)
-    columns = min(3 if scale.down and len(chart.panels) != 4 else 2, len(chart.panels))
-    rows = -(-len(chart.panels) // columns)
-    one = 3.1 if rows == 1 else 2.2
+    scale, count = _Scale.of(chart), len(chart.panels)
+    columns = min(3 if scale.down and count != 4 else 2, count)
+    rows = -(-count // columns)
+    height = 3.1 if rows == 1 else 2.2
     if scale.down:
-        one = max(1.6, 1.0 + _row(chart) * min(len(scale.words), _NAMED))
-    made = canvas.blank_figure(told, canvas.WIDTH, one * rows)
-    grid = made.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-    for place, axes in enumerate(grid.flat):
-        if place >= len(chart.panels):
-            axes.remove()
-            continue
-        panel = chart.panels[place]
+        height = max(1.6, 1.0 + _row_height(chart) * min(len(scale.words), _NAMED))
+    figure = canvas.blank_figure(styles, canvas.WIDTH, height * rows)
+    for place, (axes, panel) in enumerate(
+        zip(canvas.subplots(figure, rows, columns, count), chart.panels, strict=True)
+    ):
         if panel.title:
             letters = _LETTERS if scale.down else _TITLE
             axes.set_title(shorten(one_line(panel.title), letters // columns), fontsize=9.5)
-        _Drawing(chart, scale, told, axes).panel(panel)
-        axes.tick_params(labelbottom=place + columns >= len(chart.panels))
+        _Drawing(chart, scale, styles, axes).panel(panel)
+        axes.tick_params(labelbottom=place + columns >= count)
         if scale.down and columns > 1:
             axes.xaxis.set_major_locator(MaxNLocator(6 // columns))
-    _label(made, *(_labels(chart)[::-1] if scale.down else _labels(chart)), columns)
-    return made
+    _label(figure, *(_labels(chart)[::-1] if scale.down else _labels(chart)), columns)
+    return figure
 
 
-def _label(made: Figure, across: str, upwards: str, columns: int) -> None:
-    """Name the axes, in lines where one is too short; the one upwards once for all panels."""
-    width, height = made.get_size_inches()
-    for axes in made.axes[-columns:]:
+def _label(figure: Figure, across: str, upwards: str, columns: int) -> None:
+    """Name the axes, in lines if one is too short; several panels share the name of the vertical axis."""
+    width, height = figure.get_size_inches()
+    for axes in figure.axes[-columns:]:
         axes.set_xlabel(_lines(across, width / columns))
-    if len(made.axes) == 1:
-        made.axes[0].set_ylabel(_lines(upwards, height))
+    if len(figure.axes) == 1:
+        figure.axes[0].set_ylabel(_lines(upwards, height))
     else:
-        made.supylabel(_lines(upwards, height), fontsize=10)
+        figure.supylabel(_lines(upwards, height), fontsize=10)
 
 
 def _lines(text: str, inches: float) -> str:
@@ -154,29 +143,28 @@ def _room(panels: int) -> int:
 
 
 def _labels(chart: ChartLayout) -> tuple[str, str]:
-    """Of the places and of the values."""
+    """The labels of places and of values."""
     of = chart.of
-    places = _with_unit(of.x_label, of.unit) if of.diagonal else of.x_label
-    return places, _with_unit(of.y_label, of.unit)
+    return _with_unit(of.x_label, of.unit) if of.diagonal else of.x_label, _with_unit(of.y_label, of.unit)
 
 
-def _row(chart: ChartLayout) -> float:
-    """Inches of a place with a name, so that the points of all arms stand apart."""
+def _row_height(chart: ChartLayout) -> float:
+    """Inches of a place with a name, so that the points of all arms stay apart."""
     most = max(len(panel.lines) for panel in chart.panels)
     return 0.2 if chart.of.kind == "lines" else max(0.2, 0.1 + 0.05 * most)
 
 
 @dataclass(frozen=True)
 class _Drawing:
-    """One pair of axes. Positions go across and values upwards, or positions down and values across."""
+    """One pair of axes: positions across and values upwards, or positions down and values across."""
 
     chart: ChartLayout
     scale: _Scale
-    told: Styles | None
+    styles: Styles | None
     axes: Axes
 
     def panel(self, panel: ChartPanel) -> None:
-        single = len(panel.lines) == 1 and self.told is None
+        single = len(panel.lines) == 1 and self.styles is None
         draw: Callable[[ChartPanel], None] = self._lines
         if self.chart.of.kind == "bars":
             draw = self._bars if single else self._dots if self.scale.words else self._lines
@@ -184,55 +172,54 @@ class _Drawing:
             style: dict[str, Any] = {"color": INK, "alpha": 0.45, "linewidth": 0.9, "linestyle": (0, (4, 3))}
             self.axes.plot([0, self.scale.x], [0, self.scale.y], **style)
         draw(panel)
-        self._stand()
+        if self._values and not any(self._values):  # limits around 0 would show values below it
+            (self.axes.set_xlim if self.scale.down else self.axes.set_ylim)(0, 1)
         self._ticks(panel)
 
-    def _stand(self) -> None:
-        """Where every value is 0, on the axis: an axis around 0 would speak of what cannot be below."""
-        values = [y for panel in self.chart.panels for line in panel.lines for y in line.y if y is not None]
-        if values and not any(values):
-            (self.axes.set_xlim if self.scale.down else self.axes.set_ylim)(0, 1)
+    @cached_property
+    def _values(self) -> list[float]:
+        return [y for panel in self.chart.panels for line in panel.lines for y in line.y if y is not None]
 
-    def _look(self, line: ChartLine) -> Style:
-        if self.told is None:
+    def _style(self, line: ChartLine) -> Style:
+        if self.styles is None:
             return next(iter(named_styles([line.name]).by_arm.values()))
-        return self.told.by_arm[line.key]
+        return self.styles.by_arm[line.key]
 
     def _lines(self, panel: ChartPanel) -> None:
         crowded = len(panel.lines) > _CROWD
         for line in panel.lines:
-            look, at, middle = self._look(line), self.scale.at(line), self.scale.values(line.y)
+            style, at, middle = self._style(line), self.scale.at(line), self.scale.values(line.y)
             spread = self.scale.values(line.spread)
-            low = [y - under for y, (under, _) in self._within(middle, spread)]
-            high = [y + over for y, (_, over) in self._within(middle, spread)]
+            ends = self._within(middle, spread)
+            low = [y - under for y, (under, _) in ends]
+            high = [y + over for y, (_, over) in ends]
             if not all(map(math.isnan, low)):
                 fill = self.axes.fill_betweenx if self.scale.down else self.axes.fill_between
-                fill(at, low, high, color=look.colour, alpha=0.06 if crowded else 0.16, linewidth=0)
-                self._error(at, middle, _separate_deviations(spread, low), look)
-            style = {"linestyle": look.dash, "linewidth": 1.0 if crowded else 1.5}
-            self.axes.plot(*self._turned(at, middle), color=look.colour, **style)
-            self._points(look, at, middle, 3.0 if crowded else 4.5)
+                fill(at, low, high, color=style.colour, alpha=0.06 if crowded else 0.16, linewidth=0)
+                self._error(at, middle, _separate_deviations(spread, low), style)
+            canvas.line(self.axes, style, *self._turned(at, middle), thin=crowded)
+            self._points(style, at, middle, 3.0 if crowded else 4.5)
 
     def _dots(self, panel: ChartPanel) -> None:
-        """A point per line at each place, beside each other."""
+        """Draw a point per line at each place, side by side."""
         count = len(panel.lines)
         step = min(0.16, 0.76 / count)
         for place, line in enumerate(panel.lines):
-            look, middle = self._look(line), self.scale.values(line.y)
+            style, middle = self._style(line), self.scale.values(line.y)
             at = [x + step * (place - (count - 1) / 2) for x in self.scale.at(line)]
-            self._error(at, middle, self.scale.values(line.spread), look)
-            self._points(look, at, middle, 4.5)
+            self._error(at, middle, self.scale.values(line.spread), style)
+            self._points(style, at, middle, 4.5)
 
     def _bars(self, panel: ChartPanel) -> None:
         (line,) = panel.lines
-        look, at, heights = self._look(line), self.scale.at(line), self.scale.values(line.y)
-        apart = min((b - a for a, b in zip(sorted(at), sorted(at)[1:], strict=False) if b > a), default=1.0)
+        style, at, heights = self._style(line), self.scale.at(line), self.scale.values(line.y)
+        apart = min((b - a for a, b in itertools.pairwise(sorted(at)) if b > a), default=1.0)
         width = (0.7 if self.scale.words else 0.92) * apart
         bars: Any = self.axes.barh if self.scale.down else self.axes.bar
-        bars(at, heights, width, color=look.colour, alpha=0.8, linewidth=0)
+        bars(at, heights, width, color=style.colour, alpha=0.8, linewidth=0)
         self._error(at, heights, self.scale.values(line.spread), Style(INK))
 
-    def _error(self, at: Sequence[float], middle: Sequence[float], spread: Sequence[float], look: Style) -> None:
+    def _error(self, at: Sequence[float], middle: Sequence[float], spread: Sequence[float], style: Style) -> None:
         ends = self._within(middle, spread)
         known = [(x, y, s) for x, (y, s) in zip(at, ends, strict=True) if not math.isnan(s[0])]
         if not known:
@@ -240,27 +227,25 @@ class _Drawing:
         places, values, each = zip(*known, strict=True)
         deviations = list(zip(*each, strict=True))
         which = "xerr" if self.scale.down else "yerr"
-        options: dict[str, Any] = {which: deviations, "fmt": "none", "ecolor": look.colour, "elinewidth": 1.1}
+        options: dict[str, Any] = {which: deviations, "fmt": "none", "ecolor": style.colour, "elinewidth": 1.1}
         self.axes.errorbar(*self._turned(places, values), alpha=0.7, **options)
 
     def _within(self, middle: Sequence[float], spread: Sequence[float]) -> list[tuple[float, tuple[float, float]]]:
-        """Each value, and how far below and above it a deviation reaches: never to where no value can be.
+        """Each value, and how far a deviation reaches below and above it, within the possible values.
 
-        Where all values of a chart are shares of a whole, that is below 0 % and above 100 %; what is counted or
-        measured ends at 0.
+        Counts and measures end at 0; fractions between 0 and 1 also end at 100 %.
         """
-        unit = self.chart.of.unit
-        every = [y for panel in self.chart.panels for line in panel.lines for y in line.y if y is not None]
-        least = 0.0 if unit != "number" and min(every, default=0.0) >= 0 else -math.inf
-        most = self.scale.y if unit == "fraction" and least == 0 and max(every, default=0.0) <= 1 else math.inf
+        unit, values = self.chart.of.unit, self._values
+        least = 0.0 if unit != "number" and min(values, default=0.0) >= 0 else -math.inf
+        most = self.scale.y if unit == "fraction" and least == 0 and max(values, default=0.0) <= 1 else math.inf
         return [
             (y, (_NAN, _NAN) if math.isnan(s) else (min(s, y - least), min(s, most - y)))
             for y, s in zip(middle, spread, strict=True)
         ]
 
-    def _points(self, look: Style, at: Sequence[float], middle: Sequence[float], size: float) -> None:
+    def _points(self, style: Style, at: Sequence[float], middle: Sequence[float], size: float) -> None:
         known = [pair for pair in zip(at, middle, strict=True) if not math.isnan(pair[1])]
-        canvas.points(self.axes, look, [(y, x) if self.scale.down else (x, y) for x, y in known], size)
+        canvas.points(self.axes, style, [(y, x) if self.scale.down else (x, y) for x, y in known], size)
 
     def _turned(self, at: Sequence[float], values: Sequence[float]) -> tuple[Sequence[float], Sequence[float]]:
         return (values, at) if self.scale.down else (at, values)
@@ -279,7 +264,7 @@ class _Drawing:
 
 
 def _separate_deviations(spread: Sequence[float], ends: Sequence[float]) -> list[float]:
-    """Of the deviations, those at places without a neighbour: there is no width that a band could have."""
+    """The deviations at places without a neighbour, where a band has no width."""
     known = [False, *(not math.isnan(end) for end in ends), False]
     return [_NAN if before or after else own for own, before, after in zip(spread, known[:-2], known[2:], strict=True)]
 
@@ -297,13 +282,13 @@ def _name_ticks(axes: Axes, words: Sequence[str], *, down: bool) -> None:
 
 
 def _has_logarithms(at: Sequence[float]) -> bool:
-    """Whether there is a place above zero, and no more decades than matplotlib can take powers of."""
+    """Whether a place is above zero, and matplotlib can compute the powers of all decades."""
     smallest = min((x for x in at if x > 0), default=0.0)
     return smallest > 1 / _RANGE and max(map(abs, at)) < _RANGE * smallest
 
 
 def _logarithmic(axes: Axes, at: Sequence[float], letters: int) -> None:
-    """A tick at each place that has room for its name; zero, which has no logarithm, stands at the left."""
+    """Put a tick at each place that has room for its name; zero, which has no logarithm, is at the left."""
     smallest = min(x for x in at if x > 0)
     if at[0] > 0:
         axes.set_xscale("log")
@@ -328,45 +313,30 @@ def _map(chart: ChartLayout) -> Figure:
     rows = tuple(dict.fromkeys(line.name for line in lines))
     columns = order_places(place for line in lines for place in line.x)
     heads = [shorten(one_line(_word(place)), _LONGEST) for place in columns]
-    beside = 2 if len(chart.panels) > 1 and len(columns) <= _FIGURES_UP_TO else 1
-    down = -(-len(chart.panels) // beside)
+    names = [shorten(one_line(row), _LONGEST) for row in rows]
+    count = len(chart.panels)
+    beside = 2 if count > 1 and len(columns) <= _FIGURES_UP_TO else 1
+    down = -(-count // beside)
     tilted = sum(len(head) + 2 for head in heads) > _room(beside)
     every = -(-len(rows) // _NAMED)
     height = max(1.1, 0.8 + 0.24 * len(rows) / every) + (0.075 * max(map(len, heads)) if tilted else 0.0)
     width = max(canvas.WIDTH, 2.0 + 0.2 * len(columns))
-    made = canvas.blank_figure(None, width, height * down + 0.7)
-    grid = made.subplots(down, beside, sharex=True, sharey=True, squeeze=False)
+    figure = canvas.blank_figure(None, width, height * down + 0.7)
     factor = _factor(chart.of.unit)
     values = [_grid(panel, rows, columns, factor) for panel in chart.panels]
     known = [value for own in values for row in own for value in row if not math.isnan(value)]
     low, high = (min(known), max(known)) if chart.limits is None else [factor * end for end in chart.limits]
     longest = max(len(_figure(value, high)) for value in known)
-    used = []
-    for place, axes in enumerate(grid.flat):
-        if place >= len(chart.panels):
-            axes.remove()
-            continue
-        used.append(axes)
-        painted = axes.pcolormesh(values[place], cmap="cividis", vmin=low, vmax=high, edgecolors="none")
-        axes.grid(visible=False)
+    used = canvas.subplots(figure, down, beside, count)
+    for place, axes in enumerate(used):
+        painted = canvas.heat_map(axes, values[place], (low, high), names, heads, every, tilted=tilted)
         axes.set_title(shorten(one_line(chart.panels[place].title), _LETTERS // beside), fontsize=9.5)
-        names = [shorten(one_line(row), _LONGEST) for row in rows[::every]]
-        axes.set_yticks([row + 0.5 for row in range(0, len(rows), every)], names, fontsize=8.5)
-        axes.set_ylim(len(rows), 0)
-        axes.set_xticks(
-            [column + 0.5 for column in range(len(columns))], heads, fontsize=8.5, rotation=90 if tilted else 0
-        )
-        axes.tick_params(length=0)
-        for spine in axes.spines.values():
-            spine.set_visible(False)
-        axes.tick_params(labelbottom=place + beside >= len(chart.panels))
+        axes.tick_params(labelbottom=place + beside >= count)
         if len(columns) * longest <= _FIGURES // beside and len(columns) <= _FIGURES_UP_TO and every == 1:
-            _write(axes, values[place], low, high)
-    _label(made, chart.of.x_label, chart.of.y_label, beside)
-    bar = made.colorbar(painted, ax=used, location="bottom", aspect=40, pad=0.02, shrink=0.8)
-    bar.set_label(_with_unit(chart.of.name.replace("-", " ").replace("_", " "), chart.of.unit))
-    bar.outline.set_visible(False)
-    return made
+            canvas.write_values(axes, values[place], (low, high), partial(_figure, high=high))
+    _label(figure, chart.of.x_label, chart.of.y_label, beside)
+    canvas.colour_bar(figure, painted, used, _with_unit(re.sub("[-_]", " ", chart.of.name), chart.of.unit))
+    return figure
 
 
 def _grid(panel: ChartPanel, rows: Sequence[str], columns: Sequence[Position], factor: float) -> list[list[float]]:
@@ -376,18 +346,8 @@ def _grid(panel: ChartPanel, rows: Sequence[str], columns: Sequence[Position], f
     return [[found.get((row, column), _NAN) for column in columns] for row in rows]
 
 
-def _write(axes: Axes, values: Iterable[Sequence[float]], low: float, high: float) -> None:
-    """Each value in figures, dark on what is light."""
-    for row, found in enumerate(values):
-        for column, value in enumerate(found):
-            if not math.isnan(value):
-                colour = "#000000" if value - low > 0.55 * (high - low) else "#ffffff"
-                figure = _figure(value, high)
-                axes.text(column + 0.5, row + 0.5, figure, color=colour, fontsize=8, ha="center", va="center")
-
-
 def _figure(value: float, high: float) -> str:
-    """With tenths, or whole, as the highest of its map has it; of what is very small or large three digits."""
+    """With tenths or whole, as the highest value of the map; three digits if that is very small or large."""
     if not 1 <= abs(high) < 1e6:
         return f"{value:.3g}"
     return f"{value:.1f}" if abs(high) < 1000 else f"{value:,.0f}"

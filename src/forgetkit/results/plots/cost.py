@@ -1,4 +1,4 @@
-"""Test accuracy against what it cost."""
+"""Test accuracy against cost."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ CAPTION = "Test accuracy at the end against cost: a small point per run, a large
 
 
 def draw(outcomes: Outcomes) -> Figure | None:
-    """A point per run and a mean per arm; None where no result has both numbers."""
+    """Draw a point per run and a mean per arm; None if no result has both numbers."""
     found = series.costs(outcomes)
-    if not found.spots:
+    if not found.points:
         return None
     from matplotlib.ticker import EngFormatter, MaxNLocator
 
     with canvas.plot_style():
-        told = arm_styles(outcomes)
-        made, axes = canvas.figure(told)
-        for spot in found.spots:
-            canvas.points(
-                axes, told.of(spot.arm), [(cost, 100 * accuracy) for cost, accuracy in spot.runs], 3.5, alpha=0.35
-            )
-        for spot in found.spots:
-            cost, accuracy = spot.mean
-            canvas.points(axes, told.of(spot.arm), [(cost, 100 * accuracy)], 7.5)
+        styles = arm_styles(outcomes)
+        figure = canvas.blank_figure(styles, canvas.WIDTH, 3.1)
+        axes = figure.add_subplot()
+        for point in found.points:
+            runs = [(cost, 100 * accuracy) for cost, accuracy in point.runs]
+            canvas.points(axes, styles.of(point.arm), runs, 3.5, alpha=0.35)
+        for point in found.points:
+            cost, accuracy = point.mean
+            canvas.points(axes, styles.of(point.arm), [(cost, 100 * accuracy)], 7.5)
         axes.set_xlabel(found.measure)
         axes.set_ylabel("test accuracy (%)")
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.xaxis.set_major_locator(MaxNLocator(6))
-        return canvas.freeze_layout(made)
+        return canvas.freeze_layout(figure)

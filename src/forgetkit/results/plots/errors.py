@@ -16,5 +16,5 @@ CAPTION = (
 
 
 def draw(outcomes: Outcomes) -> Figure | None:
-    """A line per arm; None where no result counts errors."""
+    """Draw a line per arm; None if no result counts errors."""
     return canvas.curves(outcomes, series.errors(outcomes), "test errors so far")

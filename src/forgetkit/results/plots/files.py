@@ -23,15 +23,15 @@ _ALONE = f"svg{{color:{INK}}}@media(prefers-color-scheme:dark){{svg{{color:#e4e6
 
 
 def svg(figure: Figure, name: str, label: str = "") -> str:
-    """``figure`` as an element for a page: text stays text, ink is the page's, and nothing in it needs a style.
+    """Return ``figure`` as an element for a page: text stays text, in the page's colour, without a style sheet.
 
-    Every id begins with ``name``, so that several pictures can stand on one page. ``label`` is read out in its place.
+    Every id begins with ``name``, so that one page can have several pictures. Screen readers read out ``label``.
     """
     return ElementTree.tostring(_tree(figure, name, label), encoding="unicode")
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write ``figure`` to ``path``, an SVG for light and dark surroundings or a PNG on white, by its suffix."""
+    """Write ``figure`` to ``path``: an SVG for light and dark pages or a PNG on white, by its suffix."""
     if path.suffix == ".svg":
         root = _tree(figure, path.stem, "")
         root.set("font-family", "DejaVu Sans, Verdana, sans-serif")
@@ -53,7 +53,7 @@ def _render_figure(figure: Figure, form: str, **options: Any) -> bytes:
 
 
 def _tree(figure: Figure, name: str, label: str) -> ElementTree.Element:
-    """matplotlib's SVG without namespaces, styles and metadata (its date too), its ids made those of this picture."""
+    """matplotlib's SVG without namespaces, styles and metadata such as its date, with ids of this picture."""
     root = ElementTree.fromstring(_render_figure(figure, "svg", transparent=True))
     for parent in list(root.iter()):
         for child in list(parent):
@@ -67,13 +67,13 @@ def _tree(figure: Figure, name: str, label: str) -> ElementTree.Element:
     root.attrib.update({"xmlns": _SVG, "role": "img", "stroke-linejoin": "round"})
     if label:
         root.set("aria-label", one_line(label))
-    for key in ("width", "height"):  # viewBox says the shape, the page the size
+    for key in ("width", "height"):  # viewBox has the shape, the page the size
         root.attrib.pop(key, None)
     return root
 
 
 def _attributes(key: str, value: str, name: str) -> dict[str, str]:
-    """An attribute as it stands on a page; a style becomes the attributes that it stands for."""
+    """An attribute for a page; a style becomes attributes."""
     if key == "style":
         found: dict[str, str] = {}
         for declaration in filter(str.strip, value.split(";")):

@@ -1,4 +1,4 @@
-"""Charts of answers, those of an ablation's arms laid over each other: plain numbers, nothing drawn."""
+"""The layout of the charts of answers, with the arms of an ablation in one chart: plain numbers, nothing drawn."""
 
 from __future__ import annotations
 
@@ -17,15 +17,11 @@ from forgetkit.results.statistics import summarize
 Key = tuple[str, ...]
 Position = float | str
 
-PARTED_UP_TO = 6
-"""Series that have a panel each where arms are compared; of more, each arm has a panel with a line per series."""
+PANELS_OF_SERIES = 6  # series with a panel each, if arms are compared; with more series, each arm has a panel
 PANELS = 12
-LINES = 20
-"""Series in a panel."""
-POINTS = 2000
-"""Places of a line or of bars; more than a picture has pixels take long to draw and show no more."""
-COLUMNS = 240
-"""Places of a map."""
+LINES = 20  # series in a panel
+POINTS = 2000  # places of a line or of bars: more than a picture has pixels show no more
+COLUMNS = 240  # places of a map
 _OVER_SEEDS = {
     "lines": "The mean over seeds, in a band of one standard deviation either way.",
     "bars": "The mean over seeds, with one standard deviation either way.",
@@ -35,7 +31,7 @@ _OVER_SEEDS = {
 
 @dataclass(frozen=True)
 class ChartLine:
-    """Values at places, None where there is none. ``key`` is that of its look, an arm's or a series'."""
+    """Values at places, None for a gap. ``key`` is the key of its style, that of an arm or a series."""
 
     key: Key
     name: str
@@ -46,7 +42,7 @@ class ChartLine:
 
 @dataclass(frozen=True)
 class ChartPanel:
-    """What stands in one pair of axes."""
+    """The content of one pair of axes."""
 
     title: str
     lines: tuple[ChartLine, ...]
@@ -54,35 +50,35 @@ class ChartPanel:
 
 @dataclass(frozen=True)
 class ChartLayout:
-    """A chart before it is drawn: ``of`` which, for its labels, kind and unit.
+    """A chart before it is drawn; ``of`` has its labels, kind and unit.
 
-    ``told`` is what looks tell apart, ``limits`` are the ends of a map's colours where other maps share them.
+    ``styled_by`` is what styles distinguish, ``limits`` are the ends of a map's colours if other maps share them.
     """
 
     of: Chart
     panels: tuple[ChartPanel, ...]
-    told: Literal["arms", "series", "nothing"]
+    styled_by: Literal["arms", "series", "nothing"]
     caption: str
     limits: tuple[float, float] | None = None
 
 
 def answer_layouts(label: str, answer: Answer, *, common: bool = False) -> dict[str, ChartLayout]:
-    """The charts of one answer, ``LABEL.CHART``; of one about all cells together, ``LABEL.all.CHART``.
+    """The charts of one answer, ``LABEL.CHART``; of an answer about all cells together, ``LABEL.all.CHART``.
 
-    The maps of the latter stand for arms: those of the same axes have the same colours.
+    Maps of a common answer stand for arms, so maps with the same axes share their colours.
     """
     stem = f"{label}.all" if common else label
     found = {f"{stem}.{chart.name}": _layout([((), "", [chart])]) for chart in answer.charts}
-    whole = {name: laid for name, laid in found.items() if laid is not None}
+    whole = {name: chart for name, chart in found.items() if chart is not None}
     if not common:
         return whole
     ends: dict[tuple[str, ...], list[float]] = {}
-    for laid in whole.values():
-        if laid.of.kind == "heat":
-            values = [y for panel in laid.panels for line in panel.lines for y in line.y if y is not None]
-            ends.setdefault(_axes(laid.of), []).extend((min(values), max(values)))
+    for chart in whole.values():
+        if chart.of.kind == "heat":
+            values = [y for panel in chart.panels for line in panel.lines for y in line.y if y is not None]
+            ends.setdefault(_axes(chart.of), []).extend((min(values), max(values)))
     shared = {axes: (min(values), max(values)) for axes, values in ends.items()}
-    return {name: replace(laid, limits=shared.get(_axes(laid.of))) for name, laid in whole.items()}
+    return {name: replace(chart, limits=shared.get(_axes(chart.of))) for name, chart in whole.items()}
 
 
 def _axes(chart: Chart) -> tuple[str, ...]:
@@ -90,28 +86,28 @@ def _axes(chart: Chart) -> tuple[str, ...]:
 
 
 def arm_layouts(outcomes: Outcomes) -> dict[str, ChartLayout]:
-    """Each chart of the cells' answers with all arms in it, those of equal label and name; then the common ones."""
+    """Each chart of the cells' answers with all arms in it, by label and name; then the charts of common answers."""
     charts: dict[str, dict[Key, list[Chart]]] = {}
-    called = arm_names(outcomes)
-    titles = called if len(called) > 1 else dict.fromkeys(called, "")
+    names = arm_names(outcomes)
+    titles = names if len(names) > 1 else dict.fromkeys(names, "")
     for cell in outcomes.cells:
-        key = tuple(cell.arm[axis] for axis in outcomes.axes)
-        for asked in cell.answers:
-            for chart in asked.answer.charts:
-                charts.setdefault(f"{asked.label}.{chart.name}", {}).setdefault(key, []).append(chart)
+        for stored in cell.answers:
+            for chart in stored.answer.charts:
+                by_arm = charts.setdefault(f"{stored.label}.{chart.name}", {})
+                by_arm.setdefault(outcomes.key(cell.arm), []).append(chart)
     found = {
-        name: _layout([(key, titles[key], by_arm[key]) for key in called if key in by_arm])
+        name: _layout([(key, titles[key], by_arm[key]) for key in names if key in by_arm])
         for name, by_arm in sorted(charts.items(), key=lambda one: one[0].partition(".")[0])
     }
-    for asked in outcomes.answers:
-        found |= answer_layouts(asked.label, asked.answer, common=True)
-    return {name: laid for name, laid in found.items() if laid is not None}
+    for stored in outcomes.answers:
+        found |= answer_layouts(stored.label, stored.answer, common=True)
+    return {name: chart for name, chart in found.items() if chart is not None}
 
 
 def average_series(found: Sequence[Series]) -> tuple[tuple[Position, ...], list[float | None], list[float | None]]:
-    """Places, means and deviations of a series over seeds; of one seed alone, its own spread.
+    """Places, means and deviations of a series over seeds; of a single seed, the spread that it has itself.
 
-    Where seeds have different places, each place has the mean of those that have it.
+    If seeds have different places, the mean at a place is over the seeds that have it.
     """
     if len(found) == 1:
         (one,) = found
@@ -128,14 +124,14 @@ def average_series(found: Sequence[Series]) -> tuple[tuple[Position, ...], list[
 
 
 def order_places(places: Iterable[Position]) -> tuple[Position, ...]:
-    """Each once: numbers ascending; where there are words, as they come."""
+    """Each place once: numbers ascending, words in the order in which they come."""
     once = list(dict.fromkeys(places))
     numbers = [place for place in once if not isinstance(place, str)]
     return tuple(once) if len(numbers) < len(once) else tuple(sorted(numbers))
 
 
 def _layout(by_arm: Sequence[tuple[Key, str, Sequence[Chart]]]) -> ChartLayout | None:
-    """The arms' charts as one; None where no series has a point. The first decides what kind it is."""
+    """The charts of all arms as one, of the kind of the first; None if no series has a point."""
     chart = by_arm[0][2][0]
     arms = [(key, title, _series([one for one in charts if one.kind == chart.kind])) for key, title, charts in by_arm]
     arms = [(key, title, series) for key, title, series in arms if series]
@@ -144,10 +140,10 @@ def _layout(by_arm: Sequence[tuple[Key, str, Sequence[Chart]]]) -> ChartLayout |
         return None
     several = len(arms) > 1
     if chart.kind == "heat":
-        told: Any = "nothing"
+        styled_by: Any = "nothing"
         panels = [ChartPanel(title, tuple(series.values())) for _, title, series in arms]
-    elif several and len(every) <= PARTED_UP_TO:
-        told = "arms"
+    elif several and len(every) <= PANELS_OF_SERIES:
+        styled_by = "arms"
         panels = [
             ChartPanel(
                 one_line(name) if len(every) > 1 else "",
@@ -156,13 +152,13 @@ def _layout(by_arm: Sequence[tuple[Key, str, Sequence[Chart]]]) -> ChartLayout |
             for name in every
         ]
     else:
-        told = "series" if len(every) > 1 else "nothing"
+        styled_by = "series" if len(every) > 1 else "nothing"
         panels = [ChartPanel(title, tuple(list(series.values())[:LINES])) for _, title, series in arms]
-    return ChartLayout(chart, tuple(panels[:PANELS]), told, " ".join(_caption_lines(chart, by_arm, panels, arms)))
+    return ChartLayout(chart, tuple(panels[:PANELS]), styled_by, " ".join(_caption_lines(chart, by_arm, panels, arms)))
 
 
 def _series(charts: Sequence[Chart]) -> dict[str, ChartLine]:
-    """Each series of an arm over its seeds, by name, those without a single value left out."""
+    """Each series of an arm over its seeds, by name; without series that have no value."""
     gathered: dict[str, list[Series]] = {}
     for chart in charts:
         for series in chart.series:
@@ -179,7 +175,7 @@ def _series(charts: Sequence[Chart]) -> dict[str, ChartLine]:
 
 
 def thin_line(line: ChartLine) -> ChartLine:
-    """A line of at most about ``POINTS`` places: evenly spaced ones, and the extremes of each stretch between them."""
+    """A line of at most about ``POINTS`` places: evenly spaced ones, and the extremes between them."""
     count = len(line.x)
     if count <= POINTS:
         return line
@@ -199,7 +195,7 @@ def _take_places(line: ChartLine, places: Sequence[int]) -> ChartLine:
 
 
 def _drop_nonfinite(series: Series) -> Series:
-    """Without what no float can reckon with, and deviations below zero."""
+    """A series without numbers that are not finite, and without deviations below zero."""
     kept = [place for place, x in enumerate(series.x) if isinstance(x, str) or number(x) is not None]
     y = [number(series.y[place]) for place in kept]
     spread = [number((series.spread or [None] * len(series.x))[place]) for place in kept]
@@ -213,7 +209,7 @@ def _caption_lines(
     panels: Sequence[ChartPanel],
     arms: Sequence[tuple[Key, str, Mapping[str, ChartLine]]],
 ) -> Iterator[str]:
-    """The caption, how it was averaged, and what there was no room for."""
+    """The caption, how seeds were averaged, and what is left out."""
     own = one_line(chart.caption)
     yield own if own.endswith((".", "!", "?")) or not own else f"{own}."
     if any(len(charts) > 1 for _, _, charts in by_arm):

@@ -1,6 +1,6 @@
-"""What the results of an ablation say for a picture: plain numbers, nothing drawn.
+"""The numbers of a picture of an ablation, before anything is drawn.
 
-A result that lacks a number, or has something else in its place, adds nothing; the other results stand.
+A result that lacks a number adds nothing; the other results count.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from forgetkit.results.outcome import Outcomes
 from forgetkit.results.statistics import Summary, summarize
-from forgetkit.results.table import LARGEST
+from forgetkit.results.table import as_number
 
 Arm = Mapping[str, str]
 Result = Mapping[str, Any]
@@ -28,7 +28,7 @@ class SeedCurve:
 
 @dataclass(frozen=True)
 class CostPoint:
-    """What an arm costs and reaches: (cost, accuracy) of each of its runs, and the means."""
+    """(cost, accuracy) of each run of an arm, and the means."""
 
     arm: Arm
     runs: tuple[tuple[float, float], ...]
@@ -41,18 +41,17 @@ class CostPoint:
 
 @dataclass(frozen=True)
 class CostSeries:
-    """Accuracy against cost, and what the cost is counted in."""
+    """Accuracy against cost; ``measure`` is the unit of the cost."""
 
     measure: str
-    spots: tuple[CostPoint, ...]
+    points: tuple[CostPoint, ...]
 
 
 @dataclass(frozen=True)
 class ResetShares:
-    """The share of each layer that an arm resets, the mean over mega-batches and seeds.
+    """The share of each layer that an arm resets, the mean over mega-batches and seeds; None if it has no such layer.
 
-    None where an arm has no such layer. ``layers`` stand in the order of execution, as recorded; arms that reset
-    nothing are left out.
+    ``layers`` are in the order of execution, as recorded; arms that reset nothing are left out.
     """
 
     layers: tuple[str, ...]
@@ -60,14 +59,13 @@ class ResetShares:
 
 
 def number(value: Any) -> float | None:
-    """A number that counts in tables too, else None."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return float(value) if abs(value) <= LARGEST else None
+    """A number that counts in tables too, as a float; else None."""
+    found = as_number(value)
+    return None if found is None else float(found)
 
 
 def results(outcomes: Outcomes, arm: Arm) -> list[Result]:
-    """What an arm's completed cells hold, by seed."""
+    """The results of an arm's completed cells, by seed."""
     cells = outcomes.of(arm)
     return [cell.result for cell in cells if cell.status == "completed" and isinstance(cell.result, Mapping)]
 
@@ -83,21 +81,21 @@ def errors(outcomes: Outcomes) -> tuple[SeedCurve, ...]:
 
 
 def costs(outcomes: Outcomes) -> CostSeries:
-    """Test accuracy against forward and backward passes where each result has counted them, else samples seen."""
+    """Test accuracy against forward and backward passes if every result counts them, else against samples seen."""
     found = [result for arm in outcomes.arms() for result in results(outcomes, arm)]
     counted = bool(found) and all(_passes(result) is not None for result in found)
     cost = _passes if counted else _samples
-    spots = []
+    points = []
     for arm in outcomes.arms():
         pairs = [(cost(result), number(result.get("test_accuracy"))) for result in results(outcomes, arm)]
         runs = tuple((x, y) for x, y in pairs if x is not None and y is not None)
         if runs:
-            spots.append(CostPoint(arm, runs))
-    return CostSeries("forward and backward passes" if counted else "samples seen", tuple(spots))
+            points.append(CostPoint(arm, runs))
+    return CostSeries("forward and backward passes" if counted else "samples seen", tuple(points))
 
 
 def resets(outcomes: Outcomes) -> ResetShares:
-    """The share of each layer that is reset at a forgetting."""
+    """The share of each layer that is reset between two mega-batches."""
     by_arm: list[tuple[Arm, dict[str, float]]] = []
     for arm in outcomes.arms():
         seeds = [_shares(result) for result in results(outcomes, arm)]
@@ -131,13 +129,13 @@ def _curves(outcomes: Outcomes, values: Callable[[Rows], Iterator[tuple[int, flo
 
 
 def _summed(rows: Rows) -> Iterator[tuple[int, float | None]]:
-    """A mega-batch whose errors are not known ends the sum."""
+    """Errors so far; a mega-batch without a count ends the sum."""
     total = 0.0
     for index, row in rows:
-        made = number(row.get("test_errors"))
-        if made is None:
+        errors_made = number(row.get("test_errors"))
+        if errors_made is None:
             return
-        total += made
+        total += errors_made
         yield index, total
 
 
@@ -151,7 +149,7 @@ def _passes(result: Result) -> float | None:
 
 
 def _shares(result: Result) -> dict[str, float]:
-    """The share of each layer that a run resets, the mean over its forgettings."""
+    """The share of each layer that a run resets, the mean over its mega-batches."""
     shares: dict[str, list[float]] = {}
     for _, row in _rows(result):
         unlearn = row.get("unlearn") or {}

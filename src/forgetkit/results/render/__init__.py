@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from forgetkit.errors import OptionError, suggest
 from forgetkit.results.render import csv, html, json, latex, markdown
+from forgetkit.results.render.document import Document
+from forgetkit.results.render.table_document import table_document
 from forgetkit.results.table import Table
 
-__all__ = ["FORMATS", "render"]
+__all__ = ["FORMATS", "format_document", "render"]
 
-FORMATS = ("markdown", "latex", "csv", "json", "html")
+_FORMATTERS = {
+    "markdown": markdown.format_document,
+    "latex": latex.format_document,
+    "csv": csv.format_document,
+    "json": json.format_document,
+    "html": html.format_document,
+}
+FORMATS = tuple(_FORMATTERS)
 
 
 def render(table: Table, form: str) -> str:
-    """``table`` in one of ``FORMATS``, with a newline at the end."""
-    renderers = {
-        "markdown": markdown.render,
-        "latex": latex.render,
-        "csv": csv.render,
-        "json": json.render,
-        "html": html.render,
-    }
-    if form not in renderers:
-        raise OptionError(f"there is no format '{form}'; {suggest(form, FORMATS)}")
-    return renderers[form](table)
+    """Return ``table`` in one of ``FORMATS``, with a newline at the end."""
+    require_format(form)
+    return format_document(table_document(table), form)
+
+
+def format_document(document: Document, form: str) -> str:
+    """Return ``document`` in one of ``FORMATS``, with a newline at the end."""
+    return _FORMATTERS[form](document)
+
+
+def require_format(form: str, formats: Sequence[str] = FORMATS) -> None:
+    """Raise ``OptionError`` if ``form`` is none of ``formats``."""
+    if form not in formats:
+        raise OptionError(f"there is no format '{form}'; {suggest(form, formats)}")

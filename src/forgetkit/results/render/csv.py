@@ -1,38 +1,34 @@
-"""The cells themselves, for other programs: one line per run, every number at full precision."""
+"""One line per record for other programs, with numbers at full precision."""
 
 from __future__ import annotations
 
 import csv
 import io
+from typing import Any
 
-from forgetkit.results.table import Table
+from forgetkit.results.render.document import Document
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
-def render(table: Table) -> str:
-    """The axes, then seed, status, reason and digest, then a number per column; what is not there is empty.
+def format_document(document: Document) -> str:
+    """Write the records; None is an empty field.
 
-    An apostrophe stands in front of a text that a spreadsheet would take for a formula.
+    A text that a spreadsheet would take for a formula begins with an apostrophe.
     """
     text = io.StringIO()
-    # Texts in quotes: a lone carriage return in one would else break the line.
+    # Quotes keep a text with a lone carriage return on one line.
     writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
-    heads = [*table.axes, "seed", "status", "reason", "digest", *(column.key for column in table.columns)]
-    writer.writerow(map(_escape_formula, heads))
-    for row in table.rows:
-        for cell in row.cells:
-            said = cell.seed, cell.status, _escape_formula(cell.reason), cell.digest
-            writer.writerow([*map(_escape_formula, row.labels), *said, *cell.values])
+    writer.writerows(map(_escape_formula, record) for record in document.records)
     return text.getvalue()
 
 
-def _escape_formula(text: str) -> str:
-    """So that no spreadsheet calculates with it; a number, like ``-1``, is left as it is."""
-    if not text.startswith(_FORMULA):
-        return text
+def _escape_formula(value: Any) -> Any:
+    """Put an apostrophe before a formula; a text that is a number, like ``-1``, stays as it is."""
+    if not isinstance(value, str) or not value.startswith(_FORMULA):
+        return value
     try:
-        float(text)
+        float(value)
     except ValueError:
-        return f"'{text}"
-    return text
+        return f"'{value}"
+    return value

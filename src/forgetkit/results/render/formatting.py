@@ -1,4 +1,4 @@
-"""What a table says in words and figures, before a format escapes and sets it."""
+"""The words and figures of a table, before an output format escapes them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SHOWN_IN = {"fraction": 100, "bytes": 2**-20}
 
 @dataclass(frozen=True)
 class FormattedEntry:
-    """An entry as it is read."""
+    """An entry as text."""
 
     text: str
     bold: bool
@@ -27,14 +27,14 @@ class FormattedEntry:
 
 @dataclass(frozen=True)
 class FormattedDifference:
-    """A number of an arm less the baseline's, as it is read; ``said`` goes with :func:`difference_heads`."""
+    """The difference of a number to the baseline as text; ``said`` has a text per :func:`difference_heads`."""
 
     number: str
     said: tuple[str, str, str]
 
 
 def one_line(text: str) -> str:
-    """One line without control characters, whatever a user has typed."""
+    """Return a text as one line without control characters."""
     return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
 
 
@@ -46,7 +46,7 @@ def heading(column: Column) -> str:
 
 
 def labels(row: TableRow) -> list[str]:
-    """An arm's values; those that the row above has too are left out."""
+    """The values of an arm; empty if the row above has the same."""
     return ["" if place < row.repeats else one_line(label) for place, label in enumerate(row.labels)]
 
 
@@ -56,14 +56,14 @@ def arm_label(table: Table, row: TableRow) -> str:
 
 
 def format_figure(value: float, unit: Unit) -> str:
-    """Percent with two digits, whole counts, tenths of seconds and MiB, of all else four digits or what is whole."""
+    """Percent with two decimals, whole counts, tenths of seconds and MiB; other numbers with four digits."""
     number = "z,.0f" if 1000 <= abs(value) < _MANY else "z.4g"
     digits = {"fraction": "z.2f", "count": "z,.0f", "seconds": "z,.1f", "bytes": "z,.1f", "number": number}[unit]
     return format(value * _SHOWN_IN.get(unit, 1), digits)
 
 
 def format_figures(values: Sequence[float], unit: Unit) -> list[str]:
-    """Figures that belong together, with the decimals that give the largest of them four digits."""
+    """Format figures with the same decimals, so that the largest has four digits."""
     largest = max(map(abs, values))
     whole = all(float(value).is_integer() for value in values)
     if unit != "number" or whole or not _FEW <= largest < _MANY:
@@ -73,10 +73,10 @@ def format_figures(values: Sequence[float], unit: Unit) -> list[str]:
 
 
 def format_entries(table: Table) -> list[list[FormattedEntry]]:
-    """The entries of each row: ``93.32 ± 0.21 (n=3)``, with n where others have more.
+    """The entries of each row: ``93.32 ± 0.21 (n=3)``, with n if others have more seeds.
 
-    A cost that is the same for every seed stands without its deviation of zero.
-    An arm without a number shows what became of its seeds, and a dash where they are completed.
+    A cost that is the same for every seed has no deviation. An arm without a number shows the statuses of its seeds, or
+    a dash if they are completed.
     """
     most = _most_seeds(table)
 
@@ -103,7 +103,7 @@ def format_comparison(judgement: Judgement, unit: Unit) -> str:
 
 
 def format_differences(table: Table) -> list[tuple[TableRow, list[FormattedDifference]]]:
-    """Each arm that is compared with the baseline, and its numbers; none where there is nothing to compare."""
+    """Each arm that is compared with the baseline, and its differences; empty if nothing is compared."""
     found = []
     for row in table.rows:
         pairs = zip(row.entries, table.columns, strict=True)
@@ -114,7 +114,7 @@ def format_differences(table: Table) -> list[tuple[TableRow, list[FormattedDiffe
 
 
 def difference_heads(table: Table) -> tuple[str, str, str]:
-    """What is said of each difference; no interval is announced where none is shown."""
+    """The headings of a difference; without the interval if none is shown."""
     judged = distinct(entry.to_baseline for row in table.rows for entry in row.entries)
     interval = " [95 % interval]" if any(one.comparison.low is not None for one in judged) else ""
     return f"difference{interval}", "corrected p", "verdict"
@@ -126,16 +126,16 @@ def differences_title(table: Table) -> str:
 
 
 def _format_verdict(judgement: Judgement, column: Column) -> FormattedDifference:
-    """Where seeds are too few for a verdict, p says nothing and is left out."""
+    """The difference, p and verdict; p is left out if seeds are too few for a verdict."""
     few = judgement.verdict == "too few seeds" or judgement.adjusted is None
     p = "–" if few else f"{judgement.adjusted:.2g}"
     return FormattedDifference(heading(column), (format_difference(judgement, column.unit), p, judgement.verdict))
 
 
 def format_difference(judgement: Judgement, unit: Unit) -> str:
-    """``+1.25 [0.50, 2.00]``; ``+1.25 (each seed)`` where the difference is the same at every one.
+    """``+1.25 [0.50, 2.00]``; ``+1.25 (each seed)`` if the difference is the same at every seed.
 
-    Without an interval where seeds are too few for a verdict.
+    There is no interval if seeds are too few for a verdict.
     """
     compared = judgement.comparison
     if compared.difference is None:
@@ -150,7 +150,7 @@ def format_difference(judgement: Judgement, unit: Unit) -> str:
 
 
 def _finer(values: Sequence[float], unit: Unit) -> list[str]:
-    """A mean and the ends of an interval, with two digits of its width."""
+    """Format a mean and the ends of an interval with two digits of its width."""
     scaled = [value * _SHOWN_IN.get(unit, 1) for value in values]
     width = scaled[2] - scaled[1]
     decimals = min(15, max(0, 1 - math.floor(math.log10(width)))) if width > 0 else 15
@@ -158,7 +158,7 @@ def _finer(values: Sequence[float], unit: Unit) -> list[str]:
 
 
 def notes(table: Table) -> list[str]:
-    """Each arm that lost seeds, and which; each that is the same runs as another."""
+    """Each arm that lost seeds, and each that is the same runs as another."""
     lost = [f"{arm_label(table, row)}: {row.note}" for row in table.rows if row.note]
     twins = [(row, twin) for row in table.rows if (twin := table.twin(row)) is not None]
     return [
@@ -171,12 +171,12 @@ def notes(table: Table) -> list[str]:
 
 
 def legend(table: Table, bold: str = "Bold:") -> list[str]:
-    """What ±, bold (or what stands in its place) and star mean in this table, and what its seeds cannot show."""
+    """What ±, bold (or its replacement) and star mean in this table, and what its seeds cannot show."""
     return [*meanings(table), *_spread(table), *_bold(table, bold), *_stars(table)]
 
 
 def meanings(table: Table) -> Iterator[str]:
-    """Each column that says what it is: ``nll: mean cross entropy``."""
+    """Each column with a meaning: ``nll: mean cross entropy``."""
     for column in table.columns:
         if column.meaning:
             yield f"{one_line(column.title)}: {one_line(column.meaning)}."
@@ -226,7 +226,7 @@ def _stars(table: Table) -> Iterator[str]:
 
 
 def distinct(judged: Iterable[Judgement | None]) -> list[Judgement]:
-    """Each comparison once: arms that are the same runs share one."""
+    """Each comparison once; arms that are the same runs share one."""
     return list({id(one): one for one in judged if one is not None and one.comparison.n}.values())
 
 

@@ -1,4 +1,4 @@
-"""The table with all its numbers, for other programs."""
+"""A table with all its numbers, for other programs."""
 
 from __future__ import annotations
 
@@ -6,72 +6,23 @@ import dataclasses
 import json
 from typing import Any
 
-from forgetkit.results.render import formatting
-from forgetkit.results.statistics import ALPHA, CONFIDENCE, Judgement
-from forgetkit.results.table import Table, TableEntry, TableRow
-
-SCHEMA = 1
+from forgetkit.results.render.document import Document
+from forgetkit.results.statistics import Judgement
+from forgetkit.results.table import Column
 
 
-def render(table: Table) -> str:
-    """One object, indented. Fractions stay fractions; null is what is not there."""
-    keys = [column.key for column in table.columns]
-    content = {
-        "schema": SCHEMA,
-        "title": table.title,
-        "alpha": ALPHA,
-        "confidence": CONFIDENCE,
-        "axes": table.axes,
-        "baseline": None if table.baseline is None else _arm(table, table.baseline),
-        "columns": [
-            {
-                "key": column.key,
-                "title": column.title,
-                "unit": column.unit,
-                "higher_is_better": column.higher_is_better,
-            }
-            for column in table.columns
-        ],
-        "rows": [
-            {
-                "arm": _arm(table, row),
-                "note": row.note,
-                "same_runs_as": None if (twin := table.twin(row)) is None else _arm(table, twin),
-                "entries": dict(zip(keys, map(_entry, row.entries), strict=True)),
-                "cells": [
-                    {
-                        "seed": cell.seed,
-                        "status": cell.status,
-                        "reason": cell.reason,
-                        "digest": cell.digest,
-                        "values": dict(zip(keys, cell.values, strict=True)),
-                    }
-                    for cell in row.cells
-                ],
-            }
-            for row in table.rows
-        ],
-        "legend": formatting.legend(table),
-    }
-    return json.dumps(content, indent=2, allow_nan=False) + "\n"
+def format_document(document: Document) -> str:
+    """Write the content as one indented object."""
+    return json.dumps(document.content, indent=2, allow_nan=False) + "\n"
 
 
-def _arm(table: Table, row: TableRow) -> dict[str, str]:
-    return dict(zip(table.axes, row.labels, strict=True))
+def column_content(column: Column) -> dict[str, Any]:
+    """What describes a column."""
+    return {"key": column.key, "title": column.title, "unit": column.unit, "higher_is_better": column.higher_is_better}
 
 
-def _entry(entry: TableEntry) -> dict[str, Any]:
-    return {
-        **dataclasses.asdict(entry.summary),
-        "best": entry.best,
-        "to_baseline": _judgement(entry.to_baseline),
-        "to_best": _judgement(entry.to_best),
-    }
-
-
-def _judgement(judgement: Judgement | None) -> dict[str, Any] | None:
-    if judgement is None:
-        return None
+def judgement_content(judgement: Judgement) -> dict[str, Any]:
+    """A comparison with its corrected p value and verdict."""
     return {
         **dataclasses.asdict(judgement.comparison),
         "adjusted": judgement.adjusted,

@@ -1,17 +1,17 @@
-"""Tables for papers: a tabular of booktabs and its legend, to be read in with ``\\input``."""
+r"""Tables for papers: a tabular of booktabs and its legend, to be read in with ``\input``."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 from forgetkit.results.line_breaks import break_lines
-from forgetkit.results.render import formatting
-from forgetkit.results.table import Table, TableRow
+from forgetkit.results.render.document import Document, Heading, Remarks, Sheet, TextCell
+from forgetkit.results.render.formatting import STAR
 
 _LETTERS = {
-    # What TeX would act on. Brackets and stars could be taken for an option of the \\ before them.
+    # Characters that TeX acts on. Brackets and stars could become an option of the \\ before them.
     "\\": r"\textbackslash{}",
     "{": r"\{",
     "}": r"\}",
@@ -25,7 +25,7 @@ _LETTERS = {
     "_": r"\_",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
-    # What its old fonts have elsewhere, or join with a neighbour.
+    # Characters that its old fonts have elsewhere, or join with a neighbour.
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
@@ -33,7 +33,7 @@ _LETTERS = {
     "`": r"\textasciigrave{}",
     "–": r"\textendash{}",
     "—": r"\textemdash{}",
-    # What every engine can set, in its own words.
+    # Characters with a command in every engine.
     "±": r"$\pm$",
     "×": r"$\times$",
     "↑": r"$\uparrow$",
@@ -64,95 +64,64 @@ _ACCENTS = {
 }
 
 
-_HEAD = 14
-_LABEL = 24
-"""Letters to a line of a heading and of a label."""
+_HEAD, _LABEL = 14, 24  # letters to a line of a heading and of a label
 
 
-def render(table: Table) -> str:
-    """A tabular with a little space between groups, then the legend and the notes in small print.
-
-    Headings and labels are broken where they are long; a table that is still wider than the line is made smaller.
-    """
-    heads = [_stack_lines(formatting.heading(column), _HEAD, "b", "r") for column in table.columns]
-    lines = [
-        f"% {formatting.one_line(table.title)}",
-        r"% Needs \usepackage{booktabs,graphicx}.",
-        *_tabular(table, "r" * len(heads), heads, _body(table)),
-        "",
-        r"\smallskip",
-        r"{\footnotesize\raggedright",
-        *(rf"{escape(line)}\par" for line in [*formatting.legend(table), *formatting.notes(table)]),
-        "}",
-        *_differences(table),
-    ]
+def format_document(document: Document) -> str:
+    """Write the sheets as tabulars, and the remarks in small print."""
+    packages = "booktabs,graphicx" if document.fit else "booktabs"
+    lines = [rf"% Needs \usepackage{{{packages}}}."]
+    for place, block in enumerate(document.blocks):
+        if isinstance(block, Heading):
+            lines += ["", r"\medskip", rf"{escape(block.text)}\par"]
+        elif isinstance(block, Remarks):
+            small = r"{\footnotesize\raggedright" if document.fit else r"{\footnotesize"
+            lines += ["", r"\smallskip", small, *(rf"{escape(line)}\par" for line in (*block.lines, *block.notes)), "}"]
+        else:
+            if place == 0:
+                lines.insert(0, f"% {block.title}")
+            elif block.title:
+                lines += ["", r"\medskip", rf"\noindent {escape(block.title)}\par\smallskip"]
+            lines += _tabular(block, fit=document.fit)
     return "\n".join(lines) + "\n"
 
 
-def _tabular(table: Table, shape: str, heads: Sequence[str], body: Iterable[str]) -> Iterator[str]:
-    """Lines of a tabular whose first columns are the axes; ``shape`` is that of the others."""
-    yield r"\noindent\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"
-    yield rf"\begin{{tabular}}{{@{{}}{'l' * len(table.axes)}{shape}@{{}}}}"
-    yield r"\toprule"
-    yield _line([*(escape(formatting.one_line(axis)) for axis in table.axes), *heads])
-    yield r"\midrule"
-    yield from body
-    yield r"\bottomrule"
-    yield r"\end{tabular}}"
-
-
-def _body(table: Table) -> Iterator[str]:
-    grouped = any(row.repeats for row in table.rows)
-    for place, (row, entries) in enumerate(zip(table.rows, formatting.format_entries(table), strict=True)):
-        if grouped and place and row.repeats == 0:
-            yield r"\addlinespace"
-        yield _line([*_labels(formatting.labels(row)), *map(_figure, entries)])
-
-
-def _differences(table: Table) -> Iterator[str]:
-    """A paragraph that says from what, then a tabular with a line per arm and number."""
-    compared = formatting.format_differences(table)
-    if not compared:
-        return
-    yield from ("", r"\medskip", rf"\noindent {escape(formatting.differences_title(table))}\par\smallskip")
-    yield from _tabular(
-        table, "lrrl", list(map(escape, ("number", *formatting.difference_heads(table)))), _lines(compared)
+def _tabular(sheet: Sheet, *, fit: bool) -> Iterator[str]:
+    """Lines of a tabular; with ``fit`` at most as wide as the line, with space between groups, long texts broken."""
+    breaks_heads = fit and not sheet.differences
+    heads = (
+        _stack_lines(head, _HEAD, "b", "r") if breaks_heads and column.kind == "number" else escape(head)
+        for column, head in zip(sheet.columns, sheet.heads, strict=True)
     )
-
-
-def _lines(compared: Sequence[tuple[TableRow, Sequence[formatting.FormattedDifference]]]) -> Iterator[str]:
-    for place, (row, numbers) in enumerate(compared):
-        if place:
+    if fit:
+        yield r"\noindent\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"
+    sides = "".join("r" if column.kind == "number" else "l" for column in sheet.columns)
+    yield from (rf"\begin{{tabular}}{{@{{}}{sides}@{{}}}}", r"\toprule", _line(heads), r"\midrule")
+    spaced = fit and (sheet.differences or any(row.repeats for row in sheet.rows))
+    for place, row in enumerate(sheet.rows):
+        if spaced and place and row.repeats == 0:
             yield r"\addlinespace"
-        labels = [formatting.one_line(label) for label in row.labels]
-        for one in numbers:
-            yield _line([*_labels(labels), _stack_lines(one.number, _LABEL, "t", "l"), *map(_escape_signed, one.said)])
-            labels = [""] * len(labels)
+        labels, others = row.shown[: sheet.labels], row.shown[sheet.labels :]
+        names = (_stack_lines(cell.text, _LABEL, "t", "l") if fit else _cell(cell) for cell in labels)
+        yield _line([*names, *map(_cell, others)])
+    yield from (r"\bottomrule", r"\end{tabular}}" if fit else r"\end{tabular}")
 
 
-def _labels(labels: Iterable[str]) -> list[str]:
-    return [_stack_lines(label, _LABEL, "t", "l") for label in labels]
-
-
-def _stack_lines(text: str, width: int, place: str, side: str) -> str:
-    """Text in lines, set as a small tabular where it takes more than one."""
-    lines = [escape(line) for line in break_lines(text, width)]
-    stack = r"\\".join(lines)
-    return stack if len(lines) == 1 else rf"\begin{{tabular}}[{place}]{{@{{}}{side}@{{}}}}{stack}\end{{tabular}}"
-
-
-def _line(cells: Sequence[str]) -> str:
+def _line(cells: Iterable[str]) -> str:
     return rf"{' & '.join(cells)} \\"
 
 
-def _figure(shown: formatting.FormattedEntry) -> str:
-    text = _escape_signed(shown.text)
-    return (rf"\textbf{{{text}}}" if shown.bold else text) + (rf"$^{{{formatting.STAR}}}$" if shown.star else "")
+def _cell(cell: TextCell) -> str:
+    """With minus signs in place of hyphens before figures."""
+    text = re.sub(r"-(?=\d)", "$-$", escape(cell.text))
+    return (rf"\textbf{{{text}}}" if cell.bold else text) + (rf"$^{{{STAR}}}$" if cell.star else "")
 
 
-def _escape_signed(text: str) -> str:
-    """Escaped, with minus signs in place of hyphens before figures."""
-    return re.sub(r"-(?=\d)", "$-$", escape(text))
+def _stack_lines(text: str, width: int, place: str, side: str) -> str:
+    """Text in lines, set as a small tabular if it takes more than one."""
+    lines = [escape(line) for line in break_lines(text, width)]
+    stack = r"\\".join(lines)
+    return stack if len(lines) == 1 else rf"\begin{{tabular}}[{place}]{{@{{}}{side}@{{}}}}{stack}\end{{tabular}}"
 
 
 def escape(text: str) -> str:

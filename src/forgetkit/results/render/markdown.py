@@ -3,56 +3,41 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
 
-from forgetkit.results.render import formatting
-from forgetkit.results.table import Table
-
-
-def render(table: Table) -> str:
-    """Title, table, legend, a list of notes, the differences to the baseline."""
-    heads = [*map(formatting.one_line, table.axes), *map(formatting.heading, table.columns)]
-    lines = [f"**{escape(formatting.one_line(table.title))}**", ""] if formatting.one_line(table.title) else []
-    lines += head(heads, len(table.axes))
-    for row, entries in zip(table.rows, formatting.format_entries(table), strict=True):
-        lines.append(line([*map(escape, formatting.labels(row)), *map(_figure, entries)]))
-    lines += ["", *map(escape, formatting.legend(table))]
-    notes = formatting.notes(table)
-    if notes:
-        lines += ["", *(f"- {escape(note)}" for note in notes)]
-    return "\n".join([*lines, *_differences(table)]) + "\n"
+from forgetkit.results.render.document import Block, Document, Heading, Sheet, TextCell
+from forgetkit.results.render.formatting import STAR
 
 
-def _differences(table: Table) -> list[str]:
-    """A title, and a table with a line per arm and number; nothing where nothing is compared."""
-    compared = formatting.format_differences(table)
-    if not compared:
-        return []
-    heads = [*map(formatting.one_line, table.axes), "number", *formatting.difference_heads(table)]
-    lines = ["", f"**{escape(formatting.differences_title(table))}**", "", *head(heads, len(table.axes) + 1)]
-    for row, numbers in compared:
-        labels = [formatting.one_line(label) for label in row.labels]
-        for one in numbers:
-            lines.append(line(map(escape, [*labels, one.number, *one.said])))
-            labels = [""] * len(labels)
-    return lines
+def format_document(document: Document) -> str:
+    """Write the blocks with a blank line between them."""
+    return "\n\n".join(text for block in document.blocks for text in _paragraphs(block)) + "\n"
 
 
-def head(heads: Sequence[str], labels: int) -> list[str]:
-    """The two lines that a table begins with; the first ``labels`` columns stand to the left, figures to the right."""
-    return [line(map(escape, heads)), line([":--"] * labels + ["--:"] * (len(heads) - labels))]
+def _paragraphs(block: Block) -> Iterator[str]:
+    if isinstance(block, Heading):
+        yield escape(block.text)
+    elif isinstance(block, Sheet):
+        if block.title:
+            yield f"**{escape(block.title)}**"
+        sides = (":--" if column.kind == "label" else "--:" for column in block.columns)
+        rows = (_line(map(_cell, row.shown)) for row in block.rows)
+        yield "\n".join([_line(map(escape, block.heads)), _line(sides), *rows])
+    else:
+        yield "\n".join(map(escape, block.lines))
+        if block.notes:
+            yield "\n".join(f"- {escape(note)}" for note in block.notes)
 
 
-def line(cells: Iterable[str]) -> str:
-    """A line of a table, whose cells are escaped already."""
+def _line(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+def _cell(cell: TextCell) -> str:
+    text = escape(cell.text)
+    return (f"**{text}**" if cell.bold else text) + (escape(STAR) if cell.star else "")
+
+
 def escape(text: str) -> str:
-    """What could be read as markup stands for itself; a sign at the start would begin a list."""
+    """Escape markup, and a sign at the start, which would begin a list."""
     return re.sub(r"[\\`*_\[\]<>|~&$#]|^[-+](?!\d)", r"\\\g<0>", text)
-
-
-def _figure(shown: formatting.FormattedEntry) -> str:
-    text = escape(shown.text)
-    return (f"**{text}**" if shown.bold else text) + (escape(formatting.STAR) if shown.star else "")

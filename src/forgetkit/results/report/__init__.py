@@ -1,11 +1,11 @@
-"""An ablation as one page of HTML that needs nothing else: no network, no other file, and no script to be read."""
+"""An ablation as one page of HTML, without network, other files, or a script that reading needs."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING
@@ -15,8 +15,9 @@ from markupsafe import Markup
 
 from forgetkit.results import plots
 from forgetkit.results.outcome import Outcomes
-from forgetkit.results.render import html
-from forgetkit.results.report import analysis_sections
+from forgetkit.results.render.html import format_block
+from forgetkit.results.render.table_document import difference_sheets, main_sheet, remarks
+from forgetkit.results.report.analysis_sections import analysis_sections
 from forgetkit.results.report.report_data import gather_report_data
 from forgetkit.results.table import Table
 
@@ -27,25 +28,26 @@ __all__ = ["render_page"]
 
 
 def render_page(outcomes: Outcomes, table: Table, figures: Mapping[str, Figure] | None) -> str:
-    """The page: summary, table, pictures, analyses, configurations, overrides, provenance.
+    """Return the page: summary, table, pictures, analyses, configurations, overrides, provenance.
 
-    ``figures`` are ``plots.pictures(outcomes)``, None where matplotlib is missing; the page then says how to get them.
-    The same input gives the same bytes; whatever users, plugins and exceptions have written is shown as text.
+    ``figures`` come from ``plots.draw_pictures(outcomes)``; None if matplotlib is missing, and the page says how to
+    install it. The same input gives the same bytes. Texts of users, plugins and exceptions are escaped.
     """
     style, script = _part("page.css"), _part("page.js")
     captions = plots.captions(outcomes)
-    drawn = None if figures is None else [_Picture.of(name, figure, captions) for name, figure in figures.items()]
+    pictures = [_Picture.of(name, figure, captions[name]) for name, figure in (figures or {}).items()]
+    by_label: dict[str, list[_Picture]] = {}
+    for picture in pictures:
+        by_label.setdefault(picture.name.partition(".")[0], []).append(picture)
+    baseline = None if table.baseline is None else dict(zip(table.axes, table.baseline.labels, strict=True))
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["breakable"] = _with_breaks
+    environment.filters |= {"breakable": _with_breaks, "parts": _TableParts.of}
     return environment.from_string(_part("page.html")).render(
-        facts=gather_report_data(outcomes),
-        table=Markup(html.grid(table)),
-        remarks=Markup(html.remarks(table)),
-        differences=Markup(html.differences(table)),
-        pictures=None if drawn is None else [picture for picture in drawn if picture.name in plots.CAPTIONS],
-        analyses=[
-            _Analysis.of(one, drawn or []) for one in analysis_sections.analysis_sections(outcomes, _baseline(table))
-        ],
+        data=gather_report_data(outcomes),
+        table=table,
+        pictures=None if figures is None else [picture for picture in pictures if picture.name in plots.CAPTIONS],
+        analyses=analysis_sections(outcomes, baseline),
+        charts=by_label,
         missing=plots.MISSING,
         command=_visible_text(outcomes.command),
         style=Markup(style),
@@ -56,17 +58,13 @@ def render_page(outcomes: Outcomes, table: Table, figures: Mapping[str, Figure] 
 
 
 def _visible_text(text: str) -> str:
-    """A command as it is, but for what would reorder or hide a part of it from whoever copies it."""
+    """A command without the control characters that could hide or reorder a part of it."""
     return "".join(letter if letter.isprintable() or letter == "\n" else "\ufffd" for letter in text)
 
 
 def _with_breaks(text: str) -> Markup:
-    """A text that may go on in the next line after a comma, a colon or a slash, and not within a word."""
+    """A text that may break after a comma, a colon or a slash, and not within a word."""
     return Markup("<wbr>").join(re.split(r"(?<=[,:/])(?=\S)", text))
-
-
-def _baseline(table: Table) -> dict[str, str] | None:
-    return None if table.baseline is None else dict(zip(table.axes, table.baseline.labels, strict=True))
 
 
 @dataclass(frozen=True)
@@ -77,26 +75,20 @@ class _Picture:
     wide: bool
 
     @classmethod
-    def of(cls, name: str, figure: Figure, captions: Mapping[str, str]) -> _Picture:
-        caption = captions[name]
+    def of(cls, name: str, figure: Figure, caption: str) -> _Picture:
         return cls(name, Markup(plots.svg(figure, name, caption)), caption, figure.get_figwidth() > 1.4 * plots.WIDTH)
 
 
 @dataclass(frozen=True)
-class _Analysis:
-    facts: analysis_sections.AnalysisSection
-    table: Markup
-    legend: Markup
+class _TableParts:
+    main: Markup
+    remarks: Markup
     differences: Markup
-    pictures: Sequence[_Picture]
 
     @classmethod
-    def of(cls, facts: analysis_sections.AnalysisSection, drawn: Sequence[_Picture]) -> _Analysis:
-        grid, legend, differences = (
-            Markup(part(facts.table) if facts.table else "") for part in (html.grid, html.remarks, html.differences)
-        )
-        own = [one for one in drawn if one.name.partition(".")[0] == facts.label]
-        return cls(facts, grid, legend, differences, own)
+    def of(cls, table: Table) -> _TableParts:
+        blocks = [main_sheet(table)], [remarks(table)], difference_sheets(table)
+        return cls(*(Markup("".join(map(format_block, part))) for part in blocks))
 
 
 def _part(name: str) -> str:
@@ -104,5 +96,5 @@ def _part(name: str) -> str:
 
 
 def _digest(text: str) -> str:
-    """What the page's policy allows to act, and nothing else."""
+    """A source that the page's Content-Security-Policy allows."""
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"

@@ -1,7 +1,8 @@
-"""What a page says of each analysis that its runs were asked by."""
+"""The sections of a page about analyses, one per label."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,29 +14,29 @@ from forgetkit.results.render import formatting
 from forgetkit.results.render.formatting import one_line
 from forgetkit.results.table import Column, Table, make_table
 
-_REMARKS = 12
-"""Of one analysis that are shown; what differs from run to run is in the answers themselves."""
+_REMARKS = 12  # shown at most per analysis; the stored answers have all
 
 
 @dataclass(frozen=True)
 class AnalysisSection:
-    """All answers under one label. ``table`` has the numbers of the arms, None where there are none.
+    """All answers under one label.
 
-    ``common`` has those about all runs together, each a heading and a figure. Every text is one line without control
+    ``scope`` says which runs were analysed. ``table`` has the numbers of the arms, None if there are none; ``common``
+    has the numbers about all runs together, each a heading and a figure. Every text is one line without control
     characters.
     """
 
     label: str
     summary: str
     specs: tuple[str, ...]
-    said: str
+    scope: str
     table: Table | None
     common: tuple[tuple[str, str], ...]
     remarks: tuple[str, ...]
 
 
 def analysis_sections(outcomes: Outcomes, baseline: Mapping[str, str] | None) -> tuple[AnalysisSection, ...]:
-    """Each label once, by the alphabet; ``baseline`` is the arm that others are compared with."""
+    """A section per label, in alphabetical order; ``baseline`` is the arm that others are compared with."""
     labels = {one.label for cell in outcomes.cells for one in cell.answers} | {one.label for one in outcomes.answers}
     return tuple(_analysis_section(outcomes, baseline, label) for label in sorted(labels))
 
@@ -48,7 +49,7 @@ def _analysis_section(outcomes: Outcomes, baseline: Mapping[str, str] | None, la
         label=one_line(label),
         summary=next((one_line(one.summary) for one in (*own, *common) if one_line(one.summary)), ""),
         specs=tuple(dict.fromkeys(one_line(one.analysis) for one in (*own, *common))),
-        said=_scope_sentence(own, common, [cell.digest for cell in outcomes.cells if cell.status == "completed"]),
+        scope=_scope_sentence(own, common, [cell.digest for cell in outcomes.cells if cell.status == "completed"]),
         table=make_table(outcomes, columns, baseline) if columns else None,
         common=tuple(pair for one in common for pair in _numbers(one)),
         remarks=_remarks(own, common),
@@ -56,22 +57,20 @@ def _analysis_section(outcomes: Outcomes, baseline: Mapping[str, str] | None, la
 
 
 def _scope_sentence(own: Sequence[StoredAnswer], common: Sequence[StoredAnswer], digests: Sequence[str]) -> str:
-    """Which runs were asked, and about which model of theirs."""
     finished = len(digests)
-    one_by_one = "the run" if finished == 1 else f"{len(own)} of {finished} finished runs"
-    asked = [one_by_one] if own else []
+    each = "the run" if finished == 1 else f"{len(own)} of {finished} finished runs"
+    runs = [each] if own else []
     for one in common:
         together = len(set(one.cells) & {*digests}) if one.cells else finished
-        asked.append("all runs together" if together == finished else f"{together} of {finished} runs together")
+        runs.append("all runs together" if together == finished else f"{together} of {finished} runs together")
     after = sorted({one.mega_batch for one in own if one.mega_batch is not None})
-    models = (
-        f", as {'it' if finished == 1 else 'they'} stood after mega-batch {', '.join(map(str, after))}" if after else ""
-    )
-    return f"Asked of {' and of '.join(asked)}{models}."
+    they = "it" if finished == 1 else "they"
+    models = f", as {they} stood after mega-batch {', '.join(map(str, after))}" if after else ""
+    return f"Asked of {' and of '.join(runs)}{models}."
 
 
 def _numbers(one: StoredAnswer) -> Iterable[tuple[str, str]]:
-    """As the table would show them."""
+    """The numbers as a table shows them."""
     for key, measure in answers.answer_columns([one]).items():
         better = None if measure.better is None else measure.better == "higher"
         title = answers.column_title(one.label, key, measure)
@@ -80,16 +79,12 @@ def _numbers(one: StoredAnswer) -> Iterable[tuple[str, str]]:
 
 
 def _remarks(own: Sequence[StoredAnswer], common: Sequence[StoredAnswer]) -> tuple[str, ...]:
-    """Each once, with the number of runs that say it where others do not; those about all runs together first."""
-    found: dict[str, int] = {}
-    for one in own:
-        for remark in dict.fromkeys(map(one_line, one.answer.remarks)):
-            found[remark] = found.get(remark, 0) + 1
-    said = dict.fromkeys(one_line(remark) for one in common for remark in one.answer.remarks)
-    said |= {
-        remark if times == len(own) else f"{remark} ({times} of {len(own)} runs)": None
-        for remark, times in found.items()
-    }
-    lines = list(said)
+    """Each remark once: first those about all runs, then those of runs, with their number if not all make it."""
+    counts = Counter(remark for one in own for remark in dict.fromkeys(map(one_line, one.answer.remarks)))
+    shared = [one_line(remark) for one in common for remark in one.answer.remarks]
+    of_runs = (
+        remark if count == len(own) else f"{remark} ({count} of {len(own)} runs)" for remark, count in counts.items()
+    )
+    lines = list(dict.fromkeys((*shared, *of_runs)))
     more = len(lines) - _REMARKS
     return (*lines[:_REMARKS], *([f"and {more} more, in the answers themselves"] if more > 0 else []))

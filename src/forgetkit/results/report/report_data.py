@@ -15,14 +15,13 @@ from forgetkit.results.plots import series
 from forgetkit.results.plots.styles import arm_names
 from forgetkit.results.render.formatting import one_line
 
-_OWN = ("seed", "out", "name")
-"""Options in which every cell differs from every other."""
+_PER_CELL = ("seed", "out", "name")  # options in which all cells differ
 _STATUSES: tuple[Status, ...] = ("completed", "failed", "diverged", "missing")
 
 
 @dataclass(frozen=True)
 class LostCells:
-    """Cells of one arm that have no result for one reason."""
+    """Cells of one arm without a result, for one reason."""
 
     arm: str
     seeds: str
@@ -32,10 +31,10 @@ class LostCells:
 
 @dataclass(frozen=True)
 class OptionEntries:
-    """Entries of a configuration: those in which arms differ, a column each, and those that all share.
+    """Options of the arms: a column for each in which arms differ, and those that all share.
 
-    An arm with several values, one seed unlike another, has them all; a dash stands for what is not known. Where arms
-    differ, a component is written with those of its options in which others of its name differ from it.
+    An arm whose seeds have different values shows them all; a dash stands for an unknown value. If arms differ, a
+    SPEC shows only the options in which SPECs of the same name differ.
     """
 
     differ: tuple[str, ...]
@@ -45,7 +44,7 @@ class OptionEntries:
 
 @dataclass(frozen=True)
 class CellInfo:
-    """One cell, and how to find it again."""
+    """One cell; ``digest`` finds it in its folder."""
 
     arm: str
     seed: int
@@ -55,7 +54,7 @@ class CellInfo:
 
 @dataclass(frozen=True)
 class ReportData:
-    """All of it, every text one line without control characters."""
+    """The facts of a page; every text is one line without control characters."""
 
     title: str
     baseline: str
@@ -71,32 +70,30 @@ class ReportData:
 
 
 def gather_report_data(outcomes: Outcomes) -> ReportData:
-    """Read it off the outcomes; what a result lacks or has in another form is left out."""
-    called = {
-        _key(outcomes, arm): name for arm, name in zip(outcomes.arms(), arm_names(outcomes).values(), strict=True)
-    }
+    """Gather the facts; entries that a result lacks or has in another form are left out."""
+    names = arm_names(outcomes)
     found = [cell.status for cell in outcomes.cells]
     baseline = outcomes.baseline or {}
     return ReportData(
         title=one_line(outcomes.title) or "An ablation",
         baseline=one_line(", ".join(f"{axis}={value}" for axis, value in baseline.items())),
-        arms=len(called),
+        arms=len(names),
         seeds=tuple(sorted({cell.seed for cell in outcomes.cells})),
         counts=tuple((status, found.count(status)) for status in _STATUSES if status in found),
-        lost=_lost_cells(outcomes, called),
-        config=_compare_entries(outcomes, called, _config),
+        lost=_lost_cells(outcomes, names),
+        config=_compare_entries(outcomes, names, _config),
         presets=" | ".join(dict.fromkeys(format_value(r["preset"]) for r in _results(outcomes) if r.get("preset"))),
-        overrides=_compare_entries(outcomes, called, _overrides),
+        overrides=_compare_entries(outcomes, names, _overrides),
         versions=_versions(outcomes),
         cells=tuple(
-            CellInfo(called[_key(outcomes, cell.arm)], cell.seed, cell.status, one_line(cell.digest)[:16])
+            CellInfo(names[outcomes.key(cell.arm)], cell.seed, cell.status, one_line(cell.digest)[:16])
             for cell in outcomes.cells
         ),
     )
 
 
 def format_value(value: Any) -> str:
-    """A value of a configuration as one line."""
+    """Return a value of a configuration as one line."""
     if isinstance(value, list | tuple):
         return ", ".join(map(format_value, value)) or "none"
     if isinstance(value, Mapping):
@@ -106,21 +103,16 @@ def format_value(value: Any) -> str:
     return "none" if value is None else one_line(str(value))
 
 
-def _key(outcomes: Outcomes, arm: Mapping[str, str]) -> tuple[str, ...]:
-    return tuple(arm[axis] for axis in outcomes.axes)
-
-
 def _results(outcomes: Outcomes) -> list[Mapping[str, Any]]:
     return [result for arm in outcomes.arms() for result in series.results(outcomes, arm)]
 
 
-def _lost_cells(outcomes: Outcomes, called: Mapping[tuple[str, ...], str]) -> tuple[LostCells, ...]:
+def _lost_cells(outcomes: Outcomes, names: Mapping[tuple[str, ...], str]) -> tuple[LostCells, ...]:
     seeds: dict[tuple[str, Status, str], list[int]] = {}
     for cell in outcomes.cells:
         if cell.status != "completed":
-            seeds.setdefault((called[_key(outcomes, cell.arm)], cell.status, one_line(cell.reason)), []).append(
-                cell.seed
-            )
+            group = names[outcomes.key(cell.arm)], cell.status, one_line(cell.reason)
+            seeds.setdefault(group, []).append(cell.seed)
     return tuple(
         LostCells(arm, ", ".join(map(str, sorted(own))), status, reason) for (arm, status, reason), own in seeds.items()
     )
@@ -128,10 +120,10 @@ def _lost_cells(outcomes: Outcomes, called: Mapping[tuple[str, ...], str]) -> tu
 
 @dataclass(frozen=True)
 class _Value:
-    """An option of one result: a text that may be a SPEC, and what stands behind it."""
+    """An option of one result: a text that may be a SPEC, and a suffix."""
 
     text: str
-    behind: str = ""
+    suffix: str = ""
 
 
 _UNKNOWN = _Value("–")
@@ -139,15 +131,15 @@ _UNKNOWN = _Value("–")
 
 def _compare_entries(
     outcomes: Outcomes,
-    called: Mapping[tuple[str, ...], str],
+    names: Mapping[tuple[str, ...], str],
     entries: Callable[[Mapping[str, Any]], Mapping[str, _Value]],
 ) -> OptionEntries:
-    """What ``entries`` finds in each result, told apart by whether all arms agree."""
+    """The ``entries`` of each result, divided into those in which arms differ and those that all share."""
     by_arm: list[tuple[str, list[Mapping[str, _Value]]]] = []
     for arm in outcomes.arms():
         found = [entries(result) for result in series.results(outcomes, arm)]
         if found:
-            by_arm.append((called[_key(outcomes, arm)], found))
+            by_arm.append((names[outcomes.key(arm)], found))
     shared, columns = [], {}
     for option in dict.fromkeys(option for _, found in by_arm for one in found for option in one):
         values = [list(dict.fromkeys(one.get(option, _UNKNOWN) for one in found)) for _, found in by_arm]
@@ -161,12 +153,12 @@ def _compare_entries(
 
 
 def _join_values(values: Iterable[_Value], short: Mapping[str, str]) -> str:
-    """``snip | fisher``: the values that one arm has at different seeds."""
-    return " | ".join(dict.fromkeys(short.get(value.text, value.text) + value.behind for value in values))
+    """``snip | fisher``: the values of one arm at different seeds."""
+    return " | ".join(dict.fromkeys(short.get(value.text, value.text) + value.suffix for value in values))
 
 
 def _distinguish(texts: Collection[str]) -> dict[str, str]:
-    """Each SPEC with no more of its options than those in which it differs from others of that name."""
+    """Shorten each SPEC to the options in which SPECs of its name differ."""
     specs = {}
     for text in texts:
         with contextlib.suppress(OptionError):
@@ -181,15 +173,15 @@ def _distinguish(texts: Collection[str]) -> dict[str, str]:
 
 
 def _config(result: Mapping[str, Any]) -> dict[str, _Value]:
-    """A method that is no shorthand is known by the label of criterion and reset that the result has."""
-    own = {option: value for option, value in result.get("config", {}).items() if option not in _OWN}
+    """The options; without ``--method``, the method is the result's label of criterion and reset."""
+    own = {option: value for option, value in result.get("config", {}).items() if option not in _PER_CELL}
     if "method" in own and own["method"] is None:
         own["method"] = result.get("method")
     return {one_line(str(option)): _Value(format_value(value)) for option, value in own.items()}
 
 
 def _overrides(result: Mapping[str, Any]) -> dict[str, _Value]:
-    """Each override from the preset, with the preset's own value in brackets."""
+    """Each override of the preset, with the preset's value in brackets."""
     return {
         one_line(option): _Value(format_value(both["value"]), f" ({format_value(both['preset'])})")
         for option, both in result.get("overrides", {}).items()

@@ -1,4 +1,4 @@
-"""A finished run by itself, as an ablation of one cell."""
+"""A single finished run, as an ablation of one cell."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def is_run(path: Path) -> bool:
 
 
 def single_run_outcomes(path: Path) -> Outcomes:
-    """The run in ``path``; ``RunDirectoryError`` where it is not finished or its result is damaged."""
+    """The run in ``path``; raises ``RunDirectoryError`` if it is not finished or its result is damaged."""
     if not (path / "result.json").exists():
         raise RunDirectoryError(f"{path} is not finished: go on with {resume_command(path)}")
     result = RunDirectory(path).result

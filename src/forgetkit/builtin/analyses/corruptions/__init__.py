@@ -1,1 +1,1 @@
-"""The nineteen corruptions of CIFAR-10-C, made here or read from files."""
+"""The 19 corruptions of CIFAR-10-C: a table of them, and samples that are corrupted here or read from files."""

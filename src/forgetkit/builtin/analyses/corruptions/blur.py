@@ -1,4 +1,4 @@
-"""Blur: of a lens, of frosted glass, of movement."""
+"""Blur of a lens, of frosted glass, of motion, of zoom."""
 
 from __future__ import annotations
 
@@ -8,21 +8,20 @@ from scipy import ndimage
 from forgetkit.builtin.analyses.corruptions.draws import CorruptionDraws, Floats, Pixels, enlarge, fractions, quantize
 
 _FARTHEST = 1e-7
-"""A pixel that weighs less than this cannot change a grey level."""
+"""A pixel with a smaller weight cannot change a grey level."""
 
 
-def gaussian_blur(pixels: Pixels, severity: int, draws: CorruptionDraws) -> Pixels:
-    """The mean of the surroundings, weighted by a normal density."""
-    return quantize(_smooth(fractions(pixels), (0.4, 0.6, 0.7, 0.8, 1.0)[severity - 1]))
+def gaussian_blur(pixels: Pixels, draws: CorruptionDraws, deviation: float) -> Pixels:
+    """Blur with a normal density."""
+    return quantize(_smooth(fractions(pixels), deviation))
 
 
-def glass_blur(pixels: Pixels, severity: int, draws: CorruptionDraws) -> Pixels:
-    """Blurred, then each pixel replaced by a neighbour or left, once or twice, then blurred again.
+def glass_blur(pixels: Pixels, draws: CorruptionDraws, deviation: float, times: int) -> Pixels:
+    """Blur, copy neighbours over pixels once or twice, and blur again.
 
-    The benchmark's program means to swap neighbours and, since its rows are views, copies one over the other; as it
-    goes from the last pixel to the first and looks up and left alone, each copy is of a pixel not yet overwritten.
+    The benchmark's program is meant to swap neighbours but, since its rows are views, copies one over the other. It
+    goes from the last pixel to the first and looks up and left alone, so each copied pixel is not yet overwritten.
     """
-    deviation, times = ((0.05, 1), (0.25, 1), (0.4, 1), (0.25, 2), (0.4, 2))[severity - 1]
     values = quantize(_smooth(fractions(pixels), deviation))
     count, height, width = values.shape[:3]
     rows, columns = np.arange(2, height), np.arange(2, width)
@@ -33,15 +32,14 @@ def glass_blur(pixels: Pixels, severity: int, draws: CorruptionDraws) -> Pixels:
     return quantize(_smooth(fractions(values), deviation))
 
 
-def defocus_blur(pixels: Pixels, severity: int, draws: CorruptionDraws) -> Pixels:
-    """The mean over a small disk with soft edges."""
-    radius, softness = ((0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1.0, 0.2), (1.5, 0.1))[severity - 1]
+def defocus_blur(pixels: Pixels, draws: CorruptionDraws, radius: float, softness: float) -> Pixels:
+    """Blur with a small disk with soft edges."""
     kernel = disk(radius, softness)[None, :, :, None]
     return quantize(ndimage.correlate(fractions(pixels), kernel, mode="mirror"))
 
 
 def disk(radius: float, softness: float) -> Floats:
-    """Weights ``(5, 5)`` that sum to 1: a disk of ``radius`` below 2, blurred by one pixel either way."""
+    """Weights ``(5, 5)`` that sum to 1: a disk of ``radius`` below 2, blurred by one pixel."""
     across, down = np.meshgrid(np.arange(-2, 3), np.arange(-2, 3))
     inside = (across**2 + down**2 <= radius**2).astype(np.float64)
     neighbour = np.exp(-1 / (2 * softness**2))
@@ -52,15 +50,16 @@ def disk(radius: float, softness: float) -> Floats:
     return weights
 
 
-def motion_blur(pixels: Pixels, severity: int, draws: CorruptionDraws) -> Pixels:
-    """Smeared to one side, at an angle that differs from image to image."""
-    radius, deviation = ((6, 1.0), (6, 1.5), (6, 2.0), (8, 2.0), (9, 2.5))[severity - 1]
+def motion_blur(pixels: Pixels, draws: CorruptionDraws, radius: int, deviation: float) -> Pixels:
+    """Blur to one side, at a random angle per image."""
     return smear(pixels, radius, deviation, draws.uniform(-45, 45))
 
 
 def smear(values: Pixels, radius: int, deviation: float, degrees: Floats) -> Pixels:
-    """ImageMagick's motion blur: of the ``2 radius + 1`` pixels that begin here and lie in a direction, the mean,
-    weighted by half a normal density; beyond the edge, its pixel is repeated. An angle for each image.
+    """Apply ImageMagick's motion blur, with an angle for each image.
+
+    Each pixel becomes the mean of the ``2 radius + 1`` pixels that start at it and lie in the direction of the angle,
+    weighted by half a normal density. Beyond the edge the edge's pixel is repeated.
     """
     count, height, width = values.shape[:3]
     steps = np.arange(2 * radius + 1)
@@ -77,14 +76,14 @@ def smear(values: Pixels, radius: int, deviation: float, degrees: Floats) -> Pix
     return np.rint(total).astype(np.uint8)
 
 
-def zoom_blur(pixels: Pixels, severity: int, draws: CorruptionDraws) -> Pixels:
-    """The mean of the image and of itself enlarged, again and again, to as much as 1.25 times."""
-    factors = np.arange(1, (1.06, 1.11, 1.16, 1.21, 1.26)[severity - 1], 0.01)
+def zoom_blur(pixels: Pixels, draws: CorruptionDraws, end: float) -> Pixels:
+    """The mean of the image and of enlarged copies, by factors up to ``end``."""
+    factors = np.arange(1, end, 0.01)
     values = fractions(pixels, np.float32)
     return quantize((values + sum(enlarge(values, factor) for factor in factors)) / np.float32(len(factors) + 1))
 
 
 def _smooth(values: Floats, deviation: float) -> Floats:
-    """Normal weights up to four deviations away; beyond the edge, its pixel is repeated."""
+    """Blur with a normal density up to four deviations; edge pixels are repeated beyond the edge."""
     blurred: Floats = ndimage.gaussian_filter(values, (0, deviation, deviation, 0), mode="nearest", truncate=4)
     return blurred

@@ -1,4 +1,4 @@
-"""What editing, storing and bending do to an image."""
+"""Changes of contrast and colour, compression, pixelation and elastic transforms."""
 
 from __future__ import annotations
 
@@ -14,43 +14,39 @@ from torch.nn import functional
 from forgetkit.builtin.analyses.corruptions.draws import CorruptionDraws, Floats, Pixels, fractions, quantize
 
 _SIZE = 32
-"""That of the images that the benchmark's parameters are for."""
+"""The height and width for which the benchmark's parameters are made."""
 
 
-def contrast(pixels: Pixels, severity: int, draws: CorruptionDraws) -> Pixels:
-    """Each channel drawn towards its mean over the image."""
-    kept = (0.75, 0.5, 0.4, 0.3, 0.15)[severity - 1]
+def contrast(pixels: Pixels, draws: CorruptionDraws, kept: float) -> Pixels:
+    """Move each channel towards its mean over the image."""
     values = fractions(pixels)
     mean = values.mean((1, 2), keepdims=True)
     return quantize((values - mean) * kept + mean)
 
 
-def brightness(pixels: Pixels, severity: int, draws: CorruptionDraws) -> Pixels:
-    """More value, in hue, saturation and value."""
-    more = (0.05, 0.1, 0.15, 0.2, 0.3)[severity - 1]
+def brightness(pixels: Pixels, draws: CorruptionDraws, added: float) -> Pixels:
+    """Raise the value, in hue, saturation and value."""
     values = fractions(pixels)
     value = values.max(-1, keepdims=True)
-    brighter = np.minimum(value + more, 1)
-    # Hue and saturation stay as they are where the channels keep their proportions; black has none and becomes grey.
+    brighter = np.minimum(value + added, 1)
+    # Hue and saturation stay if the channels keep their proportions; black becomes grey.
     return quantize(np.where(value > 0, values * (brighter / np.where(value > 0, value, 1)), brighter))
 
 
-def saturate(pixels: Pixels, severity: int, draws: CorruptionDraws) -> Pixels:
-    """Less saturation at the first two severities, more at the others, in hue, saturation and value."""
-    times, more = ((0.3, 0.0), (0.1, 0.0), (1.5, 0.0), (2.0, 0.1), (2.5, 0.2))[severity - 1]
+def saturate(pixels: Pixels, draws: CorruptionDraws, factor: float, added: float) -> Pixels:
+    """Scale the saturation and add to it, in hue, saturation and value."""
     values = fractions(pixels)
     value = values.max(-1, keepdims=True)
-    lacking = value - values  # of each channel to the largest: in proportion to the saturation, at the same hue
+    lacking = value - values  # of each channel to the largest: proportional to the saturation
     chroma = lacking.max(-1, keepdims=True)
-    # The hue of a grey pixel is 0 by convention, which is red: green and blue are what it comes to lack.
+    # The hue of a grey pixel is 0 by convention, which is red: green and blue decrease.
     lacking = np.where(chroma > 0, lacking / np.where(chroma > 0, chroma, 1), (0.0, 1.0, 1.0))
     saturation = chroma / np.where(value > 0, value, 1)
-    return quantize(value - lacking * value * np.clip(saturation * times + more, 0, 1))
+    return quantize(value - lacking * value * np.clip(saturation * factor + added, 0, 1))
 
 
-def jpeg_compression(pixels: Pixels, severity: int, draws: CorruptionDraws) -> Pixels:
-    """Written as JPEG and read again."""
-    quality = (80, 65, 58, 50, 40)[severity - 1]
+def jpeg_compression(pixels: Pixels, draws: CorruptionDraws, quality: int) -> Pixels:
+    """Compress as JPEG."""
     return np.stack([_encode_jpeg(image, quality) for image in pixels])
 
 
@@ -60,26 +56,20 @@ def _encode_jpeg(image: Pixels, quality: int) -> Pixels:
     return np.asarray(Image.open(file))
 
 
-def pixelate(pixels: Pixels, severity: int, draws: CorruptionDraws) -> Pixels:
-    """Made smaller, and as large as before again, by means over boxes."""
-    share = (0.95, 0.9, 0.85, 0.75, 0.65)[severity - 1]
+def pixelate(pixels: Pixels, draws: CorruptionDraws, scale: float) -> Pixels:
+    """Shrink the image and enlarge it again, by means over boxes."""
     height, width = pixels.shape[1:3]
-    small = max(int(width * share), 1), max(int(height * share), 1)
+    small = max(int(width * scale), 1), max(int(height * scale), 1)
     box = Image.Resampling.BOX
     return np.stack(
         [np.asarray(Image.fromarray(image).resize(small, box).resize((width, height), box)) for image in pixels]
     )
 
 
-def elastic_transform(pixels: Pixels, severity: int, draws: CorruptionDraws) -> Pixels:
-    """Three points moved at random and the plane with them, then each pixel by a smooth field of displacements."""
-    strength, smoothness, moved = (
-        (0.0, 0.0, 0.08),
-        (0.05, 0.2, 0.07),
-        (0.08, 0.06, 0.06),
-        (0.1, 0.04, 0.05),
-        (0.1, 0.03, 0.03),
-    )[severity - 1]
+def elastic_transform(
+    pixels: Pixels, draws: CorruptionDraws, strength: float, smoothness: float, moved: float
+) -> Pixels:
+    """Apply a random affine map, by three points, and then a smooth random field of displacements."""
     height, width = pixels.shape[1:3]
     values = fractions(pixels, np.float32)
     corners = draws.uniform(-moved * _SIZE, moved * _SIZE, 3, 2)
@@ -92,22 +82,24 @@ def elastic_transform(pixels: Pixels, severity: int, draws: CorruptionDraws) -> 
 
 
 def _displace(offsets: Floats, height: int, width: int) -> tuple[Floats, Floats]:
-    """Where each pixel, ``(n, height, width)``, comes from, as rows and columns, if three points around the middle
-    are moved by ``offsets``, ``(n, 3, 2)``, across and down.
+    """Return the rows and columns, each ``(n, height, width)``, that each pixel comes from under an affine map.
+
+    The map moves three points around the middle by ``offsets``, ``(n, 3, 2)``, across and down.
     """
     middle, away = np.array([width // 2, height // 2], np.float64), max(min(height, width) // 3, 1)
-    begun = middle + away * np.array([[1, 1], [1, -1], [-1, -1]])
-    ended = np.concatenate([begun + offsets, np.ones((len(offsets), 3, 1))], -1)
-    # The way back is solved for: what maps the points as moved to where they began.
-    back = np.linalg.solve(ended, np.broadcast_to(begun, offsets.shape))
+    start = middle + away * np.array([[1, 1], [1, -1], [-1, -1]])
+    end = np.concatenate([start + offsets, np.ones((len(offsets), 3, 1))], -1)
+    # Solve for the inverse, which maps the moved points to their start.
+    back = np.linalg.solve(end, np.broadcast_to(start, offsets.shape))
     down, across = np.meshgrid(np.arange(height), np.arange(width), indexing="ij")
     places = np.stack([across, down, np.ones_like(down)], -1).astype(np.float64) @ back[:, None]
     return places[..., 1], places[..., 0]
 
 
 def _sample_at(values: Floats, rows: Floats, columns: Floats, *, about_centres: bool) -> Floats:
-    """The images at places between pixels, linear; beyond the edge they are mirrored, about the centres of the
-    outermost pixels or about their outer edges.
+    """Sample the images between their pixels by linear interpolation.
+
+    Beyond the edge the images are mirrored, about the centres of the outermost pixels or about their outer edges.
     """
     height, width = values.shape[1:3]
     if about_centres:

@@ -1,4 +1,4 @@
-"""What every corruption works with: the random streams of the images, pixels as fractions and back, stretching."""
+"""Shared parts of the corruptions: random streams, conversion of pixels, enlarging."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ Floats = NDArray[np.floating[Any]]
 
 @dataclass(frozen=True, eq=False)
 class CorruptionDraws:
-    """A random stream for each image: a function of the seed and of where it stands among the samples.
+    """A random stream for each image, by the seed and the position among the samples.
 
-    So neither the size of the batches nor what another image draws can shift what an image is given.
+    Neither the batch size nor the draws of another image change the draws of an image.
     """
 
     seeds: Seeds
@@ -29,7 +29,7 @@ class CorruptionDraws:
 
     @cached_property
     def streams(self) -> list[np.random.Generator]:
-        """One per image, in order; each goes on from where the last drawing left it."""
+        """The generators, one per image."""
         return [self.seeds.numpy(place) for place in self.places]
 
     def normal(self, *shape: int, mean: float = 0.0, deviation: float = 1.0) -> Floats:
@@ -37,11 +37,11 @@ class CorruptionDraws:
         return np.stack([stream.normal(mean, deviation, shape) for stream in self.streams])
 
     def uniform(self, low: float, high: float, *shape: int) -> Floats:
-        """``(n, *shape)`` values, all between ``low`` and ``high`` equally likely."""
+        """``(n, *shape)`` values, uniform between ``low`` and ``high``."""
         return np.stack([stream.uniform(low, high, shape) for stream in self.streams])
 
     def integers(self, low: int, high: int, *shape: int) -> NDArray[np.int64]:
-        """``(n, *shape)`` whole numbers from ``low`` to before ``high``."""
+        """``(n, *shape)`` integers from ``low`` to ``high - 1``."""
         return np.stack([stream.integers(low, high, shape) for stream in self.streams])
 
     def poisson(self, means: Floats) -> Floats:
@@ -56,12 +56,12 @@ def fractions(pixels: Pixels, kind: type[np.floating[Any]] = np.float64) -> Floa
 
 
 def quantize(values: Floats) -> Pixels:
-    """Floats as pixels: cut off at 0 and 1 and then to the grey level below, as the benchmark's arrays were."""
+    """Floats as pixels: clip to [0, 1] and round down, like the benchmark's program."""
     return (np.clip(values, 0, 1) * 255).astype(np.uint8)
 
 
 def enlarge(values: Floats, factor: float) -> Floats:
-    """The middle of each image, ``factor`` times as large, linear between the pixels; the size stays."""
+    """Enlarge the middle of each image by ``factor``, with linear interpolation; the size stays."""
     for axis in (1, 2):
         lower, upper, share = _between(values.shape[axis], factor)
         weights = share.astype(values.dtype).reshape([-1 if place == axis else 1 for place in range(values.ndim)])
@@ -70,7 +70,7 @@ def enlarge(values: Floats, factor: float) -> Floats:
 
 
 def _between(size: int, factor: float) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
-    """For each pixel of the enlarged middle, the two that it lies between, and how far towards the second."""
+    """For each pixel of the enlarged middle, its two source pixels and the weight of the second."""
     middle = int(np.ceil(size / factor))
     large = round(middle * factor)
     first = (large - size) // 2

@@ -1,4 +1,4 @@
-"""Edges of images, the distances to them, and the equalising of histograms, as OpenCV defines them."""
+"""Edges, distances to edges and histogram equalisation, as OpenCV defines them."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ _LOW, _HIGH = 50, 150
 _EIGHTH = 0.4142135623730951
 """The tangent of 22.5 degrees."""
 _STEPS = {1: 1.0, 2: 1.4, 5: 2.1969}
-"""How far a step leads, by the square of its length."""
+"""The cost of a step, by its squared length."""
 
 
 def edges(images: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Canny's edges of grey images ``(n, height, width)``: gradients by Sobel's operator, measured as the sum of both
-    sides; the largest across the edge; above 150, or above 50 and connected to such a one.
+    """Detect Canny's edges in grey images ``(n, height, width)``.
+
+    The gradient is Sobel's, its size the sum of both absolute components. An edge pixel has the largest gradient across
+    the edge, and that is above 150, or above 50 and connected to a pixel above 150.
     """
     values = images.astype(np.int64)
     down, across = (_sobel(values, axis) for axis in (1, 2))
@@ -47,9 +49,9 @@ def _sobel(values: NDArray[np.int64], axis: int) -> NDArray[np.int64]:
 
 
 def distances(edge: NDArray[np.bool_], most: float) -> NDArray[np.float64]:
-    """How far each pixel of ``(n, height, width)`` is from the nearest edge of its image, ``most`` at most.
+    """The distance of each pixel of ``(n, height, width)`` to the nearest edge of its image, at most ``most``.
 
-    Along straight steps, diagonals and the moves of a knight, which are nearly as long as they are.
+    Paths consist of straight, diagonal and knight's moves.
     """
     height, width = edge.shape[1:]
     found = np.where(np.pad(edge, ((0, 0), (2, 2), (2, 2))), 0.0, most)
@@ -70,14 +72,14 @@ def distances(edge: NDArray[np.bool_], most: float) -> NDArray[np.float64]:
 
 
 def equalize(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Grey levels ``(n, height, width)`` spread over 0 to 255 so that each image's are about equally frequent."""
+    """Spread the grey levels of each image ``(n, height, width)`` over 0 to 255, about equally frequent."""
     number, pixels = len(images), images[0].size
     labels = images.reshape(number, -1) + 256 * np.arange(number)[:, None]
     counts = np.bincount(labels.ravel(), minlength=256 * number).reshape(number, 256)
     lowest = counts[np.arange(number), (counts > 0).argmax(1)][:, None]
     others = pixels - lowest
     spread = np.rint((counts.cumsum(1) - lowest) * (255 / np.where(others > 0, others, 1)))
-    # Where there is one level alone, it stays.
+    # A single level stays.
     spread = np.where(others > 0, spread, np.arange(256)).clip(0, 255)
     levels: NDArray[np.uint8] = spread.astype(np.uint8).ravel()[labels].reshape(images.shape)
     return levels

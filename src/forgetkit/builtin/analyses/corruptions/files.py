@@ -20,17 +20,18 @@ from forgetkit.system import safe_open
 
 _SEVERITIES = 5
 _SHRUNK = 5
-"""The benchmark makes photographs of frost a fifth as large; bilinearly, which then takes each fifth pixel."""
+"""The benchmark shrinks photographs of frost to a fifth, which bilinearly takes each fifth pixel."""
 _PHOTOGRAPHS = 5
-"""The benchmark draws from the first five of its six."""
+"""The benchmark draws from the first five of its six photographs."""
 _SUFFIXES = {".png", ".jpg", ".jpeg"}
 _MAGIC = b"\x93NUMPY"
 
 
 @dataclass(frozen=True, eq=False)
 class Arrays:
-    """A folder of ``NAME.npy``, uint8 ``(5 n, height, width, channels)``, and ``labels.npy``, ``(5 n,)``: n images at
-    severity 1, the same at severity 2, and so on. The arrays stay on the disk.
+    """A folder of ``NAME.npy``, uint8 ``(5 n, height, width, channels)``, and ``labels.npy``, ``(5 n,)``.
+
+    The first n images have severity 1, the same n images follow at severity 2, and so on. The arrays stay on the disk.
     """
 
     folder: Path
@@ -39,7 +40,7 @@ class Arrays:
 
     @classmethod
     def of(cls, folder: Path, names: Iterable[str]) -> Arrays:
-        """``DataError`` where a file is missing or is not as described."""
+        """Open the arrays; raise ``DataError`` if a file is missing or is not as described."""
         if not folder.is_dir():
             raise DataError(f"there is no folder {folder}: give the one that CIFAR-10-C was unpacked to")
         labels = _labels(folder / "labels.npy")
@@ -47,25 +48,25 @@ class Arrays:
 
     @property
     def per_severity(self) -> int:
-        """Images at one severity."""
+        """The number of images at one severity."""
         return len(self.labels) // _SEVERITIES
 
     def images(self, corruption: str) -> Pixels:
-        """All rows of a corruption that was asked for."""
+        """All rows of an opened corruption."""
         return self.opened[corruption]
 
     def require_fit(self, shape: tuple[int, ...], classes: int) -> None:
-        """``InapplicableError`` where a model of images of this ``shape`` and number of classes cannot judge them."""
+        """Raise ``InapplicableError`` if the arrays do not fit a model's image shape and number of classes."""
         for name, array in self.opened.items():
             if (array.shape[3], *array.shape[1:3]) != shape:
                 raise InapplicableError(
                     f"{self.folder / name}.npy holds images of {_sides(array.shape[1:])}, and the model was tested on "
                     f"{_sides((*shape[1:], shape[0]))}: give arrays made of its own data set, or none to make them"
                 )
-        told = int(self.labels.max()) + 1
-        if told != classes:
+        count = int(self.labels.max()) + 1
+        if count != classes:
             raise InapplicableError(
-                f"{self.folder / 'labels.npy'} tells {told} classes apart, and the model {classes}: give arrays made "
+                f"{self.folder / 'labels.npy'} has {count} classes, and the model {classes}: give arrays made "
                 "of its own data set, or none to make them"
             )
 
@@ -78,7 +79,7 @@ def _labels(file: Path) -> Tensor:
     array = _array(file)
     if array.ndim != 1 or array.dtype.kind not in "iu" or not len(array) or len(array) % _SEVERITIES:
         raise DataError(
-            f"{file} is {array.dtype} of shape {array.shape}: whole numbers are wanted, a multiple of five of them"
+            f"{file} is {array.dtype} of shape {array.shape}: it must hold integers, a multiple of five of them"
         )
     if int(array.min()) < 0:
         raise DataError(f"{file} holds {int(array.min())}: classes count from 0")
@@ -89,10 +90,10 @@ def _images(file: Path, labels: int) -> Pixels:
     array = _array(file)
     if array.ndim != 4 or array.dtype != np.uint8 or array.shape[3] not in (1, 3) or 0 in array.shape:
         raise DataError(
-            f"{file} is {array.dtype} of shape {array.shape}: uint8 images (n, height, width, channels) are wanted"
+            f"{file} is {array.dtype} of shape {array.shape}: it must hold uint8 images (n, height, width, channels)"
         )
     if len(array) != labels:
-        raise DataError(f"{file} holds {len(array)} images for the {labels} labels of labels.npy: give both whole")
+        raise DataError(f"{file} holds {len(array)} images for {labels} labels in labels.npy: unpack the archive again")
     return array
 
 
@@ -115,8 +116,10 @@ def _array(file: Path) -> NDArray[Any]:
 
 
 def photographs(folder: Path, shape: tuple[int, ...]) -> tuple[Pixels, ...]:
-    """The first five images in ``folder`` by name, a fifth as large; ``DataError`` where there are none, or they are
-    then too small for images of this ``shape``, ``(channels, height, width)``.
+    """Read the first five images in ``folder`` by name, scaled to a fifth of their size.
+
+    Raises ``DataError`` if there are none, or if they are too small for images of ``shape``,
+    ``(channels, height, width)``.
     """
     try:
         files = sorted(file for file in folder.iterdir() if file.suffix.lower() in _SUFFIXES)[:_PHOTOGRAPHS]
@@ -137,5 +140,5 @@ def _photograph(file: Path, shape: tuple[int, ...]) -> Pixels:
     small = pixels[middle::_SHRUNK, middle::_SHRUNK]
     if small.shape[0] < shape[1] or small.shape[1] < shape[2]:
         least = f"{_SHRUNK * shape[2]} × {_SHRUNK * shape[1]}"
-        raise DataError(f"{file} is {pixels.shape[1]} × {pixels.shape[0]} pixels: at least {least} are wanted")
+        raise DataError(f"{file} is {pixels.shape[1]} × {pixels.shape[0]} pixels: give photographs of at least {least}")
     return small

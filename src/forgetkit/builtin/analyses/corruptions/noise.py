@@ -1,4 +1,4 @@
-"""Noise: what a sensor and a transmission do to each value."""
+"""Noise of sensors and transmission."""
 
 from __future__ import annotations
 
@@ -7,27 +7,23 @@ import numpy as np
 from forgetkit.builtin.analyses.corruptions.draws import CorruptionDraws, Pixels, fractions, quantize
 
 
-def gaussian_noise(pixels: Pixels, severity: int, draws: CorruptionDraws) -> Pixels:
-    """Normal noise of one deviation everywhere."""
-    deviation = (0.04, 0.06, 0.08, 0.09, 0.10)[severity - 1]
+def gaussian_noise(pixels: Pixels, draws: CorruptionDraws, deviation: float) -> Pixels:
+    """Add normal noise."""
     return quantize(fractions(pixels) + draws.normal(*pixels.shape[1:], deviation=deviation))
 
 
-def shot_noise(pixels: Pixels, severity: int, draws: CorruptionDraws) -> Pixels:
-    """Counted light: a Poisson number of as many quanta as white has, in the mean, times the value."""
-    quanta = (500, 250, 100, 75, 50)[severity - 1]
+def shot_noise(pixels: Pixels, draws: CorruptionDraws, quanta: int) -> Pixels:
+    """Draw a Poisson number of light quanta, of which white has ``quanta`` on average."""
     return quantize(draws.poisson(fractions(pixels) * quanta) / quanta)
 
 
-def impulse_noise(pixels: Pixels, severity: int, draws: CorruptionDraws) -> Pixels:
-    """A share of the values, each channel by itself, becomes 0 or 1, either as likely."""
-    share = (0.01, 0.02, 0.03, 0.05, 0.07)[severity - 1]
+def impulse_noise(pixels: Pixels, draws: CorruptionDraws, share: float) -> Pixels:
+    """Set a fraction of the values to black or white, each channel by itself."""
     drawn = draws.uniform(0, 1, *pixels.shape[1:])
     return np.where(drawn < share / 2, np.uint8(0), np.where(drawn < share, np.uint8(255), pixels))
 
 
-def speckle_noise(pixels: Pixels, severity: int, draws: CorruptionDraws) -> Pixels:
-    """Normal noise that is the larger, the brighter the value."""
-    deviation = (0.06, 0.10, 0.12, 0.16, 0.20)[severity - 1]
+def speckle_noise(pixels: Pixels, draws: CorruptionDraws, deviation: float) -> Pixels:
+    """Add normal noise in proportion to the value."""
     values = fractions(pixels)
     return quantize(values + values * draws.normal(*pixels.shape[1:], deviation=deviation))

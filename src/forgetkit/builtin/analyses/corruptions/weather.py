@@ -1,4 +1,4 @@
-"""Weather: fog, frost and snow between the lens and the world, and what splashes onto the lens."""
+"""Weather: fog, frost, snow, and spatter on the lens."""
 
 from __future__ import annotations
 
@@ -23,19 +23,18 @@ _ICE = (
     ((143, 158, 171), 10.4, 26.0),
     ((102, 114, 126), 15.6, 34.6),
 )
-"""The benchmark's five photographs, shrunk as it shrinks them, in grey levels: the mean colour, the deviation of the
-brightness from one cut-out of 32 pixels to another, and that within one."""
+"""The benchmark's five photographs, shrunk as it shrinks them, in grey levels: the mean colour, and the deviation of
+the brightness between cut-outs of 32 pixels and within one."""
 
 _NEAR = 20.0
-"""How far from its edge, in pixels, a drop of water still gets thicker."""
+"""The distance from its edge, in pixels, over which a drop of water gets thicker."""
 
 _CRYSTAL = 0.6
-"""How far, in pixels, crystals reach: neighbours are then as alike as in the photographs (a correlation of 0.4)."""
+"""The size of crystals in pixels: neighbours then correlate as in the photographs (0.4)."""
 
 
-def fog(pixels: Pixels, severity: int, draws: CorruptionDraws) -> Pixels:
-    """A cloud of light added, and all made darker until the brightest value is no brighter than before."""
-    thickness, decay = ((0.2, 3.0), (0.5, 3.0), (0.75, 2.5), (1.0, 2.0), (1.5, 1.75))[severity - 1]
+def fog(pixels: Pixels, draws: CorruptionDraws, thickness: float, decay: float) -> Pixels:
+    """Add a cloud of light, and darken the image until its brightest value is no brighter than before."""
     height, width = pixels.shape[1:3]
     values = fractions(pixels)
     brightest = values.max((1, 2, 3), keepdims=True)
@@ -47,8 +46,8 @@ def fog(pixels: Pixels, severity: int, draws: CorruptionDraws) -> Pixels:
 def plasma(noise: Floats, size: int, decay: float) -> Floats:
     """Heights in [0, 1], ``(n, size, size)``, by the diamond-square algorithm on a torus; ``size`` is a power of two.
 
-    Halfway between points already known stands their mean, and a random number whose range shrinks from grid to
-    grid by the square of ``decay``. ``noise`` holds ``size² - 1`` numbers in [-1, 1] for each.
+    A point halfway between known points is their mean plus a random number, whose range shrinks from grid to grid by
+    the square of ``decay``. ``noise`` holds ``size² - 1`` numbers in [-1, 1] for each.
     """
     heights = np.zeros((len(noise), size, size))
     step, used, rough = size, 0, 100.0
@@ -74,29 +73,30 @@ def plasma(noise: Floats, size: int, decay: float) -> Floats:
     return heights
 
 
-def frost(pixels: Pixels, severity: int, draws: CorruptionDraws, photographs: Sequence[Pixels] = ()) -> Pixels:
-    """Crystals of ice on the lens, from one of the photographs, or painted where there are none."""
-    kept, strength = ((1.0, 0.2), (1.0, 0.3), (0.9, 0.4), (0.85, 0.4), (0.75, 0.45))[severity - 1]
+def frost(
+    pixels: Pixels, draws: CorruptionDraws, kept: float, strength: float, photographs: Sequence[Pixels] = ()
+) -> Pixels:
+    """Add ice crystals from one of the photographs, or painted ones without photographs."""
     height, width = pixels.shape[1:3]
     ice = _cut(photographs, height, width, draws) if photographs else _paint(height, width, draws)
     return quantize(kept * fractions(pixels) + strength * ice / 255)
 
 
 def _cut(photographs: Sequence[Pixels], height: int, width: int, draws: CorruptionDraws) -> Floats:
-    """A cut-out of a photograph for each image; each is larger than the images."""
-    found = []
+    """A cut-out of a photograph for each image; photographs must be larger than the images."""
+    cuts = []
     for choice, *corner in draws.uniform(0, 1, 3):
         photograph = photographs[int(choice * len(photographs))]
         top, left = (
-            int(share * (there - wanted))
-            for share, there, wanted in zip(corner, photograph.shape[:2], (height, width), strict=True)
+            int(position * (large - small))
+            for position, large, small in zip(corner, photograph.shape[:2], (height, width), strict=True)
         )
-        found.append(photograph[top : top + height, left : left + width].astype(np.float64))
-    return np.stack(found)
+        cuts.append(photograph[top : top + height, left : left + width].astype(np.float64))
+    return np.stack(cuts)
 
 
 def _paint(height: int, width: int, draws: CorruptionDraws) -> Floats:
-    """Noise with the colour, the brightness and the grain of one of the benchmark's photographs, for each image."""
+    """Noise with colour, brightness and grain of one of the benchmark's photographs, for each image."""
     kinds = draws.integers(0, len(_ICE))
     colours = np.array([_ICE[kind][0] for kind in kinds], np.float64)[:, None, None]
     between, within = (np.array([_ICE[kind][side] for kind in kinds])[:, None, None, None] for side in (1, 2))
@@ -107,47 +107,52 @@ def _paint(height: int, width: int, draws: CorruptionDraws) -> Floats:
     return ice
 
 
-def snow(pixels: Pixels, severity: int, draws: CorruptionDraws) -> Pixels:
-    """Flakes that fall in a direction of the image's own, and once more turned round; the rest somewhat bleached."""
-    mean, deviation, size, least, radius, length, kept = (
-        (0.1, 0.2, 1.0, 0.6, 8, 3, 0.95),
-        (0.1, 0.2, 1.0, 0.5, 10, 4, 0.9),
-        (0.15, 0.3, 1.75, 0.55, 10, 4, 0.9),
-        (0.25, 0.3, 2.25, 0.6, 12, 6, 0.85),
-        (0.3, 0.3, 1.25, 0.65, 14, 12, 0.8),
-    )[severity - 1]
-    flakes = enlarge(draws.normal(*pixels.shape[1:3], 1, mean=mean, deviation=deviation), size)
-    fallen = smear(quantize(np.where(flakes < least, 0, flakes)), radius, length, draws.uniform(-135, -45))
+def snow(
+    pixels: Pixels,
+    draws: CorruptionDraws,
+    mean: float,
+    deviation: float,
+    zoom: float,
+    threshold: float,
+    radius: int,
+    length: float,
+    kept: float,
+) -> Pixels:
+    """Add falling flakes, at a random angle per image, and the same layer rotated; bleach the image."""
+    flakes = enlarge(draws.normal(*pixels.shape[1:3], 1, mean=mean, deviation=deviation), zoom)
+    fallen = smear(quantize(np.where(flakes < threshold, 0, flakes)), radius, length, draws.uniform(-135, -45))
     layer = fractions(fallen, np.float32)
     values = fractions(pixels, np.float32)
     bleached = np.maximum(values, (values @ _LUMA)[..., None] * 1.5 + 0.5)
     return quantize(kept * values + (1 - kept) * bleached + layer + layer[:, ::-1, ::-1])
 
 
-def spatter(pixels: Pixels, severity: int, draws: CorruptionDraws) -> Pixels:
-    """Drops of water at the first three severities, stains of mud at the others."""
-    mean, deviation, smoothness, least, strength = (
-        (0.62, 0.1, 0.7, 0.7, 0.5),
-        (0.65, 0.1, 0.8, 0.7, 0.5),
-        (0.65, 0.3, 1.0, 0.69, 0.5),
-        (0.65, 0.1, 0.7, 0.69, 0.6),
-        (0.65, 0.1, 0.5, 0.68, 0.6),
-    )[severity - 1]
+def spatter(
+    pixels: Pixels,
+    draws: CorruptionDraws,
+    mean: float,
+    deviation: float,
+    smoothness: float,
+    threshold: float,
+    strength: float,
+    mud: bool,
+) -> Pixels:
+    """Add drops of water, or stains of mud."""
     liquid = draws.normal(*pixels.shape[1:3], mean=mean, deviation=deviation)
     liquid = ndimage.gaussian_filter(liquid, (0, smoothness, smoothness), mode="nearest", truncate=4)
     values = fractions(pixels, np.float32)
-    if severity <= 3:
-        # Where there is more than 255 levels hold, the benchmark's program begins again at 0.
-        levels = (np.where(liquid < least, 0, liquid) * 255).astype(np.int64) % 256
+    if not mud:
+        # Above 255 levels, the benchmark's program wraps to 0.
+        levels = (np.where(liquid < threshold, 0, liquid) * 255).astype(np.int64) % 256
         drops = _drops(levels.astype(np.uint8))
         return quantize(values + drops[..., None] * np.float32(strength) * _WATER)
-    stains = ndimage.gaussian_filter((liquid > least).astype(np.float32), (0, strength, strength), mode="nearest")
+    stains = ndimage.gaussian_filter((liquid > threshold).astype(np.float32), (0, strength, strength), mode="nearest")
     stains = np.where(stains < 0.8, 0, stains)[..., None]
     return quantize(values * (1 - stains) + stains * _MUD)
 
 
 def _drops(liquid: NDArray[np.uint8]) -> Floats:
-    """How much light each drop of water adds, at most 1 in each image: more on one side of its edge than the other."""
+    """The light that drops of water add, at most 1 in each image, with lit and shaded edges."""
     near = _box_blur(distances(edges(liquid), _NEAR)).astype(np.uint8)
     lit = np.array([[-2, -1, 0], [-1, 1, 1], [0, 1, 2]])
     relief = ndimage.correlate(equalize(near).astype(np.int64), lit[None], mode="mirror").clip(0, 255)
