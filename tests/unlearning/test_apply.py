@@ -31,7 +31,7 @@ import forgetkit
 from forgetkit.contracts import Change, ReinitContext
 from forgetkit.errors import ComponentError
 from forgetkit.seeding import Seeds
-from forgetkit.unlearning.fresh_values import LayerwiseFresh
+from forgetkit.unlearning.layerwise import LayerwiseFresh
 
 BATCHES = images(6, 6)
 

@@ -23,7 +23,7 @@ from forgetkit.contracts import Change, ReinitContext
 from forgetkit.errors import ComponentError
 from forgetkit.seeding import Seeds, seeded_rng
 from forgetkit.unlearning import apply, fingerprints, integrity, probe, tensor_checks
-from forgetkit.unlearning.fresh_values import LayerwiseFresh
+from forgetkit.unlearning.layerwise import LayerwiseFresh
 
 FLOATS = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 

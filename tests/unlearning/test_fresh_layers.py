@@ -31,7 +31,7 @@ from forgetkit.errors import ComponentError, OptionError
 from forgetkit.registry import registry
 from forgetkit.seeding import Seeds
 from forgetkit.unlearning import ModelHistory
-from forgetkit.unlearning.fresh_values import LayerwiseFresh
+from forgetkit.unlearning.layerwise import LayerwiseFresh
 
 UNLIKELY = 1e-6
 

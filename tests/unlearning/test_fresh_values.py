@@ -33,7 +33,8 @@ from forgetkit.contracts import Change, ReinitContext
 from forgetkit.errors import OptionError
 from forgetkit.seeding import Seeds
 from forgetkit.unlearning import ModelHistory, Scoring
-from forgetkit.unlearning.fresh_values import NO_HISTORY, FreshValues, LayerwiseFresh
+from forgetkit.unlearning.fresh_values import NO_HISTORY, FreshValues
+from forgetkit.unlearning.layerwise import LayerwiseFresh
 
 UNLIKELY = 1e-6
 ORIGINS = ["original", "layer-default", "uniform", "rewind", "zero"]

@@ -25,7 +25,7 @@ from forgetkit.contracts import Inputs
 from forgetkit.errors import NoMatchError, OptionError
 from forgetkit.registry import registry
 from forgetkit.seeding import Seeds
-from forgetkit.unlearning.fresh_values import LayerwiseFresh
+from forgetkit.unlearning.layerwise import LayerwiseFresh
 
 PIXELS = [(torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([1, 2]))]
 

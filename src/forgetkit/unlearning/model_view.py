@@ -16,8 +16,9 @@ from forgetkit.errors import ComponentError, NoMatchError, OptionError
 from forgetkit.seeding import Seeds
 from forgetkit.unlearning import structure
 from forgetkit.unlearning.activity import activity_in, capture_inputs
-from forgetkit.unlearning.fresh_values import FreshValues, ModelHistory, can_reset
+from forgetkit.unlearning.fresh_values import FreshValues, ModelHistory
 from forgetkit.unlearning.integrity import component_call, read_only, restore_state
+from forgetkit.unlearning.layerwise import can_reset
 from forgetkit.unlearning.lazy_tensors import LazyTensors
 from forgetkit.unlearning.pass_counter import PassCounter
 from forgetkit.unlearning.probe import Batches, GuardedProbe, Loss, ReplayableBatches, ValidatedScores
