@@ -3,6 +3,7 @@
 Read ``pipeline`` first: score, select, apply.
 """
 
+from forgetkit.unlearning.building import unwrap
 from forgetkit.unlearning.fresh_values import NO_HISTORY, Memory, ModelHistory
 from forgetkit.unlearning.interventions import InterventionRunner, StepHooks, TrainStep, overridden_hooks
 from forgetkit.unlearning.labels import class_probabilities, require_classes
@@ -10,7 +11,7 @@ from forgetkit.unlearning.lazy_tensors import LazyScores
 from forgetkit.unlearning.masks import MaskRecorder, Masks, from_state
 from forgetkit.unlearning.model_view import Scoring
 from forgetkit.unlearning.pass_counter import PassCounter
-from forgetkit.unlearning.pipeline import ResetPolicy, require_trained_by, score, unlearn, unwrap
+from forgetkit.unlearning.pipeline import ResetPolicy, require_trained_by, score, unlearn
 from forgetkit.unlearning.repeats import RepeatedValues
 from forgetkit.unlearning.report import LayerReport, UnlearnReport
 from forgetkit.unlearning.selection import Selection, count_of, select

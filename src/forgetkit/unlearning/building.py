@@ -6,6 +6,7 @@ import copy
 import sys
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -31,8 +32,8 @@ def infer_build(model: nn.Module) -> Callable[[], nn.Module] | None:
     if _is_instance(model, "transformers", "PreTrainedModel"):
         return partial(_from_config, type(model), model.config)
     if any(_is_instance(model, name, "LightningModule") for name in ("lightning.pytorch", "pytorch_lightning")):
-        arguments = dict(model.hparams)  # type: ignore[call-overload]
-        return partial(type(model), **copy.deepcopy(arguments))
+        hyperparameters: Any = model.hparams
+        return partial(type(model), **copy.deepcopy(dict(hyperparameters)))
     return None
 
 
@@ -55,9 +56,13 @@ def require_same_architecture(built: nn.Module, model: nn.Module, what: str) -> 
     for name in [*own, *new]:
         if own.get(name) != new.get(name):
             raise ComponentError(
-                f"{what} gives another network: '{name}' is {new.get(name, 'missing')} there and "
-                f"{own.get(name, 'missing')} in the model; build= must give the same architecture"
+                f"{what} gives another network: '{name}' {_shape(new, name)} there and {_shape(own, name)} in the "
+                "model; build= must give the same architecture"
             )
+
+
+def _shape(shapes: dict[str, tuple[int, ...]], name: str) -> str:
+    return f"has shape {shapes[name]}" if name in shapes else "is missing"
 
 
 def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:

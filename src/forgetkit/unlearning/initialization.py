@@ -8,7 +8,7 @@ the layer afterwards. torchvision's ``ResNet.__init__``, the ``_init_weights`` o
 from __future__ import annotations
 
 import dis
-import functools
+import inspect
 import types
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -25,6 +25,10 @@ _INIT = frozenset(name for name in vars(nn.init) if name.endswith("_") and not n
 _NO_FILL = {"masked_fill_", "tril_", "triu_", "requires_grad_", "detach_", "share_memory_", "rename_", "resize_"}
 _IN_PLACE = frozenset(name for name in dir(Tensor) if name.endswith("_") and not name.endswith("__")) - _NO_FILL
 _WRITES = _IN_PLACE | _INIT | {"apply", "load_state_dict"}
+
+
+_DEEPEST = 20
+"""Layers of decorators that are looked through."""
 
 
 @dataclass(frozen=True)
@@ -47,19 +51,25 @@ class InitializationCode:
 
     def __init__(self, model: nn.Module) -> None:
         self._modules = dict(model.named_modules())
-        self._read = functools.cache(_read_class)
+        self._read: dict[type, Initializer | None] = {}
 
     def containers(self, path: str) -> list[tuple[str, Initializer]]:
         """The modules around the one at ``path`` whose code writes to what they contain, the outermost first."""
         parts = path.split(".") if path else []
         outer = (".".join(parts[:depth]) for depth in range(len(parts)))
-        found = ((name, self._read(type(self._modules[name]))) for name in outer)
+        found = ((name, self._initializer(name)) for name in outer)
         return [(name, initializer) for name, initializer in found if initializer is not None]
 
     def own(self, path: str) -> Initializer | None:
         """What in a module's own constructor writes values besides its ``reset_parameters``, if anything."""
-        initializer = self._read(type(self._modules[path]))
+        initializer = self._initializer(path)
         return None if initializer is None or initializer.resets else initializer
+
+    def _initializer(self, path: str) -> Initializer | None:
+        cls = type(self._modules[path])
+        if cls not in self._read:
+            self._read[cls] = _read_class(cls)
+        return self._read[cls]
 
 
 def _read_class(cls: type) -> Initializer | None:
@@ -74,7 +84,10 @@ def _read_class(cls: type) -> Initializer | None:
 
 
 def _first_write(cls: type, *, resets: bool) -> str | None:
-    """The first function within reach of the constructors of ``cls`` that writes values; ``resets`` follows those too."""
+    """The first function within reach of the constructors of ``cls`` that writes values.
+
+    ``resets``: follow ``reset_parameters`` too.
+    """
     seen: set[types.FunctionType] = set()
     waiting = list(_constructors(cls))
     while waiting:
@@ -94,10 +107,10 @@ def _first_write(cls: type, *, resets: bool) -> str | None:
 
 
 def _constructors(cls: type) -> Iterator[types.FunctionType]:
-    owners = [*_classes(cls), *(meta for meta in type(cls).__mro__ if meta not in (type, object))]
-    for owner in owners:
-        names = _CONSTRUCTORS if owner in cls.__mro__ else ("__call__",)
-        yield from _functions(vars(owner).get(name) for name in names)
+    for owner in _classes(cls):
+        yield from _functions(vars(owner).get(name) for name in _CONSTRUCTORS)
+    metaclasses = inspect.getmro(type(cls))
+    yield from _functions(vars(meta).get("__call__") for meta in metaclasses if meta not in (type, object))
 
 
 def _classes(cls: type) -> list[type]:
@@ -106,7 +119,7 @@ def _classes(cls: type) -> list[type]:
 
 
 def _is_followed(function: types.FunctionType, cls: type) -> bool:
-    """Whether a function may hold the code of an initialisation: a method of ``cls``, or a helper that is not torch's."""
+    """Whether a function may initialise: a method of ``cls``, or a helper that is not torch's."""
     module = function.__module__ or ""
     if module.partition(".")[0] == "torch":
         return any(function in _functions(vars(base).values()) for base in _classes(cls))
@@ -172,12 +185,14 @@ def _functions(values: Iterable[Any]) -> Iterator[types.FunctionType]:
     """The plain Python functions among ``values``, unwrapped, also those in containers one level deep."""
     for value in values:
         inside = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else [value]
-        for item in inside:
-            while not isinstance(item, types.FunctionType):
-                inner = getattr(item, "__func__", None) or getattr(item, "func", None) or getattr(item, "fget", None)
-                if inner is None or inner is item:
-                    break
-                item = inner
-            item = getattr(item, "__wrapped__", item)
-            if isinstance(item, types.FunctionType):
-                yield item
+        yield from (function for item in inside if (function := _plain_function(item)) is not None)
+
+
+def _plain_function(value: Any) -> types.FunctionType | None:
+    """The function in a method, a property, a partial or a decorator; None if there is none."""
+    for _ in range(_DEEPEST):
+        if isinstance(value, types.FunctionType) and not hasattr(value, "__wrapped__"):
+            return value
+        inner = (getattr(value, name, None) for name in ("__wrapped__", "__func__", "func", "fget"))
+        value = next((found for found in inner if callable(found)), None)
+    return None

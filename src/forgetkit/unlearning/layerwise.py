@@ -116,10 +116,7 @@ class LayerwiseFresh:
                 self._initialise(module)
             else:
                 reset_reparametrized(module, reset)
-        value: Tensor = (
-            module.get_parameter(local) if local in dict(module.named_parameters()) else module.get_buffer(local)
-        )
-        return value.detach()
+        return {**dict(module.named_parameters()), **dict(module.named_buffers())}[local].detach()
 
     def _reset_all(self, path: str) -> dict[str, Tensor]:
         """Every value of a container, reset from the inside out, as its constructor does."""
@@ -134,11 +131,11 @@ class LayerwiseFresh:
 
     @contextmanager
     def _copied(self, path: str, name: str, emptied: list[str], seed: int) -> Iterator[nn.Module]:
-        """A copy of a module on the CPU, with NaN for parameters: old values cannot pass for fresh, and are not copied."""
+        """A copy of a module on the CPU, with NaN for parameters: old values are not copied, nor taken for fresh."""
         original = self._modules[path]
         who = type(original).__name__
         parameters = {full: self._tensor(full) for full in emptied}
-        memo = {id(p): _nan_like(p) for p in parameters.values() if type(p) is nn.Parameter}
+        memo: dict[int, Tensor] = {id(p): _nan_like(p) for p in parameters.values() if type(p) is nn.Parameter}
         memo |= {id(tensor): tensor.detach().clone() for tensor in computed_tensors(original)}
         try:
             module = copy.deepcopy(original, memo).cpu().float()

@@ -25,6 +25,7 @@ from forgetkit.seeding import Seeds, seeded_rng
 from forgetkit.system.torch_settings import settings_restored
 from forgetkit.unlearning.apply import AppliedChanges, Undo, all_or_nothing, apply, clear_all_state
 from forgetkit.unlearning.batchnorm import refresh_bn_stats, require_statistics
+from forgetkit.unlearning.building import unwrap
 from forgetkit.unlearning.fresh_values import NO_HISTORY, ModelHistory
 from forgetkit.unlearning.integrity import assert_params_unchanged, attribute_errors_to, with_network_settings
 from forgetkit.unlearning.masks import MaskCallback
@@ -215,9 +216,3 @@ def require_trained_by(optimizer: Optimizer, model: nn.Module) -> None:
     own = set(model.parameters())
     if not any(p in own for group in optimizer.param_groups for p in group["params"]):
         raise OptionError("the optimizer holds none of the model's parameters: give the one that trains this model")
-
-
-def unwrap(model: nn.Module) -> nn.Module:
-    """Return the module inside a compiled one: it has the same parameters and can be traced."""
-    inner = getattr(model, "_orig_mod", model)
-    return inner if isinstance(inner, nn.Module) else model
