@@ -58,6 +58,7 @@ def unlearn(
     seed: int = 0,
     loss: Loss = cross_entropy,
     build: Callable[[], nn.Module] | None = None,
+    fresh: Literal["auto", "module"] = "auto",
     initial: Mapping[str, Tensor] | None = None,
     scoring: unlearning.Scoring | None = None,
     policy: unlearning.ResetPolicy | None = None,
@@ -85,7 +86,11 @@ def unlearn(
         optimizer: The optimizer that trains the model. Its state under the mask is cleared.
         seed: Fixes every draw, 0 or more. Give another one at each call of a loop, or the same fresh values come again.
         loss: ``loss(outputs, targets)``, a scalar tensor: the mean over the batch.
-        build: Makes a new model, whose values are the fresh ones. None: each module's ``reset_parameters`` draws them.
+        build: Makes a new model of the same architecture, whose values are the fresh ones.
+        fresh: ``"auto"``: without ``build``, a layer's ``reset_parameters`` draws fresh values if no constructor around
+            the layer initialises it. Otherwise a model of transformers or Lightning is built from its own ``config`` or
+            ``hparams``; any other model is an error. Initialisation by a script (``model.apply(f)``) cannot be seen:
+            pass ``build``. ``"module"``: ``reset_parameters`` draws them, whatever the constructors do.
         initial: Copies of ``state_dict()`` at the start of training, for methods that go back to it.
         scoring: Which parameters are scored, and in which mode.
         policy: What becomes of the optimizer's state and of running statistics.
@@ -128,7 +133,7 @@ def unlearn(
             optimizer=optimizer,
             seeds=Seeds(seed),
             loss=loss,
-            history=_build_history(build, initial, previous, memory, run_seed),
+            history=_build_history(build, fresh, initial, previous, memory, run_seed),
             scoring=scored,
             policy=after,
             processes=processes,
@@ -147,6 +152,7 @@ def score(
     seed: int = 0,
     loss: Loss = cross_entropy,
     build: Callable[[], nn.Module] | None = None,
+    fresh: Literal["auto", "module"] = "auto",
     initial: Mapping[str, Tensor] | None = None,
     scoring: unlearning.Scoring | None = None,
     previous: Mapping[str, Tensor] | None = None,
@@ -164,6 +170,7 @@ def score(
             same ``seed`` and ``build``.
         loss: ``loss(outputs, targets)``, a scalar tensor: the mean over the batch.
         build: Makes a new model, as for :func:`unlearn`.
+        fresh: ``"auto"`` or ``"module"``, as for :func:`unlearn`.
         initial: Copies of ``state_dict()`` at the start of training.
         scoring: Which parameters are scored, and in which mode.
         previous: Copies of ``state_dict()`` when the model was last reset.
@@ -181,7 +188,7 @@ def score(
     """
     criterion = registry.load().make("importance", importance)[1]
     past, scored = (
-        _build_history(build, initial, previous, memory, None),
+        _build_history(build, fresh, initial, previous, memory, None),
         _resolve_component(scoring, unlearning.Scoring),
     )
     return unlearning.score(
@@ -197,6 +204,7 @@ def attach(
     seed: int = 0,
     loss: Loss = cross_entropy,
     build: Callable[[], nn.Module] | None = None,
+    fresh: Literal["auto", "module"] = "auto",
     initial: Mapping[str, Tensor] | None = None,
     previous: Mapping[str, Tensor] | None = None,
 ) -> InterventionAttachment:
@@ -223,6 +231,7 @@ def attach(
         seed: Fixes every draw of the components, 0 or more. Keep it if a loop resumes from a checkpoint.
         loss: ``loss(outputs, targets)``, a scalar tensor: the mean over the batch.
         build: Makes a new model, as for :func:`unlearn`.
+        fresh: ``"auto"`` or ``"module"``, as for :func:`unlearn`.
         initial: Copies of ``state_dict()`` at the start of training.
         previous: Copies of ``state_dict()`` when the model was last reset.
 
@@ -239,7 +248,7 @@ def attach(
         raise OptionError("attach takes a list of interventions: forgetkit.attach(model, optimizer, ['redo'])")
     known = registry.load()
     found = [_build_intervention(known, component) for component in components]
-    past = _build_history(build, initial, previous, None, seed)
+    past = _build_history(build, fresh, initial, previous, None, seed)
     inner = unlearning.unwrap(model)
     unlearning.require_trained_by(optimizer, inner)
     instances = [component for _, component in found]
@@ -599,6 +608,7 @@ def _evidence(
 
 def _build_history(
     build: Callable[[], nn.Module] | None,
+    fresh: str,
     initial: Mapping[str, Tensor] | None,
     previous: Mapping[str, Tensor] | None,
     memory: unlearning.Memory | None,
@@ -606,8 +616,13 @@ def _build_history(
 ) -> unlearning.ModelHistory:
     if memory is not None and not callable(memory):
         raise OptionError(f"memory= takes the method attached.memory, not {type(memory).__name__}")
+    if fresh not in ("auto", "module"):
+        raise OptionError(f"fresh={fresh!r}: fresh values come by 'auto' or from each 'module'")
+    if fresh == "module" and build is not None:
+        raise OptionError("fresh='module' and build= contradict each other: give one of them")
     return unlearning.ModelHistory(
         build=build,
+        trust_modules=fresh == "module",
         repeats=None if build is None else cache(partial(unlearning.RepeatedValues.of, build, _REPEATED_REMEDY)),
         initial=None if initial is None else initial.__getitem__,
         previous=None if previous is None else previous.__getitem__,
