@@ -107,13 +107,13 @@ def unlearn(
     with unlearning.SelectionGroup(group) as processes:
         components = registry.load()
         method = components.make("reinit", reinit)[1]
-        who = contracts.component_name(method)
+        method_name = contracts.component_name(method)
         if importance is None and getattr(method, "needs_scores", False):
             importance = "snip"
         if scoring is not None and importance is None and not getattr(method, "needs_data", False):
-            raise OptionError(f"{who} looks at no scores, so scoring= would be ignored: leave it out")
+            raise OptionError(f"{method_name} looks at no scores, so scoring= would be ignored: leave it out")
         if group is not None and not getattr(method, "needs_scores", False):
-            raise OptionError(f"{who} selects nothing, so group= would be ignored: leave it out")
+            raise OptionError(f"{method_name} selects nothing, so group= would be ignored: leave it out")
         scored, after = (
             _resolve_component(scoring, unlearning.Scoring),
             _resolve_component(policy, unlearning.ResetPolicy),
@@ -452,7 +452,7 @@ def _show_run(progress: bool) -> Iterator[Sequence[contracts.Observer]]:
     from forgetkit.display.run_display import choose_run_display
 
     display = choose_run_display(quiet=False, as_json=True)
-    with display.following():
+    with display.progress_context():
         yield (display,)
 
 

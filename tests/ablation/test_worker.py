@@ -156,7 +156,7 @@ def test_a_cell_that_somebody_finished_by_hand_meanwhile_is_completed(
     path = pool.directory(asked.digest)
     (path / "seal.json").unlink()
     before = (path / "result.json").stat().st_ino
-    monkeypatch.setattr(CellStore, "reopened", lambda pool, digest: RunDirectory(path))  # as it was a moment before
+    monkeypatch.setattr(CellStore, "open_unfinished", lambda pool, digest: RunDirectory(path))  # as a moment before
     assert run_cell(asked) == CellResult("completed")
     assert pool.find(asked.digest).status == "completed"
     assert (path / "result.json").stat().st_ino == before

@@ -229,13 +229,13 @@ LABELS = {
     "beyond": (changed(3, to=7), r"is 7, and the model has 3 outputs, from 0 \(so it is with 1 of 9 samples\): name"),
     "beyond, uint8": (changed(3, to=255).to(torch.uint8), r"is 255, and the model has 3 outputs"),
     "from one": (Y + 1, r"is 3, .*: they count from 1: subtract 1"),
-    "floats": (Y.float(), r"float32; a whole number for each is wanted: give labels\.long\(\)$"),
-    "halves": (Y + 0.5, r"float32; a whole number for each is wanted$"),
+    "floats": (Y.float(), r"float32; each label must be a whole number: give labels\.long\(\)$"),
+    "halves": (Y + 0.5, r"float32; each label must be a whole number$"),
     "one-hot": (nn.functional.one_hot(Y, 3), r"of one-hot rows labels\.argmax\(1\) makes them"),
     "one-hot floats": (nn.functional.one_hot(Y, 3).float(), r"of one-hot rows labels\.argmax\(1\) makes them"),
     "a column": (Y[:, None], r"give labels\[:, 0\]$"),
     "a column of floats": (Y[:, None].float(), r"give labels\[:, 0\]\.long\(\)$"),
-    "too few": (Y[:5], r"9 inputs and labels of shape \(5,\) in torch\.int64; a whole number for each is wanted$"),
+    "too few": (Y[:5], r"9 inputs and labels of shape \(5,\) in torch\.int64; each label must be a whole number$"),
 }
 
 

@@ -241,7 +241,7 @@ def test_options_that_would_be_ignored_are_refused(made):
     [
         ({}, "give the samples to evaluate"),
         ({"test": (torch.zeros(3, 2), torch.zeros(2, dtype=torch.long))}, r"3 inputs and labels of shape \(2,\)"),
-        ({"test": (torch.zeros(3, 2), torch.zeros(3))}, "a whole number for each is wanted"),
+        ({"test": (torch.zeros(3, 2), torch.zeros(3))}, "each label must be a whole number"),
         ({"test": (torch.zeros(3, 2), torch.full((3,), 2))}, "a label of test is 2, and the model has 2 outputs"),
         ({"test": (torch.zeros(3, 5), torch.zeros(3, dtype=torch.long))}, r"cannot take inputs of shape \(5,\)"),
         ({"test": (torch.zeros(0, 2), torch.zeros(0, dtype=torch.long))}, "holds no samples"),

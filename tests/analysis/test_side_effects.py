@@ -106,7 +106,7 @@ def test_a_run_is_left_to_the_byte(cli, workdir):
     before = digests(directory)
     asked = [spec for spec in every() if spec != "sensitivity"]
     said = cli("analyze", directory, *asked, "--no-report", "--json")
-    answered = {one["label"] for one in said.json["answers"] if one["became"] == "answered"}
+    answered = {one["label"] for one in said.json["answers"] if one["status"] == "answered"}
     assert answered >= {
         "attack",
         "calibration",

@@ -205,7 +205,7 @@ def test_a_grid_in_a_file_with_more_on_the_command_line(ablate):
         (("--over", "importance=snip", "--seeds", "4-1"), "--seeds 4-1: write 0-4"),
         (("--over", "importance=snip", "--baseline", "x"), "--baseline x"),
         (("--over", "importance=snip", "--match", "epochs"), "--match epochs: there is --match samples"),
-        (("--over", "importance=snip", "--name", "a/b"), "--name a/b: a plain name is wanted"),
+        (("--over", "importance=snip", "--name", "a/b"), "--name a/b: must be a plain name"),
         (("--over", "importance=snip", "--exclude", "reinit=cold"), "--exclude reinit=cold"),
         (("--over", "seed=1,2"), "'seed' is set by the ablation for each cell: use --seeds"),
         (("--over", "reinit=masked,cold", "--importance", "snip"), "reinit=cold.*looks at no scores"),
@@ -281,7 +281,7 @@ def test_the_table_is_of_the_cells_that_were_asked_for(cli, plugin):
     source = HERE.replace(
         "yield position",
         "import forgetkit.results.cell_store as pool; p = pool.CellStore(pool.Path(task.folder)); "
-        'p.note("replay", pool.GridManifest("another", ("replay",), ())); yield position',
+        'p.write_manifest("replay", pool.GridManifest("another", ("replay",), ())); yield position',
     )
     said = cli(
         "ablate",
@@ -353,7 +353,7 @@ def test_a_data_set_that_is_missing_is_said_before_anything_runs(cli):
 def test_that_workers_are_waited_for_is_said_where_there_are_some(capfd):
     view = CellDisplay(PlainDisplay(Console(stderr=True)))
     view.say_stopping()
-    with view.following(None, ProgressReader(CellStore(Path()), ["0" * 64])):
+    with view.progress_context(None, ProgressReader(CellStore(Path()), ["0" * 64])):
         assert capfd.readouterr().err == ""
         view.say_stopping()
         said = capfd.readouterr().err

@@ -81,8 +81,8 @@ def sure(plugin):
     return plugin("sure", PLUGIN)
 
 
-def became(said):
-    return [(one["run"], one["label"], one["became"]) for one in said.json["answers"]]
+def statuses(said):
+    return [(one["run"], one["label"], one["status"]) for one in said.json["answers"]]
 
 
 @pytest.mark.slow
@@ -104,7 +104,7 @@ def test_an_ablation_gets_answers_columns_and_a_report(cli, ablation, sure):
     assert said.status == 0, said.err
     runs = [f"method={method}, seed {seed}" for method in ("warm", "lure") for seed in (0, 1)]
     singly = [(name, label, "answered") for name in runs for label in ("sure", "churn")]
-    assert became(said) == [*singly, ("all 4 runs", "churn", "answered")]
+    assert statuses(said) == [*singly, ("all 4 runs", "churn", "answered")]
     table = cli("table", ablation, "--columns", "sure_mean", "--json").json
     (column,) = table["columns"]
     assert (column["key"], column["unit"], column["higher_is_better"]) == ("sure_mean", "fraction", True)
@@ -165,26 +165,26 @@ def test_a_folder_of_runs_is_told_from_one(cli, run):
 @pytest.mark.slow
 def test_what_is_there_is_not_asked_again(cli, run, sure):
     words = ["analyze", run, "sure", "--plugin", sure, "--no-report", "--json"]
-    assert became(cli(*words))[0][2] == "answered"
+    assert statuses(cli(*words))[0][2] == "answered"
     first = (run / "analyses" / "sure.json").read_bytes()
-    assert became(cli(*words))[0][2] == "known"
-    assert became(cli(*words, "--seed", 1))[0][2] == "answered"
-    assert became(cli(*words))[0][2] == "answered"  # that of seed 1 had taken its place
-    assert became(cli(*words, "--again"))[0][2] == "answered"
+    assert statuses(cli(*words))[0][2] == "cached"
+    assert statuses(cli(*words, "--seed", 1))[0][2] == "answered"
+    assert statuses(cli(*words))[0][2] == "answered"  # that of seed 1 had taken its place
+    assert statuses(cli(*words, "--again"))[0][2] == "answered"
     assert (run / "analyses" / "sure.json").read_bytes() == first
     damaged = first.replace(b'"value": 0', b'"value": 1')
     assert damaged != first
     (run / "analyses" / "sure.json").write_bytes(damaged)
-    assert became(cli(*words))[0][2] == "answered"
+    assert statuses(cli(*words))[0][2] == "answered"
     assert (run / "analyses" / "sure.json").read_bytes() == first
     assert not (run / "report.html").exists()
 
 
 def test_a_plugin_file_that_changed_is_asked_again(cli, run, plugin):
     words = ["analyze", run, "sure", "--no-report", "--json", "--plugin"]
-    assert became(cli(*words, plugin("mine", PLUGIN)))[0][2] == "answered"
-    assert became(cli(*words, plugin("mine", PLUGIN)))[0][2] == "known"
-    assert became(cli(*words, plugin("mine", PLUGIN.replace("amax(1)", "amin(1)"))))[0][2] == "answered"
+    assert statuses(cli(*words, plugin("mine", PLUGIN)))[0][2] == "answered"
+    assert statuses(cli(*words, plugin("mine", PLUGIN)))[0][2] == "cached"
+    assert statuses(cli(*words, plugin("mine", PLUGIN.replace("amax(1)", "amin(1)"))))[0][2] == "answered"
 
 
 def test_a_criterion_of_a_plugin_file_can_be_asked_for(cli, run, plugin):
@@ -203,7 +203,7 @@ def test_a_criterion_of_a_plugin_file_can_be_asked_for(cli, run, plugin):
 def test_what_fails_for_all_runs_together_keeps_the_rest(cli, ablation):
     said = cli("analyze", ablation, "churn", "--mega-batch", 9, "--json", "--no-report")
     assert said.status == 2
-    assert {how for _, _, how in became(said)} == {"failed"}
+    assert {how for _, _, how in statuses(said)} == {"failed"}
 
 
 def test_labels_and_mega_batches_have_files_of_their_own(cli, run):
@@ -250,7 +250,7 @@ def test_one_that_fails_and_one_that_does_not_apply_keep_none_from_the_others(cl
 def test_all_asks_everything_there_is_and_one_that_is_named_as_it_is_named(cli, run, sure):
     words = ['corruption:samples=2,corruptions=["contrast"],severities=[1]', "attack:samples=4,steps=1"]
     said = cli("analyze", run, "--all", *words, "--plugin", sure, "--no-report", "--json")
-    labels = {one["label"]: one["became"] for one in said.json["answers"]}
+    labels = {one["label"]: one["status"] for one in said.json["answers"]}
     listed = cli("analyze", "--list", "--plugin", sure, "--json").json["analyses"]
     assert labels.keys() == {name.rpartition("/")[2] for name in listed}
     assert {label for label, how in labels.items() if how != "answered"} == {"elsewhere", "sensitivity", "stumbles"}
@@ -292,7 +292,7 @@ def test_the_list_has_every_analysis_and_its_summary(cli, sure):
         (["RUN", "calibration", "--grid", "g"], 2, "is the directory of a single run; leave it out"),
         (["RUN", "calibration", "--dataset", "digits"], 2, "digits is not what the run began with"),
         (["RUN", "calibration", "--list"], 2, "--list lists the analyses and runs none"),
-        (["RUN", "--export-masks", "x.txt"], 2, "the name of an .npz file is wanted"),
+        (["RUN", "--export-masks", "x.txt"], 2, "must be the name of an .npz file"),
         (["RUN", "calibration", "--export-masks", "x.npz"], 2, "leave out the analyses"),
         (["RUN", "sensitivity"], 2, "sensitivity does not apply: "),
     ],
@@ -348,7 +348,7 @@ def test_interrupted_the_answers_so_far_stay_and_the_same_command_goes_on(cli, r
     assert "interrupted" in said.err
     assert sorted(p.name for p in (run / "analyses").glob("*.json")) == ["calibration.json"]
     said = cli("analyze", run, "calibration", "sure", "--plugin", sure, "--json")
-    assert [how for _, _, how in became(said)] == ["known", "answered"]
+    assert [how for _, _, how in statuses(said)] == ["cached", "answered"]
 
 
 def counted(text: str) -> list[int]:

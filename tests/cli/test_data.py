@@ -99,7 +99,7 @@ def test_a_sheet_of_many_classes_and_strange_names(cli):
     [
         (["nosuch"], "no dataset is called 'nosuch'"),
         (["npz:nosuch.npz"], "cannot be opened"),
-        (["digits", "--sheet", "x.jpg"], "the name of a .png file is wanted"),
+        (["digits", "--sheet", "x.jpg"], "must be the name of a .png file"),
         (["digits", "--sheet", "nowhere/x.png"], "--sheet nowhere/x.png: cannot write"),
         (["npz:f.npz", "--sheet", "x.png"], "features, of which there is no picture"),
         (["digits", "--mega-batches", "9999"], "9999 mega-batches of 1437"),

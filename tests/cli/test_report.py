@@ -28,7 +28,7 @@ def folder(workdir):
         pool.directory(digest).mkdir(parents=True)
         write_with_digest(pool.directory(digest) / "result.json", cell.result)
         pool.seal(digest)
-    pool.note("criteria", GridManifest(outcomes.title, outcomes.axes, tuple(cells)))
+    pool.write_manifest("criteria", GridManifest(outcomes.title, outcomes.axes, tuple(cells)))
     return pool.path
 
 

@@ -99,7 +99,7 @@ def test_a_figure_of_analyses_asks_its_runs_once(reproduce):
     assert all(0 < value < 1 for value in shared.values())
     kept = [*Path("reproductions/figure10-smoke/cells").glob("*/analyses/across.json")]
     assert len(kept) == 3
-    (together,) = Path("reproductions/figure10-smoke/grids").glob("*.asked/analyses/overlap.json")
+    (together,) = Path("reproductions/figure10-smoke/grids").glob("*.answers/analyses/overlap.json")
     assert {chart["name"] for chart in json.loads(together.read_text())["charts"]} >= {"arms"}
     kept[0].write_text("{")
     damaged = reproduce("figure10", "--json")
@@ -111,7 +111,7 @@ def test_the_grid_of_rates_and_decays_is_a_map_for_each_method(reproduce):
     said = reproduce("figure5", "--part", "lr 0.1 wd 0", "--part", "lr 0.005, wd 0.001", "--json")
     assert said.status == 0, said.err
     assert carried_out() == 4
-    (file,) = Path("reproductions/figure5-smoke/grids").glob("*.asked/analyses/sensitivity.json")
+    (file,) = Path("reproductions/figure5-smoke/grids").glob("*.answers/analyses/sensitivity.json")
     methods = json.loads(file.read_text())["details"]["methods"]
     assert sorted(methods) == ["BL", "LURE"]
     measured = {

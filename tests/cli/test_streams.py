@@ -153,5 +153,5 @@ def test_no_word_of_the_bar_of_questions_is_cut(width: int) -> None:
     view = AnalysisDisplay(LiveDisplay(console))
     view._total, view._done, view._began = 12, 3, time.monotonic() - 36
     what = "importance=snip:samples=1024, reinit=masked, seed 0: calibration"
-    view.asking(what)
+    view.show_question(what)
     require_words(console, view.bars(), what, "3/12 about 1 min 48 s left")

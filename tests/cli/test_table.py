@@ -42,7 +42,7 @@ def store(workdir):
             elif status != "missing":
                 pool.fail(digest, status, "the loss is nan")
             cells.append({"arm": dict(zip(axes, labels, strict=True)), "seed": seed, "digest": digest})
-        pool.note(name, GridManifest(f"The {name} question", tuple(axes), tuple(cells), baseline))
+        pool.write_manifest(name, GridManifest(f"The {name} question", tuple(axes), tuple(cells), baseline))
         return pool
 
     return call
@@ -333,7 +333,7 @@ def test_without_a_baseline_there_is_no_difference(cli, store) -> None:
 def test_hostile_names_are_text(cli, workdir) -> None:
     pool = CellStore(workdir / "odd")
     cells = [{"arm": {"[b]axis": "[red]x[/red]\x1b[31m"}, "seed": 0, "digest": "0" * 64}]
-    pool.note("g", GridManifest("[bold]t\x1b[2J", ("[b]axis",), tuple(cells)))
+    pool.write_manifest("g", GridManifest("[bold]t\x1b[2J", ("[b]axis",), tuple(cells)))
     pool.fail("0" * 64, "failed", "[link]\x1b[31m broken")
     out = cli("table", "odd").out
     assert out.startswith("[bold]t [2J\n")

@@ -202,7 +202,7 @@ def test_a_cell_that_is_gone_on_with_by_hand_is_no_failure(tmp_path, monkeypatch
     with RunDirectory(pool.directory(digest)).locked():
         before = sorted(pool.directory(digest).rglob("*"))
         assert run_cell(task) is None
-        waiting = threading.Thread(target=lambda: ended.append(run_cell(replace(task, patient=True))))
+        waiting = threading.Thread(target=lambda: ended.append(run_cell(replace(task, wait_if_locked=True))))
         ended: list[CellResult | None] = []
         waiting.start()
         time.sleep(0.1)

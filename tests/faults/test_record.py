@@ -486,7 +486,7 @@ def test_states_rows_and_events_of_another_run_are_not_this_run_s(cli, stopped, 
         shutil.copy(other / "checkpoints" / f"resume-002-0001.{end}", run / "checkpoints")
     assert substance(cli("run", "--resume", run, "--json").json) == whole
     (line,) = caplog.messages
-    assert "resume-002-0001.json belongs to another run; the run goes on from the state before it" in line
+    assert "resume-002-0001.json belongs to another run; the run continues from the state before it" in line
 
 
 def test_a_state_alone_of_another_run(cli, stopped, whole, substance, caplog):
@@ -543,7 +543,7 @@ def test_a_state_that_a_stranger_made(cli, stopped, whole, substance, made_up, w
     with edited(states(run)[0].with_suffix(".json")) as note:
         note["state_sha256"] = hashlib.sha256(states(run)[0].read_bytes()).hexdigest()
     assert substance(cli("run", "--resume", run, "--json").json) == whole
-    assert "resume-002-0001.pt is damaged or not one of forgetkit's; the run goes on from" in caplog.text
+    assert "resume-002-0001.pt is damaged or not one of forgetkit's; the run continues from" in caplog.text
     assert not (workdir / "done").exists()
 
 
@@ -603,7 +603,7 @@ def test_no_file_is_a_program(stopped):
 def test_an_interruption_in_python_names_the_run(workdir):
     with pytest.raises(KeyboardInterrupt) as stopped:
         forgetkit.run({**OPTIONS, "name": "r"}, observers=[StopAfter()])
-    assert stopped.value.__notes__ == ["the run in runs/r can be gone on with"]
+    assert stopped.value.__notes__ == ["the run in runs/r can be resumed"]
 
 
 def test_a_model_is_read_as_it_was_kept(finished):

@@ -235,7 +235,7 @@ def nudge(note: Path) -> None:
 @pytest.mark.parametrize("damage", [nudge, Path.unlink, lambda note: note.write_text("{")])
 def test_a_note_that_is_damaged_makes_no_table(tmp_path: Path, damage: Callable[[Path], None]) -> None:
     pool = CellStore(tmp_path)
-    pool.note(
+    pool.write_manifest(
         "g", GridManifest("A question", ("replay",), ({"arm": {"replay": "full"}, "seed": 0, "digest": "0" * 64},))
     )
     damage(tmp_path / "grids" / "g.json")
@@ -312,7 +312,7 @@ def test_the_outcomes_of_a_grid(tmp_path: Path) -> None:
     pool, done, never = CellStore(tmp_path), task(tmp_path), task(tmp_path, seed=1)
     run_cell(done)
     cells = [{"arm": {"replay": "full"}, "seed": s, "digest": t.digest} for s, t in ((0, done), (1, never))]
-    pool.note("first", GridManifest("A question", ("replay",), tuple(cells), {"replay": "full"}))
+    pool.write_manifest("first", GridManifest("A question", ("replay",), tuple(cells), {"replay": "full"}))
     found = pool.outcomes()
     assert (found.title, found.axes, found.baseline) == ("A question", ("replay",), {"replay": "full"})
     assert [(c.seed, c.status, c.reason) for c in found.cells] == [(0, "completed", ""), (1, "missing", "not run yet")]
@@ -332,13 +332,13 @@ def test_a_note_gives_way_to_the_same_question_alone(tmp_path: Path) -> None:
     """More seeds or fewer are the same question; another cell for the same seed, or another axis, is another."""
     pool = CellStore(tmp_path)
     assert pool.name_for(noted(range(3)), "g") == "g"
-    pool.note("g", noted(range(3)))
+    pool.write_manifest("g", noted(range(3)))
     assert [pool.name_for(noted(range(n)), "g") for n in (1, 3, 5)] == ["g"] * 3
     others = [noted(range(3), digit="1"), noted(range(3), axis="reinit"), noted(range(2, 4))]
     assert [pool.name_for(other, "g") for other in others] == ["g-2"] * 3
-    pool.note("g-2", others[0])
+    pool.write_manifest("g-2", others[0])
     assert [pool.name_for(other, "g") for other in others] == ["g-2", "g-3", "g-3"]
-    assert [pool.may_take("g", note) for note in (noted(range(9)), others[0])] == [True, False]
+    assert [pool.name_available("g", note) for note in (noted(range(9)), others[0])] == [True, False]
     (tmp_path / "grids" / "g.json").write_text("{")
     assert pool.name_for(others[1], "g") == "g"
 
@@ -347,14 +347,16 @@ def test_a_note_gives_way_to_the_same_question_alone(tmp_path: Path) -> None:
 def test_a_note_leads_nowhere_else(tmp_path: Path, digest: str) -> None:
     """Whoever made it up: its seal is right, and it is no way out of the folder."""
     pool = CellStore(tmp_path)
-    pool.note("g", GridManifest("A question", ("replay",), ({"arm": {"replay": "full"}, "seed": 0, "digest": digest},)))
+    pool.write_manifest(
+        "g", GridManifest("A question", ("replay",), ({"arm": {"replay": "full"}, "seed": 0, "digest": digest},))
+    )
     with pytest.raises(RunDirectoryError, match=r"g\.json is damaged"):
         pool.outcomes("g")
 
 
 def test_a_note_of_another_version_is_told(tmp_path: Path) -> None:
     pool = CellStore(tmp_path)
-    pool.note("g", noted(range(1)))
+    pool.write_manifest("g", noted(range(1)))
     path = tmp_path / "grids" / "g.json"
     content = json.loads(path.read_text())
     content = {key: value for key, value in {**content, "schema": 1}.items() if key not in ("command", "sha256")}

@@ -570,7 +570,7 @@ def test_the_legend_says_what_the_seeds_cannot_show() -> None:
         "Bold: the best mean of its column; too few seeds to say which others may be as good.",
         "* better or worse than the baseline importance=b, replay=x by an exact paired sign-flip test, "
         "Holm-corrected over 2 comparisons, at p < 0.05.",
-        "Too few seeds for a star in 2 of 2 comparisons: 7 each would do.",
+        "Too few seeds for a star in 2 of 2 comparisons: 7 each are enough.",
     ]
     one = table_of({("a", "x"): [0.5] * 6, ("b", "x"): [0.4] * 6}, baseline=("b", "x"))
     assert legend(one)[1:] == [

@@ -290,7 +290,7 @@ def test_auto_and_what_it_came_to_are_one_arm() -> None:
 
     every = (*cells("auto", "fp32"), *cells("fp32", "fp32"), *cells("bf16", "bf16"))
     table = make_table(Outcomes("", ("precision",), every, {"precision": "auto"}), [LEVEL])
-    assert [table.twin(one) is not None for one in table.rows] == [False, True, False]
+    assert [table.duplicate_of(one) is not None for one in table.rows] == [False, True, False]
     assert [one.entries[0].to_baseline is None for one in table.rows] == [True, True, False]
 
 

@@ -56,8 +56,8 @@ def pool(samples: int = 38) -> SamplePool:
 
 def trainer(model: nn.Module, tape: Tape | None, interventions: tuple[Intervention, ...] = ()) -> Trainer:
     optimizer = torch.optim.SGD(model.parameters(), 0.1, 0.9, weight_decay=1e-3)
-    acting = unlearning.InterventionRunner(model, optimizer, list(interventions), Seeds(0))
-    return Trainer(model, optimizer, 8, "none", acting, record=tape)
+    runner = unlearning.InterventionRunner(model, optimizer, list(interventions), Seeds(0))
+    return Trainer(model, optimizer, 8, "none", runner, record=tape)
 
 
 def trained(model: nn.Module, tape: Tape | None) -> tuple[list[float], dict[str, Tensor]]:

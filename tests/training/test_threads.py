@@ -165,7 +165,7 @@ def test_a_question_is_answered_with_the_threads_of_its_run(torchs_own: int, tmp
 @pytest.mark.parametrize("value", ["0", "-1", "1025", "lots", "AUTO", "1.5", ""])
 def test_threads_are_a_number_or_auto(cli: Any, tiny_words: list[str], value: str) -> None:
     said = cli(*tiny_words[:-2], "--threads", value)
-    assert (said.status, said.err) == (2, f"forgetkit: --threads {value}: a number from 1 to 1024 is wanted, or auto\n")
+    assert (said.status, said.err) == (2, f"forgetkit: --threads {value}: must be a number from 1 to 1024, or auto\n")
 
 
 def test_a_dry_run_says_what_auto_came_to(cli: Any, tiny_words: list[str]) -> None:

@@ -436,7 +436,7 @@ def _gather_part(part: DataPart, given: Given) -> SamplePool:
     if labels.ndim != 1 or labels.is_floating_point() or labels.is_complex() or len(labels) != len(inputs):
         raise DataError(
             f"{part}= has {len(inputs)} inputs and labels of shape {tuple(labels.shape)} in {labels.dtype}; "
-            f"a whole number for each is wanted{_to_integers(labels)}"
+            f"each label must be a whole number{_to_integers(labels)}"
         )
     if not len(labels):
         raise DataError(f"{part}= holds no samples")

@@ -86,7 +86,7 @@ class FinishedRun:
         run_data = RunData.load(plan, EventDispatcher(self.env.observers), self.env.cache, data=loaded.get(source))
         noisy = plan.config.label_noise > 0
         content = None if noisy else (source, str(manifest.get("data")))
-        run_data.require_same(manifest, known=content in self.env.verified)
+        run_data.require_same(manifest, already_checked=content in self.env.verified)
         if content is not None:
             self.env.verified.add(content)
         loaded[source] = run_data.clean

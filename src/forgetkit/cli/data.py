@@ -67,7 +67,7 @@ def _describe(
 ) -> tuple[str, dict[str, Any]]:
     """Return the SPEC in full, and the content of the data set."""
     if sheet is not None and sheet.suffix.lower() != ".png":
-        raise OptionError(f"--sheet {sheet}: the name of a .png file is wanted")
+        raise OptionError(f"--sheet {sheet}: must be the name of a .png file")
     from forgetkit.config import machine
     from forgetkit.contracts import LoadContext, LoadProgress
     from forgetkit.data import load_data
@@ -81,7 +81,7 @@ def _describe(
     def progress(what: str, done: int, total: int) -> None:
         view.notify(LoadProgress(what, done, total))
 
-    with view.following():
+    with view.progress_context():
         data = load_data(source, name, LoadContext(machine.cache_folder(), progress))
         content = describe_data(data, _cut_stream(data, wanted))
         drawn = None if sheet is None else picture(data)

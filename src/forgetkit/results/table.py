@@ -176,12 +176,12 @@ class Table:
         """The row that others are compared with, if any."""
         return next((row for row in self.rows if row.baseline), None)
 
-    def twin(self, row: TableRow) -> TableRow | None:
-        """The first row that is the same runs under another name, if any."""
+    def duplicate_of(self, row: TableRow) -> TableRow | None:
+        """The first row that has the same runs under another name, if any."""
         first = next(other for other in self.rows if other.runs == row.runs)
         return None if first is row or not all(run for _, run in row.runs) else first
 
-    def named(self, row: TableRow) -> str:
+    def arm_label(self, row: TableRow) -> str:
         """``importance=snip, replay=full``."""
         return _arm_label(self.axes, row.labels)
 

@@ -336,7 +336,7 @@ class RunDirectory:
             self.passed_over.add(note.stem)
         if damage is not None:
             raise RunDirectoryError(
-                f"{damage}, and no state can be gone on with: put a copy of the file back, or take "
+                f"{damage}, and no state can be resumed: put a copy of the file back, or take "
                 f"{self._checkpoints}/resume-* away to begin from the start"
             )
         return None

@@ -154,19 +154,19 @@ class LayerwiseFresh:
     def draw(self, name: str) -> Tensor:
         """Return a fresh value on the CPU, a function of the seed and of the name alone."""
         owner = self._owners[name]
-        who = type(owner.module).__name__
+        kind = type(owner.module).__name__
         if self._initialise is None and not can_reset(owner.module):
-            raise ComponentError(f"no fresh value for '{name}': {who} has no reset_parameters(); {self._remedy}")
+            raise ComponentError(f"no fresh value for '{name}': {kind} has no reset_parameters(); {self._remedy}")
         old = getattr(owner.module, owner.local)
         # NaN in place of the old value: it cannot pass for a fresh one, and is not copied.
         replaced = {id(old): _nan_like(old)} if type(old) is nn.Parameter else {}
         try:
             module = copy.deepcopy(owner.module, replaced).cpu().float()
         except RuntimeError as error:  # torch's old weight_norm stores a computed weight on the module
-            raise ComponentError(f"no fresh value for '{name}': {who} cannot be copied; {self._remedy}") from error
+            raise ComponentError(f"no fresh value for '{name}': {kind} cannot be copied; {self._remedy}") from error
         with (
             scoring_settings(_DTYPE),
-            settings_restored(f"the module {who}"),
+            settings_restored(f"the module {kind}"),
             seeded_rng(self._seeds.number("fresh", name)),
             torch.no_grad(),
         ):
@@ -176,7 +176,7 @@ class LayerwiseFresh:
         value: Tensor = getattr(module, owner.local).detach()
         if any_nan(value):
             how = "reset_parameters()" if self._initialise is None else "the model's initialise()"
-            raise ComponentError(f"no fresh value for '{name}': {how} of {who} leaves it as it is; {self._remedy}")
+            raise ComponentError(f"no fresh value for '{name}': {how} of {kind} leaves it as it is; {self._remedy}")
         return value
 
 
