@@ -389,7 +389,7 @@ def ablate(
     """Compare components over a grid of runs, as ``forgetkit ablate`` does.
 
     Cells that are finished in the folder are not run again, whether a call or the command line ran them. A cell that
-    fails or diverges is logged and shows in the table; the others go on.
+    fails or diverges is logged and shows in the table; the others still run.
 
     Args:
         grid: A TOML file, or a mapping with the entries of one (``axes``, ``arms``, ``base``, …).

@@ -216,7 +216,7 @@ def test_what_is_not_there_is_said(made, cli):
     with pytest.raises(RunDirectoryError, match="has 3 mega-batches, and no mega-batch 4"):
         shown.at(4)
     (directory / "result.json").unlink()
-    with pytest.raises(RunDirectoryError, match="is not finished: go on with forgetkit run --resume"):
+    with pytest.raises(RunDirectoryError, match="is not finished: resume it with forgetkit run --resume"):
         forgetkit.evidence(directory)
 
 

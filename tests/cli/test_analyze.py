@@ -313,7 +313,7 @@ def test_a_run_without_models_or_unfinished_is_said(cli, tiny):
     (bare / "result.json").unlink()
     said = cli("analyze", bare, "calibration")
     assert (said.status, said.out) == (2, "")
-    assert said.err == f"forgetkit: {bare} is not finished: go on with forgetkit run --resume {bare}\n"
+    assert said.err == f"forgetkit: {bare} is not finished: resume it with forgetkit run --resume {bare}\n"
 
 
 def test_data_that_is_gone_is_said_once_for_all_questions(cli, workdir):

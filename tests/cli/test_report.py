@@ -104,7 +104,7 @@ def test_without_matplotlib_the_page_comes_and_pictures_are_refused(cli, folder,
         (["ablations", "--out", "file/page.html"], "cannot make file"),
         (["ablations", "--out", "begun"], "cannot write begun: Is a directory; choose another --out"),
         (["ablations", "--pictures", "file/pictures"], "cannot make file/pictures"),
-        (["begun"], "begun is not finished: go on with forgetkit run --resume begun"),
+        (["begun"], "begun is not finished: resume it with forgetkit run --resume begun"),
     ],
 )
 def test_a_mistake_is_one_line(cli, folder, workdir, words, reason):

@@ -80,8 +80,8 @@ def test_the_run_stops_and_names_the_step(workdir, call, place, value):
     last = f"the last good state is runs/r/checkpoints/{good[-1].name}" if good else "no state was written before"
     assert stopped.value.__notes__ == [last]
     assert re.fullmatch(
-        rf"the loss is nan in {place}, at learning rate 0\.[01]+: begin anew with a smaller --lr, or leave such steps "
-        "out by --on-nan skip",
+        rf"the loss is nan in {place}, at learning rate 0\.[01]+: start a new run with a smaller --lr, or leave such "
+        "steps out by --on-nan skip",
         str(stopped.value),
     ), stopped.value
     assert "\n" not in str(stopped.value)

@@ -175,13 +175,13 @@ def test_a_manifest_that_was_edited(refused, stopped, key, value):
     assert refused(run)
     whole["config"][key] = value
     (run / "manifest.json").write_text(json.dumps(whole))
-    assert "not what its digest says; begin the run anew" in refused(run)
+    assert "not what its digest says; start a new run" in refused(run)
 
 
 def test_a_manifest_of_an_older_version(refused, stopped):
     run = stopped()
     (run / "manifest.json").write_text(json.dumps(read_with_digest(run / "manifest.json")))
-    assert "of an older forgetkit; begin the run anew" in refused(run)
+    assert "of an older forgetkit; start a new run" in refused(run)
 
 
 def test_a_manifest_that_lacks_an_option(refused, stopped):
@@ -189,7 +189,7 @@ def test_a_manifest_that_lacks_an_option(refused, stopped):
     with edited(run / "manifest.json") as manifest:
         del manifest["config"]["epochs"]
     for more in ((), ("--epochs", 3)):
-        assert "begun by a forgetkit that had no --epochs: begin it anew" in refused(run, *more)
+        assert "begun by a forgetkit that had no --epochs: start a new run" in refused(run, *more)
 
 
 @pytest.mark.parametrize(

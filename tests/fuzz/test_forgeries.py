@@ -78,7 +78,7 @@ def test_a_record_that_no_run_wrote(stage, file, place, value, words):
 def test_a_manifest_that_no_run_wrote(stage):
     put(stage.place.here / "runs/done/manifest.json", ("run_id",), ["x"])
     line = one_line(command(("analyze", "runs/done", "churn")))
-    assert "runs/done/manifest.json is damaged (run_id is list): begin the run anew" in line
+    assert "runs/done/manifest.json is damaged (run_id is list): start a new run" in line
 
 
 def test_an_answer_that_no_analysis_gave(stage):

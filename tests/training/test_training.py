@@ -278,7 +278,7 @@ def test_a_network_that_does_not_fit_is_refused(what: str, error: type[Exception
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
-    with pytest.raises(DivergedError, match=r"1, epoch 2, step 1 of 1, at learning rate 1e\+30: begin anew"):
+    with pytest.raises(DivergedError, match=r"1, epoch 2, step 1 of 1, at learning rate 1e\+30: start a new run"):
         forgetkit.run({**SMALL, "epochs": 9, "lr": 1e30, "milestones": (), "out": str(tmp_path)})
 
 

@@ -68,7 +68,7 @@ class FinishedRun:
             raise RunDirectoryError(f"{self.directory.path} is not the directory of a run: there is no manifest.json")
         if not (self.directory.path / "result.json").exists():
             path = self.directory.path
-            raise RunDirectoryError(f"{path} is not finished: go on with {resume_command(path)}")
+            raise RunDirectoryError(f"{path} is not finished: resume it with {resume_command(path)}")
         return self.directory.result
 
     @property

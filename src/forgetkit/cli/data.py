@@ -46,7 +46,7 @@ def command(
 ) -> None:
     """Show what a data set holds, and what looks wrong in it.
 
-    Counts by class, values, files that were used and ignored, what --augment auto stands for, and the findings of the
+    Counts by class, values, files that were used and ignored, what --augment auto resolves to, and the findings of the
     audit at the start of each run.
     """
     announce("data", quiet=False, as_json=json)

@@ -46,7 +46,7 @@ METHODS: Mapping[str, tuple[str | None, str]] = {
     "shrink-perturb": (None, "shrink-perturb"),
     "lure": ("snip", "masked"),
 }
-"""The methods of the paper: the importance criterion and the reinit method that each name stands for."""
+"""The methods of the paper: the importance criterion and the reinit method of each name."""
 
 _RETENTION = ("checkpoint_seconds", "checkpoint_epochs", "keep_models", "keep_masks")
 

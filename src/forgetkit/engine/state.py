@@ -233,7 +233,7 @@ class TrainingState:
         for name, tensor in (*self.network.named_parameters(), *statistics.items()):
             if not bool(torch.isfinite(tensor).all()):
                 suspects = " and ".join(self.runner.names)
-                remedy = f"look at {suspects}" if suspects else "begin anew with a smaller --lr"
+                remedy = f"look at {suspects}" if suspects else "start a new run with a smaller --lr"
                 raise DivergedError(f"'{name}' holds NaN or infinity {when}: {remedy}")
 
 

@@ -154,7 +154,7 @@ class RunDirectory:
     @property
     def manifest(self) -> dict[str, Any]:
         """The content of ``manifest.json``, without its digest."""
-        file, remedy = self.path / "manifest.json", "begin the run anew, under another --name"
+        file, remedy = self.path / "manifest.json", "start a new run, under another --name"
         content = read_with_digest(file, remedy)
         require_manifest(content, SCHEMA, str(file), remedy)
         return content
@@ -425,10 +425,10 @@ class RunDirectory:
             if row.index != mega_batch:
                 raise RunDirectoryError(f"{file} is the row of mega-batch {row.index}")
         except (KeyError, RunDirectoryError, TypeError, ValueError):
-            told = self._row_from_events(mega_batch)
-            if told is None:
+            recorded = self._row_from_events(mega_batch)
+            if recorded is None:
                 raise
-            return parse_row(told)
+            return parse_row(recorded)
         return row
 
     def _row_from_events(self, mega_batch: int) -> dict[str, Any] | None:

@@ -31,14 +31,14 @@ def require_classes(outputs: Any, targets: Tensor, component_name: str, remedy: 
     integers = not (targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool)
     if not integers or targets.shape != outputs.shape[:1] + outputs.shape[2:]:
         raise OptionError(
-            f"{component_name} need targets that are class numbers, one integer for each output, not {targets.dtype} of "
-            f"shape {tuple(targets.shape)} beside outputs of shape {shape}: {remedy}"
+            f"{component_name} need targets that are class numbers, one integer for each output, not {targets.dtype} "
+            f"of shape {tuple(targets.shape)} beside outputs of shape {shape}: {remedy}"
         )
     highest = int(targets.max()) if targets.numel() else 0
     if highest >= outputs.shape[1]:
         raise OptionError(
-            f"{component_name} need targets that are class numbers, and {highest} is none of {outputs.shape[1]} classes: "
-            f"{remedy}"
+            f"{component_name} need targets that are class numbers, and {highest} is none of {outputs.shape[1]} "
+            f"classes: {remedy}"
         )
 
 

@@ -247,8 +247,9 @@ class GuardedProbe:
         wrong = losses.detach()[~losses.detach().isfinite()]
         if len(wrong):
             raise ComponentError(
-                f"{self._component_name}: the loss is {float(wrong[0])} on {samples} scoring samples, so their gradients "
-                "mean nothing: leave out samples whose labels are all ignored, and look for NaN in data and weights"
+                f"{self._component_name}: the loss is {float(wrong[0])} on {samples} scoring samples, so "
+                "their gradients mean nothing: leave out samples whose labels are all ignored, and look for NaN in "
+                "data and weights"
             )
 
     @property
@@ -356,6 +357,6 @@ class ValidatedScores(Mapping[str, Tensor]):
         if entries > 1 and not self.allows_ties:
             raise ComponentError(
                 f"{self._component_name} scores all {entries:,} entries {value:g}, so a mask would be a random draw: "
-                "look for a loss without gradient (a single output under cross-entropy, labels that are all ignored) or weights "
-                "that are all equal; a criterion that means it says allows_ties = True"
+                "look for a loss without gradient (a single output under cross-entropy, labels that are all ignored) "
+                "or weights that are all equal; a criterion that means it says allows_ties = True"
             )
