@@ -9,7 +9,9 @@ import argparse
 import json
 import os
 import platform
+import re
 import sys
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,7 +21,15 @@ from comparisons.measure import Measurement, SkippedCase, measure, row
 import forgetkit
 from forgetkit.config.machine import resolve_device
 from forgetkit.errors import ForgetkitError
-from forgetkit.training.precision import processor
+
+
+def processor_name() -> str:
+    """Return the maker's name of the processor, if the system tells it."""
+    try:
+        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text("utf-8"), re.MULTILINE)
+    except OSError:  # not Linux
+        found = None
+    return found[1] if found is not None else platform.processor() or platform.machine()
 
 
 def main() -> None:
@@ -56,7 +66,7 @@ def main() -> None:
 def describe_machine(device: str) -> dict[str, Any]:
     """Processor, usable cores, torch's threads and instructions, the device, and versions."""
     return {
-        "processor": processor(torch.device("cpu")) or platform.processor() or platform.machine(),
+        "processor": processor_name(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         "threads": torch.get_num_threads(),
         "instructions": torch.backends.cpu.get_cpu_capability(),

@@ -167,15 +167,14 @@ def bare(work: Work) -> Sides:
 
 def automatic(work: Work) -> Sides:
     """Set what ``auto`` chooses beside a plain loop in fp32 and torch's default layout."""
-    return Sides(
-        framework(replace(work, bf16=chosen_precision(work) == "bf16")), bare_loop(work, torch.contiguous_format)
-    )
+    return Sides(framework(in_chosen_precision(work)), bare_loop(work, torch.contiguous_format))
 
 
-def chosen_precision(work: Work) -> str:
-    """Return the precision that ``auto`` stands for on this machine."""
+def in_chosen_precision(work: Work) -> Work:
+    """Replace the precision by the one that ``auto`` stands for on this machine."""
     model = training.build_network(work.builder, work.inputs, _SEEDS)
-    return training.choose_precision(training.count_operations(model, work.inputs, BATCH, work.device), work.device)
+    operations = training.count_operations(model, work.inputs, BATCH, work.device)
+    return replace(work, bf16=training.choose_precision(operations, work.device) == "bf16")
 
 
 def no_bf16(device: str) -> str | None:

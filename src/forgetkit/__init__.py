@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from forgetkit.unlearning import ResetPolicy, Scoring
 
 _HOMES = {
-    **dict.fromkeys(("ablate", "analyze", "attach", "evidence", "run", "score", "select", "unlearn"), "forgetkit.api"),
-    "Ablation": "forgetkit.results.ablation",
-    "ResetPolicy": "forgetkit.unlearning",
-    "RunResult": "forgetkit.results.run_result",
-    "Scoring": "forgetkit.unlearning",
+    **dict.fromkeys(("ablate", "analyze", "attach", "evidence", "run", "score", "select", "unlearn"), "api"),
+    "Ablation": "results.ablation",
+    "ResetPolicy": "unlearning",
+    "RunResult": "results.run_result",
+    "Scoring": "unlearning",
 }
 
 __all__ = [
@@ -49,7 +49,7 @@ def __getattr__(name: str) -> Any:
         return import_module("forgetkit.testing")
     if name not in _HOMES:
         raise AttributeError(f"module 'forgetkit' has no attribute '{name}'")
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
 
 
 def __dir__() -> list[str]:

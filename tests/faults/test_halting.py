@@ -76,9 +76,9 @@ class Counting(StopRequest):
 
     @property
     def requested(self):
-        self.looks += self._heeded
+        self.looks += self._is_deferred
         self.stopping = self.stopping or self.looks == self.number
-        return self._heeded and self.stopping
+        return self._is_deferred and self.stopping
 
     @requested.setter
     def requested(self, value):
