@@ -151,7 +151,7 @@ def test_no_word_of_any_bar_is_cut(rows, width, height) -> None:
 def test_no_word_of_the_bar_of_questions_is_cut(width: int) -> None:
     console = of_width(width)
     view = AnalysisDisplay(LiveDisplay(console))
-    view._total, view._done, view._began = 12, 3, time.monotonic() - 36
+    view._total, view._done, view._start_time = 12, 3, time.monotonic() - 36
     what = "importance=snip:samples=1024, reinit=masked, seed 0: calibration"
     view.show_question(what)
     require_words(console, view.bars(), what, "3/12 about 1 min 48 s left")

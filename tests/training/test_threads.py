@@ -158,7 +158,7 @@ def test_a_question_is_answered_with_the_threads_of_its_run(torchs_own: int, tmp
         return forgetkit.analyze(result["directory"], Count(), again=True, **given).numbers["threads"].value
 
     assert (asked(), asked(threads=4)) == (1, 4)
-    with pytest.raises(ForgetkitError, match="threads 0: a number from 1"):
+    with pytest.raises(ForgetkitError, match="threads 0: must be a number from 1"):
         asked(threads=0)
 
 

@@ -192,7 +192,7 @@ def test_what_a_method_holds_open_is_given_back_when_it_fails() -> None:
                 yield Change("0.weight", None, torch.zeros(4, 5))
                 yield Change("2.weight", None, torch.zeros(1))
 
-    with pytest.raises(ComponentError, match=r"HoldsOn proposes a change while the model is lent to it: leave"):
+    with pytest.raises(ComponentError, match=r"HoldsOn proposes a change while it uses the model: leave"):
         forgetkit.unlearn(model, data(), reinit=HoldsOn())
     assert torch.is_grad_enabled()
     assert model.training

@@ -4,7 +4,7 @@ cells/0123456789abcdef/               the run directory; complete with seal.json
 cells/0123456789abcdef.failed.json    why a cell failed, until it is tried again
 cells/0123456789abcdef.lock           locked by the process that runs the cell
 grids/NAME.json                       the cells of a grid, in its order
-grids/NAME.answers/                     the answers of analyses about all cells together
+grids/NAME.answers/                   the answers of analyses about all cells together
 
 Each of these JSON files has a digest of its content. Anything else under one of these names, as a folder in place of a
 file, is damage and is removed.

@@ -153,7 +153,7 @@ class ModelView:
     def require_not_in_use(self, name: str) -> None:
         """Raise ``ComponentError`` if the component ``name`` still uses the model that is to be written to."""
         if self.cache.in_use:
-            raise ComponentError(f"{name} proposes a change while the model is lent to it: leave context.probe() first")
+            raise ComponentError(f"{name} proposes a change while it uses the model: leave context.probe() first")
 
     def scores(self, importance: Importance) -> ValidatedScores:
         """Score: call the criterion with a probe. Call it inside :func:`assert_params_unchanged`."""
