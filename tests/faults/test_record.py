@@ -590,10 +590,10 @@ def test_models_that_are_kept_no_more_make_room_at_once(stopped, keep, left):
 
 def test_where_a_run_goes_on_is_said(cli, stopped):
     run = stopped()
-    assert "\ngoing on in mega-batch 2, after epoch 1\n" in cli("run", "--resume", run).out
+    assert "\nresuming mega-batch 2 after epoch 1\n" in cli("run", "--resume", run).out
     run = stopped("again")
     shutil.rmtree(run / "checkpoints")
-    assert "\nno state was written, so it begins from its start\n" in cli("run", "--resume", run).out
+    assert "\nno checkpoint was written: starting from the beginning\n" in cli("run", "--resume", run).out
 
 
 def test_no_file_is_a_program(stopped):
