@@ -363,7 +363,7 @@ def run(
         own = config.resumed_options(directory.manifest, given, components)
         plan = config.resolve(own, components, offline="dataset" not in given)
     with _show_run(progress) as shown:
-        content = run_plan(plan, observers=(*observers, *shown), cache=cache_folder(), resume=directory)
+        content = run_plan(plan, observers=(*(observers or ()), *shown), cache=cache_folder(), resume=directory)
     return RunResult(content, path or content["directory"], files, objects)
 
 
@@ -594,7 +594,7 @@ def _evidence(
     if mega_batch is not None or beside:
         raise OptionError(f"{(*beside, 'mega_batch')[0]}= is for the directory of a run: leave it out for a model")
     parts = {part: given.pop(part) for part in get_args(contracts.DataPart) if part in given}
-    return model_evidence(subject, parts, seeds, offers=components, **given)
+    return model_evidence(subject, parts, seeds, components=components, **given)
 
 
 def _build_history(

@@ -89,7 +89,7 @@ NOTEBOOK: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("kind", NOTEBOOK)
-def test_a_run_with_an_object_of_a_notebook_is_analysed_without_it(workdir, kind: str) -> None:
+def test_run_with_a_notebook_object_is_analyzed_without_it(workdir, kind: str) -> None:
     forgetkit.run({**FEW, **NOTEBOOK[kind], "out": str(workdir), "name": "r"})
     for question in ("flatness:repeats=1,part=test", "calibration", "plasticity", "churn"):
         assert forgetkit.analyze(workdir / "r", question).numbers
@@ -178,7 +178,7 @@ def test_inputs_of_another_dtype_are_refused_with_the_remedy(dtype: torch.dtype,
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_outputs_around_logits_are_refused_with_a_hook_that_takes_them_out(form: str) -> None:
+def test_wrapped_logits_are_refused_with_a_hook_that_works(form: str) -> None:
     make, says = FORMS[form]
     model = Returns(make)
     with pytest.raises(DataError, match=says) as caught:

@@ -48,7 +48,7 @@ def rows(directory: Path) -> list[dict]:
     ],
     ids=" ".join,
 )
-def test_each_checkpoint_judged_again_gives_the_figures_of_the_record(made, words):
+def test_checkpoints_evaluated_again_match_the_recorded_figures(made, words):
     directory = made(*words)
     shown = forgetkit.evidence(directory)
     assert shown.mega_batches == (1, 2, 3)
@@ -61,7 +61,7 @@ def test_each_checkpoint_judged_again_gives_the_figures_of_the_record(made, word
         assert then.accuracy(then.samples()) == row["test_accuracy"]
 
 
-def test_masks_have_the_entries_that_the_record_counts_and_nothing_else_is_new(made):
+def test_masks_match_the_recorded_reset_counts(made):
     directory = made("--reinit", "masked:fraction=0.3")
     shown = forgetkit.evidence(directory)
     masks = shown.masks()
@@ -158,7 +158,7 @@ def test_history_has_each_epoch_once_up_to_the_mega_batch(made):
     assert len(forgetkit.evidence(directory).history()) == 6
 
 
-def test_the_same_test_samples_are_drawn_for_every_run_and_mega_batch(made):
+def test_all_runs_and_mega_batches_draw_the_same_test_samples(made):
     one, other = forgetkit.evidence(made("--name", "a")), forgetkit.evidence(made("--name", "b", "--method", "cold"))
     drawn = [e.samples("test", 12) for e in (one, one.at(1), other)]
     for samples in drawn:

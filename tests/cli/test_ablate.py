@@ -100,13 +100,13 @@ def test_the_same_again_runs_nothing_and_more_only_what_is_new(ablate):
     assert {note.stem for note in Path("ablations/grids").iterdir()} == {"importance", "another"}
 
 
-def test_an_arm_that_the_preset_makes_another_is_refused_before_anything_runs(ablate):
+def test_arms_made_equal_by_the_preset_are_refused_at_once(ablate):
     said = ablate("--over", "importance=snip,snip:samples=0.2", "--preset", "paper", "--json")
     assert (said.status, said.out, carried_out(), Path("ablations").exists()) == (2, "", [], False)
     assert "importance=snip and importance=snip:samples=0.2 are the same run" in said.err
 
 
-def test_models_of_finished_cells_go_when_they_are_not_wanted_any_more(ablate):
+def test_models_of_finished_cells_are_removed_if_keep_is_reduced(ablate):
     def kept() -> int:
         return len(list(Path("ablations").glob("cells/*/checkpoints/mega-batch-*.pt")))
 
@@ -232,7 +232,7 @@ def test_without_a_terminal_each_cell_is_a_line(ablate):
     assert (quiet.status, quiet.out, quiet.err) == (0, "", "")
 
 
-def test_a_cell_that_another_has_in_hand_is_waited_for_at_the_end(ablate):
+def test_cell_locked_elsewhere_is_waited_for_at_the_end(ablate):
     """It is asked for twice: passed over, and with patience."""
     words = ("--over", "importance=snip,random", "--json")
     digests = [cell["digest"] for cell in ablate(*words, "--dry-run").json["cells"]]
@@ -350,7 +350,7 @@ def test_a_data_set_that_is_missing_is_said_before_anything_runs(cli):
     assert not Path("ablations").exists()
 
 
-def test_that_workers_are_waited_for_is_said_where_there_are_some(capfd):
+def test_stopping_message_appears_only_while_workers_run(capfd):
     view = CellDisplay(PlainDisplay(Console(stderr=True)))
     view.say_stopping()
     with view.progress_context(None, ProgressReader(CellStore(Path()), ["0" * 64])):

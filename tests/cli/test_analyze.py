@@ -114,7 +114,7 @@ def test_an_ablation_gets_answers_columns_and_a_report(cli, ablation, sure):
 
 
 @pytest.mark.slow
-def test_a_question_about_several_runs_does_not_fail_for_each_of_them(cli):
+def test_sensitivity_is_answered_once_for_all_runs_together(cli):
     words = ["--over", "lr=0.05,0.1", "--over", "weight-decay=0,0.001", "--threads", "1"]
     assert cli("ablate", *words, *CELLS, "--quiet").status == 0
     said = cli("analyze", "ablations", "sensitivity", "--no-report")
@@ -234,7 +234,7 @@ def test_a_disk_that_takes_no_answers_ends_the_asking(cli, run):
     assert "cannot make" in lines[1]
 
 
-def test_one_that_fails_and_one_that_does_not_apply_keep_none_from_the_others(cli, run, sure):
+def test_failing_or_inapplicable_analysis_does_not_stop_others(cli, run, sure):
     said = cli("analyze", run, "stumbles", "elsewhere", "sure", "--plugin", sure, "--no-report")
     assert said.status == 1
     assert "sure: mean" in said.out
@@ -247,7 +247,7 @@ def test_one_that_fails_and_one_that_does_not_apply_keep_none_from_the_others(cl
 
 
 @pytest.mark.slow
-def test_all_asks_everything_there_is_and_one_that_is_named_as_it_is_named(cli, run, sure):
+def test_option_all_runs_every_analysis_with_the_given_options(cli, run, sure):
     words = ['corruption:samples=2,corruptions=["contrast"],severities=[1]', "attack:samples=4,steps=1"]
     said = cli("analyze", run, "--all", *words, "--plugin", sure, "--no-report", "--json")
     labels = {one["label"]: one["status"] for one in said.json["answers"]}
@@ -330,7 +330,7 @@ def test_data_that_is_gone_is_said_once_for_all_questions(cli, workdir):
     assert "data.npz" in line
 
 
-def test_without_matplotlib_there_are_answers_and_a_report_without_pictures(cli, run, monkeypatch):
+def test_analyze_without_matplotlib_writes_report_without_plots(cli, run, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.setattr("forgetkit.results.plots.has_matplotlib", lambda: False)
     said = cli("analyze", run, "calibration")
@@ -341,7 +341,7 @@ def test_without_matplotlib_there_are_answers_and_a_report_without_pictures(cli,
 
 
 @pytest.mark.slow
-def test_interrupted_the_answers_so_far_stay_and_the_same_command_goes_on(cli, run, sure, plugin):
+def test_interrupted_analyze_keeps_its_answers_and_can_go_on(cli, run, sure, plugin):
     stops = plugin("stops", PLUGIN.replace('raise ZeroDivisionError("no luck")', "raise KeyboardInterrupt"))
     said = cli("analyze", run, "calibration", "stumbles", "sure", "--plugin", stops)
     assert said.status == 130

@@ -119,7 +119,7 @@ def test_mistakes_are_one_line(cli, words, hint):
 
 
 @pytest.mark.slow
-def test_what_was_left_open_is_in_the_first_line_and_in_the_record(cli, workdir):
+def test_resolved_defaults_are_in_the_first_line_and_the_record(cli, workdir):
     save()
     words = [
         "run",
@@ -173,7 +173,7 @@ def test_an_ablation_says_it_once(cli, caplog):
     assert cli(*words, "--dry-run", "--json").json["augment"] == {}  # nothing is left to run
 
 
-def test_findings_are_warned_of_before_the_first_step_and_recorded(cli, workdir, caplog):
+def test_data_and_model_findings_are_warned_about_and_recorded(cli, workdir, caplog):
     held = save()
     save(x_test=held["x_train"][:30])
     (workdir / "soft.py").write_text(

@@ -81,7 +81,7 @@ def test_a_run_has_a_page_too(cli, tiny, workdir):
     assert "is the directory of a single run" in said.err
 
 
-def test_without_matplotlib_the_page_comes_and_pictures_are_refused(cli, folder, monkeypatch):
+def test_report_without_matplotlib_omits_or_refuses_pictures(cli, folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     said = cli("report", folder)
     assert said.status == 0

@@ -73,7 +73,7 @@ def test_colours_in_a_pipe_move_nothing_in_other_commands(cli, tiny_words, monke
 
 
 @pytest.mark.children
-def test_an_ablation_is_recorded_whatever_becomes_of_standard_output(tiny_words: list[str], tmp_path: Path) -> None:
+def test_ablation_is_recorded_if_standard_output_is_full(tiny_words: list[str], tmp_path: Path) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("this system has no /dev/full")
     said = shell(["ablate", *tiny_words[1:], "--over", "reinit=none,masked"], ">/dev/full", tmp_path)

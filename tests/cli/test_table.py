@@ -265,7 +265,7 @@ def test_two_axes_and_the_default_columns_fit_eighty_columns(terminal, store) ->
     assert "No room for anytime: widen" in " ".join(lines)
 
 
-def test_on_a_terminal_the_curves_go_first_then_labels_fold_then_columns_go(terminal, store) -> None:
+def test_narrow_terminal_drops_curves_folds_labels_drops_columns(terminal, store) -> None:
     spec = "masked:fraction=0.2,fresh=uniform"
     axes = {"importance": ("snip:samples=64,reduce=mean-abs", "random"), "reinit": (spec, "none")}
     store(axes=axes, final=dict.fromkeys(itertools.product(*axes.values()), 0.5))

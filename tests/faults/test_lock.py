@@ -213,7 +213,7 @@ def test_a_cell_that_is_gone_on_with_by_hand_is_no_failure(tmp_path, monkeypatch
     assert not Path(tmp_path, "cells", f"{digest[:16]}.failed.json").exists()
 
 
-def test_a_run_that_another_process_finished_before_we_held_it_stays_as_it_is(tiny, workdir):
+def test_resuming_a_run_finished_elsewhere_leaves_it_unchanged(tiny, workdir):
     assert tiny("--name", "r").status == 0
     run = RunDirectory(workdir / "runs" / "r")
     before = (run.path / "result.json").stat()

@@ -473,7 +473,7 @@ def test_no_bit_of_an_event_is_another():
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_states_rows_and_events_of_another_run_are_not_this_run_s(cli, stopped, whole, substance, seed, caplog):
+def test_resume_ignores_states_rows_and_events_of_another_run(cli, stopped, whole, substance, seed, caplog):
     """Of another seed, and of the same one on another day."""
     run, other = stopped("r"), stopped("other", seed=seed)
     with edited(other / "manifest.json") as manifest:
@@ -572,7 +572,7 @@ def test_a_damaged_result_is_made_again(cli, finished, damage, stateless, whole,
 # Models
 
 
-def test_a_judged_model_that_is_not_whole_is_said_when_the_run_goes_on(cli, stopped, caplog):
+def test_resume_warns_about_a_truncated_mega_batch_model(cli, stopped, caplog):
     run = stopped()
     model = run / "checkpoints" / "mega-batch-001.pt"
     model.write_bytes(model.read_bytes()[:-1])
@@ -590,10 +590,10 @@ def test_models_that_are_kept_no_more_make_room_at_once(stopped, keep, left):
 
 def test_where_a_run_goes_on_is_said(cli, stopped):
     run = stopped()
-    assert "\ngoing on in mega-batch 2, after epoch 1\n" in cli("run", "--resume", run).out
+    assert "\nresuming mega-batch 2 after epoch 1\n" in cli("run", "--resume", run).out
     run = stopped("again")
     shutil.rmtree(run / "checkpoints")
-    assert "\nno state was written, so it begins from its start\n" in cli("run", "--resume", run).out
+    assert "\nno checkpoint was written: starting from the beginning\n" in cli("run", "--resume", run).out
 
 
 def test_no_file_is_a_program(stopped):
@@ -723,7 +723,7 @@ def test_a_file_where_a_folder_belongs(refused, stopped):
     assert f"{run / 'checkpoints'} is no folder" in refused(run)
 
 
-def test_states_that_a_process_left_which_died_between_two_files_go(cli, stopped):
+def test_resume_removes_states_left_incomplete_by_a_crash(cli, stopped):
     """Checkpoints without a note, and those newer than the resumed one."""
     run = stopped()
     shutil.copy(states(run)[0], run / "checkpoints" / "resume-001-0007-000003.pt")
@@ -818,9 +818,7 @@ def test_a_folder_that_cannot_be_synced(tmp_path, monkeypatch, number, status):
     "file",
     ["resume-001-0002.pt", "mega-batch-001.pt", "resume-row-001.json", "resume-002-0000.json", "result.json"],
 )
-def test_a_full_disk_stops_the_run_and_an_emptied_one_lets_it_go_on(
-    cli, workdir, monkeypatch, whole, substance, digests, file
-):
+def test_full_disk_stops_the_run_and_resume_completes_it(cli, workdir, monkeypatch, whole, substance, digests, file):
     rename = Path.replace
 
     def replace(self, target):

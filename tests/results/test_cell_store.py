@@ -98,7 +98,7 @@ def test_a_cell_that_was_finished_before_is_tidied(tmp_path: Path) -> None:
     assert asked.statuses()[first.digest].status == "completed"
 
 
-def test_the_last_model_is_the_one_of_the_last_mega_batch_not_of_the_last_name(tmp_path: Path) -> None:
+def test_last_model_is_found_by_number_and_not_by_file_name(tmp_path: Path) -> None:
     pool, digest = CellStore(tmp_path), "0" * 64
     folder = pool.directory(digest) / "checkpoints"
     folder.mkdir(parents=True)
@@ -203,7 +203,7 @@ def test_a_result_of_another_cell_does_not_count(tmp_path: Path) -> None:
     assert (pool.find(other.digest).result or {})["config"]["seed"] == 1
 
 
-def test_a_cell_that_fails_or_diverges_is_recorded_and_tried_again(tmp_path: Path) -> None:
+def test_failed_and_diverged_cells_are_recorded_and_retried(tmp_path: Path) -> None:
     wild, pool = task(tmp_path, lr=1e30, milestones=()), CellStore(tmp_path)
     ended = run_cell(wild)
     assert ended.status == pool.find(wild.digest).status == "diverged"
@@ -289,7 +289,7 @@ def test_what_a_killed_process_left_half_written_goes(tmp_path: Path) -> None:
     assert not list(path.rglob("*.tmp"))
 
 
-def test_a_result_that_is_not_sealed_yet_is_no_damage_while_its_cell_is_in_hand(tmp_path: Path) -> None:
+def test_unsealed_result_of_a_locked_cell_is_not_damage(tmp_path: Path) -> None:
     asked, pool = task(tmp_path, epochs=1), CellStore(tmp_path)
     run_cell(asked)
     unseal(pool.directory(asked.digest))

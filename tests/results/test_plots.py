@@ -60,7 +60,7 @@ def test_cost_is_passes_where_each_result_counts_them():
     assert [point.mean for point in mixed.points] == [(10, 0.5), (20, 0.6)]
 
 
-def test_shares_are_means_over_mega_batches_then_seeds_in_the_order_of_execution():
+def test_reset_shares_are_averaged_over_mega_batches_then_seeds():
     first = unlearned({"z": (10, 1), "a": (4, 0)}, {"z": (10, 3), "a": (4, 0)})
     second = unlearned({"z": (10, 6), "a": (4, 2)})
     found = series.resets(made({"lure": [first, second], "warm": [unlearned({"z": (10, 0)})], "cold": [stream(0.5)]}))
@@ -154,7 +154,7 @@ def test_svg_is_whole_and_stands_beside_others(figures):
     assert not any(key in ("style", "class") or key.startswith("on") for e in elements for key in e.attrib)
 
 
-def test_svg_keeps_text_as_it_was_typed_and_ink_as_the_page_has_it(figures):
+def test_svg_escapes_text_and_uses_the_page_text_color(figures):
     text = plots.svg(figures["anytime"], "anytime")
     shown = {element.text for element in ElementTree.fromstring(text).iter() if element.text}
     assert {"mega-batch", "test accuracy (%)", "plain", "_hidden"} <= shown

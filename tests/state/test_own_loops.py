@@ -110,13 +110,13 @@ class Recurrent(nn.Module):
 
 
 @pytest.mark.parametrize("default", [torch.float64, torch.bfloat16])
-def test_a_forward_pass_that_makes_tensors_finds_the_dtype_that_it_is_scored_in(default: torch.dtype) -> None:
+def test_forward_pass_creating_tensors_gets_the_scoring_dtype(default: torch.dtype) -> None:
     with hostile_settings.set_and_reset(torch.set_default_dtype, default, torch.float32):
         model = Recurrent()
         assert forgetkit.score(model, batches(default), importance="snip")["cell.weight_ih"].isfinite().all()
 
 
-def test_a_network_that_was_built_in_inference_mode_is_refused_by_name() -> None:
+def test_network_built_in_inference_mode_is_refused_by_name() -> None:
     with torch.inference_mode():
         model = nn.Linear(6, 3)
     calls = (

@@ -61,12 +61,12 @@ class Looks(Intervention):
         return moment.state[when]
 
 
-def test_a_look_at_the_network_in_every_moment_of_a_step_is_no_fault() -> None:
+def test_intervention_that_only_reads_the_network_is_accepted() -> None:
     verdicts = {verdict.promise.name: (verdict.status, verdict.reason) for verdict in examine("interventions", Looks)}
     assert set(verdicts.values()) == {("kept", "")}, verdicts
 
 
-def test_a_term_that_is_no_number_is_told_under_the_name_of_who_adds_it() -> None:
+def test_non_scalar_loss_term_error_names_the_intervention() -> None:
     with pytest.raises(BrokenPromise, match="'runs' of interventions: it raised ComponentError: Rows: a term of the"):
         check_intervention(Rows)
 

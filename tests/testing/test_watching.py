@@ -62,7 +62,7 @@ def test_previous_weights_may_be_asked_for_in_the_training_alone() -> None:
     assert broken_in(examine("importance", EarlyBefore)) == []
 
 
-def test_one_that_does_not_get_through_a_training_is_judged_by_that_alone() -> None:
+def test_criterion_failing_in_training_is_judged_by_that_alone() -> None:
     verdicts = {v.promise.name: v for v in examine("importance", CRITERIA["while-training-runs"][0])}
     assert "RuntimeError: out of order" in verdicts["while-training-runs"].reason
     assert "broken_interventions.py:" in verdicts["while-training-runs"].reason

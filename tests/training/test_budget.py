@@ -109,9 +109,7 @@ RATES: dict[str, Callable[[float], float]] = {
 
 @pytest.mark.parametrize("schedule", RATES)
 @pytest.mark.parametrize("samples", [5, 70, 109])
-def test_exactly_so_many_samples_are_seen_at_the_rate_of_their_share(
-    tmp_path: Path, samples: int, schedule: str
-) -> None:
+def test_sample_budget_is_exact_and_drives_the_learning_rate(tmp_path: Path, samples: int, schedule: str) -> None:
     STEPS.clear()
     heard = Heard()
     options: dict[str, Any] = {"samples": samples, "schedule": schedule, "lr": 0.2, "interventions": [Noting()]}
@@ -253,7 +251,7 @@ class Normed:
         return nn.Sequential(normalize, first, nn.Linear(4, inputs.classes))
 
 
-def test_batch_normalisation_never_meets_a_lone_sample_but_where_one_is_all_there_is(tmp_path: Path) -> None:
+def test_batch_norm_never_gets_a_lone_sample_if_there_are_more(tmp_path: Path) -> None:
     options = {**SMALL, "model": Normed(), "out": tmp_path, "mega_batches": 1, "val_fraction": 0}
     assert forgetkit.run({**options, "samples": 91})["samples_seen"] == 91
     with pytest.raises(ConfigError, match=r"batch of a single sample.*--samples"):

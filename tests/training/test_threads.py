@@ -113,7 +113,7 @@ def test_a_small_network_is_trained_by_one_thread(torchs_own: int, tmp_path: Pat
 
 
 @pytest.mark.parametrize("state", [True, False], ids=["with a state", "before the first state"])
-def test_a_large_one_is_resumed_with_the_threads_it_was_begun_with(
+def test_large_network_is_resumed_with_its_original_threads(
     state: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(precision, "_THREADS_OPERATIONS", 0)

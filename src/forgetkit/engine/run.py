@@ -194,11 +194,11 @@ def _emit_start(
 
 def _resume_message(state: TrainingState, checkpoint: Checkpoint) -> str:
     if not checkpoint.state:
-        return "no state was written, so it begins from its start"
+        return "no checkpoint was written: starting from the beginning"
     if not (state.epochs_done or state.steps_done):
-        return f"going on with mega-batch {state.mega_batch}"
+        return f"resuming with mega-batch {state.mega_batch}"
     steps = f" and {state.steps_done} steps" if state.steps_done else ""
-    return f"going on in mega-batch {state.mega_batch}, after epoch {state.epochs_done}{steps}"
+    return f"resuming mega-batch {state.mega_batch} after epoch {state.epochs_done}{steps}"
 
 
 def _build_result(
