@@ -53,7 +53,7 @@ def test_a_run_goes_on_whatever_becomes_of_its_streams(redirection: str, tiny_wo
 
 @pytest.mark.children
 def test_colours_in_a_pipe_move_nothing(tiny_words: list[str], tmp_path: Path) -> None:
-    said = shell(tiny_words, "", tmp_path, FORCE_COLOR="1")
+    said = shell(tiny_words, "", tmp_path, FORCE_COLOR="1", TERM="xterm-256color")
     assert "\x1b[1m" in said.stdout
     assert not MOVES.search(said.stdout)
     assert said.stdout.startswith("forgetkit run: loading torch\n")
@@ -62,6 +62,7 @@ def test_colours_in_a_pipe_move_nothing(tiny_words: list[str], tmp_path: Path) -
 @pytest.mark.slow
 def test_colours_in_a_pipe_move_nothing_in_other_commands(cli, tiny_words, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm-256color")
     ablate = ["ablate", *tiny_words[1:], "--over", "reinit=none,masked", "--out", "it"]
     for words in (ablate, ["analyze", "it", "calibration", "--no-report"], ["show", "models"], ["table", "it"]):
         said = cli(*words)
