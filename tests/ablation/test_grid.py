@@ -368,6 +368,7 @@ def test_a_seed_given_twice_names_both(text: str, both: str) -> None:
         Grid("", {"lr": ("0.1", "0.2")}, (0, 1, 0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "said"),
     [

@@ -77,6 +77,7 @@ def breaks(device: Device, error: Exception) -> Callable[..., None]:
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
@@ -96,6 +97,7 @@ def test_after_a_fault_the_worker_ends_and_the_reason_stays(
     assert list(run_tasks([asked], OneAfterAnother())) == [(asked, CellResult("failed", reason))]
 
 
+@pytest.mark.slow
 def test_a_failure_that_is_no_fault_leaves_the_worker_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: Device
 ) -> None:
@@ -158,6 +160,7 @@ def test_cell_finished_meanwhile_is_completed_without_a_rerun(tmp_path: Path, mo
     assert (path / "result.json").stat().st_ino == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("asked", "waited_for"), [("cuda:1", "cuda:1"), ("auto", None)])
 def test_memory_goes_back_to_the_device_after_each_cell(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: Device, asked: str, waited_for: str | None

@@ -88,6 +88,7 @@ NOTEBOOK: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", NOTEBOOK)
 def test_run_with_a_notebook_object_is_analyzed_without_it(workdir, kind: str) -> None:
     forgetkit.run({**FEW, **NOTEBOOK[kind], "out": str(workdir), "name": "r"})
@@ -110,6 +111,7 @@ def test_what_is_asked_for_and_not_at_hand_is_named(workdir) -> None:
     assert forgetkit.analyze(workdir / "r", "flatness:repeats=1", model=Flat()).numbers
 
 
+@pytest.mark.slow
 def test_from_the_command_line_too(workdir, cli) -> None:
     forgetkit.run({**FEW, **NOTEBOOK["criterion"], **NOTEBOOK["metric"], "out": str(workdir), "name": "r"})
     said = cli("analyze", workdir / "r", "flatness:repeats=1")
@@ -177,6 +179,7 @@ def test_inputs_of_another_dtype_are_refused_with_the_remedy(dtype: torch.dtype,
             forgetkit.analyze(model, question, test=(torch.ones(9, 1, 2, 2).to(dtype), Y))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_wrapped_logits_are_refused_with_a_hook_that_works(form: str) -> None:
     make, says = FORMS[form]

@@ -34,6 +34,7 @@ def rows(directory: Path) -> list[dict]:
     return json.loads((directory / "result.json").read_text())["mega_batches"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [
@@ -99,6 +100,7 @@ def test_masks_are_a_thirty_second_of_a_model(made):
     assert model / 33 < bits < model / 31
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
@@ -127,6 +129,7 @@ def test_damaged_masks_are_named(made):
         masks[2]
 
 
+@pytest.mark.slow
 def test_exported_masks_are_those_of_the_run(made, cli):
     directory = made()
     said = cli("analyze", directory, "--export-masks", "out.npz", "--json")
@@ -220,6 +223,7 @@ def test_what_is_not_there_is_said(made, cli):
         forgetkit.evidence(directory)
 
 
+@pytest.mark.slow
 def test_options_that_would_be_ignored_are_refused(made):
     model, test = torch.nn.Linear(2, 2), (torch.zeros(3, 2), torch.zeros(3, dtype=torch.long))
     with pytest.raises(OptionError, match="mega_batch= is for the directory of a run"):
@@ -280,6 +284,7 @@ def test_outputs_that_are_nan_are_no_answers():
         shown.accuracy(shown.samples())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "entry",
     [
@@ -325,6 +330,7 @@ def test_the_same_question_is_answered_from_the_disk(made):
     assert file.stat().st_mtime_ns > written
 
 
+@pytest.mark.slow
 def test_runs_share_no_noise_in_scores_and_all_other_draws(made):
     # Arms whose criterion draws at random would seem to agree if they drew the same.
     one, other = forgetkit.evidence(made("--name", "a")), forgetkit.evidence(made("--name", "b", "--lr", "0.05"))

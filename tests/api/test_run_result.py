@@ -64,6 +64,7 @@ def test_the_model_is_the_one_that_was_evaluated(result):
         result.model(3)
 
 
+@pytest.mark.slow
 def test_a_plot_is_a_picture_of_the_report(result):
     assert result.plot().savefig
     with pytest.raises(OptionError, match="no picture 'anytme'; did you mean"):

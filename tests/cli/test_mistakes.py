@@ -358,6 +358,7 @@ def test_a_configuration_file_that_is_missing_or_a_folder(refused, workdir):
     assert "--config " in refused("--config", workdir)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "hint"),
     [

@@ -119,6 +119,7 @@ def test_metadata_that_is_gone(install, tiny, workdir):
     assert said.json["versions"]["plugins"] == {"good_dist_plugin": "unknown"}
 
 
+@pytest.mark.slow
 def test_a_plain_name_means_the_builtin(install, tiny, cli, substance):
     before = substance(tiny("--json").json)
     install("pirate", "p", criterion("snip"))
@@ -405,6 +406,7 @@ def forgetkit_interventions():
 """
 
 
+@pytest.mark.slow
 def test_what_an_intervention_resets_is_recorded(plugin, cli, tiny_words):
     words = [w if w != "1" else "2" for w in tiny_words]  # two epochs, two threads
     said = cli(*words, "--plugin", plugin("z", RESETS), "--method", "warm", "--intervention", "zero", "--json")

@@ -304,6 +304,7 @@ def test_a_sound_component_keeps_every_promise(cli):
     assert lines[-1].startswith(f"{said.json['counts']['kept']} kept")
 
 
+@pytest.mark.slow
 def test_check_reports_broken_promise_by_reason_and_exit_status(plugin, cli):
     file = plugin("bad", NAN)
     said = cli("plugins", "check", "nan", "--plugin", file, "--json")
@@ -332,6 +333,7 @@ def test_options_of_what_is_checked(plugin, cli, words):
     assert said.json["components"][0]["spec"] == "size:power=2.0"
 
 
+@pytest.mark.slow
 def test_check_covers_a_whole_plugin_and_lists_what_it_skips(plugin, cli):
     file = plugin("mine", PLUGIN + COMMAND)
     said = cli("plugins", "check", "mine", "--plugin", file, "--json")

@@ -107,6 +107,7 @@ def test_a_figure_of_analyses_asks_its_runs_once(reproduce):
     assert damaged.json["rows"] == again.json["rows"]
 
 
+@pytest.mark.slow
 def test_the_grid_of_rates_and_decays_is_a_map_for_each_method(reproduce):
     said = reproduce("figure5", "--part", "lr 0.1 wd 0", "--part", "lr 0.005, wd 0.001", "--json")
     assert said.status == 0, said.err
@@ -151,6 +152,7 @@ def test_the_list_as_an_object_or_on_the_screen(cli):
     assert cli("reproduce", "--format", "rich").out == cli("reproduce").out
 
 
+@pytest.mark.slow
 def test_changed_reproduction_keeps_the_first_grid_file(reproduce):
     notes = Path("reproductions/table9-smoke/grids")
 

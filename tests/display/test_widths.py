@@ -82,6 +82,7 @@ COMMANDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", COMMANDS)
 def test_no_command_cuts_a_word(cli, monkeypatch, what) -> None:
     of_width(monkeypatch, 1000)
@@ -92,6 +93,7 @@ def test_no_command_cuts_a_word(cli, monkeypatch, what) -> None:
         require_all_loaded(whole.out, cli(*COMMANDS[what]).out, width, without="option")
 
 
+@pytest.mark.slow
 def test_a_run_and_its_plan_at_every_width(cli, monkeypatch, tiny_words) -> None:
     of_width(monkeypatch, 1000)
     made = cli(*tiny_words, "--name", "one")

@@ -187,6 +187,7 @@ def test_refused_before_anything_is_written(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("watching", [{"carry": "best-val"}, {"patience": 1, "epochs": 3}], ids=str)
 @pytest.mark.parametrize(
     "cut", [{"split": "contiguous", "mega_batches": 9}, {"val_fraction": 0.125, "mega_batches": 11}], ids=str

@@ -193,6 +193,7 @@ TINY = {
 }
 
 
+@pytest.mark.slow
 def test_a_cell_that_is_gone_on_with_by_hand_is_no_failure(tmp_path, monkeypatch):
     monkeypatch.setattr("forgetkit.ablation.worker._PAUSE", 0.01)
     digest = config.resolve(TINY, registry.load(entry_points=False)).digest

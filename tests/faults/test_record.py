@@ -550,6 +550,7 @@ def test_a_state_that_a_stranger_made(cli, stopped, whole, substance, made_up, w
 # A result that is damaged
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("damage", "stateless"), [(truncated, False), (flipped, False), (emptied, True), (Path.unlink, False)]
 )

@@ -97,6 +97,7 @@ def bare(result):
     return result["cer"], rows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("path", "value"), FORGED.values(), ids=FORGED)
 def test_the_state_before_is_taken(made, tmp_path, caplog, path, value):
     cut, whole = made

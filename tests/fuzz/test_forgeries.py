@@ -18,6 +18,7 @@ MASKS = ("analyze", "runs/done", "--plugin", "pull.py", "--export-masks", "masks
 REPORT = ("report", "runs/done", "--quiet", "--out", "page.html")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("place", "value"),
     [
@@ -95,6 +96,7 @@ def test_nan_in_a_model(stage):
         RunDirectory(stage.place.here / "runs/done").model(1)
 
 
+@pytest.mark.slow
 def test_every_kind_of_forgery_is_among_the_thousand(stage):
     found = set()
     for file in sorted(stage.place.here.glob("runs/*/checkpoints/*.pt")):

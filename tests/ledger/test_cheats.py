@@ -94,6 +94,7 @@ class Curious(Intervention):
 TESTS_OWN = (Watch, Source, Network, Curious)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("private", "lazy"), [(False, False), (False, True), (True, False)], ids=["public", "public, from afar", "private"]
 )

@@ -126,6 +126,7 @@ def test_both_rows_of_table_10_are_of_one_run() -> None:
 # What is compared
 
 
+@pytest.mark.slow
 def test_of_the_corruptions_the_mean_alone_is_judged() -> None:
     chosen = scaled_table.scale_table("figure2", "cpu", seeds=range(8))
     table = chosen.table

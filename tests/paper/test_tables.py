@@ -209,6 +209,7 @@ def test_every_run_resolves_under_the_papers_protocol(name: str, scale: str) -> 
         assert plan.config.milestones == (20, 40)
 
 
+@pytest.mark.slow
 def test_the_full_scale_is_the_papers_setting() -> None:
     """Against docs/reproducibility.md and the paper's appendix A.5, by hand."""
     seen = {}
@@ -279,6 +280,7 @@ def test_arms_are_what_their_names_say() -> None:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", ["smoke", "cpu"])
 @every_table
 def test_the_caption_says_every_option_that_was_changed(name: str, scale: str) -> None:
@@ -683,6 +685,7 @@ def test_a_format_that_is_none(eighth: PaperComparison) -> None:
         render.render_comparison(eighth, "word")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["table1", "table8", "figure3-left"])
 @pytest.mark.parametrize("scale", ["smoke", "cpu"])
 def test_smoke_run_shows_no_difference_to_paper_in_any_format(name: str, scale: str) -> None:

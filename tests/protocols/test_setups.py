@@ -41,6 +41,7 @@ def test_with_all_labels_flipped_it_learns_the_opposite(workdir: Path) -> None:
     assert clean["test_accuracy"] == noisy["test_accuracy"]
 
 
+@pytest.mark.slow
 def test_label_noise_depends_on_the_seed_alone(workdir: Path) -> None:
     def changed(**options: Any) -> int:
         return int(run(workdir, **{"label_noise": 0.5, "epochs": 1, **options})["noisy_labels"])

@@ -122,6 +122,7 @@ def raises():
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", REFUSED)
 def test_a_run_names_the_spec(plugin, tiny, workdir, monkeypatch, words: str) -> None:
     file = plugin("mine", MINE)

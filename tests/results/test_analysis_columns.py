@@ -214,6 +214,7 @@ def test_a_damaged_answer_is_said_in_a_line_and_the_others_stand(tmp_path, caplo
     assert [one.label for one in outcomes.cells[0].answers] == ["calibration"]
 
 
+@pytest.mark.slow
 def test_a_run_by_itself_has_its_answers(tmp_path):
     write_with_digest(tmp_path / "result.json", fake_outcomes.result(3, {"importance": "snip"}))
     chart = lines(Series("s", [1.0, 2.0], [0.5, None]))
@@ -260,6 +261,7 @@ def many(count: int, arm: float = 0.0) -> Answer:
     return lines(*(Series(f"s{place}", [1.0, 2.0], [0.1 * place + arm, 0.2]) for place in range(count)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("series", "arms", "panels", "styled_by"),
     [
@@ -427,6 +429,7 @@ def figured(*rows: list[float], arms: int = 1) -> set[str]:
     return {text.get_text() for text in drawn(asked({f"arm {a}": [heat] for a in range(arms)})).axes[0].texts}
 
 
+@pytest.mark.slow
 def test_heat_map_counts_are_whole_and_left_out_if_they_overlap():
     assert figured([11760.0, 9622.0], [12000.0, 999.5]) == {"11,760", "9,622", "12,000", "1,000"}
     assert figured([2.5e6, 1.0]) == {"2.5e+06", "1"}
@@ -443,6 +446,7 @@ def test_axes_show_numbers_as_they_are_however_close():
         assert not any(axis.get_offset_text().get_text() for axis in (axes.xaxis, axes.yaxis))
 
 
+@pytest.mark.slow
 def test_the_maps_of_a_common_answer_share_their_colours():
     maps = [
         replace(lines(Series("r", [1.0, 2.0], values), kind="heat").charts[0], name=name)
@@ -486,6 +490,7 @@ def charts_of_all_kinds(draw):
     )
 
 
+@pytest.mark.slow
 @given(st.lists(charts_of_all_kinds(), min_size=1, max_size=3))
 @settings(max_examples=10)
 def test_whatever_an_answer_may_hold_is_drawn(found):
@@ -511,6 +516,7 @@ def reported(**options: object) -> Outcomes:
     return asked({"a": [answer(0.0), answer(0.2)], "b": [answer(0.1)]}, common=(kept(common, **options),))
 
 
+@pytest.mark.slow
 def test_a_section_has_numbers_remarks_and_pictures():
     outcomes = reported()
     shown = Page(render_page(outcomes, make_table(outcomes, baseline={"method": "b"}), plots.draw_pictures(outcomes)))
@@ -533,6 +539,7 @@ def test_a_section_has_numbers_remarks_and_pictures():
     assert "The mean over seeds, in a band of one standard deviation either way." in text
 
 
+@pytest.mark.slow
 def test_page_without_answers_or_matplotlib_has_no_analysis_plot():
     assert "analyses" not in read(made({"a": [stream(0.5)]})).texts
     shown = read(reported(), drawn=False)
@@ -553,6 +560,7 @@ def test_many_remarks_are_cut():
     assert "and 28 more, in the answers themselves" in texts
 
 
+@pytest.mark.slow
 def test_what_analyses_have_written_is_text():
     answer = Answer(
         numbers={"ece": Measure(0.5)},
@@ -567,6 +575,7 @@ def test_what_analyses_have_written_is_text():
     assert sum(one_line(HOSTILE) in text for text in shown.texts["analyses"]) >= 5
 
 
+@pytest.mark.slow
 def test_the_same_answers_are_the_same_bytes():
     texts = []
     for _ in range(2):

@@ -258,6 +258,7 @@ def folder_in_place_of(name: str) -> Callable[[Path], None]:
     return damage
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "damage",
     [

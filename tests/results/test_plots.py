@@ -164,6 +164,7 @@ def test_svg_escapes_text_and_uses_the_page_text_color(figures):
     assert "currentColor" in text
 
 
+@pytest.mark.slow
 def test_files_are_valid_and_the_same_every_time(figures, tmp_path):
     import matplotlib as mpl
 

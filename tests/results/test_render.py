@@ -416,6 +416,7 @@ def test_rendering_does_not_depend_on_the_order_of_seeds(form) -> None:
     assert len(texts) == 1
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(texts, texts), min_size=1, max_size=3, unique=True), texts, texts)
 def test_what_a_user_typed_is_read_back_in_every_format(arms, title, axis) -> None:
     axes = (f"{axis}?", "replay")

@@ -139,6 +139,7 @@ def test_cells_of_different_versions_are_told():
     assert found["forgetkit-saliency"] == "0.1.0"
 
 
+@pytest.mark.slow
 def test_page_is_reproducible_and_contains_no_machine_path():
     texts = []
     for _ in range(2):
@@ -150,6 +151,7 @@ def test_page_is_reproducible_and_contains_no_machine_path():
     assert not re.search(r"20\d\d-\d\d-\d\d", texts[0])
 
 
+@pytest.mark.slow
 def test_what_is_written_by_others_is_text():
     result = fake_outcomes.result(0, {"method": HOSTILE})
     result["versions"] = {HOSTILE: HOSTILE, "plugins": {HOSTILE: HOSTILE}}
@@ -198,6 +200,7 @@ def test_a_number_beyond_every_float_is_none():
     assert "There is nothing to draw yet: no cell has a result." in shown.texts["pictures"]
 
 
+@pytest.mark.slow
 @given(st.lists(oddities, min_size=1, max_size=2))
 def test_odd_results_do_not_break_the_page(results):
     shown = read(made({"warm": [stream(0.5)], "odd": results}), drawn=False)

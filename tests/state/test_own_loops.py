@@ -68,6 +68,7 @@ CALLS: Mapping[str, Callable[[nn.Module, Any], Mapping[str, Tensor]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize("name", STATES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["fp32", "fp64"])
@@ -147,6 +148,7 @@ def test_a_weight_that_was_reset_inside_autocast_is_cast_anew() -> None:
     assert not torch.equal(new, old)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STATES)
 @pytest.mark.parametrize("spec", ["l2-init", "continual-backprop:maturity=1", "redo:every=1", "hare-tortoise"])
 def test_interventions(name: str, spec: str) -> None:

@@ -19,6 +19,7 @@ from forgetkit.results.cell_store import CellStore
 STATES = hostile_settings.HOSTILE | {"all": hostile_settings.all_at_once}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STATES)
 def test_a_run(name: str) -> None:
     expected = clean("fp32")
@@ -36,6 +37,7 @@ def test_a_run_in_bf16_casts_its_weights_anew_at_each_step(name: str) -> None:
         require_same(trained("bf16"), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["float64", "inference", "default-device", "all"])
 def test_a_cell(name: str, tmp_path: Path) -> None:
     rows = []
@@ -61,6 +63,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return Path(result["directory"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STATES)
 def test_analysis_and_lazy_evidence_ignore_the_callers_settings(name: str, finished: Path) -> None:
     def looked_at() -> tuple[Any, Tensor, Tensor, Tensor]:

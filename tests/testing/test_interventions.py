@@ -21,6 +21,7 @@ def test_the_class_is_to_be_inherited_from() -> None:
     assert "runs" in broken_in(examine("interventions", NoIntervention))
 
 
+@pytest.mark.slow
 def test_what_the_host_clears_under_a_mask_is_no_touch() -> None:
     verdicts = {verdict.promise.name: verdict for verdict in examine("interventions", Resetting)}
     assert verdicts["touches"].status == "kept", verdicts["touches"].reason
@@ -61,6 +62,7 @@ class Looks(Intervention):
         return moment.state[when]
 
 
+@pytest.mark.slow
 def test_intervention_that_only_reads_the_network_is_accepted() -> None:
     verdicts = {verdict.promise.name: (verdict.status, verdict.reason) for verdict in examine("interventions", Looks)}
     assert set(verdicts.values()) == {("kept", "")}, verdicts
@@ -103,6 +105,7 @@ class Sooner(Seldom):
     test_options: ClassVar = {"every": 3}
 
 
+@pytest.mark.slow
 def test_a_class_says_with_which_options_it_can_be_seen_to_act() -> None:
     assert broken_in(examine("interventions", Seldom)) == ["touches"]
     assert broken_in(examine("interventions", Sooner)) == []

@@ -50,6 +50,7 @@ def settings():
     )
 
 
+@pytest.mark.slow
 def test_on_the_cpu_no_bit_changes_and_no_setting_stays(workdir):
     before = settings()
     one = forgetkit.run({**OPTIONS, "name": "one"})

@@ -313,6 +313,7 @@ def test_previous_weights_end_the_previous_mega_batch(tmp_path: Path) -> None:
             assert torch.equal(value, saved[name])
 
 
+@pytest.mark.slow
 def test_looking_changes_nothing(tmp_path: Path) -> None:
     """An intervention that looks at everything changes nothing: the run is that without it."""
 

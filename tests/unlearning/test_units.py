@@ -229,6 +229,7 @@ def test_units_that_belong_elsewhere_too_are_not_offered(model: nn.Module, shape
     assert units_of(model, torch.rand(shape), dict(model.named_parameters())) == ()
 
 
+@pytest.mark.slow
 def test_one_module_with_two_weights_has_two_names() -> None:
     linear = nn.functional.linear
     model = Net(
@@ -325,6 +326,7 @@ BIG = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BIG)
 def test_it_holds_for_the_networks_that_people_use(name: str) -> None:
     torch.manual_seed(0)
@@ -438,6 +440,7 @@ def test_activity_is_what_the_readers_see() -> None:
     torch.testing.assert_close(seen[1]["apart"], both.detach())
 
 
+@pytest.mark.slow
 def test_the_builtin_networks() -> None:
     offers = registry.load(entry_points=False)
     counts = {}

@@ -95,6 +95,7 @@ INTERVENTIONS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("coupled", COUPLED)
 @pytest.mark.parametrize(("component", "options"), INTERVENTIONS)
 @pytest.mark.parametrize("channels_last", [False, True])

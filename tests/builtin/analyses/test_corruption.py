@@ -58,10 +58,12 @@ def of(answer):
     return {key: measure.value for key, measure in answer.numbers.items()}
 
 
+@pytest.mark.slow
 def test_it_keeps_what_analyses_promise():
     check_analysis(Corruption())
 
 
+@pytest.mark.slow
 def test_the_numbers_are_plain_means_of_accuracies():
     evidence = asked()
     images, labels = pictures()
