@@ -103,6 +103,7 @@ def test_run_with_a_notebook_object_is_analyzed_without_it(workdir, kind: str) -
         assert len(shown.samples("train")) == 72
 
 
+@pytest.mark.slow
 def test_what_is_asked_for_and_not_at_hand_is_named(workdir) -> None:
     forgetkit.run({**FEW, "model": Flat(), "out": str(workdir), "name": "r"})
     assert forgetkit.evidence(workdir / "r").masks()[1]
@@ -321,6 +322,7 @@ class Masked(nn.Module):
         return self.net(x).masked_fill(torch.tensor([False, False, True]), self.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["fill", "add"])
 def test_a_masked_class_is_no_divergence(form: str) -> None:
     model, labels = Masked(form), Y % 2

@@ -62,6 +62,7 @@ def test_checkpoints_evaluated_again_match_the_recorded_figures(made, words):
         assert then.accuracy(then.samples()) == row["test_accuracy"]
 
 
+@pytest.mark.slow
 def test_masks_match_the_recorded_reset_counts(made):
     directory = made("--reinit", "masked:fraction=0.3")
     shown = forgetkit.evidence(directory)
@@ -74,6 +75,7 @@ def test_masks_match_the_recorded_reset_counts(made):
         }
 
 
+@pytest.mark.slow
 def test_a_mask_says_which_entries_were_reset(made):
     # Learning at a rate of next to nothing, what differs after the next mega-batch is what was reset.
     directory = made("--lr", "1e-30", "--weight-decay", "0", "--reinit", "masked:fraction=0.5")
@@ -86,11 +88,13 @@ def test_a_mask_says_which_entries_were_reset(made):
             assert torch.equal(moved, mask), name
 
 
+@pytest.mark.slow
 def test_a_cold_start_resets_every_entry(made):
     masks = forgetkit.evidence(made("--method", "cold")).masks()
     assert all(mask.all() for mask in masks[1].values())
 
 
+@pytest.mark.slow
 def test_masks_are_a_thirty_second_of_a_model(made):
     directory = made("--model", "mlp:width=256")
     kept = RunDirectory(directory)
@@ -151,6 +155,7 @@ def test_the_network_as_it_began_is_the_one_that_was_trained(made):
         assert torch.allclose(begun, kept, rtol=0, atol=1e-20), name
 
 
+@pytest.mark.slow
 def test_history_has_each_epoch_once_up_to_the_mega_batch(made):
     directory = made()
     shown = forgetkit.evidence(directory, mega_batch=2)
@@ -161,6 +166,7 @@ def test_history_has_each_epoch_once_up_to_the_mega_batch(made):
     assert len(forgetkit.evidence(directory).history()) == 6
 
 
+@pytest.mark.slow
 def test_all_runs_and_mega_batches_draw_the_same_test_samples(made):
     one, other = forgetkit.evidence(made("--name", "a")), forgetkit.evidence(made("--name", "b", "--method", "cold"))
     drawn = [e.samples("test", 12) for e in (one, one.at(1), other)]
@@ -173,6 +179,7 @@ def test_all_runs_and_mega_batches_draw_the_same_test_samples(made):
     assert not torch.equal(next(again.batches())[0], next(drawn[0].batches())[0])
 
 
+@pytest.mark.slow
 def test_data_that_moved_is_found_and_other_data_refused(cli, workdir):
     rng = np.random.default_rng(0)
     arrays = {
@@ -208,6 +215,7 @@ def test_a_network_from_outside_is_named_again(cli, workdir, monkeypatch):
     assert shown.accuracy(shown.samples()) == said.json["test_accuracy"]
 
 
+@pytest.mark.slow
 def test_what_is_not_there_is_said(made, cli):
     directory = made("--keep-models", "last", "--val-fraction", "0")
     shown = forgetkit.evidence(directory)
@@ -319,6 +327,7 @@ def test_batches_of_a_loader_are_taken_as_they_come():
     assert not shown.images
 
 
+@pytest.mark.slow
 def test_the_same_question_is_answered_from_the_disk(made):
     directory = made()
     answer = forgetkit.analyze(directory, "calibration")
@@ -342,6 +351,7 @@ def test_runs_share_no_noise_in_scores_and_all_other_draws(made):
     assert one.seeds == other.seeds
 
 
+@pytest.mark.slow
 def test_a_run_moved_elsewhere_is_looked_at_there(made, tmp_path):
     directory = made()
     moved = tmp_path / "elsewhere"

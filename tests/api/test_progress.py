@@ -22,6 +22,7 @@ OPTIONS = {
 }
 
 
+@pytest.mark.slow
 def test_a_run_shows_lines_if_asked_and_nothing_otherwise(workdir, capsys):
     quiet = forgetkit.run(OPTIONS, name="quiet")
     assert capsys.readouterr() == ("", "")

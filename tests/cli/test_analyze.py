@@ -180,6 +180,7 @@ def test_what_is_there_is_not_asked_again(cli, run, sure):
     assert not (run / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_a_plugin_file_that_changed_is_asked_again(cli, run, plugin):
     words = ["analyze", run, "sure", "--no-report", "--json", "--plugin"]
     assert statuses(cli(*words, plugin("mine", PLUGIN)))[0][2] == "answered"

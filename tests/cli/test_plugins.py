@@ -76,6 +76,7 @@ BROKEN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", BROKEN)
 def test_broken_plugin_is_reported_in_one_line_and_run_goes_on(install, tiny, how):
     source, reason = BROKEN[how]
@@ -133,6 +134,7 @@ def test_a_plain_name_means_the_builtin(install, tiny, cli, substance):
     assert {"snip", "pirate/snip"} <= listing.keys()
 
 
+@pytest.mark.slow
 def test_a_name_that_two_offer(install, tiny):
     install("one", "a", criterion("same", "return {n: t.abs() for n, t in probe.targets.items()}"))
     install("two", "b", criterion("same", "return {n: -t.abs() for n, t in probe.targets.items()}"))
@@ -359,6 +361,7 @@ SCALARS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", SCALARS)
 def test_a_metric_of_ones_own(plugin, tiny, value):
     said = tiny("--plugin", plugin("m", METRIC), "--metric", f"my-number:{value}", "--json")

@@ -129,6 +129,7 @@ def test_every_option_has_a_meaning(cli):
             assert option["meaning"], f"{offer.kind} {offer.name}: {option['name']} has no meaning"
 
 
+@pytest.mark.slow
 def test_a_network_has_as_many_parameters_as_it_says(cli):
     for offer in registry.load(entry_points=False).named("models"):
         cost = cli("show", "model", offer.name, "--json").json["cost"]

@@ -132,6 +132,7 @@ def test_no_word_of_a_bar_of_a_run_is_cut(width: int) -> None:
 NAMES = st.lists(st.text("ab", min_size=1, max_size=12), min_size=1, max_size=12).map(", ".join)
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.tuples(NAMES, st.floats(0, 1), st.lists(NAMES, min_size=1, max_size=3)), min_size=1, max_size=9),
     st.sampled_from([40, 60, 80]),

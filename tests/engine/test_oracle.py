@@ -73,6 +73,7 @@ OPTIONS = {"mega_batches": 4, "epochs": 3, "batch_size": 14, "threads": 1, "mode
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels-last": torch.channels_last}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("memory_format", LAYOUTS)
 def test_a_warm_run_is_a_plain_training_loop_to_the_bit(tmp_path: Path, memory_format: str) -> None:
     options = {**OPTIONS, "memory_format": memory_format, "method": "warm", "out": str(tmp_path), "seed": 7}
@@ -168,6 +169,7 @@ def test_the_test_part_moves_no_weight(tmp_path: Path) -> None:
     assert results[0]["cer"] != results[1]["cer"]
 
 
+@pytest.mark.slow
 def test_numbers_of_the_result_against_the_saved_models(tmp_path: Path) -> None:
     """Every accuracy is counted again, by hand, from the checkpoint of its mega-batch."""
     result = forgetkit.run({**OPTIONS, "dataset": Quarters(), "out": str(tmp_path), "method": "lure"})

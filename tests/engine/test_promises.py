@@ -38,6 +38,7 @@ class Stop:
             raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_an_object_is_never_taken_for_a_built_in_of_its_name(tmp_path: Path) -> None:
     options = {**SMALL, "importance": Snip(), "out": tmp_path, "threads": 1}
     whole = forgetkit.run({**options, "name": "whole"})
@@ -204,6 +205,7 @@ def test_later_mega_batch_without_validation_is_refused_at_start(
     assert all(row["carried_epoch"] >= 1 for row in result["mega_batches"])
 
 
+@pytest.mark.slow
 def test_mega_batch_without_validation_samples_has_no_gap(tmp_path: Path) -> None:
     options = {**SMALL, "split": "contiguous", "mega_batches": 9, "replay": "none", "out": tmp_path}
     result = forgetkit.run(options)

@@ -89,6 +89,7 @@ def test_a_process_that_is_killed_holds_nothing(holding, cli, workdir, substance
     assert not [file for file in run.iterdir() if file.name.startswith("run.")]
 
 
+@pytest.mark.slow
 def test_a_command_is_told_in_one_line(tmp_path, monkeypatch):
     run = RunDirectory.create(tmp_path, "r", {})
     monkeypatch.setattr("sys.argv", ["/bin/forgetkit", "run", "a\nb\x1b[31m", *["long"] * 99])
@@ -140,6 +141,7 @@ def test_a_lock_on_a_manifest_that_was_replaced_is_none(tmp_path, monkeypatch):
         assert os.path.samestat(os.fstat(descriptors[1]), (run.path / "manifest.json").stat())
 
 
+@pytest.mark.slow
 def test_taking_files_of_the_lock_away_lets_nobody_in(tmp_path):
     run = RunDirectory.create(tmp_path, "r", {})
     with run.locked():

@@ -161,6 +161,7 @@ def test_steps_that_are_left_out_are_as_if_they_had_not_been(where):
     assert ended.accuracy == right / counted
 
 
+@pytest.mark.slow
 def test_nothing_is_left_out_where_nothing_is_wrong(workdir, substance, digests):
     results = {}
     for how in ("stop", "skip"):

@@ -429,6 +429,7 @@ def test_data_that_came_back(cli, stopped, arrays, substance):
 # Never a wrong number: flipped bits, files of other runs, malicious archives
 
 
+@pytest.mark.slow
 def test_another_bit_is_another_bit_in_whatever_file(stopped, finished):
     run, done = RunDirectory(stopped()), RunDirectory(finished("done"))
     draw = random.Random(0)
@@ -760,6 +761,7 @@ def test_interrupted_before_the_manifest_is_there(tmp_path, monkeypatch):
         RunDirectory.create(tmp_path, "r", {})
 
 
+@pytest.mark.slow
 def test_a_name_that_is_made_is_free(tmp_path, monkeypatch, tiny_words, cli):
     monkeypatch.setattr("forgetkit.engine.run._default_name", lambda plan: "now")
     for _ in range(3):
@@ -815,6 +817,7 @@ def test_a_folder_that_cannot_be_synced(tmp_path, monkeypatch, number, status):
 # A disk that is full
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "file",
     ["resume-001-0002.pt", "mega-batch-001.pt", "resume-row-001.json", "resume-002-0000.json", "result.json"],

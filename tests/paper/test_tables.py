@@ -251,6 +251,7 @@ def test_the_full_scale_is_the_papers_setting() -> None:
     }
 
 
+@pytest.mark.slow
 def test_arms_are_what_their_names_say() -> None:
     def arms(name: str) -> dict[str, tuple[str | None, str]]:
         chosen = at(name, "full")

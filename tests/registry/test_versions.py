@@ -175,6 +175,7 @@ def test_a_missing_file_is_named(plugin, tiny, cli, workdir) -> None:
     assert cli("run", "--resume", workdir / "run", "--plugin", path).status == 0
 
 
+@pytest.mark.slow
 def test_an_analysis_names_a_missing_data_set(install, cli, tiny_words, workdir) -> None:
     install(
         "data-dist",

@@ -61,6 +61,7 @@ def test_a_cell_is_carried_out_once(tmp_path: Path) -> None:
     assert left == ["masks-001.json", "masks-001.pt", "mega-batch-002.json", "mega-batch-002.pt"]
 
 
+@pytest.mark.slow
 def test_what_a_cell_keeps(tmp_path: Path) -> None:
     for keep, count in (("all", 4), ("none", 0)):  # of models; masks, a bit for each entry, stay
         asked = Task(str(tmp_path / keep), task(tmp_path).digest, TINY, keep=keep)  # type: ignore[arg-type]
@@ -181,6 +182,7 @@ def spoil(path: Path) -> None:
     unseal(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", [flip, cut, unseal, spoil])
 def test_a_damaged_result_is_told_and_made_again(tmp_path: Path, damage: Callable[[Path], None]) -> None:
     asked, pool = task(tmp_path), CellStore(tmp_path)
@@ -194,6 +196,7 @@ def test_a_damaged_result_is_told_and_made_again(tmp_path: Path, damage: Callabl
     assert result(tmp_path, asked.digest) == whole
 
 
+@pytest.mark.slow
 def test_a_result_of_another_cell_does_not_count(tmp_path: Path) -> None:
     one, other, pool = task(tmp_path), task(tmp_path, seed=1), CellStore(tmp_path)
     run_cell(one)
@@ -203,6 +206,7 @@ def test_a_result_of_another_cell_does_not_count(tmp_path: Path) -> None:
     assert (pool.find(other.digest).result or {})["config"]["seed"] == 1
 
 
+@pytest.mark.slow
 def test_failed_and_diverged_cells_are_recorded_and_retried(tmp_path: Path) -> None:
     wild, pool = task(tmp_path, lr=1e30, milestones=()), CellStore(tmp_path)
     ended = run_cell(wild)
@@ -279,6 +283,7 @@ def test_what_stands_in_the_way_is_taken_away(tmp_path: Path, damage: Callable[[
     assert result(tmp_path, asked.digest) == whole
 
 
+@pytest.mark.slow
 def test_what_a_killed_process_left_half_written_goes(tmp_path: Path) -> None:
     asked, pool = task(tmp_path, epochs=1), CellStore(tmp_path)
     path = pool.directory(asked.digest)

@@ -75,6 +75,7 @@ def test_only_completed_cells_count():
     assert curve.at[1].n == 1
 
 
+@pytest.mark.slow
 @given(st.lists(oddities, min_size=1, max_size=2))
 def test_odd_results_are_read_as_far_as_they_can_be(results):
     outcomes = made({"warm": [stream(0.5)], "odd": results})
@@ -105,6 +106,7 @@ def test_what_is_drawn_is_what_was_read():
     assert ends == {round(60 - half, 6), round(60 + half, 6)}
 
 
+@pytest.mark.slow
 def test_a_crowd_is_parted_by_its_first_axis():
     figure = anytime.draw(fake_outcomes.outcomes(fake_outcomes.MANY, seeds=1))
     assert [axes.get_title() for axes in figure.axes] == [f"importance {v}" for v in fake_outcomes.MANY["importance"]]
@@ -137,6 +139,7 @@ def figures():
     return plots.draw_pictures(fake_outcomes.outcomes(axes, seeds=2, title=HOSTILE))
 
 
+@pytest.mark.slow
 def test_svg_is_whole_and_stands_beside_others(figures):
     roots = [ElementTree.fromstring(plots.svg(figure, name, HOSTILE)) for name, figure in figures.items()]
     assert len(roots) == 4

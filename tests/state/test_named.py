@@ -206,6 +206,7 @@ class SlyAnalysis:
         return Answer({"classes": len(evidence.classes)})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "said"),
     [

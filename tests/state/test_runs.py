@@ -30,6 +30,7 @@ def test_a_run(name: str) -> None:
     require_same(found, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["autocast", "all"])
 def test_a_run_in_bf16_casts_its_weights_anew_at_each_step(name: str) -> None:
     expected = clean("bf16")

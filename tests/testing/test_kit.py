@@ -127,6 +127,7 @@ class DeclaredInVain(Good):
     expected_failures: ClassVar[Mapping[str, str]] = {"higher-is-keep": "on purpose"}
 
 
+@pytest.mark.slow
 def test_a_class_names_its_own() -> None:
     assert verdict_of("higher-is-keep", "importance", Declared).status == "expected"
     assert broken_in(examine("importance", Declared)) == []

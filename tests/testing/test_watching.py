@@ -76,6 +76,7 @@ def test_criterion_failing_in_training_is_judged_by_that_alone() -> None:
     assert verdicts["summary"].status == "kept"
 
 
+@pytest.mark.slow
 def test_one_promise_at_a_time() -> None:
     by_name = {promise.name: promise for promise in promises("importance")}
     assert check(Remembers, by_name["while-training-resumes"]).status == "kept"

@@ -157,6 +157,7 @@ def test_no_clock_decides_on_the_precision():
     assert resolved({"deterministic": True, "precision": "bf16"}).precision == "bf16"
 
 
+@pytest.mark.slow
 def test_files_and_assignments_say_it_in_their_way(tiny, workdir):
     (workdir / "o.toml").write_text("deterministic = true\n")
     assert tiny("--config", "o.toml", "--json").json["config"]["deterministic"] is True

@@ -140,6 +140,7 @@ def test_so_do_its_pictures():
     assert all(str(value).startswith(("#", "data:image/png;base64,")) for value in shape.acting)
 
 
+@pytest.mark.slow
 @given(texts)
 @example("".join(ATTACKS))
 def test_tables_hold_no_markup_of_others(text):

@@ -266,6 +266,7 @@ def test_a_criterion_that_watches_an_attached_loop() -> None:
         forgetkit.score(model, data(), importance=Steps())
 
 
+@pytest.mark.slow
 def test_a_run_attaches_it_by_itself_and_resumes_to_the_bit(tmp_path: Path) -> None:
     class Stops:
         def notify(self, event: object) -> None:
@@ -284,6 +285,7 @@ def test_a_run_attaches_it_by_itself_and_resumes_to_the_bit(tmp_path: Path) -> N
             assert one["unlearn"]["threshold"] == other["unlearn"]["threshold"] > 0
 
 
+@pytest.mark.slow
 def test_previous_weights_end_the_previous_mega_batch(tmp_path: Path) -> None:
     asked: list[dict[str, Tensor]] = []
 

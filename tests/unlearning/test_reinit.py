@@ -115,6 +115,7 @@ def test_options_out_of_range(spec):
         forgetkit.unlearn(mlp(), vectors(3), reinit=spec)
 
 
+@pytest.mark.slow
 def test_rifle_resets_weight_and_bias_of_the_head_alone(resnet):
     before = values(resnet)
     report = forgetkit.unlearn(resnet, PIXELS, reinit="rifle", seed=2)

@@ -302,6 +302,7 @@ def some(size: int) -> Tensor:
     return torch.tensor([number in (0, 2) for number in range(size)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", [Residual, Concatenated, Attending])
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 def test_a_reset_unit_is_not_heard(build: type[nn.Module], memory_format: torch.memory_format) -> None:
@@ -376,6 +377,7 @@ def test_a_reset_unit_begins_as_in_a_network_just_made() -> None:
         assert torch.equal(memory.index_select(dim, others), moments[name].index_select(dim, others))
 
 
+@pytest.mark.slow
 def test_units_that_are_not_there_or_not_chosen_well() -> None:
     @dataclass(frozen=True)
     class Bad:

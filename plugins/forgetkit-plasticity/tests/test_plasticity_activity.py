@@ -195,6 +195,7 @@ def test_continual_backprop_by_a_loop(utility: Any) -> None:
     assert restarts >= 12
 
 
+@pytest.mark.slow
 def test_random_utility_is_drawn_from_a_stream_of_its_own() -> None:
     def trained(noise: int, seed: int) -> dict[str, Tensor]:
         model = mlp()

@@ -413,6 +413,7 @@ def anywhere(request):
         request.getfixturevalue("workers")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("anywhere")
 def test_all_bad_images_are_listed_at_once(root, context):
     spoil(root, 23)

@@ -263,6 +263,7 @@ def test_vgg_refuses_small_images():
         built("vgg16-bn", (3, 32, 31))
 
 
+@pytest.mark.slow
 @every_kind
 def test_normalisation_runs_first_and_is_left_as_it_was(name):
     shape = smallest(name)
@@ -387,6 +388,7 @@ def test_every_layer_is_redrawn_from_its_distribution(name):
             assert not any(torch.equal(old, new) for old, new in zip(before, after, strict=True))
 
 
+@pytest.mark.slow
 @every_kind
 def test_initialise_draws_one_module_alone_and_in_place(name):
     network = built(name, smallest(name))
