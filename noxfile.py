@@ -18,7 +18,7 @@ def check(session: nox.Session) -> None:
 
 @nox.session
 def quick(session: nox.Session) -> None:
-    """Style, types, import contracts and the tests that start no process and take less than a second."""
+    """Style, types, import contracts and the tests that start no process and take a fraction of a second."""
     install(session)
     lint(session)
     session.run(*PYTEST, "-m", "not (children or slow or long)", *session.posargs)
