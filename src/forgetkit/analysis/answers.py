@@ -52,7 +52,9 @@ def answer_from_json(content: Mapping[str, Any]) -> Answer:
             details=parse_as(dict[str, Any], content["details"]),
             remarks=parse_as(tuple[str, ...], content["remarks"]),
         )
-        answer_to_json(answer)  # names become files, and a forged answer can have a valid digest
+        # Names become files, and a forged answer can have a valid digest.
+        if answer_to_json(answer) != {key: content[key] for key in ("numbers", "charts", "details", "remarks")}:
+            raise ValueError("it has other entries than an answer")
         return answer
     except (ComponentError, KeyError, TypeError, ValueError) as error:
         raise RunDirectoryError("it holds no answer of an analysis") from error
