@@ -162,7 +162,7 @@ def attribute_errors_to(component_name: str) -> Iterator[None]:
         raise
     except (Exception, SystemExit) as error:  # a component may raise anything, or exit
         reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]
-        raise ComponentError(f"{component_name} raised {reason} in {error_location(error)}") from error
+        raise ComponentError(f"{component_name} raised {reason} in {error_location(error)}; repair it there") from error
 
 
 def error_location(error: BaseException) -> str:
