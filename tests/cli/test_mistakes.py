@@ -451,5 +451,5 @@ def forgetkit_importance():
     said = tiny("--plugin", path, "--importance", "buggy", "--quiet")
     assert said.status == 1
     assert said.err.count("\n") == 1
-    assert f"buggy (buggy.py) raised KeyError: 'nothing' in {path}:6" in said.err
+    assert f"buggy (buggy.py) raised KeyError: 'nothing' in {path}:6; repair it there" in said.err
     assert "Traceback" in tiny("--plugin", path, "--importance", "buggy", "--debug").err
