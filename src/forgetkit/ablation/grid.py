@@ -33,7 +33,7 @@ _NO_AXES = ("observers", "checkpoint_seconds", "checkpoint_epochs", "device", "t
 """Options of where and how a run runs. Runs that differ in them alone are one cell."""
 _MOST_SEEDS = 10_000
 _MOST_CELLS = 100_000
-"""Nobody reads a table of more."""
+"""More cells make no readable table."""
 _Value = TypeVar("_Value", int, str)
 _KEYS = ("title", "seeds", "baseline", "base", "axes", "arms", "exclude", "include")
 

@@ -151,7 +151,7 @@ class ModelView:
             self.cache.in_use = before
 
     def require_not_in_use(self, name: str) -> None:
-        """Raise ``ComponentError`` if the component ``name`` still uses the model that is to be written to."""
+        """Raise ``ComponentError`` if the component ``name`` still uses the model, which is about to change."""
         if self.cache.in_use:
             raise ComponentError(f"{name} proposes a change while it uses the model: leave context.probe() first")
 
