@@ -18,7 +18,7 @@ def check(session: nox.Session) -> None:
 
 @nox.session
 def quick(session: nox.Session) -> None:
-    """Style, types, import contracts and the tests that start no process and take less than a second."""
+    """Style, types, import contracts and the tests that start no process and take a fraction of a second."""
     install(session)
     lint(session)
     session.run(*PYTEST, "-m", "not (children or slow or long)", *session.posargs)
@@ -26,8 +26,8 @@ def quick(session: nox.Session) -> None:
 
 @nox.session
 def full(session: nox.Session) -> None:
-    """Everything: the sessions check, long and coverage."""
-    for name in ("check", "long", "coverage"):
+    """Everything: the sessions check, long, packages and coverage."""
+    for name in ("check", "long", "packages", "coverage"):
         session.notify(name)
 
 
@@ -36,6 +36,22 @@ def long(session: nox.Session) -> None:
     """The long tests, and the property tests with many examples."""
     install(session)
     session.run(*PYTEST, "-m", "long or hypothesis", "--hypothesis-profile", "long", *session.posargs)
+
+
+@nox.session
+def packages(session: nox.Session) -> None:
+    """The tests beside other packages: oracles for attacks, networks of timm, HEIF images, pandas and notebooks."""
+    install(session)
+    session.install("timm", "pillow-heif", "pandas", "ipython")
+    session.install("--no-deps", "torchattacks")  # its pins contradict those of other packages
+    session.run(
+        *PYTEST,
+        "tests/api",
+        "tests/builtin/analyses/test_attack.py",
+        "tests/builtin/datasets/test_folder.py",
+        "plugins/forgetkit-saliency/tests/test_saliency_structure.py",
+        *session.posargs,
+    )
 
 
 @nox.session

@@ -144,6 +144,7 @@ def examples() -> Iterator[Any]:
                 yield pytest.param(getattr(room, name), id=f"{module}.{name}", marks=MARKS.get(name, ()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("exported", list(examples()))
 def test_the_examples_run(exported: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     module = ModuleType("example")  # in which a class of an example can be found again, as pickle does

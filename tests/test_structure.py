@@ -74,6 +74,7 @@ def test_rooms_of_folders_layers_and_page_agree():
     assert {room: int(floor) for floor, room in on_page} == height
 
 
+@pytest.mark.slow
 def test_each_class_name_has_one_home():
     homes = defaultdict(list)
     for source in SOURCES:

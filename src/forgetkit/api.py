@@ -112,13 +112,13 @@ def unlearn(
     with unlearning.SelectionGroup(group) as processes:
         components = registry.load()
         method = components.make("reinit", reinit)[1]
-        who = contracts.component_name(method)
+        method_name = contracts.component_name(method)
         if importance is None and getattr(method, "needs_scores", False):
             importance = "snip"
         if scoring is not None and importance is None and not getattr(method, "needs_data", False):
-            raise OptionError(f"{who} looks at no scores, so scoring= would be ignored: leave it out")
+            raise OptionError(f"{method_name} looks at no scores, so scoring= would be ignored: leave it out")
         if group is not None and not getattr(method, "needs_scores", False):
-            raise OptionError(f"{who} selects nothing, so group= would be ignored: leave it out")
+            raise OptionError(f"{method_name} selects nothing, so group= would be ignored: leave it out")
         scored, after = (
             _resolve_component(scoring, unlearning.Scoring),
             _resolve_component(policy, unlearning.ResetPolicy),
@@ -372,7 +372,7 @@ def run(
         own = config.resumed_options(directory.manifest, given, components)
         plan = config.resolve(own, components, offline="dataset" not in given)
     with _show_run(progress) as shown:
-        content = run_plan(plan, observers=(*observers, *shown), cache=cache_folder(), resume=directory)
+        content = run_plan(plan, observers=(*(observers or ()), *shown), cache=cache_folder(), resume=directory)
     return RunResult(content, path or content["directory"], files, objects)
 
 
@@ -398,7 +398,7 @@ def ablate(
     """Compare components over a grid of runs, as ``forgetkit ablate`` does.
 
     Cells that are finished in the folder are not run again, whether a call or the command line ran them. A cell that
-    fails or diverges is logged and shows in the table; the others go on.
+    fails or diverges is logged and shows in the table; the others still run.
 
     Args:
         grid: A TOML file, or a mapping with the entries of one (``axes``, ``arms``, ``base``, …).
@@ -461,7 +461,7 @@ def _show_run(progress: bool) -> Iterator[Sequence[contracts.Observer]]:
     from forgetkit.display.run_display import choose_run_display
 
     display = choose_run_display(quiet=False, as_json=True)
-    with display.following():
+    with display.progress_context():
         yield (display,)
 
 
@@ -603,7 +603,7 @@ def _evidence(
     if mega_batch is not None or beside:
         raise OptionError(f"{(*beside, 'mega_batch')[0]}= is for the directory of a run: leave it out for a model")
     parts = {part: given.pop(part) for part in get_args(contracts.DataPart) if part in given}
-    return model_evidence(subject, parts, seeds, offers=components, **given)
+    return model_evidence(subject, parts, seeds, components=components, **given)
 
 
 def _build_history(

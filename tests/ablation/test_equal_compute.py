@@ -32,6 +32,7 @@ def match(asked: Grid, cache: Path) -> tuple[tuple[GridCell, ...], tuple[GridCel
     return cells, match_samples(plans, cells, OFFERS, cache)
 
 
+@pytest.mark.slow
 @settings(max_examples=15)
 @given(
     replay=st.sets(st.sampled_from(["full", "none", "last", "buffer:size=7"]), min_size=1),
@@ -63,6 +64,7 @@ def _sum_of_pools(replay: str, mega_batches: int) -> int:
     return sum(new) + sum(kept)
 
 
+@pytest.mark.slow
 def test_the_runs_see_them(tmp_path: Path) -> None:
     asked = grid({"replay": ("full", "none"), "mega_batches": ("2", "3")}, epochs=2, milestones="1")
     _, after = match(asked, tmp_path)

@@ -95,7 +95,7 @@ replay = "last"
 """
 
 
-def test_a_file_with_named_arms_and_combinations_left_out_and_added(tmp_path: Path) -> None:
+def test_file_with_named_arms_and_left_out_and_added_cells(tmp_path: Path) -> None:
     file = tmp_path / "question.toml"
     file.write_text(FILE)
     with pytest.raises(ConfigError, match="arm=warm means 2 arms: give a value on each axis") as caught:
@@ -368,6 +368,7 @@ def test_a_seed_given_twice_names_both(text: str, both: str) -> None:
         Grid("", {"lr": ("0.1", "0.2")}, (0, 1, 0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "said"),
     [

@@ -77,6 +77,7 @@ def breaks(device: Device, error: Exception) -> Callable[..., None]:
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
@@ -96,6 +97,7 @@ def test_after_a_fault_the_worker_ends_and_the_reason_stays(
     assert list(run_tasks([asked], OneAfterAnother())) == [(asked, CellResult("failed", reason))]
 
 
+@pytest.mark.slow
 def test_a_failure_that_is_no_fault_leaves_the_worker_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: Device
 ) -> None:
@@ -107,7 +109,7 @@ def test_a_failure_that_is_no_fault_leaves_the_worker_alone(
     assert device.calls == [None, "empty_cache"]
 
 
-def test_a_worker_that_is_lost_says_so_over_the_reason_of_an_earlier_time(tmp_path: Path) -> None:
+def test_lost_worker_reason_replaces_an_earlier_failure_reason(tmp_path: Path) -> None:
     class Dying:
         def execute(self, work: Callable[[Any], Any], tasks: Sequence[Any]) -> Generator[tuple[int, Any], None, None]:
             yield 0, WorkerLost("killed")
@@ -133,9 +135,7 @@ def test_a_worker_that_was_asked_to_stop_fails_nothing(tmp_path: Path) -> None:
     assert list(run_tasks([asked], Stopping())) == [(asked, CellResult("completed"))]
 
 
-def test_what_is_asked_after_the_last_look_of_a_run_still_ends_the_worker(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_stop_requested_at_the_end_of_a_run_ends_the_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def late(*given: Any, stop: StopRequest, **more: Any) -> None:
         run(*given, stop=stop, **more)
         with stop.deferred():
@@ -148,20 +148,19 @@ def test_what_is_asked_after_the_last_look_of_a_run_still_ends_the_worker(
     assert CellStore(tmp_path).find(asked.digest).status == "completed"
 
 
-def test_a_cell_that_somebody_finished_by_hand_meanwhile_is_completed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cell_finished_meanwhile_is_completed_without_a_rerun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked, pool = task(tmp_path), CellStore(tmp_path)
     assert run_cell(asked) == CellResult("completed")
     path = pool.directory(asked.digest)
     (path / "seal.json").unlink()
     before = (path / "result.json").stat().st_ino
-    monkeypatch.setattr(CellStore, "reopened", lambda pool, digest: RunDirectory(path))  # as it was a moment before
+    monkeypatch.setattr(CellStore, "open_unfinished", lambda pool, digest: RunDirectory(path))  # as a moment before
     assert run_cell(asked) == CellResult("completed")
     assert pool.find(asked.digest).status == "completed"
     assert (path / "result.json").stat().st_ino == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("asked", "waited_for"), [("cuda:1", "cuda:1"), ("auto", None)])
 def test_memory_goes_back_to_the_device_after_each_cell(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: Device, asked: str, waited_for: str | None

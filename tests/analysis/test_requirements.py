@@ -88,8 +88,9 @@ NOTEBOOK: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", NOTEBOOK)
-def test_a_run_with_an_object_of_a_notebook_is_analysed_without_it(workdir, kind: str) -> None:
+def test_run_with_a_notebook_object_is_analyzed_without_it(workdir, kind: str) -> None:
     forgetkit.run({**FEW, **NOTEBOOK[kind], "out": str(workdir), "name": "r"})
     for question in ("flatness:repeats=1,part=test", "calibration", "plasticity", "churn"):
         assert forgetkit.analyze(workdir / "r", question).numbers
@@ -102,6 +103,7 @@ def test_a_run_with_an_object_of_a_notebook_is_analysed_without_it(workdir, kind
         assert len(shown.samples("train")) == 72
 
 
+@pytest.mark.slow
 def test_what_is_asked_for_and_not_at_hand_is_named(workdir) -> None:
     forgetkit.run({**FEW, "model": Flat(), "out": str(workdir), "name": "r"})
     assert forgetkit.evidence(workdir / "r").masks()[1]
@@ -110,6 +112,7 @@ def test_what_is_asked_for_and_not_at_hand_is_named(workdir) -> None:
     assert forgetkit.analyze(workdir / "r", "flatness:repeats=1", model=Flat()).numbers
 
 
+@pytest.mark.slow
 def test_from_the_command_line_too(workdir, cli) -> None:
     forgetkit.run({**FEW, **NOTEBOOK["criterion"], **NOTEBOOK["metric"], "out": str(workdir), "name": "r"})
     said = cli("analyze", workdir / "r", "flatness:repeats=1")
@@ -177,8 +180,9 @@ def test_inputs_of_another_dtype_are_refused_with_the_remedy(dtype: torch.dtype,
             forgetkit.analyze(model, question, test=(torch.ones(9, 1, 2, 2).to(dtype), Y))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
-def test_outputs_around_logits_are_refused_with_a_hook_that_takes_them_out(form: str) -> None:
+def test_wrapped_logits_are_refused_with_a_hook_that_works(form: str) -> None:
     make, says = FORMS[form]
     model = Returns(make)
     with pytest.raises(DataError, match=says) as caught:
@@ -229,13 +233,13 @@ LABELS = {
     "beyond": (changed(3, to=7), r"is 7, and the model has 3 outputs, from 0 \(so it is with 1 of 9 samples\): name"),
     "beyond, uint8": (changed(3, to=255).to(torch.uint8), r"is 255, and the model has 3 outputs"),
     "from one": (Y + 1, r"is 3, .*: they count from 1: subtract 1"),
-    "floats": (Y.float(), r"float32; a whole number for each is wanted: give labels\.long\(\)$"),
-    "halves": (Y + 0.5, r"float32; a whole number for each is wanted$"),
+    "floats": (Y.float(), r"float32; each label must be a whole number: give labels\.long\(\)$"),
+    "halves": (Y + 0.5, r"float32; each label must be a whole number$"),
     "one-hot": (nn.functional.one_hot(Y, 3), r"of one-hot rows labels\.argmax\(1\) makes them"),
     "one-hot floats": (nn.functional.one_hot(Y, 3).float(), r"of one-hot rows labels\.argmax\(1\) makes them"),
     "a column": (Y[:, None], r"give labels\[:, 0\]$"),
     "a column of floats": (Y[:, None].float(), r"give labels\[:, 0\]\.long\(\)$"),
-    "too few": (Y[:5], r"9 inputs and labels of shape \(5,\) in torch\.int64; a whole number for each is wanted$"),
+    "too few": (Y[:5], r"9 inputs and labels of shape \(5,\) in torch\.int64; each label must be a whole number$"),
 }
 
 
@@ -318,6 +322,7 @@ class Masked(nn.Module):
         return self.net(x).masked_fill(torch.tensor([False, False, True]), self.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["fill", "add"])
 def test_a_masked_class_is_no_divergence(form: str) -> None:
     model, labels = Masked(form), Y % 2

@@ -34,6 +34,7 @@ def rows(directory: Path) -> list[dict]:
     return json.loads((directory / "result.json").read_text())["mega_batches"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [
@@ -48,7 +49,7 @@ def rows(directory: Path) -> list[dict]:
     ],
     ids=" ".join,
 )
-def test_each_checkpoint_judged_again_gives_the_figures_of_the_record(made, words):
+def test_checkpoints_evaluated_again_match_the_recorded_figures(made, words):
     directory = made(*words)
     shown = forgetkit.evidence(directory)
     assert shown.mega_batches == (1, 2, 3)
@@ -61,7 +62,8 @@ def test_each_checkpoint_judged_again_gives_the_figures_of_the_record(made, word
         assert then.accuracy(then.samples()) == row["test_accuracy"]
 
 
-def test_masks_have_the_entries_that_the_record_counts_and_nothing_else_is_new(made):
+@pytest.mark.slow
+def test_masks_match_the_recorded_reset_counts(made):
     directory = made("--reinit", "masked:fraction=0.3")
     shown = forgetkit.evidence(directory)
     masks = shown.masks()
@@ -73,6 +75,7 @@ def test_masks_have_the_entries_that_the_record_counts_and_nothing_else_is_new(m
         }
 
 
+@pytest.mark.slow
 def test_a_mask_says_which_entries_were_reset(made):
     # Learning at a rate of next to nothing, what differs after the next mega-batch is what was reset.
     directory = made("--lr", "1e-30", "--weight-decay", "0", "--reinit", "masked:fraction=0.5")
@@ -85,11 +88,13 @@ def test_a_mask_says_which_entries_were_reset(made):
             assert torch.equal(moved, mask), name
 
 
+@pytest.mark.slow
 def test_a_cold_start_resets_every_entry(made):
     masks = forgetkit.evidence(made("--method", "cold")).masks()
     assert all(mask.all() for mask in masks[1].values())
 
 
+@pytest.mark.slow
 def test_masks_are_a_thirty_second_of_a_model(made):
     directory = made("--model", "mlp:width=256")
     kept = RunDirectory(directory)
@@ -99,6 +104,7 @@ def test_masks_are_a_thirty_second_of_a_model(made):
     assert model / 33 < bits < model / 31
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
@@ -127,6 +133,7 @@ def test_damaged_masks_are_named(made):
         masks[2]
 
 
+@pytest.mark.slow
 def test_exported_masks_are_those_of_the_run(made, cli):
     directory = made()
     said = cli("analyze", directory, "--export-masks", "out.npz", "--json")
@@ -148,6 +155,7 @@ def test_the_network_as_it_began_is_the_one_that_was_trained(made):
         assert torch.allclose(begun, kept, rtol=0, atol=1e-20), name
 
 
+@pytest.mark.slow
 def test_history_has_each_epoch_once_up_to_the_mega_batch(made):
     directory = made()
     shown = forgetkit.evidence(directory, mega_batch=2)
@@ -158,7 +166,8 @@ def test_history_has_each_epoch_once_up_to_the_mega_batch(made):
     assert len(forgetkit.evidence(directory).history()) == 6
 
 
-def test_the_same_test_samples_are_drawn_for_every_run_and_mega_batch(made):
+@pytest.mark.slow
+def test_all_runs_and_mega_batches_draw_the_same_test_samples(made):
     one, other = forgetkit.evidence(made("--name", "a")), forgetkit.evidence(made("--name", "b", "--method", "cold"))
     drawn = [e.samples("test", 12) for e in (one, one.at(1), other)]
     for samples in drawn:
@@ -170,6 +179,7 @@ def test_the_same_test_samples_are_drawn_for_every_run_and_mega_batch(made):
     assert not torch.equal(next(again.batches())[0], next(drawn[0].batches())[0])
 
 
+@pytest.mark.slow
 def test_data_that_moved_is_found_and_other_data_refused(cli, workdir):
     rng = np.random.default_rng(0)
     arrays = {
@@ -205,6 +215,7 @@ def test_a_network_from_outside_is_named_again(cli, workdir, monkeypatch):
     assert shown.accuracy(shown.samples()) == said.json["test_accuracy"]
 
 
+@pytest.mark.slow
 def test_what_is_not_there_is_said(made, cli):
     directory = made("--keep-models", "last", "--val-fraction", "0")
     shown = forgetkit.evidence(directory)
@@ -216,10 +227,11 @@ def test_what_is_not_there_is_said(made, cli):
     with pytest.raises(RunDirectoryError, match="has 3 mega-batches, and no mega-batch 4"):
         shown.at(4)
     (directory / "result.json").unlink()
-    with pytest.raises(RunDirectoryError, match="is not finished: go on with forgetkit run --resume"):
+    with pytest.raises(RunDirectoryError, match="is not finished: resume it with forgetkit run --resume"):
         forgetkit.evidence(directory)
 
 
+@pytest.mark.slow
 def test_options_that_would_be_ignored_are_refused(made):
     model, test = torch.nn.Linear(2, 2), (torch.zeros(3, 2), torch.zeros(3, dtype=torch.long))
     with pytest.raises(OptionError, match="mega_batch= is for the directory of a run"):
@@ -241,7 +253,7 @@ def test_options_that_would_be_ignored_are_refused(made):
     [
         ({}, "give the samples to evaluate"),
         ({"test": (torch.zeros(3, 2), torch.zeros(2, dtype=torch.long))}, r"3 inputs and labels of shape \(2,\)"),
-        ({"test": (torch.zeros(3, 2), torch.zeros(3))}, "a whole number for each is wanted"),
+        ({"test": (torch.zeros(3, 2), torch.zeros(3))}, "each label must be a whole number"),
         ({"test": (torch.zeros(3, 2), torch.full((3,), 2))}, "a label of test is 2, and the model has 2 outputs"),
         ({"test": (torch.zeros(3, 5), torch.zeros(3, dtype=torch.long))}, r"cannot take inputs of shape \(5,\)"),
         ({"test": (torch.zeros(0, 2), torch.zeros(0, dtype=torch.long))}, "holds no samples"),
@@ -280,6 +292,7 @@ def test_outputs_that_are_nan_are_no_answers():
         shown.accuracy(shown.samples())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "entry",
     [
@@ -314,6 +327,7 @@ def test_batches_of_a_loader_are_taken_as_they_come():
     assert not shown.images
 
 
+@pytest.mark.slow
 def test_the_same_question_is_answered_from_the_disk(made):
     directory = made()
     answer = forgetkit.analyze(directory, "calibration")
@@ -325,6 +339,7 @@ def test_the_same_question_is_answered_from_the_disk(made):
     assert file.stat().st_mtime_ns > written
 
 
+@pytest.mark.slow
 def test_runs_share_no_noise_in_scores_and_all_other_draws(made):
     # Arms whose criterion draws at random would seem to agree if they drew the same.
     one, other = forgetkit.evidence(made("--name", "a")), forgetkit.evidence(made("--name", "b", "--lr", "0.05"))
@@ -336,6 +351,7 @@ def test_runs_share_no_noise_in_scores_and_all_other_draws(made):
     assert one.seeds == other.seeds
 
 
+@pytest.mark.slow
 def test_a_run_moved_elsewhere_is_looked_at_there(made, tmp_path):
     directory = made()
     moved = tmp_path / "elsewhere"

@@ -67,6 +67,7 @@ class Refusing:
         yield from ()
 
 
+@pytest.mark.slow
 def test_the_command_line_and_a_call_share_cells_and_tables(cli, plugin, workdir, capsys, monkeypatch):
     done: list[str] = []
     found = forgetkit.ablate(
@@ -135,6 +136,7 @@ class Frame:
         return self
 
 
+@pytest.mark.slow
 def test_a_failed_cell_is_logged_and_the_others_go_on(workdir, caplog):
     with caplog.at_level(logging.WARNING, "forgetkit"):
         found = forgetkit.ablate(
@@ -170,7 +172,7 @@ def test_a_failed_cell_is_logged_and_the_others_go_on(workdir, caplog):
         ({"importance": ["snip", "random"], "match": "epochs"}, "--match samples"),
         ({"importance": ["snip", "snip:samples=1024"]}, "are the same run"),
         ({"importances": ["snip"]}, "no option is called 'importances'"),
-        ({"grid": {"importance": ["snip"]}}, "a grid has no entry 'importance'"),
+        ({"grid": {"importance": ["snip"]}}, "a grid has no entry 'importance': use title"),
         ({"grid": 3}, "a path or a mapping"),
         ({"grid": "missing.toml"}, "missing.toml"),
         ({"importance": ["snip", "random"], "plugins": "mine.py"}, "plugins is a list"),

@@ -22,6 +22,7 @@ OPTIONS = {
 }
 
 
+@pytest.mark.slow
 def test_a_run_shows_lines_if_asked_and_nothing_otherwise(workdir, capsys):
     quiet = forgetkit.run(OPTIONS, name="quiet")
     assert capsys.readouterr() == ("", "")
@@ -33,6 +34,7 @@ def test_a_run_shows_lines_if_asked_and_nothing_otherwise(workdir, capsys):
     assert quiet["test_accuracy"] == shown["test_accuracy"]
 
 
+@pytest.mark.slow
 def test_an_ablation_shows_its_cells_and_logs_its_failures(workdir, capsys, caplog):
     forgetkit.ablate(lr=[0.01, 1e30], options=OPTIONS, milestones="none", executor="local:jobs=1", progress=True)
     out, err = capsys.readouterr()

@@ -17,6 +17,7 @@ METHODS = [forgetkit.RunResult.plot, forgetkit.RunResult.model, forgetkit.Ablati
 DOCUMENTED = [*(getattr(forgetkit, name) for name in FUNCTIONS), *METHODS]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["forgetkit", "forgetkit.api"])
 def test_an_import_loads_no_display(module):
     heavy = "{'rich', 'typer', 'pandas', 'matplotlib', 'IPython'}"
@@ -24,6 +25,7 @@ def test_an_import_loads_no_display(module):
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.slow
 def test_the_examples_run(workdir):
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 16), torch.nn.ReLU(), torch.nn.Linear(16, 10))

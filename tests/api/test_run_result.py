@@ -41,7 +41,7 @@ def test_a_result_is_the_dict_of_its_file(result):
     assert (type(copied), copied, copied.path) == (RunResult, result, result.path)
 
 
-def test_the_table_has_a_row_per_mega_batch_that_nothing_is_compared_in(result):
+def test_table_of_one_run_has_mega_batch_rows_and_no_bold(result):
     rows = list(csv.DictReader(io.StringIO(result.table.render("csv"))))
     for row, recorded in zip(rows, result["mega_batches"], strict=True):
         for key in ("train_samples", "test_accuracy", "val_accuracy", "test_errors", "generalization_gap"):
@@ -64,6 +64,7 @@ def test_the_model_is_the_one_that_was_evaluated(result):
         result.model(3)
 
 
+@pytest.mark.slow
 def test_a_plot_is_a_picture_of_the_report(result):
     assert result.plot().savefig
     with pytest.raises(OptionError, match="no picture 'anytme'; did you mean"):

@@ -232,6 +232,7 @@ def test_samples_are_transformed_to_floats() -> None:
     assert white[0][0].max() == 1
 
 
+@pytest.mark.slow
 def test_the_work_of_unlearning_and_selection() -> None:
     sides = unlearning.selection("cpu")
     assert sides.ours() == 11_173_962

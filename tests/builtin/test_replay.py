@@ -224,6 +224,7 @@ def test_the_reservoir_is_as_full_as_it_can_be(size, sizes, seed):
         assert len(result) == min(size, kept.seen + len(arrived))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("size", "sizes"), [(2, [2, 3, 1]), (3, [1, 1, 1, 1, 1, 1]), (3, [7]), (2, [1, 0, 6]), (4, [2, 4, 1])], ids=str
 )
@@ -250,6 +251,7 @@ def test_every_buffer_is_equally_likely_after_every_mega_batch(size, sizes):
             check_equally_likely(counts, len(buffers))
 
 
+@pytest.mark.slow
 def test_old_and_new_samples_are_kept_alike_in_a_long_stream():
     """Inclusion of each of 400 samples after ten unequal mega-batches, against 60 / 400."""
     rng = np.random.default_rng(3)

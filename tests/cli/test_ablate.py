@@ -100,13 +100,14 @@ def test_the_same_again_runs_nothing_and_more_only_what_is_new(ablate):
     assert {note.stem for note in Path("ablations/grids").iterdir()} == {"importance", "another"}
 
 
-def test_an_arm_that_the_preset_makes_another_is_refused_before_anything_runs(ablate):
+def test_arms_made_equal_by_the_preset_are_refused_at_once(ablate):
     said = ablate("--over", "importance=snip,snip:samples=0.2", "--preset", "paper", "--json")
     assert (said.status, said.out, carried_out(), Path("ablations").exists()) == (2, "", [], False)
     assert "importance=snip and importance=snip:samples=0.2 are the same run" in said.err
 
 
-def test_models_of_finished_cells_go_when_they_are_not_wanted_any_more(ablate):
+@pytest.mark.slow
+def test_models_of_finished_cells_are_removed_if_keep_is_reduced(ablate):
     def kept() -> int:
         return len(list(Path("ablations").glob("cells/*/checkpoints/mega-batch-*.pt")))
 
@@ -123,6 +124,7 @@ def test_models_of_finished_cells_go_when_they_are_not_wanted_any_more(ablate):
         assert (carried_out(), kept()) == ([], count)
 
 
+@pytest.mark.slow
 def test_what_fails_is_told_and_tried_again(ablate):
     words = ("--over", "importance=snip,random", "--seeds", "0-1")
     said = ablate(*words, "--json", executor="here:loses=1")
@@ -136,6 +138,7 @@ def test_what_fails_is_told_and_tried_again(ablate):
     assert None not in table(again)[("snip",)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [27, 8])
 def test_a_run_that_diverges_is_an_outcome(ablate, size):
     """In its only step, so that the outputs tell, or in an earlier one, so that the loss does."""
@@ -149,6 +152,7 @@ def test_a_run_that_diverges_is_an_outcome(ablate, size):
     assert carried_out() == []
 
 
+@pytest.mark.slow
 def test_what_is_damaged_is_said_and_made_again(ablate):
     words = ("--over", "importance=snip,random", "--json")
     first = ablate(*words)
@@ -162,6 +166,7 @@ def test_what_is_damaged_is_said_and_made_again(ablate):
     assert again.out == first.out
 
 
+@pytest.mark.slow
 def test_a_dry_run_lists_and_writes_nothing(ablate, workdir):
     words = ("--over", "importance=snip,random", "--seeds", "0-1")
     said = ablate(*words, "--dry-run", "--json")
@@ -180,6 +185,7 @@ def test_a_dry_run_lists_and_writes_nothing(ablate, workdir):
     assert (done.json["to_run"], done.json["estimated_seconds"]) == (0, 0)
 
 
+@pytest.mark.slow
 def test_a_grid_in_a_file_with_more_on_the_command_line(ablate):
     Path("grid.toml").write_text(
         'title = "A & B"\nseeds = "0"\nbaseline = "b"\n[base]\nreplay = "none"\n[arms.a]\nmethod = "lure"\n'
@@ -205,7 +211,7 @@ def test_a_grid_in_a_file_with_more_on_the_command_line(ablate):
         (("--over", "importance=snip", "--seeds", "4-1"), "--seeds 4-1: write 0-4"),
         (("--over", "importance=snip", "--baseline", "x"), "--baseline x"),
         (("--over", "importance=snip", "--match", "epochs"), "--match epochs: there is --match samples"),
-        (("--over", "importance=snip", "--name", "a/b"), "--name a/b: a plain name is wanted"),
+        (("--over", "importance=snip", "--name", "a/b"), "--name a/b: must be a plain name"),
         (("--over", "importance=snip", "--exclude", "reinit=cold"), "--exclude reinit=cold"),
         (("--over", "seed=1,2"), "'seed' is set by the ablation for each cell: use --seeds"),
         (("--over", "reinit=masked,cold", "--importance", "snip"), "reinit=cold.*looks at no scores"),
@@ -220,6 +226,7 @@ def test_mistakes_are_told_in_one_line_before_anything_runs(ablate, words, says)
     assert not Path("ablations").exists()
 
 
+@pytest.mark.slow
 def test_without_a_terminal_each_cell_is_a_line(ablate):
     said = ablate("--over", "importance=snip,random")
     assert said.status == 0, said.err
@@ -232,7 +239,8 @@ def test_without_a_terminal_each_cell_is_a_line(ablate):
     assert (quiet.status, quiet.out, quiet.err) == (0, "", "")
 
 
-def test_a_cell_that_another_has_in_hand_is_waited_for_at_the_end(ablate):
+@pytest.mark.slow
+def test_cell_locked_elsewhere_is_waited_for_at_the_end(ablate):
     """It is asked for twice: passed over, and with patience."""
     words = ("--over", "importance=snip,random", "--json")
     digests = [cell["digest"] for cell in ablate(*words, "--dry-run").json["cells"]]
@@ -253,6 +261,7 @@ def test_a_cell_that_another_has_in_hand_is_waited_for_at_the_end(ablate):
     assert carried_out() == [digests[1], digests[0], digests[1]]
 
 
+@pytest.mark.slow
 def test_the_report_says_which_command_carries_the_cells_out(ablate, cli, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["forgetkit", "ablate", "--over", "importance=snip,random"])
     ablate("--over", "importance=snip,random")
@@ -276,12 +285,13 @@ def test_another_question_on_the_same_axes_has_a_name_of_its_own(ablate, cli):
     assert "--name replay: in ablations that is the name of a grid with other cells: choose another" in said.err
 
 
+@pytest.mark.slow
 def test_the_table_is_of_the_cells_that_were_asked_for(cli, plugin):
     """Another command takes the grid's name while this one runs: what is shown in the end is our own."""
     source = HERE.replace(
         "yield position",
         "import forgetkit.results.cell_store as pool; p = pool.CellStore(pool.Path(task.folder)); "
-        'p.note("replay", pool.GridManifest("another", ("replay",), ())); yield position',
+        'p.write_manifest("replay", pool.GridManifest("another", ("replay",), ())); yield position',
     )
     said = cli(
         "ablate",
@@ -318,6 +328,7 @@ def forgetkit_importance():
 """
 
 
+@pytest.mark.slow
 def test_another_version_of_a_plugin_makes_other_cells(ablate, plugin):
     """Those that do not use it stay what they are."""
     tables = []
@@ -331,6 +342,7 @@ def test_another_version_of_a_plugin_makes_other_cells(ablate, plugin):
     assert tables[1]["mine",] != tables[0]["mine",]
 
 
+@pytest.mark.slow
 def test_cells_made_with_another_library_are_said(ablate):
     words = ("--over", "importance=snip,random")
     ablate(*words)
@@ -350,10 +362,10 @@ def test_a_data_set_that_is_missing_is_said_before_anything_runs(cli):
     assert not Path("ablations").exists()
 
 
-def test_that_workers_are_waited_for_is_said_where_there_are_some(capfd):
+def test_stopping_message_appears_only_while_workers_run(capfd):
     view = CellDisplay(PlainDisplay(Console(stderr=True)))
     view.say_stopping()
-    with view.following(None, ProgressReader(CellStore(Path()), ["0" * 64])):
+    with view.progress_context(None, ProgressReader(CellStore(Path()), ["0" * 64])):
         assert capfd.readouterr().err == ""
         view.say_stopping()
         said = capfd.readouterr().err

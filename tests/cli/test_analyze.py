@@ -81,8 +81,8 @@ def sure(plugin):
     return plugin("sure", PLUGIN)
 
 
-def became(said):
-    return [(one["run"], one["label"], one["became"]) for one in said.json["answers"]]
+def statuses(said):
+    return [(one["run"], one["label"], one["status"]) for one in said.json["answers"]]
 
 
 @pytest.mark.slow
@@ -104,7 +104,7 @@ def test_an_ablation_gets_answers_columns_and_a_report(cli, ablation, sure):
     assert said.status == 0, said.err
     runs = [f"method={method}, seed {seed}" for method in ("warm", "lure") for seed in (0, 1)]
     singly = [(name, label, "answered") for name in runs for label in ("sure", "churn")]
-    assert became(said) == [*singly, ("all 4 runs", "churn", "answered")]
+    assert statuses(said) == [*singly, ("all 4 runs", "churn", "answered")]
     table = cli("table", ablation, "--columns", "sure_mean", "--json").json
     (column,) = table["columns"]
     assert (column["key"], column["unit"], column["higher_is_better"]) == ("sure_mean", "fraction", True)
@@ -114,7 +114,7 @@ def test_an_ablation_gets_answers_columns_and_a_report(cli, ablation, sure):
 
 
 @pytest.mark.slow
-def test_a_question_about_several_runs_does_not_fail_for_each_of_them(cli):
+def test_sensitivity_is_answered_once_for_all_runs_together(cli):
     words = ["--over", "lr=0.05,0.1", "--over", "weight-decay=0,0.001", "--threads", "1"]
     assert cli("ablate", *words, *CELLS, "--quiet").status == 0
     said = cli("analyze", "ablations", "sensitivity", "--no-report")
@@ -165,26 +165,27 @@ def test_a_folder_of_runs_is_told_from_one(cli, run):
 @pytest.mark.slow
 def test_what_is_there_is_not_asked_again(cli, run, sure):
     words = ["analyze", run, "sure", "--plugin", sure, "--no-report", "--json"]
-    assert became(cli(*words))[0][2] == "answered"
+    assert statuses(cli(*words))[0][2] == "answered"
     first = (run / "analyses" / "sure.json").read_bytes()
-    assert became(cli(*words))[0][2] == "known"
-    assert became(cli(*words, "--seed", 1))[0][2] == "answered"
-    assert became(cli(*words))[0][2] == "answered"  # that of seed 1 had taken its place
-    assert became(cli(*words, "--again"))[0][2] == "answered"
+    assert statuses(cli(*words))[0][2] == "cached"
+    assert statuses(cli(*words, "--seed", 1))[0][2] == "answered"
+    assert statuses(cli(*words))[0][2] == "answered"  # that of seed 1 had taken its place
+    assert statuses(cli(*words, "--again"))[0][2] == "answered"
     assert (run / "analyses" / "sure.json").read_bytes() == first
     damaged = first.replace(b'"value": 0', b'"value": 1')
     assert damaged != first
     (run / "analyses" / "sure.json").write_bytes(damaged)
-    assert became(cli(*words))[0][2] == "answered"
+    assert statuses(cli(*words))[0][2] == "answered"
     assert (run / "analyses" / "sure.json").read_bytes() == first
     assert not (run / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_a_plugin_file_that_changed_is_asked_again(cli, run, plugin):
     words = ["analyze", run, "sure", "--no-report", "--json", "--plugin"]
-    assert became(cli(*words, plugin("mine", PLUGIN)))[0][2] == "answered"
-    assert became(cli(*words, plugin("mine", PLUGIN)))[0][2] == "known"
-    assert became(cli(*words, plugin("mine", PLUGIN.replace("amax(1)", "amin(1)"))))[0][2] == "answered"
+    assert statuses(cli(*words, plugin("mine", PLUGIN)))[0][2] == "answered"
+    assert statuses(cli(*words, plugin("mine", PLUGIN)))[0][2] == "cached"
+    assert statuses(cli(*words, plugin("mine", PLUGIN.replace("amax(1)", "amin(1)"))))[0][2] == "answered"
 
 
 def test_a_criterion_of_a_plugin_file_can_be_asked_for(cli, run, plugin):
@@ -203,7 +204,7 @@ def test_a_criterion_of_a_plugin_file_can_be_asked_for(cli, run, plugin):
 def test_what_fails_for_all_runs_together_keeps_the_rest(cli, ablation):
     said = cli("analyze", ablation, "churn", "--mega-batch", 9, "--json", "--no-report")
     assert said.status == 2
-    assert {how for _, _, how in became(said)} == {"failed"}
+    assert {how for _, _, how in statuses(said)} == {"failed"}
 
 
 def test_labels_and_mega_batches_have_files_of_their_own(cli, run):
@@ -234,7 +235,7 @@ def test_a_disk_that_takes_no_answers_ends_the_asking(cli, run):
     assert "cannot make" in lines[1]
 
 
-def test_one_that_fails_and_one_that_does_not_apply_keep_none_from_the_others(cli, run, sure):
+def test_failing_or_inapplicable_analysis_does_not_stop_others(cli, run, sure):
     said = cli("analyze", run, "stumbles", "elsewhere", "sure", "--plugin", sure, "--no-report")
     assert said.status == 1
     assert "sure: mean" in said.out
@@ -247,10 +248,10 @@ def test_one_that_fails_and_one_that_does_not_apply_keep_none_from_the_others(cl
 
 
 @pytest.mark.slow
-def test_all_asks_everything_there_is_and_one_that_is_named_as_it_is_named(cli, run, sure):
+def test_option_all_runs_every_analysis_with_the_given_options(cli, run, sure):
     words = ['corruption:samples=2,corruptions=["contrast"],severities=[1]', "attack:samples=4,steps=1"]
     said = cli("analyze", run, "--all", *words, "--plugin", sure, "--no-report", "--json")
-    labels = {one["label"]: one["became"] for one in said.json["answers"]}
+    labels = {one["label"]: one["status"] for one in said.json["answers"]}
     listed = cli("analyze", "--list", "--plugin", sure, "--json").json["analyses"]
     assert labels.keys() == {name.rpartition("/")[2] for name in listed}
     assert {label for label, how in labels.items() if how != "answered"} == {"elsewhere", "sensitivity", "stumbles"}
@@ -292,7 +293,7 @@ def test_the_list_has_every_analysis_and_its_summary(cli, sure):
         (["RUN", "calibration", "--grid", "g"], 2, "is the directory of a single run; leave it out"),
         (["RUN", "calibration", "--dataset", "digits"], 2, "digits is not what the run began with"),
         (["RUN", "calibration", "--list"], 2, "--list lists the analyses and runs none"),
-        (["RUN", "--export-masks", "x.txt"], 2, "the name of an .npz file is wanted"),
+        (["RUN", "--export-masks", "x.txt"], 2, "must be the name of an .npz file"),
         (["RUN", "calibration", "--export-masks", "x.npz"], 2, "leave out the analyses"),
         (["RUN", "sensitivity"], 2, "sensitivity does not apply: "),
     ],
@@ -313,7 +314,7 @@ def test_a_run_without_models_or_unfinished_is_said(cli, tiny):
     (bare / "result.json").unlink()
     said = cli("analyze", bare, "calibration")
     assert (said.status, said.out) == (2, "")
-    assert said.err == f"forgetkit: {bare} is not finished: go on with forgetkit run --resume {bare}\n"
+    assert said.err == f"forgetkit: {bare} is not finished: resume it with forgetkit run --resume {bare}\n"
 
 
 def test_data_that_is_gone_is_said_once_for_all_questions(cli, workdir):
@@ -330,7 +331,7 @@ def test_data_that_is_gone_is_said_once_for_all_questions(cli, workdir):
     assert "data.npz" in line
 
 
-def test_without_matplotlib_there_are_answers_and_a_report_without_pictures(cli, run, monkeypatch):
+def test_analyze_without_matplotlib_writes_report_without_plots(cli, run, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.setattr("forgetkit.results.plots.has_matplotlib", lambda: False)
     said = cli("analyze", run, "calibration")
@@ -341,14 +342,14 @@ def test_without_matplotlib_there_are_answers_and_a_report_without_pictures(cli,
 
 
 @pytest.mark.slow
-def test_interrupted_the_answers_so_far_stay_and_the_same_command_goes_on(cli, run, sure, plugin):
+def test_interrupted_analyze_keeps_its_answers_and_can_go_on(cli, run, sure, plugin):
     stops = plugin("stops", PLUGIN.replace('raise ZeroDivisionError("no luck")', "raise KeyboardInterrupt"))
     said = cli("analyze", run, "calibration", "stumbles", "sure", "--plugin", stops)
     assert said.status == 130
     assert "interrupted" in said.err
     assert sorted(p.name for p in (run / "analyses").glob("*.json")) == ["calibration.json"]
     said = cli("analyze", run, "calibration", "sure", "--plugin", sure, "--json")
-    assert [how for _, _, how in became(said)] == ["known", "answered"]
+    assert [how for _, _, how in statuses(said)] == ["cached", "answered"]
 
 
 def counted(text: str) -> list[int]:

@@ -24,7 +24,7 @@ def test_the_names_read_from_the_source_are_those_on_offer(kind: str) -> None:
     assert set(completion.components(kind)) == {offer.name for offer in registry.load().named(kind)}
 
 
-def test_a_plugin_that_does_not_load_or_says_nothing_plain_stops_no_completion(install: Any) -> None:
+def test_broken_plugins_do_not_stop_shell_completion(install: Any) -> None:
     install("forgetkit-broken", "broken", "def forgetkit_reinit(:")
     install("forgetkit-leaving", "leaving", "raise SystemExit")
     install("forgetkit-mine", "mine", "class Plugin:\n    def forgetkit_reinit(self): return {'mine': 1, **{}}")

@@ -99,7 +99,7 @@ def test_a_sheet_of_many_classes_and_strange_names(cli):
     [
         (["nosuch"], "no dataset is called 'nosuch'"),
         (["npz:nosuch.npz"], "cannot be opened"),
-        (["digits", "--sheet", "x.jpg"], "the name of a .png file is wanted"),
+        (["digits", "--sheet", "x.jpg"], "must be the name of a .png file"),
         (["digits", "--sheet", "nowhere/x.png"], "--sheet nowhere/x.png: cannot write"),
         (["npz:f.npz", "--sheet", "x.png"], "features, of which there is no picture"),
         (["digits", "--mega-batches", "9999"], "9999 mega-batches of 1437"),
@@ -119,7 +119,7 @@ def test_mistakes_are_one_line(cli, words, hint):
 
 
 @pytest.mark.slow
-def test_what_was_left_open_is_in_the_first_line_and_in_the_record(cli, workdir):
+def test_resolved_defaults_are_in_the_first_line_and_the_record(cli, workdir):
     save()
     words = [
         "run",
@@ -173,7 +173,7 @@ def test_an_ablation_says_it_once(cli, caplog):
     assert cli(*words, "--dry-run", "--json").json["augment"] == {}  # nothing is left to run
 
 
-def test_findings_are_warned_of_before_the_first_step_and_recorded(cli, workdir, caplog):
+def test_data_and_model_findings_are_warned_about_and_recorded(cli, workdir, caplog):
     held = save()
     save(x_test=held["x_train"][:30])
     (workdir / "soft.py").write_text(

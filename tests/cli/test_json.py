@@ -246,6 +246,7 @@ def equal(one, other):
     )
 
 
+@pytest.mark.slow
 def test_one_seed_gives_the_same_bits_and_another_does_not(tiny, workdir, substance, digests):
     words = ["--replay", "buffer:size=9", "--epochs", 2, "--json"]
     first = tiny(*words, "--name", "a").json

@@ -155,7 +155,7 @@ def test_they_wait_for_the_component_that_takes_part():
 
 
 @pytest.mark.parametrize("spelling", ["replay.buffer.val-size", "replay.buffer.val_size"])
-def test_dashes_and_underscores_name_the_same_option_of_a_component(spelling, cli, workdir):
+def test_dashes_and_underscores_name_the_same_component_option(spelling, cli, workdir):
     assert resolved(config.canonical_keys({spelling: "5", "replay": "buffer"})).replay.val_size == 5
     (workdir / "o.toml").write_text('replay = "buffer"\n["replay.buffer"]\nval-size = 5\nsize = 9\n')
     options = config.read_toml(workdir / "o.toml")
@@ -290,7 +290,7 @@ def test_there_is_another_value_for_every_option():
 
 
 @pytest.mark.parametrize("key", OTHERS)
-def test_the_digest_changes_with_what_a_run_is_and_not_with_where_it_is(key):
+def test_digest_ignores_only_output_and_execution_options(key):
     beside = {"label_noise": 0.1} if key.startswith("label_noise_") else {"patience": 5} if key == "min_delta" else {}
     same = resolved(beside).digest == resolved({**beside, key: OTHERS[key]}).digest
     assert same == (

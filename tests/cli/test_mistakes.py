@@ -358,6 +358,7 @@ def test_a_configuration_file_that_is_missing_or_a_folder(refused, workdir):
     assert "--config " in refused("--config", workdir)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "hint"),
     [
@@ -450,5 +451,5 @@ def forgetkit_importance():
     said = tiny("--plugin", path, "--importance", "buggy", "--quiet")
     assert said.status == 1
     assert said.err.count("\n") == 1
-    assert f"buggy (buggy.py) raised KeyError: 'nothing' in {path}:6" in said.err
+    assert f"buggy (buggy.py) raised KeyError: 'nothing' in {path}:6; repair it there" in said.err
     assert "Traceback" in tiny("--plugin", path, "--importance", "buggy", "--debug").err

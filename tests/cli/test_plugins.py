@@ -76,8 +76,9 @@ BROKEN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", BROKEN)
-def test_a_broken_plugin_is_named_in_one_line_and_the_run_goes_on(install, tiny, how):
+def test_broken_plugin_is_reported_in_one_line_and_run_goes_on(install, tiny, how):
     source, reason = BROKEN[how]
     install("bad-dist", "bad", source)
     install("good-dist", "good", criterion("size"))
@@ -101,7 +102,7 @@ def test_all_of_them_at_once(install, tiny, cli):
     assert shown.err == said.err
 
 
-def test_a_broken_plugin_is_a_hint_when_its_component_is_asked_for(install, tiny):
+def test_unknown_component_error_mentions_the_broken_plugin(install, tiny):
     install("bad-dist", "bad", "import nosuchmodule")
     said = tiny("--importance", "theirs", "--quiet")
     assert said.status == 2
@@ -119,6 +120,7 @@ def test_metadata_that_is_gone(install, tiny, workdir):
     assert said.json["versions"]["plugins"] == {"good_dist_plugin": "unknown"}
 
 
+@pytest.mark.slow
 def test_a_plain_name_means_the_builtin(install, tiny, cli, substance):
     before = substance(tiny("--json").json)
     install("pirate", "p", criterion("snip"))
@@ -132,6 +134,7 @@ def test_a_plain_name_means_the_builtin(install, tiny, cli, substance):
     assert {"snip", "pirate/snip"} <= listing.keys()
 
 
+@pytest.mark.slow
 def test_a_name_that_two_offer(install, tiny):
     install("one", "a", criterion("same", "return {n: t.abs() for n, t in probe.targets.items()}"))
     install("two", "b", criterion("same", "return {n: -t.abs() for n, t in probe.targets.items()}"))
@@ -152,7 +155,7 @@ def test_a_plugin_that_is_left_out_is_not_even_imported(install, tiny, name):
     assert said.json["versions"]["plugins"] == {}
 
 
-def test_leaving_out_one_that_is_not_installed_names_those_that_are(install, tiny):
+def test_no_plugin_with_an_unknown_name_suggests_installed_ones(install, tiny):
     install("good-dist", "good", criterion("size"))
     said = tiny("--no-plugin", "goood", "--quiet")
     assert said.status == 2
@@ -287,7 +290,7 @@ PROMISES = {
 
 
 @pytest.mark.parametrize("promise", PROMISES)
-def test_a_criterion_that_breaks_a_promise_is_found_out_before_anything_is_written(plugin, tiny, workdir, promise):
+def test_criterion_breaking_a_promise_is_refused_before_writing(plugin, tiny, workdir, promise):
     body, reason = PROMISES[promise]
     said = tiny("--plugin", plugin("bad", criterion("bad", body)), "--importance", "bad", "--quiet")
     assert (said.status, said.out) == (1, "")
@@ -358,6 +361,7 @@ SCALARS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", SCALARS)
 def test_a_metric_of_ones_own(plugin, tiny, value):
     said = tiny("--plugin", plugin("m", METRIC), "--metric", f"my-number:{value}", "--json")
@@ -365,7 +369,7 @@ def test_a_metric_of_ones_own(plugin, tiny, value):
 
 
 @pytest.mark.parametrize("value", ["float('nan')", "np.float32('inf')", "str(1)", "[1]", "1 / 0", "True", "np.ones(1)"])
-def test_a_metric_that_fails_is_left_empty_and_the_run_is_not_lost(plugin, tiny, value, caplog):
+def test_failing_metric_is_left_empty_and_the_run_completes(plugin, tiny, value, caplog):
     said = tiny("--plugin", plugin("m", METRIC), "--metric", f"my-number:{value}", "--json")
     assert said.status == 0
     assert said.json["my_number"] is None
@@ -382,7 +386,7 @@ def test_metrics_that_would_hide_something(plugin, tiny):
     assert tiny("--plugin", path, "--metric", "mega-batches", "--quiet").status == 2
 
 
-def test_a_file_that_offers_the_name_of_a_built_in_is_told_who_is_meant(plugin, tiny):
+def test_name_shared_by_a_plugin_file_means_the_built_in(plugin, tiny):
     said = tiny("--plugin", plugin("mine", criterion("snip")), "--importance", "snip")
     assert said.status == 0
     assert "'snip' means the built-in; write mine/snip for the file's" in said.err
@@ -405,6 +409,7 @@ def forgetkit_interventions():
 """
 
 
+@pytest.mark.slow
 def test_what_an_intervention_resets_is_recorded(plugin, cli, tiny_words):
     words = [w if w != "1" else "2" for w in tiny_words]  # two epochs, two threads
     said = cli(*words, "--plugin", plugin("z", RESETS), "--method", "warm", "--intervention", "zero", "--json")
@@ -458,7 +463,7 @@ def test_a_fault_of_a_method_is_one_line_that_names_it(plugin, cli, fault):
     assert words in said.err
 
 
-def test_a_hook_that_asks_for_something_is_told_that_it_gets_nothing(install, tiny):
+def test_plugin_hook_with_parameters_is_left_out(install, tiny):
     install("asks", "asks", "import forgetkit\n@forgetkit.hookimpl\ndef forgetkit_importance(config):\n    return {}")
     assert "is left out: a hook takes no parameters: write def forgetkit_importance():" in tiny().err
 

@@ -304,7 +304,8 @@ def test_a_sound_component_keeps_every_promise(cli):
     assert lines[-1].startswith(f"{said.json['counts']['kept']} kept")
 
 
-def test_a_broken_promise_is_told_with_its_reason_and_in_the_exit_status(plugin, cli):
+@pytest.mark.slow
+def test_check_reports_broken_promise_by_reason_and_exit_status(plugin, cli):
     file = plugin("bad", NAN)
     said = cli("plugins", "check", "nan", "--plugin", file, "--json")
     assert said.status == 1
@@ -332,7 +333,8 @@ def test_options_of_what_is_checked(plugin, cli, words):
     assert said.json["components"][0]["spec"] == "size:power=2.0"
 
 
-def test_all_that_a_plugin_offers_is_checked_and_what_cannot_be_is_said(plugin, cli):
+@pytest.mark.slow
+def test_check_covers_a_whole_plugin_and_lists_what_it_skips(plugin, cli):
     file = plugin("mine", PLUGIN + COMMAND)
     said = cli("plugins", "check", "mine", "--plugin", file, "--json")
     about = {(one["kind"], one["name"]): one for one in said.json["components"]}
@@ -378,7 +380,7 @@ def test_two_commands_of_one_name_are_told_apart(install, cli):
     assert cli("two/greet", "hello").out == f"hello from {two}\n"
 
 
-def test_a_command_that_is_alone_has_both_names_and_ours_cannot_be_taken(install, cli):
+def test_plugin_command_has_two_names_and_replaces_no_built_in(install, cli):
     module = install("one", "one", COMMAND)
     assert cli("one/greet", "hello").out == cli("greet", "hello").out == f"hello from {module}\n"
     pirate = install("pirate", "pirate", COMMAND.replace('"greet"', '"plugins"'))

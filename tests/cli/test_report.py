@@ -28,10 +28,11 @@ def folder(workdir):
         pool.directory(digest).mkdir(parents=True)
         write_with_digest(pool.directory(digest) / "result.json", cell.result)
         pool.seal(digest)
-    pool.note("criteria", GridManifest(outcomes.title, outcomes.axes, tuple(cells)))
+    pool.write_manifest("criteria", GridManifest(outcomes.title, outcomes.axes, tuple(cells)))
     return pool.path
 
 
+@pytest.mark.slow
 def test_the_page_goes_into_the_folder(cli, folder):
     said = cli("report", folder)
     assert (said.status, said.out, said.err) == (0, f"{folder / 'report.html'}\n", "")
@@ -42,6 +43,7 @@ def test_the_page_goes_into_the_folder(cli, folder):
     assert (folder / "report.html").read_text(encoding="utf-8") == page
 
 
+@pytest.mark.slow
 def test_page_and_pictures_go_where_they_are_asked_for(cli, folder, workdir):
     said = cli("report", folder, "--out", "new/page.html", "--pictures", "new/pictures", "--json")
     content = said.json
@@ -55,12 +57,14 @@ def test_page_and_pictures_go_where_they_are_asked_for(cli, folder, workdir):
     assert not (folder / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_quiet_is_silent(cli, folder):
     said = cli("report", folder, "--quiet")
     assert (said.status, said.out, said.err) == (0, "", "")
     assert (folder / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_the_table_is_the_one_that_is_asked_for(cli, folder):
     words = ["--columns", "cer,seconds", "--order", "cer", "--baseline", "random"]
     assert cli("report", folder, *words).status == 0
@@ -70,6 +74,7 @@ def test_the_table_is_the_one_that_is_asked_for(cli, folder):
     assert "the baseline importance=random" in page
 
 
+@pytest.mark.slow
 def test_a_run_has_a_page_too(cli, tiny, workdir):
     assert tiny("--name", "mine", "--quiet").status == 0
     assert cli("report", "runs/mine", "--quiet").status == 0
@@ -81,7 +86,7 @@ def test_a_run_has_a_page_too(cli, tiny, workdir):
     assert "is the directory of a single run" in said.err
 
 
-def test_without_matplotlib_the_page_comes_and_pictures_are_refused(cli, folder, monkeypatch):
+def test_report_without_matplotlib_omits_or_refuses_pictures(cli, folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     said = cli("report", folder)
     assert said.status == 0
@@ -92,6 +97,7 @@ def test_without_matplotlib_the_page_comes_and_pictures_are_refused(cli, folder,
     assert refused.err == "forgetkit: --pictures: pictures need matplotlib: pip install 'forgetkit[plot]'\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
@@ -104,7 +110,7 @@ def test_without_matplotlib_the_page_comes_and_pictures_are_refused(cli, folder,
         (["ablations", "--out", "file/page.html"], "cannot make file"),
         (["ablations", "--out", "begun"], "cannot write begun: Is a directory; choose another --out"),
         (["ablations", "--pictures", "file/pictures"], "cannot make file/pictures"),
-        (["begun"], "begun is not finished: go on with forgetkit run --resume begun"),
+        (["begun"], "begun is not finished: resume it with forgetkit run --resume begun"),
     ],
 )
 def test_a_mistake_is_one_line(cli, folder, workdir, words, reason):

@@ -55,7 +55,7 @@ def test_without_a_name_it_lists_what_there_is(cli):
 
 
 @pytest.mark.slow
-def test_paper_and_measured_side_by_side_and_the_same_again_runs_nothing(reproduce):
+def test_reproduce_compares_with_paper_and_reuses_finished_cells(reproduce):
     said = reproduce("table9", "--json")
     assert said.status == 0, said.err
     assert carried_out() == 2
@@ -99,7 +99,7 @@ def test_a_figure_of_analyses_asks_its_runs_once(reproduce):
     assert all(0 < value < 1 for value in shared.values())
     kept = [*Path("reproductions/figure10-smoke/cells").glob("*/analyses/across.json")]
     assert len(kept) == 3
-    (together,) = Path("reproductions/figure10-smoke/grids").glob("*.asked/analyses/overlap.json")
+    (together,) = Path("reproductions/figure10-smoke/grids").glob("*.answers/analyses/overlap.json")
     assert {chart["name"] for chart in json.loads(together.read_text())["charts"]} >= {"arms"}
     kept[0].write_text("{")
     damaged = reproduce("figure10", "--json")
@@ -107,11 +107,12 @@ def test_a_figure_of_analyses_asks_its_runs_once(reproduce):
     assert damaged.json["rows"] == again.json["rows"]
 
 
+@pytest.mark.slow
 def test_the_grid_of_rates_and_decays_is_a_map_for_each_method(reproduce):
     said = reproduce("figure5", "--part", "lr 0.1 wd 0", "--part", "lr 0.005, wd 0.001", "--json")
     assert said.status == 0, said.err
     assert carried_out() == 4
-    (file,) = Path("reproductions/figure5-smoke/grids").glob("*.asked/analyses/sensitivity.json")
+    (file,) = Path("reproductions/figure5-smoke/grids").glob("*.answers/analyses/sensitivity.json")
     methods = json.loads(file.read_text())["details"]["methods"]
     assert sorted(methods) == ["BL", "LURE"]
     measured = {
@@ -126,7 +127,7 @@ def test_the_grid_of_rates_and_decays_is_a_map_for_each_method(reproduce):
 
 
 @pytest.mark.slow
-def test_a_run_that_cannot_be_asked_is_named_and_the_others_go_on(reproduce):
+def test_run_without_models_is_named_and_others_are_analyzed(reproduce):
     assert reproduce("figure6").status == 0
     first = sorted(Path("reproductions/figure6-smoke/cells").glob("*/checkpoints"))[0]
     for file in (*first.glob("*"), *first.parent.glob("analyses/*")):
@@ -151,7 +152,8 @@ def test_the_list_as_an_object_or_on_the_screen(cli):
     assert cli("reproduce", "--format", "rich").out == cli("reproduce").out
 
 
-def test_another_question_in_the_same_folder_leaves_the_note_of_the_first(reproduce):
+@pytest.mark.slow
+def test_changed_reproduction_keeps_the_first_grid_file(reproduce):
     notes = Path("reproductions/table9-smoke/grids")
 
     def said(*words):

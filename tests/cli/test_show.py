@@ -122,12 +122,14 @@ def test_what_computes_shows_its_formula_its_cost_and_its_source(cli, offer):
         assert about[key].endswith((".", '."'))
 
 
+@pytest.mark.slow
 def test_every_option_has_a_meaning(cli):
     for offer in registry.load(entry_points=False).components:
         for option in cli("show", offer.kind, offer.name, "--json").json["options"]:
             assert option["meaning"], f"{offer.kind} {offer.name}: {option['name']} has no meaning"
 
 
+@pytest.mark.slow
 def test_a_network_has_as_many_parameters_as_it_says(cli):
     for offer in registry.load(entry_points=False).named("models"):
         cost = cli("show", "model", offer.name, "--json").json["cost"]
@@ -218,6 +220,7 @@ def test_one_component_reads_well_on_a_narrow_terminal(terminal):
     assert "(a control: reset the" in words
 
 
+@pytest.mark.slow
 def test_every_component_can_be_shown(cli):
     for offer in registry.load(entry_points=False).components:
         said = cli("show", offer.kind, offer.name)

@@ -208,7 +208,7 @@ def test_a_quote_that_does_not_end_its_value_is_refused(spec):
         ("folder:a=b", 'folder:path="a=b"'),
     ],
 )
-def test_a_comma_or_an_equals_sign_in_a_path_says_how_to_quote_it(spec, remedy):
+def test_unquoted_comma_or_equals_sign_error_shows_how_to_quote(spec, remedy):
     with pytest.raises(OptionError) as caught:
         OFFERS.make("datasets", spec)
     assert str(caught.value).endswith(f"belongs to a value, quote it: {remedy}")

@@ -53,7 +53,7 @@ def test_a_run_goes_on_whatever_becomes_of_its_streams(redirection: str, tiny_wo
 
 @pytest.mark.children
 def test_colours_in_a_pipe_move_nothing(tiny_words: list[str], tmp_path: Path) -> None:
-    said = shell(tiny_words, "", tmp_path, FORCE_COLOR="1")
+    said = shell(tiny_words, "", tmp_path, FORCE_COLOR="1", TERM="xterm-256color")
     assert "\x1b[1m" in said.stdout
     assert not MOVES.search(said.stdout)
     assert said.stdout.startswith("forgetkit run: loading torch\n")
@@ -62,6 +62,7 @@ def test_colours_in_a_pipe_move_nothing(tiny_words: list[str], tmp_path: Path) -
 @pytest.mark.slow
 def test_colours_in_a_pipe_move_nothing_in_other_commands(cli, tiny_words, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm-256color")
     ablate = ["ablate", *tiny_words[1:], "--over", "reinit=none,masked", "--out", "it"]
     for words in (ablate, ["analyze", "it", "calibration", "--no-report"], ["show", "models"], ["table", "it"]):
         said = cli(*words)
@@ -73,7 +74,7 @@ def test_colours_in_a_pipe_move_nothing_in_other_commands(cli, tiny_words, monke
 
 
 @pytest.mark.children
-def test_an_ablation_is_recorded_whatever_becomes_of_standard_output(tiny_words: list[str], tmp_path: Path) -> None:
+def test_ablation_is_recorded_if_standard_output_is_full(tiny_words: list[str], tmp_path: Path) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("this system has no /dev/full")
     said = shell(["ablate", *tiny_words[1:], "--over", "reinit=none,masked"], ">/dev/full", tmp_path)
@@ -131,6 +132,7 @@ def test_no_word_of_a_bar_of_a_run_is_cut(width: int) -> None:
 NAMES = st.lists(st.text("ab", min_size=1, max_size=12), min_size=1, max_size=12).map(", ".join)
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.tuples(NAMES, st.floats(0, 1), st.lists(NAMES, min_size=1, max_size=3)), min_size=1, max_size=9),
     st.sampled_from([40, 60, 80]),
@@ -151,7 +153,7 @@ def test_no_word_of_any_bar_is_cut(rows, width, height) -> None:
 def test_no_word_of_the_bar_of_questions_is_cut(width: int) -> None:
     console = of_width(width)
     view = AnalysisDisplay(LiveDisplay(console))
-    view._total, view._done, view._began = 12, 3, time.monotonic() - 36
+    view._total, view._done, view._start_time = 12, 3, time.monotonic() - 36
     what = "importance=snip:samples=1024, reinit=masked, seed 0: calibration"
-    view.asking(what)
+    view.show_question(what)
     require_words(console, view.bars(), what, "3/12 about 1 min 48 s left")

@@ -42,7 +42,7 @@ def store(workdir):
             elif status != "missing":
                 pool.fail(digest, status, "the loss is nan")
             cells.append({"arm": dict(zip(axes, labels, strict=True)), "seed": seed, "digest": digest})
-        pool.note(name, GridManifest(f"The {name} question", tuple(axes), tuple(cells), baseline))
+        pool.write_manifest(name, GridManifest(f"The {name} question", tuple(axes), tuple(cells), baseline))
         return pool
 
     return call
@@ -265,7 +265,7 @@ def test_two_axes_and_the_default_columns_fit_eighty_columns(terminal, store) ->
     assert "No room for anytime: widen" in " ".join(lines)
 
 
-def test_on_a_terminal_the_curves_go_first_then_labels_fold_then_columns_go(terminal, store) -> None:
+def test_narrow_terminal_drops_curves_folds_labels_drops_columns(terminal, store) -> None:
     spec = "masked:fraction=0.2,fresh=uniform"
     axes = {"importance": ("snip:samples=64,reduce=mean-abs", "random"), "reinit": (spec, "none")}
     store(axes=axes, final=dict.fromkeys(itertools.product(*axes.values()), 0.5))
@@ -333,7 +333,7 @@ def test_without_a_baseline_there_is_no_difference(cli, store) -> None:
 def test_hostile_names_are_text(cli, workdir) -> None:
     pool = CellStore(workdir / "odd")
     cells = [{"arm": {"[b]axis": "[red]x[/red]\x1b[31m"}, "seed": 0, "digest": "0" * 64}]
-    pool.note("g", GridManifest("[bold]t\x1b[2J", ("[b]axis",), tuple(cells)))
+    pool.write_manifest("g", GridManifest("[bold]t\x1b[2J", ("[b]axis",), tuple(cells)))
     pool.fail("0" * 64, "failed", "[link]\x1b[31m broken")
     out = cli("table", "odd").out
     assert out.startswith("[bold]t [2J\n")

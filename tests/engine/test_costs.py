@@ -129,6 +129,7 @@ def test_what_is_counted_is_what_a_meter_in_the_network_counts(tmp_path: Path, o
     assert result["backward_passes"] == sum(row["backward_passes"] for row in result["mega_batches"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STRANGERS)
 def test_so_it_is_for_criteria_of_plugins(tmp_path: Path, name: str) -> None:
     pytest.importorskip("forgetkit_saliency")

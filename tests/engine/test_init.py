@@ -63,7 +63,7 @@ STILL = {"lr": 1e-30, "weight_decay": 0}
 
 
 @pytest.mark.slow
-def test_the_run_begins_with_the_weights_and_rewind_goes_back_to_them(weights):
+def test_run_starts_from_init_weights_and_rewind_restores_them(weights):
     rewind = "masked:fraction=0.5,fresh=rewind,norm=skip"
     result = run(**STILL, importance="magnitude", reinit=rewind)
     plain = kept(result, 1)
@@ -85,7 +85,7 @@ def test_fresh_values_are_the_builders_own(weights, caplog):
     assert "two builds" not in caplog.text
 
 
-def test_a_builder_that_loads_is_warned_of_once_before_the_training(weights, caplog):
+def test_builder_that_loads_weights_warns_once_before_training(weights, caplog):
     seen = []
 
     class Watch:

@@ -73,6 +73,7 @@ OPTIONS = {"mega_batches": 4, "epochs": 3, "batch_size": 14, "threads": 1, "mode
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels-last": torch.channels_last}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("memory_format", LAYOUTS)
 def test_a_warm_run_is_a_plain_training_loop_to_the_bit(tmp_path: Path, memory_format: str) -> None:
     options = {**OPTIONS, "memory_format": memory_format, "method": "warm", "out": str(tmp_path), "seed": 7}
@@ -107,6 +108,7 @@ def test_a_warm_run_is_a_plain_training_loop_to_the_bit(tmp_path: Path, memory_f
         assert torch.equal(saved[name], value), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("replay", ["full", "none", "buffer:size=20"])
 @pytest.mark.parametrize("method", ["lure", "cold", "warm"])
 def test_the_future_cannot_be_seen(tmp_path: Path, replay: str, method: str) -> None:
@@ -134,6 +136,7 @@ def test_the_future_cannot_be_seen(tmp_path: Path, replay: str, method: str) -> 
             assert torch.equal(before["stream"][role]["ids"], after["stream"][role]["ids"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("score_on", ["incoming", "union"])
 def test_scoring_on_what_arrives_sees_that_and_nothing_later(tmp_path: Path, score_on: str) -> None:
     """Mega-batches 3 and 4 are poisoned: the network forgets otherwise after mega-batch 2, and not before."""
@@ -151,6 +154,7 @@ def test_scoring_on_what_arrives_sees_that_and_nothing_later(tmp_path: Path, sco
     assert same == [True, False]
 
 
+@pytest.mark.slow
 def test_the_test_part_moves_no_weight(tmp_path: Path) -> None:
     results, models = [], []
     for spoiled in (False, True):
@@ -165,6 +169,7 @@ def test_the_test_part_moves_no_weight(tmp_path: Path) -> None:
     assert results[0]["cer"] != results[1]["cer"]
 
 
+@pytest.mark.slow
 def test_numbers_of_the_result_against_the_saved_models(tmp_path: Path) -> None:
     """Every accuracy is counted again, by hand, from the checkpoint of its mega-batch."""
     result = forgetkit.run({**OPTIONS, "dataset": Quarters(), "out": str(tmp_path), "method": "lure"})

@@ -38,6 +38,7 @@ class Stop:
             raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_an_object_is_never_taken_for_a_built_in_of_its_name(tmp_path: Path) -> None:
     options = {**SMALL, "importance": Snip(), "out": tmp_path, "threads": 1}
     whole = forgetkit.run({**options, "name": "whole"})
@@ -136,7 +137,7 @@ class Experts(nn.Module):
         return outputs
 
 
-def test_a_parameter_that_two_samples_do_not_reach_is_looked_for_in_the_batch() -> None:
+def test_parameter_unused_by_the_first_two_samples_is_scored() -> None:
     inputs = torch.randn(40, 4)
     inputs[:, 0] = torch.arange(40.0) - 20.5  # the first two samples ask the second expert alone
     report = forgetkit.unlearn(Experts(), [(inputs, torch.arange(40) % 3)], importance="snip")
@@ -187,11 +188,12 @@ def test_refused_before_anything_is_written(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("watching", [{"carry": "best-val"}, {"patience": 1, "epochs": 3}], ids=str)
 @pytest.mark.parametrize(
     "cut", [{"split": "contiguous", "mega_batches": 9}, {"val_fraction": 0.125, "mega_batches": 11}], ids=str
 )
-def test_a_later_mega_batch_without_validation_samples_is_refused_before_it_starts(
+def test_later_mega_batch_without_validation_is_refused_at_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut: dict, watching: dict
 ) -> None:
     """80 in 9 leave the last none of 8 at the end, 80 in 11 an eighth of 7; with full replay there is always one."""
@@ -203,7 +205,8 @@ def test_a_later_mega_batch_without_validation_samples_is_refused_before_it_star
     assert all(row["carried_epoch"] >= 1 for row in result["mega_batches"])
 
 
-def test_without_validation_samples_of_its_own_a_mega_batch_has_no_gap(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_mega_batch_without_validation_samples_has_no_gap(tmp_path: Path) -> None:
     options = {**SMALL, "split": "contiguous", "mega_batches": 9, "replay": "none", "out": tmp_path}
     result = forgetkit.run(options)
     assert [row["val_samples"] for row in result["mega_batches"]] == [1] * 8 + [0]

@@ -31,6 +31,7 @@ def single_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("single_thread")
 @pytest.mark.parametrize(("seed", "mega_batches", "epochs"), [(0, 3, 3), (1, 2, 5)])
 def test_example_equals_the_paper_preset(

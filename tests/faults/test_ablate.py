@@ -156,7 +156,7 @@ def finishes(bench, whole):
         assert "Traceback" not in answer[1]
         if there is not None:
             assert re.search(
-                rf"; {there} there already, {6 - there} to run( \(\d of them begun\))?, in ablations", answer[1]
+                rf"; {there} there already, {6 - there} to run( \(\d of them started\))?, in ablations", answer[1]
             )
         for cell in cells().values():
             assert not list(cell.rglob(".*.tmp"))

@@ -128,6 +128,7 @@ def test_stopped_at_any_look_it_goes_on_to_the_same_bits(go, workdir, options, e
     assert within > 2
 
 
+@pytest.mark.slow
 def test_stopped_again_and_again(go, workdir, substance, digests, result_of):
     whole = go({**ACTED, "name": "whole"})
     folder, legs = workdir / "runs" / "r", 0
@@ -177,6 +178,7 @@ class Ask:
                 os.kill(os.getpid(), self.number)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SIGNALS)
 def test_each_signal_is_heard(go, workdir, name, substance):
     whole = go({**BASE, "name": "whole"})

@@ -94,7 +94,7 @@ def test_the_folders_of_an_ablation(tmp_path, cli, elsewhere, untouched, name):
     pool = CellStore(tmp_path)
     changes = {
         "cells": [lambda: pool.fail("0" * 64, "failed", "reason"), lambda: pool.lock("0" * 64), pool.sweep],
-        "grids": [lambda: pool.note("NAME", GridManifest("t", ("method",), ())), pool.sweep],
+        "grids": [lambda: pool.write_manifest("NAME", GridManifest("t", ("method",), ())), pool.sweep],
     }
     for change in changes[name]:
         with pytest.raises(RunDirectoryError, match=f"{name} is a link"):
@@ -104,8 +104,8 @@ def test_the_folders_of_an_ablation(tmp_path, cli, elsewhere, untouched, name):
 
 def test_what_analyses_answered_about_a_grid(tmp_path, elsewhere, untouched):
     (tmp_path / "grids").mkdir()
-    link(tmp_path / "grids" / "NAME.asked", elsewhere)
-    with pytest.raises(RunDirectoryError, match=r"NAME.asked is a link"):
+    link(tmp_path / "grids" / "NAME.answers", elsewhere)
+    with pytest.raises(RunDirectoryError, match=r"NAME.answers is a link"):
         CellStore(tmp_path).answers_folder("NAME")
     untouched()
 

@@ -89,6 +89,7 @@ def test_a_process_that_is_killed_holds_nothing(holding, cli, workdir, substance
     assert not [file for file in run.iterdir() if file.name.startswith("run.")]
 
 
+@pytest.mark.slow
 def test_a_command_is_told_in_one_line(tmp_path, monkeypatch):
     run = RunDirectory.create(tmp_path, "r", {})
     monkeypatch.setattr("sys.argv", ["/bin/forgetkit", "run", "a\nb\x1b[31m", *["long"] * 99])
@@ -140,6 +141,7 @@ def test_a_lock_on_a_manifest_that_was_replaced_is_none(tmp_path, monkeypatch):
         assert os.path.samestat(os.fstat(descriptors[1]), (run.path / "manifest.json").stat())
 
 
+@pytest.mark.slow
 def test_taking_files_of_the_lock_away_lets_nobody_in(tmp_path):
     run = RunDirectory.create(tmp_path, "r", {})
     with run.locked():
@@ -193,6 +195,7 @@ TINY = {
 }
 
 
+@pytest.mark.slow
 def test_a_cell_that_is_gone_on_with_by_hand_is_no_failure(tmp_path, monkeypatch):
     monkeypatch.setattr("forgetkit.ablation.worker._PAUSE", 0.01)
     digest = config.resolve(TINY, registry.load(entry_points=False)).digest
@@ -202,7 +205,7 @@ def test_a_cell_that_is_gone_on_with_by_hand_is_no_failure(tmp_path, monkeypatch
     with RunDirectory(pool.directory(digest)).locked():
         before = sorted(pool.directory(digest).rglob("*"))
         assert run_cell(task) is None
-        waiting = threading.Thread(target=lambda: ended.append(run_cell(replace(task, patient=True))))
+        waiting = threading.Thread(target=lambda: ended.append(run_cell(replace(task, wait_if_locked=True))))
         ended: list[CellResult | None] = []
         waiting.start()
         time.sleep(0.1)
@@ -213,7 +216,7 @@ def test_a_cell_that_is_gone_on_with_by_hand_is_no_failure(tmp_path, monkeypatch
     assert not Path(tmp_path, "cells", f"{digest[:16]}.failed.json").exists()
 
 
-def test_a_run_that_another_process_finished_before_we_held_it_stays_as_it_is(tiny, workdir):
+def test_resuming_a_run_finished_elsewhere_leaves_it_unchanged(tiny, workdir):
     assert tiny("--name", "r").status == 0
     run = RunDirectory(workdir / "runs" / "r")
     before = (run.path / "result.json").stat()

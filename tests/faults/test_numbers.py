@@ -80,15 +80,15 @@ def test_the_run_stops_and_names_the_step(workdir, call, place, value):
     last = f"the last good state is runs/r/checkpoints/{good[-1].name}" if good else "no state was written before"
     assert stopped.value.__notes__ == [last]
     assert re.fullmatch(
-        rf"the loss is nan in {place}, at learning rate 0\.[01]+: begin anew with a smaller --lr, or leave such steps "
-        "out by --on-nan skip",
+        rf"the loss is nan in {place}, at learning rate 0\.[01]+: start a new run with a smaller --lr, or leave such "
+        "steps out by --on-nan skip",
         str(stopped.value),
     ), stopped.value
     assert "\n" not in str(stopped.value)
     assert bool(good) == (call > 2)
 
 
-def test_a_network_that_begins_with_nan_is_told_from_one_that_diverged(workdir):
+def test_nan_before_training_is_distinguished_from_divergence(workdir):
     with pytest.raises(DivergedError, match="the first 8 samples is NaN or infinite before anything was learned: look"):
         forgetkit.run({**OPTIONS, "model": Builder((1,)), "name": "r"})
     assert not (workdir / "runs").exists()
@@ -161,6 +161,7 @@ def test_steps_that_are_left_out_are_as_if_they_had_not_been(where):
     assert ended.accuracy == right / counted
 
 
+@pytest.mark.slow
 def test_nothing_is_left_out_where_nothing_is_wrong(workdir, substance, digests):
     results = {}
     for how in ("stop", "skip"):
@@ -226,7 +227,7 @@ class Swollen(Intervention):
                 module.running_var[0] = float("inf")
 
 
-def test_running_statistics_that_are_not_finite_are_a_divergence_too(workdir):
+def test_non_finite_running_statistics_count_as_divergence(workdir):
     with pytest.raises(DivergedError, match=r"'.*running_var' holds NaN or infinity in mega-batch 1, after epoch 2"):
         forgetkit.run({**OPTIONS, "model": Builder(), "interventions": [Swollen()]})
 
@@ -242,7 +243,7 @@ class Odd:
         return {name: p.abs() * (float("nan") if len(self.calls) == 3 else 1) for name, p in probe.targets.items()}
 
 
-def test_a_score_that_is_not_a_number_is_said_with_its_mega_batch(workdir):
+def test_non_finite_score_error_names_the_mega_batch(workdir):
     with pytest.raises(ComponentError) as stopped:  # the first call tries it out
         forgetkit.run({**OPTIONS, "mega_batches": 3, "model": "mlp:width=4", "importance": Odd(), "name": "r"})
     assert re.match(r"after mega-batch 2: Odd: the score of '.*' holds NaN or infinity", str(stopped.value))

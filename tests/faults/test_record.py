@@ -175,13 +175,13 @@ def test_a_manifest_that_was_edited(refused, stopped, key, value):
     assert refused(run)
     whole["config"][key] = value
     (run / "manifest.json").write_text(json.dumps(whole))
-    assert "not what its digest says; begin the run anew" in refused(run)
+    assert "not what its digest says; start a new run" in refused(run)
 
 
 def test_a_manifest_of_an_older_version(refused, stopped):
     run = stopped()
     (run / "manifest.json").write_text(json.dumps(read_with_digest(run / "manifest.json")))
-    assert "of an older forgetkit; begin the run anew" in refused(run)
+    assert "of an older forgetkit; start a new run" in refused(run)
 
 
 def test_a_manifest_that_lacks_an_option(refused, stopped):
@@ -189,7 +189,7 @@ def test_a_manifest_that_lacks_an_option(refused, stopped):
     with edited(run / "manifest.json") as manifest:
         del manifest["config"]["epochs"]
     for more in ((), ("--epochs", 3)):
-        assert "begun by a forgetkit that had no --epochs: begin it anew" in refused(run, *more)
+        assert "begun by a forgetkit that had no --epochs: start a new run" in refused(run, *more)
 
 
 @pytest.mark.parametrize(
@@ -429,6 +429,7 @@ def test_data_that_came_back(cli, stopped, arrays, substance):
 # Never a wrong number: flipped bits, files of other runs, malicious archives
 
 
+@pytest.mark.slow
 def test_another_bit_is_another_bit_in_whatever_file(stopped, finished):
     run, done = RunDirectory(stopped()), RunDirectory(finished("done"))
     draw = random.Random(0)
@@ -473,7 +474,7 @@ def test_no_bit_of_an_event_is_another():
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_states_rows_and_events_of_another_run_are_not_this_run_s(cli, stopped, whole, substance, seed, caplog):
+def test_resume_ignores_states_rows_and_events_of_another_run(cli, stopped, whole, substance, seed, caplog):
     """Of another seed, and of the same one on another day."""
     run, other = stopped("r"), stopped("other", seed=seed)
     with edited(other / "manifest.json") as manifest:
@@ -486,7 +487,7 @@ def test_states_rows_and_events_of_another_run_are_not_this_run_s(cli, stopped, 
         shutil.copy(other / "checkpoints" / f"resume-002-0001.{end}", run / "checkpoints")
     assert substance(cli("run", "--resume", run, "--json").json) == whole
     (line,) = caplog.messages
-    assert "resume-002-0001.json belongs to another run; the run goes on from the state before it" in line
+    assert "resume-002-0001.json belongs to another run; the run continues from the state before it" in line
 
 
 def test_a_state_alone_of_another_run(cli, stopped, whole, substance, caplog):
@@ -543,13 +544,14 @@ def test_a_state_that_a_stranger_made(cli, stopped, whole, substance, made_up, w
     with edited(states(run)[0].with_suffix(".json")) as note:
         note["state_sha256"] = hashlib.sha256(states(run)[0].read_bytes()).hexdigest()
     assert substance(cli("run", "--resume", run, "--json").json) == whole
-    assert "resume-002-0001.pt is damaged or not one of forgetkit's; the run goes on from" in caplog.text
+    assert "resume-002-0001.pt is damaged or not one of forgetkit's; the run continues from" in caplog.text
     assert not (workdir / "done").exists()
 
 
 # A result that is damaged
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("damage", "stateless"), [(truncated, False), (flipped, False), (emptied, True), (Path.unlink, False)]
 )
@@ -572,7 +574,7 @@ def test_a_damaged_result_is_made_again(cli, finished, damage, stateless, whole,
 # Models
 
 
-def test_a_judged_model_that_is_not_whole_is_said_when_the_run_goes_on(cli, stopped, caplog):
+def test_resume_warns_about_a_truncated_mega_batch_model(cli, stopped, caplog):
     run = stopped()
     model = run / "checkpoints" / "mega-batch-001.pt"
     model.write_bytes(model.read_bytes()[:-1])
@@ -590,10 +592,10 @@ def test_models_that_are_kept_no_more_make_room_at_once(stopped, keep, left):
 
 def test_where_a_run_goes_on_is_said(cli, stopped):
     run = stopped()
-    assert "\ngoing on in mega-batch 2, after epoch 1\n" in cli("run", "--resume", run).out
+    assert "\nresuming mega-batch 2 after epoch 1\n" in cli("run", "--resume", run).out
     run = stopped("again")
     shutil.rmtree(run / "checkpoints")
-    assert "\nno state was written, so it begins from its start\n" in cli("run", "--resume", run).out
+    assert "\nno checkpoint was written: starting from the beginning\n" in cli("run", "--resume", run).out
 
 
 def test_no_file_is_a_program(stopped):
@@ -603,7 +605,7 @@ def test_no_file_is_a_program(stopped):
 def test_an_interruption_in_python_names_the_run(workdir):
     with pytest.raises(KeyboardInterrupt) as stopped:
         forgetkit.run({**OPTIONS, "name": "r"}, observers=[StopAfter()])
-    assert stopped.value.__notes__ == ["the run in runs/r can be gone on with"]
+    assert stopped.value.__notes__ == ["the run in runs/r can be resumed"]
 
 
 def test_a_model_is_read_as_it_was_kept(finished):
@@ -723,7 +725,7 @@ def test_a_file_where_a_folder_belongs(refused, stopped):
     assert f"{run / 'checkpoints'} is no folder" in refused(run)
 
 
-def test_states_that_a_process_left_which_died_between_two_files_go(cli, stopped):
+def test_resume_removes_states_left_incomplete_by_a_crash(cli, stopped):
     """Checkpoints without a note, and those newer than the resumed one."""
     run = stopped()
     shutil.copy(states(run)[0], run / "checkpoints" / "resume-001-0007-000003.pt")
@@ -759,6 +761,7 @@ def test_interrupted_before_the_manifest_is_there(tmp_path, monkeypatch):
         RunDirectory.create(tmp_path, "r", {})
 
 
+@pytest.mark.slow
 def test_a_name_that_is_made_is_free(tmp_path, monkeypatch, tiny_words, cli):
     monkeypatch.setattr("forgetkit.engine.run._default_name", lambda plan: "now")
     for _ in range(3):
@@ -814,13 +817,12 @@ def test_a_folder_that_cannot_be_synced(tmp_path, monkeypatch, number, status):
 # A disk that is full
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "file",
     ["resume-001-0002.pt", "mega-batch-001.pt", "resume-row-001.json", "resume-002-0000.json", "result.json"],
 )
-def test_a_full_disk_stops_the_run_and_an_emptied_one_lets_it_go_on(
-    cli, workdir, monkeypatch, whole, substance, digests, file
-):
+def test_full_disk_stops_the_run_and_resume_completes_it(cli, workdir, monkeypatch, whole, substance, digests, file):
     rename = Path.replace
 
     def replace(self, target):

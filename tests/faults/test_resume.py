@@ -118,6 +118,7 @@ def run(plugin):
     return call
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "every"),
     [(STATEFUL, 2), (COLD, 3), (CODE, 3), (PATIENT, 3)],
@@ -150,6 +151,7 @@ def test_stopped_at_any_event(run, workdir, options, every, substance, digests, 
         assert digests(folder) == digests(workdir / "runs" / "whole")
 
 
+@pytest.mark.slow
 def test_stopped_again_and_again(run, workdir, substance, digests, result_of):
     whole = run({**STATEFUL, "name": "whole"})
     folder = workdir / "runs" / "r"
@@ -282,6 +284,7 @@ def test_a_resumed_run_tells_where_it_stands(run, workdir, cli, plugin, terminal
     assert "mega-batch 1/3" not in seen
 
 
+@pytest.mark.slow
 def test_time_goes_on_where_it_stopped(run, workdir):
     class Slow(Stop):
         def notify(self, event):

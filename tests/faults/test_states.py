@@ -97,6 +97,7 @@ def bare(result):
     return result["cer"], rows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("path", "value"), FORGED.values(), ids=FORGED)
 def test_the_state_before_is_taken(made, tmp_path, caplog, path, value):
     cut, whole = made
@@ -109,7 +110,7 @@ def test_the_state_before_is_taken(made, tmp_path, caplog, path, value):
     write_with_digest(newest.with_suffix(".json"), {**note, "state_sha256": save_state(newest, state)})
     assert bare(resumed(run, caplog)) == bare(whole)
     assert f"{newest.with_suffix('.json')} is damaged" in caplog.text
-    assert "the run goes on from the state before it" in caplog.text
+    assert "the run continues from the state before it" in caplog.text
 
 
 def test_where_all_states_are_forged_a_line_says_so(made, tmp_path):
@@ -120,7 +121,7 @@ def test_where_all_states_are_forged_a_line_says_so(made, tmp_path):
         note = read_with_digest(file.with_suffix(".json"))
         state = {**load_state(file), "passes": "many"}
         write_with_digest(file.with_suffix(".json"), {**note, "state_sha256": save_state(file, state)})
-    with pytest.raises(RunDirectoryError, match="no state can be gone on with") as told:
+    with pytest.raises(RunDirectoryError, match="no state can be resumed") as told:
         forgetkit.run(resume=run)
     assert "\n" not in str(told.value)
 

@@ -265,7 +265,7 @@ def of_arrays(place: Place, answer: Answer) -> Any:
 
 def of_the_answers(place: Place, answer: Answer) -> Any:
     """The answers as they were printed, whether they were there already or not."""
-    unsaid = ("seconds", "became")  # a damaged answer is asked for again
+    unsaid = ("seconds", "status")  # a damaged answer is asked for again
     return [{key: one[key] for key in one if key not in unsaid} for one in json.loads(answer.out)["answers"]]
 
 

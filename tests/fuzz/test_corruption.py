@@ -42,11 +42,11 @@ def judged(stage):
 def test_the_judge_sees_what_is_wrong(stage, judged):
     named = "forgetkit: runs/cut/checkpoints/resume-003-0000.pt is damaged"
     assert judged(Answer(0, "", f"{named}\n")) == ""
-    assert judged(Answer(2, "", f"{named}; begin the run anew\n")) == ""
+    assert judged(Answer(2, "", f"{named}; start a new run\n")) == ""
     assert judged(Answer(0, "", "")) == "recovered without a word"
     assert judged(Answer(2, "", f"{named}\n")) == "it is not said what to do"
-    assert judged(Answer(2, "", "forgetkit: begin anew\n")) == "the file is not named"
-    assert judged(Answer(2, "", f"{named}; begin anew\n" * 2)) == "2 lines"
+    assert judged(Answer(2, "", "forgetkit: start a new run\n")) == "the file is not named"
+    assert judged(Answer(2, "", f"{named}; start a new run\n" * 2)) == "2 lines"
     assert judged(Answer(1, "", "", "a traceback")) == "a traceback"
     result, models = stage.references[TARGETS[0].name]
     wrong = dataclasses.replace(stage, references={TARGETS[0].name: ({**result, "test_accuracy": 0.99}, models)})

@@ -18,6 +18,7 @@ MASKS = ("analyze", "runs/done", "--plugin", "pull.py", "--export-masks", "masks
 REPORT = ("report", "runs/done", "--quiet", "--out", "page.html")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("place", "value"),
     [
@@ -78,7 +79,7 @@ def test_a_record_that_no_run_wrote(stage, file, place, value, words):
 def test_a_manifest_that_no_run_wrote(stage):
     put(stage.place.here / "runs/done/manifest.json", ("run_id",), ["x"])
     line = one_line(command(("analyze", "runs/done", "churn")))
-    assert "runs/done/manifest.json is damaged (run_id is list): begin the run anew" in line
+    assert "runs/done/manifest.json is damaged (run_id is list): start a new run" in line
 
 
 def test_an_answer_that_no_analysis_gave(stage):
@@ -95,6 +96,7 @@ def test_nan_in_a_model(stage):
         RunDirectory(stage.place.here / "runs/done").model(1)
 
 
+@pytest.mark.slow
 def test_every_kind_of_forgery_is_among_the_thousand(stage):
     found = set()
     for file in sorted(stage.place.here.glob("runs/*/checkpoints/*.pt")):

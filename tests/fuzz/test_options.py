@@ -67,13 +67,17 @@ def test_any_value_of_any_option(offers, data):
     refusal(lambda: made_and_spelled(offers, kind, spec + value))
 
 
+def quoted(value: str) -> str:
+    return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
 @examples(100)
 @given(texts | st.builds("{}:{}={},{}={}".format, *[texts] * 5))
 def test_any_text_as_a_spec(offers, text):
     def taken_apart():
         spec = parse_spec(text)
-        first = [] if spec.first is None else [spec.first]
-        pieces = ",".join([*first, *(f"{key}={value}" for key, value in spec.options.items())])
+        first = [] if spec.first is None else [quoted(spec.first)]
+        pieces = ",".join([*first, *(f"{key}={quoted(value)}" for key, value in spec.options.items())])
         again = parse_spec(f"{spec.name}:{pieces}" if pieces else spec.name)
         assert (again.name, again.options) == (spec.name, spec.options)
 

@@ -94,6 +94,7 @@ class Curious(Intervention):
 TESTS_OWN = (Watch, Source, Network, Curious)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("private", "lazy"), [(False, False), (False, True), (True, False)], ids=["public", "public, from afar", "private"]
 )
@@ -152,6 +153,7 @@ class Writing:
         return chosen
 
 
+@pytest.mark.slow
 def test_writing_into_what_is_handed_out_moves_nothing(tmp_path: Path) -> None:
     histories = []
     for honest in (True, False):
@@ -227,6 +229,7 @@ class Keeping:
         return nn.Sequential(normalize, Counting(), *Small().build(inputs, Absorbing(1)))
 
 
+@pytest.mark.slow
 def test_judging_leaves_no_trace_in_the_network(tmp_path: Path) -> None:
     """Even where a network keeps something of all that it sees: other samples to judge it on, the same weights."""
     histories = []

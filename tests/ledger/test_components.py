@@ -21,6 +21,7 @@ OPTIONS = {"mega_batches": 3, "epochs": 1, "batch_size": 8, "lr": 0.05, "val_fra
 DATA = data_of(48, 9, seed=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "spec"), ACTING, ids=lambda text: text)
 def test_nobody_sees_what_is_not_open(kind: str, spec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Behind the veil, with other validation samples, another test part and batches that are read one by one from

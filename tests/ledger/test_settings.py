@@ -84,6 +84,7 @@ USUAL = {
 }
 
 
+@pytest.mark.slow
 @FEW
 @example(options={**USUAL, "carry": "best-val", "augment": "crop-flip"}, dtype="uint8", lazy=False, seed=0)
 @example(options={**USUAL, "score_on": "incoming", "label_noise": 0.3}, dtype="uint8", lazy=True, seed=0)
@@ -107,6 +108,7 @@ def test_whatever_is_asked_for_only_what_is_open_is_seen(
         assert history(plain, ran) == history(veiled, folder / "veiled")
 
 
+@pytest.mark.slow
 @FEW
 @given(
     options=OPTIONS,

@@ -79,7 +79,7 @@ def test_which_number_a_row_takes(what: str) -> None:
     assert answer_columns.value(FOUND, "up", "right") == (None if expected is None else pytest.approx(expected))
 
 
-def test_numbers_go_with_the_part_and_the_arm_of_the_run_and_results_stay() -> None:
+def test_answer_columns_match_part_and_arm_and_keep_results() -> None:
     cells = tuple(
         cell({"part": part, "method": arm}, (kept("other", Answer({"n": 9.0})), kept("x", FOUND)), cer=3)
         for part in ("up", "down")
@@ -126,6 +126,7 @@ def test_both_rows_of_table_10_are_of_one_run() -> None:
 # What is compared
 
 
+@pytest.mark.slow
 def test_of_the_corruptions_the_mean_alone_is_judged() -> None:
     chosen = scaled_table.scale_table("figure2", "cpu", seeds=range(8))
     table = chosen.table
@@ -166,7 +167,7 @@ FEW = {"figure2": "corruption:samples=2,severities=1", "table10": "redundancy:sa
 
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("name", ASKING)
-def test_every_question_is_one_and_the_caption_says_what_the_scale_makes_of_it(name: str, scale: str) -> None:
+def test_figure_queries_are_valid_and_caption_lists_changes(name: str, scale: str) -> None:
     """Against the components themselves: every option that is another than at full is in the caption."""
     asked, papers = (scaled_table.scale_table(name, size).queries for size in (scale, "full"))
     said = scaled_table.scale_table(name, scale).changes_from_paper()
@@ -199,7 +200,7 @@ def test_answers_have_every_number_that_a_figure_takes(name: str) -> None:
                 assert answer_columns.value(answer, part, arm) is not None, (key, part, arm)
 
 
-def test_a_run_is_asked_together_with_the_baseline_of_its_part_and_seed() -> None:
+def test_baseline_of_a_run_has_the_same_part_and_seed() -> None:
     chosen = scaled_table.scale_table("figure5", "smoke")
     cells = [
         cell({"setting": part, "method": arm}, seed=seed)
@@ -227,6 +228,6 @@ def test_what_a_scale_makes_of_an_analysis_in_words() -> None:
     assert scaled_table.scale_table("figure2", "cpu").changes_from_paper()[-1] == "corruption: samples all → 250"
 
 
-def test_models_of_earlier_mega_batches_are_kept_where_they_are_asked_about() -> None:
+def test_earlier_models_are_kept_only_if_a_table_analyzes_them() -> None:
     assert scaled_table.scale_table("table10", "cpu").keep == "all"
     assert {scaled_table.scale_table(name, "cpu").keep for name in ASKING if name != "table10"} == {"last"}

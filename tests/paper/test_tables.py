@@ -209,6 +209,7 @@ def test_every_run_resolves_under_the_papers_protocol(name: str, scale: str) -> 
         assert plan.config.milestones == (20, 40)
 
 
+@pytest.mark.slow
 def test_the_full_scale_is_the_papers_setting() -> None:
     """Against docs/reproducibility.md and the paper's appendix A.5, by hand."""
     seen = {}
@@ -250,6 +251,7 @@ def test_the_full_scale_is_the_papers_setting() -> None:
     }
 
 
+@pytest.mark.slow
 def test_arms_are_what_their_names_say() -> None:
     def arms(name: str) -> dict[str, tuple[str | None, str]]:
         chosen = at(name, "full")
@@ -279,6 +281,7 @@ def test_arms_are_what_their_names_say() -> None:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", ["smoke", "cpu"])
 @every_table
 def test_the_caption_says_every_option_that_was_changed(name: str, scale: str) -> None:
@@ -357,7 +360,7 @@ CHANGES = {
 
 @every_table
 @pytest.mark.parametrize("option", CHANGES)
-def test_what_a_user_sets_acts_in_every_row_that_has_it_or_is_refused(name: str, option: str) -> None:
+def test_user_option_applies_to_every_row_or_is_refused(name: str, option: str) -> None:
     value = CHANGES[option]
     if option in ROWS_DECIDE[name]:
         with pytest.raises(
@@ -394,7 +397,7 @@ def test_which_row_decides_an_option() -> None:
 
 
 @pytest.mark.parametrize("spec", ["buffer:size=3", "forgetkit/buffer:size=3"])
-def test_a_spec_of_the_user_rules_over_what_the_scale_says_of_its_options(spec: str) -> None:
+def test_user_spec_overrides_the_options_set_by_the_scale(spec: str) -> None:
     chosen = scaled_table.scale_table("table2", "smoke", parts=["CIFAR10"], seeds=[0], changes={"replay": spec})
     assert {plan.replay.size for _, plan in plan_cells(chosen.grid().cells(), OFFERS)} == {3}  # type: ignore[attr-defined]
     said = chosen.changes_from_paper()
@@ -413,7 +416,7 @@ SAYS = {
 
 
 @pytest.mark.parametrize("says", SAYS)
-def test_an_option_that_the_paper_leaves_open_is_said_in_its_own_words(says: str) -> None:
+def test_change_of_an_option_the_paper_leaves_open_is_described(says: str) -> None:
     name, changes = SAYS[says]
     assert says in scaled_table.scale_table(name, "smoke", changes=changes).changes_from_paper()
 
@@ -562,7 +565,7 @@ def test_each_part_has_a_baseline_of_its_own() -> None:
         assert sum((part.heads[2:] for part in parts), ()) == tuple(h.rpartition(": ")[2] for h in sheet.heads[2:])
 
 
-def test_counts_of_errors_are_compared_only_where_they_could_be_equal() -> None:
+def test_error_counts_are_compared_only_if_they_could_be_equal() -> None:
     rows = {(arm,): [result(0.5)] for arm in reference.read_table("table8").arms}
     for scale, data, alike in (("smoke", {}, False), ("cpu", {"CIFAR10": "npz:path=/c.npz"}, True), ("cpu", {}, True)):
         chosen = scaled_table.scale_table("table8", scale, data=data, seeds=[0])
@@ -683,9 +686,10 @@ def test_a_format_that_is_none(eighth: PaperComparison) -> None:
         render.render_comparison(eighth, "word")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["table1", "table8", "figure3-left"])
 @pytest.mark.parametrize("scale", ["smoke", "cpu"])
-def test_a_smoke_run_has_no_difference_to_the_paper_in_any_format(name: str, scale: str) -> None:
+def test_smoke_run_shows_no_difference_to_paper_in_any_format(name: str, scale: str) -> None:
     data = {"CIFAR10": "npz:path=/c.npz"} if scale == "cpu" else {}
     table = reference.read_table(name)
     chosen = scaled_table.scale_table(name, scale, [next(iter(table.parts))], data, seeds=[0, 1])

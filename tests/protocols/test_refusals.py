@@ -77,6 +77,7 @@ def test_refused(tiny, workdir, words, named):
     assert not list(workdir.glob("runs/*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", ["paper", "lure-code", "alma"])
 @pytest.mark.parametrize("method", ["warm", "cold", "rifle", "llf", "shrink-perturb", "lure"])
 def test_what_a_preset_sets_for_others_is_no_mistake(tiny, preset, method):
@@ -97,6 +98,7 @@ def test_what_clean_has_may_be_asked_for_under_any_preset(preset):
                     assert str(getattr(plan.config, key)).partition(":")[0] == str(value)
 
 
+@pytest.mark.slow
 def test_a_table_a_spec_and_a_resumed_run_have_one_name(tiny, cli, workdir):
     """Three ways to say the same, and the last of several layers counts."""
     (workdir / "mine.toml").write_text('reinit = "masked:fraction=0.5"\n')

@@ -41,6 +41,7 @@ def test_with_all_labels_flipped_it_learns_the_opposite(workdir: Path) -> None:
     assert clean["test_accuracy"] == noisy["test_accuracy"]
 
 
+@pytest.mark.slow
 def test_label_noise_depends_on_the_seed_alone(workdir: Path) -> None:
     def changed(**options: Any) -> int:
         return int(run(workdir, **{"label_noise": 0.5, "epochs": 1, **options})["noisy_labels"])
@@ -61,6 +62,7 @@ class Watch(Intervention):
         self.rates.append((moment.mega_batch, moment.epoch, group["lr"], group["weight_decay"]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("lr", "decay"), [(0.005, 0.0), (0.01, 1e-4), (0.05, 5e-4), (0.1, 1e-3)])
 @pytest.mark.parametrize("preset", ["paper", "lure-code"])
 def test_a_grid_of_rates_and_decays_acts_in_every_mega_batch(
@@ -93,6 +95,7 @@ def test_a_schedule_starts_anew_in_each_mega_batch(workdir: Path, schedule: str,
     assert [e["lr"] for e in ended] == pytest.approx([rate(e) for _ in (1, 2) for e in range(1, 7)], rel=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 @pytest.mark.parametrize("state", ["zero", "keep", "fresh"])
 def test_both_optimizers_learn_and_forget(workdir: Path, optimizer: str, state: str) -> None:

@@ -200,7 +200,7 @@ def test_each_kind_is_found_and_takes_part(install, cli, workdir):
     layers = said.json["mega_batches"][0]["unlearn"]["layers"]
     assert sum(layer["reset"] for layer in layers.values()) == 6  # half of two times four weights and four biases
     asked = cli("analyze", said.json["directory"], "norm", "--no-report", "--json")
-    assert (asked.status, asked.json["answers"][0]["became"]) == (0, "answered"), asked.err
+    assert (asked.status, asked.json["answers"][0]["status"]) == (0, "answered"), asked.err
     assert asked.json["answers"][0]["numbers"]["squares"] > 0
     assert cli("greet", "hello").out == "hello\n"
     json.dumps(said.json)

@@ -141,6 +141,7 @@ def test_a_name_of_two_plugins_is_refused(hostile, install, tiny) -> None:
     )
 
 
+@pytest.mark.slow
 def test_the_builtin_keeps_its_name(hostile, tiny, cli, substance) -> None:
     plain = tiny("--importance", "snip", "--json").json
     assert plain["mega_batches"][0]["unlearn"] is not None
@@ -150,6 +151,7 @@ def test_the_builtin_keeps_its_name(hostile, tiny, cli, substance) -> None:
     assert {"snip", "pirate-dist/snip"} <= cli("show", "--json").json["importance"].keys()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["gambler", "loud"])
 def test_draws_and_output_of_a_plugin_change_no_result(install, hostile, tiny, substance, name) -> None:
     install("good-dist", "good", GOOD)

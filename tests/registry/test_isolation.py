@@ -183,7 +183,7 @@ def test_a_plugin_cannot_wrap_the_hooks_of_another(install) -> None:
     assert {entry.name for entry in components if not entry.is_builtin} == {"wrapped", "size"}
 
 
-def test_an_object_that_cannot_be_compared_is_a_plugin_like_others(install, workdir) -> None:
+def test_plugin_object_that_cannot_be_compared_is_loaded(install, workdir) -> None:
     for name in ("a", "b"):
         install(f"{name}-dist", name, INCOMPARABLE)
         (file,) = (workdir / "site").glob(f"{name}_dist-*/entry_points.txt")

@@ -122,6 +122,7 @@ def raises():
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", REFUSED)
 def test_a_run_names_the_spec(plugin, tiny, workdir, monkeypatch, words: str) -> None:
     file = plugin("mine", MINE)
@@ -141,6 +142,7 @@ def test_an_error_of_torch_names_the_line_of_the_caller(plugin, tiny) -> None:
     assert f"in {file}:15" in said.err
 
 
+@pytest.mark.slow
 def test_observers_and_analyses_too(plugin, tiny, cli, workdir, caplog) -> None:
     file = plugin("mine", MINE)
     with caplog.at_level(logging.WARNING):

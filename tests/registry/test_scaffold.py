@@ -52,6 +52,7 @@ def test_the_packages_pass_their_own_tests(tmp_path) -> None:
     assert int(passed[1]) >= 2 * len(KINDS)  # the promises, and something of its own
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_new_package_works(cli, workdir, monkeypatch, kind) -> None:
     name = f"forgetkit-mine-{kind}"
@@ -83,6 +84,7 @@ RUNS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", RUNS)
 def test_a_run_uses_it_as_the_readme_says(cli, tiny, workdir, monkeypatch, kind) -> None:
     cli("plugins", "new", f"forgetkit-run-{kind}", "--kind", kind)

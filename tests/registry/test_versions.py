@@ -127,6 +127,7 @@ def test_the_manifest_records_distributions(begun) -> None:
     assert manifest["distributions"] == {"reinit": {"halve": "halve-dist"}, "metrics": {"last": "last-dist"}}
 
 
+@pytest.mark.slow
 def test_an_uninstalled_distribution_is_named(begun, cli, workdir) -> None:
     uninstall(workdir, "halve-dist")
     said = "the reinit method 'halve' came from halve-dist 1.2, which is not installed: pip install 'halve-dist==1.2'"
@@ -161,6 +162,7 @@ def test_a_disabled_distribution_is_named(begun, cli, monkeypatch) -> None:
     assert "came from halve-dist 1.2; plugin 'halve' of halve-dist is disabled by FORGETKIT_DISABLE" in said.err
 
 
+@pytest.mark.slow
 def test_a_missing_file_is_named(plugin, tiny, cli, workdir) -> None:
     path = plugin("mine", SOURCE)
     assert tiny("--plugin", path, "--reinit", "halve", "--out", ".", "--name", "run").status == 0
@@ -173,6 +175,7 @@ def test_a_missing_file_is_named(plugin, tiny, cli, workdir) -> None:
     assert cli("run", "--resume", workdir / "run", "--plugin", path).status == 0
 
 
+@pytest.mark.slow
 def test_an_analysis_names_a_missing_data_set(install, cli, tiny_words, workdir) -> None:
     install(
         "data-dist",
@@ -204,6 +207,7 @@ def warned(cli, caplog):
     return call
 
 
+@pytest.mark.slow
 def test_a_resumed_run_names_the_one_plugin_that_changed(begun, warned, workdir, install) -> None:
     assert warned(begun) == []
     uninstall(workdir, "idle-dist")  # which has no part in the run
@@ -215,6 +219,7 @@ def test_a_resumed_run_names_the_one_plugin_that_changed(begun, warned, workdir,
     assert line == "this run was begun with halve-dist 1.2, not 1.3: its numbers may differ"
 
 
+@pytest.mark.slow
 def test_a_file_that_changed_is_named(plugin, tiny, warned, workdir) -> None:
     path = plugin("mine", SOURCE)
     other = plugin("other", METRIC)

@@ -80,7 +80,7 @@ def numbered(ece: float, nll: float | None = 0.5) -> Answer:
     return Answer({"ece": Measure(ece, "lower", "fraction"), "n-l-l" if nll is None else "nll": Measure(nll), "acc": 1})
 
 
-def test_each_number_of_an_answer_is_a_column_with_its_direction_and_unit():
+def test_answer_numbers_are_columns_with_direction_and_unit():
     outcomes = asked({"a": [numbered(0.25), numbered(0.75)], "b": [numbered(0.1)]}, "cal-ib")
     ece, nll = columns.parse_columns("cal-ib-ece,cal_ib_nll", outcomes)
     assert (ece.key, ece.title, ece.higher_is_better, ece.unit) == ("cal_ib_ece", "cal ib ece", False, "fraction")
@@ -132,7 +132,7 @@ def test_a_number_without_its_analysis_is_told_with_it(asked_for):
         columns.parse_columns(asked_for, outcomes)
 
 
-def test_what_an_analysis_says_of_its_numbers_stands_below_their_table():
+def test_meaning_of_answer_numbers_is_shown_below_their_table():
     """And a stranger's numbers as well as our own: it comes with the answer."""
     answer = Answer({"own": Measure(0.5, title="my <own>", meaning="what I count", bounds=(0, 1)), "bare": 1.0})
     outcomes = asked({"a": [answer], "b": [answer]}, "stranger")
@@ -214,6 +214,7 @@ def test_a_damaged_answer_is_said_in_a_line_and_the_others_stand(tmp_path, caplo
     assert [one.label for one in outcomes.cells[0].answers] == ["calibration"]
 
 
+@pytest.mark.slow
 def test_a_run_by_itself_has_its_answers(tmp_path):
     write_with_digest(tmp_path / "result.json", fake_outcomes.result(3, {"importance": "snip"}))
     chart = lines(Series("s", [1.0, 2.0], [0.5, None]))
@@ -248,7 +249,7 @@ def test_an_average_is_that_of_a_loop(seeds):
         assert deviation == (pytest.approx(np.std(values, ddof=1), abs=1e-12) if len(values) > 1 else None)
 
 
-def test_one_seed_keeps_its_own_spread_and_words_keep_their_order():
+def test_average_series_keeps_single_spread_and_category_order():
     one = Series("s", ["b", "a"], [1.0, 2.0], [0.5, None])
     assert layout.average_series([one]) == (("b", "a"), [1.0, 2.0], [0.5, None])
     places, means, deviations = layout.average_series([one, Series("s", ["b", "c"], [3.0, 4.0])])
@@ -260,6 +261,7 @@ def many(count: int, arm: float = 0.0) -> Answer:
     return lines(*(Series(f"s{place}", [1.0, 2.0], [0.1 * place + arm, 0.2]) for place in range(count)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("series", "arms", "panels", "styled_by"),
     [
@@ -286,7 +288,7 @@ def test_what_there_is_no_room_for_is_said():
     assert found.caption == "A curve. 2 of 14 panels are left out. 10 of 30 series are left out."
 
 
-def test_the_spread_of_a_single_seed_is_not_called_one_over_seeds():
+def test_caption_explains_the_spread_of_a_single_seed():
     own, bare = (lines(Series("s", [1, 2], [0.5, 0.25], spread)) for spread in ([0.1, 0.1], None))
     said = "An arm with one seed has the spread that the analysis gave."
     for arms, expected in (([own, own], own), True), (([own, own], bare), False), (([own], own), False):
@@ -294,7 +296,7 @@ def test_the_spread_of_a_single_seed_is_not_called_one_over_seeds():
         assert (said in only(asked({"several": several, "single": [single]})).caption) is expected
 
 
-def test_a_name_of_an_arm_stands_over_its_panel_unless_there_is_one_arm():
+def test_panel_is_titled_with_its_arm_unless_there_is_one_arm():
     heat = {"kind": "heat"}
     one = lines(Series("r", [1.0, 2.0], [0.1, 0.2]), **heat)
     assert [panel.title for panel in only(asked({"a": [one]})).panels] == [""]
@@ -350,7 +352,7 @@ def test_a_logarithmic_axis_keeps_zero():
     assert axes.get_xscale() == "log"
 
 
-def test_names_of_places_on_a_logarithmic_axis_do_not_run_into_each_other():
+def test_tick_labels_on_a_logarithmic_axis_do_not_overlap():
     places = [place / 255 for place in (0, 0.25, 0.5, 1, 2, 3, 4, 5, 6, 7, 8, 16)]
     figure = drawn(asked({"a": [lines(Series("s", places, [0.5] * 12), logarithmic=True)]}))
     boxes = [label.get_window_extent() for label in figure.axes[0].get_xticklabels()]
@@ -359,7 +361,7 @@ def test_names_of_places_on_a_logarithmic_axis_do_not_run_into_each_other():
 
 
 @pytest.mark.parametrize("places", [[0.0, 5e-324], [-1e32, 2.7e-250], [0.0, 1e-149, 1e149]])
-def test_an_axis_of_more_decades_than_floats_can_reckon_with_is_no_logarithm(places):
+def test_axis_with_too_many_decades_for_floats_is_linear(places):
     (axes,) = drawn(asked({"a": [lines(Series("s", places, [1.0] * len(places)), logarithmic=True)]})).axes
     assert axes.get_xscale() == "linear"
 
@@ -371,7 +373,7 @@ def test_a_diagonal_is_drawn_where_both_axes_are_in_per_cent():
     assert axes.get_xlabel() == "strength (%)"
 
 
-def test_bars_of_one_series_begin_at_zero_and_long_names_stand_below_each_other():
+def test_bars_start_at_zero_and_are_horizontal_for_long_names():
     answer = lines(Series("s", CORRUPTIONS, [0.01 * place for place in range(19)]), kind="bars")
     (axes,) = drawn(asked({"a": [answer]})).axes
     assert [round(bar.get_width(), 9) for bar in axes.patches] == list(range(19))
@@ -382,7 +384,7 @@ def test_bars_of_one_series_begin_at_zero_and_long_names_stand_below_each_other(
     assert [bar.get_height() for bar in axes.patches] == [50, 25]
 
 
-def test_bars_of_arms_are_points_beside_each_other_in_the_row_of_their_place():
+def test_bars_of_several_arms_become_points_in_category_rows():
     def answer(value: float) -> Answer:
         return lines(Series("s", CORRUPTIONS, [value] * 18 + [None]), kind="bars")
 
@@ -427,7 +429,8 @@ def figured(*rows: list[float], arms: int = 1) -> set[str]:
     return {text.get_text() for text in drawn(asked({f"arm {a}": [heat] for a in range(arms)})).axes[0].texts}
 
 
-def test_counts_in_a_map_are_whole_and_figures_that_would_touch_are_left_out():
+@pytest.mark.slow
+def test_heat_map_counts_are_whole_and_left_out_if_they_overlap():
     assert figured([11760.0, 9622.0], [12000.0, 999.5]) == {"11,760", "9,622", "12,000", "1,000"}
     assert figured([2.5e6, 1.0]) == {"2.5e+06", "1"}
     assert len(figured([100.0 + place for place in range(8)])) == 8
@@ -443,6 +446,7 @@ def test_axes_show_numbers_as_they_are_however_close():
         assert not any(axis.get_offset_text().get_text() for axis in (axes.xaxis, axes.yaxis))
 
 
+@pytest.mark.slow
 def test_the_maps_of_a_common_answer_share_their_colours():
     maps = [
         replace(lines(Series("r", [1.0, 2.0], values), kind="heat").charts[0], name=name)
@@ -486,6 +490,7 @@ def charts_of_all_kinds(draw):
     )
 
 
+@pytest.mark.slow
 @given(st.lists(charts_of_all_kinds(), min_size=1, max_size=3))
 @settings(max_examples=10)
 def test_whatever_an_answer_may_hold_is_drawn(found):
@@ -511,6 +516,7 @@ def reported(**options: object) -> Outcomes:
     return asked({"a": [answer(0.0), answer(0.2)], "b": [answer(0.1)]}, common=(kept(common, **options),))
 
 
+@pytest.mark.slow
 def test_a_section_has_numbers_remarks_and_pictures():
     outcomes = reported()
     shown = Page(render_page(outcomes, make_table(outcomes, baseline={"method": "b"}), plots.draw_pictures(outcomes)))
@@ -533,7 +539,8 @@ def test_a_section_has_numbers_remarks_and_pictures():
     assert "The mean over seeds, in a band of one standard deviation either way." in text
 
 
-def test_without_answers_there_is_no_section_and_without_matplotlib_no_picture():
+@pytest.mark.slow
+def test_page_without_answers_or_matplotlib_has_no_analysis_plot():
     assert "analyses" not in read(made({"a": [stream(0.5)]})).texts
     shown = read(reported(), drawn=False)
     assert "ece (%) ↓" in shown.texts["analyses"]
@@ -553,6 +560,7 @@ def test_many_remarks_are_cut():
     assert "and 28 more, in the answers themselves" in texts
 
 
+@pytest.mark.slow
 def test_what_analyses_have_written_is_text():
     answer = Answer(
         numbers={"ece": Measure(0.5)},
@@ -567,6 +575,7 @@ def test_what_analyses_have_written_is_text():
     assert sum(one_line(HOSTILE) in text for text in shown.texts["analyses"]) >= 5
 
 
+@pytest.mark.slow
 def test_the_same_answers_are_the_same_bytes():
     texts = []
     for _ in range(2):

@@ -61,6 +61,7 @@ def test_a_cell_is_carried_out_once(tmp_path: Path) -> None:
     assert left == ["masks-001.json", "masks-001.pt", "mega-batch-002.json", "mega-batch-002.pt"]
 
 
+@pytest.mark.slow
 def test_what_a_cell_keeps(tmp_path: Path) -> None:
     for keep, count in (("all", 4), ("none", 0)):  # of models; masks, a bit for each entry, stay
         asked = Task(str(tmp_path / keep), task(tmp_path).digest, TINY, keep=keep)  # type: ignore[arg-type]
@@ -98,7 +99,7 @@ def test_a_cell_that_was_finished_before_is_tidied(tmp_path: Path) -> None:
     assert asked.statuses()[first.digest].status == "completed"
 
 
-def test_the_last_model_is_the_one_of_the_last_mega_batch_not_of_the_last_name(tmp_path: Path) -> None:
+def test_last_model_is_found_by_number_and_not_by_file_name(tmp_path: Path) -> None:
     pool, digest = CellStore(tmp_path), "0" * 64
     folder = pool.directory(digest) / "checkpoints"
     folder.mkdir(parents=True)
@@ -181,6 +182,7 @@ def spoil(path: Path) -> None:
     unseal(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", [flip, cut, unseal, spoil])
 def test_a_damaged_result_is_told_and_made_again(tmp_path: Path, damage: Callable[[Path], None]) -> None:
     asked, pool = task(tmp_path), CellStore(tmp_path)
@@ -194,6 +196,7 @@ def test_a_damaged_result_is_told_and_made_again(tmp_path: Path, damage: Callabl
     assert result(tmp_path, asked.digest) == whole
 
 
+@pytest.mark.slow
 def test_a_result_of_another_cell_does_not_count(tmp_path: Path) -> None:
     one, other, pool = task(tmp_path), task(tmp_path, seed=1), CellStore(tmp_path)
     run_cell(one)
@@ -203,7 +206,8 @@ def test_a_result_of_another_cell_does_not_count(tmp_path: Path) -> None:
     assert (pool.find(other.digest).result or {})["config"]["seed"] == 1
 
 
-def test_a_cell_that_fails_or_diverges_is_recorded_and_tried_again(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_failed_and_diverged_cells_are_recorded_and_retried(tmp_path: Path) -> None:
     wild, pool = task(tmp_path, lr=1e30, milestones=()), CellStore(tmp_path)
     ended = run_cell(wild)
     assert ended.status == pool.find(wild.digest).status == "diverged"
@@ -235,7 +239,7 @@ def nudge(note: Path) -> None:
 @pytest.mark.parametrize("damage", [nudge, Path.unlink, lambda note: note.write_text("{")])
 def test_a_note_that_is_damaged_makes_no_table(tmp_path: Path, damage: Callable[[Path], None]) -> None:
     pool = CellStore(tmp_path)
-    pool.note(
+    pool.write_manifest(
         "g", GridManifest("A question", ("replay",), ({"arm": {"replay": "full"}, "seed": 0, "digest": "0" * 64},))
     )
     damage(tmp_path / "grids" / "g.json")
@@ -258,6 +262,7 @@ def folder_in_place_of(name: str) -> Callable[[Path], None]:
     return damage
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "damage",
     [
@@ -278,6 +283,7 @@ def test_what_stands_in_the_way_is_taken_away(tmp_path: Path, damage: Callable[[
     assert result(tmp_path, asked.digest) == whole
 
 
+@pytest.mark.slow
 def test_what_a_killed_process_left_half_written_goes(tmp_path: Path) -> None:
     asked, pool = task(tmp_path, epochs=1), CellStore(tmp_path)
     path = pool.directory(asked.digest)
@@ -289,7 +295,7 @@ def test_what_a_killed_process_left_half_written_goes(tmp_path: Path) -> None:
     assert not list(path.rglob("*.tmp"))
 
 
-def test_a_result_that_is_not_sealed_yet_is_no_damage_while_its_cell_is_in_hand(tmp_path: Path) -> None:
+def test_unsealed_result_of_a_locked_cell_is_not_damage(tmp_path: Path) -> None:
     asked, pool = task(tmp_path, epochs=1), CellStore(tmp_path)
     run_cell(asked)
     unseal(pool.directory(asked.digest))
@@ -312,7 +318,7 @@ def test_the_outcomes_of_a_grid(tmp_path: Path) -> None:
     pool, done, never = CellStore(tmp_path), task(tmp_path), task(tmp_path, seed=1)
     run_cell(done)
     cells = [{"arm": {"replay": "full"}, "seed": s, "digest": t.digest} for s, t in ((0, done), (1, never))]
-    pool.note("first", GridManifest("A question", ("replay",), tuple(cells), {"replay": "full"}))
+    pool.write_manifest("first", GridManifest("A question", ("replay",), tuple(cells), {"replay": "full"}))
     found = pool.outcomes()
     assert (found.title, found.axes, found.baseline) == ("A question", ("replay",), {"replay": "full"})
     assert [(c.seed, c.status, c.reason) for c in found.cells] == [(0, "completed", ""), (1, "missing", "not run yet")]
@@ -332,13 +338,13 @@ def test_a_note_gives_way_to_the_same_question_alone(tmp_path: Path) -> None:
     """More seeds or fewer are the same question; another cell for the same seed, or another axis, is another."""
     pool = CellStore(tmp_path)
     assert pool.name_for(noted(range(3)), "g") == "g"
-    pool.note("g", noted(range(3)))
+    pool.write_manifest("g", noted(range(3)))
     assert [pool.name_for(noted(range(n)), "g") for n in (1, 3, 5)] == ["g"] * 3
     others = [noted(range(3), digit="1"), noted(range(3), axis="reinit"), noted(range(2, 4))]
     assert [pool.name_for(other, "g") for other in others] == ["g-2"] * 3
-    pool.note("g-2", others[0])
+    pool.write_manifest("g-2", others[0])
     assert [pool.name_for(other, "g") for other in others] == ["g-2", "g-3", "g-3"]
-    assert [pool.may_take("g", note) for note in (noted(range(9)), others[0])] == [True, False]
+    assert [pool.name_available("g", note) for note in (noted(range(9)), others[0])] == [True, False]
     (tmp_path / "grids" / "g.json").write_text("{")
     assert pool.name_for(others[1], "g") == "g"
 
@@ -347,14 +353,16 @@ def test_a_note_gives_way_to_the_same_question_alone(tmp_path: Path) -> None:
 def test_a_note_leads_nowhere_else(tmp_path: Path, digest: str) -> None:
     """Whoever made it up: its seal is right, and it is no way out of the folder."""
     pool = CellStore(tmp_path)
-    pool.note("g", GridManifest("A question", ("replay",), ({"arm": {"replay": "full"}, "seed": 0, "digest": digest},)))
+    pool.write_manifest(
+        "g", GridManifest("A question", ("replay",), ({"arm": {"replay": "full"}, "seed": 0, "digest": digest},))
+    )
     with pytest.raises(RunDirectoryError, match=r"g\.json is damaged"):
         pool.outcomes("g")
 
 
 def test_a_note_of_another_version_is_told(tmp_path: Path) -> None:
     pool = CellStore(tmp_path)
-    pool.note("g", noted(range(1)))
+    pool.write_manifest("g", noted(range(1)))
     path = tmp_path / "grids" / "g.json"
     content = json.loads(path.read_text())
     content = {key: value for key, value in {**content, "schema": 1}.items() if key not in ("command", "sha256")}

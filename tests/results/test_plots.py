@@ -60,7 +60,7 @@ def test_cost_is_passes_where_each_result_counts_them():
     assert [point.mean for point in mixed.points] == [(10, 0.5), (20, 0.6)]
 
 
-def test_shares_are_means_over_mega_batches_then_seeds_in_the_order_of_execution():
+def test_reset_shares_are_averaged_over_mega_batches_then_seeds():
     first = unlearned({"z": (10, 1), "a": (4, 0)}, {"z": (10, 3), "a": (4, 0)})
     second = unlearned({"z": (10, 6), "a": (4, 2)})
     found = series.resets(made({"lure": [first, second], "warm": [unlearned({"z": (10, 0)})], "cold": [stream(0.5)]}))
@@ -75,6 +75,7 @@ def test_only_completed_cells_count():
     assert curve.at[1].n == 1
 
 
+@pytest.mark.slow
 @given(st.lists(oddities, min_size=1, max_size=2))
 def test_odd_results_are_read_as_far_as_they_can_be(results):
     outcomes = made({"warm": [stream(0.5)], "odd": results})
@@ -105,6 +106,7 @@ def test_what_is_drawn_is_what_was_read():
     assert ends == {round(60 - half, 6), round(60 + half, 6)}
 
 
+@pytest.mark.slow
 def test_a_crowd_is_parted_by_its_first_axis():
     figure = anytime.draw(fake_outcomes.outcomes(fake_outcomes.MANY, seeds=1))
     assert [axes.get_title() for axes in figure.axes] == [f"importance {v}" for v in fake_outcomes.MANY["importance"]]
@@ -137,6 +139,7 @@ def figures():
     return plots.draw_pictures(fake_outcomes.outcomes(axes, seeds=2, title=HOSTILE))
 
 
+@pytest.mark.slow
 def test_svg_is_whole_and_stands_beside_others(figures):
     roots = [ElementTree.fromstring(plots.svg(figure, name, HOSTILE)) for name, figure in figures.items()]
     assert len(roots) == 4
@@ -154,7 +157,7 @@ def test_svg_is_whole_and_stands_beside_others(figures):
     assert not any(key in ("style", "class") or key.startswith("on") for e in elements for key in e.attrib)
 
 
-def test_svg_keeps_text_as_it_was_typed_and_ink_as_the_page_has_it(figures):
+def test_svg_escapes_text_and_uses_the_page_text_color(figures):
     text = plots.svg(figures["anytime"], "anytime")
     shown = {element.text for element in ElementTree.fromstring(text).iter() if element.text}
     assert {"mega-batch", "test accuracy (%)", "plain", "_hidden"} <= shown
@@ -164,6 +167,7 @@ def test_svg_keeps_text_as_it_was_typed_and_ink_as_the_page_has_it(figures):
     assert "currentColor" in text
 
 
+@pytest.mark.slow
 def test_files_are_valid_and_the_same_every_time(figures, tmp_path):
     import matplotlib as mpl
 

@@ -49,7 +49,7 @@ def test_the_page_asks_for_nothing(ordinary):
     assert "url(" not in "".join(ordinary.inside["style"])
 
 
-def test_the_policy_lets_its_own_style_and_script_act_and_nothing_else(ordinary):
+def test_content_policy_allows_only_own_style_and_script(ordinary):
     (policy,) = [a["content"] for _, a in ordinary.elements if a.get("http-equiv") == "Content-Security-Policy"]
     rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
     assert rules["default-src"] == "'none'"
@@ -92,7 +92,7 @@ def configured(**options: list) -> Outcomes:
     return made({f"arm {place}": [{"method": "label", "config": own}] for place, own in enumerate(arms)})
 
 
-def test_of_components_that_differ_only_the_options_that_differ_are_shown():
+def test_differing_components_show_only_differing_options():
     masked = "masked:fraction={},which={},fresh=original"
     found = [masked.format(0.2, "lowest"), masked.format(0.5, "lowest"), "shrink-perturb:shrink=0.4,noise=0.1", "none"]
     facts = gather_report_data(configured(reinit=found, replay=["buffer:size=5,of=all"] * 4))
@@ -119,7 +119,7 @@ def test_shortened_values_tell_arms_apart(found):
     )
 
 
-def test_a_method_without_a_name_of_its_own_has_the_results_label():
+def test_method_without_a_name_is_shown_with_the_result_label():
     facts = gather_report_data(configured(method=["lure", None], importance=["snip", "fisher"]))
     assert [values for _, values in facts.config.rows] == [("lure", "snip"), ("label", "fisher")]
 
@@ -139,7 +139,8 @@ def test_cells_of_different_versions_are_told():
     assert found["forgetkit-saliency"] == "0.1.0"
 
 
-def test_the_same_outcomes_are_the_same_bytes_and_no_path_of_the_machine():
+@pytest.mark.slow
+def test_page_is_reproducible_and_contains_no_machine_path():
     texts = []
     for _ in range(2):
         outcomes = replace(fake_outcomes.outcomes(fake_outcomes.THREE, seeds=2), command="forgetkit ablate grid.toml")
@@ -150,6 +151,7 @@ def test_the_same_outcomes_are_the_same_bytes_and_no_path_of_the_machine():
     assert not re.search(r"20\d\d-\d\d-\d\d", texts[0])
 
 
+@pytest.mark.slow
 def test_what_is_written_by_others_is_text():
     result = fake_outcomes.result(0, {"method": HOSTILE})
     result["versions"] = {HOSTILE: HOSTILE, "plugins": {HOSTILE: HOSTILE}}
@@ -198,6 +200,7 @@ def test_a_number_beyond_every_float_is_none():
     assert "There is nothing to draw yet: no cell has a result." in shown.texts["pictures"]
 
 
+@pytest.mark.slow
 @given(st.lists(oddities, min_size=1, max_size=2))
 def test_odd_results_do_not_break_the_page(results):
     shown = read(made({"warm": [stream(0.5)], "odd": results}), drawn=False)

@@ -83,7 +83,7 @@ def test_p_is_scipys_permutation_test_of_paired_signs(n) -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 100), st.integers(0, 100)), min_size=1, max_size=8))
-def test_p_counts_every_assignment_and_ties_of_decimals_stay_ties(pairs) -> None:
+def test_p_value_equals_exact_enumeration_with_decimal_ties(pairs) -> None:
     # Hundredths: as floats, differences that are equal on paper are not.
     got = compare_arms(by_seed(a / 100 for a, _ in pairs), by_seed(b / 100 for _, b in pairs))
     assert got.p == brute_force([Fraction(a - b, 100) for a, b in pairs])
@@ -224,7 +224,7 @@ def test_too_few_seeds_by_hand(n, comparisons, verdict) -> None:
     assert (n >= seeds_needed(comparisons)) == (verdict == "better")
 
 
-def test_few_seeds_may_still_do_beside_comparisons_that_have_many() -> None:
+def test_few_seeds_suffice_beside_comparisons_with_many_seeds() -> None:
     few, many = (
         compare_arms(by_seed([1.0] * 6), by_seed([0.0] * 6)),
         compare_arms(by_seed([1.0] * 20), by_seed([0.0] * 20)),
@@ -233,7 +233,7 @@ def test_few_seeds_may_still_do_beside_comparisons_that_have_many() -> None:
     assert [one.verdict for one in verdicts([few, few], [True, True])] == ["too few seeds"] * 2
 
 
-def test_what_has_no_seed_in_common_is_no_comparison_and_costs_the_others_nothing() -> None:
+def test_comparison_without_common_seeds_leaves_others_unchanged() -> None:
     none, one = compare_arms({}, {}), compare_arms(by_seed([1.0] * 6), by_seed([0.0] * 6))
     said = verdicts([none, one, none], [True] * 3)
     assert [j.verdict for j in said] == ["too few seeds", "better", "too few seeds"]

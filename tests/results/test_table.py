@@ -82,7 +82,7 @@ def test_a_number_of_a_diverged_cell_is_not_shown() -> None:
 
 
 @pytest.mark.parametrize("nothing", [None, math.nan, math.inf])
-def test_a_result_without_the_number_counts_for_the_other_columns_alone(nothing) -> None:
+def test_missing_number_is_excluded_from_its_own_column_only(nothing) -> None:
     results = [{"level": 1.0, "errors": 3}, {"level": 2.0, "errors": nothing}]
     table = make_table(grid({"a": results}), [LEVEL, ERRORS])
     assert [entry.summary.n for entry in table.rows[0].entries] == [2, 1]
@@ -118,7 +118,7 @@ def test_each_arm_is_compared_with_the_baseline_seed_by_seed() -> None:
     assert (b.adjusted, c.adjusted) == holm([b.comparison.p, c.comparison.p])
 
 
-def test_p_values_are_corrected_over_all_columns_that_are_compared() -> None:
+def test_p_values_are_corrected_over_all_compared_columns() -> None:
     base = [{"level": 0.5, "errors": 9, "cost": 1.0} for _ in SEEDS]
     good = [{"level": 0.5 + 0.1 * (seed + 1), "errors": 9, "cost": 2.0} for seed in SEEDS]
     table = make_table(grid({"a": base, "b": good}, "a"), [LEVEL, ERRORS, COST])
@@ -148,7 +148,7 @@ def test_bold_is_the_best_and_what_cannot_be_told_from_it() -> None:
     assert row(table, "best").entries[0].to_best is None
 
 
-def test_with_too_few_seeds_the_best_mean_alone_is_bold_and_its_equals() -> None:
+def test_with_too_few_seeds_only_best_mean_and_ties_are_bold() -> None:
     table = make_table(
         grid({"a": [0.8, 0.9], "b": [0.9, 0.9], "c": [0.85, 0.95], "d": [0.1 + 0.2 + 0.6, 0.9]}), [LEVEL]
     )
@@ -156,14 +156,14 @@ def test_with_too_few_seeds_the_best_mean_alone_is_bold_and_its_equals() -> None
     assert row(table, "a").entries[0].to_best.verdict == "too few seeds"
 
 
-def test_what_is_better_than_the_best_mean_on_common_seeds_is_bold_too() -> None:
+def test_arm_better_than_best_mean_on_common_seeds_is_bold() -> None:
     # Where 'paired' has a seed it is ahead of 'lucky', whose mean is lifted by a seed that 'paired' lost.
     table = make_table(grid({"lucky": [*[0.5] * 8, 9.0], "paired": [*[0.6] * 8, "failed"]}), [LEVEL])
     assert row(table, "paired").entries[0].to_best.verdict == "better"
     assert bold(table) == {"lucky", "paired"}
 
 
-def test_nothing_is_bold_where_there_is_nothing_to_be_better_than() -> None:
+def test_nothing_is_bold_if_only_one_arm_has_results() -> None:
     assert bold(make_table(grid({"a": [0.5, 0.6], "b": ["missing", "missing"]}), [LEVEL])) == set()
 
 
@@ -185,7 +185,7 @@ def two_axes(order: list[tuple[str, str]]) -> Outcomes:
     return Outcomes("", ("importance", "replay"), cells)
 
 
-def test_arms_of_equal_leading_values_stand_together_and_repeat_nothing() -> None:
+def test_arms_with_equal_leading_labels_are_grouped() -> None:
     mixed = two_axes([("snip", "full"), ("fisher", "full"), ("snip", "none"), ("fisher", "none")])
     table = make_table(mixed, [LEVEL])
     assert [(one.labels, one.repeats) for one in table.rows] == [
@@ -290,7 +290,7 @@ def test_auto_and_what_it_came_to_are_one_arm() -> None:
 
     every = (*cells("auto", "fp32"), *cells("fp32", "fp32"), *cells("bf16", "bf16"))
     table = make_table(Outcomes("", ("precision",), every, {"precision": "auto"}), [LEVEL])
-    assert [table.twin(one) is not None for one in table.rows] == [False, True, False]
+    assert [table.duplicate_of(one) is not None for one in table.rows] == [False, True, False]
     assert [one.entries[0].to_baseline is None for one in table.rows] == [True, True, False]
 
 
@@ -327,7 +327,7 @@ def test_no_interval_leaves_what_is_possible(pairs) -> None:
                 assert -most[key] <= judged.comparison.low <= judged.comparison.high <= most[key]
 
 
-def test_errors_of_arms_with_other_streams_have_bounds_of_their_own() -> None:
+def test_error_bounds_depend_on_the_stream_of_each_arm() -> None:
     long, short = bounded({"base": [0.9, 0.1] * 4}, batches=2), bounded({"other": [0.9, 0.1] * 4}, batches=1)
     both = replace(long, cells=(*long.cells, *short.cells))
     entries = [one.entries[0] for one in make_table(both, STANDARD[1:2]).rows]

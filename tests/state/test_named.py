@@ -79,6 +79,7 @@ def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if "for the whole process" in record.getMessage()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_plugin_file_whose_import_changes_a_setting(
     change: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -94,6 +95,7 @@ def test_a_plugin_file_whose_import_changes_a_setting(
     require_same((errors, dict(expected[1])), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["torch.set_default_dtype(torch.float64)", "torch.set_grad_enabled(False)"])
 def test_a_criterion_whose_call_changes_a_setting(
     change: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -204,6 +206,7 @@ class SlyAnalysis:
         return Answer({"classes": len(evidence.classes)})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "said"),
     [

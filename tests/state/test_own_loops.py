@@ -68,6 +68,7 @@ CALLS: Mapping[str, Callable[[nn.Module, Any], Mapping[str, Tensor]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize("name", STATES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["fp32", "fp64"])
@@ -110,13 +111,13 @@ class Recurrent(nn.Module):
 
 
 @pytest.mark.parametrize("default", [torch.float64, torch.bfloat16])
-def test_a_forward_pass_that_makes_tensors_finds_the_dtype_that_it_is_scored_in(default: torch.dtype) -> None:
+def test_forward_pass_creating_tensors_gets_the_scoring_dtype(default: torch.dtype) -> None:
     with hostile_settings.set_and_reset(torch.set_default_dtype, default, torch.float32):
         model = Recurrent()
         assert forgetkit.score(model, batches(default), importance="snip")["cell.weight_ih"].isfinite().all()
 
 
-def test_a_network_that_was_built_in_inference_mode_is_refused_by_name() -> None:
+def test_network_built_in_inference_mode_is_refused_by_name() -> None:
     with torch.inference_mode():
         model = nn.Linear(6, 3)
     calls = (
@@ -147,6 +148,7 @@ def test_a_weight_that_was_reset_inside_autocast_is_cast_anew() -> None:
     assert not torch.equal(new, old)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STATES)
 @pytest.mark.parametrize("spec", ["l2-init", "continual-backprop:maturity=1", "redo:every=1", "hare-tortoise"])
 def test_interventions(name: str, spec: str) -> None:

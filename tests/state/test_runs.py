@@ -19,6 +19,7 @@ from forgetkit.results.cell_store import CellStore
 STATES = hostile_settings.HOSTILE | {"all": hostile_settings.all_at_once}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STATES)
 def test_a_run(name: str) -> None:
     expected = clean("fp32")
@@ -29,6 +30,7 @@ def test_a_run(name: str) -> None:
     require_same(found, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["autocast", "all"])
 def test_a_run_in_bf16_casts_its_weights_anew_at_each_step(name: str) -> None:
     expected = clean("bf16")
@@ -36,6 +38,7 @@ def test_a_run_in_bf16_casts_its_weights_anew_at_each_step(name: str) -> None:
         require_same(trained("bf16"), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["float64", "inference", "default-device", "all"])
 def test_a_cell(name: str, tmp_path: Path) -> None:
     rows = []
@@ -61,8 +64,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return Path(result["directory"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STATES)
-def test_an_analysis_and_evidence_that_is_computed_when_it_is_asked_for(name: str, finished: Path) -> None:
+def test_analysis_and_lazy_evidence_ignore_the_callers_settings(name: str, finished: Path) -> None:
     def looked_at() -> tuple[Any, Tensor, Tensor, Tensor]:
         answer = forgetkit.analyze(finished, "calibration", again=True)
         evidence = forgetkit.evidence(finished)
@@ -83,7 +87,7 @@ def test_an_analysis_and_evidence_that_is_computed_when_it_is_asked_for(name: st
         assert torch.equal(one, other)
 
 
-def test_between_two_batches_of_samples_the_settings_are_the_caller_s(finished: Path) -> None:
+def test_callers_grad_mode_is_restored_between_sample_batches(finished: Path) -> None:
     samples = forgetkit.evidence(finished).samples("test")
     with torch.no_grad():
         batches = samples.batches(4)
@@ -93,7 +97,7 @@ def test_between_two_batches_of_samples_the_settings_are_the_caller_s(finished: 
     assert torch.is_grad_enabled()
 
 
-def test_evidence_of_a_model_in_double_precision_is_that_of_the_model() -> None:
+def test_evidence_of_a_model_ignores_the_callers_settings() -> None:
     model = nn.Linear(3, 2)
     inputs, labels = torch.randn(8, 3), torch.arange(8) % 2
     with torch.no_grad():

@@ -79,6 +79,7 @@ ORACLES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("promise", "component"), cases(BROKEN))
 def test_each_breaks_one_promise(promise: str, component: type) -> None:
     oracle = snip if promise == "oracle" else None
@@ -94,6 +95,7 @@ def test_a_sound_one_breaks_none() -> None:
     assert [verdict.promise.name for verdict in verdicts if verdict.status == "kept"] == own("importance")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spec", ORACLES)
 def test_the_built_ins_keep_them_all(spec: str) -> None:
     testing.check_importance(spec, oracle=ORACLES[spec])
@@ -126,6 +128,7 @@ class Reckless(Path):
         return {name: score * vars(self)["asked"] for name, score in super().score(probe).items()}
 
 
+@pytest.mark.slow
 def test_one_that_watches_the_training_has_watched_some() -> None:
     assert broken_in(examine("importance", Path)) == []
     assert broken_in(examine("importance", Reckless)) == ["deterministic"]

@@ -21,6 +21,7 @@ def test_the_class_is_to_be_inherited_from() -> None:
     assert "runs" in broken_in(examine("interventions", NoIntervention))
 
 
+@pytest.mark.slow
 def test_what_the_host_clears_under_a_mask_is_no_touch() -> None:
     verdicts = {verdict.promise.name: verdict for verdict in examine("interventions", Resetting)}
     assert verdicts["touches"].status == "kept", verdicts["touches"].reason
@@ -61,12 +62,13 @@ class Looks(Intervention):
         return moment.state[when]
 
 
-def test_a_look_at_the_network_in_every_moment_of_a_step_is_no_fault() -> None:
+@pytest.mark.slow
+def test_intervention_that_only_reads_the_network_is_accepted() -> None:
     verdicts = {verdict.promise.name: (verdict.status, verdict.reason) for verdict in examine("interventions", Looks)}
     assert set(verdicts.values()) == {("kept", "")}, verdicts
 
 
-def test_a_term_that_is_no_number_is_told_under_the_name_of_who_adds_it() -> None:
+def test_non_scalar_loss_term_error_names_the_intervention() -> None:
     with pytest.raises(BrokenPromise, match="'runs' of interventions: it raised ComponentError: Rows: a term of the"):
         check_intervention(Rows)
 
@@ -103,6 +105,7 @@ class Sooner(Seldom):
     test_options: ClassVar = {"every": 3}
 
 
+@pytest.mark.slow
 def test_a_class_says_with_which_options_it_can_be_seen_to_act() -> None:
     assert broken_in(examine("interventions", Seldom)) == ["touches"]
     assert broken_in(examine("interventions", Sooner)) == []

@@ -60,6 +60,7 @@ def by_name(verdicts: Iterable[Verdict]) -> dict[str, Verdict]:
     return {verdict.promise.name: verdict for verdict in verdicts}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "promise", "component"), CASES)
 def test_each_breaks_one_promise(kind: str, promise: str, component: type) -> None:
     assert broken_in(examine(kind, component)) == [promise]
@@ -70,12 +71,14 @@ def test_there_is_a_broken_one_for_each_promise(kind: str) -> None:
     assert {*BROKEN[kind], *OF_EVERY_KIND} == set(own(kind))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", GOOD)
 def test_a_sound_one_breaks_none(kind: str) -> None:
     verdicts = by_name(examine(kind, GOOD[kind]))
     assert {verdicts[name].status for name in own(kind)} == {"kept"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "spec"), [(kind, spec) for kind, specs in BUILT_INS.items() for spec in specs])
 def test_the_built_ins_keep_them_all(kind: str, spec: str) -> None:
     CHECKS[kind](spec, expected_failures=EXPECTED.get(spec, {}))

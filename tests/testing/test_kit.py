@@ -67,7 +67,7 @@ def test_what_does_not_run_is_not_judged_but_for_its_form() -> None:
     assert verdicts["summary"].status == "kept"
 
 
-def test_the_message_is_one_line_that_says_what_why_and_what_to_do() -> None:
+def test_broken_promise_message_is_one_line_with_a_remedy() -> None:
     with pytest.raises(BrokenPromise) as caught:
         check_importance(Keys)
     message = str(caught.value)
@@ -127,6 +127,7 @@ class DeclaredInVain(Good):
     expected_failures: ClassVar[Mapping[str, str]] = {"higher-is-keep": "on purpose"}
 
 
+@pytest.mark.slow
 def test_a_class_names_its_own() -> None:
     assert verdict_of("higher-is-keep", "importance", Declared).status == "expected"
     assert broken_in(examine("importance", Declared)) == []
@@ -160,7 +161,7 @@ def test_kinds() -> None:
     assert examine("commands", object()) == ()
 
 
-def test_each_promise_has_a_name_of_its_own_and_says_what_in_a_sentence() -> None:
+def test_promises_have_unique_names_and_a_sentence() -> None:
     for kind in registry.KINDS:
         names = [promise.name for promise in promises(kind)]
         assert len(names) == len(set(names))
@@ -214,7 +215,7 @@ def test_every_promise_is_documented_as_it_is() -> None:
 
 
 @pytest.mark.children
-def test_it_is_there_without_an_import_of_its_own_and_costs_nothing_until_it_is_used() -> None:
+def test_testing_module_needs_no_import_and_loads_lazily() -> None:
     code = (
         "import forgetkit, sys; assert 'torch' not in sys.modules and 'pytest' not in sys.modules; "
         "assert forgetkit.testing.promises('metrics'); assert 'pytest' not in sys.modules"

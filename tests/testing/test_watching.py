@@ -11,11 +11,13 @@ from helpers.conformance import broken_in, cases
 from forgetkit.testing import BrokenPromise, check, check_importance, examine, promises
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("promise", "component"), cases(CRITERIA))
 def test_each_criterion_breaks_one_promise(promise: str, component: type) -> None:
     assert broken_in(examine("importance", component)) == [promise]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("promise", "component"), cases(METHODS))
 def test_each_way_of_forgetting_breaks_one_promise(promise: str, component: type) -> None:
     assert broken_in(examine("reinit", component)) == [promise]
@@ -34,6 +36,7 @@ def test_there_is_a_broken_one_for_each_promise() -> None:
     assert set(METHODS) < set(CRITERIA)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "component"), [("importance", Remembers), ("reinit", Tidies)])
 def test_a_sound_one_breaks_none(kind: str, component: type) -> None:
     verdicts = examine(kind, component)
@@ -51,6 +54,7 @@ def test_of_one_that_is_no_intervention_nothing_is_asked(kind: str, component: t
         assert (verdict.status == "not applicable") or not watching
 
 
+@pytest.mark.slow
 def test_several_faults_are_each_named() -> None:
     with pytest.raises(BrokenPromise) as caught:
         check_importance(AllAtOnce)
@@ -58,11 +62,12 @@ def test_several_faults_are_each_named() -> None:
         assert f"while-training-{promise}" in str(caught.value)
 
 
+@pytest.mark.slow
 def test_previous_weights_may_be_asked_for_in_the_training_alone() -> None:
     assert broken_in(examine("importance", EarlyBefore)) == []
 
 
-def test_one_that_does_not_get_through_a_training_is_judged_by_that_alone() -> None:
+def test_criterion_failing_in_training_is_judged_by_that_alone() -> None:
     verdicts = {v.promise.name: v for v in examine("importance", CRITERIA["while-training-runs"][0])}
     assert "RuntimeError: out of order" in verdicts["while-training-runs"].reason
     assert "broken_interventions.py:" in verdicts["while-training-runs"].reason
@@ -71,6 +76,7 @@ def test_one_that_does_not_get_through_a_training_is_judged_by_that_alone() -> N
     assert verdicts["summary"].status == "kept"
 
 
+@pytest.mark.slow
 def test_one_promise_at_a_time() -> None:
     by_name = {promise.name: promise for promise in promises("importance")}
     assert check(Remembers, by_name["while-training-resumes"]).status == "kept"

@@ -107,11 +107,10 @@ RATES: dict[str, Callable[[float], float]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", RATES)
 @pytest.mark.parametrize("samples", [5, 70, 109])
-def test_exactly_so_many_samples_are_seen_at_the_rate_of_their_share(
-    tmp_path: Path, samples: int, schedule: str
-) -> None:
+def test_sample_budget_is_exact_and_drives_the_learning_rate(tmp_path: Path, samples: int, schedule: str) -> None:
     STEPS.clear()
     heard = Heard()
     options: dict[str, Any] = {"samples": samples, "schedule": schedule, "lr": 0.2, "interventions": [Noting()]}
@@ -143,6 +142,7 @@ def models(run: dict[str, Any]) -> list[str]:
     return [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
 
 
+@pytest.mark.slow
 def test_whole_epochs_of_samples_are_epochs(tmp_path: Path) -> None:
     """At a rate that stays, to the bit; with the same order and crops of images."""
     images = {"dataset": "synthetic:samples=90,test=20,classes=3,size=8,channels=1", "augment": "crop-flip"}
@@ -165,6 +165,7 @@ class Cut:
             raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"schedule": "cosine"}, {"carry": "best-val"}], ids=str)
 @pytest.mark.parametrize("cut", [Cut(1, 3), Cut(2, 2)], ids=str)  # at the end of the cut epoch, and of one before
 def test_an_interrupted_budget_ends_in_the_same_weights(
@@ -217,6 +218,7 @@ def test_patience_counts_epochs_of_a_budget(tmp_path: Path) -> None:
     assert [row["samples_seen"] for row in result["mega_batches"]] == [3 * 27] * 3
 
 
+@pytest.mark.slow
 def test_a_rehearsal_and_a_screen_know_the_budget(cli: Any) -> None:
     words = ["run", *(f"--{key.replace('_', '-')}={value}" for key, value in SMALL.items()), "--samples", 70]
     assert cli(*words, "--dry-run", "--json").json["samples_to_be_seen"] == 210
@@ -253,7 +255,7 @@ class Normed:
         return nn.Sequential(normalize, first, nn.Linear(4, inputs.classes))
 
 
-def test_batch_normalisation_never_meets_a_lone_sample_but_where_one_is_all_there_is(tmp_path: Path) -> None:
+def test_batch_norm_never_gets_a_lone_sample_if_there_are_more(tmp_path: Path) -> None:
     options = {**SMALL, "model": Normed(), "out": tmp_path, "mega_batches": 1, "val_fraction": 0}
     assert forgetkit.run({**options, "samples": 91})["samples_seen"] == 91
     with pytest.raises(ConfigError, match=r"batch of a single sample.*--samples"):

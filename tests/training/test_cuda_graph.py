@@ -56,8 +56,8 @@ def pool(samples: int = 38) -> SamplePool:
 
 def trainer(model: nn.Module, tape: Tape | None, interventions: tuple[Intervention, ...] = ()) -> Trainer:
     optimizer = torch.optim.SGD(model.parameters(), 0.1, 0.9, weight_decay=1e-3)
-    acting = unlearning.InterventionRunner(model, optimizer, list(interventions), Seeds(0))
-    return Trainer(model, optimizer, 8, "none", acting, record=tape)
+    runner = unlearning.InterventionRunner(model, optimizer, list(interventions), Seeds(0))
+    return Trainer(model, optimizer, 8, "none", runner, record=tape)
 
 
 def trained(model: nn.Module, tape: Tape | None) -> tuple[list[float], dict[str, Tensor]]:
@@ -69,7 +69,7 @@ def trained(model: nn.Module, tape: Tape | None) -> tuple[list[float], dict[str,
     return curve, model.state_dict()
 
 
-def test_the_same_curve_and_the_same_weights_whatever_the_last_batch_of_an_epoch() -> None:
+def test_recorded_steps_equal_plain_steps_if_last_batch_is_short() -> None:
     model = net()
     tape = Tape(model)
     curve, weights = trained(model, tape)
@@ -80,7 +80,7 @@ def test_the_same_curve_and_the_same_weights_whatever_the_last_batch_of_an_epoch
     assert tape.repeated == 1 + 3 * 4  # once to be tried; of 38 samples four batches are of 8, the last of 6
 
 
-def test_a_network_that_draws_takes_the_plain_path_with_the_same_draws(caplog: pytest.LogCaptureFixture) -> None:
+def test_network_with_dropout_takes_plain_path_with_same_draws(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "forgetkit"):
         model = net(nn.Dropout(0.5))
         tape = Tape(model)

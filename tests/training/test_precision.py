@@ -196,6 +196,7 @@ def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("workdir")
 def test_memory_formats_learn_the_same_within_rounding() -> None:
     left_open, contiguous, last = (
@@ -229,6 +230,7 @@ class Recorder:
         return [event for event in self.events if isinstance(event, OptionResolved)]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("workdir", "native")
 def test_a_resumed_run_keeps_the_precision_on_record(monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = Recorder(stops=True), Recorder()

@@ -113,7 +113,7 @@ def test_a_small_network_is_trained_by_one_thread(torchs_own: int, tmp_path: Pat
 
 
 @pytest.mark.parametrize("state", [True, False], ids=["with a state", "before the first state"])
-def test_a_large_one_is_resumed_with_the_threads_it_was_begun_with(
+def test_large_network_is_resumed_with_its_original_threads(
     state: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(precision, "_THREADS_OPERATIONS", 0)
@@ -158,14 +158,14 @@ def test_a_question_is_answered_with_the_threads_of_its_run(torchs_own: int, tmp
         return forgetkit.analyze(result["directory"], Count(), again=True, **given).numbers["threads"].value
 
     assert (asked(), asked(threads=4)) == (1, 4)
-    with pytest.raises(ForgetkitError, match="threads 0: a number from 1"):
+    with pytest.raises(ForgetkitError, match="threads 0: must be a number from 1"):
         asked(threads=0)
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "1025", "lots", "AUTO", "1.5", ""])
 def test_threads_are_a_number_or_auto(cli: Any, tiny_words: list[str], value: str) -> None:
     said = cli(*tiny_words[:-2], "--threads", value)
-    assert (said.status, said.err) == (2, f"forgetkit: --threads {value}: a number from 1 to 1024 is wanted, or auto\n")
+    assert (said.status, said.err) == (2, f"forgetkit: --threads {value}: must be a number from 1 to 1024, or auto\n")
 
 
 def test_a_dry_run_says_what_auto_came_to(cli: Any, tiny_words: list[str]) -> None:

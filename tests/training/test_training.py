@@ -240,7 +240,7 @@ class Noisy(nn.Module):
         return torch.rand(len(x), 2)
 
 
-def test_a_model_that_draws_while_it_is_judged_draws_from_the_seeds() -> None:
+def test_stochastic_evaluation_draws_from_the_run_seeds() -> None:
     data = SamplePool.of(DataSplit(np.ones((900, 3), np.float32), np.zeros(900, np.int64)), torch.device("cpu"))
     torch.manual_seed(0)
     state = torch.get_rng_state()
@@ -278,7 +278,7 @@ def test_a_network_that_does_not_fit_is_refused(what: str, error: type[Exception
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
-    with pytest.raises(DivergedError, match=r"1, epoch 2, step 1 of 1, at learning rate 1e\+30: begin anew"):
+    with pytest.raises(DivergedError, match=r"1, epoch 2, step 1 of 1, at learning rate 1e\+30: start a new run"):
         forgetkit.run({**SMALL, "epochs": 9, "lr": 1e30, "milestones": (), "out": str(tmp_path)})
 
 
@@ -344,7 +344,7 @@ def test_an_intervention_acts_at_its_moments_and_on_the_loss() -> None:
     assert moved[0] > moved[1] > moved[2] > 0
 
 
-def test_dropout_is_fixed_by_the_seed_and_leaves_the_global_state_alone() -> None:
+def test_dropout_follows_the_seed_and_keeps_global_rng_state() -> None:
     data = SamplePool.of(
         DataSplit(np.random.default_rng(0).random((40, 6), np.float32), np.arange(40) % 3), torch.device("cpu")
     )

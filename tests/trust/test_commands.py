@@ -160,6 +160,7 @@ def test_the_line_that_tells_how_to_go_on_names_it(cli, theirs, workdir, monkeyp
     assert f"to go on: forgetkit run --resume {theirs} --model import:target=stranger:make" in answer.err
 
 
+@pytest.mark.slow
 def test_a_table_and_a_report_import_nothing(cli, theirs, workdir):
     manifest = json.loads((theirs / "manifest.json").read_text())
     result = fake_outcomes.result(0, {}, batches=manifest["config"]["mega_batches"], run="theirs")

@@ -50,6 +50,7 @@ def settings():
     )
 
 
+@pytest.mark.slow
 def test_on_the_cpu_no_bit_changes_and_no_setting_stays(workdir):
     before = settings()
     one = forgetkit.run({**OPTIONS, "name": "one"})
@@ -70,7 +71,7 @@ def test_on_the_cpu_no_bit_changes_and_no_setting_stays(workdir):
         assert all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 
-def test_a_network_that_cannot_is_refused_with_the_operations_name_before_anything_is_written(cli, workdir):
+def test_nondeterministic_operation_is_refused_before_writing(cli, workdir):
     (workdir / "unpooled.py").write_text(UNPOOLED)
     words = ["run", "--dataset", "synthetic:samples=60,test=20,classes=3,size=4,channels=1", "--threads", 1]
     words += ["--model", "import:unpooled:Net", "--epochs", 1, "--mega-batches", 2]
@@ -156,6 +157,7 @@ def test_no_clock_decides_on_the_precision():
     assert resolved({"deterministic": True, "precision": "bf16"}).precision == "bf16"
 
 
+@pytest.mark.slow
 def test_files_and_assignments_say_it_in_their_way(tiny, workdir):
     (workdir / "o.toml").write_text("deterministic = true\n")
     assert tiny("--config", "o.toml", "--json").json["config"]["deterministic"] is True

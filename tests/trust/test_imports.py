@@ -49,6 +49,7 @@ def refused(answer, workdir):
     assert not (workdir / "ran").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dry", [[], ["--dry-run"]], ids=["run", "dry"])
 @pytest.mark.parametrize("text", CONFIGS.values(), ids=CONFIGS)
 def test_a_file_of_options(cli, theirs, text, dry):

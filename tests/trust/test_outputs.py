@@ -44,6 +44,7 @@ def run(tmp_path_factory):
     return folder / "r"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("option", ["--out", "--export-masks", "--pictures"])
 def test_what_is_no_file_stays(cli, run, tmp_path, kind, option):

@@ -115,6 +115,7 @@ def acts(text: str) -> set[str]:
     return {letter for letter in text if unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Zl", "Zp")} - {"\n"}
 
 
+@pytest.mark.slow
 @given(texts)
 @example("".join(ATTACKS))
 def test_a_page_has_the_shape_of_a_harmless_one(text):
@@ -126,6 +127,7 @@ def test_a_page_has_the_shape_of_a_harmless_one(text):
     assert not acts(written)
 
 
+@pytest.mark.slow
 def test_so_do_its_pictures():
     def drawn(text: str) -> Shape:
         found = outcomes(text)
@@ -138,6 +140,7 @@ def test_so_do_its_pictures():
     assert all(str(value).startswith(("#", "data:image/png;base64,")) for value in shape.acting)
 
 
+@pytest.mark.slow
 @given(texts)
 @example("".join(ATTACKS))
 def test_tables_hold_no_markup_of_others(text):

@@ -95,7 +95,7 @@ def test_a_member_that_is_no_file_of_its_own_is_refused(tmp_path, fetched, membe
     assert not (tmp_path / "in" / "data" / "cifar-10-batches-py" / "test_batch").exists()
 
 
-def test_what_lay_there_as_a_link_is_replaced_and_not_written_through(tmp_path, fetched):
+def test_extraction_replaces_a_symlink_without_following_it(tmp_path, fetched):
     target = tmp_path / "mine"
     target.write_text("keep")
     folder = tmp_path / "in" / "data" / "cifar-10-batches-py"

@@ -28,7 +28,7 @@ def test_a_network_larger_than_any_memory_is_refused(cli, model):
     )
 
 
-def test_a_network_larger_than_what_is_left_is_refused_as_it_is_built(cli, monkeypatch):
+def test_network_exceeding_free_memory_is_refused_while_built(cli, monkeypatch):
     """Without its layers being filled first: each takes 4 MiB, and 8 are left."""
     monkeypatch.setattr(memory, "available", lambda device=None: 8 << 20)
     answer = cli(*RUN, "--model", "mlp:width=1024,depth=1000")
@@ -41,7 +41,7 @@ def test_a_network_larger_than_what_is_left_is_refused_as_it_is_built(cli, monke
     )
 
 
-def test_gradients_and_momentum_that_do_not_fit_are_said_before_a_step(cli, monkeypatch):
+def test_gradients_and_momentum_exceeding_memory_are_refused(cli, monkeypatch):
     """Values of 0.2 MiB fit into 0.3 MiB; gradients and momentum do not."""
     monkeypatch.setattr(memory, "available", lambda device=None: 300 << 10)
     answer = cli(*RUN, "--model", "mlp:width=200,depth=2")
@@ -69,7 +69,7 @@ def test_a_data_set_larger_than_any_memory_is_refused(cli, command, option):
 
 
 @pytest.mark.parametrize("option", ["epochs", "samples", "batch-size", "score-batch", "patience", "shots"])
-def test_a_count_larger_than_an_integer_of_the_machine_is_refused(cli, option):
+def test_count_beyond_the_largest_integer_is_refused(cli, option):
     answer = cli(*RUN[:5], f"--{option}", "1" + "0" * 400)
     assert (answer.status, answer.err.count("\n")) == (2, 1)
     assert f"--{option} 1000" in answer.err
@@ -87,6 +87,6 @@ def test_too_little_disk_for_events_asks_for_fewer_epochs(cli, option, monkeypat
     assert caplog.messages[-1].endswith(f": make room, or give fewer --{option}")
 
 
-def test_threads_that_no_machine_has_are_refused_once_for_all_runs(cli, tmp_path):
+def test_impossible_thread_count_is_refused_once_for_all_runs(cli, tmp_path):
     answer = cli("analyze", tmp_path, "calibration", "--threads", HUGE)
     assert (answer.status, answer.err) == (2, f"forgetkit: --threads {HUGE}: at most 1024\n")

@@ -90,6 +90,7 @@ def risky_uses(tree: ast.AST) -> Iterator[tuple[int, str]]:
                 yield node.lineno, "shell="
 
 
+@pytest.mark.slow
 def test_nothing_of_that_kind_is_done_without_a_reason():
     assert len(SOURCES) > 200
     used, found = set(), []

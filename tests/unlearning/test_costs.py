@@ -52,6 +52,7 @@ class Held(TorchDispatchMode):
         self.now -= size
 
 
+@pytest.mark.slow
 def test_a_model_in_half_precision_takes_half_of_its_bytes_more():
     """In single precision once over would be twice its bytes, a mask of bools half, 64 bits an entry eight times."""
     model = nn.Sequential(*(nn.Linear(96, 96, bias=False, dtype=torch.bfloat16) for _ in range(80)))

@@ -192,7 +192,7 @@ def test_what_a_method_holds_open_is_given_back_when_it_fails() -> None:
                 yield Change("0.weight", None, torch.zeros(4, 5))
                 yield Change("2.weight", None, torch.zeros(1))
 
-    with pytest.raises(ComponentError, match=r"HoldsOn proposes a change while the model is lent to it: leave"):
+    with pytest.raises(ComponentError, match=r"HoldsOn proposes a change while it uses the model: leave"):
         forgetkit.unlearn(model, data(), reinit=HoldsOn())
     assert torch.is_grad_enabled()
     assert model.training
@@ -266,6 +266,7 @@ def test_a_criterion_that_watches_an_attached_loop() -> None:
         forgetkit.score(model, data(), importance=Steps())
 
 
+@pytest.mark.slow
 def test_a_run_attaches_it_by_itself_and_resumes_to_the_bit(tmp_path: Path) -> None:
     class Stops:
         def notify(self, event: object) -> None:
@@ -284,6 +285,7 @@ def test_a_run_attaches_it_by_itself_and_resumes_to_the_bit(tmp_path: Path) -> N
             assert one["unlearn"]["threshold"] == other["unlearn"]["threshold"] > 0
 
 
+@pytest.mark.slow
 def test_previous_weights_end_the_previous_mega_batch(tmp_path: Path) -> None:
     asked: list[dict[str, Tensor]] = []
 
@@ -313,6 +315,7 @@ def test_previous_weights_end_the_previous_mega_batch(tmp_path: Path) -> None:
             assert torch.equal(value, saved[name])
 
 
+@pytest.mark.slow
 def test_looking_changes_nothing(tmp_path: Path) -> None:
     """An intervention that looks at everything changes nothing: the run is that without it."""
 

@@ -64,6 +64,7 @@ PLACES: dict[str, Callable[[], Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batching", [as_list, as_shuffling_loader, as_noisy_generator])
 @pytest.mark.parametrize("place", sorted(PLACES))
 @pytest.mark.parametrize("importance", CRITERIA)

@@ -37,6 +37,7 @@ def resnet(request: pytest.FixtureRequest) -> nn.Module:
     return registry.load().make("models", request.param)[1].build(inputs, nn.Identity())
 
 
+@pytest.mark.slow
 def test_later_layers_of_a_resnet(resnet):
     """From the third of four blocks on: convolutions, projections and the head; not batch normalisation."""
     before = values(resnet)
@@ -51,6 +52,7 @@ def test_later_layers_of_a_resnet(resnet):
     assert report.reset == sum(before[name].numel() for name in expected)
 
 
+@pytest.mark.slow
 def test_later_layers_of_a_resnet_with_their_norms(resnet):
     scrambled(resnet)
     before = values(resnet)
@@ -113,6 +115,7 @@ def test_options_out_of_range(spec):
         forgetkit.unlearn(mlp(), vectors(3), reinit=spec)
 
 
+@pytest.mark.slow
 def test_rifle_resets_weight_and_bias_of_the_head_alone(resnet):
     before = values(resnet)
     report = forgetkit.unlearn(resnet, PIXELS, reinit="rifle", seed=2)

@@ -314,6 +314,7 @@ def test_a_reset_that_changes_nothing_is_seen(caplog):
     assert (none.reset, none.changed, none.remarks) == (0, 0, ())
 
 
+@pytest.mark.slow
 @settings(max_examples=15)
 @given(fraction=st.floats(0, 1), seed=st.integers(0, 9))
 def test_changed_entries_are_counted(fraction, seed):

@@ -262,6 +262,7 @@ def test_nothing_and_everything():
     assert (dict(nothing), threshold) == ({}, None)
 
 
+@pytest.mark.slow
 def test_ties_are_drawn_with_equal_chances():
     """Each pair among six that tie, over three tensors of unequal size; what lies below is taken each time."""
     scores = {

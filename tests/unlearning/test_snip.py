@@ -92,6 +92,7 @@ def test_a_share_of_the_samples_on_offer(share, samples):
         )
 
 
+@pytest.mark.slow
 def test_the_mean_of_absolute_gradients():
     """Over batches, each counted by its size, the last as far as it is asked for; or over samples, one by one."""
     model, batches = convnet().double(), images(5, 3, 1, dtype=torch.float64)

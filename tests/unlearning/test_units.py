@@ -229,6 +229,7 @@ def test_units_that_belong_elsewhere_too_are_not_offered(model: nn.Module, shape
     assert units_of(model, torch.rand(shape), dict(model.named_parameters())) == ()
 
 
+@pytest.mark.slow
 def test_one_module_with_two_weights_has_two_names() -> None:
     linear = nn.functional.linear
     model = Net(
@@ -301,6 +302,7 @@ def some(size: int) -> Tensor:
     return torch.tensor([number in (0, 2) for number in range(size)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", [Residual, Concatenated, Attending])
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 def test_a_reset_unit_is_not_heard(build: type[nn.Module], memory_format: torch.memory_format) -> None:
@@ -325,6 +327,7 @@ BIG = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BIG)
 def test_it_holds_for_the_networks_that_people_use(name: str) -> None:
     torch.manual_seed(0)
@@ -374,6 +377,7 @@ def test_a_reset_unit_begins_as_in_a_network_just_made() -> None:
         assert torch.equal(memory.index_select(dim, others), moments[name].index_select(dim, others))
 
 
+@pytest.mark.slow
 def test_units_that_are_not_there_or_not_chosen_well() -> None:
     @dataclass(frozen=True)
     class Bad:
@@ -438,6 +442,7 @@ def test_activity_is_what_the_readers_see() -> None:
     torch.testing.assert_close(seen[1]["apart"], both.detach())
 
 
+@pytest.mark.slow
 def test_the_builtin_networks() -> None:
     offers = registry.load(entry_points=False)
     counts = {}

@@ -64,6 +64,7 @@ def test_redo_looks_at_no_more_samples_than_it_was_told() -> None:
     assert units_reset(model) == expected
 
 
+@pytest.mark.slow
 def test_every_sample_counts_once_for_any_batches() -> None:
     few, one = images(9)[0], images(1)[0]
     batches = [few, (one[0] * 5, one[1])]
@@ -194,6 +195,7 @@ def test_continual_backprop_by_a_loop(utility: Any) -> None:
     assert restarts >= 12
 
 
+@pytest.mark.slow
 def test_random_utility_is_drawn_from_a_stream_of_its_own() -> None:
     def trained(noise: int, seed: int) -> dict[str, Tensor]:
         model = mlp()
@@ -241,6 +243,7 @@ def edges(limit: int) -> list[int]:
     return sorted({0, limit} | {int(2 ** (k / 8)) for k in range(200) if int(2 ** (k / 8)) < limit})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quantile", [0.7, 0.95])
 def test_self_normalized_resets_by_a_loop(quantile: float) -> None:
     limit, refresh = 40, 2
@@ -283,6 +286,7 @@ def test_self_normalized_resets_by_a_loop(quantile: float) -> None:
     assert len(renewed) >= 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quantile", [0.7, 0.95])
 def test_streaks_of_batches_as_in_the_released_code(quantile: float) -> None:
     """Ages by whole batches, a histogram of them that is emptied, and a restart as soon as the bound is reached."""

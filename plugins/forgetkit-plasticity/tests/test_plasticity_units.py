@@ -95,6 +95,7 @@ INTERVENTIONS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("coupled", COUPLED)
 @pytest.mark.parametrize(("component", "options"), INTERVENTIONS)
 @pytest.mark.parametrize("channels_last", [False, True])
@@ -124,6 +125,7 @@ def test_interventions_on_a_residual_network(
     require_no_effect(copy.deepcopy(model), open_ones, chosen, images(6)[0][0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("coupled", COUPLED)
 def test_redo_on_a_residual_network(coupled: Any) -> None:
     model = silenced(residual())

@@ -278,6 +278,7 @@ def test_kels_keeps_a_slimmer_network(split: float, kept: tuple[int, int, int]) 
         assert torch.equal(mask, expected), name
 
 
+@pytest.mark.slow
 def test_bernoulli_keeps_entries_with_a_probability() -> None:
     model, split, n = nn.Sequential(nn.Linear(40, 50), nn.LayerNorm(50), nn.Linear(50, 30)), 0.7, 2000
     start = values(model)

@@ -35,6 +35,7 @@ def test_no_more_samples_than_asked_for() -> None:
     torch.testing.assert_close(few, same)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["convnet:width=4", "mlp:width=8"])
 def test_it_runs(tmp_path: Path, model: str) -> None:
     options = {

@@ -82,6 +82,7 @@ def test_at_a_minimum_the_first_order_is_nothing() -> None:
     close(obd, both)
 
 
+@pytest.mark.slow
 def test_the_diagonal_is_met_within_its_error() -> None:
     model, data, probes = mlp(), batches(5, 3), 200
     matrix = hessian(model, *together(data))

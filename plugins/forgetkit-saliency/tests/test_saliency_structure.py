@@ -305,6 +305,7 @@ def convnext_of_timm() -> nn.Module:
     return timm.create_model("convnext_atto", depths=(1, 1, 1, 1), dims=(8, 8, 16, 16), num_classes=3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", [convnext, convnext_of_timm])
 def test_synflow_of_a_convnext(build: Callable[[], nn.Module]) -> None:
     torch.manual_seed(0)

@@ -1,1 +1,1 @@
-"""Grids of runs: which cells there are, how they are carried out, what they come to."""
+"""Grids of runs: which cells there are, how they are carried out, what they result in."""

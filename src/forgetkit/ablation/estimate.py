@@ -26,7 +26,7 @@ class CostEstimate:
     """What the open cells of a grid take.
 
     ``seconds`` with ``jobs`` cells at a time, ``memory_bytes`` of them together (None if the system does not tell).
-    ``timed`` cells were tried. ``augment`` is what ``auto`` comes to, by data set.
+    ``timed`` cells were tried. ``augment`` is what ``auto`` resolves to, by data set.
     """
 
     seconds: float

@@ -33,7 +33,7 @@ _NO_AXES = ("observers", "checkpoint_seconds", "checkpoint_epochs", "device", "t
 """Options of where and how a run runs. Runs that differ in them alone are one cell."""
 _MOST_SEEDS = 10_000
 _MOST_CELLS = 100_000
-"""Nobody reads a table of more."""
+"""More cells make no readable table."""
 _Value = TypeVar("_Value", int, str)
 _KEYS = ("title", "seeds", "baseline", "base", "axes", "arms", "exclude", "include")
 
@@ -444,7 +444,7 @@ def parse_seeds(text: str) -> tuple[int, ...]:
 def _build_grid(content: Mapping[str, Any], stem: str) -> Grid:
     unknown = set(content) - set(_KEYS)
     if unknown:
-        raise ConfigError(f"a grid has no entry '{min(unknown)}'; it has {', '.join(_KEYS)}")
+        raise ConfigError(f"a grid has no entry '{min(unknown)}': use {', '.join(_KEYS)}")
     seeds = content.get("seeds", "0")
     arms = {name: _table("arms", arm) for name, arm in _table("arms", content.get("arms", {})).items()}
     axes = {_axis(key): _values(key, values) for key, values in _table("axes", content.get("axes", {})).items()}

@@ -64,9 +64,7 @@ class AblationPlan:
         Raises ``ConfigError`` if options of a cell contradict each other, or if ``name`` is no plain name.
         """
         if name is not None and not _is_plain(name):
-            raise ConfigError(
-                f"--name {name}: a plain name is wanted, without slashes, of {_LONGEST_NAME} bytes at most"
-            )
+            raise ConfigError(f"--name {name}: must be a plain name, without slashes, of {_LONGEST_NAME} bytes at most")
         pairs = plan_cells(grid.cells(), components)
         plan = cls(grid, CellStore(folder), stem or _file_stem(grid.title), name, *_columns(pairs, components))
         if match is None:
@@ -87,7 +85,7 @@ class AblationPlan:
     ) -> dict[str, str]:
         """Load each data set once, so that a missing one is an error before a cell runs, and one process decodes it.
 
-        Logs remarks of the source and findings of the audit. Returns what ``auto`` augmentation stands for, by data
+        Logs remarks of the source and findings of the audit. Returns what ``auto`` augmentation resolves to, by data
         set. Raises ``DataError`` if finished cells had other data: one table would show both.
         """
         plans = [self.plans[position] for position in positions]
@@ -144,7 +142,7 @@ class AblationPlan:
             if first[digest] == position and statuses[digest].status in ("missing", "failed")
         )
 
-    def note(self, command: str = "") -> GridManifest:
+    def manifest(self, command: str = "") -> GridManifest:
         """Return the manifest of the grid, with the ``command`` that runs it."""
         cells = tuple(
             {"arm": dict(cell.arm), "seed": cell.seed, "digest": digest}
@@ -155,8 +153,8 @@ class AblationPlan:
     def grid_name(self) -> str:
         """Return the name of the grid in its folder; ``ConfigError`` if another grid has the chosen one."""
         if self.name is None:
-            return self.store.name_for(self.note(), self.stem)
-        if not self.store.may_take(self.name, self.note()):
+            return self.store.name_for(self.manifest(), self.stem)
+        if not self.store.name_available(self.name, self.manifest()):
             raise ConfigError(
                 f"--name {self.name}: in {self.store.path} that is the name of a grid with other cells: choose another"
             )
@@ -206,20 +204,20 @@ class AblationPlan:
 
     def outcomes(self, command: str = "") -> Outcomes:
         """Return the outcomes of the cells."""
-        return self.store.gather(self.note(command))
+        return self.store.gather(self.manifest(command))
 
 
 def run_tasks(tasks: Sequence[Task], executor: Executor) -> Generator[tuple[Task, CellResult], None, None]:
     """Run the tasks, and yield each with its result as it ends.
 
-    A cell that another process runs is waited for at the end. If a worker is lost, its task fails and the others go on.
-    Raises ``RecordError`` if the folder cannot be written to.
+    Cells that other processes run are waited for at the end. If a worker is lost, its task fails and the others
+    continue. Raises ``RecordError`` if the folder cannot be written to.
     """
     in_use: list[Task] = []
     with closing(_executor_answers(tasks, executor)) as answers:
         for task, answer in answers:
             if answer is None:
-                in_use.append(replace(task, patient=True))
+                in_use.append(replace(task, wait_if_locked=True))
             else:
                 yield task, answer
     if in_use:
@@ -229,8 +227,8 @@ def run_tasks(tasks: Sequence[Task], executor: Executor) -> Generator[tuple[Task
 def _executor_answers(
     tasks: Sequence[Task], executor: Executor
 ) -> Generator[tuple[Task, CellResult | None], None, None]:
-    who = f"the executor {component_name(executor)}"
-    for position, answer in each_restored(who, executor.execute(run_cell, tasks)):
+    executor_name = f"the executor {component_name(executor)}"
+    for position, answer in each_restored(executor_name, executor.execute(run_cell, tasks)):
         task = tasks[position]
         yield task, _lost_result(task, answer) if isinstance(answer, WorkerLost) else answer
 

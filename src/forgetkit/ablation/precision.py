@@ -15,11 +15,11 @@ from forgetkit.engine.run_data import RunData
 from forgetkit.errors import ForgetkitError
 
 _DECIDING = ("dataset", "model", "batch_size", "mega_batches", "val_fraction", "shots")
-"""Options that decide what ``--precision auto`` stands for in a run."""
+"""Options that decide what ``--precision auto`` resolves to in a run."""
 
 
 def share_precision(plans: Sequence[Plan], cache: Path) -> tuple[dict[str, str], ...]:
-    """The option for each plan that gives all cells one precision; none if ``auto`` stands for the same in each.
+    """The option for each plan that gives all cells one precision; none if ``auto`` resolves to the same in each.
 
     ``auto`` depends on the network and its batches. If these differ between the plans, each network is built once, on
     the CPU; unless each suits bf16, all are trained in fp32.

@@ -84,8 +84,8 @@ class ProgressReader:
         return {digest: self._running_cells[digest] for digest in running if digest in self._running_cells}
 
     def _share(self, running: Mapping[str, CellProgress]) -> float:
-        begun = sum(cell.share for cell in running.values())
-        return (len(self._ended) + begun) / len(self.digests) if self.digests else 1.0
+        started = sum(cell.share for cell in running.values())
+        return (len(self._ended) + started) / len(self.digests) if self.digests else 1.0
 
     def _read_on(self, digest: str) -> None:
         for event in self._news(digest):

@@ -72,18 +72,18 @@ class AblationView(Protocol):
     def loading(self) -> AbstractContextManager[Sequence[Observer]]:
         """Return a context for the time in which data is loaded, with the observers of that."""
 
-    def following(self, ablation: AblationPlan, progress: ProgressReader, /) -> AbstractContextManager[None]:
+    def progress_context(self, ablation: AblationPlan, progress: ProgressReader, /) -> AbstractContextManager[None]:
         """Return a context for the time in which cells run."""
 
-    def ended(self, name: str, task: Task, ended: CellResult, numbers: Mapping[str, Any], /) -> None:
-        """Show that a cell ended."""
+    def cell_finished(self, name: str, task: Task, result: CellResult, numbers: Mapping[str, Any], /) -> None:
+        """Show the result of a finished cell, with its ``numbers``."""
 
 
 class AblationLog:
     """Logs warnings and cells that failed, and shows nothing else."""
 
     def say(self, text: str) -> None:
-        """Say nothing."""
+        """Ignore the line."""
 
     def warn(self, message: str) -> None:
         """Log a warning."""
@@ -93,13 +93,13 @@ class AblationLog:
         """Show no progress."""
         return nullcontext(())
 
-    def following(self, ablation: AblationPlan, progress: ProgressReader) -> AbstractContextManager[None]:
+    def progress_context(self, ablation: AblationPlan, progress: ProgressReader) -> AbstractContextManager[None]:
         """Show no progress."""
         return nullcontext()
 
-    def ended(self, name: str, task: Task, ended: CellResult, numbers: Mapping[str, Any]) -> None:
+    def cell_finished(self, name: str, task: Task, result: CellResult, numbers: Mapping[str, Any]) -> None:
         """Log a cell that is not completed."""
-        failure = ended.failure(name)
+        failure = result.failure(name)
         if failure is not None:
             self.warn(failure)
 
@@ -124,18 +124,18 @@ def run_ablation(
         augment = ablation.require_data(positions, statuses, observers, cache_folder())
     view.say(status_line(ablation, statuses))
     report_augment(view, augment)
-    ablation.store.note(name, ablation.note(command))
+    ablation.store.write_manifest(name, ablation.manifest(command))
     ablation.remove_stale(statuses, execution.keep)
     tasks = ablation.tasks(
         statuses, keep=execution.keep or "last", plugins=execution.plugins, without=execution.without
     )
     names = {ablation.digests[position]: str(ablation.cells[position]) for position in positions}
     progress = ProgressReader(ablation.store, [task.digest for task in tasks])
-    with view.following(ablation, progress), closing(run_tasks(tasks, execution.executor)) as answers:
+    with view.progress_context(ablation, progress), closing(run_tasks(tasks, execution.executor)) as answers:
         for task, end in answers:
             progress.end(task.digest)
             result = ablation.store.find(task.digest).result if end.status == "completed" else None
-            view.ended(names[task.digest], task, end, result or {})
+            view.cell_finished(names[task.digest], task, end, result or {})
     return ablation.outcomes(command)
 
 
@@ -146,13 +146,15 @@ def status_line(ablation: AblationPlan, statuses: Mapping[str, CellStatus]) -> s
     finished = sum(state.status in ("completed", "diverged") for state in statuses.values())
     cells = f"{len(ablation.cells)} cells: {arms} arm{'s' * (arms > 1)} at {seeds} seed{'s' * (seeds > 1)}"
     same = len(ablation.cells) - len(statuses)
-    repeated = f", of which {same} {'comes' if same == 1 else 'come'} to the same as others" if same else ""
-    begun = sum(ablation.store.directory(ablation.digests[position]).exists() for position in positions)
-    rest = f"{len(positions)} to run" + (f" ({begun} of them begun)" if begun else "")
+    repeated = (
+        f", of which {same} {'duplicates another cell' if same == 1 else 'duplicate other cells'}" if same else ""
+    )
+    started = sum(ablation.store.directory(ablation.digests[position]).exists() for position in positions)
+    rest = f"{len(positions)} to run" + (f" ({started} of them started)" if started else "")
     return f"{grid.title}: {cells}{repeated}; {finished} there already, {rest}, in {ablation.store.path}"
 
 
 def report_augment(view: AblationView, augment: Mapping[str, str]) -> None:
-    """Show what ``auto`` augmentation stands for, by data set."""
+    """Show what ``auto`` augmentation resolves to, by data set."""
     for dataset, chosen in augment.items():
         view.say(f"augment {chosen} (auto) for {dataset}")

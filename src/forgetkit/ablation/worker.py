@@ -37,7 +37,7 @@ class Task:
     plugins: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
     keep: Keep = "last"
-    patient: bool = False
+    wait_if_locked: bool = False
     """Whether to wait if another process runs the cell."""
     failed_at: int = 0
     """When the failure was recorded because of which the cell is tried again; a later one is another process's."""
@@ -66,15 +66,15 @@ def run_cell(task: Task) -> CellResult | None:
     """
     stop = StopRequest()
     with handle_signals(stop):
-        ended = _run_locked(task, stop)
+        result = _run_locked(task, stop)
         stop.check()  # a request after the last look of the run
-    if torch.cuda.is_initialized() and not _device_answers(str(task.options.get("device"))):
+    if torch.cuda.is_initialized() and not _cuda_works(str(task.options.get("device"))):
         raise SystemExit("forgetkit: after a fault of CUDA this process ends, since nothing could run in it any more")
-    return ended
+    return result
 
 
-def _device_answers(device: str) -> bool:
-    """Return whether CUDA answers: after a fault in a kernel every call fails.
+def _cuda_works(device: str) -> bool:
+    """Return whether CUDA still works: after a fault in a kernel every call fails.
 
     Unused memory is given back to the device for other workers.
     """
@@ -91,7 +91,7 @@ def _run_locked(task: Task, stop: StopRequest) -> CellResult | None:
     store = CellStore(Path(task.folder))
     with contextlib.ExitStack() as locks:
         try:
-            if not locks.enter_context(store.lock(task.digest, math.inf if task.patient else 0.0)):
+            if not locks.enter_context(store.lock(task.digest, math.inf if task.wait_if_locked else 0.0)):
                 return None
         except OSError as error:
             raise RecordError(f"cannot lock {store.directory(task.digest)}: {error.strerror}") from error
@@ -99,8 +99,8 @@ def _run_locked(task: Task, stop: StopRequest) -> CellResult | None:
         if found.status in ("completed", "diverged") or found.failed_at not in (0, task.failed_at):
             return CellResult(found.status, found.reason)
         try:
-            while not _ran_cell(store, task, stop):
-                if not task.patient:
+            while not _try_run_cell(store, task, stop):
+                if not task.wait_if_locked:
                     return None
                 time.sleep(_PAUSE)
         except RecordError:
@@ -112,15 +112,15 @@ def _run_locked(task: Task, stop: StopRequest) -> CellResult | None:
         except ForgetkitError as error:
             store.fail(task.digest, "failed", str(error))
             return CellResult("failed", str(error))
-        except Exception as error:  # noqa: BLE001 - a component of a stranger may raise anything; the other cells go on
+        except Exception as error:  # noqa: BLE001 - a plugin may raise anything; the other cells still run
             reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]
             store.fail(task.digest, "failed", reason)
             return CellResult("failed", reason)
         return CellResult("completed")
 
 
-def _ran_cell(store: CellStore, task: Task, stop: StopRequest) -> bool:
-    """Return whether the cell ran; it does not if a user resumes its run by hand."""
+def _try_run_cell(store: CellStore, task: Task, stop: StopRequest) -> bool:
+    """Try to run the cell, and return whether it ran; it does not if a user resumes its run by hand."""
     try:
         _run_or_resume(store, task, stop)
     except RunInUseError:
@@ -131,7 +131,7 @@ def _ran_cell(store: CellStore, task: Task, stop: StopRequest) -> bool:
 def _run_or_resume(store: CellStore, task: Task, stop: StopRequest) -> None:
     components = registry.load(without=task.without, files=[Path(file) for file in task.plugins])
     path = store.directory(task.digest)
-    unfinished = store.reopened(task.digest)
+    unfinished = store.open_unfinished(task.digest)
     own = {"out": str(path.parent), "name": path.name}
     plan = config.resolve({**task.options, **own}, components)
     try:

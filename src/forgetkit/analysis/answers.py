@@ -52,10 +52,22 @@ def answer_from_json(content: Mapping[str, Any]) -> Answer:
             details=parse_as(dict[str, Any], content["details"]),
             remarks=parse_as(tuple[str, ...], content["remarks"]),
         )
-        answer_to_json(answer)  # names become files, and a forged answer can have a valid digest
+        # Names become files, and a forged answer can have a valid digest.
+        written = answer_to_json(answer)
+        if not _keys_in({key: content[key] for key in written}, written):
+            raise ValueError("it has entries that no answer has")
         return answer
     except (ComponentError, KeyError, TypeError, ValueError) as error:
         raise RunDirectoryError("it holds no answer of an analysis") from error
+
+
+def _keys_in(content: Any, written: Any) -> bool:
+    """Whether each key of ``content``, as deep as it goes, is one of ``written``."""
+    if isinstance(written, dict):
+        return all(key in written and _keys_in(content[key], written[key]) for key in content)
+    if isinstance(written, list):
+        return all(map(_keys_in, content, written))
+    return True
 
 
 def parse_label(text: str) -> str:

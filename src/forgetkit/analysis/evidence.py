@@ -57,12 +57,12 @@ class PooledSamples:
 class BaseEvidence(ABC):
     """The common part of the evidence of a model and of a run.
 
-    ``seeds`` are those of the question; ``offers`` are the components that it may name, None: all installed ones.
+    ``seeds`` are those of the question; ``components`` are the components that it may name, None: all installed ones.
     """
 
-    def __init__(self, seeds: Seeds, offers: Registry | None = None) -> None:
+    def __init__(self, seeds: Seeds, components: Registry | None = None) -> None:
         self.seeds = seeds
-        self._offers = offers
+        self._components = components
         self._caches = True
         self._samples: dict[tuple[DataPart, int | None], PooledSamples] = {}
         self._outputs: dict[PooledSamples, Tensor] = {}
@@ -153,7 +153,7 @@ class BaseEvidence(ABC):
     @under_torch_settings
     def scores(self, importance: str, params: Scope = "all") -> Mapping[str, Tensor]:
         """The scores of a criterion on the training samples, in a random order."""
-        criterion = (self._offers or registry.load()).make("importance", importance)[1]
+        criterion = (self._components or registry.load()).make("importance", importance)[1]
         batches = _ReplayedBatches(self.samples("train"), _SCORING_BATCH, self.seeds)
         seeds, scoring = self.seeds.within("scores", *self.apart), unlearning.Scoring(params)
         return unlearning.score(self.model, batches, importance=criterion, seeds=seeds, scoring=scoring)
@@ -175,9 +175,9 @@ class ModelEvidence(BaseEvidence):
         pools: Callable[[DataPart], SamplePool],
         images: bool,
         make_initial: Callable[[], nn.Module] | None = None,
-        offers: Registry | None = None,
+        components: Registry | None = None,
     ) -> None:
-        super().__init__(seeds, offers)
+        super().__init__(seeds, components)
         self._model, self._classes, self._images = model, classes, images
         self._pools, self._make_initial = pools, make_initial
 
@@ -261,7 +261,7 @@ def model_evidence(
     *,
     classes: Sequence[str] | None = None,
     initial: nn.Module | Mapping[str, Tensor] | None = None,
-    offers: Registry | None = None,
+    components: Registry | None = None,
 ) -> ModelEvidence:
     """The evidence of a plain model and tensors: inputs as the model takes them, or ``uint8`` pixels; int64 labels.
 
@@ -291,7 +291,7 @@ def model_evidence(
         inputs.dtype == torch.uint8 or (floats and are_pixels(float(inputs.min()), float(inputs.max())))
     )
     make_initial = None if initial is None else lambda: _initial_model(model, initial)
-    evidence = ModelEvidence(model, tuple(classes or ()), seeds, pool_of, images, make_initial, offers)
+    evidence = ModelEvidence(model, tuple(classes or ()), seeds, pool_of, images, make_initial, components)
     few = SamplePool(inputs[:2], pools["test"].labels[:2])
     try:
         outputs = evidence.outputs(PooledSamples(few, evidence.device))
@@ -436,7 +436,7 @@ def _gather_part(part: DataPart, given: Given) -> SamplePool:
     if labels.ndim != 1 or labels.is_floating_point() or labels.is_complex() or len(labels) != len(inputs):
         raise DataError(
             f"{part}= has {len(inputs)} inputs and labels of shape {tuple(labels.shape)} in {labels.dtype}; "
-            f"a whole number for each is wanted{_to_integers(labels)}"
+            f"each label must be a whole number{_to_integers(labels)}"
         )
     if not len(labels):
         raise DataError(f"{part}= holds no samples")

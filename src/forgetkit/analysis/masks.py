@@ -47,7 +47,7 @@ def export_masks(folder: Path, file: Path) -> int:
     ``InapplicableError`` if the run has no masks.
     """
     if file.suffix != ".npz":
-        raise OptionError(f"--export-masks {file}: the name of an .npz file is wanted")
+        raise OptionError(f"--export-masks {file}: must be the name of an .npz file")
     directory = RunDirectory(folder)
     arrays = {
         f"{mega_batch}/{name}": mask.numpy()

@@ -46,7 +46,7 @@ class Question:
     @classmethod
     def of(
         cls,
-        offers: Registry,
+        components: Registry,
         analysis: str | contracts.Analysis,
         *,
         label: str | None = None,
@@ -57,12 +57,14 @@ class Question:
 
         Without ``label``, the label is the component's name, followed by the mega-batch if there is one.
         """
-        spec, component = offers.make("analyses", analysis)
+        spec, component = components.make("analyses", analysis)
         name = name_of(spec)
         if label is None:
             word = name.rpartition("/")[2].rpartition(".")[2].lower()
             label = word if mega_batch is None else f"{word}-{mega_batch:03}"
-        return cls(component, spec, answers.parse_label(label), seed, mega_batch, _plugins_of(offers, spec, component))
+        return cls(
+            component, spec, answers.parse_label(label), seed, mega_batch, _plugins_of(components, spec, component)
+        )
 
     @property
     def seeds(self) -> Seeds:
@@ -92,14 +94,14 @@ def question_seeds(seed: int, *names: str) -> Seeds:
     return Seeds(seed).within(_ROOT, *names)
 
 
-def _plugins_of(offers: Registry, spec: str, analysis: contracts.Analysis) -> dict[str, str]:
+def _plugins_of(components: Registry, spec: str, analysis: contracts.Analysis) -> dict[str, str]:
     """The plugins of the analysis and of the criteria that its options may name, with version or digest."""
     named = set(_WORD.findall(spec))
     return {
-        offer.distribution: offers.plugins[offer.distribution]
-        for offer in offers.components
-        if offer.distribution in offers.plugins
-        and (offer.component is type(analysis) or (offer.kind == "importance" and offer.name in named))
+        entry.distribution: components.plugins[entry.distribution]
+        for entry in components.components
+        if entry.distribution in components.plugins
+        and (entry.component is type(analysis) or (entry.kind == "importance" and entry.name in named))
     }
 
 

@@ -38,7 +38,7 @@ _log = logging.getLogger("forgetkit")
 class AnalysisEnv:
     """What an analysis of runs needs beside them: components, options in place of recorded ones, caches, observers."""
 
-    offers: Registry
+    components: Registry
     cache: Path
     given: Mapping[str, Any] = field(default_factory=dict)
     """Options that replace recorded ones, as the path of the data or the device: ``config.OVERRIDABLE``."""
@@ -68,7 +68,7 @@ class FinishedRun:
             raise RunDirectoryError(f"{self.directory.path} is not the directory of a run: there is no manifest.json")
         if not (self.directory.path / "result.json").exists():
             path = self.directory.path
-            raise RunDirectoryError(f"{path} is not finished: go on with {resume_command(path)}")
+            raise RunDirectoryError(f"{path} is not finished: resume it with {resume_command(path)}")
         return self.directory.result
 
     @property
@@ -81,12 +81,12 @@ class FinishedRun:
     def context(self) -> RunData:
         """The data of the run; raises ``RunDirectoryError`` if it has changed."""
         manifest = self.directory.manifest
-        plan = config.finished_plan(manifest, self.env.given, self.env.offers)
+        plan = config.finished_plan(manifest, self.env.given, self.env.components)
         loaded, source = self.env.loaded, plan.config.dataset
         run_data = RunData.load(plan, EventDispatcher(self.env.observers), self.env.cache, data=loaded.get(source))
         noisy = plan.config.label_noise > 0
         content = None if noisy else (source, str(manifest.get("data")))
-        run_data.require_same(manifest, known=content in self.env.verified)
+        run_data.require_same(manifest, already_checked=content in self.env.verified)
         if content is not None:
             self.env.verified.add(content)
         loaded[source] = run_data.clean
@@ -174,7 +174,7 @@ class RunEvidence(BaseEvidence):
         self.finished = finished
         self._mega_batch, self._lasting = mega_batch, lasting
         self._loaded: nn.Module | None = None
-        super().__init__(seeds, finished.env.offers)
+        super().__init__(seeds, finished.env.components)
         self._caches = lasting
 
     @classmethod
@@ -182,7 +182,7 @@ class RunEvidence(BaseEvidence):
         """The run after ``mega_batch``, None: the last; raises ``RunDirectoryError`` if it does not exist."""
         count = int(finished.result["config"]["mega_batches"])
         index = count if mega_batch is None else mega_batch
-        if not 1 <= index <= count:
+        if not isinstance(index, int) or not 1 <= index <= count:
             raise RunDirectoryError(f"{finished.directory.path} has {count} mega-batches, and no mega-batch {index}")
         return cls(finished, index, seeds, lasting=lasting)
 

@@ -60,31 +60,31 @@ def command(*, with_options: bool = True) -> Callable[..., None]:
     return options.command(_ablate, signature)
 
 
-def _ablate(**given: Any) -> None:
+def _ablate(**arguments: Any) -> None:
     """Compare components over a grid of runs, and print a table.
 
     Finished cells are not run again: the same command runs what is missing or failed.
 
     Exit status: 0 done, 1 a cell failed, 2 a mistake in the command line or a file, 130 interrupted.
     """
-    special = {name: given.pop(name) for name in SPECIAL}
-    file = given.pop("file")
+    special = {name: arguments.pop(name) for name in SPECIAL}
+    file = arguments.pop("file")
     announce("ablate", quiet=special["quiet"], as_json=special["json"])
     folder = special["out"] or Path(OUT)
 
     def plan(execution: ExecutionOptions) -> AblationPlan:
-        return _plan(file, folder, special, given, execution.components)
+        return _plan(file, folder, special, arguments, execution.components)
 
     run_grid(special, plan, lambda view, outcomes: _show(view, outcomes, folder))
 
 
 def _plan(
-    file: Path | None, folder: Path, special: Mapping[str, Any], given: Mapping[str, Any], components: Registry
+    file: Path | None, folder: Path, special: Mapping[str, Any], arguments: Mapping[str, Any], components: Registry
 ) -> AblationPlan:
     from forgetkit.ablation import grid
     from forgetkit.ablation.plan import AblationPlan
 
-    shared, _ = options.layers(special, given)
+    shared, _ = options.layers(special, arguments)
     extended = grid.extend_grid(
         grid.read_grid(file, special["allow_import"] or ()) if file is not None else None,
         special["over"] or (),

@@ -69,7 +69,7 @@ def _signature() -> inspect.Signature:
     return options.signature(OWN, without=RunConfig.model_fields.keys(), first=[folder, names])
 
 
-def _analyze(**given: Any) -> None:
+def _analyze(**arguments: Any) -> None:
     """Analyze finished runs: robustness, calibration, flatness, churn and more.
 
     Answers are stored as analyses/NAME.json in the directory of each run, with pictures; they are columns of
@@ -77,30 +77,30 @@ def _analyze(**given: Any) -> None:
 
     Exit status: 0 done, 1 an analysis failed, 2 a mistake in the command line or a file, 130 interrupted.
     """
-    announce("analyze", quiet=given["quiet"] or given["list"], as_json=given["json"])
-    with contextlib.redirect_stdout(sys.stderr) if given["json"] else contextlib.nullcontext():
-        answer, status = _analyze_or_export(given)
-    if given["json"]:
+    announce("analyze", quiet=arguments["quiet"] or arguments["list"], as_json=arguments["json"])
+    with contextlib.redirect_stdout(sys.stderr) if arguments["json"] else contextlib.nullcontext():
+        answer, status = _analyze_or_export(arguments)
+    if arguments["json"]:
         print_json(answer)
     if status:
         raise typer.Exit(status)
 
 
-def _analyze_or_export(given: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
+def _analyze_or_export(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
     from forgetkit.display.analysis_display import choose_analysis_display
 
-    view = choose_analysis_display(quiet=given["quiet"], as_json=given["json"])
-    components = options.load_components(given, view.warn)
-    if given["list"]:
-        return _list(given, components), 0
-    folder = given["folder"]
+    view = choose_analysis_display(quiet=arguments["quiet"], as_json=arguments["json"])
+    components = options.load_components(arguments, view.warn)
+    if arguments["list"]:
+        return _list(arguments, components), 0
+    folder = arguments["folder"]
     if folder is None:
         raise OptionError("name the directory of a run or the folder of an ablation: forgetkit analyze DIR --all")
-    if given["export_masks"] is not None:
-        return _export(folder, given), 0
-    questions = _questions(given, components)
+    if arguments["export_masks"] is not None:
+        return _export(folder, arguments), 0
+    questions = _questions(arguments, components)
     try:
-        return _ask(folder, questions, given, components, view)
+        return _ask(folder, questions, arguments, components, view)
     except (KeyboardInterrupt, RecordError) as error:  # finished answers are stored
         if isinstance(error, KeyboardInterrupt):
             view.warn("interrupted")
@@ -110,7 +110,7 @@ def _analyze_or_export(given: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
 
 
 def _ask(
-    path: Path, questions: Sequence[Question], given: Mapping[str, Any], components: Registry, view: AnalysisDisplay
+    path: Path, questions: Sequence[Question], arguments: Mapping[str, Any], components: Registry, view: AnalysisDisplay
 ) -> tuple[dict[str, Any], int]:
     """Return what ``--json`` prints, and the exit status: 2 if an analysis that was named has no answer."""
     from forgetkit import config
@@ -120,77 +120,77 @@ def _ask(
     from forgetkit.results.folder import ResultFolder
     from forgetkit.results.folder_analysis import analyze_folder
 
-    folder = ResultFolder.open(path, given["grid"], "analyze takes that of a run or of an ablation")
-    overrides = {key: given[key] for key in config.OVERRIDABLE if given[key] is not None}
-    loading = choose_run_display(quiet=True, as_json=given["json"])
-    env = AnalysisEnv(components, machine.cache_folder(), overrides, (loading,), given["threads"])
-    found = analyze_folder(folder, questions, env, view, again=given["again"], report=not given["no_report"])
+    folder = ResultFolder.open(path, arguments["grid"], "analyze takes that of a run or of an ablation")
+    overrides = {key: arguments[key] for key in config.OVERRIDABLE if arguments[key] is not None}
+    loading = choose_run_display(quiet=True, as_json=arguments["json"])
+    env = AnalysisEnv(components, machine.cache_folder(), overrides, (loading,), arguments["threads"])
+    found = analyze_folder(folder, questions, env, view, again=arguments["again"], report=not arguments["no_report"])
     view.show(found.answers, None if folder.cells is None else found.outcomes)
     if found.report is not None:
         view.say(f"report: {found.report}")
     status = found.failure_status()
-    if not status and not given["all"]:
+    if not status and not arguments["all"]:
         for label, reason in found.unanswered().items():
             status = 2
             view.warn_unanswered(label, reason)
     return found.content(), status
 
 
-def _questions(given: Mapping[str, Any], components: Registry) -> list[Question]:
+def _questions(arguments: Mapping[str, Any], components: Registry) -> list[Question]:
     """Return the questions that are named, and with ``--all`` one for every other analysis."""
     from forgetkit.analysis.questions import Question, require_distinct_labels
     from forgetkit.contracts import MOST_THREADS
 
-    names, seed, mega_batch = given["names"] or [], given["seed"] or 0, given["mega_batch"]
-    if not names and not given["all"]:
+    names, seed, mega_batch = arguments["names"] or [], arguments["seed"] or 0, arguments["mega_batch"]
+    if not names and not arguments["all"]:
         raise OptionError("name an analysis, or run all of them by --all; forgetkit analyze --list lists them")
-    if given["label"] is not None and (given["all"] or len(names) != 1):
-        raise OptionError(f"--as {given['label']} is the name of one answer: name one analysis")
+    if arguments["label"] is not None and (arguments["all"] or len(names) != 1):
+        raise OptionError(f"--as {arguments['label']} is the name of one answer: name one analysis")
     if seed < 0:
         raise OptionError(f"--seed {seed}: a seed is 0 or more")
-    if (threads := given["threads"]) is not None and threads > MOST_THREADS:
+    if (threads := arguments["threads"]) is not None and threads > MOST_THREADS:
         raise OptionError(f"--threads {threads}: at most {MOST_THREADS}")
     names = list(dict.fromkeys(names))
     questions = [
-        Question.of(components, name, label=given["label"], seed=seed, mega_batch=mega_batch) for name in names
+        Question.of(components, name, label=arguments["label"], seed=seed, mega_batch=mega_batch) for name in names
     ]
-    if given["all"]:
+    if arguments["all"]:
         classes = {type(question.analysis) for question in questions}
-        for offer in components.named("analyses"):
-            if offer.component not in classes:
-                questions.append(Question.of(components, components.label(offer), seed=seed, mega_batch=mega_batch))
+        for entry in components.named("analyses"):
+            if entry.component not in classes:
+                questions.append(Question.of(components, components.label(entry), seed=seed, mega_batch=mega_batch))
     require_distinct_labels(questions)
     return questions
 
 
-def _list(given: Mapping[str, Any], components: Registry) -> dict[str, Any]:
+def _list(arguments: Mapping[str, Any], components: Registry) -> dict[str, Any]:
     """List the analyses."""
     for option in ("folder", "names", "all"):
-        if given[option]:
+        if arguments[option]:
             raise OptionError("--list lists the analyses and runs none: leave the rest out")
     from forgetkit.display import layout
 
-    entries = {components.label(offer): offer.summary for offer in components.named("analyses")}
-    if not given["json"]:
+    entries = {components.label(entry): entry.summary for entry in components.named("analyses")}
+    if not arguments["json"]:
         console = Console()
         console.print(layout.listing(console.width, entries))
         console.print("forgetkit show analyses NAME has the options of one", markup=False)
     return {"analyses": entries}
 
 
-def _export(folder: Path, given: Mapping[str, Any]) -> dict[str, Any]:
+def _export(folder: Path, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Write the masks of a run for other programs."""
     from forgetkit import config
     from forgetkit.analysis.masks import export_masks
     from forgetkit.results.report import single_run
 
     for option in ("names", "all", "mega_batch", "seed", "label", "again", "grid", *config.OVERRIDABLE):
-        if given[option]:
+        if arguments[option]:
             word = {"names": "the analyses", "label": "--as"}.get(option, f"--{option.replace('_', '-')}")
             raise OptionError(f"--export-masks writes all masks of a run and runs no analysis: leave out {word}")
     if not single_run.is_run(folder):
         raise RunDirectoryError(f"{folder} is not the directory of a run, which --export-masks takes")
-    written = export_masks(folder, given["export_masks"])
-    if not given["json"] and not given["quiet"]:
-        Console().print(f"{given['export_masks']}: {written} arrays", markup=False)
-    return {"masks": str(given["export_masks"]), "arrays": written}
+    written = export_masks(folder, arguments["export_masks"])
+    if not arguments["json"] and not arguments["quiet"]:
+        Console().print(f"{arguments['export_masks']}: {written} arrays", markup=False)
+    return {"masks": str(arguments["export_masks"]), "arrays": written}

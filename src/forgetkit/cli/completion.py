@@ -129,7 +129,7 @@ def _choices(annotation: Any) -> Sequence[str]:
 
 
 def _beginning(names: Sequence[str]) -> Offer:
-    def offer(incomplete: str) -> list[str]:
+    def complete(incomplete: str) -> list[str]:
         return [name for name in names if name.startswith(incomplete)]
 
-    return offer
+    return complete

@@ -21,24 +21,24 @@ if TYPE_CHECKING:
     from forgetkit.registry.spec import Option
 
 
-def describe_component(offer: ComponentEntry) -> dict[str, Any]:
+def describe_component(entry: ComponentEntry) -> dict[str, Any]:
     """Return the facts about a component or a command."""
-    origin = {"kind": offer.kind, "name": offer.name, "from": offer.distribution, "version": offer.version}
-    if offer.kind == "commands":
-        return origin | _command(offer.component)
+    origin = {"kind": entry.kind, "name": entry.name, "from": entry.distribution, "version": entry.version}
+    if entry.kind == "commands":
+        return origin | _command(entry.component)
     from forgetkit.registry.spec import options_of
 
-    about = _docstring(offer.component)
-    known = options_of(offer.component)
+    about = _docstring(entry.component)
+    known = options_of(entry.component)
     parts = _parse_docstring(about, [option.name for option in known])
     return origin | {
         "about": about,
         "formula": parts.formula,
         "cost": parts.cost,
         "source": parts.source,
-        "needs_data": _needs_data(offer),
-        "acts": _acts(offer.component),
-        "touches": _writes(offer),
+        "needs_data": _needs_data(entry),
+        "acts": _acts(entry.component),
+        "touches": _writes(entry),
         "options": [_option(option, parts.meanings[option.name]) for option in known],
     }
 
@@ -46,15 +46,15 @@ def describe_component(offer: ComponentEntry) -> dict[str, Any]:
 def list_components(components: Registry, kinds: Iterable[str]) -> dict[str, dict[str, str]]:
     """Return names and summaries by kind."""
     return {
-        kind: {components.label(offer): component_summary(offer) for offer in components.named(kind)} for kind in kinds
+        kind: {components.label(entry): component_summary(entry) for entry in components.named(kind)} for kind in kinds
     }
 
 
-def component_summary(offer: ComponentEntry) -> str:
+def component_summary(entry: ComponentEntry) -> str:
     """Summarize a component or a command in one line."""
-    if offer.kind == "commands":
-        return str(_command(offer.component)["about"]).partition("\n")[0]
-    return offer.summary
+    if entry.kind == "commands":
+        return str(_command(entry.component)["about"]).partition("\n")[0]
+    return entry.summary
 
 
 def print_listing(entries: Mapping[str, Mapping[str, str]]) -> None:
@@ -122,11 +122,11 @@ def _command(component: Any) -> dict[str, Any]:
     }
 
 
-def _needs_data(offer: ComponentEntry) -> bool | None:
+def _needs_data(entry: ComponentEntry) -> bool | None:
     """Return whether a component reads samples: a criterion by default, a reset method only if it says so."""
-    if offer.kind not in ("importance", "reinit"):
+    if entry.kind not in ("importance", "reinit"):
         return None
-    return bool(_class_attribute(offer.component, "needs_data", offer.kind == "importance"))
+    return bool(_class_attribute(entry.component, "needs_data", entry.kind == "importance"))
 
 
 def _acts(component: type) -> dict[str, str] | None:
@@ -143,10 +143,10 @@ def _acts(component: type) -> dict[str, str] | None:
     }
 
 
-def _writes(offer: ComponentEntry) -> list[str] | None:
+def _writes(entry: ComponentEntry) -> list[str] | None:
     from forgetkit.contracts import Writes
 
-    declared = _class_attribute(offer.component, "touches", None)
+    declared = _class_attribute(entry.component, "touches", None)
     return None if declared is None else [touch for touch in typing.get_args(Writes) if touch in declared]
 
 

@@ -46,7 +46,7 @@ def command(
 ) -> None:
     """Show what a data set holds, and what looks wrong in it.
 
-    Counts by class, values, files that were used and ignored, what --augment auto stands for, and the findings of the
+    Counts by class, values, files that were used and ignored, what --augment auto resolves to, and the findings of the
     audit at the start of each run.
     """
     announce("data", quiet=False, as_json=json)
@@ -67,7 +67,7 @@ def _describe(
 ) -> tuple[str, dict[str, Any]]:
     """Return the SPEC in full, and the content of the data set."""
     if sheet is not None and sheet.suffix.lower() != ".png":
-        raise OptionError(f"--sheet {sheet}: the name of a .png file is wanted")
+        raise OptionError(f"--sheet {sheet}: must be the name of a .png file")
     from forgetkit.config import machine
     from forgetkit.contracts import LoadContext, LoadProgress
     from forgetkit.data import load_data
@@ -81,7 +81,7 @@ def _describe(
     def progress(what: str, done: int, total: int) -> None:
         view.notify(LoadProgress(what, done, total))
 
-    with view.following():
+    with view.progress_context():
         data = load_data(source, name, LoadContext(machine.cache_folder(), progress))
         content = describe_data(data, _cut_stream(data, wanted))
         drawn = None if sheet is None else picture(data)

@@ -47,34 +47,34 @@ ShowOutcomes = Callable[["CellDisplay", "Outcomes"], dict[str, Any]]
 """Shows the outcomes of a grid, unless the display is quiet, and returns what ``--json`` prints."""
 
 
-def run_grid(given: Mapping[str, Any], plan: PlanGrid, show: ShowOutcomes) -> None:
+def run_grid(arguments: Mapping[str, Any], plan: PlanGrid, show: ShowOutcomes) -> None:
     """Plan a grid, run it or estimate what that takes, and show the outcomes.
 
-    ``given`` holds at least the options in ``EXECUTION``. Exits with status 1 if a cell failed.
+    ``arguments`` holds at least the options in ``EXECUTION``. Exits with status 1 if a cell failed.
     """
     from forgetkit.display.cell_display import choose_cell_display
 
-    view = choose_cell_display(quiet=given["quiet"], as_json=given["json"])
+    view = choose_cell_display(quiet=arguments["quiet"], as_json=arguments["json"])
     try:
         with (
             handle_signals(_ImmediateStop(view)),
-            contextlib.redirect_stdout(sys.stderr) if given["json"] else contextlib.nullcontext(),
+            contextlib.redirect_stdout(sys.stderr) if arguments["json"] else contextlib.nullcontext(),
         ):
-            execution = _execution_options(given, view)
-            answer, failed = _estimate_or_run(given, plan(execution), execution, view, show)
+            execution = _execution_options(arguments, view)
+            answer, failed = _estimate_or_run(arguments, plan(execution), execution, view, show)
     except (KeyboardInterrupt, RecordError) as error:
         if isinstance(error, KeyboardInterrupt):
             view.warn("interrupted")
         print_error(f"to go on: {_this_command()}")
         raise
-    if given["json"]:
+    if arguments["json"]:
         print_json(answer)
     if failed:
         raise typer.Exit(1)
 
 
 def _estimate_or_run(
-    given: Mapping[str, Any],
+    arguments: Mapping[str, Any],
     ablation: AblationPlan,
     execution: ExecutionOptions,
     view: CellDisplay,
@@ -83,7 +83,7 @@ def _estimate_or_run(
     """Return what ``--json`` prints, and whether a cell failed."""
     from forgetkit.ablation.runner import run_ablation
 
-    if given["dry_run"]:
+    if arguments["dry_run"]:
         from forgetkit.ablation.estimate import dry_run_content, estimate_ablation
 
         statuses = ablation.statuses()
@@ -94,16 +94,16 @@ def _estimate_or_run(
     return show(view, outcomes), any(cell.status in ("failed", "missing") for cell in outcomes.cells)
 
 
-def _execution_options(given: Mapping[str, Any], view: CellDisplay) -> ExecutionOptions:
+def _execution_options(arguments: Mapping[str, Any], view: CellDisplay) -> ExecutionOptions:
     from forgetkit.ablation.runner import ExecutionOptions
 
     return ExecutionOptions.of(
-        options.load_components(given, view.warn),
-        jobs=given["jobs"],
-        executor=given["executor"],
-        keep=given["keep"] or None,
-        plugins=given["plugin"] or (),
-        without=given["no_plugin"] or (),
+        options.load_components(arguments, view.warn),
+        jobs=arguments["jobs"],
+        executor=arguments["executor"],
+        keep=arguments["keep"] or None,
+        plugins=arguments["plugin"] or (),
+        without=arguments["no_plugin"] or (),
     )
 
 

@@ -119,15 +119,15 @@ def _add_commands_of_plugins(app: typer.Typer, own: Collection[str | None], comm
     components = registry.load()
     for broken in components.broken:
         _say(str(broken), 0)
-    for offer in components.named("commands"):
-        apart = f"{offer.distribution}/{offer.name}"
-        if isinstance(offer.component, typer.Typer):
+    for entry in components.named("commands"):
+        apart = f"{entry.distribution}/{entry.name}"
+        if isinstance(entry.component, typer.Typer):
             app.add_typer(
-                offer.component, name=apart if command_word == apart or offer.name in own else components.label(offer)
+                entry.component, name=apart if command_word == apart or entry.name in own else components.label(entry)
             )
         else:
-            _say(f"the command '{offer.name}' of {offer.distribution} is left out: it is no typer.Typer", 0)
-    if any(command_word == offer.name for offer in components.named("commands")):
+            _say(f"the command '{entry.name}' of {entry.distribution} is left out: it is no typer.Typer", 0)
+    if any(command_word == entry.name for entry in components.named("commands")):
         components.find("commands", command_word)  # an error if two plugins offer it
 
 

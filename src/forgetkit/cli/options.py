@@ -64,17 +64,17 @@ StrictPlugins = typing.Annotated[bool, typer.Option("--strict-plugins", help="Fa
 AsJson = typing.Annotated[bool, typer.Option("--json", help="Print an object instead of tables.")]
 
 
-def load_components(given: Mapping[str, Any], warn: Callable[[str], None] | None = None) -> Registry:
+def load_components(arguments: Mapping[str, Any], warn: Callable[[str], None] | None = None) -> Registry:
     """Load the components that a command line may name.
 
-    ``given`` has the values of ``plugin``, ``no_plugin`` and ``strict_plugins``, or some of them. Plugins that are
+    ``arguments`` has the values of ``plugin``, ``no_plugin`` and ``strict_plugins``, or some of them. Plugins that are
     left out are warned of, on standard error by default; with ``strict_plugins`` they are an error.
     """
     from forgetkit.registry import registry
 
-    warn, files = warn or _warn, given.get("plugin") or ()
-    found = registry.load(without=given.get("no_plugin") or (), files=files)
-    if given.get("strict_plugins"):
+    warn, files = warn or _warn, arguments.get("plugin") or ()
+    found = registry.load(without=arguments.get("no_plugin") or (), files=files)
+    if arguments.get("strict_plugins"):
         found.require_all_loaded()
     for warning in (*map(str, found.broken), *_shadowed_builtins(files, found)):
         warn(warning)
@@ -88,9 +88,9 @@ def _warn(message: str) -> None:
 def _shadowed_builtins(files: Sequence[Path], found: Registry) -> Iterator[str]:
     """Yield a warning for each component of a file that has the name of a built-in: the plain name means that."""
     for path in files:
-        for offer in found.components:
-            if offer.distribution == path.stem and found.find(offer.kind, offer.name) is not offer:
-                yield f"--plugin {path}: '{offer.name}' means the built-in; write {found.label(offer)} for the file's"
+        for entry in found.components:
+            if entry.distribution == path.stem and found.find(entry.kind, entry.name) is not entry:
+                yield f"--plugin {path}: '{entry.name}' means the built-in; write {found.label(entry)} for the file's"
 
 
 def parse_pairs(flag: str, texts: Iterable[str], example: str = "KEY=VALUE") -> dict[str, str]:
@@ -106,14 +106,18 @@ def parse_pairs(flag: str, texts: Iterable[str], example: str = "KEY=VALUE") -> 
     return found
 
 
-def layers(given: Mapping[str, Any], options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def layers(arguments: Mapping[str, Any], options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the options of the TOML file, ``--set`` and the command line merged, and those of ``--set`` alone."""
     from forgetkit import config
 
-    below = config.read_toml(given["config"], given["allow_import"] or ()) if given["config"] is not None else {}
+    below = (
+        config.read_toml(arguments["config"], arguments["allow_import"] or ())
+        if arguments["config"] is not None
+        else {}
+    )
     named = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
     named = {key: value for key, value in named.items() if value not in (None, ())}
-    assigned = config.parse_assignments(given["set"] or [])
+    assigned = config.parse_assignments(arguments["set"] or [])
     twice = named.keys() & assigned.keys()
     if twice:
         raise OptionError(f"--set {min(twice)} and --{min(twice).replace('_', '-')} are given both: leave one out")
@@ -126,8 +130,8 @@ def command(function: Callable[..., None], signature: inspect.Signature | None) 
     None means no options: building them takes long, and only the command that runs needs them.
     """
 
-    def run_with(**given: Any) -> None:
-        function(**given)
+    def run_with(**arguments: Any) -> None:
+        function(**arguments)
 
     run_with.__doc__ = function.__doc__
     run_with.__signature__ = signature or inspect.Signature()  # type: ignore[attr-defined]

@@ -83,9 +83,9 @@ def _load_entries() -> list[dict[str, Any]]:
         _entry(point)
         | {
             "offers": [
-                {"kind": offer.kind, "name": components.label(offer)}
-                for offer in components.components
-                if (offer.distribution, offer.plugin) == (point.distribution, point.plugin)
+                {"kind": entry.kind, "name": components.label(entry)}
+                for entry in components.components
+                if (entry.distribution, entry.plugin) == (point.distribution, point.plugin)
             ],
             "left_out": reasons.get((point.distribution, point.plugin)),
         }
@@ -98,7 +98,7 @@ def _remark(entry: Mapping[str, Any]) -> str:
         return f"disabled by {entry_points.DISABLE}"
     if reason := entry.get("left_out") or entry.get("clash"):
         return f"left out: {reason}"
-    return ", ".join(f"{offer['name']} ({offer['kind']})" for offer in entry.get("offers", ()))
+    return ", ".join(f"{component['name']} ({component['kind']})" for component in entry.get("offers", ()))
 
 
 def _show(
@@ -112,7 +112,7 @@ def _show(
 
     components = options.load_components({"plugin": plugin})
     chosen, is_plugin = _matching_components(components, name, kind)
-    contents = [component_info.describe_component(offer) for offer in chosen]
+    contents = [component_info.describe_component(entry) for entry in chosen]
     if json:
         print_json({"name": name, "components": contents} if is_plugin else contents[0])
         return
@@ -196,18 +196,18 @@ def _examine(
     from forgetkit.registry.spec import parse_spec
 
     spec = parse_spec(name)
-    given = {key.replace("-", "_"): value for key, value in options.parse_pairs("--option", texts).items()}
-    if twice := given.keys() & spec.options.keys():
+    arguments = {key.replace("-", "_"): value for key, value in options.parse_pairs("--option", texts).items()}
+    if twice := arguments.keys() & spec.options.keys():
         raise OptionError(f"the option '{min(twice)}' is given twice, in {name} and by --option: leave one out")
-    spec = dataclasses.replace(spec, options={**spec.options, **given})
+    spec = dataclasses.replace(spec, options={**spec.options, **arguments})
     chosen, is_plugin = _matching_components(components, spec.name, kind)
     if is_plugin and (spec.first is not None or spec.options):
         raise OptionError(f"'{spec.name}' is a plugin: options are given to one of its components")
     found = [
         _examine_one(
-            components, offer, dataclasses.replace(spec, name=components.label(offer)), expected, alone=not is_plugin
+            components, entry, dataclasses.replace(spec, name=components.label(entry)), expected, alone=not is_plugin
         )
-        for offer in chosen
+        for entry in chosen
     ]
     known = {promise["promise"] for one in found for promise in one["promises"]}
     for promise in expected:
@@ -217,24 +217,24 @@ def _examine(
 
 
 def _examine_one(
-    components: Registry, offer: ComponentEntry, spec: Spec, expected: Sequence[str], *, alone: bool
+    components: Registry, entry: ComponentEntry, spec: Spec, expected: Sequence[str], *, alone: bool
 ) -> dict[str, Any]:
     """Check one component. Among several, one that needs options is left for a check by itself."""
     from forgetkit import testing
     from forgetkit.registry.spec import options_of
 
-    about: dict[str, Any] = {"kind": offer.kind, "name": spec.name, "spec": spec.name}
-    promises = {promise.name for promise in testing.promises(offer.kind)}
+    about: dict[str, Any] = {"kind": entry.kind, "name": spec.name, "spec": spec.name}
+    promises = {promise.name for promise in testing.promises(entry.kind)}
     if not promises:
-        return about | {"not_checked": f"{offer.kind} make no promises", "promises": []}
-    required = [o.name for o in options_of(offer.component) if o.default is dataclasses.MISSING]
+        return about | {"not_checked": f"{entry.kind} make no promises", "promises": []}
+    required = [o.name for o in options_of(entry.component) if o.default is dataclasses.MISSING]
     if required and not alone:
         return about | {"not_checked": f"it needs the option '{required[0]}': check it by itself", "promises": []}
-    written, component = components.make(offer.kind, spec)
+    written, component = components.make(entry.kind, spec)
     if sys.stderr.isatty():
         print(f"forgetkit: examining {written} …", file=sys.stderr)
     reasons = {name: "as --expect says" for name in expected if name in promises}
-    verdicts = testing.examine(offer.kind, component, expected_failures=reasons)
+    verdicts = testing.examine(entry.kind, component, expected_failures=reasons)
     return about | {"spec": written, "not_checked": None, "promises": [_verdict(verdict) for verdict in verdicts]}
 
 
@@ -273,7 +273,7 @@ def _new(
     from forgetkit.registry import registry, scaffold
 
     kind = registry.parse_kind(kind)
-    taken = {offer.name for offer in registry.load(entry_points=False).named(kind)}
+    taken = {entry.name for entry in registry.load(entry_points=False).named(kind)}
     written = scaffold.write_package(name, kind, out, taken)
     if json:
         print_json(

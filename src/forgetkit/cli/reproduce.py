@@ -55,7 +55,7 @@ def _signature() -> inspect.Signature:
     return options.signature(_OWN, without=RunConfig.model_fields.keys(), first=[name])
 
 
-def _reproduce(**given: Any) -> None:
+def _reproduce(**arguments: Any) -> None:
     """Run a table or figure of the paper, and print the paper's numbers beside the measured ones.
 
     Without a name, list the tables and figures. Finished runs and stored answers are kept: the same command does the
@@ -63,25 +63,25 @@ def _reproduce(**given: Any) -> None:
 
     Exit status: 0 done, 1 a run failed, 2 a mistake in the command line, 130 interrupted.
     """
-    form = _format(given["format"], as_json=given["json"])
-    given = {**given, "json": form == "json"}
+    form = _format(arguments["format"], as_json=arguments["json"])
+    arguments = {**arguments, "json": form == "json"}
     is_text = form not in (table_options.SCREEN, "json")
-    if given["name"] is None:
-        _require_alone(given, form if is_text else None)
-        _list(as_json=given["json"])
+    if arguments["name"] is None:
+        _require_alone(arguments, form if is_text else None)
+        _list(as_json=arguments["json"])
         return
-    if is_text and given["dry_run"]:
+    if is_text and arguments["dry_run"]:
         raise OptionError(f"--dry-run has no table to print as {form}: leave out --format {form}, or use --format json")
-    announce("reproduce", quiet=given["quiet"], as_json=given["json"] or is_text)
+    announce("reproduce", quiet=arguments["quiet"], as_json=arguments["json"] or is_text)
     from forgetkit.paper import render, reproduction
 
-    scaled = _scaled_table(given)
-    given["keep"] = reproduction.models_to_keep(scaled, given["keep"])
+    scaled = _scaled_table(arguments)
+    arguments["keep"] = reproduction.models_to_keep(scaled, arguments["keep"])
     texts: list[str] = []
     planned: list[tuple[AblationPlan, Registry]] = []
 
     def plan(execution: ExecutionOptions) -> AblationPlan:
-        folder = given["out"] or Path(OUT) / reproduction.grid_name(scaled)
+        folder = arguments["out"] or Path(OUT) / reproduction.grid_name(scaled)
         planned.append((reproduction.plan_runs(scaled, folder, execution.components), execution.components))
         return planned[0][0]
 
@@ -96,7 +96,7 @@ def _reproduce(**given: Any) -> None:
     try:
         # Standard output is for the text alone.
         with contextlib.redirect_stdout(sys.stderr) if is_text else contextlib.nullcontext():
-            run_grid(given, plan, show)
+            run_grid(arguments, plan, show)
     finally:
         for text in texts:
             print_text(text)
@@ -110,27 +110,27 @@ def _format(name: str | None, *, as_json: bool) -> str:
     return table_options.choose_format(name, FORMATS, as_json=as_json)
 
 
-def _require_alone(given: Mapping[str, Any], form: str | None) -> None:
+def _require_alone(arguments: Mapping[str, Any], form: str | None) -> None:
     """Raise ``OptionError`` for options that mean nothing to the list of tables."""
-    beside = {option: given[option] for option in _OWN if option not in ("format", "json")} | {"format": form}
+    beside = {option: arguments[option] for option in _OWN if option not in ("format", "json")} | {"format": form}
     for option, value in beside.items():
         if value is not None and value is not False and value != []:
             flag = f"--{option.replace('_', '-')}"
             raise OptionError(f"{flag} is for a table and none is named: name one that forgetkit reproduce lists")
 
 
-def _scaled_table(given: Mapping[str, Any]) -> ScaledTable:
+def _scaled_table(arguments: Mapping[str, Any]) -> ScaledTable:
     from forgetkit import config
     from forgetkit.ablation.grid import parse_seeds
     from forgetkit.paper.scaled_table import scale_table
 
     return scale_table(
-        given["name"],
-        given["scale"] or "smoke",
-        given["part"] or (),
-        options.parse_pairs("--data", given["data"] or (), "NAME=SPEC, like CIFAR10=folder:path=photos,size=32"),
-        None if given["seeds"] is None else parse_seeds(given["seeds"]),
-        config.parse_assignments(given["set"] or []),
+        arguments["name"],
+        arguments["scale"] or "smoke",
+        arguments["part"] or (),
+        options.parse_pairs("--data", arguments["data"] or (), "NAME=SPEC, like CIFAR10=folder:path=photos,size=32"),
+        None if arguments["seeds"] is None else parse_seeds(arguments["seeds"]),
+        config.parse_assignments(arguments["set"] or []),
     )
 
 

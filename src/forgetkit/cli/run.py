@@ -39,7 +39,7 @@ def command(*, with_options: bool = True) -> Callable[..., None]:
     return options.command(_run, options.signature(SPECIAL) if with_options else None)
 
 
-def _run(**given: Any) -> None:
+def _run(**arguments: Any) -> None:
     """Train over a stream of mega-batches, and unlearn between them.
 
     Without options: LURE on scikit-learn's handwritten digits.
@@ -50,16 +50,16 @@ def _run(**given: Any) -> None:
 
     Exit status: 0 done, 1 failed, 2 a mistake in the command line or a file, 130 interrupted.
     """
-    special = {name: given.pop(name) for name in SPECIAL}
+    special = {name: arguments.pop(name) for name in SPECIAL}
     announce("run", quiet=special["quiet"], as_json=special["json"])
     # A component may print; with --json standard output is for the object alone.
     with contextlib.redirect_stdout(sys.stderr) if special["json"] else contextlib.nullcontext():
-        answer = _run_or_explain(special, given)
+        answer = _run_or_explain(special, arguments)
     if special["json"]:
         print_json(answer)
 
 
-def _run_or_explain(special: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+def _run_or_explain(special: dict[str, Any], arguments: dict[str, Any]) -> dict[str, Any]:
     """Return what ``--json`` prints; if the run is stopped, print how to resume it."""
     from forgetkit.display.run_display import choose_run_display
 
@@ -68,8 +68,8 @@ def _run_or_explain(special: dict[str, Any], given: dict[str, Any]) -> dict[str,
     try:
         with handle_signals(stop, view.say_stopping):
             if special["resume"] is not None:
-                view.remember(str(special["resume"]), given)
-            return _answer(special, given, view, stop)
+                view.remember(str(special["resume"]), arguments)
+            return _answer(special, arguments, view, stop)
     except KeyboardInterrupt:
         view.warn("interrupted")
         view.say_how_to_resume(_plugins(special))
@@ -79,7 +79,7 @@ def _run_or_explain(special: dict[str, Any], given: dict[str, Any]) -> dict[str,
         raise
 
 
-def _answer(special: dict[str, Any], given: dict[str, Any], view: RunDisplay, stop: StopRequest) -> dict[str, Any]:
+def _answer(special: dict[str, Any], arguments: dict[str, Any], view: RunDisplay, stop: StopRequest) -> dict[str, Any]:
     from forgetkit import config
     from forgetkit.config import machine
     from forgetkit.engine.run import run_plan
@@ -88,7 +88,7 @@ def _answer(special: dict[str, Any], given: dict[str, Any], view: RunDisplay, st
     components = options.load_components(special, view.warn)
     if special["resume"] is not None and special["dry_run"]:
         raise OptionError("--dry-run plans a run from its start: leave out --resume")
-    chosen, assigned = options.layers(special, given)
+    chosen, assigned = options.layers(special, arguments)
     resume, offline = None, special["resume"] is not None and "dataset" not in chosen
     if special["resume"] is not None:
         recorded = RunDirectory(special["resume"])
@@ -107,11 +107,11 @@ def _answer(special: dict[str, Any], given: dict[str, Any], view: RunDisplay, st
     if special["dry_run"]:
         from forgetkit.engine import dry_run
 
-        with view.following():
+        with view.progress_context():
             estimate = dry_run.estimate_cost(plan, [view], machine.cache_folder())
         view.show_dry_run(estimate)
         return estimate
-    with view.following():
+    with view.progress_context():
         result = run_plan(plan, observers=[view], cache=machine.cache_folder(), resume=resume, stop=stop)
     view.show_result(result)
     return result

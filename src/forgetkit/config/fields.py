@@ -46,7 +46,7 @@ METHODS: Mapping[str, tuple[str | None, str]] = {
     "shrink-perturb": (None, "shrink-perturb"),
     "lure": ("snip", "masked"),
 }
-"""The methods of the paper: the importance criterion and the reinit method that each name stands for."""
+"""The methods of the paper: the importance criterion and the reinit method of each name."""
 
 _RETENTION = ("checkpoint_seconds", "checkpoint_epochs", "keep_models", "keep_masks")
 
@@ -108,7 +108,7 @@ def _threads(given: Any, check: ValidatorFunctionWrapHandler) -> Any:
     try:
         return check(given)
     except ValidationError as error:
-        raise PydanticCustomError("threads", f"a number from 1 to {MOST_THREADS} is wanted, or auto") from error
+        raise PydanticCustomError("threads", f"must be a number from 1 to {MOST_THREADS}, or auto") from error
 
 
 def _plain_name(name: str | None) -> str | None:
@@ -117,7 +117,7 @@ def _plain_name(name: str | None) -> str | None:
     if name in ("", ".", "..") or set(name) & set("/\\") or not name.isprintable() or len(name.encode()) > _LONGEST:
         raise PydanticCustomError(
             "plain",
-            f"a folder's name is wanted, without slashes and of {_LONGEST} bytes at most; --out says where it is made",
+            f"must be a folder's name, without slashes and of {_LONGEST} bytes at most; --out says where it is made",
         )
     return name
 

@@ -75,7 +75,7 @@ def _parse_toml(path: Path) -> dict[str, Any]:
     except RecursionError as error:
         raise ConfigError("it is nested too deeply; write it flat") from error
     except ValueError as error:  # no TOML, no UTF-8, or a number of more digits than Python reads
-        raise ConfigError(f"{error}; repair it: TOML is wanted") from error
+        raise ConfigError(f"{error}; it must be TOML: repair it") from error
 
 
 def parse_assignments(assignments: list[str]) -> dict[str, Any]:

@@ -214,7 +214,7 @@ def _apply_rules(config: RunConfig) -> RunConfig:
 def _preset_config(protocol: Mapping[str, Any], resolved: RunConfig) -> RunConfig:
     """The configuration of the preset alone; milestones by rule follow the run's epochs, samples and schedule.
 
-    A preset's ``auto`` precision stands for either value, since the record of a run holds the resolved one.
+    A preset's ``auto`` precision may resolve to either value, since the record of a run holds the resolved one.
     """
     preset = RunConfig.model_validate({key: value for key, value in protocol.items() if "." not in key})
     followed = preset.model_copy(update={key: getattr(resolved, key) for key in ("epochs", "samples", "schedule")})

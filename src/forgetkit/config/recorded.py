@@ -43,7 +43,7 @@ def resumed_options(manifest: Mapping[str, Any], given: Mapping[str, Any], regis
     recorded = _recorded_config(manifest)
     unknown = RunConfig.model_fields.keys() - recorded.keys() - {*_CHANGEABLE}
     if unknown:
-        raise ConfigError(f"this run was begun by a forgetkit that had no --{flag(min(unknown))}: begin it anew")
+        raise ConfigError(f"this run was begun by a forgetkit that had no --{flag(min(unknown))}: start a new run")
     own = {key: value for key, value in recorded.items() if key != "method"}
     for key, value in given.items():  # an object that is given again replaces its name
         if key in KIND_OF and not isinstance(value, PLAIN) and registry.make(KIND_OF[key], value)[0] == own.get(key):
@@ -140,7 +140,7 @@ def finished_plan(manifest: Mapping[str, Any], given: Mapping[str, Any], registr
 def _recorded_config(manifest: Mapping[str, Any]) -> Mapping[str, Any]:
     recorded = manifest.get("config")
     if not isinstance(recorded, Mapping):
-        raise ConfigError("the manifest of this run holds no configuration; it is damaged: begin the run anew")
+        raise ConfigError("the manifest of this run holds no configuration; it is damaged: start a new run")
     return recorded
 
 

@@ -26,7 +26,8 @@ class Change:
         value: A tensor of its shape.
 
     References:
-        Ramkumar et al., "Learn, Unlearn and Relearn", 2023: equation 3, with ``mask`` True where M = 0.
+        Ramkumar et al., "Learn, Unlearn and Relearn", 2023: equation 3. ``mask`` is 1 − M: their M is 1 for retained
+        entries.
     """
 
     name: str

@@ -166,7 +166,7 @@ def _missing_classes(classes: Sequence[str], train: NDArray[np.int64], test: NDA
     present = np.flatnonzero(train)
     if len(present) == 1:
         yield (
-            f"all training samples are of one class, {_names(classes, present)}: nothing can be told apart; add "
+            f"all training samples are of one class, {_names(classes, present)}: there is nothing to distinguish; add "
             "samples of another"
         )
     missing = np.flatnonzero(train == 0)

@@ -132,16 +132,16 @@ def _no_samples(role: Role) -> Samples:
 def _retained_ids(replay: Replay, retained: Samples, arrived: Samples, seeds: Seeds, index: int) -> NDArray[np.int64]:
     """Ask the strategy, which gets copies; raise ``ComponentError`` if its answer breaks the contract."""
     before, new = (replace(part, ids=part.ids.copy(), labels=part.labels.copy()) for part in (retained, arrived))
-    who = component_name(replay)
-    with settings_restored(f"the replay strategy {who}"):
+    name = component_name(replay)
+    with settings_restored(f"the replay strategy {name}"):
         ids = np.array(replay.retain(before, new, seeds.numpy("replay", arrived.role, index)))
     if ids.size == 0:
         ids = ids.astype(np.int64)
     if ids.ndim != 1 or ids.dtype != np.int64:
-        raise ComponentError(f"{who} kept {ids.dtype} ids of shape {ids.shape}, not int64 of one dimension")
+        raise ComponentError(f"{name} kept {ids.dtype} ids of shape {ids.shape}, not int64 of one dimension")
     if len(np.unique(ids)) != len(ids) and not getattr(replay, "may_repeat", False):
-        raise ComponentError(f"{who} kept a sample twice")
+        raise ComponentError(f"{name} kept a sample twice")
     unknown = ids[~np.isin(ids, np.concatenate([retained.ids, arrived.ids]))]
     if len(unknown):
-        raise ComponentError(f"{who} kept sample {unknown[0]}, which was neither retained nor new")
+        raise ComponentError(f"{name} kept sample {unknown[0]}, which was neither retained nor new")
     return ids

@@ -1,1 +1,1 @@
-"""What a terminal or a notebook shows: consoles, progress, tables. Import this room, and with it rich, late."""
+"""What a terminal or a notebook shows: consoles, progress, tables. Import this package lazily: it imports rich."""

@@ -36,12 +36,12 @@ class AnalysisDisplay(ProgressDisplay):
     def __init__(self, display: Display) -> None:
         super().__init__(display)
         self._reasons: set[tuple[str, str]] = set()
-        self._total, self._done, self._began = 0, 0, 0.0
-        self._what = "asking"
+        self._total, self._done, self._start_time = 0, 0, 0.0
+        self._what = "analyzing"
 
-    def following(self, total: int) -> AbstractContextManager[object]:
+    def progress_context(self, total: int) -> AbstractContextManager[object]:
         """Return a context with a bar about ``total`` questions to single runs."""
-        self._total, self._done, self._began = total, 0, time.monotonic()
+        self._total, self._done, self._start_time = total, 0, time.monotonic()
         return self.display.follow(self.bars)
 
     def bars(self) -> RenderableType:
@@ -50,16 +50,16 @@ class AnalysisDisplay(ProgressDisplay):
         parts = [f"{self._done}/{self._total}", *([] if left is None else [f"about {duration(left)} left"])]
         return layout.bars(*self.console.size, [layout.Bar(self._what, self._done / max(self._total, 1), parts)])
 
-    def asking(self, what: str) -> None:
+    def show_question(self, what: str) -> None:
         """Show ``what`` beside the bar."""
         self._what = what
 
-    def tell(self, outcome: AnalysisOutcome) -> None:
-        """Show what became of a question to a run."""
+    def show_outcome(self, outcome: AnalysisOutcome) -> None:
+        """Show the outcome of a question to a run."""
         self._done += not outcome.common
         position = f"[{self._done}/{self._total}] " if self.shows and not outcome.common else ""
         name = f"{position}{outcome.run}: {outcome.question.label}"
-        if outcome.became == "failed":
+        if outcome.status == "failed":
             # One reason may hold for each question to a run.
             if self._is_new(outcome.run, outcome.reason):
                 self.warn(f"{name}: {outcome.reason}")
@@ -69,11 +69,11 @@ class AnalysisDisplay(ProgressDisplay):
             new = self._is_new(outcome.question.label, outcome.reason)
             self.say(f"{name} does not apply{f': {outcome.reason}' if new else ', as above'}")
         else:
-            took = "there already" if outcome.became == "known" else duration(outcome.seconds)
+            took = "there already" if outcome.status == "cached" else duration(outcome.seconds)
             left = self.display.format_left(self._left())
             self.say(f"{name}: {_numbers(outcome.answer.numbers)} ({took}{left})")
 
-    def pass_over(self, outcome: AnalysisOutcome) -> None:
+    def skip(self, outcome: AnalysisOutcome) -> None:
         """Count a question that is put to all runs together."""
         self._done += 1
         name = f"[{self._done}/{self._total}] {outcome.run}: {outcome.question.label}"
@@ -91,7 +91,7 @@ class AnalysisDisplay(ProgressDisplay):
         return new
 
     def _left(self) -> float | None:
-        spent = time.monotonic() - self._began
+        spent = time.monotonic() - self._start_time
         return spent * (self._total - self._done) / self._done if 0 < self._done < self._total else None
 
     def show(self, answers: Sequence[AnalysisOutcome], outcomes: Outcomes | None) -> None:

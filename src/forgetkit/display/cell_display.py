@@ -42,11 +42,11 @@ class CellDisplay(ProgressDisplay):
     def loading(self) -> Iterator[Sequence[Observer]]:
         """Show how data is loaded."""
         run = RunDisplay(self.display)
-        with run.following():
+        with run.progress_context():
             yield (run,)
 
     @contextmanager
-    def following(self, ablation: AblationPlan, progress: ProgressReader) -> Iterator[None]:
+    def progress_context(self, ablation: AblationPlan, progress: ProgressReader) -> Iterator[None]:
         """Keep the bars on the screen while cells run."""
         self._progress, self._total, self._done = progress, len(progress.digests), 0
         moving = self.display.follow(lambda: self._bars(ablation, progress), 4) if self._total else nullcontext()
@@ -72,11 +72,11 @@ class CellDisplay(ProgressDisplay):
         if self._progress is not None:
             self.display.say_at_once(_STOPPING)
 
-    def ended(self, name: str, task: Task, ended: CellResult, numbers: Mapping[str, float]) -> None:
+    def cell_finished(self, name: str, task: Task, result: CellResult, numbers: Mapping[str, float]) -> None:
         """Show a cell, its numbers and the time left; warn of a cell that failed."""
         self._done += 1
         name = f"[{self._done}/{self._total}] {name}" if self.shows else name
-        failure = ended.failure(name)
+        failure = result.failure(name)
         if failure is not None:
             self.warn(failure)
         elif self.shows:

@@ -93,7 +93,7 @@ class PlainDisplay(Display):
         console.say_at_once(line)
 
     def format_left(self, seconds: float | None) -> str:
-        """After a comma."""
+        """Return ``, about N left``."""
         return "" if seconds is None else f", about {duration(seconds)} left"
 
 
@@ -108,7 +108,7 @@ class LiveDisplay(PlainDisplay):
         """Leave it to the bars."""
 
     def warn(self, message: str) -> None:
-        """Print it above the bars where a style for that was given."""
+        """Print it above the bars if a style for it was given."""
         if self._warning_style is None:
             super().warn(message)
         else:

@@ -53,14 +53,14 @@ def bars(width: int, height: int, shown: Sequence[Bar], note: str = "") -> Rende
     first = max((cell_len(bar.parts[0]) for bar in shown), default=0)
     names = max((cell_len(bar.name) for bar in shown), default=0)
     beside = names + first + _SHORTEST_BAR + 2 <= width
-    room = width - _SHORTEST_BAR - 1 - (names + 1 if beside else 0)
-    texts = [_fitting(bar.parts, room) for bar in shown]
+    text_width = width - _SHORTEST_BAR - 1 - (names + 1 if beside else 0)
+    texts = [_fitting(bar.parts, text_width) for bar in shown]
     wide = max(map(cell_len, texts), default=0)
     pieces: list[list[RenderableType]] = []
     for bar, text in zip(shown, texts, strict=True):
         line = Table.grid(padding=(0, 1, 0, 0))
         cells: list[RenderableType] = [Text(bar.name, bar.style)] if beside else []
-        for columns in (*([names] if beside else []), max(1, room + _SHORTEST_BAR - wide), wide):
+        for columns in (*([names] if beside else []), max(1, text_width + _SHORTEST_BAR - wide), wide):
             line.add_column(width=columns, no_wrap=True)
         line.add_row(*cells, ProgressBar(total=1, completed=bar.share), Text(text))
         above = [] if beside else fold_text(bar.name, width).splitlines()
@@ -71,10 +71,10 @@ def bars(width: int, height: int, shown: Sequence[Bar], note: str = "") -> Rende
     return Group(*(line for piece in pieces for line in piece), *below)
 
 
-def _fitting(parts: Sequence[str], room: int) -> str:
+def _fitting(parts: Sequence[str], width: int) -> str:
     """Join as many parts as fit, at least the first."""
     count = len(parts)
-    while count > 1 and cell_len("  ".join(parts[:count])) > room:
+    while count > 1 and cell_len("  ".join(parts[:count])) > width:
         count -= 1
     return "  ".join(parts[:count])
 
@@ -108,11 +108,11 @@ def table(
     least = [max(_longest(text) for text in column) for column in columns]
     for place in right:
         least[place] = max([_longest(heads[place]), *(cell_len(row[place]) for row in rows)])
-    room = width - _GAP * (len(heads) - 1)
+    text_width = width - _GAP * (len(heads) - 1)
     above = [Text(title, "bold")] if title else []
-    if sum(least) > room:
+    if sum(least) > text_width:
         return Group(*above, *block_list(width, heads, rows))
-    widths = _share_width(least, [max(map(_widest, column)) for column in columns], room)
+    widths = _share_width(least, [max(map(_widest, column)) for column in columns], text_width)
     cells = [(text, wide) for row in rows for text, wide in zip(row, widths, strict=True)]
     if any(fold_text(text, wide).count("\n") - text.count("\n") >= _DEEP for text, wide in cells):
         return Group(*above, *block_list(width, heads, rows))
@@ -177,10 +177,10 @@ def _widest(text: str) -> int:
     return max(map(cell_len, text.split("\n")))
 
 
-def _share_width(least: Sequence[int], natural: Sequence[int], room: int) -> list[int]:
+def _share_width(least: Sequence[int], natural: Sequence[int], width: int) -> list[int]:
     """Return widths between the least and the natural ones; the widest shrinks first."""
     widths = [max(pair) for pair in zip(least, natural, strict=True)]
-    while sum(widths) > room:
+    while sum(widths) > width:
         able = [place for place, wide in enumerate(widths) if wide > least[place]]
         widths[max(able, key=widths.__getitem__)] -= 1
     return widths

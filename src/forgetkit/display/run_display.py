@@ -58,7 +58,7 @@ class RunDisplay(ProgressDisplay):
         self._directory = directory
         self._code = [word for key, spec in config.code_of(options).items() for word in (f"--{key}", spec)]
 
-    def following(self) -> AbstractContextManager[object]:
+    def progress_context(self) -> AbstractContextManager[object]:
         """Return a context in which the bars are on the screen."""
         return self.display.follow(self.bars)
 

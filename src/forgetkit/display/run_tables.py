@@ -21,9 +21,9 @@ def run_headline(event: RunStarted) -> str:
         for option, both in event.overrides.items()
         if option.startswith(("importance.", "reinit."))
     ]
-    acting = [spec.partition(":")[0] for spec in config["interventions"]]
+    interventions = [spec.partition(":")[0] for spec in config["interventions"]]
     parts = [
-        " with ".join([f"{event.method} ({', '.join(own_options)})" if own_options else event.method, *acting]),
+        " with ".join([f"{event.method} ({', '.join(own_options)})" if own_options else event.method, *interventions]),
         f"on {config['dataset'].partition(':')[0]}",
         f"with {config['model'].partition(':')[0]} ({event.parameters:,} parameters)",
         f"{event.mega_batches} mega-batches of {_length(event)}",

@@ -68,9 +68,9 @@ def show_table(console: Console, table: Table, outcomes: Outcomes, *, briefly: b
     curves = {} if briefly else _curves(outcomes, table.axes)
     marked = console.color_system is None
     figures = [*_seeds(table), *_figures(table, marked), *_anytime(table, curves)]
-    room = console.width - (len(_BASELINE) if table.baseline else 0)
-    labels, fitting = _fit_columns(_labels(table), figures, room)
-    if stacked := _width([*labels, *fitting]) > room:
+    width = console.width - (len(_BASELINE) if table.baseline else 0)
+    labels, fitting = _fit_columns(_labels(table), figures, width)
+    if stacked := _width([*labels, *fitting]) > width:
         fitting = figures
     if title := formatting.one_line(table.title):
         console.print(Text(title, "bold"))
@@ -109,9 +109,9 @@ def _figures(table: Table, marked: bool) -> Iterator[_Strip]:
     for place, column in enumerate(table.columns):
         own = [row[place] for row in shown]
         marks = [_BEST * (one.bold and marked) + formatting.STAR * one.star for one in own]
-        room = max(map(len, marks), default=0)
+        width = max(map(len, marks), default=0)
         texts = (
-            _figure(row, place, one).append(mark.ljust(room), "bold")
+            _figure(row, place, one).append(mark.ljust(width), "bold")
             for row, one, mark in zip(table.rows, own, marks, strict=True)
         )
         yield _Strip(formatting.heading(column), tuple(texts))
@@ -152,12 +152,12 @@ def _anytime(table: Table, curves: Curves) -> Iterator[_Strip]:
         yield _Strip("anytime", tuple(texts), "left")
 
 
-def _fit_columns(labels: Sequence[_Strip], figures: Sequence[_Strip], room: int) -> tuple[list[_Strip], list[_Strip]]:
+def _fit_columns(labels: Sequence[_Strip], figures: Sequence[_Strip], width: int) -> tuple[list[_Strip], list[_Strip]]:
     """Return the labels, folded if needed, and as many of the first figures as fit."""
     fitting, widths = list(figures), [label.width for label in labels]
 
     def over(widths: Sequence[int]) -> bool:
-        return _in_columns([*widths, *(strip.width for strip in fitting)]) > room
+        return _in_columns([*widths, *(strip.width for strip in fitting)]) > width
 
     if fitting and fitting[-1].justify == "left" and over(widths):
         fitting.pop()
@@ -167,7 +167,7 @@ def _fit_columns(labels: Sequence[_Strip], figures: Sequence[_Strip], room: int)
     while over(widths) and widths != narrow:
         wide = [place for place, least in enumerate(narrow) if widths[place] > least]
         widths[max(wide, key=widths.__getitem__)] -= 1
-    return [label.folded(width) for label, width in zip(labels, widths, strict=True)], fitting
+    return [label.folded(own) for label, own in zip(labels, widths, strict=True)], fitting
 
 
 def _width(strips: Sequence[_Strip]) -> int:
@@ -210,22 +210,22 @@ def _table_with_heads(strips: Sequence[_Strip], *, head: bool = True) -> Screen:
     return screen
 
 
-def _differences(table: Table, room: int) -> Iterator[Text | Padding]:
+def _differences(table: Table, width: int) -> Iterator[Text | Padding]:
     """Yield the differences to the baseline: the name of an arm, and below it a line per number."""
     compared = formatting.format_differences(table)
     if not compared:
         return
     indent = len(_BASELINE)
     numbers = [one for _, own in compared for one in own]
-    strips = _difference_strips(numbers, formatting.difference_heads(table), room - indent)
+    strips = _difference_strips(numbers, formatting.difference_heads(table), width - indent)
     lines = zip(*(strip.texts for strip in strips), strict=True)
-    yield Text(layout.fold_text(formatting.differences_title(table), room), "bold")
-    if _width(strips) > room - indent:
-        yield from _differences_in_lines(table, compared, room)
+    yield Text(layout.fold_text(formatting.differences_title(table), width), "bold")
+    if _width(strips) > width - indent:
+        yield from _differences_in_lines(table, compared, width)
         return
     yield Padding(_table_with_heads(strips), (0, 0, 0, indent), expand=False)
     for row, numbers in compared:
-        yield Text("\n".join(line.rstrip() for line in break_lines(formatting.arm_label(table, row), room)))
+        yield Text("\n".join(line.rstrip() for line in break_lines(formatting.arm_label(table, row), width)))
         screen = _table_with_heads(strips, head=False)
         for line in islice(lines, len(numbers)):
             screen.add_row(*line)
@@ -234,28 +234,28 @@ def _differences(table: Table, room: int) -> Iterator[Text | Padding]:
 
 
 def _differences_in_lines(
-    table: Table, compared: Sequence[tuple[TableRow, Sequence[formatting.FormattedDifference]]], room: int
+    table: Table, compared: Sequence[tuple[TableRow, Sequence[formatting.FormattedDifference]]], width: int
 ) -> Iterator[Text]:
-    """Yield a line for each number, for a screen without room for columns."""
+    """Yield a line for each number, for a screen too narrow for columns."""
     for row, numbers in compared:
-        yield Text(layout.fold_text(formatting.arm_label(table, row), room))
+        yield Text(layout.fold_text(formatting.arm_label(table, row), width))
         for one in numbers:
-            difference, p, verdict = one.said
+            difference, p, verdict = one.texts
             line = f"{one.number}: {difference}, {f'corrected p {p}, ' if p != '–' else ''}{verdict}"
-            yield Text(layout.hanging_indent(line, room, "  ", "    "))
+            yield Text(layout.hanging_indent(line, width, "  ", "    "))
     yield Text()
 
 
 def _difference_strips(
-    differences: Sequence[formatting.FormattedDifference], heads: tuple[str, str, str], room: int
+    differences: Sequence[formatting.FormattedDifference], heads: tuple[str, str, str], width: int
 ) -> list[_Strip]:
     """Make the columns; the names of numbers are folded if needed, then the verdicts, never figures."""
-    rows = [(one.number, *one.said) for one in differences]
+    rows = [(one.number, *one.texts) for one in differences]
     texts = [tuple(map(Text, column)) for column in zip(*rows, strict=True)]
     number, (difference, p, verdict) = _Strip("number", texts[0], "left"), heads
     strips = [number, _Strip(difference, texts[1]), _Strip(p, texts[2]), _Strip(verdict, texts[3], "left")]
     for place in (0, -1):
-        if sum(strip.width for strip in strips) + _GAP * (len(strips) - 1) > room:
+        if sum(strip.width for strip in strips) + _GAP * (len(strips) - 1) > width:
             strips[place] = strips[place].folded(_NARROW)
     return strips
 

@@ -1,4 +1,4 @@
-"""The values that `auto` stands for in a run: rules about its network, decided before the run begins."""
+"""The values that `auto` resolves to in a run: rules about its network, decided before the run begins."""
 
 from __future__ import annotations
 

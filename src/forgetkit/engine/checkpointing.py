@@ -1,4 +1,4 @@
-"""The writing of checkpoints: when one is due, and what happens when the run is asked to stop."""
+"""The writing of checkpoints: when one is due, and what happens on a stop request."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class CheckpointTimer:
         self.restart()
 
     def restart(self) -> None:
-        """Start anew after a checkpoint."""
+        """Restart the count after a checkpoint."""
         self._since = time.monotonic()
 
     def is_due_within_epoch(self) -> bool:
@@ -38,12 +38,13 @@ class CheckpointTimer:
 
 @dataclass(eq=False)
 class Checkpointer:
-    """Writes the checkpoints of a run: its ``state``, its finished ``rows`` and the seconds since it ``began``."""
+    """Writes the checkpoints of a run: its ``state``, its finished ``rows`` and its ``start_time``."""
 
     state: TrainingState
     directory: RunDirectory
     rows: list[MegaBatchResult]
-    began: float
+    start_time: float
+    """When the run started, in seconds of ``time.perf_counter()``, less the seconds before it was resumed."""
     timer: CheckpointTimer = field(init=False)
 
     def __post_init__(self) -> None:
@@ -52,7 +53,7 @@ class Checkpointer:
     def save(self) -> None:
         """Write a checkpoint now."""
         state = self.state
-        checkpoint = Checkpoint(state.checkpoint(), tuple(self.rows), time.perf_counter() - self.began)
+        checkpoint = Checkpoint(state.checkpoint(), tuple(self.rows), time.perf_counter() - self.start_time)
         file = self.directory.save_checkpoint(checkpoint)
         self.timer.restart()
         state.context.events.emit(Checkpointed(state.mega_batch, state.epochs_done, file.name, state.steps_done))
@@ -61,17 +62,16 @@ class Checkpointer:
         """Write a checkpoint if one is due, within an epoch or after one.
 
         Raises:
-            GracefulStop: The run is asked to stop; :meth:`save` can be called.
+            GracefulStop: On a stop request; :meth:`save` can be called then.
         """
-        state, progress, stop = self.state, self.state.epoch_progress, self.state.context.stop
-        if progress is None:
+        state, stop = self.state, self.state.context.stop
+        if state.is_between_epochs:
             stop.check()
             is_last = state.epochs_done == state.context.epochs(state.mega_batch).count
             if not is_last and self.timer.is_due_after_epoch(state.epochs_done):
                 self.save()
         elif stop.requested or self.timer.is_due_within_epoch():
-            progress.require_finite()
-            progress.save_rng()
+            state.pause_epoch()
             stop.check()
             with preserved_rng():
                 self.save()
@@ -87,7 +87,7 @@ class Checkpointer:
                     self.save()
                     raise
             except KeyboardInterrupt as stopped:
-                stopped.add_note(f"the run in {self.directory.path} can be gone on with")
+                stopped.add_note(f"the run in {self.directory.path} can be resumed")
                 raise
             except (DivergedError, ComponentError) as error:
                 good = self.directory.newest_state()

@@ -79,7 +79,7 @@ class RunContext:
             "noisy_labels": self.run_data.noisy_labels,
             "init_sha256": self.init_sha256,
             "versions": versions(self.plan),
-            "distributions": {kind: dict(makers) for kind, makers in self.plan.distributions.items()},
+            "distributions": {kind: dict(names) for kind, names in self.plan.distributions.items()},
             "created": datetime.now().astimezone().isoformat(timespec="seconds"),
         }
 
@@ -91,34 +91,36 @@ class RunContext:
                 "the manifest belongs to another configuration, so the run cannot be resumed with this one"
             )
         self.run_data.require_same(manifest, "so it cannot be resumed")
-        now = versions(self.plan)
-        recorded = manifest.get("versions")
-        if not isinstance(recorded, Mapping):
-            raise RunDirectoryError("the manifest says of no version what began the run; it is damaged: begin it anew")
-        for what, begun in recorded.items():
-            if what != "plugins" and begun != now.get(what):
+        current = versions(self.plan)
+        recorded_versions = manifest.get("versions")
+        if not isinstance(recorded_versions, Mapping):
+            raise RunDirectoryError("the manifest records no versions; it is damaged: start a new run")
+        for what, recorded in recorded_versions.items():
+            if what != "plugins" and recorded != current.get(what):
                 _log.warning(
-                    "this run was begun with %s %s, not %s: its numbers may differ", what, begun, now.get(what)
+                    "this run was begun with %s %s, not %s: its numbers may differ", what, recorded, current.get(what)
                 )
         for change in dict.fromkeys(self._changed_plugins(manifest)):
             _log.warning("%s: its numbers may differ", change)
 
     def _changed_plugins(self, manifest: Mapping[str, Any]) -> Iterator[str]:
         """One line for each plugin of the run that has changed since the run began."""
-        begun, makers = manifest["versions"].get("plugins"), manifest.get("distributions")
-        if not isinstance(begun, Mapping) or not isinstance(makers, Mapping):
+        recorded_versions = manifest["versions"].get("plugins")
+        recorded_distributions = manifest.get("distributions")
+        if not isinstance(recorded_versions, Mapping) or not isinstance(recorded_distributions, Mapping):
             return
         for kind, named in self.plan.distributions.items():
-            own = makers.get(kind)
-            for name, now in named.items() if kind != "observers" else ():
-                then = own.get(name, now) if isinstance(own, Mapping) else now
-                if then != now:
-                    yield f"this run was begun with '{name}' of {then} {begun.get(then)}, not of {now}"
-                elif begun.get(now) != (version := self.plan.plugins.get(now)):
+            of_kind = recorded_distributions.get(kind)
+            for name, current in named.items() if kind != "observers" else ():
+                recorded = of_kind.get(name, current) if isinstance(of_kind, Mapping) else current
+                recorded_version, version = recorded_versions.get(recorded), self.plan.plugins.get(current)
+                if recorded != current:
+                    yield f"this run was begun with '{name}' of {recorded} {recorded_version}, not of {current}"
+                elif recorded_version != version:
                     if str(version).startswith("file "):
-                        yield f"the plugin file {now}.py has changed since this run was begun ({begun.get(now)})"
+                        yield f"the plugin file {current}.py has changed since this run was begun ({recorded_version})"
                     else:
-                        yield f"this run was begun with {now} {begun.get(now)}, not {version}"
+                        yield f"this run was begun with {current} {recorded_version}, not {version}"
 
 
 def require_same_init(plan: Plan, manifest: Mapping[str, Any]) -> None:
@@ -137,7 +139,7 @@ def use_threads(threads: int | Literal["auto"] | None) -> None:
     """
     if isinstance(threads, int):
         if not 1 <= threads <= MOST_THREADS:
-            raise OptionError(f"threads {threads}: a number from 1 to {MOST_THREADS} is wanted")
+            raise OptionError(f"threads {threads}: must be a number from 1 to {MOST_THREADS}")
         torch.set_num_threads(threads)
 
 

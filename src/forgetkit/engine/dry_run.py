@@ -88,24 +88,24 @@ def _training_pace(state: TrainingState, revealed: VisibleData) -> tuple[float, 
     pool = SamplePool.of(revealed.read("train", revealed.train[: 2 * config.batch_size]), context.device)
     state.trainer.begin(pool, 1, context.seeds)
     state.trainer.epoch(pool, 1, 1, _LR, context.seeds)  # the first steps are slower: not timed
-    began, seen, steps = time.perf_counter(), 0, 0
-    while not seen or time.perf_counter() - began < _SECONDS:
+    start_time, seen, steps = time.perf_counter(), 0, 0
+    while not seen or time.perf_counter() - start_time < _SECONDS:
         state.trainer.epoch(pool, 1, 1, _LR, context.seeds)
         seen += len(pool)
         steps += -(-len(pool) // config.batch_size)
-    return (time.perf_counter() - began) / seen, steps
+    return (time.perf_counter() - start_time) / seen, steps
 
 
 def _evaluation_pace(state: TrainingState, revealed: VisibleData) -> float:
     """Seconds per evaluated sample."""
     pool = SamplePool.of(revealed.read("train", revealed.train[:512]), state.context.device)
-    began = time.perf_counter()
+    start_time = time.perf_counter()
     training.count_correct(state.network, pool, state.context.seeds, bf16=state.trainer.bf16)
-    return (time.perf_counter() - began) / len(pool)
+    return (time.perf_counter() - start_time) / len(pool)
 
 
 def _unlearning_seconds(state: TrainingState, revealed: VisibleData) -> float:
     pool = scoring_pool(state, revealed)
-    began = time.perf_counter()
+    start_time = time.perf_counter()
     unlearn_on(state, pool, state.context.seeds.within("rehearsal"))
-    return time.perf_counter() - began
+    return time.perf_counter() - start_time

@@ -11,12 +11,13 @@ from forgetkit import training, unlearning
 from forgetkit.contracts import Inputs
 from forgetkit.engine.context import RunContext
 
-RepeatedValues = Callable[[], unlearning.RepeatedValues]
+FindRepeatedValues = Callable[[], unlearning.RepeatedValues]
+"""Finds the values that two builds of the network have in common."""
 
 _REPEATED_REMEDY = "let the builder draw from the global random state, and give weights apart from it with --init FILE"
 
 
-def repeated_values(context: RunContext, inputs: Inputs) -> RepeatedValues:
+def repeated_values(context: RunContext, inputs: Inputs) -> FindRepeatedValues:
     """A function that finds, once, the values that two builds of the network have in common.
 
     It holds no reference to the samples.
@@ -30,7 +31,7 @@ def model_history(
     inputs: Inputs,
     previous: Mapping[str, Tensor],
     memory: Callable[[object], Mapping[str, Tensor]],
-    repeats: RepeatedValues,
+    repeats: FindRepeatedValues,
 ) -> unlearning.ModelHistory:
     """The history of the network; its initial weights are drawn again if a component asks for them.
 

@@ -30,7 +30,7 @@ from forgetkit.engine.events import EventDispatcher
 from forgetkit.engine.run_data import RunData
 from forgetkit.engine.smoke_test import smoke_test
 from forgetkit.engine.state import TrainingState
-from forgetkit.engine.training_loop import train
+from forgetkit.engine.training_loop import train_stepwise
 from forgetkit.engine.unlearning_step import unlearn_after
 from forgetkit.storage import SCHEMA, Checkpoint, Recorder, RunDirectory
 from forgetkit.system import peak_memory
@@ -113,7 +113,7 @@ def _restore(context: RunContext, directory: RunDirectory) -> tuple[TrainingStat
         found = TrainingState.new(context, inputs, network), _START
     state, checkpoint = found
     if checkpoint.damage:
-        _log.warning("%s; the run goes on from the state before it", checkpoint.damage)
+        _log.warning("%s; the run continues from the state before it", checkpoint.damage)
     for remark in directory.remove_stale(context.plan.config.keep_models):
         _log.warning("%s", remark)
     warn_if_disk_low(state, directory.path)
@@ -133,7 +133,7 @@ def _run_from(state: TrainingState, directory: RunDirectory, checkpoint: Checkpo
                 state.next_mega_batch()
                 context.stop.check()
                 checkpointer.save()
-    return _build_result(state, directory, rows, time.perf_counter() - checkpointer.began)
+    return _build_result(state, directory, rows, time.perf_counter() - checkpointer.start_time)
 
 
 def _train_over_stream(
@@ -145,10 +145,10 @@ def _train_over_stream(
     """
     last = len(state.stream)
     for index in range(state.mega_batch, last + 1):
-        began, unfinished = time.perf_counter() - unfinished, 0.0
+        start_time, unfinished = time.perf_counter() - unfinished, 0.0
         revealed = state.stream.reveal(index)  # M_i, with what replay kept of the past
-        with closing(train(state, revealed)) as steps:
-            for _ in steps:
+        with closing(train_stepwise(state, revealed)) as steps:
+            for _ in steps:  # after each step and each epoch
                 checkpointer.save_if_due()
         row = evaluate(state, revealed)
         directory.save_model(index, state.network.state_dict(), state.context.plan.config.keep_models)
@@ -161,7 +161,7 @@ def _train_over_stream(
             unlearn=report,
             forward_passes=state.passes.forward,
             backward_passes=state.passes.backward,
-            seconds=time.perf_counter() - began,
+            seconds=time.perf_counter() - start_time,
         )
 
 
@@ -194,11 +194,11 @@ def _emit_start(
 
 def _resume_message(state: TrainingState, checkpoint: Checkpoint) -> str:
     if not checkpoint.state:
-        return "no state was written, so it begins from its start"
+        return "no checkpoint was written: starting from the beginning"
     if not (state.epochs_done or state.steps_done):
-        return f"going on with mega-batch {state.mega_batch}"
+        return f"resuming with mega-batch {state.mega_batch}"
     steps = f" and {state.steps_done} steps" if state.steps_done else ""
-    return f"going on in mega-batch {state.mega_batch}, after epoch {state.epochs_done}{steps}"
+    return f"resuming mega-batch {state.mega_batch} after epoch {state.epochs_done}{steps}"
 
 
 def _build_result(

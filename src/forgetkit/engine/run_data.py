@@ -162,15 +162,17 @@ class RunData:
         """Audit the classes alone, which takes no time."""
         return audit_classes(self.clean, self.mega_batches, self.plan.config.split)
 
-    def require_same(self, manifest: Mapping[str, Any], consequence: str = "", *, known: bool = False) -> None:
+    def require_same(
+        self, manifest: Mapping[str, Any], consequence: str = "", *, already_checked: bool = False
+    ) -> None:
         """Raise ``RunDirectoryError`` if the samples, their labels or the partition differ from the manifest's.
 
-        With ``known``, the samples were compared before.
+        With ``already_checked``, the samples were compared before.
         """
-        same = known or manifest.get("data") == self.facts()
+        same = already_checked or manifest.get("data") == self.facts()
         if not same or manifest.get("partition") != self.partition_digest:
-            said = f"{self.plan.config.dataset} is not what the run began with (other samples or labels)"
-            raise RunDirectoryError(f"{said}, {consequence}" if consequence else said)
+            message = f"{self.plan.config.dataset} is not what the run began with (other samples or labels)"
+            raise RunDirectoryError(f"{message}, {consequence}" if consequence else message)
 
     @property
     def partition_digest(self) -> str:

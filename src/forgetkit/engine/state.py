@@ -16,7 +16,7 @@ from forgetkit.contracts import Inputs, Intervention, Role
 from forgetkit.data import LazySubset, SamplePool, Stream, VisibleData
 from forgetkit.engine.checkpoint_validation import require_possible, require_tensors
 from forgetkit.engine.context import RunContext
-from forgetkit.engine.history import RepeatedValues, model_history, repeated_values
+from forgetkit.engine.history import FindRepeatedValues, model_history, repeated_values
 from forgetkit.errors import ComponentError, ConfigError, DivergedError
 from forgetkit.system import memory
 from forgetkit.training import EarlyStopping, EpochProgress, Trainer
@@ -44,7 +44,7 @@ class TrainingState:
     carried_epoch: int = 0
     skipped: int = 0
     epoch_progress: EpochProgress | None = None
-    """The progress of an epoch that has begun."""
+    """The progress of an unfinished epoch; None between two epochs."""
     previous: dict[str, Tensor] = field(default_factory=dict)
     pools: dict[tuple[str, int], SamplePool] = field(default_factory=dict)
     """The samples of each role in the current mega-batch, and the test part."""
@@ -151,7 +151,7 @@ class TrainingState:
     @property
     def runner(self) -> unlearning.InterventionRunner:
         """What runs the interventions."""
-        return self.trainer.acting
+        return self.trainer.runner
 
     @property
     def passes(self) -> unlearning.PassCounter:
@@ -173,8 +173,19 @@ class TrainingState:
         """The number of steps of an unfinished epoch."""
         return 0 if self.epoch_progress is None else self.epoch_progress.steps
 
+    @property
+    def is_between_epochs(self) -> bool:
+        """Whether no epoch is unfinished."""
+        return self.epoch_progress is None
+
+    def pause_epoch(self) -> None:
+        """Make an unfinished epoch ready for a checkpoint: check its losses, and capture the global random state."""
+        if self.epoch_progress is not None:
+            self.epoch_progress.require_finite()
+            self.epoch_progress.save_rng()
+
     @cached_property
-    def repeated_values(self) -> RepeatedValues:
+    def repeated_values(self) -> FindRepeatedValues:
         """Finds the values that two builds of the network have in common."""
         return repeated_values(self.context, self.inputs)
 
@@ -222,7 +233,7 @@ class TrainingState:
         for name, tensor in (*self.network.named_parameters(), *statistics.items()):
             if not bool(torch.isfinite(tensor).all()):
                 suspects = " and ".join(self.runner.names)
-                remedy = f"look at {suspects}" if suspects else "begin anew with a smaller --lr"
+                remedy = f"look at {suspects}" if suspects else "start a new run with a smaller --lr"
                 raise DivergedError(f"'{name}' holds NaN or infinity {when}: {remedy}")
 
 

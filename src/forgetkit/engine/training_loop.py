@@ -19,16 +19,16 @@ from forgetkit.training import EpochProgress, Rate, Schedule, share_milestones
 _PROGRESS_SECONDS = 0.2
 
 
-def train(state: TrainingState, revealed: VisibleData) -> Generator[None, None, None]:
+def train_stepwise(state: TrainingState, revealed: VisibleData) -> Generator[None, None, None]:
     """Train on all visible samples, from where ``state`` stands to the end of the mega-batch.
 
-    Yields wherever a checkpoint can be written: after each step that is not the last of its epoch, with the epoch's
-    progress in ``state``, and after each epoch. Close the generator if it is left early.
+    Yields after each step and after each epoch, where a checkpoint can be written: ``state.epoch_progress`` holds the
+    unfinished epoch, and is None after its last step. Close the generator if it is left early.
     """
     context, mega_batch = state.context, revealed.index
     pool, sizes = state.pool(revealed, "train"), context.epochs(mega_batch)
     context.events.emit(MegaBatchRevealed(mega_batch, len(revealed.arrived), len(pool), len(revealed.val)))
-    if state.epochs_done == 0 and state.epoch_progress is None:
+    if state.epochs_done == 0 and state.is_between_epochs:
         state.trainer.begin(pool, mega_batch, context.seeds)
     for epoch in range(state.epochs_done + 1, sizes.count + 1):
         if state.early_stopping.should_stop:

@@ -171,7 +171,7 @@ def _test_sentences(comparison: PaperComparison) -> Iterator[str]:
     )
     few = sum(one.verdict == "too few seeds" for one in judged)
     if few:
-        yield f"Too few seeds for a verdict in {few} of {count}: {seeds_needed(len(judged))} each would do."
+        yield f"Too few seeds for a verdict in {few} of {count}: {seeds_needed(len(judged))} each are enough."
 
 
 def _caveat_scope(caveat: Caveat) -> str:

@@ -49,7 +49,7 @@ def compare_runs(
     overrides = {key: value for key, value in scaled.changes.items() if key == "device"}
     env = AnalysisEnv(components, cache_folder(), overrides)
     for one in run_analyses(scaled, ablation.store, ablation.grid_name(), outcomes, env):
-        if one.became == "answered":
+        if one.status == "answered":
             view.say(f"{one.run}: {one.question.label} in {one.seconds:.1f} s")
         elif one.reason:
             view.warn(f"{one.run}: {one.question.label}: {one.reason}")

@@ -25,7 +25,7 @@ def run_analyses(
     """
     asked: dict[str, list[Question]] = {"run": [], "pair": [], "grid": []}
     for label, query in scaled.queries.items():
-        question = Question.of(env.offers, query.analysis, label=label, mega_batch=query.mega_batch)
+        question = Question.of(env.components, query.analysis, label=label, mega_batch=query.mega_batch)
         asked[query.about].append(question)
     runs = FigureRuns(scaled, outcomes)
     refs = [RunRef(questions.cell_label(outcomes, cell), store.directory(cell.digest)) for cell in runs.cells]

@@ -1,1 +1,1 @@
-"""What a folder of cells comes to: outcomes, statistics, tables, plots, the report."""
+"""Results of a folder of cells: outcomes, statistics, tables, plots, the report."""

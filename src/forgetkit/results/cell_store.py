@@ -4,7 +4,7 @@ cells/0123456789abcdef/               the run directory; complete with seal.json
 cells/0123456789abcdef.failed.json    why a cell failed, until it is tried again
 cells/0123456789abcdef.lock           locked by the process that runs the cell
 grids/NAME.json                       the cells of a grid, in its order
-grids/NAME.asked/                     the answers of analyses about all cells together
+grids/NAME.answers/                   the answers of analyses about all cells together
 
 Each of these JSON files has a digest of its content. Anything else under one of these names, as a folder in place of a
 file, is damage and is removed.
@@ -67,8 +67,8 @@ class GridManifest:
     baseline: Mapping[str, str] | None = None
     command: str = ""
 
-    def goes_with(self, other: GridManifest) -> bool:
-        """Whether one has all cells of the other: the same grid with more or fewer arms or seeds."""
+    def is_compatible_with(self, other: GridManifest) -> bool:
+        """Whether one grid has all cells of the other: the same grid with more or fewer arms or seeds."""
         mine, theirs = self._digests, other._digests
         return self.axes == other.axes and (mine.items() <= theirs.items() or theirs.items() <= mine.items())
 
@@ -166,8 +166,8 @@ class CellStore:
         self._folder("cells")
         _write(self._failure(digest), {"status": status, "reason": reason})
 
-    def reopened(self, digest: str) -> RunDirectory | None:
-        """The unfinished run of a cell, without an invalid result; None if there is nothing to resume.
+    def open_unfinished(self, digest: str) -> RunDirectory | None:
+        """Open the unfinished run of a cell, without an invalid result; None if there is nothing to resume.
 
         Raises ``RunInUseError`` if another process resumes it.
         """
@@ -191,7 +191,7 @@ class CellStore:
 
     def discard(self, digest: str, reason: Exception) -> None:
         """Remove a run that cannot be resumed, and log why."""
-        _log.warning("%s is begun again: %s", self.directory(digest), reason)
+        _log.warning("the run in %s starts again: %s", self.directory(digest), reason)
         _remove(self.directory(digest))
 
     def has_stale(self, digest: str) -> bool:
@@ -229,17 +229,17 @@ class CellStore:
     def name_for(self, manifest: GridManifest, stem: str) -> str:
         """``stem``, or the first of ``stem-2``, ``stem-3`` that no other grid has."""
         names = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
-        return next(name for name in names if self.may_take(name, manifest))
+        return next(name for name in names if self.name_available(name, manifest))
 
-    def may_take(self, name: str, manifest: GridManifest) -> bool:
-        """Whether ``manifest`` may take a name: it is free, its manifest is unreadable, or one extends the other."""
+    def name_available(self, name: str, manifest: GridManifest) -> bool:
+        """Whether a grid can have a name: it is free, its manifest is unreadable, or one grid extends the other."""
         path = self._manifest_file(name)
         try:
-            return not path.exists() or _read_manifest(path).goes_with(manifest)
+            return not path.exists() or _read_manifest(path).is_compatible_with(manifest)
         except RunDirectoryError:
             return True
 
-    def note(self, name: str, manifest: GridManifest) -> None:
+    def write_manifest(self, name: str, manifest: GridManifest) -> None:
         """Write the manifest of a grid; log a warning if the previous one is damaged."""
         path = self._folder("grids") / f"{name}.json"
         if path.exists():
@@ -267,11 +267,11 @@ class CellStore:
 
     def answers_folder(self, name: str) -> Path:
         """The folder of the answers about all cells of a grid together."""
-        return own_folder(own_folder(self.path / "grids") / f"{name}.asked")
+        return own_folder(own_folder(self.path / "grids") / f"{name}.answers")
 
     def gather(self, manifest: GridManifest, *, with_answers: bool = True) -> Outcomes:
         """The outcomes of a grid's cells; damage is logged."""
-        cells = _of_most_common_question([self._outcome(cell, with_answers=with_answers) for cell in manifest.cells])
+        cells = _drop_minority_questions([self._outcome(cell, with_answers=with_answers) for cell in manifest.cells])
         return Outcomes(manifest.title, manifest.axes, cells, manifest.baseline, manifest.command)
 
     def _manifest_file(self, name: str) -> Path:
@@ -313,8 +313,8 @@ def answers_in(folder: Path) -> tuple[StoredAnswer, ...]:
     return tuple(whole)
 
 
-def _of_most_common_question(cells: Sequence[Outcome]) -> tuple[Outcome, ...]:
-    """The cells without answers to other questions than most under their label: a mean must not mix questions."""
+def _drop_minority_questions(cells: Sequence[Outcome]) -> tuple[Outcome, ...]:
+    """Drop answers to other questions than most under their label: a mean must not mix questions."""
     counts_of: dict[str, Counter[str]] = {}
     for cell in cells:
         for one in cell.answers:

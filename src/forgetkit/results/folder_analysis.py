@@ -28,22 +28,22 @@ class AnalysisView(Protocol):
     def say(self, text: str) -> None:
         """Show a line that is no warning."""
 
-    def following(self, total: int, /) -> AbstractContextManager[object]:
+    def progress_context(self, total: int, /) -> AbstractContextManager[object]:
         """Return a context for the time in which ``total`` questions are put to runs."""
 
-    def asking(self, what: str, /) -> None:
+    def show_question(self, what: str, /) -> None:
         """Show which question is put next."""
 
-    def tell(self, outcome: AnalysisOutcome, /) -> None:
-        """Show what became of a question."""
+    def show_outcome(self, outcome: AnalysisOutcome, /) -> None:
+        """Show the outcome of a question."""
 
-    def pass_over(self, outcome: AnalysisOutcome, /) -> None:
+    def skip(self, outcome: AnalysisOutcome, /) -> None:
         """Count a question that compares runs, so that no single run answers it."""
 
 
 @dataclass(frozen=True)
 class FolderAnalysis:
-    """What became of each question; ``outcomes`` hold the answers, and ``report`` is the page that was written."""
+    """The outcome of each question; ``outcomes`` hold the answers, and ``report`` is the page that was written."""
 
     folder: ResultFolder
     answers: tuple[AnalysisOutcome, ...]
@@ -66,7 +66,7 @@ class FolderAnalysis:
 
     def failure_status(self) -> int:
         """Return 0 if no question failed, 1 if some have answers, else the highest exit status of the errors."""
-        failed = [one.error.exit_status for one in self.answers if one.became == "failed" and one.error is not None]
+        failed = [one.error.exit_status for one in self.answers if one.status == "failed" and one.error is not None]
         nothing = all(one.answer is None for one in self.answers)
         return (max(failed) if nothing else 1) if failed else 0
 
@@ -91,13 +91,13 @@ def analyze_folder(
         for question in questions:
             require_own_label(question, [run.folder for run in runs])
     found: list[AnalysisOutcome] = []
-    with view.following(len(runs) * len(questions)):
+    with view.progress_context(len(runs) * len(questions)):
         for one in _ask(folder, runs, outcomes, questions, env, view, again=again):
-            compares = one.became == "does not apply" and isinstance(one.question.analysis, MultiRunAnalysis)
+            compares = one.status == "does not apply" and isinstance(one.question.analysis, MultiRunAnalysis)
             if folder.cells is not None and compares and not one.common:
-                view.pass_over(one)
+                view.skip(one)
             else:
-                view.tell(one)
+                view.show_outcome(one)
             found.append(one)
     outcomes = folder.outcomes()  # with the answers
     page = _write_report(folder, found, outcomes, view) if report else None
@@ -123,7 +123,7 @@ def _ask(
     *,
     again: bool,
 ) -> Iterator[AnalysisOutcome]:
-    yield from ask_each(runs, questions, env, again=again, about_to=view.asking)
+    yield from ask_each(runs, questions, env, again=again, about_to=view.show_question)
     if folder.cells is not None and folder.grid is not None:
         yield from ask_together(folder.cells, folder.grid, outcomes, questions, env, again=again)
 
@@ -137,7 +137,7 @@ def _write_report(
     figures = None
     if plots.has_matplotlib():
         for one in found:
-            if one.became == "answered":
+            if one.status == "answered":
                 _draw_answer(one)
         figures = plots.draw_pictures(outcomes)
     else:
@@ -164,7 +164,7 @@ def _answer_content(one: AnalysisOutcome) -> dict[str, Any]:
         "common": one.common,
         "label": one.question.label,
         "analysis": one.question.spec,
-        "became": one.became,
+        "status": one.status,
         "reason": one.reason,
         "numbers": {key: getattr(value, "value", value) for key, value in numbers.items()},
         "remarks": [] if one.answer is None else list(one.answer.remarks),

@@ -17,19 +17,19 @@ from forgetkit.results.cell_store import CellStore
 from forgetkit.results.outcome import Outcome, Outcomes
 from forgetkit.storage import RunDirectory
 
-OutcomeStatus = Literal["answered", "known", "does not apply", "failed"]
+OutcomeStatus = Literal["answered", "cached", "does not apply", "failed"]
 
 
 @dataclass(frozen=True)
 class AnalysisOutcome:
     """The outcome of a question to a run, or to all runs of a grid together (``common``).
 
-    ``known``: the answer was stored already. ``reason`` says in a line why there is none.
+    ``cached``: the answer was stored already. ``reason`` says in a line why there is none.
     """
 
     run: str
     question: Question
-    became: OutcomeStatus
+    status: OutcomeStatus
     folder: Path
     answer: Answer | None = None
     reason: str = ""
@@ -132,18 +132,18 @@ def _outcome(
     *,
     common: bool = False,
 ) -> AnalysisOutcome:
-    began = time.perf_counter()
-    became: OutcomeStatus
+    start_time = time.perf_counter()
+    status: OutcomeStatus
     try:
-        known = cached() if cached else None
-        answer = known or ask()
+        stored = cached() if cached else None
+        answer = stored or ask()
     except RecordError:  # no further answer could be stored
         raise
     except ForgetkitError as error:
-        became = "does not apply" if isinstance(error, InapplicableError) else "failed"
-        return AnalysisOutcome(ref.name, question, became, ref.folder, reason=str(error), error=error, common=common)
-    became, seconds = "known" if known else "answered", time.perf_counter() - began
-    return AnalysisOutcome(ref.name, question, became, ref.folder, answer, seconds=seconds, common=common)
+        status = "does not apply" if isinstance(error, InapplicableError) else "failed"
+        return AnalysisOutcome(ref.name, question, status, ref.folder, reason=str(error), error=error, common=common)
+    status, seconds = "cached" if stored else "answered", time.perf_counter() - start_time
+    return AnalysisOutcome(ref.name, question, status, ref.folder, answer, seconds=seconds, common=common)
 
 
 def _completed(outcomes: Outcomes) -> list[Outcome]:

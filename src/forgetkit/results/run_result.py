@@ -99,8 +99,8 @@ class RunResult(dict[str, Any]):
         Example:
             >>> labels = result.model()(torch.zeros(1, 1, 8, 8)).argmax(1)
         """
-        offers = registry.load(files=self._plugins)
-        finished = FinishedRun(RunDirectory(self.path), AnalysisEnv(offers, cache_folder(), self._objects))
+        components = registry.load(files=self._plugins)
+        finished = FinishedRun(RunDirectory(self.path), AnalysisEnv(components, cache_folder(), self._objects))
         return RunEvidence.of(finished, mega_batch, Seeds(0)).model
 
     def _repr_html_(self) -> str:

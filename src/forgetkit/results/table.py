@@ -150,8 +150,8 @@ class TableRow:
         if not lost:
             return ""
         completed = len(self.cells) - sum(map(len, lost.values()))
-        named = [f"{_seeds(len(seeds))} {', '.join(map(str, seeds))} {status}" for status, seeds in lost.items()]
-        return f"{completed} of {len(self.cells)} {_seeds(len(self.cells))}: {', '.join(named)}"
+        parts = [f"{_seeds(len(seeds))} {', '.join(map(str, seeds))} {status}" for status, seeds in lost.items()]
+        return f"{completed} of {len(self.cells)} {_seeds(len(self.cells))}: {', '.join(parts)}"
 
 
 def _runs(cells: Iterable[TableCell]) -> tuple[tuple[int, str], ...]:
@@ -176,12 +176,12 @@ class Table:
         """The row that others are compared with, if any."""
         return next((row for row in self.rows if row.baseline), None)
 
-    def twin(self, row: TableRow) -> TableRow | None:
-        """The first row that is the same runs under another name, if any."""
+    def duplicate_of(self, row: TableRow) -> TableRow | None:
+        """The first row that has the same runs under another name, if any."""
         first = next(other for other in self.rows if other.runs == row.runs)
         return None if first is row or not all(run for _, run in row.runs) else first
 
-    def named(self, row: TableRow) -> str:
+    def arm_label(self, row: TableRow) -> str:
         """``importance=snip, replay=full``."""
         return _arm_label(self.axes, row.labels)
 
@@ -215,8 +215,8 @@ def make_table(
     """
     _check(columns, order)
     arms = _group([_Arm.of(outcomes, arm, columns) for arm in outcomes.arms()])
-    named = outcomes.baseline if baseline is None else baseline
-    reference = None if named is None else _baseline_position(outcomes.axes, arms, named)
+    chosen = outcomes.baseline if baseline is None else baseline
+    reference = None if chosen is None else _baseline_position(outcomes.axes, arms, chosen)
     leaders = [_leader([arm.summaries[place].mean for arm in arms], column) for place, column in enumerate(columns)]
     to_baseline = _judge(arms, columns, [reference] * len(columns))
     to_best = _judge(arms, columns, leaders)
@@ -311,11 +311,11 @@ def _rank(rows: Sequence[TableRow], columns: Sequence[Column], order: str) -> li
     return sorted(rows, key=rank)
 
 
-def _baseline_position(axes: Sequence[str], arms: Sequence[_Arm], named: Mapping[str, str]) -> int:
+def _baseline_position(axes: Sequence[str], arms: Sequence[_Arm], baseline: Mapping[str, str]) -> int:
     for place, arm in enumerate(arms):
-        if dict(zip(axes, arm.labels, strict=True)) == dict(named):
+        if dict(zip(axes, arm.labels, strict=True)) == dict(baseline):
             return place
-    name = _arm_label(tuple(named), tuple(named.values()))
+    name = _arm_label(tuple(baseline), tuple(baseline.values()))
     raise OptionError(f"the baseline {name} is no arm; {suggest(name, [_arm_label(axes, arm.labels) for arm in arms])}")
 
 

@@ -37,7 +37,7 @@ class InitialWeights:
         """
         content = self._content()
         if hashlib.sha256(content).hexdigest() != self.sha256:
-            raise ConfigError(f"--init {self.path} has changed since this run read it: begin anew")
+            raise ConfigError(f"--init {self.path} has changed since this run read it: start a new run")
         try:
             state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         except MemoryError:

@@ -154,7 +154,7 @@ class RunDirectory:
     @property
     def manifest(self) -> dict[str, Any]:
         """The content of ``manifest.json``, without its digest."""
-        file, remedy = self.path / "manifest.json", "begin the run anew, under another --name"
+        file, remedy = self.path / "manifest.json", "start a new run, under another --name"
         content = read_with_digest(file, remedy)
         require_manifest(content, SCHEMA, str(file), remedy)
         return content
@@ -336,7 +336,7 @@ class RunDirectory:
             self.passed_over.add(note.stem)
         if damage is not None:
             raise RunDirectoryError(
-                f"{damage}, and no state can be gone on with: put a copy of the file back, or take "
+                f"{damage}, and no state can be resumed: put a copy of the file back, or take "
                 f"{self._checkpoints}/resume-* away to begin from the start"
             )
         return None
@@ -425,10 +425,10 @@ class RunDirectory:
             if row.index != mega_batch:
                 raise RunDirectoryError(f"{file} is the row of mega-batch {row.index}")
         except (KeyError, RunDirectoryError, TypeError, ValueError):
-            told = self._row_from_events(mega_batch)
-            if told is None:
+            recorded = self._row_from_events(mega_batch)
+            if recorded is None:
                 raise
-            return parse_row(told)
+            return parse_row(recorded)
         return row
 
     def _row_from_events(self, mega_batch: int) -> dict[str, Any] | None:

@@ -127,6 +127,6 @@ def translate_oom() -> Iterator[None]:
             raise
         where = "the device" if type(error).__name__ == "OutOfMemoryError" else "this process"  # torch's own
         raise InsufficientMemoryError(
-            f"{where} has no memory left ({reason}): give it more, or begin anew with a smaller --batch-size or "
+            f"{where} has no memory left ({reason}): give it more, or start a new run with a smaller --batch-size or "
             "--score-batch, or a smaller network"
         ) from error

@@ -137,17 +137,17 @@ def scoring_settings(dtype: torch.dtype, reported: set[str] | None = None) -> It
 
 
 @contextmanager
-def settings_restored(who: str) -> Iterator[None]:
-    """Put back what the code inside changes of the settings, and warn once that ``who`` changed them."""
+def settings_restored(name: str) -> Iterator[None]:
+    """Put back what the code inside changes of the settings, and warn once that ``name`` changed them."""
     changed: list[str] = []
     try:
         with restored(changed):
             yield
     finally:
         scope = _scope.get() or _SettingsScope(set(), whole=False)
-        if changed and who not in scope.reported:
-            scope.reported.add(who)
-            _log.warning("%s changed %s for the whole process: put back", who, ", ".join(changed))
+        if changed and name not in scope.reported:
+            scope.reported.add(name)
+            _log.warning("%s changed %s for the whole process: put back", name, ", ".join(changed))
 
 
 def under_torch_settings(function: Callable[_Params, _Result]) -> Callable[_Params, _Result]:
@@ -171,13 +171,13 @@ def _outermost_settings() -> AbstractContextManager[None]:
     return nullcontext() if scope is not None and scope.whole else torch_settings()
 
 
-def each_restored(who: str, items: Iterable[_Result]) -> Iterator[_Result]:
+def each_restored(name: str, items: Iterable[_Result]) -> Iterator[_Result]:
     """Compute each item inside :func:`settings_restored`, and hand it over outside."""
-    return _each(lambda: settings_restored(who), items)
+    return _each(lambda: settings_restored(name), items)
 
 
 def _each(inside: Callable[[], AbstractContextManager[None]], items: Iterable[_Result]) -> Iterator[_Result]:
-    """No context stays open while whoever asked for an item has it: what is entered last must be left first."""
+    """No context stays open while the caller has an item: what is entered last must be left first."""
     iterator, end = iter(items), object()
     while True:
         with inside():
@@ -220,7 +220,7 @@ def _with_values(wanted: Mapping[TorchSetting, Any]) -> Iterator[Snapshot]:
             torch.clear_autocast_cache()
             yield before
         finally:
-            torch.clear_autocast_cache()  # or a weight that was written to would go on as its old cast
+            torch.clear_autocast_cache()  # or autocast would use the old cast of a weight that was written to
             restore(before)
 
 
@@ -346,7 +346,7 @@ def _write_nesting(depth: int) -> None:
 
 def _write_tensor_type(device: str) -> None:
     dtype = torch.get_default_dtype()
-    with warnings.catch_warnings():  # it is deprecated, but who has set it finds it again
+    with warnings.catch_warnings():  # it is deprecated, but a user may have set it
         warnings.simplefilter("ignore")
         torch.set_default_tensor_type(torch.FloatTensor if device == "cpu" else getattr(torch, device).FloatTensor)
     torch.set_default_dtype(dtype)

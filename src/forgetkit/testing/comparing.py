@@ -55,7 +55,7 @@ def random_state() -> tuple[Any, ...]:
 
 @contextmanager
 def watch_random_state() -> Iterator[None]:
-    """Raise ``Failure`` if the body changes the global random state; the seed is one that nobody else uses."""
+    """Raise ``Failure`` if the body changes the global random state; nothing else uses this seed."""
     with seeded_rng(0x5EED_0F_A_57A4):
         before = random_state()
         yield

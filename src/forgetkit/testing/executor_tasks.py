@@ -14,7 +14,7 @@ from forgetkit.errors import RecordError
 from forgetkit.system.file_lock import locked
 
 _LINGERS = 2.0
-"""Seconds for which a task goes on if nothing ends it."""
+"""Seconds for which a task runs if nothing ends it."""
 
 IN_PROCESS = "in the process of the kit"
 """The answer of :func:`perish` if the executor has no worker."""

@@ -21,7 +21,7 @@ from forgetkit.testing.executor_tasks import IN_PROCESS, double, linger, perish,
 from forgetkit.testing.promise import Failure, NotApplicable, row
 
 _BEGINS = 0.25
-"""Seconds in which an executor that goes on after ``close`` begins its next task."""
+"""Seconds in which an executor that keeps working after ``close`` begins its next task."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +78,7 @@ class ExecutorCase(KitCase):
 
 
 def runs(case: ExecutorCase) -> None:
-    """`execute(work, tasks)` comes to its end for three tasks."""
+    """`execute(work, tasks)` ends for three tasks."""
     case.executed(double, tasks(3))
 
 
@@ -129,7 +129,7 @@ def raises(case: ExecutorCase) -> None:
 
 
 def lost(case: ExecutorCase) -> None:
-    """If a worker dies, the answer of its task is `WorkerLost` with a reason in one line; the others go on."""
+    """If a worker dies, the answer of its task is `WorkerLost` with a reason in one line; the others still run."""
     done = case.executed(perish, tasks(3, examiner=os.getpid()))
     if IN_PROCESS in (answer for _, answer in done.pairs):
         raise NotApplicable("it works in the caller's own process")
@@ -144,7 +144,7 @@ def lost(case: ExecutorCase) -> None:
 
 
 def closes(case: ExecutorCase) -> None:
-    """If it is closed after its first answer, no work goes on on this machine."""
+    """If it is closed after its first answer, no work continues on this machine."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         running = case.another().execute(linger, tasks(3, folder=folder))
         if not isinstance(running, Generator):
@@ -157,7 +157,7 @@ def closes(case: ExecutorCase) -> None:
         for task in tasks(3):
             with locked(Path(folder, str(task["seed"])), create=True) as is_free:
                 if not is_free:
-                    raise Failure("a task goes on after close()")
+                    raise Failure("a task continues after close()")
 
 
 PROMISES = (

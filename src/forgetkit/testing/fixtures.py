@@ -85,7 +85,7 @@ class WatchedContext(ResetContext):
         with super().probe():
             self.out += 1
             try:
-                yield WatchedProbe(self.requests, self.view, self.who, self.memory, self.targets)
+                yield WatchedProbe(self.requests, self.view, self.name, self.memory, self.targets)
             finally:
                 self.out -= 1
 

@@ -244,7 +244,7 @@ def _copy_change(change: Any) -> Any:
 
 
 def runs(case: ReinitCase) -> None:
-    """`propose(context)` comes to its end for a small convolutional network."""
+    """`propose(context)` ends for a small convolutional network."""
     with suppress(LateRequestError):  # another promise
         try:
             case.observe()

@@ -75,13 +75,13 @@ class EpochProgress:
         if nonfinite is not None:
             step, rate, loss = nonfinite
             raise DivergedError(
-                f"the loss is {loss} {where}, step {step} of {self.total}, at learning rate {rate:g}: begin anew with "
-                "a smaller --lr, or leave such steps out by --on-nan skip"
+                f"the loss is {loss} {where}, step {step} of {self.total}, at learning rate {rate:g}: start a new run "
+                "with a smaller --lr, or leave such steps out by --on-nan skip"
             )
         if self.skipped == self.total:
             raise DivergedError(
                 f"no step could be made {where}, at learning rate {self.rate or 0.0:g}: the loss or a gradient was "
-                "NaN or infinite in each; begin anew with a smaller --lr"
+                "NaN or infinite in each; start a new run with a smaller --lr"
             )
 
     def _first_nonfinite(self) -> tuple[int, float, float] | None:

@@ -96,7 +96,7 @@ def _has_hooks(parameter: nn.Parameter) -> bool:
     return any(getattr(parameter, table, None) for table in ("_backward_hooks", "_post_accumulate_grad_hooks"))
 
 
-def load(model: nn.Module, init: InitialWeights, who: str) -> None:
+def load(model: nn.Module, init: InitialWeights, model_name: str) -> None:
     """Load ``init`` strictly: all names and shapes are those of the network.
 
     The file may leave out the normalisation by channel, and the name of the one module around which a builder has put
@@ -116,7 +116,7 @@ def load(model: nn.Module, init: InitialWeights, who: str) -> None:
             return
     fewest = min(faults, key=lambda kinds: sum(map(len, kinds.values())))
     listed = "; ".join(f"{kind} {_join_names(names)}" for kind, names in fewest.items())
-    raise ConfigError(f"--init {init.path} does not fit {who}: {listed}")
+    raise ConfigError(f"--init {init.path} does not fit {model_name}: {listed}")
 
 
 def _mismatches(
@@ -149,39 +149,41 @@ def build_model(builder: ModelBuilder, inputs: Inputs) -> nn.Module:
 
     Draws from the global random state. Raises ``ConfigError`` where it does not fit the data.
     """
-    who = component_name(builder)
-    with component_call(f"the model {who}"), _bounded(f"--model {who}"):
+    model_name = component_name(builder)
+    with component_call(f"the model {model_name}"), _bounded(f"--model {model_name}"):
         model = builder.build(inputs, Normalize(inputs))
     if not isinstance(model, nn.Module):
-        raise ComponentError(f"{who} built {type(model).__name__}, not a torch.nn.Module")
-    who = _name_with_file(who, model)
+        raise ComponentError(f"{model_name} built {type(model).__name__}, not a torch.nn.Module")
+    model_name = _name_with_file(model_name, model)
     was_training = model.training
     model.eval()
     try:
-        with settings_restored(f"the model {who}"), torch.no_grad(), translate_oom():
+        with settings_restored(f"the model {model_name}"), torch.no_grad(), translate_oom():
             outputs = model(torch.zeros(2, *inputs.shape))
     except InsufficientMemoryError:
         raise
-    except Exception as error:  # a stranger's forward may raise anything
+    except Exception as error:  # a plugin's forward may raise anything
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        where = f" in {error_location(error)}" if "(" in who else ""  # not in our own code
-        raise ConfigError(f"the model {who} cannot take samples of shape {inputs.shape}: {reason}{where}") from error
+        where = f" in {error_location(error)}" if "(" in model_name else ""  # not in our own code
+        raise ConfigError(
+            f"the model {model_name} cannot take samples of shape {inputs.shape}: {reason}{where}"
+        ) from error
     model.train(was_training)
     if not isinstance(outputs, Tensor) or tuple(outputs.shape) != (2, inputs.classes):
         if not isinstance(outputs, Tensor):
             raise ConfigError(
-                f"the model {who} returns {type(outputs).__name__} and no tensor of logits: let its forward() return "
-                f"those alone, ({inputs.classes},) for a sample"
+                f"the model {model_name} returns {type(outputs).__name__} and no tensor of logits: let its forward() "
+                f"return those alone, ({inputs.classes},) for a sample"
             )
         raise ConfigError(
-            f"the model {who} gives outputs of shape {tuple(outputs.shape[1:])} for a sample; "
+            f"the model {model_name} gives outputs of shape {tuple(outputs.shape[1:])} for a sample; "
             f"{inputs.classes} classes need ({inputs.classes},)"
         )
     return model
 
 
 @contextmanager
-def _bounded(who: str) -> Iterator[None]:
+def _bounded(model_name: str) -> Iterator[None]:
     """Raise ``ConfigError`` once the parameters of a network that is built inside are larger than memory.
 
     Parameters are registered before values are drawn for them, and memory that holds no values takes no room.
@@ -194,7 +196,9 @@ def _bounded(who: str) -> Iterator[None]:
             return
         count, size = count + 1, size + parameter.nbytes
         if count > _MOST_TENSORS:
-            raise ConfigError(f"{who} has more than {_MOST_TENSORS:,} layers with parameters: choose a smaller depth")
+            raise ConfigError(
+                f"{model_name} has more than {_MOST_TENSORS:,} layers with parameters: choose a smaller depth"
+            )
         if left is not None and size > left:
             raise MemoryError
 
@@ -205,13 +209,13 @@ def _bounded(who: str) -> Iterator[None]:
         if memory.shortage(error) is None:
             raise
         room = "" if left is None else f" ({left / 2**30:.1f} GiB left)"
-        raise ConfigError(f"{who} does not fit into memory{room}: choose smaller options for it") from error
+        raise ConfigError(f"{model_name} does not fit into memory{room}: choose smaller options for it") from error
     finally:
         handle.remove()
 
 
-def _name_with_file(who: str, model: nn.Module) -> str:
+def _name_with_file(model_name: str, model: nn.Module) -> str:
     """The name of a model with the file of its code, where that is not ours or torch's and the name does not say."""
     foreign = (type(part) for part in model.modules() if type(part).__module__.partition(".")[0] not in _OURS)
-    file = source_file(next(foreign, nn.Module)) if "(" not in who else ""
-    return f"{who} ({file})" if file and not Path(file).is_relative_to(Path(nn.__file__).parent) else who
+    file = source_file(next(foreign, nn.Module)) if "(" not in model_name else ""
+    return f"{model_name} ({file})" if file and not Path(file).is_relative_to(Path(nn.__file__).parent) else model_name

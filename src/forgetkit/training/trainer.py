@@ -36,7 +36,7 @@ class Trainer:
     optimizer: Optimizer
     batch_size: int
     augment: Augmentation
-    acting: InterventionRunner
+    runner: InterventionRunner
     bf16: bool = False
     passes: PassCounter = field(default_factory=PassCounter)
     record: Record | None = None
@@ -47,7 +47,7 @@ class Trainer:
     def begin(self, pool: SamplePool, mega_batch: int, seeds: Seeds) -> None:
         """Call the interventions before the first step of a mega-batch."""
         with seeded_rng(seeds.number(mega_batch, "begin")):
-            self.acting.begin(TrainStep(mega_batch), *next(pool.in_order(2)))
+            self.runner.begin(TrainStep(mega_batch), *next(pool.in_order(2)))
 
     def epoch(self, pool: SamplePool, mega_batch: int, epoch: int, lr: float | Rate, seeds: Seeds) -> EpochResult:
         """Train on every sample of ``pool`` once."""
@@ -89,7 +89,7 @@ class Trainer:
         size = len(pool) if samples is None else samples
         progress.mega_batch, progress.epoch = mega_batch, epoch
         progress.total, progress.full = len(batch_bounds(size, self.batch_size)), min(size, self.batch_size)
-        began = time.perf_counter() - progress.seconds
+        start_time = time.perf_counter() - progress.seconds
         batches = epoch_batches(pool, self.batch_size, self.augment, seeds, size, progress.steps)
         self.model.train()
         with seeded_rng(seeds.number("noise")):
@@ -100,29 +100,29 @@ class Trainer:
                 self._step(TrainStep(mega_batch, epoch, progress.steps), inputs, labels, progress)
                 progress.steps += 1
                 progress.samples += len(labels)
-                progress.seconds = time.perf_counter() - began
+                progress.seconds = time.perf_counter() - start_time
                 self.passes.add(forward=len(labels), backward=len(labels))
                 if progress.steps % _CHECK_EVERY == 0:
                     progress.require_finite()
                 yield progress
             progress.require_finite()
-            self.acting.after_epoch(TrainStep(mega_batch, epoch, progress.total))
-        progress.seconds = time.perf_counter() - began
+            self.runner.after_epoch(TrainStep(mega_batch, epoch, progress.total))
+        progress.seconds = time.perf_counter() - start_time
 
     def _step(self, position: TrainStep, inputs: Tensor, labels: Tensor, progress: EpochProgress) -> None:
         before = [buffer.clone() for buffer in self.model.buffers()] if self.skips else []
-        with self.acting.step(position, inputs, labels) as acting:
+        with self.runner.step(position, inputs, labels) as hooks:
             if self._graphed_step is None or len(labels) < progress.full:  # the most frequent shape is recorded
-                loss, right = self._gradients(inputs, labels, acting.loss)
+                loss, right = self._gradients(inputs, labels, hooks.loss)
             else:
                 loss, right = self._graphed_step(inputs, labels)
             if self.skips and not self._is_finite(loss):
-                acting.skip()
+                hooks.skip()
                 for buffer, value in zip(self.model.buffers(), before, strict=True):
                     buffer.copy_(value)  # running statistics leave the step out, too
                 progress.skipped += 1
                 return
-            acting.before()
+            hooks.before()
             self.optimizer.step()
         progress.add_step(loss, right, len(labels))
 
@@ -149,7 +149,7 @@ class Trainer:
 
     @cached_property
     def _graphed_step(self) -> GraphedStep | None:
-        if self.record is None or self.acting.interventions:
+        if self.record is None or self.runner.interventions:
             return None
         return GraphedStep(self.model, self._gradients, self.record)
 

@@ -61,12 +61,12 @@ def apply(
     changes: Iterable[Change],
     optimizer: Optimizer | None,
     open_names: Collection[str],
-    who: str,
+    component_name: str,
     undo: Undo,
     require_ready: Callable[[], None] = lambda: None,
     record_mask: MaskCallback | None = None,
 ) -> AppliedChanges:
-    """Write θ ← θ·(1-M) + ξ·M for each change (its mask M and value ξ), before the next one is computed.
+    """Write θ ← M·θ + (1-M)·ξ for each change (its mask 1-M and value ξ), before the next one is computed.
 
     Entries outside a mask keep their bits. The write goes through a view in memory order, which works for any memory
     format and which autograd notices; ``flatten()`` loses writes to channels_last weights, ``.data`` bypasses autograd.
@@ -76,7 +76,7 @@ def apply(
         changes: At most one per parameter or buffer.
         optimizer: Clear its state under each mask; None: leave it.
         open_names: The parameters and buffers that may change.
-        who: The component that proposes the changes, for messages.
+        component_name: The name of the component that proposes the changes, for messages.
         undo: Receives functions that undo each write.
         require_ready: Is called before each write.
         record_mask: Gets each mask.
@@ -87,26 +87,30 @@ def apply(
     applied = AppliedChanges()
     parameters, buffers = dict(model.named_parameters()), dict(model.named_buffers())
     if not isinstance(changes, Iterable):
-        raise ComponentError(f"{who} proposed {type(changes).__name__}, not changes one after the other")
+        raise ComponentError(f"{component_name} proposed {type(changes).__name__}, not changes one after the other")
     iterator = iter(changes)
-    # A generator is closed before anything is undone, so that it gives back the lent model.
+    # A generator is closed before anything is undone, so that it leaves ``context.probe()``.
     with closing(iterator) if isinstance(iterator, Generator) else nullcontext():
         while True:
-            with attribute_errors_to(who):
+            with attribute_errors_to(component_name):
                 change = next(iterator, _END)
             if change is _END:
                 return applied
             require_ready()
             if not isinstance(change, Change):
-                raise ComponentError(f"{who} proposed {type(change).__name__}, not a Change")
+                raise ComponentError(f"{component_name} proposed {type(change).__name__}, not a Change")
             tensor = parameters.get(change.name, buffers.get(change.name))
             if tensor is None:
-                raise ComponentError(f"{who} proposed a change to '{change.name}', which the model does not have")
+                raise ComponentError(
+                    f"{component_name} proposed a change to '{change.name}', which the model does not have"
+                )
             if change.name not in open_names:
-                raise ComponentError(f"{who} proposed a change to '{change.name}', which is frozen or unused")
+                raise ComponentError(
+                    f"{component_name} proposed a change to '{change.name}', which is frozen or unused"
+                )
             if change.name in applied.layers or change.name in applied.buffers:
-                raise ComponentError(f"{who} proposed two changes to '{change.name}'")
-            _require_valid(change, tensor, who)
+                raise ComponentError(f"{component_name} proposed two changes to '{change.name}'")
+            _require_valid(change, tensor, component_name)
             mask = None if change.mask is None else change.mask.to(tensor.device)
             reset, changed = _write(tensor, mask, change.value, undo)
             if change.name in buffers:
@@ -120,16 +124,18 @@ def apply(
                 applied.optimizer_cleared += clear_state(optimizer, tensor, mask, undo)
 
 
-def _require_valid(change: Change, tensor: Tensor, who: str) -> None:
+def _require_valid(change: Change, tensor: Tensor, component_name: str) -> None:
     shape, mask, value = tuple(tensor.shape), change.mask, change.value
     if mask is not None and not (isinstance(mask, Tensor) and mask.dtype == torch.bool and tuple(mask.shape) == shape):
-        raise ComponentError(f"{who}: the mask for '{change.name}' is not a bool tensor of shape {shape}")
+        raise ComponentError(f"{component_name}: the mask for '{change.name}' is not a bool tensor of shape {shape}")
     if not isinstance(value, Tensor):
-        raise ComponentError(f"{who}: the value for '{change.name}' is {type(value).__name__}, not a tensor")
+        raise ComponentError(f"{component_name}: the value for '{change.name}' is {type(value).__name__}, not a tensor")
     if tuple(value.shape) != shape:
-        raise ComponentError(f"{who}: the value for '{change.name}' has shape {tuple(value.shape)}, not {shape}")
+        raise ComponentError(
+            f"{component_name}: the value for '{change.name}' has shape {tuple(value.shape)}, not {shape}"
+        )
     if value.is_floating_point() and not all_finite(value):
-        raise ComponentError(f"{who}: the value for '{change.name}' holds NaN or infinity")
+        raise ComponentError(f"{component_name}: the value for '{change.name}' holds NaN or infinity")
 
 
 def _write(tensor: Tensor, mask: Tensor | None, value: Tensor | None, undo: Undo) -> tuple[int, int]:

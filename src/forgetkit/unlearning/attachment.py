@@ -63,9 +63,9 @@ class InterventionAttachment:
         """
         self._require_outside("begin()")
         if self._epoch == 1 and self._step:
-            for who in self._runner.with_hook("after_epoch"):
+            for name in self._runner.with_hook("after_epoch"):
                 raise OptionError(
-                    f"{who} acts after epochs, and this mega-batch ended none: call attached.after_epoch() after each "
+                    f"{name} acts after epochs, and this mega-batch ended none: call attached.after_epoch() after each "
                     "epoch, before the next attached.begin()"
                 )
         if (self._epoch, self._step) != (1, 0):
@@ -201,9 +201,9 @@ class InterventionAttachment:
 
     def _require_begun(self) -> None:
         if not self._begun:
-            who = ", ".join(self._runner.names) or "this loop"
+            names = ", ".join(self._runner.names) or "this loop"
             raise OptionError(
-                f"{who} cannot act before a mega-batch: call attached.begin(inputs, targets) before its first step"
+                f"{names} cannot act before a mega-batch: call attached.begin(inputs, targets) before its first step"
             )
 
 

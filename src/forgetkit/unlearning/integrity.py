@@ -25,15 +25,15 @@ _TORCH = Path(torch.__file__).parent
 
 
 @contextmanager
-def read_only(model: nn.Module, who: str, seed: int, *, training: bool = False) -> Iterator[None]:
-    """Lend ``model`` to ``who``: :func:`assert_params_unchanged` and :func:`restore_state` in one."""
-    with assert_params_unchanged(model, who), restore_state(model, seed, training=training):
+def read_only(model: nn.Module, component_name: str, seed: int, *, training: bool = False) -> Iterator[None]:
+    """Give a component read-only access: :func:`assert_params_unchanged` and :func:`restore_state` in one."""
+    with assert_params_unchanged(model, component_name), restore_state(model, seed, training=training):
         yield
 
 
 @contextmanager
-def assert_params_unchanged(model: nn.Module, who: str) -> Iterator[None]:
-    """On leaving, raise ``ComponentError`` with ``who`` and the parameter if a parameter has other bits than before.
+def assert_params_unchanged(model: nn.Module, component_name: str) -> Iterator[None]:
+    """On leaving, raise ``ComponentError`` with the component and the parameter if a parameter has other bits.
 
     Parameters are fingerprinted, not copied: a copy would double a large model.
     """
@@ -50,7 +50,7 @@ def assert_params_unchanged(model: nn.Module, who: str) -> Iterator[None]:
     after = fingerprints_of([name for name, p in parameters.items() if (p.shape, p.dtype) == forms[name]])
     for name in parameters:
         if after.get(name) != before[name]:
-            raise ComponentError(f"{who} changed the parameter '{name}': it may only read the model")
+            raise ComponentError(f"{component_name} changed the parameter '{name}': it may only read the model")
 
 
 @contextmanager
@@ -146,15 +146,15 @@ def with_network_settings(
 
 
 @contextmanager
-def component_call(who: str) -> Iterator[None]:
+def component_call(component_name: str) -> Iterator[None]:
     """Call a component: attribute its errors to it and restore the settings that it changes."""
-    with attribute_errors_to(who), settings_restored(who):
+    with attribute_errors_to(component_name), settings_restored(component_name):
         yield
 
 
 @contextmanager
-def attribute_errors_to(who: str) -> Iterator[None]:
-    """Turn any error of a component into a one-line ``ComponentError`` that names ``who`` and the place."""
+def attribute_errors_to(component_name: str) -> Iterator[None]:
+    """Turn any error of a component into a one-line ``ComponentError`` that names ``component_name`` and the place."""
     try:
         with translate_oom():
             yield
@@ -162,7 +162,7 @@ def attribute_errors_to(who: str) -> Iterator[None]:
         raise
     except (Exception, SystemExit) as error:  # a component may raise anything, or exit
         reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]
-        raise ComponentError(f"{who} raised {reason} in {error_location(error)}") from error
+        raise ComponentError(f"{component_name} raised {reason} in {error_location(error)}; repair it there") from error
 
 
 def error_location(error: BaseException) -> str:

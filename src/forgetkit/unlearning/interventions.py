@@ -167,11 +167,11 @@ class InterventionRunner:
 
     def require_tensors(self) -> None:
         """Raise ``ComponentError`` if an intervention stores what no checkpoint can hold."""
-        for who, state in zip(self.names, self.states, strict=True):
+        for owner, state in zip(self.names, self.states, strict=True):
             stored: Mapping[str, object] = state
             for name, value in stored.items():
                 if not isinstance(value, Tensor):
-                    raise ComponentError(f"{who} keeps '{name}' in its state, {type(value).__name__} and no tensor")
+                    raise ComponentError(f"{owner} keeps '{name}' in its state, {type(value).__name__} and no tensor")
 
     def loss_terms(self, step: StepHooks) -> Tensor | float:
         """Return the sum of the terms that interventions add to the loss of a step."""
@@ -180,12 +180,12 @@ class InterventionRunner:
             term = self._call("loss", number, step.at, step)
             if term is None:
                 continue
-            who = self.names[number]
+            name = self.names[number]
             if not isinstance(term, Tensor) or term.ndim:
                 what = f"a tensor of shape {tuple(term.shape)}" if isinstance(term, Tensor) else type(term).__name__
-                raise ComponentError(f"{who}: a term of the loss is a tensor with one number, not {what}")
+                raise ComponentError(f"{name}: a term of the loss is a tensor with one number, not {what}")
             if self.check_finite and not bool(term.isfinite()):
-                raise ComponentError(f"{who}: its term of the loss is {float(term)}")
+                raise ComponentError(f"{name}: its term of the loss is {float(term)}")
             total = term if total is None else total + term
         return 0.0 if total is None else total
 
@@ -196,20 +196,20 @@ class InterventionRunner:
     def _call(self, hook: str, number: int, at: TrainStep, step: StepHooks | None) -> Any:
         """Call one hook; what it draws from the global random state shifts no other draw."""
         seeds = self.seeds.within(at.mega_batch, at.epoch, "intervention", hook, number, at.step)
-        moment = self._moment(number, seeds, at, step)
-        who = f"the intervention {self.names[number]}"
-        with self._settings(), component_call(who), seeded_rng(seeds.number("global")), self._counting():
-            answer = getattr(self.interventions[number], hook)(moment)
-        self._warn_of_repeats(who)
+        context = self._make_intervention_context(number, seeds, at, step)
+        name = f"the intervention {self.names[number]}"
+        with self._settings(), component_call(name), seeded_rng(seeds.number("global")), self._counting():
+            answer = getattr(self.interventions[number], hook)(context)
+        self._warn_of_repeats(name)
         return answer
 
-    def _warn_of_repeats(self, who: str) -> None:
+    def _warn_of_repeats(self, name: str) -> None:
         """Warn once if an intervention has drawn fresh values that another build of the network has too."""
         contexts, self._contexts = self._contexts, []
         for line in (context.repeated for context in contexts if not self.warned):
             if line is not None:
                 self.warned = True
-                _log.warning("%s: %s", who, line)
+                _log.warning("%s: %s", name, line)
 
     def _settings(self) -> AbstractContextManager[None]:
         return scoring_settings(self._dtype, self._reported)
@@ -219,14 +219,16 @@ class InterventionRunner:
         """Count samples that run through the model itself, backward too if they can; a probe counts for itself."""
 
         def count(_: nn.Module, __: Any, outputs: Any) -> None:
-            lent = self._view is not None and self._view[1].cache.lent
-            if not lent and isinstance(outputs, Tensor) and outputs.ndim:
+            in_use = self._view is not None and self._view[1].cache.in_use
+            if not in_use and isinstance(outputs, Tensor) and outputs.ndim:
                 self.passes.add(len(outputs), len(outputs) if outputs.requires_grad else 0)
 
         with self.model.register_forward_hook(count):
             yield
 
-    def _moment(self, number: int, seeds: Seeds, at: TrainStep, step: StepHooks | None) -> InterventionContext:
+    def _make_intervention_context(
+        self, number: int, seeds: Seeds, at: TrainStep, step: StepHooks | None
+    ) -> InterventionContext:
         component, state = self.interventions[number], self.states[number]
         inputs, targets = (None, None) if step is None else step.batch
         return InterventionContext(
@@ -239,7 +241,7 @@ class InterventionRunner:
             step=at.step,
             inputs=inputs,
             targets=targets,
-            make_context=cache(partial(self._context, component, state, seeds)),
+            make_context=cache(partial(self._make_reset_context, component, state, seeds)),
             compute_activity=dict if step is None or not getattr(component, "needs_activity", False) else step.activity,
             apply=partial(self._apply, number),
         )
@@ -255,16 +257,16 @@ class InterventionRunner:
             self._view = trained, ModelView.of(self.model, None, self.loss, self.seeds, DEFAULT_SCORING, self.history)
         return replace(self._view[1], batches=ReplayableBatches([self._batch]), passes=self.passes)
 
-    def _context(self, component: Intervention, state: dict[str, Tensor], seeds: Seeds) -> ResetContext:
+    def _make_reset_context(self, component: Intervention, state: dict[str, Tensor], seeds: Seeds) -> ResetContext:
         context = ResetContext(replace(self._current_view(), seeds=seeds), component, state)
         self._contexts.append(context)
         return context
 
     def _apply(self, number: int, changes: Iterable[Change]) -> int:
-        view, who = self._current_view(), self.names[number]
-        names, require_ready = {*view.targets, *view.buffers}, partial(view.require_back, who)
+        view, name = self._current_view(), self.names[number]
+        names, require_ready = {*view.targets, *view.buffers}, partial(view.require_not_in_use, name)
         with all_or_nothing() as undo:
-            applied = apply(self.model, changes, self.optimizer, names, who, undo, require_ready)
+            applied = apply(self.model, changes, self.optimizer, names, name, undo, require_ready)
         self.resets[number] += applied.reset
         return applied.reset
 
@@ -289,8 +291,8 @@ class StepHooks:
             "loss.backward() and before optimizer.step()",
         }
         for hook, call in calls.items():
-            for who in self.runner.with_hook(hook) if hook not in self._called else ():
-                raise OptionError(f"{who} {call}, or call step.skip() if the optimizer is not to step")
+            for name in self.runner.with_hook(hook) if hook not in self._called else ():
+                raise OptionError(f"{name} {call}, or call step.skip() if the optimizer is not to step")
 
     def skip(self) -> None:
         """Declare that the optimizer will not step, as with gradients that are NaN; ``after_step`` is skipped."""

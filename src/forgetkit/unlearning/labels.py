@@ -11,13 +11,13 @@ from forgetkit.contracts import Probe
 from forgetkit.errors import OptionError
 
 
-def require_classes(outputs: Any, targets: Tensor, who: str, remedy: str) -> None:
+def require_classes(outputs: Any, targets: Tensor, component_name: str, remedy: str) -> None:
     """Check that a network classifies.
 
     Args:
         outputs: What the network returns: logits of shape ``(batch, classes, ...)`` with at least two classes.
         targets: Class numbers, integers of shape ``(batch, ...)``; a negative one marks an ignored sample.
-        who: The component, for the message.
+        component_name: The component's name in messages.
         remedy: What to do otherwise, for the message.
 
     Raises:
@@ -25,24 +25,29 @@ def require_classes(outputs: Any, targets: Tensor, who: str, remedy: str) -> Non
     """
     shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
     if not isinstance(outputs, Tensor) or outputs.ndim < 2 or outputs.shape[1] < 2:
-        raise OptionError(f"{who} need outputs of shape (batch, classes), two classes at least, not {shape}: {remedy}")
+        raise OptionError(
+            f"{component_name} need outputs of shape (batch, classes), two classes at least, not {shape}: {remedy}"
+        )
     integers = not (targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool)
     if not integers or targets.shape != outputs.shape[:1] + outputs.shape[2:]:
         raise OptionError(
-            f"{who} need targets that are class numbers, one integer for each output, not {targets.dtype} of shape "
-            f"{tuple(targets.shape)} beside outputs of shape {shape}: {remedy}"
+            f"{component_name} need targets that are class numbers, one integer for each output, not {targets.dtype} "
+            f"of shape {tuple(targets.shape)} beside outputs of shape {shape}: {remedy}"
         )
     highest = int(targets.max()) if targets.numel() else 0
     if highest >= outputs.shape[1]:
         raise OptionError(
-            f"{who} need targets that are class numbers, and {highest} is none of {outputs.shape[1]} classes: {remedy}"
+            f"{component_name} need targets that are class numbers, and {highest} is none of {outputs.shape[1]} "
+            f"classes: {remedy}"
         )
 
 
-def class_probabilities(probe: Probe, inputs: Tensor, targets: Tensor, who: str, remedy: str) -> Tensor:
+def class_probabilities(probe: Probe, inputs: Tensor, targets: Tensor, component_name: str, remedy: str) -> Tensor:
     """Return the predicted distribution, ``(batch, classes)``; see :func:`require_classes` for arguments and errors."""
     outputs = probe.outputs(inputs)
     if isinstance(outputs, Tensor) and outputs.ndim != 2:
-        raise OptionError(f"{who} need outputs of shape (batch, classes), not {tuple(outputs.shape)}: {remedy}")
-    require_classes(outputs, targets, who, remedy)
+        raise OptionError(
+            f"{component_name} need outputs of shape (batch, classes), not {tuple(outputs.shape)}: {remedy}"
+        )
+    require_classes(outputs, targets, component_name, remedy)
     return outputs.softmax(-1)

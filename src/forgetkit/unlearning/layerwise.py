@@ -94,8 +94,8 @@ class LayerwiseFresh:
             value = self._reset_one(path, name)
         if any_nan(value):
             how = "reset_parameters()" if self._initialise is None else "the model's initialise()"
-            who = type(self._modules[path]).__name__
-            raise ComponentError(f"no fresh value for '{name}': {how} of {who} leaves it as it is; {self._remedy}")
+            kind = type(self._modules[path]).__name__
+            raise ComponentError(f"no fresh value for '{name}': {how} of {kind} leaves it as it is; {self._remedy}")
         return value
 
     def _path(self, name: str) -> str:
@@ -133,15 +133,15 @@ class LayerwiseFresh:
     def _copied(self, path: str, name: str, emptied: list[str], seed: int) -> Iterator[nn.Module]:
         """A copy of a module on the CPU, with NaN for parameters: old values are not copied, nor taken for fresh."""
         original = self._modules[path]
-        who = type(original).__name__
+        kind = type(original).__name__
         parameters = {full: self._tensor(full) for full in emptied}
         memo: dict[int, Tensor] = {id(p): _nan_like(p) for p in parameters.values() if type(p) is nn.Parameter}
         memo |= {id(tensor): tensor.detach().clone() for tensor in computed_tensors(original)}
         try:
             module = copy.deepcopy(original, memo).cpu().float()
         except RuntimeError as error:
-            raise ComponentError(f"no fresh value for '{name}': {who} cannot be copied; {self._remedy}") from error
-        with scoring_settings(FRESH_DTYPE), settings_restored(f"the module {who}"), seeded_rng(seed), torch.no_grad():
+            raise ComponentError(f"no fresh value for '{name}': {kind} cannot be copied; {self._remedy}") from error
+        with scoring_settings(FRESH_DTYPE), settings_restored(f"the module {kind}"), seeded_rng(seed), torch.no_grad():
             for full, parameter in parameters.items():
                 if isinstance(parameter, nn.Parameter) and type(parameter) is not nn.Parameter:
                     module.get_parameter(full.removeprefix(path).removeprefix(".")).fill_(torch.nan)

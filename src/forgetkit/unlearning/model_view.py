@@ -1,4 +1,4 @@
-"""A model, examined: what can be scored and reset, its layers and units, and the probe that a criterion gets."""
+"""A read-only view of a model: what can be scored and reset, its layers and units, and the probe of a criterion."""
 
 from __future__ import annotations
 
@@ -58,16 +58,16 @@ DEFAULT_SCORING = Scoring()
 
 @dataclass(eq=False)
 class ViewCache:
-    """The mutable part of a view: whether the model is lent, and what a batch has shown of its structure."""
+    """The mutable part of a view: whether a component uses the model, and what a batch has shown of its structure."""
 
-    lent: bool = False
+    in_use: bool = False
     layers: tuple[Layer, ...] | None = None
     units: tuple[UnitGroup, ...] | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class ModelView:
-    """A model, examined.
+    """A read-only view of a model.
 
     ``targets`` are the trainable parameters, ``scored`` those of them that are scored, ``buffers`` the buffers that may
     change, ``left_out`` the other parameters with the reason. ``passes`` counts the samples that components run through
@@ -122,16 +122,16 @@ class ModelView:
                 if sample is None:
                     raise OptionError("there are no batches to look at: 'batches' is empty")
                 with structure.execution_order(model) as order:
-                    reached = probe.reached(*sample)
-                    if None in reached.values():
-                        reached = probe.reached(*next(probe.batches()))
-            if all(grad is None for grad in reached.values()):
+                    grads = probe.grads_or_none(*sample)
+                    if None in grads.values():
+                        grads = probe.grads_or_none(*next(probe.batches()))
+            if all(grad is None for grad in grads.values()):
                 raise NoMatchError(
                     f"the loss has no gradient for any trainable parameter of {type(model).__name__}: let it depend on "
                     "the outputs by differentiable operations"
                 )
-            left_out |= {name: "unused" for name, grad in reached.items() if grad is None}
-            trainable = {name: p for name, p in trainable.items() if reached[name] is not None}
+            left_out |= {name: "unused" for name, grad in grads.items() if grad is None}
+            trainable = {name: p for name, p in trainable.items() if grads[name] is not None}
             cache.layers = _open_layers(structure.layers_in(model, order, buffers), trainable, left_out)
         targets = {name: p.detach() for name, p in trainable.items()}
         inside = structure.names_in(model, scoring.params)
@@ -142,28 +142,28 @@ class ModelView:
         return cls(model, replayable, loss, seeds, scoring, history, frozen_targets, scored, left_out, buffers, cache)
 
     @contextmanager
-    def lend(self, who: str) -> Iterator[None]:
-        """Lend the model to ``who``, read-only, in the mode that it is scored in."""
-        before, self.cache.lent = self.cache.lent, True
+    def read_only_access(self, name: str) -> Iterator[None]:
+        """Give the component ``name`` read-only access to the model, in the mode that it is scored in."""
+        before, self.cache.in_use = self.cache.in_use, True
         try:
-            with read_only(self.model, who, self.seeds.number("lent"), training=self.scoring.mode == "train"):
+            with read_only(self.model, name, self.seeds.number("lent"), training=self.scoring.mode == "train"):
                 yield
         finally:
-            self.cache.lent = before
+            self.cache.in_use = before
 
-    def require_back(self, who: str) -> None:
-        """Raise ``ComponentError`` if ``who`` still borrows the model that is to be written to."""
-        if self.cache.lent:
-            raise ComponentError(f"{who} proposes a change while the model is lent to it: leave context.probe() first")
+    def require_not_in_use(self, name: str) -> None:
+        """Raise ``ComponentError`` if the component ``name`` still uses the model, which is about to change."""
+        if self.cache.in_use:
+            raise ComponentError(f"{name} proposes a change while it uses the model: leave context.probe() first")
 
     def scores(self, importance: Importance) -> ValidatedScores:
         """Score: call the criterion with a probe. Call it inside :func:`assert_params_unchanged`."""
-        who = component_name(importance)
+        name = component_name(importance)
         with restore_state(self.model, self.seeds.number("lent"), training=self.scoring.mode == "train"):
-            probe = ModelProbe(self, who, self.history.memory(importance))
-            with component_call(f"the importance criterion {who}"):
+            probe = ModelProbe(self, name, self.history.memory(importance))
+            with component_call(f"the importance criterion {name}"):
                 scores = importance.score(probe)
-        return ValidatedScores(scores, self.scored, who, allows_ties=bool(getattr(importance, "allows_ties", False)))
+        return ValidatedScores(scores, self.scored, name, allows_ties=bool(getattr(importance, "allows_ties", False)))
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -188,7 +188,7 @@ class ModelView:
     def _two_samples(self, what: str) -> Iterator[tuple[GuardedProbe, Tensor]]:
         if self.batches is None:
             raise OptionError(f"{what} a batch: give batches of (inputs, targets)")
-        with self.lend("examining"):
+        with self.read_only_access("examining"):
             probe = GuardedProbe(self.model, self.batches, (), self.loss, self.seeds)
             yield probe, next(probe.batches(2))[0]
 
@@ -254,16 +254,16 @@ class ModelProbe(GuardedProbe, ViewAccess):
     """The probe of a view. Without batches it raises ``OptionError`` when a component asks for them."""
 
     def __init__(
-        self, view: ModelView, who: str, memory: Mapping[str, Tensor], targets: Mapping[str, Tensor] | None = None
+        self, view: ModelView, name: str, memory: Mapping[str, Tensor], targets: Mapping[str, Tensor] | None = None
     ) -> None:
         names = tuple(view.scored if targets is None else targets)
         super().__init__(view.model, view.batches or ReplayableBatches(()), names, view.loss, view.seeds)
-        self.view, self.memory, self.passes, self._who = view, memory, view.passes, who
+        self.view, self.memory, self.passes, self._component_name = view, memory, view.passes, name
 
     def batches(self, samples: int | float | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """Return an iterator over the batches."""
         if self.view.batches is None:
-            raise OptionError(f"{self._who} needs data: give it batches of (inputs, targets)")
+            raise OptionError(f"{self._component_name} needs data: give it batches of (inputs, targets)")
         return super().batches(samples)
 
     @property

@@ -1,11 +1,12 @@
 """Unlearning as three steps: score -> select -> apply. Algorithm 1 of Ramkumar et al., 2023, lines 8 to 11.
 
-    s = importance(θ; data)              score    the probe gives a criterion gradients and outputs      ``probe``
-    M = 1[s <= the k-th smallest of s]   select   a reinit method selects exactly ⌊fraction · N⌋ entries ``selection``
-    θ ← θ · (1 - M) + ξ · M              apply    fresh values ξ replace them in place                   ``apply``
+    s = importance(θ; data)             score    the probe gives a criterion gradients and outputs      ``probe``
+    M = 1[s > the k-th smallest of s]   select   a reinit method selects k = ⌊fraction · N⌋ entries     ``selection``
+    θ ← M · θ + (1 - M) · ξ             apply    fresh values ξ replace the selected ones in place      ``apply``
 
-M is 1 where an entry gets a fresh value (the paper writes 1 - M). The middle step runs inside the reinit method, which
-calls ``context.select(fraction)``: a method may also select nothing and reset, say, the last layer.
+M is the paper's: 1 for retained entries. A mask in this API is 1 - M: True = the entry is selected and gets a fresh
+value. The reinit method runs the middle step: its generator calls ``context.select(fraction)``. A method may also
+select nothing and reset, say, the last layer.
 """
 
 from __future__ import annotations
@@ -134,26 +135,30 @@ def unlearn(
 
 
 def _require_consistent(importance: Importance | None, reinit: Reinit) -> None:
-    who, needs_scores = component_name(reinit), bool(getattr(reinit, "needs_scores", False))
+    method, needs_scores = component_name(reinit), bool(getattr(reinit, "needs_scores", False))
     if needs_scores and importance is None:
-        raise OptionError(f"{who} resets entries by their importance: give it an importance criterion")
+        raise OptionError(f"{method} resets entries by their importance: give it an importance criterion")
     if importance is not None and not needs_scores:
-        raise OptionError(f"{who} looks at no scores, so the importance criterion would be ignored: leave it out")
+        raise OptionError(f"{method} looks at no scores, so the importance criterion would be ignored: leave it out")
 
 
 def _select_and_apply(
     context: ResetContext, reinit: Reinit, optimizer: Optimizer | None, undo: Undo, record_mask: MaskCallback | None
 ) -> AppliedChanges:
-    """Apply what the reinit method proposes: masks M from ``context.select()``, values ξ from ``context.fresh()``."""
-    view, who = context.view, context.who
-    names, require_ready = {*view.targets, *view.buffers}, partial(view.require_back, who)
-    # Once around all changes, because a generator goes on computing between two of them.
-    with settings_restored(f"the reinit method {who}"):
-        with attribute_errors_to(f"the reinit method {who}"):
+    """Run the reinit method and apply each change that it proposes.
+
+    The method is a generator: it calls ``context.select()`` for masks 1 - M and ``context.fresh()`` for values ξ, and
+    yields a change for each parameter.
+    """
+    view, method = context.view, context.name
+    names, require_ready = {*view.targets, *view.buffers}, partial(view.require_not_in_use, method)
+    # Once around all changes, because a generator computes between two of them.
+    with settings_restored(f"the reinit method {method}"):
+        with attribute_errors_to(f"the reinit method {method}"):
             changes = reinit.propose(context)
-        applied = apply(view.model, changes, optimizer, names, who, undo, require_ready, record_mask)
+        applied = apply(view.model, changes, optimizer, names, method, undo, require_ready, record_mask)
     if not applied.layers and not getattr(reinit, "changes_nothing", False):
-        raise NoMatchError(f"{who} matched no parameter of {type(view.model).__name__}; nothing would be forgotten")
+        raise NoMatchError(f"{method} matched no parameter of {type(view.model).__name__}; nothing would be forgotten")
     return applied
 
 
@@ -201,11 +206,11 @@ def score(
         ComponentError: If all scores are equal and the criterion does not declare ``allows_ties``.
     """
     model = unwrap(model)
-    who = component_name(importance)
-    with assert_params_unchanged(model, who):
+    criterion = component_name(importance)
+    with assert_params_unchanged(model, criterion):
         view = ModelView.of(model, batches, loss, seeds, scoring, history)
         scores = view.scores(importance)
-    with view.lend(who) if scores.lazy else torch.inference_mode(False):
+    with view.read_only_access(criterion) if scores.lazy else torch.inference_mode(False):
         copies = {name: scores[name].clone() for name in scores}
     scores.require_different()
     return copies

@@ -68,7 +68,7 @@ class GuardedProbe:
     Hessian-vector product two. Messages name the component that runs the network.
     """
 
-    _who = "examining the network"
+    _component_name = "examining the network"
 
     def __init__(
         self, model: nn.Module, batches: ReplayableBatches, names: Sequence[str], loss: Loss, seeds: Seeds
@@ -159,7 +159,7 @@ class GuardedProbe:
                 mean[name].lerp_(grad, len(targets) / seen)  # of a single batch: its gradient to the bit
         return mean
 
-    def reached(self, inputs: Tensor, targets: Tensor) -> dict[str, Tensor | None]:
+    def grads_or_none(self, inputs: Tensor, targets: Tensor) -> dict[str, Tensor | None]:
         """Like :meth:`grads`, with None for a parameter that the loss does not depend on; the loss may be NaN."""
         leaves, value = self._loss_of(inputs, targets, None, {})
         return self._gradients(value, leaves, len(inputs))
@@ -247,8 +247,9 @@ class GuardedProbe:
         wrong = losses.detach()[~losses.detach().isfinite()]
         if len(wrong):
             raise ComponentError(
-                f"{self._who}: the loss is {float(wrong[0])} on {samples} scoring samples, so their gradients mean "
-                "nothing: leave out samples whose labels are all ignored, and look for NaN in data and weights"
+                f"{self._component_name}: the loss is {float(wrong[0])} on {samples} scoring samples, so "
+                "their gradients mean nothing: leave out samples whose labels are all ignored, and look for NaN in "
+                "data and weights"
             )
 
     @property
@@ -264,7 +265,9 @@ class GuardedProbe:
         except ForgetkitError:
             raise
         except Exception as error:  # a model's forward may raise anything
-            what = f"{self._who}: {type(self._model).__name__} fails on inputs of shape {tuple(inputs.shape)}"
+            what = (
+                f"{self._component_name}: {type(self._model).__name__} fails on inputs of shape {tuple(inputs.shape)}"
+            )
             if self._mixes_samples and len(inputs) == 1:
                 raise OptionError(
                     f"{what}: in train mode batch normalisation needs two samples in each batch, and this one holds "
@@ -290,24 +293,29 @@ class ValidatedScores(Mapping[str, Tensor]):
     Args:
         scores: What the criterion returned.
         targets: The parameters that it was to score.
-        who: The criterion, for messages.
+        component_name: The criterion's name in messages.
         allows_ties: Whether the criterion declares that all scores may be equal.
     """
 
     def __init__(
-        self, scores: Mapping[str, Tensor], targets: Mapping[str, Tensor], who: str, *, allows_ties: bool = False
+        self,
+        scores: Mapping[str, Tensor],
+        targets: Mapping[str, Tensor],
+        component_name: str,
+        *,
+        allows_ties: bool = False,
     ) -> None:
         self.allows_ties = allows_ties
         if not isinstance(scores, Mapping):
             raise ComponentError(
-                f"{who} returned {type(scores).__name__}, not a mapping from parameter names to tensors"
+                f"{component_name} returned {type(scores).__name__}, not a mapping from parameter names to tensors"
             )
         missing, extra = set(targets) - set(scores), set(scores) - set(targets)
         if missing or extra:
             what = [f"no score for '{min(missing)}'"] if missing else []
             what += [f"a score for '{min(extra)}', which is no target"] if extra else []
-            raise ComponentError(f"{who} gave {' and '.join(what)}")
-        self._scores, self._targets, self._who = scores, targets, who
+            raise ComponentError(f"{component_name} gave {' and '.join(what)}")
+        self._scores, self._targets, self._component_name = scores, targets, component_name
         self.lazy = not isinstance(scores, dict)
         """Whether a score is computed when it is read, and may differ the next time."""
         self._checked: set[str] = set()
@@ -316,18 +324,18 @@ class ValidatedScores(Mapping[str, Tensor]):
     def __getitem__(self, name: str) -> Tensor:
         if name in self._checked:
             return self._scores[name].detach()
-        with component_call(f"the importance criterion {self._who}"):  # a lazy score is computed here
+        with component_call(f"the importance criterion {self._component_name}"):  # a lazy score is computed here
             score, target = self._scores[name], self._targets[name]
         if not isinstance(score, Tensor) or not score.is_floating_point():
-            raise ComponentError(f"{self._who}: the score of '{name}' is not a tensor of floats")
+            raise ComponentError(f"{self._component_name}: the score of '{name}' is not a tensor of floats")
         if score.shape != target.shape:
             shapes = f"has shape {tuple(score.shape)}, the parameter {tuple(target.shape)}"
-            raise ComponentError(f"{self._who}: the score of '{name}' {shapes}")
+            raise ComponentError(f"{self._component_name}: the score of '{name}' {shapes}")
         score = score.detach()
         if score.numel():
             self._bounds[name] = bounds(score)
             if not all(map(math.isfinite, self._bounds[name])):
-                raise ComponentError(f"{self._who}: the score of '{name}' holds NaN or infinity")
+                raise ComponentError(f"{self._component_name}: the score of '{name}' holds NaN or infinity")
         if not self.lazy:
             self._checked.add(name)
         return score
@@ -348,7 +356,7 @@ class ValidatedScores(Mapping[str, Tensor]):
         """Raise ``ComponentError`` for scores that all equal ``value``, unless ties are allowed or there is one."""
         if entries > 1 and not self.allows_ties:
             raise ComponentError(
-                f"{self._who} scores all {entries:,} entries {value:g}, so a mask would be a random draw: look for a "
-                "loss without gradient (a single output under cross-entropy, labels that are all ignored) or weights "
-                "that are all equal; a criterion that means it says allows_ties = True"
+                f"{self._component_name} scores all {entries:,} entries {value:g}, so a mask would be a random draw: "
+                "look for a loss without gradient (a single output under cross-entropy, labels that are all ignored) "
+                "or weights that are all equal; a criterion that means it says allows_ties = True"
             )

@@ -31,7 +31,7 @@ class ResetContext(ViewAccess):
     last_selection: selection.Selection | None = field(default=None, init=False)
 
     @property
-    def who(self) -> str:
+    def name(self) -> str:
         """The component's name in messages."""
         return component_name(self.component)
 
@@ -54,7 +54,7 @@ class ResetContext(ViewAccess):
         """
         if self.scores is None:
             raise OptionError("a reinit method that calls select() declares needs_scores = True")
-        with self.view.lend(self.criterion) if self.scores.lazy else nullcontext():
+        with self.view.read_only_access(self.criterion) if self.scores.lazy else nullcontext():
             selected = selection.select(
                 self.scores,
                 fraction,
@@ -82,7 +82,7 @@ class ResetContext(ViewAccess):
             return self.view.seeds.torch("reinit", name)
         run_seeds = self.view.history.seeds
         if run_seeds is None:
-            raise OptionError(f"{self.who} draws once for a whole run and needs the seed of it: pass run_seed=")
+            raise OptionError(f"{self.name} draws once for a whole run and needs the seed of it: pass run_seed=")
         # By class, since a resumed run may write the same component as another SPEC.
         return run_seeds.torch("lasting", type(self.component).__name__, name)
 
@@ -92,6 +92,6 @@ class ResetContext(ViewAccess):
 
     @contextmanager
     def probe(self) -> Iterator[Probe]:
-        """Lend the model for measurements."""
-        with self.view.lend(self.who):
-            yield ModelProbe(self.view, self.who, self.memory, self.targets)
+        """Give read-only access to the model for measurements."""
+        with self.view.read_only_access(self.name):
+            yield ModelProbe(self.view, self.name, self.memory, self.targets)

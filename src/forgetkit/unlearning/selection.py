@@ -59,7 +59,7 @@ def select(
     rounding: Rounding = "down",
     processes: SelectionGroup | None = None,
 ) -> Selection:
-    """Select a fraction of all entries, by one threshold over the pooled scores: M = 1[s <= k-th smallest].
+    """Select a fraction of all entries, by one threshold over the pooled scores: 1 - M = 1[s <= k-th smallest].
 
     Args:
         scores: Floats by name, any shapes. They must not change between the two passes.

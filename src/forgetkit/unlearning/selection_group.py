@@ -24,9 +24,9 @@ _DONE, _SELECTS, _FAILED = range(3)
 class SelectionGroup:
     """The processes of a ``torch.distributed`` group in the order of their ranks; without a group, this one alone.
 
-    All processes call the same methods in the same order. Used as a context manager, it tells the others if this
-    process fails before the next exchange: they fail as well and name it. If a process fails or is interrupted inside
-    a selection, the others wait until the group's own timeout.
+    All processes call the same methods in the same order. Used as a context manager, it notifies the other
+    processes if this one fails before the next exchange: they fail as well and name it. If a process fails or is
+    interrupted inside a selection, the others wait until the group's own timeout.
 
     Args:
         group: The group; ``True``: all processes.

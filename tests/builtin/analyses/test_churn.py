@@ -101,6 +101,7 @@ def test_a_small_table_by_hand() -> None:
     json.dumps(answers.answer_to_json(answer), allow_nan=False)
 
 
+@pytest.mark.slow
 @given(histories())
 def test_flips_differ_by_the_change_in_accuracy(history: tuple[list[list[int]], list[int]]) -> None:
     tables, labels = history
@@ -113,6 +114,7 @@ def test_flips_differ_by_the_change_in_accuracy(history: tuple[list[list[int]], 
         assert step["changed"] == step["positive_flips"] + step["negative_flips"] + step["other_flips"]
 
 
+@pytest.mark.slow
 @given(histories())
 def test_a_loop_finds_the_same_lost_samples(history: tuple[list[list[int]], list[int]]) -> None:
     tables, labels = history

@@ -58,10 +58,12 @@ def of(answer):
     return {key: measure.value for key, measure in answer.numbers.items()}
 
 
+@pytest.mark.slow
 def test_it_keeps_what_analyses_promise():
     check_analysis(Corruption())
 
 
+@pytest.mark.slow
 def test_the_numbers_are_plain_means_of_accuracies():
     evidence = asked()
     images, labels = pictures()
@@ -96,6 +98,7 @@ def test_the_benchmark_has_fifteen_and_the_paper_nineteen():
     assert tuple(TABLE) == CORRUPTIONS
 
 
+@pytest.mark.slow
 def test_a_part_is_what_the_whole_says_of_it():
     whole = Corruption().analyze(asked())
     part = Corruption(corruptions=("spatter", "snow"), severities=(4, 2)).analyze(asked())
@@ -145,6 +148,7 @@ def test_grey_images_are_corrupted_as_colours():
     assert any("9 × 9" in remark for remark in remarks)
 
 
+@pytest.mark.slow
 def test_another_model_can_be_judged_on_the_same_images():
     evidence = asked()
     constant = Flat()

@@ -58,11 +58,13 @@ def units(bowl, scale):
     return torch.tensor([sizes[0]] * 3 + [sizes[1]] * 2, dtype=torch.float64)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"scale": "absolute", "part": "test"}, {"bn_stats": "recalibrate"}], ids=str)
 def test_it_keeps_its_promises(options):
     check_analysis(Flatness(**options))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", ["relative", "absolute"])
 def test_a_quadratic_loss_rises_by_half_the_trace(scale):
     """E[L(σ) - L(0)] = σ² / 2 · tr(R H R), with a variance of σ⁴ / 2 · tr((R H R)²): the slope adds nothing."""

@@ -98,6 +98,7 @@ def test_equal_singular_values_have_full_effective_rank(rank: int) -> None:
     assert answer.details["mega_batches"][0]["ranks"]["hard"] == rank
 
 
+@pytest.mark.slow
 @given(st.lists(st.floats(0.05, 10), min_size=2, max_size=8))
 def test_the_effective_rank_of_known_singular_values(values: list[float]) -> None:
     entropy = 0.0
@@ -143,6 +144,7 @@ def test_units_that_never_fire_are_found_in_their_layers() -> None:
     assert number(answer, "dormant") == pytest.approx(3 / 9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make", [networks.plain, networks.pixels, networks.dead_and_normalised, networks.channels_last, networks.frozen]
 )

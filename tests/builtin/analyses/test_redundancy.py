@@ -92,6 +92,7 @@ def test_it_is_what_a_few_lines_find(params: str, fraction: float) -> None:
     assert answer.details["threshold"] == pytest.approx(np.sort(pooled)[len(lowest) - 1])
 
 
+@pytest.mark.slow
 def test_the_count_left_is_that_of_table_10() -> None:
     """Of 0.8 · 11,173,962 = 8,939,169.6 entries the paper prints the whole part."""
 
@@ -127,6 +128,7 @@ def test_zeroing_nothing_or_everything() -> None:
     assert none["sparse_test"] == (shown.samples("test").labels == 0).double().mean()  # all outputs are 0
 
 
+@pytest.mark.slow
 def test_the_entries_that_matter_least_are_missed_least() -> None:
     """The lowest fifth by SNIP costs less than a fifth at random, in the mean over networks."""
     least, random = (
@@ -141,6 +143,7 @@ def test_samples_at_most() -> None:
     assert all(((answer[key] or 0) * 7) % 1 == pytest.approx(0, abs=1e-9) for key in ("dense_train", "sparse_test"))
 
 
+@pytest.mark.slow
 def test_robust_accuracy_is_on_the_same_corrupted_images() -> None:
     shown = evidence(images=True)
     answer = Redundancy(importance="magnitude", params="conv-linear", fraction=0.5, corrupted=9).analyze(shown)

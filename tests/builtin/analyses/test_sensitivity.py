@@ -30,6 +30,7 @@ def cell(
     return ComparedRun(arm, seed, SimpleNamespace(result=result))
 
 
+@pytest.mark.slow
 @given(st.data())
 def test_maps_and_ranges_are_those_of_a_pivot(data):
     places = list(itertools.product(("warm", "a: b"), RATES[:3], DECAYS[:2], (0, 1)))

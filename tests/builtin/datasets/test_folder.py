@@ -413,6 +413,7 @@ def anywhere(request):
         request.getfixturevalue("workers")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("anywhere")
 def test_all_bad_images_are_listed_at_once(root, context):
     spoil(root, 23)
@@ -428,6 +429,7 @@ def test_all_bad_images_are_listed_at_once(root, context):
     assert message.endswith("; and 4 more: replace or remove them, or leave them out with on-bad=skip")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("anywhere")
 def test_bad_images_are_skipped_and_counted(root, context):
     clean = Folder(root).load(context)

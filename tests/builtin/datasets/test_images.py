@@ -148,6 +148,7 @@ def test_shrinking_is_antialiased(tmp_path, context):
     assert np.abs(pixels - 127).max() < 15  # any single pixel is 0 or 255
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not CIFAR.exists(), reason="the CIFAR archive is not beside this checkout")
 def test_real_images_of_the_right_size_do_not_change(tmp_path, context):
     archive = np.load(CIFAR)

@@ -81,6 +81,7 @@ def test_medmnist_convention_with_its_column_of_labels(tmp_path):
     assert len(data.train) + len(data.test) == 7
 
 
+@pytest.mark.slow
 @given(
     canonical=st.tuples(
         st.integers(3, 5), st.sampled_from([1, 3, 4]), st.sampled_from([2, 5]), st.integers(5, 7)

@@ -135,6 +135,7 @@ def vgg_parameters(classes: int, width: int = 64) -> int:
     return total + inside * classes + classes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
@@ -153,6 +154,7 @@ def test_number_of_parameters(name, expected):
     assert sum(p.numel() for p in built(name, RGB).parameters()) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("builder", "expected"),
     [
@@ -174,6 +176,7 @@ def test_narrow_and_wide_ones_are_the_same_networks_otherwise(builder, expected)
         assert network(torch.rand(2, *RGB)).shape == (2, 7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in BUILDERS if "resnet" in name])
 def test_resnets_differ_from_torchvisions_in_stem_and_head_alone(name):
     import torchvision
@@ -217,6 +220,7 @@ def test_width_and_depth():
 # What goes in and what comes out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "shape"),
     [(name, RGB) for name in BUILDERS]
@@ -259,6 +263,7 @@ def test_vgg_refuses_small_images():
         built("vgg16-bn", (3, 32, 31))
 
 
+@pytest.mark.slow
 @every_kind
 def test_normalisation_runs_first_and_is_left_as_it_was(name):
     shape = smallest(name)
@@ -284,6 +289,7 @@ def test_values_of_the_normalisation_are_not_drawn(name):
     assert (normalize.running_mean == 3.0).all()
 
 
+@pytest.mark.slow
 @every_kind
 def test_channels_last_changes_nothing(name):
     shape = smallest(name)
@@ -301,6 +307,7 @@ def test_channels_last_changes_nothing(name):
 # The values it starts from
 
 
+@pytest.mark.slow
 @every_kind
 def test_the_seed_alone_decides(name):
     first, again, other = (built(name, smallest(name), seed).state_dict() for seed in (3, 3, 4))
@@ -309,6 +316,7 @@ def test_the_seed_alone_decides(name):
     assert not any(torch.equal(first[key], other[key]) for key in drawn)
 
 
+@pytest.mark.slow
 @every_builder
 def test_build_draws_every_parameter_with_initialise(name):
     """A builder with another ``initialise`` builds a network with nothing but its values."""
@@ -361,6 +369,7 @@ def check_start(name: str, module: nn.Module) -> None:
         assert not list(module.parameters(recurse=False)), f"a {type(module).__name__} goes unchecked"
 
 
+@pytest.mark.slow
 @every_kind
 def test_every_layer_is_redrawn_from_its_distribution(name):
     """Both draws, the one of ``build`` and the one of ``initialise``, against the formulas."""
@@ -379,6 +388,7 @@ def test_every_layer_is_redrawn_from_its_distribution(name):
             assert not any(torch.equal(old, new) for old, new in zip(before, after, strict=True))
 
 
+@pytest.mark.slow
 @every_kind
 def test_initialise_draws_one_module_alone_and_in_place(name):
     network = built(name, smallest(name))
@@ -423,6 +433,7 @@ def test_a_few_steps_fit_a_few_samples(name):
     assert losses[-1] < 0.75 * losses[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["convnet", "mlp"])
 def test_digits_are_learned_at_the_usual_learning_rate(name):
     from sklearn.datasets import load_digits
@@ -441,6 +452,7 @@ def test_digits_are_learned_at_the_usual_learning_rate(name):
     assert correct.double().mean() > {"convnet": 0.93, "mlp": 0.88}[name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 def test_mlp_is_stable_on_photographs(seed):
     """Which of two photographs a patch is from: without normalisation layers these seeds diverge."""

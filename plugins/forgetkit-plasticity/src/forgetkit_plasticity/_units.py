@@ -14,8 +14,8 @@ RESETTING: frozenset[Writes] = frozenset({"weights", "biases", "norm", "stats"})
 """The kinds of tensors that the reset of a unit writes."""
 
 
-def open_groups(context: ReinitContext, coupled: Coupled, who: str) -> tuple[UnitGroup, ...]:
-    """The groups whose units ``who`` may reset; raise ``NoMatchError`` without any."""
+def open_groups(context: ReinitContext, coupled: Coupled, name: str) -> tuple[UnitGroup, ...]:
+    """The groups whose units ``name`` may reset; raise ``NoMatchError`` without any."""
     groups = tuple(group for group in context.units if coupled == "include" or not group.coupled)
     if not groups:
         remedy = (
@@ -23,5 +23,5 @@ def open_groups(context: ReinitContext, coupled: Coupled, who: str) -> tuple[Uni
             if context.units
             else "it needs hidden layers, and layer normalisation or attention between them mixes what they compute"
         )
-        raise NoMatchError(f"{who}: this network has no units that can be reset alone; {remedy}")
+        raise NoMatchError(f"{name}: this network has no units that can be reset alone; {remedy}")
     return groups

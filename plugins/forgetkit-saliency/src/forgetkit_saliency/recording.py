@@ -18,11 +18,11 @@ def gradients_of(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, Tensor]]
             yield name, parameter, parameter.grad.detach().float()
 
 
-def recorded(probe: Probe, what: str, who: str) -> dict[str, Tensor]:
+def recorded(probe: Probe, what: str, name: str) -> dict[str, Tensor]:
     """The recorded tensor of each target; zeros if no step gave a gradient."""
     if not probe.memory:
         raise OptionError(
-            f"{who} watches the training: attach it with forgetkit.attach, make a step, and pass its memory="
+            f"{name} watches the training: attach it with forgetkit.attach, make a step, and pass its memory="
         )
     return {
         name: probe.memory.get(f"{what} {name}", torch.zeros_like(target)).to(target)

@@ -19,7 +19,7 @@ from forgetkit.errors import InapplicableError
 from forgetkit.unlearning import select
 
 _MOST = 8
-"""Series in a chart of layers; more cannot be told apart."""
+"""Series in a chart of layers; more cannot be distinguished."""
 
 _MEANINGS: dict[str, tuple[str, Bounds]] = {
     "share": ("of the entries that one mask keeps, those that the next one keeps too", (0, 1)),

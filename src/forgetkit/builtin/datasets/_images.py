@@ -71,7 +71,7 @@ class ImageOptions:
 class _Report:
     """The findings of decoding: bad images by part and position, and notes with a count and one file.
 
-    ``unread`` counts images that the system failed to read: they may be good, and a run must not go on without them.
+    ``unread`` counts images that the system failed to read: they may be good, and a run must not continue without them.
     """
 
     bad: dict[str, dict[int, str]] = field(default_factory=dict)

@@ -174,10 +174,10 @@ def _read(path: Path, *, divided: bool) -> _ArchiveArrays:
 
 def _choose_arrays(path: Path, present: Sequence[str], *, divided: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The names of the arrays to take, and remarks on that choice."""
-    for who, names in _CONVENTIONS.items():
+    for library, names in _CONVENTIONS.items():
         if not set(names[:2]) <= set(present):
             continue
-        validation = tuple(name for name in _VALIDATION[who] if name in present)
+        validation = tuple(name for name in _VALIDATION[library] if name in present)
         left = f"{' and '.join(validation)} are ignored: validation samples are cut from training (--val-fraction)"
         if set(names) <= set(present):
             if divided:
@@ -194,7 +194,7 @@ def _choose_arrays(path: Path, present: Sequence[str], *, divided: bool) -> tupl
             f"{path} holds {names[0]} and {names[1]} but no test part: add {names[2]} and {names[3]}, or give "
             "test-fraction=0.1 to cut one out"
         )
-    expected = " or ".join(f"{', '.join(names)} ({who})" for who, names in _CONVENTIONS.items())
+    expected = " or ".join(f"{', '.join(names)} ({library})" for library, names in _CONVENTIONS.items())
     found = ", ".join(sorted(present)) or "nothing"
     raise DataError(f"{path} holds {found}: it must hold {expected}")
 

@@ -80,7 +80,7 @@ def write_package(name: str, kind: str, out: Path, builtin_names: Collection[str
     words = _words(name, _KINDS[kind])
     if words["component"] in builtin_names:
         raise UsageError(
-            f"'{words['component']}' is the name of a built-in, which it would go on meaning: choose another name"
+            f"'{words['component']}' is the name of a built-in, and it would still mean that one: choose another name"
         )
     directory = out / name
     if directory.exists() and not (directory.is_dir() and not any(directory.iterdir())):

@@ -27,10 +27,10 @@ class FormattedEntry:
 
 @dataclass(frozen=True)
 class FormattedDifference:
-    """The difference of a number to the baseline as text; ``said`` has a text per :func:`difference_heads`."""
+    """The difference of a number to the baseline as text; ``texts`` has a text per :func:`difference_heads`."""
 
     number: str
-    said: tuple[str, str, str]
+    texts: tuple[str, str, str]
 
 
 def one_line(text: str) -> str:
@@ -52,7 +52,7 @@ def labels(row: TableRow) -> list[str]:
 
 def arm_label(table: Table, row: TableRow) -> str:
     """``importance=snip, replay=full``."""
-    return one_line(table.named(row))
+    return one_line(table.arm_label(row))
 
 
 def format_figure(value: float, unit: Unit) -> str:
@@ -107,8 +107,8 @@ def format_differences(table: Table) -> list[tuple[TableRow, list[FormattedDiffe
     found = []
     for row in table.rows:
         pairs = zip(row.entries, table.columns, strict=True)
-        said = [_format_verdict(entry.to_baseline, column) for entry, column in pairs if entry.to_baseline]
-        found += [(row, said)] if said else []
+        differences = [_format_verdict(entry.to_baseline, column) for entry, column in pairs if entry.to_baseline]
+        found += [(row, differences)] if differences else []
     judged = [entry.to_baseline for row in table.rows for entry in row.entries if entry.to_baseline]
     return found if any(one.comparison.n for one in judged) else []
 
@@ -160,12 +160,12 @@ def _finer(values: Sequence[float], unit: Unit) -> list[str]:
 def notes(table: Table) -> list[str]:
     """Each arm that lost seeds, and each that is the same runs as another."""
     lost = [f"{arm_label(table, row)}: {row.note}" for row in table.rows if row.note]
-    twins = [(row, twin) for row in table.rows if (twin := table.twin(row)) is not None]
+    duplicates = [(row, first) for row in table.rows if (first := table.duplicate_of(row)) is not None]
     return [
         *lost,
         *(
-            f"{arm_label(table, row)} is the same runs as {arm_label(table, twin)}: compared once"
-            for row, twin in twins
+            f"{arm_label(table, row)} is the same runs as {arm_label(table, first)}: compared once"
+            for row, first in duplicates
         ),
     ]
 
@@ -220,7 +220,7 @@ def _stars(table: Table) -> Iterator[str]:
     few = sum(one.verdict == "too few seeds" for one in judged)
     if few:
         needed = seeds_needed(len(judged))
-        yield f"Too few seeds for a star in {few} of {comparisons(len(judged))}: {needed} each would do."
+        yield f"Too few seeds for a star in {few} of {comparisons(len(judged))}: {needed} each are enough."
     if any(one.comparison.constant and one.verdict != "too few seeds" for one in judged):
         yield f"{EACH_SEED.capitalize()}: the same difference at every seed, so there is no spread for an interval."
 

@@ -39,7 +39,7 @@ def difference_sheets(table: Table) -> list[Sheet]:
     difference, p, verdict = formatting.difference_heads(table)
     columns = [TextColumn("number", "label"), TextColumn(difference), TextColumn(p), TextColumn(verdict, "text")]
     rows = [
-        TextRow((*_labels(row), *map(TextCell, (one.number, *one.said))), len(table.axes) if place else 0)
+        TextRow((*_labels(row), *map(TextCell, (one.number, *one.texts))), len(table.axes) if place else 0)
         for row, numbers in compared
         for place, one in enumerate(numbers)
     ]
@@ -93,7 +93,7 @@ def _content(table: Table) -> dict[str, Any]:
             {
                 "arm": _arm(table, row),
                 "note": row.note,
-                "same_runs_as": _arm(table, table.twin(row)),
+                "same_runs_as": _arm(table, table.duplicate_of(row)),
                 "entries": dict(zip(keys, map(_entry_content, row.entries), strict=True)),
                 "cells": [
                     {

@@ -19,7 +19,7 @@ def is_run(path: Path) -> bool:
 def single_run_outcomes(path: Path) -> Outcomes:
     """The run in ``path``; raises ``RunDirectoryError`` if it is not finished or its result is damaged."""
     if not (path / "result.json").exists():
-        raise RunDirectoryError(f"{path} is not finished: go on with {resume_command(path)}")
+        raise RunDirectoryError(f"{path} is not finished: resume it with {resume_command(path)}")
     result = RunDirectory(path).result
     seed = result["config"].get("seed")
     arm = {"method": one_line(result["method"]) or "unknown"}

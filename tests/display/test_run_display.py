@@ -61,6 +61,7 @@ def test_a_pipe_gets_plain_lines(tiny):
     assert lines[-1] == "record: runs/p"
 
 
+@pytest.mark.slow
 def test_the_preset_and_its_overrides_are_named(tiny):
     words = ["--preset", "paper", "--epochs", 50, "--milestones", "none", "--reinit", "rifle:fresh=zero"]
     for more in ([], ["--dry-run"]):
@@ -100,6 +101,7 @@ def test_brackets_are_no_markup(tiny):
     assert "[/bold]" in rehearsed.out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("replay", ["full", "none", "last", "buffer:size=7", "buffer:size=7,rule=per-mega-batch"])
 def test_a_rehearsal_knows_how_many_samples_will_be_seen(tiny, workdir, replay):
     words = ["--replay", replay, "--epochs", 2, "--mega-batches", 3, "--name", "same"]
@@ -127,6 +129,7 @@ def test_a_rehearsal_prints_the_plan(tiny, workdir):
     assert not (workdir / "runs").exists()
 
 
+@pytest.mark.slow
 def test_a_rehearsal_leaves_the_run_as_it_would_have_been(tiny, substance):
     before = tiny("--json").json
     tiny("--dry-run", "--quiet")

@@ -48,7 +48,7 @@ def test_every_word_of_a_table_is_whole_at_every_width(rows, width) -> None:
     require_all_loaded(" ".join(" ".join(row) for row in rows), shown, width, " ".join((*heads, "a title")))
 
 
-def test_columns_where_there_is_room_and_blocks_where_there_is_none() -> None:
+def test_table_layout_uses_columns_if_they_fit_and_else_blocks() -> None:
     heads, row = ("plugin", "distribution", "module"), ("plasticity", "forgetkit-plasticity", "forgetkit_plasticity")
     assert printed(layout.table(60, heads, [row]), 60).split() == [*heads, *["─" * 54], *row]
     assert printed(layout.table(40, heads, [row]), 40).splitlines() == [
@@ -82,6 +82,7 @@ COMMANDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", COMMANDS)
 def test_no_command_cuts_a_word(cli, monkeypatch, what) -> None:
     of_width(monkeypatch, 1000)
@@ -92,6 +93,7 @@ def test_no_command_cuts_a_word(cli, monkeypatch, what) -> None:
         require_all_loaded(whole.out, cli(*COMMANDS[what]).out, width, without="option")
 
 
+@pytest.mark.slow
 def test_a_run_and_its_plan_at_every_width(cli, monkeypatch, tiny_words) -> None:
     of_width(monkeypatch, 1000)
     made = cli(*tiny_words, "--name", "one")
@@ -127,7 +129,7 @@ def test_the_table_of_an_ablation_comes_last_and_whole(capsys, monkeypatch, widt
     assert {word for label in outcomes.arms() for text in label.values() for word in tokens(text)} <= tokens(shown)
 
 
-def test_the_line_that_says_that_a_run_stops_fits_narrow_terminals(capfd):
+def test_stopping_message_of_a_run_fits_narrow_terminals(capfd):
     RunDisplay(PlainDisplay(console.Console(stderr=True))).say_stopping()
     said = capfd.readouterr().err
     assert said.startswith("forgetkit: stopping after this step")
