@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.optim import Optimizer
 
 from forgetkit import config, contracts, unlearning
 from forgetkit.ablation.grid import grid_from_python, split_axes
@@ -38,6 +37,9 @@ from forgetkit.unlearning.tensor_checks import all_finite
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
+    from torch.optim import Optimizer
+
+    Optimizers = Optimizer | Sequence[Optimizer] | Mapping[str, Optimizer]
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 _Kind = TypeVar("_Kind", unlearning.Scoring, unlearning.ResetPolicy)
@@ -54,7 +56,7 @@ def unlearn(
     *,
     importance: str | contracts.Importance | None = None,
     reinit: str | contracts.Reinit = "masked",
-    optimizer: Optimizer | None = None,
+    optimizer: Optimizers | None = None,
     seed: int = 0,
     loss: Loss = cross_entropy,
     build: Callable[[], nn.Module] | None = None,
@@ -66,6 +68,7 @@ def unlearn(
     memory: unlearning.Memory | None = None,
     run_seed: int | None = None,
     group: ProcessGroup | Literal[True] | None = None,
+    followers: Sequence[nn.Module] | None = None,
 ) -> unlearning.UnlearnReport:
     """Reset part of ``model`` in place, and the optimizer's state of what was reset.
 
@@ -83,7 +86,8 @@ def unlearn(
             as its options say. None is enough for components that need no data.
         importance: The criterion, a SPEC or an object. None: ``"snip"`` if ``reinit`` needs scores.
         reinit: The reset method, a SPEC or an object.
-        optimizer: The optimizer that trains the model. Its state under the mask is cleared.
+        optimizer: The optimizer that trains the model, or several in a list. The state of what was reset becomes that
+            of a new optimizer, in place; ``report.remarks`` names what cannot be cleared.
         seed: Fixes every draw, 0 or more. Give another one at each call of a loop, or the same fresh values come again.
         loss: ``loss(outputs, targets)``, a scalar tensor: the mean over the batch.
         build: Makes a new model of the same architecture, whose values are the fresh ones.
@@ -98,6 +102,8 @@ def unlearn(
         memory: The method ``memory`` of what :func:`attach` returns, for components that watch the training.
         run_seed: A seed that stays the same at each call, for components that draw once for a whole run.
         group: A process group of ``torch.distributed``, or True for all processes.
+        followers: Networks of the same architecture, an ``AveragedModel`` for example, that get the same values under
+            the same masks.
 
     Returns:
         The audit: for each parameter how many entries were scored and reset, the threshold and the seconds.
@@ -137,6 +143,7 @@ def unlearn(
             scoring=scored,
             policy=after,
             processes=processes,
+            followers=followers,
         )
     for remark in (*report.remarks, report.repeated):
         if remark is not None:
@@ -198,7 +205,7 @@ def score(
 
 def attach(
     model: nn.Module,
-    optimizer: Optimizer,
+    optimizer: Optimizers,
     components: Sequence[str | contracts.Intervention],
     *,
     seed: int = 0,
@@ -207,6 +214,7 @@ def attach(
     fresh: Literal["auto", "module"] = "auto",
     initial: Mapping[str, Tensor] | None = None,
     previous: Mapping[str, Tensor] | None = None,
+    followers: Sequence[nn.Module] | None = None,
 ) -> InterventionAttachment:
     """Attach interventions to your own training loop.
 
@@ -226,7 +234,7 @@ def attach(
 
     Args:
         model: The network. Of a compiled one, the module that it wraps is used.
-        optimizer: The optimizer that trains it.
+        optimizer: The optimizer that trains it, or several in a list; interventions see the first one.
         components: Interventions, SPECs or objects. A criterion or reset method that watches the training is one too.
         seed: Fixes every draw of the components, 0 or more. Keep it if a loop resumes from a checkpoint.
         loss: ``loss(outputs, targets)``, a scalar tensor: the mean over the batch.
@@ -234,6 +242,7 @@ def attach(
         fresh: ``"auto"`` or ``"module"``, as for :func:`unlearn`.
         initial: Copies of ``state_dict()`` at the start of training.
         previous: Copies of ``state_dict()`` when the model was last reset.
+        followers: Networks that get what interventions reset, as for :func:`unlearn`.
 
     Returns:
         An object with ``begin``, ``step``, ``after_epoch``, ``memory``, ``state_dict`` and ``load_state_dict``.
@@ -252,7 +261,17 @@ def attach(
     inner = unlearning.unwrap(model)
     unlearning.require_trained_by(optimizer, inner)
     instances = [component for _, component in found]
-    runner = unlearning.InterventionRunner(inner, optimizer, instances, Seeds(seed), past, loss)
+    several = unlearning.list_optimizers(optimizer)
+    runner = unlearning.InterventionRunner(
+        inner,
+        several[0],
+        instances,
+        Seeds(seed),
+        past,
+        loss,
+        optimizers=several,
+        followers=unlearning.Followers.of(followers, inner),
+    )
     names = [spec.partition(":")[0].rpartition("/")[2] for spec, _ in found]  # without the distribution
     return InterventionAttachment(runner, list(map(ComponentDescription.of, names, instances)))
 

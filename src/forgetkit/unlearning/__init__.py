@@ -4,14 +4,16 @@ Read ``pipeline`` first: score, select, apply.
 """
 
 from forgetkit.unlearning.building import unwrap
+from forgetkit.unlearning.followers import Followers
 from forgetkit.unlearning.fresh_values import NO_HISTORY, Memory, ModelHistory
 from forgetkit.unlearning.interventions import InterventionRunner, StepHooks, TrainStep, overridden_hooks
 from forgetkit.unlearning.labels import class_probabilities, require_classes
 from forgetkit.unlearning.lazy_tensors import LazyScores
 from forgetkit.unlearning.masks import MaskRecorder, Masks, from_state
 from forgetkit.unlearning.model_view import Scoring
+from forgetkit.unlearning.optimizer_state import list_optimizers, require_trained_by
 from forgetkit.unlearning.pass_counter import PassCounter
-from forgetkit.unlearning.pipeline import ResetPolicy, require_trained_by, score, unlearn
+from forgetkit.unlearning.pipeline import ResetPolicy, score, unlearn
 from forgetkit.unlearning.repeats import RepeatedValues
 from forgetkit.unlearning.report import LayerReport, UnlearnReport
 from forgetkit.unlearning.selection import Selection, count_of, select
@@ -20,6 +22,7 @@ from forgetkit.unlearning.structure import head_of
 
 __all__ = [
     "NO_HISTORY",
+    "Followers",
     "InterventionRunner",
     "LayerReport",
     "LazyScores",
@@ -40,6 +43,7 @@ __all__ = [
     "count_of",
     "from_state",
     "head_of",
+    "list_optimizers",
     "overridden_hooks",
     "require_classes",
     "require_trained_by",

@@ -21,9 +21,11 @@ from forgetkit.seeding import Seeds, seeded_rng
 from forgetkit.system.torch_settings import scoring_settings
 from forgetkit.unlearning.activity import activity_in, capture_inputs
 from forgetkit.unlearning.apply import all_or_nothing, apply
+from forgetkit.unlearning.followers import Followers
 from forgetkit.unlearning.fresh_values import NO_HISTORY, ModelHistory
 from forgetkit.unlearning.integrity import component_call, require_gradients_possible, scoring_dtype
 from forgetkit.unlearning.model_view import DEFAULT_SCORING, ModelView
+from forgetkit.unlearning.optimizer_state import OptimizerStates
 from forgetkit.unlearning.pass_counter import PassCounter
 from forgetkit.unlearning.probe import Loss, ReplayableBatches
 from forgetkit.unlearning.reset_context import ResetContext
@@ -56,13 +58,15 @@ class InterventionRunner:
 
     Args:
         model: The network.
-        optimizer: The optimizer that trains it.
+        optimizer: The optimizer that trains it. If several do, the first one.
         interventions: The components, in the order in which they are called.
         seeds: Fix every draw of theirs.
         history: The model's past.
         loss: Maps (outputs, targets) to the batch's mean loss.
         check_finite: Check that terms of the loss are finite, which is too slow for every step of a training run.
         passes: Counts the samples that interventions run through the model.
+        optimizers: All that train the model, if there are several.
+        followers: Networks that get the same changes.
     """
 
     model: nn.Module
@@ -73,13 +77,15 @@ class InterventionRunner:
     loss: Loss = cross_entropy
     check_finite: bool = False
     passes: PassCounter = field(default_factory=PassCounter)
+    optimizers: object = None
+    followers: Followers = Followers()
     names: tuple[str, ...] = field(init=False)
     """The names of the interventions in messages."""
     states: list[dict[str, Tensor]] = field(init=False)
     resets: list[int] = field(init=False)
     """How many entries each has reset in this mega-batch through ``moment.apply``."""
     _reported: set[str] = field(default_factory=set, init=False)
-    """The components that a warning has named because they changed torch's settings."""
+    """What a warning has said: components that changed torch's settings, and state that was not cleared."""
     warned: bool = field(default=False, init=False)
     """Whether a warning has said that fresh values repeat."""
     _batch: Batch | None = field(default=None, init=False)
@@ -211,6 +217,13 @@ class InterventionRunner:
                 self.warned = True
                 _log.warning("%s: %s", name, line)
 
+    def _warn_of_state(self, states: OptimizerStates) -> None:
+        """Warn once of each kind of state that knows the old values still."""
+        for line in states.warnings:
+            if line not in self._reported:
+                self._reported.add(line)
+                _log.warning("%s", line)
+
     def _settings(self) -> AbstractContextManager[None]:
         return scoring_settings(self._dtype, self._reported)
 
@@ -265,8 +278,10 @@ class InterventionRunner:
     def _apply(self, number: int, changes: Iterable[Change]) -> int:
         view, name = self._current_view(), self.names[number]
         names, require_ready = {*view.targets, *view.buffers}, partial(view.require_not_in_use, name)
+        states = OptimizerStates.of(self.optimizers or self.optimizer)
         with all_or_nothing() as undo:
-            applied = apply(self.model, changes, self.optimizer, names, name, undo, require_ready)
+            applied = apply(self.model, changes, states, names, name, undo, require_ready, followers=self.followers)
+        self._warn_of_state(states)
         self.resets[number] += applied.reset
         return applied.reset
 
