@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from forgetkit.contracts import Change
 from forgetkit.errors import ComponentError
-from forgetkit.unlearning.followers import Followers
+from forgetkit.unlearning.followers import NO_FOLLOWERS, Followers
 from forgetkit.unlearning.integrity import attribute_errors_to
 from forgetkit.unlearning.masks import MaskCallback
 from forgetkit.unlearning.optimizer_state import OptimizerStates
@@ -65,7 +65,7 @@ def apply(
     undo: Undo,
     require_ready: Callable[[], None] = lambda: None,
     record_mask: MaskCallback | None = None,
-    followers: Followers = Followers(),
+    followers: Followers = NO_FOLLOWERS,
 ) -> AppliedChanges:
     """Write θ ← M·θ + (1-M)·ξ for each change (its mask 1-M and value ξ), before the next one is computed.
 

@@ -64,6 +64,9 @@ class Followers:
         return written
 
 
+NO_FOLLOWERS = Followers()
+
+
 def _unwrap(network: nn.Module, own: Mapping[str, Tensor]) -> nn.Module:
     """Return the module inside compiled, distributed and averaging wrappers, which call it ``module``."""
     while True:

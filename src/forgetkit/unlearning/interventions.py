@@ -21,7 +21,7 @@ from forgetkit.seeding import Seeds, seeded_rng
 from forgetkit.system.torch_settings import scoring_settings
 from forgetkit.unlearning.activity import activity_in, capture_inputs
 from forgetkit.unlearning.apply import all_or_nothing, apply
-from forgetkit.unlearning.followers import Followers
+from forgetkit.unlearning.followers import NO_FOLLOWERS, Followers
 from forgetkit.unlearning.fresh_values import NO_HISTORY, ModelHistory
 from forgetkit.unlearning.integrity import component_call, require_gradients_possible, scoring_dtype
 from forgetkit.unlearning.model_view import DEFAULT_SCORING, ModelView
@@ -78,7 +78,7 @@ class InterventionRunner:
     check_finite: bool = False
     passes: PassCounter = field(default_factory=PassCounter)
     optimizers: object = None
-    followers: Followers = Followers()
+    followers: Followers = NO_FOLLOWERS
     names: tuple[str, ...] = field(init=False)
     """The names of the interventions in messages."""
     states: list[dict[str, Tensor]] = field(init=False)

@@ -285,7 +285,7 @@ def require_trained_by(optimizer: object, model: nn.Module) -> None:
             continue
         if held and all(p.shape in shapes for p in held):
             raise OptionError(
-                f"{type(one).__name__} holds copies of the model's parameters, or those of another network, and not the "
+                f"{type(one).__name__} holds copies of the model's parameters, or another network's, and not the "
                 "parameters themselves: give the optimizer that trains this model"
             )
         raise OptionError("the optimizer holds none of the model's parameters: give the one that trains this model")
@@ -496,7 +496,8 @@ def _decoded(key: str, state: Mapping[str, Any], shape: torch.Size) -> Tensor:
     book = _code_book(key, state)
     if book is None:
         return value
-    return book[value.long()] * _block_scales(key, state, value)
+    values: Tensor = book[value.long()] * _block_scales(key, state, value)
+    return values
 
 
 def _encoded(values: Tensor, book: Tensor, scales: Tensor) -> Tensor:
@@ -530,7 +531,8 @@ def _holds_tensor(value: object) -> bool:
     return any(True for _ in _tensors_in(value))
 
 
-def _tensors_in(value: object) -> Iterator[Tensor]:
+def _tensors_in(value: object, depth: int = 3) -> Iterator[Tensor]:
+    """Find tensors in containers, and in objects that hold some (preconditioners)."""
     if isinstance(value, Tensor):
         yield value
         return
@@ -541,8 +543,8 @@ def _tensors_in(value: object) -> Iterator[Tensor]:
         inside = value
     elif hasattr(value, "__dict__"):
         inside = vars(value).values()
-    for one in inside:
-        yield from _tensors_in(one)
+    for one in inside if depth else ():
+        yield from _tensors_in(one, depth - 1)
 
 
 def _finite(value: object) -> bool:
