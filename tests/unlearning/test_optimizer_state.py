@@ -1,4 +1,4 @@
-"""The optimizer's state of reset entries is a new optimizer's; what cannot be is named; followers get the same reset."""
+"""The optimizer's state of reset entries is a new optimizer's; what cannot be is named. Followers are reset too."""
 
 from __future__ import annotations
 
@@ -45,8 +45,6 @@ START = {
     "rprop": {"prev": 0.0, "step_size": 0.02},
     "adamax": {"exp_avg": 0.0, "exp_inf": 1e-8},
 }
-WEIGHTS = ("ax", "z", "slow_params")
-"""Keys of state that follows the weight: they start at the fresh value."""
 
 
 class Net(nn.Module):
@@ -227,16 +225,14 @@ def test_second_moments_start_at_the_mean_of_the_kept():
 @pytest.mark.parametrize(("policy", "low", "high"), [("zero", 3.0, 3.3), ("rescaled", 0.05, 0.3)])
 def test_adam_s_first_move_beside_a_new_one(policy, low, high):
     """With a kept step count, √((1 - 0.9)² / (1 - 0.999)) = 3.16 times a new Adam's; 0.1 once rescaled."""
-    weight = nn.Parameter(torch.ones(50, 4))
-    model = nn.Module()
-    model.weight = weight
+    model = nn.Linear(4, 50, bias=False)
+    weight = model.weight
     optimizer = optim.Adam([weight], lr=1e-3)
     rng = torch.Generator().manual_seed(0)
     for _ in range(5000):
         weight.grad = torch.randn(50, 4, generator=rng).sign()
         optimizer.step()
 
-    model.reset_parameters = lambda: weight.data.fill_(2.0)  # type: ignore[assignment]
     _, masks = forget(model, optimizer, policy=ResetPolicy(optimizer_state=policy))
     before = weight.detach().clone()
     weight.grad = torch.ones_like(weight)
@@ -249,7 +245,7 @@ def test_adam_s_first_move_beside_a_new_one(policy, low, high):
     ("make", "named"),
     [
         (lambda p: optim.LBFGS(p, max_iter=3), "LBFGS"),
-        (lambda p: optim.Adafactor(p), "row_var, col_var"),
+        (optim.Adafactor, "row_var, col_var"),
     ],
     ids=["lbfgs", "adafactor"],
 )
@@ -546,7 +542,7 @@ def test_lookahead_and_preconditioners_of_pytorch_optimizer():
 
 def test_adafactor_of_transformers():
     adafactor = pytest.importorskip("transformers.optimization").Adafactor
-    report, _ = forget(*trained(lambda p: adafactor(p)))
+    report, _ = forget(*trained(adafactor))
     assert any("exp_avg_sq_row" in line for line in report.remarks)
 
 
@@ -569,7 +565,7 @@ def test_quantised_state_goes_through_its_code_book(kind):
                 values, was = _decoded(entry, number), _decoded(old[p], number)
                 if not mask.all():
                     assert torch.equal(values[~mask], was[~mask])
-                if policy == "rescaled" and number == "2" and not mask.all():
+                if policy == "rescaled" and number == "2" and mask.any() and not mask.all():
                     scale = float(entry["absmax2"].max())
                     mean = float(was[~mask].mean())
                     assert (values[mask] - mean).abs().max() <= 0.02 * scale

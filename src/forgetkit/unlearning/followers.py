@@ -47,6 +47,7 @@ class Followers:
                 raise OptionError(f"{what} is the model itself: give a copy, or leave it out")
             tensors = _named(inner)
             _require_same(own, tensors, what)
+            _require_not_tied(own, tensors, what)
             for name, tensor in tensors.items():
                 if tensor.numel() and _address(tensor) in taken:
                     raise OptionError(f"'{name}' of {what} is a tensor of {taken[_address(tensor)]}: give a copy")
@@ -98,6 +99,15 @@ def _require_same(own: Mapping[str, Tensor], other: Mapping[str, Tensor], what: 
             raise OptionError(f"{what} is another network: '{name}' has shape {shapes}")
         if own[name].is_floating_point() != other[name].is_floating_point():
             raise OptionError(f"{what} is another network: '{name}' is {other[name].dtype} there")
+
+
+def _require_not_tied(own: Mapping[str, Tensor], other: Mapping[str, Tensor], what: str) -> None:
+    """Two tensors of the model cannot follow in one."""
+    first: dict[int, str] = {}
+    for name, tensor in other.items():
+        known = first.setdefault(id(tensor), name)
+        if own[known] is not own[name]:
+            raise OptionError(f"{what} is another network: '{known}' and '{name}' are tied there, not in the model")
 
 
 def _by_leading_name(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, list[Tensor]]:
