@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -144,6 +144,60 @@ def map_samples(batch: Any, function: _Map, layout: SampleLayout) -> Any:
         return layout.is_samples(path, node) or _children(node) is None
 
     return _map(batch, "", stop, applied)
+
+
+class NoTensorError(OptionError, AttributeError):
+    """A component takes a batch for a tensor."""
+
+
+@dataclass(frozen=True, eq=False)
+class TreeBatch:
+    """A batch that is no pair of tensors, as a component gets it: it has a length, and slices are batches again.
+
+    Args:
+        tree: The batch.
+        layout: Where its samples lie.
+        part: Which part of a pair this stands for, 0 for inputs and 1 for targets; None for the whole batch.
+    """
+
+    tree: Any
+    layout: SampleLayout
+    part: int | None = None
+
+    @property
+    def value(self) -> Any:
+        """The batch, or the part that this stands for."""
+        return self.tree if self.part is None else self.tree[self.part]
+
+    def __len__(self) -> int:
+        return self.layout.samples
+
+    def __getitem__(self, which: slice) -> TreeBatch:
+        if not isinstance(which, slice):
+            raise OptionError("a batch that is no pair of tensors has no single items: take a slice of its samples")
+        cut = take_samples(self.tree, which, self.layout)
+        return replace(self, tree=cut, layout=replace(self.layout, samples=len(range(len(self))[which])))
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise NoTensorError(
+            f"this component needs batches that are pairs of tensors, (inputs, targets): it asks for '{name}' of a "
+            f"batch that is {type(self.tree).__name__}"
+        )
+
+    @property
+    def sample_tensors(self) -> list[Tensor] | None:
+        """The tensors whose first dimension counts samples; None if samples lie in sequences."""
+        found: list[Any] = []
+        map_samples(self.tree, lambda _, node: found.append(node), self.layout)
+        return found if all(isinstance(node, Tensor) for node in found) else None
+
+    def with_tensors(self, tensors: Iterable[Tensor], samples: int) -> TreeBatch:
+        """Return a batch with other tensors in place of :attr:`sample_tensors`."""
+        rest = iter(tensors)
+        tree = map_samples(self.tree, lambda _, __: next(rest), self.layout)
+        return replace(self, tree=tree, layout=replace(self.layout, samples=samples))
 
 
 def _map(node: Any, path: str, stop: Callable[[str, Any], bool], function: _Map) -> Any:
