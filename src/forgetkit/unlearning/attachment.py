@@ -41,7 +41,8 @@ class InterventionAttachment:
 
     The loop calls :meth:`begin` before each mega-batch, trains inside :meth:`step` (a trainer with callbacks: between
     :meth:`enter` and :meth:`exit`) and calls :meth:`after_epoch` after each epoch. To resume from a checkpoint, attach
-    the same components to the same network and call :meth:`load_state_dict`; in the middle of a mega-batch do not call :meth:`begin` again.
+    the same components to the same network and call :meth:`load_state_dict`; in the middle of a mega-batch do not call
+    :meth:`begin` again.
     """
 
     def __init__(self, runner: InterventionRunner, components: Sequence[ComponentDescription]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from forgetkit.unlearning.loss_counts import CountedLoss
 from forgetkit.unlearning.objective import Loss, mixes_samples
 
 _REENTRANT = "use_reentrant=True"
+_REASON = 90
 _FAR, _NOISE = 1e-2, 1e-5
 """Two gradients differ if an entry is off by this much of its tensor's largest, and of the largest of all tensors."""
 
@@ -181,7 +183,7 @@ def map_over_samples(
         except InsufficientMemoryError:
             raise
         except Exception as error:  # noqa: BLE001  # vmap may raise anything; a sample alone shows whether it matters
-            reason = first_line(error.__cause__ or error)
+            reason = shorten(first_line(error.__cause__ or error), _REASON, placeholder="…")
         else:
             return ChunkGradients(grads, values, counts, deterministic=randomness == "error"), ""
     return None, reason
