@@ -488,7 +488,8 @@ def _code_book(key: str, state: Mapping[str, Any]) -> Tensor | None:
 
 def _block_scales(key: str, state: Mapping[str, Any], like: Tensor) -> Tensor:
     blocks = state[f"absmax{key[-1]}"].flatten()
-    return blocks.repeat_interleave(_BLOCK)[: like.numel()].view(like.shape)
+    scales: Tensor = blocks.repeat_interleave(_BLOCK)[: like.numel()].view(like.shape)
+    return scales
 
 
 def _decoded(key: str, state: Mapping[str, Any], shape: torch.Size) -> Tensor:
@@ -507,7 +508,8 @@ def _encoded(values: Tensor, book: Tensor, scales: Tensor) -> Tensor:
     right = torch.searchsorted(ordered, wanted.contiguous()).clamp(1, len(ordered) - 1)
     left = right - 1
     nearest = torch.where(wanted - ordered[left] <= ordered[right] - wanted, left, right)
-    return order[nearest].to(torch.uint8).view(values.shape)
+    codes: Tensor = order[nearest].to(torch.uint8).view(values.shape)
+    return codes
 
 
 def _is_companion(key: str, state: Mapping[str, Any], parameter: Tensor) -> bool:

@@ -11,6 +11,7 @@ select nothing and reset, say, the last layer.
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -31,12 +32,15 @@ from forgetkit.unlearning.fresh_values import NO_HISTORY, ModelHistory
 from forgetkit.unlearning.integrity import assert_params_unchanged, attribute_errors_to, with_network_settings
 from forgetkit.unlearning.masks import MaskCallback
 from forgetkit.unlearning.model_view import DEFAULT_SCORING, ModelView, Scoring
+from forgetkit.unlearning.objective import Loss, Objective
 from forgetkit.unlearning.optimizer_state import OptimizerStates, require_trained_by
-from forgetkit.unlearning.probe import Batches, Loss
+from forgetkit.unlearning.probe import Batches
 from forgetkit.unlearning.report import UnlearnReport, change_remark, tie_remark
 from forgetkit.unlearning.reset_context import ResetContext
 from forgetkit.unlearning.selection_group import SelectionGroup
 from forgetkit.unlearning.tensor_write import Undo
+
+_log = logging.getLogger("forgetkit")
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,7 @@ def unlearn(
     reinit: Reinit,
     optimizer: object = None,
     seeds: Seeds,
-    loss: Loss = cross_entropy,
+    loss: Loss | Objective | None = cross_entropy,
     history: ModelHistory = NO_HISTORY,
     scoring: Scoring = DEFAULT_SCORING,
     policy: ResetPolicy = ResetPolicy(),
@@ -91,12 +95,12 @@ def unlearn(
 
     Args:
         model: The network; a compiled one is unwrapped.
-        batches: Pairs (inputs, targets) for the criterion, or None.
+        batches: Batches for the criterion, or None.
         importance: Scores the trainable parameters, if ``reinit`` needs scores.
         reinit: Proposes the changes.
         optimizer: The optimizer that trains ``model``, or several in a list.
         seeds: Fix every draw.
-        loss: Maps (outputs, targets) to the batch's mean loss.
+        loss: Maps (outputs, targets) to the batch's mean loss; or an objective, for batches of any shape.
         history: The model's past; without it, fresh values come from each layer's own ``reset_parameters``.
         scoring: Which parameters are scored, and in which mode.
         policy: What happens to the optimizer's state and to running statistics.
@@ -132,7 +136,9 @@ def unlearn(
         applied = _select_and_apply(context, reinit, states, undo, record_mask, copies)
         if applied.layers:
             counted = None if view.batches is None else view.passes.count_forward(view.batches)
-            refreshed = refresh_bn_stats(model, policy.bn_stats, counted, undo, seeds.number("statistics"))
+            refreshed = refresh_bn_stats(
+                model, policy.bn_stats, counted, undo, seeds.number("statistics"), Objective.of(loss)
+            )
             applied.buffers.extend(name for name in refreshed if name not in applied.buffers)
             buffers = dict(model.named_buffers())
             applied.followed += sum(copies.write(name, None, buffers[name], undo) for name in refreshed)
@@ -183,7 +189,7 @@ def _report(
     seconds: float,
 ) -> UnlearnReport:
     view, selected = context.view, context.last_selection
-    remarks = [change_remark(applied.reset, applied.changed)]
+    remarks = [change_remark(applied.reset, applied.changed), view.single_samples.remark(view.model)]
     if selected is not None and not getattr(importance, "allows_ties", False):
         remarks.append(tie_remark(selected))
     remarks.extend(states.warnings)
@@ -214,7 +220,7 @@ def score(
     *,
     importance: Importance,
     seeds: Seeds,
-    loss: Loss = cross_entropy,
+    loss: Loss | Objective | None = cross_entropy,
     history: ModelHistory = NO_HISTORY,
     scoring: Scoring = DEFAULT_SCORING,
 ) -> dict[str, Tensor]:
@@ -233,4 +239,7 @@ def score(
     with view.read_only_access(criterion) if scores.lazy else torch.inference_mode(False):
         copies = {name: scores[name].clone() for name in scores}
     scores.require_different()
+    remark = view.single_samples.remark(model)
+    if remark is not None:
+        _log.warning("%s", remark)
     return copies
