@@ -32,6 +32,7 @@ from forgetkit.seeding import Seeds
 from forgetkit.storage import RunDirectory
 from forgetkit.system.torch_settings import scoring_settings
 from forgetkit.unlearning.attachment import ComponentDescription, InterventionAttachment
+from forgetkit.unlearning.building import unwrapped_lookup
 from forgetkit.unlearning.tensor_checks import all_finite
 
 if TYPE_CHECKING:
@@ -665,8 +666,8 @@ def _build_history(
         build=build,
         trust_modules=fresh == "module",
         repeats=None if build is None else cache(partial(unlearning.RepeatedValues.of, build, _REPEATED_REMEDY)),
-        initial=None if initial is None else initial.__getitem__,
-        previous=None if previous is None else previous.__getitem__,
+        initial=None if initial is None else unwrapped_lookup(initial),
+        previous=None if previous is None else unwrapped_lookup(previous),
         memory=memory or unlearning.NO_HISTORY.memory,
         seeds=None if run_seed is None else Seeds(run_seed),
     )
