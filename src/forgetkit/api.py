@@ -154,6 +154,7 @@ def unlearn(
             policy=after,
             processes=processes,
             followers=followers,
+            state_rules=_state_rules(components) if optimizer is not None else (),
         )
     for remark in (*report.remarks, report.repeated):
         if remark is not None:
@@ -294,6 +295,7 @@ def attach(
         how,
         optimizers=several,
         followers=unlearning.Followers.of(followers, inner),
+        state_rules=_state_rules(known),
     )
     names = [spec.partition(":")[0].rpartition("/")[2] for spec, _ in found]  # without the distribution
     return InterventionAttachment(runner, list(map(ComponentDescription.of, names, instances)))
@@ -646,6 +648,11 @@ def _evidence(
         raise OptionError(f"{(*beside, 'mega_batch')[0]}= is for the directory of a run: leave it out for a model")
     parts = {part: given.pop(part) for part in get_args(contracts.DataPart) if part in given}
     return model_evidence(subject, parts, seeds, components=components, **given)
+
+
+def _state_rules(components: registry.Registry) -> list[contracts.OptimizerStateRule]:
+    kind = "optimizer_state"
+    return [components.make(kind, entry.name)[1] for entry in components.named(kind)]
 
 
 def _build_history(

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from forgetkit.contracts import BnStats, Importance, OptimizerState, Reinit, component_name
+from forgetkit.contracts import BnStats, Importance, OptimizerState, OptimizerStateRule, Reinit, component_name
 from forgetkit.errors import NoMatchError, OptionError
 from forgetkit.seeding import Seeds, seeded_rng
 from forgetkit.system.torch_settings import settings_restored
@@ -90,6 +91,7 @@ def unlearn(
     processes: SelectionGroup | None = None,
     record_mask: MaskCallback | None = None,
     followers: object = None,
+    state_rules: Sequence[OptimizerStateRule] = (),
 ) -> UnlearnReport:
     """Score, select and reset entries of ``model`` in place; clear the optimizer's state of the old values.
 
@@ -107,6 +109,7 @@ def unlearn(
         processes: Those that select together. All of them reset, or none.
         record_mask: Gets each mask.
         followers: Networks of the same architecture that get the same changes.
+        state_rules: Rules of third parties for the state of their optimizers.
 
     Returns:
         What was scored and changed.
@@ -121,7 +124,8 @@ def unlearn(
     _require_consistent(importance, reinit)
     if optimizer is not None:
         require_trained_by(optimizer, model)
-    states, copies = OptimizerStates.of(optimizer, policy.optimizer_state), Followers.of(followers, model)
+    states = OptimizerStates.of(optimizer, policy.optimizer_state, state_rules)
+    copies = Followers.of(followers, model)
     require_statistics(model, policy.bn_stats)
 
     criterion = "examining" if importance is None else component_name(importance)
