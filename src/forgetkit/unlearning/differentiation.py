@@ -202,19 +202,29 @@ def same_gradients(mapped: Mapping[str, Tensor], alone: Mapping[str, Tensor]) ->
 
 
 @dataclass
-class SingleSamples:
-    """What a component cost because its samples went through the network one at a time."""
+class ScoringNotes:
+    """What a report says of how gradients came about."""
 
     reason: str = ""
+    """Why the network cannot be mapped over samples."""
     samples: int = 0
+    """How many samples went through the network one at a time, in place of how many chunks."""
     chunks: int = 0
+    uneven: bool = False
+    """Whether terms of a loss averaged over different numbers of labels."""
 
-    def remark(self, model: nn.Module) -> str | None:
-        """Return the line of a report, or None if no sample went alone."""
-        if not self.samples:
-            return None
-        return (
-            f"gradients of single samples: {type(model).__name__} cannot be mapped over samples ({self.reason}), so "
-            f"{self.samples:,} samples went through it one at a time, in place of {self.chunks:,} passes over chunks; "
-            "a criterion of whole batches needs one pass for each batch"
-        )
+    def remarks(self, model: nn.Module) -> list[str]:
+        """Return the lines of a report."""
+        name, lines = type(model).__name__, list[str]()
+        if self.samples:
+            lines.append(
+                f"gradients of single samples: {name} cannot be mapped over samples ({self.reason}), so it ran "
+                f"{self.samples:,} times forward and backward, on one sample each, in place of {self.chunks:,} times; "
+                "a criterion of whole batches, such as snip, runs once for each batch"
+            )
+        if self.uneven:
+            lines.append(
+                f"the terms of the loss of {name} average over different numbers of labels, so batches count by their "
+                "samples: let objective= return (loss, weight) for another weight"
+            )
+        return lines
