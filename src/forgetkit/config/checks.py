@@ -59,8 +59,8 @@ def _unused_options(config: RunConfig, components: Mapping[str, Any]) -> dict[st
         (not is_step, f"--schedule is {config.schedule}", ("milestones", "gamma")),
         (is_step and not config.milestones and not by_rule, "there are no milestones", ("gamma",)),
         (
-            config.optimizer == "sgd" and config.optimizer_state == "rescaled",
-            "--optimizer sgd has no second moments",
+            config.optimizer == "sgd" and config.optimizer_state in ("zero", "rescaled"),
+            "--optimizer sgd has no second moments to rescale",
             ("optimizer_state",),
         ),
         (config.optimizer != "sgd", f"--optimizer is {config.optimizer}", ("momentum",)),
