@@ -193,7 +193,7 @@ def _report(
     seconds: float,
 ) -> UnlearnReport:
     view, selected = context.view, context.last_selection
-    remarks = [change_remark(applied.reset, applied.changed), view.single_samples.remark(view.model)]
+    remarks = [change_remark(applied.reset, applied.changed), *view.notes.remarks(view.model)]
     if selected is not None and not getattr(importance, "allows_ties", False):
         remarks.append(tie_remark(selected))
     remarks.extend(states.warnings)
@@ -243,7 +243,6 @@ def score(
     with view.read_only_access(criterion) if scores.lazy else torch.inference_mode(False):
         copies = {name: scores[name].clone() for name in scores}
     scores.require_different()
-    remark = view.single_samples.remark(model)
-    if remark is not None:
+    for remark in view.notes.remarks(model):
         _log.warning("%s", remark)
     return copies
