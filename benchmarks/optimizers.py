@@ -28,12 +28,12 @@ import forgetkit
 
 Make = Callable[[Iterable[Any]], Any]
 RULES = ("zero", "rescaled")
-TRAINED = 2000
+TRAINED = 1000
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=2)
     options = parser.parse_args()
     logging.getLogger("forgetkit").setLevel(logging.ERROR)
     torch.set_num_threads(1)

@@ -104,9 +104,9 @@ class OptimizerStates:
                 state = getattr(optimizer, "state", None)
                 if not isinstance(state, Mapping) or id(state) in seen:
                     continue
-                seen.add(id(state))
                 if any(state is getattr(inner, "state", None) for inner in layers[depth + 1 :]):
                     continue  # a wrapper that shows the state of what it wraps
+                seen.add(id(state))
                 plugin = self._plugin(optimizer)
                 if plugin is not None:
                     cleared += _by_plugin(plugin, optimizer, name, parameter, mask, undo)
