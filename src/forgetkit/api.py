@@ -67,6 +67,7 @@ def unlearn(
     memory: unlearning.Memory | None = None,
     run_seed: int | None = None,
     group: ProcessGroup | Literal[True] | None = None,
+    protect: unlearning.Protect | None = None,
 ) -> unlearning.UnlearnReport:
     """Reset part of ``model`` in place, and the optimizer's state of what was reset.
 
@@ -99,6 +100,8 @@ def unlearn(
         memory: The method ``memory`` of what :func:`attach` returns, for components that watch the training.
         run_seed: A seed that stays the same at each call, for components that draw once for a whole run.
         group: A process group of ``torch.distributed``, or True for all processes.
+        protect: What is neither scored nor reset: names of parameters, buffers or modules, or boolean masks by the name
+            of a parameter (True = protected). Entries that :mod:`torch.nn.utils.prune` has pruned are always protected.
 
     Returns:
         The audit: for each parameter how many entries were scored and reset, the threshold and the seconds.
@@ -138,6 +141,7 @@ def unlearn(
             scoring=scored,
             policy=after,
             processes=processes,
+            protect=protect,
         )
     for remark in (*report.remarks, report.repeated):
         if remark is not None:
@@ -158,6 +162,7 @@ def score(
     scoring: unlearning.Scoring | None = None,
     previous: Mapping[str, Tensor] | None = None,
     memory: unlearning.Memory | None = None,
+    protect: unlearning.Protect | None = None,
 ) -> dict[str, Tensor]:
     """Score each entry of the trainable parameters that the loss depends on.
 
@@ -176,6 +181,7 @@ def score(
         scoring: Which parameters are scored, and in which mode.
         previous: Copies of ``state_dict()`` when the model was last reset.
         memory: The method ``memory`` of what :func:`attach` returns.
+        protect: What is not scored: names as for :func:`unlearn`. Under a mask, entries are scored all the same.
 
     Returns:
         ``{name: tensor}``: scores in the shape of the parameter, float32 or wider; higher means keep.
@@ -193,7 +199,14 @@ def score(
         _resolve_component(scoring, unlearning.Scoring),
     )
     return unlearning.score(
-        model, batches, importance=criterion, seeds=Seeds(seed), loss=loss, history=past, scoring=scored
+        model,
+        batches,
+        importance=criterion,
+        seeds=Seeds(seed),
+        loss=loss,
+        history=past,
+        scoring=scored,
+        protect=protect,
     )
 
 
@@ -208,6 +221,7 @@ def attach(
     fresh: Literal["auto", "module"] = "auto",
     initial: Mapping[str, Tensor] | None = None,
     previous: Mapping[str, Tensor] | None = None,
+    protect: unlearning.Protect | None = None,
 ) -> InterventionAttachment:
     """Attach interventions to your own training loop.
 
@@ -235,6 +249,7 @@ def attach(
         fresh: ``"auto"`` or ``"module"``, as for :func:`unlearn`.
         initial: Copies of ``state_dict()`` at the start of training.
         previous: Copies of ``state_dict()`` when the model was last reset.
+        protect: What no component resets, as for :func:`unlearn`.
 
     Returns:
         An object with ``begin``, ``step``, ``after_epoch``, ``memory``, ``state_dict`` and ``load_state_dict``.
@@ -254,6 +269,7 @@ def attach(
     unlearning.require_trained_by(optimizer, inner)
     instances = [component for _, component in found]
     runner = unlearning.InterventionRunner(inner, optimizer, instances, Seeds(seed), past, loss)
+    runner.protection = unlearning.Protection.of(inner, protect)
     names = [spec.partition(":")[0].rpartition("/")[2] for spec, _ in found]  # without the distribution
     return InterventionAttachment(runner, list(map(ComponentDescription.of, names, instances)))
 

@@ -12,6 +12,7 @@ from forgetkit.unlearning.masks import MaskRecorder, Masks, from_state
 from forgetkit.unlearning.model_view import Scoring
 from forgetkit.unlearning.pass_counter import PassCounter
 from forgetkit.unlearning.pipeline import ResetPolicy, require_trained_by, score, unlearn
+from forgetkit.unlearning.protection import Protect, Protection
 from forgetkit.unlearning.repeats import RepeatedValues
 from forgetkit.unlearning.report import LayerReport, UnlearnReport
 from forgetkit.unlearning.selection import Selection, count_of, select
@@ -28,6 +29,8 @@ __all__ = [
     "Memory",
     "ModelHistory",
     "PassCounter",
+    "Protect",
+    "Protection",
     "RepeatedValues",
     "ResetPolicy",
     "Scoring",

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from forgetkit.contracts import Change, Origin, Probe, Rounding, Ties, Which, component_name
-from forgetkit.errors import OptionError
+from forgetkit.errors import NoMatchError, OptionError
 from forgetkit.unlearning import selection
+from forgetkit.unlearning.masks import EligibleScores
 from forgetkit.unlearning.model_view import ModelProbe, ModelView, ViewAccess
 from forgetkit.unlearning.probe import ValidatedScores
 from forgetkit.unlearning.selection_group import SelectionGroup
@@ -55,8 +56,12 @@ class ResetContext(ViewAccess):
         if self.scores is None:
             raise OptionError("a reinit method that calls select() declares needs_scores = True")
         with self.view.read_only_access(self.criterion) if self.scores.lazy else nullcontext():
+            protected = self.view.protection.entries(self.view.model)
+            eligible = {name: ~mask for name, mask in protected.items() if name in self.scores}
+            if eligible and not self.view.eligible:
+                raise NoMatchError(f"every scored entry of {type(self.view.model).__name__} is protected or pruned")
             selected = selection.select(
-                self.scores,
+                EligibleScores(self.scores, eligible) if eligible else self.scores,
                 fraction,
                 self.view.seeds,
                 which=which,
@@ -67,7 +72,7 @@ class ResetContext(ViewAccess):
         if selected.threshold is not None and selected.tied == selected.entries:
             self.scores.refuse_equal(selected.entries, selected.threshold)
         self.last_selection = selected
-        return selected.masks
+        return selected.masks.spread(eligible)
 
     def fresh(self, name: str, origin: Origin = "original") -> Tensor:
         """Return a fresh value, on the device and in the dtype of what it replaces."""
