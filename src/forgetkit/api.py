@@ -645,6 +645,7 @@ def _build_history(
         previous=None if previous is None else unwrapped_lookup(previous),
         memory=memory or unlearning.NO_HISTORY.memory,
         seeds=None if run_seed is None else Seeds(run_seed),
+        compare_scales=True,
     )
 
 

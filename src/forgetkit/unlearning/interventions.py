@@ -24,6 +24,7 @@ from forgetkit.unlearning.apply import all_or_nothing, apply
 from forgetkit.unlearning.fresh_values import NO_HISTORY, ModelHistory
 from forgetkit.unlearning.integrity import component_call, require_gradients_possible, scoring_dtype
 from forgetkit.unlearning.model_view import DEFAULT_SCORING, ModelView
+from forgetkit.unlearning.parametrized_buffers import follow_weights
 from forgetkit.unlearning.pass_counter import PassCounter
 from forgetkit.unlearning.probe import Loss, ReplayableBatches
 from forgetkit.unlearning.protection import NO_PROTECTION, Protection
@@ -274,6 +275,7 @@ class InterventionRunner:
         with all_or_nothing() as undo:
             protected = self.protection.entries(self.model)
             applied = apply(self.model, changes, self.optimizer, names, name, undo, require_ready, protected=protected)
+            follow_weights(self.model, applied.layers.keys(), undo)
         self.resets[number] += applied.reset
         return applied.reset
 

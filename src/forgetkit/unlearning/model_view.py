@@ -23,6 +23,7 @@ from forgetkit.unlearning.lazy_tensors import LazyTensors
 from forgetkit.unlearning.pass_counter import PassCounter
 from forgetkit.unlearning.probe import Batches, GuardedProbe, Loss, ReplayableBatches, ValidatedScores
 from forgetkit.unlearning.protection import NO_PROTECTION, Protection
+from forgetkit.unlearning.reparametrization import pruning_masks
 from forgetkit.unlearning.units import units_of
 
 
@@ -114,13 +115,14 @@ class ModelView:
             but = "protects every" if "protected" in left_out.values() else "has no"
             who = "protect=" if "protected" in left_out.values() else type(model).__name__
             raise NoMatchError(f"{who} {but} trainable parameter; there is nothing to forget")
-        owners = structure.owners(model)
+        owners, pruned = structure.owners(model), {id(mask) for mask in pruning_masks(model).values()}
         buffers = {
             name: buffer
             for name, buffer in model.named_buffers()
             if (history.build is not None or can_reset(owners[name].module))
             and not structure.is_frozen(owners[name].module)
             and name not in protection.names
+            and id(buffer) not in pruned
         }
         replayable, cache = None if batches is None else ReplayableBatches(batches), ViewCache()
         if replayable is not None:

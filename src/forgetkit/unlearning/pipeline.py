@@ -31,11 +31,13 @@ from forgetkit.unlearning.fresh_values import NO_HISTORY, ModelHistory
 from forgetkit.unlearning.integrity import assert_params_unchanged, attribute_errors_to, with_network_settings
 from forgetkit.unlearning.masks import MaskCallback
 from forgetkit.unlearning.model_view import DEFAULT_SCORING, ModelView, Scoring
+from forgetkit.unlearning.parametrized_buffers import follow_weights
 from forgetkit.unlearning.probe import Batches, Loss
 from forgetkit.unlearning.protection import Protect, Protection
 from forgetkit.unlearning.report import UnlearnReport, change_remark, tie_remark
 from forgetkit.unlearning.reset_context import ResetContext
 from forgetkit.unlearning.selection_group import SelectionGroup
+from forgetkit.unlearning.structure import aliases
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,11 @@ def unlearn(
     with all_or_nothing() as undo, seeded_rng(seeds.number("propose")):
         applied = _select_and_apply(context, reinit, cleared, undo, record_mask)
         if applied.layers:
+            applied.buffers.extend(
+                name
+                for name in follow_weights(model, applied.layers.keys(), undo, context.draw_with)
+                if name not in applied.buffers
+            )
             counted = None if view.batches is None else view.passes.count_forward(view.batches)
             seed = seeds.number("statistics")
             refreshed = refresh_bn_stats(model, policy.bn_stats, counted, undo, seed, view.protection.names)
@@ -172,7 +179,8 @@ def _report(
     context: ResetContext, applied: AppliedChanges, importance: Importance | None, seconds: float
 ) -> UnlearnReport:
     view, selected = context.view, context.last_selection
-    remarks = [change_remark(applied.reset, applied.changed)]
+    remarks = [change_remark(applied.reset, applied.changed), context.scale_remark]
+    reset = {name for name, layer in applied.layers.items() if layer.reset} | {*applied.buffers}
     if selected is not None and not getattr(importance, "allows_ties", False):
         remarks.append(tie_remark(selected))
     return UnlearnReport(
@@ -190,6 +198,8 @@ def _report(
         tied=0 if selected is None else selected.tied,
         remarks=tuple(remark for remark in remarks if remark is not None),
         repeated=context.repeated,
+        sources={name: source for name, source in context.sources.items() if name in reset},
+        aliases={name: others for name, others in aliases(view.model).items() if name in reset},
     )
 
 

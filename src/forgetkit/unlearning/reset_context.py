@@ -46,6 +46,20 @@ class ResetContext(ViewAccess):
         """What two builds of the network have in common, if fresh values were taken from one."""
         return self._fresh_values.repeated if "_fresh_values" in vars(self) else None
 
+    @property
+    def scale_remark(self) -> str | None:
+        """What is odd about the scale of the fresh values, if anything."""
+        return self._fresh_values.scale_remark if "_fresh_values" in vars(self) else None
+
+    @property
+    def sources(self) -> Mapping[str, str]:
+        """Where each fresh value came from."""
+        return self._fresh_values.sources if "_fresh_values" in vars(self) else {}
+
+    def draw_with(self, name: str, parameter: str) -> Tensor | None:
+        """Return what is drawn for ``name`` together with a parameter that got a fresh value; else None."""
+        return self._fresh_values.draw_with(name, parameter) if "_fresh_values" in vars(self) else None
+
     def select(
         self, fraction: float, *, which: Which = "lowest", ties: Ties = "random", rounding: Rounding = "down"
     ) -> Mapping[str, Tensor]:
