@@ -144,6 +144,17 @@ def test_the_report_names_tied_weights(shared):
     assert report.as_dict()["aliases"] == {name: list(others) for name, others in expected.items()}
 
 
+def test_a_tensor_of_two_kinds_of_layers_is_not_guessed():
+    model = nn.Sequential(nn.Linear(SIZE, SIZE), nn.Linear(SIZE, SIZE, bias=False))
+    table = nn.Embedding(SIZE, SIZE)
+    table.weight = model[1].weight
+    model.append(nn.Sequential(table))
+    model[2].requires_grad_(True)
+    model.forward = lambda inputs: model[1](model[0](inputs))
+    with refused(ComponentError, match=r"it is '2.0.weight' too.*Linear or of Embedding.*pass build=", unchanged=model):
+        forgetkit.unlearn(model, BATCHES, reinit="cold")
+
+
 def script(model: nn.Module) -> nn.Module:
     """Initialises a network after its constructor, which no code of its classes shows."""
     for parameter in model.parameters():
