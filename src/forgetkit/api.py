@@ -73,6 +73,7 @@ def unlearn(
     run_seed: int | None = None,
     group: ProcessGroup | Literal[True] | None = None,
     followers: Sequence[nn.Module] | None = None,
+    protect: unlearning.Protect | None = None,
 ) -> unlearning.UnlearnReport:
     """Reset part of ``model`` in place, and the optimizer's state of what was reset.
 
@@ -114,6 +115,8 @@ def unlearn(
         group: A process group of ``torch.distributed``, or True for all processes.
         followers: Networks of the same architecture, an ``AveragedModel`` for example, that get the same values under
             the same masks.
+        protect: What is neither scored nor reset: names of parameters, buffers or modules, or boolean masks by the name
+            of a parameter (True = protected). Entries that :mod:`torch.nn.utils.prune` has pruned are always protected.
 
     Returns:
         The audit: for each parameter how many entries were scored and reset, the threshold and the seconds.
@@ -155,6 +158,7 @@ def unlearn(
             processes=processes,
             followers=followers,
             state_rules=_state_rules(components) if optimizer is not None else (),
+            protect=protect,
         )
     for remark in (*report.remarks, report.repeated):
         if remark is not None:
@@ -177,6 +181,7 @@ def score(
     scoring: unlearning.Scoring | None = None,
     previous: Mapping[str, Tensor] | None = None,
     memory: unlearning.Memory | None = None,
+    protect: unlearning.Protect | None = None,
 ) -> dict[str, Tensor]:
     """Score each entry of the trainable parameters that the loss depends on.
 
@@ -197,6 +202,7 @@ def score(
         scoring: Which parameters are scored, and in which mode.
         previous: Copies of ``state_dict()`` when the model was last reset.
         memory: The method ``memory`` of what :func:`attach` returns.
+        protect: What is not scored: names as for :func:`unlearn`. Under a mask, entries are scored all the same.
 
     Returns:
         ``{name: tensor}``: scores in the shape of the parameter, float32 or wider; higher means keep.
@@ -215,7 +221,14 @@ def score(
     )
     how = unlearning.Objective(loss, objective, outputs)
     return unlearning.score(
-        model, batches, importance=criterion, seeds=Seeds(seed), loss=how, history=past, scoring=scored
+        model,
+        batches,
+        importance=criterion,
+        seeds=Seeds(seed),
+        loss=how,
+        history=past,
+        scoring=scored,
+        protect=protect,
     )
 
 
@@ -233,6 +246,7 @@ def attach(
     initial: Mapping[str, Tensor] | None = None,
     previous: Mapping[str, Tensor] | None = None,
     followers: Sequence[nn.Module] | None = None,
+    protect: unlearning.Protect | None = None,
 ) -> InterventionAttachment:
     """Attach interventions to your own training loop.
 
@@ -265,6 +279,7 @@ def attach(
         initial: Copies of ``state_dict()`` at the start of training.
         previous: Copies of ``state_dict()`` when the model was last reset.
         followers: Networks that get what interventions reset, as for :func:`unlearn`.
+        protect: What no component resets, as for :func:`unlearn`.
 
     Returns:
         An object with ``begin``, ``step``, ``enter``, ``exit``, ``after_epoch``, ``memory``, ``state_dict`` and
@@ -296,6 +311,7 @@ def attach(
         optimizers=several,
         followers=unlearning.Followers.of(followers, inner),
         state_rules=_state_rules(known),
+        protection=unlearning.Protection.of(inner, protect),
     )
     names = [spec.partition(":")[0].rpartition("/")[2] for spec, _ in found]  # without the distribution
     return InterventionAttachment(runner, list(map(ComponentDescription.of, names, instances)))
@@ -677,6 +693,7 @@ def _build_history(
         previous=None if previous is None else unwrapped_lookup(previous),
         memory=memory or unlearning.NO_HISTORY.memory,
         seeds=None if run_seed is None else Seeds(run_seed),
+        compare_scales=True,
     )
 
 

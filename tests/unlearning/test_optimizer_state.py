@@ -305,7 +305,9 @@ def test_sparse_gradients():
         assert not isinstance(value, Tensor) or not value[masks["0.weight"]].any()
 
 
-@pytest.mark.parametrize("wrong", [[object()], [], "adam", 3, [optim.Adam], nn.Linear(2, 2)], ids=lambda wrong: type(wrong).__name__)
+@pytest.mark.parametrize(
+    "wrong", [[object()], [], "adam", 3, [optim.Adam], nn.Linear(2, 2)], ids=lambda wrong: type(wrong).__name__
+)
 def test_other_objects_are_refused_in_one_line(wrong):
     model, _ = trained(TORCH["adam"], steps=1)
     with refused(OptionError):

@@ -15,6 +15,7 @@ from forgetkit.unlearning.objective import Objective
 from forgetkit.unlearning.optimizer_state import list_optimizers, require_trained_by
 from forgetkit.unlearning.pass_counter import PassCounter
 from forgetkit.unlearning.pipeline import ResetPolicy, score, unlearn
+from forgetkit.unlearning.protection import Protect, Protection
 from forgetkit.unlearning.repeats import RepeatedValues
 from forgetkit.unlearning.report import LayerReport, UnlearnReport
 from forgetkit.unlearning.selection import Selection, count_of, select
@@ -33,6 +34,8 @@ __all__ = [
     "ModelHistory",
     "Objective",
     "PassCounter",
+    "Protect",
+    "Protection",
     "RepeatedValues",
     "ResetPolicy",
     "Scoring",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -63,6 +63,11 @@ class Followers:
                 where = None if mask is None else mask.to(own.device)
                 written += write(own, where, tensor.detach().to(device=own.device, dtype=own.dtype), undo)[0]
         return written
+
+    def write_buffers(self, names: Iterable[str], model: nn.Module, undo: Undo) -> int:
+        """Write whole buffers of the leading ``model`` to each network; return how many entries."""
+        buffers = dict(model.named_buffers())
+        return sum(self.write(name, None, buffers[name], undo) for name in names)
 
 
 NO_FOLLOWERS = Followers()

@@ -60,7 +60,10 @@ class InitializationCode:
     """Reads the constructors of the classes of one model, each class once."""
 
     def __init__(self, model: nn.Module) -> None:
-        self._modules = dict(model.named_modules())
+        self._modules = dict(model.named_modules(remove_duplicate=False))
+        self._paths: dict[nn.Module, list[str]] = {}
+        for path, module in self._modules.items():
+            self._paths.setdefault(module, []).append(path)
         self._read: dict[type, Initializer | None] = {}
         classes = {parametrize.type_before_parametrizations(module) for module in self._modules.values()}
         self._locals = {local for module in self._modules.values() for local in module._parameters}
@@ -76,8 +79,8 @@ class InitializationCode:
 
     def containers(self, path: str) -> list[tuple[str, Initializer]]:
         """The modules around the one at ``path`` whose code writes to what they contain, the outermost first."""
-        parts = path.split(".") if path else []
-        outer = (".".join(parts[:depth]) for depth in range(len(parts)))
+        every = [other.split(".") for other in self._paths[self._modules[path]] if other]
+        outer = dict.fromkeys(".".join(parts[:depth]) for parts in every for depth in range(len(parts)))
         found = ((name, self._initializer(name)) for name in outer)
         return [(name, initializer) for name, initializer in found if initializer is not None]
 

@@ -28,8 +28,10 @@ from forgetkit.unlearning.integrity import component_call, require_gradients_pos
 from forgetkit.unlearning.model_view import DEFAULT_SCORING, ModelView
 from forgetkit.unlearning.objective import Loss, Objective
 from forgetkit.unlearning.optimizer_state import OptimizerStates
+from forgetkit.unlearning.parametrized_buffers import follow_weights
 from forgetkit.unlearning.pass_counter import PassCounter
 from forgetkit.unlearning.probe import ReplayableBatches
+from forgetkit.unlearning.protection import NO_PROTECTION, Protection
 from forgetkit.unlearning.reset_context import ResetContext
 
 HOOKS = ("begin", "loss", "before_step", "after_step", "after_epoch")
@@ -68,6 +70,7 @@ class InterventionRunner:
         optimizers: All that train the model, if there are several.
         followers: Networks that get the same changes.
         state_rules: Rules of third parties for the state of their optimizers.
+        protection: What may not change.
     """
 
     model: nn.Module
@@ -81,6 +84,7 @@ class InterventionRunner:
     optimizers: object = None
     followers: Followers = NO_FOLLOWERS
     state_rules: Sequence[OptimizerStateRule] = ()
+    protection: Protection = NO_PROTECTION
     names: tuple[str, ...] = field(init=False)
     """The names of the interventions in messages."""
     states: list[dict[str, Tensor]] = field(init=False)
@@ -270,7 +274,10 @@ class InterventionRunner:
             )
         trained = tuple(name for name, p in self.model.named_parameters() if p.requires_grad)
         if self._view is None or self._view[0] != trained:
-            self._view = trained, ModelView.of(self.model, None, self.loss, self.seeds, DEFAULT_SCORING, self.history)
+            self._view = (
+                trained,
+                ModelView.of(self.model, None, self.loss, self.seeds, DEFAULT_SCORING, self.history, self.protection),
+            )
         return replace(self._view[1], batches=ReplayableBatches([self._batch]), passes=self.passes)
 
     def _make_reset_context(self, component: Intervention, state: dict[str, Tensor], seeds: Seeds) -> ResetContext:
@@ -283,7 +290,19 @@ class InterventionRunner:
         names, require_ready = {*view.targets, *view.buffers}, partial(view.require_not_in_use, name)
         states = OptimizerStates.of(self.optimizers or self.optimizer, plugins=self.state_rules)
         with all_or_nothing() as undo:
-            applied = apply(self.model, changes, states, names, name, undo, require_ready, followers=self.followers)
+            applied = apply(
+                self.model,
+                changes,
+                states,
+                names,
+                name,
+                undo,
+                require_ready,
+                followers=self.followers,
+                protected=self.protection.entries(self.model),
+            )
+            moved = follow_weights(self.model, applied.layers.keys(), undo)
+            self.followers.write_buffers(moved, self.model, undo)
         self._warn_of_state(states)
         self.resets[number] += applied.reset
         return applied.reset

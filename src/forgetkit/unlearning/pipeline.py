@@ -35,10 +35,13 @@ from forgetkit.unlearning.masks import MaskCallback
 from forgetkit.unlearning.model_view import DEFAULT_SCORING, ModelView, Scoring
 from forgetkit.unlearning.objective import Loss, Objective
 from forgetkit.unlearning.optimizer_state import OptimizerStates, require_trained_by
+from forgetkit.unlearning.parametrized_buffers import follow_weights
 from forgetkit.unlearning.probe import Batches
+from forgetkit.unlearning.protection import Protect, Protection
 from forgetkit.unlearning.report import UnlearnReport, change_remark, tie_remark
 from forgetkit.unlearning.reset_context import ResetContext
 from forgetkit.unlearning.selection_group import SelectionGroup
+from forgetkit.unlearning.structure import aliases
 from forgetkit.unlearning.tensor_write import Undo
 
 _log = logging.getLogger("forgetkit")
@@ -89,6 +92,7 @@ def unlearn(
     scoring: Scoring = DEFAULT_SCORING,
     policy: ResetPolicy = ResetPolicy(),
     processes: SelectionGroup | None = None,
+    protect: Protect | None = None,
     record_mask: MaskCallback | None = None,
     followers: object = None,
     state_rules: Sequence[OptimizerStateRule] = (),
@@ -107,6 +111,7 @@ def unlearn(
         scoring: Which parameters are scored, and in which mode.
         policy: What happens to the optimizer's state and to running statistics.
         processes: Those that select together. All of them reset, or none.
+        protect: What is neither scored nor reset.
         record_mask: Gets each mask.
         followers: Networks of the same architecture that get the same changes.
         state_rules: Rules of third parties for the state of their optimizers.
@@ -131,7 +136,8 @@ def unlearn(
     criterion = "examining" if importance is None else component_name(importance)
     # Score.
     with assert_params_unchanged(model, criterion):
-        view = ModelView.of(model, batches, loss, seeds, scoring, history)
+        protection = Protection.of(model, protect)
+        view = ModelView.of(model, batches, loss, seeds, scoring, history, protection)
         scores = None if importance is None else view.scores(importance)
     processes = processes or SelectionGroup()
     context = ResetContext(view, reinit, history.memory(reinit), scores, criterion, processes)
@@ -139,13 +145,19 @@ def unlearn(
     with all_or_nothing() as undo, seeded_rng(seeds.number("propose")):
         applied = _select_and_apply(context, reinit, states, undo, record_mask, copies)
         if applied.layers:
+            written = follow_weights(model, applied.layers.keys(), undo, context.draw_with)
             counted = None if view.batches is None else view.passes.count_forward(view.batches)
-            refreshed = refresh_bn_stats(
-                model, policy.bn_stats, counted, undo, seeds.number("statistics"), Objective.of(loss)
+            written += refresh_bn_stats(
+                model,
+                policy.bn_stats,
+                counted,
+                undo,
+                seeds.number("statistics"),
+                Objective.of(loss),
+                view.protection.names,
             )
-            applied.buffers.extend(name for name in refreshed if name not in applied.buffers)
-            buffers = dict(model.named_buffers())
-            applied.followed += sum(copies.write(name, None, buffers[name], undo) for name in refreshed)
+            applied.buffers.extend(name for name in written if name not in applied.buffers)
+            applied.followed += copies.write_buffers(written, model, undo)
         if policy.optimizer_state == "fresh":
             applied.optimizer_cleared += states.reset_all(model, undo)
         processes.finish()  # raises, and undoes everything, if another process failed
@@ -179,7 +191,10 @@ def _select_and_apply(
     with settings_restored(f"the reinit method {method}"):
         with attribute_errors_to(f"the reinit method {method}"):
             changes = reinit.propose(context)
-        applied = apply(view.model, changes, states, names, method, undo, require_ready, record_mask, followers)
+        protected = view.protection.entries(view.model)
+        applied = apply(
+            view.model, changes, states, names, method, undo, require_ready, record_mask, followers, protected
+        )
     if not applied.layers and not getattr(reinit, "changes_nothing", False):
         raise NoMatchError(f"{method} matched no parameter of {type(view.model).__name__}; nothing would be forgotten")
     return applied
@@ -193,12 +208,13 @@ def _report(
     seconds: float,
 ) -> UnlearnReport:
     view, selected = context.view, context.last_selection
-    remarks = [change_remark(applied.reset, applied.changed), *view.notes.remarks(view.model)]
+    remarks = [change_remark(applied.reset, applied.changed), context.scale_remark, *view.notes.remarks(view.model)]
+    reset = {name for name, layer in applied.layers.items() if layer.reset} | {*applied.buffers}
     if selected is not None and not getattr(importance, "allows_ties", False):
         remarks.append(tie_remark(selected))
     remarks.extend(states.warnings)
     return UnlearnReport(
-        scored=0 if context.scores is None else sum(p.numel() for p in view.scored.values()),
+        scored=0 if context.scores is None else view.eligible,
         reset=applied.reset,
         threshold=None if selected is None else selected.threshold,
         seconds=seconds,
@@ -214,6 +230,8 @@ def _report(
         repeated=context.repeated,
         optimizer_notes=tuple(states.notes),
         followed=applied.followed,
+        sources={name: source for name, source in context.sources.items() if name in reset},
+        aliases={name: others for name, others in aliases(view.model).items() if name in reset},
     )
 
 
@@ -227,6 +245,7 @@ def score(
     loss: Loss | Objective | None = cross_entropy,
     history: ModelHistory = NO_HISTORY,
     scoring: Scoring = DEFAULT_SCORING,
+    protect: Protect | None = None,
 ) -> dict[str, Tensor]:
     """Return scores of the trainable parameters that the loss depends on; higher = keep. Changes nothing.
 
@@ -238,7 +257,7 @@ def score(
     model = unwrap(model)
     criterion = component_name(importance)
     with assert_params_unchanged(model, criterion):
-        view = ModelView.of(model, batches, loss, seeds, scoring, history)
+        view = ModelView.of(model, batches, loss, seeds, scoring, history, Protection.of(model, protect))
         scores = view.scores(importance)
     with view.read_only_access(criterion) if scores.lazy else torch.inference_mode(False):
         copies = {name: scores[name].clone() for name in scores}

@@ -41,6 +41,9 @@ class UnlearnReport:
         repeated: A line about fresh values that two builds of the network have in common, or None.
         optimizer_notes: Numbers of the optimizer's state that stayed, since they belong to kept entries too.
         followed: Entries that followers got.
+        sources: Where the fresh value of each parameter and buffer came from: ``"reset_parameters of Linear"``,
+            ``"build"``, …
+        aliases: The other names of the tensors that were written: tied weights, which changed with them.
     """
 
     scored: int
@@ -59,12 +62,15 @@ class UnlearnReport:
     repeated: str | None = None
     optimizer_notes: tuple[str, ...] = ()
     followed: int = 0
+    sources: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    aliases: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the report in types that JSON can hold."""
         content = dataclasses.asdict(self)
         lists = {name: list(content[name]) for name in ("buffers", "remarks", "optimizer_notes")}
-        return {**content, **lists}
+        aliases = {name: list(others) for name, others in self.aliases.items()}
+        return {**content, **lists, "aliases": aliases}
 
 
 def tie_remark(selected: Selection) -> str | None:
