@@ -16,7 +16,6 @@ from forgetkit.unlearning.repeats import RepeatedValues
 from forgetkit.unlearning.report import LayerReport, UnlearnReport
 from forgetkit.unlearning.selection import Selection, count_of, select
 from forgetkit.unlearning.selection_group import SelectionGroup
-from forgetkit.unlearning.structure import head_of
 
 __all__ = [
     "NO_HISTORY",
@@ -39,7 +38,6 @@ __all__ = [
     "class_probabilities",
     "count_of",
     "from_state",
-    "head_of",
     "overridden_hooks",
     "require_classes",
     "require_trained_by",

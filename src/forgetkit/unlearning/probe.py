@@ -164,6 +164,10 @@ class GuardedProbe:
         leaves, value = self._loss_of(inputs, targets, None, {})
         return self._gradients(value, leaves, len(inputs))
 
+    def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the batch's loss, with its graph."""
+        return self._loss_of(inputs, targets, None, {})[1]
+
     def hvp(
         self, inputs: Tensor, targets: Tensor, vector: Mapping[str, Tensor], *, loss: Loss | None = None
     ) -> dict[str, Tensor]:
