@@ -249,6 +249,7 @@ def attach(
     known = registry.load()
     found = [_build_intervention(known, component) for component in components]
     past = _build_history(build, fresh, initial, previous, None, seed)
+    unlearning.require_supported(model)
     inner = unlearning.unwrap(model)
     unlearning.require_trained_by(optimizer, inner)
     instances = [component for _, component in found]
@@ -624,8 +625,8 @@ def _build_history(
         build=build,
         trust_modules=fresh == "module",
         repeats=None if build is None else cache(partial(unlearning.RepeatedValues.of, build, _REPEATED_REMEDY)),
-        initial=None if initial is None else initial.__getitem__,
-        previous=None if previous is None else previous.__getitem__,
+        initial=unlearning.lookup(initial, "initial"),
+        previous=unlearning.lookup(previous, "previous"),
         memory=memory or unlearning.NO_HISTORY.memory,
         seeds=None if run_seed is None else Seeds(run_seed),
     )

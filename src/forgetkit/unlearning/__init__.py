@@ -3,7 +3,7 @@
 Read ``pipeline`` first: score, select, apply.
 """
 
-from forgetkit.unlearning.building import unwrap
+from forgetkit.unlearning.building import lookup, unwrap
 from forgetkit.unlearning.fresh_values import NO_HISTORY, Memory, ModelHistory
 from forgetkit.unlearning.interventions import InterventionRunner, StepHooks, TrainStep, overridden_hooks
 from forgetkit.unlearning.labels import class_probabilities, require_classes
@@ -16,6 +16,7 @@ from forgetkit.unlearning.repeats import RepeatedValues
 from forgetkit.unlearning.report import LayerReport, UnlearnReport
 from forgetkit.unlearning.selection import Selection, count_of, select
 from forgetkit.unlearning.selection_group import SelectionGroup
+from forgetkit.unlearning.support import require_supported
 
 __all__ = [
     "NO_HISTORY",
@@ -38,8 +39,10 @@ __all__ = [
     "class_probabilities",
     "count_of",
     "from_state",
+    "lookup",
     "overridden_hooks",
     "require_classes",
+    "require_supported",
     "require_trained_by",
     "score",
     "select",

@@ -4,24 +4,64 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
-from forgetkit.errors import ComponentError
+from forgetkit.errors import ComponentError, OptionError
+
+_WRAPPED = (nn.parallel.DistributedDataParallel, nn.DataParallel, AveragedModel)
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """Return the module inside ``torch.compile`` and distributed wrappers: it has the same parameters."""
+    """Return the module inside ``torch.compile``, ``DataParallel``, DDP and ``AveragedModel``, nested or not."""
     while True:
         inner = getattr(model, "_orig_mod", None)
-        if inner is None and isinstance(model, nn.parallel.DistributedDataParallel):
+        if inner is None and isinstance(model, _WRAPPED):
             inner = model.module
         if not isinstance(inner, nn.Module):
             return model
         model = inner
+
+
+def lookup(state: Mapping[str, Tensor] | None, what: str) -> Callable[[str], Tensor] | None:
+    """Return a function from a parameter's name to its entry in ``state``, whichever of both was saved in a wrapper.
+
+    Args:
+        state: A ``state_dict()``, of the network or of a wrapper of it.
+        what: The argument's name in messages.
+
+    Raises:
+        OptionError: If ``state`` is no mapping.
+    """
+    if state is None:
+        return None
+    if not isinstance(state, Mapping):
+        raise OptionError(f"{what}= takes copies of state_dict(), not {type(state).__name__}")
+    keys: dict[str, list[str]] = {}
+    for key in state:
+        keys.setdefault(_without_wrappers(key), []).append(key)
+
+    def find(name: str) -> Tensor:
+        if name in state:
+            return state[name]
+        found = keys.get(_without_wrappers(name), [])
+        if len(found) != 1:
+            raise KeyError(name)
+        return state[found[0]]
+
+    return find
+
+
+def _without_wrappers(name: str) -> str:
+    """Drop what wrappers add to a name: ``module.`` in front, and ``_orig_mod.`` anywhere."""
+    parts = [part for part in name.split(".") if part != "_orig_mod"]
+    while len(parts) > 1 and parts[0] == "module":
+        parts = parts[1:]
+    return ".".join(parts)
 
 
 def infer_build(model: nn.Module) -> Callable[[], nn.Module] | None:
@@ -29,9 +69,9 @@ def infer_build(model: nn.Module) -> Callable[[], nn.Module] | None:
 
     transformers keeps them in ``config``, Lightning in ``hparams``. Neither library is imported here.
     """
-    if _is_instance(model, "transformers", "PreTrainedModel"):
+    if is_instance(model, "transformers", "PreTrainedModel"):
         return partial(_from_config, type(model), model.config)
-    if any(_is_instance(model, name, "LightningModule") for name in ("lightning.pytorch", "pytorch_lightning")):
+    if any(is_instance(model, name, "LightningModule") for name in ("lightning.pytorch", "pytorch_lightning")):
         hyperparameters: Any = model.hparams
         return partial(type(model), **copy.deepcopy(dict(hyperparameters)))
     return None
@@ -41,9 +81,10 @@ def _from_config(kind: Callable[[object], nn.Module], config: object) -> nn.Modu
     return kind(copy.deepcopy(config))
 
 
-def _is_instance(model: nn.Module, module: str, name: str) -> bool:
+def is_instance(value: object, module: str, name: str) -> bool:
+    """Whether ``value`` is an instance of a class of ``module``; False if nobody has imported that module."""
     kind = getattr(sys.modules.get(module), name, None)
-    return isinstance(kind, type) and isinstance(model, kind)
+    return isinstance(kind, type) and isinstance(value, kind)
 
 
 def require_same_architecture(built: nn.Module, model: nn.Module, what: str) -> None:

@@ -53,9 +53,10 @@ def heads_of(model: nn.Module, weighted: Collection[str], compute_loss: Callable
     for name in found:
         prefix = f"{name}." if name else ""
         if inside := [other for other in weighted if other != name and other.startswith(prefix)]:
+            kind = type(model.get_submodule(name)).__name__
             raise OptionError(
-                f"the last weights are those of {type(model.get_submodule(name)).__name__} itself, beside '{inside[0]}' "
-                "in it, so no layer is the head: name one"
+                f"the last weights are those of {kind} itself, beside '{inside[0]}' in it, so no layer is the head: "
+                "name one"
             )
     return tuple(dict.fromkeys(name for name in written.values() if name in found))
 

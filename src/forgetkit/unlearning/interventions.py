@@ -22,11 +22,12 @@ from forgetkit.system.torch_settings import scoring_settings
 from forgetkit.unlearning.activity import activity_in, capture_inputs
 from forgetkit.unlearning.apply import all_or_nothing, apply
 from forgetkit.unlearning.fresh_values import NO_HISTORY, ModelHistory
-from forgetkit.unlearning.integrity import component_call, require_gradients_possible, scoring_dtype
+from forgetkit.unlearning.integrity import component_call, scoring_dtype
 from forgetkit.unlearning.model_view import DEFAULT_SCORING, ModelView
 from forgetkit.unlearning.pass_counter import PassCounter
 from forgetkit.unlearning.probe import Loss, ReplayableBatches
 from forgetkit.unlearning.reset_context import ResetContext
+from forgetkit.unlearning.support import require_supported
 
 HOOKS = ("begin", "loss", "before_step", "after_step", "after_epoch")
 """The methods of :class:`forgetkit.contracts.Intervention` that a training loop calls."""
@@ -96,7 +97,7 @@ class InterventionRunner:
             hook: [n for n, one in enumerate(self.interventions) if hook in overridden_hooks(type(one))]
             for hook in HOOKS
         }
-        require_gradients_possible(self.model)
+        require_supported(self.model)
         self._dtype = scoring_dtype(self.model)
         self._needs_activity = any(getattr(one, "needs_activity", False) for one in self.interventions)
 

@@ -191,7 +191,8 @@ class GuardedProbe:
             return dict.fromkeys(leaves)
         self.passes.add(backward=samples)
         grads = torch.autograd.grad(value, list(leaves.values()), create_graph=create_graph, allow_unused=True)
-        return dict(zip(leaves, grads, strict=True))
+        dense = (grad.to_dense() if grad is not None and grad.is_sparse else grad for grad in grads)  # embeddings'
+        return dict(zip(leaves, dense, strict=True))
 
     def _known(self, at: Mapping[str, Tensor] | None) -> Mapping[str, Tensor]:
         unknown = set(at or ()) - set(self._targets) - set(self._rest)
@@ -285,7 +286,10 @@ def _detached(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> LazyTensors:
     """Detach; floats of another precision than ``dtype`` are converted on each access, others share memory."""
 
     def stand_in(name: str) -> Tensor:
-        tensor = tensors[name].detach()
+        tensor = tensors[name]
+        if type(tensor) is not nn.Parameter and isinstance(tensor, nn.Parameter) and not tensor.is_floating_point():
+            return tensor  # of a quantised layer, which looks at attributes of its own
+        tensor = tensor.detach()
         return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
     return LazyTensors(tensors.keys(), stand_in)
