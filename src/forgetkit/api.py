@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
 from forgetkit import config, contracts, unlearning
@@ -39,13 +38,15 @@ from forgetkit.unlearning.tensor_checks import all_finite
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
-Batches = Iterable[tuple[Tensor, Tensor]]
+Batches = Iterable[Any]
 _Kind = TypeVar("_Kind", unlearning.Scoring, unlearning.ResetPolicy)
 _log = logging.getLogger("forgetkit")
 _REPEATED_REMEDY = (
     "let build= draw from the global random state, and load weights into the model with load_state_dict()"
 )
-Loss = Callable[[Any, Tensor], Tensor]
+Loss = Callable[[Any, Any], Tensor]
+Objective = Callable[[nn.Module, Any], Tensor | tuple[Tensor, Tensor | float]]
+Outputs = Callable[[Any], Tensor]
 
 
 def unlearn(
@@ -56,7 +57,9 @@ def unlearn(
     reinit: str | contracts.Reinit = "masked",
     optimizer: Optimizer | None = None,
     seed: int = 0,
-    loss: Loss = cross_entropy,
+    loss: Loss | None = None,
+    objective: Objective | None = None,
+    outputs: Outputs | None = None,
     build: Callable[[], nn.Module] | None = None,
     fresh: Literal["auto", "module"] = "auto",
     initial: Mapping[str, Tensor] | None = None,
@@ -79,13 +82,19 @@ def unlearn(
 
     Args:
         model: The network. A compiled one is reset in the module that it wraps.
-        batches: Any iterable of ``(inputs, targets)``, a ``DataLoader`` for example. A criterion reads as many samples
+        batches: Any iterable of batches, a ``DataLoader`` for example: pairs ``(inputs, targets)``, mappings with
+            labels for a model that returns its own loss, or what ``objective`` takes. A criterion reads as many samples
             as its options say. None is enough for components that need no data.
         importance: The criterion, a SPEC or an object. None: ``"snip"`` if ``reinit`` needs scores.
         reinit: The reset method, a SPEC or an object.
         optimizer: The optimizer that trains the model. Its state under the mask is cleared.
         seed: Fixes every draw, 0 or more. Give another one at each call of a loop, or the same fresh values come again.
-        loss: ``loss(outputs, targets)``, a scalar tensor: the mean over the batch.
+        loss: ``loss(outputs, targets)``, a scalar tensor: the mean over the batch. None: cross-entropy of pairs, and
+            the ``loss`` that the model returns for mappings, which it is called with as ``model(**batch)``.
+        objective: ``objective(model, batch)`` in place of ``loss``: the mean loss of a batch of any shape, or
+            ``(loss, weight)`` with the number that the loss averages over.
+        outputs: ``outputs(returned)`` takes a tensor out of what the model returns, for components that look at
+            outputs. None: the tensor itself, or its ``logits``.
         build: Makes a new model of the same architecture, whose values are the fresh ones.
         fresh: ``"auto"``: without ``build``, a layer's ``reset_parameters`` draws fresh values if no constructor around
             the layer initialises it. Otherwise a model of transformers or Lightning is built from its own ``config`` or
@@ -132,7 +141,7 @@ def unlearn(
             reinit=method,
             optimizer=optimizer,
             seeds=Seeds(seed),
-            loss=loss,
+            loss=unlearning.Objective(loss, objective, outputs),
             history=_build_history(build, fresh, initial, previous, memory, run_seed),
             scoring=scored,
             policy=after,
@@ -150,7 +159,9 @@ def score(
     *,
     importance: str | contracts.Importance = "snip",
     seed: int = 0,
-    loss: Loss = cross_entropy,
+    loss: Loss | None = None,
+    objective: Objective | None = None,
+    outputs: Outputs | None = None,
     build: Callable[[], nn.Module] | None = None,
     fresh: Literal["auto", "module"] = "auto",
     initial: Mapping[str, Tensor] | None = None,
@@ -164,11 +175,13 @@ def score(
 
     Args:
         model: The network.
-        batches: Any iterable of ``(inputs, targets)``, as for :func:`unlearn`.
+        batches: Any iterable of batches, as for :func:`unlearn`.
         importance: The criterion, a SPEC or an object.
         seed: Fixes every draw, 0 or more. A criterion that reads fresh values gets those of :func:`unlearn` with the
             same ``seed`` and ``build``.
-        loss: ``loss(outputs, targets)``, a scalar tensor: the mean over the batch.
+        loss: ``loss(outputs, targets)``, as for :func:`unlearn`.
+        objective: ``objective(model, batch)``, as for :func:`unlearn`.
+        outputs: ``outputs(returned)``, as for :func:`unlearn`.
         build: Makes a new model, as for :func:`unlearn`.
         fresh: ``"auto"`` or ``"module"``, as for :func:`unlearn`.
         initial: Copies of ``state_dict()`` at the start of training.
@@ -191,8 +204,9 @@ def score(
         _build_history(build, fresh, initial, previous, memory, None),
         _resolve_component(scoring, unlearning.Scoring),
     )
+    how = unlearning.Objective(loss, objective, outputs)
     return unlearning.score(
-        model, batches, importance=criterion, seeds=Seeds(seed), loss=loss, history=past, scoring=scored
+        model, batches, importance=criterion, seeds=Seeds(seed), loss=how, history=past, scoring=scored
     )
 
 
@@ -202,7 +216,9 @@ def attach(
     components: Sequence[str | contracts.Intervention],
     *,
     seed: int = 0,
-    loss: Loss = cross_entropy,
+    loss: Loss | None = None,
+    objective: Objective | None = None,
+    outputs: Outputs | None = None,
     build: Callable[[], nn.Module] | None = None,
     fresh: Literal["auto", "module"] = "auto",
     initial: Mapping[str, Tensor] | None = None,
@@ -211,7 +227,8 @@ def attach(
     """Attach interventions to your own training loop.
 
     Call ``attached.begin(inputs, targets)`` before each mega-batch, with two samples or more, and
-    ``attached.after_epoch()`` after each epoch. Around each training step::
+    ``attached.after_epoch()`` after each epoch; a batch of another shape is a single argument. Around each training
+    step::
 
         with attached.step(inputs, targets) as step:
             loss = criterion(model(inputs), targets) + step.loss()
@@ -221,22 +238,26 @@ def attach(
             optimizer.step()
 
     Save ``attached.state_dict()`` in your checkpoints, and give ``attached.memory`` to :func:`unlearn` as ``memory``.
-    A step that ends by ``continue`` still runs what acts after a step, unless ``step.skip()`` was called. If a step has
-    several forward passes, activity is measured in the first.
+    A trainer with callbacks calls ``step = attached.enter(batch)`` and ``attached.exit()`` instead of ``with``, and
+    ``attached.exit(error)`` after a failure. A step that ends by ``continue`` still runs what acts after a step, unless
+    ``step.skip()`` was called. If a step has several forward passes, activity is measured in the first.
 
     Args:
         model: The network. Of a compiled one, the module that it wraps is used.
         optimizer: The optimizer that trains it.
         components: Interventions, SPECs or objects. A criterion or reset method that watches the training is one too.
         seed: Fixes every draw of the components, 0 or more. Keep it if a loop resumes from a checkpoint.
-        loss: ``loss(outputs, targets)``, a scalar tensor: the mean over the batch.
+        loss: ``loss(outputs, targets)``, as for :func:`unlearn`.
+        objective: ``objective(model, batch)``, as for :func:`unlearn`.
+        outputs: ``outputs(returned)``, as for :func:`unlearn`.
         build: Makes a new model, as for :func:`unlearn`.
         fresh: ``"auto"`` or ``"module"``, as for :func:`unlearn`.
         initial: Copies of ``state_dict()`` at the start of training.
         previous: Copies of ``state_dict()`` when the model was last reset.
 
     Returns:
-        An object with ``begin``, ``step``, ``after_epoch``, ``memory``, ``state_dict`` and ``load_state_dict``.
+        An object with ``begin``, ``step``, ``enter``, ``exit``, ``after_epoch``, ``memory``, ``state_dict`` and
+        ``load_state_dict``.
 
     Raises:
         OptionError: If a component is unknown, or if the optimizer trains none of the model's parameters.
@@ -250,10 +271,11 @@ def attach(
     found = [_build_intervention(known, component) for component in components]
     past = _build_history(build, fresh, initial, previous, None, seed)
     unlearning.require_supported(model)
+    how = unlearning.Objective(loss, objective, outputs)
     inner = unlearning.unwrap(model)
     unlearning.require_trained_by(optimizer, inner)
     instances = [component for _, component in found]
-    runner = unlearning.InterventionRunner(inner, optimizer, instances, Seeds(seed), past, loss)
+    runner = unlearning.InterventionRunner(inner, optimizer, instances, Seeds(seed), past, how)
     names = [spec.partition(":")[0].rpartition("/")[2] for spec, _ in found]  # without the distribution
     return InterventionAttachment(runner, list(map(ComponentDescription.of, names, instances)))
 

@@ -10,6 +10,7 @@ from forgetkit.unlearning.labels import class_probabilities, require_classes
 from forgetkit.unlearning.lazy_tensors import LazyScores
 from forgetkit.unlearning.masks import MaskRecorder, Masks, from_state
 from forgetkit.unlearning.model_view import Scoring
+from forgetkit.unlearning.objective import Objective
 from forgetkit.unlearning.pass_counter import PassCounter
 from forgetkit.unlearning.pipeline import ResetPolicy, require_trained_by, score, unlearn
 from forgetkit.unlearning.repeats import RepeatedValues
@@ -27,6 +28,7 @@ __all__ = [
     "Masks",
     "Memory",
     "ModelHistory",
+    "Objective",
     "PassCounter",
     "RepeatedValues",
     "ResetPolicy",

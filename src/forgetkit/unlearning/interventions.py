@@ -21,18 +21,18 @@ from forgetkit.seeding import Seeds, seeded_rng
 from forgetkit.system.torch_settings import scoring_settings
 from forgetkit.unlearning.activity import activity_in, capture_inputs
 from forgetkit.unlearning.apply import all_or_nothing, apply
+from forgetkit.unlearning.batches import count_samples
 from forgetkit.unlearning.fresh_values import NO_HISTORY, ModelHistory
 from forgetkit.unlearning.integrity import component_call, scoring_dtype
 from forgetkit.unlearning.model_view import DEFAULT_SCORING, ModelView
+from forgetkit.unlearning.objective import Loss, Objective
 from forgetkit.unlearning.pass_counter import PassCounter
-from forgetkit.unlearning.probe import Loss, ReplayableBatches
+from forgetkit.unlearning.probe import ReplayableBatches
 from forgetkit.unlearning.reset_context import ResetContext
 from forgetkit.unlearning.support import require_supported
 
 HOOKS = ("begin", "loss", "before_step", "after_step", "after_epoch")
 """The methods of :class:`forgetkit.contracts.Intervention` that a training loop calls."""
-
-Batch = tuple[Tensor, Tensor]
 
 _log = logging.getLogger("forgetkit")
 
@@ -61,7 +61,7 @@ class InterventionRunner:
         interventions: The components, in the order in which they are called.
         seeds: Fix every draw of theirs.
         history: The model's past.
-        loss: Maps (outputs, targets) to the batch's mean loss.
+        loss: Maps (outputs, targets) to the batch's mean loss; or an objective, for batches of any shape.
         check_finite: Check that terms of the loss are finite, which is too slow for every step of a training run.
         passes: Counts the samples that interventions run through the model.
     """
@@ -71,7 +71,7 @@ class InterventionRunner:
     interventions: Sequence[Intervention]
     seeds: Seeds
     history: ModelHistory = NO_HISTORY
-    loss: Loss = cross_entropy
+    loss: Loss | Objective | None = cross_entropy
     check_finite: bool = False
     passes: PassCounter = field(default_factory=PassCounter)
     names: tuple[str, ...] = field(init=False)
@@ -83,7 +83,7 @@ class InterventionRunner:
     """The components that a warning has named because they changed torch's settings."""
     warned: bool = field(default=False, init=False)
     """Whether a warning has said that fresh values repeat."""
-    _batch: Batch | None = field(default=None, init=False)
+    _batch: Any = field(default=None, init=False)
     _view: tuple[tuple[str, ...], ModelView] | None = field(default=None, init=False)
     """The trained parameters' names, and the view made while these were trained."""
     _contexts: list[ResetContext] = field(default_factory=list, init=False)
@@ -101,25 +101,25 @@ class InterventionRunner:
         self._dtype = scoring_dtype(self.model)
         self._needs_activity = any(getattr(one, "needs_activity", False) for one in self.interventions)
 
-    def begin(self, at: TrainStep, inputs: Tensor, targets: Tensor) -> None:
+    def begin(self, at: TrainStep, batch: Any) -> None:
         """Begin a mega-batch; a few of its samples show the network's structure."""
-        self._batch = inputs, targets
+        self._batch = batch
         self.resets = [0] * len(self.interventions)
         self._call_all("begin", at)
 
     @contextmanager
-    def step(self, at: TrainStep, inputs: Tensor, targets: Tensor) -> Iterator[StepHooks]:
+    def step(self, at: TrainStep, batch: Any) -> Iterator[StepHooks]:
         """Wrap one training step, from its forward pass until the optimizer has stepped."""
         if not self.interventions:
-            yield StepHooks(self, at, (inputs, targets), {})
+            yield StepHooks(self, at, batch, {})
             return
-        self._batch = inputs, targets
+        self._batch = batch
         readers: list[str] = []
         if self._needs_activity:
             with self._settings():
                 readers = [reader for group in self._current_view().units for reader in group.readers]
         with capture_inputs(self.model, readers) as captured:
-            step = StepHooks(self, at, (inputs, targets), captured)
+            step = StepHooks(self, at, batch, captured)
             with self._complete(step):
                 yield step
         if not step.skipped:
@@ -231,7 +231,8 @@ class InterventionRunner:
         self, number: int, seeds: Seeds, at: TrainStep, step: StepHooks | None
     ) -> InterventionContext:
         component, state = self.interventions[number], self.states[number]
-        inputs, targets = (None, None) if step is None else step.batch
+        batch = (None, None) if step is None else step.batch
+        inputs, targets = batch if isinstance(batch, tuple | list) and len(batch) == 2 else (batch, None)
         return InterventionContext(
             model=self.model,
             optimizer=self.optimizer,
@@ -278,7 +279,7 @@ class StepHooks:
 
     runner: InterventionRunner
     at: TrainStep
-    batch: Batch
+    batch: Any
     captured: Mapping[str, Tensor]
     """The inputs of the readers of units, by the module's name."""
     skipped: bool = False
@@ -321,4 +322,4 @@ class StepHooks:
                 raise OptionError(
                     "no layer ran in this step: run the forward pass inside it, and of a model that is not compiled"
                 )
-            return activity_in(units, self.runner.model, self.captured, len(self.batch[0]))
+            return activity_in(units, self.runner.model, self.captured, count_samples(self.batch))

@@ -70,7 +70,7 @@ class LayerwiseFresh:
         foreign = None
         if self._code is not None:
             around = (found for _, found in self._code.containers(path) if not found.resets)
-            foreign = next(around, None) or self._code.own(path)
+            foreign = next(around, None) or self._code.own(path, name.removeprefix(_prefix(path)))
         if foreign is not None:
             return (
                 f"no fresh value for '{name}': {foreign.function} of {foreign.cls.__name__} initialises it, so "

@@ -11,6 +11,7 @@ select nothing and reset, say, the last layer.
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -31,10 +32,13 @@ from forgetkit.unlearning.fresh_values import NO_HISTORY, ModelHistory
 from forgetkit.unlearning.integrity import assert_params_unchanged, attribute_errors_to, with_network_settings
 from forgetkit.unlearning.masks import MaskCallback
 from forgetkit.unlearning.model_view import DEFAULT_SCORING, ModelView, Scoring
-from forgetkit.unlearning.probe import Batches, Loss
+from forgetkit.unlearning.objective import Loss, Objective
+from forgetkit.unlearning.probe import Batches
 from forgetkit.unlearning.report import UnlearnReport, change_remark, tie_remark
 from forgetkit.unlearning.reset_context import ResetContext
 from forgetkit.unlearning.selection_group import SelectionGroup
+
+_log = logging.getLogger("forgetkit")
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,7 @@ def unlearn(
     reinit: Reinit,
     optimizer: Optimizer | None = None,
     seeds: Seeds,
-    loss: Loss = cross_entropy,
+    loss: Loss | Objective | None = cross_entropy,
     history: ModelHistory = NO_HISTORY,
     scoring: Scoring = DEFAULT_SCORING,
     policy: ResetPolicy = ResetPolicy(),
@@ -86,12 +90,12 @@ def unlearn(
 
     Args:
         model: The network; a compiled one is unwrapped.
-        batches: Pairs (inputs, targets) for the criterion, or None.
+        batches: Batches for the criterion, or None.
         importance: Scores the trainable parameters, if ``reinit`` needs scores.
         reinit: Proposes the changes.
         optimizer: The optimizer that trains ``model``.
         seeds: Fix every draw.
-        loss: Maps (outputs, targets) to the batch's mean loss.
+        loss: Maps (outputs, targets) to the batch's mean loss; or an objective, for batches of any shape.
         history: The model's past; without it, fresh values come from each layer's own ``reset_parameters``.
         scoring: Which parameters are scored, and in which mode.
         policy: What happens to the optimizer's state and to running statistics.
@@ -126,7 +130,9 @@ def unlearn(
         applied = _select_and_apply(context, reinit, cleared, undo, record_mask)
         if applied.layers:
             counted = None if view.batches is None else view.passes.count_forward(view.batches)
-            refreshed = refresh_bn_stats(model, policy.bn_stats, counted, undo, seeds.number("statistics"))
+            refreshed = refresh_bn_stats(
+                model, policy.bn_stats, counted, undo, seeds.number("statistics"), Objective.of(loss)
+            )
             applied.buffers.extend(name for name in refreshed if name not in applied.buffers)
         if optimizer is not None and policy.optimizer_state == "fresh":
             applied.optimizer_cleared += clear_all_state(optimizer, model, undo)
@@ -166,7 +172,7 @@ def _report(
     context: ResetContext, applied: AppliedChanges, importance: Importance | None, seconds: float
 ) -> UnlearnReport:
     view, selected = context.view, context.last_selection
-    remarks = [change_remark(applied.reset, applied.changed)]
+    remarks = [change_remark(applied.reset, applied.changed), view.single_samples.remark(view.model)]
     if selected is not None and not getattr(importance, "allows_ties", False):
         remarks.append(tie_remark(selected))
     return UnlearnReport(
@@ -194,7 +200,7 @@ def score(
     *,
     importance: Importance,
     seeds: Seeds,
-    loss: Loss = cross_entropy,
+    loss: Loss | Objective | None = cross_entropy,
     history: ModelHistory = NO_HISTORY,
     scoring: Scoring = DEFAULT_SCORING,
 ) -> dict[str, Tensor]:
@@ -213,6 +219,9 @@ def score(
     with view.read_only_access(criterion) if scores.lazy else torch.inference_mode(False):
         copies = {name: scores[name].clone() for name in scores}
     scores.require_different()
+    remark = view.single_samples.remark(model)
+    if remark is not None:
+        _log.warning("%s", remark)
     return copies
 
 
