@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -83,7 +84,7 @@ class Distribution:
         return None
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Subject:
     """A network under test: how it is built, what it is trained on, and how it computes its loss."""
 
@@ -96,6 +97,16 @@ class Subject:
 
     def started(self) -> nn.Module:
         """Return a network whose floats are no longer those of the start, as after training."""
+        try:
+            return copy.deepcopy(self._started)
+        except RuntimeError:  # a hook hangs a tensor with a graph on a module
+            return self._start()
+
+    @functools.cached_property
+    def _started(self) -> nn.Module:
+        return self._start()
+
+    def _start(self) -> nn.Module:
         torch.manual_seed(0)
         model = self.build()
         rng = torch.Generator().manual_seed(1)
@@ -252,17 +263,24 @@ def _outputs(subject: Subject, model: nn.Module) -> Tensor:
         return torch.stack([subject.loss(model, part).double() for part in parts])
 
 
-def judge_all(subject: Subject, build: Build | None = None) -> dict[str, Verdict]:
+COLUMNS = ("snip", "fisher", "magnitude", "masked", "rifle", "llf", "cold", "redo")
+
+
+def judge_all(
+    subject: Subject,
+    start: Mapping[str, Distribution],
+    build: Build | None = None,
+    columns: Sequence[str] = COLUMNS,
+) -> dict[str, Verdict]:
     """Return the verdict of each column."""
-    start = Distribution.of_network(subject.build)
-    resets = {
-        "masked": ("masked:fraction=0.3", {"importance": "magnitude"}),
-        "rifle": ("rifle", {}),
-        "llf": ("llf", {}),
-        "cold": ("cold", {}),
-    }
-    found = {name: judge_scores(subject, name) for name in ("snip", "fisher", "magnitude")}
-    for name, (reinit, options) in resets.items():
-        found[name] = judge_reset(subject, start, reinit, build, **options)
-    found["redo"] = judge_units(copy.copy(subject), "redo:tau=9,coupled=include", build)
+    found = {}
+    for column in columns:
+        if column in ("snip", "fisher", "magnitude"):
+            found[column] = judge_scores(subject, column)
+        elif column == "redo":
+            found[column] = judge_units(subject, "redo:tau=9,coupled=include", build)
+        else:
+            options = {"importance": "magnitude"} if column == "masked" else {}
+            reinit = "masked:fraction=0.3" if column == "masked" else column
+            found[column] = judge_reset(subject, start, reinit, build, **options)
     return found

@@ -62,7 +62,12 @@ def _words(**more: Tensor) -> dict[str, Tensor]:
 def networks() -> dict[str, Entry]:
     """Return all networks whose libraries are installed, by name."""
     found = dict(_plain())
-    for library, make in (("torchvision", _torchvision), ("timm", _timm), ("transformers", _transformers), ("peft", _peft)):
+    for library, make in (
+        ("torchvision", _torchvision),
+        ("timm", _timm),
+        ("transformers", _transformers),
+        ("peft", _peft),
+    ):
         if importlib.util.find_spec(library) is not None:
             found.update(make())
     return found
@@ -280,29 +285,33 @@ def _torchvision() -> Iterator[tuple[str, Entry]]:
     import torchvision
 
     models = torchvision.models
-    sides = {"alexnet": 64, "googlenet": 64, "inception_v3": 80, "vgg11_bn": 32}
-    for name in (
-        "resnet18", "resnext50_32x4d", "alexnet", "vgg11_bn", "densenet121", "googlenet", "inception_v3",
-        "mobilenet_v2", "mobilenet_v3_small", "squeezenet1_1", "shufflenet_v2_x0_5", "mnasnet0_5", "efficientnet_b0",
-        "regnet_y_400mf", "convnext_tiny", "swin_t",
+    resnet, block = models.resnet, models.resnet.BasicBlock
+    bottleneck = partial(resnet.ResNet, resnet.Bottleneck, [1, 1, 1, 1], num_classes=5)
+    for name, build, side in (
+        ("ResNet", partial(resnet.ResNet, block, [1, 1, 1, 1], num_classes=5), 32),
+        ("ResNet, zero init", partial(resnet.ResNet, block, [1, 1, 1, 1], 5, True), 32),
+        ("ResNeXt", partial(bottleneck, groups=8, width_per_group=4), 32),
+        ("VGG", lambda: models.VGG(models.vgg.make_layers([8, "M", 16, "M"], batch_norm=True), 5), 16),
+        ("DenseNet", partial(models.DenseNet, 8, (2, 2), 16, num_classes=5), 32),
+        ("MobileNetV2", partial(models.MobileNetV2, 5, 0.25), 32),
+        ("mobilenet_v3_small", partial(models.mobilenet_v3_small, num_classes=5), 32),
+        ("squeezenet1_1", partial(models.squeezenet1_1, num_classes=5), 32),
+        ("ShuffleNetV2", partial(models.ShuffleNetV2, [1, 1, 1], [8, 16, 32, 64, 64], 5), 64),
+        ("MNASNet", partial(models.MNASNet, 0.25, num_classes=5), 32),
+        ("googlenet", partial(models.googlenet, num_classes=5, init_weights=True, aux_logits=False), 64),
+        ("ConvNeXt", lambda: models.ConvNeXt([models.convnext.CNBlockConfig(8, 16, 1),
+                                              models.convnext.CNBlockConfig(16, None, 1)], num_classes=5), 32),
+        ("SwinTransformer", lambda: models.SwinTransformer([4, 4], 16, [1, 1], [2, 2], [4, 4], num_classes=5), 32),
+        ("VisionTransformer", partial(models.VisionTransformer, 32, 8, 2, 2, 16, 32, num_classes=5), 32),
     ):  # fmt: skip
-        more = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
-        build = partial(getattr(models, name), weights=None, num_classes=5, **more)
-        if name in ("googlenet", "inception_v3"):
-            build = partial(build, aux_logits=False)
-        yield f"torchvision:{name}", _classifier(build, sides.get(name, 32))
-    yield "torchvision:VisionTransformer", _classifier(
-        partial(models.VisionTransformer, 32, 8, 2, 2, 16, 32, num_classes=5)
-    )
-    for name in ("fcn_resnet50", "lraspp_mobilenet_v3_large"):
+        yield f"torchvision:{name}", _classifier(build, side)
+    for name in ("lraspp_mobilenet_v3_large",):
         build = partial(getattr(models.segmentation, name), weights=None, weights_backbone=None, num_classes=5)
         yield f"torchvision:{name}", Entry(
             build, lambda: (torch.randn(2, 3, 32, 32), torch.randint(5, (2, 32, 32))), _segmentation_loss,
             {"objective": _segmentation_loss}, outside=True,
         )  # fmt: skip
-    build = partial(
-        models.detection.ssdlite320_mobilenet_v3_large, weights=None, weights_backbone=None, num_classes=5
-    )
+    build = partial(models.detection.ssdlite320_mobilenet_v3_large, weights=None, weights_backbone=None, num_classes=5)
     yield "torchvision:ssdlite320", Entry(
         build, _boxes, _detection_loss,
         {"objective": _detection_loss, "scoring": forgetkit.Scoring(mode="train")}, outside=True, training=True,
@@ -314,9 +323,7 @@ def _segmentation_loss(model: nn.Module, batch: Any) -> Tensor:
 
 
 def _boxes() -> Any:
-    targets = [
-        {"boxes": torch.tensor([[2.0, 2.0, 20.0, 20.0]]), "labels": torch.tensor([1 + at])} for at in range(2)
-    ]
+    targets = [{"boxes": torch.tensor([[2.0, 2.0, 20.0, 20.0]]), "labels": torch.tensor([1 + at])} for at in range(2)]
     return [torch.rand(3, 32, 32) for _ in range(2)], targets
 
 
@@ -328,16 +335,17 @@ def _detection_loss(model: nn.Module, batch: Any) -> Tensor:
 def _timm() -> Iterator[tuple[str, Entry]]:
     import timm
 
-    for name, side in {
-        "resnet18": 32, "resnetv2_50": 32, "convnext_atto": 32, "efficientnet_lite0": 32, "mobilenetv3_small_050": 32,
-        "regnetx_002": 32, "ghostnet_050": 32, "tinynet_e": 32, "rexnet_100": 32, "edgenext_xx_small": 64,
-        "poolformer_s12": 32, "nf_resnet26": 32, "hrnet_w18_small": 64, "repvit_m0_9": 32, "dla34": 32,
-    }.items():  # fmt: skip
-        yield f"timm:{name}", _classifier(partial(timm.create_model, name, pretrained=False, num_classes=5), side)
-    for name in ("vit_tiny_patch16_224", "deit_tiny_patch16_224", "mixer_s32_224", "resmlp_12_224", "gmlp_ti16_224"):
-        side = 64
-        build = partial(timm.create_model, name, pretrained=False, num_classes=5, img_size=side)
-        yield f"timm:{name.removesuffix('_224')}", _classifier(build, side)
+    for name in ("byobnet", "convnext", "convnext2", "efficientnet", "efficientnet_evos", "efficientnet_gn",
+                 "mambaout", "nfnet", "resnet"):  # fmt: skip
+        build = partial(timm.create_model, f"test_{name}", pretrained=False, num_classes=5)
+        yield f"timm:{name}", _classifier(build, 64)
+    for name in ("vit", "vit2", "coatnet"):
+        build = partial(timm.create_model, f"test_{name}", pretrained=False, num_classes=5, img_size=64)
+        yield f"timm:{name}", _classifier(build, 64)
+    for name in ("mobilenetv3_small_050", "ghostnet_050"):
+        yield f"timm:{name}", _classifier(partial(timm.create_model, name, pretrained=False, num_classes=5), 32)
+    mixer = dict(num_classes=5, img_size=32, patch_size=8, embed_dim=16, num_blocks=2)
+    yield "timm:MlpMixer", _classifier(partial(timm.models.mlp_mixer.MlpMixer, **mixer), 32)
 
 
 def _transformers() -> Iterator[tuple[str, Entry]]:
@@ -367,13 +375,19 @@ def _transformers() -> Iterator[tuple[str, Entry]]:
         hf.DistilBertConfig(dim=32, n_layers=2, n_heads=2, hidden_dim=64, vocab_size=100), classes,
     )  # fmt: skip
     yield "transformers:Llama", entry(hf.LlamaForCausalLM, hf.LlamaConfig(**small), next_words)
-    yield "transformers:GPT2", entry(
-        hf.GPT2LMHeadModel, hf.GPT2Config(n_embd=32, n_layer=2, n_head=2, vocab_size=100), next_words
+    yield (
+        "transformers:GPT2",
+        entry(hf.GPT2LMHeadModel, hf.GPT2Config(n_embd=32, n_layer=2, n_head=2, vocab_size=100), next_words),
     )
-    yield "transformers:T5", entry(
-        hf.T5ForConditionalGeneration,
-        hf.T5Config(d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=2, vocab_size=100, decoder_start_token_id=0),
-        next_words,
+    yield (
+        "transformers:T5",
+        entry(
+            hf.T5ForConditionalGeneration,
+            hf.T5Config(
+                d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=2, vocab_size=100, decoder_start_token_id=0
+            ),
+            next_words,
+        ),
     )
     yield "transformers:ViT", entry(
         hf.ViTForImageClassification,
@@ -381,8 +395,9 @@ def _transformers() -> Iterator[tuple[str, Entry]]:
                      patch_size=8),
         lambda: {"pixel_values": torch.randn(3, 3, 32, 32), "labels": torch.tensor([0, 1, 0])},
     )  # fmt: skip
-    yield "transformers:Mistral", entry(
-        hf.MistralForCausalLM, hf.MistralConfig(num_key_value_heads=1, **small), next_words
+    yield (
+        "transformers:Mistral",
+        entry(hf.MistralForCausalLM, hf.MistralConfig(num_key_value_heads=1, **small), next_words),
     )
     yield "transformers:OPT", entry(
         hf.OPTForCausalLM,
@@ -390,9 +405,27 @@ def _transformers() -> Iterator[tuple[str, Entry]]:
                      word_embed_proj_dim=32),
         next_words,
     )  # fmt: skip
-    yield "transformers:Electra", entry(
-        hf.ElectraForSequenceClassification, hf.ElectraConfig(embedding_size=32, **small), classes
+    yield (
+        "transformers:Electra",
+        entry(hf.ElectraForSequenceClassification, hf.ElectraConfig(embedding_size=32, **small), classes),
     )
+    yield "transformers:Albert", entry(
+        hf.AlbertForSequenceClassification, hf.AlbertConfig(embedding_size=16, **small), classes
+    )
+    yield "transformers:Qwen2", entry(hf.Qwen2ForCausalLM, hf.Qwen2Config(num_key_value_heads=1, **small), next_words)
+    yield "transformers:Bart", entry(
+        hf.BartForConditionalGeneration,
+        hf.BartConfig(d_model=32, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
+                      decoder_attention_heads=2, encoder_ffn_dim=64, decoder_ffn_dim=64, vocab_size=100),
+        next_words,
+    )  # fmt: skip
+    towers = dict(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64, projection_dim=16)
+    yield "transformers:CLIP", entry(
+        hf.CLIPModel,
+        hf.CLIPConfig(text_config=dict(vocab_size=100, eos_token_id=2, **towers),
+                      vision_config=dict(image_size=32, patch_size=8, **towers), projection_dim=16),
+        lambda: _words(pixel_values=torch.randn(3, 3, 32, 32), return_loss=torch.ones(3)),
+    )  # fmt: skip
 
 
 def _peft() -> Iterator[tuple[str, Entry]]:

@@ -1,7 +1,7 @@
 """Resets and scores many people's networks, and judges each call: right, refused, wrong or an error.
 
-    python benchmarks/networks.py                 all networks, writes docs/results/networks.md
-    python benchmarks/networks.py resnet18 hf:    those whose names contain one of the words, prints alone
+python benchmarks/networks.py                 all networks, writes docs/results/networks.md
+python benchmarks/networks.py resnet18 hf:    those whose names contain one of the words, prints alone
 """
 
 from __future__ import annotations
@@ -20,9 +20,8 @@ from typing import Any
 
 import network_zoo
 import torch
-from network_judge import Distribution, Verdict, judge_all, judge_reset
+from network_judge import COLUMNS, Distribution, Verdict, judge_all, judge_reset
 
-COLUMNS = ("snip", "fisher", "magnitude", "masked", "rifle", "llf", "cold", "redo")
 _PAGE = Path(__file__).parents[1] / "docs" / "results" / "networks.md"
 
 
@@ -65,13 +64,13 @@ def _reason_class(message: str) -> str:
 def measure(name: str, entry: network_zoo.Entry) -> Row:
     """Judge one network. One that is initialised outside of its classes is judged with ``build=`` alone."""
     subject = entry.subject()
+    start = Distribution.of_network(subject.build)
     if entry.outside:
-        start = Distribution.of_network(subject.build)
         alone = judge_reset(subject, start, "cold")
-        return Row(name, f"yes; without build=: {_word(alone)}", {}, judge_all(subject, subject.build))
-    plain = judge_all(subject)
-    wants_build = any(v.word == "refused" and "build=" in v.reason for v in plain.values())
-    return Row(name, "no", plain, judge_all(subject, subject.build) if wants_build else {})
+        return Row(name, f"yes; without build=: {_word(alone)}", {}, judge_all(subject, start, subject.build))
+    plain = judge_all(subject, start)
+    refused = [column for column, v in plain.items() if v.word == "refused" and "build=" in v.reason]
+    return Row(name, "no", plain, judge_all(subject, start, subject.build, refused))
 
 
 def _table(rows: list[Row], seconds: float) -> str:
@@ -80,7 +79,9 @@ def _table(rows: list[Row], seconds: float) -> str:
         "# Networks",
         "",
         f"`python benchmarks/networks.py` on {len(rows)} networks, one core, {seconds / 60:.0f} minutes. Versions: "
-        + ", ".join(f"{package} {_version(package)}" for package in ("torch", "torchvision", "timm", "transformers", "peft"))
+        + ", ".join(
+            f"{package} {_version(package)}" for package in ("torch", "torchvision", "timm", "transformers", "peft")
+        )
         + ".",
         "",
         "A cell says what the call does without an option. `right, with build=`: without it the call is refused in one",
@@ -136,7 +137,11 @@ def main() -> None:
             print(f"{name}: cannot be measured: {type(error).__name__}: {error}", flush=True)
             continue
         rows.append(row)
-        print(f"{name:34} {time.perf_counter() - at:5.1f} s  " + " | ".join(map(row.cell, COLUMNS)), row.outside, flush=True)
+        print(
+            f"{name:34} {time.perf_counter() - at:5.1f} s  " + " | ".join(map(row.cell, COLUMNS)),
+            row.outside,
+            flush=True,
+        )
         for verdict in row.verdicts():
             if verdict.word in ("wrong", "error"):
                 print(f"    {verdict.word}: {verdict.reason}", flush=True)
