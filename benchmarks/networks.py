@@ -9,18 +9,15 @@ from __future__ import annotations
 import argparse
 import collections
 import importlib.metadata
-import sys
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
 
-import network_zoo
 import torch
-from network_judge import COLUMNS, Distribution, Verdict, judge_all, judge_reset
+from network_cases import zoo
+from network_cases.judge import COLUMNS, Distribution, Verdict, judge_all, judge_reset
 
 _PAGE = Path(__file__).parents[1] / "docs" / "results" / "networks.md"
 
@@ -61,7 +58,7 @@ def _reason_class(message: str) -> str:
     return "other"
 
 
-def measure(name: str, entry: network_zoo.Entry) -> Row:
+def measure(name: str, entry: zoo.Entry) -> Row:
     """Judge one network. One that is initialised outside of its classes is judged with ``build=`` alone."""
     subject = entry.subject()
     start = Distribution.of_network(subject.build)
@@ -126,7 +123,7 @@ def main() -> None:
     started, rows = time.perf_counter(), []
     chosen = {
         name: entry
-        for name, entry in network_zoo.networks().items()
+        for name, entry in zoo.networks().items()
         if not options.words or any(word in name for word in options.words)
     }
     for name, entry in chosen.items():

@@ -41,27 +41,38 @@ def lookup(state: Mapping[str, Tensor] | None, what: str) -> Callable[[str], Ten
         return None
     if not isinstance(state, Mapping):
         raise OptionError(f"{what}= takes copies of state_dict(), not {type(state).__name__}")
-    keys: dict[str, list[str]] = {}
-    for key in state:
-        keys.setdefault(_without_wrappers(key), []).append(key)
+    readings = _readings(state)
 
     def find(name: str) -> Tensor:
-        if name in state:
-            return state[name]
-        found = keys.get(_without_wrappers(name), [])
+        inner = _without_compile(name)
+        found = {keys[inner] for keys in readings if inner in keys}
         if len(found) != 1:
             raise KeyError(name)
-        return state[found[0]]
+        return state[found.pop()]
 
     return find
 
 
-def _without_wrappers(name: str) -> str:
-    """Drop what wrappers add to a name: ``module.`` in front, and ``_orig_mod.`` anywhere."""
-    parts = [part for part in name.split(".") if part != "_orig_mod"]
-    while len(parts) > 1 and parts[0] == "module":
-        parts = parts[1:]
-    return ".".join(parts)
+def _readings(state: Mapping[str, Tensor]) -> list[dict[str, str]]:
+    """The keys of ``state`` by the names that they have in the network, in each way to read them.
+
+    ``module.`` in front of all keys is a wrapper's, or a child's: what both ways find is not known.
+    """
+    keys: dict[str, str] = {}
+    for key in state:
+        if _without_compile(key) in keys:
+            return [{key: key for key in state}]
+        keys[_without_compile(key)] = key
+    readings = [keys]
+    while (inner := [name for name in readings[-1] if name != "n_averaged"]) and all(
+        name.startswith("module.") for name in inner
+    ):
+        readings.append({name.removeprefix("module."): readings[-1][name] for name in inner})
+    return readings
+
+
+def _without_compile(name: str) -> str:
+    return ".".join(part for part in name.split(".") if part != "_orig_mod")
 
 
 def infer_build(model: nn.Module) -> Callable[[], nn.Module] | None:

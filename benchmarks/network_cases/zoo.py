@@ -9,12 +9,12 @@ from functools import partial
 from typing import Any
 
 import torch
-from network_judge import Build, Subject
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import parametrizations, prune
 
 import forgetkit
+from network_cases.judge import Build, Subject
 
 
 @dataclass(frozen=True)
@@ -291,7 +291,6 @@ def _torchvision() -> Iterator[tuple[str, Entry]]:
         ("ResNet", partial(resnet.ResNet, block, [1, 1, 1, 1], num_classes=5), 32),
         ("ResNet, zero init", partial(resnet.ResNet, block, [1, 1, 1, 1], 5, True), 32),
         ("ResNeXt", partial(bottleneck, groups=8, width_per_group=4), 32),
-        ("VGG", lambda: models.VGG(models.vgg.make_layers([8, "M", 16, "M"], batch_norm=True), 5), 16),
         ("DenseNet", partial(models.DenseNet, 8, (2, 2), 16, num_classes=5), 32),
         ("MobileNetV2", partial(models.MobileNetV2, 5, 0.25), 32),
         ("mobilenet_v3_small", partial(models.mobilenet_v3_small, num_classes=5), 32),
@@ -409,8 +408,9 @@ def _transformers() -> Iterator[tuple[str, Entry]]:
         "transformers:Electra",
         entry(hf.ElectraForSequenceClassification, hf.ElectraConfig(embedding_size=32, **small), classes),
     )
-    yield "transformers:Albert", entry(
-        hf.AlbertForSequenceClassification, hf.AlbertConfig(embedding_size=16, **small), classes
+    yield (
+        "transformers:Albert",
+        entry(hf.AlbertForSequenceClassification, hf.AlbertConfig(embedding_size=16, **small), classes),
     )
     yield "transformers:Qwen2", entry(hf.Qwen2ForCausalLM, hf.Qwen2Config(num_key_value_heads=1, **small), next_words)
     yield "transformers:Bart", entry(

@@ -71,7 +71,7 @@ class Distribution:
             return "a constant entry has another value"
         if not bool(drawn.any()):
             return None
-        new, old = values[drawn].double(), self.builds[:, drawn].double()
+        new, old = values[drawn].double(), self.builds[:, ~constant].double()
         count, spread, mean = new.numel(), float(old.std(unbiased=False)), float(old.mean())
         if abs(float(new.mean()) - mean) > _SPREAD * spread * math.sqrt(1 / count + 1 / old.numel()):
             return f"the mean is {float(new.mean()):.3g}, not {mean:.3g}"
