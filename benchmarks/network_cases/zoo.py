@@ -16,6 +16,10 @@ from torch.nn.utils import parametrizations, prune
 import forgetkit
 from network_cases.judge import Build, Subject
 
+_SMALL: dict[str, Any] = {
+    "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64, "vocab_size": 100,
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -343,7 +347,7 @@ def _timm() -> Iterator[tuple[str, Entry]]:
         yield f"timm:{name}", _classifier(build, 64)
     for name in ("mobilenetv3_small_050", "ghostnet_050"):
         yield f"timm:{name}", _classifier(partial(timm.create_model, name, pretrained=False, num_classes=5), 32)
-    mixer = dict(num_classes=5, img_size=32, patch_size=8, embed_dim=16, num_blocks=2)
+    mixer = {"num_classes": 5, "img_size": 32, "patch_size": 8, "embed_dim": 16, "num_blocks": 2}
     yield "timm:MlpMixer", _classifier(partial(timm.models.mlp_mixer.MlpMixer, **mixer), 32)
 
 
@@ -351,7 +355,6 @@ def _transformers() -> Iterator[tuple[str, Entry]]:
     import transformers as hf
 
     hf.logging.set_verbosity_error()
-    small = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, vocab_size=100)
 
     def made(kind: Any, config: Any) -> nn.Module:
         model: nn.Module = kind(config)
@@ -367,13 +370,13 @@ def _transformers() -> Iterator[tuple[str, Entry]]:
         words = _words()
         return {**words, "labels": words["input_ids"]}
 
-    yield "transformers:Bert", entry(hf.BertForSequenceClassification, hf.BertConfig(**small), classes)
-    yield "transformers:Roberta", entry(hf.RobertaForSequenceClassification, hf.RobertaConfig(**small), classes)
+    yield "transformers:Bert", entry(hf.BertForSequenceClassification, hf.BertConfig(**_SMALL), classes)
+    yield "transformers:Roberta", entry(hf.RobertaForSequenceClassification, hf.RobertaConfig(**_SMALL), classes)
     yield "transformers:DistilBert", entry(
         hf.DistilBertForSequenceClassification,
         hf.DistilBertConfig(dim=32, n_layers=2, n_heads=2, hidden_dim=64, vocab_size=100), classes,
     )  # fmt: skip
-    yield "transformers:Llama", entry(hf.LlamaForCausalLM, hf.LlamaConfig(**small), next_words)
+    yield "transformers:Llama", entry(hf.LlamaForCausalLM, hf.LlamaConfig(**_SMALL), next_words)
     yield (
         "transformers:GPT2",
         entry(hf.GPT2LMHeadModel, hf.GPT2Config(n_embd=32, n_layer=2, n_head=2, vocab_size=100), next_words),
@@ -396,7 +399,7 @@ def _transformers() -> Iterator[tuple[str, Entry]]:
     )  # fmt: skip
     yield (
         "transformers:Mistral",
-        entry(hf.MistralForCausalLM, hf.MistralConfig(num_key_value_heads=1, **small), next_words),
+        entry(hf.MistralForCausalLM, hf.MistralConfig(num_key_value_heads=1, **_SMALL), next_words),
     )
     yield "transformers:OPT", entry(
         hf.OPTForCausalLM,
@@ -406,24 +409,25 @@ def _transformers() -> Iterator[tuple[str, Entry]]:
     )  # fmt: skip
     yield (
         "transformers:Electra",
-        entry(hf.ElectraForSequenceClassification, hf.ElectraConfig(embedding_size=32, **small), classes),
+        entry(hf.ElectraForSequenceClassification, hf.ElectraConfig(embedding_size=32, **_SMALL), classes),
     )
     yield (
         "transformers:Albert",
-        entry(hf.AlbertForSequenceClassification, hf.AlbertConfig(embedding_size=16, **small), classes),
+        entry(hf.AlbertForSequenceClassification, hf.AlbertConfig(embedding_size=16, **_SMALL), classes),
     )
-    yield "transformers:Qwen2", entry(hf.Qwen2ForCausalLM, hf.Qwen2Config(num_key_value_heads=1, **small), next_words)
+    yield "transformers:Qwen2", entry(hf.Qwen2ForCausalLM, hf.Qwen2Config(num_key_value_heads=1, **_SMALL), next_words)
     yield "transformers:Bart", entry(
         hf.BartForConditionalGeneration,
         hf.BartConfig(d_model=32, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
                       decoder_attention_heads=2, encoder_ffn_dim=64, decoder_ffn_dim=64, vocab_size=100),
         next_words,
     )  # fmt: skip
-    towers = dict(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64, projection_dim=16)
+    towers = {**_SMALL, "num_hidden_layers": 1, "projection_dim": 16}
+    seeing = {name: value for name, value in towers.items() if name != "vocab_size"}
     yield "transformers:CLIP", entry(
         hf.CLIPModel,
-        hf.CLIPConfig(text_config=dict(vocab_size=100, eos_token_id=2, **towers),
-                      vision_config=dict(image_size=32, patch_size=8, **towers), projection_dim=16),
+        hf.CLIPConfig(text_config={**towers, "eos_token_id": 2},
+                      vision_config={**seeing, "image_size": 32, "patch_size": 8}, projection_dim=16),
         lambda: _words(pixel_values=torch.randn(3, 3, 32, 32), return_loss=torch.ones(3)),
     )  # fmt: skip
 
@@ -434,11 +438,9 @@ def _peft() -> Iterator[tuple[str, Entry]]:
     import peft
     import transformers as hf
 
-    small = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, vocab_size=100)
-
     def lora() -> nn.Module:
         torch.random.manual_seed(torch.initial_seed())
-        base = hf.BertForSequenceClassification(hf.BertConfig(**small))
+        base = hf.BertForSequenceClassification(hf.BertConfig(**_SMALL))
         config = peft.LoraConfig(task_type="SEQ_CLS", r=4, target_modules=["query", "value"])
         model: nn.Module = peft.get_peft_model(base, config)
         return model

@@ -69,6 +69,7 @@ def unlearn(
     memory: unlearning.Memory | None = None,
     run_seed: int | None = None,
     group: ProcessGroup | Literal[True] | None = None,
+    protect: unlearning.Protect | None = None,
 ) -> unlearning.UnlearnReport:
     """Reset part of ``model`` in place, and the optimizer's state of what was reset.
 
@@ -107,6 +108,8 @@ def unlearn(
         memory: The method ``memory`` of what :func:`attach` returns, for components that watch the training.
         run_seed: A seed that stays the same at each call, for components that draw once for a whole run.
         group: A process group of ``torch.distributed``, or True for all processes.
+        protect: What is neither scored nor reset: names of parameters, buffers or modules, or boolean masks by the name
+            of a parameter (True = protected). Entries that :mod:`torch.nn.utils.prune` has pruned are always protected.
 
     Returns:
         The audit: for each parameter how many entries were scored and reset, the threshold and the seconds.
@@ -146,6 +149,7 @@ def unlearn(
             scoring=scored,
             policy=after,
             processes=processes,
+            protect=protect,
         )
     for remark in (*report.remarks, report.repeated):
         if remark is not None:
@@ -168,6 +172,7 @@ def score(
     scoring: unlearning.Scoring | None = None,
     previous: Mapping[str, Tensor] | None = None,
     memory: unlearning.Memory | None = None,
+    protect: unlearning.Protect | None = None,
 ) -> dict[str, Tensor]:
     """Score each entry of the trainable parameters that the loss depends on.
 
@@ -188,6 +193,7 @@ def score(
         scoring: Which parameters are scored, and in which mode.
         previous: Copies of ``state_dict()`` when the model was last reset.
         memory: The method ``memory`` of what :func:`attach` returns.
+        protect: What is not scored: names as for :func:`unlearn`. Under a mask, entries are scored all the same.
 
     Returns:
         ``{name: tensor}``: scores in the shape of the parameter, float32 or wider; higher means keep.
@@ -206,7 +212,14 @@ def score(
     )
     how = unlearning.Objective(loss, objective, outputs)
     return unlearning.score(
-        model, batches, importance=criterion, seeds=Seeds(seed), loss=how, history=past, scoring=scored
+        model,
+        batches,
+        importance=criterion,
+        seeds=Seeds(seed),
+        loss=how,
+        history=past,
+        scoring=scored,
+        protect=protect,
     )
 
 
@@ -223,6 +236,7 @@ def attach(
     fresh: Literal["auto", "module"] = "auto",
     initial: Mapping[str, Tensor] | None = None,
     previous: Mapping[str, Tensor] | None = None,
+    protect: unlearning.Protect | None = None,
 ) -> InterventionAttachment:
     """Attach interventions to your own training loop.
 
@@ -254,6 +268,7 @@ def attach(
         fresh: ``"auto"`` or ``"module"``, as for :func:`unlearn`.
         initial: Copies of ``state_dict()`` at the start of training.
         previous: Copies of ``state_dict()`` when the model was last reset.
+        protect: What no component resets, as for :func:`unlearn`.
 
     Returns:
         An object with ``begin``, ``step``, ``enter``, ``exit``, ``after_epoch``, ``memory``, ``state_dict`` and
@@ -276,6 +291,7 @@ def attach(
     unlearning.require_trained_by(optimizer, inner)
     instances = [component for _, component in found]
     runner = unlearning.InterventionRunner(inner, optimizer, instances, Seeds(seed), past, how)
+    runner.protection = unlearning.Protection.of(inner, protect)
     names = [spec.partition(":")[0].rpartition("/")[2] for spec, _ in found]  # without the distribution
     return InterventionAttachment(runner, list(map(ComponentDescription.of, names, instances)))
 
@@ -651,6 +667,7 @@ def _build_history(
         previous=unlearning.lookup(previous, "previous"),
         memory=memory or unlearning.NO_HISTORY.memory,
         seeds=None if run_seed is None else Seeds(run_seed),
+        compare_scales=True,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -66,7 +67,7 @@ def _require_separate(model: nn.Module) -> None:
             )
 
 
-def _why_not(tensor: Tensor) -> str | None:
+def _why_not(tensor: Any) -> str | None:
     """Why a parameter or buffer can be neither scored nor restored, with the remedy."""
     if is_lazy(tensor):
         return "has no shape yet: run one batch through the network first"

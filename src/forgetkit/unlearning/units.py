@@ -117,7 +117,8 @@ def _reads_its_input(owner: ParameterOwner, dim: int) -> bool:
 @contextmanager
 def _without_caches(model: nn.Module) -> Iterator[None]:
     """Turn off ``use_cache`` of configurations, as transformers has them: a cache among the outputs has no trace."""
-    configurations = {id(c): c for m in model.modules() if getattr(c := getattr(m, "config", None), "use_cache", False)}
+    found: list[Any] = [getattr(module, "config", None) for module in model.modules()]
+    configurations = {id(config): config for config in found if getattr(config, "use_cache", False) is True}
     try:
         for configuration in configurations.values():
             configuration.use_cache = False
