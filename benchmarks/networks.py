@@ -50,7 +50,7 @@ def _word(verdict: Verdict) -> str:
 
 def _reason_class(message: str) -> str:
     for words, kind in (
-        ("build=", "build="), ("no units", "no units"), ("cannot be found", "not traced"), ("no layer", "no head"),
+        ("build=", "build="), ("keeps all", "keeps all"), ("no units", "no units"), ("cannot be found", "not traced"), ("no layer", "no head"),
         ("no head", "no head"), ("detection", "train mode"), ("train mode", "train mode"), ("loss", "loss"),
     ):  # fmt: skip
         if words in message:

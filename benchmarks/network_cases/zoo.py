@@ -424,12 +424,17 @@ def _transformers() -> Iterator[tuple[str, Entry]]:
     )  # fmt: skip
     towers = {**_SMALL, "num_hidden_layers": 1, "projection_dim": 16}
     seeing = {name: value for name, value in towers.items() if name != "vocab_size"}
-    yield "transformers:CLIP", entry(
-        hf.CLIPModel,
-        hf.CLIPConfig(text_config={**towers, "eos_token_id": 2},
-                      vision_config={**seeing, "image_size": 32, "patch_size": 8}, projection_dim=16),
-        lambda: _words(pixel_values=torch.randn(3, 3, 32, 32), return_loss=torch.ones(3)),
+    yield "transformers:CLIP", Entry(
+        partial(made, hf.CLIPModel, hf.CLIPConfig(
+            text_config={**towers, "eos_token_id": 2}, vision_config={**seeing, "image_size": 32, "patch_size": 8},
+            projection_dim=16)),
+        lambda: _words(pixel_values=torch.randn(3, 3, 32, 32)), _contrastive_loss, {"objective": _contrastive_loss},
     )  # fmt: skip
+
+
+def _contrastive_loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    loss: Tensor = model(**batch, return_loss=True).loss
+    return loss
 
 
 def _peft() -> Iterator[tuple[str, Entry]]:

@@ -67,8 +67,9 @@ def _require_separate(model: nn.Module) -> None:
             )
 
 
-def _why_not(tensor: Any) -> str | None:
+def _why_not(given: Tensor) -> str | None:
     """Why a parameter or buffer can be neither scored nor restored, with the remedy."""
+    tensor: Any = given
     if is_lazy(tensor):
         return "has no shape yet: run one batch through the network first"
     if tensor.is_meta:
@@ -77,12 +78,13 @@ def _why_not(tensor: Any) -> str | None:
         return _INFERENCE
     if tensor.layout != torch.strided:
         return f"is sparse ({tensor.layout}): make it dense with to_dense()"
-    if isinstance(tensor, nn.Parameter) and tensor.is_quantized:
+    if isinstance(given, nn.Parameter) and tensor.is_quantized:
         return "is quantized: reset the network before it is quantized"
-    if isinstance(tensor, nn.Parameter) and tensor.requires_grad:
+    if isinstance(given, nn.Parameter) and tensor.requires_grad:
         if tensor.is_complex():
             return "is complex, and scores order real numbers: hold its real and imaginary parts as two parameters"
-        if is_traceable_wrapper_subclass(tensor) and not is_instance(tensor, "torch.distributed.tensor", "DTensor"):
+        wraps: bool = is_traceable_wrapper_subclass(tensor)
+        if wraps and not is_instance(tensor, "torch.distributed.tensor", "DTensor"):
             return f"is a {type(tensor).__name__}, whose entries cannot be written one by one: use plain tensors"
         if any(stride == 0 and size > 1 for size, stride in zip(tensor.shape, tensor.stride(), strict=True)):
             return "has entries that share memory (expand): make it a tensor of its own with clone()"

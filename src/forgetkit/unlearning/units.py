@@ -104,7 +104,7 @@ def _reads_its_input(owner: ParameterOwner, dim: int) -> bool:
     weight = getattr(module, owner.local).detach()
     if weight.ndim != 2 or list(module.children()):
         return False
-    probes = torch.rand(3, weight.shape[dim], generator=torch.Generator().manual_seed(0)).to(weight)
+    probes = torch.randn(3, weight.shape[dim], generator=torch.Generator().manual_seed(0)).to(weight)
     expected = probes @ (weight if dim == 0 else weight.T)
     with torch.no_grad():
         try:
