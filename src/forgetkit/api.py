@@ -32,7 +32,6 @@ from forgetkit.seeding import Seeds
 from forgetkit.storage import RunDirectory
 from forgetkit.system.torch_settings import scoring_settings
 from forgetkit.unlearning.attachment import ComponentDescription, InterventionAttachment
-from forgetkit.unlearning.building import unwrapped_lookup
 from forgetkit.unlearning.tensor_checks import all_finite
 
 if TYPE_CHECKING:
@@ -296,6 +295,7 @@ def attach(
     known = registry.load()
     found = [_build_intervention(known, component) for component in components]
     past = _build_history(build, fresh, initial, previous, None, seed)
+    unlearning.require_supported(model)
     how = unlearning.Objective(loss, objective, outputs)
     inner = unlearning.unwrap(model)
     unlearning.require_trained_by(optimizer, inner)
@@ -689,8 +689,8 @@ def _build_history(
         build=build,
         trust_modules=fresh == "module",
         repeats=None if build is None else cache(partial(unlearning.RepeatedValues.of, build, _REPEATED_REMEDY)),
-        initial=None if initial is None else unwrapped_lookup(initial),
-        previous=None if previous is None else unwrapped_lookup(previous),
+        initial=unlearning.lookup(initial, "initial"),
+        previous=unlearning.lookup(previous, "previous"),
         memory=memory or unlearning.NO_HISTORY.memory,
         seeds=None if run_seed is None else Seeds(run_seed),
         compare_scales=True,

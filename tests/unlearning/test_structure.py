@@ -24,7 +24,7 @@ from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 import forgetkit
 from forgetkit.errors import NoMatchError, OptionError
-from forgetkit.unlearning import Scoring, head_of
+from forgetkit.unlearning import Scoring
 from forgetkit.unlearning.structure import names_in
 
 WORDS = [(torch.randint(7, (9, 3), generator=torch.Generator().manual_seed(0)), torch.arange(9) % CLASSES)]
@@ -78,15 +78,11 @@ def test_the_kinds_of_layers():
     layers = layers_of(model, [(torch.randn(2, 4, 3, 3), torch.tensor([0, 1]))])
     assert [layer.kind for layer in layers] == [kind for _, kind in kinds] + ["weight"]
     assert layers[1].buffers == ("1.running_mean", "1.running_var", "1.num_batches_tracked")
-    head = head_of(layers)
-    assert head is not None
-    assert head.name == "10"
 
 
-def test_no_linear_layer_no_head():
-    model = nn.Sequential(nn.Conv2d(2, CLASSES, 5), nn.Flatten())
-    with refused(NoMatchError, match="head", unchanged=model):
-        forgetkit.unlearn(model, images(3), reinit="rifle")
+def test_a_convolution_can_be_the_head():
+    model = nn.Sequential(nn.Conv2d(2, 6, 3), nn.ReLU(), nn.Conv2d(6, CLASSES, 3), nn.ReLU(), nn.Flatten())
+    assert list(forgetkit.unlearn(model, images(3), reinit="rifle").layers) == ["2.weight", "2.bias"]
 
 
 @pytest.mark.parametrize("reinit", REINITS)

@@ -266,6 +266,84 @@ def test_activity_over_time_and_by_keyword() -> None:
     torch.testing.assert_close(activity, torch.cat([hidden, hidden], 2))
 
 
+class Mix(nn.Module):
+    """A fully connected layer as GPT-2 has it: its weight is (inputs, outputs)."""
+
+    def __init__(self, inputs: int, outputs: int, *, act: bool = False) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.empty(inputs, outputs)), nn.Parameter(torch.empty(outputs))
+        self.act = act
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.weight)
+        nn.init.normal_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.reshape(-1, x.shape[-1])
+        return torch.addmm(self.bias, rows.relu() if self.act else rows, self.weight).view(*x.shape[:-1], -1)
+
+
+def transposed_weights() -> nn.Module:
+    return Net(
+        lambda net, x: net.head(net.down(torch.tanh(net.up(x.flatten(2)) ** 3)).mean(1)),
+        up=Mix(16, 4), down=Mix(4, 5), head=nn.Linear(5, 3),
+    )  # fmt: skip
+
+
+def upsampling(groups: int = 1) -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(2, 4, 3), nn.ReLU(), nn.ConvTranspose2d(4, 8, 2, 2, groups=groups), nn.BatchNorm2d(8), nn.ReLU(),
+        nn.Conv2d(8, 5, 1), nn.ReLU(), nn.Flatten(), nn.Linear(80, 3),
+    )  # fmt: skip
+
+
+def test_units_of_a_weight_of_inputs_by_outputs() -> None:
+    found = units(transposed_weights())
+    assert places(found["up"].incoming) == [("up.weight", 1, 0, 1)]
+    assert places(found["up"].outgoing) == [("down.weight", 0, 0, 1)]
+    assert (found["up"].size, found["up"].readers) == (4, ("down",))
+    assert places(found["down"].outgoing) == [("head.weight", 1, 0, 1)]
+
+
+def test_a_module_that_changes_its_input_is_no_reader() -> None:
+    model = transposed_weights()
+    model.down = Mix(4, 5, act=True)
+    assert list(units(model)) == ["down"]
+
+
+def test_units_around_transposed_convolutions() -> None:
+    found = units(upsampling())
+    assert list(found) == ["0", "2", "5"]
+    assert places(found["0"].outgoing) == [("2.weight", 0, 0, 1)]
+    assert places(found["2"].incoming) == [("2.weight", 1, 0, 1)]
+    assert places(found["2"].bias) == [("2.bias", 0, 0, 1)]
+    apart = units(upsampling(groups=4))  # a kernel for each channel, and two channels for each unit
+    assert places(apart["0"].incoming) == [("0.weight", 0, 0, 1), ("2.weight", 0, 0, 1)]
+    assert places(apart["0"].bias) == [("0.bias", 0, 0, 1), ("2.bias", 0, 0, 2)]
+    assert places(apart["0"].outgoing) == [("5.weight", 1, 0, 2)]
+    assert list(units(upsampling(groups=2))) == ["5"]
+
+
+def test_a_cache_among_the_outputs_is_off_while_tracing() -> None:
+    class Config:
+        use_cache = True
+
+    class Cache:
+        def __init__(self, value: Tensor) -> None:
+            self.value = value
+
+    def run(net: Net, x: Tensor) -> object:
+        hidden = net.one(x.flatten(1)).relu()
+        return (net.two(hidden), Cache(hidden)) if net.config.use_cache else (net.two(hidden),)
+
+    model = Net(run, one=nn.Linear(32, 6), two=nn.Linear(6, 3))
+    model.config = Config()
+    (group,) = units_of(model, images()[0][0], dict(model.named_parameters()))
+    assert group.name == "one"
+    assert model.config.use_cache is True
+
+
 @dataclass(frozen=True)
 class ResetSome:
     """Reset the units whose number in their group is in ``numbers``."""
@@ -304,15 +382,26 @@ def some(size: int) -> Tensor:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("build", [Residual, Concatenated, Attending])
+@pytest.mark.parametrize(
+    "build",
+    [
+        Residual,
+        Concatenated,
+        Attending,
+        transposed_weights,
+        upsampling,
+        lambda: upsampling(groups=4),
+    ],
+)
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_a_reset_unit_is_not_heard(build: type[nn.Module], memory_format: torch.memory_format) -> None:
+def test_a_reset_unit_is_not_heard(build: Callable[[], nn.Module], memory_format: torch.memory_format) -> None:
     torch.manual_seed(0)
     model = build().to(memory_format=memory_format)
     batches = images()
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     forgetkit.unlearn(model, batches, reinit=ResetSome(), seed=3)
     groups = units(model).values()
+    assert groups
     assert any(not torch.equal(p, before[name]) for name, p in model.named_parameters())
     assert silent(model, batches[0][0], groups, some)
 

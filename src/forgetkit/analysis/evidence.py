@@ -20,7 +20,7 @@ from forgetkit.registry.registry import Registry
 from forgetkit.seeding import Seeds, seeded_rng
 from forgetkit.system.torch_settings import each_under_torch_settings, under_torch_settings
 from forgetkit.training.evaluation import eval_mode
-from forgetkit.unlearning.integrity import require_gradients_possible
+from forgetkit.unlearning.support import require_gradients_possible
 
 _ROUNDING = 1e-4
 _SCORING_BATCH = 128

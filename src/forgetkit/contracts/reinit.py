@@ -72,6 +72,11 @@ class ReinitContext(Protocol):
         """The layers in order of execution on a batch."""
         ...
 
+    @property
+    def heads(self) -> Sequence[str]:
+        """The names of the layers from which the loss is computed with no other weighted layer in between."""
+        ...
+
     def names(self, scope: Scope | Literal["norm"]) -> tuple[str, ...]:
         """List the targets in a scope.
 

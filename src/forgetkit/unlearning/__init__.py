@@ -3,7 +3,7 @@
 Read ``pipeline`` first: score, select, apply.
 """
 
-from forgetkit.unlearning.building import unwrap
+from forgetkit.unlearning.building import lookup, unwrap
 from forgetkit.unlearning.followers import Followers
 from forgetkit.unlearning.fresh_values import NO_HISTORY, Memory, ModelHistory
 from forgetkit.unlearning.interventions import InterventionRunner, StepHooks, TrainStep, overridden_hooks
@@ -20,7 +20,7 @@ from forgetkit.unlearning.repeats import RepeatedValues
 from forgetkit.unlearning.report import LayerReport, UnlearnReport
 from forgetkit.unlearning.selection import Selection, count_of, select
 from forgetkit.unlearning.selection_group import SelectionGroup
-from forgetkit.unlearning.structure import head_of
+from forgetkit.unlearning.support import require_supported
 
 __all__ = [
     "NO_HISTORY",
@@ -49,8 +49,10 @@ __all__ = [
     "from_state",
     "head_of",
     "list_optimizers",
+    "lookup",
     "overridden_hooks",
     "require_classes",
+    "require_supported",
     "require_trained_by",
     "score",
     "select",

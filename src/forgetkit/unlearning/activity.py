@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from forgetkit.contracts import UnitGroup
 
@@ -44,7 +45,7 @@ def activity_in(
         views = []
         for slice_, reader in zip(group.outgoing, group.readers, strict=True):
             value = captured.get(reader)
-            dim = -1 if isinstance(model.get_submodule(reader), nn.Linear) else 1
+            dim = 1 if isinstance(model.get_submodule(reader), _ConvNd) else -1
             if value is None or value.numel() % (batch * value.shape[dim]) or len(value) % batch:
                 continue
             own = value.movedim(dim, -1)[..., slice_.start : slice_.start + group.size * slice_.repeat]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from torch.utils._pytree import tree_leaves
 
-from forgetkit.errors import ComponentError
+from forgetkit.errors import ComponentError, OptionError
 
 _WRAPPERS = (nn.parallel.DistributedDataParallel, nn.DataParallel, AveragedModel)
 
@@ -30,16 +30,52 @@ def unwrap(model: nn.Module) -> nn.Module:
         model = inner
 
 
-def unwrapped_lookup(tensors: Mapping[str, Tensor]) -> Callable[[str], Tensor]:
-    """Look up tensors by the names that the module inside a wrapper has, whether or not ``tensors`` are a wrapper's."""
-    plain = {_without_wrappers(name): name for name in reversed([*tensors])}
-    return lambda name: tensors[name if name in tensors else plain[_without_wrappers(name)]]
+def lookup(state: Mapping[str, Tensor] | None, what: str) -> Callable[[str], Tensor] | None:
+    """Return a function from a parameter's name to its entry in ``state``, whichever of both was saved in a wrapper.
+
+    Args:
+        state: A ``state_dict()``, of the network or of a wrapper of it.
+        what: The argument's name in messages.
+
+    Raises:
+        OptionError: If ``state`` is no mapping.
+    """
+    if state is None:
+        return None
+    if not isinstance(state, Mapping):
+        raise OptionError(f"{what}= takes copies of state_dict(), not {type(state).__name__}")
+    readings = _readings(state)
+
+    def find(name: str) -> Tensor:
+        inner = _without_compile(name)
+        found = {keys[inner] for keys in readings if inner in keys}
+        if len(found) != 1:
+            raise KeyError(name)
+        return state[found.pop()]
+
+    return find
 
 
-def _without_wrappers(name: str) -> str:
-    """A name without the prefixes that :func:`unwrap` looks through."""
-    name = name.replace("_orig_mod.", "")
-    return name.removeprefix("module.")
+def _readings(state: Mapping[str, Tensor]) -> list[dict[str, str]]:
+    """The keys of ``state`` by the names that they have in the network, in each way to read them.
+
+    ``module.`` in front of all keys is a wrapper's, or a child's: what both ways find is not known.
+    """
+    keys: dict[str, str] = {}
+    for key in state:
+        if _without_compile(key) in keys:
+            return [{key: key for key in state}]
+        keys[_without_compile(key)] = key
+    readings = [keys]
+    while (inner := [name for name in readings[-1] if name != "n_averaged"]) and all(
+        name.startswith("module.") for name in inner
+    ):
+        readings.append({name.removeprefix("module."): readings[-1][name] for name in inner})
+    return readings
+
+
+def _without_compile(name: str) -> str:
+    return ".".join(part for part in name.split(".") if part != "_orig_mod")
 
 
 @dataclass(frozen=True)
@@ -79,9 +115,9 @@ def infer_build(model: nn.Module) -> InferredBuild | None:
     imported here. Arguments that hold modules or tensors have been trained since, and are no way back.
     """
     kind = type(model)
-    if _is_instance(model, "transformers", "PreTrainedModel"):
+    if is_instance(model, "transformers", "PreTrainedModel"):
         return InferredBuild(kind, "config", lambda: kind(copy.deepcopy(model.config)))
-    if any(_is_instance(model, name, "LightningModule") for name in ("lightning.pytorch", "pytorch_lightning")):
+    if any(is_instance(model, name, "LightningModule") for name in ("lightning.pytorch", "pytorch_lightning")):
         saved: Any = model.hparams_initial
         given = dict(saved)
         named = [name for name, one in inspect.signature(kind).parameters.items() if one.kind not in _VARIADIC]
@@ -94,9 +130,10 @@ def infer_build(model: nn.Module) -> InferredBuild | None:
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
-def _is_instance(model: nn.Module, module: str, name: str) -> bool:
+def is_instance(value: object, module: str, name: str) -> bool:
+    """Whether ``value`` is an instance of a class of ``module``; False if nobody has imported that module."""
     kind = getattr(sys.modules.get(module), name, None)
-    return isinstance(kind, type) and isinstance(model, kind)
+    return isinstance(kind, type) and isinstance(value, kind)
 
 
 def require_same_architecture(built: nn.Module, model: nn.Module, build: object) -> None:

@@ -35,7 +35,8 @@ def gradients_of(
     nodes = _nodes_of(value)
     if not any(isinstance(node, _REENTRANT) for node in nodes):
         grads = torch.autograd.grad(value, list(leaves.values()), create_graph=create_graph, allow_unused=True)
-        return dict(zip(leaves, grads, strict=True))
+        dense = (grad.to_dense() if grad is not None and grad.is_sparse else grad for grad in grads)  # embeddings'
+        return dict(zip(leaves, dense, strict=True))
     if create_graph:
         raise OptionError(
             "reentrant checkpoints have no second derivative: call torch.utils.checkpoint with use_reentrant=False"

@@ -17,6 +17,7 @@ from forgetkit.seeding import seeded_rng
 from forgetkit.system.memory import translate_oom
 from forgetkit.system.torch_settings import scoring_settings, settings_restored
 from forgetkit.unlearning.fingerprints import fingerprints, same_bits
+from forgetkit.unlearning.support import require_supported
 from forgetkit.unlearning.tensor_checks import order_in_memory
 
 _Params = ParamSpec("_Params")
@@ -78,7 +79,7 @@ def restore_state(model: nn.Module, seed: int, *, training: bool = False) -> Ite
             for module in model.modules():
                 module._backward_hooks.clear()
                 module._backward_pre_hooks.clear()
-            model.train(training)
+            _set_mode(model, training)
             yield
     finally:
         with torch.no_grad():
@@ -88,6 +89,17 @@ def restore_state(model: nn.Module, seed: int, *, training: bool = False) -> Ite
         for p, (grad, requires_grad) in grads.items():
             p.requires_grad_(requires_grad)
             p.grad = grad
+
+
+def _set_mode(model: nn.Module, training: bool) -> None:
+    try:
+        model.train(training)
+    except Exception as error:  # a network may refuse, as those of torch.export do
+        mode = "train" if training else "eval"
+        raise OptionError(
+            f"{type(model).__name__} cannot be put into {mode} mode ({first_line(error)}): pass the network that it "
+            "was made from"
+        ) from error
 
 
 @contextmanager
@@ -121,16 +133,6 @@ def scoring_dtype(model: nn.Module) -> torch.dtype:
     return torch.float64 if any(p.dtype == torch.float64 for p in model.parameters()) else torch.float32
 
 
-def require_gradients_possible(model: nn.Module) -> None:
-    """Raise ``OptionError`` if a tensor of ``model`` was made in inference mode, which torch cannot differentiate."""
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if tensor.is_inference():
-            raise OptionError(
-                f"'{name}' of {type(model).__name__} was made inside torch.inference_mode() and can have no gradient: "
-                "build the network outside"
-            )
-
-
 def with_network_settings(
     function: Callable[Concatenate[nn.Module, _Params], _Result],
 ) -> Callable[Concatenate[nn.Module, _Params], _Result]:
@@ -138,7 +140,7 @@ def with_network_settings(
 
     @functools.wraps(function)
     def inside(model: nn.Module, /, *args: _Params.args, **kwargs: _Params.kwargs) -> _Result:
-        require_gradients_possible(model)
+        require_supported(model)
         with scoring_settings(scoring_dtype(model)):
             return function(model, *args, **kwargs)
 

@@ -24,7 +24,7 @@ from forgetkit.unlearning.apply import all_or_nothing, apply
 from forgetkit.unlearning.batches import count_samples
 from forgetkit.unlearning.followers import NO_FOLLOWERS, Followers
 from forgetkit.unlearning.fresh_values import NO_HISTORY, ModelHistory
-from forgetkit.unlearning.integrity import component_call, require_gradients_possible, scoring_dtype
+from forgetkit.unlearning.integrity import component_call, scoring_dtype
 from forgetkit.unlearning.model_view import DEFAULT_SCORING, ModelView
 from forgetkit.unlearning.objective import Loss, Objective
 from forgetkit.unlearning.optimizer_state import OptimizerStates
@@ -33,6 +33,7 @@ from forgetkit.unlearning.pass_counter import PassCounter
 from forgetkit.unlearning.probe import ReplayableBatches
 from forgetkit.unlearning.protection import NO_PROTECTION, Protection
 from forgetkit.unlearning.reset_context import ResetContext
+from forgetkit.unlearning.support import require_supported
 
 HOOKS = ("begin", "loss", "before_step", "after_step", "after_epoch")
 """The methods of :class:`forgetkit.contracts.Intervention` that a training loop calls."""
@@ -108,7 +109,7 @@ class InterventionRunner:
             hook: [n for n, one in enumerate(self.interventions) if hook in overridden_hooks(type(one))]
             for hook in HOOKS
         }
-        require_gradients_possible(self.model)
+        require_supported(self.model)
         self._dtype = scoring_dtype(self.model)
         self._needs_activity = any(getattr(one, "needs_activity", False) for one in self.interventions)
 

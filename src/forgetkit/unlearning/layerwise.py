@@ -159,7 +159,7 @@ class LayerwiseFresh:
         memo |= {id(tensor): tensor.detach().clone() for tensor in hook_results(original)}
         try:
             module = copy.deepcopy(original, memo).cpu().float()
-        except RuntimeError as error:
+        except Exception as error:  # a module may hold anything, and refuse in its own way
             name = next(iter(names))
             raise ComponentError(f"no fresh value for '{name}': {kind} cannot be copied; {self._remedy}") from error
         with scoring_settings(FRESH_DTYPE), settings_restored(f"the module {kind}"), seeded_rng(seed), torch.no_grad():

@@ -18,6 +18,7 @@ from forgetkit.unlearning import structure
 from forgetkit.unlearning.activity import activity_in, capture_inputs
 from forgetkit.unlearning.differentiation import ScoringNotes
 from forgetkit.unlearning.fresh_values import FreshValues, ModelHistory
+from forgetkit.unlearning.heads import heads_of
 from forgetkit.unlearning.integrity import component_call, read_only, restore_state
 from forgetkit.unlearning.layerwise import can_reset
 from forgetkit.unlearning.lazy_tensors import LazyTensors
@@ -216,6 +217,13 @@ class ModelView:
         return self.cache.layers
 
     @property
+    def heads(self) -> tuple[str, ...]:
+        """The names of the layers from which the loss is computed with no other weighted layer in between."""
+        weighted = [layer.name for layer in self.layers if layer.kind == "weight"]
+        with self._two_samples("the head is seen on", tuple(self.targets)) as (probe, _):
+            return heads_of(self.model, weighted, lambda: probe.loss(*next(probe.batches(2))))
+
+    @property
     def units(self) -> tuple[UnitGroup, ...]:
         """The groups of units, traced once."""
         if self.cache.units is None:
@@ -225,11 +233,11 @@ class ModelView:
         return self.cache.units
 
     @contextmanager
-    def _two_samples(self, what: str) -> Iterator[tuple[GuardedProbe, Any]]:
+    def _two_samples(self, what: str, names: Sequence[str] = ()) -> Iterator[tuple[GuardedProbe, Any]]:
         if self.batches is None:
             raise OptionError(f"{what} a batch: give batches of (inputs, targets)")
         with self.read_only_access("examining"):
-            probe = GuardedProbe(self.model, self.batches, (), self.loss, self.seeds)
+            probe = GuardedProbe(self.model, self.batches, names, self.loss, self.seeds)
             yield probe, next(probe.batches(2))[0]
 
     def reference(self, which: Reference, current: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
@@ -270,6 +278,11 @@ class ViewAccess:
     def layers(self) -> Sequence[Layer]:
         """The layers in order of execution."""
         return self.view.layers
+
+    @property
+    def heads(self) -> Sequence[str]:
+        """The names of the heads."""
+        return self.view.heads
 
     @property
     def units(self) -> Sequence[UnitGroup]:

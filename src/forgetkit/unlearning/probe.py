@@ -212,6 +212,14 @@ class GuardedProbe:
         """Like :meth:`grads`, with None for a parameter that the loss does not depend on; the loss may be NaN."""
         return self._differentiate(inputs, targets, None, {})[1]
 
+    def loss(self, inputs: Any, targets: Any) -> Tensor:
+        """Return the batch's loss, with its graph."""
+
+        def inside(model: nn.Module) -> Tensor:
+            return self._objective.evaluate(model, inputs, targets, None, self._component_name).value
+
+        return self._with_tensors(self._leaves({}), inside)
+
     def hvp(self, inputs: Any, targets: Any, vector: Mapping[str, Tensor], *, loss: Loss | None = None) -> Gradients:
         """Return the Hessian times a vector: the gradient of the gradient's product with it."""
         if set(vector) != set(self._parameters):
@@ -399,7 +407,10 @@ def _detached(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> LazyTensors:
     """Detach; floats of another precision than ``dtype`` are converted on each access, others share memory."""
 
     def stand_in(name: str) -> Tensor:
-        tensor = tensors[name].detach()
+        tensor = tensors[name]
+        if type(tensor) is not nn.Parameter and isinstance(tensor, nn.Parameter) and not tensor.is_floating_point():
+            return tensor  # of a quantised layer, which looks at attributes of its own
+        tensor = tensor.detach()
         return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
     return LazyTensors(tensors.keys(), stand_in)

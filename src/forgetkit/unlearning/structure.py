@@ -143,8 +143,3 @@ def layers_in(model: nn.Module, order: Sequence[nn.Module], buffers: Mapping[str
         )
         for module in sorted(positions, key=positions.__getitem__)
     )
-
-
-def head_of(layers: Sequence[Layer]) -> Layer | None:
-    """Return the head: the fully connected layer that is executed last."""
-    return next((layer for layer in reversed(layers) if layer.linear), None)

@@ -27,7 +27,7 @@ from forgetkit.contracts import UnitGroup, UnitSlice
 from forgetkit.errors import OptionError
 from forgetkit.unlearning.batches import map_leaves
 from forgetkit.unlearning.integrity import first_line
-from forgetkit.unlearning.structure import owners
+from forgetkit.unlearning.structure import ParameterOwner, owners
 
 # fmt: off
 _KEEPING = frozenset({
@@ -35,8 +35,8 @@ _KEEPING = frozenset({
     "adaptive_avg_pool3d", "adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d", "alpha_dropout",
     "celu", "clamp", "clone", "contiguous", "detach", "dropout", "elu", "feature_dropout", "gelu",
     "hardsigmoid", "hardswish", "hardtanh", "leaky_relu", "log_sigmoid", "max_pool1d", "max_pool2d",
-    "max_pool2d_with_indices", "max_pool3d", "mish", "neg", "relu", "relu6", "rrelu", "rsub", "selu", "sigmoid", "silu",
-    "softplus", "softsign", "square", "tanh", "to", "_to_copy", "upsample_bicubic2d", "upsample_bilinear2d",
+    "max_pool2d_with_indices", "max_pool3d", "mish", "neg", "pow", "relu", "relu6", "rrelu", "rsub", "selu", "sigmoid",
+    "silu", "softplus", "softsign", "square", "tanh", "to", "_to_copy", "upsample_bicubic2d", "upsample_bilinear2d",
     "upsample_nearest1d", "upsample_nearest2d",
 })
 # fmt: on
@@ -44,6 +44,7 @@ _KEEPING = frozenset({
 
 _COUPLING = frozenset(["add", "sub", "mul", "div", "maximum", "minimum"])
 _CONVOLUTIONS = frozenset(["conv1d", "conv2d", "conv3d"])
+_TRANSPOSED = frozenset(["conv_transpose1d", "conv_transpose2d", "conv_transpose3d"])
 _SLICES = ("incoming", "bias", "norm", "stats", "outgoing")
 _TRACER_LOG = logging.getLogger("torch._subclasses.fake_tensor")
 """torch logs the traceback of an operation that fails under the tracer here; the error names it anyway."""
@@ -69,7 +70,7 @@ def units_of(
     given = (inputs if isinstance(inputs, tuple) else (inputs,), dict(keywords or {}))
     args, kwargs = map_leaves(given, lambda _, leaf: _cast(leaf, floating))
     try:
-        with torch.no_grad(), _silenced(_TRACER_LOG):
+        with torch.no_grad(), _silenced(_TRACER_LOG), _without_caches(model):
             traced = torch.export.export(model, args, kwargs, strict=False)
     except Exception as error:  # a model's forward may raise anything under a tracer
         reason = first_line(error)
@@ -88,8 +89,43 @@ def units_of(
         group
         for group in tracer.groups()
         if all(slice_.name in open_names for slice_ in (*group.parameters, *group.stats))
-        and all(isinstance(owner_of[slice_.name].module, nn.Linear | _ConvNd) for slice_ in group.outgoing)
+        and all(_reads_its_input(owner_of[slice_.name], slice_.dim) for slice_ in group.outgoing)
     )
+
+
+def _reads_its_input(owner: ParameterOwner, dim: int) -> bool:
+    """Whether a module's weight reads the module's own input: there the activity of units is measured.
+
+    A module of another class than torch's counts if it computes nothing else than ``input @ weight`` plus a constant.
+    """
+    module = owner.module
+    if isinstance(module, nn.Linear | _ConvNd):
+        return True
+    weight = getattr(module, owner.local).detach()
+    if weight.ndim != 2 or list(module.children()):
+        return False
+    probes = torch.randn(3, weight.shape[dim], generator=torch.Generator().manual_seed(0)).to(weight)
+    expected = probes @ (weight if dim == 0 else weight.T)
+    with torch.no_grad():
+        try:
+            found = module.forward(probes) - module.forward(torch.zeros_like(probes))
+        except (RuntimeError, TypeError, ValueError, LookupError, AttributeError):  # of another input
+            return False
+    return found.shape == expected.shape and bool(torch.allclose(found, expected, rtol=1e-3, atol=1e-4))
+
+
+@contextmanager
+def _without_caches(model: nn.Module) -> Iterator[None]:
+    """Turn off ``use_cache`` of configurations, as transformers has them: a cache among the outputs has no trace."""
+    found: list[Any] = [getattr(module, "config", None) for module in model.modules()]
+    configurations = {id(config): config for config in found if getattr(config, "use_cache", False) is True}
+    try:
+        for configuration in configurations.values():
+            configuration.use_cache = False
+        yield
+    finally:
+        for configuration in configurations.values():
+            configuration.use_cache = True
 
 
 def _cast(leaf: Any, dtype: torch.dtype) -> Any:
@@ -207,8 +243,12 @@ class _ChannelTracer:
         tagged = [source for source in node.all_input_nodes if source in self._tags]
         if kind == "linear":
             return self._linear(node)
+        if kind == "addmm":
+            return self._addmm(node)
         if kind in _CONVOLUTIONS:
             return self._convolution(node)
+        if kind in _TRANSPOSED:
+            return self._transposed_convolution(node)
         if not tagged:
             return None
         if kind == "batch_norm":
@@ -230,6 +270,16 @@ class _ChannelTracer:
         self._read(value, weight, dim=len(_shape(value)) - 1)
         return self._written(weight, bias, dim=len(_shape(node)) - 1)
 
+    def _addmm(self, node: fx.Node) -> _Tag | None:
+        """A fully connected layer whose weight is (inputs, outputs)."""
+        bias, value, weight = _arguments(node, 3)
+        names = [parameter.name in self._names for parameter in (bias, weight)]
+        if not all(names) or len(_shape(bias)) != 1 or node.kwargs or value.name in self._names:
+            return None
+        self._recorded.update((parameter, node) for parameter in (weight, bias))
+        self._read(value, weight, dim=1, columns=0)
+        return self._written(weight, bias, dim=1, rows=1)
+
     def _convolution(self, node: fx.Node) -> _Tag | None:
         value, weight, bias = _arguments(node, 3)
         groups = _argument(node, 6, "groups", 1)
@@ -243,6 +293,25 @@ class _ChannelTracer:
         else:
             self._close([value])
         return self._written(weight, bias, dim=1)
+
+    def _transposed_convolution(self, node: fx.Node) -> _Tag | None:
+        """Its weight is (inputs, outputs / groups, ...)."""
+        value, weight, bias = _arguments(node, 3)
+        groups = _argument(node, 6, "groups", 1)
+        if weight.name not in self._names:
+            return None
+        if groups == 1:
+            self._recorded.update((parameter, node) for parameter in (weight, bias))
+            self._read(value, weight, dim=1, columns=0)
+            return self._written(weight, bias, dim=1, rows=1)
+        tag = self._tags.get(value)
+        if tag is None or tag.dim != 1 or groups != _shape(value)[1]:
+            return None  # its outputs lie along two dimensions of the weight
+        self._recorded.update((parameter, node) for parameter in (weight, bias))
+        wider = tag.widened(_shape(weight)[1])
+        self._attach(tag, weight, "incoming")
+        self._attach(wider, bias, "bias")
+        return wider
 
     def _depthwise(self, tag: _Tag, weight: fx.Node, bias: fx.Node | None) -> _Tag | None:
         """One kernel per channel: units stay apart, and so do their kernels."""
@@ -293,20 +362,20 @@ class _ChannelTracer:
             return None
         return _Tag(dim, tuple(segment for tag in tags for segment in tag.segments))
 
-    def _read(self, value: fx.Node, weight: fx.Node, dim: int) -> None:
-        """Record that ``weight`` has a column for each entry along ``dim`` of ``value``."""
+    def _read(self, value: fx.Node, weight: fx.Node, dim: int, columns: int = 1) -> None:
+        """Record that ``weight`` has, along ``columns``, an index for each entry along ``dim`` of ``value``."""
         tag = self._tags.get(value)
         if tag is not None and tag.dim == dim:
-            self._attach(tag, weight, "outgoing", dim=1)
+            self._attach(tag, weight, "outgoing", dim=columns)
         else:
             self._close([value])
 
-    def _written(self, weight: fx.Node, bias: fx.Node | None, dim: int) -> _Tag:
-        """Record that ``weight`` has a row for each unit along ``dim`` of the output: a new group."""
-        group = _GroupBuilder(len(self._groups), self._tensors[self._names[weight.name]].shape[0])
+    def _written(self, weight: fx.Node, bias: fx.Node | None, dim: int, rows: int = 0) -> _Tag:
+        """Record that ``weight`` has, along ``rows``, an index for each unit along ``dim`` of the output: a group."""
+        group = _GroupBuilder(len(self._groups), self._tensors[self._names[weight.name]].shape[rows])
         self._groups.append(group)
         tag = _Tag(dim, (_Segment(group, group.size),))
-        self._attach(tag, weight, "incoming")
+        self._attach(tag, weight, "incoming", dim=rows)
         self._attach(tag, bias, "bias")
         return tag
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -10,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvTransposeNd
 
 from forgetkit.contracts import Intervention, InterventionContext, UnitGroup, UnitSlice, Writes
 from forgetkit_plasticity._units import RESETTING, Coupled, open_groups
@@ -161,9 +163,12 @@ def _spread(activity: Tensor, mean: Tensor) -> Tensor:
 def _hand_over(model: nn.Module, group: UnitGroup, mean: Tensor, weights: Mapping[str, Tensor]) -> None:
     """Add to each reader's bias what it receives from units at their ``mean``."""
     for part, reader in zip(group.outgoing, group.readers, strict=True):
-        bias = getattr(model.get_submodule(reader), "bias", None)
+        module = model.get_submodule(reader)
+        bias = getattr(module, "bias", None)
         if isinstance(bias, nn.Parameter) and bias.requires_grad:
             weight = weights[part.name]
             columns = weight.movedim(part.dim, 0)[part.start : part.start + group.size * part.repeat]
-            per_unit = columns.reshape(group.size, part.repeat, len(weight), -1).sum((1, 3), dtype=torch.float32)
+            per_unit = columns.reshape(group.size, part.repeat, columns.shape[1], -1).sum((1, 3), dtype=torch.float32)
+            if isinstance(module, _ConvTransposeNd):  # each output sees one entry of the kernel in as many
+                per_unit = per_unit / math.prod(module.stride)
             bias.add_((mean @ per_unit).to(bias.dtype))
