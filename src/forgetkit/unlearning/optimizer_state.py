@@ -322,8 +322,8 @@ def require_trained_by(optimizer: object, model: nn.Module) -> None:
             continue
         if held and all(p.shape in shapes for p in held):
             raise OptionError(
-                f"{type(one).__name__} holds copies of the model's parameters, or another network's, and not the "
-                "parameters themselves: give the optimizer that trains this model"
+                f"{type(one).__name__} holds none of the model's parameters, but copies or another network's of their "
+                "shapes: give the optimizer that trains this model"
             )
         raise OptionError("the optimizer holds none of the model's parameters: give the one that trains this model")
 
