@@ -33,6 +33,7 @@ from forgetkit.seeding import Seeds
 from forgetkit.storage import RunDirectory
 from forgetkit.system.torch_settings import scoring_settings
 from forgetkit.unlearning.attachment import ComponentDescription, InterventionAttachment
+from forgetkit.unlearning.building import unwrapped_lookup
 from forgetkit.unlearning.tensor_checks import all_finite
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ def unlearn(
     memory: unlearning.Memory | None = None,
     run_seed: int | None = None,
     group: ProcessGroup | Literal[True] | None = None,
+    protect: unlearning.Protect | None = None,
 ) -> unlearning.UnlearnReport:
     """Reset part of ``model`` in place, and the optimizer's state of what was reset.
 
@@ -95,11 +97,13 @@ def unlearn(
             ``(loss, weight)`` with the number that the loss averages over.
         outputs: ``outputs(returned)`` takes a tensor out of what the model returns, for components that look at
             outputs. None: the tensor itself, or its ``logits``.
-        build: Makes a new model of the same architecture, whose values are the fresh ones.
+        build: Makes a new model of the same architecture, whose values are the fresh ones. Initialisation outside the
+            network's classes (``model.apply(f)`` in a script, a backbone made elsewhere) cannot be seen: pass a
+            function that does all of it.
         fresh: ``"auto"``: without ``build``, a layer's ``reset_parameters`` draws fresh values if no constructor around
             the layer initialises it. Otherwise a model of transformers or Lightning is built from its own ``config`` or
-            ``hparams``; any other model is an error. Initialisation by a script (``model.apply(f)``) cannot be seen:
-            pass ``build``. ``"module"``: ``reset_parameters`` draws them, whatever the constructors do.
+            ``hparams``; any other model is an error. ``"module"``: ``reset_parameters`` draws them, whatever the
+            constructors do.
         initial: Copies of ``state_dict()`` at the start of training, for methods that go back to it.
         scoring: Which parameters are scored, and in which mode.
         policy: What becomes of the optimizer's state and of running statistics.
@@ -107,6 +111,8 @@ def unlearn(
         memory: The method ``memory`` of what :func:`attach` returns, for components that watch the training.
         run_seed: A seed that stays the same at each call, for components that draw once for a whole run.
         group: A process group of ``torch.distributed``, or True for all processes.
+        protect: What is neither scored nor reset: names of parameters, buffers or modules, or boolean masks by the name
+            of a parameter (True = protected). Entries that :mod:`torch.nn.utils.prune` has pruned are always protected.
 
     Returns:
         The audit: for each parameter how many entries were scored and reset, the threshold and the seconds.
@@ -146,6 +152,7 @@ def unlearn(
             scoring=scored,
             policy=after,
             processes=processes,
+            protect=protect,
         )
     for remark in (*report.remarks, report.repeated):
         if remark is not None:
@@ -168,6 +175,7 @@ def score(
     scoring: unlearning.Scoring | None = None,
     previous: Mapping[str, Tensor] | None = None,
     memory: unlearning.Memory | None = None,
+    protect: unlearning.Protect | None = None,
 ) -> dict[str, Tensor]:
     """Score each entry of the trainable parameters that the loss depends on.
 
@@ -188,6 +196,7 @@ def score(
         scoring: Which parameters are scored, and in which mode.
         previous: Copies of ``state_dict()`` when the model was last reset.
         memory: The method ``memory`` of what :func:`attach` returns.
+        protect: What is not scored: names as for :func:`unlearn`. Under a mask, entries are scored all the same.
 
     Returns:
         ``{name: tensor}``: scores in the shape of the parameter, float32 or wider; higher means keep.
@@ -206,7 +215,14 @@ def score(
     )
     how = unlearning.Objective(loss, objective, outputs)
     return unlearning.score(
-        model, batches, importance=criterion, seeds=Seeds(seed), loss=how, history=past, scoring=scored
+        model,
+        batches,
+        importance=criterion,
+        seeds=Seeds(seed),
+        loss=how,
+        history=past,
+        scoring=scored,
+        protect=protect,
     )
 
 
@@ -223,6 +239,7 @@ def attach(
     fresh: Literal["auto", "module"] = "auto",
     initial: Mapping[str, Tensor] | None = None,
     previous: Mapping[str, Tensor] | None = None,
+    protect: unlearning.Protect | None = None,
 ) -> InterventionAttachment:
     """Attach interventions to your own training loop.
 
@@ -254,6 +271,7 @@ def attach(
         fresh: ``"auto"`` or ``"module"``, as for :func:`unlearn`.
         initial: Copies of ``state_dict()`` at the start of training.
         previous: Copies of ``state_dict()`` when the model was last reset.
+        protect: What no component resets, as for :func:`unlearn`.
 
     Returns:
         An object with ``begin``, ``step``, ``enter``, ``exit``, ``after_epoch``, ``memory``, ``state_dict`` and
@@ -275,6 +293,7 @@ def attach(
     unlearning.require_trained_by(optimizer, inner)
     instances = [component for _, component in found]
     runner = unlearning.InterventionRunner(inner, optimizer, instances, Seeds(seed), past, how)
+    runner.protection = unlearning.Protection.of(inner, protect)
     names = [spec.partition(":")[0].rpartition("/")[2] for spec, _ in found]  # without the distribution
     return InterventionAttachment(runner, list(map(ComponentDescription.of, names, instances)))
 
@@ -646,10 +665,11 @@ def _build_history(
         build=build,
         trust_modules=fresh == "module",
         repeats=None if build is None else cache(partial(unlearning.RepeatedValues.of, build, _REPEATED_REMEDY)),
-        initial=None if initial is None else initial.__getitem__,
-        previous=None if previous is None else previous.__getitem__,
+        initial=None if initial is None else unwrapped_lookup(initial),
+        previous=None if previous is None else unwrapped_lookup(previous),
         memory=memory or unlearning.NO_HISTORY.memory,
         seeds=None if run_seed is None else Seeds(run_seed),
+        compare_scales=True,
     )
 
 

@@ -220,6 +220,7 @@ class Scaled(nn.Module):
         super().__init__()
         self.net = mlp(6)
         self.scale = nn.Parameter(torch.tensor(2.0))
+        self.reset_parameters()
 
     def reset_parameters(self) -> None:
         nn.init.ones_(self.scale)

@@ -194,7 +194,7 @@ def test_other_buffers_are_left_alone():
     model(vectors(4)[0][0])
     before = values(model)
     report = forgetkit.unlearn(
-        model, vectors(8, 8), importance="random", policy=AGAIN, build=lambda: copy.deepcopy(model)
+        model, vectors(8, 8), importance="random", policy=AGAIN, build=lambda: copy.deepcopy(model), protect=["0"]
     )
     statistics = {"4.running_mean", "4.running_var", "4.num_batches_tracked"}
     assert set(report.buffers) == statistics

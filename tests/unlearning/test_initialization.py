@@ -189,6 +189,21 @@ def test_code_two_levels_up_is_found_and_named() -> None:
     assert (path, found.cls, found.function, found.resets) == ("", Outer, "Outer.__init__ (uniform_)", False)
 
 
+class Borrowing(nn.Module):
+    """Initialises a layer that another module holds first."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+        nn.init.normal_(layer.weight)
+
+
+def test_code_is_found_around_every_place_of_a_shared_layer() -> None:
+    layer = nn.Linear(3, 3)
+    model = nn.Sequential(nn.Sequential(layer), Borrowing(layer))
+    assert [path for path, _ in InitializationCode(model).containers("0.0")] == ["1"]
+
+
 @pytest.mark.parametrize("network", [Plain, Positions, lambda: nn.Sequential(nn.Linear(3, 3)), lambda: nn.LSTM(3, 3)])
 def test_layers_that_initialise_themselves_are_left_to_it(network: Callable[[], nn.Module]) -> None:
     model = network()

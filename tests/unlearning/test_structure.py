@@ -172,7 +172,7 @@ def test_a_tied_weight_is_reset_once_and_stays_tied(reinit):
     model = Tied()
     before = values(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    report = forgetkit.unlearn(model, WORDS, reinit=reinit, optimizer=optimizer)
+    report = forgetkit.unlearn(model, WORDS, reinit=reinit, optimizer=optimizer, build=Tied)
     assert set(report.layers) == {"table.weight", "mix.weight", "mix.bias"}
     assert report.reset == 35 + 25 + 5
     assert model.out.weight is model.table.weight
@@ -186,9 +186,9 @@ def test_a_shared_weight_stands_with_every_layer_that_holds_it():
     shared = [layer.name for layer in layers_of(model, WORDS) if "table.weight" in layer.parameters]
     assert shared == ["table", "out"]
     mix = {"mix.weight", "mix.bias"}
-    assert set(forgetkit.unlearn(model, WORDS, reinit="llf:start=0.3").layers) == mix
-    assert set(forgetkit.unlearn(model, WORDS, reinit="llf:start=0.0").layers) == {"table.weight"} | mix
-    assert set(forgetkit.unlearn(model, WORDS, reinit="rifle").layers) == {"table.weight"}
+    assert set(forgetkit.unlearn(model, WORDS, reinit="llf:start=0.3", build=Tied).layers) == mix
+    assert set(forgetkit.unlearn(model, WORDS, reinit="llf:start=0.0", build=Tied).layers) == {"table.weight"} | mix
+    assert set(forgetkit.unlearn(model, WORDS, reinit="rifle", build=Tied).layers) == {"table.weight"}
 
 
 @pytest.mark.parametrize(
@@ -257,6 +257,7 @@ class Shapes(nn.Module):
         self.net = mlp(6)
         self.scale = nn.Parameter(torch.tensor(3.0))
         self.shift = nn.Parameter(torch.ones(CLASSES))
+        self.reset_parameters()
 
     def reset_parameters(self) -> None:
         nn.init.uniform_(self.scale, 5, 6)

@@ -13,6 +13,7 @@ from forgetkit.unlearning.model_view import Scoring
 from forgetkit.unlearning.objective import Objective
 from forgetkit.unlearning.pass_counter import PassCounter
 from forgetkit.unlearning.pipeline import ResetPolicy, require_trained_by, score, unlearn
+from forgetkit.unlearning.protection import Protect, Protection
 from forgetkit.unlearning.repeats import RepeatedValues
 from forgetkit.unlearning.report import LayerReport, UnlearnReport
 from forgetkit.unlearning.selection import Selection, count_of, select
@@ -30,6 +31,8 @@ __all__ = [
     "ModelHistory",
     "Objective",
     "PassCounter",
+    "Protect",
+    "Protection",
     "RepeatedValues",
     "ResetPolicy",
     "Scoring",

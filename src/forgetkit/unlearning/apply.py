@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -65,6 +65,7 @@ def apply(
     undo: Undo,
     require_ready: Callable[[], None] = lambda: None,
     record_mask: MaskCallback | None = None,
+    protected: Mapping[str, Tensor] | None = None,
 ) -> AppliedChanges:
     """Write θ ← M·θ + (1-M)·ξ for each change (its mask 1-M and value ξ), before the next one is computed.
 
@@ -80,6 +81,7 @@ def apply(
         undo: Receives functions that undo each write.
         require_ready: Is called before each write.
         record_mask: Gets each mask.
+        protected: Masks of entries that stay as they are, whatever the changes say.
 
     Raises:
         ComponentError: If a change is not valid.
@@ -106,12 +108,15 @@ def apply(
                 )
             if change.name not in open_names:
                 raise ComponentError(
-                    f"{component_name} proposed a change to '{change.name}', which is frozen or unused"
+                    f"{component_name} proposed a change to '{change.name}', which is frozen, protected or unused"
                 )
             if change.name in applied.layers or change.name in applied.buffers:
                 raise ComponentError(f"{component_name} proposed two changes to '{change.name}'")
             _require_valid(change, tensor, component_name)
             mask = None if change.mask is None else change.mask.to(tensor.device)
+            if protected is not None and change.name in protected:
+                open_entries = ~protected[change.name].to(tensor.device)
+                mask = open_entries if mask is None else mask & open_entries
             reset, changed = _write(tensor, mask, change.value, undo)
             if change.name in buffers:
                 applied.buffers.append(change.name)

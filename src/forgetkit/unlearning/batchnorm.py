@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import torch
@@ -41,14 +41,20 @@ def refresh_bn_stats(
     batches: Iterable[Any] | None,
     undo: list[Callable[[], object]],
     seed: int,
+    protected: Collection[str] = (),
     objective: Objective | None = None,
 ) -> list[str]:
     """Keep the running statistics, reset them, or recalibrate them on ``batches``; return the buffers written.
 
     Recalibration takes the mean over the batches of each batch's statistics in training mode. Frozen layers keep
-    theirs.
+    theirs, and so do those with a buffer in ``protected``.
     """
-    layers = tracking_layers(model) if how != "keep" else {}
+    tracking = tracking_layers(model) if how != "keep" else {}
+    layers = {
+        name: layer
+        for name, layer in tracking.items()
+        if not any(buffer in protected for buffer, _ in layer.named_buffers(prefix=name))
+    }
     if not layers:
         return []
     if how == "recalibrate" and batches is None:

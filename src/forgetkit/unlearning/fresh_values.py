@@ -6,6 +6,7 @@ around it do (torchvision, transformers), :class:`FreshValues` builds the whole 
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,14 +16,15 @@ import torch
 from torch import Tensor, nn
 
 from forgetkit.contracts import Origin
-from forgetkit.errors import ComponentError, OptionError
+from forgetkit.errors import OptionError
 from forgetkit.seeding import Seeds, seeded_rng
 from forgetkit.system.torch_settings import scoring_settings
-from forgetkit.unlearning.building import infer_build, require_same_architecture, unwrap
+from forgetkit.unlearning.building import InferredBuild, infer_build, require_same_architecture, unwrap
 from forgetkit.unlearning.initialization import InitializationCode
 from forgetkit.unlearning.integrity import scoring_dtype
 from forgetkit.unlearning.layerwise import FRESH_DTYPE, Initialise, LayerwiseFresh
 from forgetkit.unlearning.repeats import RepeatedValues
+from forgetkit.unlearning.scales import Scale, scale_remark
 
 Build = Callable[[], nn.Module]
 Lookup = Callable[[str], Tensor]
@@ -44,6 +46,7 @@ class ModelHistory:
         previous: Returns a tensor's value at the end of the previous mega-batch, by name.
         memory: Returns what a component stored while it watched the training.
         seeds: The seeds of the whole run, for draws that last.
+        compare_scales: Whether to compare the scale of fresh values with that of ``initial``, or of an inferred build.
     """
 
     build: Build | None = None
@@ -54,6 +57,7 @@ class ModelHistory:
     previous: Lookup | None = None
     memory: Memory = lambda component: {}
     seeds: Seeds | None = None
+    compare_scales: bool = False
 
 
 NO_HISTORY = ModelHistory()
@@ -69,27 +73,43 @@ class FreshValues:
         code = None if history.trust_modules else InitializationCode(model)
         self._layerwise = LayerwiseFresh(model, history.initialise, seeds, code=code)
         self._layer_default = LayerwiseFresh(model, None, seeds, "choose another origin than layer-default")
-        self._build = history.build
-        self._is_inferred = False
-        if history.build is None and history.initialise is None and not history.trust_modules:
-            self._build = infer_build(model)
-            self._is_inferred = self._build is not None
+        inferred = infer_build(model) if history.build is None and history.initialise is None else None
+        self._build: Build | None = history.build if history.trust_modules else history.build or inferred
+        self._known, self._where = self._known_values(inferred)
         self._model = model
+        self._origins: dict[str, Origin] = {}
+        self._scales: dict[str, Scale | None] = {}
         self.sources: dict[str, str] = {}
         """Where each value that was drawn came from, by name."""
 
     def draw(self, name: str, origin: Origin) -> Tensor:
         """Return a fresh value, on the CPU or, for ``rewind``, where the initial values are."""
+        value = self._draw(name, origin)
+        self._origins[name] = origin
+        if origin == "original" and self._known is not None and name not in self._scales:
+            self._scales[name] = Scale.of(value)
+        return value
+
+    def draw_with(self, name: str, parameter: str) -> Tensor | None:
+        """Return what is drawn for ``name`` if ``parameter`` got its value from a network; else None."""
+        origin = self._origins.get(parameter)
+        return self._draw(name, origin) if origin in {"original", "layer-default", "rewind"} else None
+
+    def _draw(self, name: str, origin: Origin) -> Tensor:
         match origin:
             case "original":
                 return self._original(name)
             case "layer-default":
+                self.sources[name] = self._layer_default.source(name)
                 return self._layer_default.draw(name)
             case "uniform":
+                self.sources[name] = origin
                 return self._uniform(name)
             case "rewind":
+                self.sources[name] = "initial"
                 return self._initial(name)
             case "zero":
+                self.sources[name] = origin
                 return torch.zeros(self._tensors[name].shape, dtype=FRESH_DTYPE, device="cpu")
         raise OptionError(f"fresh values come from original, layer-default, uniform, rewind or zero, not '{origin}'")
 
@@ -101,24 +121,47 @@ class FreshValues:
         trainable = {name for name in rebuilt if self._tensors[name].requires_grad}
         return repeats().line(trainable) if repeats is not None and trainable else None
 
+    @property
+    def scale_remark(self) -> str | None:
+        """A line about values that were drawn in another scale than a network that is known to be new, if any."""
+        lookup = self._known
+        if lookup is None:
+            return None
+        drawn = {name: scale for name, scale in self._scales.items() if scale and self._tensors[name].requires_grad}
+        known = {}
+        for name in drawn:
+            with contextlib.suppress(KeyError):  # initial= may hold a part of the network
+                if (scale := Scale.of(lookup(name))) is not None:
+                    known[name] = scale
+        return scale_remark(drawn, known, self._where)
+
+    def _known_values(self, inferred: InferredBuild | None) -> tuple[Lookup | None, str]:
+        """The values of a network that is known to be new, by name, and what to call it; None if there is none."""
+        if not self._history.compare_scales:
+            return None, ""
+        if self._history.initial is not None:
+            return self._history.initial, "initial="
+        if self._history.trust_modules and inferred is not None:
+            return lambda name: self._values_of(inferred)[name], f"a network new from its own {inferred.source}"
+        return None, ""
+
     def _original(self, name: str) -> Tensor:
         if self._history.build is None and (self._build is None or self._layerwise.refusal(name) is None):
             value = self._layerwise.draw(name)
             self.sources[name] = self._layerwise.source(name)
             return value
-        if name not in self._built:
-            raise ComponentError(f"the network built anew has no '{name}': build= must give the same architecture")
-        self.sources[name] = "inferred build" if self._is_inferred else "build"
+        self.sources[name] = str(self._build) if isinstance(self._build, InferredBuild) else "build"
         return self._built[name]
 
     @cached_property
     def _built(self) -> dict[str, Tensor]:
         """The values of a network built anew, once per reset."""
-        if self._build is None:
-            return {}
+        return {} if self._build is None else self._values_of(self._build)
+
+    def _values_of(self, build: Build) -> dict[str, Tensor]:
         with scoring_settings(self._dtype), seeded_rng(self._seeds.number("fresh")):
-            model = unwrap(self._build())
-        require_same_architecture(model, self._model, "the build inferred" if self._is_inferred else "build=")
+            model = unwrap(build())
+        require_same_architecture(model, self._model, build)
         return {name: t.detach().cpu() for name, t in [*model.named_parameters(), *model.named_buffers()]}
 
     def _uniform(self, name: str) -> Tensor:

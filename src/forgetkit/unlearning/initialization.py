@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 RESETS = ("reset_parameters", "_reset_parameters")
 """Methods by which a module initialises its own parameters: torch's convention, and its spelling in attention."""
@@ -59,20 +60,27 @@ class InitializationCode:
     """Reads the constructors of the classes of one model, each class once."""
 
     def __init__(self, model: nn.Module) -> None:
-        self._modules = dict(model.named_modules())
+        self._modules = dict(model.named_modules(remove_duplicate=False))
+        self._paths: dict[nn.Module, list[str]] = {}
+        for path, module in self._modules.items():
+            self._paths.setdefault(module, []).append(path)
         self._read: dict[type, Initializer | None] = {}
-        classes = {type(module) for module in self._modules.values()}
+        classes = {parametrize.type_before_parametrizations(module) for module in self._modules.values()}
         self._locals = {local for module in self._modules.values() for local in module._parameters}
+        self._replaced: dict[type, frozenset[str]] = {}
         self._methods: dict[str, list[object]] = {}
+        self._with_self: set[types.FunctionType] = set()
         for owner in {base for cls in classes for base in _classes(cls)}:
+            plain = [value for value in vars(owner).values() if isinstance(value, types.FunctionType)]
+            self._with_self.update(_functions(plain))
             for name, value in vars(owner).items():
                 if name not in (*_CONSTRUCTORS, *RESETS):
                     self._methods.setdefault(name, []).append(value)
 
     def containers(self, path: str) -> list[tuple[str, Initializer]]:
         """The modules around the one at ``path`` whose code writes to what they contain, the outermost first."""
-        parts = path.split(".") if path else []
-        outer = (".".join(parts[:depth]) for depth in range(len(parts)))
+        every = [other.split(".") for other in self._paths[self._modules[path]] if other]
+        outer = dict.fromkeys(".".join(parts[:depth]) for parts in every for depth in range(len(parts)))
         found = ((name, self._initializer(name)) for name in outer)
         return [(name, initializer) for name, initializer in found if initializer is not None]
 
@@ -81,12 +89,15 @@ class InitializationCode:
         initializer = self._initializer(path)
         if initializer is not None and not initializer.resets:
             return initializer
-        cls = type(self._modules[path])
-        replaced = _replaced_after_reset(cls)
-        return Initializer(cls, f"{cls.__name__}.__init__", resets=False) if local in replaced else None
+        cls = parametrize.type_before_parametrizations(self._modules[path])
+        if cls not in self._replaced:
+            self._replaced[cls] = _replaced_after_reset(cls)
+        if local not in self._replaced[cls]:
+            return None
+        return Initializer(cls, f"{cls.__name__}.__init__ ({local} =)", resets=False)
 
     def _initializer(self, path: str) -> Initializer | None:
-        cls = type(self._modules[path])
+        cls = parametrize.type_before_parametrizations(self._modules[path])
         if cls not in self._read:
             self._read[cls] = self._read_class(cls)
         return self._read[cls]
@@ -120,7 +131,7 @@ class InitializationCode:
             package = (function.__module__ or "").partition(".")[0]
             if package in _ELSEWHERE or (package == "torch" and function not in own):
                 continue
-            written = self._write_in(function, is_method=function in own)
+            written = self._write_in(function)
             if written is not None:
                 return f"{function.__qualname__} ({written})"
             values = self._references(function, cls)
@@ -129,10 +140,10 @@ class InitializationCode:
             waiting.extend(_functions(values))
         return None
 
-    def _write_in(self, function: types.FunctionType, *, is_method: bool) -> str | None:
+    def _write_in(self, function: types.FunctionType) -> str | None:
         """The operation by which a function writes to a tensor, if any. Setting attributes of ``self`` is none."""
         for code in _nested(function.__code__):
-            own = code.co_varnames[:1] if is_method and code is function.__code__ else ()
+            own = code.co_varnames[:1] if function in self._with_self and code is function.__code__ else ()
             texts = {text for text in code.co_consts if isinstance(text, str)}
             named = next((name for name in code.co_names if name in _WRITES), None)
             written = named or min(texts & _IN_PLACE, default=None) or _statement_in(code, own, self._locals)
@@ -180,6 +191,8 @@ def _replaced_after_reset(cls: type) -> frozenset[str]:
         return frozenset()
     replaced: set[str] = set()
     for owner in _classes(cls):  # from the most derived, whose own lines run last
+        if _is_of_torch(owner):
+            break
         for function in _attribute(owner, "__init__"):
             last_reset = -1
             created: dict[str, int] = {}
@@ -217,7 +230,7 @@ def _statement_in(code: types.CodeType, own: tuple[str, ...], local_names: set[s
                 return f"{name} ="
         elif name == "register_parameter" and not _loads(before, own):
             return name
-        elif line.opname in ("STORE_SUBSCR", "STORE_SLICE") and touches:
+        elif line.opname in {"STORE_SUBSCR", "STORE_SLICE"} and touches and not _is_text(before):  # a dict has texts
             return "[] ="
         elif line.opname == "BINARY_OP" and line.argrepr.endswith("=") and touches:
             return line.argrepr
@@ -232,6 +245,10 @@ def _statement_in(code: types.CodeType, own: tuple[str, ...], local_names: set[s
 
 
 _SILENT = {"CACHE", "PRECALL", "PUSH_NULL", "NOP", "EXTENDED_ARG", "RESUME"}
+
+
+def _is_text(line: dis.Instruction | None) -> bool:
+    return line is not None and line.opname == "LOAD_CONST" and isinstance(line.argval, str)
 
 
 def _start(line: dis.Instruction) -> object:
@@ -281,9 +298,8 @@ def _inside(value: object, names: set[str]) -> Iterator[object]:
     cls = value if isinstance(value, type) else type(value)
     if cls.__module__.partition(".")[0] in {*_ELSEWHERE, "torch"}:
         return
-    wanted = set(names)
-    if not issubclass(cls, nn.Module):  # a module's own constructor is read by itself
-        wanted |= {*_CONSTRUCTORS, "__call__"}
+    # A module's own constructor is read by itself.
+    wanted = names - {*_CONSTRUCTORS} if issubclass(cls, nn.Module) else {*names, *_CONSTRUCTORS, "__call__"}
     for base in cls.__mro__:
         yield from (vars(base)[name] for name in wanted if name in vars(base))
     if not isinstance(value, type):

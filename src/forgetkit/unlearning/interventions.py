@@ -26,8 +26,10 @@ from forgetkit.unlearning.fresh_values import NO_HISTORY, ModelHistory
 from forgetkit.unlearning.integrity import component_call, require_gradients_possible, scoring_dtype
 from forgetkit.unlearning.model_view import DEFAULT_SCORING, ModelView
 from forgetkit.unlearning.objective import Loss, Objective
+from forgetkit.unlearning.parametrized_buffers import follow_weights
 from forgetkit.unlearning.pass_counter import PassCounter
 from forgetkit.unlearning.probe import ReplayableBatches
+from forgetkit.unlearning.protection import NO_PROTECTION, Protection
 from forgetkit.unlearning.reset_context import ResetContext
 
 HOOKS = ("begin", "loss", "before_step", "after_step", "after_epoch")
@@ -63,6 +65,7 @@ class InterventionRunner:
         loss: Maps (outputs, targets) to the batch's mean loss; or an objective, for batches of any shape.
         check_finite: Check that terms of the loss are finite, which is too slow for every step of a training run.
         passes: Counts the samples that interventions run through the model.
+        protection: What may not change.
     """
 
     model: nn.Module
@@ -73,6 +76,7 @@ class InterventionRunner:
     loss: Loss | Objective | None = cross_entropy
     check_finite: bool = False
     passes: PassCounter = field(default_factory=PassCounter)
+    protection: Protection = NO_PROTECTION
     names: tuple[str, ...] = field(init=False)
     """The names of the interventions in messages."""
     states: list[dict[str, Tensor]] = field(init=False)
@@ -255,7 +259,10 @@ class InterventionRunner:
             )
         trained = tuple(name for name, p in self.model.named_parameters() if p.requires_grad)
         if self._view is None or self._view[0] != trained:
-            self._view = trained, ModelView.of(self.model, None, self.loss, self.seeds, DEFAULT_SCORING, self.history)
+            self._view = (
+                trained,
+                ModelView.of(self.model, None, self.loss, self.seeds, DEFAULT_SCORING, self.history, self.protection),
+            )
         return replace(self._view[1], batches=ReplayableBatches([self._batch]), passes=self.passes)
 
     def _make_reset_context(self, component: Intervention, state: dict[str, Tensor], seeds: Seeds) -> ResetContext:
@@ -267,7 +274,9 @@ class InterventionRunner:
         view, name = self._current_view(), self.names[number]
         names, require_ready = {*view.targets, *view.buffers}, partial(view.require_not_in_use, name)
         with all_or_nothing() as undo:
-            applied = apply(self.model, changes, self.optimizer, names, name, undo, require_ready)
+            protected = self.protection.entries(self.model)
+            applied = apply(self.model, changes, self.optimizer, names, name, undo, require_ready, protected=protected)
+            follow_weights(self.model, applied.layers.keys(), undo)
         self.resets[number] += applied.reset
         return applied.reset
 

@@ -14,7 +14,7 @@ from forgetkit.seeding import Seeds, seeded_rng
 from forgetkit.system.torch_settings import scoring_settings, settings_restored
 from forgetkit.unlearning.initialization import RESETS, InitializationCode
 from forgetkit.unlearning.reparametrization import computed_weights, hook_results, sources_of, strip
-from forgetkit.unlearning.structure import owners
+from forgetkit.unlearning.structure import aliases, owners
 from forgetkit.unlearning.tensor_checks import any_nan
 
 Initialise = Callable[[nn.Module], None]
@@ -50,7 +50,7 @@ class LayerwiseFresh:
         remedy: str = _REMEDY,
         code: InitializationCode | None = None,
     ) -> None:
-        self._modules = dict(model.named_modules())
+        self._modules = dict(model.named_modules(remove_duplicate=False))
         self._owners = owners(model)
         self._computed: dict[str, str] = {
             _prefix(path) + source: path
@@ -58,6 +58,7 @@ class LayerwiseFresh:
             for weight in computed_weights(module)
             for source in weight.sources
         }
+        self._aliases = aliases(model)
         self._initialise, self._seeds, self._remedy, self._code = initialise, seeds, remedy, code
         self._containers: dict[str, dict[str, Tensor]] = {}
 
@@ -69,7 +70,8 @@ class LayerwiseFresh:
         module = self._modules[path]
         foreign = None
         if self._code is not None:
-            around = (found for _, found in self._code.containers(path) if not found.resets)
+            paths = [path, *(other.rpartition(".")[0] for other in self._aliases.get(name, ()))]
+            around = (found for at in paths for _, found in self._code.containers(at) if not found.resets)
             foreign = next(around, None) or self._code.own(path, name.removeprefix(_prefix(path)))
         if foreign is not None:
             return (
@@ -77,9 +79,22 @@ class LayerwiseFresh:
                 f"reset_parameters() of {type(module).__name__} would draw from another distribution; {self._remedy}, "
                 'or fresh="module" to draw by reset_parameters() all the same'
             )
+        if self._code is not None and (other := self._tied_otherwise(name, module)) is not None:
+            kinds = f"{type(module).__name__} or of {type(self._modules[other.rpartition('.')[0]]).__name__}"
+            return (
+                f"no fresh value for '{name}': it is '{other}' too, and whether the network began with the values of "
+                f"{kinds} cannot be seen; {self._remedy}"
+            )
         if not can_reset(module):
             return f"no fresh value for '{name}': {type(module).__name__} has no reset_parameters(); {self._remedy}"
         return None
+
+    def _tied_otherwise(self, name: str, module: nn.Module) -> str | None:
+        """Another name of the same tensor, in a module of another class."""
+        others = (other for other in self._aliases.get(name, ()) if name not in self._computed)
+        return next(
+            (other for other in others if type(self._modules[other.rpartition(".")[0]]) is not type(module)), None
+        )
 
     def source(self, name: str) -> str:
         """Return what draws ``name``, such as ``"reset_parameters of Linear"``."""

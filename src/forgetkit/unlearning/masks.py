@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -96,7 +96,16 @@ class Masks(LazyTensors):
 
     def __init__(self, packed: Mapping[str, PackedMask]) -> None:
         super().__init__(packed.keys(), lambda name: _mask_of(*packed[name]))
-        self._packed = packed
+        self._packed = dict(packed)
+
+    def spread(self, eligible: Mapping[str, Tensor]) -> Masks:
+        """Return masks of whole tensors from those over the ``eligible`` entries alone; the others are False."""
+        spread = dict(self._packed)
+        for name, where in eligible.items():
+            mask = self[name]
+            whole = torch.zeros_like(where, device=mask.device).masked_scatter_(where.to(mask.device), mask)
+            spread[name] = pack_mask(whole), whole.shape
+        return Masks(spread)
 
     def __repr__(self) -> str:
         shapes = ", ".join(f"'{name}': {tuple(shape)}" for name, (_, shape) in self._packed.items())
@@ -105,3 +114,20 @@ class Masks(LazyTensors):
 
 def _mask_of(bits: Tensor | None, shape: torch.Size) -> Tensor:
     return torch.ones(shape, dtype=torch.bool, device="cpu") if bits is None else unpack_mask(bits, shape)
+
+
+class EligibleScores(Mapping[str, Tensor]):
+    """Scores of the entries alone that may be selected: one dimension where ``eligible`` has a mask."""
+
+    def __init__(self, scores: Mapping[str, Tensor], eligible: Mapping[str, Tensor]) -> None:
+        self._scores, self._eligible = scores, eligible
+
+    def __getitem__(self, name: str) -> Tensor:
+        score = self._scores[name]
+        return score[self._eligible[name].to(score.device)] if name in self._eligible else score
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._scores)
+
+    def __len__(self) -> int:
+        return len(self._scores)

@@ -24,6 +24,8 @@ from forgetkit.unlearning.lazy_tensors import LazyTensors
 from forgetkit.unlearning.objective import Loss, Objective
 from forgetkit.unlearning.pass_counter import PassCounter
 from forgetkit.unlearning.probe import Batches, GuardedProbe, ReplayableBatches, ValidatedScores
+from forgetkit.unlearning.protection import NO_PROTECTION, Protection
+from forgetkit.unlearning.reparametrization import pruning_masks
 from forgetkit.unlearning.units import units_of
 
 
@@ -72,8 +74,8 @@ class ModelView:
     """A read-only view of a model.
 
     ``targets`` are the trainable parameters, ``scored`` those of them that are scored, ``buffers`` the buffers that may
-    change, ``left_out`` the other parameters with the reason. ``passes`` counts the samples that components run through
-    the model, without the few that show its structure.
+    change, ``left_out`` the other parameters with the reason. ``protection`` tells the entries that may not change.
+    ``passes`` counts the samples that components run through the model, without the few that show its structure.
     """
 
     model: nn.Module
@@ -86,6 +88,7 @@ class ModelView:
     scored: Mapping[str, Tensor]
     left_out: Mapping[str, str]
     buffers: Mapping[str, Tensor]
+    protection: Protection
     cache: ViewCache = field(default_factory=ViewCache)
     passes: PassCounter = field(default_factory=PassCounter)
     notes: ScoringNotes = field(default_factory=ScoringNotes)
@@ -99,6 +102,7 @@ class ModelView:
         seeds: Seeds,
         scoring: Scoring,
         history: ModelHistory,
+        protection: Protection = NO_PROTECTION,
     ) -> ModelView:
         """Examine ``model``, whose state is restored.
 
@@ -108,14 +112,20 @@ class ModelView:
         """
         trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
         left_out = {name: "frozen" for name, p in model.named_parameters() if not p.requires_grad}
+        left_out |= {name: "protected" for name in trainable if name in protection.names}
+        trainable = {name: p for name, p in trainable.items() if name not in left_out}
         if not trainable:
-            raise NoMatchError(f"{type(model).__name__} has no trainable parameter; there is nothing to forget")
-        owners = structure.owners(model)
+            but = "protects every" if "protected" in left_out.values() else "has no"
+            who = "protect=" if "protected" in left_out.values() else type(model).__name__
+            raise NoMatchError(f"{who} {but} trainable parameter; there is nothing to forget")
+        owners, pruned = structure.owners(model), {id(mask) for mask in pruning_masks(model).values()}
         buffers = {
             name: buffer
             for name, buffer in model.named_buffers()
             if (history.build is not None or can_reset(owners[name].module))
             and not structure.is_frozen(owners[name].module)
+            and name not in protection.names
+            and id(buffer) not in pruned
         }
         replayable, cache = None if batches is None else ReplayableBatches(batches), ViewCache()
         if replayable is not None:
@@ -141,8 +151,26 @@ class ModelView:
         scored = {name: p for name, p in targets.items() if name in inside}
         if not scored:
             raise NoMatchError(f"score-params={scoring.params}: {type(model).__name__} has no such parameter")
+        closed = protection.entries(model)
+        if all(name in closed and bool(closed[name].all()) for name in targets):
+            raise NoMatchError(
+                f"every entry of {type(model).__name__} is protected or pruned; nothing is left to reset"
+            )
         frozen_targets = MappingProxyType(targets)
-        return cls(model, replayable, loss, seeds, scoring, history, frozen_targets, scored, left_out, buffers, cache)
+        return cls(
+            model,
+            replayable,
+            loss,
+            seeds,
+            scoring,
+            history,
+            frozen_targets,
+            scored,
+            left_out,
+            buffers,
+            protection,
+            cache,
+        )
 
     @contextmanager
     def read_only_access(self, name: str) -> Iterator[None]:
@@ -168,6 +196,13 @@ class ModelView:
                 scores = importance.score(probe)
             probe.require_counted()
         return ValidatedScores(scores, self.scored, name, allows_ties=bool(getattr(importance, "allows_ties", False)))
+
+    @property
+    def eligible(self) -> int:
+        """How many of the scored entries may be selected."""
+        protected = self.protection.entries(self.model)
+        fixed = sum(int(mask.sum()) for name, mask in protected.items() if name in self.scored)
+        return sum(p.numel() for p in self.scored.values()) - fixed
 
     @property
     def layers(self) -> tuple[Layer, ...]:

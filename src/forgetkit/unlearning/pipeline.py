@@ -33,10 +33,13 @@ from forgetkit.unlearning.integrity import assert_params_unchanged, attribute_er
 from forgetkit.unlearning.masks import MaskCallback
 from forgetkit.unlearning.model_view import DEFAULT_SCORING, ModelView, Scoring
 from forgetkit.unlearning.objective import Loss, Objective
+from forgetkit.unlearning.parametrized_buffers import follow_weights
 from forgetkit.unlearning.probe import Batches
+from forgetkit.unlearning.protection import Protect, Protection
 from forgetkit.unlearning.report import UnlearnReport, change_remark, tie_remark
 from forgetkit.unlearning.reset_context import ResetContext
 from forgetkit.unlearning.selection_group import SelectionGroup
+from forgetkit.unlearning.structure import aliases
 
 _log = logging.getLogger("forgetkit")
 
@@ -84,6 +87,7 @@ def unlearn(
     scoring: Scoring = DEFAULT_SCORING,
     policy: ResetPolicy = ResetPolicy(),
     processes: SelectionGroup | None = None,
+    protect: Protect | None = None,
     record_mask: MaskCallback | None = None,
 ) -> UnlearnReport:
     """Score, select and reset entries of ``model`` in place; clear the optimizer's state of the old values.
@@ -100,6 +104,7 @@ def unlearn(
         scoring: Which parameters are scored, and in which mode.
         policy: What happens to the optimizer's state and to running statistics.
         processes: Those that select together. All of them reset, or none.
+        protect: What is neither scored nor reset.
         record_mask: Gets each mask.
 
     Returns:
@@ -120,7 +125,8 @@ def unlearn(
     criterion = "examining" if importance is None else component_name(importance)
     # Score.
     with assert_params_unchanged(model, criterion):
-        view = ModelView.of(model, batches, loss, seeds, scoring, history)
+        protection = Protection.of(model, protect)
+        view = ModelView.of(model, batches, loss, seeds, scoring, history, protection)
         scores = None if importance is None else view.scores(importance)
     processes = processes or SelectionGroup()
     context = ResetContext(view, reinit, history.memory(reinit), scores, criterion, processes)
@@ -129,10 +135,15 @@ def unlearn(
     with all_or_nothing() as undo, seeded_rng(seeds.number("propose")):
         applied = _select_and_apply(context, reinit, cleared, undo, record_mask)
         if applied.layers:
-            counted = None if view.batches is None else view.passes.count_forward(view.batches)
-            refreshed = refresh_bn_stats(
-                model, policy.bn_stats, counted, undo, seeds.number("statistics"), Objective.of(loss)
+            applied.buffers.extend(
+                name
+                for name in follow_weights(model, applied.layers.keys(), undo, context.draw_with)
+                if name not in applied.buffers
             )
+            counted = None if view.batches is None else view.passes.count_forward(view.batches)
+            seed = seeds.number("statistics")
+            names, how = view.protection.names, Objective.of(loss)
+            refreshed = refresh_bn_stats(model, policy.bn_stats, counted, undo, seed, names, how)
             applied.buffers.extend(name for name in refreshed if name not in applied.buffers)
         if optimizer is not None and policy.optimizer_state == "fresh":
             applied.optimizer_cleared += clear_all_state(optimizer, model, undo)
@@ -162,7 +173,8 @@ def _select_and_apply(
     with settings_restored(f"the reinit method {method}"):
         with attribute_errors_to(f"the reinit method {method}"):
             changes = reinit.propose(context)
-        applied = apply(view.model, changes, optimizer, names, method, undo, require_ready, record_mask)
+        protected = view.protection.entries(view.model)
+        applied = apply(view.model, changes, optimizer, names, method, undo, require_ready, record_mask, protected)
     if not applied.layers and not getattr(reinit, "changes_nothing", False):
         raise NoMatchError(f"{method} matched no parameter of {type(view.model).__name__}; nothing would be forgotten")
     return applied
@@ -172,11 +184,12 @@ def _report(
     context: ResetContext, applied: AppliedChanges, importance: Importance | None, seconds: float
 ) -> UnlearnReport:
     view, selected = context.view, context.last_selection
-    remarks = [change_remark(applied.reset, applied.changed), *view.notes.remarks(view.model)]
+    remarks = [change_remark(applied.reset, applied.changed), context.scale_remark, *view.notes.remarks(view.model)]
+    reset = {name for name, layer in applied.layers.items() if layer.reset} | {*applied.buffers}
     if selected is not None and not getattr(importance, "allows_ties", False):
         remarks.append(tie_remark(selected))
     return UnlearnReport(
-        scored=0 if context.scores is None else sum(p.numel() for p in view.scored.values()),
+        scored=0 if context.scores is None else view.eligible,
         reset=applied.reset,
         threshold=None if selected is None else selected.threshold,
         seconds=seconds,
@@ -190,6 +203,8 @@ def _report(
         tied=0 if selected is None else selected.tied,
         remarks=tuple(remark for remark in remarks if remark is not None),
         repeated=context.repeated,
+        sources={name: source for name, source in context.sources.items() if name in reset},
+        aliases={name: others for name, others in aliases(view.model).items() if name in reset},
     )
 
 
@@ -203,6 +218,7 @@ def score(
     loss: Loss | Objective | None = cross_entropy,
     history: ModelHistory = NO_HISTORY,
     scoring: Scoring = DEFAULT_SCORING,
+    protect: Protect | None = None,
 ) -> dict[str, Tensor]:
     """Return scores of the trainable parameters that the loss depends on; higher = keep. Changes nothing.
 
@@ -214,7 +230,7 @@ def score(
     model = unwrap(model)
     criterion = component_name(importance)
     with assert_params_unchanged(model, criterion):
-        view = ModelView.of(model, batches, loss, seeds, scoring, history)
+        view = ModelView.of(model, batches, loss, seeds, scoring, history, Protection.of(model, protect))
         scores = view.scores(importance)
     with view.read_only_access(criterion) if scores.lazy else torch.inference_mode(False):
         copies = {name: scores[name].clone() for name in scores}

@@ -15,6 +15,8 @@ from torch.nn.utils import parametrize, prune
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
+from forgetkit.unlearning.parametrized_buffers import refine_estimates
+
 _HOOKS = (WeightNorm, SpectralNorm, prune.BasePruningMethod)
 _LIST = "parametrizations"
 
@@ -25,7 +27,7 @@ class ComputedWeight:
 
     Attributes:
         name: The attribute, such as ``"weight"``.
-        sources: The tensors that it is computed from, by their names in the module.
+        sources: The tensors that it is computed from, by their names in the module, with the buffers that go with them.
         invert: Returns what the sources hold if the weight is to have a value.
     """
 
@@ -38,8 +40,7 @@ def computed_weights(module: nn.Module) -> Iterator[ComputedWeight]:
     """The tensors that ``module`` itself computes."""
     if parametrize.is_parametrized(module):
         for name, parts in module.get_submodule(_LIST).named_children():
-            sources = tuple(f"{_LIST}.{name}.{original}" for original in _originals(parts))
-            yield ComputedWeight(name, sources, _inverse(parts))
+            yield ComputedWeight(name, tuple(f"{_LIST}.{name}.{local}" for local in _tensors(parts)), _inverse(parts))
     for hook in _hooks(module):
         if isinstance(hook, WeightNorm):
             yield ComputedWeight(hook.name, (f"{hook.name}_g", f"{hook.name}_v"), _norm_and_direction(hook.dim))
@@ -97,17 +98,18 @@ def pruning_masks(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def _originals(parts: nn.Module) -> list[str]:
-    """The names of the tensors that a list of parametrisations begins with."""
-    return [name for name, _ in (*parts.named_parameters(recurse=False), *parts.named_buffers(recurse=False))]
+def _tensors(parts: nn.Module) -> dict[str, Tensor]:
+    """The tensors that a list of parametrisations begins with, and the buffers of the parametrisations."""
+    return {**dict(parts.named_parameters(recurse=False)), **dict(parts.named_buffers())}
 
 
 def _inverse(parts: nn.Module) -> Callable[[Tensor], tuple[Tensor, ...]]:
-    """What parametrising anew does to a weight; buffers of ``parts``, such as an orthogonal base, follow it."""
+    """What parametrising anew does to a weight, and to the buffers that follow it."""
 
     def invert(weight: Tensor) -> tuple[Tensor, ...]:
         new = parametrize.ParametrizationList([*parts.children()], weight.clone(), unsafe=True)
-        return tuple(getattr(new, name) for name in _originals(new))
+        refine_estimates(new)
+        return tuple(_tensors(new).values())
 
     return invert
 

@@ -39,6 +39,9 @@ class UnlearnReport:
         tied: Scored entries equal to ``threshold``, over all processes.
         remarks: Lines about what is probably wrong.
         repeated: A line about fresh values that two builds of the network have in common, or None.
+        sources: Where the fresh value of each parameter and buffer came from: ``"reset_parameters of Linear"``,
+            ``"build"``, …
+        aliases: The other names of the tensors that were written: tied weights, which changed with them.
     """
 
     scored: int
@@ -55,11 +58,14 @@ class UnlearnReport:
     tied: int = 0
     remarks: tuple[str, ...] = ()
     repeated: str | None = None
+    sources: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    aliases: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the report in types that JSON can hold."""
         content = dataclasses.asdict(self)
-        return {**content, "buffers": list(self.buffers), "remarks": list(self.remarks)}
+        aliases = {name: list(others) for name, others in self.aliases.items()}
+        return {**content, "buffers": list(self.buffers), "remarks": list(self.remarks), "aliases": aliases}
 
 
 def tie_remark(selected: Selection) -> str | None:

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from forgetkit.contracts import Change, Origin, Probe, Rounding, Ties, Which, component_name
-from forgetkit.errors import OptionError
+from forgetkit.errors import NoMatchError, OptionError
 from forgetkit.unlearning import selection
+from forgetkit.unlearning.masks import EligibleScores
 from forgetkit.unlearning.model_view import ModelProbe, ModelView, ViewAccess
 from forgetkit.unlearning.probe import ValidatedScores
 from forgetkit.unlearning.selection_group import SelectionGroup
@@ -45,6 +46,20 @@ class ResetContext(ViewAccess):
         """What two builds of the network have in common, if fresh values were taken from one."""
         return self._fresh_values.repeated if "_fresh_values" in vars(self) else None
 
+    @property
+    def scale_remark(self) -> str | None:
+        """What is odd about the scale of the fresh values, if anything."""
+        return self._fresh_values.scale_remark if "_fresh_values" in vars(self) else None
+
+    @property
+    def sources(self) -> Mapping[str, str]:
+        """Where each fresh value came from."""
+        return self._fresh_values.sources if "_fresh_values" in vars(self) else {}
+
+    def draw_with(self, name: str, parameter: str) -> Tensor | None:
+        """Return what is drawn for ``name`` together with a parameter that got a fresh value; else None."""
+        return self._fresh_values.draw_with(name, parameter) if "_fresh_values" in vars(self) else None
+
     def select(
         self, fraction: float, *, which: Which = "lowest", ties: Ties = "random", rounding: Rounding = "down"
     ) -> Mapping[str, Tensor]:
@@ -55,8 +70,12 @@ class ResetContext(ViewAccess):
         if self.scores is None:
             raise OptionError("a reinit method that calls select() declares needs_scores = True")
         with self.view.read_only_access(self.criterion) if self.scores.lazy else nullcontext():
+            protected = self.view.protection.entries(self.view.model)
+            eligible = {name: ~mask for name, mask in protected.items() if name in self.scores}
+            if eligible and not self.view.eligible:
+                raise NoMatchError(f"every scored entry of {type(self.view.model).__name__} is protected or pruned")
             selected = selection.select(
-                self.scores,
+                EligibleScores(self.scores, eligible) if eligible else self.scores,
                 fraction,
                 self.view.seeds,
                 which=which,
@@ -67,7 +86,7 @@ class ResetContext(ViewAccess):
         if selected.threshold is not None and selected.tied == selected.entries:
             self.scores.refuse_equal(selected.entries, selected.threshold)
         self.last_selection = selected
-        return selected.masks
+        return selected.masks.spread(eligible)
 
     def fresh(self, name: str, origin: Origin = "original") -> Tensor:
         """Return a fresh value, on the device and in the dtype of what it replaces."""

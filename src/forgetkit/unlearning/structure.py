@@ -31,6 +31,17 @@ def owners(model: nn.Module) -> dict[str, ParameterOwner]:
     return {name: ParameterOwner(model.get_submodule(path), local) for name, (path, _, local) in split.items()}
 
 
+def aliases(model: nn.Module) -> dict[str, tuple[str, ...]]:
+    """Return the other names of each tensor that has several, by its first one; tensors of one memory are the same."""
+    names: dict[object, list[str]] = {}
+    for named in (model.named_parameters, model.named_buffers):
+        for name, tensor in named(remove_duplicate=False):
+            memory = tensor.untyped_storage().data_ptr() if type(tensor) in {Tensor, nn.Parameter} else 0
+            key = (memory, tensor.storage_offset()) if memory and tensor.numel() else id(tensor)
+            names.setdefault(key, []).append(name)
+    return {first: tuple(others) for first, *others in names.values() if others}
+
+
 def is_frozen(module: nn.Module) -> bool:
     """Whether a module has parameters of its own and none of them is trained."""
     own = list(module.parameters(recurse=False))
