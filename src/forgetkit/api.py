@@ -100,11 +100,13 @@ def unlearn(
             ``(loss, weight)`` with the number that the loss averages over.
         outputs: ``outputs(returned)`` takes a tensor out of what the model returns, for components that look at
             outputs. None: the tensor itself, or its ``logits``.
-        build: Makes a new model of the same architecture, whose values are the fresh ones.
+        build: Makes a new model of the same architecture, whose values are the fresh ones. Initialisation outside the
+            network's classes (``model.apply(f)`` in a script, a backbone made elsewhere) cannot be seen: pass a
+            function that does all of it.
         fresh: ``"auto"``: without ``build``, a layer's ``reset_parameters`` draws fresh values if no constructor around
             the layer initialises it. Otherwise a model of transformers or Lightning is built from its own ``config`` or
-            ``hparams``; any other model is an error. Initialisation by a script (``model.apply(f)``) cannot be seen:
-            pass ``build``. ``"module"``: ``reset_parameters`` draws them, whatever the constructors do.
+            ``hparams``; any other model is an error. ``"module"``: ``reset_parameters`` draws them, whatever the
+            constructors do.
         initial: Copies of ``state_dict()`` at the start of training, for methods that go back to it.
         scoring: Which parameters are scored, and in which mode.
         policy: What becomes of the optimizer's state and of running statistics.

@@ -83,6 +83,9 @@ class Readings:
             self._before = dict(METER)
 
 
+PER_SAMPLE = ("snip:reduce=per-sample", "fisher", "fisher:variant=sampled", "fisher-obd", "mas", "snip-sample")
+
+
 def metered(folder: Path, plugins: Sequence[Path] = (), **options: Any) -> tuple[dict[str, Any], list[dict[str, int]]]:
     """A run, and what the meter says of each mega-batch, less the samples that it was judged and examined on."""
     readings = Readings()
@@ -92,7 +95,8 @@ def metered(folder: Path, plugins: Sequence[Path] = (), **options: Any) -> tuple
     for row, read in zip(result["mega_batches"], readings.rows, strict=True):
         read["forward"] -= row["train_samples"] + row["val_samples"] + row["test_samples"]
         if row["unlearn"] is not None:  # two samples show how the network is made
-            read["forward"], read["backward"] = read["forward"] - 2, read["backward"] - 2
+            shown = 2 + (str(options.get("importance")) in PER_SAMPLE)  # and one, whether vmap gives its gradient
+            read["forward"], read["backward"] = read["forward"] - shown, read["backward"] - shown
     return result, readings.rows
 
 

@@ -161,6 +161,13 @@ def test_terms_that_average_over_different_labels_are_told(caplog):
     report = forgetkit.unlearn(network(), [{"x": INPUTS, "y": LABELS, "z": other.clamp_min(0)}], **options)
     assert "average over different numbers of labels" in report.remarks[0]
     forgetkit.score(network(), [{"x": INPUTS, "y": LABELS, "z": other.clamp_min(0)}], objective=objective)
+    mixed = forgetkit.unlearn(
+        network(),
+        [(INPUTS, LABELS)],
+        loss=lambda o, y: F.cross_entropy(o, y) + F.mse_loss(o, SOFT[: len(o)]),
+        reinit="masked:fraction=0.2",
+    )
+    assert "average over different numbers of labels" in mixed.remarks[0]
     assert "average over different numbers of labels" in caplog.text
 
 

@@ -144,6 +144,11 @@ def test_nothing_of_the_users_batch_is_written_to():
     assert torch.equal(batch["x"], INPUTS)
 
 
+def differentiated(loss: Tensor) -> Tensor:
+    loss.backward()
+    return loss
+
+
 REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
     "both": ([(INPUTS, TARGETS)], {"loss": cross_entropy, "objective": max}, "loss= and objective= are both given"),
     "no function": ([(INPUTS, TARGETS)], {"objective": 3}, "objective= takes a function, not int"),
@@ -161,6 +166,11 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
         {"objective": lambda model, batch: (cross_entropy(model(batch[0]).logits, batch[1]), -1)},
         "weight of a batch's loss is -1",
     ),
+    "it differentiates": (
+        [(INPUTS, TARGETS)],
+        {"objective": lambda model, batch: differentiated(cross_entropy(model(batch[0]).logits, batch[1]))},
+        "the loss of Classifier cannot be differentiated",
+    ),
     "it raises": ([{"x": INPUTS}], {"objective": lambda model, batch: batch["no"]}, "the objective fails on a batch"),
     "not the model": (
         [{"x": INPUTS, "y": TARGETS}],
@@ -177,7 +187,7 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
 @pytest.mark.parametrize(("batches", "options", "what"), REFUSED.values(), ids=REFUSED)
 def test_what_cannot_be_scored_is_one_line(batches, options, what):
     model = classifier()
-    with refused(OptionError, match=what, unchanged=model):
+    with refused((OptionError, ComponentError), match=what, unchanged=model):
         forgetkit.score(model, batches, **options)
 
 

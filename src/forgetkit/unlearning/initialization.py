@@ -230,7 +230,7 @@ def _statement_in(code: types.CodeType, own: tuple[str, ...], local_names: set[s
                 return f"{name} ="
         elif name == "register_parameter" and not _loads(before, own):
             return name
-        elif line.opname in ("STORE_SUBSCR", "STORE_SLICE") and touches:
+        elif line.opname in {"STORE_SUBSCR", "STORE_SLICE"} and touches and not _is_text(before):  # a dict has texts
             return "[] ="
         elif line.opname == "BINARY_OP" and line.argrepr.endswith("=") and touches:
             return line.argrepr
@@ -245,6 +245,10 @@ def _statement_in(code: types.CodeType, own: tuple[str, ...], local_names: set[s
 
 
 _SILENT = {"CACHE", "PRECALL", "PUSH_NULL", "NOP", "EXTENDED_ARG", "RESUME"}
+
+
+def _is_text(line: dis.Instruction | None) -> bool:
+    return line is not None and line.opname == "LOAD_CONST" and isinstance(line.argval, str)
 
 
 def _start(line: dis.Instruction) -> object:

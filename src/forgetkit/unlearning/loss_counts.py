@@ -66,18 +66,19 @@ class LossObserver(TorchFunctionMode):
     def counted(self, value: Tensor, samples: int) -> CountedLoss:
         """Return the mean loss and what it averages over.
 
-        A loss that is itself a sum is divided. One that is computed from cross-entropies counts as they do, if they
+        A loss that is itself a sum is divided. One that is computed from several terms counts as they do, if they
         agree, and by samples if they do not.
         """
         for seen in self._seen:
             if seen.result is value:
                 count = float(samples) if seen.count is None else seen.count
                 return CountedLoss(value if seen.reduction == "mean" else value / count, count)
-        means = [seen for seen in self._seen if seen.count is not None and seen.reduction == "mean"]
-        counts = [seen.count for seen in means if seen.count is not None]
+        means = [seen.count for seen in self._seen if seen.reduction == "mean"]
+        counts = [count for count in means if count is not None]
         if not counts:
             return CountedLoss(value, float(samples))
-        equal = torch.stack([count == counts[0] for count in counts]).all()
+        others = [counts[0] == samples for count in means if count is None]
+        equal = torch.stack([*(count == counts[0] for count in counts), *others]).all()
         return CountedLoss(value, torch.where(equal, counts[0], float(samples)), equal)
 
 

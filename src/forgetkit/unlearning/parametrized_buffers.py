@@ -41,11 +41,11 @@ def follow_weights(
             with _recorded(buffers, undo, written):
                 if all(_is_whole(parameters[name], redraw(name, name)) for name in own):
                     _replace(buffers, {name: redraw(name, own[0]) for name in buffers})
-                settle(module)
+                refine_estimates(module)
     return written
 
 
-def settle(parts: parametrize.ParametrizationList) -> None:
+def refine_estimates(parts: parametrize.ParametrizationList) -> None:
     """Let parametrisations that estimate something of the weight in train mode do so until it is settled."""
     buffers = [buffer for part in parts.children() for buffer in part.buffers()]
     modes = [(part, part.training) for part in parts.modules()]

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
+from textwrap import shorten
 from typing import Any, TypeVar
 
 import torch
@@ -18,6 +19,7 @@ from torch.utils.data import Dataset
 from forgetkit.contracts import Gradients, SampleGradients
 from forgetkit.errors import ComponentError, OptionError
 from forgetkit.seeding import Seeds
+from forgetkit.system.memory import translate_oom
 from forgetkit.unlearning.batches import count_samples
 from forgetkit.unlearning.differentiation import (
     ChunkGradients,
@@ -28,7 +30,7 @@ from forgetkit.unlearning.differentiation import (
     require_separable,
     same_gradients,
 )
-from forgetkit.unlearning.integrity import component_call, scoring_dtype
+from forgetkit.unlearning.integrity import component_call, first_line, scoring_dtype
 from forgetkit.unlearning.lazy_tensors import LazyTensors
 from forgetkit.unlearning.loss_counts import CountedLoss
 from forgetkit.unlearning.objective import Arguments, Loss, Objective, move_parts
@@ -266,7 +268,19 @@ class GuardedProbe:
         if value.grad_fn is None:
             return dict.fromkeys(leaves)
         self.passes.add(backward=samples)
-        return gradients_of(value, leaves, create_graph=create_graph)
+        return self._derive(value, leaves, create_graph=create_graph)
+
+    def _derive(
+        self, value: Tensor, leaves: Mapping[str, Tensor], *, create_graph: bool = False
+    ) -> dict[str, Tensor | None]:
+        try:
+            with translate_oom():
+                return gradients_of(value, leaves, create_graph=create_graph)
+        except RuntimeError as error:
+            raise ComponentError(
+                f"{self._component_name}: the loss of {type(self._model).__name__} cannot be differentiated: "
+                f"{shorten(first_line(error), 160, placeholder='…')}"
+            ) from error
 
     def _known(self, at: Mapping[str, Tensor] | None) -> Mapping[str, Tensor]:
         unknown = set(at or ()) - set(self._targets) - set(self._rest)
@@ -345,7 +359,7 @@ class GuardedProbe:
         def inside(model: nn.Module) -> tuple[CountedLoss, dict[str, Tensor | None]]:
             found = self._evaluate(model, one)
             value = found.value * one.weights[0]
-            grads = gradients_of(value, leaves) if value.grad_fn is not None else dict.fromkeys(leaves)
+            grads = self._derive(value, leaves) if value.grad_fn is not None else dict.fromkeys(leaves)
             return replace(found, value=value.detach()), grads
 
         found, grads = self._with_tensors(leaves, inside)

@@ -15,7 +15,7 @@ from torch.nn.utils import parametrize, prune
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-from forgetkit.unlearning.parametrized_buffers import settle
+from forgetkit.unlearning.parametrized_buffers import refine_estimates
 
 _HOOKS = (WeightNorm, SpectralNorm, prune.BasePruningMethod)
 _LIST = "parametrizations"
@@ -108,7 +108,7 @@ def _inverse(parts: nn.Module) -> Callable[[Tensor], tuple[Tensor, ...]]:
 
     def invert(weight: Tensor) -> tuple[Tensor, ...]:
         new = parametrize.ParametrizationList([*parts.children()], weight.clone(), unsafe=True)
-        settle(new)
+        refine_estimates(new)
         return tuple(_tensors(new).values())
 
     return invert
