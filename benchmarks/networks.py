@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from network_cases import zoo
@@ -61,8 +62,8 @@ def _word(verdict: Verdict) -> str:
 
 def _reason_class(message: str) -> str:
     for words, kind in (
-        ("build=", "build="), ("keeps all", "keeps all"), ("no units", "no units"), ("cannot be found", "not traced"), ("no layer", "no head"),
-        ("no head", "no head"), ("detection", "train mode"), ("train mode", "train mode"), ("loss", "loss"),
+        ("build=", "build="), ("matched no parameter", "nothing to reset"), ("no units", "no units"),
+        ("cannot be found", "not traced"), ("no layer", "no head"), ("no head", "no head"), ("detection", "train mode"), ("train mode", "train mode"), ("loss", "loss"),
     ):  # fmt: skip
         if words in message:
             return kind
