@@ -61,10 +61,17 @@ def _word(verdict: Verdict) -> str:
 
 
 def _reason_class(message: str) -> str:
-    for words, kind in (
-        ("build=", "build="), ("matched no parameter", "nothing to reset"), ("no units", "no units"),
-        ("cannot be found", "not traced"), ("no layer", "no head"), ("no head", "no head"), ("detection", "train mode"), ("train mode", "train mode"), ("loss", "loss"),
-    ):  # fmt: skip
+    kinds = {
+        "build=": "build=",
+        "matched no parameter": "nothing to reset",
+        "no units": "no units",
+        "cannot be found": "not traced",
+        "no layer": "no head",
+        "no head": "no head",
+        "train mode": "train mode",
+        "loss": "loss",
+    }
+    for words, kind in kinds.items():
         if words in message:
             return kind
     return "other"
