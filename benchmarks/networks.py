@@ -1,7 +1,8 @@
 """Resets and scores many people's networks, and judges each call: right, refused, wrong or an error.
 
-python benchmarks/networks.py                 all networks, writes docs/results/networks.md
-python benchmarks/networks.py resnet18 hf:    those whose names contain one of the words, prints alone
+python benchmarks/networks.py                       all networks, writes docs/results/networks.md
+python benchmarks/networks.py --json PART WORD ...  those whose names contain one of the words, into a record
+python benchmarks/networks.py --join PART ...       writes the page from records
 """
 
 from __future__ import annotations
@@ -9,11 +10,14 @@ from __future__ import annotations
 import argparse
 import collections
 import importlib.metadata
+import json
+import textwrap
 import time
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from network_cases import zoo
@@ -30,6 +34,14 @@ class Row:
     outside: str
     plain: Mapping[str, Verdict]
     built: Mapping[str, Verdict]
+
+    @classmethod
+    def of_record(cls, record: dict[str, Any]) -> Row:
+        """Read a row of a record."""
+        plain, built = (
+            {column: Verdict(**verdict) for column, verdict in record[part].items()} for part in ("plain", "built")
+        )
+        return cls(record["name"], record["outside"], plain, built)
 
     def cell(self, column: str) -> str:
         """A cell: the verdict without ``build=``; where that is refused for want of it, the verdict with it."""
@@ -49,10 +61,17 @@ def _word(verdict: Verdict) -> str:
 
 
 def _reason_class(message: str) -> str:
-    for words, kind in (
-        ("build=", "build="), ("keeps all", "keeps all"), ("no units", "no units"), ("cannot be found", "not traced"), ("no layer", "no head"),
-        ("no head", "no head"), ("detection", "train mode"), ("train mode", "train mode"), ("loss", "loss"),
-    ):  # fmt: skip
+    kinds = {
+        "build=": "build=",
+        "matched no parameter": "nothing to reset",
+        "no units": "no units",
+        "cannot be found": "not traced",
+        "no layer": "no head",
+        "no head": "no head",
+        "train mode": "train mode",
+        "loss": "loss",
+    }
+    for words, kind in kinds.items():
         if words in message:
             return kind
     return "other"
@@ -75,17 +94,21 @@ def _table(rows: list[Row], seconds: float) -> str:
     lines = [
         "# Networks",
         "",
-        f"`python benchmarks/networks.py` on {len(rows)} networks, one core, {seconds / 60:.0f} minutes. Versions: "
-        + ", ".join(
-            f"{package} {_version(package)}" for package in ("torch", "torchvision", "timm", "transformers", "peft")
-        )
-        + ".",
+        _wrapped(
+            f"`python benchmarks/networks.py` on {len(rows)} networks, one core, {seconds / 60:.0f} minutes. Versions: "
+            + ", ".join(f"{name} {_version(name)}" for name in ("torch", "torchvision", "timm", "transformers", "peft"))
+            + "."
+        ),
         "",
-        "A cell says what the call does without an option. `right, with build=`: without it the call is refused in one",
-        "line that asks for `build=`. `wrong`: the call returned, and its values are not those of a new network.",
-        "How each is judged: [benchmarks](../../benchmarks/README.md). Cells: "
-        + ", ".join(f"{count} {word}" for word, count in sorted(counts.items()))
-        + ".",
+        _wrapped(
+            "A cell says what the call does without an option. `right, with build=`: without it the call is refused in "
+            "one line that asks for `build=`. `wrong`: the call returned, and its values are not those of a new "
+            "network. A network that is initialised outside of its classes is judged with `build=`, and the last "
+            "column says what `cold` does without it. How each is judged: "
+            "[benchmarks](../../benchmarks/README.md). Cells: "
+            + ", ".join(f"{count} {word}" for word, count in sorted(counts.items()))
+            + "."
+        ),
         "",
         "| network | " + " | ".join(COLUMNS) + " | initialised outside its classes |",
         "|---" * (len(COLUMNS) + 2) + "|",
@@ -93,7 +116,7 @@ def _table(rows: list[Row], seconds: float) -> str:
     lines += [f"| {row.name} | " + " | ".join(map(row.cell, COLUMNS)) + f" | {row.outside} |" for row in rows]
     wrong = [(row, v) for row in rows for v in row.verdicts() if v.word in ("wrong", "error")]
     lines += ["", "## Wrong and errors", ""]
-    lines += [f"- {row.name}: {v.word}: {v.reason}" for row, v in wrong] or ["None."]
+    lines += [_wrapped(f"- {row.name}: {v.word}: {v.reason}") for row, v in wrong] or ["None."]
     lines += ["", "## Reasons of refusals", ""]
     reasons = collections.Counter(
         (_reason_class(v.reason), v.reason) for row in rows for v in row.verdicts() if v.word == "refused"
@@ -101,8 +124,14 @@ def _table(rows: list[Row], seconds: float) -> str:
     shown: dict[str, tuple[int, str]] = {}
     for (kind, reason), count in reasons.items():
         shown[kind] = (shown.get(kind, (0, ""))[0] + count, shown.get(kind, (0, reason))[1] or reason)
-    lines += [f"- {kind}, {count} calls. For example: {reason}" for kind, (count, reason) in sorted(shown.items())]
+    lines += [
+        _wrapped(f"- {kind}, {count} calls. For example: {reason}") for kind, (count, reason) in sorted(shown.items())
+    ]
     return "\n".join(lines) + "\n"
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, 100, break_long_words=False, break_on_hyphens=False)
 
 
 def _version(package: str) -> str:
@@ -116,11 +145,18 @@ def main() -> None:
     """Measure, print a line per network, and write the page if all networks were asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("words", nargs="*", help="only networks whose names contain one of these words")
+    parser.add_argument("--json", type=Path, help="write a record in place of the page")
+    parser.add_argument("--join", type=Path, nargs="+", default=[], help="write the page from these records")
     parser.add_argument("--out", type=Path, default=_PAGE, help="where the page goes")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     started, rows = time.perf_counter(), []
+    if options.join:
+        records = [json.loads(path.read_text()) for path in options.join]
+        rows = [Row.of_record(row) for record in records for row in record["rows"]]
+        options.out.write_text(_table(rows, sum(record["seconds"] for record in records)))
+        return
     chosen = {
         name: entry
         for name, entry in zoo.networks().items()
@@ -142,8 +178,11 @@ def main() -> None:
         for verdict in row.verdicts():
             if verdict.word in ("wrong", "error"):
                 print(f"    {verdict.word}: {verdict.reason}", flush=True)
-    if not options.words:
-        options.out.write_text(_table(rows, time.perf_counter() - started))
+    seconds = time.perf_counter() - started
+    if options.json:
+        options.json.write_text(json.dumps({"seconds": seconds, "rows": [asdict(row) for row in rows]}))
+    elif not options.words:
+        options.out.write_text(_table(rows, seconds))
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from forgetkit.contracts import Change, ReinitContext, UnitGroup
 from forgetkit.errors import ForgetkitError
 
 BUILDS = 3
+_MANY, _READABLE = 1000, 10_000_000
 _SPREAD = 8
 """Standard errors by which a standard deviation or a mean may be off."""
 
@@ -72,6 +73,9 @@ class Distribution:
         if not bool(drawn.any()):
             return None
         new, old = values[drawn].double(), self.builds[:, ~constant].double()
+        if old.numel() > _MANY:  # the draws of a truncated normal may hold a far entry, as timm's do
+            low, high = torch.quantile(old.flatten()[:_READABLE], torch.tensor([0.002, 0.998], dtype=old.dtype))
+            new, old = new.clamp(low, high), old.clamp(low, high)
         count, spread, mean = new.numel(), float(old.std(unbiased=False)), float(old.mean())
         if abs(float(new.mean()) - mean) > _SPREAD * spread * math.sqrt(1 / count + 1 / old.numel()):
             return f"the mean is {float(new.mean()):.3g}, not {mean:.3g}"

@@ -135,7 +135,8 @@ def unlearn(
         method_name = contracts.component_name(method)
         if importance is None and getattr(method, "needs_scores", False):
             importance = "snip"
-        if scoring is not None and importance is None and not getattr(method, "needs_data", False):
+        shows = scoring == unlearning.Scoring(mode="train") and batches is not None  # a loss of this mode alone
+        if scoring is not None and importance is None and not shows and not getattr(method, "needs_data", False):
             raise OptionError(f"{method_name} looks at no scores, so scoring= would be ignored: leave it out")
         if group is not None and not getattr(method, "needs_scores", False):
             raise OptionError(f"{method_name} selects nothing, so group= would be ignored: leave it out")
