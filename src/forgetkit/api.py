@@ -109,7 +109,7 @@ def unlearn(
     Example:
         >>> report = forgetkit.unlearn(model, batches, reinit="masked:fraction=0.2", optimizer=optimizer, seed=1)
     """
-    with unlearning.SelectionGroup(group) as processes:
+    with unlearning.find_group(model, group) as processes:
         components = registry.load()
         method = components.make("reinit", reinit)[1]
         method_name = contracts.component_name(method)
@@ -117,18 +117,29 @@ def unlearn(
             importance = "snip"
         if scoring is not None and importance is None and not getattr(method, "needs_data", False):
             raise OptionError(f"{method_name} looks at no scores, so scoring= would be ignored: leave it out")
-        if group is not None and not getattr(method, "needs_scores", False):
-            raise OptionError(f"{method_name} selects nothing, so group= would be ignored: leave it out")
         scored, after = (
             _resolve_component(scoring, unlearning.Scoring),
             _resolve_component(policy, unlearning.ResetPolicy),
         )
         if after.optimizer_state != "zero" and optimizer is None:
             raise OptionError(f"optimizer_state={after.optimizer_state} is about an optimizer: pass optimizer=")
+        criterion = None if importance is None else components.make("importance", importance)[1]
+        layout = unlearning.ProcessLayout.find(
+            model,
+            processes,
+            seed=Seeds(seed).seed,
+            options=_options_text(
+                (criterion, method, scored, after), loss, fresh, run_seed, build, initial, previous, optimizer
+            ),
+            optimizers=() if optimizer is None else (optimizer,),
+            has_batches=batches is not None,
+        )
+        if layout.holding == "parts" and not getattr(method, "needs_scores", False):
+            raise OptionError(f"{method_name} selects nothing, so group= would be ignored: leave it out")
         report = unlearning.unlearn(
             model,
             batches,
-            importance=None if importance is None else components.make("importance", importance)[1],
+            importance=criterion,
             reinit=method,
             optimizer=optimizer,
             seeds=Seeds(seed),
@@ -136,8 +147,9 @@ def unlearn(
             history=_build_history(build, fresh, initial, previous, memory, run_seed),
             scoring=scored,
             policy=after,
-            processes=processes,
+            layout=layout,
         )
+    _warn_if_alone(group, processes)
     for remark in (*report.remarks, report.repeated):
         if remark is not None:
             _log.warning("%s", remark)
@@ -157,6 +169,7 @@ def score(
     scoring: unlearning.Scoring | None = None,
     previous: Mapping[str, Tensor] | None = None,
     memory: unlearning.Memory | None = None,
+    group: ProcessGroup | Literal[True] | None = None,
 ) -> dict[str, Tensor]:
     """Score each entry of the trainable parameters that the loss depends on.
 
@@ -175,6 +188,7 @@ def score(
         scoring: Which parameters are scored, and in which mode.
         previous: Copies of ``state_dict()`` when the model was last reset.
         memory: The method ``memory`` of what :func:`attach` returns.
+        group: The processes that hold replicas, or tensors in parts, as for :func:`unlearn`.
 
     Returns:
         ``{name: tensor}``: scores in the shape of the parameter, float32 or wider; higher means keep.
@@ -186,14 +200,33 @@ def score(
     Example:
         >>> scores = forgetkit.score(model, batches, importance="snip:samples=128")
     """
-    criterion = registry.load().make("importance", importance)[1]
-    past, scored = (
-        _build_history(build, fresh, initial, previous, memory, None),
-        _resolve_component(scoring, unlearning.Scoring),
-    )
-    return unlearning.score(
-        model, batches, importance=criterion, seeds=Seeds(seed), loss=loss, history=past, scoring=scored
-    )
+    with unlearning.find_group(model, group) as processes:
+        criterion = registry.load().make("importance", importance)[1]
+        past, scored = (
+            _build_history(build, fresh, initial, previous, memory, None),
+            _resolve_component(scoring, unlearning.Scoring),
+        )
+        layout = unlearning.ProcessLayout.find(
+            model,
+            processes,
+            seed=Seeds(seed).seed,
+            options=_options_text((criterion, scored), loss, fresh, None, build, initial, previous, None),
+            has_batches=batches is not None,
+        )
+        if layout.holding == "parts":
+            raise OptionError("each process scores its own part of a network, so group= would be ignored: leave it out")
+        scores = unlearning.score(
+            model,
+            batches,
+            importance=criterion,
+            seeds=Seeds(seed),
+            loss=loss,
+            history=past,
+            scoring=scored,
+            layout=layout,
+        )
+    _warn_if_alone(group, processes)
+    return scores
 
 
 def attach(
@@ -629,6 +662,24 @@ def _build_history(
         memory=memory or unlearning.NO_HISTORY.memory,
         seeds=None if run_seed is None else Seeds(run_seed),
     )
+
+
+def _options_text(
+    components: Iterable[object], loss: Loss, fresh: str, run_seed: int | None, *given: object
+) -> str:
+    """Describe a call in words that are the same in all processes that make the same call."""
+    described = [ComponentDescription.of(type(one).__name__, one) for one in components if one is not None]
+    words = [f"{one.name}({', '.join(f'{key}={value}' for key, value in one.options.items())})" for one in described]
+    words += [getattr(loss, "__qualname__", type(loss).__name__), f"fresh={fresh}", f"run_seed={run_seed}"]
+    return ", ".join([*words, *(type(one).__name__ for one in given if one is not None)])
+
+
+def _warn_if_alone(group: object, processes: unlearning.SelectionGroup) -> None:
+    if unlearning.is_alone_among_others(group, processes):
+        _log.warning(
+            "this process acted alone, and torch.distributed has others: if they hold replicas of this model, pass the "
+            "DistributedDataParallel wrapper or group=True in all of them, or they come apart"
+        )
 
 
 def _resolve_component(given: _Kind | None, kind: type[_Kind]) -> _Kind:

@@ -12,6 +12,7 @@ from forgetkit.unlearning.masks import MaskRecorder, Masks, from_state
 from forgetkit.unlearning.model_view import Scoring
 from forgetkit.unlearning.pass_counter import PassCounter
 from forgetkit.unlearning.pipeline import ResetPolicy, require_trained_by, score, unlearn
+from forgetkit.unlearning.process_layout import ProcessLayout, find_group, is_alone_among_others
 from forgetkit.unlearning.repeats import RepeatedValues
 from forgetkit.unlearning.report import LayerReport, UnlearnReport
 from forgetkit.unlearning.selection import Selection, count_of, select
@@ -28,6 +29,7 @@ __all__ = [
     "Memory",
     "ModelHistory",
     "PassCounter",
+    "ProcessLayout",
     "RepeatedValues",
     "ResetPolicy",
     "Scoring",
@@ -38,8 +40,10 @@ __all__ = [
     "UnlearnReport",
     "class_probabilities",
     "count_of",
+    "find_group",
     "from_state",
     "head_of",
+    "is_alone_among_others",
     "overridden_hooks",
     "require_classes",
     "require_trained_by",

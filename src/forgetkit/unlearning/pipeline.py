@@ -31,10 +31,11 @@ from forgetkit.unlearning.fresh_values import NO_HISTORY, ModelHistory
 from forgetkit.unlearning.integrity import assert_params_unchanged, attribute_errors_to, with_network_settings
 from forgetkit.unlearning.masks import MaskCallback
 from forgetkit.unlearning.model_view import DEFAULT_SCORING, ModelView, Scoring
-from forgetkit.unlearning.probe import Batches, Loss
+from forgetkit.unlearning.probe import Batches, Loss, ReplayableBatches
+from forgetkit.unlearning.process_layout import ProcessLayout
 from forgetkit.unlearning.report import UnlearnReport, change_remark, tie_remark
 from forgetkit.unlearning.reset_context import ResetContext
-from forgetkit.unlearning.selection_group import SelectionGroup
+from forgetkit.unlearning.tensor_parts import plain_operands, reshard
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def unlearn(
     history: ModelHistory = NO_HISTORY,
     scoring: Scoring = DEFAULT_SCORING,
     policy: ResetPolicy = ResetPolicy(),
-    processes: SelectionGroup | None = None,
+    layout: ProcessLayout = ProcessLayout(),
     record_mask: MaskCallback | None = None,
 ) -> UnlearnReport:
     """Score, select and reset entries of ``model`` in place; clear the optimizer's state of the old values.
@@ -95,7 +96,7 @@ def unlearn(
         history: The model's past; without it, fresh values come from each layer's own ``reset_parameters``.
         scoring: Which parameters are scored, and in which mode.
         policy: What happens to the optimizer's state and to running statistics.
-        processes: Those that select together. All of them reset, or none.
+        layout: The processes that act together, and what they hold. All of them reset, or none.
         record_mask: Gets each mask.
 
     Returns:
@@ -108,30 +109,48 @@ def unlearn(
     """
     started = time.perf_counter()
     model = unwrap(model)
+    reshard(model)
     _require_consistent(importance, reinit)
     if optimizer is not None:
         require_trained_by(optimizer, model)
     require_statistics(model, policy.bn_stats)
 
     criterion = "examining" if importance is None else component_name(importance)
-    # Score.
-    with assert_params_unchanged(model, criterion):
-        view = ModelView.of(model, batches, loss, seeds, scoring, history)
-        scores = None if importance is None else view.scores(importance)
-    processes = processes or SelectionGroup()
-    context = ResetContext(view, reinit, history.memory(reinit), scores, criterion, processes)
+    with layout.common_buffers(model, keep=True), plain_operands(model):
+        # Score.
+        with assert_params_unchanged(model, criterion):
+            view = ModelView.of(model, layout.gathered(_replayable(batches)), loss, seeds, scoring, history)
+            scores = None if importance is None else view.scores(importance)
+        context = ResetContext(view, reinit, history.memory(reinit), scores, criterion, layout.selecting)
+        applied = _reset(context, optimizer, policy, layout, record_mask)
+    return _report(context, applied, importance, time.perf_counter() - started)
+
+
+def _replayable(batches: Batches | None) -> ReplayableBatches | None:
+    return None if batches is None else ReplayableBatches(batches)
+
+
+def _reset(
+    context: ResetContext,
+    optimizer: Optimizer | None,
+    policy: ResetPolicy,
+    layout: ProcessLayout,
+    record_mask: MaskCallback | None,
+) -> AppliedChanges:
+    """Select and apply. A method that draws without a generator draws from a stream of its own."""
+    view, model, seeds = context.view, context.view.model, context.view.seeds
     cleared = optimizer if policy.optimizer_state == "zero" else None
-    # Select and apply. A method that draws without a generator draws from a stream of its own.
     with all_or_nothing() as undo, seeded_rng(seeds.number("propose")):
-        applied = _select_and_apply(context, reinit, cleared, undo, record_mask)
+        applied = _select_and_apply(context, cleared, undo, record_mask)
         if applied.layers:
             counted = None if view.batches is None else view.passes.count_forward(view.batches)
             refreshed = refresh_bn_stats(model, policy.bn_stats, counted, undo, seeds.number("statistics"))
             applied.buffers.extend(name for name in refreshed if name not in applied.buffers)
         if optimizer is not None and policy.optimizer_state == "fresh":
             applied.optimizer_cleared += clear_all_state(optimizer, model, undo)
-        processes.finish()  # raises, and undoes everything, if another process failed
-    return _report(context, applied, importance, time.perf_counter() - started)
+        layout.require_equal(model, () if optimizer is None else (optimizer,))
+        layout.processes.finish()  # raises, and undoes everything, if another process failed
+    return applied
 
 
 def _require_consistent(importance: Importance | None, reinit: Reinit) -> None:
@@ -143,14 +162,14 @@ def _require_consistent(importance: Importance | None, reinit: Reinit) -> None:
 
 
 def _select_and_apply(
-    context: ResetContext, reinit: Reinit, optimizer: Optimizer | None, undo: Undo, record_mask: MaskCallback | None
+    context: ResetContext, optimizer: Optimizer | None, undo: Undo, record_mask: MaskCallback | None
 ) -> AppliedChanges:
     """Run the reinit method and apply each change that it proposes.
 
     The method is a generator: it calls ``context.select()`` for masks 1 - M and ``context.fresh()`` for values ξ, and
     yields a change for each parameter.
     """
-    view, method = context.view, context.name
+    view, method, reinit = context.view, context.name, context.reinit
     names, require_ready = {*view.targets, *view.buffers}, partial(view.require_not_in_use, method)
     # Once around all changes, because a generator computes between two of them.
     with settings_restored(f"the reinit method {method}"):
@@ -197,6 +216,7 @@ def score(
     loss: Loss = cross_entropy,
     history: ModelHistory = NO_HISTORY,
     scoring: Scoring = DEFAULT_SCORING,
+    layout: ProcessLayout = ProcessLayout(),
 ) -> dict[str, Tensor]:
     """Return scores of the trainable parameters that the loss depends on; higher = keep. Changes nothing.
 
@@ -206,13 +226,16 @@ def score(
         ComponentError: If all scores are equal and the criterion does not declare ``allows_ties``.
     """
     model = unwrap(model)
+    reshard(model)
     criterion = component_name(importance)
-    with assert_params_unchanged(model, criterion):
-        view = ModelView.of(model, batches, loss, seeds, scoring, history)
-        scores = view.scores(importance)
-    with view.read_only_access(criterion) if scores.lazy else torch.inference_mode(False):
-        copies = {name: scores[name].clone() for name in scores}
-    scores.require_different()
+    with layout.common_buffers(model, keep=False), plain_operands(model):
+        with assert_params_unchanged(model, criterion):
+            view = ModelView.of(model, layout.gathered(_replayable(batches)), loss, seeds, scoring, history)
+            scores = view.scores(importance)
+        with view.read_only_access(criterion) if scores.lazy else torch.inference_mode(False):
+            copies = {name: scores[name].clone() for name in scores}
+        scores.require_different(layout.selecting)
+        layout.processes.finish()
     return copies
 
 

@@ -21,7 +21,9 @@ from forgetkit.unlearning.integrity import component_call, first_line, scoring_d
 from forgetkit.unlearning.lazy_tensors import LazyTensors
 from forgetkit.unlearning.pass_counter import PassCounter
 from forgetkit.unlearning.selection import count_of
+from forgetkit.unlearning.selection_group import SelectionGroup
 from forgetkit.unlearning.tensor_checks import bounds
+from forgetkit.unlearning.tensor_parts import cut_like, local_of
 
 Loss = Callable[[Any, Tensor], Tensor]
 Batches = Iterable[tuple[Tensor, Tensor]]
@@ -323,7 +325,7 @@ class ValidatedScores(Mapping[str, Tensor]):
 
     def __getitem__(self, name: str) -> Tensor:
         if name in self._checked:
-            return self._scores[name].detach()
+            return cut_like(self._scores[name].detach(), self._targets[name])
         with component_call(f"the importance criterion {self._component_name}"):  # a lazy score is computed here
             score, target = self._scores[name], self._targets[name]
         if not isinstance(score, Tensor) or not score.is_floating_point():
@@ -331,9 +333,10 @@ class ValidatedScores(Mapping[str, Tensor]):
         if score.shape != target.shape:
             shapes = f"has shape {tuple(score.shape)}, the parameter {tuple(target.shape)}"
             raise ComponentError(f"{self._component_name}: the score of '{name}' {shapes}")
-        score = score.detach()
-        if score.numel():
-            self._bounds[name] = bounds(score)
+        score = cut_like(score.detach(), target)
+        own = local_of(score)
+        if own.numel():
+            self._bounds[name] = bounds(own)
             if not all(map(math.isfinite, self._bounds[name])):
                 raise ComponentError(f"{self._component_name}: the score of '{name}' holds NaN or infinity")
         if not self.lazy:
@@ -346,9 +349,10 @@ class ValidatedScores(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(self._targets)
 
-    def require_different(self) -> None:
-        """Raise ``ComponentError`` if all entries of the scores that were read are equal."""
-        lowest, highest = zip(*self._bounds.values(), strict=True)
+    def require_different(self, processes: SelectionGroup) -> None:
+        """Raise ``ComponentError`` if all entries of the scores that were read are equal, in all processes."""
+        bounds_of_all = [pair for own in processes.gather(list(self._bounds.values())) for pair in own]
+        lowest, highest = zip(*bounds_of_all, strict=True)
         if min(lowest) == max(highest):
             self.refuse_equal(sum(target.numel() for target in self._targets.values()), min(lowest))
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 from torch import Tensor
 
-from forgetkit.contracts import Change, Origin, Probe, Rounding, Ties, Which, component_name
+from forgetkit.contracts import Change, Origin, Probe, Reinit, Rounding, Ties, Which, component_name
 from forgetkit.errors import OptionError
 from forgetkit.unlearning import selection
 from forgetkit.unlearning.model_view import ModelProbe, ModelView, ViewAccess
@@ -29,6 +30,11 @@ class ResetContext(ViewAccess):
     criterion: str = ""
     processes: SelectionGroup = field(default_factory=SelectionGroup)
     last_selection: selection.Selection | None = field(default=None, init=False)
+
+    @property
+    def reinit(self) -> Reinit:
+        """The reset method, if the context is of one."""
+        return cast(Reinit, self.component)
 
     @property
     def name(self) -> str:
