@@ -664,9 +664,7 @@ def _build_history(
     )
 
 
-def _options_text(
-    components: Iterable[object], loss: Loss, fresh: str, run_seed: int | None, *given: object
-) -> str:
+def _options_text(components: Iterable[object], loss: Loss, fresh: str, run_seed: int | None, *given: object) -> str:
     """Describe a call in words that are the same in all processes that make the same call."""
     described = [ComponentDescription.of(type(one).__name__, one) for one in components if one is not None]
     words = [f"{one.name}({', '.join(f'{key}={value}' for key, value in one.options.items())})" for one in described]

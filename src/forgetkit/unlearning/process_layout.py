@@ -151,7 +151,7 @@ class ProcessLayout:
             options,
             has_batches,
         )
-        facts: list[_Facts] = processes.gather(own)
+        facts: list[_Facts] = processes.gather(own, "the comparison of models")
         holding = _holding(facts)
         if holding != "parts":
             _require_same(facts, own, holding)
@@ -208,7 +208,7 @@ class ProcessLayout:
         """Raise ``ComponentError`` in all processes if a value differs; its name says what it is."""
         if not self.shares_data or self.processes.size == 1:
             return
-        gathered = self.processes.gather(dict(values))
+        gathered = self.processes.gather(dict(values), f"the comparison of {', '.join(values)}")
         for what in values:
             for rank, other in enumerate(gathered):
                 if other[what] != gathered[0][what]:
@@ -243,7 +243,7 @@ class GatheredBatches:
         own, ended = iter(self._batches), object()
         while True:
             batch = next(own, ended)
-            gathered = self._processes.exchange(b"" if batch is ended else wire.dumps(batch))
+            gathered = self._processes.exchange(b"" if batch is ended else wire.dumps(batch), "a batch")
             distinct = dict.fromkeys(one for one in gathered if one)
             if not distinct:
                 return

@@ -88,15 +88,21 @@ class SelectionGroup:
         """End a selection or an exchange; another one may follow."""
         self._others_wait = self.size > 1
 
-    def exchange(self, payload: bytes) -> list[bytes]:
-        """Return what every process gives, in the order of the ranks.
+    def exchange(self, payload: bytes, what: str) -> list[bytes]:
+        """Return what every process gives, in the order of the ranks; ``what`` says what it is, in messages.
 
         Raises:
             ComponentError: If another process failed, or does something else.
         """
         if self._group is None:
             return [payload]
-        sizes = self._announce(_GIVES, len(payload))[:, 1].tolist()
+        table = self._announce(_GIVES, len(payload), options=zlib.crc32(what.encode()))
+        if len(set(table[:, 3].tolist())) > 1:
+            raise ComponentError(
+                f"the processes of the group are at different steps of the call, this one at {what}: components must "
+                "read as many batches in all of them"
+            )
+        sizes = table[:, 1].tolist()
         gathered = [b""] * self.size
         if max(sizes):
             own = torch.zeros(max(sizes), dtype=torch.uint8)
@@ -108,11 +114,11 @@ class SelectionGroup:
         self.end()
         return gathered
 
-    def gather(self, value: Any) -> list[Any]:
-        """Return the value of every process, in the order of the ranks."""
+    def gather(self, value: Any, what: str) -> list[Any]:
+        """Return the value of every process, in the order of the ranks; ``what`` says what it is, in messages."""
         if self._group is None:
             return [value]
-        return [wire.loads(one) for one in self.exchange(wire.dumps(value))]
+        return [wire.loads(one) for one in self.exchange(wire.dumps(value), what)]
 
     def broadcast(self, tensors: Iterable[Tensor]) -> None:
         """Overwrite the tensors with those of the first process."""
