@@ -240,6 +240,7 @@ def attach(
     fresh: Literal["auto", "module"] = "auto",
     initial: Mapping[str, Tensor] | None = None,
     previous: Mapping[str, Tensor] | None = None,
+    group: ProcessGroup | Literal[True] | None = None,
 ) -> InterventionAttachment:
     """Attach interventions to your own training loop.
 
@@ -267,6 +268,8 @@ def attach(
         fresh: ``"auto"`` or ``"module"``, as for :func:`unlearn`.
         initial: Copies of ``state_dict()`` at the start of training.
         previous: Copies of ``state_dict()`` when the model was last reset.
+        group: The processes that hold replicas, as for :func:`unlearn`. All of them make the same calls: activity and
+            batches that a component looks at are those of all, in the order of the ranks.
 
     Returns:
         An object with ``begin``, ``step``, ``after_epoch``, ``memory``, ``state_dict`` and ``load_state_dict``.
@@ -283,9 +286,23 @@ def attach(
     found = [_build_intervention(known, component) for component in components]
     past = _build_history(build, fresh, initial, previous, None, seed)
     inner = unlearning.unwrap(model)
-    unlearning.require_trained_by(optimizer, inner)
     instances = [component for _, component in found]
-    runner = unlearning.InterventionRunner(inner, optimizer, instances, Seeds(seed), past, loss)
+    with unlearning.find_group(model, group) as processes:
+        unlearning.require_trained_by(optimizer, inner)
+        layout = unlearning.ProcessLayout.find(
+            model,
+            processes,
+            seed=Seeds(seed).seed,
+            options=_options_text(instances, loss, fresh, None, build, initial, previous),
+        )
+        if layout.holding in ("parts", "shards"):
+            raise OptionError(
+                "interventions act on a whole network, and this process holds a part of one: attach to "
+                "DistributedDataParallel, or leave group= out"
+            )
+        processes.finish()
+    _warn_if_alone(group, processes)
+    runner = unlearning.InterventionRunner(inner, optimizer, instances, Seeds(seed), past, loss, layout=layout)
     names = [spec.partition(":")[0].rpartition("/")[2] for spec, _ in found]  # without the distribution
     return InterventionAttachment(runner, list(map(ComponentDescription.of, names, instances)))
 

@@ -283,3 +283,70 @@ def grouped_otherwise(rank: int) -> str:
 def test_another_group_than_that_of_the_wrapper(ranks):
     answers = ranks(grouped_otherwise, range(SIZE))
     assert all("[0, 1, 2]" in answer or "not in the group" in answer for answer in answers)
+
+
+@dataclass(frozen=True)
+class Silencer(forgetkit.contracts.Intervention):
+    """Reset the unit that is least active in the step's batch, and perhaps fail or differ in one process."""
+
+    how: str = ""
+    needs_activity = True
+
+    def after_step(self, moment: Any) -> None:
+        for group, activity in moment.activity.items():
+            moment.state[f"samples {group}"] = torch.tensor(len(activity))
+            with moment.context.probe() as probe:
+                seen = sum(len(targets) for _, targets in probe.batches())
+            moment.state[f"probed {group}"] = torch.tensor(seen)
+            least = activity.abs().mean((0, 2)).argmin()
+            if self.how == "differs" and distributed.get_rank() == 1:
+                least = (least + 1) % activity.shape[1]
+            mask = torch.arange(activity.shape[1]) == least
+            moment.apply(moment.context.reset_units({group: mask}))
+        if self.how == "fails" and distributed.get_rank() == 1:
+            raise RuntimeError("broken")
+
+
+def attached(rank: int, component: str, size: int) -> Any:
+    """Digests after each step of training with a component, or what was raised."""
+    torch.manual_seed(rank)
+    components: list[Any] = [Silencer(component)] if component in ("", "fails", "differs") else [component]
+    model = DistributedDataParallel(network())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    try:
+        watching = forgetkit.attach(model, optimizer, components, seed=5)
+        watching.begin(*data(rank)[0])
+        digests = []
+        for inputs, targets in data(rank, 6, size + rank):
+            with watching.step(inputs, targets) as step:
+                loss = cross_entropy(model(inputs), targets) + step.loss()
+                optimizer.zero_grad()
+                loss.backward()
+                step.before()
+                optimizer.step()
+            for buffer in model.module.buffers():
+                distributed.broadcast(buffer, 0)  # as its next forward pass does
+            digests.append(digest(model.module))
+        watching.after_epoch()
+    except ForgetkitError as error:
+        return str(error)
+    (stored,) = [one["state"] for one in watching.state_dict()["components"]]
+    return digests, {name: int(value.sum()) for name, value in stored.items() if "samples" in name or "probed" in name}
+
+
+@pytest.mark.parametrize("component", ["", "redo:every=2,tau=0.5", "continual-backprop", "l2-init"])
+def test_interventions_act_alike(ranks, component):
+    answers = ranks(attached, range(SIZE), [component] * SIZE, [4] * SIZE)
+    assert not isinstance(answers[0], str), answers[0]
+    assert answers[0] == answers[1] == answers[2]
+    assert len(set(answers[0][0])) == 6
+    if not component:
+        assert set(answers[0][1].values()) == {4 + 5 + 6}
+
+
+@pytest.mark.parametrize(("component", "reason"), [("fails", "broken"), ("differs", "other parameters")])
+def test_interventions_fail_together(ranks, component, reason):
+    answers = ranks(attached, range(SIZE), [component] * SIZE, [4] * SIZE)
+    assert all(isinstance(answer, str) and "\n" not in answer for answer in answers)
+    assert reason in answers[1]
+    assert "process 1 of the group's 3" in answers[0]

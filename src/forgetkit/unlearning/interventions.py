@@ -26,6 +26,7 @@ from forgetkit.unlearning.integrity import component_call, require_gradients_pos
 from forgetkit.unlearning.model_view import DEFAULT_SCORING, ModelView
 from forgetkit.unlearning.pass_counter import PassCounter
 from forgetkit.unlearning.probe import Loss, ReplayableBatches
+from forgetkit.unlearning.process_layout import ProcessLayout
 from forgetkit.unlearning.reset_context import ResetContext
 
 HOOKS = ("begin", "loss", "before_step", "after_step", "after_epoch")
@@ -63,6 +64,7 @@ class InterventionRunner:
         loss: Maps (outputs, targets) to the batch's mean loss.
         check_finite: Check that terms of the loss are finite, which is too slow for every step of a training run.
         passes: Counts the samples that interventions run through the model.
+        layout: The processes that hold replicas: activity and batches that interventions look at come from all.
     """
 
     model: nn.Module
@@ -73,6 +75,7 @@ class InterventionRunner:
     loss: Loss = cross_entropy
     check_finite: bool = False
     passes: PassCounter = field(default_factory=PassCounter)
+    layout: ProcessLayout = field(default_factory=ProcessLayout)
     names: tuple[str, ...] = field(init=False)
     """The names of the interventions in messages."""
     states: list[dict[str, Tensor]] = field(init=False)
@@ -104,6 +107,7 @@ class InterventionRunner:
         """Begin a mega-batch; a few of its samples show the network's structure."""
         self._batch = inputs, targets
         self.resets = [0] * len(self.interventions)
+        self._require_equal_replicas()
         self._call_all("begin", at)
 
     @contextmanager
@@ -115,7 +119,7 @@ class InterventionRunner:
         self._batch = inputs, targets
         readers: list[str] = []
         if self._needs_activity:
-            with self._settings():
+            with self.layout.agreeing(), self._settings():
                 readers = [reader for group in self._current_view().units for reader in group.readers]
         with capture_inputs(self.model, readers) as captured:
             step = StepHooks(self, at, (inputs, targets), captured)
@@ -156,7 +160,13 @@ class InterventionRunner:
 
     def after_epoch(self, at: TrainStep) -> None:
         """End an epoch, after its last step."""
+        self._require_equal_replicas()
         self._call_all("after_epoch", at)
+
+    def _require_equal_replicas(self) -> None:
+        """Raise ``ComponentError`` in all processes if replicas have come apart since the last call."""
+        with self.layout.agreeing():
+            self.layout.require_equal_parameters(self.model)
 
     def memory(self, component: object) -> Mapping[str, Tensor]:
         """Return what ``component`` stored while training; nothing if it was not attached."""
@@ -198,7 +208,13 @@ class InterventionRunner:
         seeds = self.seeds.within(at.mega_batch, at.epoch, "intervention", hook, number, at.step)
         context = self._make_intervention_context(number, seeds, at, step)
         name = f"the intervention {self.names[number]}"
-        with self._settings(), component_call(name), seeded_rng(seeds.number("global")), self._counting():
+        with (
+            self.layout.agreeing(),
+            self._settings(),
+            component_call(name),
+            seeded_rng(seeds.number("global")),
+            self._counting(),
+        ):
             answer = getattr(self.interventions[number], hook)(context)
         self._warn_of_repeats(name)
         return answer
@@ -255,7 +271,9 @@ class InterventionRunner:
         trained = tuple(name for name, p in self.model.named_parameters() if p.requires_grad)
         if self._view is None or self._view[0] != trained:
             self._view = trained, ModelView.of(self.model, None, self.loss, self.seeds, DEFAULT_SCORING, self.history)
-        return replace(self._view[1], batches=ReplayableBatches([self._batch]), passes=self.passes)
+        return replace(
+            self._view[1], batches=ReplayableBatches(self.layout.gathered([self._batch]) or ()), passes=self.passes
+        )
 
     def _make_reset_context(self, component: Intervention, state: dict[str, Tensor], seeds: Seeds) -> ResetContext:
         context = ResetContext(replace(self._current_view(), seeds=seeds), component, state)
@@ -267,6 +285,7 @@ class InterventionRunner:
         names, require_ready = {*view.targets, *view.buffers}, partial(view.require_not_in_use, name)
         with all_or_nothing() as undo:
             applied = apply(self.model, changes, self.optimizer, names, name, undo, require_ready)
+            self.layout.require_equal_parameters(self.model, applied.layers)
         self.resets[number] += applied.reset
         return applied.reset
 
@@ -309,7 +328,7 @@ class StepHooks:
         self.runner._call_all("before_step", self.at, self)
 
     def activity(self) -> Mapping[str, Tensor]:
-        """Return what the readers of each group of units saw in this step's forward pass."""
+        """Return what the readers of each group of units saw in this step's forward pass, in all replicas."""
         return self._activity
 
     @cached_property
@@ -320,4 +339,5 @@ class StepHooks:
                 raise OptionError(
                     "no layer ran in this step: run the forward pass inside it, and of a model that is not compiled"
                 )
-            return activity_in(units, self.runner.model, self.captured, len(self.batch[0]))
+            own = activity_in(units, self.runner.model, self.captured, len(self.batch[0]))
+            return self.runner.layout.joined(own)

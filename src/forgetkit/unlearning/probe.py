@@ -351,7 +351,9 @@ class ValidatedScores(Mapping[str, Tensor]):
 
     def require_different(self, processes: SelectionGroup) -> None:
         """Raise ``ComponentError`` if all entries of the scores that were read are equal, in all processes."""
-        bounds_of_all = [pair for own in processes.gather(list(self._bounds.values()), "the range of scores") for pair in own]
+        bounds_of_all = [
+            pair for own in processes.gather(list(self._bounds.values()), "the range of scores") for pair in own
+        ]
         lowest, highest = zip(*bounds_of_all, strict=True)
         if min(lowest) == max(highest):
             self.refuse_equal(sum(target.numel() for target in self._targets.values()), min(lowest))

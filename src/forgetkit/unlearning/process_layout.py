@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -203,6 +203,24 @@ class ProcessLayout:
             state = _state_values(model, optimizers) if self.same_state else ()
             buffers = fingerprints(b for b in model.buffers() if not tensor_parts.is_distributed(b))
             self.require_same({"parameters": _common_values(model), "buffers": buffers, "optimizer's state": state})
+
+    def require_equal_parameters(self, model: nn.Module, names: Collection[str] | None = None) -> None:
+        """Compare digests of the parameters of these names; without names, of all parameters."""
+        if self.shares_data:
+            chosen = [p.detach() for name, p in model.named_parameters() if names is None or name in names]
+            self.require_same({"parameters": fingerprints(chosen)})
+
+    def joined(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return tensors whose first dimension goes through the samples of all processes, in the order of the ranks."""
+        if not self.shares_data or self.processes.size == 1:
+            return tensors
+        gathered = self.processes.gather(dict(tensors), "the activity of units")
+        try:
+            return {name: torch.cat([one[name].to(own.device) for one in gathered]) for name, own in tensors.items()}
+        except (RuntimeError, KeyError) as error:
+            raise ComponentError(
+                "the activity of units has other shapes in other processes: give all of them samples of one shape"
+            ) from error
 
     def require_same(self, values: Mapping[str, Any]) -> None:
         """Raise ``ComponentError`` in all processes if a value differs; its name says what it is."""
