@@ -18,6 +18,7 @@ from forgetkit.unlearning.integrity import attribute_errors_to
 from forgetkit.unlearning.masks import MaskCallback, pack_mask, unpack_mask
 from forgetkit.unlearning.report import LayerReport
 from forgetkit.unlearning.tensor_checks import all_finite, order_in_memory
+from forgetkit.unlearning.tensor_parts import counted_here, local_like, local_of
 
 Undo = list[Callable[[], object]]
 _END = object()
@@ -85,7 +86,7 @@ def apply(
         ComponentError: If a change is not valid.
     """
     applied = AppliedChanges()
-    parameters, buffers = dict(model.named_parameters()), dict(model.named_buffers())
+    parameters, buffers, is_counted = dict(model.named_parameters()), dict(model.named_buffers()), counted_here(model)
     if not isinstance(changes, Iterable):
         raise ComponentError(f"{component_name} proposed {type(changes).__name__}, not changes one after the other")
     iterator = iter(changes)
@@ -116,12 +117,15 @@ def apply(
             if change.name in buffers:
                 applied.buffers.append(change.name)
                 continue
+            if not is_counted(tensor):
+                reset = changed = 0
             applied.layers[change.name] = LayerReport(tensor.numel(), reset)
             applied.changed += changed
             if record_mask is not None:
                 record_mask(change.name, mask, tensor.shape)
             if optimizer is not None:
-                applied.optimizer_cleared += clear_state(optimizer, tensor, mask, undo)
+                cleared = clear_state(optimizer, tensor, mask, undo)
+                applied.optimizer_cleared += cleared if is_counted(tensor) else 0
 
 
 def _require_valid(change: Change, tensor: Tensor, component_name: str) -> None:
@@ -134,7 +138,7 @@ def _require_valid(change: Change, tensor: Tensor, component_name: str) -> None:
         raise ComponentError(
             f"{component_name}: the value for '{change.name}' has shape {tuple(value.shape)}, not {shape}"
         )
-    if value.is_floating_point() and not all_finite(value):
+    if value.is_floating_point() and not all_finite(local_of(value)):
         raise ComponentError(f"{component_name}: the value for '{change.name}' holds NaN or infinity")
 
 
@@ -144,6 +148,7 @@ def _write(tensor: Tensor, mask: Tensor | None, value: Tensor | None, undo: Undo
     Positions are computed in memory order, a piece at a time: an index takes eight bytes. The old entries of each piece
     are kept before it is written.
     """
+    mask, value, tensor = local_like(mask, tensor), local_like(value, tensor), local_of(tensor)
     flat = _FlatView(tensor)
     if mask is None:
         old = tensor.clone()
@@ -224,7 +229,7 @@ def clear_state(optimizer: Optimizer, parameter: Tensor, mask: Tensor | None, un
     if mask is None:
         state = optimizer.state.pop(parameter)
         undo.append(lambda: optimizer.state.__setitem__(parameter, state))
-        return sum(value.numel() for value in per_entry)
+        return sum(local_of(value).numel() for value in per_entry)
     return sum(_write(value, mask.to(value.device), None, undo)[0] for value in per_entry)
 
 

@@ -137,6 +137,8 @@ class LayerwiseFresh:
         parameters = {full: self._tensor(full) for full in emptied}
         memo: dict[int, Tensor] = {id(p): _nan_like(p) for p in parameters.values() if type(p) is nn.Parameter}
         memo |= {id(tensor): tensor.detach().clone() for tensor in computed_tensors(original)}
+        # Of a model in parts this is a twin, whose other tensors hold nothing either.
+        memo |= {id(p): _nan_like(p) for p in original.parameters() if p.is_meta and id(p) not in memo}
         try:
             module = copy.deepcopy(original, memo).cpu().float()
         except RuntimeError as error:

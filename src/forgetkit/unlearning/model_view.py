@@ -22,6 +22,7 @@ from forgetkit.unlearning.layerwise import can_reset
 from forgetkit.unlearning.lazy_tensors import LazyTensors
 from forgetkit.unlearning.pass_counter import PassCounter
 from forgetkit.unlearning.probe import Batches, GuardedProbe, Loss, ReplayableBatches, ValidatedScores
+from forgetkit.unlearning.tensor_parts import cut_like, is_sharded, local_of
 from forgetkit.unlearning.units import units_of
 
 
@@ -179,6 +180,11 @@ class ModelView:
     @property
     def units(self) -> tuple[UnitGroup, ...]:
         """The groups of units, traced once."""
+        if is_sharded(self.model):
+            raise OptionError(
+                "units are found by tracing the whole network, and its parameters lie in parts in several processes "
+                "(DTensor): choose a component that needs no units"
+            )
         if self.cache.units is None:
             with self._two_samples("units are found by tracing") as (_, inputs):
                 self.cache.units = units_of(self.model, inputs, {*self.targets, *self.buffers})
@@ -209,9 +215,9 @@ class ModelView:
                 raise OptionError(f"the earlier weights hold no '{name}': pass all of state_dict()") from error
             if value.shape != now.shape:
                 raise OptionError(f"the earlier weights hold '{name}' in another shape than {tuple(now.shape)}")
-            if value.untyped_storage().data_ptr() == now.untyped_storage().data_ptr():
+            if local_of(value).untyped_storage().data_ptr() == local_of(now).untyped_storage().data_ptr():
                 raise OptionError(f"the earlier weights hold the model's own '{name}', which has changed: pass copies")
-            return value.detach().to(now)
+            return cut_like(value.detach().to(device=now.device, dtype=now.dtype), now)
 
         return LazyTensors(current.keys(), earlier)
 
@@ -274,6 +280,7 @@ class ModelProbe(GuardedProbe, ViewAccess):
 
     def layer_inputs(self, inputs: Tensor) -> dict[str, Tensor]:
         """Return the input of each layer that runs."""
+        self._require_whole("layer_inputs()")
         names = [layer.name for layer in self.layers]
         with capture_inputs(self._model, names) as captured:
             self.outputs(inputs)
@@ -289,8 +296,9 @@ class ModelProbe(GuardedProbe, ViewAccess):
         """Return the value that the reset will give, as the parameter's dtype holds it."""
         if name not in self.targets:
             raise OptionError(f"'{name}' is no parameter to score, so it gets no fresh value")
-        written = self._fresh_values.draw(name, origin).to(self.view.targets[name])
-        return written.to(self.targets[name])
+        old, now = self.view.targets[name], self.targets[name]
+        written = self._fresh_values.draw(name, origin).to(device=old.device, dtype=old.dtype)
+        return cut_like(written.to(device=now.device, dtype=now.dtype), old)
 
 
 def _open_layers(

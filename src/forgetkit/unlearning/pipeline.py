@@ -150,6 +150,7 @@ def _reset(
             applied.optimizer_cleared += clear_all_state(optimizer, model, undo)
         layout.require_equal(model, () if optimizer is None else (optimizer,))
         layout.processes.finish()  # raises, and undoes everything, if another process failed
+    layout.add_up(applied)
     return applied
 
 

@@ -23,7 +23,8 @@ from forgetkit.unlearning.pass_counter import PassCounter
 from forgetkit.unlearning.selection import count_of
 from forgetkit.unlearning.selection_group import SelectionGroup
 from forgetkit.unlearning.tensor_checks import bounds
-from forgetkit.unlearning.tensor_parts import cut_like, local_of
+from forgetkit.unlearning.shards import gradients_by_backward, require_gradients
+from forgetkit.unlearning.tensor_parts import compute_device, cut_like, is_sharded, local_of, resharded
 
 Loss = Callable[[Any, Tensor], Tensor]
 Batches = Iterable[tuple[Tensor, Tensor]]
@@ -88,7 +89,8 @@ class GuardedProbe:
         # Every buffer: what a forward pass assigns to a buffer's name is gone when the pass returns.
         others = [(name, p) for name, p in parameters.items() if name not in self._parameters]
         self._rest = _detached(dict([*others, *model.named_buffers()]), self._dtype)
-        self.device = next(iter(parameters.values())).device
+        self.device = compute_device(model)
+        self._in_parts = is_sharded(model)
 
     @property
     def targets(self) -> Mapping[str, Tensor]:
@@ -140,7 +142,7 @@ class GuardedProbe:
     def outputs(self, inputs: Tensor, *, at: Mapping[str, Tensor] | None = None) -> Tensor:
         """Return the model's outputs, without a graph."""
         self.passes.add(forward=len(inputs))
-        with torch.no_grad():
+        with torch.no_grad(), resharded(self._model):
             outputs: Tensor = self._call({**self._targets, **self._known(at)}, inputs)
             return outputs
 
@@ -170,6 +172,7 @@ class GuardedProbe:
         self, inputs: Tensor, targets: Tensor, vector: Mapping[str, Tensor], *, loss: Loss | None = None
     ) -> dict[str, Tensor]:
         """Return the Hessian times a vector: the gradient of the gradient's product with it."""
+        self._require_whole("hvp()")
         if set(vector) != set(self._parameters):
             raise OptionError("hvp() takes a vector with a tensor for each of the targets")
         with sdpa_kernel(SDPBackend.MATH):  # the other attention kernels have no second derivative
@@ -188,6 +191,8 @@ class GuardedProbe:
         if value.grad_fn is None:
             return dict.fromkeys(leaves)
         self.passes.add(backward=samples)
+        if self._in_parts:
+            return gradients_by_backward(self._model, value, self._parameters, self._dtype)
         grads = torch.autograd.grad(value, list(leaves.values()), create_graph=create_graph, allow_unused=True)
         return dict(zip(leaves, grads, strict=True))
 
@@ -195,6 +200,8 @@ class GuardedProbe:
         unknown = set(at or ()) - set(self._targets) - set(self._rest)
         if unknown:
             raise OptionError(f"at= holds '{min(unknown)}', which the model does not have")
+        if at:
+            self._require_whole("at=")
         return at or {}
 
     def _loss_of(
@@ -202,7 +209,7 @@ class GuardedProbe:
     ) -> tuple[dict[str, Tensor], Tensor]:
         """Return leaves in place of the targets, and the loss as a function of them."""
         self.passes.add(forward=len(inputs))
-        leaves = {name: at.get(name, tensor).detach().requires_grad_() for name, tensor in self._targets.items()}
+        leaves = self._leaves(at)
         outputs = self._call({**at, **leaves}, inputs)
         try:
             value = (loss or self._loss)(outputs, targets)
@@ -218,6 +225,22 @@ class GuardedProbe:
             raise OptionError(f"the loss of a batch has shape {tuple(value.shape)}; give its mean, one number")
         return leaves, value
 
+    def _leaves(self, at: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return what the loss is differentiated by: stand-ins, or parts, which nothing else can stand in for."""
+        if self._in_parts:
+            require_gradients(self._model)
+            return dict(self._parameters)
+        return {name: at.get(name, tensor).detach().requires_grad_() for name, tensor in self._targets.items()}
+
+    def _require_whole(self, what: str) -> None:
+        """Raise ``OptionError`` if parameters lie in parts."""
+        if self._in_parts:
+            raise OptionError(
+                f"{self._component_name} uses {what}, which needs whole parameters, and those of "
+                f"{type(self._model).__name__} lie in parts in several processes (DTensor): choose a component of "
+                "first-order gradients"
+            )
+
     def sample_grads(
         self, inputs: Tensor, targets: Tensor, weights: Tensor | None = None, *, loss: Loss | None = None
     ) -> Iterator[dict[str, Tensor]]:
@@ -228,6 +251,13 @@ class GuardedProbe:
             )
         weights = torch.ones(len(targets), dtype=self._dtype, device=self.device) if weights is None else weights
         batch_loss = loss or self._loss
+        if self._in_parts:
+            for at in range(len(targets)):
+                leaves, value = self._loss_of(inputs[at : at + 1], targets[at : at + 1], loss, {})
+                self._require_finite(value if bool(weights[at]) else value.new_zeros(()), 1)
+                grads = self._or_zeros(self._gradients(value * weights[at], leaves, 1))
+                yield {name: grad.unsqueeze(0) for name, grad in grads.items()}
+            return
 
         def sample_loss(leaves: dict[str, Tensor], sample: Tensor, target: Tensor, weight: Tensor) -> Tensor:
             return batch_loss(self._call(leaves, sample.unsqueeze(0)), target.unsqueeze(0)) * weight
@@ -263,6 +293,8 @@ class GuardedProbe:
         """Run the network; any error becomes one line with the component and the inputs' shape."""
         try:
             with translate_oom():
+                if self._in_parts:
+                    return self._model(inputs)
                 return functional_call(self._model, {**self._rest, **leaves}, (inputs,))
         except ForgetkitError:
             raise

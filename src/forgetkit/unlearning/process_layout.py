@@ -7,7 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -16,9 +16,11 @@ from torch.optim import Optimizer
 
 from forgetkit.errors import ComponentError, OptionError
 from forgetkit.unlearning import tensor_parts, wire
+from forgetkit.unlearning.apply import AppliedChanges
 from forgetkit.unlearning.building import unwrap
 from forgetkit.unlearning.fingerprints import fingerprints
 from forgetkit.unlearning.selection_group import SelectionGroup
+from forgetkit.unlearning.shards import require_scorable
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -72,6 +74,7 @@ def _own_group(model: nn.Module, inner: nn.Module) -> ProcessGroup | None:
             return group
         model = getattr(model, "_orig_mod", inner)
     tensor_parts.reshard(inner)
+    require_scorable(inner)
     meshes = tensor_parts.meshes_of(inner)
     if not meshes:
         return None
@@ -235,6 +238,17 @@ class ProcessLayout:
                         "0, so nothing is changed: compute the same in all processes (deterministic kernels, the same "
                         "initial=, previous= and memory=)"
                     )
+
+    def add_up(self, applied: AppliedChanges) -> None:
+        """Let shards report the changes of all processes; others report their own."""
+        if self.holding != "shards":
+            return
+        names = list(applied.layers)
+        own = [*(applied.layers[name].reset for name in names), applied.changed, applied.optimizer_cleared]
+        *resets, applied.changed, applied.optimizer_cleared = self.processes.total(own).tolist()
+        applied.layers = {
+            name: replace(applied.layers[name], reset=reset) for name, reset in zip(names, resets, strict=True)
+        }
 
     @contextmanager
     def agreeing(self) -> Iterator[None]:

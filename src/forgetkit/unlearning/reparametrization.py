@@ -14,6 +14,9 @@ from torch.nn.utils import parametrize, prune
 from torch.nn.utils.spectral_norm import SpectralNorm, remove_spectral_norm
 from torch.nn.utils.weight_norm import WeightNorm, remove_weight_norm, weight_norm
 
+REPARAMETRIZING_HOOKS = (WeightNorm, SpectralNorm, prune.BasePruningMethod)
+"""Hooks that compute a weight before each forward pass."""
+
 
 def reparametrized(modules: Mapping[str, nn.Module], path: str) -> bool:
     """Whether the module at ``path`` holds the tensors from which another module's weight is computed."""
@@ -71,5 +74,4 @@ def reset_reparametrized(module: nn.Module, reset: Callable[[nn.Module], None]) 
 
 
 def _hooks(module: nn.Module) -> list[object]:
-    kinds = (WeightNorm, SpectralNorm, prune.BasePruningMethod)
-    return [hook for hook in module._forward_pre_hooks.values() if isinstance(hook, kinds)]
+    return [hook for hook in module._forward_pre_hooks.values() if isinstance(hook, REPARAMETRIZING_HOOKS)]

@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 import sys
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 
@@ -97,3 +99,39 @@ def meshes_of(model: nn.Module) -> list[Any]:
         if tensor.device_mesh not in found:  # type: ignore[attr-defined]
             found.append(tensor.device_mesh)  # type: ignore[attr-defined]
     return found
+
+
+def local_like(value: Tensor | None, like: Tensor) -> Tensor | None:
+    """Return this process's part of ``value``, which is whole, in parts, or this part already."""
+    return None if value is None else local_of(cut_like(value, like))
+
+
+def counted_here(model: nn.Module) -> Callable[[Tensor], bool]:
+    """Return whether this process counts a tensor's part: of those that hold the same entries, the first does."""
+    meshes = meshes_of(model)
+    is_first = not meshes or not any(meshes[0].get_coordinate())
+
+    def is_counted(tensor: Tensor) -> bool:
+        if not is_distributed(tensor):
+            return is_first
+        placed = zip(tensor.device_mesh.get_coordinate(), tensor.placements, strict=True)  # type: ignore[attr-defined]
+        return not any(at for at, placement in placed if placement.is_replicate())
+
+    return is_counted
+
+
+@contextmanager
+def resharded(model: nn.Module) -> Iterator[None]:
+    """Reshard on leaving."""
+    try:
+        yield
+    finally:
+        reshard(model)
+
+
+def compute_device(model: nn.Module) -> torch.device:
+    """Return the device on which the model runs: that of its parameters, or of the mesh in which they lie."""
+    first = next(iter(model.parameters()))
+    if not is_distributed(first) or first.device.type == first.device_mesh.device_type:  # type: ignore[attr-defined]
+        return first.device
+    return torch.device(first.device_mesh.device_type)  # type: ignore[attr-defined]
