@@ -35,6 +35,7 @@ from forgetkit.unlearning.probe import Batches, Loss, ReplayableBatches
 from forgetkit.unlearning.process_layout import ProcessLayout
 from forgetkit.unlearning.report import UnlearnReport, change_remark, tie_remark
 from forgetkit.unlearning.reset_context import ResetContext
+from forgetkit.unlearning.shards import precision_remark
 from forgetkit.unlearning.tensor_parts import plain_operands, reshard
 
 
@@ -187,6 +188,8 @@ def _report(
 ) -> UnlearnReport:
     view, selected = context.view, context.last_selection
     remarks = [change_remark(applied.reset, applied.changed)]
+    if context.scores is not None and view.passes.backward:
+        remarks.append(precision_remark(view.model))
     if selected is not None and not getattr(importance, "allows_ties", False):
         remarks.append(tie_remark(selected))
     return UnlearnReport(

@@ -101,6 +101,13 @@ def require_scorable(model: nn.Module) -> None:
 
 def require_gradients(model: nn.Module) -> None:
     """Raise ``OptionError`` if a backward pass would not give each process the gradient of its part."""
+    for name, p in model.named_parameters():
+        if is_distributed(p) and p.dtype in (torch.float16, torch.bfloat16):
+            dtype = str(p.dtype).removeprefix("torch.")
+            raise OptionError(
+                f"'{name}' lies in parts of {dtype}, which cannot be scored in float32: keep parameters in float32, and "
+                "let MixedPrecisionPolicy(param_dtype=...) compute in less"
+            )
     for module in fsdp_modules(model):
         group = getattr(module._get_fsdp_state(), "_fsdp_param_group", None)
         if group is None:
@@ -116,6 +123,17 @@ def require_gradients(model: nn.Module) -> None:
                 "set_gradient_divide_factor() scales the gradients of this model, and scores by them would be scaled: "
                 "score with the default factor"
             )
+
+
+def precision_remark(model: nn.Module) -> str | None:
+    """Return a line if a policy of ``fully_shard`` computes in another precision than the parameters have."""
+    for module in fsdp_modules(model):
+        group = getattr(module._get_fsdp_state(), "_fsdp_param_group", None)
+        dtype = None if group is None else group.mp_policy.param_dtype
+        if dtype not in (None, torch.float32, torch.float64):
+            name = str(dtype).removeprefix("torch.")
+            return f"scored in {name}, in which this model computes (MixedPrecisionPolicy), and not in float32"
+    return None
 
 
 def gradients_by_backward(
