@@ -47,6 +47,7 @@ from forgetkit.contracts.events import (
     StepProgress,
     Unlearned,
 )
+from forgetkit.contracts.gradients import Gradients, SampleGradients
 from forgetkit.contracts.importance import Importance, Probe
 from forgetkit.contracts.interventions import Intervention, InterventionContext
 from forgetkit.contracts.literals import (
@@ -98,6 +99,7 @@ __all__ = [
     "Event",
     "Evidence",
     "Executor",
+    "Gradients",
     "Importance",
     "Inputs",
     "Intervention",
@@ -131,6 +133,7 @@ __all__ = [
     "Rounding",
     "RunEnded",
     "RunStarted",
+    "SampleGradients",
     "SampleLimit",
     "Samples",
     "Sampling",

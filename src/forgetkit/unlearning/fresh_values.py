@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from forgetkit.contracts import Origin
-from forgetkit.errors import ComponentError, OptionError
+from forgetkit.errors import OptionError
 from forgetkit.seeding import Seeds, seeded_rng
 from forgetkit.system.torch_settings import scoring_settings
-from forgetkit.unlearning.building import infer_build, require_same_architecture, unwrap
+from forgetkit.unlearning.building import InferredBuild, infer_build, require_same_architecture, unwrap
 from forgetkit.unlearning.initialization import InitializationCode
 from forgetkit.unlearning.integrity import scoring_dtype
 from forgetkit.unlearning.layerwise import FRESH_DTYPE, Initialise, LayerwiseFresh
@@ -73,11 +73,9 @@ class FreshValues:
         code = None if history.trust_modules else InitializationCode(model)
         self._layerwise = LayerwiseFresh(model, history.initialise, seeds, code=code)
         self._layer_default = LayerwiseFresh(model, None, seeds, "choose another origin than layer-default")
-        self._build = history.build
-        self._is_inferred = False
+        self._build: Build | None = history.build
         if history.build is None and history.initialise is None and not history.trust_modules:
             self._build = infer_build(model)
-            self._is_inferred = self._build is not None
         self._model = model
         self.sources: dict[str, str] = {}
         """Where each value that was drawn came from, by name."""
@@ -110,9 +108,7 @@ class FreshValues:
             value = self._layerwise.draw(name)
             self.sources[name] = self._layerwise.source(name)
             return value
-        if name not in self._built:
-            raise ComponentError(f"the network built anew has no '{name}': build= must give the same architecture")
-        self.sources[name] = "inferred build" if self._is_inferred else "build"
+        self.sources[name] = str(self._build) if isinstance(self._build, InferredBuild) else "build"
         return self._built[name]
 
     @cached_property
@@ -122,7 +118,7 @@ class FreshValues:
             return {}
         with scoring_settings(self._dtype), seeded_rng(self._seeds.number("fresh")):
             model = unwrap(self._build())
-        require_same_architecture(model, self._model, "the build inferred" if self._is_inferred else "build=")
+        require_same_architecture(model, self._model, self._build)
         return {name: t.detach().cpu() for name, t in [*model.named_parameters(), *model.named_buffers()]}
 
     def _uniform(self, name: str) -> Tensor:

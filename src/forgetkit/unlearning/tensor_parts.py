@@ -135,3 +135,25 @@ def compute_device(model: nn.Module) -> torch.device:
     if not is_distributed(first) or first.device.type == first.device_mesh.device_type:  # type: ignore[attr-defined]
         return first.device
     return torch.device(first.device_mesh.device_type)  # type: ignore[attr-defined]
+
+
+class LocalState(dict[str, Any]):
+    """The state of a parameter with this process's parts in place of tensors in parts; what is set goes to both."""
+
+    def __init__(self, whole: dict[str, Any]) -> None:
+        super().__init__({key: local_of(value) if is_distributed(value) else value for key, value in whole.items()})
+        self._whole = whole
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        super().__setitem__(key, value)
+        self._whole[key] = value
+
+    @classmethod
+    def of(cls, state: Any) -> Any:
+        """Return ``state`` itself if no tensor in it lies in parts."""
+        return cls(state) if any(map(is_distributed, state.values())) else state
+
+
+def placement_of(tensor: Tensor) -> Any:
+    """Return the mesh and the placements of a tensor in parts, or None."""
+    return (tensor.device_mesh, tensor.placements) if is_distributed(tensor) else None  # type: ignore[attr-defined]
