@@ -171,6 +171,7 @@ def unlearn(
             policy=after,
             layout=layout,
             followers=followers,
+            state_rules=_state_rules(components) if optimizer is not None else (),
         )
     _warn_if_alone(group, processes)
     for remark in (*report.remarks, report.repeated):
@@ -327,6 +328,7 @@ def attach(
     instances = [component for _, component in found]
     several = unlearning.list_optimizers(optimizer)
     with unlearning.find_group(model, group) as processes:
+        unlearning.require_trained_by(optimizer, inner)
         layout = unlearning.ProcessLayout.find(
             model,
             processes,
@@ -347,6 +349,7 @@ def attach(
             how,
             optimizers=several,
             followers=unlearning.Followers.of(followers, inner),
+            state_rules=_state_rules(known),
             layout=layout,
         )
         processes.finish()
@@ -702,6 +705,11 @@ def _evidence(
         raise OptionError(f"{(*beside, 'mega_batch')[0]}= is for the directory of a run: leave it out for a model")
     parts = {part: given.pop(part) for part in get_args(contracts.DataPart) if part in given}
     return model_evidence(subject, parts, seeds, components=components, **given)
+
+
+def _state_rules(components: registry.Registry) -> list[contracts.OptimizerStateRule]:
+    kind = "optimizer_state"
+    return [components.make(kind, entry.name)[1] for entry in components.named(kind)]
 
 
 def _build_history(

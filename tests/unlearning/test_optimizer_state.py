@@ -578,3 +578,56 @@ def test_quantised_state_goes_through_its_code_book(kind):
 def _decoded(entry: dict[str, Any], number: str) -> Tensor:
     codes = entry[f"state{number}"]
     return entry[f"qmap{number}"][codes.long()] * entry[f"absmax{number}"][0]
+
+
+# Rules of third parties.
+
+RULE = """
+from dataclasses import dataclass
+import torch
+import forgetkit
+
+@dataclass(frozen=True)
+class Ones:
+    def handles(self, optimizer):
+        return type(optimizer).__name__ == "Personal"
+
+    def fresh(self, optimizer, parameter):
+        return {"average": torch.full_like(parameter, 7.0), "unknown": parameter}
+
+@forgetkit.hookimpl
+def forgetkit_optimizer_state():
+    return {"ones": Ones}
+"""
+
+
+class Personal(optim.Optimizer):
+    """An optimizer that no new one shows the state of."""
+
+    def __init__(self, params: Iterable[Any], *, secret: object) -> None:
+        super().__init__(params, {})
+
+    def step(self, closure: Any = None) -> None:
+        for group in self.param_groups:
+            for p in group["params"]:
+                state = self.state[p]
+                state["average"] = state["average"] + p.grad if state else p.grad.clone()
+                state.setdefault("table", torch.ones(3))
+
+
+def test_a_plugin_s_rule_is_used(tmp_path, monkeypatch):
+    model, optimizer = trained(lambda p: Personal(p, secret=1))
+    unhelped, _ = forget(model, optimizer)
+    assert any("Personal" in line for line in unhelped.remarks)
+    file = tmp_path / "rule.py"
+    file.write_text(RULE)
+    known = forgetkit.api.registry.load(files=(file,))
+    monkeypatch.setattr(forgetkit.api.registry, "load", lambda **_: known)
+    old = snapshot(optimizer)
+    report, masks = forget(model, optimizer, seed=8)
+    assert report.optimizer_cleared == report.reset
+    assert report.remarks == ()
+    for name, p in model.named_parameters():
+        found = optimizer.state[p]["average"]
+        assert (found[masks[name]] == 7).all()
+        assert torch.equal(found[~masks[name]], old[p]["average"][~masks[name]])

@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from forgetkit.contracts import Change, Intervention, InterventionContext, component_name
+from forgetkit.contracts import Change, Intervention, InterventionContext, OptimizerStateRule, component_name
 from forgetkit.errors import ComponentError, OptionError
 from forgetkit.seeding import Seeds, seeded_rng
 from forgetkit.system.torch_settings import scoring_settings
@@ -68,6 +68,7 @@ class InterventionRunner:
         passes: Counts the samples that interventions run through the model.
         optimizers: All that train the model, if there are several.
         followers: Networks that get the same changes.
+        state_rules: Rules of third parties for the state of their optimizers.
         layout: The processes that hold replicas: activity and batches that interventions look at come from all.
     """
 
@@ -81,6 +82,7 @@ class InterventionRunner:
     passes: PassCounter = field(default_factory=PassCounter)
     optimizers: object = None
     followers: Followers = NO_FOLLOWERS
+    state_rules: Sequence[OptimizerStateRule] = ()
     layout: ProcessLayout = field(default_factory=ProcessLayout)
     names: tuple[str, ...] = field(init=False)
     """The names of the interventions in messages."""
@@ -297,7 +299,7 @@ class InterventionRunner:
     def _apply(self, number: int, changes: Iterable[Change]) -> int:
         view, name = self._current_view(), self.names[number]
         names, require_ready = {*view.targets, *view.buffers}, partial(view.require_not_in_use, name)
-        states = OptimizerStates.of(self.optimizers or self.optimizer)
+        states = OptimizerStates.of(self.optimizers or self.optimizer, plugins=self.state_rules)
         with all_or_nothing() as undo:
             applied = apply(self.model, changes, states, names, name, undo, require_ready, followers=self.followers)
             self.layout.require_equal_parameters(self.model, applied.layers)

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from forgetkit.contracts import OptimizerState
-from forgetkit.errors import OptionError
+from forgetkit.contracts import OptimizerState, OptimizerStateRule, component_name
+from forgetkit.errors import ComponentError, OptionError
+from forgetkit.unlearning.integrity import attribute_errors_to
 from forgetkit.unlearning.tensor_parts import LocalState, local_like, local_of
 from forgetkit.unlearning.tensor_write import Undo, write
 
@@ -50,10 +51,12 @@ class OptimizerStates:
     Args:
         optimizers: Each with the optimizers that it wraps, the outermost first.
         rule: What happens to the state of reset entries.
+        plugins: Rules of third parties for their optimizers.
     """
 
     optimizers: Sequence[tuple[Any, ...]]
     rule: OptimizerState = "zero"
+    plugins: Sequence[OptimizerStateRule] = ()
     notes: dict[str, None] = field(default_factory=dict, init=False)
     """What the report says about kept numbers."""
     warnings: dict[str, None] = field(default_factory=dict, init=False)
@@ -63,13 +66,15 @@ class OptimizerStates:
     )
 
     @classmethod
-    def of(cls, given: object, rule: OptimizerState = "zero") -> OptimizerStates:
+    def of(
+        cls, given: object, rule: OptimizerState = "zero", plugins: Sequence[OptimizerStateRule] = ()
+    ) -> OptimizerStates:
         """Accept an optimizer, or several in a list or as the values of a mapping; None is no optimizer.
 
         Raises:
             OptionError: If one of them is not an optimizer.
         """
-        return cls(tuple(_layers(one) for one in list_optimizers(given)), rule)
+        return cls(tuple(_layers(one) for one in list_optimizers(given)), rule, plugins)
 
     def reset(self, name: str, parameter: Tensor, mask: Tensor | None, undo: Undo) -> int:
         """Start the state of ``parameter`` anew under ``mask``, after it got its fresh values; return the entries."""
@@ -103,13 +108,23 @@ class OptimizerStates:
                 seen.add(id(state))
                 if any(state is getattr(inner, "state", None) for inner in layers[depth + 1 :]):
                     continue  # a wrapper that shows the state of what it wraps
-                if state.get(parameter):
+                plugin = self._plugin(optimizer)
+                if plugin is not None:
+                    cleared += _by_plugin(plugin, optimizer, name, parameter, mask, undo)
+                elif state.get(parameter):
                     cleared += self._reset_entry(layers[depth:], group, name, parameter, mask, undo)
                 elif _holds_tensor(state) and self._is_shared(layers[depth:], group, parameter):
                     self._warn(optimizer, state, undo)
         if not held:
             self.warnings[f"no optimizer given holds '{name}': pass all optimizers that train the model"] = None
         return cleared
+
+    def _plugin(self, optimizer: Any) -> OptimizerStateRule | None:
+        for plugin in self.plugins:
+            with attribute_errors_to(component_name(plugin)):
+                if plugin.handles(optimizer):
+                    return plugin
+        return None
 
     def _reset_entry(
         self,
@@ -255,6 +270,28 @@ class OptimizerStates:
                     state[key] = first[key]
                 else:
                     del state[key]
+
+
+def _by_plugin(
+    plugin: OptimizerStateRule, optimizer: Any, name: str, parameter: Tensor, mask: Tensor | None, undo: Undo
+) -> int:
+    """Write what a third party says that a new optimizer holds."""
+    whose, state = component_name(plugin), optimizer.state.get(parameter, {})
+    with attribute_errors_to(whose):
+        found = dict(plugin.fresh(optimizer, parameter))
+    cleared = 0
+    for key, fresh in found.items():
+        value = state.get(key)
+        if value is None:
+            continue  # not stepped yet
+        if not _is_tensor(fresh) or not _is_tensor(value) or fresh.shape != value.shape or fresh.dtype != value.dtype:
+            raise ComponentError(f"{whose}: the state '{key}' of '{name}' is no tensor of the shape and dtype there")
+        fits = value.shape == parameter.shape
+        if mask is not None and not fits:
+            raise ComponentError(f"{whose}: the state '{key}' of '{name}' has not the shape of the parameter")
+        where = None if mask is None else mask.to(value.device)
+        cleared += write(value, where, fresh.to(value.device), undo)[0]
+    return cleared
 
 
 def list_optimizers(given: object) -> tuple[Any, ...]:

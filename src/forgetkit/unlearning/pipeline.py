@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from forgetkit.contracts import BnStats, Importance, OptimizerState, Reinit, component_name
+from forgetkit.contracts import BnStats, Importance, OptimizerState, OptimizerStateRule, Reinit, component_name
 from forgetkit.errors import NoMatchError, OptionError
 from forgetkit.seeding import Seeds, seeded_rng
 from forgetkit.system.torch_settings import settings_restored
@@ -93,7 +93,7 @@ def unlearn(
     layout: ProcessLayout = ProcessLayout(),
     record_mask: MaskCallback | None = None,
     followers: object = None,
-    state_rules: Sequence[OptimizerState] = (),
+    state_rules: Sequence[OptimizerStateRule] = (),
 ) -> UnlearnReport:
     """Score, select and reset entries of ``model`` in place; clear the optimizer's state of the old values.
 
