@@ -105,8 +105,8 @@ def require_gradients(model: nn.Module) -> None:
         if is_distributed(p) and p.dtype in (torch.float16, torch.bfloat16):
             dtype = str(p.dtype).removeprefix("torch.")
             raise OptionError(
-                f"'{name}' lies in parts of {dtype}, which cannot be scored in float32: keep parameters in float32, and "
-                "let MixedPrecisionPolicy(param_dtype=...) compute in less"
+                f"'{name}' lies in parts of {dtype}, which cannot be scored in float32: keep parameters in float32, "
+                "and let MixedPrecisionPolicy(param_dtype=...) compute in less"
             )
     for module in fsdp_modules(model):
         group = getattr(module._get_fsdp_state(), "_fsdp_param_group", None)
@@ -171,7 +171,7 @@ def _no_grad_hooks(model: nn.Module) -> Iterator[None]:
 
 
 def plain_twin(model: nn.Module) -> nn.Module:
-    """Return a model of the same modules whose tensors in parts are whole and hold nothing: fresh values need shapes."""
+    """Return a model of the same modules, whose tensors in parts are whole and hold nothing but a shape."""
     modules: dict[int, nn.Module] = {}
     tensors: dict[int, Tensor | None] = {id(None): None}
 
