@@ -328,7 +328,9 @@ def test_hooks_on_gradients_stay_out(ranks):
 
 
 def in_less(rank: int) -> tuple[str, ...]:
-    return forgetkit.unlearn(sharded(network(), "mixed precision"), data(rank)).remarks
+    model = network()
+    model[1] = nn.Identity()  # batch normalisation does not mix bfloat16 and float32
+    return forgetkit.unlearn(sharded(model, "mixed precision"), data(rank)).remarks
 
 
 def test_mixed_precision_is_remarked(ranks):

@@ -141,6 +141,7 @@ def gradients_by_backward(
 ) -> dict[str, Tensor | None]:
     """Differentiate by ``backward()``: the only way to gradients of parts. ``.grad`` is empty before and afterwards."""
     found: dict[str, Tensor | None] = {}
+    reshard(model)  # hooks hang on the parts
     with _no_grad_hooks(model):
         try:
             value.backward()
@@ -149,6 +150,7 @@ def gradients_by_backward(
                 grad = p.grad
                 found[name] = None if grad is None else cut_like(grad.detach(), p).to(dtype)
         finally:
+            reshard(model)
             for p in model.parameters():
                 p.grad = None
     return found

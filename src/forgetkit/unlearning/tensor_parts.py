@@ -122,9 +122,17 @@ def counted_here(model: nn.Module) -> Callable[[Tensor], bool]:
 
 @contextmanager
 def resharded(model: nn.Module) -> Iterator[None]:
-    """Reshard on leaving."""
+    """Reshard on leaving; after an error, let the next forward pass start anew."""
     try:
         yield
+    except BaseException:
+        for module in fsdp_modules(model):  # torch leaves the state of the pass that failed
+            state = module._get_fsdp_state()
+            state._state_ctx.iter_forward_root = None
+            for one in (state, getattr(state, "_fsdp_param_group", None)):
+                if one is not None:
+                    one._training_state = type(one._training_state).IDLE
+        raise
     finally:
         reshard(model)
 
