@@ -18,8 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, TensorDataset
 
 import forgetkit
-from forgetkit.contracts import Change
-from forgetkit.errors import ComponentError, ForgetkitError, OptionError
+from forgetkit.errors import ForgetkitError, OptionError
 
 pytestmark = pytest.mark.children
 
