@@ -78,8 +78,8 @@ def unlearn(
 
     If anything fails, the model and the optimizer are as before.
 
-    In several processes all make the same call, and all of them reset or none. A ``DistributedDataParallel`` wrapper and
-    a model of ``DTensor`` (``fully_shard``, tensor parallel) bring their group; for plain modules give ``group``.
+    In several processes all make the same call, and all of them reset or none. A ``DistributedDataParallel`` wrapper
+    and a model of ``DTensor`` (``fully_shard``, tensor parallel) bring their group; for plain modules give ``group``.
     Modules of the same names, shapes and values are replicas: they get the buffers of the first process, see the
     batches of all (the first of each by rank, then the second of each; equal ones of a round once; ``samples`` counts
     over these) and end with the same bits. Other modules are parts of one network, over all of which entries are
