@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
-from torch.optim import Optimizer
 
 from forgetkit import config, contracts, unlearning
 from forgetkit.ablation.grid import grid_from_python, split_axes
@@ -34,18 +32,24 @@ from forgetkit.seeding import Seeds
 from forgetkit.storage import RunDirectory
 from forgetkit.system.torch_settings import scoring_settings
 from forgetkit.unlearning.attachment import ComponentDescription, InterventionAttachment
+from forgetkit.unlearning.building import unwrapped_lookup
 from forgetkit.unlearning.tensor_checks import all_finite
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
+    from torch.optim import Optimizer
 
-Batches = Iterable[tuple[Tensor, Tensor]]
+    Optimizers = Optimizer | Sequence[Optimizer] | Mapping[str, Optimizer]
+
+Batches = Iterable[Any]
 _Kind = TypeVar("_Kind", unlearning.Scoring, unlearning.ResetPolicy)
 _log = logging.getLogger("forgetkit")
 _REPEATED_REMEDY = (
     "let build= draw from the global random state, and load weights into the model with load_state_dict()"
 )
-Loss = Callable[[Any, Tensor], Tensor]
+Loss = Callable[[Any, Any], Tensor]
+Objective = Callable[[nn.Module, Any], Tensor | tuple[Tensor, Tensor | float]]
+Outputs = Callable[[Any], Tensor]
 
 
 def unlearn(
@@ -54,9 +58,11 @@ def unlearn(
     *,
     importance: str | contracts.Importance | None = None,
     reinit: str | contracts.Reinit = "masked",
-    optimizer: Optimizer | None = None,
+    optimizer: Optimizers | None = None,
     seed: int = 0,
-    loss: Loss = cross_entropy,
+    loss: Loss | None = None,
+    objective: Objective | None = None,
+    outputs: Outputs | None = None,
     build: Callable[[], nn.Module] | None = None,
     fresh: Literal["auto", "module"] = "auto",
     initial: Mapping[str, Tensor] | None = None,
@@ -66,6 +72,7 @@ def unlearn(
     memory: unlearning.Memory | None = None,
     run_seed: int | None = None,
     group: ProcessGroup | Literal[True] | None = None,
+    followers: Sequence[nn.Module] | None = None,
 ) -> unlearning.UnlearnReport:
     """Reset part of ``model`` in place, and the optimizer's state of what was reset.
 
@@ -79,13 +86,20 @@ def unlearn(
 
     Args:
         model: The network. A compiled one is reset in the module that it wraps.
-        batches: Any iterable of ``(inputs, targets)``, a ``DataLoader`` for example. A criterion reads as many samples
+        batches: Any iterable of batches, a ``DataLoader`` for example: pairs ``(inputs, targets)``, mappings with
+            labels for a model that returns its own loss, or what ``objective`` takes. A criterion reads as many samples
             as its options say. None is enough for components that need no data.
         importance: The criterion, a SPEC or an object. None: ``"snip"`` if ``reinit`` needs scores.
         reinit: The reset method, a SPEC or an object.
-        optimizer: The optimizer that trains the model. Its state under the mask is cleared.
+        optimizer: The optimizer that trains the model, or several in a list. The state of what was reset becomes that
+            of a new optimizer, in place; ``report.remarks`` names what cannot be cleared.
         seed: Fixes every draw, 0 or more. Give another one at each call of a loop, or the same fresh values come again.
-        loss: ``loss(outputs, targets)``, a scalar tensor: the mean over the batch.
+        loss: ``loss(outputs, targets)``, a scalar tensor: the mean over the batch. None: cross-entropy of pairs, and
+            the ``loss`` that the model returns for mappings, which it is called with as ``model(**batch)``.
+        objective: ``objective(model, batch)`` in place of ``loss``: the mean loss of a batch of any shape, or
+            ``(loss, weight)`` with the number that the loss averages over.
+        outputs: ``outputs(returned)`` takes a tensor out of what the model returns, for components that look at
+            outputs. None: the tensor itself, or its ``logits``.
         build: Makes a new model of the same architecture, whose values are the fresh ones.
         fresh: ``"auto"``: without ``build``, a layer's ``reset_parameters`` draws fresh values if no constructor around
             the layer initialises it. Otherwise a model of transformers or Lightning is built from its own ``config`` or
@@ -98,6 +112,8 @@ def unlearn(
         memory: The method ``memory`` of what :func:`attach` returns, for components that watch the training.
         run_seed: A seed that stays the same at each call, for components that draw once for a whole run.
         group: A process group of ``torch.distributed``, or True for all processes.
+        followers: Networks of the same architecture, an ``AveragedModel`` for example, that get the same values under
+            the same masks.
 
     Returns:
         The audit: for each parameter how many entries were scored and reset, the threshold and the seconds.
@@ -109,7 +125,7 @@ def unlearn(
     Example:
         >>> report = forgetkit.unlearn(model, batches, reinit="masked:fraction=0.2", optimizer=optimizer, seed=1)
     """
-    with unlearning.SelectionGroup(group) as processes:
+    with unlearning.find_group(model, group) as processes:
         components = registry.load()
         method = components.make("reinit", reinit)[1]
         method_name = contracts.component_name(method)
@@ -117,27 +133,47 @@ def unlearn(
             importance = "snip"
         if scoring is not None and importance is None and not getattr(method, "needs_data", False):
             raise OptionError(f"{method_name} looks at no scores, so scoring= would be ignored: leave it out")
-        if group is not None and not getattr(method, "needs_scores", False):
-            raise OptionError(f"{method_name} selects nothing, so group= would be ignored: leave it out")
         scored, after = (
             _resolve_component(scoring, unlearning.Scoring),
             _resolve_component(policy, unlearning.ResetPolicy),
         )
         if after.optimizer_state != "zero" and optimizer is None:
             raise OptionError(f"optimizer_state={after.optimizer_state} is about an optimizer: pass optimizer=")
+        criterion = None if importance is None else components.make("importance", importance)[1]
+        how = unlearning.Objective(loss, objective, outputs)
+        layout = unlearning.ProcessLayout.find(
+            model,
+            processes,
+            seed=Seeds(seed).seed,
+            options=_options_text(
+                (criterion, method, scored, after), how, fresh, run_seed, build, initial, previous, optimizer
+            ),
+            optimizers=unlearning.list_optimizers(optimizer),
+            has_batches=batches is not None,
+        )
+        if layout.holding == "parts" and not getattr(method, "needs_scores", False):
+            raise OptionError(f"{method_name} selects nothing, so group= would be ignored: leave it out")
+        if layout.holding == "shards" and after.optimizer_state == "rescaled":
+            raise OptionError(
+                "optimizer_state=rescaled takes means over whole tensors, and the model's parameters lie in parts "
+                "(DTensor): use zero, keep or fresh"
+            )
         report = unlearning.unlearn(
             model,
             batches,
-            importance=None if importance is None else components.make("importance", importance)[1],
+            importance=criterion,
             reinit=method,
             optimizer=optimizer,
             seeds=Seeds(seed),
-            loss=loss,
+            loss=how,
             history=_build_history(build, fresh, initial, previous, memory, run_seed),
             scoring=scored,
             policy=after,
-            processes=processes,
+            layout=layout,
+            followers=followers,
+            state_rules=_state_rules(components) if optimizer is not None else (),
         )
+    _warn_if_alone(group, processes)
     for remark in (*report.remarks, report.repeated):
         if remark is not None:
             _log.warning("%s", remark)
@@ -150,13 +186,16 @@ def score(
     *,
     importance: str | contracts.Importance = "snip",
     seed: int = 0,
-    loss: Loss = cross_entropy,
+    loss: Loss | None = None,
+    objective: Objective | None = None,
+    outputs: Outputs | None = None,
     build: Callable[[], nn.Module] | None = None,
     fresh: Literal["auto", "module"] = "auto",
     initial: Mapping[str, Tensor] | None = None,
     scoring: unlearning.Scoring | None = None,
     previous: Mapping[str, Tensor] | None = None,
     memory: unlearning.Memory | None = None,
+    group: ProcessGroup | Literal[True] | None = None,
 ) -> dict[str, Tensor]:
     """Score each entry of the trainable parameters that the loss depends on.
 
@@ -164,17 +203,20 @@ def score(
 
     Args:
         model: The network.
-        batches: Any iterable of ``(inputs, targets)``, as for :func:`unlearn`.
+        batches: Any iterable of batches, as for :func:`unlearn`.
         importance: The criterion, a SPEC or an object.
         seed: Fixes every draw, 0 or more. A criterion that reads fresh values gets those of :func:`unlearn` with the
             same ``seed`` and ``build``.
-        loss: ``loss(outputs, targets)``, a scalar tensor: the mean over the batch.
+        loss: ``loss(outputs, targets)``, as for :func:`unlearn`.
+        objective: ``objective(model, batch)``, as for :func:`unlearn`.
+        outputs: ``outputs(returned)``, as for :func:`unlearn`.
         build: Makes a new model, as for :func:`unlearn`.
         fresh: ``"auto"`` or ``"module"``, as for :func:`unlearn`.
         initial: Copies of ``state_dict()`` at the start of training.
         scoring: Which parameters are scored, and in which mode.
         previous: Copies of ``state_dict()`` when the model was last reset.
         memory: The method ``memory`` of what :func:`attach` returns.
+        group: The processes that hold replicas, or tensors in parts, as for :func:`unlearn`.
 
     Returns:
         ``{name: tensor}``: scores in the shape of the parameter, float32 or wider; higher means keep.
@@ -186,32 +228,57 @@ def score(
     Example:
         >>> scores = forgetkit.score(model, batches, importance="snip:samples=128")
     """
-    criterion = registry.load().make("importance", importance)[1]
-    past, scored = (
-        _build_history(build, fresh, initial, previous, memory, None),
-        _resolve_component(scoring, unlearning.Scoring),
-    )
-    return unlearning.score(
-        model, batches, importance=criterion, seeds=Seeds(seed), loss=loss, history=past, scoring=scored
-    )
+    with unlearning.find_group(model, group) as processes:
+        criterion = registry.load().make("importance", importance)[1]
+        past, scored = (
+            _build_history(build, fresh, initial, previous, memory, None),
+            _resolve_component(scoring, unlearning.Scoring),
+        )
+        how = unlearning.Objective(loss, objective, outputs)
+        layout = unlearning.ProcessLayout.find(
+            model,
+            processes,
+            seed=Seeds(seed).seed,
+            options=_options_text((criterion, scored), how, fresh, None, build, initial, previous, None),
+            has_batches=batches is not None,
+        )
+        if layout.holding == "parts":
+            raise OptionError("each process scores its own part of a network, so group= would be ignored: leave it out")
+        scores = unlearning.score(
+            model,
+            batches,
+            importance=criterion,
+            seeds=Seeds(seed),
+            loss=how,
+            history=past,
+            scoring=scored,
+            layout=layout,
+        )
+    _warn_if_alone(group, processes)
+    return scores
 
 
 def attach(
     model: nn.Module,
-    optimizer: Optimizer,
+    optimizer: Optimizers,
     components: Sequence[str | contracts.Intervention],
     *,
     seed: int = 0,
-    loss: Loss = cross_entropy,
+    loss: Loss | None = None,
+    objective: Objective | None = None,
+    outputs: Outputs | None = None,
     build: Callable[[], nn.Module] | None = None,
     fresh: Literal["auto", "module"] = "auto",
     initial: Mapping[str, Tensor] | None = None,
     previous: Mapping[str, Tensor] | None = None,
+    followers: Sequence[nn.Module] | None = None,
+    group: ProcessGroup | Literal[True] | None = None,
 ) -> InterventionAttachment:
     """Attach interventions to your own training loop.
 
     Call ``attached.begin(inputs, targets)`` before each mega-batch, with two samples or more, and
-    ``attached.after_epoch()`` after each epoch. Around each training step::
+    ``attached.after_epoch()`` after each epoch; a batch of another shape is a single argument. Around each training
+    step::
 
         with attached.step(inputs, targets) as step:
             loss = criterion(model(inputs), targets) + step.loss()
@@ -221,22 +288,29 @@ def attach(
             optimizer.step()
 
     Save ``attached.state_dict()`` in your checkpoints, and give ``attached.memory`` to :func:`unlearn` as ``memory``.
-    A step that ends by ``continue`` still runs what acts after a step, unless ``step.skip()`` was called. If a step has
-    several forward passes, activity is measured in the first.
+    A trainer with callbacks calls ``step = attached.enter(batch)`` and ``attached.exit()`` instead of ``with``, and
+    ``attached.exit(error)`` after a failure. A step that ends by ``continue`` still runs what acts after a step, unless
+    ``step.skip()`` was called. If a step has several forward passes, activity is measured in the first.
 
     Args:
         model: The network. Of a compiled one, the module that it wraps is used.
-        optimizer: The optimizer that trains it.
+        optimizer: The optimizer that trains it, or several in a list; interventions see the first one.
         components: Interventions, SPECs or objects. A criterion or reset method that watches the training is one too.
         seed: Fixes every draw of the components, 0 or more. Keep it if a loop resumes from a checkpoint.
-        loss: ``loss(outputs, targets)``, a scalar tensor: the mean over the batch.
+        loss: ``loss(outputs, targets)``, as for :func:`unlearn`.
+        objective: ``objective(model, batch)``, as for :func:`unlearn`.
+        outputs: ``outputs(returned)``, as for :func:`unlearn`.
         build: Makes a new model, as for :func:`unlearn`.
         fresh: ``"auto"`` or ``"module"``, as for :func:`unlearn`.
         initial: Copies of ``state_dict()`` at the start of training.
         previous: Copies of ``state_dict()`` when the model was last reset.
+        followers: Networks that get what interventions reset, as for :func:`unlearn`.
+        group: The processes that hold replicas, as for :func:`unlearn`. All of them make the same calls: activity and
+            batches that a component looks at are those of all, in the order of the ranks.
 
     Returns:
-        An object with ``begin``, ``step``, ``after_epoch``, ``memory``, ``state_dict`` and ``load_state_dict``.
+        An object with ``begin``, ``step``, ``enter``, ``exit``, ``after_epoch``, ``memory``, ``state_dict`` and
+        ``load_state_dict``.
 
     Raises:
         OptionError: If a component is unknown, or if the optimizer trains none of the model's parameters.
@@ -249,10 +323,37 @@ def attach(
     known = registry.load()
     found = [_build_intervention(known, component) for component in components]
     past = _build_history(build, fresh, initial, previous, None, seed)
+    how = unlearning.Objective(loss, objective, outputs)
     inner = unlearning.unwrap(model)
-    unlearning.require_trained_by(optimizer, inner)
     instances = [component for _, component in found]
-    runner = unlearning.InterventionRunner(inner, optimizer, instances, Seeds(seed), past, loss)
+    several = unlearning.list_optimizers(optimizer)
+    with unlearning.find_group(model, group) as processes:
+        unlearning.require_trained_by(optimizer, inner)
+        layout = unlearning.ProcessLayout.find(
+            model,
+            processes,
+            seed=Seeds(seed).seed,
+            options=_options_text(instances, how, fresh, None, build, initial, previous),
+        )
+        if layout.holding in ("parts", "shards"):
+            raise OptionError(
+                "interventions act on a whole network, and this process holds a part of one: attach to "
+                "DistributedDataParallel, or leave group= out"
+            )
+        runner = unlearning.InterventionRunner(
+            inner,
+            several[0],
+            instances,
+            Seeds(seed),
+            past,
+            how,
+            optimizers=several,
+            followers=unlearning.Followers.of(followers, inner),
+            state_rules=_state_rules(known),
+            layout=layout,
+        )
+        processes.finish()
+    _warn_if_alone(group, processes)
     names = [spec.partition(":")[0].rpartition("/")[2] for spec, _ in found]  # without the distribution
     return InterventionAttachment(runner, list(map(ComponentDescription.of, names, instances)))
 
@@ -606,6 +707,11 @@ def _evidence(
     return model_evidence(subject, parts, seeds, components=components, **given)
 
 
+def _state_rules(components: registry.Registry) -> list[contracts.OptimizerStateRule]:
+    kind = "optimizer_state"
+    return [components.make(kind, entry.name)[1] for entry in components.named(kind)]
+
+
 def _build_history(
     build: Callable[[], nn.Module] | None,
     fresh: str,
@@ -624,11 +730,35 @@ def _build_history(
         build=build,
         trust_modules=fresh == "module",
         repeats=None if build is None else cache(partial(unlearning.RepeatedValues.of, build, _REPEATED_REMEDY)),
-        initial=None if initial is None else initial.__getitem__,
-        previous=None if previous is None else previous.__getitem__,
+        initial=None if initial is None else unwrapped_lookup(initial),
+        previous=None if previous is None else unwrapped_lookup(previous),
         memory=memory or unlearning.NO_HISTORY.memory,
         seeds=None if run_seed is None else Seeds(run_seed),
     )
+
+
+def _options_text(
+    components: Iterable[object],
+    objective: unlearning.Objective,
+    fresh: str,
+    run_seed: int | None,
+    *given: object,
+) -> str:
+    """Describe a call in words that are the same in all processes that make the same call."""
+    described = [ComponentDescription.of(type(one).__name__, one) for one in components if one is not None]
+    words = [f"{one.name}({', '.join(f'{key}={value}' for key, value in one.options.items())})" for one in described]
+    functions = (objective.loss, objective.function, objective.select)
+    words += [getattr(one, "__qualname__", type(one).__name__) for one in functions if one is not None]
+    words += [f"fresh={fresh}", f"run_seed={run_seed}"]
+    return ", ".join([*words, *(type(one).__name__ for one in given if one is not None)])
+
+
+def _warn_if_alone(group: object, processes: unlearning.SelectionGroup) -> None:
+    if unlearning.is_alone_among_others(group, processes):
+        _log.warning(
+            "this process acted alone, and torch.distributed has others: if they hold replicas of this model, pass the "
+            "DistributedDataParallel wrapper or group=True in all of them, or they come apart"
+        )
 
 
 def _resolve_component(given: _Kind | None, kind: type[_Kind]) -> _Kind:

@@ -162,6 +162,20 @@ def forgetkit_executors():
     return {"one-by-one": OneByOne}
 
 
+@dataclass(frozen=True)
+class Unity:
+    def handles(self, optimizer):
+        return False
+
+    def fresh(self, optimizer, parameter):
+        return {}
+
+
+@forgetkit.hookimpl
+def forgetkit_optimizer_state():
+    return {"unity": Unity}
+
+
 @forgetkit.hookimpl
 def forgetkit_commands():
     return {"greet": app}
@@ -178,6 +192,7 @@ NAMES = {
     "observers": "last",
     "analyses": "norm",
     "executors": "one-by-one",
+    "optimizer_state": "unity",
     "commands": "greet",
 }
 

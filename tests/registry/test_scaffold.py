@@ -16,7 +16,7 @@ import pytest
 from forgetkit.errors import UsageError
 from forgetkit.registry import registry, scaffold
 
-KINDS = [kind for kind in registry.KINDS if kind != "commands"]
+KINDS = [kind for kind in registry.KINDS if kind not in ("commands", "optimizer_state")]
 
 
 def python(*words: object, folder: Path, **env: str) -> subprocess.CompletedProcess[str]:

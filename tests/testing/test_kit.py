@@ -157,7 +157,7 @@ def test_kinds() -> None:
         examine("metric", Last)
     with pytest.raises(OptionError, match="for metrics leave it out"):
         examine("metrics", Last, oracle=lambda model, inputs, targets: {})
-    assert [kind for kind in registry.KINDS if not promises(kind)] == ["commands"]
+    assert [kind for kind in registry.KINDS if not promises(kind)] == ["optimizer_state", "commands"]
     assert examine("commands", object()) == ()
 
 

@@ -134,7 +134,7 @@ def test_the_optimizer_forgets_under_the_mask_alone(name, memory):
         for key, value in optimizer.state[parameter].items():
             old = state[id(parameter)][key]
             if key in kinds:
-                assert not value[mask].any()
+                assert (value[mask].abs() <= (1.1e-8 if key == "exp_inf" else 0)).all()  # Adamax holds at least its eps
                 assert torch.equal(bits(value)[~mask], bits(old)[~mask])
             else:
                 assert torch.as_tensor(value == old).all()
@@ -146,8 +146,9 @@ def test_the_optimizer_forgets_under_the_mask_alone(name, memory):
 def test_a_tensor_replaced_whole_is_new_to_the_optimizer(name):
     """The next step after a cold start is the first step of an optimizer that has seen nothing."""
     model, optimizer = trained(name)
+    keys = {p: list(state) for p, state in optimizer.state.items()}
     report = forgetkit.unlearn(model, BATCHES, reinit="cold", optimizer=optimizer, seed=1)
-    assert all(not optimizer.state.get(p) for p in model.parameters())
+    assert {p: list(state) for p, state in optimizer.state.items()} == keys
     assert report.optimizer_cleared % report.reset == 0
     assert report.optimizer_cleared > 0
     twin = copy.deepcopy(model)
@@ -163,15 +164,18 @@ def test_what_rifle_leaves_keeps_its_state(name):
     state = state_of(optimizer)
     head = {id(p) for p in model[5].parameters()}
     report = forgetkit.unlearn(model, BATCHES, reinit="rifle", optimizer=optimizer)
-    assert {id(p) for p in optimizer.state} == state.keys() - head
+    assert {id(p) for p in optimizer.state} == state.keys()
     for parameter, entry in optimizer.state.items():
         for key, value in entry.items():
+            if id(parameter) in head:
+                assert not value.any()
+                continue
             assert torch.equal(torch.as_tensor(value), torch.as_tensor(state[id(parameter)][key]))
     assert report.optimizer_cleared == 16 * (1 if name == "sgd" else 3)
 
 
 def test_a_fused_optimizer_steps_on_as_another_does():
-    """torch's fused step cannot do with the momentum of some parameters and not of others."""
+    """Momentum of a replaced tensor is zero and not missing, which torch's fused step could not do with."""
     weights = []
     for fused in (False, True):
         torch.manual_seed(0)

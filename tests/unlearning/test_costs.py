@@ -22,7 +22,7 @@ import forgetkit
 from forgetkit.contracts import Change, ReinitContext
 from forgetkit.errors import ComponentError
 from forgetkit.seeding import Seeds, seeded_rng
-from forgetkit.unlearning import apply, fingerprints, integrity, probe, tensor_checks
+from forgetkit.unlearning import fingerprints, integrity, probe, tensor_checks, tensor_write
 from forgetkit.unlearning.layerwise import LayerwiseFresh
 
 FLOATS = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
@@ -104,7 +104,7 @@ def adam_of(model: Sized, seed: int) -> torch.optim.Optimizer:
 @pytest.mark.parametrize("piece", [7, 2**20])
 def test_what_is_written_under_a_mask(piece, layout, dtype, monkeypatch):
     """As ``torch.where`` has it, bits outside the mask as they were; undone, everything is."""
-    monkeypatch.setattr(apply, "_PIECE", piece)
+    monkeypatch.setattr(tensor_write, "_PIECE", piece)
     model = Sized(LAYOUTS[layout](shuffled((4, 3, 2, 5), 0, dtype)))
     stride, version = model.weight.stride(), model.weight._version
     optimizer = adam_of(model, 5)
@@ -138,11 +138,11 @@ def test_what_is_written_under_a_mask(piece, layout, dtype, monkeypatch):
 @pytest.mark.parametrize("fails_at", [1, 4, 9, 20])
 def test_a_write_that_breaks_off_in_the_middle_of_a_tensor(fails_at, layout, monkeypatch):
     """Of 18 pieces each of the parameter, and of the optimizer's two: what was written to is put back."""
-    monkeypatch.setattr(apply, "_PIECE", 7)
+    monkeypatch.setattr(tensor_write, "_PIECE", 7)
     model = Sized(LAYOUTS[layout](shuffled((4, 3, 2, 5), 0, torch.float32)))
     optimizer = adam_of(model, 5)
     before, state = values(model), copy.deepcopy(optimizer.state[model.weight])
-    calls, places = [], apply._true_positions
+    calls, places = [], tensor_write._true_positions
 
     def broken(mask: Tensor) -> Tensor:
         calls.append(mask)
@@ -150,7 +150,7 @@ def test_a_write_that_breaks_off_in_the_middle_of_a_tensor(fails_at, layout, mon
             raise MemoryError
         return places(mask)
 
-    monkeypatch.setattr(apply, "_true_positions", broken)
+    monkeypatch.setattr(tensor_write, "_true_positions", broken)
     mask = torch.rand(4, 3, 2, 5, generator=torch.Generator().manual_seed(1)) < 0.6
     with pytest.raises(MemoryError):
         unlearn_with(lambda _: [Change("weight", mask, torch.zeros(mask.shape))], model, optimizer=optimizer)
@@ -161,7 +161,7 @@ def test_a_write_that_breaks_off_in_the_middle_of_a_tensor(fails_at, layout, mon
 
 def test_what_cannot_be_put_back_keeps_nothing_else_from_it(monkeypatch):
     model = nn.Sequential(*(nn.Linear(3, 3, bias=False) for _ in range(4)))
-    before, calls, plain = values(model), [], apply.unpack_mask
+    before, calls, plain = values(model), [], tensor_write.unpack_mask
 
     def scarce(bits: Tensor, shape: torch.Size) -> Tensor:
         calls.append(shape)
@@ -174,7 +174,7 @@ def test_what_cannot_be_put_back_keeps_nothing_else_from_it(monkeypatch):
             yield Change(name, target > 0, torch.full_like(target, 7))
         raise ZeroDivisionError
 
-    monkeypatch.setattr(apply, "unpack_mask", scarce)
+    monkeypatch.setattr(tensor_write, "unpack_mask", scarce)
     with pytest.raises(MemoryError, match="no room for 3") as caught:
         unlearn_with(fail, model)
     assert "no room for 1" in str(caught.value.__context__)
@@ -191,7 +191,7 @@ def test_a_few_entries_at_a_time_are_written_and_put_back():
     before, kept = weight.detach().clone(), 2 * int(mask.sum()) + weight.numel() // 8
     with torch.no_grad():
         with Held(model, mask, value) as held:
-            apply._write(weight, mask, value, undo)
+            tensor_write.write(weight, mask, value, undo)
         assert kept <= held.now < 1.01 * kept
         assert held.most < 2.5 * kept
         assert not same_bits(weight, before)
@@ -211,12 +211,14 @@ class Strict(TorchDispatchMode):
 
 
 def test_a_value_may_lie_on_another_device_than_its_parameter(monkeypatch):
-    monkeypatch.setattr(apply, "_true_positions", lambda mask: torch.zeros(3, dtype=torch.int64, device=mask.device))
-    monkeypatch.setattr(apply, "_count_differing", lambda new, old: len(new))
+    monkeypatch.setattr(
+        tensor_write, "_true_positions", lambda mask: torch.zeros(3, dtype=torch.int64, device=mask.device)
+    )
+    monkeypatch.setattr(tensor_write, "_count_differing", lambda new, old: len(new))
     with FakeTensorMode(), Strict():
         parameter, mask = torch.zeros(5, device="cuda"), torch.ones(5, dtype=torch.bool, device="cuda")
         for device in ("cuda", "cpu"):
-            assert apply._write(parameter, mask, torch.ones(5, device=device, dtype=torch.bfloat16), []) == (3, 3)
+            assert tensor_write.write(parameter, mask, torch.ones(5, device=device, dtype=torch.bfloat16), []) == (3, 3)
 
 
 def test_a_shared_parameter_is_written_once_and_put_back():

@@ -159,7 +159,9 @@ class Positions(nn.Module):
 
 def initialised_elsewhere(model: nn.Module, path: str) -> bool:
     code = InitializationCode(model)
-    return bool(code.containers(path)) or code.own(path) is not None
+    return bool(code.containers(path)) or any(
+        code.own(path, name) for name in (*model.get_submodule(path)._parameters, "")
+    )
 
 
 @pytest.mark.parametrize(

@@ -192,7 +192,7 @@ def test_batches_with_nothing_in_them(reinit, batches):
     ids=["a tensor", "one", "a dictionary", "a dictionary of two", "a number"],
 )
 def test_batches_of_something_else(batches):
-    with refused(OptionError, match="batches"):
+    with refused(OptionError, match="batch"):
         forgetkit.score(mlp(), batches)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from decimal import Decimal
 
 import pytest
@@ -31,17 +32,23 @@ PIXELS = [(torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)), t
 
 
 @pytest.fixture(scope="module", params=["resnet18", "resnet34", "resnet50"])
-def resnet(request: pytest.FixtureRequest) -> nn.Module:
-    torch.manual_seed(0)
+def build_resnet(request: pytest.FixtureRequest) -> Callable[[], nn.Module]:
     inputs = Inputs((3, 8, 8), 10, (0.5,) * 3, (0.25,) * 3)
-    return registry.load().make("models", request.param)[1].build(inputs, nn.Identity())
+    component = registry.load().make("models", request.param)[1]
+    return lambda: component.build(inputs, nn.Identity())
+
+
+@pytest.fixture(scope="module")
+def resnet(build_resnet: Callable[[], nn.Module]) -> nn.Module:
+    torch.manual_seed(0)
+    return build_resnet()
 
 
 @pytest.mark.slow
-def test_later_layers_of_a_resnet(resnet):
+def test_later_layers_of_a_resnet(resnet, build_resnet):
     """From the third of four blocks on: convolutions, projections and the head; not batch normalisation."""
     before = values(resnet)
-    report = forgetkit.unlearn(resnet, PIXELS, reinit="llf", seed=1)
+    report = forgetkit.unlearn(resnet, PIXELS, build=build_resnet, reinit="llf", seed=1)
     assert next(iter(report.layers)) == "layer3.0.conv1.weight"
     norms = {name for name, module in resnet.named_modules() if isinstance(module, nn.BatchNorm2d)}
     later = {n for n in before if n.startswith(("layer3.", "layer4.", "fc."))}
@@ -53,10 +60,10 @@ def test_later_layers_of_a_resnet(resnet):
 
 
 @pytest.mark.slow
-def test_later_layers_of_a_resnet_with_their_norms(resnet):
+def test_later_layers_of_a_resnet_with_their_norms(resnet, build_resnet):
     scrambled(resnet)
     before = values(resnet)
-    report = forgetkit.unlearn(resnet, PIXELS, reinit="llf:norm=reset", seed=1)
+    report = forgetkit.unlearn(resnet, PIXELS, build=build_resnet, reinit="llf:norm=reset", seed=1)
     later = {n for n in before if n.startswith(("layer3.", "layer4.", "fc."))}
     assert set(report.layers) | set(report.buffers) == later
     assert later - set(changed(resnet, before)) == {n for n in later if n.endswith("num_batches_tracked")}
@@ -116,9 +123,9 @@ def test_options_out_of_range(spec):
 
 
 @pytest.mark.slow
-def test_rifle_resets_weight_and_bias_of_the_head_alone(resnet):
+def test_rifle_resets_weight_and_bias_of_the_head_alone(resnet, build_resnet):
     before = values(resnet)
-    report = forgetkit.unlearn(resnet, PIXELS, reinit="rifle", seed=2)
+    report = forgetkit.unlearn(resnet, PIXELS, build=build_resnet, reinit="rifle", seed=2)
     differ = changed(resnet, before)
     assert set(report.layers) == set(differ) == {"fc.weight", "fc.bias"}
     assert differ["fc.weight"].all()

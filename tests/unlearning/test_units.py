@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 import torch
@@ -331,11 +332,11 @@ BIG = [
 @pytest.mark.parametrize("name", BIG)
 def test_it_holds_for_the_networks_that_people_use(name: str) -> None:
     torch.manual_seed(0)
-    model = getattr(torchvision.models, name)(weights=None, num_classes=3)
-    batches = [(torch.rand(2, 3, 64, 64), torch.tensor([0, 1]))]
+    build = partial(getattr(torchvision.models, name), weights=None, num_classes=3)
+    model, batches = build(), [(torch.rand(2, 3, 64, 64), torch.tensor([0, 1]))]
     found = units(model, batches)
     assert len(found) >= 7
-    forgetkit.unlearn(model, batches, reinit=ResetSome(), seed=3)
+    forgetkit.unlearn(model, batches, reinit=ResetSome(), build=build, seed=3)
     assert silent(model, batches[0][0], found.values(), some)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import pytest
@@ -146,9 +147,9 @@ def test_redo_on_a_residual_network(coupled: Any) -> None:
 def test_redo_on_resnet18() -> None:
     torch.manual_seed(0)
     builder = registry.load().make("models", "resnet18")[1]
-    model = builder.build(Inputs((3, 8, 8), 3, (0.0,) * 3, (1.0,) * 3), nn.Identity())
-    inputs, targets = torch.rand(4, 3, 8, 8), torch.arange(4) % 3
-    report = forgetkit.unlearn(model, [(inputs, targets)], reinit=Redo(tau=0.5, coupled="include"))
+    build = partial(builder.build, Inputs((3, 8, 8), 3, (0.0,) * 3, (1.0,) * 3), nn.Identity())
+    model, inputs, targets = build(), torch.rand(4, 3, 8, 8), torch.arange(4) % 3
+    report = forgetkit.unlearn(model, [(inputs, targets)], reinit=Redo(tau=0.5, coupled="include"), build=build)
     groups = groups_of(model, (inputs, targets))
     chosen = {group.name: silent_units(group, model.state_dict()) for group in groups}
     assert 0 < report.reset < sum(p.numel() for p in model.parameters())

@@ -150,7 +150,7 @@ class RunConfig(BaseModel):
     score_mode: Annotated[Mode, Field(description="the network's mode while it is scored")] = "eval"
     score_params: Annotated[Scope, Field(description="which parameters are scored, and can be selected")] = "all"
     score_batch: Annotated[int, Field(ge=1, le=MOST, description="samples per batch while scoring")] = 256
-    optimizer_state: Annotated[OptimizerState, Field(description="the optimizer's memory at a forgetting: zero what was reset, keep all, or start afresh (with any method)")] = "zero"  # fmt: skip
+    optimizer_state: Annotated[OptimizerState, Field(description="the optimizer's memory at a forgetting: zero what was reset, the same but second moments rescaled, keep all, or start afresh (with any method)")] = "zero"  # fmt: skip
     bn_stats: Annotated[BnStats, Field(description="running statistics after a forgetting; recalibrate: measured again on all the scoring samples offered")] = "keep"  # fmt: skip
 
     dataset: Annotated[str, Field(description="where samples come from, a SPEC like folder:path=photos,size=32")] = "digits"  # fmt: skip

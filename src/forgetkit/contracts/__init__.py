@@ -28,6 +28,7 @@ from forgetkit.contracts.components import (
     Metric,
     ModelBuilder,
     Observer,
+    OptimizerStateRule,
     ProgressCallback,
     Replay,
     WorkerLost,
@@ -47,6 +48,7 @@ from forgetkit.contracts.events import (
     StepProgress,
     Unlearned,
 )
+from forgetkit.contracts.gradients import Gradients, SampleGradients
 from forgetkit.contracts.importance import Importance, Probe
 from forgetkit.contracts.interventions import Intervention, InterventionContext
 from forgetkit.contracts.literals import (
@@ -98,6 +100,7 @@ __all__ = [
     "Event",
     "Evidence",
     "Executor",
+    "Gradients",
     "Importance",
     "Inputs",
     "Intervention",
@@ -119,6 +122,7 @@ __all__ = [
     "Observer",
     "OptimizerName",
     "OptimizerState",
+    "OptimizerStateRule",
     "OptionResolved",
     "Origin",
     "Probe",
@@ -131,6 +135,7 @@ __all__ = [
     "Rounding",
     "RunEnded",
     "RunStarted",
+    "SampleGradients",
     "SampleLimit",
     "Samples",
     "Sampling",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     import numpy as np
     from numpy.typing import NDArray
-    from torch import nn
+    from torch import Tensor, nn
 
     from forgetkit.contracts.data import Data, Inputs, Samples
     from forgetkit.contracts.events import Event, MegaBatchResult
@@ -215,6 +215,52 @@ class WorkerLost:
 
     reason: str
     status: int | None = None
+
+
+@runtime_checkable
+class OptimizerStateRule(Protocol):
+    """A rule for the state of a third party's optimizer: what it holds for an entry that it has not stepped yet.
+
+    Without a rule, a new optimizer of the same class takes one step with zero gradient on a copy of the parameter. Give
+    a rule where that does not show the state, or where the class can be neither made nor stepped that way.
+
+    Example:
+        ::
+
+            @dataclass(frozen=True)
+            class PersonalState:
+                '''The averages of Personal start at one.'''
+
+                def handles(self, optimizer):
+                    return isinstance(optimizer, Personal)
+
+                def fresh(self, optimizer, parameter):
+                    return {"average": torch.ones_like(parameter)}
+    """
+
+    def handles(self, optimizer: Any) -> bool:
+        """Say whether the rule is about this optimizer.
+
+        Args:
+            optimizer: An optimizer, or one that another one wraps.
+
+        Returns:
+            True if :meth:`fresh` is to say what its state is.
+        """
+        ...
+
+    def fresh(self, optimizer: Any, parameter: Tensor) -> Mapping[str, Tensor]:
+        """Return the state of entries that have not been stepped.
+
+        Args:
+            optimizer: The optimizer, with its state; it stays as it is.
+            parameter: The parameter, which holds the fresh values under the mask.
+
+        Returns:
+            By the key in ``optimizer.state[parameter]`` a tensor of the same shape and dtype; entries under the mask
+            are written. Other keys stay.
+        """
+        ...
 
 
 @runtime_checkable

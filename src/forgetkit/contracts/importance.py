@@ -9,11 +9,12 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from forgetkit.contracts.gradients import Gradients, SampleGradients
     from forgetkit.contracts.literals import Origin, Reference, Scope
     from forgetkit.contracts.reinit import Layer
     from forgetkit.contracts.units import UnitGroup
 
-    Loss = Callable[[Any, Tensor], Tensor]
+    Loss = Callable[[Any, Any], Tensor]
 
 
 class Probe(Protocol):
@@ -24,6 +25,10 @@ class Probe(Protocol):
 
     A method with ``loss`` takes a function of (outputs, targets) that returns one number, and uses it in place of the
     run's loss. A method with ``at`` takes values that replace parameters or buffers, by name, during the call.
+
+    A batch is a pair ``(inputs, targets)``. If the user's batches are pairs of tensors, so are these. If they are
+    mappings, nested, or go to an ``objective``, each part is an object with a length, of which slices are batches
+    again; hand it back to the probe's methods. Gradients say how much they count in a mean (``Gradients.count``).
     """
 
     @property
@@ -100,21 +105,22 @@ class Probe(Protocol):
         """
         ...
 
-    def batches(self, samples: int | float | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, samples: int | float | None = None) -> Iterator[tuple[Any, Any]]:
         """Iterate over the scoring samples.
 
         Args:
             samples: Samples at most: a count from 1, a share of the samples in (0, 1), or None for all.
 
         Yields:
-            Inputs ``(batch, *input_shape)`` and targets ``(batch,)``, on the model's device.
+            Inputs ``(batch, *input_shape)`` and targets ``(batch,)`` on the model's device, copies of the user's.
+            ``len(targets)`` is the number of samples for batches of any shape.
 
         Raises:
             OptionError: There are no batches.
         """
         ...
 
-    def outputs(self, inputs: Tensor, *, at: Mapping[str, Tensor] | None = None) -> Tensor:
+    def outputs(self, inputs: Any, *, at: Mapping[str, Tensor] | None = None) -> Tensor:
         """Run the model without a graph.
 
         Args:
@@ -122,18 +128,19 @@ class Probe(Protocol):
             at: Values that replace parameters or buffers, by name.
 
         Returns:
-            The model's outputs, usually logits ``(batch, classes)``.
+            The model's outputs, usually logits ``(batch, classes)``: what the user's ``outputs`` takes from what the
+            model returns, or the tensor that it returns, or its ``logits``.
         """
         ...
 
     def grads(
-        self, inputs: Tensor, targets: Tensor, *, loss: Loss | None = None, at: Mapping[str, Tensor] | None = None
-    ) -> dict[str, Tensor]:
+        self, inputs: Any, targets: Any, *, loss: Loss | None = None, at: Mapping[str, Tensor] | None = None
+    ) -> Gradients:
         """Differentiate the mean loss of a batch.
 
         Args:
             inputs: A batch, ``(batch, *input_shape)``.
-            targets: Its labels, ``(batch,)``.
+            targets: Its labels, ``(batch,)``. Other labels for a batch that is no pair mean cross-entropy with them.
             loss: A function of (outputs, targets) in place of the run's loss.
             at: Values that replace parameters or buffers, by name.
 
@@ -142,8 +149,8 @@ class Probe(Protocol):
         """
         ...
 
-    def mean_grads(self, samples: int | float | None = None) -> dict[str, Tensor]:
-        """Differentiate the mean loss over the scoring samples.
+    def mean_grads(self, samples: int | float | None = None) -> Gradients:
+        """Differentiate the mean loss over the scoring samples; batches count by what their loss averages over.
 
         Args:
             samples: As in :meth:`batches`.
@@ -154,9 +161,11 @@ class Probe(Protocol):
         ...
 
     def sample_grads(
-        self, inputs: Tensor, targets: Tensor, weights: Tensor | None = None, *, loss: Loss | None = None
-    ) -> Iterator[dict[str, Tensor]]:
+        self, inputs: Any, targets: Any, weights: Tensor | None = None, *, loss: Loss | None = None
+    ) -> Iterator[SampleGradients]:
         """Differentiate the loss of each sample, in chunks that fit in memory.
+
+        A network that cannot be mapped over samples sees one sample at a time, which the report says.
 
         Args:
             inputs: A batch, ``(batch, *input_shape)``.
@@ -165,13 +174,11 @@ class Probe(Protocol):
             loss: A function of (outputs, targets) in place of the run's loss.
 
         Yields:
-            By name, float32 gradients ``(chunk, *shape)`` of each target.
+            By name, float32 gradients ``(chunk, *shape)`` of each target, and how much each sample counts.
         """
         ...
 
-    def hvp(
-        self, inputs: Tensor, targets: Tensor, vector: Mapping[str, Tensor], *, loss: Loss | None = None
-    ) -> dict[str, Tensor]:
+    def hvp(self, inputs: Any, targets: Any, vector: Mapping[str, Tensor], *, loss: Loss | None = None) -> Gradients:
         """Multiply the Hessian of a batch's mean loss by a vector.
 
         Args:
@@ -188,7 +195,7 @@ class Probe(Protocol):
         """
         ...
 
-    def layer_inputs(self, inputs: Tensor) -> dict[str, Tensor]:
+    def layer_inputs(self, inputs: Any) -> dict[str, Tensor]:
         """Record the input of each layer in a forward pass without a graph.
 
         Args:
@@ -199,7 +206,7 @@ class Probe(Protocol):
         """
         ...
 
-    def unit_activity(self, inputs: Tensor) -> dict[str, Tensor]:
+    def unit_activity(self, inputs: Any) -> dict[str, Tensor]:
         """Record the activity of units, as the layers that read them see it, without a graph.
 
         Args:
@@ -269,8 +276,9 @@ class Importance(Protocol):
                 def score(self, probe):
                     total = probe.zeros()
                     for inputs, targets in probe.batches(self.samples):
-                        for name, grad in probe.grads(inputs, targets).items():
-                            total[name] += grad.abs()
+                        grads = probe.grads(inputs, targets)
+                        for name, grad in grads.items():
+                            total[name] += grads.count * grad.abs()
                     return total
 
     References:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
@@ -25,8 +25,8 @@ class InterventionContext:
         mega_batch: The mega-batch, from 1.
         epoch: The epoch in the mega-batch, from 1.
         step: The step in the epoch, from 0.
-        inputs: The inputs of the step, ``(batch, *shape)``; None outside a step.
-        targets: The labels of the step, ``(batch,)``; None outside a step.
+        inputs: The inputs of the step, ``(batch, *shape)``; the whole batch if it is no pair; None outside a step.
+        targets: The labels of the step, ``(batch,)``; None outside a step, or if the batch is no pair.
         make_context: Makes ``context``; for the host.
         compute_activity: Computes ``activity``; for the host.
         apply: Writes changes as those of a reinit method, clears the optimizer's state under their masks, and returns
@@ -40,8 +40,8 @@ class InterventionContext:
     mega_batch: int
     epoch: int
     step: int
-    inputs: Tensor | None
-    targets: Tensor | None
+    inputs: Any
+    targets: Any
     make_context: Callable[[], ReinitContext]
     compute_activity: Callable[[], Mapping[str, Tensor]]
     apply: Callable[[Iterable[Change]], int]

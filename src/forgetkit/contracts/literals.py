@@ -45,8 +45,10 @@ Origin = Literal["original", "layer-default", "uniform", "rewind", "zero"]
 torch's ``reset_parameters()``; ``uniform``: U(±1/√fan_in), with fan_in = 1 for a tensor of one dimension; ``rewind``:
 the entry's initial value; ``zero``."""
 
-OptimizerState = Literal["zero", "keep", "fresh"]
-"""The optimizer's state at a reset: zero for reset entries, unchanged, or empty."""
+OptimizerState = Literal["zero", "keep", "fresh", "rescaled"]
+"""The optimizer's state at a reset. ``zero``: for reset entries that of a new optimizer, which is zero for most;
+``keep``: unchanged; ``fresh``: all of it that of a new optimizer; ``rescaled``: like ``zero``, and second moments of
+reset entries start at the mean over the kept ones of their tensor."""
 
 BnStats = Literal["keep", "reset", "recalibrate"]
 """Running statistics after a reset: unchanged, initial, or measured again on the scoring samples."""

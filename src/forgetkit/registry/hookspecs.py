@@ -126,6 +126,15 @@ def forgetkit_executors() -> Mapping[str, type[contracts.Executor]]:  # type: ig
 
 
 @hookspec
+def forgetkit_optimizer_state() -> Mapping[str, type[contracts.OptimizerStateRule]]:  # type: ignore[empty-body]
+    """Provide rules for the state of optimizers: what it is for an entry that has not been stepped.
+
+    Returns:
+        Classes with the methods ``handles`` and ``fresh``, by name. The first that handles an optimizer is used.
+    """
+
+
+@hookspec
 def forgetkit_commands() -> Mapping[str, Any]:  # type: ignore[empty-body]
     """Provide commands.
 

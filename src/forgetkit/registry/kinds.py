@@ -39,6 +39,7 @@ KIND_INFO: Mapping[str, Kind] = {
         Kind("observers", "observer", contracts.Observer, ("notify",)),
         Kind("analyses", "analysis", contracts.Analysis, ("analyze",)),
         Kind("executors", "executor", contracts.Executor, ("execute",)),
+        Kind("optimizer_state", "optimizer-state rule", contracts.OptimizerStateRule, ("handles", "fresh")),
         Kind("commands", "command", None, ()),
     )
 }

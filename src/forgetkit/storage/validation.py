@@ -52,6 +52,8 @@ class _ResetReport:
     tied: int
     remarks: tuple[str, ...]
     repeated: str | None
+    optimizer_notes: tuple[str, ...] = ()
+    followed: int = 0
 
 
 @dataclasses.dataclass(frozen=True)

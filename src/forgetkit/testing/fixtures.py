@@ -151,9 +151,9 @@ def train(
         model.train()
         with seeded_rng(SEEDS.number("noise", mega_batch, epoch, noise)):
             if epoch == 1:
-                runner.begin(TrainStep(mega_batch), *batches[0])
+                runner.begin(TrainStep(mega_batch), batches[0])
             for number, (inputs, targets) in enumerate(batches):
-                with runner.step(TrainStep(mega_batch, epoch, number), inputs, targets) as step:
+                with runner.step(TrainStep(mega_batch, epoch, number), (inputs, targets)) as step:
                     loss = cross_entropy(model(inputs.to(dtype)), targets) + step.loss()
                     optimizer.zero_grad()
                     loss.backward()

@@ -47,7 +47,7 @@ class Trainer:
     def begin(self, pool: SamplePool, mega_batch: int, seeds: Seeds) -> None:
         """Call the interventions before the first step of a mega-batch."""
         with seeded_rng(seeds.number(mega_batch, "begin")):
-            self.runner.begin(TrainStep(mega_batch), *next(pool.in_order(2)))
+            self.runner.begin(TrainStep(mega_batch), next(pool.in_order(2)))
 
     def epoch(self, pool: SamplePool, mega_batch: int, epoch: int, lr: float | Rate, seeds: Seeds) -> EpochResult:
         """Train on every sample of ``pool`` once."""
@@ -111,7 +111,7 @@ class Trainer:
 
     def _step(self, position: TrainStep, inputs: Tensor, labels: Tensor, progress: EpochProgress) -> None:
         before = [buffer.clone() for buffer in self.model.buffers()] if self.skips else []
-        with self.runner.step(position, inputs, labels) as hooks:
+        with self.runner.step(position, (inputs, labels)) as hooks:
             if self._graphed_step is None or len(labels) < progress.full:  # the most frequent shape is recorded
                 loss, right = self._gradients(inputs, labels, hooks.loss)
             else:

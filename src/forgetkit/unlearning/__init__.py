@@ -4,14 +4,18 @@ Read ``pipeline`` first: score, select, apply.
 """
 
 from forgetkit.unlearning.building import unwrap
+from forgetkit.unlearning.followers import Followers
 from forgetkit.unlearning.fresh_values import NO_HISTORY, Memory, ModelHistory
 from forgetkit.unlearning.interventions import InterventionRunner, StepHooks, TrainStep, overridden_hooks
 from forgetkit.unlearning.labels import class_probabilities, require_classes
 from forgetkit.unlearning.lazy_tensors import LazyScores
 from forgetkit.unlearning.masks import MaskRecorder, Masks, from_state
 from forgetkit.unlearning.model_view import Scoring
+from forgetkit.unlearning.objective import Objective
+from forgetkit.unlearning.optimizer_state import list_optimizers, require_trained_by
 from forgetkit.unlearning.pass_counter import PassCounter
-from forgetkit.unlearning.pipeline import ResetPolicy, require_trained_by, score, unlearn
+from forgetkit.unlearning.pipeline import ResetPolicy, score, unlearn
+from forgetkit.unlearning.process_layout import ProcessLayout, find_group, is_alone_among_others
 from forgetkit.unlearning.repeats import RepeatedValues
 from forgetkit.unlearning.report import LayerReport, UnlearnReport
 from forgetkit.unlearning.selection import Selection, count_of, select
@@ -20,6 +24,7 @@ from forgetkit.unlearning.structure import head_of
 
 __all__ = [
     "NO_HISTORY",
+    "Followers",
     "InterventionRunner",
     "LayerReport",
     "LazyScores",
@@ -27,7 +32,9 @@ __all__ = [
     "Masks",
     "Memory",
     "ModelHistory",
+    "Objective",
     "PassCounter",
+    "ProcessLayout",
     "RepeatedValues",
     "ResetPolicy",
     "Scoring",
@@ -38,8 +45,11 @@ __all__ = [
     "UnlearnReport",
     "class_probabilities",
     "count_of",
+    "find_group",
     "from_state",
     "head_of",
+    "is_alone_among_others",
+    "list_optimizers",
     "overridden_hooks",
     "require_classes",
     "require_trained_by",

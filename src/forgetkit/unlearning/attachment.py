@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -39,9 +39,10 @@ class ComponentDescription:
 class InterventionAttachment:
     """Interventions attached to a training loop: counts its mega-batches, epochs and steps.
 
-    The loop calls :meth:`begin` before each mega-batch, trains inside :meth:`step` and calls :meth:`after_epoch` after
-    each epoch. To resume from a checkpoint, attach the same components to the same network and call
-    :meth:`load_state_dict`; in the middle of a mega-batch do not call :meth:`begin` again.
+    The loop calls :meth:`begin` before each mega-batch, trains inside :meth:`step` (a trainer with callbacks: between
+    :meth:`enter` and :meth:`exit`) and calls :meth:`after_epoch` after each epoch. To resume from a checkpoint, attach
+    the same components to the same network and call :meth:`load_state_dict`; in the middle of a mega-batch do not call
+    :meth:`begin` again.
     """
 
     def __init__(self, runner: InterventionRunner, components: Sequence[ComponentDescription]) -> None:
@@ -49,13 +50,15 @@ class InterventionAttachment:
         self._components = tuple(components)
         self._mega_batch, self._epoch, self._step = 1, 1, 0
         self._begun = self._inside = False
+        self._entered: AbstractContextManager[StepHooks] | None = None
 
-    def begin(self, inputs: Tensor, targets: Tensor) -> None:
+    def begin(self, batch: Any, targets: Any = None) -> None:
         """Begin a mega-batch: call it before the first step of each.
 
         Args:
-            inputs: At least two samples, ``(n, ...)``, as the model takes them: they show the network's structure.
-            targets: Their targets, ``(n,)``.
+            batch: A batch of at least two samples, of any shape that :func:`forgetkit.unlearn` takes: they show the
+                network's structure. Or the inputs of a pair, ``(n, ...)``.
+            targets: The targets of the pair, ``(n,)``, if ``batch`` is its inputs.
 
         Raises:
             OptionError: Inside a step, or if a component acts after epochs and the loop did not call
@@ -70,16 +73,16 @@ class InterventionAttachment:
                 )
         if (self._epoch, self._step) != (1, 0):
             self._mega_batch, self._epoch, self._step = self._mega_batch + 1, 1, 0
-        self._runner.begin(self._position, inputs, targets)
+        self._runner.begin(self._position, batch if targets is None else (batch, targets))
         self._begun = True
 
     @contextmanager
-    def step(self, inputs: Tensor, targets: Tensor) -> Iterator[StepHooks]:
+    def step(self, batch: Any, targets: Any = None) -> Iterator[StepHooks]:
         """Wrap one training step, from its forward pass until the optimizer has stepped.
 
         Args:
-            inputs: The batch, ``(n, ...)``.
-            targets: Its targets, ``(n,)``.
+            batch: The batch, of any shape that :func:`forgetkit.unlearn` takes, or the inputs of a pair.
+            targets: The targets of the pair, if ``batch`` is its inputs.
 
         Yields:
             The step: add ``step.loss()`` to the loss, call ``step.before()`` between ``loss.backward()`` and
@@ -93,11 +96,48 @@ class InterventionAttachment:
         self._require_begun()
         self._inside = True
         try:
-            with self._runner.step(self._position, inputs, targets) as step:
+            with self._runner.step(self._position, batch if targets is None else (batch, targets)) as step:
                 yield step
         finally:
             self._inside = False
         self._step += 1
+
+    def enter(self, batch: Any, targets: Any = None) -> StepHooks:
+        """Begin a training step, for a trainer that calls back; :meth:`exit` ends it.
+
+        Args:
+            batch: The batch, as for :meth:`step`.
+            targets: The targets, as for :meth:`step`.
+
+        Returns:
+            The step, as :meth:`step` yields it.
+
+        Raises:
+            OptionError: Before :meth:`begin`, or inside another step.
+        """
+        self._require_outside("enter()")
+        entered = self.step(batch, targets)
+        step = entered.__enter__()
+        self._entered = entered
+        return step
+
+    def exit(self, error: BaseException | None = None) -> None:
+        """End the step that :meth:`enter` began.
+
+        Args:
+            error: What failed in the step; hooks are taken off the network, nothing acts after the step, and the caller
+                raises it again. None: the step succeeded.
+
+        Raises:
+            OptionError: Outside a step of :meth:`enter`, or if the step left out what a component needs.
+        """
+        entered, self._entered = self._entered, None
+        if entered is None:
+            raise OptionError("attached.exit() ends a step that attached.enter(batch) began, and there is none")
+        if error is None:
+            entered.__exit__(None, None, None)
+        else:
+            entered.__exit__(type(error), error, error.__traceback__)
 
     def after_epoch(self) -> None:
         """End an epoch: call it after the last step of each.
@@ -197,7 +237,9 @@ class InterventionAttachment:
 
     def _require_outside(self, call: str) -> None:
         if self._inside:
-            raise OptionError(f"attached.{call} is called inside a step: leave the step first")
+            raise OptionError(
+                f"attached.{call} is called inside a step: leave the step first (attached.exit(error) after a failure)"
+            )
 
     def _require_begun(self) -> None:
         if not self._begun:

@@ -3,42 +3,95 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import sys
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+from torch.utils._pytree import tree_leaves
 
 from forgetkit.errors import ComponentError
 
+_WRAPPERS = (nn.parallel.DistributedDataParallel, nn.DataParallel, AveragedModel)
+
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """Return the module inside ``torch.compile`` and distributed wrappers: it has the same parameters."""
+    """Return the module inside ``torch.compile``, distributed wrappers and averages: it has the same parameters."""
     while True:
         inner = getattr(model, "_orig_mod", None)
-        if inner is None and isinstance(model, nn.parallel.DistributedDataParallel):
+        if inner is None and isinstance(model, _WRAPPERS):
             inner = model.module
         if not isinstance(inner, nn.Module):
             return model
         model = inner
 
 
-def infer_build(model: nn.Module) -> Callable[[], nn.Module] | None:
-    """Return how to build ``model`` anew if it holds its own constructor's arguments, or None.
+def unwrapped_lookup(tensors: Mapping[str, Tensor]) -> Callable[[str], Tensor]:
+    """Look up tensors by the names that the module inside a wrapper has, whether or not ``tensors`` are a wrapper's."""
+    plain = {_without_wrappers(name): name for name in reversed([*tensors])}
+    return lambda name: tensors[name if name in tensors else plain[_without_wrappers(name)]]
 
-    transformers keeps them in ``config``, Lightning in ``hparams``. Neither library is imported here.
+
+def _without_wrappers(name: str) -> str:
+    """A name without the prefixes that :func:`unwrap` looks through."""
+    name = name.replace("_orig_mod.", "")
+    return name.removeprefix("module.")
+
+
+@dataclass(frozen=True)
+class InferredBuild:
+    """Builds a network anew from the arguments that it holds itself.
+
+    Attributes:
+        kind: The network's class.
+        source: What holds the arguments, such as ``"config"``.
+        make: Builds it.
     """
+
+    kind: type
+    source: str
+    make: Callable[[], nn.Module]
+
+    def __call__(self) -> nn.Module:
+        """Build the network.
+
+        Raises:
+            ComponentError: If its constructor fails.
+        """
+        try:
+            return self.make()
+        except Exception as error:  # a constructor may raise anything
+            reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+            raise ComponentError(f"{self} raised {reason}; pass build=, a function that builds the network") from error
+
+    def __str__(self) -> str:
+        return f"building {self.kind.__name__} anew from its own {self.source}"
+
+
+def infer_build(model: nn.Module) -> InferredBuild | None:
+    """Return how to build ``model`` anew if it holds all arguments of its constructor, or None.
+
+    transformers keeps them in ``config``, Lightning in ``hparams`` after ``save_hyperparameters()``. Neither library is
+    imported here. Arguments that hold modules or tensors have been trained since, and are no way back.
+    """
+    kind = type(model)
     if _is_instance(model, "transformers", "PreTrainedModel"):
-        return partial(_from_config, type(model), model.config)
+        return InferredBuild(kind, "config", lambda: kind(copy.deepcopy(model.config)))
     if any(_is_instance(model, name, "LightningModule") for name in ("lightning.pytorch", "pytorch_lightning")):
-        hyperparameters: Any = model.hparams
-        return partial(type(model), **copy.deepcopy(dict(hyperparameters)))
+        saved: Any = model.hparams_initial
+        given = dict(saved)
+        named = [name for name, one in inspect.signature(kind).parameters.items() if one.kind not in _VARIADIC]
+        leaves = tree_leaves(given)
+        if set(named) <= set(given) and not any(isinstance(leaf, nn.Module | Tensor) for leaf in leaves):
+            return InferredBuild(kind, "hparams", lambda: kind(**copy.deepcopy(given)))
     return None
 
 
-def _from_config(kind: Callable[[object], nn.Module], config: object) -> nn.Module:
-    return kind(copy.deepcopy(config))
+_VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 def _is_instance(model: nn.Module, module: str, name: str) -> bool:
@@ -46,25 +99,45 @@ def _is_instance(model: nn.Module, module: str, name: str) -> bool:
     return isinstance(kind, type) and isinstance(model, kind)
 
 
-def require_same_architecture(built: nn.Module, model: nn.Module, what: str) -> None:
-    """Compare the names and shapes of all parameters and buffers.
+def require_same_architecture(built: nn.Module, model: nn.Module, build: object) -> None:
+    """Compare the names and shapes of all parameters and buffers; of an inferred build, constant buffers' values too.
 
     Raises:
         ComponentError: They differ; the message names the first difference.
     """
-    own, new = _shapes(model), _shapes(built)
+    inferred = isinstance(build, InferredBuild)
+    what, remedy = (str(build), "pass build=") if inferred else ("build=", "build= must give the same architecture")
+    own, new = _tensors(model), _tensors(built)
     for name in [*own, *new]:
-        if own.get(name) != new.get(name):
+        if name not in own or name not in new or own[name].shape != new[name].shape:
             raise ComponentError(
                 f"{what} gives another network: '{name}' {_shape(new, name)} there and {_shape(own, name)} in the "
-                "model; build= must give the same architecture"
+                f"model; {remedy}"
             )
+    for name in _constant_buffers(model) if inferred else ():
+        if not _same_values(new[name], own[name]):
+            raise ComponentError(f"{what} gives another network: the buffer '{name}' has other values; {remedy}")
 
 
-def _shape(shapes: dict[str, tuple[int, ...]], name: str) -> str:
-    return f"has shape {shapes[name]}" if name in shapes else "is missing"
+def _constant_buffers(model: nn.Module) -> list[str]:
+    """The buffers that no training changes: positions, tables and masks, and those that no checkpoint holds."""
+    saved = model.state_dict(keep_vars=True).keys()
+    buffers = ((name, buffer) for name, buffer in model.named_buffers() if buffer.ndim)
+    return [name for name, buffer in buffers if name not in saved or not buffer.is_floating_point()]
 
 
-def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
-    tensors: list[tuple[str, Tensor]] = [*model.named_parameters(), *model.named_buffers()]
-    return {name: tuple(tensor.shape) for name, tensor in tensors}
+def _same_values(new: Tensor, own: Tensor) -> bool:
+    if own.device.type == "meta":
+        return True
+    if not own.is_floating_point():
+        return torch.equal(new.to(own), own)
+    rounding = 4 * torch.finfo(own.dtype).eps
+    return torch.allclose(new.to(own).float(), own.float(), rtol=max(rounding, 1e-5), atol=1e-8, equal_nan=True)
+
+
+def _shape(tensors: Mapping[str, Tensor], name: str) -> str:
+    return f"has shape {tuple(tensors[name].shape)}" if name in tensors else "is missing"
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}

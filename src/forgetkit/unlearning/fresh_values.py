@@ -8,21 +8,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
 from forgetkit.contracts import Origin
-from forgetkit.errors import ComponentError, OptionError
+from forgetkit.errors import OptionError
 from forgetkit.seeding import Seeds, seeded_rng
 from forgetkit.system.torch_settings import scoring_settings
-from forgetkit.unlearning.building import infer_build, require_same_architecture, unwrap
+from forgetkit.unlearning.building import InferredBuild, infer_build, require_same_architecture, unwrap
 from forgetkit.unlearning.initialization import InitializationCode
 from forgetkit.unlearning.integrity import scoring_dtype
 from forgetkit.unlearning.layerwise import FRESH_DTYPE, Initialise, LayerwiseFresh
 from forgetkit.unlearning.repeats import RepeatedValues
+from forgetkit.unlearning.shards import plain_twin
+from forgetkit.unlearning.tensor_parts import is_sharded, local_of, whole_of
 
 Build = Callable[[], nn.Module]
 Lookup = Callable[[str], Tensor]
@@ -63,17 +65,17 @@ class FreshValues:
     """Fresh values of a model's parameters and buffers: a function of seed, name and origin."""
 
     def __init__(self, model: nn.Module, history: ModelHistory, seeds: Seeds) -> None:
+        if is_sharded(model):  # values are drawn for whole tensors, and cut by the caller
+            history, model = replace(history, initial=_whole(history.initial, model)), plain_twin(model)
         self._tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
         self._history, self._seeds = history, seeds
         self._dtype = scoring_dtype(model)
         code = None if history.trust_modules else InitializationCode(model)
         self._layerwise = LayerwiseFresh(model, history.initialise, seeds, code=code)
         self._layer_default = LayerwiseFresh(model, None, seeds, "choose another origin than layer-default")
-        self._build = history.build
-        self._is_inferred = False
+        self._build: Build | None = history.build
         if history.build is None and history.initialise is None and not history.trust_modules:
             self._build = infer_build(model)
-            self._is_inferred = self._build is not None
         self._model = model
         self.sources: dict[str, str] = {}
         """Where each value that was drawn came from, by name."""
@@ -106,9 +108,7 @@ class FreshValues:
             value = self._layerwise.draw(name)
             self.sources[name] = self._layerwise.source(name)
             return value
-        if name not in self._built:
-            raise ComponentError(f"the network built anew has no '{name}': build= must give the same architecture")
-        self.sources[name] = "inferred build" if self._is_inferred else "build"
+        self.sources[name] = str(self._build) if isinstance(self._build, InferredBuild) else "build"
         return self._built[name]
 
     @cached_property
@@ -118,7 +118,7 @@ class FreshValues:
             return {}
         with scoring_settings(self._dtype), seeded_rng(self._seeds.number("fresh")):
             model = unwrap(self._build())
-        require_same_architecture(model, self._model, "the build inferred" if self._is_inferred else "build=")
+        require_same_architecture(model, self._model, self._build)
         return {name: t.detach().cpu() for name, t in [*model.named_parameters(), *model.named_buffers()]}
 
     def _uniform(self, name: str) -> Tensor:
@@ -141,3 +141,20 @@ class FreshValues:
         if value.untyped_storage().data_ptr() == old.untyped_storage().data_ptr():
             raise OptionError(f"initial= holds the model's own '{name}', which has changed with it: pass " + _COPIES)
         return value
+
+
+def _whole(lookup: Lookup | None, model: nn.Module) -> Lookup | None:
+    """Let initial values that lie in parts be gathered."""
+    if lookup is None:
+        return None
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+    def whole(name: str) -> Tensor:
+        value = lookup(name)
+        if not isinstance(value, Tensor):
+            return value
+        if local_of(value).untyped_storage().data_ptr() == local_of(tensors[name]).untyped_storage().data_ptr():
+            raise OptionError(f"initial= holds the model's own '{name}', which has changed with it: pass " + _COPIES)
+        return whole_of(value.detach())
+
+    return whole

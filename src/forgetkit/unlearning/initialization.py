@@ -2,33 +2,43 @@
 
 A layer's ``reset_parameters`` draws from the distribution that the network started from only if nothing else writes to
 the layer afterwards. torchvision's ``ResNet.__init__``, the ``_init_weights`` of transformers and the
-``_reset_parameters`` of ``nn.Transformer`` do. Layer names play no part.
+``_reset_parameters`` of ``nn.Transformer`` do. Layer names play no part. Code that no constructor reaches, such as a
+script that calls ``model.apply(f)``, or a function handed in from outside, cannot be seen.
 """
 
 from __future__ import annotations
 
 import dis
+import functools
 import inspect
+import sys
 import types
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 RESETS = ("reset_parameters", "_reset_parameters")
 """Methods by which a module initialises its own parameters: torch's convention, and its spelling in attention."""
 
-_INITIALISERS = ("_init_weights", "init_weights", "_initialize_weights", "initialize_weights")
+_DECLARED = ("_init_weights", "init_weights", "_initialize_weights", "initialize_weights")
 _CONSTRUCTORS = ("__init__", "__new__", "__post_init__")
-_INIT = frozenset(name for name in vars(nn.init) if name.endswith("_") and not name.startswith("_"))
-_NO_FILL = {"masked_fill_", "tril_", "triu_", "requires_grad_", "detach_", "share_memory_", "rename_", "resize_"}
-_IN_PLACE = frozenset(name for name in dir(Tensor) if name.endswith("_") and not name.endswith("__")) - _NO_FILL
-_WRITES = _IN_PLACE | _INIT | {"apply", "load_state_dict"}
+_KEEP_VALUES = {"masked_fill_", "tril_", "triu_", "requires_grad_", "detach_", "share_memory_", "rename_", "resize_"}
+_IN_PLACE = {
+    name
+    for owner in (Tensor, torch, nn.init)
+    for name in dir(owner)
+    if name.endswith("_") and not name.startswith("__") and name not in _KEEP_VALUES
+}
+_WRITES = _IN_PLACE | {"apply", "load_state_dict", "vector_to_parameters", "swap_tensors", "_parameters", "__setitem__"}
+_TENSORS = {"data", "no_grad", "inference_mode", "weight", "bias", "parameters", "named_parameters"}
+"""Names in code whose ``x[i] = y`` and ``x *= y`` are taken for writes to a parameter, rather than to a list."""
 
-
+_ELSEWHERE = sys.stdlib_module_names | {"numpy"}
 _DEEPEST = 20
-"""Layers of decorators that are looked through."""
+"""Layers of decorators, and of containers, that are looked through."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +62,17 @@ class InitializationCode:
     def __init__(self, model: nn.Module) -> None:
         self._modules = dict(model.named_modules())
         self._read: dict[type, Initializer | None] = {}
+        classes = {parametrize.type_before_parametrizations(module) for module in self._modules.values()}
+        self._locals = {local for module in self._modules.values() for local in module._parameters}
+        self._replaced: dict[type, frozenset[str]] = {}
+        self._methods: dict[str, list[object]] = {}
+        self._with_self: set[types.FunctionType] = set()
+        for owner in {base for cls in classes for base in _classes(cls)}:
+            plain = [value for value in vars(owner).values() if isinstance(value, types.FunctionType)]
+            self._with_self.update(_functions(plain))
+            for name, value in vars(owner).items():
+                if name not in (*_CONSTRUCTORS, *RESETS):
+                    self._methods.setdefault(name, []).append(value)
 
     def containers(self, path: str) -> list[tuple[str, Initializer]]:
         """The modules around the one at ``path`` whose code writes to what they contain, the outermost first."""
@@ -60,57 +81,92 @@ class InitializationCode:
         found = ((name, self._initializer(name)) for name in outer)
         return [(name, initializer) for name, initializer in found if initializer is not None]
 
-    def own(self, path: str) -> Initializer | None:
-        """What in a module's own constructor writes values besides its ``reset_parameters``, if anything."""
+    def own(self, path: str, local: str) -> Initializer | None:
+        """What in a module's own constructor gives ``local`` a value besides its ``reset_parameters``, if anything."""
         initializer = self._initializer(path)
-        return None if initializer is None or initializer.resets else initializer
+        if initializer is not None and not initializer.resets:
+            return initializer
+        cls = parametrize.type_before_parametrizations(self._modules[path])
+        if cls not in self._replaced:
+            self._replaced[cls] = _replaced_after_reset(cls)
+        if local not in self._replaced[cls]:
+            return None
+        return Initializer(cls, f"{cls.__name__}.__init__ ({local} =)", resets=False)
 
     def _initializer(self, path: str) -> Initializer | None:
-        cls = type(self._modules[path])
+        cls = parametrize.type_before_parametrizations(self._modules[path])
         if cls not in self._read:
-            self._read[cls] = _read_class(cls)
+            self._read[cls] = self._read_class(cls)
         return self._read[cls]
 
+    def _read_class(self, cls: type) -> Initializer | None:
+        if _is_of_torch(cls) and not hasattr(cls, "_reset_parameters"):
+            return None  # torch's own layers initialise themselves, by reset_parameters
+        declared = [name for name in _DECLARED if hasattr(cls, name)]
+        other = declared[0] if declared else self._first_write(cls, resets=False)
+        if other is not None:
+            return Initializer(cls, other, resets=False)
+        by_reset = self._first_write(cls, resets=True)
+        return None if by_reset is None else Initializer(cls, by_reset, resets=True)
 
-def _read_class(cls: type) -> Initializer | None:
-    if cls.__module__.startswith("torch.nn.modules") and not hasattr(cls, "_reset_parameters"):
-        return None  # torch's own layers initialise themselves, by reset_parameters
-    declared = [name for name in _INITIALISERS if hasattr(cls, name)]
-    other = declared[0] if declared else _first_write(cls, resets=False)
-    if other is not None:
-        return Initializer(cls, other, resets=False)
-    by_reset = _first_write(cls, resets=True)
-    return None if by_reset is None else Initializer(cls, by_reset, resets=True)
+    def _first_write(self, cls: type, *, resets: bool) -> str | None:
+        """The first function within reach of the constructors of ``cls`` that writes values.
 
-
-def _first_write(cls: type, *, resets: bool) -> str | None:
-    """The first function within reach of the constructors of ``cls`` that writes values.
-
-    ``resets``: follow ``reset_parameters`` too.
-    """
-    seen: set[types.FunctionType] = set()
-    waiting = list(_constructors(cls))
-    while waiting:
-        function = waiting.pop()
-        if function in seen or (function.__name__ in RESETS and not resets):
-            continue
-        seen.add(function)
-        if function.__module__ == nn.init.__name__:
-            return function.__qualname__
-        if not _is_followed(function, cls):
-            continue
-        for code in _nested(function.__code__):
-            if (written := _write_in(code)) is not None:
+        ``resets``: follow the class's own ``reset_parameters`` too.
+        """
+        own = {function for base in _classes(cls) for function in _functions(vars(base).values())}
+        own_resets = {function for base in _classes(cls) for name in RESETS for function in _attribute(base, name)}
+        seen: set[types.FunctionType] = set() if resets else own_resets
+        waiting = list(_constructors(cls))
+        while waiting:
+            function = waiting.pop()
+            if function in seen:
+                continue
+            seen.add(function)
+            if function.__module__ == nn.init.__name__:
+                return function.__qualname__
+            package = (function.__module__ or "").partition(".")[0]
+            if package in _ELSEWHERE or (package == "torch" and function not in own):
+                continue
+            written = self._write_in(function)
+            if written is not None:
                 return f"{function.__qualname__} ({written})"
-        waiting.extend(_references(function, cls))
-    return None
+            values = self._references(function, cls)
+            if any(value is nn.init for value in values):
+                return f"{function.__qualname__} (nn.init)"
+            waiting.extend(_functions(values))
+        return None
+
+    def _write_in(self, function: types.FunctionType) -> str | None:
+        """The operation by which a function writes to a tensor, if any. Setting attributes of ``self`` is none."""
+        for code in _nested(function.__code__):
+            own = code.co_varnames[:1] if function in self._with_self and code is function.__code__ else ()
+            texts = {text for text in code.co_consts if isinstance(text, str)}
+            named = next((name for name in code.co_names if name in _WRITES), None)
+            written = named or min(texts & _IN_PLACE, default=None) or _statement_in(code, own, self._locals)
+            if written is not None:
+                return written
+        return None
+
+    def _references(self, function: types.FunctionType, cls: type) -> list[object]:
+        """What ``function`` names: globals, imports, cells, defaults, what is in them, and methods of the network."""
+        names = {name for code in _nested(function.__code__) for name in code.co_names}
+        values = [function.__globals__[name] for name in names if name in function.__globals__]
+        values += [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+        values += [*_cells(function), *_imported(function)]
+        values += [vars(base)[name] for base in _classes(cls) for name in names if name in vars(base)]
+        values += [value for name in names for value in self._methods.get(name, ())]
+        seen = {id(value) for value in values}
+        for value in values:  # grows
+            for inside in _inside(value, names):
+                if id(inside) not in seen:
+                    seen.add(id(inside))
+                    values.append(inside)
+        return values
 
 
-def _constructors(cls: type) -> Iterator[types.FunctionType]:
-    for owner in _classes(cls):
-        yield from _functions(vars(owner).get(name) for name in _CONSTRUCTORS)
-    metaclasses = inspect.getmro(type(cls))
-    yield from _functions(vars(meta).get("__call__") for meta in metaclasses if meta not in (type, object))
+def _is_of_torch(cls: type) -> bool:
+    return cls.__module__.startswith("torch.nn.")
 
 
 def _classes(cls: type) -> list[type]:
@@ -118,40 +174,87 @@ def _classes(cls: type) -> list[type]:
     return [base for base in cls.__mro__ if base not in (nn.Module, object)]
 
 
-def _is_followed(function: types.FunctionType, cls: type) -> bool:
-    """Whether a function may initialise: a method of ``cls``, or a helper that is not torch's."""
-    module = function.__module__ or ""
-    if module.partition(".")[0] == "torch":
-        return any(function in _functions(vars(base).values()) for base in _classes(cls))
-    return module.partition(".")[0] not in _ELSEWHERE
+def _constructors(cls: type) -> Iterator[types.FunctionType]:
+    for owner in _classes(cls):
+        yield from (function for name in _CONSTRUCTORS for function in _attribute(owner, name))
+    for meta in inspect.getmro(type(cls)):
+        if meta not in {type, object}:
+            yield from _attribute(meta, "__call__")
 
 
-_ELSEWHERE = frozenset({"builtins", "collections", "contextlib", "copy", "functools", "inspect", "itertools", "logging",
-                        "math", "numpy", "os", "re", "types", "typing", "warnings"})  # fmt: skip
+def _replaced_after_reset(cls: type) -> frozenset[str]:
+    """The parameters that a constructor creates after ``reset_parameters`` has run, or although none runs."""
+    if not any(hasattr(cls, name) for name in RESETS):
+        return frozenset()
+    replaced: set[str] = set()
+    for owner in _classes(cls):  # from the most derived, whose own lines run last
+        if _is_of_torch(owner):
+            break
+        for function in _attribute(owner, "__init__"):
+            last_reset = -1
+            created: dict[str, int] = {}
+            for line in dis.get_instructions(function.__code__):
+                if line.argval in RESETS:
+                    last_reset = line.offset
+                elif line.opname == "STORE_ATTR" and "Parameter" in function.__code__.co_names:
+                    created[str(line.argval)] = line.offset
+            replaced |= {name for name, offset in created.items() if offset > last_reset}
+            if last_reset >= 0:
+                return frozenset(replaced)
+    return frozenset(replaced)
 
 
-def _write_in(code: types.CodeType) -> str | None:
-    """The name of the operation by which this code writes to a tensor, if any."""
-    for name in code.co_names:
-        if name in _WRITES:
-            return name
+def _statement_in(code: types.CodeType, own: tuple[str, ...], local_names: set[str]) -> str | None:
+    """A statement that writes to a tensor, or hands it to a function that the caller gave."""
+    names = set(code.co_names)
+    arguments = set(code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]) - set(own)
+    creates, touches = "Parameter" in names, bool(names & _TENSORS)
+    texts = {text for text in code.co_consts if isinstance(text, str)}
+    if "setattr" in names and (creates or texts & local_names):
+        return "setattr"
+    if any(isinstance(words, tuple) and "out" in words for words in code.co_consts):
+        return "out="
     before: dis.Instruction | None = None
-    for instruction in dis.get_instructions(code):
-        if instruction.opname == "STORE_ATTR":
-            if instruction.argval == "data":
+    loaded: dict[object, dis.Instruction] = {}
+    for line in dis.get_instructions(code):
+        if line.opname in _SILENT:
+            continue
+        name, start = str(line.argval), _start(line)
+        if line.opname == "STORE_ATTR":
+            if name == "data":
                 return "data ="
-            if "Parameter" in code.co_names and not _is_first_argument(before, code):
-                return f"{instruction.argval} ="
-        before = instruction
+            if (creates or name in local_names) and not _loads(before, own):
+                return f"{name} ="
+        elif name == "register_parameter" and not _loads(before, own):
+            return name
+        elif line.opname in ("STORE_SUBSCR", "STORE_SLICE") and touches:
+            return "[] ="
+        elif line.opname == "BINARY_OP" and line.argrepr.endswith("=") and touches:
+            return line.argrepr
+        elif line.opname == "POP_TOP" and before is not None and before.opname.startswith("CALL"):
+            called = loaded.get(_start(before))  # what stands where the call begins
+            if called is not None and called.opname.startswith("LOAD_FAST") and called.argval in arguments:
+                return f"{called.argval}()"
+        if line.opname.startswith("LOAD_"):
+            loaded[start] = line
+        before = line
     return None
 
 
-def _is_first_argument(load: dis.Instruction | None, code: types.CodeType) -> bool:
-    """Whether ``load`` puts the function's first argument, ``self`` in a method, on the stack last."""
-    if load is None or not load.opname.startswith("LOAD_FAST"):
+_SILENT = {"CACHE", "PRECALL", "PUSH_NULL", "NOP", "EXTENDED_ARG", "RESUME"}
+
+
+def _start(line: dis.Instruction) -> object:
+    """Where in its file an instruction's expression begins; no two begin at the same place if that is unknown."""
+    place = line.positions
+    return line.offset if place is None or place.lineno is None else (place.lineno, place.col_offset)
+
+
+def _loads(line: dis.Instruction | None, names: tuple[str, ...]) -> bool:
+    """Whether an instruction puts one of the local ``names`` on the stack last."""
+    if line is None or not line.opname.startswith("LOAD_FAST"):
         return False
-    name = load.argval if isinstance(load.argval, str) else load.argval[-1]  # Python 3.13 loads two at once
-    return code.co_varnames[:1] == (name,)
+    return (line.argval if isinstance(line.argval, str) else line.argval[-1]) in names  # Python 3.13 loads two at once
 
 
 def _nested(code: types.CodeType) -> Iterator[types.CodeType]:
@@ -161,38 +264,61 @@ def _nested(code: types.CodeType) -> Iterator[types.CodeType]:
             yield from _nested(constant)
 
 
-def _references(function: types.FunctionType, cls: type) -> Iterator[types.FunctionType]:
-    """The functions that ``function`` names: globals, attributes of modules, methods of ``cls``, cells and defaults."""
-    values: list[Any] = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+def _cells(function: types.FunctionType) -> Iterator[object]:
     for cell in function.__closure__ or ():
         try:
-            values.append(cell.cell_contents)
+            yield cell.cell_contents
         except ValueError:  # an empty cell: a name that is bound later
             continue
+
+
+def _imported(function: types.FunctionType) -> Iterator[object]:
+    """The modules that a function imports when it runs; what it takes from them is found by name."""
     for code in _nested(function.__code__):
-        named = [function.__globals__[name] for name in code.co_names if name in function.__globals__]
-        modules = [value for value in named if isinstance(value, types.ModuleType)]
-        for module in modules:
-            inside = [vars(module)[name] for name in code.co_names if name in vars(module)]
-            modules.extend(value for value in inside if isinstance(value, types.ModuleType) and value not in modules)
-            named.extend(inside)
-        values.extend(named)
-        values.extend(vars(base)[name] for base in _classes(cls) for name in code.co_names if name in vars(base))
-    yield from _functions(values)
+        for line in dis.get_instructions(code):
+            if line.opname == "IMPORT_NAME":
+                package = function.__globals__.get("__package__") or ""
+                yield from (
+                    sys.modules[name] for name in (line.argval, f"{package}.{line.argval}") if name in sys.modules
+                )
 
 
-def _functions(values: Iterable[Any]) -> Iterator[types.FunctionType]:
-    """The plain Python functions among ``values``, unwrapped, also those in containers one level deep."""
-    for value in values:
-        inside = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else [value]
-        yield from (function for item in inside if (function := _plain_function(item)) is not None)
+def _inside(value: object, names: set[str]) -> Iterator[object]:
+    """What code that names ``names`` may take from a module, class or object."""
+    if isinstance(value, types.ModuleType):
+        yield from (vars(value)[name] for name in names if name in vars(value))
+        return
+    cls = value if isinstance(value, type) else type(value)
+    if cls.__module__.partition(".")[0] in {*_ELSEWHERE, "torch"}:
+        return
+    # A module's own constructor is read by itself.
+    wanted = names - {*_CONSTRUCTORS} if issubclass(cls, nn.Module) else {*names, *_CONSTRUCTORS, "__call__"}
+    for base in cls.__mro__:
+        yield from (vars(base)[name] for name in wanted if name in vars(base))
+    if not isinstance(value, type):
+        own = getattr(value, "__dict__", {})
+        yield from (own[name] for name in names if name in own)
 
 
-def _plain_function(value: Any) -> types.FunctionType | None:
-    """The function in a method, a property, a partial or a decorator; None if there is none."""
-    for _ in range(_DEEPEST):
-        if isinstance(value, types.FunctionType) and not hasattr(value, "__wrapped__"):
-            return value
-        inner = (getattr(value, name, None) for name in ("__wrapped__", "__func__", "func", "fget"))
-        value = next((found for found in inner if callable(found)), None)
-    return None
+def _attribute(owner: type, name: str) -> Iterator[types.FunctionType]:
+    yield from _functions([vars(owner).get(name)])
+
+
+def _functions(values: Iterable[object], depth: int = _DEEPEST) -> Iterator[types.FunctionType]:
+    """The Python functions among ``values``, in containers, and on all layers of methods, partials and decorators."""
+    for value in values if depth else ():
+        if isinstance(value, types.FunctionType):
+            yield value
+        if isinstance(value, Mapping):
+            yield from _functions(value.values(), depth - 1)
+        elif isinstance(value, list | tuple | set | frozenset):
+            yield from _functions(value, depth - 1)
+        elif isinstance(value, _WRAPPERS):
+            yield from _functions([getattr(value, part, None) for part in _PARTS], depth - 1)
+        if "__wrapped__" in getattr(value, "__dict__", ()):
+            yield from _functions([value.__dict__["__wrapped__"]], depth - 1)
+
+
+_WRAPPERS = (types.MethodType, staticmethod, classmethod, property, functools.partial, functools.partialmethod,
+             functools.cached_property)  # fmt: skip
+_PARTS = ("__wrapped__", "__func__", "func", "fget", "fset", "args", "keywords")

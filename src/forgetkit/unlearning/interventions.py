@@ -15,23 +15,26 @@ from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from forgetkit.contracts import Change, Intervention, InterventionContext, component_name
+from forgetkit.contracts import Change, Intervention, InterventionContext, OptimizerStateRule, component_name
 from forgetkit.errors import ComponentError, OptionError
 from forgetkit.seeding import Seeds, seeded_rng
 from forgetkit.system.torch_settings import scoring_settings
 from forgetkit.unlearning.activity import activity_in, capture_inputs
 from forgetkit.unlearning.apply import all_or_nothing, apply
+from forgetkit.unlearning.batches import count_samples
+from forgetkit.unlearning.followers import NO_FOLLOWERS, Followers
 from forgetkit.unlearning.fresh_values import NO_HISTORY, ModelHistory
 from forgetkit.unlearning.integrity import component_call, require_gradients_possible, scoring_dtype
 from forgetkit.unlearning.model_view import DEFAULT_SCORING, ModelView
+from forgetkit.unlearning.objective import Loss, Objective
+from forgetkit.unlearning.optimizer_state import OptimizerStates
 from forgetkit.unlearning.pass_counter import PassCounter
-from forgetkit.unlearning.probe import Loss, ReplayableBatches
+from forgetkit.unlearning.probe import ReplayableBatches
+from forgetkit.unlearning.process_layout import ProcessLayout
 from forgetkit.unlearning.reset_context import ResetContext
 
 HOOKS = ("begin", "loss", "before_step", "after_step", "after_epoch")
 """The methods of :class:`forgetkit.contracts.Intervention` that a training loop calls."""
-
-Batch = tuple[Tensor, Tensor]
 
 _log = logging.getLogger("forgetkit")
 
@@ -56,13 +59,17 @@ class InterventionRunner:
 
     Args:
         model: The network.
-        optimizer: The optimizer that trains it.
+        optimizer: The optimizer that trains it. If several do, the first one.
         interventions: The components, in the order in which they are called.
         seeds: Fix every draw of theirs.
         history: The model's past.
-        loss: Maps (outputs, targets) to the batch's mean loss.
+        loss: Maps (outputs, targets) to the batch's mean loss; or an objective, for batches of any shape.
         check_finite: Check that terms of the loss are finite, which is too slow for every step of a training run.
         passes: Counts the samples that interventions run through the model.
+        optimizers: All that train the model, if there are several.
+        followers: Networks that get the same changes.
+        state_rules: Rules of third parties for the state of their optimizers.
+        layout: The processes that hold replicas: activity and batches that interventions look at come from all.
     """
 
     model: nn.Module
@@ -70,19 +77,23 @@ class InterventionRunner:
     interventions: Sequence[Intervention]
     seeds: Seeds
     history: ModelHistory = NO_HISTORY
-    loss: Loss = cross_entropy
+    loss: Loss | Objective | None = cross_entropy
     check_finite: bool = False
     passes: PassCounter = field(default_factory=PassCounter)
+    optimizers: object = None
+    followers: Followers = NO_FOLLOWERS
+    state_rules: Sequence[OptimizerStateRule] = ()
+    layout: ProcessLayout = field(default_factory=ProcessLayout)
     names: tuple[str, ...] = field(init=False)
     """The names of the interventions in messages."""
     states: list[dict[str, Tensor]] = field(init=False)
     resets: list[int] = field(init=False)
     """How many entries each has reset in this mega-batch through ``moment.apply``."""
     _reported: set[str] = field(default_factory=set, init=False)
-    """The components that a warning has named because they changed torch's settings."""
+    """What a warning has said: components that changed torch's settings, and state that was not cleared."""
     warned: bool = field(default=False, init=False)
     """Whether a warning has said that fresh values repeat."""
-    _batch: Batch | None = field(default=None, init=False)
+    _batch: Any = field(default=None, init=False)
     _view: tuple[tuple[str, ...], ModelView] | None = field(default=None, init=False)
     """The trained parameters' names, and the view made while these were trained."""
     _contexts: list[ResetContext] = field(default_factory=list, init=False)
@@ -100,25 +111,26 @@ class InterventionRunner:
         self._dtype = scoring_dtype(self.model)
         self._needs_activity = any(getattr(one, "needs_activity", False) for one in self.interventions)
 
-    def begin(self, at: TrainStep, inputs: Tensor, targets: Tensor) -> None:
+    def begin(self, at: TrainStep, batch: Any) -> None:
         """Begin a mega-batch; a few of its samples show the network's structure."""
-        self._batch = inputs, targets
+        self._batch = batch
         self.resets = [0] * len(self.interventions)
+        self._require_equal_replicas()
         self._call_all("begin", at)
 
     @contextmanager
-    def step(self, at: TrainStep, inputs: Tensor, targets: Tensor) -> Iterator[StepHooks]:
+    def step(self, at: TrainStep, batch: Any) -> Iterator[StepHooks]:
         """Wrap one training step, from its forward pass until the optimizer has stepped."""
         if not self.interventions:
-            yield StepHooks(self, at, (inputs, targets), {})
+            yield StepHooks(self, at, batch, {})
             return
-        self._batch = inputs, targets
+        self._batch = batch
         readers: list[str] = []
         if self._needs_activity:
-            with self._settings():
+            with self.layout.agreeing(), self._settings():
                 readers = [reader for group in self._current_view().units for reader in group.readers]
         with capture_inputs(self.model, readers) as captured:
-            step = StepHooks(self, at, (inputs, targets), captured)
+            step = StepHooks(self, at, batch, captured)
             with self._complete(step):
                 yield step
         if not step.skipped:
@@ -156,7 +168,13 @@ class InterventionRunner:
 
     def after_epoch(self, at: TrainStep) -> None:
         """End an epoch, after its last step."""
+        self._require_equal_replicas()
         self._call_all("after_epoch", at)
+
+    def _require_equal_replicas(self) -> None:
+        """Raise ``ComponentError`` in all processes if replicas have come apart since the last call."""
+        with self.layout.agreeing():
+            self.layout.require_equal_parameters(self.model)
 
     def memory(self, component: object) -> Mapping[str, Tensor]:
         """Return what ``component`` stored while training; nothing if it was not attached."""
@@ -198,7 +216,13 @@ class InterventionRunner:
         seeds = self.seeds.within(at.mega_batch, at.epoch, "intervention", hook, number, at.step)
         context = self._make_intervention_context(number, seeds, at, step)
         name = f"the intervention {self.names[number]}"
-        with self._settings(), component_call(name), seeded_rng(seeds.number("global")), self._counting():
+        with (
+            self.layout.agreeing(),
+            self._settings(),
+            component_call(name),
+            seeded_rng(seeds.number("global")),
+            self._counting(),
+        ):
             answer = getattr(self.interventions[number], hook)(context)
         self._warn_of_repeats(name)
         return answer
@@ -210,6 +234,13 @@ class InterventionRunner:
             if line is not None:
                 self.warned = True
                 _log.warning("%s: %s", name, line)
+
+    def _warn_of_state(self, states: OptimizerStates) -> None:
+        """Warn once of each kind of state that knows the old values still."""
+        for line in states.warnings:
+            if line not in self._reported:
+                self._reported.add(line)
+                _log.warning("%s", line)
 
     def _settings(self) -> AbstractContextManager[None]:
         return scoring_settings(self._dtype, self._reported)
@@ -230,7 +261,8 @@ class InterventionRunner:
         self, number: int, seeds: Seeds, at: TrainStep, step: StepHooks | None
     ) -> InterventionContext:
         component, state = self.interventions[number], self.states[number]
-        inputs, targets = (None, None) if step is None else step.batch
+        batch = (None, None) if step is None else step.batch
+        inputs, targets = batch if isinstance(batch, tuple | list) and len(batch) == 2 else (batch, None)
         return InterventionContext(
             model=self.model,
             optimizer=self.optimizer,
@@ -255,7 +287,9 @@ class InterventionRunner:
         trained = tuple(name for name, p in self.model.named_parameters() if p.requires_grad)
         if self._view is None or self._view[0] != trained:
             self._view = trained, ModelView.of(self.model, None, self.loss, self.seeds, DEFAULT_SCORING, self.history)
-        return replace(self._view[1], batches=ReplayableBatches([self._batch]), passes=self.passes)
+        return replace(
+            self._view[1], batches=ReplayableBatches(self.layout.gathered([self._batch]) or ()), passes=self.passes
+        )
 
     def _make_reset_context(self, component: Intervention, state: dict[str, Tensor], seeds: Seeds) -> ResetContext:
         context = ResetContext(replace(self._current_view(), seeds=seeds), component, state)
@@ -265,8 +299,11 @@ class InterventionRunner:
     def _apply(self, number: int, changes: Iterable[Change]) -> int:
         view, name = self._current_view(), self.names[number]
         names, require_ready = {*view.targets, *view.buffers}, partial(view.require_not_in_use, name)
+        states = OptimizerStates.of(self.optimizers or self.optimizer, plugins=self.state_rules)
         with all_or_nothing() as undo:
-            applied = apply(self.model, changes, self.optimizer, names, name, undo, require_ready)
+            applied = apply(self.model, changes, states, names, name, undo, require_ready, followers=self.followers)
+            self.layout.require_equal_parameters(self.model, applied.layers)
+        self._warn_of_state(states)
         self.resets[number] += applied.reset
         return applied.reset
 
@@ -277,7 +314,7 @@ class StepHooks:
 
     runner: InterventionRunner
     at: TrainStep
-    batch: Batch
+    batch: Any
     captured: Mapping[str, Tensor]
     """The inputs of the readers of units, by the module's name."""
     skipped: bool = False
@@ -309,7 +346,7 @@ class StepHooks:
         self.runner._call_all("before_step", self.at, self)
 
     def activity(self) -> Mapping[str, Tensor]:
-        """Return what the readers of each group of units saw in this step's forward pass."""
+        """Return what the readers of each group of units saw in this step's forward pass, in all replicas."""
         return self._activity
 
     @cached_property
@@ -320,4 +357,5 @@ class StepHooks:
                 raise OptionError(
                     "no layer ran in this step: run the forward pass inside it, and of a model that is not compiled"
                 )
-            return activity_in(units, self.runner.model, self.captured, len(self.batch[0]))
+            own = activity_in(units, self.runner.model, self.captured, count_samples(self.batch))
+            return self.runner.layout.joined(own)

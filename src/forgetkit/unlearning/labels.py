@@ -28,6 +28,8 @@ def require_classes(outputs: Any, targets: Tensor, component_name: str, remedy: 
         raise OptionError(
             f"{component_name} need outputs of shape (batch, classes), two classes at least, not {shape}: {remedy}"
         )
+    if not isinstance(targets, Tensor):
+        raise OptionError(f"{component_name} need targets that are a tensor of class numbers: {remedy}")
     integers = not (targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool)
     if not integers or targets.shape != outputs.shape[:1] + outputs.shape[2:]:
         raise OptionError(
@@ -42,12 +44,16 @@ def require_classes(outputs: Any, targets: Tensor, component_name: str, remedy: 
         )
 
 
-def class_probabilities(probe: Probe, inputs: Tensor, targets: Tensor, component_name: str, remedy: str) -> Tensor:
-    """Return the predicted distribution, ``(batch, classes)``; see :func:`require_classes` for arguments and errors."""
+def class_probabilities(probe: Probe, inputs: Any, targets: Any, component_name: str, remedy: str) -> Tensor:
+    """Return the predicted distribution, ``(batch, classes)``; see :func:`require_classes` for arguments and errors.
+
+    Targets that are no tensor are not looked at: batches that are no pairs hold theirs where the model finds them.
+    """
     outputs = probe.outputs(inputs)
     if isinstance(outputs, Tensor) and outputs.ndim != 2:
         raise OptionError(
             f"{component_name} need outputs of shape (batch, classes), not {tuple(outputs.shape)}: {remedy}"
         )
-    require_classes(outputs, targets, component_name, remedy)
+    shown = targets if isinstance(targets, Tensor) else torch.zeros(len(targets), dtype=torch.int64)
+    require_classes(outputs, shown, component_name, remedy)
     return outputs.softmax(-1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -13,7 +13,7 @@ from forgetkit.errors import ComponentError
 from forgetkit.seeding import Seeds, seeded_rng
 from forgetkit.system.torch_settings import scoring_settings, settings_restored
 from forgetkit.unlearning.initialization import RESETS, InitializationCode
-from forgetkit.unlearning.reparametrization import computed_tensors, reparametrized, reset_reparametrized
+from forgetkit.unlearning.reparametrization import computed_weights, hook_results, sources_of, strip
 from forgetkit.unlearning.structure import owners
 from forgetkit.unlearning.tensor_checks import any_nan
 
@@ -52,6 +52,12 @@ class LayerwiseFresh:
     ) -> None:
         self._modules = dict(model.named_modules())
         self._owners = owners(model)
+        self._computed: dict[str, str] = {
+            _prefix(path) + source: path
+            for path, module in self._modules.items()
+            for weight in computed_weights(module)
+            for source in weight.sources
+        }
         self._initialise, self._seeds, self._remedy, self._code = initialise, seeds, remedy, code
         self._containers: dict[str, dict[str, Tensor]] = {}
 
@@ -64,7 +70,7 @@ class LayerwiseFresh:
         foreign = None
         if self._code is not None:
             around = (found for _, found in self._code.containers(path) if not found.resets)
-            foreign = next(around, None) or self._code.own(path)
+            foreign = next(around, None) or self._code.own(path, name.removeprefix(_prefix(path)))
         if foreign is not None:
             return (
                 f"no fresh value for '{name}': {foreign.function} of {foreign.cls.__name__} initialises it, so "
@@ -88,10 +94,12 @@ class LayerwiseFresh:
         path = self._path(name)
         if (container := self._container(path)) != path:
             if container not in self._containers:
-                self._containers[container] = self._reset_all(container)
+                inside = [other for other in self._owners if f"{self._path(other)}.".startswith(_prefix(container))]
+                self._containers[container] = self._reset(container, inside, "fresh", container)
             value = self._containers[container][name]
         else:
-            value = self._reset_one(path, name)
+            # What gives one weight together, such as a norm and a direction, comes from one draw.
+            value = self._reset(path, [name], "fresh", path if name in self._computed else name)[name]
         if any_nan(value):
             how = "reset_parameters()" if self._initialise is None else "the model's initialise()"
             kind = type(self._modules[path]).__name__
@@ -99,58 +107,62 @@ class LayerwiseFresh:
         return value
 
     def _path(self, name: str) -> str:
-        """The module whose ``reset_parameters`` is in charge: the owner, or the one that the owner parametrises."""
-        owner = self._owners[name]
-        path = name.removesuffix(owner.local).removesuffix(".")
-        return path.partition(".parametrizations.")[0] if reparametrized(self._modules, path) else path
+        """The module whose ``reset_parameters`` is in charge: the owner, or the one whose weight ``name`` gives."""
+        if name in self._computed:
+            return self._computed[name]
+        return name.removesuffix(self._owners[name].local).removesuffix(".")
 
     def _container(self, path: str) -> str:
         """The outermost module around whose ``reset_parameters`` initialises this one too; the module if none does."""
         containers = self._code.containers(path) if self._code is not None and self._initialise is None else []
         return containers[0][0] if containers else path
 
-    def _reset_one(self, path: str, name: str) -> Tensor:
-        local = name.removeprefix(path).removeprefix(".")
-        with self._copied(path, name, [name], self._seeds.number("fresh", name)) as module:
+    def _reset(self, path: str, names: Collection[str], *stream: str) -> dict[str, Tensor]:
+        """The values of a copy of one module that initialises itself; each of ``names`` must get one."""
+        with self._copied(path, names, self._seeds.number(*stream)) as module:
+            computed = strip(module)
             if self._initialise is not None:
                 self._initialise(module)
             else:
-                reset_reparametrized(module, reset)
-        return {**dict(module.named_parameters()), **dict(module.named_buffers())}[local].detach()
-
-    def _reset_all(self, path: str) -> dict[str, Tensor]:
-        """Every value of a container, reset from the inside out, as its constructor does."""
-        prefix = f"{path}." if path else ""
-        inside = [name for name in self._owners if name.startswith(prefix)]
-        with self._copied(path, inside[0], inside, self._seeds.number("fresh", path)) as container:
-            for module in reversed(list(container.modules())):
-                if can_reset(module):
-                    reset_reparametrized(module, reset)
-        values = {**dict(container.named_parameters()), **dict(container.named_buffers())}
-        return {prefix + local: value.detach() for local, value in values.items()}
+                inside = module.modules() if len(names) > 1 else (module,)
+                for part in reversed(list(inside)):  # from the inside out, as constructors do
+                    if can_reset(part):
+                        reset(part)
+            values: dict[str, Tensor] = dict(module.named_parameters())
+            for local, weight in computed.items():
+                values.update(sources_of(local, weight, values.pop(local)))
+            values.update(module.named_buffers())
+        return {_prefix(path) + local: value.detach() for local, value in values.items()}
 
     @contextmanager
-    def _copied(self, path: str, name: str, emptied: list[str], seed: int) -> Iterator[nn.Module]:
+    def _copied(self, path: str, names: Iterable[str], seed: int) -> Iterator[nn.Module]:
         """A copy of a module on the CPU, with NaN for parameters: old values are not copied, nor taken for fresh."""
         original = self._modules[path]
         kind = type(original).__name__
-        parameters = {full: self._tensor(full) for full in emptied}
-        memo: dict[int, Tensor] = {id(p): _nan_like(p) for p in parameters.values() if type(p) is nn.Parameter}
-        memo |= {id(tensor): tensor.detach().clone() for tensor in computed_tensors(original)}
+        emptied = {name: self._tensor(name) for name in names if name not in self._computed}
+        memo: dict[int, Tensor] = {id(p): _nan_like(p) for p in emptied.values() if type(p) is nn.Parameter}
+        memo |= {id(tensor): tensor.detach().clone() for tensor in hook_results(original)}
+        # Of a model in parts this is a twin, whose other tensors hold nothing either.
+        memo |= {id(p): _nan_like(p) for p in original.parameters() if p.is_meta and id(p) not in memo}
         try:
             module = copy.deepcopy(original, memo).cpu().float()
         except RuntimeError as error:
+            name = next(iter(names))
             raise ComponentError(f"no fresh value for '{name}': {kind} cannot be copied; {self._remedy}") from error
         with scoring_settings(FRESH_DTYPE), settings_restored(f"the module {kind}"), seeded_rng(seed), torch.no_grad():
-            for full, parameter in parameters.items():
+            for name, parameter in emptied.items():
                 if isinstance(parameter, nn.Parameter) and type(parameter) is not nn.Parameter:
-                    module.get_parameter(full.removeprefix(path).removeprefix(".")).fill_(torch.nan)
+                    module.get_parameter(name.removeprefix(path).removeprefix(".")).fill_(torch.nan)
             yield module
 
     def _tensor(self, name: str) -> Tensor:
         owner = self._owners[name]
         tensor: Tensor = getattr(owner.module, owner.local)
         return tensor
+
+
+def _prefix(path: str) -> str:
+    return f"{path}." if path else ""
 
 
 def _nan_like(parameter: Tensor) -> nn.Parameter:

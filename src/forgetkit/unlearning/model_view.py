@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -16,12 +16,15 @@ from forgetkit.errors import ComponentError, NoMatchError, OptionError
 from forgetkit.seeding import Seeds
 from forgetkit.unlearning import structure
 from forgetkit.unlearning.activity import activity_in, capture_inputs
+from forgetkit.unlearning.differentiation import SingleSamples
 from forgetkit.unlearning.fresh_values import FreshValues, ModelHistory
 from forgetkit.unlearning.integrity import component_call, read_only, restore_state
 from forgetkit.unlearning.layerwise import can_reset
 from forgetkit.unlearning.lazy_tensors import LazyTensors
+from forgetkit.unlearning.objective import Loss, Objective
 from forgetkit.unlearning.pass_counter import PassCounter
-from forgetkit.unlearning.probe import Batches, GuardedProbe, Loss, ReplayableBatches, ValidatedScores
+from forgetkit.unlearning.probe import Batches, GuardedProbe, ReplayableBatches, ValidatedScores
+from forgetkit.unlearning.tensor_parts import cut_like, is_sharded, local_of
 from forgetkit.unlearning.units import units_of
 
 
@@ -76,7 +79,7 @@ class ModelView:
 
     model: nn.Module
     batches: ReplayableBatches | None
-    loss: Loss
+    loss: Loss | Objective | None
     seeds: Seeds
     scoring: Scoring
     history: ModelHistory
@@ -86,13 +89,14 @@ class ModelView:
     buffers: Mapping[str, Tensor]
     cache: ViewCache = field(default_factory=ViewCache)
     passes: PassCounter = field(default_factory=PassCounter)
+    single_samples: SingleSamples = field(default_factory=SingleSamples)
 
     @classmethod
     def of(
         cls,
         model: nn.Module,
         batches: Batches | None,
-        loss: Loss,
+        loss: Loss | Objective | None,
         seeds: Seeds,
         scoring: Scoring,
         history: ModelHistory,
@@ -163,6 +167,7 @@ class ModelView:
             probe = ModelProbe(self, name, self.history.memory(importance))
             with component_call(f"the importance criterion {name}"):
                 scores = importance.score(probe)
+            probe.require_counted()
         return ValidatedScores(scores, self.scored, name, allows_ties=bool(getattr(importance, "allows_ties", False)))
 
     @property
@@ -171,7 +176,7 @@ class ModelView:
         if self.cache.layers is None:
             with self._two_samples("the order of execution is seen on") as (probe, inputs):
                 with structure.execution_order(self.model) as order:
-                    probe.outputs(inputs)
+                    probe.run(inputs)
                 layers = structure.layers_in(self.model, order, self.buffers)
                 self.cache.layers = _open_layers(layers, self.targets, self.left_out)
         return self.cache.layers
@@ -179,13 +184,19 @@ class ModelView:
     @property
     def units(self) -> tuple[UnitGroup, ...]:
         """The groups of units, traced once."""
+        if is_sharded(self.model):
+            raise OptionError(
+                "units are found by tracing the whole network, and its parameters lie in parts in several processes "
+                "(DTensor): choose a component that needs no units"
+            )
         if self.cache.units is None:
-            with self._two_samples("units are found by tracing") as (_, inputs):
-                self.cache.units = units_of(self.model, inputs, {*self.targets, *self.buffers})
+            with self._two_samples("units are found by tracing") as (probe, inputs):
+                args, kwargs = probe.arguments(inputs)
+                self.cache.units = units_of(self.model, args, {*self.targets, *self.buffers}, kwargs)
         return self.cache.units
 
     @contextmanager
-    def _two_samples(self, what: str) -> Iterator[tuple[GuardedProbe, Tensor]]:
+    def _two_samples(self, what: str) -> Iterator[tuple[GuardedProbe, Any]]:
         if self.batches is None:
             raise OptionError(f"{what} a batch: give batches of (inputs, targets)")
         with self.read_only_access("examining"):
@@ -209,9 +220,9 @@ class ModelView:
                 raise OptionError(f"the earlier weights hold no '{name}': pass all of state_dict()") from error
             if value.shape != now.shape:
                 raise OptionError(f"the earlier weights hold '{name}' in another shape than {tuple(now.shape)}")
-            if value.untyped_storage().data_ptr() == now.untyped_storage().data_ptr():
+            if local_of(value).untyped_storage().data_ptr() == local_of(now).untyped_storage().data_ptr():
                 raise OptionError(f"the earlier weights hold the model's own '{name}', which has changed: pass copies")
-            return value.detach().to(now)
+            return cut_like(value.detach().to(device=now.device, dtype=now.dtype), now)
 
         return LazyTensors(current.keys(), earlier)
 
@@ -259,8 +270,9 @@ class ModelProbe(GuardedProbe, ViewAccess):
         names = tuple(view.scored if targets is None else targets)
         super().__init__(view.model, view.batches or ReplayableBatches(()), names, view.loss, view.seeds)
         self.view, self.memory, self.passes, self._component_name = view, memory, view.passes, name
+        self.single_samples = view.single_samples
 
-    def batches(self, samples: int | float | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, samples: int | float | None = None) -> Iterator[tuple[Any, Any]]:
         """Return an iterator over the batches."""
         if self.view.batches is None:
             raise OptionError(f"{self._component_name} needs data: give it batches of (inputs, targets)")
@@ -272,25 +284,27 @@ class ModelProbe(GuardedProbe, ViewAccess):
         inputs, _ = next(ModelProbe.batches(self, 1))
         return tuple(inputs.shape[1:])
 
-    def layer_inputs(self, inputs: Tensor) -> dict[str, Tensor]:
+    def layer_inputs(self, inputs: Any) -> dict[str, Tensor]:
         """Return the input of each layer that runs."""
+        self._require_whole("layer_inputs()")
         names = [layer.name for layer in self.layers]
         with capture_inputs(self._model, names) as captured:
-            self.outputs(inputs)
+            self.run(inputs)
         return {name: captured[name] for name in names if name in captured}
 
-    def unit_activity(self, inputs: Tensor) -> dict[str, Tensor]:
+    def unit_activity(self, inputs: Any) -> dict[str, Tensor]:
         """Return what the readers of each group see of it."""
         with capture_inputs(self._model, [reader for group in self.units for reader in group.readers]) as captured:
-            self.outputs(inputs)
+            self.run(inputs)
         return activity_in(self.units, self._model, captured, len(inputs))
 
     def fresh(self, name: str, origin: Origin = "original") -> Tensor:
         """Return the value that the reset will give, as the parameter's dtype holds it."""
         if name not in self.targets:
             raise OptionError(f"'{name}' is no parameter to score, so it gets no fresh value")
-        written = self._fresh_values.draw(name, origin).to(self.view.targets[name])
-        return written.to(self.targets[name])
+        old, now = self.view.targets[name], self.targets[name]
+        written = self._fresh_values.draw(name, origin).to(device=old.device, dtype=old.dtype)
+        return cut_like(written.to(device=now.device, dtype=now.dtype), old)
 
 
 def _open_layers(

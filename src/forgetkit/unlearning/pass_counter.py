@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
+from forgetkit.unlearning.batches import count_samples
 
 
 @dataclass
@@ -24,8 +24,8 @@ class PassCounter:
         self.forward += forward
         self.backward += backward
 
-    def count_forward(self, batches: Iterable[tuple[Any, Tensor]]) -> Iterator[tuple[Any, Tensor]]:
+    def count_forward(self, batches: Iterable[Any]) -> Iterator[Any]:
         """Yield the batches and count each as a forward pass."""
-        for inputs, targets in batches:
-            self.add(forward=len(targets))
-            yield inputs, targets
+        for batch in batches:
+            self.add(forward=count_samples(batch))
+            yield batch

@@ -11,30 +11,39 @@ select nothing and reset, say, the last layer.
 
 from __future__ import annotations
 
+import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.optim import Optimizer
 
-from forgetkit.contracts import BnStats, Importance, OptimizerState, Reinit, component_name
+from forgetkit.contracts import BnStats, Importance, OptimizerState, OptimizerStateRule, Reinit, component_name
 from forgetkit.errors import NoMatchError, OptionError
 from forgetkit.seeding import Seeds, seeded_rng
 from forgetkit.system.torch_settings import settings_restored
-from forgetkit.unlearning.apply import AppliedChanges, Undo, all_or_nothing, apply, clear_all_state
+from forgetkit.unlearning.apply import AppliedChanges, all_or_nothing, apply
 from forgetkit.unlearning.batchnorm import refresh_bn_stats, require_statistics
 from forgetkit.unlearning.building import unwrap
+from forgetkit.unlearning.followers import Followers
 from forgetkit.unlearning.fresh_values import NO_HISTORY, ModelHistory
 from forgetkit.unlearning.integrity import assert_params_unchanged, attribute_errors_to, with_network_settings
 from forgetkit.unlearning.masks import MaskCallback
 from forgetkit.unlearning.model_view import DEFAULT_SCORING, ModelView, Scoring
-from forgetkit.unlearning.probe import Batches, Loss
+from forgetkit.unlearning.objective import Loss, Objective
+from forgetkit.unlearning.optimizer_state import OptimizerStates, list_optimizers, require_trained_by
+from forgetkit.unlearning.probe import Batches, ReplayableBatches
+from forgetkit.unlearning.process_layout import ProcessLayout
 from forgetkit.unlearning.report import UnlearnReport, change_remark, tie_remark
 from forgetkit.unlearning.reset_context import ResetContext
-from forgetkit.unlearning.selection_group import SelectionGroup
+from forgetkit.unlearning.shards import precision_remark
+from forgetkit.unlearning.tensor_parts import plain_operands, reshard
+from forgetkit.unlearning.tensor_write import Undo
+
+_log = logging.getLogger("forgetkit")
 
 
 @dataclass(frozen=True)
@@ -42,8 +51,10 @@ class ResetPolicy:
     """What happens to the optimizer's state and to running statistics after a reset.
 
     Args:
-        optimizer_state: ``"zero"`` sets the per-entry state (momentum, Adam's moments) of the reset entries to zero,
-            ``"keep"`` keeps all state, ``"fresh"`` drops all state, as a new optimizer would.
+        optimizer_state: ``"zero"`` sets the state of the reset entries (momentum, Adam's moments) to what a new
+            optimizer holds, which is zero for most; ``"rescaled"`` as well, but second moments start at the mean over
+            the kept entries of their tensor, or as a new optimizer's if none is kept; ``"keep"`` keeps all state;
+            ``"fresh"`` makes all of it that of a new optimizer.
         bn_stats: ``"keep"`` keeps the running statistics of batch normalisation, ``"reset"`` sets them to mean 0 and
             variance 1, ``"recalibrate"`` measures them again on the scoring batches.
 
@@ -73,30 +84,34 @@ def unlearn(
     *,
     importance: Importance | None,
     reinit: Reinit,
-    optimizer: Optimizer | None = None,
+    optimizer: object = None,
     seeds: Seeds,
-    loss: Loss = cross_entropy,
+    loss: Loss | Objective | None = cross_entropy,
     history: ModelHistory = NO_HISTORY,
     scoring: Scoring = DEFAULT_SCORING,
     policy: ResetPolicy = ResetPolicy(),
-    processes: SelectionGroup | None = None,
+    layout: ProcessLayout = ProcessLayout(),
     record_mask: MaskCallback | None = None,
+    followers: object = None,
+    state_rules: Sequence[OptimizerStateRule] = (),
 ) -> UnlearnReport:
     """Score, select and reset entries of ``model`` in place; clear the optimizer's state of the old values.
 
     Args:
         model: The network; a compiled one is unwrapped.
-        batches: Pairs (inputs, targets) for the criterion, or None.
+        batches: Batches for the criterion, or None.
         importance: Scores the trainable parameters, if ``reinit`` needs scores.
         reinit: Proposes the changes.
-        optimizer: The optimizer that trains ``model``.
+        optimizer: The optimizer that trains ``model``, or several in a list.
         seeds: Fix every draw.
-        loss: Maps (outputs, targets) to the batch's mean loss.
+        loss: Maps (outputs, targets) to the batch's mean loss; or an objective, for batches of any shape.
         history: The model's past; without it, fresh values come from each layer's own ``reset_parameters``.
         scoring: Which parameters are scored, and in which mode.
         policy: What happens to the optimizer's state and to running statistics.
-        processes: Those that select together. All of them reset, or none.
+        layout: The processes that act together, and what they hold. All of them reset, or none.
         record_mask: Gets each mask.
+        followers: Networks of the same architecture that get the same changes.
+        state_rules: Rules of third parties for the state of their optimizers.
 
     Returns:
         What was scored and changed.
@@ -108,30 +123,49 @@ def unlearn(
     """
     started = time.perf_counter()
     model = unwrap(model)
+    reshard(model)
     _require_consistent(importance, reinit)
     if optimizer is not None:
         require_trained_by(optimizer, model)
+    states = OptimizerStates.of(optimizer, policy.optimizer_state, state_rules)
+    copies = Followers.of(followers, model)
     require_statistics(model, policy.bn_stats)
 
     criterion = "examining" if importance is None else component_name(importance)
-    # Score.
-    with assert_params_unchanged(model, criterion):
-        view = ModelView.of(model, batches, loss, seeds, scoring, history)
-        scores = None if importance is None else view.scores(importance)
-    processes = processes or SelectionGroup()
-    context = ResetContext(view, reinit, history.memory(reinit), scores, criterion, processes)
-    cleared = optimizer if policy.optimizer_state == "zero" else None
-    # Select and apply. A method that draws without a generator draws from a stream of its own.
-    with all_or_nothing() as undo, seeded_rng(seeds.number("propose")):
-        applied = _select_and_apply(context, reinit, cleared, undo, record_mask)
-        if applied.layers:
-            counted = None if view.batches is None else view.passes.count_forward(view.batches)
-            refreshed = refresh_bn_stats(model, policy.bn_stats, counted, undo, seeds.number("statistics"))
-            applied.buffers.extend(name for name in refreshed if name not in applied.buffers)
-        if optimizer is not None and policy.optimizer_state == "fresh":
-            applied.optimizer_cleared += clear_all_state(optimizer, model, undo)
-        processes.finish()  # raises, and undoes everything, if another process failed
-    return _report(context, applied, importance, time.perf_counter() - started)
+    with layout.common_buffers(model, keep=True), plain_operands(model):
+        # Score.
+        with assert_params_unchanged(model, criterion):
+            view = ModelView.of(model, layout.gathered(_replayable(batches)), loss, seeds, scoring, history)
+            scores = None if importance is None else view.scores(importance)
+        context = ResetContext(view, reinit, history.memory(reinit), scores, criterion, layout.selecting)
+        # Select and apply. A method that draws without a generator draws from a stream of its own.
+        with all_or_nothing() as undo, seeded_rng(seeds.number("propose")):
+            applied = _select_and_apply(context, reinit, states, undo, record_mask, copies)
+            if applied.layers:
+                _refresh(context, policy, copies, applied, undo)
+            if policy.optimizer_state == "fresh":
+                applied.optimizer_cleared += states.reset_all(model, undo)
+            layout.require_equal(model, list_optimizers(optimizer))
+            layout.processes.finish()  # raises, and undoes everything, if another process failed
+        layout.add_up(applied)
+    return _report(context, applied, importance, states, time.perf_counter() - started)
+
+
+def _replayable(batches: Batches | None) -> ReplayableBatches | None:
+    return None if batches is None else ReplayableBatches(batches)
+
+
+def _refresh(
+    context: ResetContext, policy: ResetPolicy, followers: Followers, applied: AppliedChanges, undo: Undo
+) -> None:
+    """Keep, reset or recalibrate running statistics."""
+    view = context.view
+    counted = None if view.batches is None else view.passes.count_forward(view.batches)
+    seed = view.seeds.number("statistics")
+    refreshed = refresh_bn_stats(view.model, policy.bn_stats, counted, undo, seed, Objective.of(view.loss))
+    applied.buffers.extend(name for name in refreshed if name not in applied.buffers)
+    buffers = dict(view.model.named_buffers())
+    applied.followed += sum(followers.write(name, None, buffers[name], undo) for name in refreshed)
 
 
 def _require_consistent(importance: Importance | None, reinit: Reinit) -> None:
@@ -143,7 +177,12 @@ def _require_consistent(importance: Importance | None, reinit: Reinit) -> None:
 
 
 def _select_and_apply(
-    context: ResetContext, reinit: Reinit, optimizer: Optimizer | None, undo: Undo, record_mask: MaskCallback | None
+    context: ResetContext,
+    reinit: Reinit,
+    states: OptimizerStates,
+    undo: Undo,
+    record_mask: MaskCallback | None,
+    followers: Followers,
 ) -> AppliedChanges:
     """Run the reinit method and apply each change that it proposes.
 
@@ -156,19 +195,26 @@ def _select_and_apply(
     with settings_restored(f"the reinit method {method}"):
         with attribute_errors_to(f"the reinit method {method}"):
             changes = reinit.propose(context)
-        applied = apply(view.model, changes, optimizer, names, method, undo, require_ready, record_mask)
+        applied = apply(view.model, changes, states, names, method, undo, require_ready, record_mask, followers)
     if not applied.layers and not getattr(reinit, "changes_nothing", False):
         raise NoMatchError(f"{method} matched no parameter of {type(view.model).__name__}; nothing would be forgotten")
     return applied
 
 
 def _report(
-    context: ResetContext, applied: AppliedChanges, importance: Importance | None, seconds: float
+    context: ResetContext,
+    applied: AppliedChanges,
+    importance: Importance | None,
+    states: OptimizerStates,
+    seconds: float,
 ) -> UnlearnReport:
     view, selected = context.view, context.last_selection
-    remarks = [change_remark(applied.reset, applied.changed)]
+    remarks = [change_remark(applied.reset, applied.changed), view.single_samples.remark(view.model)]
+    if context.scores is not None and view.passes.backward:
+        remarks.append(precision_remark(view.model))
     if selected is not None and not getattr(importance, "allows_ties", False):
         remarks.append(tie_remark(selected))
+    remarks.extend(states.warnings)
     return UnlearnReport(
         scored=0 if context.scores is None else sum(p.numel() for p in view.scored.values()),
         reset=applied.reset,
@@ -184,6 +230,8 @@ def _report(
         tied=0 if selected is None else selected.tied,
         remarks=tuple(remark for remark in remarks if remark is not None),
         repeated=context.repeated,
+        optimizer_notes=tuple(states.notes),
+        followed=applied.followed,
     )
 
 
@@ -194,9 +242,10 @@ def score(
     *,
     importance: Importance,
     seeds: Seeds,
-    loss: Loss = cross_entropy,
+    loss: Loss | Objective | None = cross_entropy,
     history: ModelHistory = NO_HISTORY,
     scoring: Scoring = DEFAULT_SCORING,
+    layout: ProcessLayout = ProcessLayout(),
 ) -> dict[str, Tensor]:
     """Return scores of the trainable parameters that the loss depends on; higher = keep. Changes nothing.
 
@@ -206,18 +255,17 @@ def score(
         ComponentError: If all scores are equal and the criterion does not declare ``allows_ties``.
     """
     model = unwrap(model)
+    reshard(model)
     criterion = component_name(importance)
-    with assert_params_unchanged(model, criterion):
-        view = ModelView.of(model, batches, loss, seeds, scoring, history)
-        scores = view.scores(importance)
-    with view.read_only_access(criterion) if scores.lazy else torch.inference_mode(False):
-        copies = {name: scores[name].clone() for name in scores}
-    scores.require_different()
+    with layout.common_buffers(model, keep=False), plain_operands(model):
+        with assert_params_unchanged(model, criterion):
+            view = ModelView.of(model, layout.gathered(_replayable(batches)), loss, seeds, scoring, history)
+            scores = view.scores(importance)
+        with view.read_only_access(criterion) if scores.lazy else torch.inference_mode(False):
+            copies = {name: scores[name].clone() for name in scores}
+        scores.require_different(layout.selecting)
+        layout.processes.finish()
+    remark = view.single_samples.remark(model)
+    if remark is not None:
+        _log.warning("%s", remark)
     return copies
-
-
-def require_trained_by(optimizer: Optimizer, model: nn.Module) -> None:
-    """Raise ``OptionError`` if the optimizer holds none of the model's parameters."""
-    own = set(model.parameters())
-    if not any(p in own for group in optimizer.param_groups for p in group["params"]):
-        raise OptionError("the optimizer holds none of the model's parameters: give the one that trains this model")

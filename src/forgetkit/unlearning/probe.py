@@ -5,26 +5,42 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
-from typing import Any
+from dataclasses import replace
+from functools import cached_property, partial
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.data import Dataset
 
-from forgetkit.errors import ComponentError, ForgetkitError, OptionError
+from forgetkit.contracts import Gradients, SampleGradients
+from forgetkit.errors import ComponentError, OptionError
 from forgetkit.seeding import Seeds
-from forgetkit.system.memory import translate_oom
-from forgetkit.unlearning.integrity import component_call, first_line, scoring_dtype
+from forgetkit.unlearning.batches import count_samples
+from forgetkit.unlearning.differentiation import (
+    ChunkGradients,
+    SampleLosses,
+    SingleSamples,
+    gradients_of,
+    map_over_samples,
+    require_separable,
+    same_gradients,
+)
+from forgetkit.unlearning.integrity import component_call, scoring_dtype
 from forgetkit.unlearning.lazy_tensors import LazyTensors
+from forgetkit.unlearning.loss_counts import CountedLoss
+from forgetkit.unlearning.objective import Arguments, Loss, Objective, move_parts
 from forgetkit.unlearning.pass_counter import PassCounter
 from forgetkit.unlearning.selection import count_of
+from forgetkit.unlearning.selection_group import SelectionGroup
+from forgetkit.unlearning.shards import gradients_by_backward, require_gradients
 from forgetkit.unlearning.tensor_checks import bounds
+from forgetkit.unlearning.tensor_parts import compute_device, cut_like, is_sharded, local_of, resharded
 
-Loss = Callable[[Any, Tensor], Tensor]
-Batches = Iterable[tuple[Tensor, Tensor]]
+Batches = Iterable[Any]
+_Found = TypeVar("_Found")
 
 _SAMPLE_GRADS_BYTES = 128 * 2**20
 _SAMPLES_AT_ONCE = 64
@@ -43,14 +59,23 @@ class ReplayableBatches:
     """
 
     def __init__(self, batches: Batches) -> None:
+        if isinstance(batches, Dataset):
+            raise OptionError(
+                f"batches= is {type(batches).__name__}, a Dataset of single samples: pass a loader of batches, "
+                "torch.utils.data.DataLoader(dataset, batch_size=64)"
+            )
+        if isinstance(batches, Mapping | Tensor) or not isinstance(batches, Iterable):
+            raise OptionError(
+                f"batches= is {type(batches).__name__}, and not an iterable of batches: pass [batch], or a DataLoader"
+            )
         self._batches = batches
 
     @cached_property
     def samples(self) -> int:
         """The number of samples; counting reads all batches once."""
-        return sum(len(targets) for _, targets in self)
+        return sum(map(count_samples, self))
 
-    def __iter__(self) -> Iterator[tuple[Any, Tensor]]:
+    def __iter__(self) -> Iterator[Any]:
         if not isinstance(self._batches, Iterator):
             return iter(self._batches)
         self._batches, copy = itertools.tee(self._batches)
@@ -71,13 +96,21 @@ class GuardedProbe:
     _component_name = "examining the network"
 
     def __init__(
-        self, model: nn.Module, batches: ReplayableBatches, names: Sequence[str], loss: Loss, seeds: Seeds
+        self,
+        model: nn.Module,
+        batches: ReplayableBatches,
+        names: Sequence[str],
+        loss: Loss | Objective | None,
+        seeds: Seeds,
     ) -> None:
         self._model = model
         self._batches = batches
-        self._loss = loss
+        self._objective = Objective.of(loss)
         self._seeds = seeds
         self.passes = PassCounter()
+        self.single_samples = SingleSamples()
+        self._maps_samples: bool | None = None
+        self._counted: bool | None = None
         self.rng = seeds.torch("score")
         parameters = dict(model.named_parameters())
         self._dtype = scoring_dtype(model)
@@ -86,7 +119,10 @@ class GuardedProbe:
         # Every buffer: what a forward pass assigns to a buffer's name is gone when the pass returns.
         others = [(name, p) for name, p in parameters.items() if name not in self._parameters]
         self._rest = _detached(dict([*others, *model.named_buffers()]), self._dtype)
-        self.device = next(iter(parameters.values())).device
+        self.device = compute_device(model)
+        self._in_parts = is_sharded(model)
+        if self._in_parts:
+            self._maps_samples = False
 
     @property
     def targets(self) -> Mapping[str, Tensor]:
@@ -107,24 +143,21 @@ class GuardedProbe:
 
         return {name: zeros(name) if grad is None else grad for name, grad in grads.items()}
 
-    def batches(self, samples: int | float | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, samples: int | float | None = None) -> Iterator[tuple[Any, Any]]:
         """Yield batches on the model's device, at most ``samples`` in all; the last one is cut.
 
         A float is a fraction of the samples, rounded down, but at least one sample.
         """
         left = max(1, count_of(samples, self._batches.samples)) if isinstance(samples, float) else samples
         for batch in self._batches:
-            if not isinstance(batch, tuple | list) or len(batch) != 2 or not all(isinstance(x, Tensor) for x in batch):
-                raise OptionError("batches hold something else than pairs of tensors, (inputs, targets)")
-            inputs, targets = batch
+            inputs, targets = self._objective.parts(batch)
             if left is not None:
-                inputs, targets = inputs[:left], targets[:left]
+                # The same object twice is a batch that is no pair; it stays one.
+                inputs, targets = (inputs[:left],) * 2 if inputs is targets else (inputs[:left], targets[:left])
                 left -= len(targets)
-            inputs = inputs.to(self.device, copy=True)  # so that no criterion can write to the caller's data
-            if inputs.is_floating_point():
-                inputs = inputs.to(self._dtype)
             if len(targets):
-                yield inputs, targets.to(self.device, copy=True)
+                # Copies, so that no criterion can write to the caller's data.
+                yield move_parts(inputs, targets, self.device, self._dtype)
             if left == 0:
                 return
 
@@ -135,49 +168,99 @@ class GuardedProbe:
         except AttributeError as error:
             raise OptionError(f"{type(self._model).__name__} has no module '{name}'") from error
 
-    def outputs(self, inputs: Tensor, *, at: Mapping[str, Tensor] | None = None) -> Tensor:
+    def outputs(self, inputs: Any, *, at: Mapping[str, Tensor] | None = None) -> Tensor:
         """Return the model's outputs, without a graph."""
+        outputs: Tensor = self._objective.outputs(self.run(inputs, at=at))
+        return outputs
+
+    def run(self, inputs: Any, *, at: Mapping[str, Tensor] | None = None) -> Any:
+        """Run the model without a graph and return what it returns."""
         self.passes.add(forward=len(inputs))
+
+        def inside(model: nn.Module) -> Any:
+            return self._objective.run(model, inputs, self._component_name)
+
         with torch.no_grad():
-            outputs: Tensor = self._call({**self._targets, **self._known(at)}, inputs)
-            return outputs
+            return self._with_tensors({**self._targets, **self._known(at)}, inside)
+
+    def arguments(self, inputs: Any) -> Arguments:
+        """Return the arguments with which the model is called on a batch."""
+        if isinstance(inputs, Tensor):
+            return (inputs,), {}
+
+        def inside(model: nn.Module) -> Arguments:
+            return self._objective.arguments(model, inputs, self._component_name)
+
+        with torch.no_grad():
+            return self._with_tensors(self._targets, inside)
 
     def grads(
-        self, inputs: Tensor, targets: Tensor, *, loss: Loss | None = None, at: Mapping[str, Tensor] | None = None
-    ) -> dict[str, Tensor]:
-        """Return the gradient of the batch's loss with respect to each target."""
-        leaves, value = self._loss_of(inputs, targets, loss, self._known(at))
-        self._require_finite(value, len(inputs))
-        return self._or_zeros(self._gradients(value, leaves, len(inputs)))
+        self, inputs: Any, targets: Any, *, loss: Loss | None = None, at: Mapping[str, Tensor] | None = None
+    ) -> Gradients:
+        """Return the gradient of the batch's loss with respect to each target, and how much it counts."""
+        found, grads = self._differentiate(inputs, targets, loss, self._known(at))
+        count = self._require_valid(found.value, found.count, len(inputs))
+        return Gradients(self._or_zeros(grads) if count else self.zeros(), count)
 
-    def mean_grads(self, samples: int | float | None = None) -> dict[str, Tensor]:
-        """Return the gradient of the mean loss over all batches; each counts by its size."""
-        mean, seen = self.zeros(), 0
+    def mean_grads(self, samples: int | float | None = None) -> Gradients:
+        """Return the gradient of the mean loss over all batches; each counts by what its loss averages over."""
+        mean, seen = self.zeros(), 0.0
         for inputs, targets in self.batches(samples):
-            seen += len(targets)
-            for name, grad in self.grads(inputs, targets).items():
-                mean[name].lerp_(grad, len(targets) / seen)  # of a single batch: its gradient to the bit
-        return mean
+            grads = self.grads(inputs, targets)
+            if not grads.count:
+                continue
+            seen += grads.count
+            for name, grad in grads.items():
+                mean[name].lerp_(grad, grads.count / seen)  # of a single batch: its gradient to the bit
+        return Gradients(mean, seen)
 
-    def grads_or_none(self, inputs: Tensor, targets: Tensor) -> dict[str, Tensor | None]:
+    def grads_or_none(self, inputs: Any, targets: Any) -> dict[str, Tensor | None]:
         """Like :meth:`grads`, with None for a parameter that the loss does not depend on; the loss may be NaN."""
-        leaves, value = self._loss_of(inputs, targets, None, {})
-        return self._gradients(value, leaves, len(inputs))
+        return self._differentiate(inputs, targets, None, {})[1]
 
-    def hvp(
-        self, inputs: Tensor, targets: Tensor, vector: Mapping[str, Tensor], *, loss: Loss | None = None
-    ) -> dict[str, Tensor]:
+    def hvp(self, inputs: Any, targets: Any, vector: Mapping[str, Tensor], *, loss: Loss | None = None) -> Gradients:
         """Return the Hessian times a vector: the gradient of the gradient's product with it."""
+        self._require_whole("hvp()")
         if set(vector) != set(self._parameters):
             raise OptionError("hvp() takes a vector with a tensor for each of the targets")
-        with sdpa_kernel(SDPBackend.MATH):  # the other attention kernels have no second derivative
-            leaves, value = self._loss_of(inputs, targets, loss, {})
-            self._require_finite(value, len(inputs))
-            grads = self._gradients(value, leaves, len(inputs), create_graph=True)
+        samples = len(inputs)
+        self.passes.add(forward=samples)
+        leaves = self._leaves({})
+
+        def inside(model: nn.Module) -> tuple[float, dict[str, Tensor | None]]:
+            found = self._objective.evaluate(model, inputs, targets, loss, self._component_name)
+            count = self._require_valid(found.value, found.count, samples)
+            if not count:
+                return count, dict.fromkeys(leaves)
+            grads = self._gradients(found.value, leaves, samples, create_graph=True)
             products = [(grad * vector[name]).sum() for name, grad in grads.items() if grad is not None]
-            product = torch.stack(products).sum() if products else value.detach()
-            second = self._gradients(product, leaves, len(inputs))  # all None if the loss is linear in the parameters
-        return {name: tensor.detach() for name, tensor in self._or_zeros(second).items()}
+            product = torch.stack(products).sum() if products else found.value.detach()
+            return count, self._gradients(product, leaves, samples)  # all None if linear in the parameters
+
+        with sdpa_kernel(SDPBackend.MATH):  # the other attention kernels have no second derivative
+            count, second = self._with_tensors(leaves, inside)
+        return Gradients({name: tensor.detach() for name, tensor in self._or_zeros(second).items()}, count)
+
+    def _differentiate(
+        self, inputs: Any, targets: Any, loss: Loss | None, at: Mapping[str, Tensor]
+    ) -> tuple[CountedLoss, dict[str, Tensor | None]]:
+        """Return the loss, and its gradients while the leaves still stand in: a checkpoint runs the network again."""
+        samples = len(inputs)
+        self.passes.add(forward=samples)
+        leaves = self._leaves(at)
+
+        def inside(model: nn.Module) -> tuple[CountedLoss, dict[str, Tensor | None]]:
+            found = self._objective.evaluate(model, inputs, targets, loss, self._component_name)
+            return replace(found, value=found.value.detach()), self._gradients(found.value, leaves, samples)
+
+        return self._with_tensors({**at, **leaves}, inside)
+
+    def _leaves(self, at: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return what the loss is differentiated by: stand-ins, or parts, which nothing else can stand in for."""
+        if self._in_parts:
+            require_gradients(self._model)
+            return dict(self._parameters)
+        return {name: at.get(name, tensor).detach().requires_grad_() for name, tensor in self._targets.items()}
 
     def _gradients(
         self, value: Tensor, leaves: Mapping[str, Tensor], samples: int, *, create_graph: bool = False
@@ -186,95 +269,160 @@ class GuardedProbe:
         if value.grad_fn is None:
             return dict.fromkeys(leaves)
         self.passes.add(backward=samples)
-        grads = torch.autograd.grad(value, list(leaves.values()), create_graph=create_graph, allow_unused=True)
-        return dict(zip(leaves, grads, strict=True))
+        return self._gradients_of(value, leaves, create_graph=create_graph)
+
+    def _gradients_of(
+        self, value: Tensor, leaves: Mapping[str, Tensor], *, create_graph: bool = False
+    ) -> dict[str, Tensor | None]:
+        if self._in_parts:
+            return gradients_by_backward(self._model, value, leaves, self._dtype)
+        return gradients_of(value, leaves, create_graph=create_graph)
 
     def _known(self, at: Mapping[str, Tensor] | None) -> Mapping[str, Tensor]:
         unknown = set(at or ()) - set(self._targets) - set(self._rest)
         if unknown:
             raise OptionError(f"at= holds '{min(unknown)}', which the model does not have")
+        if at:
+            self._require_whole("at=")
         return at or {}
 
-    def _loss_of(
-        self, inputs: Tensor, targets: Tensor, loss: Loss | None, at: Mapping[str, Tensor]
-    ) -> tuple[dict[str, Tensor], Tensor]:
-        """Return leaves in place of the targets, and the loss as a function of them."""
-        self.passes.add(forward=len(inputs))
-        leaves = {name: at.get(name, tensor).detach().requires_grad_() for name, tensor in self._targets.items()}
-        outputs = self._call({**at, **leaves}, inputs)
-        try:
-            value = (loss or self._loss)(outputs, targets)
-        except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
-            shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+    def _require_whole(self, what: str) -> None:
+        """Raise ``OptionError`` if parameters lie in parts."""
+        if self._in_parts:
             raise OptionError(
-                f"the loss cannot take outputs {shape} and targets {tuple(targets.shape)} ({first_line(error)}): "
-                "pass a loss= that can"
-            ) from error
-        if not isinstance(value, Tensor):
-            raise OptionError(f"the loss of a batch is {type(value).__name__}; give a tensor with one number")
-        if value.ndim:
-            raise OptionError(f"the loss of a batch has shape {tuple(value.shape)}; give its mean, one number")
-        return leaves, value
+                f"{self._component_name} uses {what}, which needs whole parameters, and those of "
+                f"{type(self._model).__name__} lie in parts in several processes (DTensor): choose a component of "
+                "first-order gradients"
+            )
 
     def sample_grads(
-        self, inputs: Tensor, targets: Tensor, weights: Tensor | None = None, *, loss: Loss | None = None
-    ) -> Iterator[dict[str, Tensor]]:
+        self, inputs: Any, targets: Any, weights: Tensor | None = None, *, loss: Loss | None = None
+    ) -> Iterator[SampleGradients]:
         """Yield gradients of each sample's own loss (times its weight), in chunks that fit memory."""
-        if self._mixes_samples:
-            raise OptionError(
-                "gradients of single samples need score-mode=eval: in training mode batch normalisation mixes a batch"
-            )
+        require_separable(self._model)
         weights = torch.ones(len(targets), dtype=self._dtype, device=self.device) if weights is None else weights
-        batch_loss = loss or self._loss
-
-        def sample_loss(leaves: dict[str, Tensor], sample: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-            return batch_loss(self._call(leaves, sample.unsqueeze(0)), target.unsqueeze(0)) * weight
-
-        each = torch.func.vmap(torch.func.grad_and_value(sample_loss), in_dims=(None, 0, 0, 0), randomness="different")
         bytes_per_sample = sum(p.numel() for p in self._parameters.values()) * self._dtype.itemsize
         fitting = min(_SAMPLES_AT_ONCE, _SAMPLE_GRADS_BYTES // max(1, bytes_per_sample))
         chunk = max(1, fitting * (1 if self.device.type == "cpu" else _CHUNK_FACTOR))
         for start in range(0, len(targets), chunk):
             part = slice(start, start + chunk)
-            samples = len(targets[part])
-            self.passes.add(forward=samples, backward=samples)
-            with sdpa_kernel(SDPBackend.MATH):  # vmap runs the other attention kernels one sample at a time
-                grads, losses = each(dict(self._targets), inputs[part], targets[part], weights[part])
-            self._require_finite(losses[weights[part] != 0], samples)
-            yield grads
+            own = (inputs[part],) * 2 if inputs is targets else (inputs[part], targets[part])
+            yield self._sample_grads(SampleLosses(*own, weights[part], loss))
+
+    def _sample_grads(self, chunk: SampleLosses) -> SampleGradients:
+        """Return the gradients of a chunk: all at once if the network can be mapped over samples, else one by one."""
+        samples = len(chunk)
+        self.passes.add(forward=samples, backward=samples)
+        with sdpa_kernel(SDPBackend.MATH):  # vmap runs the other attention kernels one sample at a time
+            found = None if self._maps_samples is False else self._map_samples(chunk)
+            if found is None:
+                found = self._loop_over_samples(chunk)
+        counted = (found.counts != 0) & (chunk.weights != 0)
+        self._counted = bool(self._counted) or bool((found.counts != 0).any())
+        self._require_finite(found.values[counted], samples)
+        if not bool((found.counts != 0).all()):  # the loss of ignored labels is NaN, and counts as nothing
+            for grad in found.grads.values():
+                grad[found.counts == 0] = 0
+        return SampleGradients(found.grads, found.counts)
+
+    def _evaluate(self, model: nn.Module, chunk: SampleLosses) -> CountedLoss:
+        """Return the mean loss of samples, without their weights."""
+        return self._objective.evaluate(model, chunk.inputs, chunk.targets, chunk.loss, self._component_name)
+
+    def _map_samples(self, chunk: SampleLosses) -> ChunkGradients | None:
+        """Map over samples with vmap; None if the network cannot be mapped, or if that gives other gradients."""
+
+        def with_leaves(leaves: dict[str, Tensor], one: SampleLosses) -> CountedLoss:
+            return self._with_tensors(leaves, partial(self._evaluate, chunk=one))
+
+        first = self._maps_samples is None
+        found, reason = map_over_samples(with_leaves, dict(self._targets), chunk)
+        if found is not None and first and found.deterministic:
+            number = chunk.first_counted(found.counts)
+            if number is not None and not same_gradients(found.of(number), self._single(chunk.one(number))[1]):
+                found, reason = None, "mapping over samples gives another gradient than the sample alone"
+        self._maps_samples = found is not None
+        if found is None:
+            self.single_samples.reason = reason
+        return found
+
+    def _loop_over_samples(self, chunk: SampleLosses) -> ChunkGradients:
+        """Differentiate one sample after the other."""
+        losses, grads = [], list[dict[str, Tensor]]()
+        for number in range(len(chunk)):
+            value, grad = self._single(chunk.one(number))
+            losses.append(value)
+            grads.append(grad)
+        self.single_samples.samples += len(chunk)
+        self.single_samples.chunks += 1
+        return ChunkGradients.stacked(grads, losses, self.device)
+
+    def _single(self, one: SampleLosses) -> tuple[CountedLoss, dict[str, Tensor]]:
+        """Return the loss and the gradient of a chunk of one sample; what its forward pass writes is put back."""
+        leaves = self._leaves({})
+        written = [(buffer, buffer._version, buffer.clone()) for buffer in self._model.buffers()]
+
+        def inside(model: nn.Module) -> tuple[CountedLoss, dict[str, Tensor | None]]:
+            found = self._evaluate(model, one)
+            value = found.value * one.weights[0]
+            grads = self._gradients_of(value, leaves) if value.grad_fn is not None else dict.fromkeys(leaves)
+            return replace(found, value=value.detach()), grads
+
+        found, grads = self._with_tensors(leaves, inside)
+        with torch.no_grad():
+            for buffer, version, value in written:
+                if buffer._version != version:
+                    buffer.copy_(value)
+        return found, self._or_zeros(grads)
+
+    def _require_valid(self, value: Tensor, count: Tensor | float, samples: int) -> float:
+        """Return the count as a number, after a check that the loss is finite if it counts."""
+        number = float(count)
+        if not math.isfinite(number) or number < 0:
+            raise OptionError(f"the weight of a batch's loss is {number}; give a number from 0")
+        self._counted = bool(self._counted) or bool(number)
+        if number:
+            self._require_finite(value, samples)
+        return number
 
     def _require_finite(self, losses: Tensor, samples: int) -> None:
         wrong = losses.detach()[~losses.detach().isfinite()]
         if len(wrong):
             raise ComponentError(
                 f"{self._component_name}: the loss is {float(wrong[0])} on {samples} scoring samples, so "
-                "their gradients mean nothing: leave out samples whose labels are all ignored, and look for NaN in "
-                "data and weights"
+                "their gradients mean nothing: look for NaN in data and weights, and if labels are ignored let "
+                "objective= return (loss, number of labels that count)"
             )
 
-    @property
-    def _mixes_samples(self) -> bool:
-        """Whether batch normalisation makes a sample's outputs depend on the others in its batch."""
-        return any(isinstance(module, _BatchNorm) and module.training for module in self._model.modules())
-
-    def _call(self, leaves: Mapping[str, Tensor], inputs: Tensor) -> Any:
-        """Run the network; any error becomes one line with the component and the inputs' shape."""
-        try:
-            with translate_oom():
-                return functional_call(self._model, {**self._rest, **leaves}, (inputs,))
-        except ForgetkitError:
-            raise
-        except Exception as error:  # a model's forward may raise anything
-            what = (
-                f"{self._component_name}: {type(self._model).__name__} fails on inputs of shape {tuple(inputs.shape)}"
+    def require_counted(self) -> None:
+        """Raise ``ComponentError`` if losses were computed and none of them averages over anything."""
+        if self._counted is False:
+            raise ComponentError(
+                f"{self._component_name}: the loss averages over nothing on all scoring samples, so it is NaN: their "
+                "labels are all ignored, or all of weight 0; give samples whose labels count"
             )
-            if self._mixes_samples and len(inputs) == 1:
-                raise OptionError(
-                    f"{what}: in train mode batch normalisation needs two samples in each batch, and this one holds "
-                    "a single one: change the number of scoring samples or the batch size, or score in eval mode"
-                ) from error
-            mode = "train" if self._model.training else "eval"
-            raise ComponentError(f"{what} in {mode} mode: {first_line(error)}") from error
+
+    def _with_tensors(self, leaves: Mapping[str, Tensor], function: Callable[[nn.Module], _Found]) -> _Found:
+        """Call ``function(model)`` while ``leaves`` and detached stand-ins replace the model's tensors."""
+        if self._in_parts:  # a part has no stand-in: the model runs with its own tensors
+            with resharded(self._model):
+                return function(self._model)
+        tensors = {f"model.{name}": tensor for name, tensor in {**self._rest, **leaves}.items()}
+        found: _Found = functional_call(_Called(self._model, function), tensors, ())
+        return found
+
+
+class _Called(nn.Module):
+    """A function of a model as a module, so that ``functional_call`` holds for all that the function does."""
+
+    def __init__(self, model: nn.Module, function: Callable[[nn.Module], Any]) -> None:
+        super().__init__()
+        self.model = model
+        self._function = function
+
+    def forward(self) -> Any:
+        """Call the function."""
+        return self._function(self.model)
 
 
 def _detached(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> LazyTensors:
@@ -323,7 +471,7 @@ class ValidatedScores(Mapping[str, Tensor]):
 
     def __getitem__(self, name: str) -> Tensor:
         if name in self._checked:
-            return self._scores[name].detach()
+            return cut_like(self._scores[name].detach(), self._targets[name])
         with component_call(f"the importance criterion {self._component_name}"):  # a lazy score is computed here
             score, target = self._scores[name], self._targets[name]
         if not isinstance(score, Tensor) or not score.is_floating_point():
@@ -331,9 +479,10 @@ class ValidatedScores(Mapping[str, Tensor]):
         if score.shape != target.shape:
             shapes = f"has shape {tuple(score.shape)}, the parameter {tuple(target.shape)}"
             raise ComponentError(f"{self._component_name}: the score of '{name}' {shapes}")
-        score = score.detach()
-        if score.numel():
-            self._bounds[name] = bounds(score)
+        score = cut_like(score.detach(), target)
+        own = local_of(score)
+        if own.numel():
+            self._bounds[name] = bounds(own)
             if not all(map(math.isfinite, self._bounds[name])):
                 raise ComponentError(f"{self._component_name}: the score of '{name}' holds NaN or infinity")
         if not self.lazy:
@@ -346,9 +495,10 @@ class ValidatedScores(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(self._targets)
 
-    def require_different(self) -> None:
-        """Raise ``ComponentError`` if all entries of the scores that were read are equal."""
-        lowest, highest = zip(*self._bounds.values(), strict=True)
+    def require_different(self, processes: SelectionGroup) -> None:
+        """Raise ``ComponentError`` if all entries of the scores that were read are equal, in all processes."""
+        all_bounds = processes.gather(list(self._bounds.values()), "the range of scores")
+        lowest, highest = zip(*(pair for own in all_bounds for pair in own), strict=True)
         if min(lowest) == max(highest):
             self.refuse_equal(sum(target.numel() for target in self._targets.values()), min(lowest))
 

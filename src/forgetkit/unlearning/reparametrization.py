@@ -1,75 +1,122 @@
-"""Weights that are computed from other tensors: parametrised, normalised by a hook, or pruned.
+"""Weights that a module computes from other tensors: parametrised, normalised by a hook, or pruned.
 
-Their fresh values are drawn through the layer as it is without: the layer's ``reset_parameters`` draws the weight, and
-the parametrisation says which tensors give it.
+Their fresh values come from the module as it would be without: :func:`strip` turns a copy into it, and what is drawn
+there says what the tensors hold from which the weight is computed.
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune
-from torch.nn.utils.spectral_norm import SpectralNorm, remove_spectral_norm
-from torch.nn.utils.weight_norm import WeightNorm, remove_weight_norm, weight_norm
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
+
+_LIST = "parametrizations"
+
+REPARAMETRIZING_HOOKS = (WeightNorm, SpectralNorm, prune.BasePruningMethod)
+"""Hooks that compute a weight before each forward pass."""
 
 
-def reparametrized(modules: Mapping[str, nn.Module], path: str) -> bool:
-    """Whether the module at ``path`` holds the tensors from which another module's weight is computed."""
-    outer, found, _ = path.partition(".parametrizations.")
-    return bool(found) and outer in modules and parametrize.is_parametrized(modules[outer])
+@dataclass(frozen=True)
+class ComputedWeight:
+    """A tensor that a module computes from others.
+
+    Attributes:
+        name: The attribute, such as ``"weight"``.
+        sources: The tensors that it is computed from, by their names in the module.
+        invert: Returns what the sources hold if the weight is to have a value.
+    """
+
+    name: str
+    sources: tuple[str, ...]
+    invert: Callable[[Tensor], tuple[Tensor, ...]]
 
 
-def computed_tensors(module: nn.Module) -> Iterator[Tensor]:
+def computed_weights(module: nn.Module) -> Iterator[ComputedWeight]:
+    """The tensors that ``module`` itself computes."""
+    if parametrize.is_parametrized(module):
+        for name, parts in module.get_submodule(_LIST).named_children():
+            sources = tuple(f"{_LIST}.{name}.{original}" for original in _originals(parts))
+            yield ComputedWeight(name, sources, _inverse(parts))
+    for hook in _hooks(module):
+        if isinstance(hook, WeightNorm):
+            yield ComputedWeight(hook.name, (f"{hook.name}_g", f"{hook.name}_v"), _norm_and_direction(hook.dim))
+        else:
+            name = hook.name if isinstance(hook, SpectralNorm) else hook._tensor_name
+            yield ComputedWeight(name, (f"{name}_orig",), lambda weight: (weight,))
+
+
+def hook_results(module: nn.Module) -> Iterator[Tensor]:
     """The tensors that hooks hang on modules: they have a graph, and cannot be copied as they are."""
     for part in module.modules():
         yield from (value for value in vars(part).values() if isinstance(value, Tensor) and not value.is_leaf)
 
 
-def pruning_masks(model: nn.Module) -> dict[str, Tensor]:
-    """Return the masks of :mod:`torch.nn.utils.prune` by the full name of the parameter: 0 = pruned."""
+def strip(root: nn.Module) -> dict[str, ComputedWeight]:
+    """Make each computed weight in a copy of a module a parameter of its own, filled with NaN.
+
+    Returns:
+        What was computed, by the name of the parameter.
+    """
     found = {}
-    for path, module in model.named_modules():
-        for hook in _hooks(module):
-            if isinstance(hook, prune.BasePruningMethod):
-                name = hook._tensor_name
-                found[f"{path}.{name}_orig" if path else f"{name}_orig"] = getattr(module, f"{name}_mask")
+    for path, module in list(root.named_modules()):
+        module.eval()  # reading a spectral norm's weight iterates in train mode
+        computed = [(weight, getattr(module, weight.name)) for weight in computed_weights(module)]
+        if parametrize.is_parametrized(module):
+            # torch's remove_parametrizations would take the weight from the class, which the original has too.
+            module.__class__ = parametrize.type_before_parametrizations(module)
+            del module._modules[_LIST]
+        for number, hook in list(module._forward_pre_hooks.items()):
+            if isinstance(hook, REPARAMETRIZING_HOOKS):
+                del module._forward_pre_hooks[number]
+        for weight, value in computed:
+            vars(module).pop(weight.name, None)
+            for source in weight.sources:
+                module._parameters.pop(source, None)
+            module.register_parameter(weight.name, nn.Parameter(torch.full_like(value, torch.nan), False))
+            found[f"{path}.{weight.name}" if path else weight.name] = weight
     return found
 
 
-def reset_reparametrized(module: nn.Module, reset: Callable[[nn.Module], None]) -> None:
-    """Reset a module in place; tensors from which a weight is computed get values that give the weight drawn."""
-    if not parametrize.is_parametrized(module) and not _hooks(module):
-        reset(module)
-        return
-    plain = copy.deepcopy(module)
-    computed = [*getattr(module, "parametrizations", {})]
-    for name in computed:
-        parametrize.remove_parametrizations(plain, name, leave_parametrized=True)
-    hooks = _hooks(plain)
-    for hook in hooks:
-        if isinstance(hook, WeightNorm):
-            remove_weight_norm(plain, hook.name)
-        elif isinstance(hook, SpectralNorm):
-            remove_spectral_norm(plain, hook.name)
-        elif isinstance(hook, prune.BasePruningMethod):
-            prune.remove(plain, hook._tensor_name)
-    reset(plain)
-    for name in computed:
-        setattr(module, name, getattr(plain, name))
-    for hook in hooks:
-        if isinstance(hook, WeightNorm):
-            weight_norm(plain, hook.name, hook.dim)
-        elif isinstance(hook, SpectralNorm):
-            getattr(module, f"{hook.name}_orig").copy_(getattr(plain, hook.name))
-        elif isinstance(hook, prune.BasePruningMethod):
-            getattr(module, f"{hook._tensor_name}_orig").copy_(getattr(plain, hook._tensor_name))
-    for name, parameter in plain.named_parameters(recurse=False):
-        if name in module._parameters:
-            module.get_parameter(name).copy_(parameter)
+def sources_of(name: str, weight: ComputedWeight, value: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """The tensors from which the weight with the full ``name`` is computed, if it is to have a value."""
+    prefix = name.removesuffix(weight.name)
+    yield from zip((prefix + source for source in weight.sources), weight.invert(value), strict=True)
 
 
-def _hooks(module: nn.Module) -> list[object]:
-    kinds = (WeightNorm, SpectralNorm, prune.BasePruningMethod)
-    return [hook for hook in module._forward_pre_hooks.values() if isinstance(hook, kinds)]
+def pruning_masks(model: nn.Module) -> dict[str, Tensor]:
+    """Return the masks of :mod:`torch.nn.utils.prune` by the full name of the parameter: 0 = pruned."""
+    return {
+        f"{path}.{name}_orig" if path else f"{name}_orig": getattr(module, f"{name}_mask")
+        for path, module in model.named_modules()
+        for hook in _hooks(module)
+        if isinstance(hook, prune.BasePruningMethod)
+        for name in [hook._tensor_name]
+    }
+
+
+def _originals(parts: nn.Module) -> list[str]:
+    """The names of the tensors that a list of parametrisations begins with."""
+    return [name for name, _ in (*parts.named_parameters(recurse=False), *parts.named_buffers(recurse=False))]
+
+
+def _inverse(parts: nn.Module) -> Callable[[Tensor], tuple[Tensor, ...]]:
+    """What parametrising anew does to a weight; buffers of ``parts``, such as an orthogonal base, follow it."""
+
+    def invert(weight: Tensor) -> tuple[Tensor, ...]:
+        new = parametrize.ParametrizationList([*parts.children()], weight.clone(), unsafe=True)
+        return tuple(getattr(new, name) for name in _originals(new))
+
+    return invert
+
+
+def _norm_and_direction(dim: int) -> Callable[[Tensor], tuple[Tensor, ...]]:
+    return lambda weight: (torch.norm_except_dim(weight, 2, dim), weight)
+
+
+def _hooks(module: nn.Module) -> Iterator[WeightNorm | SpectralNorm | prune.BasePruningMethod]:
+    yield from (hook for hook in module._forward_pre_hooks.values() if isinstance(hook, REPARAMETRIZING_HOOKS))

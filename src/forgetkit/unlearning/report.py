@@ -32,13 +32,15 @@ class UnlearnReport:
         forward_passes: Samples that scoring, the reinit method and recalibration ran through the model.
         backward_passes: Samples that they ran through it backward.
         layers: One entry per parameter that a change was proposed for.
-        optimizer_cleared: Entries of the optimizer's state that were set to zero or dropped.
+        optimizer_cleared: Entries of the optimizer's state that were set to those of a new optimizer.
         buffers: Names of the buffers that were written.
         left_out: Parameters that did not take part, each with the reason.
         changed: Of the ``reset`` entries, those whose value differs from before.
         tied: Scored entries equal to ``threshold``, over all processes.
         remarks: Lines about what is probably wrong.
         repeated: A line about fresh values that two builds of the network have in common, or None.
+        optimizer_notes: Numbers of the optimizer's state that stayed, since they belong to kept entries too.
+        followed: Entries that followers got.
     """
 
     scored: int
@@ -55,11 +57,14 @@ class UnlearnReport:
     tied: int = 0
     remarks: tuple[str, ...] = ()
     repeated: str | None = None
+    optimizer_notes: tuple[str, ...] = ()
+    followed: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """Return the report in types that JSON can hold."""
         content = dataclasses.asdict(self)
-        return {**content, "buffers": list(self.buffers), "remarks": list(self.remarks)}
+        lists = {name: list(content[name]) for name in ("buffers", "remarks", "optimizer_notes")}
+        return {**content, **lists}
 
 
 def tie_remark(selected: Selection) -> str | None:

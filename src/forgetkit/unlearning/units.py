@@ -25,6 +25,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from forgetkit.contracts import UnitGroup, UnitSlice
 from forgetkit.errors import OptionError
+from forgetkit.unlearning.batches import map_leaves
 from forgetkit.unlearning.integrity import first_line
 from forgetkit.unlearning.structure import owners
 
@@ -50,22 +51,26 @@ _TRACER_LOG = logging.getLogger("torch._subclasses.fake_tensor")
 Shape = tuple[int, ...]
 
 
-def units_of(model: nn.Module, inputs: Tensor, open_names: Collection[str]) -> tuple[UnitGroup, ...]:
+def units_of(
+    model: nn.Module, inputs: Any, open_names: Collection[str], keywords: Mapping[str, Any] | None = None
+) -> tuple[UnitGroup, ...]:
     """Return the groups all of whose tensors are in ``open_names``, in the order in which they are computed.
 
     Args:
         model: The network.
-        inputs: A batch that the model can take.
+        inputs: A batch that the model can take, or a tuple of positional arguments.
         open_names: The parameters and buffers that may change.
+        keywords: Keyword arguments of the model's call.
 
     Raises:
         OptionError: If the model cannot be traced.
     """
     floating = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
-    example = inputs.to(floating) if inputs.is_floating_point() else inputs
+    given = (inputs if isinstance(inputs, tuple) else (inputs,), dict(keywords or {}))
+    args, kwargs = map_leaves(given, lambda _, leaf: _cast(leaf, floating))
     try:
         with torch.no_grad(), _silenced(_TRACER_LOG):
-            traced = torch.export.export(model, (example,), strict=False)
+            traced = torch.export.export(model, args, kwargs, strict=False)
     except Exception as error:  # a model's forward may raise anything under a tracer
         reason = first_line(error)
         raise OptionError(f"the units of {type(model).__name__} cannot be found: tracing it fails: {reason}") from error
@@ -85,6 +90,10 @@ def units_of(model: nn.Module, inputs: Tensor, open_names: Collection[str]) -> t
         if all(slice_.name in open_names for slice_ in (*group.parameters, *group.stats))
         and all(isinstance(owner_of[slice_.name].module, nn.Linear | _ConvNd) for slice_ in group.outgoing)
     )
+
+
+def _cast(leaf: Any, dtype: torch.dtype) -> Any:
+    return leaf.to(dtype) if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
 
 
 @contextmanager

@@ -65,18 +65,20 @@ class Dash:
 
     def _gradients(self, probe: Probe) -> Iterator[dict[str, Tensor]]:
         """The gradient of the mean loss of each chunk, in the order of the samples."""
-        mean, seen = probe.zeros(), 0
+        mean, seen, counted = probe.zeros(), 0, 0.0
         for inputs, targets in probe.batches(self.samples):
             start = 0
             while start < len(targets):
                 part = slice(start, start + self.chunk - seen)
                 start += self.chunk - seen
                 seen += len(targets[part])
-                for name, gradient in probe.grads(inputs[part], targets[part]).items():
-                    mean[name].lerp_(gradient, len(targets[part]) / seen)
+                gradients = probe.grads(inputs[part], targets[part])
+                counted += gradients.count
+                for name, gradient in gradients.items() if gradients.count else ():
+                    mean[name].lerp_(gradient, gradients.count / counted)
                 if seen == self.chunk:
                     yield mean
-                    mean, seen = probe.zeros(), 0
+                    mean, seen, counted = probe.zeros(), 0, 0.0
         if seen:
             yield mean
 

@@ -4,21 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
+import torch
 from torch import Tensor
 
+from forgetkit.contracts import Gradients, SampleGradients
 
-def mean_of(start: dict[str, Tensor], parts: Iterable[tuple[int, Mapping[str, Tensor]]]) -> dict[str, Tensor]:
-    """The mean of ``parts``, weighted by size, written into ``start``, which holds zeros."""
-    seen = 0
+
+def mean_of(start: dict[str, Tensor], parts: Iterable[tuple[float, Mapping[str, Tensor]]]) -> dict[str, Tensor]:
+    """The mean of ``parts``, weighted by how much each counts, written into ``start``, which holds zeros."""
+    seen = 0.0
     for count, part in parts:
         seen += count
-        for name, value in part.items():
+        for name, value in part.items() if count else ():
             start[name].lerp_(value, count / seen)  # of a single part: its own to the bit
     return start
 
 
-def absolutes(chunks: Iterable[Mapping[str, Tensor]]) -> Iterator[tuple[int, dict[str, Tensor]]]:
-    """The size and the mean |g| of each chunk of samples."""
+def absolutes(chunks: Iterable[SampleGradients]) -> Iterator[tuple[float, dict[str, Tensor]]]:
+    """How much each chunk of samples counts, and its mean |g|."""
     for chunk in chunks:
-        count = len(next(iter(chunk.values())))
-        yield count, {name: gradients.abs().mean(0) for name, gradients in chunk.items()}
+        yield chunk.count, chunk.mean(torch.abs)
+
+
+def counted(grads: Gradients) -> tuple[float, Gradients]:
+    """How much a batch counts, and its gradients."""
+    return grads.count, grads

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -40,33 +40,36 @@ class FisherObd:
 
     def score(self, probe: Probe) -> Mapping[str, Tensor]:
         """Return ½ F θ²."""
-        total, seen = probe.zeros(), 0
+        total, seen = probe.zeros(), 0.0
         for inputs, targets in probe.batches(self.samples):
-            seen += len(targets)
-            for squares in self._squares(probe, inputs, targets):
+            for count, squares in self._squares(probe, inputs, targets):
+                seen += count
                 for name, square in squares.items():
                     total[name] += square
         return {name: probe.targets[name].square() * (fisher / seen) / 2 for name, fisher in total.items()}
 
-    def _squares(self, probe: Probe, inputs: Tensor, targets: Tensor) -> Iterator[dict[str, Tensor]]:
-        """Squared gradients, summed over samples."""
+    def _squares(self, probe: Probe, inputs: Any, targets: Any) -> Iterator[tuple[float, dict[str, Tensor]]]:
+        """How much samples count, and the sum of their squared gradients."""
         if self.variant == "batch":
-            yield {name: len(targets) * grad.square() for name, grad in probe.grads(inputs, targets).items()}
+            grads = probe.grads(inputs, targets)
+            yield grads.count, {name: grads.count * grad.square() for name, grad in grads.items()}
+            return
+        if self.variant == "empirical":
+            for chunk in probe.sample_grads(inputs, targets):
+                yield chunk.count, chunk.sum(torch.square)
             return
         for labels, weights in self._labels(probe, inputs, targets):
             for chunk in probe.sample_grads(inputs, labels, weights):
-                yield {name: grads.square().sum(0) for name, grads in chunk.items()}
+                yield 0.0, {name: grads.square().sum(0) for name, grads in chunk.items()}
+        yield float(len(targets)), {}
 
-    def _labels(self, probe: Probe, inputs: Tensor, targets: Tensor) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """The labels of a variant, and the weight of each sample's gradient."""
-        if self.variant == "empirical":
-            yield targets, None
-            return
+    def _labels(self, probe: Probe, inputs: Any, targets: Any) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Labels by the prediction, and the weight of each sample's gradient."""
         probability = class_probabilities(probe, inputs, targets, _VARIANTS, _REMEDY)
         if self.variant == "sampled":
             drawn = torch.multinomial(probability.cpu(), 1, generator=probe.rng).flatten()
-            yield drawn.to(targets.device), None
+            yield drawn.to(probability.device), None
             return
         for label in range(probability.shape[-1]):
             # The square root, since squaring the gradient squares the weight too.
-            yield torch.full_like(targets, label, dtype=torch.int64), probability[:, label].sqrt()
+            yield torch.full((len(targets),), label, device=probability.device), probability[:, label].sqrt()

@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from forgetkit.contracts import Probe, SampleLimit
 from forgetkit.unlearning import require_classes
-from forgetkit_saliency.averages import mean_of
+from forgetkit_saliency.averages import counted, mean_of
 
 _ROUNDING = 1e-3
 """How far the sum of probabilities may be from one in half precision."""
@@ -45,12 +45,11 @@ class Grasp:
     def score(self, probe: Probe) -> Mapping[str, Tensor]:
         """Return θ times the mean of H g over batches, with g over all of them."""
         gradients = (
-            (len(targets), probe.grads(inputs, targets, loss=self._loss))
-            for inputs, targets in probe.batches(self.samples)
+            counted(probe.grads(inputs, targets, loss=self._loss)) for inputs, targets in probe.batches(self.samples)
         )
         vector = mean_of(probe.zeros(), gradients)
         products = (
-            (len(targets), probe.hvp(inputs, targets, vector, loss=self._loss))
+            counted(probe.hvp(inputs, targets, vector, loss=self._loss))
             for inputs, targets in probe.batches(self.samples)
         )
         return {name: probe.targets[name] * value for name, value in mean_of(probe.zeros(), products).items()}
@@ -72,6 +71,12 @@ class Grasp:
 
 def _are_probabilities(outputs: Tensor, targets: Tensor) -> bool:
     """Whether targets are distributions over two classes or more, as mixup makes them."""
-    if not targets.is_floating_point() or targets.shape != outputs.shape or outputs.ndim < 2 or outputs.shape[1] < 2:
+    if (
+        not isinstance(targets, Tensor)
+        or not targets.is_floating_point()
+        or targets.shape != outputs.shape
+        or outputs.ndim < 2
+        or outputs.shape[1] < 2
+    ):
         return False
     return bool((targets >= 0).all()) and bool((targets.sum(1) - 1).abs().max() < _ROUNDING)

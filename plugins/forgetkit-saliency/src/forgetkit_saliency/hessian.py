@@ -51,13 +51,13 @@ class Hessian:
         slope = probe.mean_grads(self.samples)
         return {name: (h * targets[name] / 2 - slope[name]) * targets[name] for name, h in diagonal.items()}
 
-    def _estimates(self, probe: Probe) -> Iterator[tuple[int, Mapping[str, Tensor]]]:
+    def _estimates(self, probe: Probe) -> Iterator[tuple[float, Mapping[str, Tensor]]]:
         """v ⊙ Hv of each batch, with the same vectors v for each."""
         for inputs, targets in probe.batches(self.samples):
             for number in range(self.probes):
                 vector = {name: _signs(probe, name, number) for name in probe.targets}
                 product = probe.hvp(inputs, targets, vector)
-                yield len(targets), {name: vector[name] * value for name, value in product.items()}
+                yield product.count, {name: vector[name] * value for name, value in product.items()}
 
 
 def _signs(probe: Probe, name: str, number: int) -> Tensor:

@@ -35,13 +35,13 @@ class Mas:
         """Return the mean of |∂‖f‖²/∂θ|."""
         return mean_of(probe.zeros(), self._parts(probe))
 
-    def _parts(self, probe: Probe) -> Iterator[tuple[int, Mapping[str, Tensor]]]:
+    def _parts(self, probe: Probe) -> Iterator[tuple[float, Mapping[str, Tensor]]]:
         for inputs, targets in probe.batches(self.samples):
             if self.variant == "per-sample":
                 yield from absolutes(probe.sample_grads(inputs, targets, loss=_length))
             else:
                 grads = probe.grads(inputs, targets, loss=_length)
-                yield len(targets), {name: grad.abs() for name, grad in grads.items()}
+                yield grads.count, {name: grad.abs() for name, grad in grads.items()}
 
 
 def _length(outputs: Tensor, targets: Tensor) -> Tensor:

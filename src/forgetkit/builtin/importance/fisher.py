@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -42,31 +42,36 @@ class Fisher:
     def score(self, probe: Probe) -> Mapping[str, Tensor]:
         """Return the mean over samples (or batches, weighted by size) of the squared gradient."""
         total = probe.zeros()
-        seen = 0
+        seen = 0.0
         for inputs, targets in probe.batches(self.samples):
-            for squares in self._squares(probe, inputs, targets):
+            for count, squares in self._squares(probe, inputs, targets):
+                seen += count
                 for name, square in squares.items():
                     total[name] += square
-            seen += len(targets)
         return {name: value / seen for name, value in total.items()}
 
-    def _squares(self, probe: Probe, inputs: Tensor, targets: Tensor) -> Iterator[dict[str, Tensor]]:
-        """Squared gradients, summed over samples."""
+    def _squares(self, probe: Probe, inputs: Any, targets: Any) -> Iterator[tuple[float, dict[str, Tensor]]]:
+        """How much samples count, and the sum of their squared gradients."""
         if self.variant == "batch":
-            yield {name: len(targets) * grad.square() for name, grad in probe.grads(inputs, targets).items()}
-        elif self.variant == "exact":
-            probability = class_probabilities(probe, inputs, targets, _VARIANTS, _REMEDY)
-            for label in range(probability.shape[-1]):
-                every = torch.full_like(targets, label, dtype=torch.int64)
-                # The square root, since squaring the gradient squares the weight too.
-                yield from _sum_chunks(probe.sample_grads(inputs, every, probability[:, label].sqrt()))
-        else:
-            if self.variant == "sampled":
-                probability = class_probabilities(probe, inputs, targets, _VARIANTS, _REMEDY)
-                targets = torch.multinomial(probability.cpu(), 1, generator=probe.rng).flatten().to(targets.device)
-            yield from _sum_chunks(probe.sample_grads(inputs, targets))
+            grads = probe.grads(inputs, targets)
+            yield grads.count, {name: grads.count * grad.square() for name, grad in grads.items()}
+            return
+        if self.variant == "empirical":
+            for chunk in probe.sample_grads(inputs, targets):
+                yield chunk.count, chunk.sum(torch.square)
+            return
+        for labels, weights in self._labels(probe, inputs, targets):
+            for chunk in probe.sample_grads(inputs, labels, weights):
+                yield 0.0, {name: grads.square().sum(0) for name, grads in chunk.items()}
+        yield float(len(targets)), {}
 
-
-def _sum_chunks(chunks: Iterator[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
-    for chunk in chunks:
-        yield {name: grads.square().sum(0) for name, grads in chunk.items()}
+    def _labels(self, probe: Probe, inputs: Any, targets: Any) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Labels by the prediction, and the weight of each sample's gradient."""
+        probability = class_probabilities(probe, inputs, targets, _VARIANTS, _REMEDY)
+        if self.variant == "sampled":
+            drawn = torch.multinomial(probability.cpu(), 1, generator=probe.rng).flatten()
+            yield drawn.to(probability.device), None
+            return
+        for label in range(probability.shape[-1]):
+            # The square root, since squaring the gradient squares the weight too.
+            yield torch.full((len(targets),), label, device=probability.device), probability[:, label].sqrt()

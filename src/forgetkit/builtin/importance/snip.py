@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from forgetkit.contracts import Probe, SampleLimit
@@ -38,20 +39,20 @@ class Snip:
         return {name: (probe.targets[name] * gradient).abs() for name, gradient in gradients.items()}
 
     def _mean_of_absolutes(self, probe: Probe) -> dict[str, Tensor]:
-        """The mean of |g| over batches, weighted by size, or over samples."""
-        mean, seen = probe.zeros(), 0
+        """The mean of |g| over batches or samples, each by how much it counts."""
+        mean, seen = probe.zeros(), 0.0
         for inputs, targets in probe.batches(self.samples):
             for count, absolutes in self._absolutes(probe, inputs, targets):
                 seen += count
-                for name, absolute in absolutes.items():
+                for name, absolute in absolutes.items() if count else ():
                     mean[name].lerp_(absolute, count / seen)  # for a single batch, exact to the bit
         return mean
 
-    def _absolutes(self, probe: Probe, inputs: Tensor, targets: Tensor) -> Iterator[tuple[int, dict[str, Tensor]]]:
-        """Yield a count of samples and their mean |g|: of the batch's gradient, or of its samples' gradients."""
+    def _absolutes(self, probe: Probe, inputs: Any, targets: Any) -> Iterator[tuple[float, dict[str, Tensor]]]:
+        """Yield how much samples count and their mean |g|: of the batch's gradient, or of its samples' gradients."""
         if self.reduce == "mean-abs":
-            yield len(targets), {name: gradient.abs() for name, gradient in probe.grads(inputs, targets).items()}
+            grads = probe.grads(inputs, targets)
+            yield grads.count, {name: gradient.abs() for name, gradient in grads.items()}
             return
         for chunk in probe.sample_grads(inputs, targets):
-            count = len(next(iter(chunk.values())))
-            yield count, {name: gradients.abs().mean(0) for name, gradients in chunk.items()}
+            yield chunk.count, chunk.mean(torch.abs)
