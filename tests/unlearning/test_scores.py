@@ -160,7 +160,9 @@ LOSSES: dict[str, tuple[Any, dict[str, Any]]] = {
 
 @pytest.mark.parametrize(("samples", "options"), LOSSES.values(), ids=LOSSES)
 def test_a_loss_that_is_not_finite_is_refused(samples, options):
-    with pytest.raises(ComponentError, match=r"^(snip|fisher)\S*: the loss is (nan|inf) on 8 scoring samples"):
+    with pytest.raises(
+        ComponentError, match=r"^(snip|fisher)\S*: the loss (is (nan|inf) on 8 scoring samples|averages over nothing)"
+    ):
         forgetkit.unlearn(net(), [samples], **options)
 
 

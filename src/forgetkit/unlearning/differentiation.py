@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import CheckpointFunction
 
 from forgetkit.errors import InsufficientMemoryError, OptionError
 from forgetkit.unlearning.batches import TreeBatch
@@ -17,7 +18,7 @@ from forgetkit.unlearning.integrity import first_line
 from forgetkit.unlearning.loss_counts import CountedLoss
 from forgetkit.unlearning.objective import Loss, mixes_samples
 
-_REENTRANT = "use_reentrant=True"
+_REENTRANT = CheckpointFunction._backward_cls
 _REASON = 90
 _FAR, _NOISE = 1e-2, 1e-5
 """Two gradients differ if an entry is off by this much of its tensor's largest, and of the largest of all tensors."""
@@ -31,17 +32,16 @@ def gradients_of(
     Reentrant checkpoints give gradients to ``backward()`` only: it writes to ``.grad`` of the leaves and of other
     tensors in the graph, which get theirs back.
     """
-    try:
+    nodes = _nodes_of(value)
+    if not any(isinstance(node, _REENTRANT) for node in nodes):
         grads = torch.autograd.grad(value, list(leaves.values()), create_graph=create_graph, allow_unused=True)
         return dict(zip(leaves, grads, strict=True))
-    except RuntimeError as error:
-        if _REENTRANT not in str(error):
-            raise
-        if create_graph:
-            raise OptionError(
-                "reentrant checkpoints have no second derivative: call torch.utils.checkpoint with use_reentrant=False"
-            ) from error
-    others = [(tensor, tensor.grad) for tensor in _leaves_of(value)]
+    if create_graph:
+        raise OptionError(
+            "reentrant checkpoints have no second derivative: call torch.utils.checkpoint with use_reentrant=False"
+        )
+    reached = (getattr(node, "variable", None) for node in nodes)
+    others = [(tensor, tensor.grad) for tensor in reached if isinstance(tensor, Tensor)]
     for leaf in leaves.values():
         leaf.grad = None
     try:
@@ -52,19 +52,15 @@ def gradients_of(
             tensor.grad = grad
 
 
-def _leaves_of(value: Tensor) -> list[Tensor]:
-    """Return the tensors to which a backward pass would add a gradient."""
-    found, seen, waiting = list[Tensor](), set[Any](), [value.grad_fn]
+def _nodes_of(value: Tensor) -> set[Any]:
+    """Return the nodes of the graph that computes ``value``."""
+    seen, waiting = set[Any](), [value.grad_fn]
     while waiting:
         node = waiting.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        variable = getattr(node, "variable", None)
-        if isinstance(variable, Tensor):
-            found.append(variable)
-        waiting.extend(following for following, _ in node.next_functions)
-    return found
+        if node is not None and node not in seen:
+            seen.add(node)
+            waiting.extend(following for following, _ in node.next_functions)
+    return seen
 
 
 def require_separable(model: nn.Module) -> None:
@@ -202,19 +198,29 @@ def same_gradients(mapped: Mapping[str, Tensor], alone: Mapping[str, Tensor]) ->
 
 
 @dataclass
-class SingleSamples:
-    """What a component cost because its samples went through the network one at a time."""
+class ScoringNotes:
+    """What a report says of how gradients came about."""
 
     reason: str = ""
+    """Why the network cannot be mapped over samples."""
     samples: int = 0
+    """How many samples went through the network one at a time, in place of how many chunks."""
     chunks: int = 0
+    uneven: bool = False
+    """Whether terms of a loss averaged over different numbers of labels."""
 
-    def remark(self, model: nn.Module) -> str | None:
-        """Return the line of a report, or None if no sample went alone."""
-        if not self.samples:
-            return None
-        return (
-            f"gradients of single samples: {type(model).__name__} cannot be mapped over samples ({self.reason}), so "
-            f"{self.samples:,} samples went through it one at a time, in place of {self.chunks:,} passes over chunks; "
-            "a criterion of whole batches needs one pass for each batch"
-        )
+    def remarks(self, model: nn.Module) -> list[str]:
+        """Return the lines of a report."""
+        name, lines = type(model).__name__, list[str]()
+        if self.samples:
+            lines.append(
+                f"gradients of single samples: {name} cannot be mapped over samples ({self.reason}), so it ran "
+                f"{self.samples:,} times forward and backward, on one sample each, in place of {self.chunks:,} times; "
+                "a criterion of whole batches, such as snip, runs once for each batch"
+            )
+        if self.uneven:
+            lines.append(
+                f"the terms of the loss of {name} average over different numbers of labels, so batches count by their "
+                "samples: let objective= return (loss, weight) for another weight"
+            )
+        return lines

@@ -20,8 +20,8 @@ class CountedLoss:
 
     value: Tensor
     count: Tensor | float
-    exact: bool = True
-    """Whether ``count`` is known to be what the loss averages over; False if terms average over different labels."""
+    exact: Tensor | bool = True
+    """False if terms of the loss average over different numbers of labels, so that samples are counted instead."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,6 @@ class _Reduced:
     """A loss function's result, what it was reduced over (None: samples) and by which reduction."""
 
     result: Tensor
-    targets: Tensor | None
-    options: tuple[object, ...]
     count: Tensor | None
     reduction: str
 
@@ -60,25 +58,27 @@ class LossObserver(TorchFunctionMode):
             return
         targets = args[1] if func in _COUNTING else None
         if targets is None or targets.is_floating_point():  # probabilities average over samples
-            self._seen.append(_Reduced(result, None, (), None, reduction))
+            self._seen.append(_Reduced(result, None, reduction))
             return
-        weight, ignored = kwargs.get("weight"), kwargs.get("ignore_index", -100)
-        self._seen.append(_Reduced(result, targets, (id(weight), ignored), _count(targets, weight, ignored), reduction))
+        count = _count(targets, kwargs.get("weight"), kwargs.get("ignore_index", -100))
+        self._seen.append(_Reduced(result, count, reduction))
 
     def counted(self, value: Tensor, samples: int) -> CountedLoss:
         """Return the mean loss and what it averages over.
 
-        A loss that is itself a sum is divided. One that is computed from a single cross-entropy counts as that does;
-        from several over different labels, by samples.
+        A loss that is itself a sum is divided. One that is computed from cross-entropies counts as they do, if they
+        agree, and by samples if they do not.
         """
         for seen in self._seen:
             if seen.result is value:
                 count = float(samples) if seen.count is None else seen.count
                 return CountedLoss(value if seen.reduction == "mean" else value / count, count)
         means = [seen for seen in self._seen if seen.count is not None and seen.reduction == "mean"]
-        if means and all(one.targets is means[0].targets and one.options == means[0].options for one in means):
-            return CountedLoss(value, means[0].count if means[0].count is not None else float(samples))
-        return CountedLoss(value, float(samples), exact=not means)
+        counts = [seen.count for seen in means if seen.count is not None]
+        if not counts:
+            return CountedLoss(value, float(samples))
+        equal = torch.stack([count == counts[0] for count in counts]).all()
+        return CountedLoss(value, torch.where(equal, counts[0], float(samples)), equal)
 
 
 def _count(targets: Tensor, weight: Tensor | None, ignored: int) -> Tensor:

@@ -16,7 +16,7 @@ from forgetkit.errors import ComponentError, NoMatchError, OptionError
 from forgetkit.seeding import Seeds
 from forgetkit.unlearning import structure
 from forgetkit.unlearning.activity import activity_in, capture_inputs
-from forgetkit.unlearning.differentiation import SingleSamples
+from forgetkit.unlearning.differentiation import ScoringNotes
 from forgetkit.unlearning.fresh_values import FreshValues, ModelHistory
 from forgetkit.unlearning.integrity import component_call, read_only, restore_state
 from forgetkit.unlearning.layerwise import can_reset
@@ -89,7 +89,7 @@ class ModelView:
     buffers: Mapping[str, Tensor]
     cache: ViewCache = field(default_factory=ViewCache)
     passes: PassCounter = field(default_factory=PassCounter)
-    single_samples: SingleSamples = field(default_factory=SingleSamples)
+    notes: ScoringNotes = field(default_factory=ScoringNotes)
 
     @classmethod
     def of(
@@ -270,7 +270,7 @@ class ModelProbe(GuardedProbe, ViewAccess):
         names = tuple(view.scored if targets is None else targets)
         super().__init__(view.model, view.batches or ReplayableBatches(()), names, view.loss, view.seeds)
         self.view, self.memory, self.passes, self._component_name = view, memory, view.passes, name
-        self.single_samples = view.single_samples
+        self.notes = view.notes
 
     def batches(self, samples: int | float | None = None) -> Iterator[tuple[Any, Any]]:
         """Return an iterator over the batches."""

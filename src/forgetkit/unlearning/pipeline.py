@@ -209,7 +209,7 @@ def _report(
     seconds: float,
 ) -> UnlearnReport:
     view, selected = context.view, context.last_selection
-    remarks = [change_remark(applied.reset, applied.changed), view.single_samples.remark(view.model)]
+    remarks = [change_remark(applied.reset, applied.changed), *view.notes.remarks(view.model)]
     if context.scores is not None and view.passes.backward:
         remarks.append(precision_remark(view.model))
     if selected is not None and not getattr(importance, "allows_ties", False):
@@ -265,7 +265,6 @@ def score(
             copies = {name: scores[name].clone() for name in scores}
         scores.require_different(layout.selecting)
         layout.processes.finish()
-    remark = view.single_samples.remark(model)
-    if remark is not None:
+    for remark in view.notes.remarks(model):
         _log.warning("%s", remark)
     return copies

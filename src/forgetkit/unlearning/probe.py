@@ -22,7 +22,7 @@ from forgetkit.unlearning.batches import count_samples
 from forgetkit.unlearning.differentiation import (
     ChunkGradients,
     SampleLosses,
-    SingleSamples,
+    ScoringNotes,
     gradients_of,
     map_over_samples,
     require_separable,
@@ -108,7 +108,7 @@ class GuardedProbe:
         self._objective = Objective.of(loss)
         self._seeds = seeds
         self.passes = PassCounter()
-        self.single_samples = SingleSamples()
+        self.notes = ScoringNotes()
         self._maps_samples: bool | None = None
         self._counted: bool | None = None
         self.rng = seeds.torch("score")
@@ -199,7 +199,7 @@ class GuardedProbe:
     ) -> Gradients:
         """Return the gradient of the batch's loss with respect to each target, and how much it counts."""
         found, grads = self._differentiate(inputs, targets, loss, self._known(at))
-        count = self._require_valid(found.value, found.count, len(inputs))
+        count = self._require_valid(found, len(inputs))
         return Gradients(self._or_zeros(grads) if count else self.zeros(), count)
 
     def mean_grads(self, samples: int | float | None = None) -> Gradients:
@@ -229,7 +229,7 @@ class GuardedProbe:
 
         def inside(model: nn.Module) -> tuple[float, dict[str, Tensor | None]]:
             found = self._objective.evaluate(model, inputs, targets, loss, self._component_name)
-            count = self._require_valid(found.value, found.count, samples)
+            count = self._require_valid(found, samples)
             if not count:
                 return count, dict.fromkeys(leaves)
             grads = self._gradients(found.value, leaves, samples, create_graph=True)
@@ -343,7 +343,7 @@ class GuardedProbe:
                 found, reason = None, "mapping over samples gives another gradient than the sample alone"
         self._maps_samples = found is not None
         if found is None:
-            self.single_samples.reason = reason
+            self.notes.reason = reason
         return found
 
     def _loop_over_samples(self, chunk: SampleLosses) -> ChunkGradients:
@@ -352,9 +352,10 @@ class GuardedProbe:
         for number in range(len(chunk)):
             value, grad = self._single(chunk.one(number))
             losses.append(value)
+            self.notes.uneven = self.notes.uneven or not bool(value.exact)
             grads.append(grad)
-        self.single_samples.samples += len(chunk)
-        self.single_samples.chunks += 1
+        self.notes.samples += len(chunk)
+        self.notes.chunks += 1
         return ChunkGradients.stacked(grads, losses, self.device)
 
     def _single(self, one: SampleLosses) -> tuple[CountedLoss, dict[str, Tensor]]:
@@ -375,14 +376,15 @@ class GuardedProbe:
                     buffer.copy_(value)
         return found, self._or_zeros(grads)
 
-    def _require_valid(self, value: Tensor, count: Tensor | float, samples: int) -> float:
+    def _require_valid(self, found: CountedLoss, samples: int) -> float:
         """Return the count as a number, after a check that the loss is finite if it counts."""
-        number = float(count)
+        number = float(found.count)
         if not math.isfinite(number) or number < 0:
             raise OptionError(f"the weight of a batch's loss is {number}; give a number from 0")
         self._counted = bool(self._counted) or bool(number)
         if number:
-            self._require_finite(value, samples)
+            self._require_finite(found.value, samples)
+        self.notes.uneven = self.notes.uneven or not bool(found.exact)
         return number
 
     def _require_finite(self, losses: Tensor, samples: int) -> None:
