@@ -138,7 +138,9 @@ def test_a_resumed_fit_equals_an_uninterrupted_one(every, interventions, val, tm
 def test_each_reset_has_a_seed_of_its_own():
     seeds = []
     for seed in (0, 1):
-        module, _ = fit(ForgetCallback(**{**OPTIONS, "seed": seed, "every": "fit_end", "reinit": "cold", "importance": None}))
+        module, _ = fit(
+            ForgetCallback(**{**OPTIONS, "seed": seed, "every": "fit_end", "reinit": "cold", "importance": None})
+        )
         seeds.append(module.net[0].weight)
     assert not torch.equal(*seeds)
 
@@ -192,8 +194,14 @@ def test_persistent_workers_are_left_alone():
             return super().training_step(batch, batch_idx)
 
     loader = data(num_workers=1, persistent_workers=True)
-    trainer = pl.Trainer(max_epochs=2, callbacks=[ForgetCallback(every=2, **OPTIONS)], logger=False,
-                         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
+    trainer = pl.Trainer(
+        max_epochs=2,
+        callbacks=[ForgetCallback(every=2, **OPTIONS)],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
     trainer.fit(Watched(), loader)
     assert trainer.global_step == 12
     assert len(seen) == 12
@@ -213,8 +221,15 @@ def test_the_other_namespace_works_too():
 
     Other.__init__ = init
     callback = ForgetCallback(**OPTIONS)
-    trainer = other.Trainer(max_epochs=3, callbacks=[callback], logger=False, enable_checkpointing=False,
-                            enable_progress_bar=False, enable_model_summary=False, accelerator="cpu")
+    trainer = other.Trainer(
+        max_epochs=3,
+        callbacks=[callback],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        accelerator="cpu",
+    )
     trainer.fit(Other(), data())
     assert callback.resets == 2
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from forgetkit.contracts import Importance, OptimizerState, Reinit
 from forgetkit.errors import OptionError
-from forgetkit.integrations.forgetter import Forgetter, ForgetOptions, Objective
+from forgetkit.integrations.forgetter import ForgetOptions, Forgetter, Objective
 from forgetkit.integrations.requirements import require
 from forgetkit.integrations.scoring_data import ScoringData
 

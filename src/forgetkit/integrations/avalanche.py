@@ -8,15 +8,15 @@ from typing import Any
 from torch import nn
 
 from forgetkit.contracts import Importance, Intervention, OptimizerState, Reinit
-from forgetkit.integrations.forgetter import Forgetter, ForgetOptions, Objective
+from forgetkit.integrations.forgetter import ForgetOptions, Forgetter, Objective
 from forgetkit.integrations.requirements import require
 from forgetkit.integrations.scoring_data import ScoringData
 
-_CORE = require("avalanche", "avalanche.core")
-_METRICS = require("avalanche", "avalanche.evaluation.metric_results")
+_Plugin: Any = require("avalanche", "avalanche.core").SupervisedPlugin
+_MetricValue: Any = require("avalanche", "avalanche.evaluation.metric_results").MetricValue
 
 
-class ForgetPlugin(_CORE.SupervisedPlugin, supports_distributed=True):  # type: ignore[misc]
+class ForgetPlugin(_Plugin, supports_distributed=True):
     """Resets part of the model between experiences, epochs or iterations of a strategy, with the strategy's own loss.
 
     A reset that is due comes right before the next iteration, after the evaluation of the model that was trained: with
@@ -144,7 +144,7 @@ class ForgetPlugin(_CORE.SupervisedPlugin, supports_distributed=True):  # type: 
         data = self._data_of(strategy)
         numbers = self._forgetter.reset(strategy.model, strategy.optimizer, data, _loss_of(strategy), at)
         for name, value in numbers.items():
-            found = _METRICS.MetricValue(self, name, value, strategy.clock.train_iterations)
+            found = _MetricValue(self, name, value, strategy.clock.train_iterations)
             strategy.evaluator.publish_metric_value(found)
 
 

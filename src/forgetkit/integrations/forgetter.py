@@ -268,7 +268,9 @@ class Forgetter:
                 raise OptionError(f"this checkpoint is of {name}={state[name]!r}, not {now!r}: give the same to resume")
         if bool(self.options.interventions) != bool(state.get("interventions", self.options.interventions)):
             which = "has" if self.options.interventions else "had"
-            raise OptionError(f"only one of this checkpoint and this trainer {which} interventions=: give the same ones")
+            raise OptionError(
+                f"only one of this checkpoint and this trainer {which} interventions=: give the same ones"
+            )
         self.resets, self._position, self._in_fit = state["resets"], state["position"], state["in_fit"]
         self._stored, self._attached, self._restored = state.get("interventions"), None, True
 
@@ -282,14 +284,13 @@ class Forgetter:
 _FOR_ATTACH = ("loss", "build", "fresh", "initial")
 
 
+_LOGGED = ("scored", "reset", "changed", "threshold", "optimizer_cleared", "followed", "seconds")
+
+
 def numbers_of(report: Any, number: int) -> dict[str, float]:
     """Return the numbers of a report under names for a log."""
-    found = {
-        f"forget/{name}": value
-        for name, value in report.as_dict().items()
-        if isinstance(value, int | float) and not isinstance(value, bool)
-    }
-    return {"forget/number": number, **found}
+    found = {f"forget/{name}": getattr(report, name) for name in _LOGGED}
+    return {"forget/number": number, **{name: value for name, value in found.items() if value is not None}}
 
 
 @contextmanager

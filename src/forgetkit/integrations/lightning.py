@@ -12,14 +12,14 @@ from torch import Tensor, nn
 
 from forgetkit.contracts import Importance, Intervention, OptimizerState, Reinit
 from forgetkit.errors import OptionError
-from forgetkit.integrations.forgetter import Forgetter, ForgetOptions, Objective
+from forgetkit.integrations.forgetter import ForgetOptions, Forgetter, Objective
 from forgetkit.integrations.requirements import require
 from forgetkit.integrations.scoring_data import ScoringData, require_one_loader
 
-_LIGHTNING = require("lightning", "lightning.pytorch", "pytorch_lightning")
+_Callback: Any = require("lightning", "lightning.pytorch", "pytorch_lightning").Callback
 
 
-class ForgetCallback(_LIGHTNING.Callback):  # type: ignore[misc]
+class ForgetCallback(_Callback):
     """Resets part of a ``LightningModule`` between epochs or steps, with the module's own ``training_step`` as loss.
 
     A reset that is due comes right before the next step, after validation and checkpoints, and never after the last
@@ -106,8 +106,8 @@ class ForgetCallback(_LIGHTNING.Callback):  # type: ignore[misc]
         options = self._forgetter.options
         if not pl_module.automatic_optimization and options.objective is None and "loss" not in options.unlearn:
             raise OptionError(
-                f"{type(pl_module).__name__} steps its optimizers in training_step, which therefore is no loss to score "
-                "by: give ForgetCallback an objective=lambda module, batch: loss"
+                f"{type(pl_module).__name__} steps its optimizers in training_step, which is no loss to score by, "
+                "then: give ForgetCallback an objective=lambda module, batch: loss"
             )
         position = trainer.global_step if isinstance(options.every, int) else trainer.current_epoch
         data = _data_of(trainer, pl_module, options)
@@ -205,7 +205,7 @@ def _kept_records(module: nn.Module) -> Iterator[None]:
     """Keep what ``training_step`` collects in metrics and lists as it is: scoring is no step of the epoch."""
     lists = [value for part in module.modules() for value in vars(part).values() if type(value) is list]
     contents = [list(value) for value in lists]
-    metrics = [part for part in module.modules() if hasattr(part, "metric_state")]
+    metrics: list[Any] = [part for part in module.modules() if hasattr(part, "metric_state")]
     states = [copy.deepcopy(metric.metric_state) for metric in metrics]
     try:
         yield

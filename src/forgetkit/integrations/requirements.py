@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
-from types import ModuleType
+from typing import Any
 
 
-def require(extra: str, *packages: str) -> ModuleType:
+def require(extra: str, *packages: str) -> Any:
     """Return the first of ``packages`` that is imported already, else the first that can be imported.
 
     Raises:

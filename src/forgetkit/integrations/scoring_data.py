@@ -20,8 +20,8 @@ class ScoringData:
 
     A ``DataLoader`` is rebuilt around its dataset, without workers: a second iterator over a loader with persistent
     workers would end the one that the trainer reads, and accelerate's loaders tell the gradient state which of them is
-    read. Samplers are copied: their generators begin at ``seed``, their epoch is ``number``, so that a resumed run reads
-    the samples of an uninterrupted one.
+    read. Samplers are copied: their generators begin at ``seed``, their epoch is ``number``, so that a resumed run
+    reads the samples of an uninterrupted one.
 
     Args:
         loader: The trainer's loader, or any iterable of batches.

@@ -9,22 +9,22 @@ from torch import nn
 
 from forgetkit.contracts import Importance, Intervention, OptimizerState, Reinit
 from forgetkit.errors import OptionError
-from forgetkit.integrations.forgetter import Forgetter, ForgetOptions, Objective
+from forgetkit.integrations.forgetter import ForgetOptions, Forgetter, Objective
 from forgetkit.integrations.requirements import require
 from forgetkit.integrations.scoring_data import ScoringData
 
-_CALLBACKS = require("skorch", "skorch.callbacks")
+_Callback: Any = require("skorch", "skorch.callbacks").Callback
 _DATA = require("skorch", "skorch.dataset")
 
 
-class Forget(_CALLBACKS.Callback):  # type: ignore[misc]
+class Forget(_Callback):
     """Resets part of a net between epochs or steps, with the net's own criterion.
 
     A reset that is due comes right before the next step, after the validation and the checkpoint of the module that was
-    trained, and never after the last step of a fit; a later ``partial_fit`` begins with it. Its numbers and the
-    callback's position are recorded in ``net.history`` as ``forget_…``: a net that loads ``f_params``,
-    ``f_optimizer`` and ``f_history`` resumes from them. The state of interventions is in pickles of the net, and in
-    :meth:`state_dict`.
+    trained, and never after the last step of a fit; a later ``partial_fit`` begins with it. In ``net.history`` an
+    epoch with a reset has ``event_forget``, and the batch that follows the numbers as ``forget_…`` and the callback's
+    position: a net that loads ``f_params``, ``f_optimizer`` and ``f_history`` resumes from them. The state of
+    interventions is in pickles of the net, and in :meth:`state_dict`.
 
     Args:
         importance: The criterion, as for :func:`forgetkit.unlearn`.
@@ -81,6 +81,7 @@ class Forget(_CALLBACKS.Callback):  # type: ignore[misc]
         self._steps = 0
         self._stepped = True
         self._dataset: Any = None
+        self._numbers: dict[str, float] = {}
         self._hooks: list[Any] = []
         return self
 
@@ -120,9 +121,9 @@ class Forget(_CALLBACKS.Callback):  # type: ignore[misc]
         if not self._begun:
             self._begun, position = True, self._steps if isinstance(self.every, int) else done
             self._forgetter.start(_module(net), _optimizer(net), self._data_of(net)(0, 0), _loss_of(net), position)
+        net.history.record("event_forget", False)
         if self._forgetter.due("epoch", done):
             self._reset(net, done)
-        self._record(net)
 
     def on_batch_begin(self, net: Any, batch: Any = None, training: bool = False, **kwargs: Any) -> None:
         """Reset between two steps of the optimizer, and begin one of the interventions."""
@@ -169,25 +170,33 @@ class Forget(_CALLBACKS.Callback):  # type: ignore[misc]
 
     def _reset(self, net: Any, at: int) -> None:
         numbers = self._forgetter.reset(_module(net), _optimizer(net), self._data_of(net), _loss_of(net), at)
-        for name, value in numbers.items():
-            net.history.record(name.replace("/", "_"), value)
-        self._record(net)
+        self._numbers = {name.replace("/", "_"): value for name, value in numbers.items()}
+        net.history.record("event_forget", True)
+        if self.every == "fit_end":
+            self._record(net)
 
     def _record(self, net: Any) -> None:
-        """Record the position, which a checkpoint of the history brings back."""
-        state = {**self._forgetter.state_dict(tensors=False), "steps": self._steps}
-        net.history.record("forget_state", state)
+        """Record the last reset and the position in the row of a batch, where they widen no printed table."""
+        for name, value in self._numbers.items():
+            net.history.record_batch(name, value)
+        self._numbers = {}
+        net.history.record_batch("forget_state", list(self._position.values()))
+
+    @property
+    def _position(self) -> dict[str, Any]:
+        return {**self._forgetter.state_dict(tensors=False), "steps": self._steps}
 
     def _resume_from(self, history: Any) -> None:
-        """Take the state of the last epoch if this callback did not make it."""
-        rows = list(history)
-        saved = rows[-1].get("forget_state") if rows else None
+        """Take the state of the last batch if this callback did not make it."""
+        batches = history[-1]["batches"] if len(history) else []
+        found = [row["forget_state"] for row in batches if "forget_state" in row]
+        saved = dict(zip(self._position, found[-1], strict=True)) if found else None
         if saved is None or (saved["resets"], saved["steps"]) == (self._forgetter.resets, self._steps):
             return
         if self.interventions:
             raise OptionError(
-                "this history tells nothing of the interventions' state: resume from a pickle of the net (f_pickle), or "
-                "call load_state_dict() of Forget with what its state_dict() returned"
+                "this history tells nothing of the interventions' state: resume from a pickle of the net (f_pickle), "
+                "or call load_state_dict() of Forget with what its state_dict() returned"
             )
         self.load_state_dict(saved)
 

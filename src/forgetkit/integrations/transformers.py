@@ -12,17 +12,19 @@ from torch import nn
 
 from forgetkit.contracts import Importance, Intervention, OptimizerState, Reinit
 from forgetkit.errors import OptionError
-from forgetkit.integrations.forgetter import Forgetter, ForgetOptions, Objective
+from forgetkit.integrations.forgetter import ForgetOptions, Forgetter, Objective
 from forgetkit.integrations.requirements import require
 from forgetkit.integrations.scoring_data import ScoringData
 
 _TRANSFORMERS = require("transformers", "transformers")
 _CALLBACKS = require("transformers", "transformers.trainer_callback")
+_Callback: Any = _CALLBACKS.TrainerCallback
+_ExportableState: Any = _CALLBACKS.ExportableState
 _FILE = "forgetkit.pt"
 """The state of the interventions, beside ``trainer_state.json``, which holds the rest."""
 
 
-class ForgetCallback(_CALLBACKS.TrainerCallback, _CALLBACKS.ExportableState):  # type: ignore[misc]
+class ForgetCallback(_Callback, _ExportableState):
     """Resets part of a model between epochs or steps of a ``Trainer``, with the trainer's own ``compute_loss``.
 
     A reset that is due comes right before the next step, after the evaluation and the checkpoint of the model that was
