@@ -60,7 +60,7 @@ def trainers(session: nox.Session) -> None:
     install(session)
     session.install(".[accelerate,avalanche,lightning,skorch,transformers]", "pytorch_lightning")
     tests = ("tests/integrations", "tests/examples", "tests/docs/test_docs.py")
-    session.run(*PYTEST, *tests, "-k", "integrations or examples", *session.posargs)
+    session.run(*PYTEST, *tests, "-k", "integrations or examples or trainers", *session.posargs)
 
 
 @nox.session

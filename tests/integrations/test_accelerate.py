@@ -16,7 +16,7 @@ from forgetkit.errors import OptionError
 accelerate = import_or_skip("accelerate")
 Unlearner = import_or_skip("forgetkit.integrations.accelerate").Unlearner
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 
 def loop(folder, *, epochs=4, stop=None, resume=None, accumulate=1, **options):

@@ -20,7 +20,7 @@ evaluation = import_or_skip("avalanche.training.plugins")
 logging = import_or_skip("avalanche.logging")
 ForgetPlugin = import_or_skip("forgetkit.integrations.avalanche").ForgetPlugin
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 OPTIONS = {"importance": "snip", "reinit": "masked:fraction=0.3", "seed": 3}
 

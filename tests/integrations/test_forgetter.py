@@ -115,6 +115,7 @@ def test_a_missing_package_is_named_with_its_extra():
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.children
 def test_importing_forgetkit_imports_no_trainer():
     code = (
         "import sys, forgetkit, forgetkit.integrations; forgetkit.unlearn; "

@@ -18,7 +18,7 @@ pl = import_or_skip("lightning.pytorch")
 torchmetrics = import_or_skip("torchmetrics")
 ForgetCallback = import_or_skip("forgetkit.integrations.lightning").ForgetCallback
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 
 def make_net() -> nn.Sequential:
@@ -184,6 +184,7 @@ def test_manual_optimization_needs_an_objective():
     assert callback.resets == 2
 
 
+@pytest.mark.children
 def test_persistent_workers_are_left_alone():
     seen = []
 

@@ -17,7 +17,7 @@ from forgetkit.errors import OptionError
 skorch = import_or_skip("skorch")
 Forget = import_or_skip("forgetkit.integrations.skorch").Forget
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 X = np.random.default_rng(0).normal(size=(48, 4)).astype(np.float32)
 Y = X[:, :3].argmax(1)

@@ -16,7 +16,7 @@ transformers = import_or_skip("transformers")
 import_or_skip("accelerate")
 ForgetCallback = import_or_skip("forgetkit.integrations.transformers").ForgetCallback
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 
 def make_model() -> Any:

@@ -16,7 +16,7 @@ _Plugin: Any = require("avalanche", "avalanche.core").SupervisedPlugin
 _MetricValue: Any = require("avalanche", "avalanche.evaluation.metric_results").MetricValue
 
 
-class ForgetPlugin(_Plugin, supports_distributed=True):
+class ForgetPlugin(_Plugin, supports_distributed=True):  # type: ignore[call-arg]
     """Resets part of the model between experiences, epochs or iterations of a strategy, with the strategy's own loss.
 
     A reset that is due comes right before the next iteration, after the evaluation of the model that was trained: with
