@@ -40,7 +40,7 @@ class Ranks:
 
     def __init__(self, folder: Path) -> None:
         context = multiprocessing.get_context("forkserver")  # imports torch once and forks
-        context.set_forkserver_preload(["forgetkit", __name__])
+        context.set_forkserver_preload(["forgetkit", "torch.distributed.fsdp", "torch.distributed.tensor", __name__])
         pairs = [context.Pipe() for _ in range(SIZE)]
         self.channels = [mine for mine, _ in pairs]
         self.processes = [

@@ -37,7 +37,7 @@ class Followers:
         if not isinstance(given, list | tuple):
             raise OptionError(f"followers= takes a list of networks: followers=[ema], not {type(given).__name__}")
         own = _named(model)
-        taken = {_address(t): "the model" for t in own.values() if t.numel()}
+        taken = {_address(t): "the model" for t in own.values() if local_of(t).numel()}
         found = []
         for number, one in enumerate(given, 1):
             what = f"follower {number}"
@@ -51,9 +51,9 @@ class Followers:
             _require_same(own, tensors, what)
             _require_not_tied(own, tensors, what)
             for name, tensor in tensors.items():
-                if tensor.numel() and _address(tensor) in taken:
+                if local_of(tensor).numel() and _address(tensor) in taken:
                     raise OptionError(f"'{name}' of {what} is a tensor of {taken[_address(tensor)]}: give a copy")
-            taken.update({_address(t): what for t in tensors.values() if t.numel()})
+            taken.update({_address(t): what for t in tensors.values() if local_of(t).numel()})
             found.append(_by_leading_name(model, tensors))
         return cls(found)
 

@@ -24,7 +24,7 @@ from forgetkit.unlearning.integrity import scoring_dtype
 from forgetkit.unlearning.layerwise import FRESH_DTYPE, Initialise, LayerwiseFresh
 from forgetkit.unlearning.repeats import RepeatedValues
 from forgetkit.unlearning.shards import plain_twin
-from forgetkit.unlearning.tensor_parts import is_sharded, local_of, whole_of
+from forgetkit.unlearning.tensor_parts import is_sharded, share_memory, whole_of
 
 Build = Callable[[], nn.Module]
 Lookup = Callable[[str], Tensor]
@@ -138,7 +138,7 @@ class FreshValues:
         old = self._tensors[name]
         if not isinstance(value, Tensor) or value.shape != old.shape:
             raise OptionError(f"initial= holds no tensor of shape {tuple(old.shape)} for '{name}': pass " + _COPIES)
-        if value.untyped_storage().data_ptr() == old.untyped_storage().data_ptr():
+        if share_memory(value, old):
             raise OptionError(f"initial= holds the model's own '{name}', which has changed with it: pass " + _COPIES)
         return value
 
@@ -153,7 +153,7 @@ def _whole(lookup: Lookup | None, model: nn.Module) -> Lookup | None:
         value = lookup(name)
         if not isinstance(value, Tensor):
             return value
-        if local_of(value).untyped_storage().data_ptr() == local_of(tensors[name]).untyped_storage().data_ptr():
+        if share_memory(value, tensors[name]):
             raise OptionError(f"initial= holds the model's own '{name}', which has changed with it: pass " + _COPIES)
         return whole_of(value.detach())
 

@@ -24,7 +24,7 @@ from forgetkit.unlearning.lazy_tensors import LazyTensors
 from forgetkit.unlearning.objective import Loss, Objective
 from forgetkit.unlearning.pass_counter import PassCounter
 from forgetkit.unlearning.probe import Batches, GuardedProbe, ReplayableBatches, ValidatedScores
-from forgetkit.unlearning.tensor_parts import cut_like, is_sharded, local_of
+from forgetkit.unlearning.tensor_parts import cut_like, is_sharded, share_memory
 from forgetkit.unlearning.units import units_of
 
 
@@ -220,7 +220,7 @@ class ModelView:
                 raise OptionError(f"the earlier weights hold no '{name}': pass all of state_dict()") from error
             if value.shape != now.shape:
                 raise OptionError(f"the earlier weights hold '{name}' in another shape than {tuple(now.shape)}")
-            if local_of(value).untyped_storage().data_ptr() == local_of(now).untyped_storage().data_ptr():
+            if share_memory(value, now):
                 raise OptionError(f"the earlier weights hold the model's own '{name}', which has changed: pass copies")
             return cut_like(value.detach().to(device=now.device, dtype=now.dtype), now)
 

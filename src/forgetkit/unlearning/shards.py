@@ -105,8 +105,8 @@ def require_gradients(model: nn.Module) -> None:
         if is_distributed(p) and p.dtype in (torch.float16, torch.bfloat16):
             dtype = str(p.dtype).removeprefix("torch.")
             raise OptionError(
-                f"'{name}' lies in parts of {dtype}, which cannot be scored in float32: keep parameters in float32, and "
-                "let MixedPrecisionPolicy(param_dtype=...) compute in less"
+                f"'{name}' lies in parts of {dtype}, which cannot be scored in float32: keep parameters in float32, "
+                "and let MixedPrecisionPolicy(param_dtype=...) compute in less"
             )
     for module in fsdp_modules(model):
         group = getattr(module._get_fsdp_state(), "_fsdp_param_group", None)
@@ -141,6 +141,7 @@ def gradients_by_backward(
 ) -> dict[str, Tensor | None]:
     """Differentiate by ``backward()``: the only way to gradients of parts. ``.grad`` is empty before and afterwards."""
     found: dict[str, Tensor | None] = {}
+    reshard(model)  # hooks hang on the parts
     with _no_grad_hooks(model):
         try:
             value.backward()
@@ -149,6 +150,7 @@ def gradients_by_backward(
                 grad = p.grad
                 found[name] = None if grad is None else cut_like(grad.detach(), p).to(dtype)
         finally:
+            reshard(model)
             for p in model.parameters():
                 p.grad = None
     return found
@@ -171,7 +173,7 @@ def _no_grad_hooks(model: nn.Module) -> Iterator[None]:
 
 
 def plain_twin(model: nn.Module) -> nn.Module:
-    """Return a model of the same modules whose tensors in parts are whole and hold nothing: fresh values need shapes."""
+    """Return a model of the same modules, whose tensors in parts are whole and hold nothing but a shape."""
     modules: dict[int, nn.Module] = {}
     tensors: dict[int, Tensor | None] = {id(None): None}
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -122,9 +122,17 @@ def counted_here(model: nn.Module) -> Callable[[Tensor], bool]:
 
 @contextmanager
 def resharded(model: nn.Module) -> Iterator[None]:
-    """Reshard on leaving."""
+    """Reshard on leaving; after an error, let the next forward pass start anew."""
     try:
         yield
+    except BaseException:
+        for module in fsdp_modules(model):  # torch leaves the state of the pass that failed
+            state = module._get_fsdp_state()
+            state._state_ctx.iter_forward_root = None
+            for one in (state, getattr(state, "_fsdp_param_group", None)):
+                if one is not None:
+                    one._training_state = type(one._training_state).IDLE
+        raise
     finally:
         reshard(model)
 
@@ -157,3 +165,26 @@ class LocalState(dict[str, Any]):
 def placement_of(tensor: Tensor) -> Any:
     """Return the mesh and the placements of a tensor in parts, or None."""
     return (tensor.device_mesh, tensor.placements) if is_distributed(tensor) else None  # type: ignore[attr-defined]
+
+
+def share_memory(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors, or this process's parts of them, lie in the same memory; parts without entries do not."""
+    parts = [local_of(tensor) for tensor in (one, other)]
+    return all(p.numel() for p in parts) and len({p.untyped_storage().data_ptr() for p in parts}) == 1
+
+
+def stack_parts(tensors: Sequence[Tensor]) -> Tensor:
+    """Stack tensors of one shape, and keep the parts in which they lie."""
+    first = tensors[0]
+    if not is_distributed(first):
+        return torch.stack(list(tensors))
+    from torch.distributed.tensor import DTensor, Shard
+
+    mesh, placements = first.device_mesh, first.placements  # type: ignore[attr-defined]
+    if any(type(p) is not Shard and p.is_shard() for p in placements):
+        return torch.stack(list(tensors))
+    moved = [Shard(p.dim + 1) if p.is_shard() else p for p in placements]
+    part = torch.stack([local_of(tensor) for tensor in tensors])
+    shape = torch.Size((len(tensors), *first.shape))
+    stride = torch.empty(shape, device="meta").stride()
+    return DTensor.from_local(part, mesh, moved, run_check=False, shape=shape, stride=stride)
