@@ -40,15 +40,17 @@ def long(session: nox.Session) -> None:
 
 @nox.session
 def packages(session: nox.Session) -> None:
-    """The tests beside other packages: oracles for attacks, networks of timm, HEIF images, pandas and notebooks."""
+    """The tests beside other packages: attacks, optimizers, networks of timm, HEIF images, pandas and notebooks."""
     install(session)
     session.install("timm", "pillow-heif", "pandas", "ipython")
+    session.install("schedulefree", "lion-pytorch", "pytorch-optimizer", "bitsandbytes", "transformers")
     session.install("--no-deps", "torchattacks")  # its pins contradict those of other packages
     session.run(
         *PYTEST,
         "tests/api",
         "tests/builtin/analyses/test_attack.py",
         "tests/builtin/datasets/test_folder.py",
+        "tests/unlearning/test_optimizer_state.py",
         "plugins/forgetkit-saliency/tests/test_saliency_structure.py",
         *session.posargs,
     )

@@ -361,7 +361,8 @@ class Diary(Intervention):
 
     def begin(self, moment: InterventionContext) -> None:
         self.begun[moment.mega_batch] = Snapshot.of(moment)
-        self.memory[moment.mega_batch] = len(moment.optimizer.state)
+        states = moment.optimizer.state.values()
+        self.memory[moment.mega_batch] = sum(bool(value.any()) for state in states for value in state.values())
 
     def after_epoch(self, moment: InterventionContext) -> None:
         self.ended[moment.mega_batch, moment.epoch] = Snapshot.of(moment)

@@ -43,6 +43,7 @@ from forgetkit.registry import registry
         (["--carry", "best-val"], ["--carry best-val", "one epoch"]),
         (["--mega-batches", "1", "--score-on", "first"], ["--score-on first", "only mega-batch"]),
         (["--mega-batches", "1", "--optimizer-state", "keep"], ["--optimizer-state keep", "only mega-batch"]),
+        (["--optimizer-state", "rescaled"], ["--optimizer-state rescaled", "second moments"]),
         (["--method", "warm", "--optimizer-state", "keep"], ["--optimizer-state keep", "changes nothing"]),
         (["--set", "preset="], ["no preset is called ''"]),
         (["--schedule", "cosine", "--gamma", "0.5"], ["--gamma 0.5", "--schedule is cosine"]),

@@ -236,7 +236,7 @@ def test_the_step_count_of_a_parameter_of_no_dimensions_stays():
     model, batch = Scaled(), vectors(8)[0]
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     train_step(model, optimizer, batch)
-    forgetkit.unlearn(model, [batch], reinit="masked:fraction=1", optimizer=optimizer)
+    forgetkit.unlearn(model, [batch], reinit="masked:fraction=1", optimizer=optimizer, fresh="module")
     assert float(model.scale.detach()) == 1.0
     assert float(optimizer.state[model.scale]["exp_avg"]) == 0.0
     assert float(optimizer.state[model.scale]["step"]) == 1.0

@@ -352,6 +352,37 @@ def test_a_wrapper_and_what_it_wraps():
         assert not optimizer.optimizer.state[p]["exp_avg"][mask].any()
 
 
+class Showing:
+    """A wrapper that shows the state and groups of what it wraps, as Accelerate's and Lightning's do."""
+
+    def __init__(self, optimizer: Any) -> None:
+        self.optimizer = optimizer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.optimizer, name)
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_a_wrapper_that_shows_the_state_inside(depth):
+    def make(p: Iterable[Any]) -> Any:
+        optimizer: Any = Lookahead(optim.Adam(p, lr=0.01)) if depth == 2 else optim.Adam(p, lr=0.01)
+        return Showing(optimizer)
+
+    model, optimizer = trained(make)
+    report, _ = forget(model, optimizer)
+    assert report.optimizer_cleared == (1 + depth) * report.reset
+    assert report.remarks == ()
+
+
+def test_wrappers_of_trainers():
+    accelerate = pytest.importorskip("accelerate").Accelerator(cpu=True)
+    lightning = pytest.importorskip("lightning.pytorch.core.optimizer").LightningOptimizer
+    for wrap in (accelerate.prepare, lightning):
+        model, optimizer = trained(lambda p: optim.Adam(p, lr=0.01))
+        report, _ = forget(model, wrap(optimizer))
+        assert report.optimizer_cleared == 2 * report.reset
+
+
 def test_global_state_is_warned_of():
     class Global(optim.SGD):
         def step(self, closure: Any = None) -> None:

@@ -58,6 +58,11 @@ def _unused_options(config: RunConfig, components: Mapping[str, Any]) -> dict[st
         (not uses_validation, "neither --carry best-val nor --patience looks at validation", ("min_delta",)),
         (not is_step, f"--schedule is {config.schedule}", ("milestones", "gamma")),
         (is_step and not config.milestones and not by_rule, "there are no milestones", ("gamma",)),
+        (
+            config.optimizer == "sgd" and config.optimizer_state in ("zero", "rescaled"),
+            "--optimizer sgd has no second moments to rescale",
+            ("optimizer_state",),
+        ),
         (config.optimizer != "sgd", f"--optimizer is {config.optimizer}", ("momentum",)),
     )
     return {key: reason for applies, reason, keys in rows if applies for key in keys}

@@ -105,9 +105,9 @@ class OptimizerStates:
                 state = getattr(optimizer, "state", None)
                 if not isinstance(state, Mapping) or id(state) in seen:
                     continue
-                seen.add(id(state))
                 if any(state is getattr(inner, "state", None) for inner in layers[depth + 1 :]):
                     continue  # a wrapper that shows the state of what it wraps
+                seen.add(id(state))
                 plugin = self._plugin(optimizer)
                 if plugin is not None:
                     cleared += _by_plugin(plugin, optimizer, name, parameter, mask, undo)
@@ -324,8 +324,8 @@ def require_trained_by(optimizer: object, model: nn.Module) -> None:
             continue
         if held and all(p.shape in shapes for p in held):
             raise OptionError(
-                f"{type(one).__name__} holds copies of the model's parameters, or another network's, and not the "
-                "parameters themselves: give the optimizer that trains this model"
+                f"{type(one).__name__} holds none of the model's parameters, but copies or another network's of their "
+                "shapes: give the optimizer that trains this model"
             )
         raise OptionError("the optimizer holds none of the model's parameters: give the one that trains this model")
 
