@@ -78,11 +78,12 @@ def unlearn(
 
     If anything fails, the model and the optimizer are as before.
 
-    With ``group``, the parts of the model lie in several processes, each a module of plain tensors of its own (no
-    ``DTensor``, no FSDP). Entries are then selected over all parts, as :func:`select` does, and no part is changed if
-    one process fails. Fresh values depend on the seed and on a parameter's name: parameters of one name get the same
-    values in all processes, unless each process gives a seed of its own. Replicas that hold all parameters need no
-    group: the same scores and seed give the same masks.
+    In several processes all make the same call, and all of them reset or none. A ``DistributedDataParallel`` wrapper
+    and a model of ``DTensor`` (``fully_shard``, tensor parallel) bring their group; for plain modules give ``group``.
+    Modules of the same names, shapes and values are replicas: they get the buffers of the first process, see the
+    batches of all (the first of each by rank, then the second of each; equal ones of a round once; ``samples`` counts
+    over these) and end with the same bits. Other modules are parts of one network, over all of which entries are
+    selected, as :func:`select` does; parts of the same names and shapes need a seed of their own in each process.
 
     Args:
         model: The network. A compiled one is reset in the module that it wraps.
@@ -111,7 +112,8 @@ def unlearn(
         previous: Copies of ``state_dict()`` when the model was last reset.
         memory: The method ``memory`` of what :func:`attach` returns, for components that watch the training.
         run_seed: A seed that stays the same at each call, for components that draw once for a whole run.
-        group: A process group of ``torch.distributed``, or True for all processes.
+        group: A process group of ``torch.distributed``, or True for all processes. None: the group of the wrapper or
+            of the mesh; a plain model is reset in this process alone.
         followers: Networks of the same architecture, an ``AveragedModel`` for example, that get the same values under
             the same masks.
 

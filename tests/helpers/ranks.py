@@ -29,7 +29,7 @@ def serve(rank: int, channel: Connection, store: Path) -> None:
             answer = function(*arguments)
         except ForgetkitError as error:
             answer = error
-        except Exception as error:  # an error of the test itself, which must not leave it waiting
+        except Exception as error:  # noqa: BLE001
             answer = RuntimeError("".join(traceback.format_exception(error)))
         channel.send_bytes(pickle.dumps(answer))
     distributed.destroy_process_group()

@@ -18,8 +18,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, TensorDataset
 
 import forgetkit
-from forgetkit.contracts import Change
-from forgetkit.errors import ComponentError, ForgetkitError, OptionError
+from forgetkit.contracts import Intervention
+from forgetkit.errors import ForgetkitError, OptionError
 
 pytestmark = pytest.mark.children
 
@@ -286,7 +286,7 @@ def test_another_group_than_that_of_the_wrapper(ranks):
 
 
 @dataclass(frozen=True)
-class Silencer(forgetkit.contracts.Intervention):
+class Silencer(Intervention):
     """Reset the unit that is least active in the step's batch, and perhaps fail or differ in one process."""
 
     how: str = ""

@@ -151,8 +151,6 @@ def _whole(lookup: Lookup | None, model: nn.Module) -> Lookup | None:
 
     def whole(name: str) -> Tensor:
         value = lookup(name)
-        if not isinstance(value, Tensor):
-            return value
         if share_memory(value, tensors[name]):
             raise OptionError(f"initial= holds the model's own '{name}', which has changed with it: pass " + _COPIES)
         return whole_of(value.detach())

@@ -36,7 +36,7 @@ from forgetkit.unlearning.model_view import DEFAULT_SCORING, ModelView, Scoring
 from forgetkit.unlearning.objective import Loss, Objective
 from forgetkit.unlearning.optimizer_state import OptimizerStates, list_optimizers, require_trained_by
 from forgetkit.unlearning.probe import Batches, ReplayableBatches
-from forgetkit.unlearning.process_layout import ProcessLayout
+from forgetkit.unlearning.process_layout import ALONE, ProcessLayout
 from forgetkit.unlearning.report import UnlearnReport, change_remark, tie_remark
 from forgetkit.unlearning.reset_context import ResetContext
 from forgetkit.unlearning.shards import precision_remark
@@ -90,7 +90,7 @@ def unlearn(
     history: ModelHistory = NO_HISTORY,
     scoring: Scoring = DEFAULT_SCORING,
     policy: ResetPolicy = ResetPolicy(),
-    layout: ProcessLayout = ProcessLayout(),
+    layout: ProcessLayout = ALONE,
     record_mask: MaskCallback | None = None,
     followers: object = None,
     state_rules: Sequence[OptimizerStateRule] = (),
@@ -245,7 +245,7 @@ def score(
     loss: Loss | Objective | None = cross_entropy,
     history: ModelHistory = NO_HISTORY,
     scoring: Scoring = DEFAULT_SCORING,
-    layout: ProcessLayout = ProcessLayout(),
+    layout: ProcessLayout = ALONE,
 ) -> dict[str, Tensor]:
     """Return scores of the trainable parameters that the loss depends on; higher = keep. Changes nothing.
 

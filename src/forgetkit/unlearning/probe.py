@@ -349,7 +349,7 @@ class GuardedProbe:
     def _loop_over_samples(self, chunk: SampleLosses) -> ChunkGradients:
         """Differentiate one sample after the other."""
         if self._in_parts:
-            self.single_samples.reason = "its parameters lie in parts in several processes"
+            self.notes.reason = "its parameters lie in parts in several processes"
         losses, grads = [], list[dict[str, Tensor]]()
         for number in range(len(chunk)):
             value, grad = self._single(chunk.one(number))

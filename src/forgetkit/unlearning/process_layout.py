@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch import Tensor, distributed, nn
@@ -85,11 +85,11 @@ def _own_group(model: nn.Module, inner: nn.Module) -> ProcessGroup | None:
         )
     (mesh,) = meshes
     if mesh.ndim == 1:
-        return mesh.get_group()
+        return cast("ProcessGroup", mesh.get_group())
     ranks = mesh.mesh.flatten().tolist()
     if len(ranks) == distributed.get_world_size():
         return distributed.group.WORLD
-    return mesh._flatten().get_group()
+    return cast("ProcessGroup", mesh._flatten().get_group())
 
 
 @dataclass(frozen=True)
@@ -259,6 +259,9 @@ class ProcessLayout:
         with self.processes:
             yield
             self.processes.finish()
+
+
+ALONE = ProcessLayout()
 
 
 class GatheredBatches:

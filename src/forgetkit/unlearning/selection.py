@@ -21,7 +21,7 @@ from forgetkit.contracts import Rounding, Ties, Which
 from forgetkit.errors import ComponentError, OptionError
 from forgetkit.seeding import Seeds
 from forgetkit.unlearning import radix_select
-from forgetkit.unlearning.masks import Masks, pack_mask
+from forgetkit.unlearning.masks import Masks, PackedMask, pack_mask
 from forgetkit.unlearning.radix_select import Keys, KthResult, count_true
 from forgetkit.unlearning.score_keys import ScoreKeys
 from forgetkit.unlearning.selection_group import SelectionGroup
@@ -98,6 +98,7 @@ def select(
             members = processes if shards is None else SelectionGroup()
             chosen = _choose_tied(by_rank, kth, missing, ties, seeds, members)
             threshold.choose_tied, threshold.position = chosen
+    packed: dict[str, PackedMask]
     if shards is None:
         packed = {name: (_packed_mask(score, keys, threshold), score.shape) for name, score in scores.items()}
         selected = threshold.selected

@@ -34,7 +34,7 @@ def dumps(value: Any) -> bytes:
 
 def loads(data: bytes) -> Any:
     """Undo :func:`dumps`; tensors are on the CPU."""
-    return pickle.loads(data)  # noqa: S301: bytes of a process of the same job
+    return pickle.loads(data)  # bytes of a process of the same job
 
 
 class _Pickler(pickle.Pickler):
