@@ -192,6 +192,12 @@ class ModelView:
     def scores(self, importance: Importance) -> ValidatedScores:
         """Score: call the criterion with a probe. Call it inside :func:`assert_params_unchanged`."""
         name = component_name(importance)
+        for parameter, value in self.scored.items():
+            if value.is_complex():
+                raise OptionError(
+                    f"'{parameter}' of {type(self.model).__name__} is complex, and scores order real numbers: hold its "
+                    "real and imaginary parts as two parameters"
+                )
         with restore_state(self.model, self.seeds.number("lent"), training=self.scoring.mode == "train"):
             probe = ModelProbe(self, name, self.history.memory(importance))
             with component_call(f"the importance criterion {name}"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import sys
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from forgetkit.unlearning.building import unwrap
 from forgetkit.unlearning.fingerprints import fingerprints
 from forgetkit.unlearning.selection_group import SelectionGroup
 from forgetkit.unlearning.shards import require_scorable
+from forgetkit.unlearning.support import require_module
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -35,7 +35,7 @@ def find_group(model: nn.Module, group: ProcessGroup | Literal[True] | None) -> 
         OptionError: If the model needs another group than the given one, or if it cannot be unlearned in parts.
     """
     inner = unwrap(model)
-    _require_supported(inner)
+    require_module(inner)
     own = _own_group(model, inner)
     if group is None or own is None:
         return SelectionGroup(own if group is None else group)
@@ -55,15 +55,6 @@ def is_alone_among_others(group: object, processes: SelectionGroup) -> bool:
     if group is not None or processes.size > 1 or not distributed.is_available():
         return False
     return distributed.is_initialized() and distributed.get_world_size() > 1
-
-
-def _require_supported(model: nn.Module) -> None:
-    kind = getattr(sys.modules.get("torch.distributed.fsdp"), "FullyShardedDataParallel", None)
-    if kind is not None and any(isinstance(module, kind) for module in model.modules()):
-        raise OptionError(
-            "FullyShardedDataParallel flattens parameters, so that no entry can be told: shard the model with "
-            "torch.distributed.fsdp.fully_shard instead"
-        )
 
 
 def _own_group(model: nn.Module, inner: nn.Module) -> ProcessGroup | None:
