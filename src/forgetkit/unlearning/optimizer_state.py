@@ -502,7 +502,7 @@ def _restart(state: dict[str, Any], key: str, first: Any, undo: Undo) -> bool:
     value = state[key]
     if isinstance(value, Tensor):
         if not isinstance(first, Tensor):
-            first = torch.as_tensor(first) if isinstance(first, int | float) else None
+            first = torch.as_tensor(first, device=value.device) if isinstance(first, int | float) else None
         if first is None or value.shape != first.shape:
             return False
         write(value, None, first.to(value), undo)

@@ -56,7 +56,7 @@ class SelectionGroup:
 
     def total(self, counts: Sequence[int] | Counts) -> Counts:
         """Return the sum over all processes, entry by entry."""
-        own = torch.as_tensor(np.asarray(counts, dtype=np.int64))
+        own = torch.as_tensor(np.asarray(counts, dtype=np.int64), device="cpu")
         if self._group is not None:
             own = own.to(self._device)
             distributed.all_reduce(own, group=self._group)
@@ -105,7 +105,7 @@ class SelectionGroup:
         sizes = table[:, 1].tolist()
         gathered = [b""] * self.size
         if max(sizes):
-            own = torch.zeros(max(sizes), dtype=torch.uint8)
+            own = torch.zeros(max(sizes), dtype=torch.uint8, device="cpu")
             own[: len(payload)] = torch.frombuffer(bytearray(payload or b"\0"), dtype=torch.uint8)[: len(payload)]
             own = own.to(self._device)
             parts = [torch.empty_like(own) for _ in range(self.size)]

@@ -49,5 +49,9 @@ class _Pickler(pickle.Pickler):
 
 
 def _rebuild(entries: bytes, dtype: torch.dtype, shape: tuple[int, ...], order: tuple[int, ...]) -> Tensor:
-    flat = torch.frombuffer(bytearray(entries), dtype=torch.uint8) if entries else torch.empty(0, dtype=torch.uint8)
+    flat = (
+        torch.frombuffer(bytearray(entries), dtype=torch.uint8)
+        if entries
+        else torch.empty(0, dtype=torch.uint8, device="cpu")
+    )
     return flat.view(dtype).view(shape).permute(order)
