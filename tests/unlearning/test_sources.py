@@ -130,13 +130,11 @@ def test_the_report_names_the_source_of_what_was_reset():
     assert json.loads(json.dumps(report.as_dict()))["sources"] == report.sources
 
 
-@pytest.mark.parametrize("shared", ["module", "parameter", "memory"])
+@pytest.mark.parametrize("shared", ["module", "parameter"])
 def test_the_report_names_tied_weights(shared):
     first, second = nn.Linear(SIZE, SIZE), nn.Linear(SIZE, SIZE)
     if shared == "parameter":
         second.weight = first.weight
-    elif shared == "memory":
-        second.weight = nn.Parameter(first.weight.detach())
     model = nn.Sequential(first, nn.ReLU(), first if shared == "module" else second)
     report = forgetkit.unlearn(model, BATCHES, reinit="llf:start=0.0", seed=1)
     expected = {"0.weight": ("2.weight",)} | ({"0.bias": ("2.bias",)} if shared == "module" else {})
