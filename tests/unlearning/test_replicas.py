@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import json
+import os
 import random
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -350,3 +355,11 @@ def test_interventions_fail_together(ranks, component, reason):
     assert all(isinstance(answer, str) and "\n" not in answer for answer in answers)
     assert reason in answers[1]
     assert "process 1 of the group's 3" in answers[0]
+
+
+def test_under_torchrun():
+    script = Path(__file__).parents[1] / "helpers" / "torchrun_replicas.py"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "3", str(script)]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == [True] * 5
