@@ -242,6 +242,40 @@ def test_build_of_another_architecture():
             forgetkit.unlearn(mlp(6), reinit="cold", build=build)
 
 
+class Phases(nn.Module):
+    """Holds complex numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.phase = nn.Parameter(torch.zeros(4, 5, dtype=torch.complex64))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        with torch.no_grad():
+            torch.view_as_real(self.phase).normal_()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return (inputs @ self.phase.t()).abs()
+
+
+class Halfway(Phases):
+    """Starts their real parts alone."""
+
+    def reset_parameters(self) -> None:
+        with torch.no_grad():
+            self.phase.real.normal_()
+
+
+def test_complex_parameters():
+    model = nn.Sequential(Phases())
+    before = model[0].phase.detach().clone()
+    forgetkit.unlearn(model, reinit="cold")
+    assert bool((model[0].phase.real != before.real).all())
+    assert bool((model[0].phase.imag != before.imag).all())
+    with pytest.raises(ComponentError, match="leaves it as it is"):
+        forgetkit.unlearn(nn.Sequential(Halfway()), reinit="cold")
+
+
 class Token(nn.Module):
     """Holds a parameter and does not say how it starts."""
 
