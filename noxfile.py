@@ -26,8 +26,8 @@ def quick(session: nox.Session) -> None:
 
 @nox.session
 def full(session: nox.Session) -> None:
-    """Everything: the sessions check, long, packages and coverage."""
-    for name in ("check", "long", "packages", "coverage"):
+    """Everything: the sessions check, long, packages, trainers and coverage."""
+    for name in ("check", "long", "packages", "trainers", "coverage"):
         session.notify(name)
 
 
@@ -54,6 +54,15 @@ def packages(session: nox.Session) -> None:
         "plugins/forgetkit-saliency/tests/test_saliency_structure.py",
         *session.posargs,
     )
+
+
+@nox.session
+def trainers(session: nox.Session) -> None:
+    """The integrations, their examples and their page, beside the trainers."""
+    install(session)
+    session.install(".[accelerate,avalanche,lightning,skorch,transformers]", "pytorch_lightning")
+    tests = ("tests/integrations", "tests/examples", "tests/docs/test_docs.py")
+    session.run(*PYTEST, *tests, "-k", "integrations or examples or trainers", *session.posargs)
 
 
 @nox.session

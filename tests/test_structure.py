@@ -82,7 +82,10 @@ def test_each_class_name_has_one_home():
             for node in ast.walk(ast.parse(path.read_text())):
                 if isinstance(node, ast.ClassDef):
                     homes[node.name].append(str(path.relative_to(ROOT)))
-    assert {name: found for name, found in homes.items() if len(found) > 1} == {}
+    shared = {name: found for name, found in homes.items() if len(found) > 1}
+    callbacks = shared.pop("ForgetCallback")  # of two trainers, each called as its users expect
+    assert {Path(file).parent.name for file in callbacks} == {"integrations"}
+    assert shared == {}
 
 
 @pytest.mark.parametrize("room", OLD_NAMES)

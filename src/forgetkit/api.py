@@ -78,11 +78,12 @@ def unlearn(
 
     If anything fails, the model and the optimizer are as before.
 
-    With ``group``, the parts of the model lie in several processes, each a module of plain tensors of its own (no
-    ``DTensor``, no FSDP). Entries are then selected over all parts, as :func:`select` does, and no part is changed if
-    one process fails. Fresh values depend on the seed and on a parameter's name: parameters of one name get the same
-    values in all processes, unless each process gives a seed of its own. Replicas that hold all parameters need no
-    group: the same scores and seed give the same masks.
+    In several processes all make the same call, and all of them reset or none. A ``DistributedDataParallel`` wrapper
+    and a model of ``DTensor`` (``fully_shard``, tensor parallel) bring their group; for plain modules give ``group``.
+    Modules of the same names, shapes and values are replicas: they get the buffers of the first process, see the
+    batches of all (the first of each by rank, then the second of each; equal ones of a round once; ``samples`` counts
+    over these) and end with the same bits. Other modules are parts of one network, over all of which entries are
+    selected, as :func:`select` does; parts of the same names and shapes need a seed of their own in each process.
 
     Args:
         model: The network. A compiled one is reset in the module that it wraps.
@@ -113,7 +114,8 @@ def unlearn(
         previous: Copies of ``state_dict()`` when the model was last reset.
         memory: The method ``memory`` of what :func:`attach` returns, for components that watch the training.
         run_seed: A seed that stays the same at each call, for components that draw once for a whole run.
-        group: A process group of ``torch.distributed``, or True for all processes.
+        group: A process group of ``torch.distributed``, or True for all processes. None: the group of the wrapper or
+            of the mesh; a plain model is reset in this process alone.
         followers: Networks of the same architecture, an ``AveragedModel`` for example, that get the same values under
             the same masks.
         protect: What is neither scored nor reset: names of parameters, buffers or modules, or boolean masks by the name
@@ -129,7 +131,7 @@ def unlearn(
     Example:
         >>> report = forgetkit.unlearn(model, batches, reinit="masked:fraction=0.2", optimizer=optimizer, seed=1)
     """
-    with unlearning.SelectionGroup(group) as processes:
+    with unlearning.find_group(model, group) as processes:
         components = registry.load()
         method = components.make("reinit", reinit)[1]
         method_name = contracts.component_name(method)
@@ -138,30 +140,48 @@ def unlearn(
         shows = scoring == unlearning.Scoring(mode="train") and batches is not None  # a loss of this mode alone
         if scoring is not None and importance is None and not shows and not getattr(method, "needs_data", False):
             raise OptionError(f"{method_name} looks at no scores, so scoring= would be ignored: leave it out")
-        if group is not None and not getattr(method, "needs_scores", False):
-            raise OptionError(f"{method_name} selects nothing, so group= would be ignored: leave it out")
         scored, after = (
             _resolve_component(scoring, unlearning.Scoring),
             _resolve_component(policy, unlearning.ResetPolicy),
         )
         if after.optimizer_state != "zero" and optimizer is None:
             raise OptionError(f"optimizer_state={after.optimizer_state} is about an optimizer: pass optimizer=")
+        criterion = None if importance is None else components.make("importance", importance)[1]
+        how = unlearning.Objective(loss, objective, outputs)
+        layout = unlearning.ProcessLayout.find(
+            model,
+            processes,
+            seed=Seeds(seed).seed,
+            options=_options_text(
+                (criterion, method, scored, after), how, fresh, run_seed, build, initial, previous, optimizer, protect
+            ),
+            optimizers=unlearning.list_optimizers(optimizer),
+            has_batches=batches is not None,
+        )
+        if layout.holding == "parts" and not getattr(method, "needs_scores", False):
+            raise OptionError(f"{method_name} selects nothing, so group= would be ignored: leave it out")
+        if layout.holding == "shards" and after.optimizer_state == "rescaled":
+            raise OptionError(
+                "optimizer_state=rescaled takes means over whole tensors, and the model's parameters lie in parts "
+                "(DTensor): use zero, keep or fresh"
+            )
         report = unlearning.unlearn(
             model,
             batches,
-            importance=None if importance is None else components.make("importance", importance)[1],
+            importance=criterion,
             reinit=method,
             optimizer=optimizer,
             seeds=Seeds(seed),
-            loss=unlearning.Objective(loss, objective, outputs),
+            loss=how,
             history=_build_history(build, fresh, initial, previous, memory, run_seed),
             scoring=scored,
             policy=after,
-            processes=processes,
+            layout=layout,
             followers=followers,
             state_rules=_state_rules(components) if optimizer is not None else (),
             protect=protect,
         )
+    _warn_if_alone(group, processes)
     for remark in (*report.remarks, report.repeated):
         if remark is not None:
             _log.warning("%s", remark)
@@ -184,6 +204,7 @@ def score(
     previous: Mapping[str, Tensor] | None = None,
     memory: unlearning.Memory | None = None,
     protect: unlearning.Protect | None = None,
+    group: ProcessGroup | Literal[True] | None = None,
 ) -> dict[str, Tensor]:
     """Score each entry of the trainable parameters that the loss depends on.
 
@@ -205,6 +226,7 @@ def score(
         previous: Copies of ``state_dict()`` when the model was last reset.
         memory: The method ``memory`` of what :func:`attach` returns.
         protect: What is not scored: names as for :func:`unlearn`. Under a mask, entries are scored all the same.
+        group: The processes that hold replicas, or tensors in parts, as for :func:`unlearn`.
 
     Returns:
         ``{name: tensor}``: scores in the shape of the parameter, float32 or wider; higher means keep.
@@ -216,22 +238,35 @@ def score(
     Example:
         >>> scores = forgetkit.score(model, batches, importance="snip:samples=128")
     """
-    criterion = registry.load().make("importance", importance)[1]
-    past, scored = (
-        _build_history(build, fresh, initial, previous, memory, None),
-        _resolve_component(scoring, unlearning.Scoring),
-    )
-    how = unlearning.Objective(loss, objective, outputs)
-    return unlearning.score(
-        model,
-        batches,
-        importance=criterion,
-        seeds=Seeds(seed),
-        loss=how,
-        history=past,
-        scoring=scored,
-        protect=protect,
-    )
+    with unlearning.find_group(model, group) as processes:
+        criterion = registry.load().make("importance", importance)[1]
+        past, scored = (
+            _build_history(build, fresh, initial, previous, memory, None),
+            _resolve_component(scoring, unlearning.Scoring),
+        )
+        how = unlearning.Objective(loss, objective, outputs)
+        layout = unlearning.ProcessLayout.find(
+            model,
+            processes,
+            seed=Seeds(seed).seed,
+            options=_options_text((criterion, scored), how, fresh, None, build, initial, previous, protect),
+            has_batches=batches is not None,
+        )
+        if layout.holding == "parts":
+            raise OptionError("each process scores its own part of a network, so group= would be ignored: leave it out")
+        scores = unlearning.score(
+            model,
+            batches,
+            importance=criterion,
+            seeds=Seeds(seed),
+            loss=how,
+            history=past,
+            scoring=scored,
+            protect=protect,
+            layout=layout,
+        )
+    _warn_if_alone(group, processes)
+    return scores
 
 
 def attach(
@@ -249,6 +284,7 @@ def attach(
     previous: Mapping[str, Tensor] | None = None,
     followers: Sequence[nn.Module] | None = None,
     protect: unlearning.Protect | None = None,
+    group: ProcessGroup | Literal[True] | None = None,
 ) -> InterventionAttachment:
     """Attach interventions to your own training loop.
 
@@ -282,6 +318,8 @@ def attach(
         previous: Copies of ``state_dict()`` when the model was last reset.
         followers: Networks that get what interventions reset, as for :func:`unlearn`.
         protect: What no component resets, as for :func:`unlearn`.
+        group: The processes that hold replicas, as for :func:`unlearn`. All of them make the same calls: activity and
+            batches that a component looks at are those of all, in the order of the ranks.
 
     Returns:
         An object with ``begin``, ``step``, ``enter``, ``exit``, ``after_epoch``, ``memory``, ``state_dict`` and
@@ -301,21 +339,36 @@ def attach(
     unlearning.require_supported(model)
     how = unlearning.Objective(loss, objective, outputs)
     inner = unlearning.unwrap(model)
-    unlearning.require_trained_by(optimizer, inner)
     instances = [component for _, component in found]
     several = unlearning.list_optimizers(optimizer)
-    runner = unlearning.InterventionRunner(
-        inner,
-        several[0],
-        instances,
-        Seeds(seed),
-        past,
-        how,
-        optimizers=several,
-        followers=unlearning.Followers.of(followers, inner),
-        state_rules=_state_rules(known),
-        protection=unlearning.Protection.of(inner, protect),
-    )
+    with unlearning.find_group(model, group) as processes:
+        unlearning.require_trained_by(optimizer, inner)
+        layout = unlearning.ProcessLayout.find(
+            model,
+            processes,
+            seed=Seeds(seed).seed,
+            options=_options_text(instances, how, fresh, None, build, initial, previous, protect),
+        )
+        if layout.holding in ("parts", "shards"):
+            raise OptionError(
+                "interventions act on a whole network, and this process holds a part of one: attach to "
+                "DistributedDataParallel, or leave group= out"
+            )
+        runner = unlearning.InterventionRunner(
+            inner,
+            several[0],
+            instances,
+            Seeds(seed),
+            past,
+            how,
+            optimizers=several,
+            followers=unlearning.Followers.of(followers, inner),
+            state_rules=_state_rules(known),
+            protection=unlearning.Protection.of(inner, protect),
+            layout=layout,
+        )
+        processes.finish()
+    _warn_if_alone(group, processes)
     names = [spec.partition(":")[0].rpartition("/")[2] for spec, _ in found]  # without the distribution
     return InterventionAttachment(runner, list(map(ComponentDescription.of, names, instances)))
 
@@ -698,6 +751,30 @@ def _build_history(
         seeds=None if run_seed is None else Seeds(run_seed),
         compare_scales=True,
     )
+
+
+def _options_text(
+    components: Iterable[object],
+    objective: unlearning.Objective,
+    fresh: str,
+    run_seed: int | None,
+    *given: object,
+) -> str:
+    """Describe a call in words that are the same in all processes that make the same call."""
+    described = [ComponentDescription.of(type(one).__name__, one) for one in components if one is not None]
+    words = [f"{one.name}({', '.join(f'{key}={value}' for key, value in one.options.items())})" for one in described]
+    functions = (objective.loss, objective.function, objective.select)
+    words += [getattr(one, "__qualname__", type(one).__name__) for one in functions if one is not None]
+    words += [f"fresh={fresh}", f"run_seed={run_seed}"]
+    return ", ".join([*words, *(type(one).__name__ for one in given if one is not None)])
+
+
+def _warn_if_alone(group: object, processes: unlearning.SelectionGroup) -> None:
+    if unlearning.is_alone_among_others(group, processes):
+        _log.warning(
+            "this process acted alone, and torch.distributed has others: if they hold replicas of this model, pass the "
+            "DistributedDataParallel wrapper or group=True in all of them, or they come apart"
+        )
 
 
 def _resolve_component(given: _Kind | None, kind: type[_Kind]) -> _Kind:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from helpers.optional_packages import import_or_skip
 
 import forgetkit
 from forgetkit.ablation import grid
@@ -37,6 +38,11 @@ def read(page: str) -> str:
     return (ROOT / "docs" / page).read_text(encoding="utf-8")
 
 
+def trainers_in(code: str) -> list[str]:
+    """The trainers that a block imports: they are extras, and their warnings are no concern of ours."""
+    return re.findall(r"^(?:import|from) (accelerate|avalanche|lightning|skorch|transformers)\b", code, re.MULTILINE)
+
+
 def blocks(language: str) -> list[object]:
     found = []
     for page in PAGES:
@@ -44,7 +50,8 @@ def blocks(language: str) -> list[object]:
         for match in BLOCK.finditer(text):
             if match[1] == language:
                 line = text[: match.start()].count("\n") + 1
-                found.append(pytest.param(page, match[2], id=f"{page.relative_to(ROOT)}:{line}"))
+                marks = [pytest.mark.filterwarnings("ignore")] if trainers_in(match[2]) else []
+                found.append(pytest.param(page, match[2], id=f"{page.relative_to(ROOT)}:{line}", marks=marks))
     return found
 
 
@@ -65,6 +72,8 @@ def shell_blocks() -> list[object]:
 @pytest.mark.slow
 @pytest.mark.parametrize(("page", "code"), blocks("python"))
 def test_python_blocks_run(page: Path, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for trainer in trainers_in(code):
+        import_or_skip(trainer)
     file = tmp_path / "block.py"
     file.write_text(code)
     monkeypatch.chdir(tmp_path)

@@ -96,7 +96,8 @@ def metered(folder: Path, plugins: Sequence[Path] = (), **options: Any) -> tuple
         read["forward"] -= row["train_samples"] + row["val_samples"] + row["test_samples"]
         if row["unlearn"] is not None:  # two samples show how the network is made
             shown = 2 + (str(options.get("importance")) in PER_SAMPLE)  # and one, whether vmap gives its gradient
-            read["forward"], read["backward"] = read["forward"] - shown, read["backward"] - shown
+            heads = 2 * (options.get("method") == "rifle")  # and a forward pass of two shows the heads
+            read["forward"], read["backward"] = read["forward"] - shown - heads, read["backward"] - shown
     return result, readings.rows
 
 

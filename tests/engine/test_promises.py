@@ -160,8 +160,8 @@ class Tied(nn.Module):
 
 def test_a_tied_head_is_the_head() -> None:
     batches = [(torch.randint(7, (6, 3)), torch.randint(7, (6,)))]
-    assert set(forgetkit.unlearn(Tied(), batches, reinit="rifle").layers) == {"embedding.weight"}
-    later = forgetkit.unlearn(Tied(), batches, reinit="llf:start=0.3")  # embedding | body, head
+    assert set(forgetkit.unlearn(Tied(), batches, reinit="rifle", build=Tied).layers) == {"embedding.weight"}
+    later = forgetkit.unlearn(Tied(), batches, reinit="llf:start=0.3", build=Tied)  # embedding | body, head
     assert set(later.layers) == {"body.weight", "body.bias"}, "what is shared with a kept layer is kept"
 
 

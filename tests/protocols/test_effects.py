@@ -84,6 +84,7 @@ CASES = [
     Case("reinit", "llf:params=weights", FIRST_FORGETTING, {"reinit": "llf"}),
     Case("reinit", "llf:fresh=uniform", AFTER_FORGETTING, {"reinit": "llf"}),
     Case("reinit", "rifle:fresh=zero", AFTER_FORGETTING, {"reinit": "rifle"}),
+    Case("reinit", "rifle:head=features.0", FIRST_FORGETTING, {"reinit": "rifle"}),
     Case("reinit", "shrink-perturb:shrink=0.9", AFTER_FORGETTING, {"reinit": "shrink-perturb"}),
     Case("reinit", "shrink-perturb:noise=0.5", AFTER_FORGETTING, {"reinit": "shrink-perturb"}),
     Case("reinit", "shrink-perturb:draw=gaussian", AFTER_FORGETTING, {"reinit": "shrink-perturb"}),
@@ -166,7 +167,7 @@ def _trace(directory: Path, result: Mapping[str, Any]) -> dict[tuple[Any, ...], 
         elif event["event"] == "mega_batch_ended":
             row = next(rows)
             index = row["index"]
-            report = row["unlearn"] and {k: v for k, v in row["unlearn"].items() if k != "seconds"}
+            report = row["unlearn"] and {k: v for k, v in row["unlearn"].items() if k not in ("seconds", "sources")}
             file = directory / "checkpoints" / f"mega-batch-{index:03}.pt"
             apart = ("seconds", "unlearn", "epochs", "forward_passes", "backward_passes")  # of the forgetting, too
             judged = {key: row[key] for key in row if key not in apart}

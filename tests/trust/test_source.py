@@ -37,6 +37,8 @@ ALLOWED = {
     ("forgetkit/testing/replay.py", "pickle"): "a component's own copy, in memory",
     ("forgetkit/builtin/datasets/_cifar.py", "http"): "download=true",
     ("forgetkit/builtin/datasets/_cifar.py", "urllib"): "download=true",
+    ("forgetkit/unlearning/wire.py", "pickle"): "batches between the processes of one torch.distributed job",
+    ("forgetkit/integrations/requirements.py", "import_module"): "the installed trainer of the integration in use",
     ("forgetkit/builtin/models/imported.py", "import_module"): "import:MODULE:CALLABLE on the command line",
     ("forgetkit/registry/registry.py", "import_module"): "an installed plugin, or --plugin FILE.py",
     ("forgetkit/registry/registry.py", "exec_module"): "--plugin FILE.py",

@@ -516,7 +516,7 @@ def test_mistakes_in_attaching_are_said() -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with pytest.raises(OptionError, match="takes a list of interventions"):
         forgetkit.attach(model, optimizer, "redo")  # type: ignore[arg-type]
-    with pytest.raises(OptionError, match="holds none of the model's parameters"):
+    with pytest.raises(OptionError, match="give the optimizer that trains this model"):
         forgetkit.attach(net(), optimizer, [])
     attached = forgetkit.attach(model, optimizer, [Draws()])
     with pytest.raises(OptionError, match=r"takes the method attached\.memory"):

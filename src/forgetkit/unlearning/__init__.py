@@ -15,6 +15,7 @@ from forgetkit.unlearning.objective import Objective
 from forgetkit.unlearning.optimizer_state import list_optimizers, require_trained_by
 from forgetkit.unlearning.pass_counter import PassCounter
 from forgetkit.unlearning.pipeline import ResetPolicy, score, unlearn
+from forgetkit.unlearning.process_layout import ProcessLayout, find_group, is_alone_among_others
 from forgetkit.unlearning.protection import Protect, Protection
 from forgetkit.unlearning.repeats import RepeatedValues
 from forgetkit.unlearning.report import LayerReport, UnlearnReport
@@ -34,6 +35,7 @@ __all__ = [
     "ModelHistory",
     "Objective",
     "PassCounter",
+    "ProcessLayout",
     "Protect",
     "Protection",
     "RepeatedValues",
@@ -46,8 +48,10 @@ __all__ = [
     "UnlearnReport",
     "class_probabilities",
     "count_of",
+    "find_group",
     "from_state",
     "head_of",
+    "is_alone_among_others",
     "list_optimizers",
     "lookup",
     "overridden_hooks",

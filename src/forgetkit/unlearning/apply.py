@@ -17,6 +17,7 @@ from forgetkit.unlearning.masks import MaskCallback
 from forgetkit.unlearning.optimizer_state import OptimizerStates
 from forgetkit.unlearning.report import LayerReport
 from forgetkit.unlearning.tensor_checks import all_finite
+from forgetkit.unlearning.tensor_parts import counted_here, local_of
 from forgetkit.unlearning.tensor_write import Undo, write
 
 _END = object()
@@ -89,7 +90,7 @@ def apply(
         ComponentError: If a change is not valid.
     """
     applied = AppliedChanges()
-    parameters, buffers = dict(model.named_parameters()), dict(model.named_buffers())
+    parameters, buffers, is_counted = dict(model.named_parameters()), dict(model.named_buffers()), counted_here(model)
     if not isinstance(changes, Iterable):
         raise ComponentError(f"{component_name} proposed {type(changes).__name__}, not changes one after the other")
     iterator = iter(changes)
@@ -124,11 +125,14 @@ def apply(
             if change.name in buffers:
                 applied.buffers.append(change.name)
                 continue
+            if not is_counted(tensor):
+                reset = changed = 0
             applied.layers[change.name] = LayerReport(tensor.numel(), reset)
             applied.changed += changed
             if record_mask is not None:
                 record_mask(change.name, mask, tensor.shape)
-            applied.optimizer_cleared += optimizers.reset(change.name, tensor, mask, undo)
+            cleared = optimizers.reset(change.name, tensor, mask, undo)
+            applied.optimizer_cleared += cleared if is_counted(tensor) else 0
 
 
 def _require_valid(change: Change, tensor: Tensor, component_name: str) -> None:
@@ -141,5 +145,5 @@ def _require_valid(change: Change, tensor: Tensor, component_name: str) -> None:
         raise ComponentError(
             f"{component_name}: the value for '{change.name}' has shape {tuple(value.shape)}, not {shape}"
         )
-    if value.is_floating_point() and not all_finite(value):
+    if value.is_floating_point() and not all_finite(local_of(value)):
         raise ComponentError(f"{component_name}: the value for '{change.name}' holds NaN or infinity")

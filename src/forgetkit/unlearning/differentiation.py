@@ -17,6 +17,7 @@ from forgetkit.unlearning.batches import TreeBatch
 from forgetkit.unlearning.integrity import first_line
 from forgetkit.unlearning.loss_counts import CountedLoss
 from forgetkit.unlearning.objective import Loss, mixes_samples
+from forgetkit.unlearning.tensor_parts import stack_parts
 
 _REENTRANT = CheckpointFunction._backward_cls
 _REASON = 90
@@ -148,7 +149,7 @@ class ChunkGradients:
     ) -> ChunkGradients:
         """Join those of single samples."""
         counts = torch.tensor([float(loss.count) for loss in losses], dtype=torch.float64, device=device)
-        joined = {name: torch.stack([grad[name] for grad in grads]) for name in grads[0]}
+        joined = {name: stack_parts([grad[name] for grad in grads]) for name in grads[0]}
         return cls(joined, torch.stack([loss.value for loss in losses]), counts)
 
 

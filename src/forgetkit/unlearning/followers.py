@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from forgetkit.errors import OptionError
 from forgetkit.unlearning.building import unwrap
+from forgetkit.unlearning.tensor_parts import local_of, placement_of, reshard
 from forgetkit.unlearning.tensor_write import Undo, write
 
 
@@ -36,22 +37,23 @@ class Followers:
         if not isinstance(given, list | tuple):
             raise OptionError(f"followers= takes a list of networks: followers=[ema], not {type(given).__name__}")
         own = _named(model)
-        taken = {_address(t): "the model" for t in own.values() if t.numel()}
+        taken = {_address(t): "the model" for t in own.values() if local_of(t).numel()}
         found = []
         for number, one in enumerate(given, 1):
             what = f"follower {number}"
             if not isinstance(one, nn.Module):
                 raise OptionError(f"{what} is {type(one).__name__} and no network: give the module that holds the copy")
             inner = _unwrap(one, own)
+            reshard(inner)
             if inner is model:
                 raise OptionError(f"{what} is the model itself: give a copy, or leave it out")
             tensors = _named(inner)
             _require_same(own, tensors, what)
             _require_not_tied(own, tensors, what)
             for name, tensor in tensors.items():
-                if tensor.numel() and _address(tensor) in taken:
+                if local_of(tensor).numel() and _address(tensor) in taken:
                     raise OptionError(f"'{name}' of {what} is a tensor of {taken[_address(tensor)]}: give a copy")
-            taken.update({_address(t): what for t in tensors.values() if t.numel()})
+            taken.update({_address(t): what for t in tensors.values() if local_of(t).numel()})
             found.append(_by_leading_name(model, tensors))
         return cls(found)
 
@@ -91,7 +93,7 @@ def _named(network: nn.Module) -> dict[str, Tensor]:
 
 
 def _address(tensor: Tensor) -> tuple[str, int]:
-    return str(tensor.device), tensor.data_ptr()
+    return str(tensor.device), local_of(tensor).data_ptr()
 
 
 def _require_same(own: Mapping[str, Tensor], other: Mapping[str, Tensor], what: str) -> None:
@@ -102,6 +104,8 @@ def _require_same(own: Mapping[str, Tensor], other: Mapping[str, Tensor], what: 
         if own[name].shape != other[name].shape:
             shapes = f"{tuple(other[name].shape)} there and {tuple(own[name].shape)} in the model"
             raise OptionError(f"{what} is another network: '{name}' has shape {shapes}")
+        if placement_of(own[name]) != placement_of(other[name]):
+            raise OptionError(f"{what} has '{name}' in other parts than the model: shard both alike")
         if own[name].is_floating_point() != other[name].is_floating_point():
             raise OptionError(f"{what} is another network: '{name}' is {other[name].dtype} there")
 

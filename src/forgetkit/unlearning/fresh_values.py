@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -25,6 +25,8 @@ from forgetkit.unlearning.integrity import scoring_dtype
 from forgetkit.unlearning.layerwise import FRESH_DTYPE, Initialise, LayerwiseFresh
 from forgetkit.unlearning.repeats import RepeatedValues
 from forgetkit.unlearning.scales import Scale, scale_remark
+from forgetkit.unlearning.shards import plain_twin
+from forgetkit.unlearning.tensor_parts import is_sharded, share_memory, whole_of
 
 Build = Callable[[], nn.Module]
 Lookup = Callable[[str], Tensor]
@@ -67,6 +69,8 @@ class FreshValues:
     """Fresh values of a model's parameters and buffers: a function of seed, name and origin."""
 
     def __init__(self, model: nn.Module, history: ModelHistory, seeds: Seeds) -> None:
+        if is_sharded(model):  # values are drawn for whole tensors, and cut by the caller
+            history, model = replace(history, initial=_whole(history.initial, model)), plain_twin(model)
         self._tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
         self._history, self._seeds = history, seeds
         self._dtype = scoring_dtype(model)
@@ -181,6 +185,21 @@ class FreshValues:
         old = self._tensors[name]
         if not isinstance(value, Tensor) or value.shape != old.shape:
             raise OptionError(f"initial= holds no tensor of shape {tuple(old.shape)} for '{name}': pass " + _COPIES)
-        if value.untyped_storage().data_ptr() == old.untyped_storage().data_ptr():
+        if share_memory(value, old):
             raise OptionError(f"initial= holds the model's own '{name}', which has changed with it: pass " + _COPIES)
         return value
+
+
+def _whole(lookup: Lookup | None, model: nn.Module) -> Lookup | None:
+    """Let initial values that lie in parts be gathered."""
+    if lookup is None:
+        return None
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+    def whole(name: str) -> Tensor:
+        value = lookup(name)
+        if share_memory(value, tensors[name]):
+            raise OptionError(f"initial= holds the model's own '{name}', which has changed with it: pass " + _COPIES)
+        return whole_of(value.detach())
+
+    return whole

@@ -19,6 +19,7 @@ from forgetkit.system.torch_settings import scoring_settings, settings_restored
 from forgetkit.unlearning.fingerprints import fingerprints, same_bits
 from forgetkit.unlearning.support import require_supported
 from forgetkit.unlearning.tensor_checks import order_in_memory
+from forgetkit.unlearning.tensor_parts import local_of
 
 _Params = ParamSpec("_Params")
 _Result = TypeVar("_Result")
@@ -40,10 +41,10 @@ def assert_params_unchanged(model: nn.Module, component_name: str) -> Iterator[N
     """
     parameters = dict(model.named_parameters(remove_duplicate=False))
     forms = {name: (p.shape, p.dtype) for name, p in parameters.items()}
-    orders = {name: order_in_memory(p) for name, p in parameters.items()}  # in which reading needs no copy
+    orders = {name: order_in_memory(local_of(p)) for name, p in parameters.items()}  # in which reading needs no copy
 
     def fingerprints_of(names: Iterable[str]) -> dict[str, int]:
-        prints = fingerprints(parameters[name].detach().permute(orders[name]) for name in names)
+        prints = fingerprints(local_of(parameters[name]).detach().permute(orders[name]) for name in names)
         return dict(zip(names, prints, strict=True))
 
     before = fingerprints_of(parameters)
@@ -84,7 +85,9 @@ def restore_state(model: nn.Module, seed: int, *, training: bool = False) -> Ite
     finally:
         with torch.no_grad():
             for buffer, value in buffers:
-                if not same_bits(buffer, value):  # even a write of equal bits would spoil a backward pass in progress
+                if not same_bits(
+                    local_of(buffer), local_of(value)
+                ):  # even a write of equal bits would spoil a backward pass in progress
                     buffer.copy_(value)
         for p, (grad, requires_grad) in grads.items():
             p.requires_grad_(requires_grad)

@@ -31,6 +31,7 @@ from forgetkit.unlearning.optimizer_state import OptimizerStates
 from forgetkit.unlearning.parametrized_buffers import follow_weights
 from forgetkit.unlearning.pass_counter import PassCounter
 from forgetkit.unlearning.probe import ReplayableBatches
+from forgetkit.unlearning.process_layout import ProcessLayout
 from forgetkit.unlearning.protection import NO_PROTECTION, Protection
 from forgetkit.unlearning.reset_context import ResetContext
 from forgetkit.unlearning.support import require_supported
@@ -72,6 +73,7 @@ class InterventionRunner:
         followers: Networks that get the same changes.
         state_rules: Rules of third parties for the state of their optimizers.
         protection: What may not change.
+        layout: The processes that hold replicas: activity and batches that interventions look at come from all.
     """
 
     model: nn.Module
@@ -86,6 +88,7 @@ class InterventionRunner:
     followers: Followers = NO_FOLLOWERS
     state_rules: Sequence[OptimizerStateRule] = ()
     protection: Protection = NO_PROTECTION
+    layout: ProcessLayout = field(default_factory=ProcessLayout)
     names: tuple[str, ...] = field(init=False)
     """The names of the interventions in messages."""
     states: list[dict[str, Tensor]] = field(init=False)
@@ -117,6 +120,7 @@ class InterventionRunner:
         """Begin a mega-batch; a few of its samples show the network's structure."""
         self._batch = batch
         self.resets = [0] * len(self.interventions)
+        self._require_equal_replicas()
         self._call_all("begin", at)
 
     @contextmanager
@@ -128,7 +132,7 @@ class InterventionRunner:
         self._batch = batch
         readers: list[str] = []
         if self._needs_activity:
-            with self._settings():
+            with self.layout.agreeing(), self._settings():
                 readers = [reader for group in self._current_view().units for reader in group.readers]
         with capture_inputs(self.model, readers) as captured:
             step = StepHooks(self, at, batch, captured)
@@ -169,7 +173,13 @@ class InterventionRunner:
 
     def after_epoch(self, at: TrainStep) -> None:
         """End an epoch, after its last step."""
+        self._require_equal_replicas()
         self._call_all("after_epoch", at)
+
+    def _require_equal_replicas(self) -> None:
+        """Raise ``ComponentError`` in all processes if replicas have come apart since the last call."""
+        with self.layout.agreeing():
+            self.layout.require_equal_parameters(self.model)
 
     def memory(self, component: object) -> Mapping[str, Tensor]:
         """Return what ``component`` stored while training; nothing if it was not attached."""
@@ -211,7 +221,13 @@ class InterventionRunner:
         seeds = self.seeds.within(at.mega_batch, at.epoch, "intervention", hook, number, at.step)
         context = self._make_intervention_context(number, seeds, at, step)
         name = f"the intervention {self.names[number]}"
-        with self._settings(), component_call(name), seeded_rng(seeds.number("global")), self._counting():
+        with (
+            self.layout.agreeing(),
+            self._settings(),
+            component_call(name),
+            seeded_rng(seeds.number("global")),
+            self._counting(),
+        ):
             answer = getattr(self.interventions[number], hook)(context)
         self._warn_of_repeats(name)
         return answer
@@ -279,7 +295,9 @@ class InterventionRunner:
                 trained,
                 ModelView.of(self.model, None, self.loss, self.seeds, DEFAULT_SCORING, self.history, self.protection),
             )
-        return replace(self._view[1], batches=ReplayableBatches([self._batch]), passes=self.passes)
+        return replace(
+            self._view[1], batches=ReplayableBatches(self.layout.gathered([self._batch]) or ()), passes=self.passes
+        )
 
     def _make_reset_context(self, component: Intervention, state: dict[str, Tensor], seeds: Seeds) -> ResetContext:
         context = ResetContext(replace(self._current_view(), seeds=seeds), component, state)
@@ -304,6 +322,7 @@ class InterventionRunner:
             )
             moved = follow_weights(self.model, applied.layers.keys(), undo)
             self.followers.write_buffers(moved, self.model, undo)
+            self.layout.require_equal_parameters(self.model, applied.layers)
         self._warn_of_state(states)
         self.resets[number] += applied.reset
         return applied.reset
@@ -347,7 +366,7 @@ class StepHooks:
         self.runner._call_all("before_step", self.at, self)
 
     def activity(self) -> Mapping[str, Tensor]:
-        """Return what the readers of each group of units saw in this step's forward pass."""
+        """Return what the readers of each group of units saw in this step's forward pass, in all replicas."""
         return self._activity
 
     @cached_property
@@ -358,4 +377,5 @@ class StepHooks:
                 raise OptionError(
                     "no layer ran in this step: run the forward pass inside it, and of a model that is not compiled"
                 )
-            return activity_in(units, self.runner.model, self.captured, count_samples(self.batch))
+            own = activity_in(units, self.runner.model, self.captured, count_samples(self.batch))
+            return self.runner.layout.joined(own)

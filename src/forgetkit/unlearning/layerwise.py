@@ -157,6 +157,8 @@ class LayerwiseFresh:
         emptied = {name: self._tensor(name) for name in names if name not in self._computed}
         memo: dict[int, Tensor] = {id(p): _nan_like(p) for p in emptied.values() if type(p) is nn.Parameter}
         memo |= {id(tensor): tensor.detach().clone() for tensor in hook_results(original)}
+        # Of a model in parts this is a twin, whose other tensors hold nothing either.
+        memo |= {id(p): _nan_like(p) for p in original.parameters() if p.is_meta and id(p) not in memo}
         try:
             module = copy.deepcopy(original, memo).cpu().float()
         except Exception as error:  # a module may hold anything, and refuse in its own way

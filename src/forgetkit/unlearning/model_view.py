@@ -27,6 +27,7 @@ from forgetkit.unlearning.pass_counter import PassCounter
 from forgetkit.unlearning.probe import Batches, GuardedProbe, ReplayableBatches, ValidatedScores
 from forgetkit.unlearning.protection import NO_PROTECTION, Protection
 from forgetkit.unlearning.reparametrization import pruning_masks
+from forgetkit.unlearning.tensor_parts import cut_like, is_sharded, share_memory
 from forgetkit.unlearning.units import units_of
 
 
@@ -191,6 +192,12 @@ class ModelView:
     def scores(self, importance: Importance) -> ValidatedScores:
         """Score: call the criterion with a probe. Call it inside :func:`assert_params_unchanged`."""
         name = component_name(importance)
+        for parameter, value in self.scored.items():
+            if value.is_complex():
+                raise OptionError(
+                    f"'{parameter}' of {type(self.model).__name__} is complex, and scores order real numbers: hold its "
+                    "real and imaginary parts as two parameters"
+                )
         with restore_state(self.model, self.seeds.number("lent"), training=self.scoring.mode == "train"):
             probe = ModelProbe(self, name, self.history.memory(importance))
             with component_call(f"the importance criterion {name}"):
@@ -226,6 +233,11 @@ class ModelView:
     @property
     def units(self) -> tuple[UnitGroup, ...]:
         """The groups of units, traced once."""
+        if is_sharded(self.model):
+            raise OptionError(
+                "units are found by tracing the whole network, and its parameters lie in parts in several processes "
+                "(DTensor): choose a component that needs no units"
+            )
         if self.cache.units is None:
             with self._two_samples("units are found by tracing") as (probe, inputs):
                 args, kwargs = probe.arguments(inputs)
@@ -257,9 +269,9 @@ class ModelView:
                 raise OptionError(f"the earlier weights hold no '{name}': pass all of state_dict()") from error
             if value.shape != now.shape:
                 raise OptionError(f"the earlier weights hold '{name}' in another shape than {tuple(now.shape)}")
-            if value.untyped_storage().data_ptr() == now.untyped_storage().data_ptr():
+            if share_memory(value, now):
                 raise OptionError(f"the earlier weights hold the model's own '{name}', which has changed: pass copies")
-            return value.detach().to(now)
+            return cut_like(value.detach().to(device=now.device, dtype=now.dtype), now)
 
         return LazyTensors(current.keys(), earlier)
 
@@ -328,6 +340,7 @@ class ModelProbe(GuardedProbe, ViewAccess):
 
     def layer_inputs(self, inputs: Any) -> dict[str, Tensor]:
         """Return the input of each layer that runs."""
+        self._require_whole("layer_inputs()")
         names = [layer.name for layer in self.layers]
         with capture_inputs(self._model, names) as captured:
             self.run(inputs)
@@ -343,8 +356,9 @@ class ModelProbe(GuardedProbe, ViewAccess):
         """Return the value that the reset will give, as the parameter's dtype holds it."""
         if name not in self.targets:
             raise OptionError(f"'{name}' is no parameter to score, so it gets no fresh value")
-        written = self._fresh_values.draw(name, origin).to(self.view.targets[name])
-        return written.to(self.targets[name])
+        old, now = self.view.targets[name], self.targets[name]
+        written = self._fresh_values.draw(name, origin).to(device=old.device, dtype=old.dtype)
+        return cut_like(written.to(device=now.device, dtype=now.dtype), old)
 
 
 def _open_layers(

@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from forgetkit.contracts import OptimizerState, OptimizerStateRule, component_name
 from forgetkit.errors import ComponentError, OptionError
 from forgetkit.unlearning.integrity import attribute_errors_to
+from forgetkit.unlearning.tensor_parts import LocalState, local_like, local_of
 from forgetkit.unlearning.tensor_write import Undo, write
 
 _INNER = ("optimizer", "optim", "base_optimizer", "_optimizer")
@@ -134,7 +135,8 @@ class OptimizerStates:
         mask: Tensor | None,
         undo: Undo,
     ) -> int:
-        optimizer, state = layers[0], layers[0].state[parameter]
+        optimizer, state = layers[0], LocalState.of(layers[0].state[parameter])
+        mask, parameter = local_like(mask, parameter), local_of(parameter)
         new = _start(layers, group, parameter.detach().clone(memory_format=torch.preserve_format))
         if new is None:
             self._warn(optimizer, state, undo)
@@ -507,7 +509,7 @@ def _restart(state: dict[str, Any], key: str, first: Any, undo: Undo) -> bool:
     value = state[key]
     if isinstance(value, Tensor):
         if not isinstance(first, Tensor):
-            first = torch.as_tensor(first) if isinstance(first, int | float) else None
+            first = torch.as_tensor(first, device=value.device) if isinstance(first, int | float) else None
         if first is None or value.shape != first.shape:
             return False
         write(value, None, first.to(value), undo)

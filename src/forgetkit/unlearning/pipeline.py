@@ -34,14 +34,16 @@ from forgetkit.unlearning.integrity import assert_params_unchanged, attribute_er
 from forgetkit.unlearning.masks import MaskCallback
 from forgetkit.unlearning.model_view import DEFAULT_SCORING, ModelView, Scoring
 from forgetkit.unlearning.objective import Loss, Objective
-from forgetkit.unlearning.optimizer_state import OptimizerStates, require_trained_by
+from forgetkit.unlearning.optimizer_state import OptimizerStates, list_optimizers, require_trained_by
 from forgetkit.unlearning.parametrized_buffers import follow_weights
-from forgetkit.unlearning.probe import Batches
+from forgetkit.unlearning.probe import Batches, ReplayableBatches
+from forgetkit.unlearning.process_layout import ALONE, ProcessLayout
 from forgetkit.unlearning.protection import Protect, Protection
 from forgetkit.unlearning.report import UnlearnReport, change_remark, tie_remark
 from forgetkit.unlearning.reset_context import ResetContext
-from forgetkit.unlearning.selection_group import SelectionGroup
+from forgetkit.unlearning.shards import precision_remark
 from forgetkit.unlearning.structure import aliases
+from forgetkit.unlearning.tensor_parts import plain_operands, reshard
 from forgetkit.unlearning.tensor_write import Undo
 
 _log = logging.getLogger("forgetkit")
@@ -91,7 +93,7 @@ def unlearn(
     history: ModelHistory = NO_HISTORY,
     scoring: Scoring = DEFAULT_SCORING,
     policy: ResetPolicy = ResetPolicy(),
-    processes: SelectionGroup | None = None,
+    layout: ProcessLayout = ALONE,
     protect: Protect | None = None,
     record_mask: MaskCallback | None = None,
     followers: object = None,
@@ -112,6 +114,8 @@ def unlearn(
         policy: What happens to the optimizer's state and to running statistics.
         processes: Those that select together. All of them reset, or none.
         protect: What is neither scored nor reset.
+        layout: The processes that act together, and what they hold. All of them reset, or none.
+        protect: What is neither scored nor reset.
         record_mask: Gets each mask.
         followers: Networks of the same architecture that get the same changes.
         state_rules: Rules of third parties for the state of their optimizers.
@@ -126,6 +130,7 @@ def unlearn(
     """
     started = time.perf_counter()
     model = unwrap(model)
+    reshard(model)
     _require_consistent(importance, reinit)
     if optimizer is not None:
         require_trained_by(optimizer, model)
@@ -134,34 +139,42 @@ def unlearn(
     require_statistics(model, policy.bn_stats)
 
     criterion = "examining" if importance is None else component_name(importance)
-    # Score.
-    with assert_params_unchanged(model, criterion):
-        protection = Protection.of(model, protect)
-        view = ModelView.of(model, batches, loss, seeds, scoring, history, protection)
-        scores = None if importance is None else view.scores(importance)
-    processes = processes or SelectionGroup()
-    context = ResetContext(view, reinit, history.memory(reinit), scores, criterion, processes)
-    # Select and apply. A method that draws without a generator draws from a stream of its own.
-    with all_or_nothing() as undo, seeded_rng(seeds.number("propose")):
-        applied = _select_and_apply(context, reinit, states, undo, record_mask, copies)
-        if applied.layers:
-            written = follow_weights(model, applied.layers.keys(), undo, context.draw_with)
-            counted = None if view.batches is None else view.passes.count_forward(view.batches)
-            written += refresh_bn_stats(
-                model,
-                policy.bn_stats,
-                counted,
-                undo,
-                seeds.number("statistics"),
-                Objective.of(loss),
-                view.protection.names,
-            )
-            applied.buffers.extend(name for name in written if name not in applied.buffers)
-            applied.followed += copies.write_buffers(written, model, undo)
-        if policy.optimizer_state == "fresh":
-            applied.optimizer_cleared += states.reset_all(model, undo)
-        processes.finish()  # raises, and undoes everything, if another process failed
+    with layout.common_buffers(model, keep=True), plain_operands(model):
+        # Score.
+        with assert_params_unchanged(model, criterion):
+            gathered, protection = layout.gathered(_replayable(batches)), Protection.of(model, protect)
+            view = ModelView.of(model, gathered, loss, seeds, scoring, history, protection)
+            scores = None if importance is None else view.scores(importance)
+        context = ResetContext(view, reinit, history.memory(reinit), scores, criterion, layout.selecting)
+        # Select and apply. A method that draws without a generator draws from a stream of its own.
+        with all_or_nothing() as undo, seeded_rng(seeds.number("propose")):
+            applied = _select_and_apply(context, reinit, states, undo, record_mask, copies)
+            if applied.layers:
+                _refresh(context, policy, copies, applied, undo)
+            if policy.optimizer_state == "fresh":
+                applied.optimizer_cleared += states.reset_all(model, undo)
+            layout.require_equal(model, list_optimizers(optimizer))
+            layout.processes.finish()  # raises, and undoes everything, if another process failed
+        layout.add_up(applied)
     return _report(context, applied, importance, states, time.perf_counter() - started)
+
+
+def _replayable(batches: Batches | None) -> ReplayableBatches | None:
+    return None if batches is None else ReplayableBatches(batches)
+
+
+def _refresh(
+    context: ResetContext, policy: ResetPolicy, followers: Followers, applied: AppliedChanges, undo: Undo
+) -> None:
+    """Let the buffers of computed weights follow, and keep, reset or recalibrate running statistics."""
+    view = context.view
+    written = follow_weights(view.model, applied.layers.keys(), undo, context.draw_with)
+    counted = None if view.batches is None else view.passes.count_forward(view.batches)
+    seed, protected = view.seeds.number("statistics"), view.protection.names
+    objective = Objective.of(view.loss)
+    written += refresh_bn_stats(view.model, policy.bn_stats, counted, undo, seed, objective, protected)
+    applied.buffers.extend(name for name in written if name not in applied.buffers)
+    applied.followed += followers.write_buffers(written, view.model, undo)
 
 
 def _require_consistent(importance: Importance | None, reinit: Reinit) -> None:
@@ -210,6 +223,8 @@ def _report(
     view, selected = context.view, context.last_selection
     remarks = [change_remark(applied.reset, applied.changed), context.scale_remark, *view.notes.remarks(view.model)]
     reset = {name for name, layer in applied.layers.items() if layer.reset} | {*applied.buffers}
+    if context.scores is not None and view.passes.backward:
+        remarks.append(precision_remark(view.model))
     if selected is not None and not getattr(importance, "allows_ties", False):
         remarks.append(tie_remark(selected))
     remarks.extend(states.warnings)
@@ -246,6 +261,7 @@ def score(
     history: ModelHistory = NO_HISTORY,
     scoring: Scoring = DEFAULT_SCORING,
     protect: Protect | None = None,
+    layout: ProcessLayout = ALONE,
 ) -> dict[str, Tensor]:
     """Return scores of the trainable parameters that the loss depends on; higher = keep. Changes nothing.
 
@@ -255,13 +271,17 @@ def score(
         ComponentError: If all scores are equal and the criterion does not declare ``allows_ties``.
     """
     model = unwrap(model)
+    reshard(model)
     criterion = component_name(importance)
-    with assert_params_unchanged(model, criterion):
-        view = ModelView.of(model, batches, loss, seeds, scoring, history, Protection.of(model, protect))
-        scores = view.scores(importance)
-    with view.read_only_access(criterion) if scores.lazy else torch.inference_mode(False):
-        copies = {name: scores[name].clone() for name in scores}
-    scores.require_different()
+    with layout.common_buffers(model, keep=False), plain_operands(model):
+        with assert_params_unchanged(model, criterion):
+            gathered, protection = layout.gathered(_replayable(batches)), Protection.of(model, protect)
+            view = ModelView.of(model, gathered, loss, seeds, scoring, history, protection)
+            scores = view.scores(importance)
+        with view.read_only_access(criterion) if scores.lazy else torch.inference_mode(False):
+            copies = {name: scores[name].clone() for name in scores}
+        scores.require_different(layout.selecting)
+        layout.processes.finish()
     for remark in view.notes.remarks(model):
         _log.warning("%s", remark)
     return copies

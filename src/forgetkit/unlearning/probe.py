@@ -36,7 +36,10 @@ from forgetkit.unlearning.loss_counts import CountedLoss
 from forgetkit.unlearning.objective import Arguments, Loss, Objective, move_parts
 from forgetkit.unlearning.pass_counter import PassCounter
 from forgetkit.unlearning.selection import count_of
+from forgetkit.unlearning.selection_group import SelectionGroup
+from forgetkit.unlearning.shards import gradients_by_backward, require_gradients
 from forgetkit.unlearning.tensor_checks import bounds
+from forgetkit.unlearning.tensor_parts import compute_device, cut_like, is_sharded, local_of, resharded
 
 Batches = Iterable[Any]
 _Found = TypeVar("_Found")
@@ -118,7 +121,10 @@ class GuardedProbe:
         # Every buffer: what a forward pass assigns to a buffer's name is gone when the pass returns.
         others = [(name, p) for name, p in parameters.items() if name not in self._parameters]
         self._rest = _detached(dict([*others, *model.named_buffers()]), self._dtype)
-        self.device = next(iter(parameters.values())).device
+        self.device = compute_device(model)
+        self._in_parts = is_sharded(model)
+        if self._in_parts:
+            self._maps_samples = False
 
     @property
     def targets(self) -> Mapping[str, Tensor]:
@@ -224,6 +230,7 @@ class GuardedProbe:
 
     def hvp(self, inputs: Any, targets: Any, vector: Mapping[str, Tensor], *, loss: Loss | None = None) -> Gradients:
         """Return the Hessian times a vector: the gradient of the gradient's product with it."""
+        self._require_whole("hvp()")
         if set(vector) != set(self._parameters):
             raise OptionError("hvp() takes a vector with a tensor for each of the targets")
         samples = len(inputs)
@@ -259,6 +266,10 @@ class GuardedProbe:
         return self._with_tensors({**at, **leaves}, inside)
 
     def _leaves(self, at: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return what the loss is differentiated by: stand-ins, or parts, which nothing else can stand in for."""
+        if self._in_parts:
+            require_gradients(self._model)
+            return dict(self._parameters)
         return {name: at.get(name, tensor).detach().requires_grad_() for name, tensor in self._targets.items()}
 
     def _gradients(
@@ -268,13 +279,15 @@ class GuardedProbe:
         if value.grad_fn is None:
             return dict.fromkeys(leaves)
         self.passes.add(backward=samples)
-        return self._derive(value, leaves, create_graph=create_graph)
+        return self._gradients_of(value, leaves, create_graph=create_graph)
 
-    def _derive(
+    def _gradients_of(
         self, value: Tensor, leaves: Mapping[str, Tensor], *, create_graph: bool = False
     ) -> dict[str, Tensor | None]:
         try:
             with translate_oom():
+                if self._in_parts:
+                    return gradients_by_backward(self._model, value, leaves, self._dtype)
                 return gradients_of(value, leaves, create_graph=create_graph)
         except RuntimeError as error:
             raise ComponentError(
@@ -286,7 +299,18 @@ class GuardedProbe:
         unknown = set(at or ()) - set(self._targets) - set(self._rest)
         if unknown:
             raise OptionError(f"at= holds '{min(unknown)}', which the model does not have")
+        if at:
+            self._require_whole("at=")
         return at or {}
+
+    def _require_whole(self, what: str) -> None:
+        """Raise ``OptionError`` if parameters lie in parts."""
+        if self._in_parts:
+            raise OptionError(
+                f"{self._component_name} uses {what}, which needs whole parameters, and those of "
+                f"{type(self._model).__name__} lie in parts in several processes (DTensor): choose a component of "
+                "first-order gradients"
+            )
 
     def sample_grads(
         self, inputs: Any, targets: Any, weights: Tensor | None = None, *, loss: Loss | None = None
@@ -341,6 +365,8 @@ class GuardedProbe:
 
     def _loop_over_samples(self, chunk: SampleLosses) -> ChunkGradients:
         """Differentiate one sample after the other."""
+        if self._in_parts:
+            self.notes.reason = "its parameters lie in parts in several processes"
         losses, grads = [], list[dict[str, Tensor]]()
         for number in range(len(chunk)):
             value, grad = self._single(chunk.one(number))
@@ -359,7 +385,7 @@ class GuardedProbe:
         def inside(model: nn.Module) -> tuple[CountedLoss, dict[str, Tensor | None]]:
             found = self._evaluate(model, one)
             value = found.value * one.weights[0]
-            grads = self._derive(value, leaves) if value.grad_fn is not None else dict.fromkeys(leaves)
+            grads = self._gradients_of(value, leaves) if value.grad_fn is not None else dict.fromkeys(leaves)
             return replace(found, value=value.detach()), grads
 
         found, grads = self._with_tensors(leaves, inside)
@@ -399,6 +425,9 @@ class GuardedProbe:
 
     def _with_tensors(self, leaves: Mapping[str, Tensor], function: Callable[[nn.Module], _Found]) -> _Found:
         """Call ``function(model)`` while ``leaves`` and detached stand-ins replace the model's tensors."""
+        if self._in_parts:  # a part has no stand-in: the model runs with its own tensors
+            with resharded(self._model):
+                return function(self._model)
         tensors = {f"model.{name}": tensor for name, tensor in {**self._rest, **leaves}.items()}
         found: _Found = functional_call(_Called(self._model, function), tensors, ())
         return found
@@ -466,7 +495,7 @@ class ValidatedScores(Mapping[str, Tensor]):
 
     def __getitem__(self, name: str) -> Tensor:
         if name in self._checked:
-            return self._scores[name].detach()
+            return cut_like(self._scores[name].detach(), self._targets[name])
         with component_call(f"the importance criterion {self._component_name}"):  # a lazy score is computed here
             score, target = self._scores[name], self._targets[name]
         if not isinstance(score, Tensor) or not score.is_floating_point():
@@ -474,9 +503,10 @@ class ValidatedScores(Mapping[str, Tensor]):
         if score.shape != target.shape:
             shapes = f"has shape {tuple(score.shape)}, the parameter {tuple(target.shape)}"
             raise ComponentError(f"{self._component_name}: the score of '{name}' {shapes}")
-        score = score.detach()
-        if score.numel():
-            self._bounds[name] = bounds(score)
+        score = cut_like(score.detach(), target)
+        own = local_of(score)
+        if own.numel():
+            self._bounds[name] = bounds(own)
             if not all(map(math.isfinite, self._bounds[name])):
                 raise ComponentError(f"{self._component_name}: the score of '{name}' holds NaN or infinity")
         if not self.lazy:
@@ -489,9 +519,10 @@ class ValidatedScores(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(self._targets)
 
-    def require_different(self) -> None:
-        """Raise ``ComponentError`` if all entries of the scores that were read are equal."""
-        lowest, highest = zip(*self._bounds.values(), strict=True)
+    def require_different(self, processes: SelectionGroup) -> None:
+        """Raise ``ComponentError`` if all entries of the scores that were read are equal, in all processes."""
+        all_bounds = processes.gather(list(self._bounds.values()), "the range of scores")
+        lowest, highest = zip(*(pair for own in all_bounds for pair in own), strict=True)
         if min(lowest) == max(highest):
             self.refuse_equal(sum(target.numel() for target in self._targets.values()), min(lowest))
 

@@ -17,8 +17,10 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from forgetkit.unlearning.parametrized_buffers import refine_estimates
 
-_HOOKS = (WeightNorm, SpectralNorm, prune.BasePruningMethod)
 _LIST = "parametrizations"
+
+REPARAMETRIZING_HOOKS = (WeightNorm, SpectralNorm, prune.BasePruningMethod)
+"""Hooks that compute a weight before each forward pass."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def strip(root: nn.Module) -> dict[str, ComputedWeight]:
             module.__class__ = parametrize.type_before_parametrizations(module)
             del module._modules[_LIST]
         for number, hook in list(module._forward_pre_hooks.items()):
-            if isinstance(hook, _HOOKS):
+            if isinstance(hook, REPARAMETRIZING_HOOKS):
                 del module._forward_pre_hooks[number]
         for weight, value in computed:
             vars(module).pop(weight.name, None)
@@ -119,4 +121,4 @@ def _norm_and_direction(dim: int) -> Callable[[Tensor], tuple[Tensor, ...]]:
 
 
 def _hooks(module: nn.Module) -> Iterator[WeightNorm | SpectralNorm | prune.BasePruningMethod]:
-    yield from (hook for hook in module._forward_pre_hooks.values() if isinstance(hook, _HOOKS))
+    yield from (hook for hook in module._forward_pre_hooks.values() if isinstance(hook, REPARAMETRIZING_HOOKS))

@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 from torch import Tensor
 
-from forgetkit.contracts import Change, Origin, Probe, Rounding, Ties, Which, component_name
+from forgetkit.contracts import Change, Origin, Probe, Reinit, Rounding, Ties, Which, component_name
 from forgetkit.errors import NoMatchError, OptionError
 from forgetkit.unlearning import selection
+from forgetkit.unlearning.lazy_tensors import LazyTensors
 from forgetkit.unlearning.masks import EligibleScores
 from forgetkit.unlearning.model_view import ModelProbe, ModelView, ViewAccess
 from forgetkit.unlearning.probe import ValidatedScores
 from forgetkit.unlearning.selection_group import SelectionGroup
+from forgetkit.unlearning.shards import Shards
+from forgetkit.unlearning.tensor_parts import cut_like, is_sharded, joined_like
 from forgetkit.unlearning.unit_reset import reset_changes
 
 
@@ -30,6 +34,11 @@ class ResetContext(ViewAccess):
     criterion: str = ""
     processes: SelectionGroup = field(default_factory=SelectionGroup)
     last_selection: selection.Selection | None = field(default=None, init=False)
+
+    @property
+    def reinit(self) -> Reinit:
+        """The reset method, if the context is of one."""
+        return cast(Reinit, self.component)
 
     @property
     def name(self) -> str:
@@ -69,9 +78,16 @@ class ResetContext(ViewAccess):
         """
         if self.scores is None:
             raise OptionError("a reinit method that calls select() declares needs_scores = True")
+        scored = self.view.scored
+        shards = Shards(self.view.model, scored, self.processes) if is_sharded(self.view.model) else None
         with self.view.read_only_access(self.criterion) if self.scores.lazy else nullcontext():
             protected = self.view.protection.entries(self.view.model)
             eligible = {name: ~mask for name, mask in protected.items() if name in self.scores}
+            if eligible and shards is not None:
+                raise OptionError(
+                    f"masks of protected or pruned entries cannot be cut yet, and '{min(eligible)}' lies in parts "
+                    "(DTensor): protect whole parameters by name"
+                )
             if eligible and not self.view.eligible:
                 raise NoMatchError(f"every scored entry of {type(self.view.model).__name__} is protected or pruned")
             selected = selection.select(
@@ -82,18 +98,20 @@ class ResetContext(ViewAccess):
                 ties=ties,
                 rounding=rounding,
                 processes=self.processes,
+                shards=shards,
             )
         if selected.threshold is not None and selected.tied == selected.entries:
             self.scores.refuse_equal(selected.entries, selected.threshold)
         self.last_selection = selected
-        return selected.masks.spread(eligible)
+        masks = selected.masks.spread(eligible)
+        return masks if shards is None else LazyTensors(masks, lambda name: joined_like(masks[name], scored[name]))
 
     def fresh(self, name: str, origin: Origin = "original") -> Tensor:
         """Return a fresh value, on the device and in the dtype of what it replaces."""
         old = self.targets.get(name, self.buffers.get(name))
         if old is None:
             raise OptionError(f"'{name}' is neither a trainable parameter nor a buffer that can be drawn anew")
-        return self._fresh_values.draw(name, origin).to(device=old.device, dtype=old.dtype)
+        return cut_like(self._fresh_values.draw(name, origin).to(device=old.device, dtype=old.dtype), old)
 
     def rng(self, name: str, *, lasting: bool = False) -> torch.Generator:
         """Return a CPU generator that is a function of the seed and ``name``."""

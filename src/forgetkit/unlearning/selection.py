@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 
 import numpy as np
 import torch
@@ -20,10 +21,11 @@ from forgetkit.contracts import Rounding, Ties, Which
 from forgetkit.errors import ComponentError, OptionError
 from forgetkit.seeding import Seeds
 from forgetkit.unlearning import radix_select
-from forgetkit.unlearning.masks import Masks, pack_mask
+from forgetkit.unlearning.masks import Masks, PackedMask, pack_mask
 from forgetkit.unlearning.radix_select import Keys, KthResult, count_true
 from forgetkit.unlearning.score_keys import ScoreKeys
 from forgetkit.unlearning.selection_group import SelectionGroup
+from forgetkit.unlearning.shards import Shards
 
 ChooseTied = Callable[[NDArray[np.int64]], NDArray[np.bool_]]
 """Maps positions among all tied entries to whether the entry is selected."""
@@ -58,6 +60,7 @@ def select(
     ties: Ties = "random",
     rounding: Rounding = "down",
     processes: SelectionGroup | None = None,
+    shards: Shards | None = None,
 ) -> Selection:
     """Select a fraction of all entries, by one threshold over the pooled scores: 1 - M = 1[s <= k-th smallest].
 
@@ -70,6 +73,7 @@ def select(
             the first (``"stable"``); or select all (``"drop"``), which can be far more than the fraction.
         rounding: Round the number of entries down or up.
         processes: Select over the scores of several processes, ordered by rank; the masks are those of this process.
+        shards: The scores lie in parts in these processes: the masks are the parts of those that one would select.
 
     Raises:
         OptionError: If ``fraction`` is not between 0 and 1.
@@ -78,7 +82,8 @@ def select(
     processes = processes or SelectionGroup()
     count_of(fraction, 0)  # refuse a wrong fraction before any score is read
     options = f"fraction={float(fraction)}, which={which}, ties={ties}, rounding={rounding}"
-    keys = ScoreKeys.of(scores, processes, options)
+    parts = scores if shards is None else shards.parts_of(scores)
+    keys = ScoreKeys.of(parts if shards is None else shards.counted(parts), processes, options)
     count, lowest = count_of(fraction, keys.total, rounding), which == "lowest"
     threshold = _Threshold(radix_select.least_integer(keys.bits), lowest=True)  # selects nothing: the key of no score
     value, tied = None, 0
@@ -89,13 +94,30 @@ def select(
         if ties == "drop":
             count += tied - missing
         elif missing < tied:
-            chosen = _choose_tied(keys, kth, missing, ties, seeds, processes)
+            by_rank = [kth.equal] if shards is not None else _count_tied(keys, kth, processes)
+            members = processes if shards is None else SelectionGroup()
+            chosen = _choose_tied(by_rank, kth, missing, ties, seeds, members)
             threshold.choose_tied, threshold.position = chosen
-    masks = Masks({name: (_packed_mask(score, keys, threshold), score.shape) for name, score in scores.items()})
-    if int(processes.total([threshold.selected])[0]) != count:
+    packed: dict[str, PackedMask]
+    if shards is None:
+        packed = {name: (_packed_mask(score, keys, threshold), score.shape) for name, score in scores.items()}
+        selected = threshold.selected
+    else:
+        inside, is_tied = partial(_compare, keys, threshold.inside), partial(_compare, keys, threshold.is_tied)
+        packed, selected = shards.masks(parts, inside, is_tied, threshold.choose_tied)
+    if int(processes.total([selected])[0]) != count:
         raise ComponentError(radix_select.CHANGED)
     processes.end()
-    return Selection(masks, value, tied, keys.total)
+    return Selection(Masks(packed), value, tied, keys.total)
+
+
+def _compare(keys: ScoreKeys, test: Callable[[Keys], Keys], score: Tensor) -> Tensor:
+    """Return a bool tensor of the score's shape."""
+    empty = torch.empty(0, dtype=torch.bool, device=score.device)
+    found = [
+        torch.as_tensor(test(some)).flatten() for some in keys.keys_of(score, radix_select.least_integer(keys.bits))
+    ]
+    return torch.cat([empty, *found]).view(score.shape)
 
 
 @dataclass
@@ -109,12 +131,20 @@ class _Threshold:
     """Of the next tied entry, among all that tie."""
     selected: int = 0
 
-    def __call__(self, keys: Keys) -> Keys:
+    def inside(self, keys: Keys) -> Keys:
+        """Whether keys are selected, tied ones only if all of them are."""
         if self.choose_tied is None:
-            mask = keys <= self.key if self.lowest else keys >= self.key
-        else:
-            mask = keys < self.key if self.lowest else keys > self.key
-            tied = keys == self.key
+            return keys <= self.key if self.lowest else keys >= self.key
+        return keys < self.key if self.lowest else keys > self.key
+
+    def is_tied(self, keys: Keys) -> Keys:
+        """Whether keys are at the threshold."""
+        return keys == self.key
+
+    def __call__(self, keys: Keys) -> Keys:
+        mask = self.inside(keys)
+        if self.choose_tied is not None:
+            tied = self.is_tied(keys)
             start, self.position = self.position, self.position + count_true(tied)
             chosen = self.choose_tied(np.arange(start, self.position))
             mask[tied] = chosen if isinstance(keys, np.ndarray) else torch.from_numpy(chosen).to(keys.device)
@@ -126,18 +156,23 @@ def _packed_mask(score: Tensor, keys: ScoreKeys, threshold: _Threshold) -> Tenso
     return torch.cat([pack_mask(torch.as_tensor(threshold(some))) for some in keys.keys_of(score, threshold.key)])
 
 
+def _count_tied(keys: ScoreKeys, kth: KthResult, processes: SelectionGroup) -> list[int]:
+    """Return how many entries tie at ``kth`` in each process."""
+    own = sum(count_true(some == kth.key) for some in keys.keys(kth.key))
+    by_rank: list[int] = processes.each([own])[:, 0].tolist()
+    if sum(by_rank) != kth.equal:
+        raise ComponentError(radix_select.CHANGED)
+    return by_rank
+
+
 def _choose_tied(
-    keys: ScoreKeys, kth: KthResult, count: int, ties: Ties, seeds: Seeds, processes: SelectionGroup
+    by_rank: list[int], kth: KthResult, count: int, ties: Ties, seeds: Seeds, processes: SelectionGroup
 ) -> tuple[ChooseTied, int]:
     """Choose ``count`` of the entries that tie at ``kth``; also return the position of this process's first one.
 
     A random draw takes the entries whose positions have the lowest hashes. Selecting those needs no list of them.
     """
-    own = sum(count_true(some == kth.key) for some in keys.keys(kth.key))
-    by_rank = processes.each([own])[:, 0].tolist()
-    if sum(by_rank) != kth.equal:
-        raise ComponentError(radix_select.CHANGED)
-    start = sum(by_rank[: processes.rank])
+    own, start = by_rank[processes.rank], sum(by_rank[: processes.rank])
     if ties == "stable":
         return lambda positions: positions < count, start
     salt = int(seeds.numpy("ties").integers(2**64, dtype=np.uint64))

@@ -1,24 +1,30 @@
-"""Several processes that select together and exchange only counts."""
+"""Several processes that act together: a selection exchanges counts alone, other steps exchange objects."""
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import distributed
+from torch import Tensor, distributed
 
 from forgetkit.errors import ComponentError, OptionError
+from forgetkit.unlearning import wire
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 Counts = NDArray[np.int64]
-_DONE, _SELECTS, _FAILED = range(3)
+_DONE, _GIVES, _SELECTS, _FAILED = range(4)
+_WHAT = {
+    _GIVES: "exchanges data, and not all others do",
+    _SELECTS: "selects, and not all others do",
+    _FAILED: "failed; its own message says why",
+}
 
 
 class SelectionGroup:
@@ -50,11 +56,15 @@ class SelectionGroup:
 
     def total(self, counts: Sequence[int] | Counts) -> Counts:
         """Return the sum over all processes, entry by entry."""
-        own = torch.as_tensor(np.asarray(counts, dtype=np.int64))
+        own = torch.as_tensor(np.asarray(counts, dtype=np.int64), device="cpu")
         if self._group is not None:
-            own = own.to("cuda" if distributed.get_backend(self._group) == "nccl" else "cpu")
+            own = own.to(self._device)
             distributed.all_reduce(own, group=self._group)
         return own.cpu().numpy()
+
+    @property
+    def _device(self) -> str:
+        return "cuda" if self._group is not None and distributed.get_backend(self._group) == "nccl" else "cpu"
 
     def each(self, counts: Sequence[int]) -> Counts:
         """Return the counts of every process, one row per rank."""
@@ -75,8 +85,48 @@ class SelectionGroup:
         return total, float64 > 0
 
     def end(self) -> None:
-        """End a selection; another one may follow."""
+        """End a selection or an exchange; another one may follow."""
         self._others_wait = self.size > 1
+
+    def exchange(self, payload: bytes, what: str) -> list[bytes]:
+        """Return what every process gives, in the order of the ranks; ``what`` says what it is, in messages.
+
+        Raises:
+            ComponentError: If another process failed, or does something else.
+        """
+        if self._group is None:
+            return [payload]
+        table = self._announce(_GIVES, len(payload), options=zlib.crc32(what.encode()))
+        if len(set(table[:, 3].tolist())) > 1:
+            raise ComponentError(
+                f"the processes of the group are at different steps of the call, this one at {what}: components must "
+                "read as many batches in all of them"
+            )
+        sizes = table[:, 1].tolist()
+        gathered = [b""] * self.size
+        if max(sizes):
+            own = torch.zeros(max(sizes), dtype=torch.uint8, device="cpu")
+            own[: len(payload)] = torch.frombuffer(bytearray(payload or b"\0"), dtype=torch.uint8)[: len(payload)]
+            own = own.to(self._device)
+            parts = [torch.empty_like(own) for _ in range(self.size)]
+            distributed.all_gather(parts, own, group=self._group)
+            gathered = [part[:size].cpu().numpy().tobytes() for part, size in zip(parts, sizes, strict=True)]
+        self.end()
+        return gathered
+
+    def gather(self, value: Any, what: str) -> list[Any]:
+        """Return the value of every process, in the order of the ranks; ``what`` says what it is, in messages."""
+        if self._group is None:
+            return [value]
+        return [wire.loads(one) for one in self.exchange(wire.dumps(value), what)]
+
+    def broadcast(self, tensors: Iterable[Tensor]) -> None:
+        """Overwrite the tensors with those of the first process."""
+        for tensor in tensors if self._group is not None else ():
+            sent = tensor.detach().to(self._device) if self._device == "cuda" else tensor.detach().contiguous()
+            distributed.broadcast(sent.reshape(-1).view(torch.uint8), group=self._group, group_src=0)
+            if sent.data_ptr() != tensor.data_ptr():
+                tensor.copy_(sent)
 
     def finish(self) -> None:
         """Agree that all processes are done; raise ``ComponentError`` if another one failed or still selects."""
@@ -88,11 +138,11 @@ class SelectionGroup:
         others = table[:, 0].tolist()
         if others != [state] * self.size:
             worst = max(others)
-            what = "failed; its own message says why" if worst == _FAILED else "selects, and not all others do"
-            raise ComponentError(f"process {others.index(worst)} of the group's {self.size} {what}")
+            raise ComponentError(f"process {others.index(worst)} of the group's {self.size} {_WHAT[worst]}")
         return table
 
     def __enter__(self) -> SelectionGroup:
+        self.end()
         return self
 
     def __exit__(

@@ -32,13 +32,11 @@ def owners(model: nn.Module) -> dict[str, ParameterOwner]:
 
 
 def aliases(model: nn.Module) -> dict[str, tuple[str, ...]]:
-    """Return the other names of each tensor that has several, by its first one; tensors of one memory are the same."""
-    names: dict[object, list[str]] = {}
+    """Return the other names of each tensor that has several, by its first one."""
+    names: dict[int, list[str]] = {}
     for named in (model.named_parameters, model.named_buffers):
         for name, tensor in named(remove_duplicate=False):
-            memory = tensor.untyped_storage().data_ptr() if type(tensor) in {Tensor, nn.Parameter} else 0
-            key = (memory, tensor.storage_offset()) if memory and tensor.numel() else id(tensor)
-            names.setdefault(key, []).append(name)
+            names.setdefault(id(tensor), []).append(name)
     return {first: tuple(others) for first, *others in names.values() if others}
 
 

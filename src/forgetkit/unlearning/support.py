@@ -23,8 +23,8 @@ def require_gradients_possible(model: nn.Module) -> None:
             raise OptionError(f"'{name}' of {type(model).__name__} {_INFERENCE}")
 
 
-def require_supported(model: nn.Module) -> None:
-    """Raise ``OptionError`` if ``model`` cannot be scored or reset.
+def require_module(model: nn.Module) -> None:
+    """Raise ``OptionError`` if ``model`` is no module, or one whose parameters torch hides.
 
     Args:
         model: What the caller passed as a network.
@@ -43,6 +43,11 @@ def require_supported(model: nn.Module) -> None:
                 f"{where} is wrapped by FullyShardedDataParallel, which flattens its parameters: shard it with "
                 "torch.distributed.fsdp.fully_shard"
             )
+
+
+def require_supported(model: nn.Module) -> None:
+    """Raise ``OptionError`` if ``model`` cannot be scored or reset; see :func:`require_module`."""
+    require_module(model)
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if (reason := _why_not(tensor)) is not None:
             raise OptionError(f"'{name}' of {type(model).__name__} {reason}")
@@ -81,8 +86,6 @@ def _why_not(given: Tensor) -> str | None:
     if isinstance(given, nn.Parameter) and tensor.is_quantized:
         return "is quantized: reset the network before it is quantized"
     if isinstance(given, nn.Parameter) and tensor.requires_grad:
-        if tensor.is_complex():
-            return "is complex, and scores order real numbers: hold its real and imaginary parts as two parameters"
         wraps: bool = is_traceable_wrapper_subclass(tensor)
         if wraps and not is_instance(tensor, "torch.distributed.tensor", "DTensor"):
             return f"is a {type(tensor).__name__}, whose entries cannot be written one by one: use plain tensors"

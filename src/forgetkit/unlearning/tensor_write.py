@@ -12,6 +12,7 @@ from torch import Tensor
 
 from forgetkit.unlearning.masks import pack_mask, unpack_mask
 from forgetkit.unlearning.tensor_checks import order_in_memory
+from forgetkit.unlearning.tensor_parts import local_like, local_of
 
 Undo = list[Callable[[], object]]
 _PIECE = 2**20
@@ -21,8 +22,9 @@ def write(tensor: Tensor, mask: Tensor | None, value: Tensor | None, undo: Undo)
     """Write ``value`` (None: zero) under ``mask``; return how many entries were written and how many changed.
 
     Positions are computed in memory order, a piece at a time: an index takes eight bytes. The old entries of each piece
-    are kept before it is written.
+    are kept before it is written. Of a tensor in parts, this process's part is written.
     """
+    mask, value, tensor = local_like(mask, tensor), local_like(value, tensor), local_of(tensor)
     flat = _FlatView(tensor)
     if mask is None:
         old = tensor.clone()

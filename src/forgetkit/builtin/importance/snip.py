@@ -45,7 +45,7 @@ class Snip:
             for count, absolutes in self._absolutes(probe, inputs, targets):
                 seen += count
                 for name, absolute in absolutes.items() if count else ():
-                    mean[name].lerp_(absolute, count / seen)  # for a single batch, exact to the bit
+                    mean[name] = mean[name].lerp(absolute, count / seen)  # for a single batch, exact to the bit
         return mean
 
     def _absolutes(self, probe: Probe, inputs: Any, targets: Any) -> Iterator[tuple[float, dict[str, Tensor]]]:
