@@ -8,6 +8,7 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from helpers import initial_values
@@ -115,6 +116,20 @@ def stored(self: Any) -> None:
     self.initialise(self.head)
 
 
+def scale(values: Tensor, factor: float) -> None:
+    values *= factor
+
+
+def overwrite(values: Tensor) -> None:
+    values[...] = 3
+
+
+def by_state(self: Any) -> None:
+    state = self.state_dict()
+    values = state["head.weight"]
+    values *= 3
+
+
 WAYS: dict[str, Callable[[Any], object]] = {
     "under another name": lambda self: put(self.head),
     "through a module": lambda self: initial_values.widen(self.head),
@@ -144,6 +159,15 @@ WAYS: dict[str, Callable[[Any], object]] = {
     "a copy": another_head,
     "nested functions": nested,
     "an attribute": stored,
+    "an argument scaled by a helper": lambda self: scale(self.head.weight.detach(), 3),
+    "an argument overwritten by a helper": lambda self: overwrite(self.head.weight.detach()),
+    "tensors of the state": by_state,
+    "an operator's function": lambda self: operator.imul(self.head.weight.detach(), 3),
+    "an operator's method": lambda self: self.head.weight.detach().__imul__(3),
+    "shared memory": lambda self: np.copyto(self.head.weight.detach().numpy(), 3),
+    "_apply": lambda self: self.head._apply(lambda values: values * 3),
+    "code in a text": lambda self: exec("self.head.weight.detach().mul_(3)", {"self": self}),
+    "an attribute set by the base class": lambda self: nn.Module.__setattr__(self.head, "weight", weight()),
     "a helper called reset_parameters": lambda self: reset_parameters(self.head),
 }
 
@@ -237,6 +261,34 @@ class OwnWeight(nn.Linear):
         self.weight = nn.Parameter(torch.ones(4, 4))
 
 
+class BySettingAttributes(Base):
+    def __setattr__(self, name: str, value: object) -> None:
+        if isinstance(value, nn.Linear):
+            put(value)
+        super().__setattr__(name, value)
+
+
+class ByRegistering(Base):
+    def register_module(self, name: str, module: nn.Module | None) -> None:
+        if module is not None:
+            put(module)
+        super().register_module(name, module)
+
+    def finish(self) -> None:
+        self.register_module("last", nn.Linear(4, 4))
+
+
+class ResetWithArgument(nn.Linear):
+    """Its own constructor hands a scale to ``reset_parameters``, which draws in another one without."""
+
+    def __init__(self) -> None:
+        super().__init__(4, 4)
+        self.reset_parameters(0.01)
+
+    def reset_parameters(self, std: float = 1.0) -> None:
+        nn.init.normal_(self.weight, std=std)
+
+
 class NeverReset(nn.Module):
     """It has ``reset_parameters``, and its constructor does not call it."""
 
@@ -250,13 +302,16 @@ class NeverReset(nn.Module):
 
 @pytest.mark.parametrize(
     "make",
-    [ByMixin, ByProperty, BySetter, ByDecorator, ByStatic, ByClassMethod, ByPartial, lambda: ByArgument(put)],
+    [
+        *(ByMixin, ByProperty, BySetter, ByDecorator, ByStatic, ByClassMethod, ByPartial, BySettingAttributes),
+        *(ByRegistering, lambda: ByArgument(put)),
+    ],
 )
 def test_it_is_found_in_a_class(make: Callable[[], nn.Module]) -> None:
     assert is_found(make())
 
 
-@pytest.mark.parametrize("layer", [OwnWeight, NeverReset])
+@pytest.mark.parametrize("layer", [OwnWeight, ResetWithArgument, NeverReset])
 def test_a_layer_that_begins_otherwise_is_not_trusted(layer: Callable[[], nn.Module]) -> None:
     assert is_found(nn.Sequential(layer()), "0")
 

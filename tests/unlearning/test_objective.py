@@ -350,3 +350,17 @@ def test_units_and_activity_of_trees(batch, options):
 def test_the_error_of_a_network_stays_its_own():
     with refused(ComponentError, match="Sequential fails on inputs of shape"):
         forgetkit.score(nn.Sequential(nn.Linear(3, 2)), [(INPUTS, TARGETS)])
+
+
+def test_outputs_that_fail_are_refused_in_one_line() -> None:
+    model = nn.Linear(4, 3)
+    with refused(OptionError, match="outputs= fails on what Linear returns", unchanged=model):
+        forgetkit.score(model, [(INPUTS, TARGETS)], importance="mas", outputs=lambda raw: raw["logits"])
+
+
+@pytest.mark.parametrize("inputs", [INPUTS.to_sparse(), torch.nested.nested_tensor(list(INPUTS), layout=torch.jagged)])
+def test_tensors_without_strides_are_refused(inputs: Tensor) -> None:
+    model = nn.Linear(4, 3)
+    for batch in ((inputs, TARGETS), {"x": inputs, "y": TARGETS}):
+        with refused(OptionError, match="make it dense", unchanged=model):
+            forgetkit.score(model, [batch], objective=lambda model, batch: model(INPUTS).sum())

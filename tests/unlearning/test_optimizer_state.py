@@ -12,6 +12,7 @@ from helpers.unlearning_networks import refused
 from torch import Tensor, nn, optim
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 from torch.nn.functional import cross_entropy
+from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.optim.swa_utils import AveragedModel
 
 import forgetkit
@@ -664,3 +665,14 @@ def test_a_plugin_s_rule_is_used(tmp_path, monkeypatch):
         found = optimizer.state[p]["average"]
         assert (found[masks[name]] == 7).all()
         assert torch.equal(found[~masks[name]], old[p]["average"][~masks[name]])
+
+
+def test_hooks_around_all_steps_are_not_called():
+    model = nn.Linear(3, 3)
+    optimizer = torch.optim.Adam(model.parameters())
+    model(torch.ones(2, 3)).sum().backward()
+    optimizer.step()
+    called = []
+    with register_optimizer_step_post_hook(lambda *_: called.append(1)):
+        forgetkit.unlearn(model, reinit="cold", optimizer=optimizer)
+    assert called == []

@@ -145,6 +145,8 @@ def test_an_attached_component_changes_no_protected_entry():
         ({"0.weight": torch.ones(6, 5)}, "not a bool tensor of shape"),
         ("0.weight", "takes a list of names"),
         (3, "takes a list of names"),
+        ([nn.Parameter(torch.ones(2, 2))], "takes names, not Parameter: those that"),
+        ([["0.weight"]], "takes names, not list"),
     ],
 )
 def test_what_fits_nothing_is_refused(protect, message):

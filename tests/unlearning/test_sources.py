@@ -50,6 +50,20 @@ def wide(**config: Any) -> Wide:
     return Wide(types.SimpleNamespace(**{"std": 2.0, "positions": 5, **config}))
 
 
+class Scaled(Wide):
+    """Its constructor takes what no config holds, and no shape shows."""
+
+    def __init__(self, config: Any, scale: float = 1.0) -> None:
+        super().__init__(config)
+        nn.init.normal_(self.head.weight, std=scale)
+
+
+def test_a_network_with_more_arguments_than_its_config_is_not_built_from_it(transformers):
+    model = Scaled(types.SimpleNamespace(std=2.0, positions=5), scale=50.0)
+    with refused(ComponentError, match="pass build=", unchanged=model):
+        forgetkit.unlearn(model, BATCHES, reinit="cold")
+
+
 @pytest.mark.parametrize("wrap", [lambda model: model, AveragedModel, torch.compile])
 def test_a_network_with_its_config_is_built_from_it(wrap, transformers):
     model = wide()

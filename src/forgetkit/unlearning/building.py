@@ -108,6 +108,12 @@ class InferredBuild:
         return f"building {self.kind.__name__} anew from its own {self.source}"
 
 
+def _takes_more_than_config(kind: type) -> bool:
+    """Whether a user's class has constructor arguments that no config holds; those of transformers show in shapes."""
+    named = [one for one in inspect.signature(kind).parameters.values() if one.kind not in _VARIADIC]
+    return len(named) > 1 and kind.__module__.partition(".")[0] != "transformers"
+
+
 def infer_build(model: nn.Module) -> InferredBuild | None:
     """Return how to build ``model`` anew if it holds all arguments of its constructor, or None.
 
@@ -116,6 +122,8 @@ def infer_build(model: nn.Module) -> InferredBuild | None:
     """
     kind = type(model)
     if is_instance(model, "transformers", "PreTrainedModel"):
+        if _takes_more_than_config(kind):
+            return None
         return InferredBuild(kind, "config", lambda: kind(copy.deepcopy(model.config)))
     if any(is_instance(model, name, "LightningModule") for name in ("lightning.pytorch", "pytorch_lightning")):
         saved: Any = model.hparams_initial

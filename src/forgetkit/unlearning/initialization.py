@@ -25,6 +25,8 @@ RESETS = ("reset_parameters", "_reset_parameters")
 
 _DECLARED = ("_init_weights", "init_weights", "_initialize_weights", "initialize_weights")
 _CONSTRUCTORS = ("__init__", "__new__", "__post_init__")
+_IMPLIED = ("__setattr__", "register_parameter", "register_buffer", "register_module", "add_module")
+"""Methods that a constructor calls by setting attributes."""
 _KEEP_VALUES = {"masked_fill_", "tril_", "triu_", "requires_grad_", "detach_", "share_memory_", "rename_", "resize_"}
 _IN_PLACE = {
     name
@@ -32,8 +34,21 @@ _IN_PLACE = {
     for name in dir(owner)
     if name.endswith("_") and not name.startswith("__") and name not in _KEEP_VALUES
 }
-_WRITES = _IN_PLACE | {"apply", "load_state_dict", "vector_to_parameters", "swap_tensors", "_parameters", "__setitem__"}
-_TENSORS = {"data", "no_grad", "inference_mode", "weight", "bias", "parameters", "named_parameters"}
+_AUGMENTED = {
+    *("iadd", "iand", "ifloordiv", "ilshift", "imatmul", "imod", "imul", "ior", "ipow", "irshift", "isub", "itruediv"),
+    "ixor",
+}
+_WRITES = {
+    *_IN_PLACE,
+    *_AUGMENTED,
+    *(f"__{name}__" for name in _AUGMENTED),
+    *("apply", "_apply", "load_state_dict", "vector_to_parameters", "swap_tensors", "_parameters", "__setitem__"),
+    *("copyto", "putmask"),  # of numpy, in memory that a tensor shares
+}
+_TENSORS = {
+    *("data", "no_grad", "inference_mode", "weight", "bias", "parameters", "named_parameters"),
+    *("state_dict", "detach", "numpy"),
+}
 """Names in code whose ``x[i] = y`` and ``x *= y`` are taken for writes to a parameter, rather than to a list."""
 
 _ELSEWHERE = sys.stdlib_module_names | {"numpy"}
@@ -120,9 +135,9 @@ class InitializationCode:
         own = {function for base in _classes(cls) for function in _functions(vars(base).values())}
         own_resets = {function for base in _classes(cls) for name in RESETS for function in _attribute(base, name)}
         seen: set[types.FunctionType] = set() if resets else own_resets
-        waiting = list(_constructors(cls))
+        waiting = [(function, False) for function in _constructors(cls)]
         while waiting:
-            function = waiting.pop()
+            function, of_tensors = waiting.pop()
             if function in seen:
                 continue
             seen.add(function)
@@ -131,22 +146,27 @@ class InitializationCode:
             package = (function.__module__ or "").partition(".")[0]
             if package in _ELSEWHERE or (package == "torch" and function not in own):
                 continue
-            written = self._write_in(function)
+            written = self._write_in(function, of_tensors=of_tensors)
             if written is not None:
                 return f"{function.__qualname__} ({written})"
             values = self._references(function, cls)
             if any(value is nn.init for value in values):
                 return f"{function.__qualname__} (nn.init)"
-            waiting.extend(_functions(values))
+            touches = any(_TENSORS & {*code.co_names} for code in _nested(function.__code__))
+            waiting.extend((called, touches) for called in _functions(values))
         return None
 
-    def _write_in(self, function: types.FunctionType) -> str | None:
-        """The operation by which a function writes to a tensor, if any. Setting attributes of ``self`` is none."""
+    def _write_in(self, function: types.FunctionType, *, of_tensors: bool) -> str | None:
+        """The operation by which a function writes to a tensor, if any. Setting attributes of ``self`` is none.
+
+        ``of_tensors``: a plain function called by code that names parameters may get one as an argument.
+        """
         for code in _nested(function.__code__):
             own = code.co_varnames[:1] if function in self._with_self and code is function.__code__ else ()
             texts = {text for text in code.co_consts if isinstance(text, str)}
             named = next((name for name in code.co_names if name in _WRITES), None)
-            written = named or min(texts & _IN_PLACE, default=None) or _statement_in(code, own, self._locals)
+            given = of_tensors and function not in self._with_self
+            written = named or min(texts & _WRITES, default=None) or _statement_in(code, own, self._locals, given)
             if written is not None:
                 return written
         return None
@@ -179,7 +199,7 @@ def _classes(cls: type) -> list[type]:
 
 def _constructors(cls: type) -> Iterator[types.FunctionType]:
     for owner in _classes(cls):
-        yield from (function for name in _CONSTRUCTORS for function in _attribute(owner, name))
+        yield from (function for name in (*_CONSTRUCTORS, *_IMPLIED) for function in _attribute(owner, name))
     for meta in inspect.getmro(type(cls)):
         if meta not in {type, object}:
             yield from _attribute(meta, "__call__")
@@ -207,14 +227,16 @@ def _replaced_after_reset(cls: type) -> frozenset[str]:
     return frozenset(replaced)
 
 
-def _statement_in(code: types.CodeType, own: tuple[str, ...], local_names: set[str]) -> str | None:
+def _statement_in(code: types.CodeType, own: tuple[str, ...], local_names: set[str], given: bool) -> str | None:
     """A statement that writes to a tensor, or hands it to a function that the caller gave."""
     names = set(code.co_names)
     arguments = set(code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]) - set(own)
-    creates, touches = "Parameter" in names, bool(names & _TENSORS)
+    creates, touches = "Parameter" in names, given or bool(names & _TENSORS)
     texts = {text for text in code.co_consts if isinstance(text, str)}
-    if "setattr" in names and (creates or texts & local_names):
+    if "setattr" in names and (creates or texts & {*local_names, "data"}):
         return "setattr"
+    if "__setattr__" in names and texts & {*local_names, "data"}:
+        return "__setattr__"
     if any(isinstance(words, tuple) and "out" in words for words in code.co_consts):
         return "out="
     before: dis.Instruction | None = None
@@ -228,8 +250,12 @@ def _statement_in(code: types.CodeType, own: tuple[str, ...], local_names: set[s
                 return "data ="
             if (creates or name in local_names) and not _loads(before, own):
                 return f"{name} ="
+        elif name in {"exec", "eval"} and line.opname == "LOAD_GLOBAL":
+            return f"{name}()"
         elif name == "register_parameter" and not _loads(before, own):
             return name
+        elif before is not None and before.argval in RESETS and before.opname in _LOADS_METHOD and _has_arguments(line):
+            return f"{before.argval}(...)"  # not what reset_parameters() does
         elif line.opname in {"STORE_SUBSCR", "STORE_SLICE"} and touches and not _is_text(before):  # a dict has texts
             return "[] ="
         elif line.opname == "BINARY_OP" and line.argrepr.endswith("=") and touches:
@@ -242,6 +268,14 @@ def _statement_in(code: types.CodeType, own: tuple[str, ...], local_names: set[s
             loaded[start] = line
         before = line
     return None
+
+
+_LOADS_METHOD = {"LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER_ATTR"}
+
+
+def _has_arguments(line: dis.Instruction) -> bool:
+    """Whether the instruction after a method is loaded puts an argument on the stack, rather than calls it."""
+    return line.opname.startswith("LOAD_")
 
 
 _SILENT = {"CACHE", "PRECALL", "PUSH_NULL", "NOP", "EXTENDED_ARG", "RESUME"}

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils._pytree import tree_leaves
 
 from forgetkit.errors import ComponentError, ForgetkitError, OptionError
 from forgetkit.system.memory import translate_oom
@@ -65,6 +66,7 @@ class Objective:
         Raises:
             OptionError: If the samples of the batch cannot be counted, or no loss can be computed from it.
         """
+        _require_dense(batch)
         if self.function is None and _is_pair(batch):
             inputs, targets = batch
             tensors = isinstance(inputs, Tensor) and isinstance(targets, Tensor)
@@ -152,7 +154,13 @@ class Objective:
         return _counted(value, seen, len(inputs))
 
     def _tensor(self, raw: Any, model: nn.Module) -> Any:
-        outputs = self.outputs(raw)
+        try:
+            outputs = self.outputs(raw)
+        except Exception as error:  # the user's function may raise anything
+            raise OptionError(
+                f"outputs= fails on what {type(model).__name__} returns, {_form(raw)} ({first_line(error)}): let it "
+                "take a tensor out of that"
+            ) from error
         if not isinstance(outputs, Tensor):
             raise OptionError(
                 f"{type(model).__name__} returns {type(raw).__name__}, not a tensor: pass outputs=, which takes the "
@@ -165,6 +173,15 @@ class Objective:
             raise OptionError("there is no objective to call")
         with _model_errors(model, inputs, who, "the objective"):
             return self.function(model, inputs.value)
+
+
+def _require_dense(batch: Any) -> None:
+    for leaf in tree_leaves(batch):
+        if isinstance(leaf, Tensor) and leaf.layout != torch.strided:
+            raise OptionError(
+                f"a batch holds a tensor of layout {leaf.layout}, whose samples cannot be cut: make it dense with "
+                "to_dense(), or to_padded_tensor() if it is nested"
+            )
 
 
 @contextmanager

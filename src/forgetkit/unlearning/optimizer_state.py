@@ -457,17 +457,24 @@ def _without_decay(new: Any) -> None:
 
 def _step_dense(new: Any, parameter: Tensor, gradient: float) -> None:
     parameter.grad = torch.full_like(parameter, gradient)
-    type(new).step(new)  # not new.step, which a scheduler may have replaced
+    _step_of(new)(new)
 
 
 def _step_with_closure(new: Any, parameter: Tensor, gradient: float) -> None:
     parameter.grad = torch.full_like(parameter, gradient)
-    type(new).step(new, lambda: torch.zeros((), device=parameter.device))
+    _step_of(new)(new, lambda: torch.zeros((), device=parameter.device))
 
 
 def _step_sparse(new: Any, parameter: Tensor, gradient: float) -> None:
     parameter.grad = torch.full_like(parameter, gradient).to_sparse()
-    type(new).step(new)
+    _step_of(new)(new)
+
+
+def _step_of(new: Any) -> Callable[..., Any]:
+    """The step of its class, which no scheduler has replaced, without the hooks that torch puts around it."""
+    step: Any = type(new).step
+    plain: Callable[..., Any] = step.__wrapped__ if getattr(step, "hooked", False) else step
+    return plain
 
 
 _STEPS: tuple[Callable[[Any, Tensor, float], None], ...] = (_step_dense, _step_with_closure, _step_sparse)

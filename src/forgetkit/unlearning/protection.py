@@ -42,9 +42,15 @@ class Protection:
         kind, known = type(model).__name__, _tensors_by_name(model)
         names: set[str] = set()
         for name in protect:
+            if not isinstance(name, str):
+                raise OptionError(
+                    f"protect= takes names, not {type(name).__name__}: those that {kind}.named_parameters() or "
+                    "named_modules() gives"
+                )
             if name not in known or (name in masks and len(known[name]) != 1):
                 what = "parameter or buffer" if masks else "parameter, buffer or module"
-                raise OptionError(f"protect=: {kind} has no {what} called '{name}'")
+                source = "named_parameters()" if masks else "named_parameters() or named_modules()"
+                raise OptionError(f"protect=: {kind} has no {what} called '{name}'; take names of {source}")
             if name not in masks:
                 names.update(known[name])
         return cls(frozenset(names), dict(_checked(masks, known)))

@@ -21,7 +21,8 @@ def open_groups(context: ReinitContext, coupled: Coupled, name: str) -> tuple[Un
         remedy = (
             "all of them are coupled by residual additions: write coupled=include"
             if context.units
-            else "it needs hidden layers, and layer normalisation or attention between them mixes what they compute"
+            else "it needs hidden layers that protect= leaves free, and layer normalisation or attention between them "
+            "mixes what they compute"
         )
         raise NoMatchError(f"{name}: this network has no units that can be reset alone; {remedy}")
     return groups
