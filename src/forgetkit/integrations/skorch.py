@@ -89,6 +89,16 @@ class Forget(_Callback):
         """Pickle without the data and what listens to the optimizers."""
         return {**vars(self), "_dataset": None, "_hooks": []}
 
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Return all arguments, with those of ``unlearn``: ``sklearn.clone`` makes the callback anew from them."""
+        return {**super().get_params(deep=deep), **self._unlearn}
+
+    def set_params(self, **params: Any) -> Forget:
+        """Set arguments, those of ``unlearn`` too; they hold from the next ``net.initialize()``."""
+        self._unlearn = {name: params.pop(name, value) for name, value in self._unlearn.items()}
+        super().set_params(**params)
+        return self
+
     @property
     def resets(self) -> int:
         """How many resets were made."""
