@@ -13,13 +13,15 @@ from forgetkit.registry.hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from forgetkit import testing as testing
-    from forgetkit.api import ablate, analyze, attach, evidence, run, score, select, unlearn
+    from forgetkit.api import ablate, analyze, attach, check_components, evidence, run, score, select, unlearn
     from forgetkit.results.ablation import Ablation
     from forgetkit.results.run_result import RunResult
     from forgetkit.unlearning import ResetPolicy, Scoring
 
 _HOMES = {
-    **dict.fromkeys(("ablate", "analyze", "attach", "evidence", "run", "score", "select", "unlearn"), "api"),
+    **dict.fromkeys(
+        ("ablate", "analyze", "attach", "check_components", "evidence", "run", "score", "select", "unlearn"), "api"
+    ),
     "Ablation": "results.ablation",
     "ResetPolicy": "unlearning",
     "RunResult": "results.run_result",
@@ -35,6 +37,7 @@ __all__ = [
     "ablate",
     "analyze",
     "attach",
+    "check_components",
     "evidence",
     "hookimpl",
     "run",

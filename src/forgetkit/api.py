@@ -373,6 +373,35 @@ def attach(
     return InterventionAttachment(runner, list(map(ComponentDescription.of, names, instances)))
 
 
+def check_components(
+    *,
+    importance: str | contracts.Importance | None = None,
+    reinit: str | contracts.Reinit | None = None,
+    interventions: Sequence[str | contracts.Intervention] = (),
+) -> None:
+    """Check components before there is a network to use them on: their names, their options and their methods.
+
+    :func:`unlearn` and :func:`attach` check the same. A training loop that calls them late checks at its start.
+
+    Args:
+        importance: The criterion, as for :func:`unlearn`.
+        reinit: The reset method, as for :func:`unlearn`.
+        interventions: The components for :func:`attach`.
+
+    Raises:
+        OptionError: If a component or one of its options is unknown or out of range.
+
+    Example:
+        >>> forgetkit.check_components(importance="snip", reinit="masked:fraction=0.2")
+    """
+    components = registry.load()
+    for kind, component in (("importance", importance), ("reinit", reinit)):
+        if component is not None:
+            components.make(kind, component)
+    for intervention in interventions:
+        _build_intervention(components, intervention)
+
+
 def _build_intervention(
     components: registry.Registry, component: str | contracts.Intervention
 ) -> tuple[str, contracts.Intervention]:

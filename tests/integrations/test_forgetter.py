@@ -32,6 +32,13 @@ DATA = TensorDataset(torch.arange(12))
         ({"unlearn": {"optimizer": None}}, "optimizer= comes from the trainer"),
         ({"unlearn": {"loss": len}, "objective": len}, "contradict"),
         ({"batches": iter([])}, "only once"),
+        ({"importance": "snipp"}, "did you mean 'snip'"),
+        ({"importance": "snip:sample=3"}, "did you mean 'samples'"),
+        ({"reinit": "maskd"}, "did you mean 'masked'"),
+        ({"reinit": "masked:fraction=2"}, "fraction"),
+        ({"interventions": ["no-such-component"]}, "no-such-component"),
+        ({"optimizer_state": "zeros"}, "optimizer_state='zeros' is none of zero, keep"),
+        ({"unlearn": {"protekt": ["0"]}}, "did you mean 'protect'"),
     ],
 )
 def test_wrong_arguments_are_refused_in_one_line(given, message):

@@ -240,3 +240,10 @@ def test_another_seed_is_refused_in_a_checkpoint(tmp_path):
     callback = ForgetCallback(**OPTIONS)
     with pytest.raises(OptionError, match="seed=9, not 3"):
         callback.load_state_dict({**callback.state_dict(), "seed": 9})
+
+
+def test_a_fit_does_not_resume_with_another_seed(tmp_path):
+    fit(ForgetCallback(seed=3), epochs=2, folder=tmp_path)
+    checkpoint = sorted(tmp_path.rglob("*.ckpt"))[-1]
+    with pytest.raises(OptionError, match="give the same to resume"):
+        fit(ForgetCallback(seed=4), epochs=3, resume=checkpoint)

@@ -158,3 +158,19 @@ def test_gradients_that_accumulate_are_never_cut():
         Net, criterion=nn.CrossEntropyLoss, max_epochs=1, batch_size=8, train_split=None, verbose=0, callbacks=[forget]
     ).fit(X, Y)
     assert forget.resets == 2
+
+
+def test_a_cloned_net_keeps_all_arguments_and_a_search_sets_them():
+    from sklearn.base import clone
+
+    net = make_net(None)
+    net.callbacks = [("forget", Forget(**OPTIONS, protect=["last"]))]
+    copied = clone(net).set_params(callbacks__forget__reinit="masked:fraction=0.1").fit(X, Y)
+    forget = dict(copied.callbacks_)["forget"]
+    assert (forget.resets, forget.get_params()) == (
+        2,
+        {**net.callbacks[0][1].get_params(), "reinit": "masked:fraction=0.1"},
+    )
+    assert set(forget.last_report.left_out) == {"last.weight", "last.bias"}
+    with pytest.raises(OptionError, match="did you mean 'masked'"):
+        clone(net).set_params(callbacks__forget__reinit="maskd").fit(X, Y)

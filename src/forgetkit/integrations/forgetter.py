@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 import forgetkit
 from forgetkit.contracts import Importance, Intervention, OptimizerState, Reinit
-from forgetkit.errors import OptionError
+from forgetkit.errors import OptionError, suggest
 from forgetkit.integrations.scoring_data import ScoringData
 
 Objective = Callable[[Any, Any], Any]
@@ -68,6 +69,14 @@ class ForgetOptions:
         for name in _OWN:
             if name in self.unlearn:
                 raise OptionError(f"{name}= comes from the trainer: leave it out")
+        known = inspect.signature(forgetkit.unlearn).parameters
+        for name in self.unlearn:
+            if name not in known:
+                raise OptionError(f"there is no argument {name}=: {suggest(name, known)}")
+        if self.optimizer_state is not None and self.optimizer_state not in get_args(OptimizerState):
+            words = ", ".join(get_args(OptimizerState))
+            raise OptionError(f"optimizer_state={self.optimizer_state!r} is none of {words}")
+        forgetkit.check_components(importance=self.importance, reinit=self.reinit, interventions=self.interventions)
         if self.objective is not None and "loss" in self.unlearn:
             raise OptionError("objective= and loss= contradict each other: give one of them")
         if isinstance(self.batches, Iterator):

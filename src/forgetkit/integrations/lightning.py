@@ -101,6 +101,16 @@ class ForgetCallback(_Callback):
         """Resume from a state."""
         self._forgetter.load_state_dict(state_dict)
 
+    def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: Mapping[str, Any]) -> None:
+        """Refuse a checkpoint of another ``seed`` or ``every``: Lightning would leave its state out."""
+        stored = {key for key in checkpoint.get("callbacks", {}) if str(key).startswith("forgetkit.ForgetCallback[")}
+        unclaimed = stored - {callback.state_key for callback in trainer.callbacks}
+        if self.state_key not in stored and unclaimed:
+            raise OptionError(
+                f"this checkpoint is of {', '.join(sorted(unclaimed))} (every, seed), not {self.state_key}: "
+                "give the same to resume"
+            )
+
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Attach the interventions."""
         options = self._forgetter.options

@@ -15,6 +15,10 @@ from forgetkit.integrations.scoring_data import ScoringData
 
 _Callback: Any = require("skorch", "skorch.callbacks").Callback
 _DATA = require("skorch", "skorch.dataset")
+_ARGUMENTS = (
+    *("importance", "reinit", "every", "optimizer_state", "seed"),
+    *("interventions", "followers", "batches", "objective"),
+)
 
 
 class Forget(_Callback):
@@ -75,8 +79,7 @@ class Forget(_Callback):
 
     def initialize(self) -> Forget:
         """Begin anew, with the parameters that are set: skorch calls it whenever a net is initialized."""
-        names = ("importance", "reinit", "every", "optimizer_state", "seed", "interventions", "followers", "batches")
-        arguments = {name: getattr(self, name) for name in (*names, "objective")}
+        arguments = {name: getattr(self, name) for name in _ARGUMENTS}
         self._forgetter = Forgetter(ForgetOptions(**arguments, unlearn=self._unlearn))
         self._steps = 0
         self._stepped = True
@@ -88,6 +91,19 @@ class Forget(_Callback):
     def __getstate__(self) -> dict[str, Any]:
         """Pickle without the data and what listens to the optimizers."""
         return {**vars(self), "_dataset": None, "_hooks": []}
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Return all arguments, with those of ``unlearn``: ``sklearn.clone`` makes the callback anew from them."""
+        return {**{name: getattr(self, name) for name in _ARGUMENTS}, **self._unlearn}
+
+    def set_params(self, **params: Any) -> Forget:
+        """Set arguments, those of ``unlearn`` too; they hold from the next ``net.initialize()``."""
+        for name, value in params.items():
+            if name in _ARGUMENTS:
+                setattr(self, name, value)
+            else:
+                self._unlearn = {**self._unlearn, name: value}
+        return self
 
     @property
     def resets(self) -> int:
