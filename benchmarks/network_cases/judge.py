@@ -115,7 +115,9 @@ class Subject:
         model = self.build()
         rng = torch.Generator().manual_seed(1)
         with torch.no_grad():
-            for tensor in (*model.parameters(), *model.buffers()):
+            saved = model.state_dict(keep_vars=True)
+            kept = (buffer for name, buffer in model.named_buffers() if name in saved)  # training changes no others
+            for tensor in (*model.parameters(), *kept):
                 if tensor.is_floating_point():
                     noise = torch.rand(tensor.shape, generator=rng).to(tensor)
                     tensor.mul_(1 + 0.1 * noise).add_(0.01 * (0.5 + noise))
