@@ -68,7 +68,7 @@ def _reason_class(message: str) -> str:
         "cannot be found": "not traced",
         "no layer": "no head",
         "no head": "no head",
-        "train mode": "train mode",
+        "training mode": "training mode",
         "loss": "loss",
     }
     for words, kind in kinds.items():
@@ -104,7 +104,8 @@ def _table(rows: list[Row], seconds: float) -> str:
             "A cell says what the call does without an option. `right, with build=`: without it the call is refused in "
             "one line that asks for `build=`. `wrong`: the call returned, and its values are not those of a new "
             "network. A network that is initialised outside of its classes is judged with `build=`, and the last "
-            "column says what `cold` does without it. How each is judged: "
+            "column says what `cold` does without it. Seeds: 0 for the network, 1000 to 1002 for those built anew, 3 for "
+            "the calls. How each is judged: "
             "[benchmarks](../../benchmarks/README.md). Cells: "
             + ", ".join(f"{count} {word}" for word, count in sorted(counts.items()))
             + "."
@@ -125,7 +126,8 @@ def _table(rows: list[Row], seconds: float) -> str:
     for (kind, reason), count in reasons.items():
         shown[kind] = (shown.get(kind, (0, ""))[0] + count, shown.get(kind, (0, reason))[1] or reason)
     lines += [
-        _wrapped(f"- {kind}, {count} calls. For example: {reason}") for kind, (count, reason) in sorted(shown.items())
+        _wrapped(f"- {kind}, {count} call{'s' * (count > 1)}. For example: {reason}")
+        for kind, (count, reason) in sorted(shown.items())
     ]
     return "\n".join(lines) + "\n"
 
