@@ -104,8 +104,8 @@ def _table(rows: list[Row], seconds: float) -> str:
             "A cell says what the call does without an option. `right, with build=`: without it the call is refused in "
             "one line that asks for `build=`. `wrong`: the call returned, and its values are not those of a new "
             "network. A network that is initialised outside of its classes is judged with `build=`, and the last "
-            "column says what `cold` does without it. Seeds: 0 for the network, 1000 to 1002 for those built anew, 3 for "
-            "the calls. How each is judged: "
+            "column says what `cold` does without it. Seeds: 0 for the network, 1000 to 1002 for those built "
+            "anew, 3 for the calls. How each is judged: "
             "[benchmarks](../../benchmarks/README.md). Cells: "
             + ", ".join(f"{count} {word}" for word, count in sorted(counts.items()))
             + "."
