@@ -86,7 +86,7 @@ def _work(connection: Connection, make: Make, device: str) -> None:
     side = make(device)
     side()
     connection.send(0)
-    with suppress(EOFError):
+    with suppress(EOFError, ConnectionError):  # the parent closes, whether or not it has read the last answer
         while True:
             connection.recv()
             done = side()
