@@ -31,7 +31,7 @@ from forgetkit.unlearning.layerwise import LayerwiseFresh
 PIXELS = [(torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([1, 2]))]
 
 
-@pytest.fixture(scope="module", params=["resnet18", "resnet34", "resnet50"])
+@pytest.fixture(scope="module", params=["resnet18", pytest.param("resnet34", marks=pytest.mark.long), "resnet50"])
 def build_resnet(request: pytest.FixtureRequest) -> Callable[[], nn.Module]:
     inputs = Inputs((3, 8, 8), 10, (0.5,) * 3, (0.25,) * 3)
     component = registry.load().make("models", request.param)[1]

@@ -408,12 +408,10 @@ def test_a_reset_unit_is_not_heard(build: Callable[[], nn.Module], memory_format
 
 BIG = [
     "resnet18",
-    "densenet121",
     "mobilenet_v3_small",
     "shufflenet_v2_x0_5",
     "squeezenet1_0",
-    "resnext50_32x4d",
-    "alexnet",
+    *(pytest.param(name, marks=pytest.mark.long) for name in ("densenet121", "resnext50_32x4d", "alexnet")),
 ]
 
 
