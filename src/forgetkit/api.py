@@ -389,15 +389,17 @@ def check_components(
         interventions: The components for :func:`attach`.
 
     Raises:
-        OptionError: If a component or one of its options is unknown or out of range.
+        OptionError: If a component or one of its options is unknown or out of range, or if ``reinit`` looks at no
+            scores.
 
     Example:
         >>> forgetkit.check_components(importance="snip", reinit="masked:fraction=0.2")
     """
     components = registry.load()
-    for kind, component in (("importance", importance), ("reinit", reinit)):
-        if component is not None:
-            components.make(kind, component)
+    criterion = None if importance is None else components.make("importance", importance)[1]
+    method = None if reinit is None else components.make("reinit", reinit)[1]
+    if criterion is not None and method is not None:
+        unlearning.require_consistent(criterion, method)
     for intervention in interventions:
         _build_intervention(components, intervention)
 

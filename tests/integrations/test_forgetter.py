@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import subprocess
 import sys
+from dataclasses import dataclass
 
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Dataset, RandomSampler, TensorDataset
 from torch.utils.data.distributed import DistributedSampler
 
+from forgetkit.contracts import Change, Intervention
 from forgetkit.errors import OptionError
 from forgetkit.integrations.forgetter import ForgetOptions, Forgetter
 from forgetkit.integrations.requirements import require
@@ -35,6 +39,7 @@ DATA = TensorDataset(torch.arange(12))
         ({"importance": "snipp"}, "did you mean 'snip'"),
         ({"importance": "snip:sample=3"}, "did you mean 'samples'"),
         ({"reinit": "maskd"}, "did you mean 'masked'"),
+        ({"importance": "snip", "reinit": "cold"}, "looks at no scores"),
         ({"reinit": "masked:fraction=2"}, "fraction"),
         ({"interventions": ["no-such-component"]}, "no-such-component"),
         ({"optimizer_state": "zeros"}, "optimizer_state='zeros' is none of zero, keep"),
@@ -131,3 +136,35 @@ def test_importing_forgetkit_imports_no_trainer():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@dataclass(frozen=True)
+class Redraws(Intervention):
+    """Sets the weights that it may change to zero after each step."""
+
+    def after_step(self, moment):
+        free = [name for name in ("0.weight", "2.weight") if name in moment.context.targets]
+        moment.apply(Change(name, None, torch.zeros_like(moment.model.get_parameter(name))) for name in free)
+
+
+def test_interventions_get_what_is_protected_and_the_followers():
+    model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+    copied = copy.deepcopy(model)
+    options = {"interventions": [Redraws()], "unlearn": {"protect": ["0.weight"]}, "followers": [lambda: copied]}
+    forgetter = Forgetter(ForgetOptions(**options))
+    before = copied[0].weight.detach().clone()
+    batches = [(torch.randn(6, 4), torch.randint(3, (6,)))]
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    forgetter.start(model, optimizer, batches, lambda module, batch: cross_entropy(module(batch[0]), batch[1]), 0)
+    forgetter.enter(batches[0])
+    model(batches[0][0])
+    forgetter.exit()
+    assert torch.equal(model[0].weight, before)
+    assert bool((model[2].weight == 0).all())
+    assert bool((copied[2].weight == 0).all())
+
+
+def test_what_was_trained_without_forgetting_is_not_made_up_for():
+    forgetter = Forgetter(ForgetOptions(every=5))
+    forgetter.start(torch.nn.Linear(1, 1), None, [], None, 8)
+    assert [step for step in range(8, 12) if forgetter.due("step", step)] == [10, 11]

@@ -247,3 +247,25 @@ def test_a_fit_does_not_resume_with_another_seed(tmp_path):
     checkpoint = sorted(tmp_path.rglob("*.ckpt"))[-1]
     with pytest.raises(OptionError, match="give the same to resume"):
         fit(ForgetCallback(seed=4), epochs=3, resume=checkpoint)
+
+
+def test_a_checkpoint_that_is_only_tested_is_not_gone_on_with(tmp_path):
+    class Tested(Net):
+        def test_step(self, batch, batch_idx):
+            self.log("test_loss", cross_entropy(self(batch[0]), batch[1]))
+
+    first = ForgetCallback(**OPTIONS)
+    fit(first, epochs=2, folder=tmp_path, module=Tested())
+    checkpoint = sorted(tmp_path.rglob("*.ckpt"))[0]
+    callback = ForgetCallback(**{**OPTIONS, "seed": 4})
+    module, trainer = fit(callback, epochs=3, module=Tested())
+    trainer.test(module, data(), ckpt_path=checkpoint, weights_only=False, verbose=False)
+    assert callback.resets == 2
+
+
+def test_a_checkpoint_without_the_callback_is_gone_on_with_on_schedule(tmp_path):
+    fit(None, epochs=1, folder=tmp_path)
+    log = Log()
+    callback = ForgetCallback(**{**OPTIONS, "every": 4})
+    fit(callback, epochs=3, resume=sorted(tmp_path.rglob("*.ckpt"))[0], log=log)
+    assert [step for step, row in log.rows if "forget/reset" in row] == [8, 12, 16]

@@ -174,3 +174,15 @@ def test_a_cloned_net_keeps_all_arguments_and_a_search_sets_them():
     assert set(forget.last_report.left_out) == {"last.weight", "last.bias"}
     with pytest.raises(OptionError, match="did you mean 'masked'"):
         clone(net).set_params(callbacks__forget__reinit="maskd").fit(X, Y)
+
+
+def test_two_forgets_are_refused():
+    net = make_net(Forget(**OPTIONS), ("another", Forget(**{**OPTIONS, "seed": 4})))
+    with pytest.raises(OptionError, match="one Forget"):
+        net.fit(X, Y)
+
+
+def test_a_fit_of_no_epoch_resets_nothing():
+    forget = Forget(every="fit_end", **OPTIONS)
+    make_net(forget, epochs=0).fit(X, Y)
+    assert forget.resets == 0

@@ -146,3 +146,67 @@ def test_state_of_interventions_that_is_missing_is_refused(tmp_path):
 def test_restoring_callbacks_by_arguments_is_refused(tmp_path):
     with pytest.raises(OptionError, match="leave restore_callback_states_from_checkpoint out"):
         train(ForgetCallback(**OPTIONS), tmp_path, restore_callback_states_from_checkpoint=True)
+
+
+class Endless(torch.utils.data.IterableDataset):
+    """Rows without a length: four batches of eight."""
+
+    def __iter__(self):
+        return iter(rows())
+
+
+def test_epochs_of_a_dataset_without_length_end_too(tmp_path):
+    class OnEndless(transformers.Trainer):
+        def get_train_dataloader(self):
+            return torch.utils.data.DataLoader(Endless(), batch_size=8)
+
+    callback = ForgetCallback(every="epoch", **OPTIONS)
+    run = train(callback, tmp_path, steps=14, trainer=OnEndless)
+    assert [row["step"] for row in run.state.log_history if "forget/reset" in row] == [4, 8, 12]
+
+
+def test_two_callbacks_are_refused(tmp_path):
+    class Two(transformers.Trainer):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            self.add_callback(ForgetCallback(seed=4))
+
+    with pytest.raises(OptionError, match="one ForgetCallback"):
+        train(ForgetCallback(**OPTIONS), tmp_path, trainer=Two)
+
+
+def test_a_checkpoint_elsewhere_brings_its_own_state(tmp_path):
+    import_or_skip("forgetkit_plasticity")
+    options = {**OPTIONS, "every": 3, "interventions": ["l2-init"]}
+    saving = {"save_strategy": "steps", "save_steps": 4}
+    whole = train(ForgetCallback(**options), tmp_path / "first", **saving)
+    other = train(ForgetCallback(**options), tmp_path / "second", resume=str(tmp_path / "first" / "checkpoint-8"))
+    assert same(whole.model, other.model)
+
+
+def test_a_training_that_broke_off_in_a_step_goes_on(tmp_path):
+    import_or_skip("forgetkit_plasticity")
+
+    class Breaks(transformers.Trainer):
+        broken = False
+
+        def compute_loss(self, *args, **options):
+            if self.state.global_step == 6 and not self.broken:
+                type(self).broken = True
+                raise KeyboardInterrupt
+            return super().compute_loss(*args, **options)
+
+    options = {**OPTIONS, "every": 50, "interventions": ["l2-init"]}
+    saving = {"save_strategy": "steps", "save_steps": 4}
+    made: list[Any] = []
+
+    class Kept(Breaks):
+        def __init__(self, *args, **given):
+            super().__init__(*args, **given)
+            made.append(self)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(ForgetCallback(**options), tmp_path, trainer=Kept, **saving)
+    made[0].train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+    assert made[0].state.global_step == 12
+    assert not made[0].model._forward_pre_hooks

@@ -92,15 +92,17 @@ class ForgetOptions:
         chosen = self.objective or objective
         return {} if "loss" in self.unlearn or chosen is None else {"objective": chosen}
 
+    def present_followers(self) -> list[nn.Module] | None:
+        """Return the followers as they are now."""
+        return [one if isinstance(one, nn.Module) else one() for one in self.followers] or None
+
     def reset(self, model: nn.Module, optimizer: Any, data: Iterable[Any], number: int, **given: Any) -> Any:
         """Make the reset with this number, and return its report."""
         options = {**self.unlearn, **given, "importance": self.importance, "reinit": self.reinit}
         if self.optimizer_state is not None:
             policy = options.get("policy") or forgetkit.ResetPolicy()
             options["policy"] = replace(policy, optimizer_state=self.optimizer_state)
-        if self.followers:
-            followers = [one if isinstance(one, nn.Module) else one() for one in self.followers]
-            options["followers"] = followers
+        options["followers"] = self.present_followers()
         seed = self.seed_of(number)
         return forgetkit.unlearn(model, data, optimizer=optimizer, seed=seed, run_seed=self.seed, **options)
 
@@ -122,7 +124,7 @@ class Forgetter:
         self.last_report: Any = None
         self._position = 0
         """The epochs or steps that were done at the last reset."""
-        self._in_fit = self._restored = False
+        self._in_fit = self._restored = self._has_begun = False
         self._attached: Any = None
         self._step: Any = None
         self._stored: Mapping[str, Any] | None = None
@@ -137,7 +139,9 @@ class Forgetter:
         """Begin a fit, or resume one, ``position`` epochs or steps after the start of the first."""
         self.abort()
         resumed = self._in_fit and self._restored
-        self._position = min(self._position, position)
+        # What was done before without forgetting is not made up for.
+        self._position = min(self._position, position) if self._has_begun else position
+        self._has_begun = True
         if self.options.interventions:
             self._stored = self._state_of_interventions()
             options = {name: value for name, value in self.options.unlearn.items() if name in _FOR_ATTACH}
@@ -146,6 +150,7 @@ class Forgetter:
                 optimizer,
                 self.options.interventions,
                 seed=self.options.seed,
+                followers=self.options.present_followers(),
                 **options,
                 **self.options.loss_of(objective),
             )
@@ -165,6 +170,7 @@ class Forgetter:
 
     def stop(self) -> None:
         """End a fit."""
+        self.abort()
         self._stored, self._attached = self._state_of_interventions(), None
         self._in_fit = False
 
@@ -280,8 +286,10 @@ class Forgetter:
             raise OptionError(
                 f"only one of this checkpoint and this trainer {which} interventions=: give the same ones"
             )
+        self.abort()
         self.resets, self._position, self._in_fit = state["resets"], state["position"], state["in_fit"]
-        self._stored, self._attached, self._restored = state.get("interventions"), None, True
+        self._stored, self._attached = state.get("interventions"), None
+        self._restored = self._has_begun = True
 
     def _state_of_interventions(self) -> Mapping[str, Any] | None:
         if self._attached is None:
@@ -290,7 +298,8 @@ class Forgetter:
         return state
 
 
-_FOR_ATTACH = ("loss", "build", "fresh", "initial")
+_FOR_ATTACH = ("loss", "outputs", "build", "fresh", "initial", "protect", "group")
+"""The arguments of ``unlearn`` that ``attach`` has too."""
 
 
 _LOGGED = ("scored", "reset", "changed", "threshold", "optimizer_cleared", "followed", "seconds")

@@ -77,6 +77,8 @@ class ForgetCallback(_Callback):
         )
         self._steps = 0
         """The optimizer's steps at the start of the batch at hand."""
+        self._in_fit = True
+        """Whether the checkpoint that is loaded is one to go on with."""
 
     @property
     def state_key(self) -> str:
@@ -98,11 +100,15 @@ class ForgetCallback(_Callback):
         return self._forgetter.state_dict()
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Resume from a state."""
-        self._forgetter.load_state_dict(state_dict)
+        """Resume from a state, in a fit: a checkpoint that is only tested says nothing of this one."""
+        if self._in_fit:
+            self._forgetter.load_state_dict(state_dict)
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: Mapping[str, Any]) -> None:
-        """Refuse a checkpoint of another ``seed`` or ``every``: Lightning would leave its state out."""
+        """Refuse to go on with a checkpoint of another ``seed`` or ``every``: Lightning would leave its state out."""
+        self._in_fit = trainer.state.fn == "fit"
+        if not self._in_fit:
+            return
         stored = {key for key in checkpoint.get("callbacks", {}) if str(key).startswith("forgetkit.ForgetCallback[")}
         unclaimed = stored - {callback.state_key for callback in trainer.callbacks}
         if self.state_key not in stored and unclaimed:

@@ -126,8 +126,11 @@ class Forget(_Callback):
 
     def on_train_begin(self, net: Any, X: Any = None, y: Any = None, **kwargs: Any) -> None:  # noqa: N803
         """Resume from the history of a net that was loaded."""
+        if sum(isinstance(callback, Forget) for _, callback in net.callbacks_) > 1:
+            raise OptionError("a net takes one Forget, whose state its history holds: remove the others")
         self._resume_from(net.history)
         self._remove_hooks()
+        self._dataset = None
         self._hooks = [one.register_step_post_hook(self._count) for one in _optimizers(net)]
         self._begun = False
 
@@ -167,7 +170,7 @@ class Forget(_Callback):
 
     def on_train_end(self, net: Any, X: Any = None, y: Any = None, **kwargs: Any) -> None:  # noqa: N803
         """Reset after the fit, if asked to."""
-        if self.every == "fit_end":
+        if self.every == "fit_end" and self._dataset is not None:  # of a fit of no epoch there is none
             self._reset(net, len(net.history))
         self._remove_hooks()
         self._forgetter.stop()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -108,6 +109,9 @@ class ForgetCallback(_Callback, _ExportableState):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Resume from a checkpoint, and attach the interventions."""
         trainer = _trainer_of(self)
+        if sum(isinstance(callback, ForgetCallback) for callback in trainer.callback_handler.callbacks) > 1:
+            raise OptionError("a Trainer takes one ForgetCallback, whose state its checkpoints hold: remove the others")
+        self._remove_hook()
         if state.global_step:
             self._load(trainer, state)
         by_step = isinstance(self._forgetter.options.every, int)
@@ -120,7 +124,7 @@ class ForgetCallback(_Callback, _ExportableState):
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Reset between two epochs."""
-        self._epochs, self._in_epoch = _epochs_done(state), True
+        self._epochs, self._in_epoch = max(self._epochs, _epochs_done(state)), True
         if self._forgetter.due("epoch", self._epochs):
             self._reset(kwargs, self._epochs)
 
@@ -142,14 +146,14 @@ class ForgetCallback(_Callback, _ExportableState):
             self._end_epoch()  # before the checkpoint of this step
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """End an epoch that was cut short."""
+        """End an epoch that was cut short, or whose length was not known."""
         self._end_epoch()
+        if _epochs_done(state) <= self._epochs:
+            self._epochs += 1
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Reset after the training, if asked to."""
-        if self._hook is not None:
-            self._hook.remove()
-            self._hook = None
+        self._remove_hook()
         if self._forgetter.options.every == "fit_end":
             self._reset(kwargs, _epochs_done(state))
         self._forgetter.stop()
@@ -158,6 +162,11 @@ class ForgetCallback(_Callback, _ExportableState):
         """Save the state of the interventions beside the checkpoint."""
         if self._forgetter.watching and state.is_world_process_zero:
             torch.save(self._forgetter.state_dict(), _checkpoint(_trainer_of(self), state) / _FILE)
+
+    def _remove_hook(self) -> None:
+        if self._hook is not None:
+            self._hook.remove()
+            self._hook = None
 
     def _see(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Begin a step of the interventions with the first batch that the model gets in it."""
@@ -188,7 +197,7 @@ class ForgetCallback(_Callback, _ExportableState):
         if saved is None:
             raise OptionError("this checkpoint is of a training without ForgetCallback: begin a new training with it")
         if self._forgetter.options.interventions:
-            file = _checkpoint(trainer, state) / _FILE
+            file = (_resumed_folder(trainer) or _checkpoint(trainer, state)) / _FILE
             if not file.is_file():
                 raise OptionError(f"there is no {file} with the state of the interventions: put it beside the others")
             saved = torch.load(file, weights_only=True)
@@ -202,6 +211,15 @@ def _epochs_done(state: Any) -> int:
 def _checkpoint(trainer: Any, state: Any) -> Path:
     folder = trainer._get_output_dir(trial=trainer._trial)
     return Path(folder) / f"{_TRANSFORMERS.trainer_utils.PREFIX_CHECKPOINT_DIR}-{state.global_step}"
+
+
+def _resumed_folder(trainer: Any) -> Path | None:
+    """Return the checkpoint that ``trainer`` goes on with; it may lie outside its output folder."""
+    for frame in _callers():
+        given = frame.f_locals.get("resume_from_checkpoint")
+        if frame.f_locals.get("self") is trainer and isinstance(given, str | Path):
+            return Path(given)
+    return None
 
 
 def _loss_of(trainer: Any) -> Objective:
@@ -222,10 +240,15 @@ def _trainer_of(callback: ForgetCallback) -> Any:
 
     Only the trainer knows the loss, and only it reaches all loggers, so it is found among the callers.
     """
-    frame = sys._getframe(1)
-    while frame is not None:
+    for frame in _callers():
         caller = frame.f_locals.get("self")
         if isinstance(caller, _TRANSFORMERS.Trainer) and callback in caller.callback_handler.callbacks:
             return caller
-        frame = frame.f_back  # type: ignore[assignment]
     raise OptionError("ForgetCallback works in a transformers.Trainer: give it as callbacks=[ForgetCallback(…)]")
+
+
+def _callers() -> Iterator[FrameType]:
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        yield frame
+        frame = frame.f_back

@@ -14,7 +14,7 @@ from forgetkit.unlearning.model_view import Scoring
 from forgetkit.unlearning.objective import Objective
 from forgetkit.unlearning.optimizer_state import list_optimizers, require_trained_by
 from forgetkit.unlearning.pass_counter import PassCounter
-from forgetkit.unlearning.pipeline import ResetPolicy, score, unlearn
+from forgetkit.unlearning.pipeline import ResetPolicy, require_consistent, score, unlearn
 from forgetkit.unlearning.process_layout import ProcessLayout, find_group, is_alone_among_others
 from forgetkit.unlearning.protection import Protect, Protection
 from forgetkit.unlearning.repeats import RepeatedValues
@@ -56,6 +56,7 @@ __all__ = [
     "lookup",
     "overridden_hooks",
     "require_classes",
+    "require_consistent",
     "require_supported",
     "require_trained_by",
     "score",

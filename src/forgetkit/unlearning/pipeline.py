@@ -131,7 +131,7 @@ def unlearn(
     started = time.perf_counter()
     model = unwrap(model)
     reshard(model)
-    _require_consistent(importance, reinit)
+    require_consistent(importance, reinit)
     if optimizer is not None:
         require_trained_by(optimizer, model)
     states = OptimizerStates.of(optimizer, policy.optimizer_state, state_rules)
@@ -177,7 +177,8 @@ def _refresh(
     applied.followed += followers.write_buffers(written, view.model, undo)
 
 
-def _require_consistent(importance: Importance | None, reinit: Reinit) -> None:
+def require_consistent(importance: Importance | None, reinit: Reinit) -> None:
+    """Raise ``OptionError`` if ``reinit`` needs a criterion that is not there, or has no use for the one that is."""
     method, needs_scores = component_name(reinit), bool(getattr(reinit, "needs_scores", False))
     if needs_scores and importance is None:
         raise OptionError(f"{method} resets entries by their importance: give it an importance criterion")
