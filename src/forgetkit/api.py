@@ -340,8 +340,8 @@ def attach(
     how = unlearning.Objective(loss, objective, outputs)
     inner = unlearning.unwrap(model)
     instances = [component for _, component in found]
-    several = unlearning.list_optimizers(optimizer)
     with unlearning.find_group(model, group) as processes:
+        several = unlearning.list_optimizers(optimizer)
         unlearning.require_trained_by(optimizer, inner)
         layout = unlearning.ProcessLayout.find(
             model,

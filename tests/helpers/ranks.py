@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import pickle
+import sys
 import traceback
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
@@ -21,6 +22,7 @@ WAIT = 60  # seconds, for a test that hangs to fail
 
 def serve(rank: int, channel: Connection, store: Path) -> None:
     """One process: carries out what it is sent, until that is None; an error is an answer."""
+    sys.path.append(str(Path(__file__).parents[2]))  # the functions are those of tests.unlearning.test_…
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", store=distributed.FileStore(str(store), SIZE), rank=rank, world_size=SIZE)
     while (asked := pickle.loads(channel.recv_bytes())) is not None:

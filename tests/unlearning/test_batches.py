@@ -18,9 +18,6 @@ from forgetkit.errors import OptionError
 from forgetkit.unlearning.batches import (
     copy_to,
     count_samples,
-    first_samples,
-    one_sample,
-    split_samples,
     take_samples,
     tensors_in,
 )
@@ -72,10 +69,9 @@ TREES: dict[str, tuple[Any, int]] = {
 @pytest.mark.parametrize(("tree", "samples"), TREES.values(), ids=TREES)
 def test_samples_are_counted_cut_and_split(tree, samples):
     assert count_samples(tree) == samples
-    assert [count_samples(part) for part in split_samples(tree, 2)] == [2] * (samples // 2) + [1] * (samples % 2)
-    assert count_samples(first_samples(tree, 1)) == 1
-    assert count_samples(first_samples(tree, 99)) == samples
-    last = one_sample(tree, samples - 1)
+    assert count_samples(take_samples(tree, slice(1))) == 1
+    assert count_samples(take_samples(tree, slice(99))) == samples
+    last = take_samples(tree, slice(samples - 1, samples))
     assert type(last) is (dict if isinstance(tree, MappingProxyType) else type(tree))
 
 
@@ -85,11 +81,11 @@ def test_a_cut_holds_its_own_samples():
     assert middle["x"][:, 0].tolist() == middle["n"]["y"].tolist() == [1, 2]
     assert {key: middle[key] for key in ("text", "none", "flag")} == {"text": "a", "none": None, "flag": True}
     assert middle["scalar"] is batch["scalar"]
-    images, boxes = one_sample(detection(2, 0, 5), 2)
+    images, boxes = take_samples(detection(2, 0, 5), slice(2, 3))
     assert len(images) == 1
     assert images[0].shape == (3, 6, 5)
     assert boxes[0]["labels"].tolist() == [2] * 5
-    captions = first_samples(TREES["captions"][0], 2)
+    captions = take_samples(TREES["captions"][0], slice(2))
     assert (captions["captions"], captions["classes"]) == (["a", "b"], ["cat", "dog"])
 
 
@@ -150,6 +146,6 @@ def grown(shape: Any, samples: int) -> Any:
 @given(shape=SHAPES, samples=st.integers(4, 9), size=st.integers(1, 10))
 def test_chunks_of_any_tree_hold_all_samples_once(shape, samples, size):
     tree = {"first": rows(samples), "rest": grown(shape, samples)}
-    parts = list(split_samples(tree, size))
+    parts = [take_samples(tree, slice(start, start + size)) for start in range(0, count_samples(tree), size)]
     joined = [torch.cat(pieces) for pieces in zip(*map(tensors_in, parts), strict=True)]
     assert all(torch.equal(one, other) for one, other in zip(joined, tensors_in(tree), strict=True))

@@ -383,3 +383,19 @@ def test_the_library_function_equals_the_python_api():
     )  # fmt: skip
     forgetkit.unlearn(two, images(4), importance=Random(), reinit=Masked(**given), seed=3, initial=began)
     assert changed(one, values(two)) == {}
+
+
+def test_a_build_that_fails_later_leaves_the_network_alone():
+    calls = []
+
+    def build():
+        calls.append(None)
+        if len(calls) > 1:
+            raise RuntimeError("no second network")
+        return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    before = [p.detach().clone() for p in model.parameters()]
+    with pytest.raises(RuntimeError, match="no second network"):
+        forgetkit.unlearn(model, importance="magnitude", reinit="masked:fraction=0.5", build=build)
+    assert all(map(torch.equal, model.parameters(), before))

@@ -676,3 +676,39 @@ def test_hooks_around_all_steps_are_not_called():
     with register_optimizer_step_post_hook(lambda *_: called.append(1)):
         forgetkit.unlearn(model, reinit="cold", optimizer=optimizer)
     assert called == []
+
+
+def test_an_optimizer_that_would_move_the_network_in_a_trial_is_not_tried():
+    class Caches(optim.Optimizer):
+        """Steps what it was made for, whatever its groups hold."""
+
+        def __init__(self, model):
+            self.trained = list(model.parameters())
+            super().__init__(self.trained, {"lr": 0.1})
+
+        def step(self, closure=None):
+            for p in self.trained:
+                if p.grad is not None:
+                    self.state[p].setdefault("moment", torch.zeros_like(p)).add_(p.grad)
+                    p.data.sub_(0.1 * p.grad)
+
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    optimizer = Caches(model)
+    model(torch.randn(5, 4)).square().sum().backward()
+    optimizer.step()
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    report = forgetkit.unlearn(model, importance="magnitude", reinit="masked:fraction=0.1", optimizer=optimizer)
+    changed = sum(int((p != before[name]).sum()) for name, p in model.named_parameters())
+    assert changed == report.changed
+    assert any("Caches" in remark for remark in report.remarks)
+
+
+def test_frozen_parameters_need_no_optimizer():
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    model[0].requires_grad_(False)
+    optimizer = optim.SGD(model[2].parameters(), lr=0.1, momentum=0.9)
+    policy = forgetkit.ResetPolicy(optimizer_state="fresh")
+    report = forgetkit.unlearn(
+        model, importance="magnitude", reinit="masked:fraction=0.5", optimizer=optimizer, policy=policy
+    )
+    assert report.remarks == ()

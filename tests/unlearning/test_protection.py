@@ -12,9 +12,10 @@ from torch import nn
 from torch.nn.utils import prune
 
 import forgetkit
-from forgetkit.contracts import Change, ReinitContext
+from forgetkit.contracts import Change, Intervention, ReinitContext
 from forgetkit.errors import ComponentError, NoMatchError, OptionError
 
+PAIRS = [(torch.randn(12, 4), torch.arange(12) % 3)]
 REINITS = ["masked:fraction=1", "cold", "llf:start=0.0", "rifle", "shrink-perturb"]
 
 
@@ -172,3 +173,84 @@ def test_a_third_party_that_insists_is_refused():
     model = trained_mlp()
     with refused(ComponentError, match="'2.weight', which is frozen, protected or unused", unchanged=model):
         forgetkit.unlearn(model, vectors(4), reinit=Insists(), protect=["2.weight"])
+
+
+def test_a_pruned_and_frozen_layer_is_left_alone():
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    prune.l1_unstructured(model[0], "weight", 0.5)
+    model[0].requires_grad_(False)
+    report = forgetkit.unlearn(model, PAIRS, reinit="masked:fraction=0.5")
+    assert set(report.layers) <= {"2.weight", "2.bias"}
+
+
+def test_a_mask_of_what_is_not_scored_counts_in_no_selection():
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    masks = {"0.bias": torch.ones(8, dtype=torch.bool)}
+    scoring = forgetkit.Scoring(params="weights")
+    report = forgetkit.unlearn(model, PAIRS, reinit="masked:fraction=0.5", protect=masks, scoring=scoring)
+    assert report.scored == 4 * 8 + 8 * 3
+
+
+def test_statistics_under_a_mask_stay():
+    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+    model[1].running_mean.fill_(3.0)
+    policy = forgetkit.ResetPolicy(bn_stats="reset")
+    masks = {"1.running_mean": torch.arange(8) < 4}
+    forgetkit.unlearn(model, PAIRS, reinit="masked:fraction=0.5", policy=policy, protect=masks)
+    assert bool((model[1].running_mean == 3.0).all())
+
+
+def test_vectors_of_a_spectral_norm_stay_if_they_are_protected():
+    model = nn.Sequential(nn.utils.spectral_norm(nn.Linear(4, 8)), nn.ReLU(), nn.Linear(8, 3))
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    forgetkit.unlearn(model, PAIRS, reinit="masked:fraction=0.5", protect=list(before))
+    assert all(torch.equal(buffer, before[name]) for name, buffer in model.named_buffers())
+
+
+def test_everything_that_a_method_would_reset_is_protected():
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    masks = {name: torch.ones_like(p, dtype=torch.bool) for name, p in model[2].named_parameters(prefix="2")}
+    with pytest.raises(NoMatchError, match="every entry that rifle would reset is protected"):
+        forgetkit.unlearn(model, PAIRS, reinit="rifle", protect=masks)
+
+
+@dataclass(frozen=True)
+class FirstUnits:
+    """Resets the first two units of each group."""
+
+    def propose(self, context):
+        yield from context.reset_units({group.name: torch.arange(group.size) < 2 for group in context.units})
+
+
+def test_a_unit_with_a_protected_entry_stays_whole():
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    mask = torch.zeros(8, 4, dtype=torch.bool)
+    mask[0, 2] = True
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    forgetkit.unlearn(model, PAIRS, reinit=FirstUnits(), protect={"0.weight": mask})
+    after = dict(model.named_parameters())
+    assert torch.equal(after["0.weight"][0], before["0.weight"][0])
+    assert torch.equal(after["2.weight"][:, 0], before["2.weight"][:, 0])
+    assert bool((after["2.weight"][:, 1] == 0).all())
+
+
+@dataclass(frozen=True)
+class Zeroes(Intervention):
+    """Sets a weight to zero after each step."""
+
+    name: str
+
+    def after_step(self, moment):
+        weight = moment.model.get_parameter(self.name)
+        moment.apply([Change(self.name, None, torch.zeros_like(weight))])
+
+
+def test_a_network_that_is_pruned_after_it_was_attached_is_attached_again():
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    attached = forgetkit.attach(model, optimizer, [Zeroes("0.weight_orig")], protect=["0.weight"])
+    prune.l1_unstructured(model[0], "weight", 0.5)
+    attached.begin(*PAIRS[0])
+    with pytest.raises(OptionError, match="attach it again"), attached.step(*PAIRS[0]):
+        model(PAIRS[0][0])
+    assert bool((model[0].weight_orig != 0).any())

@@ -197,9 +197,17 @@ def failing(rank: int, how: str) -> tuple[bool, Any]:
         with torch.no_grad():
             model[3].weight[0, 0] += 1
         before[0]["3.weight"][0, 0] += 1
+    followers = [nn.Linear(2, 2)] if how == "argument" and rank == 1 else None
     try:
         forgetkit.unlearn(
-            model, batches, importance=importance, reinit=reinit, optimizer=optimizer, seed=seed, group=True
+            model,
+            batches,
+            importance=importance,
+            reinit=reinit,
+            optimizer=optimizer,
+            seed=seed,
+            group=True,
+            followers=followers,
         )
         answer: Any = None
     except ForgetkitError as error:
@@ -213,6 +221,7 @@ def failing(rank: int, how: str) -> tuple[bool, Any]:
 @pytest.mark.parametrize(
     ("how", "reason"),
     [
+        ("argument", "follower 1 is another network"),
         ("early", "broken"),
         ("late", "broken"),
         ("loader", "the disk is gone"),

@@ -34,6 +34,8 @@ class AppliedChanges:
     """Entries that followers got."""
     changed: int = 0
     """Parameter entries whose value differs from before."""
+    held_back: int = 0
+    """Entries that a change asked for and that are protected or pruned."""
 
     @property
     def reset(self) -> int:
@@ -119,7 +121,9 @@ def apply(
             mask = None if change.mask is None else change.mask.to(tensor.device)
             if protected is not None and change.name in protected:
                 open_entries = ~protected[change.name].to(tensor.device)
-                mask = open_entries if mask is None else mask & open_entries
+                allowed = open_entries if mask is None else mask & open_entries
+                applied.held_back += (tensor.numel() if mask is None else int(mask.sum())) - int(allowed.sum())
+                mask = allowed
             reset, changed = write(tensor, mask, change.value, undo)
             applied.followed += followers.write(change.name, mask, tensor, undo)
             if change.name in buffers:

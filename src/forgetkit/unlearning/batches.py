@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -91,23 +91,6 @@ def take_samples(batch: Any, which: slice, layout: SampleLayout | None = None) -
         return node[which]
 
     return map_samples(batch, cut, found)
-
-
-def first_samples(batch: Any, samples: int) -> Any:
-    """Return a batch of the first samples, at most so many."""
-    return take_samples(batch, slice(samples))
-
-
-def one_sample(batch: Any, number: int) -> Any:
-    """Return a batch of a single sample."""
-    return take_samples(batch, slice(number, number + 1))
-
-
-def split_samples(batch: Any, size: int) -> Iterator[Any]:
-    """Yield batches of ``size`` samples each; the last one may be smaller."""
-    layout = layout_of(batch)
-    for start in range(0, layout.samples, size):
-        yield take_samples(batch, slice(start, start + size), layout)
 
 
 def copy_to(batch: Any, device: torch.device, dtype: torch.dtype | None = None) -> Any:

@@ -304,10 +304,21 @@ class InterventionRunner:
         self._contexts.append(context)
         return context
 
+    def _require_known_names(self) -> None:
+        """Raise ``OptionError`` if what followers and ``protect=`` know by name has other names by now."""
+        held = self.protection.touched.union(*self.followers.tensors)
+        now = {name for name, _ in (*self.model.named_parameters(), *self.model.named_buffers())}
+        if missing := held - now:
+            raise OptionError(
+                f"the network had a '{min(missing)}' when it was attached (pruned or parametrised since?): attach it "
+                "again, with its protect= and followers="
+            )
+
     def _apply(self, number: int, changes: Iterable[Change]) -> int:
         view, name = self._current_view(), self.names[number]
         names, require_ready = {*view.targets, *view.buffers}, partial(view.require_not_in_use, name)
         states = OptimizerStates.of(self.optimizers or self.optimizer, plugins=self.state_rules)
+        self._require_known_names()
         with all_or_nothing() as undo:
             applied = apply(
                 self.model,
@@ -320,7 +331,7 @@ class InterventionRunner:
                 followers=self.followers,
                 protected=self.protection.entries(self.model),
             )
-            moved = follow_weights(self.model, applied.layers.keys(), undo)
+            moved = follow_weights(self.model, applied.layers.keys(), undo, protected=self.protection.touched)
             self.followers.write_buffers(moved, self.model, undo)
             self.layout.require_equal_parameters(self.model, applied.layers)
         self._warn_of_state(states)

@@ -144,9 +144,9 @@ class Objective:
         with LossObserver() as seen:
             try:
                 value = (loss or self.loss or cross_entropy)(outputs, given)
-            except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
-                if isinstance(error, ForgetkitError):
-                    raise
+            except ForgetkitError:
+                raise
+            except Exception as error:  # the user's function may raise anything
                 raise OptionError(
                     f"the loss cannot take outputs {_form(outputs)} and targets {_form(given)} ({first_line(error)}): "
                     "pass a loss= that can"

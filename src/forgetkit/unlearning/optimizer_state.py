@@ -84,7 +84,7 @@ class OptimizerStates:
 
     def reset_all(self, model: nn.Module, undo: Undo) -> int:
         """Make the whole state that of a new optimizer; return the number of entries."""
-        cleared = sum(self._reset(name, p, None, undo) for name, p in model.named_parameters())
+        cleared = sum(self._reset(name, p, None, undo) for name, p in model.named_parameters() if p.requires_grad)
         own = set(model.parameters())
         for layers in self.optimizers:
             for optimizer in layers:
@@ -439,6 +439,10 @@ def _copy(layers: Sequence[Any], group: Mapping[str, Any], parameter: nn.Paramet
     """Make an optimizer without calling its constructor, with an empty state."""
     if len(layers) > 1:
         raise TypeError("a wrapper is not copied")
+    own = {id(p) for each in layers[0].param_groups for p in each["params"]}
+    others = (value for name, value in vars(layers[0]).items() if name not in ("state", "param_groups"))
+    if any(id(tensor) in own for value in others for tensor in _tensors_in(value)):
+        raise TypeError("its step would move the network")
     new = object.__new__(type(layers[0]))
     vars(new).update(vars(layers[0]))
     for name in [name for name in vars(new) if "hook" in name and isinstance(vars(new)[name], dict)]:

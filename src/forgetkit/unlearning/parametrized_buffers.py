@@ -20,9 +20,16 @@ _STEPS = 15
 
 
 def follow_weights(
-    model: nn.Module, reset: Collection[str], undo: Undo, redraw: Redraw = lambda name, parameter: None
+    model: nn.Module,
+    reset: Collection[str],
+    undo: Undo,
+    redraw: Redraw = lambda name, parameter: None,
+    protected: Collection[str] = (),
 ) -> list[str]:
-    """Let such buffers follow the parameters that were ``reset``; return the names of those that changed."""
+    """Let such buffers follow the parameters that were ``reset``; return the names of those that changed.
+
+    Those of a weight of which one is ``protected`` stay.
+    """
     written: list[str] = []
     parameters = dict(model.named_parameters())
     for path, module in model.named_modules():
@@ -33,11 +40,15 @@ def follow_weights(
         for hook in module._forward_pre_hooks.values():
             if isinstance(hook, SpectralNorm) and f"{prefix}{hook.name}_orig" in own:
                 vectors = {f"{prefix}{hook.name}_{side}": module.get_buffer(f"{hook.name}_{side}") for side in "uv"}
+                if any(name in protected for name in vectors):
+                    continue
                 with _recorded(vectors, undo, written):
                     for _ in range(_STEPS):
                         hook.compute_weight(module, do_power_iteration=True)
         if isinstance(module, parametrize.ParametrizationList):
             buffers = {prefix + local: buffer for local, buffer in module.named_buffers() if "." in local}
+            if any(name in protected for name in buffers):
+                continue
             with _recorded(buffers, undo, written):
                 if all(_is_whole(parameters[name], redraw(name, name)) for name in own):
                     _replace(buffers, {name: redraw(name, own[0]) for name in buffers})

@@ -38,7 +38,7 @@ from forgetkit.unlearning.optimizer_state import OptimizerStates, list_optimizer
 from forgetkit.unlearning.parametrized_buffers import follow_weights
 from forgetkit.unlearning.probe import Batches, ReplayableBatches
 from forgetkit.unlearning.process_layout import ALONE, ProcessLayout
-from forgetkit.unlearning.protection import Protect, Protection
+from forgetkit.unlearning.protection import Protect, Protection, require_whole
 from forgetkit.unlearning.report import UnlearnReport, change_remark, tie_remark
 from forgetkit.unlearning.reset_context import ResetContext
 from forgetkit.unlearning.shards import precision_remark
@@ -112,8 +112,6 @@ def unlearn(
         history: The model's past; without it, fresh values come from each layer's own ``reset_parameters``.
         scoring: Which parameters are scored, and in which mode.
         policy: What happens to the optimizer's state and to running statistics.
-        processes: Those that select together. All of them reset, or none.
-        protect: What is neither scored nor reset.
         layout: The processes that act together, and what they hold. All of them reset, or none.
         protect: What is neither scored nor reset.
         record_mask: Gets each mask.
@@ -143,6 +141,7 @@ def unlearn(
         # Score.
         with assert_params_unchanged(model, criterion):
             gathered, protection = layout.gathered(_replayable(batches)), Protection.of(model, protect)
+            require_whole(model, protection)
             view = ModelView.of(model, gathered, loss, seeds, scoring, history, protection)
             scores = None if importance is None else view.scores(importance)
         context = ResetContext(view, reinit, history.memory(reinit), scores, criterion, layout.selecting)
@@ -154,9 +153,10 @@ def unlearn(
             if policy.optimizer_state == "fresh":
                 applied.optimizer_cleared += states.reset_all(model, undo)
             layout.require_equal(model, list_optimizers(optimizer))
+            layout.add_up(applied)
+            report = _report(context, applied, importance, states, time.perf_counter() - started)
             layout.processes.finish()  # raises, and undoes everything, if another process failed
-        layout.add_up(applied)
-    return _report(context, applied, importance, states, time.perf_counter() - started)
+    return report
 
 
 def _replayable(batches: Batches | None) -> ReplayableBatches | None:
@@ -168,11 +168,11 @@ def _refresh(
 ) -> None:
     """Let the buffers of computed weights follow, and keep, reset or recalibrate running statistics."""
     view = context.view
-    written = follow_weights(view.model, applied.layers.keys(), undo, context.draw_with)
+    fixed = view.protection.touched
+    written = follow_weights(view.model, applied.layers.keys(), undo, context.draw_with, fixed)
     counted = None if view.batches is None else view.passes.count_forward(view.batches)
-    seed, protected = view.seeds.number("statistics"), view.protection.names
-    objective = Objective.of(view.loss)
-    written += refresh_bn_stats(view.model, policy.bn_stats, counted, undo, seed, objective, protected)
+    seed, objective = view.seeds.number("statistics"), Objective.of(view.loss)
+    written += refresh_bn_stats(view.model, policy.bn_stats, counted, undo, seed, objective, fixed)
     applied.buffers.extend(name for name in written if name not in applied.buffers)
     applied.followed += followers.write_buffers(written, view.model, undo)
 
@@ -211,6 +211,8 @@ def _select_and_apply(
         )
     if not applied.layers and not getattr(reinit, "changes_nothing", False):
         raise NoMatchError(f"{method} matched no parameter of {type(view.model).__name__}; nothing would be forgotten")
+    if applied.layers and not applied.reset and applied.held_back:
+        raise NoMatchError(f"every entry that {method} would reset is protected or pruned")
     return applied
 
 

@@ -177,6 +177,7 @@ class ProcessLayout:
         own = [buffer.clone() for buffer in buffers]
         done = False
         try:
+            self.processes.exchange(b"", "the buffers")  # raises if another process failed before this
             with torch.no_grad():
                 self.processes.broadcast(buffers)
             yield

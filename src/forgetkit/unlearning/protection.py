@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from forgetkit.errors import OptionError
 from forgetkit.unlearning.reparametrization import pruning_masks
+from forgetkit.unlearning.tensor_parts import is_distributed
 
 Protect = Iterable[str] | Mapping[str, Tensor]
 """Names of parameters, buffers or modules; or boolean masks by the name of a parameter or buffer, True = protected."""
@@ -55,6 +56,11 @@ class Protection:
                 names.update(known[name])
         return cls(frozenset(names), dict(_checked(masks, known)))
 
+    @property
+    def touched(self) -> frozenset[str]:
+        """The names of all tensors of which something may not change."""
+        return self.names | self.masks.keys()
+
     def entries(self, model: nn.Module) -> dict[str, Tensor]:
         """Return masks of the entries that may not change, those that are pruned by now included."""
         found = {name: mask == 0 for name, mask in pruning_masks(model).items()}
@@ -64,6 +70,17 @@ class Protection:
 
 
 NO_PROTECTION = Protection()
+
+
+def require_whole(model: nn.Module, protection: Protection) -> None:
+    """Raise ``OptionError`` if a mask is of a tensor that lies in parts: masks cannot be cut."""
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    for name in protection.entries(model):
+        if is_distributed(tensors[name]):
+            raise OptionError(
+                f"'{name}' lies in parts in several processes (DTensor), and masks of protected or pruned entries "
+                "cannot be cut: protect whole parameters by name"
+            )
 
 
 def _tensors_by_name(model: nn.Module) -> dict[str, dict[str, Tensor]]:

@@ -20,7 +20,7 @@ from forgetkit.unlearning.probe import ValidatedScores
 from forgetkit.unlearning.selection_group import SelectionGroup
 from forgetkit.unlearning.shards import Shards
 from forgetkit.unlearning.tensor_parts import cut_like, is_sharded, joined_like
-from forgetkit.unlearning.unit_reset import reset_changes
+from forgetkit.unlearning.unit_reset import reset_changes, without_protected
 
 
 @dataclass(eq=False)
@@ -82,12 +82,7 @@ class ResetContext(ViewAccess):
         shards = Shards(self.view.model, scored, self.processes) if is_sharded(self.view.model) else None
         with self.view.read_only_access(self.criterion) if self.scores.lazy else nullcontext():
             protected = self.view.protection.entries(self.view.model)
-            eligible = {name: ~mask for name, mask in protected.items() if name in self.scores}
-            if eligible and shards is not None:
-                raise OptionError(
-                    f"masks of protected or pruned entries cannot be cut yet, and '{min(eligible)}' lies in parts "
-                    "(DTensor): protect whole parameters by name"
-                )
+            eligible = {name: ~mask for name, mask in protected.items() if name in scored}
             if eligible and not self.view.eligible:
                 raise NoMatchError(f"every scored entry of {type(self.view.model).__name__} is protected or pruned")
             selected = selection.select(
@@ -124,8 +119,10 @@ class ResetContext(ViewAccess):
         return run_seeds.torch("lasting", type(self.component).__name__, name)
 
     def reset_units(self, units: Mapping[str, Tensor]) -> Iterator[Change]:
-        """Return changes that reinitialise units and silence them."""
-        return reset_changes(self.units, units, {**self.targets, **self.buffers}, self.fresh)
+        """Return changes that reinitialise units and silence them, but for units with protected entries."""
+        tensors = {**self.targets, **self.buffers}
+        free = without_protected(self.units, units, tensors, self.view.protection.masks)
+        return reset_changes(self.units, free, tensors, self.fresh)
 
     @contextmanager
     def probe(self) -> Iterator[Probe]:

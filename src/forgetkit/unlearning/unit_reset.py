@@ -11,6 +11,32 @@ from forgetkit.contracts import Change, UnitGroup
 from forgetkit.errors import OptionError
 
 
+def without_protected(
+    groups: Sequence[UnitGroup],
+    chosen: Mapping[str, Tensor],
+    tensors: Mapping[str, Tensor],
+    protected: Mapping[str, Tensor],
+) -> Mapping[str, Tensor]:
+    """Leave out the chosen units of which an entry is protected: a unit is reset as a whole or not at all."""
+    if not protected:
+        return chosen
+    free = dict(chosen)
+    for group in groups:
+        parts = (*group.incoming, *group.norm, *group.stats, *group.bias, *group.outgoing)
+        touched = [part for part in parts if part.name in protected]
+        if not touched or not isinstance(chosen.get(group.name), Tensor):
+            continue
+        keep = chosen[group.name].clone()
+        for unit in keep.nonzero().flatten().tolist():
+            alone = torch.zeros_like(keep).index_fill_(0, torch.tensor([unit], device=keep.device), True)
+            keep[unit] = not any(
+                bool((part.mask(tensors[part.name], alone) & protected[part.name].to(tensors[part.name].device)).any())
+                for part in touched
+            )
+        free[group.name] = keep
+    return free
+
+
 def reset_changes(
     groups: Sequence[UnitGroup],
     chosen: Mapping[str, Tensor],
