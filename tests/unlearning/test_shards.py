@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, 
 from torch.nn.functional import cross_entropy
 
 import forgetkit
+from forgetkit.contracts import Probe
 from forgetkit.errors import ForgetkitError
 
 pytestmark = pytest.mark.children
@@ -362,3 +364,32 @@ def goes_on(rank: int) -> bool:
 
 def test_the_group_goes_on(ranks):
     assert ranks(goes_on, range(SIZE)) == [True] * SIZE
+
+
+@dataclass(frozen=True)
+class NanInOnePart:
+    """Scores one entry of one process with NaN."""
+
+    def score(self, probe: Probe) -> dict[str, Tensor]:
+        """Return scores."""
+        scores = {name: target.abs() for name, target in probe.targets.items()}
+        for score in scores.values():
+            if isinstance(score, DTensor) and distributed.get_rank() == 1:
+                score.to_local().view(-1)[0] = float("nan")
+        return scores
+
+
+def scored_by_nan(rank: int) -> str:
+    model = network()
+    fully_shard(model[0], mesh=init_device_mesh("cpu", (SIZE,)))  # what follows is whole in each process
+    try:
+        forgetkit.unlearn(model, everything(), importance=NanInOnePart())
+    except ForgetkitError as error:
+        return str(error)
+    return ""
+
+
+def test_a_score_refused_in_one_part_fails_in_all(ranks):
+    first, second, third = ranks(scored_by_nan, range(SIZE))
+    assert first == third == "process 1 of the group's 3 failed; its own message says why"
+    assert "NaN" in second

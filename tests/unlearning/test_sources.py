@@ -234,3 +234,32 @@ def test_scales_differ_more_than_twofold_or_in_kind(drawn, there, differs):
 
 def test_few_entries_tell_nothing():
     assert Scale.of(torch.zeros(63)) is None
+
+
+def test_a_failing_comparison_of_builds_changes_nothing():
+    torch.manual_seed(0)
+    model, made = nn.Linear(SIZE, SIZE), []
+
+    def build() -> nn.Module:
+        made.append(1)
+        if len(made) > 1:
+            raise RuntimeError("only once")
+        return nn.Linear(SIZE, SIZE)
+
+    before = values(model)
+    with pytest.raises(RuntimeError, match="only once"):
+        forgetkit.unlearn(model, BATCHES, build=build)
+    assert all(torch.equal(before[name], value) for name, value in values(model).items())
+
+
+def test_trusted_layers_are_compared_with_one_build(monkeypatch, transformers):
+    model, made, original = wide(), [], Wide.__init__
+    monkeypatch.setattr(Wide, "__init__", lambda self, config: (made.append(1), original(self, config))[1])
+    forgetkit.unlearn(model, BATCHES, reinit="cold", fresh="module")
+    assert len(made) == 1
+
+
+def test_trusted_layers_need_no_build_that_fits(transformers):
+    model = wide()
+    model.head = nn.Linear(SIZE, 2 * SIZE)
+    assert forgetkit.unlearn(model, BATCHES, reinit="cold", fresh="module").reset

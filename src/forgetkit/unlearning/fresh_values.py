@@ -10,13 +10,13 @@ import contextlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property, partial
 
 import torch
 from torch import Tensor, nn
 
 from forgetkit.contracts import Origin
-from forgetkit.errors import OptionError
+from forgetkit.errors import ComponentError, OptionError
 from forgetkit.seeding import Seeds, seeded_rng
 from forgetkit.system.torch_settings import scoring_settings
 from forgetkit.unlearning.building import InferredBuild, infer_build, require_same_architecture, unwrap
@@ -146,8 +146,16 @@ class FreshValues:
         if self._history.initial is not None:
             return self._history.initial, "initial="
         if self._history.trust_modules and inferred is not None:
-            return lambda name: self._values_of(inferred)[name], f"a network new from its own {inferred.source}"
+            values = cache(partial(self._values_to_compare, inferred))
+            return lambda name: values()[name], f"a network new from its own {inferred.source}"
         return None, ""
+
+    def _values_to_compare(self, build: Build) -> dict[str, Tensor]:
+        """The values of a network built anew, or none if it is another one: ``fresh="module"`` is a way out of that."""
+        try:
+            return self._values_of(build)
+        except ComponentError:
+            return {}
 
     def _original(self, name: str) -> Tensor:
         if self._history.build is None and (self._build is None or self._layerwise.refusal(name) is None):

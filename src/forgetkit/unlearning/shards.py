@@ -45,10 +45,14 @@ class Shards:
 
     def parts_of(self, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return this process's part of each score; of entries in several processes, that of the first of them."""
-        return {name: self._from_first(local_of(score), self.likes[name]) for name, score in scores.items()}
+        parts = {
+            name: local_of(score).detach().clone(memory_format=torch.contiguous_format)
+            for name, score in scores.items()
+        }
+        self.processes.exchange(b"", "its part of the scores")  # reading one may fail, while others would broadcast
+        return {name: self._from_first(part, self.likes[name]) for name, part in parts.items()}
 
     def _from_first(self, part: Tensor, like: Tensor) -> Tensor:
-        part = part.detach().clone(memory_format=torch.contiguous_format)
         if not is_distributed(like):
             self.processes.broadcast([part])
             return part
