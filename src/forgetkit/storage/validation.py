@@ -54,6 +54,8 @@ class _ResetReport:
     repeated: str | None
     optimizer_notes: tuple[str, ...] = ()
     followed: int = 0
+    sources: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    aliases: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
