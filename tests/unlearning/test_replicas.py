@@ -97,9 +97,9 @@ def five_forgettings(rank: int, importance: str, reinit: str) -> list[tuple[str,
         ("snip", "masked:fraction=0.3"),
         ("snip:samples=18,reduce=per-sample", "masked:fraction=0.3,norm=skip"),
         ("fisher:variant=sampled,samples=0.5", "masked:fraction=0.3"),
-        (None, "cold"),
+        pytest.param(None, "cold", marks=pytest.mark.long),
         (None, "llf"),
-        (None, "shrink-perturb"),
+        pytest.param(None, "shrink-perturb", marks=pytest.mark.long),
     ],
 )
 def test_five_forgettings_with_training_between(ranks, importance, reinit):

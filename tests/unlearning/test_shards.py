@@ -173,8 +173,8 @@ RIGHT = {
     ("importance", "reinit"),
     [
         ("magnitude", "masked:fraction=0.3,ties=random"),
-        ("magnitude", "masked:fraction=0.3,ties=stable"),
-        ("random", "masked:fraction=0.3,which=highest"),
+        pytest.param("magnitude", "masked:fraction=0.3,ties=stable", marks=pytest.mark.long),
+        pytest.param("random", "masked:fraction=0.3,which=highest", marks=pytest.mark.long),
         (None, "cold"),
         (None, "shrink-perturb:draw=gaussian"),
     ],
@@ -189,10 +189,10 @@ def test_without_data_to_the_bit(ranks, how, importance, reinit):
     ("importance", "reinit"),
     [
         ("snip", "masked:fraction=0.3"),
-        ("snip:reduce=per-sample", "masked:fraction=0.3"),
+        pytest.param("snip:reduce=per-sample", "masked:fraction=0.3", marks=pytest.mark.long),
         ("fisher:variant=exact", "masked:fraction=0.3"),
         (None, "llf"),
-        (None, "rifle"),
+        pytest.param(None, "rifle", marks=pytest.mark.long),
     ],
 )
 def test_with_data_but_for_entries_at_the_threshold(ranks, how, importance, reinit):
