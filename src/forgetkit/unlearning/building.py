@@ -139,7 +139,7 @@ _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 def is_instance(value: object, module: str, name: str) -> bool:
-    """Whether ``value`` is an instance of a class of ``module``; False if nobody has imported that module."""
+    """Whether ``value`` is an instance of the class ``name`` of ``module``; False if the module is not imported."""
     kind = getattr(sys.modules.get(module), name, None)
     return isinstance(kind, type) and isinstance(value, kind)
 

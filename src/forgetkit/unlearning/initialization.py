@@ -193,7 +193,7 @@ def _is_of_torch(cls: type) -> bool:
 
 
 def _classes(cls: type) -> list[type]:
-    """The bases that somebody wrote for this module: all but ``nn.Module``."""
+    """The class and its bases, without ``nn.Module`` and ``object``."""
     return [base for base in cls.__mro__ if base not in (nn.Module, object)]
 
 

@@ -1,4 +1,4 @@
-"""What a loss averages over: seen where it calls cross-entropy, whoever calls it."""
+"""What a loss averages over, read from its calls of cross-entropy, those inside the network included."""
 
 from __future__ import annotations
 

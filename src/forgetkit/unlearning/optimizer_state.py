@@ -112,7 +112,7 @@ class OptimizerStates:
                 if plugin is not None:
                     cleared += _by_plugin(plugin, optimizer, name, parameter, mask, undo)
                 elif state.get(parameter):
-                    cleared += self._reset_entry(layers[depth:], group, name, parameter, mask, undo)
+                    cleared += self._reset_entry(layers[depth:], group, parameter, mask, undo)
                 elif _holds_tensor(state) and self._is_shared(layers[depth:], group, parameter):
                     self._warn(optimizer, state, undo)
         if not held:
@@ -130,7 +130,6 @@ class OptimizerStates:
         self,
         layers: Sequence[Any],
         group: Mapping[str, Any],
-        name: str,
         parameter: Tensor,
         mask: Tensor | None,
         undo: Undo,
@@ -151,7 +150,7 @@ class OptimizerStates:
         for key, value in list(state.items()):
             if key in per_entry:
                 cleared += self._reset_tensor(key, state, new, mask, whole, scales, undo)
-            elif _is_companion(key, state, parameter):
+            elif _is_companion(key, state):
                 continue
             elif whole and key in new.first and _restart(state, key, new.first[key], undo):
                 cleared += value.numel() if _is_tensor(value) and value.ndim else 0
@@ -179,9 +178,9 @@ class OptimizerStates:
         book, own_scale = _code_book(key, state), None
         if book is not None:
             own_scale = _block_scales(key, state, value)
-        fresh = _decoded(key, source, value.shape)
+        fresh = _decoded(key, source)
         if self.rule == "rescaled" and not whole and key in scales and where is not None:
-            kept = _decoded(key, state, value.shape)[~where]
+            kept = _decoded(key, state)[~where]
             fresh = torch.full_like(fresh, float(kept.double().mean()))
         if book is not None and own_scale is not None:
             if whole and where is None:
@@ -496,8 +495,8 @@ def _compared(
     entries |= {k for k, v in plus.stepped.items() if _is_tensor(v) and tuple(v.shape) == shape}
     scales = set()
     for key in entries & plus.stepped.keys() & minus.stepped.keys():
-        up, down = _decoded(key, plus.stepped, torch.Size(shape)), _decoded(key, minus.stepped, torch.Size(shape))
-        base = _decoded(key, none.stepped, torch.Size(shape)) if key in none.stepped else torch.zeros_like(up)
+        up, down = _decoded(key, plus.stepped), _decoded(key, minus.stepped)
+        base = _decoded(key, none.stepped) if key in none.stepped else torch.zeros_like(up)
         if torch.allclose(up, down) and bool((up > base).all()) and bool((base >= 0).all()):
             scales.add(key)
     return frozenset(entries), frozenset(scales)
@@ -542,7 +541,7 @@ def _block_scales(key: str, state: Mapping[str, Any], like: Tensor) -> Tensor:
     return scales
 
 
-def _decoded(key: str, state: Mapping[str, Any], shape: torch.Size) -> Tensor:
+def _decoded(key: str, state: Mapping[str, Any]) -> Tensor:
     value: Tensor = state[key].detach()
     book = _code_book(key, state)
     if book is None:
@@ -562,7 +561,7 @@ def _encoded(values: Tensor, book: Tensor, scales: Tensor) -> Tensor:
     return codes
 
 
-def _is_companion(key: str, state: Mapping[str, Any], parameter: Tensor) -> bool:
+def _is_companion(key: str, state: Mapping[str, Any]) -> bool:
     """Whether it is the code book or the scales of a quantised tensor."""
     return key[:-1] in ("qmap", "absmax") and _code_book(f"state{key[-1]}", state) is not None
 

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.spectral_norm import SpectralNorm
 
-Undo = list[Callable[[], object]]
+from forgetkit.unlearning.tensor_write import Undo
+
 Redraw = Callable[[str, str], Tensor | None]
 """Maps a name, and a parameter that got fresh values, to the value that was drawn with that parameter's, if any."""
 
